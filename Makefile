@@ -1,0 +1,65 @@
+# The desk: make venv | serve | test | lint | bench.   `make` alone lists them.
+# PYTHON is any Python 3.11 or later; the newest found is not taken, the plainest is.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input -c constraints.txt
+SERVE_ARGS ?=
+
+.PHONY: help venv serve test test-slow lint format bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make serve   serve the embedded image classifier on http://127.0.0.1:5000   (SERVE_ARGS='--port 8080')"
+	@echo "make test    run the test suite          make test-slow   run the long tests too"
+	@echo "make lint    ruff, mypy, import-linter   make format      let ruff mend what it can"
+	@echo "make bench   measure this machine        make venv        only make the environment in .venv"
+
+venv: $(VENV)/.installed
+
+serve: venv
+	@$(BIN)/flambeau serve $(SERVE_ARGS)
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/serve.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Flambeau needs Python 3.11 or later: install it, or say make PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "== [1/2] making a virtual environment in $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) scripts/make_venv.py $(VENV)
+
+$(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
+	@echo "== [2/2] installing Flambeau and PyTorch; the first time this takes minutes"
+	$(PIP) -e ".[torch]"
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	@echo "== installing what the tests need"
+	$(PIP) -e ".[torch,test]"
+	@touch $@
+
+$(VENV)/.installed-lint: $(VENV)/.installed-test
+	@echo "== installing what the lint needs"
+	$(PIP) -e ".[torch,test,lint]"
+	@touch $@

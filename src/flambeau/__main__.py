@@ -1,0 +1,6 @@
+"""`flambeau` and `python -m flambeau`."""
+
+from flambeau.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Names to constructors: torchvision's classification models, the EfficientNet-Lite family, and own code.
+
+One of the three homes of torch (with `build` and `engines.pytorch`). It builds empty networks and fills them; it does
+not read files.
+"""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flambeau import usercode
+from flambeau.bundle import Architecture
+from flambeau.errors import SourceError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+_HOMES = {
+    "flambeau": "flambeau.architectures.efficientnet_lite",
+    "torchvision": "flambeau.architectures.torchvision_models",
+}
+
+
+def find(name: str, *, args: Mapping[str, Any] | None = None) -> Architecture:
+    """The architecture of that name. Raises `SourceError` with the nearest names when there is none."""
+    known: list[str] = []
+    for registry, home in _HOMES.items():
+        names = importlib.import_module(home).names()
+        if name in names:
+            return Architecture(registry=registry, name=name, args=dict(args or {}))  # type: ignore[arg-type]
+        known += names
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "write a torchvision model's name, or module:Class"
+    raise SourceError(f"there is no architecture named {name!r}: {hint}")
+
+
+def create(architecture: Architecture, *, within: Path | None = None, allow_code: bool = False) -> "nn.Module":
+    """Construct the network, in evaluation mode, with weights that still have to be filled.
+
+    `within` is the bundle that own code belongs to. Raises `SourceError` when the constructor refuses its arguments.
+    """
+    from torch import nn
+
+    if architecture.code is not None:
+        constructor = usercode.load(architecture.code, within=within, allow_code=allow_code)
+    else:
+        constructor = importlib.import_module(_HOMES[architecture.registry]).constructor(architecture.name)
+    try:
+        network = constructor(**architecture.args)
+    except Exception as error:
+        raise SourceError(f"{architecture.name} cannot be constructed: {type(error).__name__}: {error}") from error
+    if not isinstance(network, nn.Module):
+        raise SourceError(f"{architecture.name} makes a {type(network).__name__}, not a torch.nn.Module")
+    return network.eval()
+
+
+def fill(network: "nn.Module", weights: Mapping[str, "torch.Tensor"], *, name: str) -> None:
+    """Fill the network with exactly its own weights. Raises `SourceError` with the differences otherwise."""
+    expected = network.state_dict()
+    missing = sorted(expected.keys() - weights.keys())
+    unexpected = sorted(weights.keys() - expected.keys())
+    misshaped = [
+        f"{key} is {tuple(weights[key].shape)} in the file and {tuple(expected[key].shape)} in {name}"
+        for key in sorted(expected.keys() & weights.keys())
+        if weights[key].shape != expected[key].shape
+    ]
+    problems = [
+        f"{len(keys)} {what}: {', '.join(keys[:3])}{', …' if len(keys) > 3 else ''}"
+        for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshaped))
+        if keys
+    ]
+    if problems:
+        raise SourceError(f"the weights do not fit {name}: " + "; ".join(problems))
+    network.load_state_dict(weights, strict=True, assign=True)
+    network.requires_grad_(False)

@@ -1,0 +1,50 @@
+"""The remedy for a torchvision whose compiled operators do not match the installed torch.
+
+torchvision's wheels on PyPI are built against CUDA. Beside a CPU build of torch the compiled part does not load, and
+then `import torchvision` stops with "operator torchvision::nms does not exist": torchvision registers shape functions
+for operators that nothing declared. Declaring their schemas first lets models and transforms import and run. The
+operators themselves (non-maximum suppression for detection models) stay unusable, and classification needs none.
+"""
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+_SCHEMAS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+
+
+@cache
+def declare_missing() -> "torch.library.Library | None":
+    """Declare torchvision's operators if its compiled part cannot do so itself. The result keeps them declared."""
+    import torch
+
+    if _compiled_part_loads():
+        return None
+    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+    for schema in _SCHEMAS:
+        library.define(schema)  # type: ignore[no-untyped-call]
+    return library
+
+
+def _compiled_part_loads() -> bool:
+    import torch
+
+    spec = importlib.util.find_spec("torchvision")  # finds the package without importing it
+    if spec is None or not spec.submodule_search_locations:
+        return True  # no torchvision: the import that follows says so better
+    folder = Path(spec.submodule_search_locations[0])
+    for library in (*folder.glob("_C.*"), *folder.glob("_C_stable.*")):
+        try:
+            torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
+        except OSError:
+            continue
+        if hasattr(torch.ops.torchvision, "nms"):
+            return True
+    return False

@@ -1,0 +1,197 @@
+"""The bundle: the folder that build writes and serve opens.
+
+    manifest.json        what it is: architecture, pipeline, engine, agreement figures, sha256 of every member
+    model.onnx           the engine artefact, for ONNX Runtime
+    weights.safetensors  the weights, for PyTorch itself
+    probes.safetensors   sample inputs with the outputs that eager PyTorch gave for them
+    labels.json          the classes, [[id, name], ...]
+    code/*.py            Python models and own architectures only
+
+This module reads, verifies and writes the format. It loads no model and runs no code.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from flambeau.agreement import Agreement
+from flambeau.errors import BundleError
+from flambeau.types import Label, TensorSpec
+
+FORMAT = 1
+"""The version of the format. A reader refuses any other."""
+
+MANIFEST = "manifest.json"
+ONNX = "model.onnx"
+WEIGHTS = "weights.safetensors"
+PROBES = "probes.safetensors"
+LABELS = "labels.json"
+
+
+class CodeReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A class in somebody's own code.
+
+    Either `module` (importable) or `file` (a member of the bundle) is set. `root` is a folder to import siblings
+    from: set in this machine's cache, absent from a bundle made to be carried elsewhere.
+    """
+
+    name: str
+    module: str | None = None
+    file: str | None = None
+    root: str | None = None
+
+
+class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A constructor: a name in a registry, or own code, with its keyword arguments."""
+
+    registry: Literal["torchvision", "flambeau", "code"]
+    name: str
+    args: dict[str, Any] = {}
+    code: CodeReference | None = None
+
+
+class ImagePipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="image", tag_field="kind"):
+    """How an image becomes a tensor: Resize (shorter side), CenterCrop, scale to [0, 1], normalise.
+
+    `mean` and `std` are per channel R, G, B, on the [0, 1] scale. Sizes are pixels.
+    """
+
+    resize: int = 255
+    crop: int = 224
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    threshold: float = 0.0
+
+
+class TensorPipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tensor", tag_field="kind"):
+    """JSON numbers to a tensor and back."""
+
+
+class PythonPipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="python", tag_field="kind"):
+    """Whatever the Python model makes of it."""
+
+    code: CodeReference
+
+
+class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the weights came from. `sha256` is of the file as it was read; no path is kept."""
+
+    kind: str
+    name: str
+    sha256: str | None = None
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The contents of `manifest.json`."""
+
+    format: int
+    name: str
+    flambeau: str
+    source: Source
+    pipeline: ImagePipeline | TensorPipeline | PythonPipeline
+    engine: Literal["onnxruntime", "eager", "python"]
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    architecture: Architecture | None = None
+    agreement: Agreement | None = None
+    export_error: str | None = None
+    tools: dict[str, str] = {}
+    members: dict[str, str] = {}
+
+
+class Bundle:
+    """An opened bundle: its manifest and the way to its members."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    def member(self, name: str) -> Path:
+        """The path of a member. Raises `BundleError` when the manifest does not list it."""
+        if name not in self.manifest.members:
+            raise BundleError(f"bundle {self.path} has no {name}: build it again with flambeau build")
+        return self.path / name
+
+    def labels(self) -> tuple[Label, ...] | None:
+        """The classes in the order of the model's outputs, or `None` for a model without classes."""
+        if LABELS not in self.manifest.members:
+            return None
+        try:
+            pairs = msgspec.json.decode(self.member(LABELS).read_bytes(), type=list[tuple[str, str]])
+        except (OSError, msgspec.DecodeError) as error:
+            raise BundleError(f"the labels of bundle {self.path} cannot be read: {error}") from error
+        return tuple(Label(id=identity, name=name) for identity, name in pairs)
+
+    def probes(self) -> dict[str, npt.NDArray[Any]]:
+        """The probe tensors by name: `input.NAME` and `output.NAME`, one row per sample; empty if there are none."""
+        if PROBES not in self.manifest.members:
+            return {}
+        try:
+            return load_file(self.member(PROBES))
+        except (OSError, SafetensorError) as error:
+            raise BundleError(f"the probe samples of bundle {self.path} cannot be read: {error}") from error
+
+
+def read(path: Path) -> Bundle:
+    """Open a bundle and verify every member against its sha256. Raises `BundleError`."""
+    try:
+        text = (path / MANIFEST).read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path} is not a bundle: its {MANIFEST} cannot be read ({error.strerror})") from error
+    try:
+        found = json.loads(text).get("format")
+        if found != FORMAT:
+            raise BundleError(f"bundle {path} has format {found!r}; this flambeau reads {FORMAT}: build it again")
+        manifest = msgspec.json.decode(text, type=Manifest)
+    except (ValueError, AttributeError) as error:
+        raise BundleError(f"the {MANIFEST} of bundle {path} is damaged: {error}") from error
+    for name, expected in manifest.members.items():
+        if os.path.isabs(name) or ".." in Path(name).parts:
+            raise BundleError(f"bundle {path} lists a member outside itself: {name}")
+        try:
+            actual = sha256_of(path / name)
+        except OSError as error:
+            raise BundleError(f"bundle {path} lacks its member {name} ({error.strerror}): build it again") from error
+        if actual != expected:
+            raise BundleError(f"{name} of bundle {path} was changed since it was built: build it again")
+    return Bundle(path, manifest)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest.json`, with the sha256 of every file that lies in `folder` by now."""
+    members = {
+        str(file.relative_to(folder)): sha256_of(file)
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name != MANIFEST
+    }
+    text = msgspec.json.encode(msgspec.structs.replace(manifest, members=members))
+    (folder / MANIFEST).write_bytes(msgspec.json.format(text, indent=2) + b"\n")
+
+
+def write_labels(folder: Path, labels: tuple[Label, ...]) -> None:
+    """Write `labels.json`."""
+    (folder / LABELS).write_bytes(msgspec.json.encode([(label.id, label.name) for label in labels]))
+
+
+def split_probes(
+    probes: Mapping[str, npt.NDArray[Any]],
+) -> tuple[dict[str, npt.NDArray[Any]], dict[str, npt.NDArray[Any]]]:
+    """The probe tensors as (inputs, expected outputs), without the prefixes of the file."""
+    inputs = {name.removeprefix("input."): array for name, array in probes.items() if name.startswith("input.")}
+    outputs = {name.removeprefix("output."): array for name, array in probes.items() if name.startswith("output.")}
+    return inputs, outputs
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

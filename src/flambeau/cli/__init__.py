@@ -1,0 +1,45 @@
+"""The command line: the only place that reads argv and the environment."""
+
+import sys
+
+import click
+
+from flambeau import logs
+from flambeau.cli.build import build
+from flambeau.cli.serve import serve
+from flambeau.errors import SetupError
+from flambeau.version import VERSION
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(VERSION)
+def cli() -> None:
+    """Give it a trained PyTorch model, get a service that people can use.
+
+    \b
+      flambeau serve                                          the embedded ImageNet classifier
+      flambeau serve resnet18 --weights my.pth --labels names.txt
+      flambeau serve double.py:Double --allow-code            a model in your own Python
+      flambeau build densenet121 --weights d.pth -o bundle    once, then: flambeau serve bundle
+
+    Every setting of serve can stand in the environment too: FLAMBEAU_PORT=8080.
+    """
+
+
+cli.add_command(serve)
+cli.add_command(build)
+
+
+def main() -> None:
+    """Run a command. What the operator must mend is one line on standard error, and an exit code."""
+    logs.configure()
+    try:
+        cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except SetupError as error:
+        click.echo(f"flambeau: {error}", err=True)
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)

@@ -1,0 +1,37 @@
+"""`flambeau build`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flambeau import sources
+from flambeau.cli.options import ShowProgress, source_options
+from flambeau.sources import SourceOptions
+
+
+@click.command()
+@source_options
+@click.option("--threshold", type=click.FloatRange(0, 1), help="Probability below which nothing is recognised.")
+@click.option("--allow-code", is_flag=True, help="Run code that the source carries.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder to make the bundle in.",
+)
+def build(*, output: Path, **options: Any) -> None:
+    """Make a bundle of SOURCE: a folder that `flambeau serve` opens without PyTorch.
+
+    SOURCE is what `flambeau serve` takes. The export for ONNX Runtime is checked against PyTorch, and the figures are
+    kept in the bundle's manifest.json.
+    """
+    progress = ShowProgress()
+    try:
+        bundle = sources.build_into(SourceOptions(**options), output, progress=progress)
+    finally:
+        progress.done()
+    size = sum((bundle.path / name).stat().st_size for name in bundle.manifest.members)
+    click.echo(f"{output}: {bundle.manifest.name} for {bundle.manifest.engine}, {size / 1e6:.1f} MB")

@@ -1,0 +1,43 @@
+"""`flambeau serve`."""
+
+from typing import Any
+
+import click
+
+from flambeau import sources
+from flambeau.cli.options import ShowProgress, settings_options, source_options
+from flambeau.service import Service
+
+
+@click.command()
+@source_options
+@settings_options
+def serve(**options: Any) -> None:
+    """Serve SOURCE by HTTP.
+
+    \b
+    SOURCE is one of
+      (nothing)             EfficientNet-Lite0 with ImageNet weights
+      resnet18              any classification model of torchvision; --weights names its file
+      model.pth             a state_dict, with --arch
+      file.py:Class         a flambeau.PythonModel, with --allow-code
+      a folder              a bundle that `flambeau build` made
+    """
+    from flambeau.web.app import split_options
+    from flambeau.web.server import bind, run
+
+    source_part, settings = split_options(options)
+    taken = bind(settings.host, settings.port)  # before anything is loaded: a taken port is known at once
+    progress = ShowProgress()
+    try:
+        bundle = sources.open_source(source_part, progress=progress)
+    finally:
+        progress.done()
+    host, port = taken.getsockname()[:2]
+
+    def announce(service: Service) -> None:
+        models = ", ".join(f"{model.name} on {model.engine}, {model.device}" for model in service.models())
+        shown = f"[{host}]" if ":" in host else host
+        click.echo(f"Flambeau serves {models}: http://{shown}:{port}")
+
+    run(lambda: Service([bundle], settings), taken, on_ready=announce)

@@ -1,0 +1,61 @@
+"""One readable line per event: time, level, message, then `key=value` pairs.
+
+Nothing a client sends can forge a line: control characters are escaped and long values cut. Only `cli` calls
+`configure`; importing flambeau sets up nothing.
+"""
+
+import logging
+import sys
+import time
+import traceback
+from pathlib import Path
+
+LOGGER = logging.getLogger("flambeau")
+_LONGEST_VALUE = 256
+
+
+def event(message: str, /, *, level: int = logging.INFO, **pairs: object) -> None:
+    """Log one event. `pairs` are appended as `key=value`, except those that are `None`; blanks are quoted."""
+    if LOGGER.isEnabledFor(level):
+        LOGGER.log(
+            level,
+            "%s",
+            " ".join([message, *(f"{key}={_render(value)}" for key, value in pairs.items() if value is not None)]),
+        )
+
+
+def failure(message: str, error: BaseException, /, **pairs: object) -> None:
+    """Log an unexpected exception in one line, with the place it was raised at; the traceback follows with DEBUG."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
+    event(message, level=logging.ERROR, error=f"{type(error).__name__}: {error}", at=place, **pairs)
+    LOGGER.debug("%s", message, exc_info=error)
+
+
+def _render(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.1f}"
+    text = str(value)
+    if len(text) > _LONGEST_VALUE:
+        text = text[: _LONGEST_VALUE - 1] + "…"
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    return f'"{text}"' if " " in text or not text else text
+
+
+class _LineFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        clock = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(record.created))
+        line = f"{clock}.{int(record.msecs):03d} {record.levelname:<7} {record.getMessage()}"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+def configure(*, level: int = logging.INFO) -> None:
+    """Send the events to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_LineFormatter())
+    LOGGER.handlers[:] = [handler]
+    LOGGER.setLevel(level)
+    LOGGER.propagate = False

@@ -1,0 +1,123 @@
+"""A model: a name and a version over a bundle, with its batcher and its runner."""
+
+import asyncio
+import re
+import time
+from collections.abc import Sequence
+
+from flambeau import engines, logs
+from flambeau.batching import Batcher, BatchLimits
+from flambeau.bundle import Bundle, PythonPipeline
+from flambeau.config import Placement, Settings, place, usable_cores
+from flambeau.errors import CodeNotAllowed, ConfigError, RequestError
+from flambeau.metrics import Metrics
+from flambeau.runners.base import Runner
+from flambeau.runners.replica import ReplicaSpec
+from flambeau.runners.threads import ThreadsRunner
+from flambeau.types import Item, ModelState, Options, Outcome, Payload
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+"""What a model may be called. Names are looked up in a table and never become paths."""
+
+
+class Model:
+    """One served model. All methods but the constructor run on the loop."""
+
+    def __init__(self, bundle: Bundle, settings: Settings, *, metrics: Metrics, version: str = "1") -> None:
+        """Raises `SetupError` when the engine or the device is not there; loads nothing yet."""
+        manifest = bundle.manifest
+        self.name = settings.name or manifest.name
+        self.version = version
+        if not NAME.fullmatch(self.name):
+            raise ConfigError(f"--name {self.name!r} cannot be a model's name: use letters, digits, '.', '_' and '-'")
+        self.bundle = bundle
+        self.state = ModelState.LOADING
+        self.metrics = metrics.for_model(self.name, version)
+        self._settings = settings
+        spec, placement = _plan(bundle, settings)
+        self.engine = spec.engine
+        self.device = spec.device
+        self._placement = placement
+        self._runner: Runner = ThreadsRunner(spec, replicas=placement.replicas)
+        self._batcher = Batcher(
+            self._runner,
+            BatchLimits(
+                max_batch_size=settings.max_batch_size,
+                max_queue_delay=settings.max_queue_delay_ms / 1000,
+                max_queue_size=settings.max_queue_size,
+                max_queue_bytes=settings.max_queue_bytes,
+            ),
+            metrics=self.metrics,
+        )
+
+    @property
+    def kind(self) -> str:
+        """What the model takes: `image`, `tensor` or `python`."""
+        return type(self.bundle.manifest.pipeline).__struct_config__.tag  # type: ignore[return-value]
+
+    async def start(self) -> None:
+        """Return when the model is warm. Raises `SetupError` when it cannot be loaded."""
+        started = time.monotonic()
+        try:
+            await self._runner.start()
+        except BaseException:
+            self.state = ModelState.FAILED
+            raise
+        self.state = ModelState.READY
+        self.metrics.ready(True)
+        logs.event(
+            "model ready", model=self.name, version=self.version, engine=self.engine, device=self.device,
+            replicas=self._placement.replicas, threads=self._placement.threads,
+            seconds=f"{time.monotonic() - started:.2f}",
+        )  # fmt: skip
+
+    async def predict(self, payloads: Sequence[Payload], options: Options, *, deadline: float) -> list[Outcome]:
+        """One outcome per payload, in order. `deadline` is a time of the loop's clock.
+
+        Raises `RequestError` when the request as a whole cannot be taken (`queue_full`, `model_unavailable`).
+        """
+        if not self.ready():
+            code = "model_loading" if self.state is ModelState.LOADING else "model_unavailable"
+            raise RequestError(f"model '{self.name}' is {self.state}", code=code)  # type: ignore[arg-type]
+        return await self._batcher.submit([Item(payload, options) for payload in payloads], deadline=deadline)
+
+    def ready(self) -> bool:
+        """Whether the model can answer now."""
+        return self.state is ModelState.READY and self._runner.healthy()
+
+    async def close(self) -> None:
+        """Answer what was taken, then let go of the replicas."""
+        self.state = ModelState.CLOSED
+        self.metrics.ready(False)
+        try:
+            await asyncio.wait_for(self._batcher.close(), self._settings.drain_timeout)
+        except TimeoutError:
+            logs.event("gave up on batches that did not finish", model=self.name, after=self._settings.drain_timeout)
+        await self._runner.close(timeout=1.0)
+
+
+def _plan(bundle: Bundle, settings: Settings) -> tuple[ReplicaSpec, Placement]:
+    """Decide engine, device, replicas and threads. Raises `SetupError` for what is not there or not allowed."""
+    manifest = bundle.manifest
+    if isinstance(manifest.pipeline, PythonPipeline):
+        if not settings.allow_code:
+            raise CodeNotAllowed(
+                f"{manifest.name} is a Python model: code that would run with your rights; "
+                "if you trust it, add --allow-code"
+            )
+        engine, device, default = "python", "cpu", 1
+    else:
+        engine = engines.choose(bundle, settings.engine)
+        device = engines.resolve_device(engine, settings.device)
+        default = usable_cores() if device == "cpu" else 1
+    placement = place(settings.replicas, default=default, cores=usable_cores())
+    spec = ReplicaSpec(
+        bundle=bundle,
+        engine=engine,
+        device=device,
+        threads=placement.threads,
+        allow_code=settings.allow_code,
+        threshold=settings.threshold,
+        max_image_pixels=settings.max_image_pixels,
+    )
+    return spec, placement

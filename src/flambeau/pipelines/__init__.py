@@ -1,0 +1,1 @@
+"""Pipelines: payload to tensors, tensors to answer."""

@@ -1,0 +1,205 @@
+"""Image bytes to a normalised tensor, and logits to classes.
+
+The numbers are torchvision's: Resize (shorter side, antialiased), CenterCrop, ToTensor, Normalize, on Pillow images.
+numpy and Pillow only; nothing here knows torch. Tested against torchvision itself over a table of odd images.
+
+Images are decoded as training scripts decode them, with `convert("RGB")`: alpha is dropped, palettes and CMYK are
+looked up, of an animation the first frame counts. Two things differ from that script on purpose: EXIF orientation is
+applied (a phone's portrait photograph stands upright), and 16-bit samples are scaled to 8 bits where Pillow's own
+conversion would clip nearly all of them to white.
+"""
+
+import io
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from flambeau import bundle
+from flambeau.errors import InvalidInput
+from flambeau.types import Classification, Item, Label, Payload, Scored, Tensors, TensorSpec
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+"""The parsers that request bytes may reach. Pillow has forty more, which nobody needs and attackers like."""
+
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_FILTER_REACH = 2  # source pixels to each side that the widest filter, bicubic, looks at when it enlarges
+_LARGEST_RESIZED = 16_000_000  # pixels; past this a thin strip is cut before it is resized
+
+
+class ImagePipeline:
+    """One image to (1, 3, crop, crop) float32, and its logits (1, classes) to a `Classification`."""
+
+    def __init__(
+        self,
+        config: bundle.ImagePipeline,
+        *,
+        labels: Sequence[Label],
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        threshold: float | None,
+        max_pixels: int,
+    ) -> None:
+        self._config = config
+        self._labels = labels
+        self._input = inputs[0].name
+        self._output = outputs[0].name
+        self._threshold = config.threshold if threshold is None else threshold
+        self._max_pixels = max_pixels
+        self._mean = np.array(config.mean, np.float32)
+        self._std = np.array(config.std, np.float32)
+
+    def preprocess(self, payload: Payload) -> Tensors:
+        """Raises `InvalidInput`: not an image, too large by its header, or broken."""
+        if payload.kind != "file":
+            raise InvalidInput(
+                "this model takes an image, not JSON: send the file as multipart field 'file'",
+                code="unsupported_media_type",
+            )
+        image = decode(payload.data, max_pixels=self._max_pixels)
+        image = resize_and_crop(
+            image, self._config.resize, self._config.crop, resampling=_RESAMPLING[self._config.interpolation]
+        )
+        pixels = np.asarray(image, np.float32) / np.float32(255.0)
+        pixels -= self._mean
+        pixels /= self._std
+        return {self._input: np.ascontiguousarray(pixels.transpose(2, 0, 1))[None]}
+
+    def postprocess(self, outputs: Tensors, item: Item) -> Classification:
+        """Softmax, then the best `top_k` classes; ties keep the order of the model's outputs."""
+        options = item.options
+        probabilities = softmax(outputs[self._output][0])
+        best = np.argsort(-probabilities, kind="stable")[: max(1, options.top_k)]
+        return Classification(
+            top=tuple(Scored(int(i), self._labels[i], float(probabilities[i])) for i in best),
+            threshold=self._threshold if options.threshold is None else options.threshold,
+            probabilities=probabilities.tolist() if options.probabilities else None,
+        )
+
+    def example(self) -> Payload:
+        """A grey PNG of the crop's size."""
+        file = io.BytesIO()
+        Image.new("RGB", (self._config.crop, self._config.crop), (128, 128, 128)).save(file, "PNG")
+        return Payload("file", file.getvalue())
+
+
+def decode(data: bytes | memoryview, *, max_pixels: int) -> Image.Image:
+    """The first frame of an image file, upright, as 8-bit RGB.
+
+    Raises `InvalidInput` with code `unsupported_image_format`, `image_too_large` (decided from the header, before
+    anything is decoded) or `image_undecodable`.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise InvalidInput(
+            f"the file is not an image that this model reads: send {', '.join(FORMATS[:-1])} or {FORMATS[-1]}",
+            code="unsupported_image_format",
+        ) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_large("an image of that size", max_pixels) from None
+    except Exception:  # a parser may raise anything over hostile bytes; all of it means the same to the client
+        raise _undecodable() from None
+    width, height = image.size
+    if width * height > max_pixels:
+        raise _too_large(f"an image of {width} × {height} pixels", max_pixels)
+    try:
+        image.load()
+        return _upright(_to_rgb(image), _orientation(image))
+    except MemoryError:
+        raise _too_large(f"an image of {width} × {height} pixels", max_pixels) from None
+    except Exception:
+        raise _undecodable() from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey: I;16 and its byte orders; Pillow widens some files to I
+        samples = np.asarray(image)
+        return Image.fromarray((np.clip(samples, 0, 65535) // 257).astype(np.uint8)).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+_ORIENTATION_TAG = 0x0112
+_TURNS = {  # by EXIF orientation (CIPA DC-008, 4.6.4): what brings the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _orientation(image: Image.Image) -> object:
+    try:
+        return image.getexif().get(_ORIENTATION_TAG)
+    except Exception:  # a good picture with damaged metadata is still a good picture
+        return None
+
+
+def _upright(image: Image.Image, orientation: object) -> Image.Image:
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
+def resize_and_crop(image: Image.Image, resize: int, crop: int, *, resampling: Image.Resampling) -> Image.Image:
+    """torchvision's `Resize(resize)` and `CenterCrop(crop)` on an RGB image.
+
+    A strip so thin that its resized form would not fit in memory is cut around the crop first, with a margin for the
+    filter; that path agrees with torchvision's to one grey level, the ordinary one exactly.
+    """
+    width, height = image.size
+    target = (resize, int(resize * height / width)) if width <= height else (int(resize * width / height), resize)
+    if target != image.size:
+        if target[0] * target[1] <= _LARGEST_RESIZED:
+            image = image.resize(target, resampling)
+        else:
+            image = _resize_around_crop(image, target, crop, resampling)
+    return _center_crop(image, crop)
+
+
+def _resize_around_crop(
+    image: Image.Image, target: tuple[int, int], crop: int, resampling: Image.Resampling
+) -> Image.Image:
+    """Resize only the columns (or rows) of a thin strip that the centre crop will keep."""
+    axis = 0 if target[0] > target[1] else 1
+    scale = image.size[axis] / target[axis]
+    margin = _FILTER_REACH * max(1, math.ceil(1 / scale)) + 2  # output pixels that the filter looks at, and spare
+    start = max(0, round((target[axis] - crop) / 2) - margin)
+    start -= start % 2  # `round` goes to the even neighbour: an even shift leaves the crop where it was
+    size = target[axis] - 2 * start
+    box = [0.0, 0.0, float(image.size[0]), float(image.size[1])]
+    box[axis], box[axis + 2] = start * scale, min((start + size) * scale, box[axis + 2])
+    kept = list(target)
+    kept[axis] = size
+    return image.resize((kept[0], kept[1]), resampling, box=(box[0], box[1], box[2], box[3]))
+
+
+def _center_crop(image: Image.Image, size: int) -> Image.Image:
+    """Cut the middle out; where the image is smaller, black fills up, as in torchvision."""
+    width, height = image.size
+    if width < size or height < size:
+        left, top = max(0, size - width) // 2, max(0, size - height) // 2
+        right, bottom = (max(0, size - width) + 1) // 2, (max(0, size - height) + 1) // 2
+        image = ImageOps.expand(image, (left, top, right, bottom), fill=0)
+        width, height = image.size
+    left, top = round((width - size) / 2.0), round((height - size) / 2.0)
+    return image.crop((left, top, left + size, top + size))
+
+
+def softmax(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+    """Probabilities of one row of logits, shape (classes,), summing to 1. Shifted by the maximum against overflow."""
+    shifted = np.exp(logits.astype(np.float32) - logits.max())
+    result: npt.NDArray[np.float32] = shifted / shifted.sum()
+    return result
+
+
+def _too_large(what: str, max_pixels: int) -> InvalidInput:
+    return InvalidInput(f"{what} is too large: the most is {max_pixels} pixels", code="image_too_large")
+
+
+def _undecodable() -> InvalidInput:
+    return InvalidInput("the image is broken or cut short: send the whole file", code="image_undecodable")

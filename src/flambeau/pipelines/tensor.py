@@ -1,0 +1,109 @@
+"""JSON numbers to a tensor and back, for networks over numbers.
+
+`{"input": x}`: x is one row (the nesting of the model's input), several rows (one level more), or, where the row is a
+single number, that number alone. The answer is nested the same way: a row for a row, rows for rows, a number for a
+number.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from flambeau.errors import InvalidInput
+from flambeau.pipelines.json_value import encode
+from flambeau.types import Item, Payload, Tensors, TensorSpec, Value
+
+MAX_ROWS = 1024
+"""Most rows in one item; more belong into several requests."""
+
+
+class TensorPipeline:
+    """One JSON value to (rows, *shape), and the rows of the output back to JSON."""
+
+    def __init__(self, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+        self._input = inputs[0]
+        self._output = outputs[0].name
+        self._number = {"f": float, "i": int, "u": int, "b": bool}[np.dtype(self._input.dtype).kind]
+
+    def preprocess(self, payload: Payload) -> Tensors:
+        """Raises `InvalidInput` with a sentence that says what was expected and what came."""
+        if payload.kind != "json":
+            raise InvalidInput(
+                f'this model takes numbers, not a file: send JSON like {{"input": {self._example_text()}}}',
+                code="unsupported_media_type",
+            )
+        array = self._read(bytes(payload.data))
+        row = self._input.shape
+        if array.shape == row:
+            array = array[None]
+        elif array.shape == () and math.prod(row) == 1:
+            array = array.reshape(1, *row)
+        elif array.shape[1:] != row or not 1 <= len(array) <= MAX_ROWS:
+            raise self._wrong(f"its shape is {list(array.shape)}")
+        return {self._input.name: array}
+
+    def postprocess(self, outputs: Tensors, item: Item) -> Value:
+        """Rows for rows, a row for a row, a number for a number."""
+        rows = outputs[self._output]
+        depth = _depth(bytes(item.payload.data))
+        if depth > len(self._input.shape):
+            return encode(rows.tolist())
+        row = rows[0]
+        return encode(row.item() if depth == 0 and row.size == 1 else row.tolist())
+
+    def example(self) -> Payload:
+        """A row of zeros."""
+        return Payload("json", msgspec.json.encode(np.zeros(self._input.shape, self._input.dtype).tolist()))
+
+    def _read(self, text: bytes) -> npt.NDArray[Any]:
+        nested: Any = self._number
+        for _ in range(_depth(text)):
+            nested = list[nested]
+        try:
+            array = np.array(msgspec.json.decode(text, type=nested), dtype=self._input.dtype)
+        except msgspec.DecodeError as error:
+            raise self._wrong(_in_words(error)) from None
+        except (ValueError, OverflowError):
+            raise self._wrong("its lists are of unlike length") from None
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise self._wrong(f"one of its numbers is too large for {self._input.dtype}")
+        return array
+
+    def _wrong(self, found: str) -> InvalidInput:
+        return InvalidInput(f"input must be {self._expected()}, but {found}", code="invalid_tensor")
+
+    def _expected(self) -> str:
+        shape = self._input.shape
+        if math.prod(shape) == 1:
+            return "a number, or a list of numbers" if shape else "a number"
+        if len(shape) == 1:
+            return f"a list of {shape[0]} numbers, or a list of such lists"
+        return f"nested lists of shape {list(shape)}, or a list of those"
+
+    def _example_text(self) -> str:
+        text = self.example().data
+        return bytes(text).decode() if len(text) <= 60 else "[…]"
+
+
+def _depth(text: bytes) -> int:
+    """How many lists the JSON value `text` opens with: the nesting of its first element, hence of all of them."""
+    head = text[: len(text) - len(text.lstrip(b"[ \t\r\n"))]
+    return head.count(b"[")
+
+
+_JSON_TYPES = {"str": "text", "null": "null", "bool": "a truth value", "object": "an object", "array": "a list"}
+
+
+def _in_words(error: msgspec.DecodeError) -> str:
+    """msgspec's finding as the end of a sentence: "it has text where a number belongs"."""
+    message = str(error)
+    if "got `" in message:
+        found = message.split("got `", 1)[1].split("`", 1)[0]
+        return (
+            f"it has {_JSON_TYPES.get(found, 'a ' + found)} where {'a number' if found != 'array' else 'one'} belongs"
+        )
+    return "one of its numbers is out of range" if "out of range" in message else "it cannot be read"

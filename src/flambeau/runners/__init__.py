@@ -1,0 +1,1 @@
+"""Runners: where replicas live."""

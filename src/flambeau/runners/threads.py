@@ -1,0 +1,113 @@
+"""Replicas in threads of this process, one each: for `flask run`, notebooks, tests and small models."""
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from flambeau import logs
+from flambeau.errors import RequestError
+from flambeau.runners.base import Batch
+from flambeau.runners.replica import Replica, ReplicaSpec, open_replica
+from flambeau.types import Outcome
+
+
+class ThreadsRunner:
+    """A thread per replica; the thread opens its replica, warms it, and takes batches until it is told to stop."""
+
+    def __init__(self, spec: ReplicaSpec, *, replicas: int) -> None:
+        self.slots = replicas
+        self._spec = spec
+        self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+
+    async def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        opened: list[asyncio.Future[None]] = []
+        for index in range(self.slots):
+            ready: asyncio.Future[None] = loop.create_future()
+            thread = threading.Thread(
+                target=self._live, args=(_Reply(loop, ready),), name=f"replica-{index}", daemon=True
+            )
+            self._threads.append(thread)
+            opened.append(ready)
+            thread.start()
+        results = await asyncio.gather(*opened, return_exceptions=True)
+        failures = [result for result in results if isinstance(result, BaseException)]
+        if failures:
+            await self.close(timeout=0)
+            raise failures[0]
+
+    async def submit(self, batch: Batch) -> list[Outcome]:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[list[Outcome]] = loop.create_future()
+        self._work.put(_Work(batch, _Reply(loop, done)))
+        return await done
+
+    def healthy(self) -> bool:
+        return any(thread.is_alive() for thread in self._threads)
+
+    async def close(self, timeout: float) -> None:
+        for _ in self._threads:
+            self._work.put(None)  # behind the running batches: a thread finishes what it has
+        if timeout > 0:
+            await asyncio.to_thread(self._join, timeout)
+
+    def _join(self, timeout: float) -> None:
+        for thread in self._threads:
+            thread.join(timeout / len(self._threads))
+
+    def _live(self, ready: "_Reply[None]") -> None:
+        try:
+            replica = open_replica(self._spec)
+            replica.warm_up()
+        except BaseException as error:  # whatever it is, the one who waits must hear of it
+            ready.fail(error)
+            return
+        ready.give(None)
+        while (work := self._work.get()) is not None:
+            work.reply.give(_run(replica, work.batch))
+        replica.close()
+
+
+def _run(replica: Replica, batch: Batch) -> list[Outcome]:
+    try:
+        return replica.run(batch)
+    except BaseException as error:  # SystemExit from a model's code must not end the thread
+        logs.failure("a batch failed as a whole", error)
+        return [Outcome(RequestError("the model failed on this input", code="model_error")) for _ in batch]
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply(Generic[T]):
+    """The way back from a replica's thread to a future on the loop."""
+
+    loop: asyncio.AbstractEventLoop
+    future: "asyncio.Future[T]"
+
+    def give(self, result: T) -> None:
+        self._on_loop(lambda: self.future.set_result(result))
+
+    def fail(self, error: BaseException) -> None:
+        self._on_loop(lambda: self.future.set_exception(error))
+
+    def _on_loop(self, step: Callable[[], None]) -> None:
+        def unless_given_up() -> None:
+            if not self.future.done():
+                step()
+
+        # The loop is closed when the process ends in the middle of a batch: then nobody waits any more.
+        with contextlib.suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(unless_given_up)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    batch: Batch
+    reply: _Reply[list[Outcome]]

@@ -1,0 +1,125 @@
+"""The value types that travel between rooms. No behaviour beyond what a value can know of itself."""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+import numpy.typing as npt
+
+from flambeau.errors import RequestError
+
+Tensors = dict[str, npt.NDArray[Any]]
+"""Named arrays. Axis 0 of each is the row; all arrays of one `Tensors` have the same number of rows."""
+
+
+class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One input or output: its name, numpy dtype and the shape of one row. The row axis itself is left out."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A class: `id` for machines (a WordNet id, or the index as a string), `name` for people."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """One item as it came in, not yet looked into: the bytes of a file, or the JSON text of one value."""
+
+    kind: Literal["file", "json"]
+    data: bytes | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a client may ask about its answer.
+
+    `top_k`: how many classes to rank, best first. `threshold`: the probability below which nothing counts as
+    recognised; `None` takes the model's. `probabilities`: whether the whole vector is wanted.
+    """
+
+    top_k: int = 1
+    threshold: float | None = None
+    probabilities: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A class with its index in the model's outputs and its probability in [0, 1]."""
+
+    index: int
+    label: Label
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """The answer of an image classifier about one image. `top` is ranked, best first, and never empty."""
+
+    top: tuple[Scored, ...]
+    threshold: float
+    probabilities: list[float] | None = None
+
+    @property
+    def recognised(self) -> bool:
+        """Whether the best class reaches the threshold."""
+        return self.top[0].probability >= self.threshold
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """The answer of any other model: strict JSON text, made where the answer was made.
+
+    `nonfinite` counts the NaN and infinite numbers that became `null`, for JSON has no word for them.
+    """
+
+    json: bytes
+    nonfinite: int = 0
+
+
+Answer = Classification | Value
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds an item spent in each stage. `prepare` and `finish` are its own, `compute` is its batch's."""
+
+    queue: float = 0.0
+    prepare: float = 0.0
+    compute: float = 0.0
+    finish: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one item: an answer or the error that it alone met, with its timings."""
+
+    result: Answer | RequestError
+    timings: Timings = field(default_factory=Timings)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One unit of work for a replica."""
+
+    payload: Payload
+    options: Options
+
+
+class ModelState(enum.StrEnum):
+    """Where a model is in its life."""
+
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+    CLOSED = "closed"
+
+
+JsonObject = Mapping[str, Any]

@@ -1,0 +1,148 @@
+"""The Flask application: every route, for `flask run`, gunicorn, waitress, and for mounting in another application.
+
+Behind `flambeau serve` the lane answers the hot routes before Flask is reached, with the same functions.
+"""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from flambeau import logs, sources
+from flambeau.config import Settings
+from flambeau.errors import Code, ConfigError, RequestError
+from flambeau.service import AttachedService, BlockingService, Service
+from flambeau.sources import SourceOptions
+from flambeau.web import hot, ops, ui
+from flambeau.web.errors import error_answer
+from flambeau.web.http import SAFE_HEADERS, HttpAnswer, HttpRequest, request_id
+
+ServiceHandle = AttachedService | BlockingService
+
+
+def create_app(source: str | None = None, **options: Any) -> Flask:
+    """Build the source if need be, load it, and make the application that serves it. Raises `SetupError`.
+
+    `options` are the settings of `flambeau.config.Settings` and the source options of
+    `flambeau.sources.SourceOptions`, by name.
+    """
+    source_options, settings = split_options({"source": str(source) if isinstance(source, Path) else source, **options})
+    opened = sources.open_source(source_options, progress=lambda event: logs.event(str(event)))
+    return make_app(BlockingService(lambda: Service([opened], settings)))
+
+
+def split_options(options: dict[str, Any]) -> tuple[SourceOptions, Settings]:
+    """Sort options by name into those of the source and those of the service. Raises `ConfigError` for others."""
+    of_source = {
+        name: value
+        for name, value in options.items()
+        # the threshold of a service is its own: it must not make another bundle
+        if name in SourceOptions.__struct_fields__ and name != "threshold"
+    }
+    of_service = {name: value for name, value in options.items() if name in Settings.__dataclass_fields__}
+    if unknown := options.keys() - of_source.keys() - of_service.keys():
+        raise ConfigError(f"there is no option {sorted(unknown)[0]!r}")
+    return SourceOptions(**of_source), Settings(**of_service)
+
+
+def make_app(handle: ServiceHandle) -> Flask:
+    """The application over a running service."""
+    app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = handle.service.settings.max_body_bytes
+    app.extensions["flambeau"] = handle
+    app.before_request(_identify)
+    app.after_request(_finish)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(RequestError, _request_error)
+    app.register_error_handler(Exception, _unexpected)
+
+    def answer_hot(**_: str) -> Response:
+        """A hot route under plain WSGI: the same coroutine as the lane's, run on the service's own loop."""
+        incoming = http_request()
+        return respond(handle.call(lambda service: hot.answer(service, incoming)))
+
+    for rule in ("/predict", "/predict/<name>", "/predict/<name>/<version>"):
+        app.add_url_rule(rule, "predict", answer_hot, methods=["POST"])
+    for rule in ("/livez", "/readyz"):
+        app.add_url_rule(rule, "health", answer_hot, methods=["GET"])
+    app.register_blueprint(ops.make_blueprint(handle))
+    app.register_blueprint(ui.make_blueprint(handle))
+    return app
+
+
+def http_request() -> HttpRequest:
+    """Flask's current request as a plain value, its body read. Raises `RequestError` when that is too large."""
+    return HttpRequest(
+        method=request.method,
+        path=request.path,
+        query=request.query_string.decode("latin-1"),
+        headers={name.lower(): value for name, value in request.headers},
+        body=request.get_data(cache=False),
+        received=g.received,
+    )
+
+
+def respond(answer: HttpAnswer) -> Response:
+    """A plain answer as Flask's response."""
+    response = Response(answer.body, status=answer.status, content_type=answer.content_type)
+    response.headers.extend(answer.headers)
+    return response
+
+
+def _identify() -> None:
+    g.received = time.monotonic()
+    g.request_id = request_id({name.lower(): value for name, value in request.headers})
+
+
+def _finish(response: Response) -> Response:
+    """Headers and log line of what the hot routes did not answer themselves."""
+    if "X-Request-ID" not in response.headers:
+        response.headers["X-Request-ID"] = g.request_id
+        for name, value in SAFE_HEADERS:
+            response.headers.setdefault(name, value)
+        milliseconds = 1000 * (time.monotonic() - g.received)
+        route = str(request.url_rule or "(no route)")
+        logs.event(f"{request.method} {route}", id=g.request_id, status=response.status_code, ms=milliseconds)
+    return response
+
+
+_CODES: dict[int, Code] = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+
+
+def _http_error(error: HTTPException) -> Response:
+    """Werkzeug's own errors in our shape. Redirects pass as they are."""
+    status = error.code or 500
+    if status < 400:
+        return error.get_response()  # type: ignore[return-value]
+    code = _CODES.get(status, "bad_request" if status < 500 else "internal")
+    message = {
+        "not_found": "there is nothing at this address",
+        "method_not_allowed": f"{request.method} is not answered at this address",
+        "body_too_large": body_too_large(request.max_content_length or 0),
+        "bad_request": "the request cannot be understood",
+        "internal": "the server failed on this request",
+    }[code]
+    headers = error.get_response().headers
+    kept = tuple((name, headers[name]) for name in ("Allow",) if name in headers)
+    answer = error_answer(RequestError(message, code=code), g.request_id, headers=kept)
+    response = respond(dataclasses.replace(answer, status=status))
+    if isinstance(error, RequestEntityTooLarge):
+        response.headers["Connection"] = "close"
+    return response
+
+
+def body_too_large(limit: int) -> str:
+    """The sentence about a body over the limit."""
+    return f"the body is larger than the {limit} bytes that this server takes"
+
+
+def _request_error(error: RequestError) -> Response:
+    return respond(error_answer(error, g.request_id))
+
+
+def _unexpected(error: Exception) -> Response:
+    logs.failure("a request failed unexpectedly", error, id=g.request_id)
+    return _request_error(RequestError("the server failed on this request", code="internal"))

@@ -1,0 +1,52 @@
+"""A request and its answer as plain values, so that protocol code is pure functions under every front."""
+
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import parse_qs
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+JSON = "application/json"
+
+SAFE_HEADERS = (("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"))
+"""On every answer: predictions are private, and nothing is to be guessed from content."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """A fully received request. Header names are lower-case; `received` is `time.monotonic()` at its first byte."""
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    body: bytes
+    received: float = field(default_factory=time.monotonic)
+
+    def parameter(self, name: str) -> str | None:
+        """The last value of a query parameter."""
+        values = parse_qs(self.query, keep_blank_values=True).get(name) if self.query else None
+        return values[-1] if values else None
+
+    def media_type(self) -> str:
+        """The content type in lower case, without its parameters; empty where there is none."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAnswer:
+    """What goes back. `headers` are besides Content-Type and Content-Length."""
+
+    status: int
+    body: bytes
+    content_type: str = JSON
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def request_id(headers: Mapping[str, str]) -> str:
+    """The client's X-Request-ID where it is harmless, else a new one."""
+    given = headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)

@@ -1,0 +1,124 @@
+"""The server process: a bound socket, a service, and uvicorn between them, on one loop.
+
+The port is taken before anything is loaded, and listened on only when every model is warm.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+
+import uvicorn
+
+from flambeau import logs
+from flambeau.errors import PortInUse
+from flambeau.service import AttachedService, Service
+from flambeau.web.app import make_app
+from flambeau.web.lane import Lane
+
+_IDLE_SECONDS = 15
+_BACKLOG = 2048
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Take the address without listening on it. Raises `PortInUse`."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        taken = socket.socket(family, kind, protocol)
+        if sys.platform != "win32":  # there the option means that the port may be stolen
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(address)
+    except OSError as error:
+        raise _cannot_listen(host, port, error) from error
+    return taken
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> PortInUse:
+    return PortInUse(f"cannot listen on {host}:{port} ({error.strerror}): stop what runs there, or take another --port")
+
+
+def run(make_service: Callable[[], Service], taken: socket.socket, *, on_ready: Callable[[Service], None]) -> None:
+    """Serve until a signal asks to stop; then answer what was received. Raises `SetupError` if it cannot start.
+
+    `on_ready` is called when the service listens.
+    """
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(make_service(), taken, on_ready))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # Windows has none
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+async def _serve(service: Service, taken: socket.socket, on_ready: Callable[[Service], None]) -> None:
+    await service.start()
+    lane = Lane(service, make_app(AttachedService(service, asyncio.get_running_loop())))
+    config = uvicorn.Config(
+        lane,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=_IDLE_SECONDS,
+        timeout_graceful_shutdown=max(1, round(service.settings.drain_timeout)),
+    )
+    server = _Server(config, service, on_ready)
+    with server.signals_handled():
+        await server.serve(sockets=[taken])
+    await service.close()
+    logs.event("stopped")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but for signals: its own handling raises the signal again at the end, and the exit code is not 0."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, on_ready: Callable[[Service], None]) -> None:
+        super().__init__(config)
+        self._service = service
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().startup(sockets)
+        except OSError as error:  # somebody else began to listen while the model was loading
+            host, port = (sockets or [])[0].getsockname()[:2]
+            raise _cannot_listen(host, port, error) from error
+        self._on_ready(self._service)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    @contextlib.contextmanager
+    def signals_handled(self) -> Iterator[None]:
+        """SIGTERM and SIGINT stop the service; the second one ends the process at once."""
+        handled = (signal.SIGINT, signal.SIGTERM)
+        loop = asyncio.get_running_loop()
+        before = {each: signal.getsignal(each) for each in handled}
+        for each in handled:
+            signal.signal(each, lambda number, _: loop.call_soon_threadsafe(self._stop, number))
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+    def _stop(self, number: int) -> None:
+        if self.should_exit:
+            logs.event("stopping at once", signal=signal.Signals(number).name)
+            os._exit(128 + number)
+        logs.event("stopping: answering what was received", signal=signal.Signals(number).name)
+        self._service.drain()
+        self.should_exit = True
