@@ -113,13 +113,13 @@ class BlockingService:
     def _open(self) -> None:
         self._process = os.getpid()
         self._loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=self._loop.run_forever, name="flambeau-loop", daemon=True)
-        thread.start()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="flambeau-loop", daemon=True)
+        self._thread.start()
         try:
             self._service = self._make()
             self._wait(self._service.start())
         except BaseException:
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._end_loop()
             raise
 
     @property
@@ -139,7 +139,12 @@ class BlockingService:
     def close(self) -> None:
         """Answer what was taken, let go of the models, and end the loop."""
         self._wait(self._service.close())
+        self._end_loop()
+
+    def _end_loop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
     def _wait(self, step: Coroutine[Any, Any, T]) -> T:
         future: concurrent.futures.Future[T] = asyncio.run_coroutine_threadsafe(step, self._loop)

@@ -7,6 +7,7 @@ operators themselves (non-maximum suppression for detection models) stay unusabl
 """
 
 import importlib.util
+import threading
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,9 +21,18 @@ _SCHEMAS = (
 )
 
 
+_LOCK = threading.Lock()  # replicas in threads come here side by side, and a namespace can be declared once
+
+
+def declare_missing() -> None:
+    """Declare torchvision's operators if its compiled part cannot do so itself. A second call does nothing."""
+    with _LOCK:
+        _declare_once()
+
+
 @cache
-def declare_missing() -> "torch.library.Library | None":
-    """Declare torchvision's operators if its compiled part cannot do so itself. The result keeps them declared."""
+def _declare_once() -> "torch.library.Library | None":
+    """The library object: the cache keeps it, and with it the declarations."""
     import torch
 
     if _compiled_part_loads():

@@ -25,6 +25,8 @@ def read(path: Path) -> dict[str, torch.Tensor]:
             return load_file(path)
         except (SafetensorError, OSError) as error:
             raise SourceError(f"{path.name} is a damaged safetensors file: {error}") from error
+    if not _is_torch_file(path):
+        raise SourceError(f"{path.name} is not a weights file: neither safetensors nor what torch.save writes")
     return _state_dict(_load(path), path)
 
 
@@ -33,6 +35,13 @@ def _is_safetensors(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(9)
     return len(head) == 9 and head[8:9] == _SAFETENSORS_HEADER_STARTS and not head.startswith(b"PK")
+
+
+def _is_torch_file(path: Path) -> bool:
+    """By content: a zip archive, a bare pickle (before torch 1.6) or a tar archive (before 0.2)."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    return head.startswith((b"PK\x03\x04", b"\x80")) or head[257:262] == b"ustar"
 
 
 def _load(path: Path) -> Any:

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from flambeau import logs
-from flambeau.errors import RequestError
+from flambeau.errors import EngineError, RequestError, SetupError
 from flambeau.runners.base import Batch
 from flambeau.runners.replica import Replica, ReplicaSpec, open_replica
 from flambeau.types import Outcome
+
+
+_GIVE_UP_SECONDS = 5.0  # for the other replicas, when one cannot start
 
 
 class ThreadsRunner:
@@ -38,7 +41,7 @@ class ThreadsRunner:
         results = await asyncio.gather(*opened, return_exceptions=True)
         failures = [result for result in results if isinstance(result, BaseException)]
         if failures:
-            await self.close(timeout=0)
+            await self.close(timeout=_GIVE_UP_SECONDS)
             raise failures[0]
 
     async def submit(self, batch: Batch) -> list[Outcome]:
@@ -53,8 +56,7 @@ class ThreadsRunner:
     async def close(self, timeout: float) -> None:
         for _ in self._threads:
             self._work.put(None)  # behind the running batches: a thread finishes what it has
-        if timeout > 0:
-            await asyncio.to_thread(self._join, timeout)
+        await asyncio.to_thread(self._join, timeout)
 
     def _join(self, timeout: float) -> None:
         for thread in self._threads:
@@ -64,8 +66,13 @@ class ThreadsRunner:
         try:
             replica = open_replica(self._spec)
             replica.warm_up()
-        except BaseException as error:  # whatever it is, the one who waits must hear of it
+        except SetupError as error:
             ready.fail(error)
+            return
+        except BaseException as error:  # whatever it is, the one who waits must hear of it
+            name = self._spec.bundle.manifest.name
+            logs.LOGGER.debug("%s cannot be loaded", name, exc_info=error)
+            ready.fail(EngineError(f"{name} cannot be loaded: {type(error).__name__}: {error}"))
             return
         ready.give(None)
         while (work := self._work.get()) is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flask import Flask, Response, g, request
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException
 
 from flambeau import logs, sources
 from flambeau.config import Settings
@@ -99,7 +99,7 @@ def _identify() -> None:
 
 def _finish(response: Response) -> Response:
     """Headers and log line of what the hot routes did not answer themselves."""
-    if "X-Request-ID" not in response.headers:
+    if "X-Request-ID" not in response.headers:  # the hot routes have put it there, and logged
         response.headers["X-Request-ID"] = g.request_id
         for name, value in SAFE_HEADERS:
             response.headers.setdefault(name, value)
@@ -128,10 +128,7 @@ def _http_error(error: HTTPException) -> Response:
     headers = error.get_response().headers
     kept = tuple((name, headers[name]) for name in ("Allow",) if name in headers)
     answer = error_answer(RequestError(message, code=code), g.request_id, headers=kept)
-    response = respond(dataclasses.replace(answer, status=status))
-    if isinstance(error, RequestEntityTooLarge):
-        response.headers["Connection"] = "close"
-    return response
+    return respond(dataclasses.replace(answer, status=status))
 
 
 def body_too_large(limit: int) -> str:

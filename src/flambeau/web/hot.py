@@ -6,6 +6,7 @@ count in the same metrics.
 
 import re
 import time
+from dataclasses import replace
 
 import msgspec
 
@@ -14,7 +15,7 @@ from flambeau.errors import RequestError
 from flambeau.service import Service
 from flambeau.web import predict
 from flambeau.web.errors import error_answer
-from flambeau.web.http import SAFE_HEADERS, HttpAnswer, HttpRequest, request_id
+from flambeau.web.http import HttpAnswer, HttpRequest, request_id, sealed
 
 _PREDICT = re.compile(r"/predict(?:/([^/]+)(?:/([^/]+))?)?")
 _HEALTH = ("/livez", "/readyz")
@@ -77,6 +78,4 @@ def readiness(service: Service) -> HttpAnswer:
 def _finish(request: HttpRequest, found: HttpAnswer, identity: str) -> HttpAnswer:
     total = f"total;dur={1000 * (time.monotonic() - request.received):.2f}"
     headers = tuple((name, f"{value}, {total}" if name == "Server-Timing" else value) for name, value in found.headers)
-    return HttpAnswer(
-        found.status, found.body, found.content_type, (("X-Request-ID", identity), *SAFE_HEADERS, *headers)
-    )
+    return sealed(replace(found, headers=headers), identity)

@@ -4,7 +4,7 @@ import re
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qs
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -44,6 +44,11 @@ class HttpAnswer:
     body: bytes
     content_type: str = JSON
     headers: tuple[tuple[str, str], ...] = ()
+
+
+def sealed(answer: HttpAnswer, identity: str) -> HttpAnswer:
+    """The answer with the headers that every answer carries."""
+    return replace(answer, headers=(("X-Request-ID", identity), *SAFE_HEADERS, *answer.headers))
 
 
 def request_id(headers: Mapping[str, str]) -> str:

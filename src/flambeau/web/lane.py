@@ -18,7 +18,7 @@ from flambeau.service import Service
 from flambeau.web import hot, wsgi
 from flambeau.web.app import body_too_large
 from flambeau.web.errors import error_answer
-from flambeau.web.http import HttpAnswer, HttpRequest, request_id
+from flambeau.web.http import HttpAnswer, HttpRequest, request_id, sealed
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -56,8 +56,8 @@ class Lane:
         except RequestError as error:
             identity = request_id(headers)
             logs.event(f"{scope['method']} refused", id=identity, status=413, code=error.code)
-            refusal = error_answer(error, identity, headers=(("Connection", "close"), ("X-Request-ID", identity)))
-            await _send(send, refusal)
+            refusal = error_answer(error, identity, headers=(("Connection", "close"),))
+            await _send(send, sealed(refusal, identity))
             return
         if hot.is_hot(scope["method"], scope["path"]):
             query = scope["query_string"].decode("latin-1")

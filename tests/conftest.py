@@ -1,0 +1,161 @@
+"""What the suites share: real photographs, the real default bundle, and real server processes."""
+
+import contextlib
+import io
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from PIL import Image
+
+from flambeau import sources
+from flambeau.bundle import Bundle
+from flambeau.sources import SourceOptions
+
+FLAMBEAU = (sys.executable, "-m", "flambeau")
+STARTUP_SECONDS = 100
+DOUBLE = '''
+import flambeau
+
+
+class Double(flambeau.PythonModel):
+    """The third recipe: twice the number."""
+
+    def load(self):
+        self.factor = 2.0
+
+    def predict(self, batch):
+        return [self.answer(item) for item in batch]
+
+    def answer(self, item):
+        if isinstance(item, bool) or not isinstance(item, (int, float)):
+            return flambeau.InvalidInput(f"input must be a number, not {type(item).__name__}")
+        return item * self.factor
+'''
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A bundle cache of this run's own, so that a run proves that bundles can be built."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLAMBEAU_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def default_bundle(cache: Path) -> Bundle:
+    """The embedded default, built once for the run."""
+    return sources.open_source(SourceOptions(), progress=lambda event: None)
+
+
+def photograph(name: str) -> Image.Image:
+    """One of scikit-image's photographs: chelsea (a cat), coffee, rocket, astronaut."""
+    from skimage import data
+
+    return Image.fromarray(getattr(data, name)()).convert("RGB")
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    """The bytes of an image file."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="session")
+def cat() -> bytes:
+    """chelsea.png: an Egyptian cat."""
+    return encoded(photograph("chelsea"))
+
+
+@pytest.fixture(scope="session")
+def double_py(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The third recipe as a Python model."""
+    file = tmp_path_factory.mktemp("double") / "double.py"
+    file.write_text(DOUBLE)
+    return file
+
+
+class ServerProcess:
+    """A real `flambeau serve` in a process of its own."""
+
+    def __init__(self, process: "subprocess.Popen[str]", log: Path, output: Path) -> None:
+        self.process = process
+        self._log = log
+        self._output = output
+        self.url = ""
+
+    def wait_until_ready(self) -> None:
+        """Return when the process has printed its address, or raise with what it printed instead."""
+        deadline = time.monotonic() + STARTUP_SECONDS
+        while time.monotonic() < deadline:
+            if found := re.search(r"http://\S+", self._output.read_text()):
+                self.url = found.group()
+                return
+            try:
+                self.process.wait(0.05)
+            except subprocess.TimeoutExpired:
+                continue
+            raise RuntimeError(f"the server ended with {self.process.returncode}: {self.log()}")
+        raise RuntimeError(f"the server was not ready in {STARTUP_SECONDS} s: {self.log()}")
+
+    def log(self) -> str:
+        """Everything it wrote to standard error so far."""
+        return self._log.read_text()
+
+    def post(self, path: str = "/predict", **arguments: object) -> requests.Response:
+        """POST to the server."""
+        return requests.post(self.url + path, timeout=60, **arguments)  # type: ignore[arg-type]
+
+    def get(self, path: str, **arguments: object) -> requests.Response:
+        """GET from the server."""
+        return requests.get(self.url + path, timeout=60, **arguments)  # type: ignore[arg-type]
+
+
+Serve = Callable[..., "contextlib.AbstractContextManager[ServerProcess]"]
+
+
+@pytest.fixture(scope="session")
+def serve(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Serve:
+    """Start `flambeau serve` with arguments on a free port: `with serve("resnet18", ...) as server`."""
+
+    @contextlib.contextmanager
+    def start(*arguments: object, cwd: Path | None = None) -> Iterator[ServerProcess]:
+        folder = tmp_path_factory.mktemp("server")
+        log, output = folder / "stderr", folder / "stdout"
+        with log.open("w") as stderr, output.open("w") as stdout:
+            process = subprocess.Popen(
+                [*FLAMBEAU, "serve", *map(str, arguments), "--port", "0"],
+                stdout=stdout, stderr=stderr, text=True, cwd=cwd, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            )  # fmt: skip
+        server = ServerProcess(process, log, output)
+        try:
+            server.wait_until_ready()
+            yield server
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            process.wait(30)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def cat_server(serve: Serve, default_bundle: Bundle) -> Iterator[ServerProcess]:
+    """The default model, served from its cached bundle."""
+    with serve() as server:
+        yield server
+
+
+def run_flambeau(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    """Run a `flambeau` command to its end."""
+    return subprocess.run(
+        [*FLAMBEAU, *map(str, arguments)], capture_output=True, text=True, timeout=100, cwd=cwd, check=False
+    )

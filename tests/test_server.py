@@ -1,0 +1,246 @@
+"""The life of a server process: what it says, when it listens, how it stops, and what it never imports."""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+
+from conftest import FLAMBEAU, Serve, ServerProcess, run_flambeau
+from flambeau.bundle import Bundle
+
+SLOW = """
+import threading, time
+import flambeau
+
+class Slow(flambeau.PythonModel):
+    def predict(self, batch):
+        time.sleep(float(batch[0]))
+        return batch
+"""
+
+
+def test_the_first_recipes_script_runs_unmodified(cat_server: ServerProcess, cat: bytes, tmp_path: Path) -> None:
+    (tmp_path / "chelsea.png").write_bytes(cat)
+    script = (
+        "import requests\n"
+        f'resp = requests.post("{cat_server.url}/predict",\n'
+        '                     files={"file": open("chelsea.png", "rb")})\n'
+        "print(resp.json())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "{'class_id': 'n02124075', 'class_name': 'Egyptian_cat'}\n"
+
+
+def test_serving_the_default_bundle_imports_no_torch_anywhere(cat_server: ServerProcess, cat: bytes) -> None:
+    """I7: the process has neither torch's libraries mapped nor any child that could have."""
+    cat_server.post(files={"file": cat})
+    process = cat_server.process.pid
+    maps = Path(f"/proc/{process}/maps").read_text()
+    assert "onnxruntime" in maps
+    assert "torch" not in maps
+    assert Path(f"/proc/{process}/task/{process}/children").read_text().split() == []
+
+
+def test_importing_flambeau_imports_neither_torch_nor_flask() -> None:
+    code = "import flambeau, sys; print([m for m in ('torch', 'flask', 'PIL', 'numpy', 'uvicorn') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_it_listens_on_loopback_only(cat_server: ServerProcess) -> None:
+    """T-08."""
+    port = int(cat_server.url.rsplit(":", 1)[1])
+    listening = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    addresses = {each[1] for each in listening if each[3] == "0A" and each[1].endswith(f":{port:04X}")}
+    assert addresses == {f"0100007F:{port:04X}"}
+
+
+def test_another_address_needs_an_explicit_flag() -> None:
+    """T-08: exit 78, one line that says what to do, and nothing loaded."""
+    done = run_flambeau("serve", "--host", "0.0.0.0")
+    assert done.returncode == 78
+    assert done.stderr.count("\n") == 1
+    assert "--insecure-no-auth" in done.stderr
+
+
+def test_a_taken_port_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    """F-22."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run_flambeau("serve", str(tmp_path / "not-even-there.pth"), "--port", port)
+    assert done.returncode == 69
+    assert done.stderr == (
+        f"flambeau: cannot listen on 127.0.0.1:{port} (Address already in use): "
+        "stop what runs there, or take another --port\n"
+    )
+
+
+def test_a_model_that_cannot_load_never_listens(tmp_path: Path) -> None:
+    """F-26: one line that says why, a non-zero exit, and at no time a port that answers."""
+    model = tmp_path / "broken.py"
+    model.write_text(
+        "import flambeau\n"
+        "class Broken(flambeau.PythonModel):\n"
+        "    def load(self): raise FileNotFoundError('weights.bin is not here')\n"
+        "    def predict(self, batch): return batch\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [*FLAMBEAU, "serve", f"{model}:Broken", "--allow-code", "--port", str(port)],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    answered = 0
+    while process.poll() is None:
+        with socket.socket() as probe:
+            answered += probe.connect_ex(("127.0.0.1", port)) == 0
+    output, errors = process.communicate()
+    last = errors.splitlines()[-1]
+    assert process.returncode == 1
+    assert answered == 0
+    assert last.startswith("flambeau: ")
+    assert "FileNotFoundError: weights.bin is not here" in last
+    assert "Traceback" not in errors
+    assert output == ""
+
+
+def test_a_second_start_reuses_the_cached_bundle(serve: Serve, default_bundle: Bundle) -> None:
+    with serve() as server:
+        assert "exporting" not in server.log()
+        assert "model ready" in server.log()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_what_was_received_and_exits_0(serve: Serve, tmp_path: Path, number: signal.Signals) -> None:
+    """F-19."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    with serve(f"{tmp_path}/slow.py:Slow", "--allow-code") as server, ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(server.post, json={"input": 0.4}) for _ in range(4)]
+        wait_for_log(server, "GET /metrics", lambda: server.get("/metrics"))
+        while 'flambeau_batch_size_count{model="Slow",version="1"} 0' in server.get("/metrics").text:
+            pass  # until the first batch runs
+        server.process.send_signal(number)
+        answers = [each.result() for each in running]
+        assert server.process.wait(20) == 0
+    assert [(each.status_code, each.json()) for each in answers] == [(200, {"output": 0.4})] * 4
+    assert "stopped" in server.log()
+
+
+def wait_for_log(server: ServerProcess, text: str, poke: object) -> None:
+    """Poke the server until its log holds the text."""
+    deadline = time.monotonic() + 20
+    while text not in server.log():
+        assert time.monotonic() < deadline, server.log()
+        poke()  # type: ignore[operator]
+
+
+def test_a_second_signal_ends_it_at_once(serve: Serve, tmp_path: Path) -> None:
+    """F-19."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    with serve(f"{tmp_path}/slow.py:Slow", "--allow-code") as server:
+        client = threading.Thread(target=lambda: _ignore_loss(server))
+        client.start()
+        while 'flambeau_batch_size_count{model="Slow",version="1"} 0' in server.get("/metrics").text:
+            pass
+        server.process.terminate()
+        wait_for_log(server, "stopping: answering", lambda: None)
+        started = time.monotonic()
+        server.process.terminate()
+        assert server.process.wait(20) == 128 + signal.SIGTERM
+        assert time.monotonic() - started < 10
+        client.join()
+
+
+def _ignore_loss(server: ServerProcess) -> None:
+    with contextlib.suppress(requests.ConnectionError):
+        server.post(json={"input": 30})
+
+
+def test_a_client_that_asks_first_reads_the_refusal_before_it_sends(serve: Serve, default_bundle: Bundle) -> None:
+    """F-35, F-36: with `Expect: 100-continue` the body over the limit is never sent."""
+    with serve("--max-body-bytes", 1000) as server, _connect(server) as sock:
+        sock.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\nExpect: 100-continue\r\n\r\n")
+        assert sock.recv(65536).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_chunked_body_over_the_limit_is_refused(serve: Serve, default_bundle: Bundle) -> None:
+    """F-35."""
+    with serve("--max-body-bytes", 1000) as server:
+        answered = server.post(data=iter([b"x" * 600] * 3), headers={"Content-Type": "image/png"})
+        assert answered.json()["code"] == "body_too_large"
+        answered = server.post(data=iter([b"x" * 500] * 2), headers={"Content-Type": "image/png"})
+        assert answered.json()["code"] == "unsupported_image_format"
+
+
+def test_a_client_that_leaves_in_the_middle_harms_nobody(cat_server: ServerProcess, cat: bytes) -> None:
+    """F-10."""
+    for cut in (10, 60, 120, 5000):
+        with _connect(cat_server) as sock:
+            head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(cat)}\r\n\r\n"
+            sock.sendall((head.encode() + cat)[:cut])
+    assert cat_server.post(files={"file": cat}).status_code == 200
+    assert "unexpectedly" not in cat_server.log()
+
+
+def test_connections_are_kept_alive(cat_server: ServerProcess) -> None:
+    host, port = cat_server.url.removeprefix("http://").split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=20)
+    sockets = set()
+    for _ in range(3):
+        connection.request("GET", "/livez")
+        assert json.load(connection.getresponse()) == {"status": "live"}
+        sockets.add(connection.sock)
+    connection.close()
+    assert len(sockets) == 1
+
+
+def test_user_text_cannot_forge_a_log_line(cat_server: ServerProcess, cat: bytes) -> None:
+    """T-27: the log has one line per event whatever a client writes into names, paths and headers."""
+    for path in ("/predict/a%0a2026-01-01 INFO forged", "/%1b[31mred", "/x?a=%0d%0aforged"):
+        cat_server.post(path, files={"file": ("a\nforged.png", cat)}, headers={"User-Agent": "forged"})
+    assert "forged" not in cat_server.log()
+    assert "\x1b" not in cat_server.log()
+
+
+def test_a_log_line_names_request_model_status_and_milliseconds(cat_server: ServerProcess, cat: bytes) -> None:
+    cat_server.post(files={"file": cat}, headers={"X-Request-ID": "look-for-me"})
+    [line] = [line for line in cat_server.log().splitlines() if "look-for-me" in line]
+    assert "POST /predict id=look-for-me model=efficientnet_lite0 status=200 ms=" in line
+
+
+def test_concurrent_clients_get_their_own_answers(serve: Serve, double_py: Path) -> None:
+    """I2, and batches form while the one replica is busy."""
+    with serve(f"{double_py}:Double", "--allow-code") as server:
+        session = requests.Session()
+        session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=32))
+
+        def ask(number: int) -> bool:
+            return bool(
+                session.post(server.url + "/predict", json={"input": number}).json() == {"output": 2.0 * number}
+            )
+
+        with ThreadPoolExecutor(32) as pool:
+            assert all(pool.map(ask, range(1500)))
+        session.close()
+
+
+def _connect(server: ServerProcess) -> socket.socket:
+    host, port = server.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=20)
+
+
+def test_the_environment_can_set_what_flags_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLAMBEAU_HOST", "0.0.0.0")
+    assert run_flambeau("serve").returncode == 78
+    assert os.environ["FLAMBEAU_HOST"] == "0.0.0.0"
