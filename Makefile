@@ -1,4 +1,4 @@
-# The desk: make venv | serve | test | lint | bench.   `make` alone lists them.
+# The desk: make venv | serve | test | lint | format | clean.   `make` alone lists them.
 # PYTHON is any Python 3.11 or later; the newest found is not taken, the plainest is.
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -8,14 +8,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input -c constraints.txt
 SERVE_ARGS ?=
 
-.PHONY: help venv serve test test-slow lint format bench clean
+.PHONY: help venv serve test test-slow lint format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make serve   serve the embedded image classifier on http://127.0.0.1:5000   (SERVE_ARGS='--port 8080')"
 	@echo "make test    run the test suite          make test-slow   run the long tests too"
 	@echo "make lint    ruff, mypy, import-linter   make format      let ruff mend what it can"
-	@echo "make bench   measure this machine        make venv        only make the environment in .venv"
+	@echo "make venv    only make the environment in .venv"
 
 venv: $(VENV)/.installed
 
@@ -37,9 +37,6 @@ lint: $(VENV)/.installed-lint
 format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-
-bench: $(VENV)/.installed-test
-	$(BIN)/python benchmarks/serve.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

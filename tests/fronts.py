@@ -97,7 +97,6 @@ def open_front(name: str, serve: Serve, folder: Path, source: str | None, **opti
 
 @contextlib.contextmanager
 def _wsgi_server(name: str, call: str, folder: Path) -> Iterator[str]:
-    log = folder / f"{name}.log"
     if name == "gunicorn":
         command = ["-m", "gunicorn", "--bind", "127.0.0.1:0", "--timeout", "60", call]
         address = r"Listening at: (http://\S+)"
@@ -111,6 +110,14 @@ def _wsgi_server(name: str, call: str, folder: Path) -> Iterator[str]:
             "server.run()\n"
         )
         command, address = [str(script)], r"(http://\S+)"
+    with serving(command, address, folder) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def serving(command: list[str], address: str, folder: Path) -> Iterator[str]:
+    """Run a server's Python command; gives its url, found in its output by the pattern `address`."""
+    log = folder / "server.log"
     with log.open("w") as out:
         process = subprocess.Popen([sys.executable, *command], stdout=out, stderr=out, env=os.environ.copy())
     try:

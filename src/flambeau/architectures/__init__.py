@@ -59,9 +59,13 @@ def create(architecture: Architecture, *, within: Path | None = None, allow_code
 
 
 def fill(network: "nn.Module", weights: Mapping[str, "torch.Tensor"], *, name: str) -> None:
-    """Fill the network with exactly its own weights. Raises `SourceError` with the differences otherwise."""
+    """Fill the network with exactly its own weights. Raises `SourceError` with the differences otherwise.
+
+    Batch counters of batch norms may be missing, as in every file from before PyTorch 0.4.1: they serve training only.
+    Weights kept in another precision take the network's.
+    """
     expected = network.state_dict()
-    missing = sorted(expected.keys() - weights.keys())
+    missing = sorted(key for key in expected.keys() - weights.keys() if not key.endswith("num_batches_tracked"))
     unexpected = sorted(weights.keys() - expected.keys())
     misshaped = [
         f"{key} is {tuple(weights[key].shape)} in the file and {tuple(expected[key].shape)} in {name}"
@@ -75,5 +79,8 @@ def fill(network: "nn.Module", weights: Mapping[str, "torch.Tensor"], *, name: s
     ]
     if problems:
         raise SourceError(f"the weights do not fit {name}: " + "; ".join(problems))
-    network.load_state_dict(weights, strict=True, assign=True)
+    for key, tensor in weights.items():
+        expected[key] = tensor.to(expected[key].dtype)
+    # The network's own dictionary, for it carries the versions of its layers, which a plain one and safetensors lose.
+    network.load_state_dict(expected, strict=True, assign=True)
     network.requires_grad_(False)

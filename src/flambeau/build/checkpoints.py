@@ -63,9 +63,9 @@ def _state_dict(loaded: Any, path: Path) -> dict[str, torch.Tensor]:
             loaded = loaded[wrapper]
     if not isinstance(loaded, Mapping) or not loaded:
         raise SourceError(f"{path.name} holds a {type(loaded).__name__}, not a state_dict")
-    strangers = [key for key, value in loaded.items() if not isinstance(value, torch.Tensor)]
-    if strangers:
-        raise SourceError(f"{path.name} is not a state_dict: {strangers[0]!r} is not a tensor")
+    for key, value in loaded.items():
+        if not (isinstance(key, str) and isinstance(value, torch.Tensor)):
+            raise SourceError(f"{path.name} is not a state_dict: {key!r} is not the name of a tensor")
     # DataParallel puts every key under "module."
     prefixed = all(key.startswith("module.") for key in loaded)
     return {key.removeprefix("module.") if prefixed else key: tensor for key, tensor in loaded.items()}

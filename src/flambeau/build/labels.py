@@ -59,7 +59,6 @@ def _from_json(text: str) -> tuple[Label, ...]:
 def _label(index: int, entry: Any) -> Label:
     if isinstance(entry, str):
         return Label(str(index), entry)
-    identity, name = entry
-    if not (isinstance(identity, str) and isinstance(name, str)):
+    if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)):
         raise TypeError(f'class "{index}" is neither a name nor [id, name]')
-    return Label(identity, name)
+    return Label(*entry)

@@ -1,5 +1,9 @@
 """ONNX Runtime: the default engine. Knows nothing of torch."""
 
+import ctypes
+import os
+from functools import cache
+
 import onnxruntime
 
 from flambeau.bundle import ONNX, Bundle
@@ -33,10 +37,23 @@ def load(bundle: Bundle, *, device: str, threads: int, allow_code: bool) -> "Onn
     return OnnxEngine(bundle, device=device, threads=threads)
 
 
+@cache
+def _let_forked_children_exit() -> None:
+    """Keep a child that is forked from this process (gunicorn --preload) from hanging when it exits.
+
+    ONNX Runtime's exit handlers destroy a condition variable on which one of its threads waits, and a fork copies the
+    waiting but not the thread: the child would wait for ever. There `_exit` goes in front of all exit handlers.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(os, "register_at_fork") and hasattr(libc, "on_exit"):  # glibc
+        os.register_at_fork(after_in_child=lambda: libc.on_exit(libc._exit, None))
+
+
 class OnnxEngine:
     """One ONNX Runtime session."""
 
     def __init__(self, bundle: Bundle, *, device: str, threads: int) -> None:
+        _let_forked_children_exit()
         self.inputs = bundle.manifest.inputs
         self.outputs = bundle.manifest.outputs
         options = onnxruntime.SessionOptions()

@@ -118,6 +118,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey: I;16 and its byte orders; Pillow widens some files to I
         samples = np.asarray(image)
         return Image.fromarray((np.clip(samples, 0, 65535) // 257).astype(np.uint8)).convert("RGB")
+    image.info.pop("transparency", None)  # dropped in any case, and where it is a table Pillow warns that it drops it
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -191,8 +192,12 @@ def _center_crop(image: Image.Image, size: int) -> Image.Image:
 
 
 def softmax(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-    """Probabilities of one row of logits, shape (classes,), summing to 1. Shifted by the maximum against overflow."""
-    shifted = np.exp(logits.astype(np.float32) - logits.max())
+    """Probabilities of one row of logits, shape (classes,), summing to 1. Shifted by the maximum against overflow.
+
+    Where a logit is NaN or positively infinite there are no probabilities: all are NaN.
+    """
+    with np.errstate(invalid="ignore"):
+        shifted = np.exp(logits.astype(np.float32) - logits.max())
     result: npt.NDArray[np.float32] = shifted / shifted.sum()
     return result
 

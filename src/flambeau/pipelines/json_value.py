@@ -22,6 +22,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         if value.dtype.kind not in "biufSU":
             raise TypeError(f"a numpy array of {value.dtype} has no JSON form")
+        if value.dtype == np.longdouble:
+            value = value.astype(np.float64)  # Python has no such number, so `tolist` would leave it as it is
         return value.tolist()
     if hasattr(value, "detach") and hasattr(value, "tolist"):  # a torch tensor, recognised without importing torch
         return value.detach().cpu().tolist()
@@ -37,7 +39,7 @@ def _count_nonfinite(value: Any) -> int:
         return 0 if math.isfinite(value) else 1
     if isinstance(value, dict):
         return sum(map(_count_nonfinite, value.values()))
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | set | frozenset):
         return sum(map(_count_nonfinite, value))
     if isinstance(value, str | bytes | int | None):
         return 0

@@ -6,6 +6,7 @@ number.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,8 +43,10 @@ class TensorPipeline:
             array = array[None]
         elif array.shape == () and math.prod(row) == 1:
             array = array.reshape(1, *row)
-        elif array.shape[1:] != row or not 1 <= len(array) <= MAX_ROWS:
+        elif array.shape[1:] != row or not len(array):
             raise self._wrong(f"its shape is {list(array.shape)}")
+        elif len(array) > MAX_ROWS:
+            raise self._wrong(f"it has {len(array)} rows, and the most is {MAX_ROWS}")
         return {self._input.name: array}
 
     def postprocess(self, outputs: Tensors, item: Item) -> Value:
@@ -64,22 +67,30 @@ class TensorPipeline:
         for _ in range(_depth(text)):
             nested = list[nested]
         try:
-            array = np.array(msgspec.json.decode(text, type=nested), dtype=self._input.dtype)
+            with np.errstate(over="ignore"):  # a number too large becomes infinite, and is refused below
+                array = np.array(msgspec.json.decode(text, type=nested), dtype=self._input.dtype)
         except msgspec.DecodeError as error:
             raise self._wrong(_in_words(error)) from None
-        except (ValueError, OverflowError):
+        except OverflowError:
+            raise self._out_of_range() from None
+        except ValueError:
             raise self._wrong("its lists are of unlike length") from None
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise self._wrong(f"one of its numbers is too large for {self._input.dtype}")
+            raise self._out_of_range()
         return array
+
+    def _out_of_range(self) -> InvalidInput:
+        return self._wrong(f"one of its numbers is out of range for {self._input.dtype}")
 
     def _wrong(self, found: str) -> InvalidInput:
         return InvalidInput(f"input must be {self._expected()}, but {found}", code="invalid_tensor")
 
     def _expected(self) -> str:
         shape = self._input.shape
+        if not shape:
+            return "a number, or a list of numbers"
         if math.prod(shape) == 1:
-            return "a number, or a list of numbers" if shape else "a number"
+            return f"a number, or nested lists of shape {list(shape)}, or a list of those"
         if len(shape) == 1:
             return f"a list of {shape[0]} numbers, or a list of such lists"
         return f"nested lists of shape {list(shape)}, or a list of those"
@@ -95,15 +106,18 @@ def _depth(text: bytes) -> int:
     return head.count(b"[")
 
 
-_JSON_TYPES = {"str": "text", "null": "null", "bool": "a truth value", "object": "an object", "array": "a list"}
+_FOUND = {
+    "str": "text", "null": "null", "bool": "a truth value", "object": "an object", "array": "a list",
+    "int": "a number", "float": "a number",
+}  # fmt: skip
+_EXPECTED = {"array": "a list", "int": "a whole number", "bool": "a truth value", "float": "a number"}
 
 
 def _in_words(error: msgspec.DecodeError) -> str:
     """msgspec's finding as the end of a sentence: "it has text where a number belongs"."""
     message = str(error)
-    if "got `" in message:
-        found = message.split("got `", 1)[1].split("`", 1)[0]
-        return (
-            f"it has {_JSON_TYPES.get(found, 'a ' + found)} where {'a number' if found != 'array' else 'one'} belongs"
-        )
+    if match := re.match(r"Expected `(\w+)`, got `(\w+)`", message):
+        expected, found = match.groups()
+        word = "a decimal number" if (expected, found) == ("int", "float") else _FOUND.get(found, found)
+        return f"it has {word} where {_EXPECTED.get(expected, expected)} belongs"
     return "one of its numbers is out of range" if "out of range" in message else "it cannot be read"

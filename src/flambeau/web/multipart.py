@@ -40,6 +40,8 @@ def parse(body: bytes, content_type: str, *, max_parts: int) -> list[Part]:
         head_end = body.find(b"\r\n\r\n", start - 2)  # from the line's own end: a part may have no headers at all
         if head_end < 0 or head_end - start > _LONGEST_PART_HEADER:
             raise _truncated() if head_end < 0 else _invalid("a part's header is too long")
+        if body.find(b"\r\n" + delimiter, start - 2, head_end) >= 0:
+            raise _invalid("a part ends within its header")
         content = head_end + 4
         end = body.find(b"\r\n" + delimiter, content - 2)
         if end < 0:
@@ -51,10 +53,8 @@ def parse(body: bytes, content_type: str, *, max_parts: int) -> list[Part]:
 
 
 def _boundary(content_type: str) -> bytes:
-    message = Message()
-    message["content-type"] = content_type
-    boundary = message.get_param("boundary")
-    if not isinstance(boundary, str) or not 0 < len(boundary) <= _LONGEST_BOUNDARY or not boundary.isascii():
+    boundary = _parameter(content_type, "boundary")
+    if boundary is None or not 0 < len(boundary) <= _LONGEST_BOUNDARY or not boundary.isascii():
         raise _invalid("the header Content-Type has no usable boundary")
     return boundary.encode("ascii")
 
@@ -69,15 +69,24 @@ def _skip_line_end(body: bytes, position: int) -> int:
 
 
 def _field_name(head: bytes) -> str:
-    message = Message()
     for line in head.split(b"\r\n"):
-        key, colon, value = line.partition(b":")
-        if colon and key.strip().lower() == b"content-disposition":
-            message["content-disposition"] = value.strip().decode("utf-8", "replace").replace("\n", " ")
-    name = message.get_param("name", header="content-disposition")
-    if not isinstance(name, str):
-        raise _invalid("a part has no name in its Content-Disposition")
-    return name
+        key, _, value = line.partition(b":")
+        if key.strip().lower() == b"content-disposition":
+            name = _parameter(value.strip().decode("utf-8", "replace"), "name")
+            if name is not None:
+                return name
+    raise _invalid("a part has no name in its Content-Disposition")
+
+
+def _parameter(header: str, name: str) -> str | None:
+    """A parameter of a header's value, such as the boundary; `None` where it is absent or cannot be told."""
+    message = Message()
+    message["content-type"] = header
+    try:
+        value = message.get_param(name)
+    except (TypeError, ValueError):  # the standard library stumbles over odd continuations: `name*=a; name*0=b`
+        return None
+    return value if isinstance(value, str) else None
 
 
 def _invalid(why: str) -> RequestError:
