@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
-from conftest import Serve, encoded, photograph, run_flambeau
+from conftest import FLAMBEAU, Serve, encoded, photograph, run_flambeau
 from flambeau import bundle
 from flambeau.architectures import torchvision_ops
 from flambeau.bundle import Bundle
@@ -264,3 +266,37 @@ def test_help_teaches() -> None:
     for flag in ("--host", "--threshold", "--weights", "--labels", "--device", "--engine", "--allow-code"):
         assert flag in serve_help
     assert run_flambeau("serve", "--no-such-flag").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["net.pth", "--arch", "net.py:Net", "--allow-code", "--labels", "names.txt"], "--labels"),
+        (["resnet18", "--weights", "resnet18.pth", "--input-shape", "4"], "--input-shape"),
+        (["double.py:Double", "--allow-code", "--crop", "224"], "--crop"),
+        (["--weights", "resnet18.pth"], "--weights"),
+    ],
+)
+def test_an_option_without_effect_is_refused(folder: Path, double_py: Path, arguments: list[str], option: str) -> None:
+    shutil.copy(double_py, folder / "double.py")
+    done = run_flambeau("serve", *arguments, "--port", 0, cwd=folder)
+    assert done.returncode == 1
+    assert option in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_build_that_is_stopped_leaves_nothing_behind(tmp_path: Path) -> None:
+    """I5: neither a folder nor a process."""
+    process = subprocess.Popen(
+        [*FLAMBEAU, "build", "-o", str(tmp_path / "bundle")], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    assert process.stderr.read(6) == "[1/5] "  # the build process is at work
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.terminate()
+    process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert children
+    assert list(tmp_path.iterdir()) == []
+    for child in children:
+        assert not Path(f"/proc/{child}").exists()

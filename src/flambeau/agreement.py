@@ -17,7 +17,8 @@ _NOTHING = 1e-6
 class Agreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How well an engine reproduced eager PyTorch.
 
-    `difference` is the largest |engine - eager| of any sample, relative to the largest |eager| of all samples. `same_top_class` is true when every sample's largest output stands at the same place.
+    `difference` is the largest |engine - eager| of any sample, relative to the largest |eager| of all samples.
+    `same_top_class` is true when every sample's largest output stands at the same place.
     """
 
     samples: int

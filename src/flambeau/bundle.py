@@ -154,6 +154,9 @@ def read(path: Path) -> Bundle:
         manifest = msgspec.json.decode(text, type=Manifest)
     except (ValueError, AttributeError) as error:
         raise BundleError(f"the {MANIFEST} of bundle {path} is damaged: {error}") from error
+    for code in (getattr(manifest.pipeline, "code", None), manifest.architecture and manifest.architecture.code):
+        if code and code.file and code.file not in manifest.members:
+            raise BundleError(f"bundle {path} names code that is no member of it: {code.file}")
     for name, expected in manifest.members.items():
         if os.path.isabs(name) or ".." in Path(name).parts:
             raise BundleError(f"bundle {path} lists a member outside itself: {name}")

@@ -14,6 +14,8 @@ from flambeau.errors import ConfigError
 Runner = Literal["threads"]
 Engine = Literal["auto", "onnxruntime", "eager"]
 
+LogLevel = Literal["debug", "info", "warning", "error"]
+
 MIB = 1024 * 1024
 
 
@@ -43,13 +45,18 @@ class Settings:
         "Replicas of the model, one batch each at a time. Default: one per core, one for Python models.",
         minimum=1,
     )
+    threads: int | None = _setting(
+        None, "Threads of each replica's engine. Default: the cores shared between the replicas.", minimum=1
+    )
     max_batch_size: int = _setting(8, "Most items computed together.", minimum=1)
     max_queue_delay_ms: float = _setting(
         0.0, "Milliseconds to hold a free replica back, waiting for a batch to fill.", minimum=0
     )
     max_queue_size: int = _setting(256, "Most items waiting; further ones are answered 503 queue_full.", minimum=1)
     max_queue_bytes: int = _setting(256 * MIB, "Most bytes waiting; further ones are answered 503.", minimum=1)
-    deadline: float = _setting(60.0, "Seconds within which a request is answered, counted from its receipt.", minimum=0)
+    deadline: float = _setting(
+        60.0, "Seconds within which a request is answered, once it is received whole.", minimum=0
+    )
     threshold: float | None = _setting(
         None, "Probability below which nothing counts as recognised. Default: the bundle's own.", minimum=0, maximum=1
     )
@@ -58,6 +65,9 @@ class Settings:
     max_items: int = _setting(64, "Most items in one request.", minimum=1)
     max_image_pixels: int = _setting(40_000_000, "Largest image, read from its header; larger is 413.", minimum=1)
     drain_timeout: float = _setting(30.0, "Seconds a stopping service gives to what it has received.", minimum=0)
+    log_level: LogLevel = _setting(
+        "info", "Least that is logged; debug adds tracebacks.", choices=("debug", "info", "warning", "error")
+    )
     allow_code: bool = _setting(False, "Run code that the source carries (Python models, own architectures).")
     insecure_no_auth: bool = _setting(False, "Listen beyond loopback although nobody is asked who they are.")
 
@@ -101,17 +111,17 @@ def usable_cores() -> int:
 
 @dataclass(frozen=True)
 class Placement:
-    """How many replicas run, and how many threads each engine may use. Their product never exceeds the cores."""
+    """How many replicas run, and how many threads each engine may use."""
 
     replicas: int
     threads: int
 
 
-def place(replicas: int | None, *, default: int, cores: int) -> Placement:
+def place(replicas: int | None, threads: int | None, *, default: int, cores: int) -> Placement:
     """Share `cores` between replicas: the one place where the thread budget is decided.
 
     More runnable threads than cores is a cliff for OpenMP and for spinning thread pools, so a replica gets
-    `cores // replicas` threads and at least one.
+    `cores // replicas` threads and at least one. Only who asks for more, in replicas or in threads, gets more.
     """
     count = replicas or default
-    return Placement(replicas=count, threads=max(1, cores // count))
+    return Placement(replicas=count, threads=threads or max(1, cores // count))

@@ -52,10 +52,10 @@ class _LineFormatter(logging.Formatter):
         return line
 
 
-def configure(*, level: int = logging.INFO) -> None:
-    """Send the events to standard error."""
+def configure(level: str = "info") -> None:
+    """Send the events of that level and above to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_LineFormatter())
     LOGGER.handlers[:] = [handler]
-    LOGGER.setLevel(level)
+    LOGGER.setLevel(level.upper())
     LOGGER.propagate = False

@@ -9,7 +9,7 @@ from flambeau import engines, logs
 from flambeau.batching import Batcher, BatchLimits
 from flambeau.bundle import Bundle, PythonPipeline
 from flambeau.config import Placement, Settings, place, usable_cores
-from flambeau.errors import CodeNotAllowed, ConfigError, RequestError
+from flambeau.errors import Code, CodeNotAllowed, ConfigError, RequestError
 from flambeau.metrics import Metrics
 from flambeau.runners.base import Runner
 from flambeau.runners.replica import ReplicaSpec
@@ -18,6 +18,8 @@ from flambeau.types import Item, ModelState, Options, Outcome, Payload
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a model may be called. Names are looked up in a table and never become paths."""
+
+_UNREADY: dict[ModelState, Code] = {ModelState.LOADING: "model_loading", ModelState.CLOSED: "draining"}
 
 
 class Model:
@@ -77,8 +79,9 @@ class Model:
         Raises `RequestError` when the request as a whole cannot be taken (`queue_full`, `model_unavailable`).
         """
         if not self.ready():
-            code = "model_loading" if self.state is ModelState.LOADING else "model_unavailable"
-            raise RequestError(f"model '{self.name}' is {self.state}", code=code)  # type: ignore[arg-type]
+            raise RequestError(
+                f"model '{self.name}' is {self.state}", code=_UNREADY.get(self.state, "model_unavailable")
+            )
         return await self._batcher.submit([Item(payload, options) for payload in payloads], deadline=deadline)
 
     def ready(self) -> bool:
@@ -110,7 +113,7 @@ def _plan(bundle: Bundle, settings: Settings) -> tuple[ReplicaSpec, Placement]:
         engine = engines.choose(bundle, settings.engine)
         device = engines.resolve_device(engine, settings.device)
         default = usable_cores() if device == "cpu" else 1
-    placement = place(settings.replicas, default=default, cores=usable_cores())
+    placement = place(settings.replicas, settings.threads, default=default, cores=usable_cores())
     spec = ReplicaSpec(
         bundle=bundle,
         engine=engine,

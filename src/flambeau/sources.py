@@ -86,6 +86,7 @@ Progress = Callable[[Step | Note], None]
 def open_source(options: SourceOptions, *, progress: Progress) -> bundle.Bundle:
     """The bundle of a source: the folder itself, the cached one, or a new one. Raises `SetupError`."""
     if options.source and (Path(options.source) / bundle.MANIFEST).is_file():
+        _refuse_idle(options, "a bundle", used=())
         return bundle.read(Path(options.source))
     order = _order(options)
     home = _cache() / "bundles"
@@ -122,9 +123,11 @@ def _order(options: SourceOptions) -> BuildOrder:
     if source is None:
         if options.arch or options.weights:
             raise SourceError("--arch and --weights need a SOURCE: name the file or the architecture first")
+        _refuse_idle(options, "the default model", used=_IMAGE_OPTIONS)
         return BuildOrder(kind="default", name="efficientnet_lite0", options=absolute)
     if ":" in source and not _is_file(source):
         usercode.refuse_unless(options.allow_code, source)
+        _refuse_idle(options, "a Python model", used=())
         code = usercode.parse(source)
         return BuildOrder(kind="python", name=_tame(code.name), options=absolute, code=code)
     if _is_file(source):
@@ -133,6 +136,7 @@ def _order(options: SourceOptions) -> BuildOrder:
         raise SourceError(f"{source} does not exist")
     if options.arch:
         raise SourceError(f"SOURCE {source} and --arch {options.arch} both name an architecture: leave one out")
+    _refuse_idle(options, source, used=("weights", *_IMAGE_OPTIONS))
     if options.weights and not _is_file(options.weights):
         raise SourceError(f"--weights {options.weights} does not exist")
     return BuildOrder(
@@ -150,13 +154,26 @@ def _order_checkpoint(source: str, options: SourceOptions) -> BuildOrder:
             "such as --arch resnet18, or --arch file.py:Class --allow-code"
         )
     code = None
-    if ":" in options.arch:
+    if ":" not in options.arch:
+        _refuse_idle(options, f"--arch {options.arch}", used=("arch", *_IMAGE_OPTIONS))
+    else:
         usercode.refuse_unless(options.allow_code, f"--arch {options.arch}")
+        _refuse_idle(options, "a network over numbers", used=("arch", "arch_args", "input_shape"))
         code = usercode.parse(options.arch)
     return BuildOrder(
         kind="checkpoint", name=_tame(Path(source).stem), options=options, weights=str(Path(source).resolve()),
         architecture=options.arch, code=code,
     )  # fmt: skip
+
+
+_IMAGE_OPTIONS = ("arch_args", "labels", "num_classes", "resize", "crop", "mean", "std", "threshold")
+
+
+def _refuse_idle(options: SourceOptions, what: str, *, used: tuple[str, ...]) -> None:
+    """Raise `SourceError` for an option that would change nothing: whoever gave it expects that it does."""
+    for name in ("arch", "weights", "input_shape", *_IMAGE_OPTIONS):
+        if name not in used and getattr(options, name) not in (None, {}):
+            raise SourceError(f"--{name.replace('_', '-')} has no effect on {what}: leave it out")
 
 
 def _is_file(text: str | None) -> bool:
@@ -182,6 +199,10 @@ def _build(order: BuildOrder, target: Path, *, progress: Progress) -> None:
         if failure is not None:
             kind = getattr(errors, failure.error, SourceError)
             raise kind(failure.message)
+        if order.portable:  # a temporary folder is its maker's alone, and this one is made to be carried elsewhere
+            staging.chmod(0o755)
+            for file in staging.rglob("*"):
+                file.chmod(0o755 if file.is_dir() else 0o644)
         staging.rename(target)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
@@ -194,14 +215,18 @@ def _run_build_process(order: BuildOrder, staging: Path, progress: Progress) -> 
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None  # both are pipes, by the line above
         assert process.stdout is not None
-        process.stdin.write(msgspec.json.encode(order))
-        process.stdin.close()
-        for line in process.stdout:
-            event = msgspec.json.decode(line, type=Event)
-            if isinstance(event, Failure):
-                failure = event
-            else:
-                progress(event)
+        try:
+            process.stdin.write(msgspec.json.encode(order))
+            process.stdin.close()
+            for line in process.stdout:
+                event = msgspec.json.decode(line, type=Event)
+                if isinstance(event, Failure):
+                    failure = event
+                else:
+                    progress(event)
+        except BaseException:  # we are told to stop: so is the child, or leaving this block would wait for it
+            process.kill()
+            raise
     if failure is None and process.returncode:
         ending = f"signal {-process.returncode}" if process.returncode < 0 else f"exit code {process.returncode}"
         hint = ": this machine may have too little memory" if process.returncode == -9 else ""

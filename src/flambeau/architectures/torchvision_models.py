@@ -31,6 +31,8 @@ def constructor(name: str) -> "Callable[..., nn.Module]":
     def construct(**args: Any) -> "nn.Module":
         if name in ("googlenet", "inception_v3"):
             args = {"init_weights": False, "transform_input": True, **args}
+        if name.startswith("vit_"):  # their positions are counted for one size: vit_h_14's weights are for 518
+            args = {"image_size": pipeline_for(name).crop, **args}
         network: nn.Module = models.get_model(name, weights=None, **args)
         return network
 

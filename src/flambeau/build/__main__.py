@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from flambeau.errors import SetupError
+from flambeau.process import end_with_parent
 from flambeau.sources import BuildOrder, Event, Failure
 
 
@@ -22,6 +23,7 @@ def main() -> int:
     def say(event: Event) -> None:
         channel.write(msgspec.json.encode(event) + b"\n")
 
+    end_with_parent()
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=BuildOrder)
     try:
         _require_torch()

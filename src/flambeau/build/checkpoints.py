@@ -46,7 +46,8 @@ def _is_torch_file(path: Path) -> bool:
 
 def _load(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # given a path, torch goes by its suffix
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = _global_in(str(error))
         raise SourceError(

@@ -1,5 +1,6 @@
 """The command line: the only place that reads argv and the environment."""
 
+import signal
 import sys
 
 import click
@@ -33,6 +34,7 @@ cli.add_command(build)
 def main() -> None:
     """Run a command. What the operator must mend is one line on standard error, and an exit code."""
     logs.configure()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that what was begun is cleaned up
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:

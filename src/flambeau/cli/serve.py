@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from flambeau import sources
+from flambeau import logs, sources
 from flambeau.cli.options import ShowProgress, settings_options, source_options
 from flambeau.service import Service
 
@@ -27,6 +27,7 @@ def serve(**options: Any) -> None:
     from flambeau.web.server import bind, run
 
     source_part, settings = split_options(options)
+    logs.configure(settings.log_level)
     taken = bind(settings.host, settings.port)  # before anything is loaded: a taken port is known at once
     progress = ShowProgress()
     try:

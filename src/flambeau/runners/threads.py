@@ -14,7 +14,6 @@ from flambeau.runners.base import Batch
 from flambeau.runners.replica import Replica, ReplicaSpec, open_replica
 from flambeau.types import Outcome
 
-
 _GIVE_UP_SECONDS = 5.0  # for the other replicas, when one cannot start
 
 

@@ -1,0 +1,347 @@
+"""Dynamic batching on a real event loop: slot first, bounded queues, and exactly one outcome for every item."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from flambeau.batching import Batcher, BatchLimits
+from flambeau.errors import RequestError
+from flambeau.metrics import Metrics
+from flambeau.runners.base import Batch
+from flambeau.types import Item, Options, Outcome, Payload, Value
+
+LONG = 60.0  # seconds; no test waits for them
+
+
+class FakeRunner:
+    """Answers `b"x"` with `b"<x>"`, once its gate is open."""
+
+    def __init__(self, slots: int = 1) -> None:
+        self.slots = slots
+        self.batches: list[list[bytes]] = []
+        self.running = 0
+        self.gate = asyncio.Event()
+        self.before: Callable[[], Awaitable[None]] | None = None
+
+    async def start(self) -> None: ...
+
+    async def submit(self, batch: Batch) -> list[Outcome]:
+        self.batches.append([bytes(item.payload.data) for item in batch])
+        self.running += 1
+        try:
+            await (self.before or self.gate.wait)()
+            return [Outcome(Value(b"<" + item.payload.data + b">")) for item in batch]
+        finally:
+            self.running -= 1
+
+    def healthy(self) -> bool:
+        return True
+
+    async def close(self, timeout: float) -> None: ...
+
+
+class Bench:
+    """A batcher over a fake runner, with its metrics."""
+
+    def __init__(
+        self, *, size: int = 4, delay: float = 0.0, items: int = 100, byte_limit: int = 10_000, slots: int = 1
+    ) -> None:
+        self.runner = FakeRunner(slots)
+        self.metrics = Metrics()
+        limits = BatchLimits(size, delay, items, byte_limit)
+        self.batcher = Batcher(self.runner, limits, metrics=self.metrics.for_model("m", "1"))
+
+    async def ask(self, *data: bytes, seconds: float = LONG) -> list[bytes | str]:
+        """The answers to one request, or the codes of its items' errors."""
+        items = [Item(Payload("json", each), Options()) for each in data]
+        outcomes = await self.batcher.submit(items, deadline=asyncio.get_running_loop().time() + seconds)
+        return [_result(outcome) for outcome in outcomes]
+
+    async def asked(self, *data: bytes, seconds: float = LONG) -> "asyncio.Task[list[bytes | str]]":
+        """A request under way, as far as it gets by itself."""
+        task = asyncio.create_task(self.ask(*data, seconds=seconds))
+        await settle()
+        return task
+
+    def count(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(f"flambeau_{name}", {"model": "m", "version": "1", **labels}) or 0
+
+    def closed(self) -> dict[str, float]:
+        return {reason: self.count("batches_closed_total", reason=reason) for reason in ("full", "drained", "delay")}
+
+
+def _result(outcome: Outcome) -> bytes | str:
+    if isinstance(outcome.result, RequestError):
+        return outcome.result.code
+    assert isinstance(outcome.result, Value)
+    return outcome.result.json
+
+
+async def settle() -> None:
+    """Let everything run that can run."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def on_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    def run() -> None:
+        asyncio.run(test())
+
+    run.__name__, run.__doc__ = test.__name__, test.__doc__
+    return run
+
+
+@on_loop
+async def test_a_lone_item_goes_at_once() -> None:
+    bench = Bench()
+    task = await bench.asked(b"a")
+    assert bench.runner.batches == [[b"a"]]
+    bench.runner.gate.set()
+    assert await task == [b"<a>"]
+    assert bench.closed() == {"full": 0, "drained": 1, "delay": 0}
+
+
+@on_loop
+async def test_while_the_slot_is_busy_others_gather_and_go_together_in_order() -> None:
+    bench = Bench(size=4)
+    tasks = [await bench.asked(bytes([letter])) for letter in b"abcdefg"]
+    assert bench.runner.batches == [[b"a"]]
+    assert bench.count("queue_items") == 6
+    assert bench.count("queue_bytes") == 6
+    bench.runner.gate.set()
+    answers = [await task for task in tasks]
+    assert bench.runner.batches == [[b"a"], [b"b", b"c", b"d", b"e"], [b"f", b"g"]]
+    assert answers == [[b"<%c>" % letter] for letter in b"abcdefg"]
+    assert bench.closed() == {"full": 1, "drained": 2, "delay": 0}
+    assert bench.count("batch_size_sum") == 7
+    assert bench.count("batch_size_count") == 3
+    assert bench.count("queue_items") == bench.count("queue_bytes") == 0
+
+
+@on_loop
+async def test_every_slot_takes_a_batch() -> None:
+    bench = Bench(slots=2, size=2)
+    tasks = [await bench.asked(bytes([letter])) for letter in b"abcd"]
+    assert bench.runner.batches == [[b"a"], [b"b"]]
+    bench.runner.gate.set()
+    assert [await task for task in tasks] == [[b"<a>"], [b"<b>"], [b"<c>"], [b"<d>"]]
+    assert bench.runner.batches[2:] == [[b"c", b"d"]]
+
+
+@on_loop
+async def test_a_request_of_several_items_is_answered_in_its_order_over_several_batches() -> None:
+    bench = Bench(size=2)
+    bench.runner.gate.set()
+    assert await bench.ask(b"a", b"b", b"c", b"d", b"e") == [b"<a>", b"<b>", b"<c>", b"<d>", b"<e>"]
+    assert [len(batch) for batch in bench.runner.batches] == [2, 2, 1]
+
+
+@on_loop
+async def test_the_time_in_the_queue_is_measured() -> None:
+    bench = Bench()
+    bench.runner.gate.set()
+    item = Item(Payload("json", b"a"), Options())
+    [outcome] = await bench.batcher.submit([item], deadline=asyncio.get_running_loop().time() + LONG)
+    assert 0 <= outcome.timings.queue < LONG
+    assert bench.count("stage_seconds_count", stage="queue") == 1
+
+
+@on_loop
+async def test_with_a_queue_delay_a_lone_item_waits_for_company_so_long_and_no_longer() -> None:
+    bench = Bench(delay=0.02)
+    bench.runner.gate.set()
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    assert await asyncio.gather(bench.ask(b"a"), bench.ask(b"b")) == [[b"<a>"], [b"<b>"]]
+    assert loop.time() - started >= 0.02
+    assert bench.runner.batches == [[b"a", b"b"]]
+    assert bench.closed() == {"full": 0, "drained": 0, "delay": 1}
+    assert await bench.ask(b"c") == [b"<c>"]
+    assert bench.closed()["delay"] == 2
+
+
+@on_loop
+async def test_with_a_queue_delay_a_full_batch_goes_at_once() -> None:
+    bench = Bench(delay=LONG, size=3)
+    bench.runner.gate.set()
+    assert await bench.ask(b"a", b"b", b"c") == [b"<a>", b"<b>", b"<c>"]
+    assert bench.closed() == {"full": 1, "drained": 0, "delay": 0}
+
+
+@on_loop
+async def test_the_delay_of_an_item_whose_caller_has_gone_does_not_hold_up_the_next() -> None:
+    bench = Bench(delay=0.01)
+    bench.runner.gate.set()
+    gone = await bench.asked(b"a")
+    gone.cancel()
+    assert await bench.ask(b"b") == [b"<b>"]
+    assert bench.runner.batches == [[b"b"]]
+
+
+@on_loop
+async def test_a_full_queue_is_refused_at_once_by_items_and_all_or_nothing() -> None:
+    bench = Bench(items=3)
+    tasks = [await bench.asked(b"a"), await bench.asked(b"b", b"c")]
+    refused = await bench.asked(b"d", b"e")
+    assert refused.done()
+    assert _code(refused) == "queue_full"
+    assert "2 requests are waiting" in str(refused.exception())
+    tasks.append(await bench.asked(b"f"))
+    assert _code(await bench.asked(b"g")) == "queue_full"
+    bench.runner.gate.set()
+    assert [await task for task in tasks] == [[b"<a>"], [b"<b>", b"<c>"], [b"<f>"]]
+    assert bench.runner.batches == [[b"a"], [b"b", b"c", b"f"]]
+    assert bench.count("rejections_total", code="queue_full") == 2
+
+
+@on_loop
+async def test_a_full_queue_is_refused_at_once_by_bytes() -> None:
+    bench = Bench(byte_limit=10)
+    tasks = [await bench.asked(b"first"), await bench.asked(b"123456")]
+    assert _code(await bench.asked(b"12345")) == "queue_full"
+    tasks.append(await bench.asked(b"1234"))
+    assert _code(await bench.asked(b"1")) == "queue_full"
+    bench.runner.gate.set()
+    assert [await task for task in tasks] == [[b"<first>"], [b"<123456>"], [b"<1234>"]]
+    assert await bench.ask(b"0123456789") == [b"<0123456789>"]
+
+
+def _code(task: "asyncio.Task[list[bytes | str]]") -> str:
+    error = task.exception()
+    assert isinstance(error, RequestError)
+    assert error.retryable
+    return error.code
+
+
+@on_loop
+async def test_what_has_expired_says_so_and_is_never_computed() -> None:
+    bench = Bench()
+    busy = await bench.asked(b"busy")
+    patient = await bench.asked(b"patient")
+    assert await bench.ask(b"a", b"b", seconds=0.01) == ["deadline_exceeded"] * 2
+    assert bench.count("queue_items") == 1
+    bench.runner.gate.set()
+    assert [await busy, await patient] == [[b"<busy>"], [b"<patient>"]]
+    assert bench.runner.batches == [[b"busy"], [b"patient"]]
+
+
+@on_loop
+async def test_an_item_that_expires_while_it_is_computed_is_answered_once() -> None:
+    bench = Bench()
+    assert await bench.ask(b"slow", seconds=0.01) == ["deadline_exceeded"]
+    bench.runner.gate.set()
+    assert await bench.ask(b"next") == [b"<next>"]
+    assert bench.runner.batches == [[b"slow"], [b"next"]]
+
+
+@on_loop
+async def test_the_items_of_a_caller_who_has_gone_are_never_computed() -> None:
+    bench = Bench()
+    busy = await bench.asked(b"busy")
+    gone, stays = await bench.asked(b"a", b"b", b"c"), await bench.asked(b"stays")
+    gone.cancel()
+    await settle()
+    assert gone.cancelled()
+    assert bench.count("queue_items") == 1
+    bench.runner.gate.set()
+    assert [await busy, await stays] == [[b"<busy>"], [b"<stays>"]]
+    assert bench.runner.batches == [[b"busy"], [b"stays"]]
+
+
+@on_loop
+async def test_a_caller_who_goes_during_the_computation_harms_no_batch_mate() -> None:
+    bench = Bench()
+    busy = await bench.asked(b"busy")
+    gone, stays = await bench.asked(b"a"), await bench.asked(b"b")
+    bench.runner.gate.set()
+    await busy
+    bench.runner.gate.clear()
+    await settle()
+    assert bench.runner.batches[1:] == [[b"a", b"b"]] or stays.done()
+    gone.cancel()
+    bench.runner.gate.set()
+    assert await stays == [b"<b>"]
+
+
+@on_loop
+async def test_a_runner_that_raises_fails_its_batch_and_the_batcher_goes_on() -> None:
+    bench = Bench()
+    first = await bench.asked(b"a")
+    tasks = [await bench.asked(b"b"), await bench.asked(b"c", b"d")]
+
+    async def fail() -> None:
+        raise OSError("the replica is gone")
+
+    bench.runner.before = fail
+    bench.runner.gate.set()
+    assert await first == [b"<a>"]
+    assert [await task for task in tasks] == [["internal"], ["internal", "internal"]]
+    bench.runner.before = None
+    assert await bench.ask(b"e") == [b"<e>"]
+
+
+@on_loop
+async def test_closing_waits_for_what_is_running_and_what_is_queued() -> None:
+    bench = Bench()
+    tasks = [await bench.asked(b"a"), await bench.asked(b"b")]
+    closing = asyncio.create_task(bench.batcher.close())
+    await settle()
+    assert not closing.done()
+    bench.runner.gate.set()
+    await closing
+    await settle()
+    assert [task.result() for task in tasks] == [[b"<a>"], [b"<b>"]]
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.001])
+@pytest.mark.parametrize("seed", range(5))
+def test_any_mixture_of_requests_gets_exactly_one_outcome_each(seed: int, delay: float) -> None:
+    """Random sizes, deadlines, cancellations and failures: nothing is lost, doubled or mixed up."""
+    asyncio.run(_mixture(random.Random(seed), delay))
+
+
+async def _mixture(chance: random.Random, delay: float) -> None:
+    bench = Bench(slots=3, size=4, items=40, byte_limit=150, delay=delay)
+    most_running = 0
+
+    async def compute() -> None:
+        nonlocal most_running
+        most_running = max(most_running, bench.runner.running)
+        for _ in range(chance.randrange(30)):
+            await asyncio.sleep(0)
+        if chance.random() < 0.1:
+            raise OSError("the replica is gone")
+
+    bench.runner.before = compute
+    requests: dict[asyncio.Task[list[bytes | str]], list[bytes]] = {}
+    for number in range(300):
+        data = [b"%d.%d" % (number, part) for part in range(chance.choice((1, 1, 1, 2, 4)))]
+        seconds = chance.choice((LONG, LONG, LONG, 0.0, 0.0005))
+        requests[asyncio.create_task(bench.ask(*data, seconds=seconds))] = data
+        for _ in range(chance.randrange(6)):
+            await asyncio.sleep(0)
+        if chance.random() < 0.15:
+            chance.choice(list(requests)).cancel()
+    results = await asyncio.wait_for(asyncio.gather(*requests, return_exceptions=True), 30)
+    answered = 0
+    for data, result in zip(requests.values(), results, strict=True):
+        if isinstance(result, RequestError):
+            assert result.code == "queue_full"
+        elif not isinstance(result, asyncio.CancelledError):
+            assert isinstance(result, list)
+            assert len(result) == len(data)
+            for sent, found in zip(data, result, strict=True):
+                assert found in (b"<" + sent + b">", "deadline_exceeded", "internal")
+                answered += found == b"<" + sent + b">"
+    await bench.batcher.close()
+    computed = [data for batch in bench.runner.batches for data in batch]
+    assert len(computed) == len(set(computed)), "nothing is computed twice"
+    assert answered > 100
+    assert max(map(len, bench.runner.batches)) <= 4
+    assert most_running <= 3
+    assert bench.count("queue_items") == bench.count("queue_bytes") == 0
+    bench.runner.before = settle
+    assert await bench.ask(b"last") == [b"<last>"]

@@ -1,0 +1,309 @@
+"""JSON numbers to tensors and back: the nesting rules, the sentences about wrong input, and strict JSON for answers."""
+
+import json
+import math
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flambeau.errors import InvalidInput
+from flambeau.pipelines import json_value
+from flambeau.pipelines.tensor import MAX_ROWS, TensorPipeline
+from flambeau.types import Item, Options, Payload, TensorSpec, Value
+
+FOUR = "input must be a list of 4 numbers, or a list of such lists, but "
+
+
+def pipeline(shape: tuple[int, ...] = (4,), dtype: str = "float32") -> TensorPipeline:
+    return TensorPipeline(inputs=[TensorSpec("rows", dtype, shape)], outputs=[TensorSpec("out", "float32", (2,))])
+
+
+def prepared(text: str, shape: tuple[int, ...] = (4,), dtype: str = "float32") -> npt.NDArray[np.generic]:
+    [(name, array)] = pipeline(shape, dtype).preprocess(Payload("json", text.encode())).items()
+    assert name == "rows"
+    assert array.dtype == dtype
+    return array
+
+
+def refusal(text: str, shape: tuple[int, ...] = (4,), dtype: str = "float32") -> str:
+    with pytest.raises(InvalidInput) as caught:
+        prepared(text, shape, dtype)
+    assert caught.value.code == "invalid_tensor"
+    return caught.value.message
+
+
+def answered(text: str, rows: npt.NDArray[np.generic], shape: tuple[int, ...] = (4,)) -> object:
+    item = Item(Payload("json", text.encode()), Options())
+    return json.loads(pipeline(shape).postprocess({"out": rows}, item).json)
+
+
+@pytest.mark.parametrize(
+    ("shape", "text", "expected"),
+    [
+        ((4,), "[1, 2, 3, 4.5]", [[1, 2, 3, 4.5]]),
+        ((4,), "[[1, 2, 3, 4]]", [[1, 2, 3, 4]]),
+        ((4,), " [ [1, 2, 3, 4],\n\t[5, 6, 7, -0] ] ", [[1, 2, 3, 4], [5, 6, 7, 0]]),
+        ((1,), "7", [[7]]),
+        ((1,), "[7]", [[7]]),
+        ((1,), "[[7], [8]]", [[7], [8]]),
+        ((1, 1), "7", [[[7]]]),
+        ((), "7", [7]),
+        ((), "[7, 8, 9]", [7, 8, 9]),
+        ((2, 2), "[[1, 2], [3, 4]]", [[[1, 2], [3, 4]]]),
+        ((2, 2), "[[[1, 2], [3, 4]], [[5, 6], [7, 8]]]", [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]),
+        ((4,), "[1e-50, 1e38, 0.1, 123456789]", [[0, np.float32(1e38), np.float32(0.1), 123456792]]),
+    ],
+)
+def test_one_row_several_rows_or_a_lone_number_are_told_apart_by_nesting(
+    shape: tuple[int, ...], text: str, expected: list[object]
+) -> None:
+    assert prepared(text, shape).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "text", "rows", "expected"),
+    [
+        ((4,), "[1, 2, 3, 4]", [[5, 6]], [5, 6]),
+        ((4,), "[[1, 2, 3, 4]]", [[5, 6]], [[5, 6]]),
+        ((4,), "[[1, 2, 3, 4], [1, 2, 3, 4]]", [[5, 6], [7, 8]], [[5, 6], [7, 8]]),
+        ((1,), "7", [[5]], 5),
+        ((1,), " 7 ", [[5]], 5),
+        ((1,), "[7]", [[5]], [5]),
+        ((1,), "[[7]]", [[5]], [[5]]),
+        ((1,), "7", [[5, 6]], [5, 6]),
+        ((), "7", [5], 5),
+        ((), "[7, 8]", [5, 6], [5, 6]),
+    ],
+)
+def test_the_answer_is_nested_as_the_input_was(
+    shape: tuple[int, ...], text: str, rows: list[object], expected: object
+) -> None:
+    assert answered(text, np.array(rows, np.float32), shape) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('"1"', "it has text where a number belongs"),
+        ('[1, 2, 3, "4"]', "it has text where a number belongs"),
+        ("null", "it has null where a number belongs"),
+        ("[[1, 2, 3, null]]", "it has null where a number belongs"),
+        ("true", "it has a truth value where a number belongs"),
+        ('{"a": 1}', "it has an object where a number belongs"),
+        ("[1, [2], 3, 4]", "it has a list where a number belongs"),
+        ("[[1, 2, 3, 4], 5]", "it has a number where a list belongs"),
+        ("[[1, 2, 3, 4], [5, 6, 7]]", "its lists are of unlike length"),
+        ("[]", "its shape is [0]"),
+        ("[[]]", "its shape is [1, 0]"),
+        ("5", "its shape is []"),
+        ("[1, 2, 3]", "its shape is [3]"),
+        ("[[1, 2, 3, 4, 5]]", "its shape is [1, 5]"),
+        ("[[[1, 2, 3, 4]]]", "its shape is [1, 1, 4]"),
+        ("[1, 2, 3, 1e999]", "one of its numbers is out of range"),
+        ("[1, 2, 3, -1e39]", "one of its numbers is out of range for float32"),
+        (f"[1, 2, 3, {'9' * 5000}]", "one of its numbers is out of range"),
+        (f"[{','.join(['[1, 2, 3, 4]'] * (MAX_ROWS + 1))}]", "it has 1025 rows, and the most is 1024"),
+        ("[" * 70 + "1" + "]" * 70, "its lists are of unlike length"),
+    ],
+)
+def test_a_wrong_input_is_described_in_a_sentence(text: str, found: str) -> None:
+    assert refusal(text) == FOUR + found
+
+
+def test_as_many_rows_as_allowed_are_taken() -> None:
+    assert prepared(f"[{','.join(['[1, 2, 3, 4]'] * MAX_ROWS)}]").shape == (MAX_ROWS, 4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((), "a number, or a list of numbers"),
+        ((1,), "a number, or nested lists of shape [1], or a list of those"),
+        ((3,), "a list of 3 numbers, or a list of such lists"),
+        ((2, 3), "nested lists of shape [2, 3], or a list of those"),
+    ],
+)
+def test_the_sentence_says_what_the_model_takes(shape: tuple[int, ...], expected: str) -> None:
+    assert refusal('"x"', shape) == f"input must be {expected}, but it has text where a number belongs"
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 3), (1, 1)])
+@pytest.mark.parametrize("dtype", ["float32", "int64", "bool"])
+def test_the_pipeline_can_prepare_its_own_example(shape: tuple[int, ...], dtype: str) -> None:
+    one = pipeline(shape, dtype)
+    assert one.preprocess(one.example())["rows"].shape == (1, *shape)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "text", "expected"),
+    [
+        ("int64", "[1, -2]", [[1, -2]]),
+        ("int64", f"[{2**63 - 1}, {-(2**63)}]", [[2**63 - 1, -(2**63)]]),
+        ("uint8", "[0, 255]", [[0, 255]]),
+        ("bool", "[true, false]", [[True, False]]),
+        ("float64", "[1e39, 0.1]", [[1e39, 0.1]]),
+    ],
+)
+def test_numbers_keep_their_value_in_the_models_dtype(dtype: str, text: str, expected: list[object]) -> None:
+    assert prepared(text, (2,), dtype).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("dtype", "text", "found"),
+    [
+        ("int64", "[1, 2.5]", "a decimal number where a whole number belongs"),
+        ("int64", f"[1, {2**63}]", "one of its numbers is out of range for int64"),
+        ("int8", "[1, 128]", "one of its numbers is out of range for int8"),
+        ("uint8", "[1, -1]", "one of its numbers is out of range for uint8"),
+        ("int64", '[1, "2"]', "text where a whole number belongs"),
+        ("bool", "[true, 1]", "a number where a truth value belongs"),
+        ("float16", "[1, 70000]", "one of its numbers is out of range for float16"),
+    ],
+)
+def test_numbers_that_the_models_dtype_cannot_hold_are_refused(dtype: str, text: str, found: str) -> None:
+    assert refusal(text, (2,), dtype).endswith(found)
+
+
+def test_a_file_is_refused_with_an_example_of_what_to_send() -> None:
+    for shape, example in (((2,), "[0.0,0.0]"), ((), "0.0"), ((30, 30), "[…]")):
+        with pytest.raises(InvalidInput) as caught:
+            pipeline(shape).preprocess(Payload("file", b"\x89PNG"))
+        assert caught.value.code == "unsupported_media_type"
+        assert f'send JSON like {{"input": {example}}}' in caught.value.message
+
+
+@given(st.lists(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=3, max_size=3)))
+def test_any_rows_arrive_as_they_were_sent(rows: list[list[float]]) -> None:
+    if rows:
+        assert prepared(json.dumps(rows), (3,)).tolist() == rows
+    else:
+        assert "its shape is [0]" in refusal(json.dumps(rows), (3,))
+
+
+def test_outputs_that_are_not_finite_become_null_and_are_counted_f27() -> None:
+    rows = np.array([[1, math.nan], [math.inf, -math.inf]], np.float32)
+    value = pipeline().postprocess({"out": rows}, Item(Payload("json", b"[[1,2,3,4],[1,2,3,4]]"), Options()))
+    assert value == Value(b"[[1.0,null],[null,null]]", nonfinite=3)
+
+
+def test_a_lone_number_that_is_not_finite_becomes_null_f27() -> None:
+    rows = np.array([[math.nan]], np.float32)
+    assert pipeline((1,)).postprocess({"out": rows}, Item(Payload("json", b"5"), Options())) == Value(b"null", 1)
+
+
+class Stranger:
+    """A value without a JSON form."""
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (None, b"null"),
+        ("null", b'"null"'),
+        (0.5, b"0.5"),
+        ([1, "a", None, True], b'[1,"a",null,true]'),
+        ({"a": {"b": (1, 2)}}, b'{"a":{"b":[1,2]}}'),
+        ({1: "one"}, b'{"1":"one"}'),
+        ({3}, b"[3]"),
+        (np.array([[1, 2], [3, 4]]), b"[[1,2],[3,4]]"),
+        (np.array(7), b"7"),
+        (np.array([True, False]), b"[true,false]"),
+        (np.array(["a", "b"]), b'["a","b"]'),
+        (np.array([0.5], np.float16), b"[0.5]"),
+        (np.array([0.5], np.longdouble), b"[0.5]"),
+        (np.zeros((2, 0)), b"[[],[]]"),
+        (np.float32(0.5), b"0.5"),
+        (np.float64(0.5), b"0.5"),
+        (np.longdouble(0.5), b"0.5"),
+        (np.int64(-3), b"-3"),
+        (np.uint64(2**64 - 1), b"18446744073709551615"),
+        (np.bool_(True), b"true"),
+        (np.str_("a"), b'"a"'),
+        ({"scores": np.float32([1, 2]), "best": np.int32(1)}, b'{"scores":[1.0,2.0],"best":1}'),
+        (torch.tensor([[1.0, 2.0]]), b"[[1.0,2.0]]"),
+        (torch.tensor(3), b"3"),
+        (torch.tensor([1.5], requires_grad=True), b"[1.5]"),
+        (torch.tensor([1.5], dtype=torch.bfloat16), b"[1.5]"),
+        ([{"x": torch.tensor([1])}, np.array([2])], b'[{"x":[1]},[2]]'),
+    ],
+    ids=str,
+)
+def test_answers_become_strict_json(answer: object, text: bytes) -> None:
+    assert json_value.encode(answer) == Value(text, nonfinite=0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "nonfinite"),
+    [
+        (math.nan, b"null", 1),
+        ([1.0, math.inf, None], b"[1.0,null,null]", 1),
+        ({"a": [-math.inf], "b": {"c": math.nan}}, b'{"a":[null],"b":{"c":null}}', 2),
+        ((math.nan,), b"[null]", 1),
+        ({math.inf}, b"[null]", 1),
+        (np.array([math.nan, 1, math.inf]), b"[null,1.0,null]", 2),
+        (np.float32("nan"), b"null", 1),
+        (np.longdouble("nan"), b"null", 1),
+        (torch.tensor([math.nan, 2.0], requires_grad=True), b"[null,2.0]", 1),
+        ([None, "null", "nan", np.array([1])], b'[null,"null","nan",[1]]', 0),
+    ],
+    ids=str,
+)
+def test_numbers_that_are_not_finite_become_null_and_real_nulls_are_not_counted_f27(
+    answer: object, text: bytes, nonfinite: int
+) -> None:
+    assert json_value.encode(answer) == Value(text, nonfinite)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Stranger(),
+        [1, Stranger()],
+        {"a": {"b": Stranger()}},
+        {Stranger()},
+        {Stranger(): 1},
+        object,
+        1j,
+        np.array([1j]),
+        np.array([Stranger()]),
+        np.array(["2020-01-01"], "datetime64[D]"),
+        np.zeros(1, [("a", int)]),
+        (number for number in [1, 2]),
+        range(3),
+    ],
+    ids=lambda answer: type(answer).__name__,
+)
+def test_a_value_without_a_json_form_is_a_type_error(answer: object) -> None:
+    with pytest.raises(TypeError):
+        json_value.encode(answer)
+
+
+def test_a_list_that_holds_itself_is_an_error_and_no_crash() -> None:
+    endless: list[object] = []
+    endless.append(endless)
+    with pytest.raises(RecursionError):
+        json_value.encode(endless)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_any_plain_answer_is_strict_json_with_its_nulls_accounted_for_f27(answer: object) -> None:
+    value = json_value.encode(answer)
+    decoded = json.loads(value.json, parse_constant=pytest.fail)
+    assert msgspec.json.decode(value.json) == decoded
+    assert _nones(decoded) - _nones(answer) == value.nonfinite
+
+
+def _nones(value: object) -> int:
+    if isinstance(value, dict):
+        return sum(map(_nones, value.values()))
+    return sum(map(_nones, value)) if isinstance(value, list) else int(value is None)
