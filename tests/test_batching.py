@@ -2,96 +2,12 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
 
 import pytest
 
-from flambeau.batching import Batcher, BatchLimits
+from batch_bench import LONG, Bench, on_loop, settle
 from flambeau.errors import RequestError
-from flambeau.metrics import Metrics
-from flambeau.runners.base import Batch
-from flambeau.types import Item, Options, Outcome, Payload, Value
-
-LONG = 60.0  # seconds; no test waits for them
-
-
-class FakeRunner:
-    """Answers `b"x"` with `b"<x>"`, once its gate is open."""
-
-    def __init__(self, slots: int = 1) -> None:
-        self.slots = slots
-        self.batches: list[list[bytes]] = []
-        self.running = 0
-        self.gate = asyncio.Event()
-        self.before: Callable[[], Awaitable[None]] | None = None
-
-    async def start(self) -> None: ...
-
-    async def submit(self, batch: Batch) -> list[Outcome]:
-        self.batches.append([bytes(item.payload.data) for item in batch])
-        self.running += 1
-        try:
-            await (self.before or self.gate.wait)()
-            return [Outcome(Value(b"<" + item.payload.data + b">")) for item in batch]
-        finally:
-            self.running -= 1
-
-    def healthy(self) -> bool:
-        return True
-
-    async def close(self, timeout: float) -> None: ...
-
-
-class Bench:
-    """A batcher over a fake runner, with its metrics."""
-
-    def __init__(
-        self, *, size: int = 4, delay: float = 0.0, items: int = 100, byte_limit: int = 10_000, slots: int = 1
-    ) -> None:
-        self.runner = FakeRunner(slots)
-        self.metrics = Metrics()
-        limits = BatchLimits(size, delay, items, byte_limit)
-        self.batcher = Batcher(self.runner, limits, metrics=self.metrics.for_model("m", "1"))
-
-    async def ask(self, *data: bytes, seconds: float = LONG) -> list[bytes | str]:
-        """The answers to one request, or the codes of its items' errors."""
-        items = [Item(Payload("json", each), Options()) for each in data]
-        outcomes = await self.batcher.submit(items, deadline=asyncio.get_running_loop().time() + seconds)
-        return [_result(outcome) for outcome in outcomes]
-
-    async def asked(self, *data: bytes, seconds: float = LONG) -> "asyncio.Task[list[bytes | str]]":
-        """A request under way, as far as it gets by itself."""
-        task = asyncio.create_task(self.ask(*data, seconds=seconds))
-        await settle()
-        return task
-
-    def count(self, name: str, **labels: str) -> float:
-        return self.metrics.registry.get_sample_value(f"flambeau_{name}", {"model": "m", "version": "1", **labels}) or 0
-
-    def closed(self) -> dict[str, float]:
-        return {reason: self.count("batches_closed_total", reason=reason) for reason in ("full", "drained", "delay")}
-
-
-def _result(outcome: Outcome) -> bytes | str:
-    if isinstance(outcome.result, RequestError):
-        return outcome.result.code
-    assert isinstance(outcome.result, Value)
-    return outcome.result.json
-
-
-async def settle() -> None:
-    """Let everything run that can run."""
-    for _ in range(20):
-        await asyncio.sleep(0)
-
-
-def on_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    def run() -> None:
-        asyncio.run(test())
-
-    run.__name__, run.__doc__ = test.__name__, test.__doc__
-    return run
+from flambeau.types import Item, Options, Payload
 
 
 @on_loop
@@ -256,13 +172,14 @@ async def test_a_caller_who_goes_during_the_computation_harms_no_batch_mate() ->
     bench = Bench()
     busy = await bench.asked(b"busy")
     gone, stays = await bench.asked(b"a"), await bench.asked(b"b")
+    finish = asyncio.Event()
+    bench.runner.before = finish.wait  # for the next batch
     bench.runner.gate.set()
-    await busy
-    bench.runner.gate.clear()
+    assert await busy == [b"<busy>"]
     await settle()
-    assert bench.runner.batches[1:] == [[b"a", b"b"]] or stays.done()
+    assert bench.runner.batches == [[b"busy"], [b"a", b"b"]]
     gone.cancel()
-    bench.runner.gate.set()
+    finish.set()
     assert await stays == [b"<b>"]
 
 
@@ -284,6 +201,27 @@ async def test_a_runner_that_raises_fails_its_batch_and_the_batcher_goes_on() ->
 
 
 @on_loop
+async def test_a_wrong_number_of_outcomes_fails_the_batch_and_the_batcher_goes_on() -> None:
+    bench = Bench()
+    bench.runner.gate.set()
+    for bench.runner.answers in (0, 2):
+        assert await asyncio.wait_for(bench.ask(b"a", b"b"), 10) == ["internal"] * 2
+    bench.runner.answers = 1
+    assert await bench.ask(b"c") == [b"<c>"]
+
+
+@on_loop
+async def test_a_slot_that_becomes_free_elsewhere_is_taken_on_dispatch() -> None:
+    bench = Bench(slots=0)
+    bench.runner.gate.set()
+    task = await bench.asked(b"a")
+    assert bench.runner.batches == []
+    bench.runner.free = 1
+    bench.batcher.dispatch()
+    assert await task == [b"<a>"]
+
+
+@on_loop
 async def test_closing_waits_for_what_is_running_and_what_is_queued() -> None:
     bench = Bench()
     tasks = [await bench.asked(b"a"), await bench.asked(b"b")]
@@ -294,6 +232,31 @@ async def test_closing_waits_for_what_is_running_and_what_is_queued() -> None:
     await closing
     await settle()
     assert [task.result() for task in tasks] == [[b"<a>"], [b"<b>"]]
+
+
+def test_a_queue_delay_that_is_no_whole_number_of_milliseconds_works_on_uvloop() -> None:
+    """uvloop counts in milliseconds, so its timers come up to half of one early."""
+    uvloop = pytest.importorskip("uvloop")
+
+    async def ask() -> list[list[bytes | str]]:
+        bench = Bench(delay=0.0013)
+        bench.runner.gate.set()
+        return [await bench.ask(b"a", seconds=0.5) for _ in range(20)]
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(ask()) == [[b"<a>"]] * 20
+
+
+def test_closing_waits_for_what_waits_for_company() -> None:
+    async def close() -> list[bytes | str]:
+        bench = Bench(delay=0.02)
+        bench.runner.gate.set()
+        task = await bench.asked(b"a")
+        await bench.batcher.close()
+        await settle()
+        return task.result()
+
+    assert asyncio.run(close()) == [b"<a>"]
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.001])

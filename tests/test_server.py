@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -127,9 +128,7 @@ def test_a_signal_finishes_what_was_received_and_exits_0(serve: Serve, tmp_path:
     (tmp_path / "slow.py").write_text(SLOW)
     with serve(f"{tmp_path}/slow.py:Slow", "--allow-code") as server, ThreadPoolExecutor(4) as pool:
         running = [pool.submit(server.post, json={"input": 0.4}) for _ in range(4)]
-        wait_for_log(server, "GET /metrics", lambda: server.get("/metrics"))
-        while 'flambeau_batch_size_count{model="Slow",version="1"} 0' in server.get("/metrics").text:
-            pass  # until the first batch runs
+        wait_for_metric(server, "flambeau_batch_size_count", 1)
         server.process.send_signal(number)
         answers = [each.result() for each in running]
         assert server.process.wait(20) == 0
@@ -151,8 +150,7 @@ def test_a_second_signal_ends_it_at_once(serve: Serve, tmp_path: Path) -> None:
     with serve(f"{tmp_path}/slow.py:Slow", "--allow-code") as server:
         client = threading.Thread(target=lambda: _ignore_loss(server))
         client.start()
-        while 'flambeau_batch_size_count{model="Slow",version="1"} 0' in server.get("/metrics").text:
-            pass
+        wait_for_metric(server, "flambeau_batch_size_count", 1)
         server.process.terminate()
         wait_for_log(server, "stopping: answering", lambda: None)
         started = time.monotonic()
@@ -191,6 +189,51 @@ def test_a_client_that_leaves_in_the_middle_harms_nobody(cat_server: ServerProce
             sock.sendall((head.encode() + cat)[:cut])
     assert cat_server.post(files={"file": cat}).status_code == 200
     assert "unexpectedly" not in cat_server.log()
+
+
+COUNTING = """
+import time
+import flambeau
+
+class Counting(flambeau.PythonModel):
+    def load(self):
+        self.computed = 0
+
+    def predict(self, batch):
+        for item in batch:
+            time.sleep(item)
+            self.computed += 1
+        return [self.computed] * len(batch)
+"""
+
+
+def test_what_a_gone_client_waited_for_is_not_computed(serve: Serve, tmp_path: Path) -> None:
+    """F-11: of a running request and two queued ones, those whose clients leave are dropped before compute."""
+    (tmp_path / "counting.py").write_text(COUNTING)
+    source = f"{tmp_path}/counting.py:Counting"
+    with serve(source, "--allow-code", "--max-batch-size", 1) as server, ThreadPoolExecutor(1) as pool:
+        running = pool.submit(server.post, json={"input": 0.5})
+        wait_for_metric(server, "flambeau_batch_size_count", 1)
+        leaving = [_connect(server) for _ in range(2)]
+        for sock in leaving:
+            sock.sendall(
+                b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b'Content-Length: 12\r\n\r\n{"input": 0}'
+            )
+        wait_for_metric(server, "flambeau_queue_items", 2)
+        for sock in leaving:
+            sock.close()
+        wait_for_metric(server, "flambeau_queue_items", 0)
+        assert running.result().json() == {"output": 1}
+        assert server.post(json={"input": 0}).json() == {"output": 2}
+        wait_for_log(server, "the client is gone", lambda: None)
+
+
+def wait_for_metric(server: ServerProcess, name: str, value: float) -> None:
+    """Read /metrics until one has the value."""
+    deadline = time.monotonic() + 20
+    while not re.search(rf"^{name}{{[^}}]*}} {value:g}(\.0)?$", server.get("/metrics").text, re.MULTILINE):
+        assert time.monotonic() < deadline, server.get("/metrics").text
 
 
 def test_connections_are_kept_alive(cat_server: ServerProcess) -> None:

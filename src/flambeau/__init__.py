@@ -12,7 +12,10 @@ from flambeau.version import VERSION as __version__
 if TYPE_CHECKING:
     from flask import Flask
 
+    from flambeau.inprocess import Batcher, load
+
 __all__ = [
+    "Batcher",
     "FlambeauError",
     "InvalidInput",
     "PythonModel",
@@ -20,7 +23,17 @@ __all__ = [
     "SetupError",
     "__version__",
     "create_app",
+    "load",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`Batcher` and `load` are imported when they are first asked for: they bring numpy and Pillow."""
+    if name in ("Batcher", "load"):
+        from flambeau import inprocess
+
+        return getattr(inprocess, name)
+    raise AttributeError(f"module 'flambeau' has no attribute {name!r}")
 
 
 def create_app(source: str | None = None, **options: Any) -> "Flask":

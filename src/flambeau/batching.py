@@ -1,8 +1,11 @@
-"""Dynamic batching: a bounded queue in front of a runner's slots.
+"""Dynamic batching: a bounded queue in front of a runner's slots, and what becomes of a batch that was lost.
 
 Slot first: an entry waits for a free slot, and a free slot takes what is queued, up to `max_batch_size`. So batches
 grow by themselves under load, and a lone request never waits for company. Everything here runs on the loop, without
 locks. A batch of one is a batch like any other.
+
+A batch whose worker was lost is not lost with it: inference can be repeated, so its entries go back to the head of the
+queue as suspects. Suspects run alone, one at a time, so that a second loss names the guilty one.
 """
 
 import asyncio
@@ -12,13 +15,24 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from flambeau import logs
-from flambeau.errors import RequestError
+from flambeau.errors import Code, RequestError
 from flambeau.metrics import ModelMetrics
-from flambeau.runners.base import Runner
+from flambeau.quarantine import Quarantine
+from flambeau.runners.base import Runner, RunnerState, Slot, Work, WorkerLostError
 from flambeau.types import Item, Outcome
 
-Reason = Literal["full", "drained", "delay"]
-"""Why a batch closed: it had reached its size, the queue was empty, or its oldest entry had waited long enough."""
+Reason = Literal["full", "drained", "delay", "suspect"]
+"""Why a batch closed: it had reached its size, the queue was empty, its oldest entry had waited long enough, or its
+one entry was on board of a lost worker."""
+
+_GUILT: dict[str, Code] = {"crashed": "model_crashed", "hung": "model_timeout", "out_of_memory": "out_of_memory"}
+_SENTENCES: dict[Code, str] = {
+    "model_crashed": "the model's process crashed over this input",
+    "model_timeout": "the model gave no answer to this input in time",
+    "out_of_memory": "the model ran out of memory over this input",
+}
+_ATTEMPTS = 3  # after losses that may be the entry's own fault
+_ATTEMPTS_WHEN_KILLED = 8  # after kills from outside, which are nobody's
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +50,14 @@ class _Entry:
     item: Item
     future: "asyncio.Future[Outcome]"
     queued_at: float
-    expiry: asyncio.TimerHandle
+    deadline: float
+    expiry: asyncio.Handle | None = None
+    losses: int = 0
+    kills: int = 0
 
     @property
     def size(self) -> int:
-        return len(self.item.payload.data)
+        return self.item.payload.size
 
 
 class Batcher:
@@ -51,10 +68,14 @@ class Batcher:
         self._limits = limits
         self._metrics = metrics
         self._queue: deque[_Entry] = deque()
-        self._queued_bytes = 0
-        self._free_slots = runner.slots
+        self._suspects: deque[_Entry] = deque()
+        self._suspect_runs = False
+        self._waiting_bytes = 0
+        self._quarantine = Quarantine()
         self._running: set[asyncio.Task[None]] = set()
-        self._wake: asyncio.TimerHandle | None = None
+        self._wake_at: float | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     async def submit(self, items: Sequence[Item], *, deadline: float) -> list[Outcome]:
         """Answer the items of one request, in order. `deadline` is a time of the loop's clock.
@@ -62,66 +83,78 @@ class Batcher:
         Raises `RequestError` with code `queue_full`, at once, when they do not all fit into the queue. If the caller
         is cancelled, what still waits is dropped before it is computed.
         """
-        added = sum(len(item.payload.data) for item in items)
-        waiting = len(self._queue)
-        if (
-            waiting + len(items) > self._limits.max_queue_size
-            or self._queued_bytes + added > self._limits.max_queue_bytes
-        ):
+        added = sum(item.payload.size for item in items)
+        waiting = len(self._queue) + len(self._suspects)
+        limits = self._limits
+        if waiting + len(items) > limits.max_queue_size or self._waiting_bytes + added > limits.max_queue_bytes:
             self._metrics.rejected("queue_full")
             raise RequestError(f"{waiting} requests are waiting already", code="queue_full")
         entries = [self._enqueue(item, deadline) for item in items]
-        self._dispatch()
+        self.dispatch()
         try:
             return [await entry.future for entry in entries]
         finally:
             for entry in entries:
-                entry.expiry.cancel()
+                if entry.expiry is not None:
+                    entry.expiry.cancel()
                 self._withdraw(entry)
+
+    def dispatch(self) -> None:
+        """Give what waits to free slots. Called whenever an entry came, a slot became free, or the runner changed."""
+        if self._runner.state() is RunnerState.FAILED:
+            self._refuse_all()
+        while self._suspects and not self._suspect_runs:
+            if (slot := self._runner.reserve(alone=True)) is None:
+                return
+            self._suspect_runs = True
+            self._begin(slot, [self._suspects.popleft()], "suspect")
+        while self._queue and (reason := self._why_close()):
+            if (slot := self._runner.reserve()) is None:
+                return
+            size = min(len(self._queue), self._limits.max_batch_size)
+            self._begin(slot, [self._queue.popleft() for _ in range(size)], reason)
 
     async def close(self) -> None:
         """Wait until all that was taken is answered."""
-        while self._running:
-            await asyncio.wait(self._running)
+        await self._idle.wait()
 
     def _enqueue(self, item: Item, deadline: float) -> _Entry:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Outcome] = loop.create_future()
-        entry = _Entry(item, future, loop.time(), loop.call_at(deadline, self._expire, future))
+        entry = _Entry(item, future, loop.time(), deadline)
+        entry.expiry = loop.call_at(deadline, self._expire, entry)
+        if self._quarantine.holds(item.payload):
+            self._metrics.rejected("poison_input")
+            message = "this input crashed the model before, and is not tried again"
+            future.set_result(Outcome(RequestError(message, code="poison_input")))
+            return entry
         self._queue.append(entry)
-        self._queued_bytes += entry.size
-        self._metrics.queue(len(self._queue), self._queued_bytes)
+        self._waiting_bytes += entry.size
+        self._report()
         return entry
 
-    def _expire(self, future: "asyncio.Future[Outcome]") -> None:
-        if not future.done():
-            future.set_result(
-                Outcome(RequestError("the answer was not ready before the deadline", code="deadline_exceeded"))
-            )
+    def _expire(self, entry: _Entry) -> None:
+        _resolve(entry, RequestError("the answer was not ready before the deadline", code="deadline_exceeded"))
+        self._withdraw(entry)  # now, and not when its caller wakes up: an expired entry is never computed
 
     def _withdraw(self, entry: _Entry) -> None:
-        """Take an entry out of the queue if it still waits there: its caller is gone or its deadline has passed."""
-        if entry in self._queue:
-            self._queue.remove(entry)
-            self._queued_bytes -= entry.size
-            self._metrics.queue(len(self._queue), self._queued_bytes)
+        """Take an entry out if it still waits: its caller is gone, or its deadline has passed."""
+        for waiting in (self._queue, self._suspects):
+            if entry in waiting:
+                waiting.remove(entry)
+                self._waiting_bytes -= entry.size
+        self._report()
 
-    def _dispatch(self) -> None:
-        while self._queue and self._free_slots and (reason := self._why_close()):
-            batch = [self._queue.popleft() for _ in range(min(len(self._queue), self._limits.max_batch_size))]
-            self._queued_bytes -= sum(entry.size for entry in batch)
-            self._metrics.queue(len(self._queue), self._queued_bytes)
-            batch = [entry for entry in batch if not entry.future.done()]  # expired ones are never computed
-            if not batch:
-                continue
-            self._metrics.batch(len(batch), reason)
-            self._free_slots -= 1
-            task = asyncio.get_running_loop().create_task(self._run(batch))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+    def _report(self) -> None:
+        waiting = len(self._queue) + len(self._suspects)
+        self._metrics.queue(waiting, self._waiting_bytes)
+        if waiting or self._running:
+            self._idle.clear()
+        else:
+            self._idle.set()
 
     def _why_close(self) -> Reason | None:
-        """Why the next batch closes now, or `None` when it is to wait; then `_dispatch` is called again in time."""
+        """Why the next batch closes now, or `None` when it is to wait; then `dispatch` is called again in time."""
         if len(self._queue) >= self._limits.max_batch_size:
             return "full"
         if not self._limits.max_queue_delay:
@@ -130,21 +163,90 @@ class Batcher:
         due = self._queue[0].queued_at + self._limits.max_queue_delay
         if loop.time() >= due:
             return "delay"
-        if self._wake is None or self._wake.cancelled() or self._wake.when() <= loop.time():
-            self._wake = loop.call_at(due, self._dispatch)
+        if self._wake_at is None or self._wake_at > due:
+            self._wake_at = due
+            loop.call_at(due, self._wake)
         return None
 
-    async def _run(self, batch: list[_Entry]) -> None:
-        started = asyncio.get_running_loop().time()
+    def _wake(self) -> None:
+        self._wake_at = None  # a timer may come a little early: then `_why_close` asks for another
+        self.dispatch()
+
+    def _begin(self, slot: Slot, batch: list[_Entry], reason: Reason) -> None:
+        self._waiting_bytes -= sum(entry.size for entry in batch)
+        self._metrics.batch(len(batch), reason)
+        task = asyncio.get_running_loop().create_task(self._run(slot, batch, suspect=reason == "suspect"))
+        self._running.add(task)
+        task.add_done_callback(self._end)
+        self._report()
+
+    def _end(self, task: "asyncio.Task[None]") -> None:
+        self._running.discard(task)
+        self.dispatch()
+        self._report()
+
+    async def _run(self, slot: Slot, batch: list[_Entry], *, suspect: bool) -> None:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
         try:
-            outcomes = await self._runner.submit([entry.item for entry in batch])
+            outcomes = await slot([Work(entry.item, entry.deadline - started) for entry in batch])
+            if len(outcomes) != len(batch):
+                raise ValueError(f"{len(outcomes)} outcomes for {len(batch)} items")
+        except WorkerLostError as loss:
+            self._take_back(batch, loss)
         except Exception as error:
             logs.failure("the runner failed", error)
-            outcomes = [Outcome(RequestError("the model could not be reached", code="internal"))] * len(batch)
-        self._free_slots += 1
-        for entry, outcome in zip(batch, outcomes, strict=True):
-            if not entry.future.done():
+            for entry in batch:
+                _resolve(entry, RequestError("the model could not be reached", code="internal"))
+        else:
+            for entry, outcome in zip(batch, outcomes, strict=True):
                 timings = replace(outcome.timings, queue=started - entry.queued_at)
                 self._metrics.timings(timings)
-                entry.future.set_result(replace(outcome, timings=timings))
-        self._dispatch()
+                if not entry.future.done():
+                    entry.future.set_result(replace(outcome, timings=timings))
+        finally:
+            if suspect:
+                self._suspect_runs = False
+
+    def _take_back(self, batch: list[_Entry], loss: WorkerLostError) -> None:
+        """The worker is gone. An entry that was alone with it is guilty, unless somebody else killed the worker."""
+        guilt = _GUILT.get(loss.how)
+        alone = len(batch) == 1
+        if guilt and alone:  # remembered even if nobody waits for it any more
+            self._quarantine.add(batch[0].item.payload)
+        retried = 0
+        for entry in reversed(batch):
+            if guilt:
+                entry.losses += 1
+            else:
+                entry.kills += 1
+            if entry.future.done():
+                continue
+            if guilt and alone:
+                _resolve(entry, RequestError(_SENTENCES[guilt], code=guilt))
+            elif entry.losses >= _ATTEMPTS or entry.kills >= _ATTEMPTS_WHEN_KILLED:
+                _resolve(entry, RequestError("the model's process was lost too often", code="model_crashed"))
+            else:
+                self._suspects.appendleft(entry)
+                self._waiting_bytes += entry.size
+                retried += 1
+        self._metrics.retried(retried)
+
+    def _refuse_all(self) -> None:
+        """No replica will answer: what waits is told so now and not at its deadline."""
+        for entry in (*self._suspects, *self._queue):
+            _resolve(
+                entry,
+                RequestError(
+                    "the model is not available: its replicas only crash, or are gone", code="model_unavailable"
+                ),
+            )
+        self._suspects.clear()
+        self._queue.clear()
+        self._waiting_bytes = 0
+        self._report()
+
+
+def _resolve(entry: _Entry, error: RequestError) -> None:
+    if not entry.future.done():
+        entry.future.set_result(Outcome(error))

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from flambeau.errors import ConfigError
 
-Runner = Literal["threads"]
+Runner = Literal["processes", "threads"]
 Engine = Literal["auto", "onnxruntime", "eager"]
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -39,7 +39,11 @@ class Settings:
     device: str = _setting(
         "auto", "cpu, cuda, cuda:N or mps; auto takes an accelerator if the engine has one.", metavar="DEVICE"
     )
-    runner: Runner = _setting("threads", "Where replicas live.", choices=("threads",))
+    runner: Runner = _setting(
+        "processes" if os.name == "posix" else "threads",
+        "Where replicas live: in processes that may die without harm, or in threads of this one.",
+        choices=("processes", "threads"),
+    )
     replicas: int | None = _setting(
         None,
         "Replicas of the model, one batch each at a time. Default: one per core, one for Python models.",
@@ -64,6 +68,13 @@ class Settings:
     max_json_depth: int = _setting(32, "Deepest nesting of a JSON body.", minimum=1)
     max_items: int = _setting(64, "Most items in one request.", minimum=1)
     max_image_pixels: int = _setting(40_000_000, "Largest image, read from its header; larger is 413.", minimum=1)
+    compute_timeout: float = _setting(
+        20.0, "Seconds a worker process may take over a batch before it is taken for hung and killed.", minimum=0.1
+    )
+    startup_timeout: float = _setting(120.0, "Seconds a worker process may take to become warm.", minimum=0.1)
+    max_worker_memory: int | None = _setting(
+        None, "Bytes of address space a worker process may take. Default: unbounded.", minimum=64 * MIB
+    )
     drain_timeout: float = _setting(30.0, "Seconds a stopping service gives to what it has received.", minimum=0)
     log_level: LogLevel = _setting(
         "info", "Least that is logged; debug adds tracebacks.", choices=("debug", "info", "warning", "error")

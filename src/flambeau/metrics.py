@@ -36,6 +36,9 @@ class Metrics:
         self.rejections = Counter(
             "flambeau_rejections", "Requests refused before compute, by code.", (*model, "code"), registry=registry
         )
+        self.retries = Counter(
+            "flambeau_retries", "Items run again because their worker was lost.", model, registry=registry
+        )
         self.queue_items = Gauge("flambeau_queue_items", "Items waiting.", model, registry=registry)
         self.queue_bytes = Gauge("flambeau_queue_bytes", "Bytes waiting.", model, registry=registry)
         self.model_ready = Gauge("flambeau_model_ready", "1 when the model can answer.", model, registry=registry)
@@ -75,6 +78,10 @@ class ModelMetrics:
         """One batch closed."""
         self._batch_size.observe(size)
         self._metrics.batches_closed.labels(*self._labels, reason).inc()
+
+    def retried(self, items: int) -> None:
+        """So many items go back to the queue."""
+        self._metrics.retries.labels(*self._labels).inc(items)
 
     def rejected(self, code: Code) -> None:
         """One request was refused before compute."""

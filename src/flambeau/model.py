@@ -4,16 +4,16 @@ import asyncio
 import re
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
-from flambeau import engines, logs
+from flambeau import engines, logs, runners
 from flambeau.batching import Batcher, BatchLimits
 from flambeau.bundle import Bundle, PythonPipeline
 from flambeau.config import Placement, Settings, place, usable_cores
 from flambeau.errors import Code, CodeNotAllowed, ConfigError, RequestError
 from flambeau.metrics import Metrics
-from flambeau.runners.base import Runner
-from flambeau.runners.replica import ReplicaSpec
-from flambeau.runners.threads import ThreadsRunner
+from flambeau.runners.base import RunnerState
+from flambeau.runners.spec import ReplicaSpec
 from flambeau.types import Item, ModelState, Options, Outcome, Payload
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -26,7 +26,7 @@ class Model:
     """One served model. All methods but the constructor run on the loop."""
 
     def __init__(self, bundle: Bundle, settings: Settings, *, metrics: Metrics, version: str = "1") -> None:
-        """Raises `SetupError` when the engine or the device is not there; loads nothing yet."""
+        """Raises `SetupError` when the bundle may not be served so; loads nothing yet."""
         manifest = bundle.manifest
         self.name = settings.name or manifest.name
         self.version = version
@@ -36,11 +36,10 @@ class Model:
         self.state = ModelState.LOADING
         self.metrics = metrics.for_model(self.name, version)
         self._settings = settings
-        spec, placement = _plan(bundle, settings)
+        spec, self._placement = _plan(bundle, settings)
         self.engine = spec.engine
         self.device = spec.device
-        self._placement = placement
-        self._runner: Runner = ThreadsRunner(spec, replicas=placement.replicas)
+        self._runner = runners.make(spec, settings, replicas=self._placement.replicas)
         self._batcher = Batcher(
             self._runner,
             BatchLimits(
@@ -61,14 +60,15 @@ class Model:
         """Return when the model is warm. Raises `SetupError` when it cannot be loaded."""
         started = time.monotonic()
         try:
-            await self._runner.start()
+            self.device = await self._runner.start(self._on_change)
         except BaseException:
             self.state = ModelState.FAILED
             raise
         self.state = ModelState.READY
-        self.metrics.ready(True)
+        self._on_change()
         logs.event(
             "model ready", model=self.name, version=self.version, engine=self.engine, device=self.device,
+            runner=self._settings.runner,
             replicas=self._placement.replicas, threads=self._placement.threads,
             seconds=f"{time.monotonic() - started:.2f}",
         )  # fmt: skip
@@ -78,15 +78,21 @@ class Model:
 
         Raises `RequestError` when the request as a whole cannot be taken (`queue_full`, `model_unavailable`).
         """
-        if not self.ready():
+        if self.state is not ModelState.READY:
             raise RequestError(
                 f"model '{self.name}' is {self.state}", code=_UNREADY.get(self.state, "model_unavailable")
             )
+        if self._runner.state() is RunnerState.FAILED:
+            raise RequestError(f"model '{self.name}' only crashes", code="model_unavailable")
         return await self._batcher.submit([Item(payload, options) for payload in payloads], deadline=deadline)
 
     def ready(self) -> bool:
         """Whether the model can answer now."""
-        return self.state is ModelState.READY and self._runner.healthy()
+        return self.state is ModelState.READY and self._runner.state() is RunnerState.READY
+
+    def _on_change(self) -> None:
+        self.metrics.ready(self.ready())
+        self._batcher.dispatch()
 
     async def close(self) -> None:
         """Answer what was taken, then let go of the replicas."""
@@ -108,19 +114,24 @@ def _plan(bundle: Bundle, settings: Settings) -> tuple[ReplicaSpec, Placement]:
                 f"{manifest.name} is a Python model: code that would run with your rights; "
                 "if you trust it, add --allow-code"
             )
-        engine, device, default = "python", "cpu", 1
+        engine, default = "python", 1
     else:
         engine = engines.choose(bundle, settings.engine)
-        device = engines.resolve_device(engine, settings.device)
-        default = usable_cores() if device == "cpu" else 1
+        default = usable_cores() if _on_cpu(settings.device) else 1
     placement = place(settings.replicas, settings.threads, default=default, cores=usable_cores())
     spec = ReplicaSpec(
-        bundle=bundle,
+        bundle=str(bundle.path),
+        name=manifest.name,
         engine=engine,
-        device=device,
+        device=settings.device,
         threads=placement.threads,
         allow_code=settings.allow_code,
         threshold=settings.threshold,
         max_image_pixels=settings.max_image_pixels,
     )
     return spec, placement
+
+
+def _on_cpu(device: str) -> bool:
+    """Whether replicas will share the cores. The front asks no engine: it would have to import it."""
+    return device == "cpu" or (device == "auto" and not Path("/dev/nvidiactl").exists())

@@ -12,12 +12,27 @@ from typing import Any, TypeVar
 
 from flambeau.bundle import Bundle
 from flambeau.config import Settings
-from flambeau.errors import RequestError
+from flambeau.errors import ConfigError, RequestError
 from flambeau.metrics import Metrics
 from flambeau.model import Model
+from flambeau.sources import SourceOptions
 from flambeau.types import Options, Outcome, Payload
 
 T = TypeVar("T")
+
+
+def split_options(options: dict[str, Any]) -> tuple[SourceOptions, Settings]:
+    """Sort options by name into those of the source and those of the service. Raises `ConfigError` for others."""
+    of_source = {
+        name: value
+        for name, value in options.items()
+        # the threshold of a service is its own: it must not make another bundle
+        if name in SourceOptions.__struct_fields__ and name != "threshold"
+    }
+    of_service = {name: value for name, value in options.items() if name in Settings.__dataclass_fields__}
+    if unknown := options.keys() - of_source.keys() - of_service.keys():
+        raise ConfigError(f"there is no option {sorted(unknown)[0]!r}")
+    return SourceOptions(**of_source), Settings(**of_service)
 
 
 class Service:

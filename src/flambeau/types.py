@@ -31,10 +31,16 @@ class Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """One item as it came in, not yet looked into: the bytes of a file, or the JSON text of one value."""
+    """One item as it came in, not yet looked into: the bytes of a file, the JSON text of one value, or, within one
+    process only, the value itself."""
 
-    kind: Literal["file", "json"]
-    data: bytes | memoryview
+    kind: Literal["file", "json", "value"]
+    data: Any
+
+    @property
+    def size(self) -> int:
+        """Bytes; a value that never was bytes has none."""
+        return 0 if self.kind == "value" else len(self.data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +90,14 @@ class Value:
     nonfinite: int = 0
 
 
-Answer = Classification | Value
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """The answer to a payload of kind `value`: an object of the model's own, which never leaves the process."""
+
+    value: Any
+
+
+Answer = Classification | Value | Plain
 
 
 @dataclass(frozen=True, slots=True)

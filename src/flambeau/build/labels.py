@@ -44,6 +44,8 @@ def _from_file(path: Path, what: str) -> tuple[Label, ...]:
             raise LabelsError(
                 f'{what} is not a table of classes like {{"0": ["n01440764", "tench"]}} or {{"0": "cat"}}: {error}'
             ) from error
+    if text.lstrip().startswith("["):
+        raise LabelsError(f'{what} is a JSON list: write {{"0": "cat", ...}}, or one name a line')
     names = [line.strip() for line in text.splitlines() if line.strip()]
     return tuple(Label(str(index), name) for index, name in enumerate(names))
 

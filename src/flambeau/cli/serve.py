@@ -1,12 +1,13 @@
 """`flambeau serve`."""
 
+import time
 from typing import Any
 
 import click
 
 from flambeau import logs, sources
 from flambeau.cli.options import ShowProgress, settings_options, source_options
-from flambeau.service import Service
+from flambeau.service import Service, split_options
 
 
 @click.command()
@@ -23,17 +24,17 @@ def serve(**options: Any) -> None:
       file.py:Class         a flambeau.PythonModel, with --allow-code
       a folder              a bundle that `flambeau build` made
     """
-    from flambeau.web.app import split_options
     from flambeau.web.server import bind, run
 
     source_part, settings = split_options(options)
     logs.configure(settings.log_level)
     taken = bind(settings.host, settings.port)  # before anything is loaded: a taken port is known at once
-    progress = ShowProgress()
+    progress, started = ShowProgress(), time.monotonic()
     try:
         bundle = sources.open_source(source_part, progress=progress)
     finally:
         progress.done()
+    logs.event("bundle opened", name=bundle.manifest.name, seconds=f"{time.monotonic() - started:.2f}")
     host, port = taken.getsockname()[:2]
 
     def announce(service: Service) -> None:

@@ -1,1 +1,19 @@
-"""Runners: where replicas live."""
+"""Runners by name: where replicas live. One is imported when it is asked for, so that a front whose replicas are
+processes imports neither their engines nor Pillow.
+"""
+
+from flambeau.config import Settings
+from flambeau.runners.base import Runner
+from flambeau.runners.spec import ReplicaSpec
+
+
+def make(spec: ReplicaSpec, settings: Settings, *, replicas: int) -> Runner:
+    """The runner that the settings ask for. Nothing is started yet."""
+    if settings.runner == "threads":
+        from flambeau.runners.replica import open_replica
+        from flambeau.runners.threads import ThreadsRunner
+
+        return ThreadsRunner(lambda: open_replica(spec), name=spec.name, replicas=replicas)
+    from flambeau.runners.processes import ProcessesRunner
+
+    return ProcessesRunner(spec, settings, replicas=replicas)

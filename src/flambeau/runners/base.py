@@ -1,30 +1,68 @@
-"""What a runner is, and what it is handed."""
+"""What a runner is, what it is handed, and how it says that a worker was lost."""
 
-from collections.abc import Sequence
-from typing import Protocol
+import enum
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
+from flambeau.errors import FlambeauError
 from flambeau.types import Item, Outcome
 
-Batch = Sequence[Item]
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """An item of a batch, and the seconds until nobody waits for its answer any more."""
+
+    item: Item
+    seconds_left: float
+
+
+Batch = Sequence[Work]
 """Items that one replica answers together, at most `max_batch_size` of them."""
+
+Slot = Callable[[Batch], Awaitable[list[Outcome]]]
+"""Room for one batch at a replica, reserved: call it once. One outcome per item, in order.
+
+Raises `WorkerLostError` when the replica's process was lost before it answered.
+"""
+
+
+class WorkerLostError(FlambeauError):
+    """The process that had the batch is gone, and the batch has no answer.
+
+    `killed`: by somebody else's SIGKILL, which says nothing about the batch. `crashed`: by a signal of its own making
+    or by exiting. `hung`: by us, for it gave no answer in time. `out_of_memory`: by the kernel.
+    """
+
+    def __init__(self, how: Literal["killed", "crashed", "hung", "out_of_memory"]) -> None:
+        super().__init__(how)
+        self.how = how
+
+
+class RunnerState(enum.Enum):
+    """`RESTARTING`: no replica can answer now, but one is on its way. `FAILED`: replicas do nothing but die."""
+
+    READY = "ready"
+    RESTARTING = "restarting"
+    FAILED = "failed"
 
 
 class Runner(Protocol):
     """A home of replicas. All methods are called on the loop."""
 
-    slots: int
-    """How many batches may be in flight at once."""
+    async def start(self, on_change: Callable[[], None]) -> str:
+        """Return the device in use when every replica is warm. Raises `SetupError` when one cannot start.
 
-    async def start(self) -> None:
-        """Return when every replica is warm. Raises `SetupError` when one cannot start."""
+        `on_change` is called whenever a slot has become free or the state has changed.
+        """
         ...
 
-    async def submit(self, batch: Batch) -> list[Outcome]:
-        """Answer a batch: one outcome per item, in order. Called while a slot is free."""
+    def reserve(self, *, alone: bool = False) -> Slot | None:
+        """Take a free slot, or `None` when none is free. `alone`: at a replica that does nothing else meanwhile."""
         ...
 
-    def healthy(self) -> bool:
-        """Whether at least one replica can answer."""
+    def state(self) -> RunnerState:
+        """Whether a replica can answer."""
         ...
 
     async def close(self, timeout: float) -> None:

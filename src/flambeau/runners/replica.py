@@ -1,4 +1,4 @@
-"""A replica: one engine with its pipeline (or one Python model), and the way of a batch through it.
+"""A replica: one engine with its pipeline (or one function), and the way of a batch through it.
 
 A bad item fails alone: each is prepared on its own, and when a batch fails as a whole its items are run again one by
 one. What a replica returns is one outcome per item, always. It knows no queue, no thread and no protocol.
@@ -9,36 +9,27 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 import msgspec
 import numpy as np
 
-from flambeau import agreement, engines, logs, usercode
+from flambeau import agreement, bundle, engines, logs, usercode
 from flambeau.bundle import Bundle, ImagePipeline, PythonPipeline, split_probes
 from flambeau.engines.base import Engine
 from flambeau.errors import EngineError, InvalidInput, RequestError, SourceError
 from flambeau.pipelines import image, json_value, tensor
 from flambeau.pipelines.base import Pipeline
 from flambeau.python_model import PythonModel
-from flambeau.types import Answer, Item, Label, Options, Outcome, Payload, Tensors, Timings
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaSpec:
-    """What every replica of a model is opened with."""
-
-    bundle: Bundle
-    engine: str
-    device: str
-    threads: int
-    allow_code: bool
-    threshold: float | None
-    max_image_pixels: int
+from flambeau.runners.spec import ReplicaSpec
+from flambeau.types import Answer, Item, Label, Options, Outcome, Payload, Plain, Tensors, Timings
 
 
 class Replica(Protocol):
     """Used by one thread at a time."""
+
+    device: str
 
     def warm_up(self) -> None:
         """Run the way of a request once. Raises `SetupError` when the answer is not what the bundle promises."""
@@ -54,22 +45,22 @@ class Replica(Protocol):
 
 
 def open_replica(spec: ReplicaSpec) -> Replica:
-    """Open the replica that the bundle's pipeline asks for."""
-    if isinstance(spec.bundle.manifest.pipeline, PythonPipeline):
-        return PythonReplica(spec.bundle, spec.bundle.manifest.pipeline, allow_code=spec.allow_code)
-    engine = engines.load(
-        spec.bundle, spec.engine, device=spec.device, threads=spec.threads, allow_code=spec.allow_code
-    )
-    return TensorReplica(spec.bundle, engine, _pipeline(spec))
+    """Open the replica that the bundle's pipeline asks for. Raises `SetupError`."""
+    opened = bundle.read(Path(spec.bundle))
+    if isinstance(opened.manifest.pipeline, PythonPipeline):
+        return open_python_model(opened, opened.manifest.pipeline, allow_code=spec.allow_code)
+    device = engines.resolve_device(spec.engine, spec.device)
+    engine = engines.load(opened, spec.engine, device=device, threads=spec.threads, allow_code=spec.allow_code)
+    return TensorReplica(opened, engine, _pipeline(opened, spec), device=device)
 
 
-def _pipeline(spec: ReplicaSpec) -> Pipeline:
-    manifest = spec.bundle.manifest
+def _pipeline(opened: Bundle, spec: ReplicaSpec) -> Pipeline:
+    manifest = opened.manifest
     if not isinstance(manifest.pipeline, ImagePipeline):
         return tensor.TensorPipeline(inputs=manifest.inputs, outputs=manifest.outputs)
     return image.ImagePipeline(
         manifest.pipeline,
-        labels=spec.bundle.labels() or [Label(str(i), str(i)) for i in range(manifest.outputs[0].shape[0])],
+        labels=opened.labels() or [Label(str(i), str(i)) for i in range(manifest.outputs[0].shape[0])],
         inputs=manifest.inputs,
         outputs=manifest.outputs,
         threshold=spec.threshold,
@@ -87,7 +78,8 @@ class _Prepared:
 class TensorReplica:
     """An engine between the two halves of a pipeline."""
 
-    def __init__(self, bundle: Bundle, engine: Engine, pipeline: Pipeline) -> None:
+    def __init__(self, bundle: Bundle, engine: Engine, pipeline: Pipeline, *, device: str) -> None:
+        self.device = device
         self._bundle = bundle
         self._engine = engine
         self._pipeline = pipeline
@@ -161,72 +153,86 @@ class TensorReplica:
         self._engine.close()
 
 
-class PythonReplica:
-    """A model in somebody's own code, called with plain values."""
+def open_python_model(opened: Bundle, pipeline: PythonPipeline, *, allow_code: bool) -> "FunctionReplica":
+    """Import the model's class, make one and load it. Raises `SetupError`."""
+    found = usercode.load(pipeline.code, within=opened.path, allow_code=allow_code)
+    where = f"{pipeline.code.file or pipeline.code.module}:{pipeline.code.name}"
+    if not (isinstance(found, type) and issubclass(found, PythonModel)):
+        raise SourceError(f"{where} is not a subclass of flambeau.PythonModel")
+    try:
+        model = found()
+        model.load()
+    except Exception as error:
+        raise SourceError(f"{where} cannot be loaded: {type(error).__name__}: {error}") from error
+    return FunctionReplica(model.predict, name=where)
 
-    def __init__(self, bundle: Bundle, pipeline: PythonPipeline, *, allow_code: bool) -> None:
-        found = usercode.load(pipeline.code, within=bundle.path, allow_code=allow_code)
-        where = f"{pipeline.code.file or pipeline.code.module}:{pipeline.code.name}"
-        if not (isinstance(found, type) and issubclass(found, PythonModel)):
-            raise SourceError(f"{where} is not a subclass of flambeau.PythonModel")
-        self._where = where
-        try:
-            self._model = found()
-            self._model.load()
-        except Exception as error:
-            raise SourceError(f"{where} cannot be loaded: {type(error).__name__}: {error}") from error
+
+class FunctionReplica:
+    """A function from a list of values to a list of answers: a Python model's `predict`, or anybody's callable."""
+
+    def __init__(self, function: Callable[[list[Any]], Any], *, name: str) -> None:
+        self.device = "cpu"
+        self._function = function
+        self._name = name
 
     def warm_up(self) -> None:
-        """Nothing: what the model's items look like is known to its author alone."""
+        """Nothing: what the items look like is known to the function's author alone."""
 
     def run(self, items: Sequence[Item]) -> list[Outcome]:
         values = [_attempt(_item_value, item.payload) for item in items]
-        good = [value for value in values if not isinstance(value, RequestError)]
+        good = [index for index, value in enumerate(values) if not isinstance(value, RequestError)]
         started = time.monotonic()
-        answers = iter(self._predict(good))
-        compute = time.monotonic() - started
+        answers = dict(zip(good, self._predict([values[index] for index in good]), strict=True))
+        timings = Timings(compute=time.monotonic() - started)
         return [
-            Outcome(value if isinstance(value, RequestError) else next(answers), Timings(compute=compute))
-            for value in values
+            Outcome(
+                _attempt(_function_answer, answers[index], item.payload) if index in answers else values[index], timings
+            )
+            for index, item in enumerate(items)
         ]
 
-    def _predict(self, batch: list[Any]) -> list[Answer | RequestError]:
+    def _predict(self, batch: list[Any]) -> list[Any]:
         """Answer the items together; if that fails as a whole, each alone, so that only the guilty one fails."""
         if not batch:
             return []
         answers = _attempt(self._checked_predict, batch)
         if not isinstance(answers, RequestError):
-            return [_attempt(_python_answer, answer) for answer in answers]
+            return answers
         if len(batch) == 1:
             return [answers]
         return [answer for value in batch for answer in self._predict([value])]
 
     def _checked_predict(self, batch: list[Any]) -> list[Any]:
-        answers = self._model.predict(list(batch))
-        if isinstance(answers, np.ndarray) or (hasattr(answers, "detach") and hasattr(answers, "__len__")):
-            answers = list(answers)  # one row per item
+        answers = self._function(list(batch))
+        if isinstance(answers, np.ndarray) or hasattr(answers, "detach"):
+            answers = list(answers) if getattr(answers, "ndim", 0) else answers  # one row per item
         if not isinstance(answers, list | tuple):
-            raise _invalid_output(f"predict of {self._where} gave a {type(answers).__name__} where a list belongs")
+            raise _invalid_output(f"{self._name} gave a {type(answers).__name__} where a list belongs")
         if len(answers) != len(batch):
-            raise _invalid_output(f"predict of {self._where} gave {len(answers)} answers to {len(batch)} items")
+            raise _invalid_output(f"{self._name} gave {len(answers)} answers to {len(batch)} items")
         return list(answers)
 
     def close(self) -> None:
-        del self._model
+        del self._function
 
 
 def _item_value(payload: Payload) -> Any:
+    if payload.kind == "value":
+        return payload.data
     if payload.kind == "file":
         return bytes(payload.data)
     try:
         return msgspec.json.decode(payload.data)
     except (ValueError, RecursionError):
-        raise InvalidInput("input has a number that is out of range", code="invalid_json") from None
+        raise InvalidInput("input holds text or a number that has no JSON form", code="invalid_json") from None
 
 
-def _python_answer(answer: Any) -> Answer:
+def _function_answer(answer: Any, payload: Payload) -> Answer:
+    """An answer in the form its item came in: a value for a value, else JSON."""
     if isinstance(answer, BaseException):
         raise answer
+    if payload.kind == "value":
+        return Plain(answer)
     try:
         return json_value.encode(answer)
     except Exception as error:
@@ -253,6 +259,8 @@ def _attempt(step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Req
         return error
     except MemoryError:
         return RequestError("the model ran out of memory over this input", code="out_of_memory")
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a model's sys.exit() is its failure, not our end
         logs.failure("the model failed on an input", error)
-        return RequestError("the model failed on this input", code="model_error")
+        failure = RequestError("the model failed on this input", code="model_error")
+        failure.__cause__ = error
+        return failure

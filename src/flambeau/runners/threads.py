@@ -10,8 +10,8 @@ from typing import Generic, TypeVar
 
 from flambeau import logs
 from flambeau.errors import EngineError, RequestError, SetupError
-from flambeau.runners.base import Batch
-from flambeau.runners.replica import Replica, ReplicaSpec, open_replica
+from flambeau.runners.base import Batch, RunnerState, Slot
+from flambeau.runners.replica import Replica
 from flambeau.types import Outcome
 
 _GIVE_UP_SECONDS = 5.0  # for the other replicas, when one cannot start
@@ -20,17 +20,21 @@ _GIVE_UP_SECONDS = 5.0  # for the other replicas, when one cannot start
 class ThreadsRunner:
     """A thread per replica; the thread opens its replica, warms it, and takes batches until it is told to stop."""
 
-    def __init__(self, spec: ReplicaSpec, *, replicas: int) -> None:
-        self.slots = replicas
-        self._spec = spec
-        self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+    def __init__(self, open_replica: Callable[[], Replica], *, name: str, replicas: int) -> None:
+        self._open_replica = open_replica
+        self._name = name
+        self._replicas = replicas
+        self._free = 0
+        self._on_change: Callable[[], None] = lambda: None
+        self._work: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
 
-    async def start(self) -> None:
+    async def start(self, on_change: Callable[[], None]) -> str:
+        self._on_change = on_change
         loop = asyncio.get_running_loop()
-        opened: list[asyncio.Future[None]] = []
-        for index in range(self.slots):
-            ready: asyncio.Future[None] = loop.create_future()
+        opened: list[asyncio.Future[str]] = []
+        for index in range(self._replicas):
+            ready: asyncio.Future[str] = loop.create_future()
             thread = threading.Thread(
                 target=self._live, args=(_Reply(loop, ready),), name=f"replica-{index}", daemon=True
             )
@@ -42,15 +46,27 @@ class ThreadsRunner:
         if failures:
             await self.close(timeout=_GIVE_UP_SECONDS)
             raise failures[0]
+        self._free = self._replicas
+        return opened[0].result()
 
-    async def submit(self, batch: Batch) -> list[Outcome]:
+    def reserve(self, *, alone: bool = False) -> Slot | None:
+        if not self._free:
+            return None
+        self._free -= 1
+        return self._run
+
+    async def _run(self, batch: Batch) -> list[Outcome]:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[list[Outcome]] = loop.create_future()
-        self._work.put(_Work(batch, _Reply(loop, done)))
-        return await done
+        self._work.put(_Job(batch, _Reply(loop, done)))
+        try:
+            return await done
+        finally:
+            self._free += 1
+            loop.call_soon(self._on_change)
 
-    def healthy(self) -> bool:
-        return any(thread.is_alive() for thread in self._threads)
+    def state(self) -> RunnerState:
+        return RunnerState.READY if any(thread.is_alive() for thread in self._threads) else RunnerState.FAILED
 
     async def close(self, timeout: float) -> None:
         for _ in self._threads:
@@ -61,27 +77,26 @@ class ThreadsRunner:
         for thread in self._threads:
             thread.join(timeout / len(self._threads))
 
-    def _live(self, ready: "_Reply[None]") -> None:
+    def _live(self, ready: "_Reply[str]") -> None:
         try:
-            replica = open_replica(self._spec)
+            replica = self._open_replica()
             replica.warm_up()
         except SetupError as error:
             ready.fail(error)
             return
         except BaseException as error:  # whatever it is, the one who waits must hear of it
-            name = self._spec.bundle.manifest.name
-            logs.LOGGER.debug("%s cannot be loaded", name, exc_info=error)
-            ready.fail(EngineError(f"{name} cannot be loaded: {type(error).__name__}: {error}"))
+            logs.LOGGER.debug("%s cannot be loaded", self._name, exc_info=error)
+            ready.fail(EngineError(f"{self._name} cannot be loaded: {type(error).__name__}: {error}"))
             return
-        ready.give(None)
+        ready.give(replica.device)
         while (work := self._work.get()) is not None:
-            work.reply.give(_run(replica, work.batch))
+            work.reply.give(_answer(replica, work.batch))
         replica.close()
 
 
-def _run(replica: Replica, batch: Batch) -> list[Outcome]:
+def _answer(replica: Replica, batch: Batch) -> list[Outcome]:
     try:
-        return replica.run(batch)
+        return replica.run([work.item for work in batch])
     except BaseException as error:  # SystemExit from a model's code must not end the thread
         logs.failure("a batch failed as a whole", error)
         return [Outcome(RequestError("the model failed on this input", code="model_error")) for _ in batch]
@@ -114,6 +129,6 @@ class _Reply(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
+class _Job:
     batch: Batch
     reply: _Reply[list[Outcome]]

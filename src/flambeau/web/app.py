@@ -12,10 +12,8 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from flambeau import logs, sources
-from flambeau.config import Settings
-from flambeau.errors import Code, ConfigError, RequestError
-from flambeau.service import AttachedService, BlockingService, Service
-from flambeau.sources import SourceOptions
+from flambeau.errors import Code, RequestError
+from flambeau.service import AttachedService, BlockingService, Service, split_options
 from flambeau.web import hot, ops, ui
 from flambeau.web.errors import error_answer
 from flambeau.web.http import SAFE_HEADERS, HttpAnswer, HttpRequest, request_id
@@ -29,23 +27,11 @@ def create_app(source: str | None = None, **options: Any) -> Flask:
     `options` are the settings of `flambeau.config.Settings` and the source options of
     `flambeau.sources.SourceOptions`, by name.
     """
+    # Threads unless asked otherwise: the server in front may have workers of its own, and forks them as it likes.
+    options.setdefault("runner", "threads")
     source_options, settings = split_options({"source": str(source) if isinstance(source, Path) else source, **options})
     opened = sources.open_source(source_options, progress=lambda event: logs.event(str(event)))
     return make_app(BlockingService(lambda: Service([opened], settings)))
-
-
-def split_options(options: dict[str, Any]) -> tuple[SourceOptions, Settings]:
-    """Sort options by name into those of the source and those of the service. Raises `ConfigError` for others."""
-    of_source = {
-        name: value
-        for name, value in options.items()
-        # the threshold of a service is its own: it must not make another bundle
-        if name in SourceOptions.__struct_fields__ and name != "threshold"
-    }
-    of_service = {name: value for name, value in options.items() if name in Settings.__dataclass_fields__}
-    if unknown := options.keys() - of_source.keys() - of_service.keys():
-        raise ConfigError(f"there is no option {sorted(unknown)[0]!r}")
-    return SourceOptions(**of_source), Settings(**of_service)
 
 
 def make_app(handle: ServiceHandle) -> Flask:

@@ -31,7 +31,9 @@ STATUS: dict[Code, int] = {
     "unsupported_image_format": 415,
     "unsupported_media_type": 415,
     "image_undecodable": 422,
+    "poison_input": 422,
     "internal": 500,
+    "model_crashed": 500,
     "model_error": 500,
     "model_output_invalid": 500,
     "draining": 503,
@@ -39,6 +41,7 @@ STATUS: dict[Code, int] = {
     "model_unavailable": 503,
     "queue_full": 503,
     "deadline_exceeded": 504,
+    "model_timeout": 504,
     "out_of_memory": 507,
 }
 """`input_rejected` is 400, as the recipes' clients expect of a bad input; only file contents are 422."""

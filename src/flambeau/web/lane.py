@@ -57,16 +57,42 @@ class Lane:
             identity = request_id(headers)
             logs.event(f"{scope['method']} refused", id=identity, status=413, code=error.code)
             refusal = error_answer(error, identity, headers=(("Connection", "close"),))
-            await _send(send, sealed(refusal, identity))
+            await self._send(send, sealed(refusal, identity))
             return
         if hot.is_hot(scope["method"], scope["path"]):
             query = scope["query_string"].decode("latin-1")
             request = HttpRequest(scope["method"], scope["path"], query, headers, body, received)
-            await _send(send, await hot.answer(self._service, request), head=scope["method"] == "HEAD")
+            answered = await self._answer_unless_gone(request, receive)
+            await self._send(send, answered, head=scope["method"] == "HEAD")
         else:
             loop = asyncio.get_running_loop()
-            answered = await loop.run_in_executor(self._threads, wsgi.call, self._app.wsgi_app, scope, body)
-            await _send_raw(send, *answered)
+            whole = await loop.run_in_executor(self._threads, wsgi.call, self._app.wsgi_app, scope, body)
+            await self._send_raw(send, *whole)
+
+    async def _answer_unless_gone(self, request: HttpRequest, receive: Receive) -> HttpAnswer:
+        """The answer. When the client leaves, what it waited for is cancelled, and not computed if it still waits."""
+        answering = asyncio.current_task()
+        assert answering is not None  # coroutines run in tasks
+        gone = False
+
+        async def watch() -> None:
+            nonlocal gone
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            gone = True
+            answering.cancel()
+
+        watching = asyncio.get_running_loop().create_task(watch())
+        try:
+            return await hot.answer(self._service, request)
+        except asyncio.CancelledError:
+            if not gone:
+                raise
+            milliseconds = 1000 * (time.monotonic() - request.received)
+            logs.event("the client is gone", id=request_id(request.headers), status=499, ms=milliseconds)
+            raise ClientGoneError from None
+        finally:
+            watching.cancel()
 
     async def _read_body(self, headers: dict[str, str], receive: Receive) -> bytes:
         """The whole body. Raises `RequestError` when it is too large, `ClientGoneError` when it never ends."""
@@ -113,15 +139,15 @@ class Lane:
             if message["type"] == "lifespan.shutdown":
                 return
 
+    async def _send(self, send: Send, answer: HttpAnswer, *, head: bool = False) -> None:
+        headers = [(b"content-type", answer.content_type.encode("latin-1"))]
+        headers += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
+        headers.append((b"content-length", str(len(answer.body)).encode()))
+        await self._send_raw(send, answer.status, headers, b"" if head else answer.body)
 
-async def _send(send: Send, answer: HttpAnswer, *, head: bool = False) -> None:
-    headers = [(b"content-type", answer.content_type.encode("latin-1"))]
-    headers += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
-    headers.append((b"content-length", str(len(answer.body)).encode()))
-    await _send_raw(send, answer.status, headers, b"" if head else answer.body)
-
-
-async def _send_raw(send: Send, status: int, headers: wsgi.Headers, body: bytes) -> None:
-    lowered = [(name.lower(), value) for name, value in headers]
-    await send({"type": "http.response.start", "status": status, "headers": lowered})
-    await send({"type": "http.response.body", "body": body})
+    async def _send_raw(self, send: Send, status: int, headers: wsgi.Headers, body: bytes) -> None:
+        lowered = [(name.lower(), value) for name, value in headers]
+        if self._service.draining:  # the client is to take its next request elsewhere
+            lowered.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": status, "headers": lowered})
+        await send({"type": "http.response.body", "body": body})

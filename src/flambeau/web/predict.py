@@ -159,6 +159,7 @@ def _item_body(call: Call, form: Form, outcome: Outcome, request_id: str) -> dic
         return error_body(result, request_id)
     if isinstance(result, Value):
         return {"output": msgspec.Raw(result.json)}
+    assert isinstance(result, Classification)  # a Plain answers payloads of kind `value`, which no request has
     best = result.top[0]
     body: dict[str, Any]
     if form == "image":

@@ -21,6 +21,7 @@ from flambeau.web.lane import Lane
 
 _IDLE_SECONDS = 15
 _BACKLOG = 2048
+_LAST_REQUESTS_SECONDS = 0.5
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -96,6 +97,19 @@ class _Server(uvicorn.Server):
             host, port = (sockets or [])[0].getsockname()[:2]
             raise _cannot_listen(host, port, error) from error
         self._on_ready(self._service)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no new connection, and give the open ones time for what is on its way.
+
+        uvicorn would close an idle connection at once, and with it a request that has arrived and was not yet read.
+        While the service drains every answer closes its connection (`Lane`), so this ends as soon as all are answered.
+        """
+        for server in self.servers:
+            server.close()
+        deadline = asyncio.get_running_loop().time() + _LAST_REQUESTS_SECONDS
+        while self.server_state.connections and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.01)
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

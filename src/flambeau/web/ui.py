@@ -7,7 +7,7 @@ from flask import Blueprint, Response, make_response, render_template, request
 
 from flambeau.errors import RequestError
 from flambeau.service import AttachedService, BlockingService
-from flambeau.types import Classification, Options, Outcome, Payload
+from flambeau.types import Classification, Options, Outcome, Payload, Value
 from flambeau.web import json_body, multipart
 from flambeau.web.errors import STATUS
 
@@ -96,5 +96,5 @@ def _shown(outcome: Outcome) -> Shown:
         bars = tuple(Bar(each.label.name.replace("_", " "), 100 * each.probability) for each in result.top)
         verdict = bars[0].name if result.recognised else "Nothing recognised"
         return Shown(bars=bars, verdict=verdict, milliseconds=milliseconds)
-    assert not isinstance(result, RequestError)  # the caller raised it
+    assert isinstance(result, Value)  # errors were raised by the caller, and no form sends a payload of kind `value`
     return Shown(text=msgspec.json.format(result.json, indent=2).decode(), milliseconds=milliseconds)

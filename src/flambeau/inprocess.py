@@ -1,0 +1,184 @@
+"""Models and batching without HTTP, for other people's programs: `flambeau.load` and `flambeau.Batcher`.
+
+Calls block and may come from any number of threads. Underneath run the same batcher, runner and replica as behind the
+server, on a loop in a thread of their own.
+"""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from flambeau import batching, sources
+from flambeau.batching import BatchLimits
+from flambeau.config import Settings
+from flambeau.errors import RequestError
+from flambeau.metrics import Metrics
+from flambeau.pipelines import json_value
+from flambeau.runners.replica import FunctionReplica
+from flambeau.runners.threads import ThreadsRunner
+from flambeau.service import BlockingService, Service, split_options
+from flambeau.types import Classification, Item, Options, Outcome, Payload, Plain, Value
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+class Batcher(Generic[In, Out]):
+    """Dynamic batching over any function from a list to a list of the same length.
+
+        predict = flambeau.Batcher(model_on_a_list, max_batch_size=32)
+        answer = predict(item)          # from any thread; items of concurrent calls go through together
+
+    A call waits for its own answer, at most `deadline` seconds. It raises what the function raised over its item; when
+    a batch fails as a whole its items are tried one by one, so that only the guilty one fails. An exception instance
+    as an answer fails that item alone. When `max_queue_size` items wait, a call raises `RequestError` (`queue_full`)
+    at once. `replicas` threads call the function, one batch each at a time.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[list[In]], Sequence[Out]],
+        *,
+        max_batch_size: int = 8,
+        max_queue_delay_ms: float = 0.0,
+        max_queue_size: int = 256,
+        deadline: float = 60.0,
+        replicas: int = 1,
+    ) -> None:
+        settings = Settings(  # checks the bounds
+            max_batch_size=max_batch_size,
+            max_queue_delay_ms=max_queue_delay_ms,
+            max_queue_size=max_queue_size,
+            deadline=deadline,
+            replicas=replicas,
+        )
+        self._function = function
+        self._deadline = deadline
+        self._replicas = replicas
+        self._limits = BatchLimits(
+            max_batch_size=max_batch_size,
+            max_queue_delay=max_queue_delay_ms / 1000,
+            max_queue_size=max_queue_size,
+            max_queue_bytes=settings.max_queue_bytes,
+        )
+        self._lock = threading.Lock()
+        self._open()
+
+    def _open(self) -> None:
+        name = getattr(self._function, "__name__", type(self._function).__name__)
+        self._process = os.getpid()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=f"batcher-{name}", daemon=True)
+        self._thread.start()
+        self._runner = ThreadsRunner(
+            lambda: FunctionReplica(self._function, name=name), name=name, replicas=self._replicas
+        )
+        self._batcher = batching.Batcher(self._runner, self._limits, metrics=Metrics().for_model(name, "1"))
+        self._wait(self._runner.start(self._batcher.dispatch))
+
+    def __call__(self, item: In) -> Out:
+        """The function's answer to one item."""
+        return self.map([item])[0]
+
+    def map(self, items: Sequence[In]) -> list[Out]:
+        """The function's answers to several items, in order. Raises for the first one that failed."""
+        if self._process != os.getpid():  # forked (gunicorn --preload): the child has the object but not its threads
+            with self._lock:
+                if self._process != os.getpid():
+                    self._open()
+        return [_unwrap(outcome) for outcome in self._wait(self._submit(items))]
+
+    def close(self) -> None:
+        """Answer what was taken, and end the threads."""
+        self._wait(self._batcher.close())
+        self._wait(self._runner.close(timeout=self._deadline))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> "Batcher[In, Out]":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def _submit(self, items: Sequence[In]) -> list[Outcome]:
+        deadline = asyncio.get_running_loop().time() + self._deadline
+        return await self._batcher.submit(
+            [Item(Payload("value", item), Options()) for item in items], deadline=deadline
+        )
+
+    def _wait(self, step: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(step, self._loop).result()
+
+
+class LoadedModel:
+    """A model in this process: the answers of the service, without the service."""
+
+    def __init__(self, service: BlockingService) -> None:
+        self._service = service
+
+    def predict(self, item: Any, *, top_k: int = 5) -> Any:
+        """Answer one item: image bytes or a path for an image model, else a number, list or whatever the model takes.
+
+        An image model gives a `flambeau.types.Classification` with the best `top_k` classes and all probabilities;
+        others give their answer as plain Python values. Raises `RequestError`.
+        """
+        kind = self._service.service.get().kind
+        payload = _payload(kind, item)
+        options = Options(top_k=top_k, probabilities=True)
+
+        async def ask(service: Service) -> list[Outcome]:
+            return await service.predict(service.get(), [payload], options, timeout=service.settings.deadline)
+
+        [outcome] = self._service.call(ask)
+        return _unwrap(outcome)
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._service.close()
+
+    def __enter__(self) -> "LoadedModel":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def load(source: str | Path | None = None, **options: Any) -> LoadedModel:
+    """Load a model into this process: `flambeau.load("bundle").predict(image_bytes)`.
+
+    `source` and the `options` are those of `flambeau serve`, with underscores. The model is built if it has to be.
+    Raises `SetupError`.
+    """
+    options.setdefault("runner", "threads")
+    source_options, settings = split_options({"source": None if source is None else str(source), **options})
+    opened = sources.open_source(source_options, progress=lambda event: None)
+    return LoadedModel(BlockingService(lambda: Service([opened], settings)))
+
+
+def _payload(kind: str, item: Any) -> Payload:
+    if kind == "python":
+        return Payload("value", item)
+    if isinstance(item, str | Path) and kind == "image":
+        return Payload("file", Path(item).read_bytes())
+    if isinstance(item, bytes | bytearray | memoryview):
+        return Payload("file", bytes(item))
+    return Payload("json", json_value.encode(item).json)
+
+
+def _unwrap(outcome: Outcome) -> Any:
+    result = outcome.result
+    if isinstance(result, RequestError):
+        raise result.__cause__ or result
+    if isinstance(result, Plain):
+        return result.value
+    if isinstance(result, Value):
+        return msgspec.json.decode(result.json)
+    assert isinstance(result, Classification)  # nothing else is left of `Answer`
+    return result

