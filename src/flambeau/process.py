@@ -8,10 +8,13 @@ import sys
 _PR_SET_PDEATHSIG = 1
 
 
-def end_with_parent() -> None:
-    """Have the kernel kill this process when its parent is gone, however that ended (prctl(2), PR_SET_PDEATHSIG)."""
+def end_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent is gone, however that ended (prctl(2), PR_SET_PDEATHSIG).
+
+    `parent` is its process id; in a container that may well be 1.
+    """
     if sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() == 1:  # it was gone before the kernel was asked
+    if os.getppid() != parent:  # it was gone before the kernel was asked
         os.kill(os.getpid(), signal.SIGKILL)

@@ -210,7 +210,7 @@ def _build(order: BuildOrder, target: Path, *, progress: Progress) -> None:
 
 
 def _run_build_process(order: BuildOrder, staging: Path, progress: Progress) -> Failure | None:
-    command = [sys.executable, "-W", "ignore", "-m", "flambeau.build", str(staging)]
+    command = [sys.executable, "-W", "ignore", "-m", "flambeau.build", str(staging), str(os.getpid())]
     failure: Failure | None = None
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None  # both are pipes, by the line above

@@ -1,7 +1,7 @@
 """The build process: an order as JSON on standard input, events as lines of JSON on standard output.
 
-`python -m flambeau.build FOLDER` fills the folder with a bundle. Standard output belongs to the events: whatever else
-prints, torch or the user's code, is sent to standard error.
+`python -m flambeau.build FOLDER PARENT` fills the folder with a bundle, and ends when the process PARENT does.
+Standard output belongs to the events: whatever else prints, torch or the user's code, is sent to standard error.
 """
 
 import os
@@ -23,7 +23,7 @@ def main() -> int:
     def say(event: Event) -> None:
         channel.write(msgspec.json.encode(event) + b"\n")
 
-    end_with_parent()
+    end_with_parent(int(sys.argv[2]))
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=BuildOrder)
     try:
         _require_torch()

@@ -27,6 +27,9 @@ Raises `WorkerLostError` when the replica's process was lost before it answered.
 """
 
 
+Loss = Literal["killed", "crashed", "hung", "out_of_memory"]
+
+
 class WorkerLostError(FlambeauError):
     """The process that had the batch is gone, and the batch has no answer.
 
@@ -34,7 +37,7 @@ class WorkerLostError(FlambeauError):
     or by exiting. `hung`: by us, for it gave no answer in time. `out_of_memory`: by the kernel.
     """
 
-    def __init__(self, how: Literal["killed", "crashed", "hung", "out_of_memory"]) -> None:
+    def __init__(self, how: Loss) -> None:
         super().__init__(how)
         self.how = how
 

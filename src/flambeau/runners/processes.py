@@ -6,54 +6,21 @@ raising `WorkerLostError`; then another is started.
 """
 
 import asyncio
-import contextlib
 import functools
-import os
-import re
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
-from typing import Literal
 
-import msgspec
-
-from flambeau import errors, logs
+from flambeau import logs
 from flambeau.config import Settings
 from flambeau.errors import EngineError, SetupError
-from flambeau.runners import ipc
 from flambeau.runners.base import Batch, RunnerState, Slot, WorkerLostError
-from flambeau.runners.ipc import Failed, FrameError, Header, Kind
 from flambeau.runners.spec import ReplicaSpec
-from flambeau.runners.worker import WorkerOrder
+from flambeau.runners.worker_process import OomKills, WorkerProcess
 from flambeau.types import Outcome
-
-Loss = Literal["killed", "crashed", "hung", "out_of_memory"]
 
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.1, 30.0  # seconds
 _CRASHES_TO_FAIL, _CRASH_WINDOW = 5, 60.0  # so many deaths in so many seconds, without an answer in between
-_ABORT_GRACE = 1.0  # seconds a hung worker has to print where it hangs
-_LAST_WORDS = 1.0  # seconds to read what a worker said before it died, and for one that hung up to die
-_END_SECONDS = 5.0  # to reap what was killed
-_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "HOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "PYTHONPATH")
-_ENVIRONMENT_PREFIXES = ("CUDA_", "NVIDIA_", "OMP_", "MKL_", "ORT_", "TORCH_", "PYTORCH_", "COVERAGE_")
-
-
-_SECRET = re.compile("TOKEN|KEY|SECRET|PASSW|CREDENTIAL")
-
-
-def worker_environment(threads: int) -> dict[str, str]:
-    """What a worker sees of the environment: no tokens and no keys, whatever the operator's shell holds."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name in _ENVIRONMENT or (name.startswith(_ENVIRONMENT_PREFIXES) and not _SECRET.search(name))
-    }
-    return {"OMP_NUM_THREADS": str(threads)} | kept
 
 
 class ProcessesRunner:
@@ -63,11 +30,11 @@ class ProcessesRunner:
         self._spec = spec
         self._settings = settings
         self._replicas = replicas
-        self._workers: set[_Worker] = set()  # all whose process may still be there
-        self._ready: list[_Worker] = []
+        self._workers: set[WorkerProcess] = set()  # all whose process may still be there
+        self._ready: list[WorkerProcess] = []
         self._keepers: list[asyncio.Task[None]] = []
         self._generations = 0
-        self._oom_kills = _OomKills()
+        self._oom_kills = OomKills()
         self._crashes: deque[float] = deque(maxlen=_CRASHES_TO_FAIL)
         self._crashes_in_a_row = 0
         self._failed = False
@@ -112,7 +79,7 @@ class ProcessesRunner:
         self._ready.clear()
         self._on_change()
 
-    async def _run(self, worker: "_Worker", batch: Batch) -> list[Outcome]:
+    async def _run(self, worker: WorkerProcess, batch: Batch) -> list[Outcome]:
         try:
             outcomes = await worker.answer(batch, timeout=self._settings.compute_timeout)
         finally:
@@ -123,7 +90,7 @@ class ProcessesRunner:
         self._failed = False
         return outcomes
 
-    async def _keep(self, worker: "_Worker") -> None:
+    async def _keep(self, worker: WorkerProcess) -> None:
         """Wait for a worker to be lost, and start another in its place, for ever."""
         while True:
             how = await asyncio.shield(worker.lost)
@@ -137,7 +104,7 @@ class ProcessesRunner:
             self._failed = False
             self._on_change()
 
-    async def _replace(self) -> "_Worker":
+    async def _replace(self) -> WorkerProcess:
         """Start workers until one is warm. The pauses grow with the crashes since the last answer."""
         while True:
             await asyncio.sleep(self._pause())
@@ -165,10 +132,10 @@ class ProcessesRunner:
             self._failed = True
             logs.event("the model only crashes: it is unavailable", level=40, model=self._spec.name)
 
-    async def _spawn(self) -> "_Worker":
+    async def _spawn(self) -> WorkerProcess:
         self._generations += 1
         self._workers = {worker for worker in self._workers if not worker.gone.is_set()}
-        worker = _Worker(self._spec, self._settings, self._oom_kills, generation=self._generations)
+        worker = WorkerProcess(self._spec, self._settings, self._oom_kills, generation=self._generations)
         self._workers.add(worker)
         await worker.connect()
         return worker
@@ -178,205 +145,3 @@ class ProcessesRunner:
 
     def _cannot_start(self, error: BaseException) -> SetupError:
         return EngineError(f"{self._spec.name} cannot be loaded: its worker {error}")
-
-
-class _Worker:
-    """One worker process as the loop sees it."""
-
-    def __init__(self, spec: ReplicaSpec, settings: Settings, oom_kills: "_OomKills", *, generation: int) -> None:
-        loop = asyncio.get_running_loop()
-        self.generation = generation
-        self.busy = False
-        self.started: asyncio.Future[str] = loop.create_future()
-        self.lost: asyncio.Future[Loss] = loop.create_future()
-        self.gone = asyncio.Event()  # dead, reaped, and all that belonged to it closed
-        self._startup = loop.call_later(settings.startup_timeout, self._start_too_slow)
-        self._batches: dict[int, asyncio.Future[list[Outcome]]] = {}
-        self._last_batch = 0
-        self._funeral: asyncio.Task[None] | None = None
-        self._oom_kills = oom_kills
-        mine, theirs = socket.socketpair()
-        order = WorkerOrder(spec, generation, settings.max_worker_memory, settings.log_level)
-        command = [sys.executable, "-m", "flambeau.runners.worker", str(theirs.fileno())]
-        # On the loop's own thread and not in a pool's: a worker ends with the thread that spawned it (PDEATHSIG).
-        with theirs:
-            try:
-                self._process = subprocess.Popen(
-                    [*command, msgspec.json.encode(order).decode()],
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    stdout=sys.stderr if _has_descriptor(sys.stderr) else subprocess.DEVNULL,
-                    env=worker_environment(spec.threads),
-                )
-            except OSError:
-                mine.close()
-                raise
-        self.pid = self._process.pid
-        self._sock = mine
-        self._sentinel = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else -1
-        if self._sentinel >= 0:
-            loop.add_reader(self._sentinel, self._on_death)
-
-    async def connect(self) -> None:
-        """Begin to listen to the worker."""
-        reader, self._writer = await asyncio.open_connection(sock=self._sock)
-        self._listener = asyncio.get_running_loop().create_task(self._listen(reader))
-
-    @property
-    def alive(self) -> bool:
-        """Whether it may be given a batch."""
-        return not self.lost.done() and self._funeral is None
-
-    def unanswered(self) -> list["asyncio.Future[list[Outcome]]"]:
-        """The batches that it has."""
-        return list(self._batches.values())
-
-    async def answer(self, batch: Batch, *, timeout: float) -> list[Outcome]:
-        """Have a batch answered. Raises `WorkerLostError`."""
-        loop = asyncio.get_running_loop()
-        if not self.alive:
-            raise WorkerLostError("killed")  # whatever became of it, this batch had no part in it
-        self._last_batch += 1
-        identity = self._last_batch
-        future = self._batches[identity] = loop.create_future()
-        watchdog = loop.call_later(timeout, self._hang)
-        try:
-            frame = ipc.pack_batch(self.generation, identity, [(work.item, work.seconds_left) for work in batch])
-            self._writer.writelines(frame)
-            outcomes: list[Outcome] = await future
-        finally:
-            watchdog.cancel()
-            self._batches.pop(identity, None)
-        if len(outcomes) != len(batch):
-            self._misbehaved()
-            raise WorkerLostError("crashed")
-        return outcomes
-
-    async def end(self) -> None:
-        """End the worker now, and return when nothing is left of it. A second call does nothing."""
-        self._startup.cancel()
-        self._kill()
-        self._lose("killed")
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.gone.wait(), _END_SECONDS)
-
-    async def _listen(self, reader: asyncio.StreamReader) -> None:
-        try:
-            while True:
-                header = ipc.unpack_header(await reader.readexactly(ipc.HEADER_SIZE))
-                self._take(header, await reader.readexactly(header.body))
-        except (asyncio.IncompleteReadError, OSError):
-            # Dead, or dying, or alive without a socket: the sentinel tells, and if it does not the worker is killed.
-            asyncio.get_running_loop().call_later(_LAST_WORDS, self._misbehaved)
-            if self._sentinel < 0 and self._funeral is None:  # no sentinels on this system
-                await asyncio.to_thread(self._process.wait)
-                self._on_death()
-        except FrameError as error:
-            logs.event("a worker does not keep to the protocol and is killed", level=40, pid=self.pid, error=error)
-            self._misbehaved()
-
-    def _take(self, header: Header, body: bytes) -> None:
-        if header.generation != self.generation or self.lost.done():
-            return
-        if header.kind is Kind.ANSWER:
-            future = self._batches.get(header.batch)
-            if future is not None and not future.done():
-                future.set_result(ipc.unpack_outcomes(body))
-            return
-        begun = ipc.unpack_start(header.kind, body)
-        self._startup.cancel()
-        if self.started.done():
-            return
-        if isinstance(begun, Failed):
-            kind = getattr(errors, begun.error, None)
-            if not (isinstance(kind, type) and issubclass(kind, SetupError)):
-                kind = EngineError
-            self.started.set_exception(kind(begun.message))
-        else:
-            self.started.set_result(begun.device)
-
-    def _start_too_slow(self) -> None:
-        if not self.started.done():
-            self.started.set_exception(EngineError("the model was not warm within --startup-timeout: give it more"))
-        self._kill()
-
-    def _hang(self) -> None:
-        """The batch had its time. The worker is taken for lost now; it may print where it hangs before it is killed."""
-        self._hung = True
-        self._signal(signal.SIGABRT)
-        asyncio.get_running_loop().call_later(_ABORT_GRACE, self._kill)
-        self._lose("hung")
-
-    def _misbehaved(self) -> None:
-        if self._process.returncode is None:
-            self._lose("crashed")
-            self._kill()
-
-    def _kill(self) -> None:
-        self._signal(signal.SIGKILL)
-
-    def _signal(self, number: signal.Signals) -> None:
-        if self._process.returncode is None:
-            self._process.send_signal(number)
-
-    def _on_death(self) -> None:
-        if self._sentinel >= 0:
-            asyncio.get_running_loop().remove_reader(self._sentinel)
-            os.close(self._sentinel)
-            self._sentinel = -1
-        self._startup.cancel()
-        code = self._process.wait()
-        self._funeral = asyncio.get_running_loop().create_task(self._bury(code))
-
-    async def _bury(self, code: int) -> None:
-        """Read what the dead worker said last, an answer or why it cannot start; then what it has not said is lost."""
-        await asyncio.wait([self._listener], timeout=_LAST_WORDS)
-        self._lose(self._cause(code))
-        self._listener.cancel()
-        self._writer.close()
-        with contextlib.suppress(OSError):
-            await self._writer.wait_closed()
-        self.gone.set()
-
-    def _cause(self, code: int) -> Loss:
-        if code != -signal.SIGKILL:
-            return "crashed"
-        return "out_of_memory" if self._oom_kills.explain_one() else "killed"
-
-    def _lose(self, how: Loss) -> None:
-        if self.lost.done():
-            return
-        self.lost.set_result(how)
-        if not self.started.done():
-            self.started.set_exception(WorkerLostError(how))
-        for future in self._batches.values():
-            if not future.done():
-                future.set_exception(WorkerLostError(how))
-
-
-class _OomKills:
-    """What the kernel killed for want of memory in this control group. Each kill explains one worker's death."""
-
-    def __init__(self) -> None:
-        self._explained = self._count()
-
-    def explain_one(self) -> bool:
-        """Whether there was a kill that has not explained another death."""
-        if self._count() <= self._explained:
-            return False
-        self._explained += 1
-        return True
-
-    def _count(self) -> int:
-        for file in (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control")):
-            with contextlib.suppress(OSError, ValueError):
-                counters = dict(line.split() for line in file.read_text().splitlines())
-                return int(counters.get("oom_kill", 0))
-        return 0
-
-
-def _has_descriptor(stream: object) -> bool:
-    try:
-        return stream.fileno() >= 0  # type: ignore[attr-defined,no-any-return]
-    except (AttributeError, OSError, ValueError):
-        return False

@@ -28,10 +28,11 @@ EXPIRED = RequestError("the answer was not ready before the deadline", code="dea
 
 
 class WorkerOrder(msgspec.Struct, frozen=True):
-    """What a worker is told. `memory` bounds its address space, in bytes."""
+    """What a worker is told. `parent` is the process that started it; `memory` bounds its address space, in bytes."""
 
     spec: ReplicaSpec
     generation: int
+    parent: int
     memory: int | None
     log_level: str
 
@@ -47,7 +48,7 @@ def main() -> None:
 
 def restrict(order: WorkerOrder) -> None:
     """Bind this process to its parent and its share of the machine."""
-    end_with_parent()
+    end_with_parent(order.parent)
     faulthandler.enable()
     # A stopping service drains: a terminal's Ctrl-C and a supervisor's SIGTERM to the group are the front's to answer.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -56,7 +57,9 @@ def restrict(order: WorkerOrder) -> None:
     if order.memory is not None:
         resource.setrlimit(resource.RLIMIT_AS, (order.memory, order.memory))
     if sys.platform == "linux":
-        Path("/proc/self/oom_score_adj").write_text("500")  # if the kernel must kill one of us, then not the front
+        score = Path("/proc/self/oom_score_adj")
+        if int(score.read_text()) < 500:  # a container may have been given more, and only root may lower it
+            score.write_text("500")  # if the kernel must kill one of us, then not the front
 
 
 class Worker:

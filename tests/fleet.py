@@ -1,0 +1,231 @@
+"""Real worker processes for tests: a Python model that does as it is told, and a loop's view of its runner."""
+
+import asyncio
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+
+from flambeau import bundle
+from flambeau.bundle import CodeReference, Manifest, PythonPipeline, Source
+from flambeau.config import Settings
+from flambeau.errors import RequestError
+from flambeau.runners.base import Slot, Work
+from flambeau.runners.processes import ProcessesRunner
+from flambeau.runners.spec import ReplicaSpec
+from flambeau.types import Item, Options, Payload, Value
+
+PATIENCE = 30.0  # seconds until a test gives up on a condition
+MODEL = """
+import ctypes, os, resource, signal, sys, time
+from pathlib import Path
+import flambeau
+
+HERE = Path({folder!r})
+
+class Commands(flambeau.PythonModel):
+    def load(self):
+        while (HERE / "slow").exists():
+            time.sleep(0.01)
+        if (HERE / "broken").exists():
+            raise FileNotFoundError("weights.bin is not here")
+
+    def predict(self, batch):
+        return [getattr(self, item["do"])(**item) for item in batch]
+
+    def echo(self, do, value): return value
+    def exit(self, do): os._exit(3)
+    def segv(self, do): ctypes.string_at(0)
+    def abort(self, do): os.abort()
+    def hang(self, do):
+        while True: pass
+    def big(self, do, size): return len(bytearray(size))
+    def wait(self, do, name):
+        (HERE / (name + ".begun")).touch()
+        while not (HERE / name).exists():
+            time.sleep(0.01)
+        return name
+    def about(self, do):
+        return dict(
+            pid=os.getpid(), environment=dict(os.environ), core=resource.getrlimit(resource.RLIMIT_CORE),
+            ignored=[signal.getsignal(each) == signal.SIG_IGN for each in (signal.SIGTERM, signal.SIGINT)],
+            oom=int(Path("/proc/self/oom_score_adj").read_text()), modules=sorted(sys.modules),
+            descriptors=len(os.listdir("/proc/self/fd")) - 1,
+        )
+"""
+
+
+def make_bundle(folder: Path) -> ReplicaSpec:
+    """A bundle of the obedient model, written without a build process."""
+    (folder / "model.py").write_text(MODEL.format(folder=str(folder)))
+    pipeline = PythonPipeline(CodeReference("Commands", file="model.py"))
+    source = Source(kind="python", name="model.py")
+    bundle.write_manifest(
+        folder,
+        Manifest(
+            format=bundle.FORMAT, name="commands", flambeau="0", source=source, pipeline=pipeline, engine="python"
+        ),
+    )
+    return ReplicaSpec(
+        str(folder), "commands", "python", "cpu", threads=1, allow_code=True, threshold=None, max_image_pixels=1
+    )
+
+
+class Fleet:
+    """A started runner. Leaving it closes the runner."""
+
+    def __init__(self, spec: ReplicaSpec, *, replicas: int = 1, **settings: object) -> None:
+        self.folder = Path(spec.bundle)
+        self.runner = ProcessesRunner(spec, Settings(**settings), replicas=replicas)  # type: ignore[arg-type]
+        self.changed = asyncio.Event()
+        self.device = ""
+
+    async def __aenter__(self) -> "Fleet":
+        self.device = await self.runner.start(self.changed.set)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.runner.close(timeout=1.0)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Return when the condition holds; it is looked at whenever the runner has changed."""
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                self.changed.clear()
+                await self.changed.wait()
+
+    async def slot(self) -> Slot:
+        """The next free slot."""
+        found: list[Slot] = []
+
+        def reserve() -> bool:
+            slot = self.runner.reserve()
+            found.extend([slot] if slot else [])
+            return bool(found)
+
+        await self.until(reserve)
+        return found[0]
+
+    async def ask(self, *commands: dict[str, object]) -> list[object]:
+        """The answers to a batch of commands, or the codes of their errors."""
+        slot = await self.slot()
+        return await _answers(slot, commands)
+
+    async def ask_later(self, name: str) -> "asyncio.Task[list[object]]":
+        """A batch that a worker has in hand, and answers when the file of that name is there."""
+        task = asyncio.create_task(self.ask({"do": "wait", "name": name}))
+        await eventually((self.folder / f"{name}.begun").exists)
+        return task
+
+    async def pid(self) -> int:
+        """The process of the worker that is first asked."""
+        [about] = await self.ask({"do": "about"})
+        assert isinstance(about, dict)
+        return int(about["pid"])
+
+
+def echo(value: object) -> dict[str, object]:
+    """A command that is answered with the value."""
+    return {"do": "echo", "value": value}
+
+
+async def _answers(slot: Slot, commands: tuple[dict[str, object], ...]) -> list[object]:
+    outcomes = await slot([Work(Item(Payload("json", json.dumps(c).encode()), Options()), 60.0) for c in commands])
+    found: list[object] = []
+    for outcome in outcomes:
+        assert isinstance(outcome.result, Value | RequestError)
+        found.append(
+            outcome.result.code if isinstance(outcome.result, RequestError) else json.loads(outcome.result.json)
+        )
+    return found
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Return when something outside this process has become so."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def wait_for(condition: Callable[[], object], *, seconds: float = PATIENCE) -> None:
+    """The same for a thread."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.005)
+
+
+def children(pid: int | str = "self") -> list[int]:
+    """The processes that a process has started and not reaped, zombies among them."""
+    threads = Path(f"/proc/{pid}/task").glob("*/children")
+    return sorted(int(child) for thread in threads for child in thread.read_text().split())
+
+
+def ended(pid: int) -> bool:
+    """Whether a process has ended, reaped or not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def nothing_left() -> Iterator[None]:
+    """I5: descriptors, threads and children are after a test what they were before it."""
+    before = _possessions()
+    yield
+    assert _possessions() == before
+
+
+def _possessions() -> tuple[list[str], list[str], list[int]]:
+    descriptors = [os.readlink(f"/proc/self/fd/{each}") for each in os.listdir("/proc/self/fd") if _is_open(each)]
+    kinds = sorted(each.partition(":")[0] for each in descriptors)
+    return kinds, sorted(thread.name for thread in threading.enumerate()), children()
+
+
+def _is_open(descriptor: str) -> bool:
+    return os.path.lexists(f"/proc/self/fd/{descriptor}")
+
+
+def run(test: Awaitable[None]) -> None:
+    """Run a test on a loop of its own."""
+
+    async def whole() -> None:
+        async with asyncio.timeout(2 * PATIENCE):
+            await test
+
+    asyncio.run(whole())
+
+
+def fake_worker(folder: Path, body: str) -> str:
+    """An executable in the place of Python whose first run is `body` and whose later ones are real workers.
+
+    `body` sees `sock`, `order` (a `WorkerOrder`), `ipc`, and `batch()`, which returns the header of the next batch.
+    """
+    script = folder / "fake"
+    script.write_text(
+        f"#!{sys.executable}\n"
+        "import os, signal, socket, sys, time\n"
+        f"if os.path.exists({str(folder / 'ran')!r}):\n"
+        f"    os.execv({sys.executable!r}, [{sys.executable!r}, *sys.argv[1:]])\n"
+        f"open({str(folder / 'ran')!r}, 'w').close()\n"
+        "import msgspec\n"
+        "from flambeau.runners import ipc\n"
+        "from flambeau.runners.ipc import *\n"
+        "from flambeau.runners.worker import WorkerOrder\n"
+        "from flambeau.types import Outcome, Value\n"
+        "sock = socket.socket(fileno=int(sys.argv[3]))\n"
+        "order = msgspec.json.decode(sys.argv[4], type=WorkerOrder)\n"
+        "def batch():\n"
+        "    header = ipc.unpack_header(sock.recv(ipc.HEADER_SIZE, socket.MSG_WAITALL))\n"
+        "    sock.recv(header.body + header.payloads, socket.MSG_WAITALL)\n"
+        "    return header\n"
+        f"{body}\n"
+    )
+    script.chmod(0o755)
+    return str(script)

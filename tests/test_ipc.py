@@ -1,0 +1,217 @@
+"""The frames between front and worker: what goes in comes out, and nothing else that comes in does harm.
+
+T-14: the front treats a worker as hostile. Whatever the bytes, the decoder gives a value or raises `FrameError`, and it
+allocates no more than the frame itself has a right to.
+"""
+
+import struct
+import tracemalloc
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flambeau.errors import Code, RequestError
+from flambeau.runners import ipc
+from flambeau.runners.ipc import Failed, FrameError, Header, Kind, Ready
+from flambeau.types import Classification, Item, Label, Options, Outcome, Payload, Scored, Timings, Value
+
+CODES: tuple[Code, ...] = Code.__args__  # type: ignore[attr-defined]
+U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
+SIZES = st.integers(0, ipc.LARGEST_BODY)
+finite = st.floats(allow_nan=False)
+seconds = st.floats(0, 1e6)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+items = st.builds(
+    Item,
+    st.builds(Payload, st.sampled_from(["file", "json"]), st.binary(max_size=50)),
+    st.builds(Options, st.integers(1, 1000), st.none() | finite, st.booleans()),
+)
+scored = st.builds(Scored, st.integers(0, 10_000), st.builds(Label, texts, texts), finite)
+classifications = st.builds(
+    Classification,
+    st.lists(scored, min_size=1, max_size=4).map(tuple),
+    finite,
+    st.none() | st.lists(finite, max_size=4),
+)
+values = st.builds(Value, st.binary(max_size=50), st.integers(0, 100))
+errors = st.builds(
+    lambda message, code, hint: RequestError(message, code=code, hint=hint),
+    texts,
+    st.sampled_from(CODES),
+    st.none() | texts,
+)
+timings = st.builds(Timings, seconds, seconds, seconds, seconds)
+outcomes = st.lists(st.builds(Outcome, classifications | values | errors, timings), max_size=5)
+
+
+def flat(outcome: Outcome) -> Any:
+    """An outcome that can be compared: exceptions are equal only to themselves."""
+    result = outcome.result
+    if isinstance(result, RequestError):
+        return result.message, result.code, result.hint, outcome.timings
+    return result, outcome.timings
+
+
+@given(U32, U64, st.lists(st.tuples(items, finite), max_size=6))
+def test_a_batch_comes_out_as_it_went_in(generation: int, batch: int, sent: list[tuple[Item, float]]) -> None:
+    frame = b"".join(ipc.pack_batch(generation, batch, sent))
+    header = ipc.unpack_header(frame[: ipc.HEADER_SIZE])
+    assert (header.kind, header.generation, header.batch) == (Kind.BATCH, generation, batch)
+    assert len(frame) == ipc.HEADER_SIZE + header.body + header.payloads
+    body = frame[ipc.HEADER_SIZE :][: header.body]
+    assert ipc.unpack_batch(body, memoryview(frame)[ipc.HEADER_SIZE + header.body :]) == sent
+
+
+@given(U32, U64, outcomes)
+def test_outcomes_come_out_as_they_went_in(generation: int, batch: int, sent: list[Outcome]) -> None:
+    frame = ipc.pack_outcomes(generation, batch, sent)
+    header = ipc.unpack_header(frame[: ipc.HEADER_SIZE])
+    assert header == Header(Kind.ANSWER, generation, batch, len(frame) - ipc.HEADER_SIZE, 0)
+    assert [flat(each) for each in ipc.unpack_outcomes(frame[ipc.HEADER_SIZE :])] == [flat(each) for each in sent]
+
+
+@given(U32, texts, texts)
+def test_the_first_frame_comes_out_as_it_went_in(generation: int, one: str, two: str) -> None:
+    for kind, frame, sent in (
+        (Kind.READY, ipc.pack_ready(generation, Ready(one)), Ready(one)),
+        (Kind.FAILED, ipc.pack_failed(generation, Failed(one, two)), Failed(one, two)),
+    ):
+        assert ipc.unpack_header(frame[: ipc.HEADER_SIZE]).kind is kind
+        assert ipc.unpack_start(kind, frame[ipc.HEADER_SIZE :]) == sent
+
+
+@given(st.sampled_from(Kind), U32, U64, SIZES, SIZES)
+def test_a_header_comes_out_as_it_went_in(kind: Kind, generation: int, batch: int, body: int, payloads: int) -> None:
+    header = Header(kind, generation, batch, body, payloads)
+    assert ipc.unpack_header(ipc.pack_header(header)) == header
+
+
+def test_the_payloads_are_not_copied() -> None:
+    data = b"x" * 1000
+    [_, sent] = ipc.pack_batch(1, 1, [(Item(Payload("file", data), Options()), 1.0)])
+    assert sent is data
+
+
+def attempt(frame: bytes) -> None:
+    """Decode a frame as both sides do. Only `FrameError` may be raised."""
+    try:
+        header = ipc.unpack_header(frame[: ipc.HEADER_SIZE])
+        body = frame[ipc.HEADER_SIZE :][: header.body]
+        if header.kind is Kind.BATCH:
+            ipc.unpack_batch(body, memoryview(frame)[ipc.HEADER_SIZE + header.body :])
+        elif header.kind is Kind.ANSWER:
+            ipc.unpack_outcomes(body)
+        else:
+            ipc.unpack_start(header.kind, body)
+    except FrameError:
+        pass
+
+
+frames = st.one_of(
+    st.lists(st.tuples(items, finite), max_size=3).map(lambda sent: b"".join(ipc.pack_batch(1, 2, sent))),
+    outcomes.map(lambda sent: ipc.pack_outcomes(1, 2, sent)),
+    st.builds(lambda one: ipc.pack_ready(1, Ready(one)), texts),
+    st.builds(lambda one, two: ipc.pack_failed(1, Failed(one, two)), texts, texts),
+)
+
+
+@given(frames)
+def test_no_truncation_does_harm_t14(frame: bytes) -> None:
+    for length in range(len(frame)):
+        attempt(frame[:length])
+
+
+@settings(max_examples=500)
+@given(frames, st.data())
+def test_no_mutation_does_harm_t14(frame: bytes, data: st.DataObject) -> None:
+    changed = bytearray(frame)
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(changed) - 1))
+        # msgpack's own markers are likelier to lead somewhere than any byte
+        changed[place] = data.draw(st.integers(0, 255) | st.sampled_from([0x91, 0xC4, 0xC6, 0xDB, 0xDD, 0xDF, 0xFF]))
+    attempt(bytes(changed))
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(Kind), st.binary(max_size=200))
+def test_no_body_does_harm_t14(kind: Kind, body: bytes) -> None:
+    attempt(ipc.pack_header(Header(kind, 1, 1, len(body), 0)) + body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xdd\xff\xff\xff\xff",  # an array of 2**32 - 1
+        b"\xdd\xff\xff\xff\xff" + b"\x92" * 1000,
+        b"\x91\x92\x93\x02\xc6\xff\xff\xff\xff",  # 4 GiB of bytes
+        b"\x81\xa6device\xdb\xff\xff\xff\xff",  # a text of 4 GiB
+        b"\xdf\xff\xff\xff\xff",  # a map of 2**32 - 1
+        b"\x91" * 100_000,  # arrays in arrays
+        b"\x82\xa6device\xa1a\xa1b" + b"\x91" * 100_000,  # the same where it is skipped
+        b"\x91\x93\x93\x02\xc4\x01a\x00\x94" + 4 * (b"\xcb" + bytes(8)) + b"\x91" * 100_000,
+        b"\x91\x92\x94\x03\xa1\xff\xa4none\xc0",  # no UTF-8
+        b"",
+    ],
+)
+@pytest.mark.parametrize("kind", Kind)
+def test_a_length_that_lies_allocates_nothing_t14(kind: Kind, body: bytes) -> None:
+    decode = {
+        Kind.BATCH: lambda: ipc.unpack_batch(body, memoryview(b"")),
+        Kind.ANSWER: lambda: ipc.unpack_outcomes(body),
+    }.get(kind, lambda: ipc.unpack_start(kind, body))
+    tracemalloc.start()
+    with pytest.raises(FrameError):
+        decode()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1024 * 1024
+
+
+GOOD = ipc.pack_header(Header(Kind.ANSWER, 1, 2, 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"xx" + GOOD[2:], "does not begin as one"),
+        (GOOD[:2] + b"\0" + GOOD[3:], "does not begin as one"),
+        (GOOD[:2] + b"\5" + GOOD[3:], "does not begin as one"),
+        (GOOD[:-1], "has 24 bytes, and not 23"),
+        (GOOD + b"\0", "has 24 bytes, and not 25"),
+        (b"", "has 24 bytes"),
+        (GOOD[:-8] + struct.pack("<II", ipc.LARGEST_BODY + 1, 0), "longer than"),
+        (GOOD[:-8] + struct.pack("<II", 0, 2**32 - 1), "longer than"),
+    ],
+)
+def test_a_wrong_header_is_refused_before_anything_is_read_t14(data: bytes, why: str) -> None:
+    with pytest.raises(FrameError, match=why):
+        ipc.unpack_header(data)
+
+
+@pytest.mark.parametrize("sizes", [(3, 3), (1,), (10, -5, -1), (2**62, 4), ()])
+def test_payload_lengths_that_do_not_add_up_are_refused_t14(sizes: tuple[int, ...]) -> None:
+    body = msgspec.msgpack.encode([("file", size, 1.0, 1, None, False) for size in sizes])
+    with pytest.raises(FrameError):
+        ipc.unpack_batch(body, memoryview(b"1234"))
+
+
+def test_a_payload_that_only_this_process_understands_is_refused_t14() -> None:
+    body = msgspec.msgpack.encode([("value", 4, 1.0, 1, None, False)])
+    with pytest.raises(FrameError, match="no payload of kind 'value'"):
+        ipc.unpack_batch(body, memoryview(b"1234"))
+
+
+def test_a_classification_without_classes_and_an_unknown_code_are_refused_t14() -> None:
+    zeros = (0.0, 0.0, 0.0, 0.0)
+    for result in ((1, [], 0.5, None), (3, "text", "no_such_code", None), (4, "x")):
+        with pytest.raises(FrameError):
+            ipc.unpack_outcomes(msgspec.msgpack.encode([(result, zeros)]))
+
+
+@pytest.mark.parametrize("kind", [Kind.BATCH, Kind.ANSWER])
+def test_a_worker_begins_with_one_of_two_frames_t14(kind: Kind) -> None:
+    with pytest.raises(FrameError, match=f"first frame is {kind.name}"):
+        ipc.unpack_start(kind, b"\x81\xa6device\xa3cpu")
