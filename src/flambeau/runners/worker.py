@@ -22,9 +22,12 @@ from flambeau.process import end_with_parent
 from flambeau.runners import ipc
 from flambeau.runners.ipc import Failed, Header, Kind, Ready
 from flambeau.runners.spec import ReplicaSpec
-from flambeau.types import Item, Outcome
+from flambeau.types import Item, Outcome, Value
 
 EXPIRED = RequestError("the answer was not ready before the deadline", code="deadline_exceeded")
+
+
+_LARGEST_ANSWERS = ipc.LARGEST_BODY * 3 // 4  # of one batch; the rest is for what goes with them
 
 
 class WorkerOrder(msgspec.Struct, frozen=True):
@@ -97,7 +100,7 @@ class Worker:
             answered = replica.run([item for _, item in waiting])
             outcomes |= {index: outcome for (index, _), outcome in zip(waiting, answered, strict=True)}
             ordered = [outcomes[index] for index in range(len(outcomes))]
-            self._send(ipc.pack_outcomes(self._generation, header.batch, ordered))
+            self._send(ipc.pack_outcomes(self._generation, header.batch, [_bounded(each, ordered) for each in ordered]))
 
     def _frames(self) -> Iterator[tuple[Header, bytearray, memoryview]]:
         """The batches of this generation, until the front closes its end."""
@@ -125,6 +128,15 @@ class Worker:
             self._sock.sendall(frame)
         except OSError:
             os._exit(0)  # the front is gone
+
+
+def _bounded(outcome: Outcome, batch: list[Outcome]) -> Outcome:
+    """The outcome, or an error where it takes more than its share of the largest frame."""
+    result = outcome.result
+    if isinstance(result, Value) and len(result.json) > _LARGEST_ANSWERS // len(batch):
+        logs.event("the model's answer is too large to be sent", level=40, bytes=len(result.json))
+        return Outcome(RequestError("the model gave an answer that cannot be sent", code="model_output_invalid"))
+    return outcome
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ The port is taken before anything is loaded, and listened on only when every mod
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -82,6 +83,23 @@ async def _serve(service: Service, taken: socket.socket, on_ready: Callable[[Ser
     logs.event("stopped")
 
 
+_SO_ATTACH_FILTER = 26  # socket(7)
+
+
+class _SocketFilter(ctypes.Structure):
+    """struct sock_fprog: how many instructions there are, and where."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
+def _make_deaf(listening: socket.socket) -> None:
+    """Have the kernel drop whatever asks for a new connection, with a filter of one instruction: return 0 bytes."""
+    if sys.platform != "linux":
+        return
+    program = _SocketFilter(1, (0x06).to_bytes(8, sys.byteorder))  # BPF_RET | BPF_K, with k = 0
+    listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, bytes(program))
+
+
 class _Server(uvicorn.Server):
     """uvicorn, but for signals: its own handling raises the signal again at the end, and the exit code is not 0."""
 
@@ -104,12 +122,40 @@ class _Server(uvicorn.Server):
         uvicorn would close an idle connection at once, and with it a request that has arrived and was not yet read.
         While the service drains every answer closes its connection (`Lane`), so this ends as soon as all are answered.
         """
-        for server in self.servers:
-            server.close()
+        await self._accept_the_last(sockets or [])
         deadline = asyncio.get_running_loop().time() + _LAST_REQUESTS_SECONDS
         while self.server_state.connections and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.01)
         await super().shutdown(sockets)
+
+    async def _accept_the_last(self, sockets: list[socket.socket]) -> None:
+        """Stop listening without losing those who have connected already.
+
+        The kernel accepts connections before we do, and resets those that still wait for us when the listening socket
+        is closed, with the requests they have sent. So the socket is kept open a moment longer under another
+        descriptor, made deaf to new connections, and emptied.
+        """
+        spares = [each.dup() for each in sockets]
+        for server in self.servers:
+            server.close()
+        for spare in spares:
+            _make_deaf(spare)
+            spare.setblocking(False)
+            with spare, contextlib.suppress(BlockingIOError):
+                while True:
+                    connection, _ = spare.accept()
+                    connection.setblocking(False)
+                    await asyncio.get_running_loop().connect_accepted_socket(self._make_protocol, connection)
+
+    def _make_protocol(self) -> asyncio.Protocol:
+        """As uvicorn makes its own in `startup`."""
+        protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+            _loop=asyncio.get_running_loop(),
+        )
+        return protocol
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -1,0 +1,58 @@
+"""All faults by id, in the order in which they are played. The ids are those of the fault list."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from chaos.faults import items, kills, leak, life, load
+from chaos.faults.selftest import selftest
+from chaos.run import Report, Run
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault: its id and how it is played."""
+
+    id: str
+    play: Callable[[Run], Awaitable[Report]]
+
+
+async def _swap(run: Run) -> Report:
+    what = "hot swap: answers of two versions are never mixed in one batch"
+    return Report("F-18", what, "not applicable yet", "there are no versions to swap yet")
+
+
+FAULTS: tuple[Fault, ...] = (
+    Fault("SELF-1", lambda run: selftest(run, "SELF-1", "drop")),
+    Fault("SELF-2", lambda run: selftest(run, "SELF-2", "swap")),
+    Fault("F-01", kills.kill_worker),
+    Fault("F-01/1", lambda run: kills.kill_worker(run, "F-01/1", replicas=1)),
+    Fault("F-02", kills.kill_all),
+    Fault("F-03", kills.hang),
+    Fault("F-04", items.raising),
+    Fault("F-05", items.poison),
+    Fault("F-06", items.memory),
+    Fault("F-11", load.disconnects),
+    Fault("F-12", load.overload),
+    Fault("F-13", load.greedy),
+    Fault("F-14", load.deadlines),
+    Fault("F-18", _swap),
+    Fault("F-19", life.terminate),
+    Fault("F-26", life.cannot_start),
+    Fault("F-27", items.nonfinite),
+    Fault("F-46", items.outputs),
+    Fault("F-50", life.herd),
+    Fault("batching", load.batching),
+    Fault("headline", lambda run: kills.kill_worker(run, "headline", seconds=run.headline_seconds)),
+    Fault("headline/1", lambda run: kills.kill_worker(run, "headline/1", replicas=1, seconds=run.headline_seconds)),
+    Fault("F-47", leak.leak),
+)
+
+
+def chosen(only: str) -> list[Fault]:
+    """The faults of a comma-separated list of ids; all of an empty one. Raises `ValueError` for an unknown id."""
+    wanted = [each.strip() for each in only.split(",") if each.strip()]
+    found = [fault for fault in FAULTS if not wanted or fault.id in wanted or fault.id.partition("/")[0] in wanted]
+    known = {fault.id for fault in FAULTS}
+    if unknown := [each for each in wanted if each not in known]:
+        raise ValueError(f"{', '.join(unknown)}: known are {', '.join(sorted(known))}")
+    return found
