@@ -186,10 +186,20 @@ class WorkerProcess:
         self._kill()
 
     def _hang(self) -> None:
-        """The batch had its time. The worker is taken for lost now; it may print where it hangs before it is killed."""
+        """The batch had its time. The worker is taken for lost now; it may print where it hangs before it is killed.
+
+        One that somebody stopped (SIGSTOP, a debugger) does not hang over its batch: that is a kill from outside.
+        """
+        how: Loss = "killed" if self._is_stopped() else "hung"
         self._signal(signal.SIGABRT)
         asyncio.get_running_loop().call_later(_ABORT_GRACE, self._kill)
-        self._lose("hung")
+        self._lose(how)
+
+    def _is_stopped(self) -> bool:
+        try:  # proc(5): pid (name) state ...; the name may hold anything, so the last parenthesis counts
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
+        except OSError:  # no such file on this system
+            return False
 
     def _misbehaved(self) -> None:
         if self._process.returncode is None:
