@@ -162,9 +162,21 @@ def wait_for(condition: Callable[[], object], *, seconds: float = PATIENCE) -> N
 
 
 def children(pid: int | str = "self") -> list[int]:
-    """The processes that a process has started and not reaped, zombies among them."""
+    """The workers that a process has started and not reaped, zombies among them.
+
+    Workers only: this process also has the servers that other tests share.
+    """
     threads = Path(f"/proc/{pid}/task").glob("*/children")
-    return sorted(int(child) for thread in threads for child in thread.read_text().split())
+    started = [int(child) for thread in threads for child in thread.read_text().split()]
+    return sorted(child for child in started if _is_worker(child))
+
+
+def _is_worker(pid: int) -> bool:
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return b"flambeau.runners.worker" in command or not command  # a zombie has none
 
 
 def ended(pid: int) -> bool:
