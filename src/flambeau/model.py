@@ -6,11 +6,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from flambeau import engines, logs, runners
+from flambeau import engines, logs, runners, usercode
 from flambeau.batching import Batcher, BatchLimits
 from flambeau.bundle import Bundle, PythonPipeline
 from flambeau.config import Placement, Settings, place, usable_cores
-from flambeau.errors import Code, CodeNotAllowed, ConfigError, RequestError
+from flambeau.errors import Code, ConfigError, RequestError
 from flambeau.metrics import Metrics
 from flambeau.runners.base import RunnerState
 from flambeau.runners.spec import ReplicaSpec
@@ -109,11 +109,7 @@ def _plan(bundle: Bundle, settings: Settings) -> tuple[ReplicaSpec, Placement]:
     """Decide engine, device, replicas and threads. Raises `SetupError` for what is not there or not allowed."""
     manifest = bundle.manifest
     if isinstance(manifest.pipeline, PythonPipeline):
-        if not settings.allow_code:
-            raise CodeNotAllowed(
-                f"{manifest.name} is a Python model: code that would run with your rights; "
-                "if you trust it, add --allow-code"
-            )
+        usercode.refuse_unless(settings.allow_code, f"the Python model {manifest.name}")
         engine, default = "python", 1
     else:
         engine = engines.choose(bundle, settings.engine)

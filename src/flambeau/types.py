@@ -1,7 +1,6 @@
 """The value types that travel between rooms. No behaviour beyond what a value can know of itself."""
 
 import enum
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -133,6 +132,3 @@ class ModelState(enum.StrEnum):
     READY = "ready"
     FAILED = "failed"
     CLOSED = "closed"
-
-
-JsonObject = Mapping[str, Any]

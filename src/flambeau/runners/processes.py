@@ -7,6 +7,7 @@ raising `WorkerLostError`; then another is started.
 
 import asyncio
 import functools
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -95,7 +96,7 @@ class ProcessesRunner:
         while True:
             how = await asyncio.shield(worker.lost)
             self._ready.remove(worker)
-            logs.event("worker lost", level=30, model=self._spec.name, pid=worker.pid, how=how)
+            logs.event("worker lost", level=logging.WARNING, model=self._spec.name, pid=worker.pid, how=how)
             if how != "killed":
                 self._note_crash()
             self._on_change()
@@ -116,7 +117,9 @@ class ProcessesRunner:
             except (SetupError, WorkerLostError, OSError) as error:
                 self._note_crash()
                 again = f"{self._pause():.1f} s"
-                logs.event("worker cannot start", level=40, model=self._spec.name, error=error, again_in=again)
+                logs.event(
+                    "worker cannot start", level=logging.ERROR, model=self._spec.name, error=error, again_in=again
+                )
                 self._on_change()
 
     def _pause(self) -> float:
@@ -130,7 +133,7 @@ class ProcessesRunner:
         self._crashes_in_a_row += 1
         if len(self._crashes) == _CRASHES_TO_FAIL and now - self._crashes[0] < _CRASH_WINDOW and not self._failed:
             self._failed = True
-            logs.event("the model only crashes: it is unavailable", level=40, model=self._spec.name)
+            logs.event("the model only crashes: it is unavailable", level=logging.ERROR, model=self._spec.name)
 
     async def _spawn(self) -> WorkerProcess:
         self._generations += 1

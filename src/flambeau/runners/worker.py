@@ -5,6 +5,7 @@ ends itself when the socket closes, and the kernel ends it when its parent dies.
 """
 
 import faulthandler
+import logging
 import os
 import resource
 import signal
@@ -134,7 +135,7 @@ def _bounded(outcome: Outcome, batch: list[Outcome]) -> Outcome:
     """The outcome, or an error where it takes more than its share of the largest frame."""
     result = outcome.result
     if isinstance(result, Value) and len(result.json) > _LARGEST_ANSWERS // len(batch):
-        logs.event("the model's answer is too large to be sent", level=40, bytes=len(result.json))
+        logs.event("the model's answer is too large to be sent", level=logging.ERROR, bytes=len(result.json))
         return Outcome(RequestError("the model gave an answer that cannot be sent", code="model_output_invalid"))
     return outcome
 

@@ -5,6 +5,7 @@ It knows no queue and starts no successor; `flambeau.runners.processes` does.
 
 import asyncio
 import contextlib
+import logging
 import os
 import re
 import signal
@@ -157,7 +158,9 @@ class WorkerProcess:
                 await asyncio.to_thread(self._process.wait)
                 self._on_death()
         except FrameError as error:
-            logs.event("a worker does not keep to the protocol and is killed", level=40, pid=self.pid, error=error)
+            logs.event(
+                "a worker does not keep to the protocol and is killed", level=logging.ERROR, pid=self.pid, error=error
+            )
             self._misbehaved()
 
     def _take(self, header: Header, body: bytes) -> None:
