@@ -16,7 +16,7 @@ from PIL import Image
 
 from flambeau import sources
 from flambeau.bundle import Bundle
-from flambeau.sources import SourceOptions
+from flambeau.orders import SourceOptions
 
 FLAMBEAU = (sys.executable, "-m", "flambeau")
 STARTUP_SECONDS = 100

@@ -30,7 +30,7 @@ from flambeau.bundle import Bundle, Manifest
 from flambeau.cli.serve import serve as serve_command
 from flambeau.config import Settings
 from flambeau.metrics import Metrics
-from flambeau.sources import SourceOptions
+from flambeau.orders import SourceOptions
 from flambeau.web.errors import STATUS
 
 ROOT = Path(__file__).parents[1]

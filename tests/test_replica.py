@@ -14,7 +14,8 @@ from flambeau.bundle import Bundle, CodeReference, Manifest, PythonPipeline, Sou
 from flambeau.errors import CodeNotAllowed, EngineError, InvalidInput, RequestError, SourceError
 from flambeau.pipelines.tensor import TensorPipeline
 from flambeau.runners.base import RunnerState, Work
-from flambeau.runners.replica import Replica, TensorReplica, open_python_model
+from flambeau.runners.function_replica import open_python_model
+from flambeau.runners.replica import Replica, TensorReplica
 from flambeau.runners.threads import ThreadsRunner
 from flambeau.types import Answer, Item, Options, Outcome, Payload, Tensors, TensorSpec, Value
 

@@ -5,6 +5,7 @@
     weights.safetensors  the weights, for PyTorch itself
     probes.safetensors   sample inputs with the outputs that eager PyTorch gave for them
     labels.json          the classes, [[id, name], ...]
+    samples*             golden samples: their files, their answers and outputs; see `flambeau.samples`
     code/*.py            Python models and own architectures only
 
 This module reads, verifies and writes the format. It loads no model and runs no code.
@@ -34,6 +35,9 @@ ONNX = "model.onnx"
 WEIGHTS = "weights.safetensors"
 PROBES = "probes.safetensors"
 LABELS = "labels.json"
+SAMPLES = "samples.json"
+SAMPLE_OUTPUTS = "samples.safetensors"
+SAMPLE_FILES = "samples"
 
 
 class CodeReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,27 +53,57 @@ class CodeReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     root: str | None = None
 
 
-class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A constructor: a name in a registry, or own code, with its keyword arguments."""
+class HeadLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One layer of a replaced head. `name` is its place in the `nn.Sequential`, or empty where the head is this layer.
 
-    registry: Literal["torchvision", "flambeau", "code"]
+    `sizes` are (inputs, outputs) of a linear layer and (channels,) of a norm; others have none.
+    """
+
+    name: str
+    kind: Literal["linear", "batch_norm", "layer_norm", "identity", "relu", "gelu", "silu", "tanh", "sigmoid"]
+    sizes: tuple[int, ...] = ()
+    bias: bool = True
+
+
+class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What somebody put in the place of an architecture's last layers: the module at `path`, such as `fc`."""
+
+    path: str
+    layers: tuple[HeadLayer, ...]
+
+
+class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A constructor: a name in a registry, or own code, with its keyword arguments, and the head put in afterwards."""
+
+    registry: Literal["torchvision", "timm", "flambeau", "code"]
     name: str
     args: dict[str, Any] = {}
     code: CodeReference | None = None
+    head: Head | None = None
 
 
 class ImagePipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="image", tag_field="kind"):
     """How an image becomes a tensor: Resize (shorter side), CenterCrop, scale to [0, 1], normalise.
 
-    `mean` and `std` are per channel R, G, B, on the [0, 1] scale. Sizes are pixels.
+    `mean` and `std` are per channel on the [0, 1] scale: three for R, G, B, or one for a network that takes grey
+    images. Sizes are pixels.
     """
 
     resize: int = 255
     crop: int = 224
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     threshold: float = 0.0
+
+    def __str__(self) -> str:
+        """The transform in torchvision's words."""
+        numbers = [", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std)]
+        grey = "Grayscale, " if len(self.mean) == 1 else ""
+        filtered = "" if self.interpolation == "bilinear" else f", {self.interpolation}"
+        return (
+            f"{grey}Resize({self.resize}{filtered}), CenterCrop({self.crop}), Normalize([{numbers[0]}], [{numbers[1]}])"
+        )
 
 
 class TensorPipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tensor", tag_field="kind"):
@@ -174,7 +208,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     members = {
         str(file.relative_to(folder)): sha256_of(file)
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.name != MANIFEST
+        if file.is_file() and file != folder / MANIFEST  # a sample may have that name too
     }
     text = msgspec.json.encode(msgspec.structs.replace(manifest, members=members))
     (folder / MANIFEST).write_bytes(msgspec.json.format(text, indent=2) + b"\n")

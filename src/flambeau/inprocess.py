@@ -19,7 +19,7 @@ from flambeau.config import Settings
 from flambeau.errors import RequestError
 from flambeau.metrics import Metrics
 from flambeau.pipelines import json_value
-from flambeau.runners.replica import FunctionReplica
+from flambeau.runners.function_replica import FunctionReplica
 from flambeau.runners.threads import ThreadsRunner
 from flambeau.service import BlockingService, Service, split_options
 from flambeau.types import Classification, Item, Options, Outcome, Payload, Plain, Value

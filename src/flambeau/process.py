@@ -1,4 +1,4 @@
-"""What a child process does to itself on Linux. Elsewhere these do nothing."""
+"""What a process does to itself on Linux. Elsewhere these do nothing."""
 
 import ctypes
 import os
@@ -18,3 +18,12 @@ def end_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it was gone before the kernel was asked
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def give_memory_back() -> None:
+    """Return to the system what this process has freed, which glibc keeps otherwise."""
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):  # glibc
+        libc.malloc_trim(0)

@@ -15,7 +15,7 @@ from flambeau.config import Settings
 from flambeau.errors import ConfigError, RequestError
 from flambeau.metrics import Metrics
 from flambeau.model import Model
-from flambeau.sources import SourceOptions
+from flambeau.orders import SourceOptions
 from flambeau.types import Options, Outcome, Payload
 
 T = TypeVar("T")

@@ -42,8 +42,8 @@ def load(reference: CodeReference, *, within: Path | None, allow_code: bool) -> 
     """
     where = reference.module or reference.file or "?"
     refuse_unless(allow_code, f"{Path(where).name}:{reference.name}")
-    if reference.root and reference.root not in sys.path:
-        sys.path.insert(0, reference.root)
+    if reference.root:
+        admit(Path(reference.root))
     try:
         if reference.module:
             module = importlib.import_module(reference.module)
@@ -55,6 +55,12 @@ def load(reference: CodeReference, *, within: Path | None, allow_code: bool) -> 
         return getattr(module, reference.name)
     except AttributeError:
         raise SourceError(f"{where} has no {reference.name}") from None
+
+
+def admit(folder: Path) -> None:
+    """Let code that was allowed import what lies beside it."""
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
 
 
 def _import_file(file: Path) -> Any:

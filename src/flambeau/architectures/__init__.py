@@ -1,11 +1,11 @@
-"""Names to constructors: torchvision's classification models, the EfficientNet-Lite family, and own code.
+"""Names to constructors: torchvision's classification models, the EfficientNet-Lite family, timm's, and own code.
 
 One of the three homes of torch (with `build` and `engines.pytorch`). It builds empty networks and fills them; it does
 not read files.
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,22 +18,29 @@ if TYPE_CHECKING:
     from torch import nn
 
 _HOMES = {
-    "flambeau": "flambeau.architectures.efficientnet_lite",
     "torchvision": "flambeau.architectures.torchvision_models",
+    "flambeau": "flambeau.architectures.own_models",
+    "timm": "flambeau.architectures.timm_models",
 }
+_SHOWN = 8  # keys of each kind in a report of differences
 
 
 def find(name: str, *, args: Mapping[str, Any] | None = None) -> Architecture:
-    """The architecture of that name. Raises `SourceError` with the nearest names when there is none."""
+    """The architecture of that name; `timm/NAME` is timm's where torchvision has one of the same name.
+
+    Raises `SourceError` with the nearest names when there is none.
+    """
+    asked, _, plain = name.rpartition("/")
     known: list[str] = []
     for registry, home in _HOMES.items():
-        names = importlib.import_module(home).names()
-        if name in names:
-            return Architecture(registry=registry, name=name, args=dict(args or {}))  # type: ignore[arg-type]
-        known += names
+        if asked in ("", registry):
+            names = importlib.import_module(home).names()
+            if plain in names:
+                return Architecture(registry=registry, name=plain, args=dict(args or {}))  # type: ignore[arg-type]
+            known += names
     import difflib
 
-    near = difflib.get_close_matches(name, known, n=3)
+    near = difflib.get_close_matches(plain, known, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "write a torchvision model's name, or module:Class"
     raise SourceError(f"there is no architecture named {name!r}: {hint}")
 
@@ -41,7 +48,8 @@ def find(name: str, *, args: Mapping[str, Any] | None = None) -> Architecture:
 def create(architecture: Architecture, *, within: Path | None = None, allow_code: bool = False) -> "nn.Module":
     """Construct the network, in evaluation mode, with weights that still have to be filled.
 
-    `within` is the bundle that own code belongs to. Raises `SourceError` when the constructor refuses its arguments.
+    The parameters of a registered architecture have shapes and no numbers. `within` is the bundle that own code belongs
+    to. Raises `SourceError` when the constructor refuses its arguments.
     """
     from torch import nn
 
@@ -50,7 +58,9 @@ def create(architecture: Architecture, *, within: Path | None = None, allow_code
     else:
         constructor = importlib.import_module(_HOMES[architecture.registry]).constructor(architecture.name)
     try:
-        network = constructor(**architecture.args)
+        network = _construct(architecture, constructor)
+    except SourceError:
+        raise
     except Exception as error:
         raise SourceError(f"{architecture.name} cannot be constructed: {type(error).__name__}: {error}") from error
     if not isinstance(network, nn.Module):
@@ -58,11 +68,33 @@ def create(architecture: Architecture, *, within: Path | None = None, allow_code
     return network.eval()
 
 
+def _construct(architecture: Architecture, constructor: Callable[..., Any]) -> Any:
+    from flambeau.architectures import heads
+    from flambeau.architectures.hollow import NotHollow, hollow, require_numbers
+
+    def whole() -> Any:
+        network = constructor(**architecture.args)
+        if architecture.head is not None:
+            heads.attach(network, architecture.head)
+        return network
+
+    if architecture.code is not None:  # what own code does with its parameters is its own affair
+        return whole()
+    try:
+        with hollow():
+            network = whole()
+        require_numbers(network)
+    except (NotHollow, NotImplementedError, RuntimeError):  # the latter two are what reading a meta tensor raises
+        return whole()
+    return network
+
+
 def fill(network: "nn.Module", weights: Mapping[str, "torch.Tensor"], *, name: str) -> None:
     """Fill the network with exactly its own weights. Raises `SourceError` with the differences otherwise.
 
     Batch counters of batch norms may be missing, as in every file from before PyTorch 0.4.1: they serve training only.
-    Weights kept in another precision take the network's.
+    Weights kept in another precision take the network's; others are taken as they are, mapped from a file or not, and
+    not copied.
     """
     expected = network.state_dict()
     missing = sorted(key for key in expected.keys() - weights.keys() if not key.endswith("num_batches_tracked"))
@@ -73,7 +105,7 @@ def fill(network: "nn.Module", weights: Mapping[str, "torch.Tensor"], *, name: s
         if weights[key].shape != expected[key].shape
     ]
     problems = [
-        f"{len(keys)} {what}: {', '.join(keys[:3])}{', …' if len(keys) > 3 else ''}"
+        f"{len(keys)} {what}: {', '.join(keys[:_SHOWN])}{', …' if len(keys) > _SHOWN else ''}"
         for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshaped))
         if keys
     ]

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from flambeau import detection
 from flambeau.bundle import ImagePipeline
 
 
@@ -63,11 +64,14 @@ def constructor(name: str) -> Callable[..., nn.Module]:
     return partial(EfficientNetLite, _SCALES[name])
 
 
+def size_of(name: str) -> int:
+    """The side of its square input, in pixels."""
+    return _SCALES[name].size
+
+
 def pipeline_for(name: str) -> ImagePipeline:
-    """The recipe's transform for lite0; for the larger ones the same margin around their own input size."""
-    size = _SCALES[name].size
-    recipe = ImagePipeline()
-    return ImagePipeline(resize=size + recipe.resize - recipe.crop, crop=size)
+    """How images are prepared for that member: the recipe's margin around its own input size."""
+    return detection.pipeline_for("flambeau", name)
 
 
 class EfficientNetLite(nn.Module):

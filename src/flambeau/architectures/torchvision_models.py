@@ -1,18 +1,17 @@
 """torchvision's classification models, by name."""
 
-import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from flambeau import detection
 from flambeau.architectures import torchvision_ops
 from flambeau.bundle import ImagePipeline
+from flambeau.detection import naming
 from flambeau.errors import SourceError
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-RECIPE_CROP = 224
 
 
 def names() -> list[str]:
@@ -40,15 +39,8 @@ def constructor(name: str) -> "Callable[..., nn.Module]":
 
 
 def pipeline_for(name: str) -> ImagePipeline:
-    """How images are prepared for that model.
-
-    The recipe (Resize 255, CenterCrop 224) serves all models of that size. A model trained at another size takes the
-    sizes from torchvision's weights metadata, for at 224 it would be wrong rather than slightly different.
-    """
-    published = _published(name)
-    if published.crop == RECIPE_CROP:
-        return ImagePipeline()
-    return published
+    """How images are prepared for that model."""
+    return detection.pipeline_for("torchvision", name)
 
 
 def pretrained(name: str) -> "tuple[Mapping[str, torch.Tensor], ImagePipeline]":
@@ -67,26 +59,13 @@ def pretrained(name: str) -> "tuple[Mapping[str, torch.Tensor], ImagePipeline]":
             f"the pretrained weights of {name} could not be fetched from {weights.url} ({error}): "
             f"fetch the file by other means and name it with --weights"
         ) from error
-    return state, _pipeline_of(weights)
+    # DenseNet's files are older than its names, which torchvision's own loader changes as well.
+    names = naming.tidy({key: tuple(tensor.shape) for key, tensor in state.items()})
+    return {name: state[key] for name, key in names.keys.items()}, pipeline_of(weights)
 
 
-def modernise(name: str, weights: "Mapping[str, torch.Tensor]") -> "Mapping[str, torch.Tensor]":
-    """Rename the keys of DenseNet files from before torchvision 0.3, as its own loader does: `norm.1` to `norm1`."""
-    if not name.startswith("densenet"):
-        return weights
-    old = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
-    return {old.sub(r"\1\2.", key): tensor for key, tensor in weights.items()}
-
-
-def _published(name: str) -> ImagePipeline:
-    torchvision_ops.declare_missing()
-    from torchvision import models
-
-    weights = models.get_model_weights(name)
-    return _pipeline_of(getattr(weights, "IMAGENET1K_V1", weights.DEFAULT))
-
-
-def _pipeline_of(weights: Any) -> ImagePipeline:
+def pipeline_of(weights: Any) -> ImagePipeline:
+    """The transform that torchvision publishes with an entry of its weights."""
     transform = weights.transforms()
     return ImagePipeline(
         resize=transform.resize_size[0],

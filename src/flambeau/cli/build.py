@@ -7,7 +7,7 @@ import click
 
 from flambeau import sources
 from flambeau.cli.options import ShowProgress, source_options
-from flambeau.sources import SourceOptions
+from flambeau.orders import SourceOptions
 
 
 @click.command()
@@ -26,7 +26,8 @@ def build(*, output: Path, **options: Any) -> None:
     """Make a bundle of SOURCE: a folder that `flambeau serve` opens without PyTorch.
 
     SOURCE is what `flambeau serve` takes. The export for ONNX Runtime is checked against PyTorch, and the figures are
-    kept in the bundle's manifest.json.
+    kept in the bundle's manifest.json. With --samples, inputs of yours are kept too, and `flambeau serve` refuses to
+    become ready when their answers do not reproduce.
     """
     progress = ShowProgress()
     try:

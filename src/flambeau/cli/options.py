@@ -12,7 +12,7 @@ import click
 
 from flambeau.config import Settings
 from flambeau.errors import ConfigError
-from flambeau.sources import Note, Step
+from flambeau.orders import Activation, Advance, Note, Step
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -58,13 +58,29 @@ def source_options(command: F) -> F:
             click.option("--arch", metavar="NAME", help="Network of a weights file: a name, or module:Class."),
             click.option("--arch-args", metavar="JSON", callback=_json_object, help="Its keyword arguments."),
             click.option("--weights", metavar="FILE", help="Weights, when SOURCE is the name of a network."),
+            click.option(
+                "--weights-key", metavar="KEY", help="Which of several sets of weights: state_dict, model_ema."
+            ),
+            click.option(
+                "--head-activation",
+                type=click.Choice(typing.get_args(Activation)),
+                help="What stands between the linear layers of a replaced head; weights do not show it.",
+            ),
             click.option("--labels", metavar="FILE", help="Class names: a file, or imagenet."),
             click.option("--num-classes", type=click.IntRange(1), help="Number of classes; checked against the file."),
+            click.option(
+                "--pipeline", type=click.Choice(["image", "tensor"]), help="What an own network takes; else found out."
+            ),
             click.option("--input-shape", metavar="N,N", callback=_shape, help="Shape of one item, for own networks."),
+            click.option(
+                "--samples",
+                metavar="DIR",
+                help="Inputs to keep in the bundle: no service is ready before it answers them as PyTorch does now.",
+            ),
             click.option("--resize", type=click.IntRange(1), help="Shorter side of the image, in pixels."),
             click.option("--crop", type=click.IntRange(1), help="Side of the square cut from its centre, in pixels."),
-            click.option("--mean", metavar="R,G,B", callback=_triple, help="Mean to subtract, of channels in 0 to 1."),
-            click.option("--std", metavar="R,G,B", callback=_triple, help="Deviation to divide by."),
+            click.option("--mean", metavar="R,G,B", callback=_channels, help="Mean to subtract, on the scale 0 to 1."),
+            click.option("--std", metavar="R,G,B", callback=_channels, help="Deviation to divide by."),
         )
     ):
         command = option(command)
@@ -92,15 +108,17 @@ def _shape(_: click.Context, parameter: click.Parameter, text: str | None) -> tu
     return tuple(int(size) for size in sizes)
 
 
-def _triple(_: click.Context, parameter: click.Parameter, text: str | None) -> tuple[float, ...] | None:
+def _channels(_: click.Context, parameter: click.Parameter, text: str | None) -> tuple[float, ...] | None:
     if text is None:
         return None
     try:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
         values = ()
-    if len(values) != 3:
-        raise ConfigError(f"{parameter.opts[0]} {text} is not three numbers such as 0.485,0.456,0.406")
+    if len(values) not in (1, 3):
+        raise ConfigError(
+            f"{parameter.opts[0]} {text} is not three numbers such as 0.485,0.456,0.406, nor one for grey"
+        )
     return values
 
 
@@ -109,15 +127,24 @@ class ShowProgress:
 
     def __init__(self) -> None:
         self._since: float | None = None
+        self._tenths = 0
 
-    def __call__(self, event: Step | Note) -> None:
-        if isinstance(event, Note):
+    def __call__(self, event: Step | Advance | Note) -> None:
+        if isinstance(event, Advance):
+            self._advance(event.share)
+        elif isinstance(event, Note):
             self.done()
             click.echo(f"      {event.text}", err=True)
-            return
-        self.done()
-        click.echo(f"[{event.number}/{event.of}] {event.what} ...", err=True, nl=False)
-        self._since = time.monotonic()
+        else:
+            self.done()
+            click.echo(f"[{event.number}/{event.of}] {event.what} ...", err=True, nl=False)
+            self._since, self._tenths = time.monotonic(), 0
+
+    def _advance(self, share: float) -> None:
+        """A mark for every tenth: it reads the same on a terminal and in a log."""
+        while self._tenths < int(share * 10) and self._since is not None:
+            self._tenths += 1
+            click.echo(f" {self._tenths}0%" if self._tenths % 5 == 0 else ".", err=True, nl=False)
 
     def done(self) -> None:
         """The running step has ended."""

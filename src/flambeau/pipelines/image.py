@@ -30,7 +30,7 @@ _LARGEST_RESIZED = 16_000_000  # pixels; past this a thin strip is cut before it
 
 
 class ImagePipeline:
-    """One image to (1, 3, crop, crop) float32, and its logits (1, classes) to a `Classification`."""
+    """One image to (1, channels, crop, crop) float32, and its logits (1, classes) to a `Classification`."""
 
     def __init__(
         self,
@@ -62,7 +62,9 @@ class ImagePipeline:
         image = resize_and_crop(
             image, self._config.resize, self._config.crop, resampling=_RESAMPLING[self._config.interpolation]
         )
-        pixels = np.asarray(image, np.float32) / np.float32(255.0)
+        if len(self._mean) == 1:
+            image = image.convert("L")
+        pixels = np.asarray(image, np.float32).reshape(image.height, image.width, -1) / np.float32(255.0)
         pixels -= self._mean
         pixels /= self._std
         return {self._input: np.ascontiguousarray(pixels.transpose(2, 0, 1))[None]}

@@ -83,7 +83,7 @@ class WorkerProcess:
         self._oom_kills = oom_kills
         mine, theirs = socket.socketpair()
         order = WorkerOrder(spec, generation, os.getpid(), settings.max_worker_memory, settings.log_level)
-        command = [sys.executable, "-m", "flambeau.runners.worker", str(theirs.fileno())]
+        command = [sys.executable, "-P", "-m", "flambeau.runners.worker", str(theirs.fileno())]
         # On the loop's own thread and not in a pool's: a worker ends with the thread that spawned it (PDEATHSIG).
         with theirs:
             try:

@@ -25,7 +25,7 @@ def create_app(source: str | None = None, **options: Any) -> Flask:
     """Build the source if need be, load it, and make the application that serves it. Raises `SetupError`.
 
     `options` are the settings of `flambeau.config.Settings` and the source options of
-    `flambeau.sources.SourceOptions`, by name.
+    `flambeau.orders.SourceOptions`, by name.
     """
     # Threads unless asked otherwise: the server in front may have workers of its own, and forks them as it likes.
     options.setdefault("runner", "threads")

@@ -1,0 +1,114 @@
+"""What a network of unknown making takes: images or numbers, and of which size.
+
+Told from its first layer where that is certain, by trying it where trying shows it, and else asked of the user. It
+reads no files.
+"""
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from flambeau.bundle import ImagePipeline
+from flambeau.errors import SourceError
+from flambeau.orders import SourceOptions
+from flambeau.types import TensorSpec
+
+_USUAL_SIZES = (224, 28, 32, 48, 64, 84, 96, 112, 128, 150, 160, 180, 192, 227, 240, 256, 299, 300, 320, 384, 448, 512)
+"""Sides of square images that people train on, the most usual first: from MNIST's to the large transformers'."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What one row of the input is; for images also how they are prepared. `rows`: the only number of rows it takes."""
+
+    input: TensorSpec
+    image: ImagePipeline | None = None
+    note: str = ""
+    rows: int | None = None
+
+
+def infer(network: nn.Module, name: str, options: SourceOptions) -> Inputs:
+    """What the network takes. Raises `SourceError` that asks for `--input-shape` where that cannot be told."""
+    layer, shape = _first_layer(network)
+    channels = shape[1] if layer.startswith("Conv2d") and len(shape) == 4 else None
+    if options.input_shape is not None:
+        if channels is None and options.pipeline is None:  # three sizes alone do not make a picture
+            return Inputs(TensorSpec("input", "float32", options.input_shape))
+        return of_shape(options.input_shape, name, options)
+    if channels in (1, 3) and options.pipeline != "tensor":
+        return _by_trying(network, channels, name, options)
+    if layer == "Linear" and options.pipeline != "image":
+        return Inputs(TensorSpec("input", "float32", (shape[1],)))
+    raise SourceError(
+        f"the input of {name} cannot be told from its first layer ({layer}): "
+        "say the shape of one item with --input-shape, such as --input-shape 4 or --input-shape 3,32,32"
+    )
+
+
+def of_shape(shape: tuple[int, ...], name: str, options: SourceOptions) -> Inputs:
+    """What inputs of a known shape are: images where they look like it, unless `--pipeline` decides."""
+    looks = len(shape) == 3 and shape[0] in (1, 3) and shape[1] == shape[2]
+    if options.pipeline == "image" or (options.pipeline is None and looks):
+        return _as_images(shape, name, options)
+    return Inputs(TensorSpec("input", "float32", shape))
+
+
+def _as_images(shape: tuple[int, ...], name: str, options: SourceOptions) -> Inputs:
+    """Images of that shape, (channels, side, side). Raises `SourceError` when they cannot be."""
+    if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
+        raise SourceError(
+            f"{name} takes inputs of shape {list(shape)}: images are square, with 1 or 3 channels first: "
+            "serve it with --pipeline tensor"
+        )
+    if options.crop not in (None, shape[1]):
+        raise SourceError(f"--crop {options.crop}, but {name} takes images of {shape[1]} pixels: leave --crop out")
+    return Inputs(TensorSpec("input", "float32", shape), image=_prepared(shape[0], shape[1]))
+
+
+def _prepared(channels: int, side: int) -> ImagePipeline:
+    """How images are prepared when nobody says: the recipe's way at its size, elsewhere scaled to the side itself.
+
+    Colour is normalised as ImageNet's, which most training scripts do; of grey images nothing is usual, so they are
+    left in 0 to 1.
+    """
+    recipe = ImagePipeline()
+    resize = recipe.resize if side == recipe.crop else side
+    if channels == 1:
+        return ImagePipeline(resize=resize, crop=side, mean=(0.0,), std=(1.0,))
+    return ImagePipeline(resize=resize, crop=side)
+
+
+def _by_trying(network: nn.Module, channels: int, name: str, options: SourceOptions) -> Inputs:
+    """The side of the images: as `--crop` has it, else the usual one that the network computes."""
+    sides = (options.crop,) if options.crop else _USUAL_SIZES
+    fitting = next((side for side in sides if _classifies(network, (channels, side, side))), None)
+    if fitting is None:
+        tried = f"{options.crop} pixels" if options.crop else "any usual size"
+        raise SourceError(
+            f"{name} begins with a convolution of {channels} channels, but does not turn images of {tried} into "
+            "classes: name the shape with --input-shape 3,H,W, with --pipeline tensor too if it is no classifier"
+        )
+    taken = _as_images((channels, fitting, fitting), name, options)
+    if options.crop:
+        return taken
+    note = (
+        f"{name} takes images of {channels} channels, and {fitting} × {fitting} pixels are taken: --crop says otherwise"
+    )
+    return Inputs(taken.input, image=taken.image, note=note)
+
+
+def _classifies(network: nn.Module, shape: tuple[int, ...]) -> bool:
+    with torch.inference_mode(), contextlib.suppress(Exception):  # that it raises is the answer
+        result = network(torch.zeros(1, *shape))
+        return isinstance(result, torch.Tensor) and result.dim() == 2 and len(result) == 1
+    return False
+
+
+def _first_layer(network: nn.Module) -> tuple[str, tuple[int, ...]]:
+    """The kind of the first layer that has weights, and the shape of its first weight."""
+    for module in network.modules():
+        for parameter in module.parameters(recurse=False):
+            return getattr(module, "original_name", type(module).__name__), tuple(parameter.shape)
+    return "no layer with weights", ()

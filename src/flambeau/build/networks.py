@@ -1,0 +1,242 @@
+"""Weights to a network that can compute: its architecture found or as told, filled, and what it takes and answers."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import torch
+from torch import nn
+
+from flambeau import architectures, detection
+from flambeau.build import inputs
+from flambeau.build.labels import IMAGENET
+from flambeau.build.weights import Weights
+from flambeau.bundle import Architecture, ImagePipeline, TensorPipeline
+from flambeau.detection.finding import Finding, Fit
+from flambeau.errors import SourceError
+from flambeau.orders import BuildOrder, SourceOptions, refuse_idle
+from flambeau.types import TensorSpec
+
+DEFAULT_THRESHOLD = 0.2
+"""Below it the embedded model recognises nothing: of what is in no picture of its training it is never this sure."""
+
+_OF_ANY_NETWORK = ("arch", "arch_args", "weights", "weights_key", "pipeline", "input_shape", "samples")
+
+Tell = Callable[[str], None]
+Exporter = Literal["dynamo", "torchscript", "ready"]
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A network that is ready to compute, and what is known of it.
+
+    `network` takes rows of `input` and answers as many rows; `rows`, where set, is the only number of rows it takes.
+    `architecture` is `None` for a network that came as a program: then only its export can serve. `labels` is where
+    the class names come from, `classes` are those that lay beside the weights. `exports` names the exporter; with
+    `ready` the ONNX graph lies in the bundle already. `output` is the name of its output.
+    """
+
+    network: Callable[[torch.Tensor], Any]
+    name: str
+    architecture: Architecture | None
+    pipeline: ImagePipeline | TensorPipeline
+    input: TensorSpec
+    labels: str | None = None
+    classes: tuple[str, ...] | None = None
+    rows: int | None = None
+    exports: Exporter = "dynamo"
+    output: str = "output"
+
+
+def registered(order: BuildOrder, weights: Weights, *, tell: Tell) -> Filled:
+    """The network that the weights belong to, found by their names and shapes, or the one that `--arch` names.
+
+    Raises `SourceError` with the nearest networks when none fits.
+    """
+    options = order.options
+    finding = detection.detect(
+        weights.entry.tensors,
+        wanted=order.architecture,
+        args=options.arch_args,
+        head_activation=options.head_activation,
+    )
+    fit = finding.fit
+    if fit is None:
+        raise SourceError(_nothing_fits(order, finding))
+    for note in (fit.why, *finding.notes):
+        if note:
+            tell(note)
+    if options.num_classes not in (None, fit.classes):
+        raise SourceError(
+            f"--num-classes {options.num_classes}, but the last layer of {fit.architecture.name} in the file has "
+            f"{fit.classes}: leave it out, or name another file"
+        )
+    network = architectures.create(fit.architecture)
+    tensors = {ours: weights.tensors[theirs] for theirs, ours in fit.keys.items()}
+    architectures.fill(network, tensors, name=fit.architecture.name)
+    if fit.pipeline is None:
+        return _over_numbers(network, fit.architecture, options)
+    return _over_images(network, fit, order, weights, tell=tell)
+
+
+def pretrained(
+    architecture: Architecture, state: Mapping[str, torch.Tensor], pipeline: ImagePipeline, options: SourceOptions
+) -> Filled:
+    """The network of a name with the weights that its library fetched, and the transform published with them."""
+    network = architectures.create(architecture)
+    architectures.fill(network, state, name=architecture.name)
+    pipeline = customised(pipeline, options)
+    return Filled(
+        network=network,
+        name=architecture.name,
+        architecture=architecture,
+        pipeline=pipeline,
+        input=TensorSpec("input", "float32", (3, pipeline.crop, pipeline.crop)),
+        labels=options.labels or IMAGENET,
+    )
+
+
+def _over_numbers(network: nn.Module, architecture: Architecture, options: SourceOptions) -> Filled:
+    refuse_idle(options, f"{architecture.name}, a network over numbers", used=_OF_ANY_NETWORK)
+    return Filled(
+        network=network,
+        name=architecture.name,
+        architecture=architecture,
+        pipeline=TensorPipeline(),
+        input=inputs.infer(network, architecture.name, options).input,
+    )
+
+
+def _over_images(network: nn.Module, fit: Fit, order: BuildOrder, weights: Weights, *, tell: Tell) -> Filled:
+    options = order.options
+    published = detection.published(weights.sha256, architecture=fit.architecture.name)
+    _compare_name(str(order.file or ""), weights.sha256, tell=tell)
+    if published:
+        tell(f"these are the official weights {published.architecture} {published.name}: prepared as in their recipe")
+    pipeline = published.pipeline if published else fit.pipeline
+    assert pipeline is not None  # the caller has looked
+    threshold = DEFAULT_THRESHOLD if order.kind == "default" else pipeline.threshold
+    pipeline = customised(msgspec.structs.replace(pipeline, threshold=threshold), options)
+    return Filled(
+        network=network,
+        name=fit.architecture.name,
+        architecture=fit.architecture,
+        pipeline=pipeline,
+        input=TensorSpec("input", "float32", (3, pipeline.crop, pipeline.crop)),
+        labels=options.labels or (IMAGENET if published else None),
+        classes=weights.classes,
+    )
+
+
+_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.\w+$")  # resnet18-f37072fd.pth: how torchvision names its files
+
+
+def _compare_name(file: str, sha256: str, *, tell: Tell) -> None:
+    """Say so when a file is named like official weights, and holds something else."""
+    named = _HASH_IN_NAME.search(file)
+    if named and not sha256.startswith(named[1]):
+        tell(
+            f"the name of {Path(file).name} promises contents whose sha256 begins with {named[1]}, but it begins with "
+            f"{sha256[:8]}: these are not the official weights, or they were damaged on the way"
+        )
+
+
+def own(order: BuildOrder, weights: Weights, *, tell: Tell) -> Filled:
+    """The network that somebody's own class makes, filled strictly."""
+    options, code = order.options, order.code
+    assert code is not None  # that is what makes it an own network
+    architecture = Architecture(registry="code", name=code.name, args=dict(options.arch_args), code=code)
+    network = architectures.create(architecture, allow_code=options.allow_code)
+    tensors = {inner: tensor for key, tensor in weights.tensors.items() for inner in [_unwrapped(key, weights.tensors)]}
+    architectures.fill(network, tensors, name=code.name)
+    taken = inputs.infer(network, code.name, options)
+    return dressed(network, taken, order, name=code.name, architecture=architecture, classes=weights.classes, tell=tell)
+
+
+def dressed(
+    network: Callable[[torch.Tensor], Any],
+    taken: inputs.Inputs,
+    order: BuildOrder,
+    *,
+    name: str,
+    architecture: Architecture | None,
+    tell: Tell,
+    classes: tuple[str, ...] | None = None,
+    exports: Exporter = "dynamo",
+    output: str = "output",
+) -> Filled:
+    """A network of unknown making with the pipeline that its input asks for."""
+    options = order.options
+    if taken.note:
+        tell(taken.note)
+    pipeline: ImagePipeline | TensorPipeline = TensorPipeline()
+    if taken.image is not None:
+        pipeline = customised(taken.image, options)
+        tell(f"images are prepared with {pipeline}: --resize, --crop, --mean and --std say otherwise")
+    else:
+        refuse_idle(options, f"{name}, a network over numbers", used=_OF_ANY_NETWORK)
+    return Filled(
+        network=network,
+        name=name,
+        architecture=architecture,
+        pipeline=pipeline,
+        input=taken.input,
+        labels=options.labels,
+        classes=classes,
+        rows=taken.rows,
+        exports=exports,
+        output=output,
+    )
+
+
+def customised(pipeline: ImagePipeline, options: SourceOptions) -> ImagePipeline:
+    """The pipeline with what the user says about it. Raises `SourceError` for numbers that do not fit its channels."""
+    asked = {key: getattr(options, key) for key in ("resize", "crop", "mean", "std", "threshold")}
+    for key in ("mean", "std"):
+        if asked[key] is not None and len(asked[key]) != len(pipeline.mean):
+            raise SourceError(
+                f"--{key} has {len(asked[key])} numbers, but the network takes {len(pipeline.mean)} channels"
+            )
+    if asked["crop"] is not None and asked["resize"] is None and pipeline.resize < asked["crop"]:
+        asked["resize"] = asked["crop"]
+    return msgspec.structs.replace(pipeline, **{key: value for key, value in asked.items() if value is not None})
+
+
+def _unwrapped(key: str, keys: "dict[str, torch.Tensor]") -> str:
+    """The key without what DataParallel and torch.compile put before every one."""
+    for prefix in ("module.", "_orig_mod."):
+        if all(each.startswith(prefix) for each in keys):
+            return key.removeprefix(prefix)
+    return key
+
+
+def _nothing_fits(order: BuildOrder, finding: Finding) -> str:
+    """What is nearest and how it differs, and what to try."""
+    what = f"--arch {order.architecture} does not fit the weights" if order.architecture else (
+        "no known architecture fits these weights"
+    )  # fmt: skip
+    nearest = [
+        f"{near.name} ("
+        + ", ".join(
+            part
+            for part in (
+                _some(near.missing, "missing"),
+                _some(near.unexpected, "unexpected"),
+                _some([f"{key} {list(file)} for {list(ours)}" for key, file, ours in near.misshaped], "mis-shaped"),
+            )
+            if part
+        )
+        + ")"
+        for near in finding.near
+    ]
+    advice = finding.advice[:1].upper() + finding.advice[1:]
+    return ". ".join([what + (": nearest are " + "; ".join(nearest) if nearest else ""), advice]).rstrip(". ")
+
+
+def _some(keys: Sequence[str], what: str) -> str:
+    if not keys:
+        return ""
+    return f"{len(keys)} {what}: {', '.join(keys[:3])}{', …' if len(keys) > 3 else ''}"

@@ -1,0 +1,129 @@
+"""An ONNX file to a bundle: checked, made free in its number of rows where that changes nothing, and copied.
+
+There is no PyTorch to hold it against: its own answers, row by row, are the probes that every load reproduces.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+from flambeau import agreement
+from flambeau.build import inputs, networks
+from flambeau.build.networks import Filled, Tell
+from flambeau.errors import SourceError
+from flambeau.orders import BuildOrder, SourceOptions
+from flambeau.types import TensorSpec
+
+
+def take(order: BuildOrder, target: Path, *, tell: Tell) -> Filled:
+    """Write the graph to `target`, and tell what it takes. Raises `SourceError` for one that cannot be served."""
+    file = Path(str(order.file))
+    model = _read(file)
+    given, output = _ends(model, file.name)
+    made_for, shape = _shape(given, file.name, order.options)
+    _free_rows(model)
+    onnx.save(model, target)
+    rows = None
+    if made_for is not None and not _same_in_batches(target, given.name, shape):
+        onnx.save(_read(file), target)  # as it came: a row at a time
+        rows = made_for
+        tell(f"{file.name} takes one row at a time, and requests are not computed in batches")
+    taken = inputs.of_shape(shape, file.name, order.options)
+    taken = replace(taken, input=TensorSpec(given.name, "float32", shape), rows=rows)
+    network = _Graph(target, given.name, output)
+    return networks.dressed(
+        network, taken, order, name=order.name, architecture=None, tell=tell, exports="ready", output=output
+    )
+
+
+class _Graph:
+    """The graph as a network: its answers, computed row by row."""
+
+    def __init__(self, target: Path, given: str, output: str) -> None:
+        self._session = _session(target)
+        self._given = given
+        self._output = output
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        parts = [self._session.run([self._output], {self._given: row[None]})[0] for row in rows.numpy()]
+        return torch.from_numpy(np.concatenate(parts))
+
+
+def _read(file: Path) -> "onnx.ModelProto":
+    try:
+        model = onnx.load(file)
+        onnx.checker.check_model(model)
+    except Exception as error:  # onnx raises a tree of its own, and protobuf another
+        raise SourceError(f"{file.name} is not an ONNX model that can be read: {str(error).strip()}") from error
+    return model
+
+
+def _ends(model: "onnx.ModelProto", name: str) -> tuple[Any, str]:
+    """The one input, and the name of the first output."""
+    weights = {each.name for each in model.graph.initializer}
+    given = [each for each in model.graph.input if each.name not in weights]
+    if len(given) != 1 or not model.graph.output:
+        raise SourceError(
+            f"{name} has {len(given)} inputs and {len(model.graph.output)} outputs: one tensor in and out is served"
+        )
+    kind = given[0].type.tensor_type.elem_type
+    if kind != onnx.TensorProto.FLOAT:
+        raise SourceError(
+            f"the input of {name} is {onnx.TensorProto.DataType.Name(kind)}: only models over float32 are served"
+        )
+    return given[0], model.graph.output[0].name
+
+
+def _shape(value: Any, name: str, options: SourceOptions) -> tuple[int | None, tuple[int, ...]]:
+    """The number of rows it is made for, if it is, and the shape of one."""
+    sizes = [size.dim_value if size.HasField("dim_value") else None for size in value.type.tensor_type.shape.dim]
+    if not sizes:
+        raise SourceError(f"{name} does not say the shape of its input: export it with one")
+    rows, *rest = sizes
+    if rows not in (None, 1):
+        raise SourceError(f"{name} takes {rows} rows at a time only: export it with a free number of rows")
+    if options.input_shape is not None:
+        fits = len(options.input_shape) == len(rest) and all(
+            ours in (None, asked) for ours, asked in zip(rest, options.input_shape, strict=True)
+        )
+        if not fits:
+            raise SourceError(f"--input-shape {','.join(map(str, options.input_shape))}, but {name} takes {sizes[1:]}")
+        return rows, options.input_shape
+    if len(rest) == 3 and rest[0] in (1, 3) and rest[1:] == [None, None]:  # a network for images of any size
+        side = options.crop or 224
+        return rows, (rest[0], side, side)
+    if None in rest:
+        raise SourceError(f"{name} takes inputs of free shape {sizes}: say the shape of one item with --input-shape")
+    return rows, tuple(size for size in rest if size is not None)
+
+
+def _free_rows(model: "onnx.ModelProto") -> None:
+    """Let the first size of every input and output be any."""
+    for value in (*model.graph.input, *model.graph.output):
+        sizes = value.type.tensor_type.shape.dim
+        if sizes and not sizes[0].dim_param:
+            sizes[0].dim_param = "rows"
+    del model.graph.value_info[:]  # sizes within, inferred for the old number of rows
+
+
+def _same_in_batches(target: Path, name: str, shape: tuple[int, ...]) -> bool:
+    """Whether three rows together get the answers that each gets alone: a graph may have its one row built in."""
+    rows = np.random.default_rng(0).standard_normal((3, *shape)).astype(np.float32)
+    try:
+        session = _session(target)
+        together = session.run(None, {name: rows})[0]
+        alone = np.concatenate([session.run(None, {name: row[None]})[0] for row in rows])
+    except Exception:  # that it raises is the answer
+        return False
+    return together.shape == alone.shape and agreement.measure(alone, together, classes=False).holds
+
+
+def _session(target: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(target, options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,99 @@
+"""Networks that come with their code: whole pickled modules, TorchScript, exported programs.
+
+Loading any of them runs what its author wrote, with the rights of whoever builds. So this module is reached with
+`--allow-code` only, and asks once more. It is the one place that unpickles: everything else reads with
+`weights_only=True`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from flambeau import formats, usercode
+from flambeau.architectures import torchvision_ops
+from flambeau.build import inputs, networks
+from flambeau.build.networks import Exporter, Filled, Tell
+from flambeau.errors import SourceError
+from flambeau.orders import BuildOrder, SourceOptions
+
+
+def load(order: BuildOrder, _graph: Path, *, tell: Tell) -> Filled:
+    """The network that the file holds, ready to compute. Raises `CodeNotAllowed`, or `SourceError` with the reason."""
+    file = Path(str(order.file))
+    usercode.refuse_unless(order.options.allow_code, file.name)
+    for folder in (Path.cwd(), file.parent):  # a pickled module names its class, which lies where it was trained
+        usercode.admit(folder)
+    report = formats.examine(file)
+    torchvision_ops.declare_missing()  # a pickled ResNet imports torchvision
+    try:
+        if report.format == "pt2":
+            return _exported_program(torch.export.load(file), order, tell)
+        if report.format == "torchscript":
+            scripted = torch.jit.load(file, map_location="cpu")  # type: ignore[no-untyped-call]
+            return _module(scripted.eval(), order, tell, exports="torchscript")
+        loaded = torch.load(file, map_location="cpu", weights_only=False)
+    except SourceError:
+        raise
+    except Exception as error:
+        raise SourceError(
+            f"{file.name} cannot be loaded: {type(error).__name__}: {error}: "
+            "save the weights alone with torch.save(model.state_dict(), PATH), and name the class with --arch"
+        ) from error
+    if not isinstance(loaded, nn.Module):
+        loaded = next((value for value in _values(loaded) if isinstance(value, nn.Module)), loaded)
+    if not isinstance(loaded, nn.Module):
+        raise SourceError(f"{file.name} holds a {type(loaded).__name__}, not a torch.nn.Module")
+    return _module(loaded.float().eval(), order, tell)
+
+
+def _module(network: nn.Module, order: BuildOrder, tell: Tell, *, exports: Exporter = "dynamo") -> Filled:
+    name = getattr(network, "original_name", type(network).__name__)
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    taken = inputs.infer(network, name, order.options)
+    return networks.dressed(network, taken, order, name=name, architecture=None, tell=tell, exports=exports)
+
+
+def _exported_program(program: "torch.export.ExportedProgram", order: BuildOrder, tell: Tell) -> Filled:
+    taken = _inputs_of(program, order.options)
+    return networks.dressed(
+        _Program(program), taken, order, name=order.name, architecture=None, tell=tell, exports="dynamo"
+    )
+
+
+class _Program(nn.Module):
+    """An exported program as a module: so that there is one exporter and one way to compute."""
+
+    def __init__(self, program: "torch.export.ExportedProgram") -> None:
+        super().__init__()
+        self._module = program.module()
+
+    def forward(self, rows: torch.Tensor) -> Any:
+        return self._module(rows)
+
+
+def _inputs_of(program: "torch.export.ExportedProgram", options: SourceOptions) -> inputs.Inputs:
+    """What the program says of its own input."""
+    names = program.graph_signature.user_inputs
+    placeholders = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
+    if len(placeholders) != 1:
+        raise SourceError(f"the program takes {len(placeholders)} inputs: only programs of one tensor can be served")
+    value = placeholders[0].meta["val"]
+    rows, *shape = value.shape
+    if not all(isinstance(size, int) for size in shape):
+        raise SourceError(
+            f"the program takes inputs of free shape {list(value.shape)}: export it with a free first size only"
+        )
+    if isinstance(rows, int) and rows != 1:
+        raise SourceError(f"the program takes {rows} rows at a time only: export it with a free number of rows")
+    if value.dtype != torch.float32:
+        raise SourceError(f"the program takes {value.dtype}: only programs over float32 can be served")
+    taken = inputs.of_shape(tuple(shape), "the program", options)
+    return inputs.Inputs(taken.input, image=taken.image, rows=rows if isinstance(rows, int) else None)
+
+
+def _values(loaded: Any) -> list[Any]:
+    """The values of a dictionary such as `{"epoch": 3, "model": network}`."""
+    return list(loaded.values()) if isinstance(loaded, dict) else []

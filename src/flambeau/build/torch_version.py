@@ -1,0 +1,19 @@
+"""Which torch may read weights files: asked by every process that is about to."""
+
+from flambeau.errors import SetupError
+
+OLDEST_TORCH = (2, 10)
+"""CVE-2026-24747: older versions can be made to corrupt memory by a weights file, even with `weights_only=True`."""
+
+
+def require_torch() -> None:
+    """Import torch. Raises `SetupError` where there is none, or one that reads weights files unsafely (T-01)."""
+    try:
+        import torch
+    except ImportError as error:
+        raise SetupError(f"building needs PyTorch ({error}): pip install 'flambeau[torch]'") from None
+    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    if version < OLDEST_TORCH:
+        raise SetupError(
+            f"torch {torch.__version__} reads weights files unsafely (CVE-2026-24747): pip install 'torch>=2.10'"
+        )

@@ -1,0 +1,106 @@
+"""`flambeau inspect`."""
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from flambeau.detection.finding import Near
+from flambeau.formats.report import Format
+from flambeau.inspection import Inspection
+from flambeau.inspection import inspect as look
+
+_FORMATS: dict[Format, str] = {
+    "torch-zip": "torch.save, a zip archive",
+    "torch-legacy": "torch.save before 1.6, bare pickles",
+    "torch-tar": "torch.save before 0.2, a tar archive",
+    "safetensors": "safetensors",
+    "torchscript": "TorchScript",
+    "pt2": "torch.export",
+    "onnx": "ONNX",
+    "mar": "TorchServe archive",
+    "bundle": "bundle of flambeau build",
+    "repository": "repository of bundles",
+    "unknown": "unknown",
+}
+_MOST_SHOWN = 8
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
+@click.option("--weights-key", metavar="KEY", help="Which of several sets of weights to look at.")
+@click.option("--arch", metavar="NAME", help="Hold the weights against this architecture only.")
+def inspect(file: Path, *, as_json: bool, weights_key: str | None, arch: str | None) -> None:
+    """Tell what FILE is, whether it is safe, and what `flambeau serve` would do with it.
+
+    Nothing in the file is run, imported or unpickled. The exit code is 1 for a file that is refused.
+    """
+    found = look(file, weights_key=weights_key, arch=arch)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))
+    else:
+        for name, text in _lines(found):
+            click.echo(f"{name:<14}{_printable(text)}")
+    if found.report.verdict == "refused":
+        raise click.exceptions.Exit(1)
+
+
+def _lines(found: Inspection) -> list[tuple[str, str]]:
+    """What is shown, as (word, text); the word stands once for several lines."""
+    report = found.report
+    lines = [("file", found.file), ("size", _size(report.size)), ("format", _FORMATS[report.format])]
+    if found.sha256:
+        lines.append(("sha256", found.sha256))
+    safe = {"data": "yes: it holds data only", "code": f"no: it {report.reason}", "refused": f"no: it {report.reason}"}
+    lines.append(("safe", safe[report.verdict]))
+    lines += [("names", f"{each.name}: {each.danger}") for each in report.globals if not each.harmless][:_MOST_SHOWN]
+    lines += list(report.facts.items())
+    if found.weights:
+        dtypes = ", ".join(f"{count} of {dtype}" for dtype, count in found.weights.dtypes.items())
+        place = "" if found.weights.where == "." else f", under {found.weights.where}"
+        lines.append(("weights", f"{_count(found.weights.parameters)} numbers, {_size(found.weights.bytes)}"))
+        lines.append(("tensors", f"{found.weights.tensors} ({dtypes}){place}"))
+        if found.weights.note:
+            lines.append(("", found.weights.note))
+    lines += _network_lines(found)
+    if found.serve:
+        lines.append(("serve", found.serve))
+    if found.needs:
+        lines.append(("to do", found.needs))
+    return lines
+
+
+def _network_lines(found: Inspection) -> list[tuple[str, str]]:
+    lines: list[tuple[str, str]] = []
+    if found.architecture:
+        official = f", the official weights {found.official.name}" if found.official else ""
+        lines.append(("architecture", f"{found.architecture}{official}"))
+        lines += [("", note) for note in found.notes]
+        if found.preprocessing:
+            names = found.report.classes
+            listed = f": {', '.join(names[:_MOST_SHOWN])}{', …' if len(names) > _MOST_SHOWN else ''}" if names else ""
+            lines.append(("classes", f"{found.classes}{listed}"))
+            lines.append(("prepared", str(found.preprocessing)))
+    elif found.weights:
+        lines.append(("architecture", "none that is known"))
+        lines += [("nearest", f"{near.name}: {_difference(near)}") for near in found.near]
+    return lines
+
+
+def _difference(near: Near) -> str:
+    counts = len(near.missing), len(near.unexpected), len(near.misshaped)
+    return "{} keys missing, {} unexpected, {} of another shape".format(*counts)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count} bytes"
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e6:.2f} million" if number >= 100_000 else str(number)
+
+
+def _printable(text: str) -> str:
+    """Names come from the file: whatever would steer a terminal is shown as a question mark."""
+    return "".join(char if char.isprintable() else "?" for char in text)

@@ -1,0 +1,77 @@
+"""`flambeau predict`: answers to many inputs, without a server."""
+
+import copy
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flambeau import logs, sources
+from flambeau.cli.options import ShowProgress, settings_options, source_options
+from flambeau.cli.order import read_order
+from flambeau.service import split_options
+
+BUILT_IN = "default"
+"""The SOURCE that stands for the built-in model, which `flambeau serve` takes when it is given none."""
+
+_SETTINGS = (  # of `serve`: those that mean something without HTTP
+    "engine", "device", "runner", "replicas", "threads", "max_batch_size", "threshold", "max_image_pixels",
+    "compute_timeout", "startup_timeout", "max_worker_memory", "log_level", "allow_code",
+)  # fmt: skip
+_DEFAULTS = {"max_batch_size": None, "compute_timeout": 60.0, "log_level": "warning"}  # that differ from `serve`'s
+
+
+@click.command()
+@source_options
+@click.argument("inputs", nargs=-1, metavar="INPUT...")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="A .csv, .jsonl or .parquet file."
+)
+@click.option("--format", type=click.Choice(("table", "csv", "jsonl", "parquet")), help="Whatever FILE is called.")
+@click.option("--overwrite", is_flag=True, help="Start anew, whatever FILE holds.")
+@click.option("--top-k", type=click.IntRange(1, 1000), metavar="K", help="Add the best K classes of each image.")
+@click.option("--probabilities", is_flag=True, help="Add all probabilities of each image.")
+@click.option("--column", metavar="NAME", help="Column of a table that names images, or field of a JSON line.")
+@click.option("--columns", metavar="A,B,...", help="Columns of a CSV file that hold the numbers.")
+def predict(*, source: str | None, inputs: tuple[str, ...], max_batch_size: int | None, **options: Any) -> None:
+    """Predict each INPUT with the model SOURCE, on all cores, into a table or a file.
+
+    \b
+    SOURCE is what `flambeau serve` takes, and `default` is the built-in model. INPUT is one of
+      photo.jpg             an image, or for a model in Python any file
+      photos/               all images below a folder
+      'photos/**/*.png'     a pattern, in quotes
+      list.csv, list.jsonl  a table: of paths for an image model, of inputs for others
+      -                     paths on standard input, one a line
+
+    Rows stand in the order of the inputs, and a bad input is a row with its error. The same command goes on where an
+    earlier one was interrupted.
+    """
+    if source is None or not inputs:
+        raise click.UsageError("name a SOURCE and at least one INPUT, such as: flambeau predict default photos/")
+    from flambeau.cli.scoring import Scoring  # with all that draws on the terminal, which the other commands do without
+
+    order = read_order(inputs, options)
+    source_part, settings = split_options(options | {"source": None if source == BUILT_IN else source})
+    logs.configure(settings.log_level)
+    progress = ShowProgress()
+    try:
+        bundle = sources.open_source(source_part, progress=progress)
+    finally:
+        progress.done()
+    scoring = Scoring(order, bundle, settings, max_batch_size=max_batch_size)
+    sys.exit(scoring.to_file() if order.resumes else scoring.to_stream())
+
+
+def _settings() -> Iterator[click.Parameter]:
+    """The options of `serve` that mean something here."""
+    for option in click.command()(settings_options(lambda **_: None)).params:
+        if option.name in _SETTINGS:
+            mine = copy.copy(option)
+            mine.default = _DEFAULTS.get(option.name, option.default)
+            yield mine
+
+
+predict.params.extend(_settings())

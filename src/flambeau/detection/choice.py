@@ -1,0 +1,180 @@
+"""Which of the networks that fit is taken, and what is said where none does."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from flambeau.bundle import Architecture, ImagePipeline
+from flambeau.detection import advice, index, layers, match, naming, near, numbers
+from flambeau.detection.finding import Finding, Fit
+from flambeau.detection.index import REGISTRIES, Registry
+from flambeau.detection.match import Match, Refusal
+from flambeau.detection.naming import Names
+from flambeau.detection.signature import Shape
+
+_NAMED = 3
+
+
+class _Wanted(msgspec.Struct, frozen=True):
+    registry: Registry
+    name: str
+
+    @property
+    def number(self) -> int:
+        return index.facts(self.registry).architectures[self.name][0]
+
+
+def find(
+    shapes: Mapping[str, Shape],
+    *,
+    wanted: str | None,
+    args: Mapping[str, Any],
+    activation: str | None,
+    registries: tuple[Registry, ...],
+) -> Finding:
+    """See `flambeau.detection.detect`."""
+    if activation not in (None, *layers.ACTIVATIONS):
+        return Finding(None, advice=advice.no_activation(str(activation)))
+    names = naming.tidy(shapes)
+    if wanted == numbers.NAME:
+        return numbers.find(names, args) or Finding(None, advice=advice.no_chain())
+    asked = None
+    if wanted is not None:
+        asked = _look_up(wanted, registries)
+        if asked is None:
+            return Finding(None, advice=advice.unknown(wanted, registries))
+        registries = (asked.registry,)
+    matches, refusals = _sort(names, asked, activation, registries)
+    if matches:
+        return _fit(matches, names, asked, dict(args))
+    if asked:
+        return _asked_in_vain(names, asked, dict(args), refusals)
+    return numbers.find(names, args) or advice.nothing(names, refusals, registries)
+
+
+def _look_up(wanted: str, registries: tuple[Registry, ...]) -> _Wanted | None:
+    """The architecture of that name."""
+    asked, _, name = wanted.rpartition("/")
+    for registry in registries:
+        if asked in ("", registry) and name in index.facts(registry).architectures:
+            return _Wanted(registry, name)
+    return None
+
+
+def _sort(
+    names: Names, asked: _Wanted | None, activation: str | None, registries: tuple[Registry, ...]
+) -> tuple[list[Match], list[Refusal]]:
+    matches: list[Match] = []
+    refusals: list[Refusal] = []
+    done: set[tuple[Registry, int, str]] = set()
+    for candidate in match.candidates(names, registries):
+        known = (candidate.registry, candidate.number, candidate.prefix)
+        if known in done or (asked and candidate.number != asked.number):
+            continue
+        if not index.names_of(candidate.registry, candidate.number):
+            continue
+        found = match.match(candidate, names, activation=activation)
+        if isinstance(found, Match):
+            done.add(known)
+            matches.append(found)
+        else:
+            refusals.append(found)
+    return matches, refusals
+
+
+def _fit(matches: list[Match], names: Names, asked: _Wanted | None, args: dict[str, Any]) -> Finding:
+    """Averaged weights before others, own sizes before resized ones, and libraries in the order of preference."""
+    matches.sort(
+        key=lambda each: (
+            not naming.is_averaged(each.candidate.prefix),
+            each.size is not None,
+            REGISTRIES.index(each.candidate.registry),
+            _names(each, asked)[0],
+        )
+    )
+    taken, *_ = matches
+    alike = [each for each in matches if each.candidate.prefix == taken.candidate.prefix and each.size == taken.size]
+    registry = taken.candidate.registry
+    [name, *_] = _names(taken, asked)
+    if args.get("num_classes", taken.classes) != taken.classes:
+        told = f"--arch-args say {args['num_classes']} classes, and the weights have {taken.classes}"
+        return Finding(None, advice=f"{told}: leave num_classes out")
+    others = [
+        _called(each.candidate.registry, other)
+        for each in alike
+        for other in index.names_of(each.candidate.registry, each.candidate.number)
+        if (each.candidate.registry, other) != (registry, name)
+    ]
+    fit = Fit(
+        architecture=Architecture(registry, name, {**taken.args, **args}, head=taken.head),
+        classes=taken.classes,
+        keys=taken.keys,
+        aside=taken.aside,
+        same_weights=tuple(dict.fromkeys(others)),
+        why=_why(name, registry, others, asked),
+        pipeline=_pipeline(registry, name, args.get("image_size", args.get("img_size", taken.size))),
+    )
+    notes = list(taken.notes)
+    if taken.size:
+        notes.append(f"its table of positions is for images of {taken.size} pixels")
+    if naming.is_averaged(taken.candidate.prefix) and any(not naming.serves_training(key) for key in taken.aside):
+        notes.append(f"of two sets of weights, the averaged ones at {taken.candidate.prefix.rstrip('.')} are taken")
+    return Finding(fit, notes=tuple(notes))
+
+
+def _names(found: Match, asked: _Wanted | None) -> tuple[str, ...]:
+    return (asked.name,) if asked else index.names_of(found.candidate.registry, found.candidate.number)
+
+
+def _called(registry: Registry, name: str) -> str:
+    """The name as `--arch` takes it: torchvision's go before timm's of the same name."""
+    taken = registry == "timm" and name in index.facts("torchvision").architectures
+    return f"timm/{name}" if taken else name
+
+
+def _why(name: str, registry: Registry, others: list[str], asked: _Wanted | None) -> str:
+    if asked or not others:
+        return f"{name} was asked for" if asked else ""
+    more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+    first = "torchvision's come first" if registry == "torchvision" else "its name is the plainest"
+    return (
+        f"{', '.join(others[:_NAMED])}{more} have weights of the same names and shapes and differ in what these do not "
+        f"show, such as stride, activation or input size; {name} was taken because {first}, and --arch takes another"
+    )
+
+
+def _pipeline(registry: Registry, name: str, size: int | None) -> ImagePipeline:
+    facts = index.facts(registry)
+    own = facts.pipelines[facts.architectures[name][1]]
+    return msgspec.structs.replace(own, resize=size, crop=size) if size and size != own.crop else own
+
+
+def _asked_in_vain(names: Names, asked: _Wanted, args: dict[str, Any], refusals: list[Refusal]) -> Finding:
+    prefix = near.best_prefix(names, asked.registry, asked.name)
+    _, miss = near.compare(names, prefix, asked.registry, asked.name)
+    if args.keys() - {"num_classes"} and (fit := _unseen(names, asked, args, prefix)):
+        return Finding(fit)
+    return Finding(None, (miss,), advice.asked_in_vain(miss, refusals))
+
+
+def _unseen(names: Names, asked: _Wanted, args: dict[str, Any], prefix: str) -> Fit | None:
+    """A network whose arguments change its shapes, as the index cannot know: filling it shows whether it fits."""
+    network = index.facts(asked.registry).networks[asked.number]
+    inside = names.within(prefix)
+    counts = {
+        inside[key][own.index(index.CLASSES)]
+        for key, own in network.outputs.items()
+        if index.CLASSES in own and len(inside.get(key, ())) == len(own)
+    }
+    if len(counts) != 1:
+        return None
+    [classes] = counts
+    return Fit(
+        architecture=Architecture(asked.registry, asked.name, {"num_classes": classes, **args}),
+        classes=classes,
+        keys={names.keys[prefix + name]: name for name in inside},
+        aside=(*names.aside, *(names.keys[name] for name in names.outside(prefix) if naming.serves_training(name))),
+        why=f"{asked.name} was asked for with arguments of its own: whether the weights fit shows when they fill it",
+        pipeline=_pipeline(asked.registry, asked.name, args.get("image_size", args.get("img_size"))),
+    )

@@ -1,0 +1,55 @@
+"""Plain networks over numbers: nothing but linear layers and norms, one after the other.
+
+What its weights do not show is never guessed: a chain with places without weights needs an activation's name.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from flambeau.bundle import Architecture
+from flambeau.detection import layers, naming
+from flambeau.detection.finding import Finding, Fit
+from flambeau.detection.layers import Unclear
+from flambeau.detection.naming import Names
+
+NAME = "mlp"
+
+
+def find(names: Names, args: Mapping[str, Any]) -> Finding | None:
+    """The chain that the file is, or why it is not certain; `None` for a file that has other layers than these."""
+    shapes = {name: shape for name, shape in names.shapes.items() if not naming.serves_training(name)}
+    path = naming.common_path(shapes)
+    inner = {name: name[len(path) + 1 if path else 0 :] for name in shapes}
+    try:
+        found = layers.read({short: shapes[name] for name, short in inner.items()})
+    except Unclear:
+        return None
+    if not found or "emb" in path.lower():  # an embedding's table is two-dimensional as well
+        return None
+    activation = args.get("activation")
+    if activation not in (None, *layers.ACTIVATIONS):
+        known = ", ".join(layers.ACTIVATIONS[:-1])
+        return Finding(None, advice=f"the activation {activation!r} of --arch-args is not known: say {known} or none")
+    try:
+        chain = layers.chain(found, activation=activation)
+    except Unclear as unclear:
+        remedy = "give your own class with --arch file.py:Class --allow-code"
+        if unclear.gap:
+            remedy = (
+                f"""name the activation with --arch {NAME} --arch-args '{{"activation": "relu"}}' """
+                f"({', '.join(layers.ACTIVATIONS[1:])}), or {remedy}"
+            )
+        return Finding(None, advice=f"this is a plain network over numbers ({unclear}): {remedy}")
+    alone = chain.layers[0].name == ""
+    built = [msgspec.structs.replace(layer, name=layer.name or "0") for layer in chain.layers]
+    fit = Fit(
+        architecture=Architecture("flambeau", NAME, {"layers": msgspec.to_builtins(built)}),
+        classes=chain.outputs,
+        keys={names.keys[name]: f"0.{short}" if alone else short for name, short in inner.items()},
+        aside=(*names.aside, *(names.keys[name] for name in names.shapes.keys() - shapes.keys())),
+        why=f"nothing but {'a linear layer' if len(found) == 1 else 'layers in a chain'}: {layers.describe(found)}",
+        pipeline=None,
+    )
+    return Finding(fit, notes=(chain.note,) if chain.note else ())

@@ -1,0 +1,23 @@
+"""What a file is, told from its contents without running, importing or unpickling anything in it.
+
+`examine` makes the report that everything else goes by; `choose` says where in it the weights lie. Neither imports
+torch. What a pickle of weights may name is `allowed`'s to say; the table in `dangers` only makes the sentence better.
+"""
+
+from flambeau.formats.allowed import NUMPY_SCALARS, numpy_globals
+from flambeau.formats.examination import examine
+from flambeau.formats.report import Entry, Format, Global, Report, TensorInfo, Verdict
+from flambeau.formats.weights import choose
+
+__all__ = [
+    "NUMPY_SCALARS",
+    "Entry",
+    "Format",
+    "Global",
+    "Report",
+    "TensorInfo",
+    "Verdict",
+    "choose",
+    "examine",
+    "numpy_globals",
+]

@@ -1,0 +1,69 @@
+"""Folders: a bundle, a repository of bundles, or something else, with the files in it that may be what was meant."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from flambeau import bundle
+from flambeau.formats.refusals import Refusal, plain
+from flambeau.formats.report import Report
+
+_MOST_FILES = 10_000
+_LARGEST_MANIFEST = 2**20
+_LIKELY = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".onnx", ".pt2")
+
+
+def read(path: Path) -> Report:
+    """What a folder is. Raises `Refusal` for one that holds no bundle."""
+    size = sum(file.stat().st_size for file in islice(path.rglob("*"), _MOST_FILES) if file.is_file())
+    if (path / bundle.MANIFEST).is_file():
+        return _bundle(path, size)
+    names = sorted({place.relative_to(path).parts[0] for place in islice(_manifests(path), _MOST_FILES)})
+    if names:
+        return Report("repository", "data", size, facts={"models": ", ".join(map(plain, names[:16]))})
+    files = sorted(file.name for file in islice(path.iterdir(), _MOST_FILES) if file.suffix.lower() in _LIKELY)
+    if (path / "saved_model.pb").is_file():
+        raise Refusal("is a model of TensorFlow, not of PyTorch", "export it to ONNX with tf2onnx, and give that file")
+    if (path / "data.pkl").is_file():
+        raise Refusal("is a file of torch.save that was unpacked", "give the file itself, as it was downloaded")
+    if files:
+        raise Refusal("is neither a bundle nor a repository", f"give the file in it: {plain(', '.join(files))}")
+    raise Refusal("is a folder without a bundle or a model in it", "give a model's file, or a folder of flambeau build")
+
+
+def _manifests(path: Path) -> Iterator[Path]:
+    """The manifests of a repository: NAME/manifest.json, or NAME/VERSION/manifest.json."""
+    for pattern in (f"*/{bundle.MANIFEST}", f"*/*/{bundle.MANIFEST}"):
+        yield from path.glob(pattern)
+
+
+def _bundle(path: Path, size: int) -> Report:
+    try:
+        with (path / bundle.MANIFEST).open("rb") as file:
+            said: Any = msgspec.json.decode(file.read(_LARGEST_MANIFEST))
+        if said.get("format") != bundle.FORMAT:
+            raise Refusal(
+                f"is a bundle of format {plain(str(said.get('format')))}; this flambeau reads {bundle.FORMAT}",
+                "build it again with flambeau build",
+            )
+        manifest = msgspec.convert(said, bundle.Manifest)
+    except (msgspec.MsgspecError, AttributeError, RecursionError):
+        raise Refusal(f"is a bundle whose {bundle.MANIFEST} is damaged", "build it again with flambeau build") from None
+    facts = {
+        "name": plain(manifest.name),
+        "engine": manifest.engine,
+        "flambeau": plain(manifest.flambeau),
+    }
+    if manifest.architecture:
+        facts["architecture"] = plain(manifest.architecture.name)
+    code = getattr(manifest.pipeline, "code", None) or (manifest.architecture and manifest.architecture.code)
+    if code is None:
+        return Report("bundle", "data", size, facts=facts)
+    return Report(
+        "bundle", "code", size, facts=facts,
+        reason=f"is a bundle with code of its author's in it ({plain(code.name)}), which runs when it is served",
+        remedy="give --allow-code if you trust whoever wrote it",
+    )  # fmt: skip

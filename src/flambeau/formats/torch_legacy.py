@@ -1,0 +1,108 @@
+"""What `torch.save` wrote before 1.6: five pickles in a row, and then the storages one after the other."""
+
+import struct
+from functools import partial
+from typing import Any, BinaryIO
+
+from flambeau.formats import pickles
+from flambeau.formats.allowed import ITEM_SIZES
+from flambeau.formats.pickles import Pickled
+from flambeau.formats.refusals import DOWNLOAD_AGAIN, Refusal, plain
+from flambeau.formats.torch_zip import storage_of
+from flambeau.formats.values import Named, Storage
+
+_MAGIC = 0x1950A86A20F9469CFC6C
+_PROTOCOL = 1001
+_USUAL_BYTES = 2**20
+_SAVE_AGAIN = "load it where it was made, and save the weights as safetensors"
+
+
+def is_one(first: Pickled) -> bool:
+    """Whether the first pickle of a file is torch's magic number."""
+    return type(first.value) is int and first.value == _MAGIC
+
+
+def read(file: BinaryIO, size: int) -> Pickled:
+    """What the file's pickle describes. Raises `Refusal` where the parts around it are not as torch writes them."""
+    for limit in (_USUAL_BYTES, pickles.MOST_BYTES):
+        file.seek(0)
+        data = file.read(limit)
+        storages: dict[str, Storage] = {}
+        found = pickles.read(data, start=_start(data), of_storage=partial(_storage, storages=storages))
+        keys = pickles.read(data, start=found.end)
+        if not (found.fault or keys.fault) or len(data) == size:
+            break
+    # where the pickle alone tells that these are no weights, its storages do not matter
+    if not (found.fault or found.oddity or found.foreign):
+        _compare(file, storages, _plain(keys), start=keys.end, size=size)
+    return found
+
+
+def _start(data: bytes) -> int:
+    """Where the pickle of the weights begins: after the magic number, the protocol and a dict about the machine."""
+    protocol, position = _value(data, pickles.read(data).end)
+    system, position = _value(data, position)
+    if protocol != _PROTOCOL or type(system) is not dict:
+        raise Refusal("begins as torch.save wrote before 1.6, and goes on as something else", DOWNLOAD_AGAIN)
+    if system.get("little_endian") is not True:
+        raise Refusal("was saved on a machine with another byte order", _SAVE_AGAIN)
+    return position
+
+
+def _value(data: bytes, start: int) -> tuple[Any, int]:
+    found = pickles.read(data, start=start)
+    return _plain(found), found.end
+
+
+def _plain(found: Pickled) -> Any:
+    """What one of the small pickles around the others says: numbers and strings, without a global in it."""
+    if refused := found.fault or found.oddity:
+        raise refused
+    if found.globals:
+        raise Refusal(f"names {plain(next(iter(found.globals)))} where torch writes plain numbers only")
+    return found.value
+
+
+def _storage(identity: Any, storages: dict[str, Storage]) -> Any:
+    if type(identity) is tuple and len(identity) == 4 and identity[0] == "module":  # a class, with its source
+        kind = identity[1]
+        if isinstance(kind, Named) and not kind.harmless:
+            return kind
+    storage = storage_of(identity, parts=6)
+    if identity[1].name == "torch.storage.UntypedStorage":  # of dtypes such as uint16 and the ones of eight-bit floats
+        raise Refusal("holds a tensor of a dtype that torch does not read back from this old format", _SAVE_AGAIN)
+    known = storages.setdefault(storage.key, storage)
+    if (known.dtype, known.size) != (storage.dtype, storage.size):
+        raise Refusal(f"describes its storage {plain(storage.key)} in two ways that contradict each other")
+    return known if identity[5] is None else _view(known, identity[5])
+
+
+def _view(storage: Storage, place: Any) -> Storage:
+    """A part of a storage that has a key of its own, as torch wrote until 0.4."""
+    match place:
+        case (str(key), int(offset), int(count)) if offset >= 0 and count >= 0:
+            item = ITEM_SIZES[storage.dtype]
+            if (offset + count) * item <= storage.size:
+                return Storage(key, storage.dtype, count * item)
+    raise Refusal(f"describes a part of its storage {plain(storage.key)} that is not within it")
+
+
+def _compare(file: BinaryIO, storages: dict[str, Storage], keys: Any, *, start: int, size: int) -> None:
+    """Hold the storages that follow to what the pickle said of them: all there, each of its size, and nothing after."""
+    if type(keys) is not list or not all(type(key) is str for key in keys) or sorted(keys) != sorted(storages):
+        raise Refusal("lists other storages than its tensors lie in")
+    position = start
+    for key in keys:
+        file.seek(position)
+        head = file.read(8)
+        if len(head) < 8:
+            raise Refusal("is cut short: it ends before its last tensor", DOWNLOAD_AGAIN)
+        storage = storages[key]
+        (count,) = struct.unpack("<q", head)
+        if count * ITEM_SIZES[storage.dtype] != storage.size:
+            raise Refusal(f"declares a storage of {storage.size:,} bytes where it holds {count:,} elements")
+        position += 8 + storage.size
+        if position > size:
+            raise Refusal("is cut short: it ends before its last tensor", DOWNLOAD_AGAIN)
+    if position != size:
+        raise Refusal(f"has {size - position:,} bytes after its end")

@@ -1,0 +1,134 @@
+"""CSV: each line is a row of numbers, or names a file. A header is found by itself.
+
+Commas, semicolons and tabs are told apart by the first line. It does not know what shape a model takes: the pipeline
+does.
+"""
+
+import csv
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from flambeau.errors import RequestError
+from flambeau.offline.entries import PATH_COLUMNS, Entry, Wanted, bad_input, either, lines, path_entry, shown
+from flambeau.types import Payload
+
+_EXACT = 2.0**63  # past this, JSON readers take a whole number for a decimal one anyway
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """The cells of a line, or why it has none, and its number in the file."""
+
+    line: int
+    cells: list[str] | RequestError
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """The places of the columns wanted, the names or numbers of all, and whether the first line is a header."""
+
+    places: tuple[int, ...]
+    names: tuple[str, ...]
+    headed: bool
+
+
+def entries(file: BinaryIO, table: Path, wanted: Wanted) -> Iterator[Entry]:
+    """An entry for each line below the header. Raises `RequestError` for a table without the columns wanted."""
+    rows = _rows(file, table)
+    first = next(rows, None)
+    if first is None:
+        return
+    columns = _find_columns(first, wanted)
+    for row in rows if columns.headed else itertools.chain([first], rows):
+        name = f"{shown(table)}:{row.line}"
+        try:
+            cells = _cells(row, columns)
+            if wanted.kind == "image":
+                yield path_entry(cells[0], table)
+            else:
+                yield Entry(name, _numbers(cells, columns))
+        except RequestError as error:
+            yield Entry(name, error)
+
+
+def count(file: BinaryIO, table: Path, wanted: Wanted) -> int:
+    """How many entries there are. Raises `RequestError` for a table without the columns wanted."""
+    rows = _rows(file, table)
+    first = next(rows, None)
+    if first is None:
+        return 0
+    return sum(1 for _ in rows) + (0 if _find_columns(first, wanted).headed else 1)
+
+
+def _rows(file: BinaryIO, table: Path) -> Iterator[_Row]:
+    # A path may hold bytes that are not text: they pass through unharmed, as lone surrogates.
+    text = (line.decode("utf-8", "surrogateescape") for line in lines(file))
+    first = next(text, "").removeprefix("\N{BYTE ORDER MARK}")
+    delimiter = "\t" if table.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
+    reader = csv.reader(itertools.chain([first], text), delimiter=delimiter)
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield _Row(reader.line_num, bad_input(f"the line is not CSV: {error}"))
+            continue
+        if cells:
+            yield _Row(reader.line_num, cells)
+
+
+def _find_columns(first: _Row, wanted: Wanted) -> _Columns:
+    if isinstance(first.cells, RequestError):
+        raise first.cells
+    header = tuple(shown(cell.strip()) for cell in first.cells)
+    if asked := wanted.columns or ((wanted.column,) if wanted.column else ()):
+        for name in asked:
+            if name not in header:
+                raise bad_input(f"there is no column {name}: the first line has {', '.join(header)}")
+        return _Columns(tuple(map(header.index, asked)), header, headed=True)
+    if wanted.kind == "image":
+        lowered = [name.lower() for name in header]
+        known = [lowered.index(name) for name in PATH_COLUMNS if name in lowered]
+        if not known and len(header) > 1:
+            raise bad_input(f"there is no column {either(PATH_COLUMNS)}: name the column of the paths with --column")
+        return _Columns((known[0] if known else 0,), header, headed=bool(known))
+    headed = all(_number(cell) is None for cell in header)
+    names = header if headed else tuple(str(place) for place in range(1, len(header) + 1))
+    return _Columns(tuple(range(len(header))), names, headed)
+
+
+def _cells(row: _Row, columns: _Columns) -> list[str]:
+    """The cells that are wanted. Raises `RequestError`."""
+    if isinstance(row.cells, RequestError):
+        raise row.cells
+    if len(row.cells) != len(columns.names):
+        raise bad_input(f"the line has {len(row.cells)} cells where the first line has {len(columns.names)}")
+    return [row.cells[place] for place in columns.places]
+
+
+def _numbers(cells: Sequence[str], columns: _Columns) -> Payload:
+    """The numbers of a line as JSON: a list, or where one column is wanted, the number alone. Raises `RequestError`."""
+    numbers = [_number(cell) for cell in cells]
+    for place, cell, number in zip(columns.places, cells, numbers, strict=True):
+        if number is None:
+            raise bad_input(f"column {columns.names[place]} holds {cell[:40]!r}, which is not a number")
+    return Payload("json", msgspec.json.encode(numbers[0] if len(numbers) == 1 else numbers))
+
+
+def _number(cell: str) -> int | float | None:
+    """The number that a cell holds, or `None`. A whole number stays one, for models that take no others."""
+    text = cell.strip()
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    if not math.isfinite(number) or "_" in text:  # Python reads 1_000 as a number, and nobody else does
+        return None
+    return int(text) if abs(number) < _EXACT and text.lstrip("+-").isdigit() else number

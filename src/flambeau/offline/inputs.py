@@ -1,0 +1,142 @@
+"""What the user named on the command line, as entries: files, folders, patterns, tables, and lists of them.
+
+The order is the user's, and by name within a folder or a pattern: the same names give the same entries, by which a
+later start goes on. The names of the folders on the way to a file are in memory, and no file's contents. It decides by
+suffix alone, and opens tables only.
+"""
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from flambeau.errors import SetupError
+from flambeau.offline import tables
+from flambeau.offline.entries import IMAGES, TABLES, Entry, Wanted, bad_input, shown
+
+LIST = "-"
+"""The argument that stands for a list of paths on standard input."""
+
+
+class Inputs:
+    """The entries of the command line's arguments. Iterating anew begins anew, but for standard input."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        wanted: Wanted,
+        *,
+        own: frozenset[Path] = frozenset(),
+        listed: Callable[[], BinaryIO],
+    ) -> None:
+        """`own` are the files that we write, resolved: no folder or pattern gives them. `listed` opens the list."""
+        self._arguments = arguments
+        self._wanted = wanted
+        self._own = own
+        self._own_names = {path.name for path in own}
+        self._listed = listed
+        self.passed_over: Counter[str] = Counter()
+        """What lay in folders and was not taken, as counts by suffix, once all was iterated."""
+
+    def __iter__(self) -> Iterator[Entry]:
+        self.passed_over.clear()
+        for path in self._paths():
+            if isinstance(path, Entry):
+                yield path
+            elif tables.is_table(path):
+                yield from tables.entries(path, self._wanted)
+            else:
+                yield self._file(path)
+
+    def count(self) -> int | None:
+        """How many entries there are, or `None` where a list on standard input leaves that open.
+
+        Raises `SetupError` for a pattern that nothing matches, and for a table without the columns that are wanted.
+        """
+        if LIST in self._arguments:
+            return None
+        return sum(
+            1 if isinstance(path, Entry) or not tables.is_table(path) else tables.count(path, self._wanted)
+            for path in self._paths()
+        )
+
+    def tables(self) -> Iterator[Path]:
+        """The tables that were named, themselves."""
+        return (Path(each) for each in self._arguments if each != LIST and tables.is_table(Path(each)))
+
+    def _file(self, path: Path) -> Entry:
+        if self._wanted.kind == "tensor":
+            error = bad_input("this model takes numbers: give it a .csv or a .jsonl file", "unsupported_media_type")
+            return Entry(shown(path), error)
+        return Entry(shown(path), path)
+
+    def _paths(self) -> Iterator[Path | Entry]:
+        """Files to be, and an error in the place of a folder that cannot be read."""
+        for argument in self._arguments:
+            if argument == LIST:
+                for line in self._listed():
+                    if text := line.rstrip(b"\r\n"):
+                        yield from self._named(Path(os.fsdecode(text)))
+            elif glob.has_magic(argument) and not os.path.lexists(argument):
+                yield from self._matching(argument)
+            else:
+                yield from self._named(Path(argument))
+
+    def _named(self, path: Path) -> Iterator[Path | Entry]:
+        return self._walk(path) if path.is_dir() else iter((path,))
+
+    def _matching(self, pattern: str) -> Iterator[Path]:
+        """The files that match: all of them if the pattern ends in a suffix, else those that a folder would give."""
+        suffix = Path(pattern).suffix
+        chosen = bool(suffix) and not glob.has_magic(suffix)
+        found = sorted(path for path in glob.iglob(pattern, recursive=True) if not os.path.isdir(path))
+        if not found:
+            raise SetupError(
+                f"no file matches {pattern}: mend the pattern, and quote it so that the shell leaves it alone"
+            )
+        return (Path(path) for path in found if (self._is_foreign(path) if chosen else self._takes(path)))
+
+    def _walk(self, folder: Path) -> Iterator[Path | Entry]:
+        """The files below a folder, depth first. Hidden ones and links to folders are passed over."""
+        levels = [iter([f"{folder}/"])]
+        while levels:
+            path = next(levels[-1], None)
+            if path is None:
+                levels.pop()
+            elif not path.endswith("/"):
+                yield Path(path)
+            else:
+                try:
+                    names = sorted(self._names(path))
+                except OSError as error:
+                    yield Entry(shown(path), bad_input(f"the folder cannot be read: {error.strerror}", "missing_file"))
+                else:
+                    levels.append(map(path.__add__, names))
+
+    def _names(self, folder: str) -> Iterator[str]:
+        """What is taken of a folder: names of files, and names of folders with a slash at the end."""
+        with os.scandir(folder) as found:
+            for each in found:
+                if each.name.startswith("."):
+                    self.passed_over["hidden"] += 1
+                elif each.is_dir(follow_symlinks=False):
+                    yield f"{each.name}/"
+                elif each.is_symlink() and each.is_dir():
+                    self.passed_over["links to folders"] += 1
+                elif self._takes(each.path):
+                    yield each.name
+
+    def _takes(self, path: str) -> bool:
+        """Whether a file that was not named itself is an input, by its suffix. Counts it if it is not."""
+        suffix = os.path.splitext(path)[1].lower()
+        taken = {"image": IMAGES, "tensor": TABLES}.get(self._wanted.kind)
+        if taken is not None and suffix not in taken:
+            self.passed_over[suffix or "without suffix"] += 1
+            return False
+        return self._is_foreign(path)
+
+    def _is_foreign(self, path: str) -> bool:
+        """Whether a file is not one of those that we write."""
+        return os.path.basename(path) not in self._own_names or Path(path).resolve() not in self._own

@@ -1,0 +1,38 @@
+"""One step of a batch, and what the client may see of its failure.
+
+It knows no model: replicas of every sort take their steps through it.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from flambeau import logs
+from flambeau.errors import RequestError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def attempt(step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | RequestError:
+    """Take one step of a batch, and turn what it raises into the one error the client may see.
+
+    The client never sees the text of a foreign exception, which may hold paths or data. The log does.
+    """
+    try:
+        return step(*args, **kwargs)
+    except RequestError as error:
+        return error
+    except MemoryError:
+        return RequestError("the model ran out of memory over this input", code="out_of_memory")
+    except (Exception, SystemExit) as error:  # a model's sys.exit() is its failure, not our end
+        logs.failure("the model failed on an input", error)
+        failure = RequestError("the model failed on this input", code="model_error")
+        failure.__cause__ = error
+        return failure
+
+
+def invalid_output(message: str) -> RequestError:
+    """The error of an answer that cannot be sent; `message` says in the log why not."""
+    logs.event(message, level=logging.ERROR)
+    return RequestError("the model gave an answer that cannot be sent", code="model_output_invalid")
