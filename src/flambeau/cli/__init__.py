@@ -41,7 +41,8 @@ def main() -> None:
     logs.configure()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that what was begun is cleaned up
     try:
-        cli.main(standalone_mode=False)
+        code = cli.main(standalone_mode=False)  # what a command exits with, if it says so
+        sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -40,8 +40,6 @@ def read_order(inputs: tuple[str, ...], options: dict[str, Any]) -> Order:
     ours = {name: options.pop(name) for name in ("output", "format", "overwrite", "top_k", "probabilities", "column")}
     ours["format"] = _format(ours["output"], ours["format"])
     order = Order(inputs=inputs, columns=tuple(columns.split(",")) if columns else (), **ours)
-    if order.format == "parquet":
-        parquet.require()
     if order.probabilities and order.format not in ("jsonl", "parquet"):
         raise ConfigError(f"--probabilities are too many for a {order.format}: write .jsonl or .parquet with -o")
     if order.output is None:
@@ -51,6 +49,8 @@ def read_order(inputs: tuple[str, ...], options: dict[str, Any]) -> Order:
         raise ConfigError(f"-o {order.output} cannot be a file: name one in a folder that exists")
     elif order.format == "table" or (order.format == "parquet" and not order.resumes):
         raise ConfigError(f"--format {order.format} cannot be written to {order.output}: leave -o out, or take csv")
+    if order.format == "parquet":
+        parquet.require()
     return order
 
 

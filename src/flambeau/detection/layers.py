@@ -14,6 +14,7 @@ from flambeau.bundle import HeadLayer
 from flambeau.detection.index import Block
 from flambeau.detection.signature import COUNTER, Shape
 
+_SHOWN = 12
 Activation = Literal["relu", "gelu", "silu", "tanh", "sigmoid"]
 ACTIVATIONS: tuple[str, ...] = (*get_args(Activation), "none")
 """What may be said of the places between linear layers that have no weights."""
@@ -77,7 +78,9 @@ def chain(found: list[HeadLayer], *, activation: str | None, own: Block | None =
     if not any(layer.kind == "linear" for layer in found):
         raise Unclear("no linear layer")
     if any("." in layer.name for layer in found):
-        raise Unclear(f"layers within layers ({', '.join(layer.name for layer in found)})")
+        raise Unclear(
+            f"layers within layers ({', '.join(layer.name for layer in found[:3])}{', …' * (len(found) > 3)})"
+        )
     width = found[0].sizes[0]
     for layer in found:
         if layer.sizes[0] != width:
@@ -185,4 +188,4 @@ def describe(found: list[HeadLayer]) -> str:
         elif not layer.name.isdigit() and place:
             words.append("perhaps something without weights")
         words.append("→".join(map(str, layer.sizes)) if layer.kind == "linear" else f"{layer.kind} of {layer.sizes[0]}")
-    return ", ".join(words)
+    return ", ".join(words if len(words) <= _SHOWN else [*words[:_SHOWN], "…"])

@@ -182,6 +182,8 @@ def _head(
     if not left:
         raise Unclear(f"the file has no {path}: it makes features and no classes")
     outer = naming.common_path(left)
+    if strange := [name for name in left if not naming.is_head(name.removeprefix(prefix))]:
+        raise Unclear(f"the file has {len(left)} tensors more, and {strange[0]} is not named like a head's")
     inner = {name: name[len(outer) + 1 if outer else 0 :] for name in left}
     place = outer or ", ".join(dict.fromkeys(name.partition(".")[0] for name in left))
     found = _replaced(candidate, inner, left, path, activation, seen=place)

@@ -20,6 +20,11 @@ _TRAINING = re.compile(
     re.IGNORECASE,
 )
 _AVERAGED = re.compile(r"(\w*_)?(ema|averaged|shadow|teacher|momentum|target)(_\w*)?", re.IGNORECASE)
+_HEAD = re.compile(
+    r"\d+|(\w*_)?(fc|heads?|classifier|classification|clf|cls|linear|lin|dense|out|output|logits?|predictor|final|last)"
+    r"(_\w*|\d*)",
+    re.IGNORECASE,
+)
 _SHARE = 0.2  # of the tensors, that a part of the file must have for its prefix to be tried
 _DEPTH = 8
 
@@ -81,6 +86,14 @@ def serves_training(name: str) -> bool:
 def is_averaged(prefix: str) -> bool:
     """Whether a prefix says that what lies under it is the moving average of weights."""
     return any(_AVERAGED.fullmatch(part) for part in prefix.split("."))
+
+
+def is_head(name: str) -> bool:
+    """Whether a tensor that lies beside a backbone is named as those of heads are.
+
+    Others may be of any use: the centres of ArcFace are as many vectors of features as there are classes, and no layer.
+    """
+    return any(_HEAD.fullmatch(part) for part in name.split(".")[:-1])
 
 
 def common_path(names: Iterable[str]) -> str:

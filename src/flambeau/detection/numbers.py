@@ -28,6 +28,8 @@ def find(names: Names, args: Mapping[str, Any]) -> Finding | None:
         return None
     if not found or "emb" in path.lower():  # an embedding's table is two-dimensional as well
         return None
+    if any("." in layer.name for layer in found):  # a transformer has nothing but such layers, and is no chain of them
+        return None
     activation = args.get("activation")
     if activation not in (None, *layers.ACTIVATIONS):
         known = ", ".join(layers.ACTIVATIONS[:-1])

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Mapping
 COUNTER = "num_batches_tracked"
 """What batch norms count for training only; files from before PyTorch 0.4.1 have none. It never matters."""
 
+_DEPTH = 8  # no architecture has its head deeper than half of this, and a hostile name may have any number of parts
 _MASK = 2**64 - 1
 Shape = tuple[int, ...]
 
 
 class Signature:
-    """The sums of a mapping of tensor names to shapes, for each dotted path in it."""
+    """The sums of a mapping of tensor names to shapes, for each dotted path in it that a head could have."""
 
     def __init__(self, shapes: Mapping[str, Shape]) -> None:
         self._sums: dict[str, int] = defaultdict(int)
@@ -24,11 +25,11 @@ class Signature:
             if name.endswith(COUNTER):
                 continue
             mark = _mark(name, shape)
-            path = name
-            while path:
-                self._sums[path] += mark
-                path = path.rpartition(".")[0]
             self._sums[""] += mark
+            path = ""
+            for part in name.split(".", _DEPTH)[:_DEPTH]:
+                path = f"{path}.{part}" if path else part
+                self._sums[path] += mark
 
     def without(self, paths: Iterable[str]) -> int:
         """The signature of everything but what lies under `paths`, none of which may lie under another."""

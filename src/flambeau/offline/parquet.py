@@ -1,8 +1,8 @@
 """The rows of a finished run as a Parquet file, a part at a time. The only home of pyarrow, which is an extra."""
 
-import importlib.util
 import itertools
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ _BYTES_OF_A_GROUP = 64 * 1024 * 1024
 
 def require() -> None:
     """Raise `SetupError` when pyarrow is not installed."""
-    if importlib.util.find_spec("pyarrow") is None:
+    if find_spec("pyarrow") is None:
         raise SetupError("Parquet needs pyarrow, which is not installed: pip install 'flambeau[parquet]'")
 
 

@@ -110,7 +110,7 @@ class _Asking:
     async def _ask(self, payloads: list[Payload]) -> list[Outcome]:
         """One outcome per payload. Raises `EngineError` when the model only crashes.
 
-        Where no replica was left for some of them, these are asked again, each alone: the guilty ones are among them, and
+        Where no replica was left for some of them, these are asked again, each alone: guilty ones are among them, and
         a batch with one of those would be lost again before it is known which.
         """
         async with self._recovering:  # if others do that now, they must be alone

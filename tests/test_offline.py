@@ -1,0 +1,179 @@
+"""What `flambeau predict` reads, writes and refuses, without a model at work: inputs, rows and their files."""
+
+import csv
+import json
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+
+from flambeau.bundle import Bundle
+from flambeau.cli import main
+from flambeau.errors import RequestError, SetupError
+from flambeau.offline import parquet
+from flambeau.offline.entries import Kind, Wanted
+from flambeau.offline.inputs import Inputs
+from flambeau.offline.lines import CsvLines, Written
+from flambeau.offline.rows import Layout
+from flambeau.types import Classification, Label, Outcome, Payload, Scored
+
+
+def read_table(table: Path, kind: Kind = "tensor", **columns: object) -> list[object]:
+    """The entries of a table: the file, the JSON, or the error of each."""
+    inputs = Inputs([str(table)], Wanted(kind=kind, **columns), listed=pytest.fail)  # type: ignore[arg-type]
+    entries = list(inputs)
+    assert inputs.count() == len(entries)
+    contents = (each.content for each in entries)
+    return [json.loads(each.data) if isinstance(each, Payload) else each for each in contents]
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "expected"),
+    [
+        (b"1,2\n3,4\n", {}, [[1, 2], [3, 4]]),  # no header
+        (b"a,b\n3,4.5\n", {}, [[3, 4.5]]),
+        (b"\xef\xbb\xbfa,b,c\r\n1,2,3\r\n", {"columns": ("c", "a")}, [[3, 1]]),
+        (b"a\tb\n 1 \t-2e3\n\n\n", {}, [[1, -2000.0]]),
+        (b"a\n5\n", {}, [5]),  # one column is a number, not a list of one
+        (b"a;b\n1;2\n", {"column": "b"}, [2]),
+        (b"a,b\n1,x\n2,\n3,nan\n4,1_0\n5\n6,7,8\n9,9\n", {}, [*["input_rejected"] * 6, [9, 9]]),
+        (b'a,b\n1,"2\n3,4\n', {}, ["input_rejected"]),  # a quote that is never closed
+        (b"", {}, []),
+        (b"a,b\n", {}, []),
+    ],
+)
+def test_csv_numbers(tmp_path: Path, text: bytes, columns: dict[str, object], expected: list[object]) -> None:
+    (tmp_path / "in.csv").write_bytes(text)
+    found = read_table(tmp_path / "in.csv", **columns)
+    assert [each.code if isinstance(each, RequestError) else each for each in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "column", "expected"),
+    [
+        (b'{"input": [1, 2], "id": 7}', None, [1, 2]),
+        (b'{"x": {"y": [1]}, "input": 2}', "x", {"y": [1]}),
+        (b'  {"age": 3}', None, {"age": 3}),  # without `input` the object itself is the input
+        (b"null", None, None),
+        (b'{"age": 3}', "x", "input_rejected"),
+        (b"[1,", None, "invalid_json"),
+        (b"[NaN]", None, "invalid_json"),
+        (b'"\xff"', None, "invalid_json"),
+        (b"[" * 100_000, None, "json_too_deep"),
+    ],
+)
+def test_json_lines(tmp_path: Path, line: bytes, column: str | None, expected: object) -> None:
+    (tmp_path / "in.jsonl").write_bytes(line + b"\n1\n")
+    [found, last] = read_table(tmp_path / "in.jsonl", "python", column=column)
+    assert (found.code if isinstance(found, RequestError) else found) == expected
+    assert last == 1
+
+
+def test_a_table_without_the_column_is_refused_before_any_work(tmp_path: Path) -> None:
+    table = tmp_path / "in.csv"
+    table.write_text("picture,label\na.png,cat\n")
+    assert read_table(table, "image", column="picture") == [tmp_path / "a.png"]
+    for wanted in (Wanted(kind="image"), Wanted(kind="tensor", columns=("x",))):
+        with pytest.raises(SetupError, match=r"in\.csv cannot be used: there is no column .*(--column|picture, label)"):
+            Inputs([str(table)], wanted, listed=pytest.fail).count()
+
+
+def test_a_folder_gives_what_the_model_takes_and_never_our_own_files(tmp_path: Path) -> None:
+    for name in ("b.csv", "a.jsonl", "out.csv", "c.png"):
+        (tmp_path / name).write_text("1\n")
+    own = frozenset({(tmp_path / "out.csv").resolve()})
+
+    def names(kind: Kind, *arguments: str) -> list[str]:
+        inputs = Inputs(arguments, Wanted(kind=kind), own=own, listed=pytest.fail)
+        return [each.name.removeprefix(f"{tmp_path}/") for each in inputs]
+
+    folder = str(tmp_path)
+    assert names("tensor", folder) == ["a.jsonl:1", "b.csv:1"]
+    assert names("python", folder) == ["a.jsonl:1", "b.csv:1", "c.png"]
+    assert names("image", folder) == names("image", f"{folder}/**") == ["c.png"]
+    assert names("tensor", f"{folder}/*.csv", f"{folder}/a.jsonl") == ["b.csv:1", "a.jsonl:1"]
+    with pytest.raises(SetupError, match=r"no file matches .*absent"):
+        names("image", f"{folder}/absent*")
+
+
+def test_every_row_of_csv_is_one_line_that_can_be_read_back() -> None:
+    layout = Layout(kind="image", top_k=3)
+    lines = CsvLines(layout)
+    two = tuple(Scored(index, Label(f"n{index}", 'a "b",\nc'), 0.5) for index in (4, 7))
+    rows = [
+        layout.row("x, y.png", Outcome(Classification(two, threshold=0.6))),
+        layout.row("bad.png", Outcome(RequestError("no, it\ncannot", code="image_undecodable"))),
+    ]
+    header, *written, rest = (lines.header + lines.encode(rows)).split(b"\n")
+    assert rest == b""
+    assert [lines.read(line) for line in written] == [Written("x, y.png"), Written("bad.png", "image_undecodable")]
+    cells = dict(zip(header.decode().split(","), next(csv.reader([written[0].decode()])), strict=True))
+    assert cells["class_name_2"] == 'a "b",\\nc'
+    assert (cells["class_index_2"], cells["class_index_3"], cells["recognised"]) == ("7", "", "false")
+    with pytest.raises(ValueError, match="argument 2"):
+        lines.read(b"x.png,n4")
+
+
+@pytest.mark.parametrize(
+    ("outputs", "kind", "expected"),
+    [
+        ([b"1", b"2.5", b"null"], "double", [1.0, 2.5, None]),
+        ([b"[1, 2]", b"[0.5, null]"], "list<element: double>", [[1, 2], [0.5, None]]),
+        ([b'"cat"', b'"dog"'], "string", ["cat", "dog"]),
+        ([b'{"a": 1}', b"[1]", b'"x"'], "string", ['{"a":1}', "[1]", "x"]),  # nothing fits all: JSON
+        ([b"[1, [2]]"], "string", ["[1,[2]]"]),
+    ],
+)
+def test_parquet_has_the_type_that_fits_all_outputs(
+    tmp_path: Path, outputs: list[bytes], kind: str, expected: list[object]
+) -> None:
+    layout = Layout(kind="python")
+    rows = [b'{"input":"x","output":%b,"error":null,"code":null}\n' % output for output in outputs]
+    (tmp_path / "rows.jsonl").write_bytes(b"".join(rows))
+    parquet.write(tmp_path / "out.parquet", tmp_path / "rows.jsonl", layout)
+    table = pyarrow.parquet.read_table(tmp_path / "out.parquet")
+    assert str(table.schema.field("output").type) == kind
+    assert table["output"].to_pylist() == expected
+    assert list(parquet.written(tmp_path / "out.parquet")) == [Written("x")] * len(outputs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["photos"], 2, "name a SOURCE and at least one INPUT"),
+        (["default", "x.png", "-o", "rows.xlsx"], 78, "-o rows.xlsx does not tell its format"),
+        (["default", "x.png", "-o", "absent/rows.csv"], 78, "-o absent/rows.csv cannot be a file"),
+        (["default", "x.png", "--format", "parquet"], 78, "--format parquet needs a file"),
+        (["default", "x.png", "-o", "rows.csv", "--probabilities"], 78, "--probabilities are too many for a csv"),
+        (["default", "x.png", "-o", "rows.parquet"], 1, "pip install 'flambeau[parquet]'"),
+        (["default", "x.png", "--columns", "a"], 1, "--columns has no effect on efficientnet_lite0"),
+        (
+            ["default", "x.png", "-o", "precious.csv"],
+            1,
+            "precious.csv exists, and nothing tells that `flambeau predict`",
+        ),
+        (["default", "precious.csv", "-o", "precious.csv", "--overwrite"], 78, "is both read and written"),
+        (["default", "*.gif"], 1, "no file matches *.gif"),
+        (["default", "empty"], 1, "there is nothing to predict in empty"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_cannot_be_done_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], default_bundle: Bundle,
+    arguments: list[str], code: int, sentence: str,
+) -> None:  # fmt: skip
+    """In this process: each of these ends before there is a worker."""
+    (tmp_path / "precious.csv").write_text("path\nx.png\n")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["flambeau", "predict", *arguments])
+    monkeypatch.setattr("flambeau.offline.parquet.find_spec", lambda name: None)
+    monkeypatch.setattr("flambeau.logs.configure", lambda *_: None)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == code
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert sentence in last
+    assert (tmp_path / "precious.csv").read_text() == "path\nx.png\n"
+    assert {path.name for path in tmp_path.iterdir()} <= {"precious.csv", "empty"}
