@@ -101,7 +101,7 @@ def _fit(matches: list[Match], names: Names, asked: _Wanted | None, args: dict[s
         told = f"--arch-args say {args['num_classes']} classes, and the weights have {taken.classes}"
         return Finding(None, advice=f"{told}: leave num_classes out")
     others = [
-        _called(each.candidate.registry, other)
+        index.called(each.candidate.registry, other)
         for each in alike
         for other in index.names_of(each.candidate.registry, each.candidate.number)
         if (each.candidate.registry, other) != (registry, name)
@@ -125,12 +125,6 @@ def _fit(matches: list[Match], names: Names, asked: _Wanted | None, args: dict[s
 
 def _names(found: Match, asked: _Wanted | None) -> tuple[str, ...]:
     return (asked.name,) if asked else index.names_of(found.candidate.registry, found.candidate.number)
-
-
-def _called(registry: Registry, name: str) -> str:
-    """The name as `--arch` takes it: torchvision's go before timm's of the same name."""
-    taken = registry == "timm" and name in index.facts("torchvision").architectures
-    return f"timm/{name}" if taken else name
 
 
 def _why(name: str, registry: Registry, others: list[str], asked: _Wanted | None) -> str:
@@ -170,11 +164,14 @@ def _unseen(names: Names, asked: _Wanted, args: dict[str, Any], prefix: str) -> 
     if len(counts) != 1:
         return None
     [classes] = counts
+    beside = [name for name in names.outside(prefix) if naming.serves_training(name)]
+    if len(beside) + len(inside) < len(names.shapes):
+        return None
     return Fit(
         architecture=Architecture(asked.registry, asked.name, {"num_classes": classes, **args}),
         classes=classes,
         keys={names.keys[prefix + name]: name for name in inside},
-        aside=(*names.aside, *(names.keys[name] for name in names.outside(prefix) if naming.serves_training(name))),
+        aside=(*names.aside, *(names.keys[name] for name in beside)),
         why=f"{asked.name} was asked for with arguments of its own: whether the weights fit shows when they fill it",
         pipeline=_pipeline(asked.registry, asked.name, args.get("image_size", args.get("img_size"))),
     )

@@ -154,6 +154,12 @@ def names_of(registry: Registry, number: int) -> tuple[str, ...]:
     return tuple(sorted((name for name in found if not lacks(registry, name)), key=lambda name: (len(name), name)))
 
 
+def called(registry: Registry, name: str) -> str:
+    """The name as `--arch` takes it: torchvision's go before timm's of the same name."""
+    taken = registry == "timm" and name in facts("torchvision").architectures
+    return f"{registry}/{name}" if taken else name
+
+
 def _read(name: str) -> bytes:
     return gzip.decompress(files("flambeau.detection").joinpath("index", name).read_bytes())
 

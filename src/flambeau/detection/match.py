@@ -145,14 +145,14 @@ def _under(name: str, paths: tuple[str, ...]) -> bool:
 def _beside(names: Names, prefix: str, inside: Mapping[str, Shape]) -> tuple[list[str], dict[str, Shape]]:
     """What lies outside the prefix: what serves training only, with copies of the weights, and the rest."""
     outside = names.outside(prefix)
-    copies: list[str] = []
+    copies: set[str] = set()
     for other in naming.prefixes(names):
         if other and not prefix.startswith(other) and naming.is_averaged(prefix) != naming.is_averaged(other):
             copy = names.within(other)
             if copy.keys() >= inside.keys() and all(copy[name] == shape for name, shape in inside.items()):
-                copies += [other + name for name in copy]
-    beside = [name for name in outside if naming.serves_training(name) or name in set(copies)]
-    return beside, {name: shape for name, shape in outside.items() if name not in set(beside)}
+                copies |= {other + name for name in copy}
+    beside = {name: None for name in outside if naming.serves_training(name) or name in copies}
+    return list(beside), {name: shape for name, shape in outside.items() if name not in beside}
 
 
 def _size(positions: Positions, shape: Shape) -> int | None:
@@ -182,7 +182,7 @@ def _head(
     if not left:
         raise Unclear(f"the file has no {path}: it makes features and no classes")
     outer = naming.common_path(left)
-    if strange := [name for name in left if not naming.is_head(name.removeprefix(prefix))]:
+    if strange := [name for name in left if not naming.is_head(name)]:
         raise Unclear(f"the file has {len(left)} tensors more, and {strange[0]} is not named like a head's")
     inner = {name: name[len(outer) + 1 if outer else 0 :] for name in left}
     place = outer or ", ".join(dict.fromkeys(name.partition(".")[0] for name in left))
@@ -202,7 +202,7 @@ def _classes(outputs: Mapping[str, Shape], group: Mapping[str, Shape]) -> int | 
         if len(shape) != len(own) or any(a not in (b, CLASSES) for a, b in zip(own, shape, strict=True)):
             return None
         counts |= {b for a, b in zip(own, shape, strict=True) if a == CLASSES}
-    return counts.pop() if len(counts) == 1 and 0 not in counts else None
+    return counts.pop() if len(counts) == 1 and min(counts) > 0 else None
 
 
 def _replaced(

@@ -68,7 +68,7 @@ def compare(names: Names, prefix: str, registry: Registry, name: str) -> tuple[f
     ]
     share = len(agreed) / (len(own.keys() | inside.keys()) + len(beside))
     missing = tuple(key for key in own if key not in inside)
-    return share, Near(name, missing, tuple(unexpected), tuple(misshaped))
+    return share, Near(index.called(registry, name), missing, tuple(unexpected), tuple(misshaped))
 
 
 def best_prefix(names: Names, registry: Registry, name: str) -> str:
