@@ -3,16 +3,13 @@
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from checkpoints import Case, Change, Maker, State, every_torchvision_model, lightning, model, names, timm_model, under
-from flambeau import detection
 
-INDEX = Path(detection.__file__).parent / "index"
 Layer = Callable[[], nn.Module]
 D, R = nn.Dropout, nn.ReLU
 

@@ -1,5 +1,6 @@
 """Architectures found by names and shapes alone, over generated checkpoints; and the index that they are found with."""
 
+import gzip
 import importlib.metadata
 import importlib.util
 import os
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -24,6 +26,8 @@ from flambeau.detection.finding import Finding
 from flambeau.formats.report import TensorInfo
 
 CASES = changed.cases()
+INDEX = Path(index.__file__).parent / "index"
+SCRIPT = Path(__file__).parent.parent / "scripts" / "make_index.py"
 
 
 @pytest.fixture(autouse=True)
@@ -195,8 +199,20 @@ def test_the_index_has_the_installed_timm() -> None:
         hold(Case("", timm_model(name, num_classes=11), None).own, 11, "timm", name)
 
 
+def test_the_same_libraries_make_the_same_index() -> None:
+    """Of the smallest registry, which takes no minutes."""
+    found = importlib.util.spec_from_file_location("make_index", SCRIPT)
+    assert found is not None
+    assert found.loader is not None
+    script = importlib.util.module_from_spec(found)
+    found.loader.exec_module(script)
+    for made, name in zip(script.collect("flambeau"), ("flambeau", "flambeau_shapes"), strict=True):
+        shipped = gzip.decompress((INDEX / f"{name}.json.gz").read_bytes())
+        assert msgspec.json.encode(made) == shipped, name
+
+
 def test_the_index_is_small() -> None:
-    sizes = {file.name: file.stat().st_size for file in changed.INDEX.iterdir()}
+    sizes = {file.name: file.stat().st_size for file in INDEX.iterdir()}
     assert len(sizes) == 6
     assert sum(size for name, size in sizes.items() if name.startswith("torchvision")) < 50_000
     assert sum(sizes.values()) < 500_000
@@ -328,6 +344,15 @@ def test_hostile_names_and_shapes_are_refused_quickly() -> None:
     for name in names:
         for shape in shapes:
             detect({name: TensorInfo("float32", shape), "x.y": TensorInfo("int7", shape)})
+    for place in ("²", "٣", "0" * 999, "9" * 12, "-1", "1e9", "a" + "9" * 9999):
+        tensors = Case("", model("resnet18"), None).tensors()
+        tensors[f"fc.{place}.weight"] = tensors["fc.0.weight"] = tensors.pop("fc.weight")
+        assert detect(tensors, head_activation="relu").fit is None
+    for shape in ((0, 512), (-1, 512), (-1, -512)):
+        for key in ("fc.weight", "fc.0.weight"):
+            tensors = Case("", model("resnet18"), None).tensors()
+            del tensors["fc.weight"], tensors["fc.bias"]
+            assert detect({**tensors, key: TensorInfo("float32", shape)}).fit is None
     deep = {f"{number}." + ".".join("ab" * 100): TensorInfo("float32", (3,)) for number in range(5_000)}
     assert detect(deep).fit is None
     many = {f"block.{number}.{number % 7}.weight": TensorInfo("float32", (number, 3)) for number in range(20_000)}

@@ -155,6 +155,7 @@ def test_parquet_has_the_type_that_fits_all_outputs(
         (["default", "precious.csv", "-o", "precious.csv", "--overwrite"], 78, "is both read and written"),
         (["default", "*.gif"], 1, "no file matches *.gif"),
         (["default", "empty"], 1, "there is nothing to predict in empty"),
+        (["default", "empty", "-o", "rows.csv"], 1, "there is nothing to predict in empty"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -82,6 +82,8 @@ class Scoring:
                 raise ConfigError(f"{name} is both read and written: name another file with -o")
         inputs = self._inputs(place.own)
         total = inputs.count()
+        if total == 0:
+            raise self._nothing()
         journal = Journal(place, self._record(inputs), self._lines(), overwrite=self._order.overwrite)
         with contextlib.closing(journal):
             entries = iter(inputs)
@@ -129,7 +131,7 @@ class Scoring:
         first = next(entries, None)
         if first is None:
             if not tally.rows:
-                raise SetupError(f"there is nothing to predict in {' '.join(self._order.inputs)}: name other inputs")
+                raise self._nothing()
             return 0.0
         with Bar(tally, total=total, log_level=self._settings.log_level, console=bar_on) as bar:
             try:
@@ -144,6 +146,9 @@ class Scoring:
                 click.echo(f"stopped after {number_of(tally.rows, 'row')}: {hint}", err=True)
                 raise
             return bar.seconds()
+
+    def _nothing(self) -> SetupError:
+        return SetupError(f"there is nothing to predict in {' '.join(self._order.inputs)}: name other inputs")
 
     def _end(self, inputs: Inputs, tally: Tally, seconds: float) -> int:
         """Say what came of it, and return the exit code."""

@@ -40,6 +40,11 @@ class Chain(msgspec.Struct, frozen=True):
     note: str = ""
 
 
+def is_place(name: str) -> bool:
+    """Whether it is a place in a `nn.Sequential`. Nobody's has a thousand layers, and a hostile name any number."""
+    return name.isascii() and name.isdigit() and len(name) <= 3 and (name == "0" or name[0] != "0")
+
+
 def read(shapes: Mapping[str, Shape]) -> list[HeadLayer]:
     """The layers that have weights, in the order of their places. Raises `Unclear` for others than linear and norms."""
     modules: dict[str, dict[str, Shape]] = {}
@@ -48,7 +53,7 @@ def read(shapes: Mapping[str, Shape]) -> list[HeadLayer]:
         if leaf != COUNTER:
             modules.setdefault(path, {})[leaf] = shape
     found = [_layer(path, tensors) for path, tensors in modules.items()]
-    if all(layer.name.isdigit() for layer in found):
+    if all(is_place(layer.name) for layer in found):
         found.sort(key=lambda layer: int(layer.name))
     return found
 
@@ -78,15 +83,15 @@ def chain(found: list[HeadLayer], *, activation: str | None, own: Block | None =
     if not any(layer.kind == "linear" for layer in found):
         raise Unclear("no linear layer")
     if any("." in layer.name for layer in found):
-        raise Unclear(
-            f"layers within layers ({', '.join(layer.name for layer in found[:3])}{', …' * (len(found) > 3)})"
-        )
+        raise Unclear(f"layers within layers ({', '.join(layer.name for layer in found[:_SHOWN])})")
+    if min(size for layer in found for size in layer.sizes) < 1:
+        raise Unclear(f"layers of no size ({describe(found)})")
     width = found[0].sizes[0]
     for layer in found:
         if layer.sizes[0] != width:
             raise Unclear(f"{describe(found)}: {layer.name} does not take what comes before it")
         width = layer.sizes[-1]
-    numbered = all(layer.name.isdigit() for layer in found)
+    numbered = all(is_place(layer.name) for layer in found)
     if not numbered:
         _refuse_unordered(found)
     layers, note = _numbered(found, activation, own) if numbered else (_named(found, activation), "")
@@ -147,12 +152,12 @@ def _gap(found: list[HeadLayer], place: int) -> list[str]:
 
 
 def _activated(names: list[str], found: list[HeadLayer], place: int, activation: str | None) -> list[HeadLayer]:
-    if activation is None:
-        raise Unclear(describe(found), gap=True)
     if activation == "none":
         return [HeadLayer(name, "identity") for name in names]
     if _gaps_between_linears(found, place) > 1:
         raise Unclear(f"{describe(found)}: which of these has the activation cannot be told")
+    if activation is None:
+        raise Unclear(describe(found), gap=True)
     # Dropout beside it does nothing, so the first of the places is as good as any.
     return [HeadLayer(names[0], activation), *(HeadLayer(name, "identity") for name in names[1:])]  # type: ignore[arg-type]
 
@@ -161,7 +166,7 @@ def _gaps_between_linears(found: list[HeadLayer], place: int) -> int:
     """How many separate places without weights lie between the two linear layers around a place."""
     first = max(index for index in range(place) if found[index].kind == "linear")
     last = min(index for index in range(place, len(found)) if found[index].kind == "linear")
-    if not found[place].name.isdigit():
+    if not is_place(found[place].name):
         return last - first
     return sum(bool(_gap(found, index)) for index in range(first + 1, last + 1))
 
@@ -174,18 +179,18 @@ def _refuse_unordered(found: list[HeadLayer]) -> None:
         raise Unclear(f"{describe(found)}: their order cannot be told")
 
 
-def _natural(name: str) -> list[int | str]:
+def _natural(name: str) -> str:
     """`fc10` after `fc2`."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    return re.sub(r"\d+", lambda digits: digits[0].zfill(9), name)
 
 
 def describe(found: list[HeadLayer]) -> str:
     """The layers in words: `4→16, something without weights, 16→3`."""
     words = []
     for place, layer in enumerate(found):
-        if layer.name.isdigit() and _gap(found, place) and place:
+        if is_place(layer.name) and _gap(found, place) and place:
             words.append("something without weights")
-        elif not layer.name.isdigit() and place:
+        elif not is_place(layer.name) and place:
             words.append("perhaps something without weights")
         words.append("→".join(map(str, layer.sizes)) if layer.kind == "linear" else f"{layer.kind} of {layer.sizes[0]}")
     return ", ".join(words if len(words) <= _SHOWN else [*words[:_SHOWN], "…"])
