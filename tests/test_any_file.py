@@ -306,7 +306,7 @@ def test_where_none_fits_the_nearest_is_named_with_its_differences(tmp_path: Pat
     done = run_flambeau("serve", tmp_path / "odd.pth", "--port", 0)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    assert "squeezenet1_1 (1 missing: features.0.bias, 1 unexpected: features.99.weight)" in last
+    assert "squeezenet1_1: 1 missing (features.0.bias); 1 unexpected (features.99.weight)" in last
     assert "--arch" in last
 
 

@@ -183,15 +183,15 @@ def test_an_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
         (["net.py:Absent", "--allow-code"], 1, "has no Absent"),
         (["net.py:Net", "--allow-code"], 1, "is not a subclass of flambeau.PythonModel"),
         (["net.pth", "--arch", "net.py:Net"], 78, "add --allow-code"),
-        (["net.pth"], 1, "--arch"),
+        (["net.pth"], 1, "--arch mlp"),
         (["absent.pth"], 1, "absent.pth does not exist"),
         (["resnet81"], 1, "did you mean"),
         (["resnet18", "--weights", "absent.pth"], 1, "--weights absent.pth does not exist"),
-        (["resnet18", "--weights", "densenet.pth"], 1, "do not fit resnet18"),
-        (["resnet18", "--weights", "resnet18.pth", "--num-classes", "5"], 1, "--num-classes 5, but fc.bias"),
+        (["resnet18", "--weights", "densenet.pth"], 1, "do not fill resnet18"),
+        (["resnet18", "--weights", "resnet18.pth", "--num-classes", "5"], 1, "--num-classes 5, but the last layer"),
         (["resnet18", "--weights", "resnet18.pth", "--labels", "imagenet"], 1, "has 1000 classes, but the model has 3"),
         (["resnet18", "--weights", "resnet18.pth", "--labels", "absent"], 1, "--labels absent cannot be read"),
-        (["resnet18", "--weights", "names.txt"], 1, "is not a weights file"),
+        (["resnet18", "--weights", "names.txt"], 1, "names.txt is text"),
         (["odd.pth", "--arch", "net.py:Odd", "--allow-code"], 1, "--input-shape"),
         (["--threshold", "nan"], 78, "--threshold nan is too small"),
         (["--device", "cuda:7"], 1, "--device cuda:7"),
@@ -255,7 +255,7 @@ def test_weights_that_carry_code_are_refused_without_running_it(tmp_path: Path) 
     torch.save({"fc.weight": torch.ones(1), "trap": Trap()}, tmp_path / "trap.pth")
     done = run_flambeau("serve", "resnet18", "--weights", tmp_path / "trap.pth", "--port", 0)
     assert done.returncode == 1
-    assert "reading that could run code" in done.stderr
+    assert "names builtins.getattr, which could" in done.stderr
     assert not canary.exists()
 
 
@@ -281,8 +281,7 @@ def test_an_option_without_effect_is_refused(folder: Path, double_py: Path, argu
     shutil.copy(double_py, folder / "double.py")
     done = run_flambeau("serve", *arguments, "--port", 0, cwd=folder)
     assert done.returncode == 1
-    assert option in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert f"{option} " in done.stderr.splitlines()[-1]
 
 
 def test_a_build_that_is_stopped_leaves_nothing_behind(tmp_path: Path) -> None:

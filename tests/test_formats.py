@@ -357,3 +357,11 @@ def test_a_report_goes_through_json(files: dict[str, Path]) -> None:
     for path in files.values():
         report = examine(path)
         assert msgspec.json.decode(msgspec.json.encode(report), type=Report) == report
+
+
+def test_text_that_begins_like_a_pickle_is_text(tmp_path: Path) -> None:
+    """ "c" is the operation that names a global: a list of labels given for the weights is still text."""
+    (tmp_path / "names.txt").write_text("cat\ndog\nhorse\n")
+    report = examine(tmp_path / "names.txt")
+    assert report.verdict == "refused"
+    assert "is text" in report.reason

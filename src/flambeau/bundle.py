@@ -66,7 +66,10 @@ class HeadLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What somebody put in the place of an architecture's last layers: the module at `path`, such as `fc`."""
+    """What somebody put in the place of an architecture's last layers: the module at `path`, such as `fc`.
+
+    Where layers are numbered, a number that none of them has keeps the architecture's own layer.
+    """
 
     path: str
     layers: tuple[HeadLayer, ...]

@@ -14,8 +14,8 @@ from flambeau.build.networks import Filled
 from flambeau.types import Tensors, TensorSpec
 
 _ONE_FILE_LIMIT = 50_000_000
-"""Bytes. More weights than that lie in a file beside the graph, `model.onnx.data`, which is mapped. Within the graph they
-would be in memory three times while it is written and twice while it is loaded, and a graph ends at 2 GiB."""
+"""Bytes. More weights than that lie in a file beside the graph, `model.onnx.data`, which is mapped: within the graph
+they would be in memory three times while it is written and twice while it is loaded, and it ends at 2 GiB."""
 _SEED = 20120930  # probes are the same whenever the same bundle is built
 
 

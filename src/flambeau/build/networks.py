@@ -1,7 +1,7 @@
 """Weights to a network that can compute: its architecture found or as told, filled, and what it takes and answers."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -214,29 +214,8 @@ def _unwrapped(key: str, keys: "dict[str, torch.Tensor]") -> str:
 
 
 def _nothing_fits(order: BuildOrder, finding: Finding) -> str:
-    """What is nearest and how it differs, and what to try."""
-    what = f"--arch {order.architecture} does not fit the weights" if order.architecture else (
-        "no known architecture fits these weights"
-    )  # fmt: skip
-    nearest = [
-        f"{near.name} ("
-        + ", ".join(
-            part
-            for part in (
-                _some(near.missing, "missing"),
-                _some(near.unexpected, "unexpected"),
-                _some([f"{key} {list(file)} for {list(ours)}" for key, file, ours in near.misshaped], "mis-shaped"),
-            )
-            if part
-        )
-        + ")"
-        for near in finding.near
-    ]
-    advice = finding.advice[:1].upper() + finding.advice[1:]
-    return ". ".join([what + (": nearest are " + "; ".join(nearest) if nearest else ""), advice]).rstrip(". ")
-
-
-def _some(keys: Sequence[str], what: str) -> str:
-    if not keys:
-        return ""
-    return f"{len(keys)} {what}: {', '.join(keys[:3])}{', …' if len(keys) > 3 else ''}"
+    """What is nearest, how it differs, and what to try."""
+    others = [near.name for near in finding.near[1:]]
+    also = f" (nearest after that: {', '.join(others)})" if others and order.architecture is None else ""
+    none = "" if order.architecture else "no known architecture fits, and "
+    return f"{Path(str(order.file)).name}: {none}{finding.advice}{also}"

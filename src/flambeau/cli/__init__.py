@@ -10,6 +10,7 @@ from flambeau.cli.build import build
 from flambeau.cli.inspect import inspect
 from flambeau.cli.predict import predict
 from flambeau.cli.serve import serve
+from flambeau.cli.text import printable
 from flambeau.errors import SetupError
 from flambeau.version import VERSION
 
@@ -21,9 +22,10 @@ def cli() -> None:
 
     \b
       flambeau serve                                          the embedded ImageNet classifier
-      flambeau serve resnet18 --weights my.pth --labels names.txt
+      flambeau serve my.pth --labels names.txt                a file: its network is found
       flambeau serve double.py:Double --allow-code            a model in your own Python
-      flambeau build densenet121 --weights d.pth -o bundle    once, then: flambeau serve bundle
+      flambeau inspect my.pth                                 what it is, is it safe, what would be served
+      flambeau build my.pth -o bundle                         once, then: flambeau serve bundle
       flambeau predict default photos/ -o answers.csv         many files at once, without a server
 
     Every setting of serve can stand in the environment too: FLAMBEAU_PORT=8080.
@@ -47,7 +49,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except SetupError as error:
-        click.echo(f"flambeau: {error}", err=True)
+        click.echo(f"flambeau: {printable(str(error))}", err=True)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from flambeau.cli.text import printable
 from flambeau.detection.finding import Near
 from flambeau.formats.report import Format
 from flambeau.inspection import Inspection
@@ -41,7 +42,7 @@ def inspect(file: Path, *, as_json: bool, weights_key: str | None, arch: str | N
         click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))
     else:
         for name, text in _lines(found):
-            click.echo(f"{name:<14}{_printable(text)}")
+            click.echo(f"{name:<14}{printable(text)}")
     if found.report.verdict == "refused":
         raise click.exceptions.Exit(1)
 
@@ -99,8 +100,3 @@ def _size(count: int) -> str:
 
 def _count(number: int) -> str:
     return f"{number / 1e6:.2f} million" if number >= 100_000 else str(number)
-
-
-def _printable(text: str) -> str:
-    """Names come from the file: whatever would steer a terminal is shown as a question mark."""
-    return "".join(char if char.isprintable() else "?" for char in text)

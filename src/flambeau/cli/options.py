@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from flambeau.cli.text import printable
 from flambeau.config import Settings
 from flambeau.errors import ConfigError
 from flambeau.orders import Activation, Advance, Note, Step
@@ -134,10 +135,10 @@ class ShowProgress:
             self._advance(event.share)
         elif isinstance(event, Note):
             self.done()
-            click.echo(f"      {event.text}", err=True)
+            click.echo(f"      {printable(event.text)}", err=True)
         else:
             self.done()
-            click.echo(f"[{event.number}/{event.of}] {event.what} ...", err=True, nl=False)
+            click.echo(f"[{event.number}/{event.of}] {printable(event.what)} ...", err=True, nl=False)
             self._since, self._tenths = time.monotonic(), 0
 
     def _advance(self, share: float) -> None:

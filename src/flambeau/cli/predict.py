@@ -13,9 +13,6 @@ from flambeau.cli.options import ShowProgress, settings_options, source_options
 from flambeau.cli.order import read_order
 from flambeau.service import split_options
 
-BUILT_IN = "default"
-"""The SOURCE that stands for the built-in model, which `flambeau serve` takes when it is given none."""
-
 _SETTINGS = (  # of `serve`: those that mean something without HTTP
     "engine", "device", "runner", "replicas", "threads", "max_batch_size", "threshold", "max_image_pixels",
     "compute_timeout", "startup_timeout", "max_worker_memory", "log_level", "allow_code",
@@ -54,7 +51,7 @@ def predict(*, source: str | None, inputs: tuple[str, ...], max_batch_size: int 
     from flambeau.cli.scoring import Scoring  # with all that draws on the terminal, which the other commands do without
 
     order = read_order(inputs, options)
-    source_part, settings = split_options(options | {"source": None if source == BUILT_IN else source})
+    source_part, settings = split_options(options | {"source": source})
     logs.configure(settings.log_level)
     progress = ShowProgress()
     try:

@@ -19,8 +19,8 @@ def serve(**options: Any) -> None:
     \b
     SOURCE is one of
       (nothing)             EfficientNet-Lite0 with ImageNet weights
+      model.pth             weights (their network is found), ONNX, and others: see `flambeau inspect`
       resnet18              any classification model of torchvision; --weights names its file
-      model.pth             a state_dict, with --arch
       file.py:Class         a flambeau.PythonModel, with --allow-code
       a folder              a bundle that `flambeau build` made
     """

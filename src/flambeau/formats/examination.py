@@ -7,6 +7,7 @@ from typing import BinaryIO
 from flambeau.errors import SourceError
 from flambeau.formats import (
     archives,
+    dangers,
     folders,
     guesses,
     judgement,
@@ -124,10 +125,17 @@ def _pickle(file: BinaryIO, size: int, head: bytes) -> Report:
             return judgement.of_pickle(torch_legacy.read(file, size), "torch-legacy", size)
         if head.startswith(b"\x80") or first.end or first.foreign:
             file.seek(0)
-            return judgement.of_stray_pickle(pickles.read(file.read(pickles.MOST_BYTES)), size)
+            found = pickles.read(file.read(pickles.MOST_BYTES))
+            if not _only_looks_like_a_pickle(found, head):
+                return judgement.of_stray_pickle(found, size)
         raise guesses.of_head(head)
     except Refusal as refusal:
         return _refused("torch-legacy" if torch_legacy.is_one(first) else "unknown", size, refusal)
+
+
+def _only_looks_like_a_pickle(found: pickles.Pickled, head: bytes) -> bool:
+    """Text whose first word begins with an operation's letter: "cat", on two lines, would be a global."""
+    return not found.end and guesses.is_text(head) and not any(dangers.danger(name) for name in found.foreign)
 
 
 def _code(form: Format, size: int, reason: str, facts: dict[str, str] | None = None) -> Report:

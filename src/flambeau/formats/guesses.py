@@ -59,7 +59,7 @@ def of_head(head: bytes) -> Refusal:
             return Refusal(reason, remedy)
     if not head.strip(b"\0"):
         return Refusal("begins with zeros only, as a download does that was broken off", DOWNLOAD_AGAIN)
-    what = "is text, not a model" if _is_text(head) else "is in no format that we know"
+    what = "is text, not a model" if is_text(head) else "is in no format that we know"
     return Refusal(what, "give what torch.save, safetensors, torch.export, torch.jit.save or an ONNX exporter wrote")
 
 
@@ -78,7 +78,8 @@ def of_archive(archive: Archive) -> Refusal:
     return Refusal("is a zip archive, and nothing in it says that it is a model", _UNPACK)
 
 
-def _is_text(head: bytes) -> bool:
+def is_text(head: bytes) -> bool:
+    """Whether the first bytes of a file are printable text in UTF-8."""
     try:
         head[:-3].decode("utf-8")  # the last character may be cut
     except UnicodeDecodeError:

@@ -54,9 +54,9 @@ class Global(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True):
     """What a file is.
 
-    `reason` and `remedy` are set unless the verdict is `data`; `reason` reads on from the file's name. `entries` are the
-    mappings of tensors found in it, outermost first. `classes` are class names that lie beside the weights, in the
-    order of the outputs. `facts` are further things worth showing, by name: producer, inputs, handler.
+    `reason` and `remedy` are set unless the verdict is `data`; `reason` reads on from the file's name. `entries` are
+    the mappings of tensors found in it, outermost first. `classes` are class names that lie beside the weights, in
+    the order of the outputs. `facts` are further things worth showing, by name: producer, inputs, handler.
     """
 
     format: Format
