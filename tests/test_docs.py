@@ -256,13 +256,14 @@ WEIGHTS = {"my.pth": ("resnet18", 3, "fc.bias", 0), "densenet.pth": ("densenet12
 MAKE_WEIGHTS = """
 import sys
 import torch
-from flambeau import architectures
-from flambeau.bundle import Architecture
+from flambeau.architectures import torchvision_ops
+
+torchvision_ops.declare_missing()
+from torchvision import models
 
 name, classes, bias, winner, path = sys.argv[1:]
 torch.manual_seed(0)
-network = architectures.create(Architecture(registry="torchvision", name=name, args={"num_classes": int(classes)}))
-weights = network.state_dict()
+weights = models.get_model(name, num_classes=int(classes)).state_dict()
 weights[bias][int(winner)] = 100.0
 torch.save(weights, path)
 """
