@@ -37,6 +37,10 @@ class Net(nn.Module):
         return scores
 
 
+class Config:
+    """What somebody's program keeps its settings in."""
+
+
 NET = Net().eval()
 WEIGHTS = NET.state_dict()
 
@@ -205,8 +209,10 @@ HONEST = (
     Honest("module-legacy", "torch-legacy", saved(NET, _use_new_zipfile_serialization=False), "code",
            words="whole module of class checkpoint_files.Net"),
     Honest("module-within", "torch-zip", saved({"model": NET, "epoch": 1}), "code", ("model",), "checkpoint_files.Net"),
-    Honest("with-arguments", "torch-zip", saved({"args": Namespace(lr=0.1), "model": WEIGHTS}), "code", ("model",),
-           "argparse.Namespace"),
+    Honest("with-arguments", "torch-zip", saved({"args": Namespace(lr=0.1, data=Path("a/b")), "model": WEIGHTS}),
+           where=("model",)),
+    Honest("with-a-config", "torch-zip", saved({"args": Config(), "model": WEIGHTS}), "code", ("model",),
+           "checkpoint_files.Config"),
     Honest("protocol-4", "torch-zip", saved(WEIGHTS, pickle_protocol=4), "code", words="protocol"),
     Honest("tar", "torch-tar", tar, "code", words="before torch 0.2"),
     Honest("torchscript", "torchscript", torchscript, "code", None, "TorchScript"),

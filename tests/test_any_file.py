@@ -1,5 +1,6 @@
 """The files that people have, by path alone, the whole way: from what lies in the file to the answer of a service."""
 
+import argparse
 import subprocess
 import sys
 from collections.abc import Callable
@@ -234,6 +235,20 @@ def test_a_network_that_comes_with_its_code_needs_a_word_and_then_answers(
         expected = float(network(torch.tensor([[3.0, -1.0]]))[0, 0])
     assert answer(made, [3.0, -1.0]) == pytest.approx([expected], rel=1e-5)
     assert answer(made, [[3.0, -1.0], [3.0, -1.0]]) == pytest.approx(np.array([[expected]] * 2), rel=1e-5)
+
+
+class Settings:
+    """What somebody's training program keeps beside its weights."""
+
+
+def test_weights_among_foreign_objects_need_a_word_too(built: Callable[..., Bundle], tmp_path: Path) -> None:
+    """Namespaces and paths do not: every other training script leaves its arguments in the file."""
+    weights = {"line.weight": torch.tensor([[5.0]]), "line.bias": torch.zeros(1)}
+    torch.save({"model": weights, "args": argparse.Namespace(data=Path("a/b"), lr=0.1)}, tmp_path / "plain.pth")
+    assert answer(built(tmp_path / "plain.pth"), 2.0) == pytest.approx(10.0)
+    torch.save({"model": weights, "settings": Settings()}, tmp_path / "foreign.pth")
+    with pytest.raises(CodeNotAllowed, match=r"test_any_file\.Settings"):
+        built(tmp_path / "foreign.pth")
 
 
 def graph(rows: int | str, shape: tuple[int, ...], *, stuck: bool = False) -> onnx.ModelProto:

@@ -17,8 +17,8 @@ import forge
 from checkpoint_files import HONEST, WEIGHTS, Honest, saved
 from flambeau.bundle import Bundle
 from flambeau.errors import SourceError
-from flambeau.formats import Entry, Report, TensorInfo, choose, examine, numpy_globals
-from flambeau.formats.allowed import ALLOWED, NUMPY_SCALARS
+from flambeau.formats import Entry, Report, TensorInfo, choose, examine, permitted_globals
+from flambeau.formats.allowed import ALLOWED, BESIDE
 
 BY_NAME = {case.name: case for case in HONEST}
 TORCH_DATA = [case for case in HONEST if case.format in ("torch-zip", "torch-legacy") and case.verdict == "data"]
@@ -45,7 +45,7 @@ def described(weights: Mapping[str, Any]) -> dict[str, TensorInfo]:
 
 
 def loaded(path: Path) -> Any:
-    with path.open("rb") as file, torch.serialization.safe_globals(numpy_globals()):
+    with path.open("rb") as file, torch.serialization.safe_globals(permitted_globals()):
         return torch.load(file, weights_only=True)
 
 
@@ -85,7 +85,7 @@ def test_what_passes_as_data_torch_reads_as_weights_and_sees_the_same(case: Hone
     assert all(found.harmless for found in report.globals)
 
 
-@pytest.mark.parametrize("name", ["module", "module-legacy", "protocol-4", "with-arguments"])
+@pytest.mark.parametrize("name", ["module", "module-legacy", "protocol-4", "with-a-config"])
 def test_what_passes_as_code_torch_refuses_as_weights(name: str, files: dict[str, Path]) -> None:
     with pytest.raises(Exception, match=r"(?i)weights.only|unsupported"):
         loaded(files[name])
@@ -97,7 +97,7 @@ def test_a_whole_module_is_described_by_its_state_dict(name: str, files: dict[st
     assert entry.tensors == described(WEIGHTS)
 
 
-@pytest.mark.parametrize("name", ["module", "module-within", "with-arguments", "protocol-4"])
+@pytest.mark.parametrize("name", ["module", "module-within", "with-a-config", "protocol-4"])
 def test_the_conversion_that_is_proposed_gives_weights(
     name: str, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,8 +110,8 @@ def test_the_conversion_that_is_proposed_gives_weights(
 
 
 def test_the_allow_list_is_within_torchs_own_t03() -> None:
-    assert ALLOWED - set(NUMPY_SCALARS) <= set(_get_allowed_globals())
-    assert {name for _, name in numpy_globals()} >= set(NUMPY_SCALARS)
+    assert ALLOWED - set(BESIDE) <= set(_get_allowed_globals())
+    assert {name for _, name in permitted_globals()} >= set(BESIDE)
 
 
 def test_safetensors_are_described_as_the_library_does(files: dict[str, Path]) -> None:

@@ -26,7 +26,7 @@ from flambeau.build.reader import Reading
 from flambeau.build.reading import checkpoint, tensors_file
 from flambeau.build.torch_version import require_torch
 from flambeau.errors import SetupError, SourceError
-from flambeau.formats import numpy_globals
+from flambeau.formats import permitted_globals
 from flambeau.formats.report import Entry, Report, TensorInfo
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the walls are Linux'")
@@ -185,7 +185,7 @@ def test_where_the_report_is_wrong_torch_refuses_too_t01(tmp_path: Path, protoco
     data.seek(0)
     report = Report(format="torch-zip", verdict="data", size=len(data.getvalue()))
     with pytest.raises(SourceError, match=r"^x\.pth holds more than weights.* could run code: save the weights alone"):
-        checkpoint.load(data, None, report, name="x.pth", permitted=numpy_globals())
+        checkpoint.load(data, None, report, name="x.pth", permitted=permitted_globals())
     assert not (tmp_path / "canary").exists()
 
 
@@ -194,7 +194,7 @@ def test_what_numpy_leaves_in_checkpoints_is_let_through(tmp_path: Path) -> None
     torch.save({"best": np.float32(0.5), "epoch": np.int64(3)}, data)
     data.seek(0)
     report = Report(format="torch-zip", verdict="data", size=1)
-    loaded = checkpoint.load(data, None, report, name="x.pth", permitted=numpy_globals())
+    loaded = checkpoint.load(data, None, report, name="x.pth", permitted=permitted_globals())
     assert loaded == {"best": 0.5, "epoch": 3}
     data.seek(0)
     with pytest.raises(SourceError, match="numpy"):

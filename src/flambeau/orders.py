@@ -145,7 +145,7 @@ def _order_file(file: str, options: SourceOptions, *, name: str, arch: str | Non
     own = arch is not None and ":" in arch
     if kind != "checkpoint":
         what = f"{Path(file).name}, which holds its network already"
-        refuse_idle(options, what, used=("pipeline", "input_shape", "samples", *IMAGE_OPTIONS))
+        refuse_idle(options, what, used=("pipeline", "input_shape", *_FILE_OPTIONS, *IMAGE_OPTIONS))
         return order
     if options.arch_args and arch is None:
         raise SourceError("--arch-args needs --arch: name the architecture that they belong to")

@@ -1,4 +1,4 @@
-"""Networks that come with their code: whole pickled modules, TorchScript, exported programs.
+"""Networks that come with code: whole pickled modules, TorchScript, exported programs, and weights among other objects.
 
 Loading any of them runs what its author wrote, with the rights of whoever builds. So this module is reached with
 `--allow-code` only, and asks once more. It is the one place that unpickles: everything else reads with
@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from flambeau import formats, usercode
+from flambeau import bundle, formats, usercode
 from flambeau.architectures import torchvision_ops
 from flambeau.build import inputs, networks
 from flambeau.build.networks import Exporter, Filled, Tell
+from flambeau.build.weights import Weights
 from flambeau.errors import SourceError
+from flambeau.formats.report import Report
 from flambeau.orders import BuildOrder, SourceOptions
 
 
@@ -41,11 +43,10 @@ def load(order: BuildOrder, _graph: Path, *, tell: Tell) -> Filled:
             f"{file.name} cannot be loaded: {type(error).__name__}: {error}: "
             "save the weights alone with torch.save(model.state_dict(), PATH), and name the class with --arch"
         ) from error
-    if not isinstance(loaded, nn.Module):
-        loaded = next((value for value in _values(loaded) if isinstance(value, nn.Module)), loaded)
-    if not isinstance(loaded, nn.Module):
-        raise SourceError(f"{file.name} holds a {type(loaded).__name__}, not a torch.nn.Module")
-    return _module(loaded.float().eval(), order, tell)
+    found = next((value for value in (loaded, *_values(loaded)) if isinstance(value, nn.Module)), None)
+    if found is not None:
+        return _module(found.float().eval(), order, tell)
+    return networks.registered(order, _weights(loaded, report, order), tell=tell)
 
 
 def _module(network: nn.Module, order: BuildOrder, tell: Tell, *, exports: Exporter = "dynamo") -> Filled:
@@ -92,6 +93,15 @@ def _inputs_of(program: "torch.export.ExportedProgram", options: SourceOptions) 
         raise SourceError(f"the program takes {value.dtype}: only programs over float32 can be served")
     taken = inputs.of_shape(tuple(shape), "the program", options)
     return inputs.Inputs(taken.input, image=taken.image, rows=rows if isinstance(rows, int) else None)
+
+
+def _weights(loaded: Any, report: Report, order: BuildOrder) -> Weights:
+    """The weights that lie among objects of somebody's program. Raises `SourceError` when there are none."""
+    entry, note = formats.choose(report, order.options.weights_key)
+    for key in entry.where:
+        loaded = loaded[key]
+    tensors = {key: loaded[key] for key in entry.tensors}
+    return Weights(tensors, entry, sha256=bundle.sha256_of(Path(str(order.file))), note=note, classes=report.classes)
 
 
 def _values(loaded: Any) -> list[Any]:

@@ -4,13 +4,13 @@
 torch. What a pickle of weights may name is `allowed`'s to say; the table in `dangers` only makes the sentence better.
 """
 
-from flambeau.formats.allowed import NUMPY_SCALARS, numpy_globals
+from flambeau.formats.allowed import BESIDE, permitted_globals
 from flambeau.formats.examination import examine
 from flambeau.formats.report import Entry, Format, Global, Report, TensorInfo, Verdict
 from flambeau.formats.weights import choose
 
 __all__ = [
-    "NUMPY_SCALARS",
+    "BESIDE",
     "Entry",
     "Format",
     "Global",
@@ -19,5 +19,5 @@ __all__ = [
     "Verdict",
     "choose",
     "examine",
-    "numpy_globals",
+    "permitted_globals",
 ]

@@ -1,7 +1,8 @@
 """The globals that a pickle of weights may name. What stands here decides; nothing else does (T-03).
 
-They are the ones of `torch.load(weights_only=True)` that `torch.save` writes for plain tensors, and numpy's scalars,
-which training scripts keep beside the weights as their best accuracy. What each makes of its arguments is `calls`'s.
+They are the ones of `torch.load(weights_only=True)` that `torch.save` writes for plain tensors, and what training
+scripts keep beside the weights: numpy's scalars as their best accuracy, the arguments of the command line, and paths.
+What each makes of its arguments is `calls`'s.
 """
 
 import importlib
@@ -47,19 +48,31 @@ CALLABLE = {
 NAMED_ONLY = {"torch.Tensor", "torch.nn.parameter.Parameter", "torch.storage.TypedStorage"}
 """Classes that may be spoken of, but that nothing may be made of by calling them: `torch.Tensor(10**12)` allocates."""
 
-NUMPY_SCALARS = {
+PATHS = {
+    f"{module}.{kind}": f"pathlib.Pure{kind.removeprefix('Pure')}"
+    for module in ("pathlib", "pathlib._local")  # where Python 3.13 has them
+    for kind in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")
+}
+"""Paths, as files name them, with what they become here: names alone, which can touch no file, on any system."""
+
+NAMESPACE = "argparse.Namespace"
+"""The arguments of a training script. Attributes with values, and no code of its own."""
+
+BESIDE = {
     "numpy.core.multiarray.scalar": "numpy._core.multiarray.scalar",
     "numpy._core.multiarray.scalar": "numpy._core.multiarray.scalar",
     "numpy.dtype": "numpy.dtype",
+    NAMESPACE: NAMESPACE,
+    **PATHS,
 }
-"""The globals of a pickled numpy scalar, as files name them, with where they lie in this numpy."""
+"""The globals that torch does not know by itself, as files name them, with where they lie here."""
 
 _NUMPY_DTYPES = (
     "BoolDType", "Int8DType", "UInt8DType", "Int16DType", "UInt16DType", "Int32DType", "UInt32DType", "Int64DType",
     "UInt64DType", "Float16DType", "Float32DType", "Float64DType", "Complex64DType", "Complex128DType",
 )  # fmt: skip
 
-ALLOWED = frozenset(CALLABLE | NAMED_ONLY | DTYPES | set(STORAGES) | set(NUMPY_SCALARS))
+ALLOWED = frozenset(CALLABLE | NAMED_ONLY | DTYPES | set(STORAGES) | set(BESIDE))
 
 UNHOLDABLE = {
     "torch._utils._rebuild_meta_tensor_no_storage": "a tensor without contents, of the device meta",
@@ -73,12 +86,12 @@ UNHOLDABLE = {
 """What torch would read safely as well, and a bundle cannot hold."""
 
 
-def numpy_globals() -> list[tuple[Any, str]]:
-    """The objects of `NUMPY_SCALARS` with their names, as `torch.serialization.safe_globals` takes them.
+def permitted_globals() -> list[tuple[Any, str]]:
+    """The objects of `BESIDE` with their names, as `torch.serialization.safe_globals` takes them.
 
     torch asks for the classes of dtypes too, though no file names them: it looks at the type of what it fills.
     """
-    found = [(_resolve(place), name) for name, place in NUMPY_SCALARS.items()]
+    found = [(_resolve(place), name) for name, place in BESIDE.items()]
     return found + [(_resolve(f"numpy.dtypes.{name}"), f"numpy.dtypes.{name}") for name in _NUMPY_DTYPES]
 
 

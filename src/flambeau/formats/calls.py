@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from flambeau.formats.allowed import DTYPES, ITEM_SIZES, NUMPY_SCALARS, UNHOLDABLE
+from flambeau.formats.allowed import BESIDE, DTYPES, ITEM_SIZES, NAMESPACE, PATHS, UNHOLDABLE
 from flambeau.formats.refusals import Refusal, plain
 from flambeau.formats.report import TensorInfo
 from flambeau.formats.values import Mapping, Named, Plain, Storage, Tensor
@@ -46,6 +46,8 @@ def build(target: Any, state: Any) -> None:
     elif isinstance(target, Plain) and target.name == "numpy.dtype" and type(state) is tuple:
         # any other state could give the dtype fields of its own, and numpy believes what it is given
         fits = all(type(part) in (int, str, type(None)) for part in state) and state in _NUMPY_STATES
+    elif isinstance(target, Plain) and target.name == NAMESPACE and type(state) is dict:
+        fits = all(type(key) is str for key in state)
     else:
         fits = False
     if not fits:
@@ -142,6 +144,14 @@ def _numpy_scalar(dtype: Any, contents: Any = b"") -> Any:
     return Plain("numpy scalar") if right else None
 
 
+def _namespace() -> Any:
+    return Plain(NAMESPACE)
+
+
+def _path(*parts: Any) -> Any:
+    return Plain("path") if all(type(part) is str for part in parts) else None
+
+
 def _view(storage: Any, offset: Any, size: Any, stride: Any, *, dtype: str | None, grad: Any) -> Any:
     """A tensor over a storage. Raises `Refusal` when it reaches over the storage's end."""
     if not isinstance(storage, Storage) or type(offset) is not int or not 0 <= offset < _LARGEST:
@@ -192,5 +202,8 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v2": _tensor_v2,
     "torch._utils._rebuild_tensor_v3": _tensor_v3,
     "torch.device": _device,
-    **{name: _numpy_dtype if name == "numpy.dtype" else _numpy_scalar for name in NUMPY_SCALARS},
+    "numpy.dtype": _numpy_dtype,
+    **{name: _numpy_scalar for name in BESIDE if name.endswith(".scalar")},
+    NAMESPACE: _namespace,
+    **dict.fromkeys(PATHS, _path),
 }

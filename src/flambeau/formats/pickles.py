@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flambeau.formats import calls
-from flambeau.formats.allowed import ALLOWED, UNHOLDABLE
+from flambeau.formats.allowed import ALLOWED, NAMESPACE, UNHOLDABLE
 from flambeau.formats.refusals import DOWNLOAD_AGAIN, Refusal
 from flambeau.formats.stack import Stack, kind
 from flambeau.formats.values import Foreign, Named, Plain
@@ -123,7 +123,7 @@ class _Machine(Stack):
 
     def new(self, _: None) -> None:
         arguments, made = self._stack.pop(), self._stack.pop()
-        if isinstance(made, Named) and made.harmless and made.name != "collections.OrderedDict":
+        if isinstance(made, Named) and made.harmless and made.name not in _MADE_ANEW:
             self.odd(Refusal(f"makes a {made.name} in a way that torch.save does not write (NEWOBJ)"))
         self._stack.append(self._made(made, arguments))
 
@@ -176,6 +176,9 @@ class _Machine(Stack):
     def persistent_text(self, argument: str) -> None:
         raise Refusal("asks for a persistent object by its text (PERSID), which torch.save never writes")
 
+
+_MADE_ANEW = ("collections.OrderedDict", NAMESPACE)
+"""The classes whose objects NEWOBJ makes in what `torch.save` writes."""
 
 _OF_TORCH = {
     "APPEND", "APPENDS", "BINFLOAT", "BINGET", "BININT", "BININT1", "BININT2", "BINPERSID", "BINPUT", "BINUNICODE",

@@ -42,7 +42,7 @@ class Mapping(dict[Any, Any]):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plain:
-    """Something harmless of no further interest: a device, a numpy scalar, a set."""
+    """Something harmless of no further interest: a device, a numpy scalar, a set, a path."""
 
     name: str
     members: tuple[Any, ...] = ()

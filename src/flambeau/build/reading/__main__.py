@@ -86,7 +86,7 @@ def _read(file: IO[bytes], order: Order, *, name: str, say: Say) -> sandbox.Sand
     from flambeau.build.reading.rehearsal import rehearse
 
     torch.set_num_threads(1)  # and no other thread will be started, for none can be
-    permitted = formats.numpy_globals()
+    permitted = formats.permitted_globals()
     rehearse(permitted)
     with open(order.output, "xb", opener=_private) as output:
         os.dup2(1, 2)  # what is printed from here on is the file's own choice of words

@@ -4,8 +4,10 @@ Python imports much of itself when it is first needed (an encoding, a part of nu
 opened. What weights may name is a closed set (`flambeau.formats.allowed`), so a rehearsal of it is complete.
 """
 
+import argparse
 import collections
 import io
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +33,7 @@ def rehearse(permitted: Sequence[tuple[Any, str]]) -> None:
         "complex": [torch.zeros(1, dtype=dtype) for dtype in (torch.complex64, torch.complex128)],
         "numbers": [np.dtype(letter).type(0) for letter in _NUMBERS],
         "values": [b"\xff", "\xff", bytearray(b"\xff"), 1j, {1}, 2**70, collections.Counter("a"), torch.Size([1])],
+        "beside": [argparse.Namespace(a=1), pathlib.PurePosixPath("a"), pathlib.PureWindowsPath("a")],
         "places": [torch.device("cpu"), torch.float32, collections.OrderedDict(a=1)],
     }
     for content, zipped in ((old, False), (new, True)):
