@@ -175,6 +175,7 @@ def test_lite0_is_recognised_under_any_name(
     assert answer(made, cat).top[0].label.name == "Egyptian_cat"
 
 
+@pytest.mark.slow
 def test_a_file_named_like_official_weights_that_holds_others_is_told(
     built: Callable[..., Bundle], notes: list[str], tmp_path: Path
 ) -> None:
@@ -188,7 +189,7 @@ def test_a_file_named_like_official_weights_that_holds_others_is_told(
     assert any("name the 1000 classes with --labels" in note for note in notes)
 
 
-@pytest.mark.parametrize(("key", "expected"), [(None, 6.0), ("model", 3.0)])
+@pytest.mark.parametrize(("key", "expected"), [(None, 6.0), pytest.param("model", 3.0, marks=pytest.mark.slow)])
 def test_averaged_weights_are_taken_and_told_and_can_be_declined(
     built: Callable[..., Bundle], notes: list[str], tmp_path: Path, key: str | None, expected: float
 ) -> None:
@@ -344,6 +345,7 @@ def test_a_folder_with_a_torch_py_does_not_become_part_of_us(tmp_path: Path) -> 
     assert not canary.exists()
 
 
+@pytest.mark.slow
 def test_reading_a_large_file_shows_how_far_it_is(tmp_path: Path) -> None:
     """Over 64 MB the bar of the first step moves."""
     state = {f"{index}.weight": torch.zeros(2048, 2048) for index in range(5)}

@@ -78,6 +78,7 @@ def test_a_fine_tuned_resnet_serves_with_its_own_classes(serve: Serve, folder: P
         assert "agrees with PyTorch" in server.log()
 
 
+@pytest.mark.slow
 def test_densenet_answers_as_pytorch_itself(serve: Serve, folder: Path) -> None:
     """The whole way, bytes to probabilities, against torchvision's transform and the eager network."""
     from torchvision import models, transforms

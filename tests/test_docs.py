@@ -35,6 +35,7 @@ from flambeau.web.errors import STATUS
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE_DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LONG = ("sources.md", "predict.md")  # their bundles take half a minute to build: `make test-slow`
 DOCUMENTS = sorted({*EXAMPLE_DOCUMENTS, *ROOT.glob("*.md")})
 RUN_SECONDS = 100
 DOCUMENTED_PORT = "5000"
@@ -435,7 +436,11 @@ def test_every_example_says_how_it_is_run(document: Path) -> None:
 
 
 @pytest.mark.timeout(300)  # a document builds several bundles and starts several servers
-@pytest.mark.parametrize("document", EXAMPLE_DOCUMENTS, ids=named)
+@pytest.mark.parametrize(
+    "document",
+    [pytest.param(each, marks=pytest.mark.slow if each.name in LONG else ()) for each in EXAMPLE_DOCUMENTS],
+    ids=named,
+)
 def test_examples_do_what_the_document_says(
     document: Path, tmp_path: Path, cat: bytes, server_of: Callable[[str], str], weights: Callable[[str], Path]
 ) -> None:
