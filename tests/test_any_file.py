@@ -157,7 +157,7 @@ def test_weights_with_a_new_head_are_served_by_path_alone(serve: Serve, tmp_path
 def test_one_of_every_family_is_found_built_and_answers_as_torch(
     built: Callable[..., Bundle], tmp_path: Path, name: str
 ) -> None:
-    """From a Lightning-like checkpoint, without a word about what it is. Only MaxViT is left out: its export is long."""
+    """From a Lightning-like checkpoint, without a word about what it is. MaxViT is left out: its export is long."""
     torchvision_ops.declare_missing()
     from torchvision import models
 
