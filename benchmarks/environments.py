@@ -17,9 +17,9 @@ WORK = Path(__file__).with_name(".work")
 
 PACKAGES: dict[str, tuple[str, ...]] = {
     "flask": ("flask", "gunicorn"),
-    "litserve": ("litserve",),
+    "litserve": ("litserve", "python-multipart"),  # forms need it, and LitServe does not say so
     "bentoml": ("bentoml",),
-    "ray": ("ray[serve]",),
+    "ray": ("ray[serve]", "python-multipart"),
     # pyyaml, packaging and setuptools: TorchServe imports them and does not say so
     "torchserve": ("torchserve", "torch-model-archiver", "pyyaml", "packaging", "setuptools<81"),
     "mlserver": ("mlserver", "uvloop<0.22"),  # its parallel workers need the event loop that newer uvloops do not make

@@ -25,7 +25,7 @@ _STARTUP = 90.0  # seconds to the first answer
 _ANSWER = 30.0  # seconds for one answer, while none came yet
 _POLL = 0.02
 _SETTLE = 1.0  # seconds of quiet before the idle memory is read
-_LONGEST = 3  # windows: how far a slow server's window is prolonged
+_LONGEST = 4  # windows: how far a slow server's window is prolonged
 _FEWEST = 3  # answers for each client, if the window can be prolonged for them
 _QUIET = {
     "PYTHONUNBUFFERED": "1",

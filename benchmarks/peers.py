@@ -5,14 +5,13 @@ cores is a cliff, not a slope). Tiny models gain by batching where a peer can. N
 """
 
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import commands
 from benchmarks.apps.order import Engine, Order
-from benchmarks.environments import PACKAGES, python
+from benchmarks.environments import python
 from benchmarks.work import FILES, Encoding, Work
 
 CORES = len(os.sched_getaffinity(0))
@@ -42,9 +41,20 @@ class Peer:
     start: Callable[[Order, Path], list[str]]
     path: str = "/predict"
     encoding: Encoding = "form"
-    photographs: Setting | None = Setting()  # noqa: RUF009 (frozen)
-    numbers: Setting | None = Setting()  # noqa: RUF009
+    photographs: Setting | None = Setting()
+    numbers: Setting | None = Setting()
     tuned: bool = True
+
+    def setting(self, work: Work) -> str:
+        """For people: how it is set for a work."""
+        setting = self._setting(work)
+        if self.environment == "" or setting is None:
+            return "defaults"
+        if not self.tuned:
+            return "as the recipe says"
+        batch = f", batches of {setting.batch}" if setting.batch > 1 else ""
+        workers = "in one process" if setting.workers == 0 else f"{setting.workers} × {setting.threads}"
+        return workers + batch
 
     def takes(self, work: Work, engine: Engine) -> bool:
         """Whether it takes part in a work with an engine."""

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from benchmarks.environments import WORK
 
@@ -84,10 +84,10 @@ def _weights() -> None:
 
 def photograph() -> bytes:
     """scikit-image's cat, scaled to fill 500x375 pixels and cut, as a JPEG of quality 90."""
-    import skimage
     from PIL import Image, ImageOps
+    from skimage import data_dir
 
-    with Image.open(Path(skimage.data_dir) / "chelsea.png") as cat:
+    with Image.open(Path(data_dir) / "chelsea.png") as cat:
         filled = ImageOps.fit(cat.convert("RGB"), _PHOTOGRAPH, Image.Resampling.BICUBIC)
     file = io.BytesIO()
     filled.save(file, "JPEG", quality=90)
@@ -97,21 +97,25 @@ def photograph() -> bytes:
 def request(work: Work, encoding: Encoding, path: str, port: int) -> bytes:
     """One HTTP request, head and body, as the load generator sends it over and over."""
     kind, body = _body(work, encoding)
-    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
     return head.encode() + body
 
 
 def _body(work: Work, encoding: Encoding) -> tuple[str, bytes]:
     if work.name == "tiny":
-        given = {"name": "input", "shape": [1, 4], "datatype": "FP32", "data": _NUMBERS}
-        return "application/json", json.dumps({"inputs": [given]} if encoding == "v2" else {"input": _NUMBERS}).encode()
+        numbers = {"name": "input", "shape": [1, 4], "datatype": "FP32", "data": _NUMBERS}
+        return "application/json", json.dumps(
+            {"inputs": [numbers]} if encoding == "v2" else {"input": _NUMBERS}
+        ).encode()
     file = (FILES / "photograph.jpg").read_bytes()
     if encoding == "raw":
         return "image/jpeg", file
     if encoding == "v2":
         text = base64.b64encode(file).decode()
-        content = {"content_type": "base64"}
-        given = {"name": "file", "shape": [1, 1], "datatype": "BYTES", "parameters": content, "data": [text]}
+        given: dict[str, Any] = {"name": "file", "shape": [1, 1], "datatype": "BYTES", "data": [text]}
+        given["parameters"] = {"content_type": "base64"}
         return "application/json", json.dumps({"inputs": [given]}).encode()
     head = f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="cat.jpg"\r\n'
     form = head.encode() + b"Content-Type: image/jpeg\r\n\r\n" + file + f"\r\n--{_BOUNDARY}--\r\n".encode()

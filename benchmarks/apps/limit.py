@@ -5,8 +5,8 @@
 
 import multiprocessing
 import sys
+import threading
 import time
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 from benchmarks.apps.model import load
@@ -15,7 +15,7 @@ from benchmarks.apps.order import Order, ordered
 _WARMING = 3  # images
 
 
-def loop(order: Order, photograph: bytes, seconds: float, together: Barrier) -> float:
+def loop(order: Order, photograph: bytes, seconds: float, together: threading.Barrier) -> float:
     """Images per second of one process; all begin at once."""
     model = load(order)
     for _ in range(_WARMING):

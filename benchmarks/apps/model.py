@@ -65,7 +65,7 @@ def torchvision() -> Any:
 
     torchvision_ops.declare_missing()
     import torchvision as package
-    import torchvision.transforms  # noqa: F401 (bound as an attribute of the package)
+    import torchvision.transforms
 
     return package
 

@@ -28,11 +28,11 @@ class Deployment:
         if order.numbers:
             given = (await request.json())["input"]
         else:
-            given = await (await request.form())["file"].read()  # type: ignore[union-attr]
+            given = await (await request.form())["file"].read()
         return self.model.answer([self.model.prepare(given)])[0]
 
 
-app = Deployment.bind()
+app = Deployment.bind()  # type: ignore[attr-defined]  # the decorator made it a deployment
 
 if __name__ == "__main__":
     import signal

@@ -32,7 +32,7 @@ def get_prediction(image_bytes: bytes) -> dict[str, str]:
     assert imagenet_class_index is not None
     outputs = model.forward(transform_image(image_bytes))
     _, y_hat = outputs.max(1)
-    return imagenet_class_index[y_hat.item()]
+    return imagenet_class_index[int(y_hat.item())]
 
 
 @app.route("/predict", methods=["POST"])
