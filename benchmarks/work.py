@@ -85,7 +85,7 @@ def _weights() -> None:
 def photograph() -> bytes:
     """scikit-image's cat, scaled to fill 500x375 pixels and cut, as a JPEG of quality 90."""
     from PIL import Image, ImageOps
-    from skimage import data_dir
+    from skimage import data_dir  # type: ignore[attr-defined]  # public, though its stub does not say so
 
     with Image.open(Path(data_dir) / "chelsea.png") as cat:
         filled = ImageOps.fit(cat.convert("RGB"), _PHOTOGRAPH, Image.Resampling.BICUBIC)
