@@ -101,7 +101,7 @@ def limit(order: Order, seconds: float) -> float:
     done = subprocess.run(command, env=environment, cwd=_ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise MeasureError(f"the bare loop ended with {done.returncode}: {done.stderr[-200:]}")
-    return float(done.stdout)
+    return float(done.stdout.split()[-1])  # the network's package prints, too
 
 
 def _environment(peer: Peer, order: Order, scratch: Path, *, fresh_cache: bool) -> Mapping[str, str]:
@@ -132,7 +132,7 @@ def _first_answer(server: Server, wire: bytes, text: str, port: int, log: Path) 
             return
         time.sleep(_POLL)
     what = "ended" if server.ended else f"gave no right answer in {_STARTUP:g} s"
-    last = said.decode(errors="replace") or log.read_text(errors="replace")
+    last = (said.decode(errors="replace") or log.read_text(errors="replace")).replace(str(_ROOT), ".")
     raise MeasureError(f"it {what}; it said last: …{last[-200:].strip()}")
 
 

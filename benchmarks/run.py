@@ -1,6 +1,7 @@
 """The comparisons, and the alternation: in every round each server has one turn, so that a slow minute of the machine
 falls on all of them. It judges nothing."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -85,7 +86,8 @@ def _fill_cache(comparison: Comparison, peers: Iterable[Peer], plan: Plan) -> No
     """A start that is not counted: from then on Flambeau's bundle is cached, as it is on every start but the first."""
     for peer in peers:
         if peer.name == OURS:
-            measure.turn(peer, comparison.work, comparison.engine, dataclasses.replace(plan, clients=()))
+            with contextlib.suppress(MeasureError):  # the turns that are counted will say it
+                measure.turn(peer, comparison.work, comparison.engine, dataclasses.replace(plan, clients=()))
 
 
 def _take_turn(peer: Peer, row: Row, comparison: Comparison, plan: Plan, say: Say) -> None:
@@ -110,6 +112,10 @@ def _measure_limits(result: Result, work: Work, plan: Plan, say: Say) -> None:
         for workers, threads in sorted({(1, CORES), (CORES, 1)}):
             name = f"{engine}, {workers} × {threads}"
             order = Order(work.name, engine, FILES, 0, workers=workers, threads=threads)
-            speed = measure.limit(order, plan.seconds)
+            try:
+                speed = measure.limit(order, plan.seconds)
+            except MeasureError as error:
+                say(f"  limit, {name}: {error}")
+                continue
             result.limits.setdefault(name, []).append(speed)
             say(f"  limit, {name}: {speed:.4g}/s")

@@ -8,6 +8,7 @@ from benchmarks.results import OURS, Result, Row, best
 
 GUNICORN = "gunicorn tuned"
 _MOSECS = ("mosec", "mosec batched")
+_BEST = "best peer: "
 _MEMORIES: tuple[tuple[str, Callable[[Row], float]], ...] = (("idle", Row.idle), ("under load", Row.loaded))
 
 
@@ -44,7 +45,7 @@ def _lite0(result: Result, ours: Row) -> Iterator[Verdict]:
         yield from _near_limit(result, ours, clients, 0.85)
     peer = best(result.others(), lambda row: row.p50(1), least=True)
     assert peer is not None
-    yield Verdict(f"{result.title}, 1 client, p50", peer.peer, ours.p50(1) / peer.p50(1), 0.35, at_least=False)
+    yield Verdict(f"{result.title}, 1 client, p50", _BEST + peer.peer, ours.p50(1) / peer.p50(1), 0.35, at_least=False)
     yield from _steady_and_small(result, ours)
 
 
@@ -81,12 +82,12 @@ def _faster(
     result: Result, ours: Row, clients: int, bound: float, *, without: tuple[str, ...] = ()
 ) -> Iterator[Verdict]:
     if peer := best(result.others(without=without), lambda row: row.per_second(clients)):
-        yield _speed(result, ours, peer, clients, bound)
+        yield _speed(result, ours, peer, clients, bound, than=_BEST + peer.peer)
 
 
-def _speed(result: Result, ours: Row, peer: Row, clients: int, bound: float) -> Verdict:
+def _speed(result: Result, ours: Row, peer: Row, clients: int, bound: float, *, than: str = "") -> Verdict:
     what = f"{result.title}, {clients} client{'s' * (clients > 1)}, requests/s"
-    return Verdict(what, peer.peer, ours.per_second(clients) / peer.per_second(clients), bound, at_least=True)
+    return Verdict(what, than or peer.peer, ours.per_second(clients) / peer.per_second(clients), bound, at_least=True)
 
 
 def _near_limit(result: Result, ours: Row, clients: int, bound: float) -> Iterator[Verdict]:
@@ -99,9 +100,10 @@ def _steady_and_small(result: Result, ours: Row) -> Iterator[Verdict]:
     others = result.others()
     if peer := best(others, Row.cold, least=True):
         what = f"{result.title}, start to first answer, cached"
-        yield Verdict(what, peer.peer, ours.cold() / peer.cold(), 0.5, at_least=False)
-    for when, memory in _MEMORIES:
+        yield Verdict(what, _BEST + peer.peer, ours.cold() / peer.cold(), 0.5, at_least=False)
+    for when, memory in _BEST = "best peer: "
+_MEMORIES:
         if peer := best(others, memory, least=True):
             what = f"{result.title}, memory {when}"
-            yield Verdict(what, peer.peer, memory(ours) / memory(peer), 0.6, at_least=False)
+            yield Verdict(what, _BEST + peer.peer, memory(ours) / memory(peer), 0.6, at_least=False)
     yield Verdict(f"{result.title}, 8 clients, p99", "its p50", ours.p99(8) / ours.p50(8), 2.0, at_least=False)
