@@ -101,8 +101,7 @@ def _steady_and_small(result: Result, ours: Row) -> Iterator[Verdict]:
     if peer := best(others, Row.cold, least=True):
         what = f"{result.title}, start to first answer, cached"
         yield Verdict(what, _BEST + peer.peer, ours.cold() / peer.cold(), 0.5, at_least=False)
-    for when, memory in _BEST = "best peer: "
-_MEMORIES:
+    for when, memory in _MEMORIES:
         if peer := best(others, memory, least=True):
             what = f"{result.title}, memory {when}"
             yield Verdict(what, _BEST + peer.peer, memory(ours) / memory(peer), 0.6, at_least=False)
