@@ -101,7 +101,10 @@ def _install(peers: Iterable[Peer]) -> dict[str, str]:
 
 
 def _command() -> str:
-    arguments = shlex.join(sys.argv[1:])
+    """What to type for the same run again; where its JSON went is nobody's concern."""
+    given = sys.argv[1:]
+    kept = [word for before, word in zip(["", *given], given, strict=False) if "--json" not in (before, word[:6])]
+    arguments = shlex.join(kept)
     return f"make bench BENCH_ARGS={shlex.quote(arguments)}" if arguments else "make bench"
 
 

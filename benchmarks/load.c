@@ -2,9 +2,9 @@
  *
  *     load HOST PORT REQUEST CLIENTS SECONDS WARMUP TEXT FEWEST LONGEST
  *
- * HOST is an IPv4 address; REQUEST is a file with the whole request, head and body. Answers that begin to be waited
- * for after WARMUP seconds and end within SECONDS more are counted; while they are fewer than FEWEST, the window goes
- * on, up to LONGEST seconds. An answer is good when its status is 200 and its body holds TEXT. The time of a request
+ * HOST is an IPv4 address; REQUEST is a file with the whole request, head and body. Answers that end after WARMUP
+ * seconds and within SECONDS more are counted; while good ones are fewer than FEWEST, the window goes on, up to LONGEST
+ * seconds. An answer is good when its status is 200 and its body holds TEXT. The time of a request
  * runs from its first byte out to its last byte in, a new connection included where the server closed the old one.
  *
  * Prints one JSON object: counts, requests/s, and exact percentiles in milliseconds (nearest rank, nothing is binned).
@@ -30,11 +30,11 @@
 enum { EVENTS = 256, TICK_MS = 20, PAUSE_US = 1000, FIRST_CAPACITY = 1 << 16, READ_AT_LEAST = 1 << 12 };
 
 struct client {
-    int fd;          /* -1: not connected */
-    bool reused;     /* an answer came on this connection before */
+    int fd;           /* -1: not connected */
+    bool reused;      /* an answer came on this connection before */
     bool watched_out; /* waiting for room to write */
     size_t sent;
-    double started;  /* seconds; when its request was begun */
+    double started;   /* seconds; when its request was begun */
     char *answer;
     size_t length, capacity;
 };
@@ -116,9 +116,9 @@ static bool write_request(struct client *client) {
     while (client->sent < request_length) {
         ssize_t sent = send(client->fd, request + client->sent, request_length - client->sent, MSG_NOSIGNAL);
         if (sent < 0 && errno == EINTR) continue;
-        if (sent < 0 && (errno == EAGAIN || errno == ENOTCONN)) {
+        if (sent < 0 && errno == EAGAIN) {
             if (!client->watched_out) watch_for(client, EPOLL_CTL_MOD, true);
-            return errno == EAGAIN;
+            return true;
         }
         if (sent < 0) return false;
         client->sent += (size_t)sent;
@@ -143,8 +143,9 @@ static bool whole(struct client *client, bool ended, struct answer *answer) {
     blank[2] = 0; /* so that searches for headers end here */
     const char *length = strcasestr(client->answer, "\r\ncontent-length:");
     const char *chunked = strcasestr(client->answer, "\r\ntransfer-encoding: chunked");
-    answer->closes = strcasestr(client->answer, "\r\nconnection: close") || ended ||
-                     (!memcmp(client->answer, "HTTP/1.0", 8) && !strcasestr(client->answer, "\r\nconnection: keep-alive"));
+    bool old = !memcmp(client->answer, "HTTP/1.0", 8);
+    answer->closes = ended || strcasestr(client->answer, "\r\nconnection: close") ||
+                     (old && !strcasestr(client->answer, "\r\nconnection: keep-alive"));
     blank[2] = '\r';
     answer->body = blank + 4;
     answer->length = client->length - (size_t)(answer->body - client->answer);
@@ -177,7 +178,10 @@ static void count(const struct client *client, const struct answer *answer, cons
         wrong_text += status_right;
         return;
     }
-    if (good == times_capacity) times = grown(times, (times_capacity = 2 * times_capacity + FIRST_CAPACITY) * sizeof *times);
+    if (good == times_capacity) {
+        times_capacity = 2 * times_capacity + FIRST_CAPACITY;
+        times = grown(times, times_capacity * sizeof *times);
+    }
     times[good++] = now() - client->started;
 }
 
@@ -257,8 +261,8 @@ int main(int arguments, char **argument) {
     }
     double elapsed = now() - begun;
     qsort(times, good, sizeof *times, ascending);
-    printf("{\"clients\": %zu, \"good\": %zu, \"seconds\": %.3f, \"per_second\": %.2f, \"p50_ms\": %.3f, \"p99_ms\": %.3f, "
-           "\"wrong_status\": %ld, \"wrong_text\": %ld, \"broken\": %ld, \"cores\": %.3f, \"complaint\": \"%s\"}\n",
+    printf("{\"clients\": %zu, \"good\": %zu, \"seconds\": %.3f, \"per_second\": %.2f, "
+           "\"p50_ms\": %.3f, \"p99_ms\": %.3f, \"wrong_status\": %ld, \"wrong_text\": %ld, \"broken\": %ld, \"cores\": %.3f, \"complaint\": \"%s\"}\n",
            clients, good, elapsed, (double)good / elapsed, percentile_ms(0.5), percentile_ms(0.99),
            wrong_status, wrong_text, broken, (processor_seconds() - used) / elapsed, complaint);
     return 0;
