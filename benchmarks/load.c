@@ -262,7 +262,8 @@ int main(int arguments, char **argument) {
     double elapsed = now() - begun;
     qsort(times, good, sizeof *times, ascending);
     printf("{\"clients\": %zu, \"good\": %zu, \"seconds\": %.3f, \"per_second\": %.2f, "
-           "\"p50_ms\": %.3f, \"p99_ms\": %.3f, \"wrong_status\": %ld, \"wrong_text\": %ld, \"broken\": %ld, \"cores\": %.3f, \"complaint\": \"%s\"}\n",
+           "\"p50_ms\": %.3f, \"p99_ms\": %.3f, \"wrong_status\": %ld, \"wrong_text\": %ld, \"broken\": %ld, "
+           "\"cores\": %.3f, \"complaint\": \"%s\"}\n",
            clients, good, elapsed, (double)good / elapsed, percentile_ms(0.5), percentile_ms(0.99),
            wrong_status, wrong_text, broken, (processor_seconds() - used) / elapsed, complaint);
     return 0;

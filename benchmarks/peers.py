@@ -58,7 +58,7 @@ class Peer:
 
     def takes(self, work: Work, engine: Engine) -> bool:
         """Whether it takes part in a work with an engine."""
-        return self._setting(work) is not None and (self.tuned or engine == "eager")
+        return self._setting(work) is not None and (self.tuned or (engine == "eager" and work.recipe))
 
     def order(self, work: Work, engine: Engine, port: int) -> Order:
         """What its application is told."""

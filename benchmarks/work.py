@@ -31,13 +31,15 @@ _BOUNDARY = "benchmark-7d9f1c"
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One kind of request. `source` is what Flambeau is told to serve; `text` is in every right answer."""
+    """One kind of request. `source` is what Flambeau is told to serve; `text` is in every right answer; `recipe` tells
+    whether the untuned recipe takes part: it is slow, and to see it once is enough."""
 
     name: str
     title: str
     source: tuple[str, ...]
     text: str
     clients: tuple[int, ...]
+    recipe: bool = True
 
 
 WORKS = {
@@ -47,6 +49,7 @@ WORKS = {
         Work(
             "densenet121", "photographs → DenseNet-121 (random weights)",
             (str(FILES / "densenet121.pth"), "--labels", "imagenet"), '"class_id"', (1, 8),
+            recipe=False,
         ),
         # Weights and input are sums of powers of two: every engine's output is 7.5 exactly, however it is written.
         Work("tiny", "four numbers → Linear(4, 3)", (str(FILES / "tiny.pth"),), "7.5", (1, 8, 32)),
