@@ -28,7 +28,7 @@ _WIDTH = 200  # columns of the tables where nobody says how wide the terminal is
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--only", default="", metavar="NAMES", help=f"Of {', '.join((*run.COMPARISONS, run.FIRST_START))}.")
 @click.option("--peers", default="", metavar="NAMES", help=f"Of {', '.join(PEERS)}. A first word is enough.")
-@click.option("--seconds", type=click.FloatRange(0.1), default=3.0, show_default=True, help="Length of each window.")
+@click.option("--seconds", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Length of each window.")
 @click.option(
     "--rounds", type=click.IntRange(1), default=3, show_default=True, help="Turns of each server; medians are reported."
 )

@@ -26,7 +26,7 @@ _ANSWER = 30.0  # seconds for one answer, while none came yet
 _POLL = 0.02
 _SETTLE = 1.0  # seconds of quiet before the idle memory is read
 _LONGEST = 4  # windows: how far a slow server's window is prolonged
-_FEWEST = 3  # answers for each client, if the window can be prolonged for them
+_FEWEST = 5  # answers for each client, if the window can be prolonged for them
 _QUIET = {
     "PYTHONUNBUFFERED": "1",
     "BENTOML_DO_NOT_TRACK": "True",
