@@ -18,7 +18,7 @@ from benchmarks.environments import WORK, folder, python
 from benchmarks.load import Window
 from benchmarks.peers import Peer
 from benchmarks.processes import Server, free_port
-from benchmarks.work import CACHE, FILES, Work, request
+from benchmarks.work import CACHE, FILES, Work, request, right_text
 
 _ROOT = Path(__file__).parents[1]
 _STARTUP = 90.0  # seconds to the first answer
@@ -65,6 +65,7 @@ def turn(peer: Peer, work: Work, engine: Engine, plan: Plan, *, fresh_cache: boo
     """
     port = free_port()
     order = peer.order(work, engine, port)
+    text = right_text(work)
     wire = request(work, peer.encoding, peer.path, port)
     log = WORK / "logs" / f"{peer.name} {work.name} {engine}.log".replace(" ", "-")
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -77,13 +78,13 @@ def turn(peer: Peer, work: Work, engine: Engine, plan: Plan, *, fresh_cache: boo
         inside = scratch if peer.name == "TorchServe" else _ROOT
         server = Server(command, environment=environment, folder=inside, log=log)
         try:
-            _first_answer(server, wire, work.text, port, log)
+            _first_answer(server, wire, text, port, log)
             cold = time.monotonic() - begun
             time.sleep(_SETTLE)
             idle = server.memory()
             windows = tuple(
                 load.run(
-                    scratch / "request", port=port, clients=clients, text=work.text, seconds=plan.seconds,
+                    scratch / "request", port=port, clients=clients, text=text, seconds=plan.seconds,
                     warmup=plan.warmup, fewest=_FEWEST * clients, longest=_LONGEST * plan.seconds,
                 )
                 for clients in plan.clients

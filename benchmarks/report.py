@@ -119,7 +119,7 @@ def markdown(report: Report) -> str:
         parts += ["## Targets\n", _grid(verdict_rows(report.verdicts))]
     for result in report.results:
         parts += [f"## {result.title[0].upper()}{result.title[1:]}\n", _grid(rows_of(result))]
-        parts += [f"* {line}" for line in _escaped(failures_of(result))]
+        parts += [f"* {line}\n" for line in _escaped(failures_of(result))]
     if report.first is not None and report.first.turns:
         parts += [
             "## The first start\n",
