@@ -1,0 +1,1 @@
+"""What Flambeau is measured against, and how. `python -m benchmarks --help`; docs/benchmarks.md has the results."""

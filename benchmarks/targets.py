@@ -1,0 +1,108 @@
+"""The targets that Flambeau set itself, and whether a run meets them. Ratios are of medians of one alternating run."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import msgspec
+
+from benchmarks.results import OURS, Result, Row, best
+
+GUNICORN = "gunicorn tuned"
+_MOSECS = ("mosec", "mosec batched")
+_BEST = "best peer: "
+_MEMORIES: tuple[tuple[str, Callable[[Row], float]], ...] = (("idle", Row.idle), ("under load", Row.loaded))
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """One target. `than` names what the ratio is to; `at_least` tells which side of `bound` is the good one."""
+
+    what: str
+    than: str
+    ratio: float
+    bound: float
+    at_least: bool
+
+    @property
+    def met(self) -> bool:
+        """Whether the ratio is on the good side."""
+        return self.ratio >= self.bound if self.at_least else self.ratio <= self.bound
+
+
+def judge(results: Mapping[str, Result]) -> list[Verdict]:
+    """The verdicts on what was measured; of what was not there are none."""
+    verdicts: list[Verdict] = []
+    for name, result in results.items():
+        ours = result.row(OURS)
+        if ours is not None and result.others():
+            verdicts += _JUDGES[name](result, ours)
+    return verdicts
+
+
+def _lite0(result: Result, ours: Row) -> Iterator[Verdict]:
+    for clients in (8, 32):
+        yield from _faster(result, ours, clients, 2.2)
+        if gunicorn := result.row(GUNICORN):
+            yield _speed(result, ours, gunicorn, clients, 2.2)
+        yield from _near_limit(result, ours, clients, 0.85)
+    peer = best(result.others(), lambda row: row.p50(1), least=True)
+    assert peer is not None
+    yield Verdict(f"{result.title}, 1 client, p50", _BEST + peer.peer, ours.p50(1) / peer.p50(1), 0.35, at_least=False)
+    yield from _steady_and_small(result, ours)
+
+
+def _densenet(result: Result, ours: Row) -> Iterator[Verdict]:
+    yield from _faster(result, ours, 8, 1.4)
+    yield from _near_limit(result, ours, 8, 0.92)
+    yield from _steady_and_small(result, ours)
+
+
+def _tiny(result: Result, ours: Row) -> Iterator[Verdict]:
+    yield from _faster(result, ours, 32, 1.5, without=_MOSECS)
+    mosecs = [row for row in map(result.row, _MOSECS) if row]
+    if fastest := best(mosecs, lambda row: row.per_second(32)):
+        yield _speed(result, ours, fastest, 32, 1.0)
+    if batched := result.row("mosec batched"):
+        yield _speed(result, ours, batched, 1, 1.5)
+    yield from _steady_and_small(result, ours)
+
+
+def _same_engine(result: Result, ours: Row) -> Iterator[Verdict]:
+    yield from _faster(result, ours, 8, 1.0)
+
+
+_JUDGES: dict[str, Callable[[Result, Row], Iterator[Verdict]]] = {
+    "lite0": _lite0,
+    "densenet121": _densenet,
+    "tiny": _tiny,
+    "lite0-same": _same_engine,
+    "densenet121-same": _same_engine,
+}
+
+
+def _faster(
+    result: Result, ours: Row, clients: int, bound: float, *, without: tuple[str, ...] = ()
+) -> Iterator[Verdict]:
+    if peer := best(result.others(without=without), lambda row: row.per_second(clients)):
+        yield _speed(result, ours, peer, clients, bound, than=_BEST + peer.peer)
+
+
+def _speed(result: Result, ours: Row, peer: Row, clients: int, bound: float, *, than: str = "") -> Verdict:
+    what = f"{result.title}, {clients} client{'s' * (clients > 1)}, requests/s"
+    return Verdict(what, than or peer.peer, ours.per_second(clients) / peer.per_second(clients), bound, at_least=True)
+
+
+def _near_limit(result: Result, ours: Row, clients: int, bound: float) -> Iterator[Verdict]:
+    if limit := result.limit():
+        what = f"{result.title}, {clients} clients, images/s"
+        yield Verdict(what, "the limit", ours.per_second(clients) / limit, bound, at_least=True)
+
+
+def _steady_and_small(result: Result, ours: Row) -> Iterator[Verdict]:
+    others = result.others()
+    if peer := best(others, Row.cold, least=True):
+        what = f"{result.title}, start to first answer, cached"
+        yield Verdict(what, _BEST + peer.peer, ours.cold() / peer.cold(), 0.5, at_least=False)
+    for when, memory in _MEMORIES:
+        if peer := best(others, memory, least=True):
+            what = f"{result.title}, memory {when}"
+            yield Verdict(what, _BEST + peer.peer, memory(ours) / memory(peer), 0.6, at_least=False)
+    yield Verdict(f"{result.title}, 8 clients, p99", "its p50", ours.p99(8) / ours.p50(8), 2.0, at_least=False)
