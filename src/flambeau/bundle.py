@@ -4,6 +4,7 @@
     model.onnx           the engine artefact, for ONNX Runtime
     weights.safetensors  the weights, for PyTorch itself
     probes.safetensors   sample inputs with the outputs that eager PyTorch gave for them
+    *.int8.*             the quantised graph and its own probes, where it was asked for
     labels.json          the classes, [[id, name], ...]
     samples*             golden samples: their files, their answers and outputs; see `flambeau.samples`
     code/*.py            Python models and own architectures only
@@ -24,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from flambeau.agreement import Agreement
+from flambeau.config import EngineName
 from flambeau.errors import BundleError
 from flambeau.types import Label, TensorSpec
 
@@ -34,6 +36,8 @@ MANIFEST = "manifest.json"
 ONNX = "model.onnx"
 WEIGHTS = "weights.safetensors"
 PROBES = "probes.safetensors"
+INT8_ONNX = "model.int8.onnx"
+INT8_PROBES = "probes.int8.safetensors"
 LABELS = "labels.json"
 SAMPLES = "samples.json"
 SAMPLE_OUTPUTS = "samples.safetensors"
@@ -124,6 +128,42 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: str | None = None
 
 
+class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What an engine did when it was tried on this bundle.
+
+    `ms` is milliseconds an image (or row) by batch size, `load_seconds` from a bare Python to the first answer,
+    `memory_mb` how much the process grew by the engine, in MiB. `error` says why it could not be tried to the end.
+    """
+
+    engine: str
+    device: str = "cpu"
+    ms: dict[int, float] = {}
+    load_seconds: float | None = None
+    memory_mb: float | None = None
+    agreement: Agreement | None = None
+    error: str | None = None
+
+
+class Trials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The engines that were tried when the bundle was built, on which `processor`, and why one was taken."""
+
+    processor: str
+    threads: int
+    why: str
+    engines: tuple[Trial, ...]
+
+
+class Quantised(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How well the int8 graph answers the calibration inputs as eager PyTorch does.
+
+    `top1` is the share of them with the same top class, of 1; `difference` the largest, relative as in `Agreement`.
+    """
+
+    samples: int
+    top1: float
+    difference: float
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The contents of `manifest.json`."""
 
@@ -132,12 +172,14 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     flambeau: str
     source: Source
     pipeline: ImagePipeline | TensorPipeline | PythonPipeline
-    engine: Literal["onnxruntime", "eager", "python"]
+    engine: EngineName | Literal["python"]
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     architecture: Architecture | None = None
     agreement: Agreement | None = None
     export_error: str | None = None
+    trials: Trials | None = None
+    int8: Quantised | None = None
     tools: dict[str, str] = {}
     members: dict[str, str] = {}
 
@@ -165,12 +207,12 @@ class Bundle:
             raise BundleError(f"the labels of bundle {self.path} cannot be read: {error}") from error
         return tuple(Label(id=identity, name=name) for identity, name in pairs)
 
-    def probes(self) -> dict[str, npt.NDArray[Any]]:
+    def probes(self, member: str = PROBES) -> dict[str, npt.NDArray[Any]]:
         """The probe tensors by name: `input.NAME` and `output.NAME`, one row per sample; empty if there are none."""
-        if PROBES not in self.manifest.members:
+        if member not in self.manifest.members:
             return {}
         try:
-            return load_file(self.member(PROBES))
+            return load_file(self.member(member))
         except (OSError, SafetensorError) as error:
             raise BundleError(f"the probe samples of bundle {self.path} cannot be read: {error}") from error
 
