@@ -24,9 +24,10 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from flambeau.agreement import Agreement
+from flambeau.agreement import INT8_TOLERANCE, TOLERANCE, Agreement
 from flambeau.config import EngineName
 from flambeau.errors import BundleError
+from flambeau.measurements import Quantised, Trials
 from flambeau.types import Label, TensorSpec
 
 FORMAT = 1
@@ -128,42 +129,6 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: str | None = None
 
 
-class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What an engine did when it was tried on this bundle.
-
-    `ms` is milliseconds an image (or row) by batch size, `load_seconds` from a bare Python to the first answer,
-    `memory_mb` how much the process grew by the engine, in MiB. `error` says why it could not be tried to the end.
-    """
-
-    engine: str
-    device: str = "cpu"
-    ms: dict[int, float] = {}
-    load_seconds: float | None = None
-    memory_mb: float | None = None
-    agreement: Agreement | None = None
-    error: str | None = None
-
-
-class Trials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The engines that were tried when the bundle was built, on which `processor`, and why one was taken."""
-
-    processor: str
-    threads: int
-    why: str
-    engines: tuple[Trial, ...]
-
-
-class Quantised(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How well the int8 graph answers the calibration inputs as eager PyTorch does.
-
-    `top1` is the share of them with the same top class, of 1; `difference` the largest, relative as in `Agreement`.
-    """
-
-    samples: int
-    top1: float
-    difference: float
-
-
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The contents of `manifest.json`."""
 
@@ -185,11 +150,20 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 
 
 class Bundle:
-    """An opened bundle: its manifest and the way to its members."""
+    """An opened bundle: its manifest and the way to its members.
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    With `quantised`, what is to be reproduced are the answers of its int8 graph instead of eager PyTorch's.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, *, quantised: bool = False) -> None:
         self.path = path
         self.manifest = manifest
+        self.quantised = quantised
+
+    @property
+    def tolerance(self) -> float:
+        """How far from the probes' outputs an engine may be, as in `agreement.measure`."""
+        return INT8_TOLERANCE if self.quantised else TOLERANCE
 
     def member(self, name: str) -> Path:
         """The path of a member. Raises `BundleError` when the manifest does not list it."""
@@ -207,8 +181,9 @@ class Bundle:
             raise BundleError(f"the labels of bundle {self.path} cannot be read: {error}") from error
         return tuple(Label(id=identity, name=name) for identity, name in pairs)
 
-    def probes(self, member: str = PROBES) -> dict[str, npt.NDArray[Any]]:
+    def probes(self) -> dict[str, npt.NDArray[Any]]:
         """The probe tensors by name: `input.NAME` and `output.NAME`, one row per sample; empty if there are none."""
+        member = INT8_PROBES if self.quantised else PROBES
         if member not in self.manifest.members:
             return {}
         try:

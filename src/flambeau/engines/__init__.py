@@ -55,6 +55,11 @@ def choose(bundle: Bundle, wanted: Wanted) -> str:
     return own
 
 
+def to_reproduce(bundle: Bundle, engine: str) -> Bundle:
+    """The bundle with the answers that `engine` must reproduce: PyTorch's, but of a quantised graph its own."""
+    return Bundle(bundle.path, bundle.manifest, quantised=engine == "onnxruntime-int8")
+
+
 def installed(engine: str) -> bool:
     """Whether the package that the engine runs on is there. Imports nothing."""
     return importlib.util.find_spec(_kind(engine).package) is not None
@@ -62,9 +67,7 @@ def installed(engine: str) -> bool:
 
 def able(bundle: Bundle) -> tuple[str, ...]:
     """The engines that are installed here and find in the bundle what they run, ONNX Runtime first."""
-    return tuple(
-        name for name, kind in _KINDS.items() if kind.member in bundle.manifest.members and installed(name)
-    )
+    return tuple(name for name, kind in _KINDS.items() if kind.member in bundle.manifest.members and installed(name))
 
 
 def resolve_device(engine: str, device: str) -> str:
@@ -73,9 +76,7 @@ def resolve_device(engine: str, device: str) -> str:
     return chosen
 
 
-def load(
-    bundle: Bundle, engine: str, *, device: str, threads: int, allow_code: bool, max_batch: int = 8
-) -> Engine:
+def load(bundle: Bundle, engine: str, *, device: str, threads: int, allow_code: bool, max_batch: int = 8) -> Engine:
     """Load the bundle's model into an engine. `device` is what `resolve_device` gave; `threads` bounds its own.
 
     `max_batch` is the most rows that will usually be computed together; more are computed all the same. Raises

@@ -110,11 +110,11 @@ class EagerEngine:
         sample = np.zeros((2, *self.inputs[0].shape), self.inputs[0].dtype)
         try:
             self._layout = torch.channels_last
-            self._network.to(memory_format=torch.channels_last)
+            self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks this
             self.run({self.inputs[0].name: sample})
         except Exception:  # that it raises is the answer
             self._layout = torch.contiguous_format
-            self._network.to(memory_format=torch.contiguous_format)
+            self._network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # its stub lacks this
 
     def run(self, batch: Tensors) -> Tensors:
         with torch.inference_mode():
@@ -168,7 +168,9 @@ class CompiledEngine:
 
     def _compute(self, arrays: list[np.ndarray]) -> np.ndarray:
         with torch.inference_mode():
-            result: np.ndarray = self._network(*(torch.from_numpy(each).to(self._device) for each in arrays)).cpu().numpy()
+            result: np.ndarray = (
+                self._network(*(torch.from_numpy(each).to(self._device) for each in arrays)).cpu().numpy()
+            )
         return result
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from types import TracebackType
 
 import msgspec
 
-from flambeau.bundle import Trial
+from flambeau.measurements import Trial
 from flambeau.trials.messages import Entry, GaveUp, Loaded, Reply, Round, Timed
 
 
@@ -114,6 +114,8 @@ class _Contestant:
     def __enter__(self) -> "_Contestant":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._process.kill()  # it holds nothing that is worth an orderly end
         self._process.communicate()

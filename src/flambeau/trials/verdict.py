@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from flambeau.bundle import Trial
+from flambeau.measurements import Trial
 
 PREFERRED = "onnxruntime"
 MARGIN = 1.1
