@@ -26,6 +26,11 @@ def processor() -> str:
     return " ".join([known.get("model name", platform.machine()), *sorted(flags)])
 
 
+def saturates() -> bool:
+    """Whether products of bytes are added in 16 bits here: on x86 processors that lack VNNI."""
+    return platform.machine() in ("x86_64", "AMD64") and "vnni" not in processor()
+
+
 def resident_mb() -> float:
     """The memory of this process that is in RAM now, in MiB; where the system does not say, the most it ever was."""
     try:

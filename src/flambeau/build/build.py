@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import save_file as save_arrays
 from torch import nn
 
-from flambeau import architectures, bundle
+from flambeau import architectures, bundle, engines
 from flambeau.agreement import Agreement
 from flambeau.architectures import torchvision_models
 from flambeau.build import code, export, labels, networks, onnx_source, programs, quantise, samples, trials
@@ -243,4 +243,5 @@ def _answer(filled: Filled, rows: torch.Tensor) -> np.ndarray:
 
 
 def _tools() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "onnx", "onnxruntime")}
+    tools = ["torch", "torchvision", "onnx", "onnxruntime", *(["openvino"] if engines.installed("openvino") else [])]
+    return {name: importlib.metadata.version(name) for name in tools}

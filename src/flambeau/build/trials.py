@@ -1,8 +1,7 @@
 """The engine that a bundle is served with: measured where there are several, or the one that the user names.
 
-Tried are the engines that cost a start little: those that read the graph, and on a machine whose accelerator only
-PyTorch can use, PyTorch. `compile` takes minutes at a first start and most of one at any other, and int8 gives other
-answers, so both are taken by name only.
+Only those are tried that `trials.verdict` may take: those that read the graph, and on a machine whose accelerator only
+PyTorch can use, PyTorch.
 """
 
 from collections.abc import Callable

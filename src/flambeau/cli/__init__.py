@@ -6,6 +6,7 @@ import sys
 import click
 
 from flambeau import logs
+from flambeau.cli.bench import bench
 from flambeau.cli.build import build
 from flambeau.cli.inspect import inspect
 from flambeau.cli.predict import predict
@@ -25,6 +26,7 @@ def cli() -> None:
       flambeau serve double.py:Double --allow-code            a model in your own Python
       flambeau build densenet121 --weights d.pth -o bundle    once, then: flambeau serve bundle
       flambeau predict default photos/ -o answers.csv         many files at once, without a server
+      flambeau bench default                                  the engines of this machine, side by side
 
     Every setting of serve can stand in the environment too: FLAMBEAU_PORT=8080.
     """
@@ -34,6 +36,7 @@ cli.add_command(serve)
 cli.add_command(build)
 cli.add_command(inspect)
 cli.add_command(predict)
+cli.add_command(bench)
 
 
 def main() -> None:

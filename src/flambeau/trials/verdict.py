@@ -20,6 +20,17 @@ def score(trial: Trial) -> float:
     return math.sqrt(trial.ms[min(trial.ms)] * trial.ms[max(trial.ms)])
 
 
+def by_auto(trial: Trial, trials: Sequence[Trial]) -> bool:
+    """Whether `auto` may take the engine: those that read the graph, and PyTorch where it alone has an accelerator.
+
+    Elsewhere PyTorch would cost every worker some hundred MB, `compile` minutes at a first start, and int8 gives other
+    answers: they are taken by name only.
+    """
+    if trial.engine == "eager":
+        return trial.device != "cpu" and all(each.device == "cpu" for each in trials if each.engine == PREFERRED)
+    return trial.engine in (PREFERRED, "openvino")
+
+
 def out(trial: Trial) -> str | None:
     """Why an engine cannot be taken, or `None` when it can."""
     if trial.error is not None:
@@ -30,8 +41,8 @@ def out(trial: Trial) -> str | None:
 
 
 def judge(trials: Sequence[Trial]) -> tuple[str | None, str]:
-    """The name of the engine to take and a sentence that says why; no name when none of them can be taken."""
-    fit = sorted((trial for trial in trials if out(trial) is None), key=score)
+    """The name of the engine that `auto` takes and a sentence that says why; no name when it can take none."""
+    fit = sorted((trial for trial in trials if by_auto(trial, trials) and out(trial) is None), key=score)
     if not fit:
         return None, "no engine that was tried can be taken"
     fastest = fit[0]
