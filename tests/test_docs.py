@@ -126,7 +126,12 @@ def test_the_manifest_of_the_document_is_the_default_models(default_bundle: Bund
     assert shown_manifest.members.keys() == real.members.keys()
     assert (
         msgspec.structs.replace(
-            shown_manifest, flambeau=real.flambeau, tools=real.tools, members=real.members, agreement=real.agreement
+            shown_manifest,
+            flambeau=real.flambeau,
+            tools=real.tools,
+            members=real.members,
+            agreement=real.agreement,
+            trials=real.trials,
         )
         == real
     )

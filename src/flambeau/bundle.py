@@ -4,6 +4,7 @@
     model.onnx           the engine artefact, for ONNX Runtime
     weights.safetensors  the weights, for PyTorch itself
     probes.safetensors   sample inputs with the outputs that eager PyTorch gave for them
+    *.int8.*             the quantised graph and its own probes, where it was asked for
     labels.json          the classes, [[id, name], ...]
     samples*             golden samples: their files, their answers and outputs; see `flambeau.samples`
     code/*.py            Python models and own architectures only
@@ -23,8 +24,10 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from flambeau.agreement import Agreement
+from flambeau.agreement import INT8_TOLERANCE, TOLERANCE, Agreement
+from flambeau.config import EngineName
 from flambeau.errors import BundleError
+from flambeau.measurements import Quantised, Trials
 from flambeau.types import Label, TensorSpec
 
 FORMAT = 1
@@ -34,6 +37,8 @@ MANIFEST = "manifest.json"
 ONNX = "model.onnx"
 WEIGHTS = "weights.safetensors"
 PROBES = "probes.safetensors"
+INT8_ONNX = "model.int8.onnx"
+INT8_PROBES = "probes.int8.safetensors"
 LABELS = "labels.json"
 SAMPLES = "samples.json"
 SAMPLE_OUTPUTS = "samples.safetensors"
@@ -135,22 +140,33 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     flambeau: str
     source: Source
     pipeline: ImagePipeline | TensorPipeline | PythonPipeline
-    engine: Literal["onnxruntime", "eager", "python"]
+    engine: EngineName | Literal["python"]
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     architecture: Architecture | None = None
     agreement: Agreement | None = None
     export_error: str | None = None
+    trials: Trials | None = None
+    int8: Quantised | None = None
     tools: dict[str, str] = {}
     members: dict[str, str] = {}
 
 
 class Bundle:
-    """An opened bundle: its manifest and the way to its members."""
+    """An opened bundle: its manifest and the way to its members.
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    With `quantised`, what is to be reproduced are the answers of its int8 graph instead of eager PyTorch's.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, *, quantised: bool = False) -> None:
         self.path = path
         self.manifest = manifest
+        self.quantised = quantised
+
+    @property
+    def tolerance(self) -> float:
+        """How far from the probes' outputs an engine may be, as in `agreement.measure`."""
+        return INT8_TOLERANCE if self.quantised else TOLERANCE
 
     def member(self, name: str) -> Path:
         """The path of a member. Raises `BundleError` when the manifest does not list it."""
@@ -170,10 +186,11 @@ class Bundle:
 
     def probes(self) -> dict[str, npt.NDArray[Any]]:
         """The probe tensors by name: `input.NAME` and `output.NAME`, one row per sample; empty if there are none."""
-        if PROBES not in self.manifest.members:
+        member = INT8_PROBES if self.quantised else PROBES
+        if member not in self.manifest.members:
             return {}
         try:
-            return load_file(self.member(PROBES))
+            return load_file(self.member(member))
         except (OSError, SafetensorError) as error:
             raise BundleError(f"the probe samples of bundle {self.path} cannot be read: {error}") from error
 

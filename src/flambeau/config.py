@@ -7,12 +7,13 @@ keywords. This module reads neither argv, nor the environment, nor a file.
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from flambeau.errors import ConfigError
 
 Runner = Literal["processes", "threads"]
-Engine = Literal["auto", "onnxruntime", "eager"]
+EngineName = Literal["onnxruntime", "openvino", "eager", "compile", "onnxruntime-int8"]
+Engine = Literal["auto", EngineName]
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -33,8 +34,8 @@ class Settings:
     name: str | None = _setting(None, "Name of the model in URLs. Default: taken from the source.")
     engine: Engine = _setting(
         "auto",
-        "What runs the model: onnxruntime, eager (PyTorch itself), or auto (the bundle's own, checked choice).",
-        choices=("auto", "onnxruntime", "eager"),
+        "What runs the model; auto is the bundle's own choice, checked and where there are several measured.",
+        choices=get_args(Engine),
     )
     device: str = _setting(
         "auto", "cpu, cuda, cuda:N or mps; auto takes an accelerator if the engine has one.", metavar="DEVICE"

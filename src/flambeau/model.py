@@ -121,6 +121,7 @@ def _plan(bundle: Bundle, settings: Settings) -> tuple[ReplicaSpec, Placement]:
         engine=engine,
         device=settings.device,
         threads=placement.threads,
+        max_batch=settings.max_batch_size,
         allow_code=settings.allow_code,
         threshold=settings.threshold,
         max_image_pixels=settings.max_image_pixels,

@@ -12,6 +12,7 @@ import msgspec
 
 from flambeau import formats, usercode
 from flambeau.bundle import CodeReference
+from flambeau.config import Engine
 from flambeau.errors import CodeNotAllowed, SourceError
 from flambeau.formats.report import Report
 
@@ -50,6 +51,7 @@ class BuildOrder(msgspec.Struct, frozen=True, kw_only=True):
     """What the build process is told, as JSON on its standard input. Paths are absolute.
 
     `file` is the file that SOURCE or `--weights` names; `architecture` is a registered name, `code` somebody's own.
+    `engine` is the one to take, or `auto` to have it measured; `int8` is the folder of calibration inputs.
     """
 
     kind: Kind
@@ -59,6 +61,8 @@ class BuildOrder(msgspec.Struct, frozen=True, kw_only=True):
     architecture: str | None = None
     code: CodeReference | None = None
     portable: bool = False
+    engine: Engine = "auto"
+    int8: str | None = None
 
 
 class Step(msgspec.Struct, frozen=True, tag="step"):

@@ -87,7 +87,8 @@ def read(opened: Bundle) -> tuple[Sample, ...]:
         return ()
     try:
         table = msgspec.json.decode(opened.member(SAMPLES).read_bytes(), type=dict[str, Expected])
-        tensors = load_file(opened.member(SAMPLE_OUTPUTS)) if SAMPLE_OUTPUTS in opened.manifest.members else {}
+        figures = SAMPLE_OUTPUTS in opened.manifest.members and not opened.quantised  # int8 has others
+        tensors = load_file(opened.member(SAMPLE_OUTPUTS)) if figures else {}
         files = {name: opened.member(str(Path(SAMPLE_FILES, name))).read_bytes() for name in table}
         return tuple(
             Sample(

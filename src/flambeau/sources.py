@@ -17,8 +17,9 @@ from pathlib import Path
 
 import msgspec
 
-from flambeau import bundle, errors
+from flambeau import bundle, errors, machine
 from flambeau.bundle import CodeReference
+from flambeau.config import Engine
 from flambeau.errors import SetupError, SourceError
 from flambeau.orders import Advance, BuildOrder, Event, Failure, Note, SourceOptions, Step, order_for, refuse_idle
 from flambeau.version import VERSION
@@ -45,13 +46,23 @@ def open_source(options: SourceOptions, *, progress: Progress) -> bundle.Bundle:
     return bundle.read(target)
 
 
-def build_into(options: SourceOptions, target: Path, *, progress: Progress) -> bundle.Bundle:
-    """Build a bundle that can be carried elsewhere. `target` must not exist, or be an empty folder."""
+def build_into(
+    options: SourceOptions, target: Path, *, progress: Progress, engine: Engine = "auto", int8: str | None = None
+) -> bundle.Bundle:
+    """Build a bundle that can be carried elsewhere. `target` must not exist, or be an empty folder.
+
+    `engine` fixes its choice; `int8` names a folder of inputs to calibrate a quantised graph with.
+    """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise SourceError(f"{target} exists and is not empty: name a new folder with -o")
     if options.source and (Path(options.source) / bundle.MANIFEST).is_file():
         raise SourceError(f"{options.source} is a bundle already: serve it, or build from its source")
-    order = msgspec.structs.replace(order_for(options), portable=True)
+    calibration = str(Path(int8).resolve()) if int8 else None
+    order = msgspec.structs.replace(order_for(options), portable=True, engine=engine, int8=calibration)
+    if order.kind == "python":
+        for flag, given in (("--engine", engine != "auto"), ("--int8", int8)):
+            if given:
+                raise SourceError(f"{flag} has no effect on a Python model: leave it out")
     with contextlib.suppress(FileNotFoundError):
         target.rmdir()
     _build(order, target, progress=progress)
@@ -118,6 +129,8 @@ def _key(order: BuildOrder) -> str:
     ):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             digest.update(f"{package} {importlib.metadata.version(package)}\n".encode())
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # two engines, so one was measured here
+        digest.update(f"openvino {importlib.metadata.version('openvino')} on {machine.processor()}\n".encode())
     digest.update(f"flambeau {VERSION} format {bundle.FORMAT}\n".encode())
     samples = order.options.samples
     within = sorted(file for file in Path(samples).rglob("*") if file.is_file()) if samples else []

@@ -1,7 +1,6 @@
 """The steps of a build, in order. Each says what it is doing before it does it."""
 
 import importlib.metadata
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,15 +10,16 @@ import torch
 from safetensors.numpy import save_file as save_arrays
 from torch import nn
 
-from flambeau import architectures, bundle
+from flambeau import architectures, bundle, engines
 from flambeau.agreement import Agreement
 from flambeau.architectures import torchvision_models
-from flambeau.build import export, labels, networks, onnx_source, programs, samples
+from flambeau.build import code, export, labels, networks, onnx_source, programs, quantise, samples, trials
 from flambeau.build.networks import Filled
 from flambeau.build.reading import tensors_file
 from flambeau.build.weights import Opening
-from flambeau.bundle import CodeReference, ImagePipeline, Manifest, PythonPipeline, Source
+from flambeau.bundle import ImagePipeline, Manifest, Source
 from flambeau.errors import SourceError
+from flambeau.measurements import Quantised
 from flambeau.orders import Advance, BuildOrder, Event, Note, Step
 from flambeau.pipelines.opening import open_pipeline
 from flambeau.process import give_memory_back
@@ -33,7 +33,7 @@ def build(order: BuildOrder, folder: Path, *, opening: Opening | None, say: Say)
     """Fill `folder` with the bundle that `order` asks for. `opening` is its weights file. Raises `SetupError`."""
     given = samples.gather(Path(order.options.samples)) if order.options.samples else ()
     if order.kind == "python":
-        _build_python(order, folder, given, say)
+        code.build(order, folder, given, say=say)
     else:
         _Build(order, folder, opening, given, say).run()
 
@@ -73,10 +73,13 @@ class _Build:
             for file in self._folder.glob(f"{bundle.ONNX}*"):
                 file.unlink()
         self._conclude(filled, found, error)
+        int8 = self._quantise(filled, spec, named, error) if self._order.int8 else None
         self._step("writing the bundle")
         probes = {f"input.{name}": array for name, array in inputs.items()} | {f"output.{filled.output}": eager}
         save_arrays(probes, self._folder / bundle.PROBES)
-        self._write(filled, source, spec, found, error)
+        self._write(filled, source, spec, found, error, int8)
+        allow_code = self._order.options.allow_code
+        trials.settle(self._folder, self._order.engine, allow_code=allow_code, tell=self._tell)
 
     def _collect(
         self, filled: Filled, output: TensorSpec, named: tuple[Label, ...] | None
@@ -89,6 +92,23 @@ class _Build:
             self._given, self._folder, pipeline=pipeline, compute=lambda rows: {output.name: _outputs(filled, rows)}
         )
         return [(golden.inputs, golden.outputs)]
+
+    def _quantise(
+        self, filled: Filled, output: TensorSpec, named: tuple[Label, ...] | None, error: str | None
+    ) -> Quantised:
+        """Make the int8 twin of the graph, and say how well it agrees."""
+        if error or filled.rows is not None:
+            why = error or "it takes one row at a time"
+            raise SourceError(f"--int8 needs a graph that computes batches, and {filled.name} has none ({why})")
+        pipeline = open_pipeline(filled.pipeline, labels=named, inputs=(filled.input,), outputs=(output,))
+        found = quantise.quantise(
+            self._folder,
+            quantise.gather(Path(str(self._order.int8)), pipeline),
+            compute=lambda rows: {output.name: _outputs(filled, rows)},
+            classes=isinstance(filled.pipeline, ImagePipeline),
+        )
+        self._tell(quantise.told(found))
+        return found
 
     def _step(self, what: str) -> None:
         self._number += 1
@@ -162,7 +182,13 @@ class _Build:
             self._tell(f"ONNX Runtime agrees with PyTorch: {found}")
 
     def _write(
-        self, filled: Filled, source: Source, output: TensorSpec, found: Agreement | None, error: str | None
+        self,
+        filled: Filled,
+        source: Source,
+        output: TensorSpec,
+        found: Agreement | None,
+        error: str | None,
+        int8: Quantised | None,
     ) -> None:
         if filled.architecture is not None:
             assert isinstance(filled.network, nn.Module)  # only such have an architecture
@@ -170,7 +196,7 @@ class _Build:
                 tensors_file.write(filled.network.state_dict(), file, say=lambda done, of: None)
         architecture = filled.architecture
         if architecture is not None and architecture.code is not None:
-            kept = keep_code(architecture.code, self._folder, portable=self._order.portable)
+            kept = code.keep_code(architecture.code, self._folder, portable=self._order.portable)
             architecture = msgspec.structs.replace(architecture, code=kept)
         manifest = Manifest(
             format=bundle.FORMAT,
@@ -184,39 +210,10 @@ class _Build:
             architecture=architecture,
             agreement=None if filled.exports == "ready" else found,
             export_error=error,
+            int8=int8,
             tools=_tools(),
         )
         bundle.write_manifest(self._folder, manifest)
-
-
-def _build_python(order: BuildOrder, folder: Path, given: Sequence[samples.Given], say: Say) -> None:
-    """The bundle of a Python model: its file and its name. The code is copied, not run."""
-    assert order.code is not None  # `flambeau.orders` gives every Python model its reference
-    say(Step(1, 1, f"packing {order.name}"))
-    code = keep_code(order.code, folder, portable=order.portable)
-    source = Source(kind="python", name=Path(code.file).name if code.file else str(code.module))
-    manifest = Manifest(
-        format=bundle.FORMAT,
-        name=order.name,
-        flambeau=VERSION,
-        source=source,
-        pipeline=PythonPipeline(code=code),
-        engine="python",
-    )
-    if given:
-        samples.keep(given, folder)
-    bundle.write_manifest(folder, manifest)
-
-
-def keep_code(code: CodeReference, folder: Path, *, portable: bool) -> CodeReference:
-    """Copy the code's file into the bundle. A portable bundle forgets the folder that siblings came from."""
-    root = None if portable else code.root
-    if not code.file:
-        return msgspec.structs.replace(code, root=root)
-    member = Path("code", Path(code.file).name)
-    (folder / "code").mkdir(exist_ok=True)
-    shutil.copyfile(code.file, folder / member)
-    return msgspec.structs.replace(code, file=str(member), root=root)
 
 
 def _outputs(filled: Filled, inputs: Tensors) -> np.ndarray:
@@ -246,4 +243,5 @@ def _answer(filled: Filled, rows: torch.Tensor) -> np.ndarray:
 
 
 def _tools() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "onnx", "onnxruntime")}
+    tools = ["torch", "torchvision", "onnx", "onnxruntime", *(["openvino"] if engines.installed("openvino") else [])]
+    return {name: importlib.metadata.version(name) for name in tools}

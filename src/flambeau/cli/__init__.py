@@ -6,6 +6,7 @@ import sys
 import click
 
 from flambeau import logs
+from flambeau.cli.bench import bench
 from flambeau.cli.build import build
 from flambeau.cli.inspect import inspect
 from flambeau.cli.predict import predict
@@ -27,6 +28,7 @@ def cli() -> None:
       flambeau inspect my.pth                                 what it is, is it safe, what would be served
       flambeau build my.pth -o bundle                         once, then: flambeau serve bundle
       flambeau predict default photos/ -o answers.csv         many files at once, without a server
+      flambeau bench default                                  the engines of this machine, side by side
 
     Every setting of serve can stand in the environment too: FLAMBEAU_PORT=8080.
     """
@@ -36,6 +38,7 @@ cli.add_command(serve)
 cli.add_command(build)
 cli.add_command(inspect)
 cli.add_command(predict)
+cli.add_command(bench)
 
 
 def main() -> None:

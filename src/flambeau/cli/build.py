@@ -1,5 +1,6 @@
 """`flambeau build`."""
 
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import click
 
 from flambeau import sources
 from flambeau.cli.options import ShowProgress, source_options
+from flambeau.config import Engine
 from flambeau.orders import SourceOptions
 
 
@@ -15,6 +17,19 @@ from flambeau.orders import SourceOptions
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Probability below which nothing is recognised.")
 @click.option("--allow-code", is_flag=True, help="Run code that the source carries.")
 @click.option(
+    "--engine",
+    type=click.Choice(typing.get_args(Engine)),
+    default="auto",
+    show_default=True,
+    help="What will serve it; auto measures those that are installed.",
+)
+@click.option(
+    "--int8",
+    metavar="DIR",
+    type=click.Path(exists=True, file_okay=False),
+    help="Add a quantised graph, calibrated with the images in DIR; taken by name only: --engine onnxruntime-int8.",
+)
+@click.option(
     "-o",
     "--output",
     required=True,
@@ -22,7 +37,7 @@ from flambeau.orders import SourceOptions
     metavar="DIR",
     help="Folder to make the bundle in.",
 )
-def build(*, output: Path, **options: Any) -> None:
+def build(*, output: Path, engine: Engine, int8: str | None, **options: Any) -> None:
     """Make a bundle of SOURCE: a folder that `flambeau serve` opens without PyTorch.
 
     SOURCE is what `flambeau serve` takes. The export for ONNX Runtime is checked against PyTorch, and the figures are
@@ -31,7 +46,7 @@ def build(*, output: Path, **options: Any) -> None:
     """
     progress = ShowProgress()
     try:
-        bundle = sources.build_into(SourceOptions(**options), output, progress=progress)
+        bundle = sources.build_into(SourceOptions(**options), output, progress=progress, engine=engine, int8=int8)
     finally:
         progress.done()
     size = sum((bundle.path / name).stat().st_size for name in bundle.manifest.members)

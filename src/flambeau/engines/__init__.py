@@ -1,20 +1,73 @@
 """Engines by name. One is imported when it is asked for, and its absence names the extra to install."""
 
 import importlib
+import importlib.util
+import logging
+from dataclasses import dataclass
 from types import ModuleType
 
-from flambeau.bundle import Bundle
-from flambeau.config import Engine as EngineName
+from flambeau import logs
+from flambeau.bundle import INT8_ONNX, ONNX, WEIGHTS, Bundle
+from flambeau.config import Engine as Wanted
 from flambeau.engines.base import Engine
 from flambeau.errors import EngineError
 
-_HOMES = {"onnxruntime": "flambeau.engines.onnx", "eager": "flambeau.engines.pytorch"}
-_EXTRAS = {"eager": "pip install 'flambeau[torch]'", "onnxruntime": "pip install onnxruntime"}
+
+@dataclass(frozen=True)
+class _Kind:
+    """Where an engine lives: the `module` with its function `load`, the `package` it runs on and how to `install` it.
+
+    `member` is what it reads of a bundle.
+    """
+
+    module: str
+    package: str
+    install: str
+    member: str
+    load: str = "load"
 
 
-def choose(bundle: Bundle, wanted: EngineName) -> str:
-    """The engine that will run the bundle: the one asked for, or with `auto` the bundle's own choice."""
-    return bundle.manifest.engine if wanted == "auto" else wanted
+_KINDS = {
+    "onnxruntime": _Kind("flambeau.engines.onnx", "onnxruntime", "pip install onnxruntime", ONNX),
+    "openvino": _Kind("flambeau.engines.openvino", "openvino", "pip install 'flambeau[openvino]'", ONNX),
+    "eager": _Kind("flambeau.engines.pytorch", "torch", "pip install 'flambeau[torch]'", WEIGHTS),
+    "compile": _Kind("flambeau.engines.pytorch", "torch", "pip install 'flambeau[torch]'", WEIGHTS, "load_compiled"),
+    "onnxruntime-int8": _Kind(
+        "flambeau.engines.onnx", "onnxruntime", "pip install onnxruntime", INT8_ONNX, "load_int8"
+    ),
+}
+
+
+def choose(bundle: Bundle, wanted: Wanted) -> str:
+    """The engine that will run the bundle: the one asked for, or with `auto` the bundle's own choice.
+
+    A choice that was made on another machine gives way to ONNX Runtime where it is not installed.
+    """
+    if wanted != "auto":
+        return wanted
+    own = bundle.manifest.engine
+    if own in _KINDS and not installed(own) and ONNX in bundle.manifest.members:
+        logs.event(
+            "the bundle's engine is not installed here", level=logging.WARNING,
+            model=bundle.manifest.name, engine=own, taken="onnxruntime",
+        )  # fmt: skip
+        return "onnxruntime"
+    return own
+
+
+def to_reproduce(bundle: Bundle, engine: str) -> Bundle:
+    """The bundle with the answers that `engine` must reproduce: PyTorch's, but of a quantised graph its own."""
+    return Bundle(bundle.path, bundle.manifest, quantised=engine == "onnxruntime-int8")
+
+
+def installed(engine: str) -> bool:
+    """Whether the package that the engine runs on is there. Imports nothing."""
+    return importlib.util.find_spec(_kind(engine).package) is not None
+
+
+def able(bundle: Bundle) -> tuple[str, ...]:
+    """The engines that are installed here and find in the bundle what they run, ONNX Runtime first."""
+    return tuple(name for name, kind in _KINDS.items() if kind.member in bundle.manifest.members and installed(name))
 
 
 def resolve_device(engine: str, device: str) -> str:
@@ -23,19 +76,27 @@ def resolve_device(engine: str, device: str) -> str:
     return chosen
 
 
-def load(bundle: Bundle, engine: str, *, device: str, threads: int, allow_code: bool) -> Engine:
+def load(bundle: Bundle, engine: str, *, device: str, threads: int, allow_code: bool, max_batch: int = 8) -> Engine:
     """Load the bundle's model into an engine. `device` is what `resolve_device` gave; `threads` bounds its own.
 
-    Raises `EngineError`, or `CodeNotAllowed` when the engine needs the architecture's code.
+    `max_batch` is the most rows that will usually be computed together; more are computed all the same. Raises
+    `EngineError`, or `CodeNotAllowed` when the engine needs the architecture's code.
     """
-    loaded: Engine = _home(engine).load(bundle, device=device, threads=threads, allow_code=allow_code)
+    loader = getattr(_home(engine), _kind(engine).load)
+    loaded: Engine = loader(bundle, device=device, threads=threads, max_batch=max_batch, allow_code=allow_code)
     return loaded
 
 
-def _home(engine: str) -> ModuleType:
+def _kind(engine: str) -> _Kind:
     try:
-        return importlib.import_module(_HOMES[engine])
+        return _KINDS[engine]
     except KeyError:
-        raise EngineError(f"there is no engine named {engine!r}: take one of {', '.join(_HOMES)}") from None
+        raise EngineError(f"there is no engine named {engine!r}: take one of {', '.join(_KINDS)}") from None
+
+
+def _home(engine: str) -> ModuleType:
+    kind = _kind(engine)
+    try:
+        return importlib.import_module(kind.module)
     except ImportError as error:
-        raise EngineError(f"the engine {engine} is not installed ({error}): {_EXTRAS[engine]}") from error
+        raise EngineError(f"the engine {engine} is not installed ({error}): {kind.install}") from error

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import onnxruntime
 
-from flambeau.bundle import ONNX, Bundle
+from flambeau.bundle import INT8_ONNX, ONNX, Bundle
 from flambeau.errors import DeviceError, EngineError
 from flambeau.process import give_memory_back
 from flambeau.types import Tensors
@@ -31,12 +31,22 @@ def resolve_device(device: str) -> str:
     return f"cuda:{index or 0}"
 
 
-def load(bundle: Bundle, *, device: str, threads: int, allow_code: bool) -> "OnnxEngine":
+def load(bundle: Bundle, *, device: str, threads: int, max_batch: int, allow_code: bool) -> "OnnxEngine":
     """Open a session on the bundle's ONNX graph. The graph is data: `allow_code` is not needed."""
     if ONNX not in bundle.manifest.members:
         reason = bundle.manifest.export_error or "it was built without"
         raise EngineError(f"bundle {bundle.manifest.name} has no ONNX graph ({reason}): take --engine eager")
-    return OnnxEngine(bundle, device=device, threads=threads)
+    return OnnxEngine(bundle, ONNX, device=device, threads=threads)
+
+
+def load_int8(bundle: Bundle, *, device: str, threads: int, max_batch: int, allow_code: bool) -> "OnnxEngine":
+    """Open a session on the bundle's quantised graph, where it was built with one."""
+    if INT8_ONNX not in bundle.manifest.members:
+        raise EngineError(
+            f"bundle {bundle.manifest.name} has no quantised graph: "
+            "build it with --int8 and a folder of images, or take --engine onnxruntime"
+        )
+    return OnnxEngine(bundle, INT8_ONNX, device=device, threads=threads)
 
 
 @cache
@@ -54,7 +64,7 @@ def _let_forked_children_exit() -> None:
 class OnnxEngine:
     """One ONNX Runtime session."""
 
-    def __init__(self, bundle: Bundle, *, device: str, threads: int) -> None:
+    def __init__(self, bundle: Bundle, member: str, *, device: str, threads: int) -> None:
         _let_forked_children_exit()
         self.inputs = bundle.manifest.inputs
         self.outputs = bundle.manifest.outputs
@@ -69,7 +79,7 @@ class OnnxEngine:
         kind, _, index = device.partition(":")
         providers = [("CUDAExecutionProvider", {"device_id": index})] if kind == "cuda" else ["CPUExecutionProvider"]
         try:
-            self._session = onnxruntime.InferenceSession(bundle.member(ONNX), options, providers=providers)
+            self._session = onnxruntime.InferenceSession(bundle.member(member), options, providers=providers)
         except Exception as error:
             raise EngineError(f"onnxruntime cannot load bundle {bundle.manifest.name}: {error}") from error
         give_memory_back()  # the graph as it was read, and what optimising it took: a quarter of the whole

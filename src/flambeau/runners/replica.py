@@ -48,7 +48,7 @@ class Replica(Protocol):
 
 def open_replica(spec: ReplicaSpec) -> Replica:
     """Open the replica that the bundle's pipeline asks for. Raises `SetupError`."""
-    opened = bundle.read(Path(spec.bundle))
+    opened = engines.to_reproduce(bundle.read(Path(spec.bundle)), spec.engine)
     manifest = opened.manifest
     if isinstance(manifest.pipeline, PythonPipeline):
         return open_python_model(opened, manifest.pipeline, allow_code=spec.allow_code)
@@ -61,7 +61,10 @@ def open_replica(spec: ReplicaSpec) -> Replica:
         max_pixels=spec.max_image_pixels,
     )
     device = engines.resolve_device(spec.engine, spec.device)
-    engine = engines.load(opened, spec.engine, device=device, threads=spec.threads, allow_code=spec.allow_code)
+    engine = engines.load(
+        opened, spec.engine,
+        device=device, threads=spec.threads, allow_code=spec.allow_code, max_batch=spec.max_batch,
+    )  # fmt: skip
     return TensorReplica(opened, engine, pipeline, device=device)
 
 
@@ -88,7 +91,9 @@ class TensorReplica:
         if inputs:
             outputs = self._engine.run(inputs)
             for key, expected in eager.items():
-                found = agreement.measure(expected, outputs[key], classes=expected.ndim == 2)
+                found = agreement.measure(
+                    expected, outputs[key], classes=expected.ndim == 2, tolerance=self._bundle.tolerance
+                )
                 if not found.holds:
                     raise EngineError(
                         f"on this machine {name} does not reproduce the answers it was built with: {found}: {_REMEDY}"

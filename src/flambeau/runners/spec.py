@@ -4,7 +4,10 @@ import msgspec
 
 
 class ReplicaSpec(msgspec.Struct, frozen=True):
-    """`bundle` is the folder's path, `device` is as the user asked, `threads` bounds the engine's own."""
+    """`bundle` is the folder's path, `device` is as the user asked, `threads` bounds the engine's own.
+
+    `max_batch` is the most items that are answered together.
+    """
 
     bundle: str
     name: str
@@ -14,3 +17,4 @@ class ReplicaSpec(msgspec.Struct, frozen=True):
     allow_code: bool
     threshold: float | None
     max_image_pixels: int
+    max_batch: int = 8

@@ -1,0 +1,43 @@
+"""Somebody's own code to its place in a bundle, and the bundle of a Python model, which is nothing but code."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from flambeau import bundle
+from flambeau.build import samples
+from flambeau.bundle import CodeReference, Manifest, PythonPipeline, Source
+from flambeau.orders import BuildOrder, Event, Step
+from flambeau.version import VERSION
+
+
+def build(order: BuildOrder, folder: Path, given: Sequence[samples.Given], *, say: Callable[[Event], None]) -> None:
+    """The bundle of a Python model: its file and its name. The code is copied, not run."""
+    assert order.code is not None  # `flambeau.orders` gives every Python model its reference
+    say(Step(1, 1, f"packing {order.name}"))
+    code = keep_code(order.code, folder, portable=order.portable)
+    source = Source(kind="python", name=Path(code.file).name if code.file else str(code.module))
+    manifest = Manifest(
+        format=bundle.FORMAT,
+        name=order.name,
+        flambeau=VERSION,
+        source=source,
+        pipeline=PythonPipeline(code=code),
+        engine="python",
+    )
+    if given:
+        samples.keep(given, folder)
+    bundle.write_manifest(folder, manifest)
+
+
+def keep_code(code: CodeReference, folder: Path, *, portable: bool) -> CodeReference:
+    """Copy the code's file into the bundle. A portable bundle forgets the folder that siblings came from."""
+    root = None if portable else code.root
+    if not code.file:
+        return msgspec.structs.replace(code, root=root)
+    member = Path("code", Path(code.file).name)
+    (folder / "code").mkdir(exist_ok=True)
+    shutil.copyfile(code.file, folder / member)
+    return msgspec.structs.replace(code, file=str(member), root=root)

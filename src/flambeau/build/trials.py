@@ -1,0 +1,89 @@
+"""The engine that a bundle is served with: measured where there are several, or the one that the user names.
+
+Only those are tried that `trials.verdict` may take: those that read the graph, and on a machine whose accelerator only
+PyTorch can use, PyTorch.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import torch
+
+from flambeau import bundle, engines
+from flambeau.bundle import Bundle, Manifest
+from flambeau.config import Engine, place, usable_cores
+from flambeau.errors import SourceError
+from flambeau.machine import processor
+from flambeau.measurements import Trial, Trials
+from flambeau.trials import verdict
+from flambeau.trials.contest import Rules, hold
+
+_FULL_BATCH = 8  # what a service takes together unless it is told otherwise
+_TOO_SMALL = 1_000_000
+"""Bytes of graph and weights. Below that an answer takes less than bringing it to the engine and back, whichever."""
+
+Tell = Callable[[str], None]
+
+
+def settle(folder: Path, wanted: Engine, *, allow_code: bool, tell: Tell) -> None:
+    """Write into the manifest of the bundle in `folder` which engine serves it, and what was measured to find out.
+
+    Raises `SourceError` when the engine that the user wants cannot serve it.
+    """
+    opened = bundle.read(folder)
+    if wanted == "auto":
+        _measured(opened, allow_code=allow_code, tell=tell)
+    elif wanted != opened.manifest.engine:
+        _fixed(opened, wanted, allow_code=allow_code, tell=tell)
+
+
+def _measured(opened: Bundle, *, allow_code: bool, tell: Tell) -> None:
+    candidates = _candidates(opened)
+    if len(candidates) < 2:
+        return
+    tried = hold(opened.path, candidates, _rules(allow_code=allow_code))
+    chosen, why = verdict.judge(tried)
+    for trial in tried:
+        if reason := verdict.out(trial):
+            tell(f"{trial.engine} is not taken: {reason}")
+    if chosen is not None:
+        tell(f"engine: {why}")
+        _write(opened, chosen, why, tried)
+
+
+def _candidates(opened: Bundle) -> list[str]:
+    manifest = opened.manifest
+    able = engines.able(opened)
+    size = sum(file.stat().st_size for file in opened.path.glob(f"{bundle.ONNX}*"))
+    if "onnxruntime" not in able or size < _TOO_SMALL:
+        return []
+    own = manifest.architecture is not None and manifest.architecture.registry == "code"
+    accelerated = torch.cuda.is_available() and engines.resolve_device("onnxruntime", "auto") == "cpu"
+    return [
+        name for name in able if name in ("onnxruntime", "openvino") or (name == "eager" and accelerated and not own)
+    ]
+
+
+def _fixed(opened: Bundle, wanted: str, *, allow_code: bool, tell: Tell) -> None:
+    """Take the engine that the user names, when it can load the bundle and agrees."""
+    [trial] = hold(opened.path, [wanted], _rules(allow_code=allow_code))
+    loose = wanted == "onnxruntime-int8"  # how far it is from PyTorch was said when it was made
+    if trial.error or (not loose and verdict.out(trial)):
+        raise SourceError(f"--engine {wanted} cannot serve {opened.manifest.name}: {verdict.out(trial)}")
+    why = f"{wanted} was asked for, and takes {verdict.score(trial):.3g} ms"
+    tell(f"engine: {why}")
+    _write(opened, wanted, why, [trial])
+
+
+def _rules(*, allow_code: bool) -> Rules:
+    """As a worker of a service will run, where nothing is said about replicas and threads."""
+    cores = usable_cores()
+    threads = place(None, None, default=cores, cores=cores).threads
+    return Rules(threads=threads, batches=(1, _FULL_BATCH), rounds=3, seconds=0.06, allow_code=allow_code)
+
+
+def _write(opened: Bundle, engine: str, why: str, tried: list[Trial]) -> None:
+    trials = Trials(processor(), _rules(allow_code=False).threads, why, tuple(tried))
+    settled: Manifest = msgspec.structs.replace(opened.manifest, engine=engine, trials=trials)
+    bundle.write_manifest(opened.path, settled)

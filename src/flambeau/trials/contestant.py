@@ -1,0 +1,109 @@
+"""A contestant: one engine in a process of its own, measured when it is its turn.
+
+`python -m flambeau.trials.contestant ENTRY`: ENTRY is the JSON of an `Entry`; then a `Round` a line on standard input,
+and a `Reply` a line on standard output. It ends when its standard input does, or its parent.
+"""
+
+import contextlib
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from flambeau import agreement, bundle, engines
+from flambeau.agreement import Agreement
+from flambeau.bundle import Bundle, split_probes
+from flambeau.engines.base import Engine
+from flambeau.errors import SetupError
+from flambeau.machine import resident_mb
+from flambeau.process import end_with_parent
+from flambeau.trials.messages import Entry, GaveUp, Loaded, Reply, Round, Timed
+from flambeau.types import Tensors
+
+
+def main() -> int:
+    """Load the engine, then compute rounds until there are no more. Returns the exit code."""
+    with os.fdopen(os.dup(1), "wb", buffering=0) as channel:
+        os.dup2(2, 1)  # standard output belongs to the replies: whatever else prints is sent to standard error
+
+        def say(reply: Reply) -> None:
+            with contextlib.suppress(BrokenPipeError):
+                channel.write(msgspec.json.encode(reply) + b"\n")
+
+        entry = msgspec.json.decode(sys.argv[1], type=Entry)
+        end_with_parent(entry.parent)
+        try:
+            compete(entry, say)
+        except SetupError as error:
+            say(GaveUp(str(error)))
+            return 1
+        except MemoryError:
+            say(GaveUp("this machine has too little memory for it"))
+            return 1
+        except Exception as error:
+            say(GaveUp(f"{type(error).__name__}: {error}"))
+            return 1
+    return 0
+
+
+def compete(entry: Entry, say: Callable[[Reply], None]) -> None:
+    """Load, warm and check the engine, say so, and answer a line for each round on standard input."""
+    opened = bundle.read(Path(entry.bundle))
+    inputs, expected = split_probes(opened.probes())
+    before, started = resident_mb(), time.monotonic()
+    device = engines.resolve_device(entry.engine, entry.device)
+    engine = engines.load(
+        opened, entry.engine,
+        device=device, threads=entry.threads, max_batch=max(entry.batches), allow_code=entry.allow_code,
+    )  # fmt: skip
+    engine.run(_rows(opened, inputs, 1))
+    load_seconds = time.monotonic() - started
+    batches = {count: _rows(opened, inputs, count) for count in entry.batches}
+    for rows in batches.values():
+        engine.run(rows)
+    grown = resident_mb() - before
+    say(Loaded(device, load_seconds, grown, worst(engine, inputs, expected)))
+    for line in sys.stdin.buffer:
+        turn = msgspec.json.decode(line, type=Round)
+        say(Timed(_median_ms(engine, batches[turn.batch], turn.seconds) / turn.batch))
+
+
+def worst(engine: Engine, inputs: Tensors, expected: Tensors) -> Agreement | None:
+    """The worse agreement of the probes computed together and one by one, or `None` where there are none."""
+    rows = len(next(iter(inputs.values()), ()))
+    if not rows:
+        return None
+    together = engine.run(inputs)
+    alone = [engine.run({name: array[i : i + 1] for name, array in inputs.items()}) for i in range(rows)]
+    found = [
+        agreement.measure(answers, outputs, classes=answers.ndim == 2)
+        for name, answers in expected.items()
+        for outputs in (together[name], np.concatenate([each[name] for each in alone]))
+    ]
+    return max(found, key=lambda each: (not each.holds, each.difference))
+
+
+def _rows(opened: Bundle, probes: Tensors, count: int) -> Tensors:
+    """So many rows: the probes over and over, or zeros where there are none."""
+    if not probes:
+        return {spec.name: np.zeros((count, *spec.shape), spec.dtype) for spec in opened.manifest.inputs}
+    return {name: np.resize(array, (count, *array.shape[1:])) for name, array in probes.items()}
+
+
+def _median_ms(engine: Engine, rows: Tensors, seconds: float) -> float:
+    taken: list[float] = []
+    end = time.perf_counter() + seconds
+    while not taken or time.perf_counter() < end:
+        started = time.perf_counter()
+        engine.run(rows)
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken) * 1000
+
+
+if __name__ == "__main__":
+    sys.exit(main())
