@@ -8,7 +8,7 @@ from typing import Any, Literal
 from flambeau.batching import Batcher, BatchLimits
 from flambeau.errors import RequestError
 from flambeau.metrics import Metrics
-from flambeau.runners.base import Batch, RunnerState, Slot, WorkerLostError
+from flambeau.runners.base import Batch, RunnerState, Slot, Warm, WorkerLostError
 from flambeau.types import Item, Options, Outcome, Payload, Value
 
 LONG = 60.0  # seconds; no test waits for them
@@ -30,7 +30,7 @@ class FakeRunner:
         self.alone: list[bool] = []  # of each batch: whether it asked for a replica of its own
         self.on_change: Callable[[], None] = lambda: None
 
-    async def start(self, on_change: Callable[[], None]) -> str:
+    async def start(self, on_change: Callable[[], None]) -> Warm:
         raise NotImplementedError
 
     def reserve(self, *, alone: bool = False) -> Slot | None:
@@ -53,6 +53,9 @@ class FakeRunner:
             self.running -= 1
             self.free += 1
             asyncio.get_running_loop().call_soon(self.on_change)
+
+    def room(self) -> int:
+        return self.free
 
     def state(self) -> RunnerState:
         return self.current

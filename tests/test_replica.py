@@ -361,7 +361,7 @@ def test_a_model_that_exits_neither_ends_its_thread_nor_the_process(tmp_path: Pa
 
     async def talk() -> list[list[str]]:
         changes = asyncio.Event()
-        assert await runner.start(changes.set) == "cpu"
+        assert (await runner.start(changes.set)).device == "cpu"
         found = []
         for texts in (['"exit"'], ["1", "2"], ['"exit"', "4"], ["3"]):
             slot = runner.reserve()

@@ -1,7 +1,8 @@
 """Dynamic batching: a bounded queue in front of a runner's slots, and what becomes of a batch that was lost.
 
-Slot first: an entry waits for a free slot, and a free slot takes what is queued, up to `max_batch_size`. So batches
-grow by themselves under load, and a lone request never waits for company. Everything here runs on the loop, without
+Slot first: an entry waits for a free slot, and the free slots share what is queued, up to `max_batch_size` each. So
+batches grow by themselves under load, and a lone request never waits for company. What came in one turn of the loop is
+looked at together. Everything here runs on the loop, without
 locks. A batch of one is a batch like any other.
 
 A batch whose worker was lost is not lost with it: inference can be repeated, so its entries go back to the head of the
@@ -18,7 +19,7 @@ from flambeau import logs
 from flambeau.errors import Code, RequestError
 from flambeau.metrics import ModelMetrics
 from flambeau.quarantine import Quarantine
-from flambeau.runners.base import Runner, RunnerState, Slot, Work, WorkerLostError
+from flambeau.runners.base import Cost, Runner, RunnerState, Slot, Work, WorkerLostError
 from flambeau.types import Item, Outcome
 
 Reason = Literal["full", "drained", "delay", "suspect"]
@@ -45,6 +46,37 @@ class BatchLimits:
     max_queue_bytes: int
 
 
+_MOST = 32  # items
+_PAYS = 0.85  # two items together must take less than so much of their time one after the other
+_LONGEST_BATCH = 0.1  # seconds, by the time of two: how long a batch may keep a newcomer waiting
+_WORTH_A_SLOT = 0.0005  # seconds of work: to wake a worker costs half of it
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSizes:
+    """How many items a batch has at most; and how many a slot is given at least, before another shares with it."""
+
+    most: int
+    least: int = 1
+
+
+def measured_sizes(cost: Cost | None, *, most: int = 0) -> BatchSizes:
+    """The sizes for a model of that cost; `most` where somebody has said it, 0 to find it here.
+
+    What a batch saves is the cost of a call. Where that is small against the item, a batch only makes all of its items
+    wait for the last while other slots stand idle, and batches of one are best.
+    """
+    if cost is None:
+        return BatchSizes(most or _UNMEASURED)
+    each = cost.two / 2
+    if not most:
+        most = max(2, int(min(_MOST, _LONGEST_BATCH / each))) if each < _PAYS * cost.one else 1
+    return BatchSizes(most, least=max(1, int(min(most, _WORTH_A_SLOT / each))))
+
+
+_UNMEASURED = 8  # items: what a Python model is given at most, for it asked for lists
+
+
 @dataclass(eq=False, slots=True)
 class _Entry:
     item: Item
@@ -66,6 +98,8 @@ class Batcher:
     def __init__(self, runner: Runner, limits: BatchLimits, *, metrics: ModelMetrics) -> None:
         self._runner = runner
         self._limits = limits
+        self.sizes = BatchSizes(limits.max_batch_size)
+        """By the limits, until the replicas have been measured."""
         self._metrics = metrics
         self._queue: deque[_Entry] = deque()
         self._suspects: deque[_Entry] = deque()
@@ -74,6 +108,7 @@ class Batcher:
         self._quarantine = Quarantine()
         self._running: set[asyncio.Task[None]] = set()
         self._wake_at: float | None = None
+        self._dispatching = False
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -90,7 +125,7 @@ class Batcher:
             self._metrics.rejected("queue_full")
             raise RequestError(f"{waiting} requests are waiting already", code="queue_full")
         entries = [self._enqueue(item, deadline) for item in items]
-        self.dispatch()
+        self._dispatch_soon()
         try:
             return [await entry.future for entry in entries]
         finally:
@@ -99,8 +134,15 @@ class Batcher:
                     entry.expiry.cancel()
                 self._withdraw(entry)
 
+    def _dispatch_soon(self) -> None:
+        """Dispatch once this turn of the loop is through: what else it brings then goes into the same batches."""
+        if not self._dispatching:
+            self._dispatching = True
+            asyncio.get_running_loop().call_soon(self.dispatch)
+
     def dispatch(self) -> None:
         """Give what waits to free slots. Called whenever an entry came, a slot became free, or the runner changed."""
+        self._dispatching = False
         if self._runner.state() is RunnerState.FAILED:
             self._refuse_all()
         while self._suspects and not self._suspect_runs:
@@ -111,7 +153,8 @@ class Batcher:
         while self._queue and (reason := self._why_close()):
             if (slot := self._runner.reserve()) is None:
                 return
-            size = min(len(self._queue), self._limits.max_batch_size)
+            share = -(-len(self._queue) // (1 + self._runner.room()))
+            size = min(max(share, self.sizes.least), self.sizes.most, len(self._queue))
             self._begin(slot, [self._queue.popleft() for _ in range(size)], reason)
 
     async def close(self) -> None:
@@ -155,7 +198,7 @@ class Batcher:
 
     def _why_close(self) -> Reason | None:
         """Why the next batch closes now, or `None` when it is to wait; then `dispatch` is called again in time."""
-        if len(self._queue) >= self._limits.max_batch_size:
+        if len(self._queue) >= self.sizes.most:
             return "full"
         if not self._limits.max_queue_delay:
             return "drained"

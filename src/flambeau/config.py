@@ -52,7 +52,11 @@ class Settings:
     threads: int | None = _setting(
         None, "Threads of each replica's engine. Default: the cores shared between the replicas.", minimum=1
     )
-    max_batch_size: int = _setting(8, "Most items computed together.", minimum=1)
+    max_batch_size: int = _setting(
+        0,
+        "Most items computed together. 0: by measurement, as many as pay, or one; 8 for Python models.",
+        minimum=0,
+    )
     max_queue_delay_ms: float = _setting(
         0.0, "Milliseconds to hold a free replica back, waiting for a batch to fill.", minimum=0
     )
