@@ -12,7 +12,7 @@ queue as suspects. Suspects run alone, one at a time, so that a second loss name
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from flambeau import logs
@@ -20,7 +20,7 @@ from flambeau.errors import Code, RequestError
 from flambeau.metrics import ModelMetrics
 from flambeau.quarantine import Quarantine
 from flambeau.runners.base import Cost, Runner, RunnerState, Slot, Work, WorkerLostError
-from flambeau.types import Item, Outcome
+from flambeau.types import Item, Outcome, Timings
 
 Reason = Literal["full", "drained", "delay", "suspect"]
 """Why a batch closed: it had reached its size, the queue was empty, its oldest entry had waited long enough, or its
@@ -84,6 +84,7 @@ class _Entry:
     queued_at: float
     deadline: float
     expiry: asyncio.Handle | None = None
+    waits: bool = False
     losses: int = 0
     kills: int = 0
 
@@ -109,8 +110,8 @@ class Batcher:
         self._running: set[asyncio.Task[None]] = set()
         self._wake_at: float | None = None
         self._dispatching = False
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._closing: asyncio.Future[None] | None = None
+        metrics.watch_queue(self._count_waiting, lambda: self._waiting_bytes)
 
     async def submit(self, items: Sequence[Item], *, deadline: float) -> list[Outcome]:
         """Answer the items of one request, in order. `deadline` is a time of the loop's clock.
@@ -119,7 +120,7 @@ class Batcher:
         is cancelled, what still waits is dropped before it is computed.
         """
         added = sum(item.payload.size for item in items)
-        waiting = len(self._queue) + len(self._suspects)
+        waiting = self._count_waiting()
         limits = self._limits
         if waiting + len(items) > limits.max_queue_size or self._waiting_bytes + added > limits.max_queue_bytes:
             self._metrics.rejected("queue_full")
@@ -132,7 +133,8 @@ class Batcher:
             for entry in entries:
                 if entry.expiry is not None:
                     entry.expiry.cancel()
-                self._withdraw(entry)
+                if entry.waits:
+                    self._withdraw(entry)
 
     def _dispatch_soon(self) -> None:
         """Dispatch once this turn of the loop is through: what else it brings then goes into the same batches."""
@@ -159,7 +161,9 @@ class Batcher:
 
     async def close(self) -> None:
         """Wait until all that was taken is answered."""
-        await self._idle.wait()
+        if not self._is_idle():
+            self._closing = self._closing or asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._closing)
 
     def _enqueue(self, item: Item, deadline: float) -> _Entry:
         loop = asyncio.get_running_loop()
@@ -171,30 +175,32 @@ class Batcher:
             message = "this input crashed the model before, and is not tried again"
             future.set_result(Outcome(RequestError(message, code="poison_input")))
             return entry
+        entry.waits = True
         self._queue.append(entry)
         self._waiting_bytes += entry.size
-        self._report()
         return entry
 
     def _expire(self, entry: _Entry) -> None:
         _resolve(entry, RequestError("the answer was not ready before the deadline", code="deadline_exceeded"))
-        self._withdraw(entry)  # now, and not when its caller wakes up: an expired entry is never computed
+        if entry.waits:
+            self._withdraw(entry)  # now, and not when its caller wakes up: an expired entry is never computed
 
     def _withdraw(self, entry: _Entry) -> None:
-        """Take an entry out if it still waits: its caller is gone, or its deadline has passed."""
-        for waiting in (self._queue, self._suspects):
-            if entry in waiting:
-                waiting.remove(entry)
-                self._waiting_bytes -= entry.size
-        self._report()
+        """Take out an entry that still waits: its caller is gone, or its deadline has passed."""
+        (self._suspects if entry in self._suspects else self._queue).remove(entry)
+        entry.waits = False
+        self._waiting_bytes -= entry.size
+        self._end_if_idle()
 
-    def _report(self) -> None:
-        waiting = len(self._queue) + len(self._suspects)
-        self._metrics.queue(waiting, self._waiting_bytes)
-        if waiting or self._running:
-            self._idle.clear()
-        else:
-            self._idle.set()
+    def _count_waiting(self) -> int:
+        return len(self._queue) + len(self._suspects)
+
+    def _is_idle(self) -> bool:
+        return not self._running and not self._count_waiting()
+
+    def _end_if_idle(self) -> None:
+        if self._closing is not None and not self._closing.done() and self._is_idle():
+            self._closing.set_result(None)
 
     def _why_close(self) -> Reason | None:
         """Why the next batch closes now, or `None` when it is to wait; then `dispatch` is called again in time."""
@@ -216,17 +222,18 @@ class Batcher:
         self.dispatch()
 
     def _begin(self, slot: Slot, batch: list[_Entry], reason: Reason) -> None:
-        self._waiting_bytes -= sum(entry.size for entry in batch)
+        for entry in batch:
+            entry.waits = False
+            self._waiting_bytes -= entry.size
         self._metrics.batch(len(batch), reason)
         task = asyncio.get_running_loop().create_task(self._run(slot, batch, suspect=reason == "suspect"))
         self._running.add(task)
         task.add_done_callback(self._end)
-        self._report()
 
     def _end(self, task: "asyncio.Task[None]") -> None:
         self._running.discard(task)
         self.dispatch()
-        self._report()
+        self._end_if_idle()
 
     async def _run(self, slot: Slot, batch: list[_Entry], *, suspect: bool) -> None:
         loop = asyncio.get_running_loop()
@@ -243,10 +250,11 @@ class Batcher:
                 _resolve(entry, RequestError("the model could not be reached", code="internal"))
         else:
             for entry, outcome in zip(batch, outcomes, strict=True):
-                timings = replace(outcome.timings, queue=started - entry.queued_at)
+                spent = outcome.timings
+                timings = Timings(started - entry.queued_at, spent.prepare, spent.compute, spent.finish)
                 self._metrics.timings(timings)
                 if not entry.future.done():
-                    entry.future.set_result(replace(outcome, timings=timings))
+                    entry.future.set_result(Outcome(outcome.result, timings))
         finally:
             if suspect:
                 self._suspect_runs = False
@@ -270,6 +278,7 @@ class Batcher:
             elif entry.losses >= _ATTEMPTS or entry.kills >= _ATTEMPTS_WHEN_KILLED:
                 _resolve(entry, RequestError("the model's process was lost too often", code="model_crashed"))
             else:
+                entry.waits = True
                 self._suspects.appendleft(entry)
                 self._waiting_bytes += entry.size
                 retried += 1
@@ -278,6 +287,7 @@ class Batcher:
     def _refuse_all(self) -> None:
         """No replica will answer: what waits is told so now and not at its deadline."""
         for entry in (*self._suspects, *self._queue):
+            entry.waits = False
             _resolve(
                 entry,
                 RequestError(
@@ -287,7 +297,7 @@ class Batcher:
         self._suspects.clear()
         self._queue.clear()
         self._waiting_bytes = 0
-        self._report()
+        self._end_if_idle()
 
 
 def _resolve(entry: _Entry, error: RequestError) -> None:
