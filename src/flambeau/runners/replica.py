@@ -112,11 +112,12 @@ class TensorReplica:
                     )
         samples.reproduce(samples.read(self._bundle), self._trace, model=name, remedy=_REMEDY)
         example = self._pipeline.example()
-        for wide in (True, False):
+        for wide in (False, True) if self._wide is not self._engine else (False,):
             [outcome] = self.run([Item(example, Options())], wide=wide)
             if isinstance(outcome.result, RequestError):
                 raise EngineError(f"{name} cannot answer its own example: {outcome.result.message}")
-        self.cost = self._measure(self._pipeline.preprocess(example))
+        measured = attempt(self._measure, self._pipeline.preprocess(example))
+        self.cost = Cost(1.0, math.inf) if isinstance(measured, RequestError) else measured  # it knows single items
 
     def _measure(self, one: Tensors) -> Cost:
         """What the engine takes over one item and over two: the best of a few times, for the machine may be busy."""
