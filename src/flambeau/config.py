@@ -72,6 +72,9 @@ class Settings:
     max_json_depth: int = _setting(32, "Deepest nesting of a JSON body.", minimum=1)
     max_items: int = _setting(64, "Most items in one request.", minimum=1)
     max_image_pixels: int = _setting(40_000_000, "Largest image, read from its header; larger is 413.", minimum=1)
+    fast_decode: bool = _setting(
+        False, "Decode large JPEGs to fewer pixels: faster, and up to four grey levels off the exact way."
+    )
     compute_timeout: float = _setting(
         20.0, "Seconds a worker process may take over a batch before it is taken for hung and killed.", minimum=0.1
     )

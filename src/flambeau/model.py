@@ -126,6 +126,7 @@ def _plan(bundle: Bundle, settings: Settings) -> tuple[ReplicaSpec, Placement]:
         allow_code=settings.allow_code,
         threshold=settings.threshold,
         max_image_pixels=settings.max_image_pixels,
+        fast_decode=settings.fast_decode,
         wide_threads=_wide_threads(bundle, settings, engine, placement),
     )
     return spec, placement

@@ -68,6 +68,7 @@ def open_replica(spec: ReplicaSpec) -> Replica:
         outputs=manifest.outputs,
         threshold=spec.threshold,
         max_pixels=spec.max_image_pixels,
+        fast_decode=spec.fast_decode,
     )
     device = engines.resolve_device(spec.engine, spec.device)
     load = functools.partial(engines.load, opened, spec.engine, device=device, allow_code=spec.allow_code)

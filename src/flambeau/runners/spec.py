@@ -18,3 +18,4 @@ class ReplicaSpec(msgspec.Struct, frozen=True):
     threshold: float | None
     max_image_pixels: int
     wide_threads: int = 0
+    fast_decode: bool = False
