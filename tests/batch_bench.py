@@ -19,7 +19,7 @@ class FakeRunner:
     """Answers `b"x"` with `b"<x>"`, once its gate is open."""
 
     def __init__(self, slots: int = 1) -> None:
-        self.free = slots
+        self.free = self._slots = slots
         self.batches: list[list[bytes]] = []
         self.running = 0
         self.gate = asyncio.Event()
@@ -54,8 +54,8 @@ class FakeRunner:
             self.free += 1
             asyncio.get_running_loop().call_soon(self.on_change)
 
-    def room(self) -> int:
-        return self.free
+    def slots(self) -> int:
+        return self._slots
 
     def state(self) -> RunnerState:
         return self.current

@@ -1,8 +1,8 @@
 """Dynamic batching: a bounded queue in front of a runner's slots, and what becomes of a batch that was lost.
 
-Slot first: an entry waits for a free slot, and the free slots share what is queued, up to `max_batch_size` each. So
-batches grow by themselves under load, and a lone request never waits for company. What came in one turn of the loop is
-looked at together. Everything here runs on the loop, without
+Slot first: an entry waits for a free slot, and a free slot takes its share of what is queued, up to `max_batch_size`:
+the other slots come for theirs soon. So batches grow by themselves under load, and a lone request never waits for
+company. What came in one turn of the loop is looked at together. Everything here runs on the loop, without
 locks. A batch of one is a batch like any other.
 
 A batch whose worker was lost is not lost with it: inference can be repeated, so its entries go back to the head of the
@@ -10,6 +10,7 @@ queue as suspects. Suspects run alone, one at a time, so that a second loss name
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class BatchLimits:
 _MOST = 32  # items
 _PAYS = 0.85  # two items together must take less than so much of their time one after the other
 _LONGEST_BATCH = 0.1  # seconds, by the time of two: how long a batch may keep a newcomer waiting
+_UNBROKEN = 0.025  # seconds of work at a stretch, beside which the hand-over to a worker (up to 1 ms) is small
 _WORTH_A_SLOT = 0.0005  # seconds of work: to wake a worker costs half of it
 
 
@@ -63,14 +65,17 @@ class BatchSizes:
 def measured_sizes(cost: Cost | None, *, most: int = 0) -> BatchSizes:
     """The sizes for a model of that cost; `most` where somebody has said it, 0 to find it here.
 
-    What a batch saves is the cost of a call. Where that is small against the item, a batch only makes all of its items
-    wait for the last while other slots stand idle, and batches of one are best.
+    What a batch saves is the cost of a call. Where that is small against the item, a long batch only makes all of its
+    items wait for the last; then a slot is given what keeps it busy for 25 ms, so that it seldom waits for the front.
     """
     if cost is None:
         return BatchSizes(most or _UNMEASURED)
     each = cost.two / 2
+    if not math.isfinite(each):  # two together failed
+        return BatchSizes(most or 1)
     if not most:
-        most = max(2, int(min(_MOST, _LONGEST_BATCH / each))) if each < _PAYS * cost.one else 1
+        stretch = _LONGEST_BATCH if each < _PAYS * cost.one else _UNBROKEN
+        most = max(1, int(min(_MOST, stretch / each)))
     return BatchSizes(most, least=max(1, int(min(most, _WORTH_A_SLOT / each))))
 
 
@@ -152,10 +157,12 @@ class Batcher:
                 return
             self._suspect_runs = True
             self._begin(slot, [self._suspects.popleft()], "suspect")
+        sharing = self._runner.slots()
         while self._queue and (reason := self._why_close()):
             if (slot := self._runner.reserve()) is None:
                 return
-            share = -(-len(self._queue) // (1 + self._runner.room()))
+            share = -(-len(self._queue) // max(1, sharing))
+            sharing -= 1
             size = min(max(share, self.sizes.least), self.sizes.most, len(self._queue))
             self._begin(slot, [self._queue.popleft() for _ in range(size)], reason)
 

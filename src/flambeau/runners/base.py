@@ -81,8 +81,8 @@ class Runner(Protocol):
         """Take a free slot, or `None` when none is free. `alone`: at a replica that does nothing else meanwhile."""
         ...
 
-    def room(self) -> int:
-        """How many slots are free."""
+    def slots(self) -> int:
+        """How many slots there are now, free or not."""
         ...
 
     def state(self) -> RunnerState:

@@ -68,8 +68,8 @@ class ProcessesRunner:
                 return functools.partial(self._run, worker)
         return None
 
-    def room(self) -> int:
-        return 0 if self._closed else sum(not worker.busy and worker.alive for worker in self._ready)
+    def slots(self) -> int:
+        return len(self._ready)
 
     def state(self) -> RunnerState:
         if self._ready and not self._closed:

@@ -55,8 +55,8 @@ class ThreadsRunner:
         self._free -= 1
         return self._run
 
-    def room(self) -> int:
-        return self._free
+    def slots(self) -> int:
+        return self._replicas
 
     async def _run(self, batch: Batch) -> list[Outcome]:
         loop = asyncio.get_running_loop()

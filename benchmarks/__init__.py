@@ -1,0 +1,1 @@
+"""Measurements: of the parts (`micro`), and of the whole on paper (`simulate`)."""
