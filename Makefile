@@ -8,14 +8,16 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input -c constraints.txt
 SERVE_ARGS ?=
 CHAOS_ARGS ?=
+BENCH_ARGS ?=
 
-.PHONY: help venv serve test test-slow chaos lint format clean
+.PHONY: help venv serve test test-slow chaos bench-micro lint format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make serve   serve the embedded image classifier on http://127.0.0.1:5000   (SERVE_ARGS='--port 8080')"
 	@echo "make test    run the test suite          make test-slow   run the long tests too"
 	@echo "make chaos   kill, hang and flood a real server, and account for every request   (CHAOS_ARGS='--quick')"
+	@echo "make bench-micro   measure the parts of a request: decoding, frames, queue, JSON   (BENCH_ARGS='--json')"
 	@echo "make lint    ruff, mypy, import-linter   make format      let ruff mend what it can"
 	@echo "make venv    only make the environment in .venv"
 
@@ -32,6 +34,9 @@ test-slow: $(VENV)/.installed-test
 
 chaos: $(VENV)/.installed-test
 	$(BIN)/python -m chaos $(CHAOS_ARGS)
+
+bench-micro: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.micro $(BENCH_ARGS)
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
