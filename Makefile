@@ -10,7 +10,7 @@ SERVE_ARGS ?=
 CHAOS_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help venv serve test test-slow chaos bench lint format clean
+.PHONY: help venv serve test test-slow chaos bench bench-micro lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make test    run the test suite          make test-slow   run the long tests too"
 	@echo "make chaos   kill, hang and flood a real server, and account for every request   (CHAOS_ARGS='--quick')"
 	@echo "make bench   measure it against its peers, which are installed first   (BENCH_ARGS='--quick')"
+	@echo "make bench-micro   measure the parts of a request: decoding, frames, queue, JSON   (BENCH_ARGS='--json')"
 	@echo "make lint    ruff, mypy, import-linter   make format      let ruff mend what it can"
 	@echo "make venv    only make the environment in .venv"
 
@@ -37,6 +38,9 @@ chaos: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-micro: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.micro $(BENCH_ARGS)
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from flambeau.batching import Batcher, BatchLimits
 from flambeau.errors import RequestError
 from flambeau.metrics import Metrics
-from flambeau.runners.base import Batch, RunnerState, Slot, WorkerLostError
+from flambeau.runners.base import Batch, RunnerState, Slot, Warm, WorkerLostError
 from flambeau.types import Item, Options, Outcome, Payload, Value
 
 LONG = 60.0  # seconds; no test waits for them
@@ -19,7 +19,7 @@ class FakeRunner:
     """Answers `b"x"` with `b"<x>"`, once its gate is open."""
 
     def __init__(self, slots: int = 1) -> None:
-        self.free = slots
+        self.free = self._slots = slots
         self.batches: list[list[bytes]] = []
         self.running = 0
         self.gate = asyncio.Event()
@@ -30,7 +30,7 @@ class FakeRunner:
         self.alone: list[bool] = []  # of each batch: whether it asked for a replica of its own
         self.on_change: Callable[[], None] = lambda: None
 
-    async def start(self, on_change: Callable[[], None]) -> str:
+    async def start(self, on_change: Callable[[], None]) -> Warm:
         raise NotImplementedError
 
     def reserve(self, *, alone: bool = False) -> Slot | None:
@@ -53,6 +53,9 @@ class FakeRunner:
             self.running -= 1
             self.free += 1
             asyncio.get_running_loop().call_soon(self.on_change)
+
+    def slots(self) -> int:
+        return self._slots
 
     def state(self) -> RunnerState:
         return self.current

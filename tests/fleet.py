@@ -85,7 +85,7 @@ class Fleet:
         self.device = ""
 
     async def __aenter__(self) -> "Fleet":
-        self.device = await self.runner.start(self.changed.set)
+        self.device = (await self.runner.start(self.changed.set)).device
         return self
 
     async def __aexit__(

@@ -1,12 +1,15 @@
 """Dynamic batching on a real event loop: slot first, bounded queues, and exactly one outcome for every item."""
 
 import asyncio
+import math
 import random
 
 import pytest
 
 from batch_bench import LONG, Bench, on_loop, settle
+from flambeau.batching import BatchSizes, measured_sizes
 from flambeau.errors import RequestError
+from flambeau.runners.base import Cost
 from flambeau.types import Item, Options, Payload
 
 
@@ -44,7 +47,66 @@ async def test_every_slot_takes_a_batch() -> None:
     assert bench.runner.batches == [[b"a"], [b"b"]]
     bench.runner.gate.set()
     assert [await task for task in tasks] == [[b"<a>"], [b"<b>"], [b"<c>"], [b"<d>"]]
-    assert bench.runner.batches[2:] == [[b"c", b"d"]]
+    assert bench.runner.batches[2:] == [[b"c"], [b"d"]]
+
+
+@on_loop
+async def test_a_free_slot_leaves_their_share_to_those_that_are_busy() -> None:
+    bench = Bench(slots=2, size=8)
+    first = await bench.asked(b"a")
+    second = await bench.asked(b"b", b"c", b"d")
+    assert bench.runner.batches == [[b"a"], [b"b", b"c"]]
+    bench.runner.gate.set()
+    assert await first == [b"<a>"]
+    assert await second == [b"<b>", b"<c>", b"<d>"]
+    assert bench.runner.batches[2:] == [[b"d"]]
+
+
+@on_loop
+async def test_free_slots_share_what_waits() -> None:
+    bench = Bench(slots=3, size=8)
+    bench.runner.gate.set()
+    assert len(await bench.ask(*[b"%d" % number for number in range(7)])) == 7
+    assert [len(batch) for batch in bench.runner.batches] == [3, 2, 2]
+
+
+@on_loop
+async def test_a_slot_is_not_shared_for_less_than_is_worth_its_waking() -> None:
+    bench = Bench(slots=3, size=8)
+    bench.batcher.sizes = BatchSizes(8, least=4)
+    bench.runner.gate.set()
+    assert len(await bench.ask(*[b"%d" % number for number in range(7)])) == 7
+    assert [len(batch) for batch in bench.runner.batches] == [4, 3]
+
+
+@on_loop
+async def test_what_comes_in_one_turn_of_the_loop_goes_together() -> None:
+    bench = Bench(size=8)
+    bench.runner.gate.set()
+    await asyncio.gather(bench.ask(b"a"), bench.ask(b"b"), bench.ask(b"c"))
+    assert bench.runner.batches == [[b"a", b"b", b"c"]]
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "most", "least"),
+    [
+        (10e-6, 11e-6, 32, 32),  # a few numbers: all is the cost of the call
+        (12e-3, 24e-3, 2, 1),  # a convolutional network on one thread: company saves nothing but the hand-over
+        (35e-3, 70e-3, 1, 1),
+        (12e-3, 14e-3, 14, 1),  # it pays, and a newcomer waits a tenth of a second at most
+        (2.0, 2.1, 1, 1),
+        (1.0, math.inf, 1, 1),
+        (math.nan, math.nan, 1, 1),
+    ],
+)
+def test_batches_are_as_large_as_pays(one: float, two: float, most: int, least: int) -> None:
+    assert measured_sizes(Cost(one, two)) == BatchSizes(most, least)
+
+
+def test_a_batch_size_that_was_asked_for_is_kept() -> None:
+    assert measured_sizes(Cost(12e-3, 24e-3), most=16).most == 16
+    assert measured_sizes(None, most=16) == BatchSizes(16)
+    assert measured_sizes(None) == BatchSizes(8)
 
 
 @on_loop

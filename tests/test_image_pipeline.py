@@ -31,7 +31,9 @@ REFUSALS = {"unsupported_image_format", "image_undecodable", "image_too_large"}
 MIB = 2**20
 
 
-def pipeline(*, max_pixels: int = 50_000_000, classes: int = 3, **config: object) -> ImagePipeline:
+def pipeline(
+    *, max_pixels: int = 50_000_000, classes: int = 3, fast_decode: bool = False, **config: object
+) -> ImagePipeline:
     return ImagePipeline(
         bundle.ImagePipeline(**config),  # type: ignore[arg-type]
         labels=[Label(f"n{index}", f"class{index}") for index in range(classes)],
@@ -39,6 +41,7 @@ def pipeline(*, max_pixels: int = 50_000_000, classes: int = 3, **config: object
         outputs=[TensorSpec("output", "float32", (classes,))],
         threshold=None,
         max_pixels=max_pixels,
+        fast_decode=fast_decode,
     )
 
 
@@ -46,6 +49,21 @@ def prepared(data: bytes, **config: object) -> npt.NDArray[np.float32]:
     [tensor] = pipeline(**config).preprocess(Payload("file", data)).values()  # type: ignore[arg-type]
     assert tensor.dtype == np.float32
     return tensor
+
+
+@pytest.mark.parametrize("name", ["chelsea", "coffee", "rocket", "astronaut"])
+def test_fast_decoding_stays_within_its_tolerance(name: str) -> None:
+    large = photograph(name).resize((2400, 1800), Image.Resampling.BICUBIC)
+    data = encoded(large, "JPEG", quality=90)
+    exact, fast = prepared(data), prepared(data, fast_decode=True)
+    assert 0 < np.abs(fast - exact).max() <= 4 * GREY_LEVEL
+    assert np.abs(fast - exact).mean() <= 0.3 * GREY_LEVEL
+
+
+def test_fast_decoding_leaves_alone_what_is_small_or_no_jpeg(cat: bytes) -> None:
+    small = encoded(photograph("chelsea").resize((1500, 1000)), "JPEG")
+    for data in (small, cat, encoded(photograph("coffee").resize((2400, 1800)), "WEBP")):
+        assert np.array_equal(prepared(data, fast_decode=True), prepared(data))
 
 
 def reference(

@@ -92,7 +92,7 @@ def test_objects_stay_objects() -> None:
 
 
 def test_bounds_are_checked() -> None:
-    with pytest.raises(flambeau.SetupError, match="--max-batch-size 0 is too small"):
+    with pytest.raises(flambeau.SetupError, match="max_batch_size 0 is too small"):
         flambeau.Batcher(lambda batch: batch, max_batch_size=0)
 
 

@@ -10,10 +10,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from flambeau import bundle
+from flambeau.batching import measured_sizes
 from flambeau.bundle import Bundle, CodeReference, Manifest, PythonPipeline, Source
 from flambeau.errors import CodeNotAllowed, EngineError, InvalidInput, RequestError, SourceError
 from flambeau.pipelines.tensor import TensorPipeline
-from flambeau.runners.base import RunnerState, Work
+from flambeau.runners import replica as replica_module
+from flambeau.runners.base import Cost, RunnerState, Work
 from flambeau.runners.function_replica import open_python_model
 from flambeau.runners.replica import Replica, TensorReplica
 from flambeau.runners.threads import ThreadsRunner
@@ -65,9 +67,11 @@ def manifest(**fields: object) -> Manifest:
     )  # fmt: skip
 
 
-def tensor_replica(engine: Engine, folder: Path = Path(), **fields: object) -> TensorReplica:
+def tensor_replica(
+    engine: Engine, folder: Path = Path(), *, wide: Engine | None = None, **fields: object
+) -> TensorReplica:
     pipeline = TensorPipeline(inputs=[INPUT], outputs=[OUTPUT])
-    return TensorReplica(Bundle(folder, manifest(**fields)), engine, pipeline, device="cpu")
+    return TensorReplica(Bundle(folder, manifest(**fields)), engine, pipeline, device="cpu", wide=wide)
 
 
 def test_items_are_computed_together_and_each_gets_its_own_rows() -> None:
@@ -190,7 +194,50 @@ def probed(folder: Path, outputs: np.ndarray) -> dict[str, object]:
 def test_warming_up_reproduces_the_probes_and_answers_the_example(tmp_path: Path) -> None:
     engine = Engine()
     tensor_replica(engine, tmp_path, **probed(tmp_path, np.array([[2, 4], [6, 8]], np.float32))).warm_up()
-    assert engine.sizes == [2, 1]
+    assert engine.sizes[:2] == [2, 1]
+
+
+def test_warming_up_measures_one_item_and_two_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count()  # one tick between two looks at it, whatever was computed
+    monkeypatch.setattr(replica_module.time, "perf_counter", lambda: float(next(clock)))
+    engine = Engine()
+    replica = tensor_replica(engine)
+    replica.warm_up()
+    assert engine.sizes[1:3] == [1, 2]
+    assert replica.cost == Cost(1.0, 1.0)
+
+
+def refuses_company(rows: np.ndarray) -> np.ndarray:
+    if len(rows) > 1:
+        raise ValueError("one at a time")
+    return rows * 2
+
+
+def test_an_engine_that_takes_single_items_only_gets_single_items() -> None:
+    replica = tensor_replica(Engine(refuses_company))
+    replica.warm_up()
+    assert measured_sizes(replica.cost).most == 1
+
+
+def test_a_batch_that_is_alone_on_the_machine_goes_to_the_wide_engine() -> None:
+    engine, wide = Engine(), Engine()
+    replica = tensor_replica(engine, wide=wide)
+    replica.warm_up()
+    assert wide.sizes, "it is warmed, too"
+    before = len(wide.sizes), len(engine.sizes)
+    replica.run(items("[1, 2]"), wide=True)
+    replica.run(items("[1, 2]"))
+    assert (len(wide.sizes), len(engine.sizes)) == (before[0] + 1, before[1] + 1)
+    replica.close()
+    assert engine.closed
+    assert wide.closed
+
+
+def test_a_wide_engine_is_held_against_the_probes_too(tmp_path: Path) -> None:
+    wrong = Engine(lambda rows: rows * 3)
+    right = probed(tmp_path, np.array([[2, 4], [6, 8]], np.float32))
+    with pytest.raises(EngineError, match="does not reproduce"):
+        tensor_replica(Engine(), tmp_path, wide=wrong, **right).warm_up()
 
 
 @pytest.mark.parametrize("wrong", [[[2, 4], [6, 9]], [[4, 2], [6, 8]], [[2, 4]], [[2, 4, 6], [6, 8, 10]]])
@@ -361,7 +408,7 @@ def test_a_model_that_exits_neither_ends_its_thread_nor_the_process(tmp_path: Pa
 
     async def talk() -> list[list[str]]:
         changes = asyncio.Event()
-        assert await runner.start(changes.set) == "cpu"
+        assert (await runner.start(changes.set)).device == "cpu"
         found = []
         for texts in (['"exit"'], ["1", "2"], ['"exit"', "4"], ["3"]):
             slot = runner.reserve()

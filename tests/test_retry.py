@@ -9,6 +9,7 @@ import random
 import pytest
 
 from batch_bench import LONG, Bench, Loss, on_loop, settle
+from flambeau.batching import BatchSizes
 from flambeau.errors import RequestError
 from flambeau.runners.base import RunnerState
 
@@ -47,6 +48,7 @@ def test_a_lost_batch_is_run_again_one_by_one_in_order_and_before_newer_ones_f01
 @on_loop
 async def test_suspects_run_one_at_a_time_while_newer_ones_use_the_other_slots() -> None:
     bench = Bench(size=2, slots=2)
+    bench.batcher.sizes = BatchSizes(2, least=2)  # two slots would share a request of two
     lose_once(bench, "killed")
     first, newer = await bench.asked(b"a", b"b"), await bench.asked(b"c", b"d")
     await bench.asked(b"e", b"f")

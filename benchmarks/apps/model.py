@@ -139,7 +139,7 @@ class _Onnx:
         from flambeau.engines import onnx
 
         self._bundle = bundle.read(Path(order.files / order.work))
-        self._engine = onnx.load(self._bundle, device="cpu", threads=order.threads, allow_code=False)
+        self._engine = onnx.load(self._bundle, device="cpu", threads=order.threads, max_batch=8, allow_code=False)
         self._input, self._output = self._engine.inputs[0], self._engine.outputs[0].name
 
 

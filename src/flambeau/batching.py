@@ -1,7 +1,8 @@
 """Dynamic batching: a bounded queue in front of a runner's slots, and what becomes of a batch that was lost.
 
-Slot first: an entry waits for a free slot, and a free slot takes what is queued, up to `max_batch_size`. So batches
-grow by themselves under load, and a lone request never waits for company. Everything here runs on the loop, without
+Slot first: an entry waits for a free slot, and a free slot takes its share of what is queued, up to `max_batch_size`:
+the other slots come for theirs soon. So batches grow by themselves under load, and a lone request never waits for
+company. What came in one turn of the loop is looked at together. Everything here runs on the loop, without
 locks. A batch of one is a batch like any other.
 
 A batch whose worker was lost is not lost with it: inference can be repeated, so its entries go back to the head of the
@@ -9,17 +10,18 @@ queue as suspects. Suspects run alone, one at a time, so that a second loss name
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from flambeau import logs
 from flambeau.errors import Code, RequestError
 from flambeau.metrics import ModelMetrics
 from flambeau.quarantine import Quarantine
-from flambeau.runners.base import Runner, RunnerState, Slot, Work, WorkerLostError
-from flambeau.types import Item, Outcome
+from flambeau.runners.base import Cost, Runner, RunnerState, Slot, Work, WorkerLostError
+from flambeau.types import Item, Outcome, Timings
 
 Reason = Literal["full", "drained", "delay", "suspect"]
 """Why a batch closed: it had reached its size, the queue was empty, its oldest entry had waited long enough, or its
@@ -45,6 +47,42 @@ class BatchLimits:
     max_queue_bytes: int
 
 
+_MOST = 32  # items
+_PAYS = 0.85  # two items together must take less than so much of their time one after the other
+_LONGEST_BATCH = 0.1  # seconds, by the time of two: how long a batch may keep a newcomer waiting
+_UNBROKEN = 0.025  # seconds of work at a stretch, beside which the hand-over to a worker (up to 1 ms) is small
+_WORTH_A_SLOT = 0.0005  # seconds of work: to wake a worker costs half of it
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSizes:
+    """How many items a batch has at most; and how many a slot is given at least, before another shares with it."""
+
+    most: int
+    least: int = 1
+
+
+def measured_sizes(cost: Cost | None, *, most: int = 0) -> BatchSizes:
+    """The sizes for a model of that cost; `most` where somebody has said it, 0 to find it here.
+
+    What a batch saves is the cost of a call. Where that is small against the item, a long batch only makes all of its
+    items wait for the last; then a slot is given what keeps it busy for 25 ms, so that it seldom waits for the front.
+    """
+    if cost is None:
+        return BatchSizes(most or UNMEASURED)
+    each = cost.two / 2
+    if not math.isfinite(each):  # two together failed
+        return BatchSizes(most or 1)
+    if not most:
+        stretch = _LONGEST_BATCH if each < _PAYS * cost.one else _UNBROKEN
+        most = max(1, int(min(_MOST, stretch / each)))
+    return BatchSizes(most, least=max(1, int(min(most, _WORTH_A_SLOT / each))))
+
+
+UNMEASURED = 8
+"""Items: what a Python model is given at most, for it asked for lists."""
+
+
 @dataclass(eq=False, slots=True)
 class _Entry:
     item: Item
@@ -52,6 +90,7 @@ class _Entry:
     queued_at: float
     deadline: float
     expiry: asyncio.Handle | None = None
+    waits: bool = False
     losses: int = 0
     kills: int = 0
 
@@ -66,6 +105,8 @@ class Batcher:
     def __init__(self, runner: Runner, limits: BatchLimits, *, metrics: ModelMetrics) -> None:
         self._runner = runner
         self._limits = limits
+        self.sizes = BatchSizes(limits.max_batch_size)
+        """By the limits, until the replicas have been measured."""
         self._metrics = metrics
         self._queue: deque[_Entry] = deque()
         self._suspects: deque[_Entry] = deque()
@@ -74,8 +115,9 @@ class Batcher:
         self._quarantine = Quarantine()
         self._running: set[asyncio.Task[None]] = set()
         self._wake_at: float | None = None
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._dispatching = False
+        self._closing: asyncio.Future[None] | None = None
+        metrics.watch_queue(self._count_waiting, lambda: self._waiting_bytes)
 
     async def submit(self, items: Sequence[Item], *, deadline: float) -> list[Outcome]:
         """Answer the items of one request, in order. `deadline` is a time of the loop's clock.
@@ -84,23 +126,31 @@ class Batcher:
         is cancelled, what still waits is dropped before it is computed.
         """
         added = sum(item.payload.size for item in items)
-        waiting = len(self._queue) + len(self._suspects)
+        waiting = self._count_waiting()
         limits = self._limits
         if waiting + len(items) > limits.max_queue_size or self._waiting_bytes + added > limits.max_queue_bytes:
             self._metrics.rejected("queue_full")
             raise RequestError(f"{waiting} requests are waiting already", code="queue_full")
         entries = [self._enqueue(item, deadline) for item in items]
-        self.dispatch()
+        self._dispatch_soon()
         try:
             return [await entry.future for entry in entries]
         finally:
             for entry in entries:
                 if entry.expiry is not None:
                     entry.expiry.cancel()
-                self._withdraw(entry)
+                if entry.waits:
+                    self._withdraw(entry)
+
+    def _dispatch_soon(self) -> None:
+        """Dispatch once this turn of the loop is through: what else it brings then goes into the same batches."""
+        if not self._dispatching:
+            self._dispatching = True
+            asyncio.get_running_loop().call_soon(self.dispatch)
 
     def dispatch(self) -> None:
         """Give what waits to free slots. Called whenever an entry came, a slot became free, or the runner changed."""
+        self._dispatching = False
         if self._runner.state() is RunnerState.FAILED:
             self._refuse_all()
         while self._suspects and not self._suspect_runs:
@@ -108,15 +158,20 @@ class Batcher:
                 return
             self._suspect_runs = True
             self._begin(slot, [self._suspects.popleft()], "suspect")
+        sharing = self._runner.slots()
         while self._queue and (reason := self._why_close()):
             if (slot := self._runner.reserve()) is None:
                 return
-            size = min(len(self._queue), self._limits.max_batch_size)
+            share = -(-len(self._queue) // max(1, sharing))
+            sharing -= 1
+            size = min(max(share, self.sizes.least), self.sizes.most, len(self._queue))
             self._begin(slot, [self._queue.popleft() for _ in range(size)], reason)
 
     async def close(self) -> None:
         """Wait until all that was taken is answered."""
-        await self._idle.wait()
+        if not self._is_idle():
+            self._closing = self._closing or asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._closing)
 
     def _enqueue(self, item: Item, deadline: float) -> _Entry:
         loop = asyncio.get_running_loop()
@@ -128,34 +183,36 @@ class Batcher:
             message = "this input crashed the model before, and is not tried again"
             future.set_result(Outcome(RequestError(message, code="poison_input")))
             return entry
+        entry.waits = True
         self._queue.append(entry)
         self._waiting_bytes += entry.size
-        self._report()
         return entry
 
     def _expire(self, entry: _Entry) -> None:
         _resolve(entry, RequestError("the answer was not ready before the deadline", code="deadline_exceeded"))
-        self._withdraw(entry)  # now, and not when its caller wakes up: an expired entry is never computed
+        if entry.waits:
+            self._withdraw(entry)  # now, and not when its caller wakes up: an expired entry is never computed
 
     def _withdraw(self, entry: _Entry) -> None:
-        """Take an entry out if it still waits: its caller is gone, or its deadline has passed."""
-        for waiting in (self._queue, self._suspects):
-            if entry in waiting:
-                waiting.remove(entry)
-                self._waiting_bytes -= entry.size
-        self._report()
+        """Take out an entry that still waits: its caller is gone, or its deadline has passed."""
+        (self._suspects if entry in self._suspects else self._queue).remove(entry)
+        entry.waits = False
+        self._waiting_bytes -= entry.size
+        self._end_if_idle()
 
-    def _report(self) -> None:
-        waiting = len(self._queue) + len(self._suspects)
-        self._metrics.queue(waiting, self._waiting_bytes)
-        if waiting or self._running:
-            self._idle.clear()
-        else:
-            self._idle.set()
+    def _count_waiting(self) -> int:
+        return len(self._queue) + len(self._suspects)
+
+    def _is_idle(self) -> bool:
+        return not self._running and not self._count_waiting()
+
+    def _end_if_idle(self) -> None:
+        if self._closing is not None and not self._closing.done() and self._is_idle():
+            self._closing.set_result(None)
 
     def _why_close(self) -> Reason | None:
         """Why the next batch closes now, or `None` when it is to wait; then `dispatch` is called again in time."""
-        if len(self._queue) >= self._limits.max_batch_size:
+        if len(self._queue) >= self.sizes.most:
             return "full"
         if not self._limits.max_queue_delay:
             return "drained"
@@ -173,17 +230,18 @@ class Batcher:
         self.dispatch()
 
     def _begin(self, slot: Slot, batch: list[_Entry], reason: Reason) -> None:
-        self._waiting_bytes -= sum(entry.size for entry in batch)
+        for entry in batch:
+            entry.waits = False
+            self._waiting_bytes -= entry.size
         self._metrics.batch(len(batch), reason)
         task = asyncio.get_running_loop().create_task(self._run(slot, batch, suspect=reason == "suspect"))
         self._running.add(task)
         task.add_done_callback(self._end)
-        self._report()
 
     def _end(self, task: "asyncio.Task[None]") -> None:
         self._running.discard(task)
         self.dispatch()
-        self._report()
+        self._end_if_idle()
 
     async def _run(self, slot: Slot, batch: list[_Entry], *, suspect: bool) -> None:
         loop = asyncio.get_running_loop()
@@ -200,10 +258,11 @@ class Batcher:
                 _resolve(entry, RequestError("the model could not be reached", code="internal"))
         else:
             for entry, outcome in zip(batch, outcomes, strict=True):
-                timings = replace(outcome.timings, queue=started - entry.queued_at)
+                spent = outcome.timings
+                timings = Timings(started - entry.queued_at, spent.prepare, spent.compute, spent.finish)
                 self._metrics.timings(timings)
                 if not entry.future.done():
-                    entry.future.set_result(replace(outcome, timings=timings))
+                    entry.future.set_result(Outcome(outcome.result, timings))
         finally:
             if suspect:
                 self._suspect_runs = False
@@ -227,6 +286,7 @@ class Batcher:
             elif entry.losses >= _ATTEMPTS or entry.kills >= _ATTEMPTS_WHEN_KILLED:
                 _resolve(entry, RequestError("the model's process was lost too often", code="model_crashed"))
             else:
+                entry.waits = True
                 self._suspects.appendleft(entry)
                 self._waiting_bytes += entry.size
                 retried += 1
@@ -235,6 +295,7 @@ class Batcher:
     def _refuse_all(self) -> None:
         """No replica will answer: what waits is told so now and not at its deadline."""
         for entry in (*self._suspects, *self._queue):
+            entry.waits = False
             _resolve(
                 entry,
                 RequestError(
@@ -244,7 +305,7 @@ class Batcher:
         self._suspects.clear()
         self._queue.clear()
         self._waiting_bytes = 0
-        self._report()
+        self._end_if_idle()
 
 
 def _resolve(entry: _Entry, error: RequestError) -> None:

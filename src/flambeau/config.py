@@ -53,7 +53,11 @@ class Settings:
     threads: int | None = _setting(
         None, "Threads of each replica's engine. Default: the cores shared between the replicas.", minimum=1
     )
-    max_batch_size: int = _setting(8, "Most items computed together.", minimum=1)
+    max_batch_size: int = _setting(
+        0,
+        "Most items computed together. 0: by measurement, as many as pay, or one; 8 for Python models.",
+        minimum=0,
+    )
     max_queue_delay_ms: float = _setting(
         0.0, "Milliseconds to hold a free replica back, waiting for a batch to fill.", minimum=0
     )
@@ -69,6 +73,9 @@ class Settings:
     max_json_depth: int = _setting(32, "Deepest nesting of a JSON body.", minimum=1)
     max_items: int = _setting(64, "Most items in one request.", minimum=1)
     max_image_pixels: int = _setting(40_000_000, "Largest image, read from its header; larger is 413.", minimum=1)
+    fast_decode: bool = _setting(
+        False, "Decode large JPEGs to fewer pixels: faster, and up to four grey levels off the exact way."
+    )
     compute_timeout: float = _setting(
         20.0, "Seconds a worker process may take over a batch before it is taken for hung and killed.", minimum=0.1
     )

@@ -16,7 +16,7 @@ import msgspec
 from flambeau import batching, sources
 from flambeau.batching import BatchLimits
 from flambeau.config import Settings
-from flambeau.errors import RequestError
+from flambeau.errors import ConfigError, RequestError
 from flambeau.metrics import Metrics
 from flambeau.pipelines import json_value
 from flambeau.runners.function_replica import FunctionReplica
@@ -50,6 +50,8 @@ class Batcher(Generic[In, Out]):
         deadline: float = 60.0,
         replicas: int = 1,
     ) -> None:
+        if max_batch_size < 1:  # where a service would measure
+            raise ConfigError(f"max_batch_size {max_batch_size} is too small: the least is 1")
         settings = Settings(  # checks the bounds
             max_batch_size=max_batch_size,
             max_queue_delay_ms=max_queue_delay_ms,

@@ -4,6 +4,7 @@ Nothing a client sends can forge a line: control characters are escaped and long
 `configure`; importing flambeau sets up nothing.
 """
 
+import functools
 import logging
 import sys
 import time
@@ -17,11 +18,9 @@ _LONGEST_VALUE = 256
 def event(message: str, /, *, level: int = logging.INFO, **pairs: object) -> None:
     """Log one event. `pairs` are appended as `key=value`, except those that are `None`; blanks are quoted."""
     if LOGGER.isEnabledFor(level):
-        LOGGER.log(
-            level,
-            "%s",
-            " ".join([message, *(f"{key}={_render(value)}" for key, value in pairs.items() if value is not None)]),
-        )
+        line = " ".join([message, *[f"{key}={_render(value)}" for key, value in pairs.items() if value is not None]])
+        # Not `LOGGER.log`: for every request it would look through the stack for a caller that no line shows.
+        LOGGER.handle(logging.LogRecord(LOGGER.name, level, "", 0, line, None, None))
 
 
 def failure(message: str, error: BaseException, /, **pairs: object) -> None:
@@ -45,11 +44,15 @@ def _render(value: object) -> str:
 
 class _LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        clock = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(record.created))
-        line = f"{clock}.{int(record.msecs):03d} {record.levelname:<7} {record.getMessage()}"
+        line = f"{_clock(int(record.created))}.{int(record.msecs):03d} {record.levelname:<7} {record.getMessage()}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
+
+
+@functools.lru_cache(maxsize=1)
+def _clock(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(second))
 
 
 def configure(level: str = "info") -> None:

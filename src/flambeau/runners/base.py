@@ -3,7 +3,9 @@
 import enum
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
+
+import msgspec
 
 from flambeau.errors import FlambeauError
 from flambeau.types import Item, Outcome
@@ -25,6 +27,21 @@ Slot = Callable[[Batch], Awaitable[list[Outcome]]]
 
 Raises `WorkerLostError` when the replica's process was lost before it answered.
 """
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """Seconds that the engine takes over one item, and over two together, measured while it warmed up."""
+
+    one: Annotated[float, msgspec.Meta(gt=0)]
+    two: Annotated[float, msgspec.Meta(gt=0)]
+
+
+@dataclass(frozen=True, slots=True)
+class Warm:
+    """What replicas say of themselves once they are warm. `cost` is `None` where there was nothing to measure."""
+
+    device: str
+    cost: Cost | None = None
 
 
 Loss = Literal["killed", "crashed", "hung", "out_of_memory"]
@@ -53,8 +70,8 @@ class RunnerState(enum.Enum):
 class Runner(Protocol):
     """A home of replicas. All methods are called on the loop."""
 
-    async def start(self, on_change: Callable[[], None]) -> str:
-        """Return the device in use when every replica is warm. Raises `SetupError` when one cannot start.
+    async def start(self, on_change: Callable[[], None]) -> Warm:
+        """Return when every replica is warm. Raises `SetupError` when one cannot start.
 
         `on_change` is called whenever a slot has become free or the state has changed.
         """
@@ -62,6 +79,10 @@ class Runner(Protocol):
 
     def reserve(self, *, alone: bool = False) -> Slot | None:
         """Take a free slot, or `None` when none is free. `alone`: at a replica that does nothing else meanwhile."""
+        ...
+
+    def slots(self) -> int:
+        """How many slots there are now, free or not."""
         ...
 
     def state(self) -> RunnerState:

@@ -13,6 +13,7 @@ from flambeau.errors import InvalidInput, RequestError, SourceError
 from flambeau.pipelines import json_value
 from flambeau.python_model import PythonModel
 from flambeau.runners.attempt import attempt, invalid_output
+from flambeau.runners.base import Cost
 from flambeau.samples import Sample, Traced
 from flambeau.types import Answer, Item, Outcome, Payload, Plain, Timings
 
@@ -36,6 +37,7 @@ class FunctionReplica:
 
     def __init__(self, function: Callable[[list[Any]], Any], *, name: str, golden: Sequence[Sample] = ()) -> None:
         self.device = "cpu"
+        self.cost: Cost | None = None  # what its items look like is not known
         self._function = function
         self._name = name
         self._golden = golden
@@ -49,7 +51,7 @@ class FunctionReplica:
             remedy="mend the model, or build the bundle again with the outputs that are right",
         )
 
-    def run(self, items: Sequence[Item]) -> list[Outcome]:
+    def run(self, items: Sequence[Item], *, wide: bool = False) -> list[Outcome]:
         values = [attempt(_item_value, item.payload) for item in items]
         good = [index for index, value in enumerate(values) if not isinstance(value, RequestError)]
         started = time.monotonic()

@@ -16,12 +16,15 @@ from typing import Annotated, TypeVar
 import msgspec
 
 from flambeau.errors import Code, FlambeauError, RequestError
+from flambeau.runners.base import Cost
 from flambeau.types import Classification, Item, Label, Options, Outcome, Payload, Plain, Scored, Timings, Value
 
 T = TypeVar("T")
 Buffer = bytes | bytearray | memoryview
 
-_HEADER = struct.Struct("<2sBxIQII")  # magic, kind, generation, batch id, bytes of the body, bytes of the payloads
+_HEADER = struct.Struct(
+    "<2sB?IQII"
+)  # magic, kind, wide, generation, batch id, bytes of the body, bytes of the payloads
 _MAGIC = b"fb"
 HEADER_SIZE = _HEADER.size
 LARGEST_BODY = 256 * 1024 * 1024
@@ -43,19 +46,21 @@ class Kind(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The fixed part of a frame. Sizes are bytes."""
+    """The fixed part of a frame. Sizes are bytes. `wide`: the batch is alone on the machine, and may have its cores."""
 
     kind: Kind
     generation: int
     batch: int
     body: int
     payloads: int
+    wide: bool = False
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """The replica is warm, on that device."""
+    """The replica is warm, on that device, and costs so much where it was measured."""
 
     device: str
+    cost: Cost | None = None
 
 
 class Failed(msgspec.Struct, frozen=True):
@@ -105,22 +110,22 @@ _FAILED = msgspec.msgpack.Decoder(Failed)
 
 def pack_header(header: Header) -> bytes:
     """The bytes of a header."""
-    return _HEADER.pack(_MAGIC, header.kind, header.generation, header.batch, header.body, header.payloads)
+    return _HEADER.pack(_MAGIC, header.kind, header.wide, header.generation, header.batch, header.body, header.payloads)
 
 
 def unpack_header(data: Buffer) -> Header:
     """Read a header of `HEADER_SIZE` bytes. Raises `FrameError`."""
     if len(data) != HEADER_SIZE:
         raise FrameError(f"a header has {HEADER_SIZE} bytes, and not {len(data)}")
-    magic, kind, generation, batch, body, payloads = _HEADER.unpack(data)
+    magic, kind, wide, generation, batch, body, payloads = _HEADER.unpack(data)
     if magic != _MAGIC or kind not in Kind._value2member_map_:
         raise FrameError("the frame does not begin as one")
     if body > LARGEST_BODY or payloads > LARGEST_BODY:
         raise FrameError(f"the frame is longer than {LARGEST_BODY} bytes")
-    return Header(Kind(kind), generation, batch, body, payloads)
+    return Header(Kind(kind), generation, batch, body, payloads, wide)
 
 
-def pack_batch(generation: int, batch: int, items: Sequence[tuple[Item, float]]) -> list[Buffer]:
+def pack_batch(generation: int, batch: int, items: Sequence[tuple[Item, float]], *, wide: bool = False) -> list[Buffer]:
     """A batch as buffers to be sent one after the other. With each item goes how many seconds it has left."""
     wire = [
         _WireItem(
@@ -135,7 +140,7 @@ def pack_batch(generation: int, batch: int, items: Sequence[tuple[Item, float]])
     ]
     body = _ENCODER.encode(wire)
     size = sum(each.size for each in wire)
-    header = pack_header(Header(Kind.BATCH, generation, batch, len(body), size))
+    header = pack_header(Header(Kind.BATCH, generation, batch, len(body), size, wide))
     return [header + body, *(item.payload.data for item, _ in items)]
 
 

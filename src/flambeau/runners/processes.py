@@ -12,10 +12,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+import msgspec
+
 from flambeau import logs
 from flambeau.config import Settings
 from flambeau.errors import EngineError, SetupError
-from flambeau.runners.base import Batch, RunnerState, Slot, WorkerLostError
+from flambeau.runners.base import Batch, RunnerState, Slot, Warm, WorkerLostError
 from flambeau.runners.spec import ReplicaSpec
 from flambeau.runners.worker_process import OomKills, WorkerProcess
 from flambeau.types import Outcome
@@ -42,10 +44,10 @@ class ProcessesRunner:
         self._closed = False
         self._on_change: Callable[[], None] = lambda: None
 
-    async def start(self, on_change: Callable[[], None]) -> str:
+    async def start(self, on_change: Callable[[], None]) -> Warm:
         self._on_change = on_change
         try:
-            opened = [await self._spawn() for _ in range(self._replicas)]
+            opened = [await self._spawn(wide=index == 0) for index in range(self._replicas)]
             results = await asyncio.gather(*(worker.started for worker in opened), return_exceptions=True)
             for result in results:
                 if isinstance(result, BaseException):
@@ -55,7 +57,9 @@ class ProcessesRunner:
             raise
         self._keepers = [asyncio.create_task(self._keep(worker)) for worker in opened]
         self._ready = list(opened)
-        return opened[0].started.result()
+        costs = [warm.cost for warm in (worker.started.result() for worker in opened) if warm.cost is not None]
+        # While they warm up they disturb each other: the least doubt is in the one that gains least from a batch.
+        return Warm(opened[0].started.result().device, max(costs, key=lambda cost: cost.two / cost.one, default=None))
 
     def reserve(self, *, alone: bool = False) -> Slot | None:
         for worker in () if self._closed else self._ready:
@@ -63,6 +67,9 @@ class ProcessesRunner:
                 worker.busy = True
                 return functools.partial(self._run, worker)
         return None
+
+    def slots(self) -> int:
+        return len(self._ready)
 
     def state(self) -> RunnerState:
         if self._ready and not self._closed:
@@ -82,7 +89,8 @@ class ProcessesRunner:
 
     async def _run(self, worker: WorkerProcess, batch: Batch) -> list[Outcome]:
         try:
-            outcomes = await worker.answer(batch, timeout=self._settings.compute_timeout)
+            wide = worker.wide and not any(other.busy for other in self._ready if other is not worker)
+            outcomes = await worker.answer(batch, timeout=self._settings.compute_timeout, wide=wide)
         finally:
             worker.busy = False
             asyncio.get_running_loop().call_soon(self._on_change)
@@ -100,17 +108,18 @@ class ProcessesRunner:
             if how != "killed":
                 self._note_crash()
             self._on_change()
-            worker = await self._replace()
+            worker = await self._replace(wide=worker.wide)
             self._ready.append(worker)
+            self._ready.sort(key=lambda each: not each.wide)  # the first free one is taken
             self._failed = False
             self._on_change()
 
-    async def _replace(self) -> WorkerProcess:
+    async def _replace(self, *, wide: bool) -> WorkerProcess:
         """Start workers until one is warm. The pauses grow with the crashes since the last answer."""
         while True:
             await asyncio.sleep(self._pause())
             try:
-                worker = await self._spawn()
+                worker = await self._spawn(wide=wide)
                 await asyncio.shield(worker.started)
                 logs.event("worker ready", model=self._spec.name, pid=worker.pid, generation=worker.generation)
                 return worker
@@ -135,10 +144,12 @@ class ProcessesRunner:
             self._failed = True
             logs.event("the model only crashes: it is unavailable", level=logging.ERROR, model=self._spec.name)
 
-    async def _spawn(self) -> WorkerProcess:
+    async def _spawn(self, *, wide: bool) -> WorkerProcess:
+        """Start a worker. One of them alone may be `wide`: a second session for all cores takes memory."""
+        spec = self._spec if wide else msgspec.structs.replace(self._spec, wide_threads=0)
         self._generations += 1
         self._workers = {worker for worker in self._workers if not worker.gone.is_set()}
-        worker = WorkerProcess(self._spec, self._settings, self._oom_kills, generation=self._generations)
+        worker = WorkerProcess(spec, self._settings, self._oom_kills, generation=self._generations)
         self._workers.add(worker)
         await worker.connect()
         return worker

@@ -4,7 +4,9 @@ A bad item fails alone: each is prepared on its own, and when a batch fails as a
 one. What a replica returns is one outcome per item, always. It knows no queue, no thread and no protocol.
 """
 
+import functools
 import itertools
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,25 +22,32 @@ from flambeau.errors import EngineError, RequestError
 from flambeau.pipelines.base import Pipeline
 from flambeau.pipelines.opening import open_pipeline
 from flambeau.runners.attempt import attempt, invalid_output
+from flambeau.runners.base import Cost
 from flambeau.runners.function_replica import open_python_model
 from flambeau.runners.spec import ReplicaSpec
 from flambeau.samples import Traced
 from flambeau.types import Item, Options, Outcome, Tensors, Timings
 
 _REMEDY = "build it again here, or take another --engine"
+_MEASURED_TIMES, _MEASURING_SECONDS = 5, 0.1  # the first rounds of a slow model are enough
 
 
 class Replica(Protocol):
     """Used by one thread at a time."""
 
     device: str
+    cost: Cost | None
+    """What an item takes, once it is warm; `None` where that was not measured."""
 
     def warm_up(self) -> None:
         """Run the way of a request once. Raises `SetupError` when the answer is not what the bundle promises."""
         ...
 
-    def run(self, items: Sequence[Item]) -> list[Outcome]:
-        """One outcome per item, in order. Never raises for what an item or a model does."""
+    def run(self, items: Sequence[Item], *, wide: bool = False) -> list[Outcome]:
+        """One outcome per item, in order. Never raises for what an item or a model does.
+
+        `wide`: nothing else is computed on this machine meanwhile, so every core may be used.
+        """
         ...
 
     def close(self) -> None:
@@ -59,13 +68,14 @@ def open_replica(spec: ReplicaSpec) -> Replica:
         outputs=manifest.outputs,
         threshold=spec.threshold,
         max_pixels=spec.max_image_pixels,
+        fast_decode=spec.fast_decode,
     )
     device = engines.resolve_device(spec.engine, spec.device)
-    engine = engines.load(
-        opened, spec.engine,
-        device=device, threads=spec.threads, allow_code=spec.allow_code, max_batch=spec.max_batch,
-    )  # fmt: skip
-    return TensorReplica(opened, engine, pipeline, device=device)
+    load = functools.partial(
+        engines.load, opened, spec.engine, device=device, allow_code=spec.allow_code, max_batch=spec.max_batch
+    )
+    wide = load(threads=spec.wide_threads) if spec.wide_threads > spec.threads else None
+    return TensorReplica(opened, load(threads=spec.threads), pipeline, device=device, wide=wide)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +86,27 @@ class _Prepared:
 
 
 class TensorReplica:
-    """An engine between the two halves of a pipeline."""
+    """An engine between the two halves of a pipeline.
 
-    def __init__(self, bundle: Bundle, engine: Engine, pipeline: Pipeline, *, device: str) -> None:
+    `wide`: the same engine with more threads, for a batch that has the machine to itself.
+    """
+
+    def __init__(
+        self, bundle: Bundle, engine: Engine, pipeline: Pipeline, *, device: str, wide: Engine | None = None
+    ) -> None:
         self.device = device
+        self.cost: Cost | None = None
         self._bundle = bundle
         self._engine = engine
+        self._wide = engine if wide is None else wide
         self._pipeline = pipeline
 
     def warm_up(self) -> None:
         """Reproduce the probe outputs and the golden samples, then answer the pipeline's own example."""
         name = self._bundle.manifest.name
         inputs, eager = split_probes(self._bundle.probes())
-        if inputs:
-            outputs = self._engine.run(inputs)
+        for engine in {self._engine, self._wide} if inputs else ():
+            outputs = engine.run(inputs)
             for key, expected in eager.items():
                 found = agreement.measure(
                     expected, outputs[key], classes=expected.ndim == 2, tolerance=self._bundle.tolerance
@@ -99,14 +116,32 @@ class TensorReplica:
                         f"on this machine {name} does not reproduce the answers it was built with: {found}: {_REMEDY}"
                     )
         samples.reproduce(samples.read(self._bundle), self._trace, model=name, remedy=_REMEDY)
-        [outcome] = self.run([Item(self._pipeline.example(), Options())])
-        if isinstance(outcome.result, RequestError):
-            raise EngineError(f"{name} cannot answer its own example: {outcome.result.message}")
+        example = self._pipeline.example()
+        for wide in (False, True) if self._wide is not self._engine else (False,):
+            [outcome] = self.run([Item(example, Options())], wide=wide)
+            if isinstance(outcome.result, RequestError):
+                raise EngineError(f"{name} cannot answer its own example: {outcome.result.message}")
+        measured = attempt(self._measure, self._pipeline.preprocess(example))
+        self.cost = Cost(1.0, math.inf) if isinstance(measured, RequestError) else measured  # it knows single items
 
-    def run(self, items: Sequence[Item]) -> list[Outcome]:
-        return [traced.outcome for traced in self._trace(items)]
+    def _measure(self, one: Tensors) -> Cost:
+        """What the engine takes over one item and over two: the best of a few times, for the machine may be busy."""
+        two = {name: np.concatenate([array, array]) for name, array in one.items()}
+        best = [math.inf, math.inf]
+        ends = time.monotonic() + _MEASURING_SECONDS
+        for _ in range(_MEASURED_TIMES):
+            for which, tensors in enumerate((one, two)):
+                started = time.perf_counter()
+                self._engine.run(tensors)
+                best[which] = min(best[which], max(time.perf_counter() - started, 1e-9))
+            if time.monotonic() > ends:
+                break
+        return Cost(*best)
 
-    def _trace(self, items: Sequence[Item]) -> list[Traced]:
+    def run(self, items: Sequence[Item], *, wide: bool = False) -> list[Outcome]:
+        return [traced.outcome for traced in self._trace(items, wide=wide)]
+
+    def _trace(self, items: Sequence[Item], *, wide: bool = False) -> list[Traced]:
         """One outcome per item, in order, with the item's rows of the outputs; none where it got no answer."""
         traces: dict[int, Traced] = {}
         groups: dict[tuple[tuple[int, ...], ...], list[_Prepared]] = {}
@@ -119,8 +154,9 @@ class TensorReplica:
             else:  # items of unlike shape are never mixed
                 shapes = tuple(array.shape[1:] for array in tensors.values())
                 groups.setdefault(shapes, []).append(_Prepared(index, tensors, elapsed))
+        engine = self._wide if wide else self._engine
         for group in groups.values():
-            for prepared, (rows, compute) in zip(group, self._compute(group), strict=True):
+            for prepared, (rows, compute) in zip(group, self._compute(engine, group), strict=True):
                 started = time.monotonic()
                 answer = (
                     rows
@@ -132,27 +168,29 @@ class TensorReplica:
                 traces[prepared.index] = Traced(Outcome(answer, timings), outputs)
         return [traces[index] for index in range(len(items))]
 
-    def _compute(self, group: "list[_Prepared]") -> list[tuple[Tensors | RequestError, float]]:
+    def _compute(self, engine: Engine, group: "list[_Prepared]") -> list[tuple[Tensors | RequestError, float]]:
         """Each item's rows and the seconds they took: as one batch, or one by one if that fails as a whole."""
         started = time.monotonic()
-        outputs = attempt(self._run_engine, [prepared.tensors for prepared in group])
+        outputs = attempt(_run_engine, engine, [prepared.tensors for prepared in group])
         elapsed = time.monotonic() - started
         if not isinstance(outputs, RequestError):
             return [(rows, elapsed) for rows in outputs]
         if len(group) == 1:
             return [(outputs, elapsed)]
-        return [self._compute([prepared])[0] for prepared in group]
-
-    def _run_engine(self, parts: list[Tensors]) -> list[Tensors]:
-        """Join the items' rows, compute them together, and cut the outputs back into items."""
-        counts = [len(next(iter(part.values()))) for part in parts]
-        batch = parts[0] if len(parts) == 1 else {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-        outputs = self._engine.run(batch)
-        for name, array in outputs.items():
-            if len(array) != sum(counts):
-                raise invalid_output(f"the model gave {len(array)} rows of {name} to {sum(counts)} rows of input")
-        edges = [0, *np.cumsum(counts)]
-        return [{name: array[a:b] for name, array in outputs.items()} for a, b in itertools.pairwise(edges)]
+        return [self._compute(engine, [prepared])[0] for prepared in group]
 
     def close(self) -> None:
-        self._engine.close()
+        for engine in {self._engine, self._wide}:
+            engine.close()
+
+
+def _run_engine(engine: Engine, parts: list[Tensors]) -> list[Tensors]:
+    """Join the items' rows, compute them together, and cut the outputs back into items."""
+    counts = [len(next(iter(part.values()))) for part in parts]
+    batch = parts[0] if len(parts) == 1 else {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    outputs = engine.run(batch)
+    for name, array in outputs.items():
+        if len(array) != sum(counts):
+            raise invalid_output(f"the model gave {len(array)} rows of {name} to {sum(counts)} rows of input")
+    edges = [0, *np.cumsum(counts)]
+    return [{name: array[a:b] for name, array in outputs.items()} for a, b in itertools.pairwise(edges)]

@@ -6,7 +6,8 @@ import msgspec
 class ReplicaSpec(msgspec.Struct, frozen=True):
     """`bundle` is the folder's path, `device` is as the user asked, `threads` bounds the engine's own.
 
-    `max_batch` is the most items that are answered together.
+    `max_batch` is the most items that are usually answered together. `wide_threads`: how many the engine may take for a
+    batch that is alone on the machine; 0 where that is not offered.
     """
 
     bundle: str
@@ -18,3 +19,5 @@ class ReplicaSpec(msgspec.Struct, frozen=True):
     threshold: float | None
     max_image_pixels: int
     max_batch: int = 8
+    wide_threads: int = 0
+    fast_decode: bool = False

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from flambeau import logs
 from flambeau.errors import EngineError, RequestError, SetupError
-from flambeau.runners.base import Batch, RunnerState, Slot
+from flambeau.runners.base import Batch, RunnerState, Slot, Warm
 from flambeau.runners.replica import Replica
 from flambeau.types import Outcome
 
@@ -29,12 +29,12 @@ class ThreadsRunner:
         self._work: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
 
-    async def start(self, on_change: Callable[[], None]) -> str:
+    async def start(self, on_change: Callable[[], None]) -> Warm:
         self._on_change = on_change
         loop = asyncio.get_running_loop()
-        opened: list[asyncio.Future[str]] = []
+        opened: list[asyncio.Future[Warm]] = []
         for index in range(self._replicas):
-            ready: asyncio.Future[str] = loop.create_future()
+            ready: asyncio.Future[Warm] = loop.create_future()
             thread = threading.Thread(
                 target=self._live, args=(_Reply(loop, ready),), name=f"replica-{index}", daemon=True
             )
@@ -54,6 +54,9 @@ class ThreadsRunner:
             return None
         self._free -= 1
         return self._run
+
+    def slots(self) -> int:
+        return self._replicas
 
     async def _run(self, batch: Batch) -> list[Outcome]:
         loop = asyncio.get_running_loop()
@@ -77,7 +80,7 @@ class ThreadsRunner:
         for thread in self._threads:
             thread.join(timeout / len(self._threads))
 
-    def _live(self, ready: "_Reply[str]") -> None:
+    def _live(self, ready: "_Reply[Warm]") -> None:
         try:
             replica = self._open_replica()
             replica.warm_up()
@@ -88,7 +91,7 @@ class ThreadsRunner:
             logs.LOGGER.debug("%s cannot be loaded", self._name, exc_info=error)
             ready.fail(EngineError(f"{self._name} cannot be loaded: {type(error).__name__}: {error}"))
             return
-        ready.give(replica.device)
+        ready.give(Warm(replica.device, replica.cost))
         while (work := self._work.get()) is not None:
             work.reply.give(_answer(replica, work.batch))
         replica.close()

@@ -88,7 +88,7 @@ class Worker:
             message = f"{spec.name} cannot be loaded: {type(error).__name__}: {error}"
             self._send(ipc.pack_failed(self._generation, Failed(EngineError.__name__, message)))
             return
-        self._send(ipc.pack_ready(self._generation, Ready(replica.device)))
+        self._send(ipc.pack_ready(self._generation, Ready(replica.device, replica.cost)))
         for header, body, payloads in self._frames():
             received = time.monotonic()
             outcomes: dict[int, Outcome] = {}
@@ -98,7 +98,7 @@ class Worker:
                     outcomes[index] = Outcome(EXPIRED)
                 else:
                     waiting.append((index, item))
-            answered = replica.run([item for _, item in waiting])
+            answered = replica.run([item for _, item in waiting], wide=header.wide)
             outcomes |= {index: outcome for (index, _), outcome in zip(waiting, answered, strict=True)}
             ordered = [outcomes[index] for index in range(len(outcomes))]
             self._send(ipc.pack_outcomes(self._generation, header.batch, [_bounded(each, ordered) for each in ordered]))

@@ -20,7 +20,7 @@ from flambeau import errors, logs
 from flambeau.config import Settings
 from flambeau.errors import EngineError, SetupError
 from flambeau.runners import ipc
-from flambeau.runners.base import Batch, Loss, WorkerLostError
+from flambeau.runners.base import Batch, Loss, Warm, WorkerLostError
 from flambeau.runners.ipc import Failed, FrameError, Header, Kind
 from flambeau.runners.spec import ReplicaSpec
 from flambeau.runners.worker import WorkerOrder
@@ -72,7 +72,8 @@ class WorkerProcess:
         loop = asyncio.get_running_loop()
         self.generation = generation
         self.busy = False
-        self.started: asyncio.Future[str] = loop.create_future()
+        self.wide = spec.wide_threads > 0
+        self.started: asyncio.Future[Warm] = loop.create_future()
         self.started.add_done_callback(lambda started: started.cancelled() or started.exception())  # if nobody asks
         self.lost: asyncio.Future[Loss] = loop.create_future()
         self.gone = asyncio.Event()  # dead, reaped, and all that belonged to it closed
@@ -117,8 +118,8 @@ class WorkerProcess:
         """The batches that it has."""
         return list(self._batches.values())
 
-    async def answer(self, batch: Batch, *, timeout: float) -> list[Outcome]:
-        """Have a batch answered. Raises `WorkerLostError`."""
+    async def answer(self, batch: Batch, *, timeout: float, wide: bool = False) -> list[Outcome]:
+        """Have a batch answered, `wide` with all cores. Raises `WorkerLostError`."""
         loop = asyncio.get_running_loop()
         if not self.alive:
             raise WorkerLostError("killed")  # whatever became of it, this batch had no part in it
@@ -127,7 +128,8 @@ class WorkerProcess:
         future = self._batches[identity] = loop.create_future()
         watchdog = loop.call_later(timeout, self._hang)
         try:
-            frame = ipc.pack_batch(self.generation, identity, [(work.item, work.seconds_left) for work in batch])
+            items = [(work.item, work.seconds_left) for work in batch]
+            frame = ipc.pack_batch(self.generation, identity, items, wide=wide)
             self._writer.writelines(frame)
             outcomes: list[Outcome] = await future
         finally:
@@ -181,7 +183,7 @@ class WorkerProcess:
                 kind = EngineError
             self.started.set_exception(kind(begun.message))
         else:
-            self.started.set_result(begun.device)
+            self.started.set_result(Warm(begun.device, begun.cost))
 
     def _start_too_slow(self) -> None:
         if not self.started.done():

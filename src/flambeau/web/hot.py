@@ -6,7 +6,6 @@ count in the same metrics.
 
 import re
 import time
-from dataclasses import replace
 
 import msgspec
 
@@ -15,7 +14,7 @@ from flambeau.errors import RequestError
 from flambeau.service import Service
 from flambeau.web import predict
 from flambeau.web.errors import error_answer
-from flambeau.web.http import HttpAnswer, HttpRequest, request_id, sealed
+from flambeau.web.http import SAFE_HEADERS, HttpAnswer, HttpRequest, request_id
 
 _PREDICT = re.compile(r"/predict(?:/([^/]+)(?:/([^/]+))?)?")
 _HEALTH = ("/livez", "/readyz")
@@ -76,6 +75,8 @@ def readiness(service: Service) -> HttpAnswer:
 
 
 def _finish(request: HttpRequest, found: HttpAnswer, identity: str) -> HttpAnswer:
-    total = f"total;dur={1000 * (time.monotonic() - request.received):.2f}"
-    headers = tuple((name, f"{value}, {total}" if name == "Server-Timing" else value) for name, value in found.headers)
-    return sealed(replace(found, headers=headers), identity)
+    """The answer with the headers that every answer carries, and the whole time beside that of the stages."""
+    total = f", total;dur={1000 * (time.monotonic() - request.received):.2f}"
+    own = [(name, value + total if name == "Server-Timing" else value) for name, value in found.headers]
+    headers = (("X-Request-ID", identity), *SAFE_HEADERS, *own)
+    return HttpAnswer(found.status, found.body, found.content_type, headers)

@@ -187,6 +187,12 @@ def not_recognised(result: Classification) -> str:
 
 def _server_timing(timings: Sequence[Timings]) -> str:
     """W3C Server-Timing in milliseconds: of several items, each stage's longest."""
+    if len(timings) == 1:
+        [one] = timings
+        return (
+            f"queue;dur={1000 * one.queue:.2f}, prepare;dur={1000 * one.prepare:.2f}, "
+            f"compute;dur={1000 * one.compute:.2f}, finish;dur={1000 * one.finish:.2f}"
+        )
     return ", ".join(
         f"{stage};dur={1000 * max(getattr(timing, stage) for timing in timings):.2f}"
         for stage in ("queue", "prepare", "compute", "finish")

@@ -6,6 +6,7 @@ The port is taken before anything is loaded, and listened on only when every mod
 import asyncio
 import contextlib
 import ctypes
+import functools
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ from flambeau import logs
 from flambeau.errors import PortInUse
 from flambeau.service import AttachedService, Service
 from flambeau.web.app import make_app
+from flambeau.web.connection import HotConnection
 from flambeau.web.lane import Lane
 
 _IDLE_SECONDS = 15
@@ -65,7 +67,7 @@ async def _serve(service: Service, taken: socket.socket, on_ready: Callable[[Ser
     lane = Lane(service, make_app(AttachedService(service, asyncio.get_running_loop())))
     config = uvicorn.Config(
         lane,
-        http="httptools",
+        http=functools.partial(HotConnection, service),  # type: ignore[arg-type]  # a maker of protocols is enough
         ws="none",
         lifespan="off",
         log_config=None,
