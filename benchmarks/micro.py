@@ -14,8 +14,10 @@ import socket
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -86,15 +88,13 @@ def images() -> Iterator[Measured]:
         image = decode(data, max_pixels=50_000_000)
         cropped = resize_and_crop(image, 255, 224, resampling=Image.Resampling.BILINEAR)
         pixels, payload = np.asarray(cropped), Payload("file", data)
-        yield measure(f"decode, {name}", lambda data=data: decode(data, max_pixels=50_000_000))
-        yield measure(
-            f"decode, {name}, --fast-decode", lambda data=data: decode(data, max_pixels=50_000_000, shorter_side=765)
-        )
+        yield measure(f"decode, {name}", partial(decode, data, max_pixels=50_000_000))
+        yield measure(f"decode, {name}, --fast-decode", partial(decode, data, max_pixels=50_000_000, shorter_side=765))
         yield measure(
             f"resize and crop, {name}",
-            lambda image=image: resize_and_crop(image, 255, 224, resampling=Image.Resampling.BILINEAR),
+            partial(resize_and_crop, image, 255, 224, resampling=Image.Resampling.BILINEAR),
         )
-        yield measure(f"prepare, {name}, all of it", lambda payload=payload: pipeline.preprocess(payload))
+        yield measure(f"prepare, {name}, all of it", partial(pipeline.preprocess, payload))
     yield measure("normalise", lambda: normalise(pixels, mean, std))
     logits = {"output": np.random.default_rng(0).normal(0, 3, (1, 1000)).astype(np.float32)}
     item = Item(payload, Options(top_k=5))
@@ -128,14 +128,12 @@ def frames() -> Iterator[Measured]:
         body, payloads = buffers[0][ipc.HEADER_SIZE :], memoryview(b"".join(buffers[1:]))
         answers = ipc.pack_outcomes(1, 1, [_ANSWER] * count)[ipc.HEADER_SIZE :]
         assert header.payloads == len(payloads)
-        yield measure(f"pack a batch of {count}, an item", lambda w=work: ipc.pack_batch(1, 1, w), items=count)
+        yield measure(f"pack a batch of {count}, an item", partial(ipc.pack_batch, 1, 1, work), items=count)
+        yield measure(f"unpack a batch of {count}, an item", partial(ipc.unpack_batch, body, payloads), items=count)
         yield measure(
-            f"unpack a batch of {count}, an item", lambda b=body, p=payloads: ipc.unpack_batch(b, p), items=count
+            f"pack {count} outcomes, an item", partial(ipc.pack_outcomes, 1, 1, [_ANSWER] * count), items=count
         )
-        yield measure(
-            f"pack {count} outcomes, an item", lambda c=count: ipc.pack_outcomes(1, 1, [_ANSWER] * c), items=count
-        )
-        yield measure(f"unpack {count} outcomes, an item", lambda a=answers: ipc.unpack_outcomes(a), items=count)
+        yield measure(f"unpack {count} outcomes, an item", partial(ipc.unpack_outcomes, answers), items=count)
     for size in (64, 44_000):
         yield _round_trip(size)
 
@@ -204,15 +202,24 @@ def queue() -> Iterator[Measured]:
             batcher = runner.run(make())
             yield measure(
                 f"queue and batch {count} at a time, an item",
-                lambda r=runner, b=batcher, t=turn: r.run(t(b)),
+                partial(_turn, runner, turn, batcher),
                 items=count,
             )
+
+
+def _turn(runner: asyncio.Runner, turn: Callable[[Batcher], Coroutine[Any, Any, None]], batcher: Batcher) -> None:
+    runner.run(turn(batcher))
 
 
 def bookkeeping() -> Iterator[Measured]:
     """What every request leaves behind."""
     metrics = Metrics().for_model("m", "1")
-    yield measure("count and time a request", lambda: (metrics.timings(_ANSWER.timings), metrics.answered(200)))
+
+    def count() -> None:
+        metrics.timings(_ANSWER.timings)
+        metrics.answered(200)
+
+    yield measure("count and time a request", count)
     handler = logging.StreamHandler(io.StringIO())
     logs.configure("info")
     handler.setFormatter(logs.LOGGER.handlers[0].formatter)

@@ -1,10 +1,10 @@
 """A graph to its int8 twin: quantised with inputs of the user's, and held against PyTorch on the same.
 
 Static quantisation: the range of every activation is what the calibration inputs make it, so they should look like
-what will be asked. Weights are 8-bit per channel. On an x86 processor without VNNI they use 7 bits of these, for it
+what will be asked. Weights are 8-bit per channel. On an x86 processor without VNNI they use 7 of these bits, for it
 adds two products in 16 bits and would saturate; that costs accuracy (measured: 86 % instead of 97 % of top classes
-kept), and is not done elsewhere. A graph made on the one kind and carried to the other does not reproduce its answers, and is
-refused when it is loaded.
+kept), and is not done elsewhere. A graph made on the one kind and carried to the other may not reproduce its answers,
+and is then refused when it is loaded.
 """
 
 from collections.abc import Callable, Iterator
