@@ -3,8 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from conftest import run_flambeau
 from flambeau.bundle import Bundle
+
+pytest.importorskip("openvino", reason="`make test-slow` installs it")
 
 QUICK = ("--rounds", "1", "--seconds", "0.01")
 

@@ -34,6 +34,8 @@ from flambeau.trials.contest import Rules, hold
 from flambeau.types import TensorSpec
 from golden import manifest
 
+pytest.importorskip("openvino", reason="`make test-slow` installs it")
+
 NETWORK = """
 from torch import nn
 
