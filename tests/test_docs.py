@@ -35,7 +35,7 @@ from flambeau.web.errors import STATUS
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE_DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-LONG = ("sources.md", "predict.md")  # their bundles take half a minute to build: `make test-slow`
+LONG = ("sources.md", "predict.md", "engines.md")  # they build many bundles, or need OpenVINO: `make test-slow`
 DOCUMENTS = sorted({*EXAMPLE_DOCUMENTS, *ROOT.glob("*.md")})
 RUN_SECONDS = 100
 DOCUMENTED_PORT = "5000"

@@ -203,7 +203,7 @@ def test_rows_are_reproduced_alone_and_together(tmp_path: Path) -> None:
     assert found.outputs["y"].tolist() == [[6, 8], [10, 12], [2, 4]]
     engine = Engine()
     number_replica(tmp_path / "bundle", engine).warm_up()
-    assert engine.sizes == [2, 1, 3, 1]  # each sample alone, both together, and the example
+    assert engine.sizes[:4] == [2, 1, 3, 1]  # each sample alone, both together, the example; then it is measured
     assert "samples/manifest.json" in bundle.read(tmp_path / "bundle").manifest.members
 
 
@@ -211,7 +211,7 @@ def test_a_lone_sample_is_computed_in_a_batch_too(tmp_path: Path) -> None:
     collected(tmp_path / "bundle", {"one.json": {"input": [1, 2]}})
     engine = Engine()
     number_replica(tmp_path / "bundle", engine).warm_up()
-    assert engine.sizes == [1, 2, 1]
+    assert engine.sizes[:3] == [1, 2, 1]
 
 
 @pytest.mark.parametrize(
