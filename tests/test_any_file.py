@@ -184,7 +184,8 @@ def test_one_of_every_family_is_found_built_and_answers_as_torch(
     assert found.probabilities == pytest.approx(expected.tolist(), abs=1e-4)
 
 
-@pytest.mark.parametrize(("package", "crop"), [("lite1", 240), pytest.param("lite2", 260, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("package", "crop"), [("lite1", 240), ("lite2", 260)])
 def test_the_published_lite_files_are_served_by_path_alone(
     built: Callable[..., Bundle], notes: list[str], cat: bytes, package: str, crop: int
 ) -> None:
