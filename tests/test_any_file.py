@@ -44,6 +44,10 @@ def digits(classes):
     return Digits(classes)
 
 
+class Settings:
+    '''What a training program keeps beside its weights.'''
+
+
 class Twice(nn.Module):
     def __init__(self):
         super().__init__()
@@ -277,18 +281,20 @@ def test_a_network_that_comes_with_its_code_needs_a_word_and_then_answers(
     assert answer(made, [[3.0, -1.0], [3.0, -1.0]]) == pytest.approx(np.array([[expected]] * 2), rel=1e-5)
 
 
-class Settings:
-    """What somebody's training program keeps beside its weights."""
-
-
-def test_weights_among_foreign_objects_need_a_word_too(built: Callable[..., Bundle], tmp_path: Path) -> None:
+def test_weights_among_foreign_objects_need_a_word_too(
+    nets: Any, built: Callable[..., Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Namespaces and paths do not: every other training script leaves its arguments in the file."""
     weights = {"line.weight": torch.tensor([[5.0]]), "line.bias": torch.zeros(1)}
     torch.save({"model": weights, "args": argparse.Namespace(data=Path("a/b"), lr=0.1)}, tmp_path / "plain.pth")
     assert answer(built(tmp_path / "plain.pth"), 2.0) == pytest.approx(10.0)
-    torch.save({"model": weights, "settings": Settings()}, tmp_path / "foreign.pth")
-    with pytest.raises(CodeNotAllowed, match=r"test_any_file\.Settings"):
+    # The loss is a module like any network, and is not taken for it.
+    foreign = {"criterion": nn.CrossEntropyLoss(torch.ones(1)), "model": weights, "settings": nets.Settings()}
+    torch.save(foreign, tmp_path / "foreign.pth")
+    with pytest.raises(CodeNotAllowed, match="--allow-code"):
         built(tmp_path / "foreign.pth")
+    monkeypatch.chdir(Path(nets.__file__).parent)
+    assert answer(built(tmp_path / "foreign.pth", allow_code=True), 2.0) == pytest.approx(10.0)
 
 
 def graph(rows: int | str, shape: tuple[int, ...], *, stuck: bool = False) -> onnx.ModelProto:

@@ -28,6 +28,8 @@ def load(order: BuildOrder, _graph: Path, *, tell: Tell) -> Filled:
     for folder in (Path.cwd(), file.parent):  # a pickled module names its class, which lies where it was trained
         usercode.admit(folder)
     report = formats.examine(file)
+    if report.verdict == "refused":  # once more after the front did: it may have been exchanged in between
+        raise SourceError(f"{file.name} {report.reason}: {report.remedy}")
     torchvision_ops.declare_missing()  # a pickled ResNet imports torchvision
     try:
         if report.format == "pt2":
@@ -43,10 +45,9 @@ def load(order: BuildOrder, _graph: Path, *, tell: Tell) -> Filled:
             f"{file.name} cannot be loaded: {type(error).__name__}: {error}: "
             "save the weights alone with torch.save(model.state_dict(), PATH), and name the class with --arch"
         ) from error
-    found = next((value for value in (loaded, *_values(loaded)) if isinstance(value, nn.Module)), None)
-    if found is not None:
-        return _module(found.float().eval(), order, tell)
-    return networks.registered(order, _weights(loaded, report, order), tell=tell)
+    if isinstance(loaded, nn.Module):
+        return _module(loaded.float().eval(), order, tell)
+    return _within(loaded, report, order, tell)
 
 
 def _module(network: nn.Module, order: BuildOrder, tell: Tell, *, exports: Exporter = "dynamo") -> Filled:
@@ -95,15 +96,19 @@ def _inputs_of(program: "torch.export.ExportedProgram", options: SourceOptions) 
     return inputs.Inputs(taken.input, image=taken.image, rows=rows if isinstance(rows, int) else None)
 
 
-def _weights(loaded: Any, report: Report, order: BuildOrder) -> Weights:
-    """The weights that lie among objects of somebody's program. Raises `SourceError` when there are none."""
+def _within(loaded: Any, report: Report, order: BuildOrder, tell: Tell) -> Filled:
+    """The network or the weights that lie among other objects, as in `{"epoch": 3, "model": network}`.
+
+    Which of them is taken is told by its tensors, as for any checkpoint: a loss function is a module too. Raises
+    `SourceError` when there are none.
+    """
     entry, note = formats.choose(report, order.options.weights_key)
+    if note:
+        tell(note)
     for key in entry.where:
         loaded = loaded[key]
+    if isinstance(loaded, nn.Module):
+        return _module(loaded.float().eval(), order, tell)
     tensors = {key: loaded[key] for key in entry.tensors}
-    return Weights(tensors, entry, sha256=bundle.sha256_of(Path(str(order.file))), note=note, classes=report.classes)
-
-
-def _values(loaded: Any) -> list[Any]:
-    """The values of a dictionary such as `{"epoch": 3, "model": network}`."""
-    return list(loaded.values()) if isinstance(loaded, dict) else []
+    weights = Weights(tensors, entry, sha256=bundle.sha256_of(Path(str(order.file))), classes=report.classes)
+    return networks.registered(order, weights, tell=tell)
