@@ -2,8 +2,8 @@
 
 Slot first: an entry waits for a free slot, and a free slot takes its share of what is queued, up to `max_batch_size`:
 the other slots come for theirs soon. So batches grow by themselves under load, and a lone request never waits for
-company. What came in one turn of the loop is looked at together. Everything here runs on the loop, without
-locks. A batch of one is a batch like any other.
+company. What came in one turn of the loop is looked at together. Everything here runs on the loop, without locks. A
+batch of one is a batch like any other.
 
 A batch whose worker was lost is not lost with it: inference can be repeated, so its entries go back to the head of the
 queue as suspects. Suspects run alone, one at a time, so that a second loss names the guilty one.
