@@ -39,7 +39,6 @@ class Inspection(msgspec.Struct, frozen=True):
     also_fits: tuple[str, ...] = ()
     near: tuple[Near, ...] = ()
     notes: tuple[str, ...] = ()
-    advice: str = ""
     official: Published | None = None
     preprocessing: ImagePipeline | None = None
     serve: str | None = None
@@ -65,7 +64,7 @@ def inspect(path: Path, *, weights_key: str | None = None, arch: str | None = No
 
 def _with_network(found: Inspection, entry: Entry, arch: str | None) -> Inspection:
     finding = detection.detect(entry.tensors, wanted=arch)
-    found = msgspec.structs.replace(found, near=finding.near, notes=finding.notes, advice=finding.advice)
+    found = msgspec.structs.replace(found, near=finding.near, notes=finding.notes)
     fit = finding.fit
     if fit is None:
         return msgspec.structs.replace(found, needs=finding.advice)
