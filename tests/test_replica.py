@@ -188,7 +188,7 @@ def test_an_item_that_the_pipeline_trips_over_fails_alone_f04() -> None:
 def probed(folder: Path, outputs: np.ndarray) -> dict[str, object]:
     inputs = np.array([[1, 2], [3, 4]], np.float32)
     save_file({"input.x": inputs, "output.y": outputs}, folder / bundle.PROBES)
-    return {"members": {bundle.PROBES: "0"}}
+    return {"members": {bundle.PROBES: bundle.sha256_of(folder / bundle.PROBES)}}
 
 
 def test_warming_up_reproduces_the_probes_and_answers_the_example(tmp_path: Path) -> None:
@@ -199,12 +199,22 @@ def test_warming_up_reproduces_the_probes_and_answers_the_example(tmp_path: Path
 
 def test_warming_up_measures_one_item_and_two_together(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.count()  # one tick between two looks at it, whatever was computed
+    monkeypatch.setattr(replica_module.time, "perf_counter", lambda: next(clock) / 1024)
+    engine = Engine()
+    replica = tensor_replica(engine)
+    replica.warm_up()
+    assert engine.sizes[2:4] == [1, 2]
+    assert replica.cost == Cost(1 / 1024, 1 / 1024)
+
+
+def test_two_items_are_not_tried_where_one_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count()
     monkeypatch.setattr(replica_module.time, "perf_counter", lambda: float(next(clock)))
     engine = Engine()
     replica = tensor_replica(engine)
     replica.warm_up()
-    assert engine.sizes[1:3] == [1, 2]
-    assert replica.cost == Cost(1.0, 1.0)
+    assert set(engine.sizes) == {1}
+    assert measured_sizes(replica.cost).most == 1
 
 
 def refuses_company(rows: np.ndarray) -> np.ndarray:

@@ -52,7 +52,8 @@ def doctored(built: Path, tmp_path: Path) -> Callable[..., Path]:
         change(folder)
         manifest = bundle.read(built).manifest
         replaced = msgspec.structs.replace(manifest.pipeline, **pipeline)
-        bundle.write_manifest(folder, msgspec.structs.replace(manifest, pipeline=replaced))
+        # without its optimised graph, so that the one which `change` may have changed is the one that serves
+        bundle.write_manifest(folder, msgspec.structs.replace(manifest, pipeline=replaced, optimised=None))
         return folder
 
     return doctor

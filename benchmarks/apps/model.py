@@ -135,11 +135,10 @@ class _Onnx:
     """Flambeau's own engine and preparation without its server: what is left between the peers is the server."""
 
     def __init__(self, order: Order) -> None:
-        from flambeau import bundle
-        from flambeau.engines import onnx
+        from flambeau import bundle, engines
 
         self._bundle = bundle.read(Path(order.files / order.work))
-        self._engine = onnx.load(self._bundle, device="cpu", threads=order.threads, max_batch=8, allow_code=False)
+        self._engine = engines.load(self._bundle, "onnxruntime", device="cpu", threads=order.threads, allow_code=False)
         self._input, self._output = self._engine.inputs[0], self._engine.outputs[0].name
 
 

@@ -71,7 +71,7 @@ def measured_sizes(cost: Cost | None, *, most: int = 0) -> BatchSizes:
     if cost is None:
         return BatchSizes(most or UNMEASURED)
     each = cost.two / 2
-    if not math.isfinite(each):  # two together failed
+    if not math.isfinite(each):  # two together failed, or would be held for too long
         return BatchSizes(most or 1)
     if not most:
         stretch = _LONGEST_BATCH if each < _PAYS * cost.one else _UNBROKEN

@@ -2,6 +2,7 @@
 
     manifest.json        what it is: architecture, pipeline, engine, agreement figures, sha256 of every member
     model.onnx           the engine artefact, for ONNX Runtime
+    model.optimised.onnx the same as ONNX Runtime rewrote it for one kind of machine, its weights beside it to be mapped
     weights.safetensors  the weights, for PyTorch itself
     probes.safetensors   sample inputs with the outputs that eager PyTorch gave for them
     *.int8.*             the quantised graph and its own probes, where it was asked for
@@ -15,7 +16,7 @@ This module reads, verifies and writes the format. It loads no model and runs no
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +38,7 @@ MANIFEST = "manifest.json"
 ONNX = "model.onnx"
 WEIGHTS = "weights.safetensors"
 PROBES = "probes.safetensors"
+OPTIMISED_ONNX = "model.optimised.onnx"
 INT8_ONNX = "model.int8.onnx"
 INT8_PROBES = "probes.int8.safetensors"
 LABELS = "labels.json"
@@ -132,6 +134,13 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: str | None = None
 
 
+class Optimised(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the optimised graph may run: with this version of `onnxruntime`, on this `processor`."""
+
+    onnxruntime: str
+    processor: str
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The contents of `manifest.json`."""
 
@@ -146,6 +155,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     architecture: Architecture | None = None
     agreement: Agreement | None = None
     export_error: str | None = None
+    optimised: Optimised | None = None
     trials: Trials | None = None
     int8: Quantised | None = None
     tools: dict[str, str] = {}
@@ -155,13 +165,17 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 class Bundle:
     """An opened bundle: its manifest and the way to its members.
 
-    With `quantised`, what is to be reproduced are the answers of its int8 graph instead of eager PyTorch's.
+    With `quantised`, what is to be reproduced are the answers of its int8 graph instead of eager PyTorch's. `verified`
+    are the members known to be as they were built; any other is verified when it is taken.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, *, quantised: bool = False) -> None:
+    def __init__(
+        self, path: Path, manifest: Manifest, *, quantised: bool = False, verified: Iterable[str] = ()
+    ) -> None:
         self.path = path
         self.manifest = manifest
         self.quantised = quantised
+        self._verified = set(verified)
 
     @property
     def tolerance(self) -> float:
@@ -169,9 +183,15 @@ class Bundle:
         return INT8_TOLERANCE if self.quantised else TOLERANCE
 
     def member(self, name: str) -> Path:
-        """The path of a member. Raises `BundleError` when the manifest does not list it."""
+        """The path of a member. Raises `BundleError` when the manifest does not list it, or it was changed.
+
+        The weights of a graph, which may lie beside it as NAME.data, go with it.
+        """
         if name not in self.manifest.members:
             raise BundleError(f"bundle {self.path} has no {name}: build it again with flambeau build")
+        for each in {name, f"{name}.data"} & self.manifest.members.keys() - self._verified:
+            _verify(self.path, each, self.manifest.members[each])
+            self._verified.add(each)
         return self.path / name
 
     def labels(self) -> tuple[Label, ...] | None:
@@ -195,8 +215,11 @@ class Bundle:
             raise BundleError(f"the probe samples of bundle {self.path} cannot be read: {error}") from error
 
 
-def read(path: Path) -> Bundle:
-    """Open a bundle and verify every member against its sha256. Raises `BundleError`."""
+def read(path: Path, *, whole: bool = True) -> Bundle:
+    """Open a bundle and verify every member against its sha256. Raises `BundleError`.
+
+    Without `whole`, each member is verified when it is taken: for those who need few of them.
+    """
     try:
         text = (path / MANIFEST).read_bytes()
     except OSError as error:
@@ -211,16 +234,21 @@ def read(path: Path) -> Bundle:
     for code in (getattr(manifest.pipeline, "code", None), manifest.architecture and manifest.architecture.code):
         if code and code.file and code.file not in manifest.members:
             raise BundleError(f"bundle {path} names code that is no member of it: {code.file}")
-    for name, expected in manifest.members.items():
+    for name in manifest.members:
         if os.path.isabs(name) or ".." in Path(name).parts:
             raise BundleError(f"bundle {path} lists a member outside itself: {name}")
-        try:
-            actual = sha256_of(path / name)
-        except OSError as error:
-            raise BundleError(f"bundle {path} lacks its member {name} ({error.strerror}): build it again") from error
-        if actual != expected:
-            raise BundleError(f"{name} of bundle {path} was changed since it was built: build it again")
-    return Bundle(path, manifest)
+    for name, expected in manifest.members.items() if whole else ():
+        _verify(path, name, expected)
+    return Bundle(path, manifest, verified=manifest.members if whole else ())
+
+
+def _verify(path: Path, name: str, expected: str) -> None:
+    try:
+        actual = sha256_of(path / name)
+    except OSError as error:
+        raise BundleError(f"bundle {path} lacks its member {name} ({error.strerror}): build it again") from error
+    if actual != expected:
+        raise BundleError(f"{name} of bundle {path} was changed since it was built: build it again")
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

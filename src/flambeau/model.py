@@ -10,6 +10,7 @@ from flambeau import engines, logs, runners, usercode
 from flambeau.batching import UNMEASURED, Batcher, BatchLimits, measured_sizes
 from flambeau.bundle import Bundle, PythonPipeline
 from flambeau.config import Placement, Settings, place, usable_cores
+from flambeau.engines import optimised
 from flambeau.errors import Code, ConfigError, RequestError
 from flambeau.metrics import Metrics
 from flambeau.runners.base import RunnerState
@@ -135,7 +136,7 @@ def _plan(bundle: Bundle, settings: Settings) -> tuple[ReplicaSpec, Placement]:
 
 _WIDE_ENGINES = frozenset({"onnxruntime"})  # whose second session is cheap and sleeps while it has nothing to do
 _WIDEST = 16  # threads; past this a single image gains nothing
-_LARGEST_WIDE = 100_000_000  # bytes of the graph and its weights, which a second session holds once more
+_LARGEST_WIDE = 100_000_000  # bytes of the graph and its weights, where a second session holds them once more
 
 
 def _wide_threads(bundle: Bundle, settings: Settings, engine: str, placement: Placement) -> int:
@@ -144,7 +145,7 @@ def _wide_threads(bundle: Bundle, settings: Settings, engine: str, placement: Pl
     if settings.threads or placement.threads >= cores or engine not in _WIDE_ENGINES or not _on_cpu(settings.device):
         return 0
     size = sum(file.stat().st_size for file in bundle.path.glob("model.onnx*"))
-    return cores if size <= _LARGEST_WIDE else 0
+    return cores if size <= _LARGEST_WIDE or optimised.usable(bundle.manifest) else 0
 
 
 def _on_cpu(device: str) -> bool:

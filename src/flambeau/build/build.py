@@ -13,11 +13,11 @@ from torch import nn
 from flambeau import architectures, bundle, engines
 from flambeau.agreement import Agreement
 from flambeau.architectures import torchvision_models
-from flambeau.build import code, export, labels, networks, onnx_source, programs, quantise, samples, trials
+from flambeau.build import code, export, labels, networks, onnx_source, optimise, programs, quantise, samples, trials
 from flambeau.build.networks import Filled
 from flambeau.build.reading import tensors_file
 from flambeau.build.weights import Opening
-from flambeau.bundle import ImagePipeline, Manifest, Source
+from flambeau.bundle import ImagePipeline, Manifest, Optimised, Source
 from flambeau.errors import SourceError
 from flambeau.measurements import Quantised
 from flambeau.orders import Advance, BuildOrder, Event, Note, Step
@@ -73,11 +73,12 @@ class _Build:
             for file in self._folder.glob(f"{bundle.ONNX}*"):
                 file.unlink()
         self._conclude(filled, found, error)
+        here = None if error else optimise.optimise(self._folder, checked, classes=classes, tell=self._tell)
         int8 = self._quantise(filled, spec, named, error) if self._order.int8 else None
         self._step("writing the bundle")
         probes = {f"input.{name}": array for name, array in inputs.items()} | {f"output.{filled.output}": eager}
         save_arrays(probes, self._folder / bundle.PROBES)
-        self._write(filled, source, spec, found, error, int8)
+        self._write(filled, source, spec, found, error, here, int8)
         allow_code = self._order.options.allow_code
         trials.settle(self._folder, self._order.engine, allow_code=allow_code, tell=self._tell)
 
@@ -188,6 +189,7 @@ class _Build:
         output: TensorSpec,
         found: Agreement | None,
         error: str | None,
+        here: Optimised | None,
         int8: Quantised | None,
     ) -> None:
         if filled.architecture is not None:
@@ -210,6 +212,7 @@ class _Build:
             architecture=architecture,
             agreement=None if filled.exports == "ready" else found,
             export_error=error,
+            optimised=here,
             int8=int8,
             tools=_tools(),
         )

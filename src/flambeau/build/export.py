@@ -4,13 +4,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import nn
 
 from flambeau import agreement
 from flambeau.agreement import Agreement
 from flambeau.build.networks import Filled
+from flambeau.engines.onnx_session import open_session
 from flambeau.types import Tensors, TensorSpec
 
 _ONE_FILE_LIMIT = 50_000_000
@@ -61,11 +61,11 @@ def export(filled: Filled, sample: torch.Tensor, file: Path) -> None:
         value.const_value = None
 
 
-def check(file: Path, samples: Iterable[tuple[Tensors, Tensors]], *, classes: bool) -> Agreement:
+def check(
+    file: Path, samples: Iterable[tuple[Tensors, Tensors]], *, classes: bool, optimised: bool = False
+) -> Agreement:
     """Run the graph over inputs with known outputs, together and one by one, and return the worst agreement."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    session = open_session(file, optimised=optimised)
     free = session.get_inputs()[0].shape[0] != 1
     found: list[Agreement] = []
     for inputs, outputs in samples:

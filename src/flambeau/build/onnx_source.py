@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 
 from flambeau import agreement
 from flambeau.build import inputs, networks
 from flambeau.build.networks import Filled, Tell
+from flambeau.engines.onnx_session import open_session
 from flambeau.errors import SourceError
 from flambeau.orders import BuildOrder, SourceOptions
 from flambeau.types import TensorSpec
@@ -45,7 +45,7 @@ class _Graph:
     """The graph as a network: its answers, computed row by row."""
 
     def __init__(self, target: Path, given: str, output: str) -> None:
-        self._session = _session(target)
+        self._session = open_session(target)
         self._given = given
         self._output = output
 
@@ -115,15 +115,9 @@ def _same_in_batches(target: Path, name: str, shape: tuple[int, ...]) -> bool:
     """Whether three rows together get the answers that each gets alone: a graph may have its one row built in."""
     rows = np.random.default_rng(0).standard_normal((3, *shape)).astype(np.float32)
     try:
-        session = _session(target)
+        session = open_session(target)
         together = session.run(None, {name: rows})[0]
         alone = np.concatenate([session.run(None, {name: row[None]})[0] for row in rows])
     except Exception:  # that it raises is the answer
         return False
     return together.shape == alone.shape and agreement.measure(alone, together, classes=False).holds
-
-
-def _session(target: Path) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(target, options, providers=["CPUExecutionProvider"])

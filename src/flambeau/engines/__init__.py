@@ -9,7 +9,7 @@ from types import ModuleType
 from flambeau import logs
 from flambeau.bundle import INT8_ONNX, ONNX, WEIGHTS, Bundle
 from flambeau.config import Engine as Wanted
-from flambeau.engines.base import Engine
+from flambeau.engines.base import Engine, Wish
 from flambeau.errors import EngineError
 
 
@@ -76,14 +76,23 @@ def resolve_device(engine: str, device: str) -> str:
     return chosen
 
 
-def load(bundle: Bundle, engine: str, *, device: str, threads: int, allow_code: bool, max_batch: int = 8) -> Engine:
-    """Load the bundle's model into an engine. `device` is what `resolve_device` gave; `threads` bounds its own.
+def load(
+    bundle: Bundle,
+    engine: str,
+    *,
+    device: str,
+    threads: int,
+    allow_code: bool,
+    max_batch: int = 8,
+    alone: bool = False,
+) -> Engine:
+    """Load the bundle's model into an engine, as a `Wish` says. `device` is what `resolve_device` gave.
 
-    `max_batch` is the most rows that will usually be computed together; more are computed all the same. Raises
-    `EngineError`, or `CodeNotAllowed` when the engine needs the architecture's code.
+    Raises `EngineError`, or `CodeNotAllowed` when the engine needs the architecture's code.
     """
     loader = getattr(_home(engine), _kind(engine).load)
-    loaded: Engine = loader(bundle, device=device, threads=threads, max_batch=max_batch, allow_code=allow_code)
+    wish = Wish(device=device, threads=threads, allow_code=allow_code, max_batch=max_batch, alone=alone)
+    loaded: Engine = loader(bundle, wish)
     return loaded
 
 

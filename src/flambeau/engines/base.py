@@ -1,8 +1,25 @@
 """What an engine is: one loaded model on one device."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from flambeau.types import Tensors, TensorSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wish:
+    """How an engine is to be loaded.
+
+    `threads` bounds the engine's own. `max_batch` is the most rows that will usually be computed together; more are
+    computed all the same. `alone`: nothing else computes on this machine while the engine does. `allow_code`: the
+    architecture's own code may be run.
+    """
+
+    device: str
+    threads: int
+    max_batch: int
+    alone: bool
+    allow_code: bool
 
 
 class Engine(Protocol):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from flambeau.bundle import ONNX, Bundle
+from flambeau.engines.base import Wish
 from flambeau.errors import DeviceError, EngineError
 from flambeau.process import give_memory_back
 from flambeau.types import Tensors
@@ -40,12 +41,12 @@ def resolve_device(device: str) -> str:
     raise DeviceError(f"openvino computes on the CPU here, not on {device!r}: take --device cpu, or another --engine")
 
 
-def load(bundle: Bundle, *, device: str, threads: int, max_batch: int, allow_code: bool) -> "OpenVinoEngine":
+def load(bundle: Bundle, wish: Wish) -> "OpenVinoEngine":
     """Compile the bundle's ONNX graph for this processor. The graph is data: `allow_code` is not needed."""
     if ONNX not in bundle.manifest.members:
         reason = bundle.manifest.export_error or "it was built without"
         raise EngineError(f"bundle {bundle.manifest.name} has no ONNX graph ({reason}): take --engine eager")
-    return OpenVinoEngine(bundle, threads=threads)
+    return OpenVinoEngine(bundle, threads=wish.threads)
 
 
 def _properties(threads: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from flambeau import architectures
 from flambeau.bundle import WEIGHTS, Bundle
+from flambeau.engines.base import Wish
 from flambeau.errors import DeviceError, EngineError
 from flambeau.types import Tensors, TensorSpec
 
@@ -41,14 +42,14 @@ def resolve_device(device: str) -> str:
     return kind
 
 
-def load(bundle: Bundle, *, device: str, threads: int, max_batch: int, allow_code: bool) -> "EagerEngine":
+def load(bundle: Bundle, wish: Wish) -> "EagerEngine":
     """Construct the architecture and fill it with the bundle's weights."""
-    network = _filled(bundle, threads=threads, allow_code=allow_code)
-    return EagerEngine(network, bundle.manifest.inputs, bundle.manifest.outputs, device=device)
+    network = _filled(bundle, wish)
+    return EagerEngine(network, bundle.manifest.inputs, bundle.manifest.outputs, device=wish.device)
 
 
-def load_compiled(bundle: Bundle, *, device: str, threads: int, max_batch: int, allow_code: bool) -> "CompiledEngine":
-    """The same network, compiled for batches of up to `max_batch` rows. The first time that takes minutes.
+def load_compiled(bundle: Bundle, wish: Wish) -> "CompiledEngine":
+    """The same network, compiled for batches of up to `wish.max_batch` rows. The first time that takes minutes.
 
     Raises `EngineError` where there is no C++ compiler, or the network cannot be compiled.
     """
@@ -58,11 +59,11 @@ def load_compiled(bundle: Bundle, *, device: str, threads: int, max_batch: int, 
             f"the engine compile needs a C++ compiler, and there is no {compiler} here: "
             "install one (apt-get install g++), or take --engine onnxruntime"
         )
-    network = _filled(bundle, threads=threads, allow_code=allow_code)
+    network = _filled(bundle, wish)
     with _COMPILING, _compiler_cache():
         try:
             return CompiledEngine(
-                network, bundle.manifest.inputs, bundle.manifest.outputs, device=device, max_batch=max_batch
+                network, bundle.manifest.inputs, bundle.manifest.outputs, device=wish.device, max_batch=wish.max_batch
             )
         except Exception as error:  # the compiler's own tree of exceptions is large and not public
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -71,13 +72,13 @@ def load_compiled(bundle: Bundle, *, device: str, threads: int, max_batch: int, 
             ) from error
 
 
-def _filled(bundle: Bundle, *, threads: int, allow_code: bool) -> torch.nn.Module:
+def _filled(bundle: Bundle, wish: Wish) -> torch.nn.Module:
     architecture = bundle.manifest.architecture
     if architecture is None:
         raise EngineError(f"bundle {bundle.manifest.name} names no architecture: take --engine onnxruntime")
     # Set from the replica's own thread: OpenMP's thread count belongs to the thread that runs the operators.
-    torch.set_num_threads(threads)
-    network = architectures.create(architecture, within=bundle.path, allow_code=allow_code)
+    torch.set_num_threads(wish.threads)
+    network = architectures.create(architecture, within=bundle.path, allow_code=wish.allow_code)
     architectures.fill(network, load_file(bundle.member(WEIGHTS)), name=architecture.name)
     return network
 

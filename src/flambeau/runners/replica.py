@@ -57,7 +57,7 @@ class Replica(Protocol):
 
 def open_replica(spec: ReplicaSpec) -> Replica:
     """Open the replica that the bundle's pipeline asks for. Raises `SetupError`."""
-    opened = engines.to_reproduce(bundle.read(Path(spec.bundle)), spec.engine)
+    opened = engines.to_reproduce(bundle.read(Path(spec.bundle), whole=False), spec.engine)
     manifest = opened.manifest
     if isinstance(manifest.pipeline, PythonPipeline):
         return open_python_model(opened, manifest.pipeline, allow_code=spec.allow_code)
@@ -74,7 +74,7 @@ def open_replica(spec: ReplicaSpec) -> Replica:
     load = functools.partial(
         engines.load, opened, spec.engine, device=device, allow_code=spec.allow_code, max_batch=spec.max_batch
     )
-    wide = load(threads=spec.wide_threads) if spec.wide_threads > spec.threads else None
+    wide = load(threads=spec.wide_threads, alone=True) if spec.wide_threads > spec.threads else None
     return TensorReplica(opened, load(threads=spec.threads), pipeline, device=device, wide=wide)
 
 
@@ -125,7 +125,14 @@ class TensorReplica:
         self.cost = Cost(1.0, math.inf) if isinstance(measured, RequestError) else measured  # it knows single items
 
     def _measure(self, one: Tensors) -> Cost:
-        """What the engine takes over one item and over two: the best of a few times, for the machine may be busy."""
+        """What the engine takes over one item and over two: the best of a few times, for the machine may be busy.
+
+        Where one takes so long that two would keep others waiting, two are not tried: they are held for too long.
+        """
+        started = time.perf_counter()
+        self._engine.run(one)
+        if (seconds := time.perf_counter() - started) > _MEASURING_SECONDS / 2:
+            return Cost(seconds, math.inf)
         two = {name: np.concatenate([array, array]) for name, array in one.items()}
         best = [math.inf, math.inf]
         ends = time.monotonic() + _MEASURING_SECONDS

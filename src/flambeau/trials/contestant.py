@@ -53,7 +53,7 @@ def main() -> int:
 
 def compete(entry: Entry, say: Callable[[Reply], None]) -> None:
     """Load, warm and check the engine, say so, and answer a line for each round on standard input."""
-    opened = bundle.read(Path(entry.bundle))
+    opened = bundle.read(Path(entry.bundle), whole=False)
     inputs, expected = split_probes(opened.probes())
     before, started = resident_mb(), time.monotonic()
     device = engines.resolve_device(entry.engine, entry.device)

@@ -1,0 +1,94 @@
+"""Sessions of ONNX Runtime, and graphs that it has optimised beforehand. Knows no bundle.
+
+An optimised graph is what ONNX Runtime makes of a graph while it loads it: operators fused, weights laid out as this
+processor's instructions want them. Written once and mapped from there on, it loads in a tenth of the time, and its
+weights are in memory once, however many sessions and processes compute with them.
+"""
+
+import ctypes
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+_SILENT = 4  # what goes wrong is raised; ONNX Runtime would write it to standard error as well
+_LEAST_BYTES_BESIDE = "1024"  # smaller constants stay in the graph
+
+
+def open_session(
+    graph: Path, *, threads: int = 0, alone: bool = False, optimised: bool = False, device: str = "cpu"
+) -> onnxruntime.InferenceSession:
+    """A session on the graph, with so many threads (0: one per core). Raises what ONNX Runtime raises.
+
+    `alone`: nothing else computes while it runs. `optimised`: the graph is what `write_optimised` wrote.
+    """
+    _let_forked_children_exit()
+    options = _options(threads)
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if alone else "0")
+    # Threads that spin are ready for the next operator at once, but take the core from whoever else has work.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    # Weights apart from what is computed: the arena that both share otherwise grows by doubling.
+    options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    if optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    kind, _, index = device.partition(":")
+    if kind == "cuda":
+        providers: list[Any] = [("CUDAExecutionProvider", {"device_id": index})]
+    else:
+        providers = ["CPUExecutionProvider"]
+        if _shares_arena():
+            options.add_session_config_entry("session.use_env_allocators", "1")
+    return onnxruntime.InferenceSession(graph, options, providers=providers)
+
+
+def write_optimised(graph: Path, target: Path) -> None:
+    """Write the graph as it is optimised for this processor, and its weights beside it as `target`.data.
+
+    The weights stand there as well in the order in which matrix products read them, where that is another. Raises what
+    ONNX Runtime raises.
+    """
+    options = _options(threads=1)
+    options.optimized_model_filepath = str(target)
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{target.name}.data")
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_min_size_in_bytes", _LEAST_BYTES_BESIDE
+    )
+    options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
+    onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def _options(threads: int) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _SILENT
+    # A plan of the memory for each shape: no faster, and for batches of every size a third more memory.
+    options.enable_mem_pattern = False
+    return options
+
+
+@cache
+def _shares_arena() -> bool:
+    """Give all sessions of this process one arena to compute in: those of one worker do not run at the same time."""
+    where = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    try:
+        onnxruntime.create_and_register_allocator(where, None)
+    except Exception:  # another package of this process has registered its own
+        return False
+    return True
+
+
+@cache
+def _let_forked_children_exit() -> None:
+    """Keep a child that is forked from this process (gunicorn --preload) from hanging when it exits.
+
+    ONNX Runtime's exit handlers destroy a condition variable on which one of its threads waits, and a fork copies the
+    waiting but not the thread: the child would wait for ever. There `_exit` goes in front of all exit handlers.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(os, "register_at_fork") and hasattr(libc, "on_exit"):  # glibc
+        os.register_at_fork(after_in_child=lambda: libc.on_exit(libc._exit, None))

@@ -1,0 +1,110 @@
+"""The optimised graph: the same answers, weights that are mapped, and only where it was made for."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from flambeau import agreement, bundle, engines, sources
+from flambeau.build.optimise import optimise
+from flambeau.bundle import ONNX, OPTIMISED_ONNX, Bundle, Optimised, split_probes
+from flambeau.engines import optimised
+from flambeau.engines.base import Engine
+from flambeau.errors import BundleError
+from flambeau.orders import SourceOptions
+from flambeau.runners.replica import open_replica
+from flambeau.runners.spec import ReplicaSpec
+from flambeau.types import Tensors
+
+WEIGHTS = f"{OPTIMISED_ONNX}.data"
+
+
+@contextmanager
+def loaded(opened: Bundle, *, alone: bool = False) -> Iterator[Engine]:
+    engine = engines.load(opened, "onnxruntime", device="cpu", threads=1, allow_code=False, alone=alone)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def copied(default_bundle: Bundle, tmp_path: Path) -> Path:
+    shutil.copytree(default_bundle.path, tmp_path / "copied")
+    return tmp_path / "copied"
+
+
+def elsewhere(folder: Path) -> Bundle:
+    """The bundle as if another machine had built it, and without the graph that only that one may read."""
+    for file in folder.glob(f"{OPTIMISED_ONNX}*"):
+        file.unlink()
+    manifest = bundle.read(folder, whole=False).manifest
+    there = Optimised(onnxruntime="1.0", processor="another")
+    bundle.write_manifest(folder, msgspec.structs.replace(manifest, optimised=there))
+    return bundle.read(folder)
+
+
+def mapped(opened: Bundle) -> bool:
+    return str(opened.path / WEIGHTS) in Path("/proc/self/maps").read_text()
+
+
+def test_a_session_maps_the_weights_of_the_optimised_graph(default_bundle: Bundle) -> None:
+    assert optimised.usable(default_bundle.manifest)
+    with loaded(default_bundle), loaded(default_bundle, alone=True):
+        assert mapped(default_bundle)
+
+
+def test_it_answers_as_the_plain_graph_does(default_bundle: Bundle, copied: Path) -> None:
+    inputs, _ = split_probes(default_bundle.probes())
+    rows = {name: np.resize(array, (3, *array.shape[1:])) for name, array in inputs.items()}
+    with loaded(default_bundle) as ours, loaded(elsewhere(copied)) as plain:
+        for batch in (rows, {name: array[:1] for name, array in rows.items()}):
+            [(name, expected)] = plain.run(batch).items()
+            np.testing.assert_allclose(ours.run(batch)[name], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_on_another_machine_the_plain_graph_serves(copied: Path) -> None:
+    opened = elsewhere(copied)
+    inputs, eager = split_probes(opened.probes())
+    with loaded(opened) as engine:
+        assert not mapped(opened)
+        [(name, expected)] = eager.items()
+        assert agreement.measure(expected, engine.run(inputs)[name], classes=True).holds
+
+
+def test_a_worker_refuses_an_optimised_graph_that_was_changed(copied: Path) -> None:
+    contents = bytearray((copied / WEIGHTS).read_bytes())
+    contents[-1] ^= 1
+    (copied / WEIGHTS).write_bytes(contents)
+    spec = ReplicaSpec(bundle=str(copied), name="net", engine="onnxruntime", device="cpu", threads=1, allow_code=False,
+                       threshold=None, max_image_pixels=1_000_000)  # fmt: skip
+    with pytest.raises(BundleError, match=r"optimised\.onnx\.data of bundle .* was changed since it was built"):
+        open_replica(spec)
+
+
+def test_one_that_disagrees_is_left_out(default_bundle: Bundle, tmp_path: Path) -> None:
+    shutil.copy(default_bundle.member(ONNX), tmp_path / ONNX)
+    inputs, eager = split_probes(default_bundle.probes())
+    wrong: Tensors = {name: -array for name, array in eager.items()}
+    notes: list[str] = []
+    assert optimise(tmp_path, [(inputs, wrong)], classes=True, tell=notes.append) is None
+    assert [file.name for file in tmp_path.iterdir()] == [ONNX]
+    assert "it disagrees with PyTorch" in notes[0]
+
+
+def test_one_that_cannot_be_made_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / ONNX).write_bytes(bytes(2_000_000))
+    notes: list[str] = []
+    assert optimise(tmp_path, [], classes=True, tell=notes.append) is None
+    assert "every worker does it when it starts" in notes[0]
+
+
+def test_a_small_network_has_none(tmp_path: Path, cache: Path) -> None:
+    weights = tmp_path / "small.safetensors"
+    save_file({"0.weight": np.ones((3, 4), np.float32), "0.bias": np.ones(3, np.float32)}, weights)
+    options = SourceOptions(source=str(weights))
+    made = sources.build_into(options, tmp_path / "small", progress=lambda event: None)
+    assert made.manifest.optimised is None
