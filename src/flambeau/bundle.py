@@ -28,7 +28,7 @@ from safetensors.numpy import load_file
 from flambeau.agreement import INT8_TOLERANCE, TOLERANCE, Agreement
 from flambeau.config import EngineName
 from flambeau.errors import BundleError
-from flambeau.measurements import Quantised, Trials
+from flambeau.measurements import Placements, Quantised, Trials
 from flambeau.types import Label, TensorSpec
 
 FORMAT = 1
@@ -157,6 +157,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     export_error: str | None = None
     optimised: Optimised | None = None
     trials: Trials | None = None
+    placements: Placements | None = None
     int8: Quantised | None = None
     tools: dict[str, str] = {}
     members: dict[str, str] = {}

@@ -30,6 +30,34 @@ class Trials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     engines: tuple[Trial, ...]
 
 
+class Placed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """So many `replicas` with so many `threads` each gave `per_second` answers, all of them at work."""
+
+    replicas: int
+    threads: int
+    per_second: float
+
+
+class Placements(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How replicas were placed on so many `cores` of the `processor`: what was `tried`, and what of it is `taken`."""
+
+    processor: str
+    cores: int
+    taken: Placed
+    tried: tuple[Placed, ...]
+
+    def __str__(self) -> str:
+        """Such as `2 replicas of 1 thread (166/s; 1 of 2: 122/s)`."""
+        taken = self.taken
+        others = "; ".join(
+            f"{each.replicas} of {each.threads}: {each.per_second:.3g}/s" for each in self.tried if each != taken
+        )
+        return (
+            f"{taken.replicas} replica{'s' if taken.replicas > 1 else ''} of {taken.threads} "
+            f"thread{'s' if taken.threads > 1 else ''} ({taken.per_second:.3g}/s{'; ' if others else ''}{others})"
+        )
+
+
 class Quantised(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How well the int8 graph answers the calibration inputs as eager PyTorch does.
 

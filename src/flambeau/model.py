@@ -8,10 +8,11 @@ from pathlib import Path
 
 from flambeau import engines, logs, runners, usercode
 from flambeau.batching import UNMEASURED, Batcher, BatchLimits, measured_sizes
-from flambeau.bundle import Bundle, PythonPipeline
+from flambeau.bundle import Bundle, Manifest, PythonPipeline
 from flambeau.config import Placement, Settings, place, usable_cores
 from flambeau.engines import optimised
 from flambeau.errors import Code, ConfigError, RequestError
+from flambeau.machine import processor
 from flambeau.metrics import Metrics
 from flambeau.runners.base import RunnerState
 from flambeau.runners.spec import ReplicaSpec
@@ -117,7 +118,9 @@ def _plan(bundle: Bundle, settings: Settings) -> tuple[ReplicaSpec, Placement]:
     else:
         engine = engines.choose(bundle, settings.engine)
         default = usable_cores() if _on_cpu(settings.device) else 1
-    placement = place(settings.replicas, settings.threads, default=default, cores=usable_cores())
+    placement = _measured(manifest, engine, settings) or place(
+        settings.replicas, settings.threads, default=default, cores=usable_cores()
+    )
     spec = ReplicaSpec(
         bundle=str(bundle.path),
         name=manifest.name,
@@ -132,6 +135,16 @@ def _plan(bundle: Bundle, settings: Settings) -> tuple[ReplicaSpec, Placement]:
         wide_threads=_wide_threads(bundle, settings, engine, placement),
     )
     return spec, placement
+
+
+def _measured(manifest: Manifest, engine: str, settings: Settings) -> Placement | None:
+    """What was measured when the bundle was built, where that was for this engine and machine and nobody says else."""
+    found = manifest.placements
+    if found is None or engine != manifest.engine or settings.replicas or settings.threads:
+        return None
+    if not _on_cpu(settings.device) or (found.processor, found.cores) != (processor(), usable_cores()):
+        return None
+    return Placement(found.taken.replicas, found.taken.threads)
 
 
 _WIDE_ENGINES = frozenset({"onnxruntime"})  # whose second session is cheap and sleeps while it has nothing to do

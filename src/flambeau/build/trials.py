@@ -1,4 +1,4 @@
-"""The engine that a bundle is served with: measured where there are several, or the one that the user names.
+"""The engine that a bundle is served with, measured where there are several, and how its replicas are placed.
 
 Only those are tried that `trials.verdict` may take: those that read the graph, and on a machine whose accelerator only
 PyTorch can use, PyTorch.
@@ -13,10 +13,12 @@ import torch
 from flambeau import bundle, engines
 from flambeau.bundle import Bundle, Manifest
 from flambeau.config import Engine, place, usable_cores
+from flambeau.engines import optimised
 from flambeau.errors import SourceError
 from flambeau.machine import processor
 from flambeau.measurements import Trial, Trials
-from flambeau.trials import verdict
+from flambeau.process import give_memory_back
+from flambeau.trials import placing, verdict
 from flambeau.trials.contest import Rules, hold
 
 _FULL_BATCH = 8  # what a service takes together unless it is told otherwise
@@ -36,6 +38,7 @@ def settle(folder: Path, wanted: Engine, *, allow_code: bool, tell: Tell) -> Non
         _measured(opened, allow_code=allow_code, tell=tell)
     elif wanted != opened.manifest.engine:
         _fixed(opened, wanted, allow_code=allow_code, tell=tell)
+    _place(bundle.read(folder, whole=False), tell=tell)
 
 
 def _measured(opened: Bundle, *, allow_code: bool, tell: Tell) -> None:
@@ -74,6 +77,18 @@ def _fixed(opened: Bundle, wanted: str, *, allow_code: bool, tell: Tell) -> None
     why = f"{wanted} was asked for, and takes {verdict.score(trial):.3g} ms"
     tell(f"engine: {why}")
     _write(opened, wanted, why, [trial])
+
+
+def _place(opened: Bundle, *, tell: Tell) -> None:
+    """Measure how many replicas this machine is best shared between. Where they would not share the weights, one per
+    core it is, for then each that is tried takes the memory of a copy."""
+    manifest, cores = opened.manifest, usable_cores()
+    if manifest.engine not in placing.MEASURED or not optimised.usable(manifest) or cores < 2:
+        return
+    found = placing.measure(opened, manifest.engine, cores=cores, processor=processor())
+    tell(f"placed as {found}")
+    bundle.write_manifest(opened.path, msgspec.structs.replace(manifest, placements=found))
+    give_memory_back()
 
 
 def _rules(*, allow_code: bool) -> Rules:
