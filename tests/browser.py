@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
@@ -109,15 +110,21 @@ class Browser:
 
     def find(self, selector: str) -> WebElement:
         """The first such element that is shown."""
-        return self.until(lambda: next((each for each in self.all(selector) if each.is_displayed()), None))
+        script = "return [...document.querySelectorAll(arguments[0])].find((each) => each.checkVisibility())"
+        return self.until(lambda: self.driver.execute_script(script, selector))
 
     def all(self, selector: str) -> list[WebElement]:
         """Every such element, shown or not."""
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def texts(self, selector: str) -> list[str]:
-        """The texts of those that are shown."""
-        return [each.text for each in self.all(selector) if each.is_displayed()]
+        """The texts of those that are shown, all of the same moment."""
+        script = "return [...document.querySelectorAll(arguments[0])].filter((each) => each.checkVisibility())"
+        return self.driver.execute_script(f"{script}.map((each) => each.innerText)", selector)
+
+    def press(self, key: str) -> None:
+        """Press a key, wherever the focus is."""
+        ActionChains(self.driver).send_keys(key).perform()
 
     def until(self, found: Callable[[], T | None]) -> T:
         """Wait for something that is true, and return it."""

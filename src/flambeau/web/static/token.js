@@ -1,5 +1,7 @@
 /** The access token: asked for when the server wants one, kept for this tab only, and sent nowhere else. */
 
+import { asSentence } from "./words.js";
+
 const KEY = "flambeau-token";
 /** @type {Promise<void> | null} while somebody is asked, everybody waits for the one answer */
 let asking = null;
@@ -11,7 +13,7 @@ export function credentials() {
 }
 
 /**
- * `fetch`, which asks for a token when the server answers 401, and then tries again.
+ * `fetch`, which asks for a token when the server wants one, or another one, and then tries again.
  * @param {string} address
  * @param {RequestInit} [request] its body must be readable more than once: no stream
  * @returns {Promise<Response>}
@@ -20,10 +22,16 @@ export async function fetchAllowed(address, request = {}) {
   for (;;) {
     const sent = credentials();
     const response = await fetch(address, { ...request, headers: { ...request.headers, ...sent } });
-    if (response.status !== 401) return response;
+    const refused = response.status === 401 || (response.status === 403 && sent.Authorization);
+    if (!refused) return response;
     const changed = credentials().Authorization !== sent.Authorization; // another request has asked meanwhile
-    if (!changed) await askOnce(sent.Authorization ? "This token was not accepted." : "");
+    if (!changed) await askOnce(sent.Authorization ? await reason(response) : "");
   }
+}
+
+async function reason(response) {
+  const body = await response.json().catch(() => null);
+  return body?.error ? asSentence(body.error) : "This token was not accepted.";
 }
 
 function askOnce(why) {

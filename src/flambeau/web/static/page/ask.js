@@ -2,7 +2,7 @@
 
 import { readTiming } from "../stages.js";
 import { fetchAllowed } from "../token.js";
-import { asSentence } from "./words.js";
+import { asSentence } from "../words.js";
 
 /**
  * @typedef {object} Answer

@@ -1,7 +1,7 @@
 /** The cards of the answers. What models and people wrote goes in as text, never as HTML. */
 
 import { showStages } from "../stages.js";
-import { asSentence, percent, spelled } from "./words.js";
+import { asSentence, percent, spelled } from "../words.js";
 
 const cards = document.getElementById("cards");
 const nothing = document.getElementById("nothing");
