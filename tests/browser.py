@@ -132,7 +132,8 @@ class Browser:
 
     def run(self, script: str, *arguments: object) -> Any:
         """The value of a script's `return`, awaited; in it `arguments` are an array."""
-        whole = f"const done = arguments[arguments.length - 1]; (async () => {{{script}}})().then(done, (e) => done(`${{e}}`))"
+        done = "arguments[arguments.length - 1]"
+        whole = f"const done = {done}; (async () => {{{script}}})().then(done, (error) => done(`${{error}}`))"
         return self.driver.execute_async_script(whole, *arguments)
 
     def complaints(self, *, refusals: bool = False) -> list[str]:

@@ -1,6 +1,7 @@
 """The page in a real browser: Chromium against a real server. No complaint of its console or its policy is accepted."""
 
-import contextlib
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -17,22 +18,29 @@ from flambeau.web.app import make_app
 from page_models import HOSTILE
 
 AXE = (Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js").read_text()
-SCREENS = [pytest.param(screen, dark, marks=[] if (screen, dark) in ((DESKTOP, False), (PHONE, True))
-           else pytest.mark.slow, id=f"{screen.name}-{'dark' if dark else 'light'}")
-           for screen in (DESKTOP, PHONE) for dark in (False, True)]  # fmt: skip
+SCREENS = [
+    pytest.param(DESKTOP, False, id="desktop, light"),
+    pytest.param(DESKTOP, True, id="desktop, dark", marks=pytest.mark.slow),
+    pytest.param(PHONE, False, id="phone, light", marks=pytest.mark.slow),
+    pytest.param(PHONE, True, id="phone, dark"),
+]
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
-class Locked:
-    """An application of which predictions and metrics are shown to those who have the token, while there is one."""
+class Doorway:
+    """What stands before an application: a proxy that cuts off the prefix `/below`, and a lock, while there is a token.
+
+    The lock is on what shows predictions and metrics.
+    """
 
     def __init__(self, app: Wsgi) -> None:
         self._app = app
         self.token = ""
 
     def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        closed = environ["PATH_INFO"].startswith(("/predict", "/metrics"))
-        if self.token and closed and environ.get("HTTP_AUTHORIZATION") != f"Bearer {self.token}":
+        environ["PATH_INFO"] = path = environ["PATH_INFO"].removeprefix("/below")
+        closed = self.token and path.startswith(("/predict", "/metrics"))
+        if closed and environ.get("HTTP_AUTHORIZATION") != f"Bearer {self.token}":
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start("401 Unauthorized", [("Content-Type", "application/json")])
             return [b'{"error":"this token is not known here","code":"unauthorized","retryable":false}']
@@ -43,8 +51,8 @@ class Site:
     """The models of every kind on a real port."""
 
     def __init__(self, service: BlockingService) -> None:
-        self.locked = Locked(make_app(service).wsgi_app)
-        self._server = make_server("127.0.0.1", 0, self.locked, threaded=True)
+        self.doorway = Doorway(make_app(service).wsgi_app)
+        self._server = make_server("127.0.0.1", 0, self.doorway, threaded=True)
         self._thread = threading.Thread(target=self._server.serve_forever)
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._server.port}"
@@ -85,7 +93,7 @@ def browser(window: Browser) -> Iterator[Browser]:
 @pytest.fixture
 def picture(tmp_path: Path, cat: bytes) -> Path:
     """A photograph with a name that a shell and a page would stumble over."""
-    file = tmp_path / "it's <b>$(me).png"
+    file = tmp_path / "it's <b>$(me);,.png"
     file.write_bytes(cat)
     return file
 
@@ -140,11 +148,23 @@ def test_several_pictures_are_cards_of_their_own_and_a_bad_one_fails_alone(
     assert browser.texts(".source") == [picture.name, text.name, coffee.name]
     [error] = browser.texts(".error")
     assert error == "The file is not an image that this model reads: send JPEG, PNG, WEBP, GIF or BMP."
-    assert browser.find("#curl").text.startswith("curl -F 'file=@it'\\''s <b>$(me).png' ")
     assert browser.run("return [...document.querySelectorAll('.card img')].filter((i) => i.naturalWidth).length") == 2
     browser.find("#clear").click()
     assert browser.texts(".card") == []
     assert browser.find("#nothing").is_displayed()
+
+
+def test_the_copied_commands_are_real_ones(browser: Browser, cat_server: ServerProcess, picture: Path) -> None:
+    browser.open(cat_server.url)
+    browser.command("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
+    browser.all("#file")[0].send_keys(str(picture))
+    verdicts(browser, 1)
+    for button, shell in zip(browser.all(".copy"), (["bash", "-c"], [sys.executable, "-c"]), strict=True):
+        button.click()
+        browser.until(lambda button=button: button.text.startswith("Copied"))
+        command = browser.run("return navigator.clipboard.readText()")
+        done = subprocess.run([*shell, command], cwd=picture.parent, capture_output=True, text=True, check=False)
+        assert "Egyptian_cat" in done.stdout, (command, done.stderr)
 
 
 def test_what_is_dropped_or_pasted_is_answered(browser: Browser, cat_server: ServerProcess) -> None:
@@ -184,6 +204,8 @@ def test_the_keyboard_is_enough(browser: Browser, cat_server: ServerProcess) -> 
         browser.press(Keys.TAB)
         focused = browser.driver.switch_to.active_element
         order.append(focused.get_attribute("id") or focused.get_attribute("class") or focused.text)
+        if order[-1] == "file":
+            assert browser.run("return getComputedStyle(document.querySelector('.drop')).outlineStyle") == "solid"
     assert order == ["brand", "Model", "Dashboard", "file", "take", "sample", "sample"]
     browser.press(Keys.ENTER)
     assert verdicts(browser, 1) == ["Espresso"]
@@ -235,7 +257,9 @@ def test_a_model_is_chosen_from_the_list_and_takes_numbers(browser: Browser, sit
     browser.find("#input").send_keys("[[1, 2, 3]]")
     browser.find("button.primary").click()
     verdicts(browser, 2)
-    assert browser.texts(".error") == ["Input must be a list of 4 numbers, or a list of such lists, but its shape is [1, 3]."]
+    assert browser.texts(".error") == [
+        "Input must be a list of 4 numbers, or a list of such lists, but its shape is [1, 3]."
+    ]
 
 
 def test_a_python_model_takes_json(browser: Browser, site: Site) -> None:
@@ -246,14 +270,23 @@ def test_a_python_model_takes_json(browser: Browser, site: Site) -> None:
     assert browser.find(".card .text").text == "42"
 
 
+def test_the_page_works_below_a_prefix_that_it_is_not_told(browser: Browser, site: Site) -> None:
+    browser.open(f"{site.url}/below/")
+    browser.find(".sample").click()
+    assert verdicts(browser, 1) == ["Egyptian cat"]
+    assert f"'{site.url}/below/predict?top_k=5'" in browser.find("#curl").text
+    browser.find("nav a[href=dashboard]").click()
+    browser.until(lambda: browser.texts("#state") == ["Live"])
+
+
 # Tokens
 
 
 @pytest.fixture
 def locked(site: Site) -> Iterator[Site]:
-    site.locked.token = "opensesame"
+    site.doorway.token = "opensesame"
     yield site
-    site.locked.token = ""
+    site.doorway.token = ""
 
 
 def test_a_token_is_asked_for_once_and_never_written_on_the_page(browser: Browser, locked: Site) -> None:
@@ -360,6 +393,18 @@ flambeau_model_ready{model="a",version="1"} 1.0
 flambeau_model_ready{model="b",version="1"} 1.0
 flambeau_model_ready{model="b",version="2"} 0.0
 """
+
+
+@pytest.mark.slow
+def test_the_dashboard_says_when_its_server_is_gone(browser: Browser, site: Site) -> None:
+    browser.open(f"{site.url}/dashboard")
+    browser.until(lambda: browser.texts("#state") == ["Live"])
+    browser.command("Network.enable")
+    speed = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    browser.command("Network.emulateNetworkConditions", offline=True, **speed)
+    browser.until(lambda: browser.texts("#state") == ["The server cannot be reached. What is shown is old."])
+    browser.command("Network.emulateNetworkConditions", offline=False, **speed)
+    browser.until(lambda: browser.texts("#state") == ["Live"])
 
 
 def test_the_dashboard_computes_as_prometheus_does(browser: Browser, cat_server: ServerProcess) -> None:

@@ -36,7 +36,7 @@ export function showStages(place, spent) {
     parts.append(part(stage, milliseconds));
     start += share;
   }
-  if (whole - sum > 0.05) parts.append(part("rest", whole - sum));
+  if (whole - sum > whole / 20) parts.append(part("rest", whole - sum));
   place.querySelector(".whole").textContent = `${inWords(whole)} ms`;
 }
 

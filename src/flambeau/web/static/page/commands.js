@@ -8,7 +8,7 @@ export function showAddress(address) {
 /** @param {File | {input: any}} item what was last sent */
 export function showItem(item) {
   if (item instanceof File) {
-    fill("shell-file", quotedForShell(`file=@${item.name}`));
+    fill("shell-file", quotedForShell(`file=@${quotedForCurl(item.name)}`));
     fill("python-file", JSON.stringify(item.name));
   } else {
     fill("shell-json", quotedForShell(JSON.stringify(item)));
@@ -49,6 +49,11 @@ function slots(name) {
 
 function fill(name, text) {
   for (const slot of slots(name)) slot.textContent = text;
+}
+
+/** In a form's part curl reads `;` and `,` as the end of a file's name, unless it is in quotes. */
+function quotedForCurl(name) {
+  return /[;,"\\]/.test(name) ? `"${name.replace(/["\\]/g, "\\$&")}"` : name;
 }
 
 function quotedForShell(text) {
