@@ -199,14 +199,16 @@ def test_what_is_not_recognised_is_said(browser: Browser, cat_server: ServerProc
 
 def test_the_keyboard_is_enough(browser: Browser, cat_server: ServerProcess) -> None:
     browser.open(cat_server.url)
-    order = []
-    for _ in range(7):
+    order: list[str] = []
+    while order[-2:] != ["sample", "sample"]:
         browser.press(Keys.TAB)
         focused = browser.driver.switch_to.active_element
         order.append(focused.get_attribute("id") or focused.get_attribute("class") or focused.text)
         if order[-1] == "file":
             assert browser.run("return getComputedStyle(document.querySelector('.drop')).outlineStyle") == "solid"
-    assert order == ["brand", "Model", "Dashboard", "file", "take", "sample", "sample"]
+        assert len(order) < 20
+    assert order[0] == "brand"
+    assert order[-4:] == ["file", "take", "sample", "sample"]
     browser.press(Keys.ENTER)
     assert verdicts(browser, 1) == ["Espresso"]
 
