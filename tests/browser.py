@@ -37,11 +37,14 @@ addEventListener("securitypolicyviolation", (event) => window.reports.push(
 
 
 class NoBrowserError(Exception):
-    """There is no Chromium, and it cannot be installed."""
+    """There is no Chromium, and we are not the ones to install it."""
 
 
 def install() -> None:
-    """Make sure that Chromium is there: on a fresh Debian, root installs it. Raises `NoBrowserError`."""
+    """Make sure that Chromium is there: on a fresh Debian, root installs it.
+
+    Raises `NoBrowserError` where that cannot be tried, and `RuntimeError` where it failed.
+    """
     if Path(CHROMIUM).exists() and Path(CHROMEDRIVER).exists():
         return
     if shutil.which("apt-get") is None or os.geteuid() != 0:
@@ -51,7 +54,7 @@ def install() -> None:
             command, capture_output=True, text=True, check=False, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
         )
         if done.returncode and command[1] == "install":
-            raise NoBrowserError(f"{' '.join(command)} failed: {done.stderr[-500:]}")
+            raise RuntimeError(f"{' '.join(command)} failed: {done.stderr[-500:]}")
 
 
 @dataclass(frozen=True)
