@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 import onnx
+from flask import Flask
 from onnx import TensorProto, helper
 
 from flambeau import bundle, sources
@@ -13,6 +14,7 @@ from flambeau.config import Settings
 from flambeau.orders import SourceOptions
 from flambeau.service import BlockingService, Service
 from flambeau.types import Label, TensorSpec
+from flambeau.web.app import make_app
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 CAT = 285  # the index of the Egyptian cat
@@ -29,6 +31,11 @@ def open_several(default: Bundle, double_py: Path, folder: Path) -> BlockingServ
     ]  # fmt: skip
     settings = Settings(runner="threads", replicas=1, threads=1, allow_code=True)
     return BlockingService(lambda: Service(bundles, settings))
+
+
+def application(service: BlockingService) -> Flask:
+    """The whole application over a running service."""
+    return make_app(service)
 
 
 def hostile(default: Bundle, folder: Path) -> Bundle:

@@ -14,8 +14,7 @@ from werkzeug.test import Client
 
 from conftest import encoded, photograph
 from flambeau.service import BlockingService
-from flambeau.web.app import make_app
-from page_models import HOSTILE
+from page_models import HOSTILE, application
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
@@ -25,7 +24,7 @@ POLICY = (
 
 @pytest.fixture(scope="module")
 def app(several_models: BlockingService) -> Flask:
-    return make_app(several_models)
+    return application(several_models)
 
 
 @pytest.fixture

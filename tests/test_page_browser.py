@@ -15,8 +15,7 @@ from werkzeug.serving import make_server
 from browser import DESKTOP, PHONE, Browser, NoBrowserError, Screen, install, open_browser
 from conftest import ServerProcess, encoded, photograph
 from flambeau.service import BlockingService
-from flambeau.web.app import make_app
-from page_models import HOSTILE
+from page_models import HOSTILE, application
 
 pytestmark = pytest.mark.timeout(400)  # on a fresh machine the first test installs Chromium
 AXE = (Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js").read_text()
@@ -53,7 +52,7 @@ class Site:
     """The models of every kind on a real port."""
 
     def __init__(self, service: BlockingService) -> None:
-        self.doorway = Doorway(make_app(service).wsgi_app)
+        self.doorway = Doorway(application(service).wsgi_app)
         self._server = make_server("127.0.0.1", 0, self.doorway, threaded=True)
         self._thread = threading.Thread(target=self._server.serve_forever)
         self._thread.start()
