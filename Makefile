@@ -1,4 +1,4 @@
-# The desk: make venv | serve | test | chaos | bench | lint | format | clean.   `make` alone lists them.
+# The desk: make venv | serve | test | chaos | bench | screenshots | lint | format | clean.   `make` alone lists them.
 # PYTHON is any Python 3.11 or later; the newest found is not taken, the plainest is.
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -10,7 +10,7 @@ SERVE_ARGS ?=
 CHAOS_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help venv serve test test-slow chaos bench bench-micro lint format clean
+.PHONY: help venv serve test test-slow chaos bench bench-micro screenshots lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make chaos   kill, hang and flood a real server, and account for every request   (CHAOS_ARGS='--quick')"
 	@echo "make bench   measure it against its peers, which are installed first   (BENCH_ARGS='--quick')"
 	@echo "make bench-micro   measure the parts of a request: decoding, frames, queue, JSON   (BENCH_ARGS='--json')"
+	@echo "make screenshots   take the pictures of the page in docs/screenshots anew, with a real browser"
 	@echo "make lint    ruff, mypy, import-linter   make format      let ruff mend what it can"
 	@echo "make venv    only make the environment in .venv"
 
@@ -41,6 +42,9 @@ bench: $(VENV)/.installed-test
 
 bench-micro: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.micro $(BENCH_ARGS)
+
+screenshots: $(VENV)/.installed-test
+	PYTHONPATH=tests $(BIN)/python scripts/screenshots.py
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
@@ -76,7 +80,10 @@ $(VENV)/.installed-slow: $(VENV)/.installed-test
 	$(PIP) -e ".[torch,test,openvino]"
 	@touch $@
 
-$(VENV)/.installed-lint: $(VENV)/.installed-test
+$(VENV)/.installed-screenshots: $(VENV)/.installed-test
+	PYTHONPATH=tests $(BIN)/python scripts/screenshots.py
+
+lint: $(VENV)/.installed-test
 	@echo "== installing what the lint needs"
 	$(PIP) -e ".[torch,test,lint]"
 	@touch $@

@@ -14,9 +14,11 @@ import pytest
 import requests
 from PIL import Image
 
+import page_models
 from flambeau import sources
 from flambeau.bundle import Bundle
 from flambeau.orders import SourceOptions
+from flambeau.service import BlockingService
 
 FLAMBEAU = (sys.executable, "-m", "flambeau")
 STARTUP_SECONDS = 100
@@ -152,6 +154,16 @@ def cat_server(serve: Serve, default_bundle: Bundle) -> Iterator[ServerProcess]:
     """The default model, served from its cached bundle."""
     with serve() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def several_models(
+    default_bundle: Bundle, double_py: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BlockingService]:
+    """One service with models of every kind; see `page_models`."""
+    service = page_models.open_several(default_bundle, double_py, tmp_path_factory.mktemp("several"))
+    yield service
+    service.close()
 
 
 def run_flambeau(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":

@@ -1,100 +1,112 @@
-"""The page: a form that works without JavaScript, over the same calls that the API makes."""
+"""The page and the dashboard: what a browser is shown. Without JavaScript the page's form still works.
 
-from dataclasses import dataclass
+It makes the same calls as the API, and sends nothing back of what was uploaded.
+"""
 
-import msgspec
-from flask import Blueprint, Response, make_response, render_template, request
+from collections.abc import Sequence
+
+from flask import Blueprint, Response, current_app, make_response, render_template, request
 
 from flambeau.errors import RequestError
+from flambeau.model import Model
 from flambeau.service import AttachedService, BlockingService
-from flambeau.types import Classification, Options, Outcome, Payload, Value
-from flambeau.web import json_body, multipart
+from flambeau.types import Options
+from flambeau.version import VERSION
+from flambeau.web import multipart
 from flambeau.web.errors import STATUS
+from flambeau.web.multipart import Part
+from flambeau.web.page_answer import TOP_K, Card, cards_of, refused
+from flambeau.web.page_form import filled, form_of, read_form, written
 
-_TOP_K = 5
-_POLICY = (
-    "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' blob:",  # what was chosen is shown from the browser's own memory
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+    )
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """One class on the page: its name for people, and its probability in percent."""
-
-    name: str
-    percent: float
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """What the page shows below its form."""
-
-    bars: tuple[Bar, ...] = ()
-    verdict: str = ""
-    text: str = ""
-    error: str = ""
-    milliseconds: float = 0.0
+_HEADERS = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY"}
+_SAMPLES = {"chelsea.jpg": "A cat", "coffee.jpg": "A cup of coffee", "rocket.jpg": "A rocket"}
+"""Pictures to try, in `static/samples`, with what is on them."""
 
 
 def make_blueprint(handle: AttachedService | BlockingService) -> Blueprint:
-    """`GET /` the form, `POST /` the form with its answer, `GET /static/...` the stylesheet."""
+    """`GET /` the page, `POST /` the page with its answers, `GET /dashboard`. `?model=NAME[/VERSION]` takes a model."""
     blueprint = Blueprint("ui", __name__, template_folder="templates")
 
-    def page(shown: Shown | None, status: int = 200) -> Response:
-        model = handle.service.get()
-        response = make_response(render_template("index.html", model=model, shown=shown), status)
-        response.headers["Content-Security-Policy"] = _POLICY
-        response.headers["Referrer-Policy"] = "no-referrer"
-        response.headers["X-Frame-Options"] = "DENY"
-        return response
+    def page(model: Model, cards: Sequence[Card] = (), parts: Sequence[Part] = (), *, status: int = 200) -> Response:
+        text = render_template(
+            "index.html",
+            model=model,
+            form=form_of(model),
+            models=handle.service.models(),
+            cards=cards,
+            written=written(parts),
+            filled=filled(parts),
+            samples=_SAMPLES,
+            address=_address(model),
+            top_k=TOP_K,
+        )
+        return make_response(text, status)
+
+    def chosen() -> Model:
+        name, _, version = request.args.get("model", "").partition("/")
+        return handle.service.get(name or None, version or None)
 
     @blueprint.get("/")
-    def form() -> Response:
-        return page(None)
+    def show() -> Response:
+        try:
+            return page(chosen())
+        except RequestError as error:
+            return page(handle.service.get(), [refused(error)], status=STATUS[error.code])
 
     @blueprint.post("/")
     def submit() -> Response:
+        settings = handle.service.settings
+        parts: list[Part] = []
         model = handle.service.get()
         try:
-            settings = handle.service.settings
-            content_type = request.headers.get("Content-Type", "")
-            payload = _payload(
-                model.kind, content_type, request.get_data(cache=False), max_depth=settings.max_json_depth
+            model = chosen()
+            parts = multipart.parse(
+                request.get_data(cache=False), request.headers.get("Content-Type", ""), max_parts=settings.max_items
             )
-            [outcome] = handle.call(
-                lambda service: service.predict(model, [payload], Options(top_k=_TOP_K), timeout=settings.deadline)
+            payloads = read_form(form_of(model), parts, max_depth=settings.max_json_depth)
+            outcomes = handle.call(
+                lambda service: service.predict(model, payloads, Options(top_k=TOP_K), timeout=settings.deadline)
             )
-            if isinstance(outcome.result, RequestError):
-                raise outcome.result
+            if len(outcomes) == 1 and isinstance(outcomes[0].result, RequestError):
+                raise outcomes[0].result
         except RequestError as error:
             model.metrics.answered(STATUS[error.code])
-            return page(Shown(error=error.message), STATUS[error.code])
+            return page(model, [refused(error)], parts, status=STATUS[error.code])
         model.metrics.answered(200)
-        return page(_shown(outcome))
+        return page(model, cards_of(outcomes), parts)
+
+    @blueprint.get("/dashboard")
+    def dashboard() -> Response:
+        return make_response(render_template("dashboard.html", models=handle.service.models()))
+
+    @blueprint.after_request
+    def lock_down(response: Response) -> Response:
+        response.headers.update(_HEADERS)
+        return response
+
+    @blueprint.context_processor
+    def everywhere() -> dict[str, object]:
+        return {"version": VERSION, "documented": _has_documentation()}
 
     return blueprint
 
 
-def _payload(kind: str, content_type: str, body: bytes, *, max_depth: int) -> Payload:
-    """What was put into the form's one field: a file, or JSON text for a model over numbers."""
-    parts = {part.name: part.data for part in multipart.parse(body, content_type, max_parts=4)}
-    if kind == "image" or parts.get("file"):
-        if not parts.get("file"):
-            raise RequestError("no image was chosen", code="missing_file")
-        return Payload("file", parts["file"])
-    text = bytes(parts.get("input", b"")).strip()
-    if not text:
-        raise RequestError("no input was written", code="empty_body")
-    return Payload("json", json_body.read_input(b'{"input":' + text + b"}", max_depth=max_depth))
+def _address(model: Model) -> str:
+    """Where its predictions are made, relative to the page: so the page works below any prefix."""
+    return f"predict/{model.name}/{model.version}" if "model" in request.args else "predict"
 
 
-def _shown(outcome: Outcome) -> Shown:
-    result = outcome.result
-    timings = outcome.timings
-    milliseconds = 1000 * (timings.queue + timings.prepare + timings.compute + timings.finish)
-    if isinstance(result, Classification):
-        bars = tuple(Bar(each.label.name.replace("_", " "), 100 * each.probability) for each in result.top)
-        verdict = bars[0].name if result.recognised else "Nothing recognised"
-        return Shown(bars=bars, verdict=verdict, milliseconds=milliseconds)
-    assert isinstance(result, Value)  # errors were raised by the caller, and no form sends a payload of kind `value`
-    return Shown(text=msgspec.json.format(result.json, indent=2).decode(), milliseconds=milliseconds)
+def _has_documentation() -> bool:
+    return any(rule.rule == "/docs" for rule in current_app.url_map.iter_rules())

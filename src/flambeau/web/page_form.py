@@ -1,0 +1,122 @@
+"""The form of a model: which fields it has, and what was put into them.
+
+It reads parts of a form and knows neither HTML nor answers. The fields are `file` (as often as there are files),
+`input` (JSON text) and `number` (once for each number of the model's input, in row-major order).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from flambeau.errors import RequestError
+from flambeau.model import Model
+from flambeau.types import Payload, TensorSpec
+from flambeau.web import json_body
+from flambeau.web.multipart import Part
+
+MOST_NUMBERS = 32
+"""A larger input is written as JSON: nobody fills in more fields."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What the page asks for. `shape` and `whole` say how numbers are put together; `fields` are their names.
+
+    `pictures`: one or several images. `numbers`: one field each, or JSON. `json`: any JSON value, or a file where the
+    model is somebody's own code.
+    """
+
+    asks: Literal["pictures", "numbers", "json"]
+    fields: tuple[str, ...] = ()
+    shape: tuple[int, ...] = ()
+    whole: bool = False
+    files: bool = False
+
+    @property
+    def example(self) -> str:
+        """An input as JSON text, to show in a command."""
+        if self.asks == "numbers":
+            return msgspec.json.encode(_nested([0] * len(self.fields), self.shape)).decode()
+        return "3" if self.files else "[…]"
+
+
+def form_of(model: Model) -> Form:
+    """The form for the model's own inputs."""
+    if model.kind == "image":
+        return Form("pictures", files=True)
+    inputs = model.bundle.manifest.inputs
+    if model.kind == "tensor" and len(inputs) == 1 and _fits_fields(inputs[0]):
+        [spec] = inputs
+        return Form("numbers", _field_names(spec), spec.shape, whole=np.dtype(spec.dtype).kind in "iu")
+    return Form("json", files=model.kind == "python")
+
+
+def _fits_fields(spec: TensorSpec) -> bool:
+    return math.prod(spec.shape) <= MOST_NUMBERS and np.dtype(spec.dtype).kind in "fiu"
+
+
+def _field_names(spec: TensorSpec) -> tuple[str, ...]:
+    """`x[0]`, `x[1]`, …; the name alone for a single number."""
+    places = product(*map(range, spec.shape))
+    return tuple(f"{spec.name}[{', '.join(map(str, place))}]" if place else spec.name for place in places)
+
+
+def read_form(form: Form, parts: Sequence[Part], *, max_depth: int) -> list[Payload]:
+    """The items in the order of the form, at least one.
+
+    Files go before JSON text, and that before single numbers. Raises `RequestError` for a form that says nothing.
+    """
+    if form.files and (files := [part.data for part in parts if part.name == "file" and part.data]):
+        return [Payload("file", data) for data in files]
+    if form.asks == "pictures":
+        raise RequestError("no image was chosen", code="missing_file")
+    if text := written(parts).strip():
+        return [Payload("json", json_body.read_input(b'{"input":' + text.encode() + b"}", max_depth=max_depth))]
+    if form.asks == "numbers":
+        return [Payload("json", msgspec.json.encode(_nested(_numbers(form, parts), form.shape)))]
+    raise RequestError("no input was written", code="empty_body")
+
+
+def written(parts: Sequence[Part]) -> str:
+    """The JSON text as it was written. What is not UTF-8 becomes replacement characters, which no JSON has."""
+    return next((bytes(part.data).decode(errors="replace") for part in parts if part.name == "input"), "")
+
+
+def filled(parts: Sequence[Part]) -> list[str]:
+    """The single numbers as they were written."""
+    return [bytes(part.data).decode(errors="replace") for part in parts if part.name == "number"]
+
+
+def _numbers(form: Form, parts: Sequence[Part]) -> list[float]:
+    texts = filled(parts)
+    if len(texts) != len(form.fields):
+        raise RequestError(f"the form has {len(texts)} of {len(form.fields)} numbers", code="empty_body")
+    return [_number(name, text, whole=form.whole) for name, text in zip(form.fields, texts, strict=True)]
+
+
+def _number(name: str, text: str, *, whole: bool) -> float:
+    try:
+        number = int(text) if whole else float(text)
+    except ValueError:
+        raise RequestError(
+            f"{name} is not {'a whole number' if whole else 'a number'}: write one into every field",
+            code="invalid_tensor",
+        ) from None
+    if not math.isfinite(number):
+        raise RequestError(f"{name} is not finite: write a finite number", code="json_not_finite")
+    return number
+
+
+def _nested(numbers: Sequence[float], shape: tuple[int, ...]) -> Any:
+    """The numbers as lists in lists; without a shape the number itself."""
+    if not shape:
+        return numbers[0]
+    nested: list[Any] = list(numbers)
+    for size in reversed(shape[1:]):
+        nested = [nested[start : start + size] for start in range(0, len(nested), size)]
+    return nested
