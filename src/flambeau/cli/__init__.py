@@ -8,6 +8,7 @@ import click
 from flambeau import logs
 from flambeau.cli.bench import bench
 from flambeau.cli.build import build
+from flambeau.cli.config import config
 from flambeau.cli.inspect import inspect
 from flambeau.cli.predict import predict
 from flambeau.cli.serve import serve
@@ -29,8 +30,7 @@ def cli() -> None:
       flambeau build my.pth -o bundle                         once, then: flambeau serve bundle
       flambeau predict default photos/ -o answers.csv         many files at once, without a server
       flambeau bench default                                  the engines of this machine, side by side
-
-    Every setting of serve can stand in the environment too: FLAMBEAU_PORT=8080.
+      flambeau config                                         what is set, and where it was set
     """
 
 
@@ -39,6 +39,7 @@ cli.add_command(build)
 cli.add_command(inspect)
 cli.add_command(predict)
 cli.add_command(bench)
+cli.add_command(config)
 
 
 def main() -> None:

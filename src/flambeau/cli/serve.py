@@ -6,14 +6,26 @@ from typing import Any
 import click
 
 from flambeau import logs, sources
-from flambeau.cli.options import ShowProgress, settings_options, source_options
+from flambeau.cli.options import HELP, SettingsCommand, config_option, file_of, settings_options, source_options
+from flambeau.cli.progress import ShowProgress
 from flambeau.service import Service, split_options
 
+_EXAMPLES = """
+\b
+Examples:
+  flambeau serve                                        the built-in classifier, on http://127.0.0.1:5000
+  flambeau serve my.pth --labels names.txt --threshold 0.5
+  flambeau serve net.pth --arch net.py:Net --allow-code
+  flambeau config --toml > flambeau.toml                a file to start from; then: flambeau serve
+"""
 
-@click.command()
+
+@click.command(cls=SettingsCommand, context_settings=HELP, epilog=_EXAMPLES)
+@config_option
 @source_options
 @settings_options
-def serve(**options: Any) -> None:
+@click.pass_context
+def serve(ctx: click.Context, **options: Any) -> None:
     """Serve SOURCE by HTTP.
 
     \b
@@ -23,11 +35,16 @@ def serve(**options: Any) -> None:
       resnet18              any classification model of torchvision; --weights names its file
       file.py:Class         a flambeau.PythonModel, with --allow-code
       a folder              a bundle that `flambeau build` made
+
+    Whatever is an option here can stand in the environment (FLAMBEAU_MAX_ITEMS=16), or in a file flambeau.toml
+    (max_items = 16): `flambeau config` shows what is in force.
     """
     from flambeau.web.server import bind, run
 
     source_part, settings = split_options(options)
     logs.configure(settings.log_level)
+    if file := file_of(ctx):
+        logs.event("settings read", file=file)
     taken = bind(settings.host, settings.port)  # before anything is loaded: a taken port is known at once
     progress, started = ShowProgress(), time.monotonic()
     try:
