@@ -70,7 +70,7 @@ def test_every_kind_of_value_can_stand_in_the_file(folder: Path, toml: str, name
     ("toml", "sentence"),
     [
         ("\nmax_itms = 1", "flambeau.toml, line 2: there is no setting max_itms: write max_items, or take it away"),
-        ("zebra = 1", "there is no setting zebra: take it away, or see `flambeau config`"),
+        ("zebra = 1", "there is no setting zebra: take it away; `flambeau config` shows"),
         ("[serve]\nport = 1", "flambeau.toml, line 1: [serve] is a table: settings stand at the top of the file"),
         ('port = "8080"', 'line 1: port = "8080" is not a whole number, 0 to 65535'),
         ("port = true", "port = true is not a whole number"),
@@ -84,7 +84,7 @@ def test_every_kind_of_value_can_stand_in_the_file(folder: Path, toml: str, name
         ("arch_args = 3", "arch_args = 3 is not a table such as {num_classes = 10}"),
         ("max_items = 1\nmax-items = 2", "line 2: max-items stands twice"),
         ('token = "abc"', "token is a secret and does not belong in this file: set FLAMBEAU_TOKEN"),
-        ("port = ", "flambeau.toml is not TOML: Invalid value (at line 1, column 8)"),
+        ("port = ", "flambeau.toml is not TOML: Invalid value (at end of document)"),
         ('host = "0.0.0.0"', "--host 0.0.0.0 would serve everybody"),
     ],
 )

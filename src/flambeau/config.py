@@ -173,7 +173,7 @@ class Settings:
     log_level: LogLevel = _setting(
         "info",
         "Least that is logged; debug adds tracebacks.",
-        long="Least that is logged: `debug`, `info`, `warning` or `error`. `debug` adds the tracebacks of failed models.",
+        long="Least that is logged. `debug` adds the tracebacks of failed models.",
         choices=("debug", "info", "warning", "error"),
     )
     allow_code: bool = _model(

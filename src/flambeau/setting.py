@@ -31,8 +31,8 @@ _METAVARS: dict[Kind, str] = {
 class Setting:
     """A setting: its `name` is that of the keyword, and the others follow from it.
 
-    `meaning` is one line for `--help`; `long`, where given, is what the documentation says instead. Bounds are inclusive.
-    A setting whose `metavar` is FILE or DIR is a path.
+    `meaning` is one line for `--help`; `long`, where given, is what the documentation says instead. Bounds are
+    inclusive. A setting whose `metavar` is FILE or DIR is a path.
     """
 
     name: str

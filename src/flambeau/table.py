@@ -65,7 +65,8 @@ SOURCE = (
     _row(
         "head_activation",
         "What stands between the linear layers of a replaced head; weights do not show it.",
-        "What stands between the linear layers of a replaced head: `relu`, `gelu`, `silu`, `tanh`, `sigmoid` or `none`.",
+        "What stands between the linear layers of a replaced head: `relu`, `gelu`, `silu`, `tanh`, `sigmoid` or "
+        "`none`.",
         kind="choice",
         choices=typing.get_args(Activation),
         metavar="NAME",
@@ -73,8 +74,8 @@ SOURCE = (
     _row(
         "labels",
         "Class names: a file, or imagenet.",
-        "Class names: `imagenet`, or a file (JSON, or one name a line). Not set: official weights have ImageNet's, names "
-        "that lie beside the weights are taken, others answer class numbers.",
+        "Class names: `imagenet`, or a file (JSON, or one name a line). Not set: official weights have ImageNet's, "
+        "names that lie beside the weights are taken, others answer class numbers.",
         metavar="FILE",
     ),
     _row(
@@ -94,8 +95,8 @@ SOURCE = (
     _row(
         "input_shape",
         "Shape of one item, for own networks.",
-        "Shape of one item for an own network, such as `4` or `3,32,32`. Not set: told from the first layer, or found by "
-        "trying.",
+        "Shape of one item for an own network, such as `4` or `3,32,32`. Not set: told from the first layer, or found "
+        "by trying.",
         kind="shape",
     ),
     _row(
@@ -123,8 +124,8 @@ SOURCE = (
     _row(
         "mean",
         "Mean to subtract, on the scale 0 to 1.",
-        "Mean to subtract, for red, green and blue on a scale of 0 to 1: `0.485,0.456,0.406`. One number for a network of "
-        "grey images.",
+        "Mean to subtract, for red, green and blue on a scale of 0 to 1: `0.485,0.456,0.406`. One number for a network "
+        "of grey images.",
         kind="numbers",
         group=_IMAGES,
     ),

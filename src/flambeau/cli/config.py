@@ -11,8 +11,14 @@ import msgspec
 from flambeau import table
 from flambeau.cli import layers
 from flambeau.cli.options import (
-    HELP, SettingsCommand, config_option, file_of, place_of, settings_options, source_options,
-)  # fmt: skip
+    HELP,
+    SettingsCommand,
+    config_option,
+    file_of,
+    place_of,
+    settings_options,
+    source_options,
+)
 from flambeau.cli.text import printable
 from flambeau.errors import ConfigError
 from flambeau.service import split_options
@@ -44,11 +50,11 @@ class _InForce:
 @source_options
 @settings_options
 @click.pass_context
-def config(ctx: click.Context, *, as_json: bool, as_toml: bool, **options: Any) -> None:
+def config(ctx: click.Context, /, *, as_json: bool, as_toml: bool, **options: Any) -> None:
     """Show every setting of `flambeau serve` with the same arguments here: its value, and where that was given.
 
-    A flag wins over the environment, which wins over the file flambeau.toml, which wins over the default. What is wrong in
-    any of them is an error, as it is for `flambeau serve`. Secrets are never shown.
+    A flag wins over the environment, which wins over the file flambeau.toml, which wins over the default. What is wrong
+    in any of them is an error, as it is for `flambeau serve`. Secrets are never shown.
     """
     split_options(options)  # refuses what cannot be used together
     settings = [_InForce(each, options[each.name], place_of(ctx, each)) for each in table.rows().values()]

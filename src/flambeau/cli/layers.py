@@ -35,8 +35,8 @@ class Given:
 def from_environment(environment: Mapping[str, str], *, wanted: Collection[str]) -> dict[str, Given]:
     """The settings `wanted` that stand in the environment, by name. An empty variable counts as not set.
 
-    Raises `ConfigError` for a bad value, and for a variable of ours that does not exist. What Kubernetes puts into every
-    container beside a Service called flambeau (FLAMBEAU_PORT=tcp://..., FLAMBEAU_SERVICE_HOST) is passed over.
+    Raises `ConfigError` for a bad value, and for a variable of ours that does not exist. What Kubernetes puts into
+    every container beside a Service called flambeau (FLAMBEAU_PORT=tcp://..., FLAMBEAU_SERVICE_HOST) is passed over.
     """
     known = {each.variable: each for each in table.rows().values()}
     given: dict[str, Given] = {}
@@ -45,9 +45,7 @@ def from_environment(environment: Mapping[str, str], *, wanted: Collection[str])
             continue
         setting = known.get(variable)
         if setting is None:
-            raise ConfigError(
-                f"there is no variable {variable}: {_nearest(variable, [*known, *table.VARIABLES])}"
-            )
+            raise ConfigError(f"there is no variable {variable}: {_nearest(variable, [*known, *table.VARIABLES])}")
         if text and setting.name in wanted:
             try:
                 given[setting.name] = Given(setting.from_text(text), variable)
@@ -108,8 +106,10 @@ def _setting(key: str, value: Any, place: str) -> Setting:
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     """The remedy for a name that does not exist."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.75)
-    return f"write {found[0]}, or take it away" if found else "take it away, or see `flambeau config` for those there are"
+    bare = {each.removeprefix(_PREFIX): each for each in known}  # or all that begin alike would be near each other
+    found = difflib.get_close_matches(name.removeprefix(_PREFIX), list(bare), n=1, cutoff=0.7)
+    near = f"write {bare[found[0]]}, or take it away" if found else ""
+    return near or "take it away; `flambeau config` shows those there are"
 
 
 def _from_folder(setting: Setting, value: Any, folder: Path) -> Any:

@@ -28,8 +28,7 @@ HELP = {"max_content_width": 100}
 """Context settings of commands with many options."""
 
 
-
-class SettingType(click.ParamType):
+class SettingType(click.ParamType):  # type: ignore[type-arg]  # click is generic since 8.4
     """The text of a flag as a setting's value. Raises `ConfigError`, so that a bad value reads alike wherever it is."""
 
     def __init__(self, setting: Setting) -> None:

@@ -25,7 +25,7 @@ Examples:
 @source_options
 @settings_options
 @click.pass_context
-def serve(ctx: click.Context, **options: Any) -> None:
+def serve(ctx: click.Context, /, **options: Any) -> None:
     """Serve SOURCE by HTTP.
 
     \b
