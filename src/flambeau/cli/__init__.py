@@ -9,6 +9,7 @@ from flambeau import logs
 from flambeau.cli.bench import bench
 from flambeau.cli.build import build
 from flambeau.cli.config import config
+from flambeau.cli.doctor import doctor
 from flambeau.cli.inspect import inspect
 from flambeau.cli.predict import predict
 from flambeau.cli.serve import serve
@@ -31,6 +32,7 @@ def cli() -> None:
       flambeau predict default photos/ -o answers.csv         many files at once, without a server
       flambeau bench default                                  the engines of this machine, side by side
       flambeau config                                         what is set, and where it was set
+      flambeau doctor                                         what is wrong with this machine, and what to do
     """
 
 
@@ -40,6 +42,7 @@ cli.add_command(inspect)
 cli.add_command(predict)
 cli.add_command(bench)
 cli.add_command(config)
+cli.add_command(doctor)
 
 
 def main() -> None:
