@@ -53,7 +53,7 @@ def test_a_bundle_on_this_machine_is_fine(default_bundle: Bundle, tmp_path: Path
 
 
 def test_a_machine_where_much_is_wrong(default_bundle: Bundle, tmp_path: Path) -> None:
-    """At once: the address is taken, a package is older than is safe, the cache is no folder, a file of settings errs."""
+    """The address is taken, a package is older than is safe, the cache is no folder, and the source is not there."""
     old = tmp_path / "packages" / "pillow-9.0.0.dist-info"
     old.mkdir(parents=True)
     (old / "METADATA").write_text("Metadata-Version: 2.1\nName: pillow\nVersion: 9.0.0\n")
@@ -73,9 +73,7 @@ def test_settings_that_are_wrong_are_a_finding_among_others(tmp_path: Path) -> N
     (tmp_path / "flambeau.toml").write_text("prt = 1")
     code, rooms = doctor(cwd=tmp_path, FLAMBEAU_PORT="0")
     assert (code, broken(rooms)) == (1, ["settings"])
-    assert (
-        rooms["settings"][0]["found"] == "flambeau.toml, line 1: there is no setting prt: write port, or take it away"
-    )
+    assert rooms["settings"][0]["found"].startswith("flambeau.toml, line 1: there is no setting prt: write port")
 
 
 def test_a_bundle_that_was_changed_is_broken(default_bundle: Bundle, tmp_path: Path) -> None:
@@ -99,20 +97,20 @@ def test_a_bundle_that_answers_otherwise_than_its_probes_is_broken(default_bundl
     bundle.write_manifest(copy, default_bundle.manifest)
     code, rooms = doctor(copy, cwd=tmp_path)
     assert (code, broken(rooms)) == (1, ["model"])
-    assert "PyTorch" in rooms["source"][-1]["found"]
+    assert "does not reproduce the answers it was built with" in rooms["source"][-1]["found"]
 
 
 def test_the_doctor_imports_no_torch_itself_and_reads_well(tmp_path: Path) -> None:
     code = (
         "import sys; from click.testing import CliRunner; from flambeau.cli import cli\n"
-        "done = CliRunner().invoke(cli, ['doctor', '--port', '0']); print(done.output, done.exit_code)\n"
+        "done = CliRunner().invoke(cli, ['doctor', '--port', '0']); print(done.output, end='')\n"
         "assert not {'torch', 'onnxruntime', 'PIL'} & sys.modules.keys(), 'imported'"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "machine" in lines
-    assert any(line.startswith("  ok       sandbox") or line.startswith("  warning  sandbox") for line in lines)
+    assert any(line.startswith(("  ok       sandbox", "  warning  sandbox")) for line in lines)
     assert "things looked at" in lines[-1]
 
 

@@ -14,7 +14,6 @@ from flambeau.errors import SetupError
 from flambeau.inspection import inspect
 from flambeau.orders import SourceOptions
 
-
 _BUILD = "flambeau build makes a bundle of it, which can be loaded here"
 
 
