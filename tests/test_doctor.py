@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from conftest import FLAMBEAU
+from conftest import FLAMBEAU, run_flambeau
 from flambeau import bundle
 from flambeau.bundle import PROBES, Bundle
+from golden import python_bundle
 
 
 def doctor(*arguments: object, cwd: Path, **environment: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:
@@ -69,13 +70,7 @@ def test_a_machine_where_much_is_wrong(default_bundle: Bundle, tmp_path: Path) -
     assert rooms["source"][0]["found"] == "absent.pth does not exist"
 
 
-def test_settings_that_are_wrong_are_a_finding_among_others(tmp_path: Path) -> None:
-    (tmp_path / "flambeau.toml").write_text("prt = 1")
-    code, rooms = doctor(cwd=tmp_path, FLAMBEAU_PORT="0")
-    assert (code, broken(rooms)) == (1, ["settings"])
-    assert rooms["settings"][0]["found"].startswith("flambeau.toml, line 1: there is no setting prt: write port")
-
-
+@pytest.mark.slow
 def test_a_bundle_that_was_changed_is_broken(default_bundle: Bundle, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(default_bundle.path, copy)
@@ -85,6 +80,7 @@ def test_a_bundle_that_was_changed_is_broken(default_bundle: Bundle, tmp_path: P
     assert "labels.json of bundle" in rooms["source"][0]["found"]
 
 
+@pytest.mark.slow
 def test_a_bundle_that_answers_otherwise_than_its_probes_is_broken(default_bundle: Bundle, tmp_path: Path) -> None:
     """Its checksums are right: that it is loaded and warmed up is what tells."""
     copy = tmp_path / "copy"
@@ -100,22 +96,48 @@ def test_a_bundle_that_answers_otherwise_than_its_probes_is_broken(default_bundl
     assert "does not reproduce the answers it was built with" in rooms["source"][-1]["found"]
 
 
-def test_the_doctor_imports_no_torch_itself_and_reads_well(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("output", "wrong"), [pytest.param(6, [], marks=pytest.mark.slow), (7, ["model"])])
+def test_golden_samples_are_held_against_their_answers(output: int, wrong: list[str], tmp_path: Path) -> None:
+    source = (
+        "import flambeau\n\nclass Model(flambeau.PythonModel):\n"
+        "    def predict(self, batch):\n        return [2 * item for item in batch]\n"
+    )
+    double = python_bundle(tmp_path / "double", source, {"three.json": {"input": 3, "output": output}})
+    code, rooms = doctor(double.path, "--allow-code", cwd=tmp_path)
+    assert (code, broken(rooms)) == (len(wrong), wrong)
+    assert ("three.json" if wrong else "its golden samples reproduce") in rooms["source"][-1]["found"]
+
+
+@pytest.mark.slow
+def test_code_is_not_run_unasked(tmp_path: Path) -> None:
+    source = f"import pathlib\npathlib.Path({str(tmp_path / 'canary')!r}).touch()\n"
+    trap = python_bundle(tmp_path / "trap", source, {"one.json": {"input": 1, "output": 1}})
+    code, rooms = doctor(trap.path, cwd=tmp_path)
+    assert (code, broken(rooms)) == (1, ["model"])
+    assert not (tmp_path / "canary").exists()
+
+
+def test_wrong_settings_are_a_finding_and_torch_is_not_imported_here(tmp_path: Path) -> None:
+    (tmp_path / "flambeau.toml").write_text("prt = 1")
     code = (
         "import sys; from click.testing import CliRunner; from flambeau.cli import cli\n"
-        "done = CliRunner().invoke(cli, ['doctor', '--port', '0']); print(done.output, end='')\n"
-        "assert not {'torch', 'onnxruntime', 'PIL'} & sys.modules.keys(), 'imported'"
+        "done = CliRunner().invoke(cli, ['doctor']); print(done.output, end='')\n"
+        "assert not {'torch', 'onnxruntime', 'PIL'} & sys.modules.keys(), 'imported'; sys.exit(done.exit_code)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr
+    assert done.stderr == ""
     lines = done.stdout.splitlines()
-    assert "machine" in lines
+    assert lines[1:4] == [
+        "settings",
+        "  BROKEN   settings      flambeau.toml, line 1: there is no setting prt: write port, or take it away",
+        "                         -> correct it: nothing is served before",
+    ]
     assert any(line.startswith(("  ok       sandbox", "  warning  sandbox")) for line in lines)
     assert "things looked at" in lines[-1]
 
 
-@pytest.mark.parametrize("arguments", [["--no-such-flag"], ["a", "b"]])
-def test_arguments_that_serve_does_not_take_are_refused(arguments: list[str], tmp_path: Path) -> None:
-    done = subprocess.run([*FLAMBEAU, "doctor", *arguments], capture_output=True, text=True, cwd=tmp_path, check=False)
+def test_arguments_that_serve_does_not_take_are_refused(tmp_path: Path) -> None:
+    done = run_flambeau("doctor", "--no-such-flag", cwd=tmp_path)
     assert done.returncode == 2
     assert "Usage: " in done.stderr

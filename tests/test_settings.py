@@ -193,10 +193,25 @@ def test_secrets_are_never_shown(folder: Path) -> None:
         assert ("FLAMBEAU_TOKEN" in done.output) == (form != ["--toml"])
 
 
-def test_serve_in_a_folder_with_a_file_needs_no_arguments(serve: Serve, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["allow_code", "insecure_no_auth"])
+def test_a_file_that_nobody_named_gives_no_permission(folder: Path, name: str) -> None:
+    """T-01, T-02: it may have come in one folder with the model."""
+    (folder / FILE).write_text(f"{name} = true")
+    flag = "--" + name.replace("_", "-")
+    assert refusal() == (
+        f"flambeau.toml, line 1: {name} is a permission, which a file that nobody named cannot give: "
+        f"add {flag}, or name the file with --config flambeau.toml"
+    )
+    assert in_force("--config", FILE)[name] == (True, "flambeau.toml, line 1")
+    assert in_force(FLAMBEAU_CONFIG=FILE)[name][0] is True
+    (folder / FILE).write_text(f"{name} = false")
+    assert in_force(flag)[name] == (True, flag)
+
+
+def test_serve_reads_the_file_where_it_is_started(serve: Serve, tmp_path: Path) -> None:
     (tmp_path / "double.py").write_text(DOUBLE)
-    (tmp_path / FILE).write_text('source = "double.py:Double"\nallow_code = true\nmax_json_depth = 2\n')
-    with serve(cwd=tmp_path) as server:
+    (tmp_path / FILE).write_text('source = "double.py:Double"\nmax_json_depth = 2\n')
+    with serve("--allow-code", cwd=tmp_path) as server:
         assert server.post(json={"input": 21}).json() == {"output": 42.0}
         assert server.post(json={"input": [[1]]}).json()["code"] == "json_too_deep"
         assert "settings read file=flambeau.toml" in server.log()
@@ -216,6 +231,6 @@ def test_a_command_says_it_in_one_line(tmp_path: Path) -> None:
 def test_the_help_of_serve_stands_under_headings() -> None:
     shown = CliRunner().invoke(cli, ["serve", "--help"]).output
     headings = [line for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")]
-    assert headings[:5] == ["Options:", "Source:", "Images:", "Model:", "Address and access:"]
+    assert headings[:5] == ["Options:", "Source:", "Images:", "Model:", "Address:"]
     assert "flambeau config --toml > flambeau.toml" in shown
     assert max(map(len, shown.splitlines())) <= 110

@@ -28,12 +28,12 @@ def _setting(default: Any, meaning: str, *, group: str = OTHERS, long: str = "",
     """A dataclass field that carries its own documentation: `meaning` is a line for `--help`.
 
     `group` is the heading it stands under, and `long` what the documentation says instead of `meaning`. `bounds`:
-    minimum, maximum, choices, metavar (FILE and DIR make it a path), secret (its value is never shown).
+    minimum, maximum, choices, metavar (FILE and DIR make it a path).
     """
     return field(default=default, metadata={"meaning": meaning, "group": group, "long": long, **bounds})
 
 
-_address = functools.partial(_setting, group="Address and access")
+_address = functools.partial(_setting, group="Address")
 _model = functools.partial(_setting, group="Model")
 _queue = functools.partial(_setting, group="Batches and queue")
 _limit = functools.partial(_setting, group="Limits of a request")

@@ -45,7 +45,6 @@ class Setting:
     minimum: float | None = None
     maximum: float | None = None
     metavar: str | None = None
-    secret: bool = False
 
     @property
     def flag(self) -> str:

@@ -21,6 +21,9 @@ VARIABLES = {
 
 SECRET_VARIABLES = ("FLAMBEAU_TOKEN", "FLAMBEAU_ADMIN_TOKEN")
 
+PERMISSIONS = ("allow_code", "insecure_no_auth")
+"""Settings that let something happen which is refused otherwise: somebody has to say so."""
+
 _SOURCE, _IMAGES = "Source", "Images"
 
 
@@ -139,7 +142,7 @@ SOURCE = (
 )
 """What `flambeau.orders.SourceOptions` holds, but for the two that are settings of a service too."""
 
-GROUPS = (_SOURCE, _IMAGES, "Model", "Address and access", "Batches and queue", "Limits of a request", "Workers")
+GROUPS = (_SOURCE, _IMAGES, "Model", "Address", "Batches and queue", "Limits of a request", "Workers")
 """The order of the groups; others follow as they come."""
 
 
@@ -150,7 +153,7 @@ def rows() -> dict[str, Setting]:
 
 
 def grouped() -> dict[str, list[Setting]]:
-    """Every setting by the heading it stands under, in the order of the headings."""
+    """All settings by the heading it stands under, in the order of the headings."""
     headings: dict[str, list[Setting]] = {group: [] for group in GROUPS}
     for each in rows().values():
         headings.setdefault(each.group, []).append(each)

@@ -12,6 +12,7 @@ from flambeau import table
 from flambeau.cli import layers
 from flambeau.cli.options import (
     HELP,
+    SettingOption,
     SettingsCommand,
     config_option,
     file_of,
@@ -29,7 +30,7 @@ _HIDDEN = "(set, not shown)"
 
 @dataclass(frozen=True, slots=True)
 class _InForce:
-    """A setting as it is: its value, none where it is secret, and where it was given."""
+    """A setting as it is: its value, and where it was given."""
 
     setting: Setting
     value: Any
@@ -40,7 +41,7 @@ class _InForce:
         """The value as people read it."""
         if self.value is None or self.value == {} or self.value == ():
             return "not set"
-        return _HIDDEN if self.setting.secret else to_toml(self.value)
+        return to_toml(self.value)
 
 
 @click.command(cls=SettingsCommand, context_settings=HELP)
@@ -51,7 +52,7 @@ class _InForce:
 @settings_options
 @click.pass_context
 def config(ctx: click.Context, /, *, as_json: bool, as_toml: bool, **options: Any) -> None:
-    """Show every setting of `flambeau serve` with the same arguments here: its value, and where that was given.
+    """Show every setting of `flambeau serve`: its value, and where that was given. It takes the same arguments.
 
     A flag wins over the environment, which wins over the file flambeau.toml, which wins over the default. What is wrong
     in any of them is an error, as it is for `flambeau serve`. Secrets are never shown.
@@ -66,14 +67,16 @@ def config(ctx: click.Context, /, *, as_json: bool, as_toml: bool, **options: An
         click.echo("\n".join(_toml(settings) if as_toml else _lines(ctx, settings)))
 
 
+for _each in config.params:
+    if isinstance(_each, SettingOption):
+        _each.hidden = True  # `flambeau serve --help` has them
+
+
 def _document(ctx: click.Context, settings: list[_InForce]) -> dict[str, Any]:
     file = file_of(ctx)
     return {
         "file": str(file) if file else None,
-        "settings": {
-            each.setting.name: {"value": None if each.setting.secret else each.value, "from": each.place}
-            for each in settings
-        },
+        "settings": {each.setting.name: {"value": each.value, "from": each.place} for each in settings},
         "variables": {name: os.environ[name] for name in _set_variables() if name not in table.SECRET_VARIABLES},
         "secrets": [name for name in _set_variables() if name in table.SECRET_VARIABLES],
     }
@@ -111,8 +114,7 @@ def _toml(settings: list[_InForce]) -> Iterator[str]:
 
 
 def _toml_line(each: _InForce) -> str:
-    unset = each.value is None or each.value == {}
-    if each.setting.secret or unset:
+    if each.value is None or each.value == {}:
         return f"# {each.setting.name} ="
     given = each.place != "default"
     return f"{'' if given else '# '}{each.setting.name} = {to_toml(each.value)}"

@@ -60,8 +60,12 @@ def _is_of_kubernetes(variable: str, text: str) -> bool:
     )
 
 
-def from_file(path: Path) -> dict[str, Given]:
-    """The settings that stand in a configuration file, by name; paths are relative to it. Raises `ConfigError`."""
+def from_file(path: Path, *, named: bool) -> dict[str, Given]:
+    """The settings that stand in a configuration file, by name; paths are relative to it. Raises `ConfigError`.
+
+    A file that was not `named`, and merely lies where the command was started, may have come with the model: it can give
+    no permission.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         document = tomllib.loads(text)
@@ -79,6 +83,11 @@ def from_file(path: Path) -> dict[str, Given]:
             found = setting.from_toml(value)
         except ValueError as error:
             raise ConfigError(f"{place}: {key} = {to_toml(value)} {error}") from None
+        if found is True and setting.name in table.PERMISSIONS and not named:
+            raise ConfigError(
+                f"{place}: {key} is a permission, which a file that nobody named cannot give: "
+                f"add {setting.flag}, or name the file with --config {path}"
+            )
         given[setting.name] = Given(_from_folder(setting, found, path.parent), place)
     return given
 

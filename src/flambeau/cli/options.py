@@ -128,7 +128,7 @@ def _read_file(ctx: click.Context, _: click.Parameter, named: Path | None) -> No
     file = named or Path(layers.FILE)
     if named is None and not file.is_file():
         return
-    in_file, above = layers.from_file(file), ctx.meta[_GIVEN]
+    in_file, above = layers.from_file(file, named=named is not None), ctx.meta[_GIVEN]
     if "source" in in_file and "source" in above:  # what the file says of its own source says nothing of another
         in_file = {name: each for name, each in in_file.items() if name not in _SOURCE_NAMES}
     _take(ctx, in_file | above)

@@ -67,7 +67,9 @@ def read(response: BaseHTTPResponse, *, request_id: str, attempts: int) -> Predi
         body = None
     if response.status != 200 or not isinstance(body, dict):
         raise _refusal(response, body, identity)
-    top = tuple(RankedClass(**each) for each in body.get("predictions", ()))
+    top = tuple(
+        RankedClass(each["class_id"], each["class_name"], each["probability"]) for each in body.get("predictions", ())
+    )
     index = body.get("class_index")
     named = top[0] if index is not None and top else None  # asked for probabilities: the classes stand in the ranking
     return Prediction(

@@ -28,6 +28,7 @@ from flambeau.version import VERSION
 _CONNECT_SECONDS = 10.0  # a host that does not answer at all is given up earlier than a slow model
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _MOST_CONNECTIONS = 64
+_MOST_MILLISECONDS = 10**9  # that the server reads; and it has a deadline of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,11 +206,11 @@ class Client:
         raise AssertionError("this is a bug: counting has come to an end")
 
     def _send(self, path: str, body: Body, identity: str, *, left: float) -> urllib3.BaseHTTPResponse:
-        """Ask once. Raises `NoAnswer`."""
+        """Ask once, and tell the server how long somebody waits for the answer. Raises `NoAnswer`."""
         headers = {
             "Content-Type": body.content_type,
             "X-Request-ID": identity,
-            "X-Request-Timeout-Ms": str(max(1, int(left * 1000))),  # what nobody waits for need not be computed
+            "X-Request-Timeout-Ms": str(min(max(1, int(left * 1000)), _MOST_MILLISECONDS)),
         }
         timeout = urllib3.Timeout(total=left, connect=min(left, _CONNECT_SECONDS))
         try:
