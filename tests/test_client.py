@@ -289,7 +289,7 @@ def test_a_server_that_says_nothing_costs_no_more_than_the_timeout() -> None:
 
 
 def test_an_answer_of_another_server_on_the_way_is_asked_again_if_it_is_for_a_moment() -> None:
-    """A proxy's 502 has no code of ours; its 404 is for good."""
+    """A proxy's 502 has no code of ours; its 404 is for good. T-10: the token is sent, and not shown."""
     bad, good = reply("502 Bad Gateway", "<html>"), reply("200 OK", '{"output":1}')
     with scripted(bad, good) as (url, heard), Client(url + "/ours/", "t0k3n") as client:
         answer = client.predict([1], model="m")

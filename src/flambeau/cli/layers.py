@@ -63,8 +63,8 @@ def _is_of_kubernetes(variable: str, text: str) -> bool:
 def from_file(path: Path, *, named: bool) -> dict[str, Given]:
     """The settings that stand in a configuration file, by name; paths are relative to it. Raises `ConfigError`.
 
-    A file that was not `named`, and merely lies where the command was started, may have come with the model: it can give
-    no permission.
+    A file that was not `named`, and merely lies where the command was started, may have come with the model: it can
+    give no permission.
     """
     try:
         text = path.read_text(encoding="utf-8")

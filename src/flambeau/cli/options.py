@@ -63,13 +63,12 @@ class SettingsCommand(click.Command):
     """A command that takes settings: from its flags, the environment and, if it has --config, a file."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the environment, and then the arguments over it."""
-        wanted = [each.name for each in self.params if isinstance(each, SettingOption)]
-        if any(each.name == "config" for each in self.params):
-            wanted.append("source")
-        else:
-            wanted = [name for name in wanted if name not in _SOURCE_NAMES]
-        _take(ctx, layers.from_environment(os.environ, wanted=[str(name) for name in wanted]))
+        """Read the environment, and then the arguments over it. A command without --config is told its source here."""
+        wanted = {each.setting.name for each in self.params if isinstance(each, SettingOption)}
+        reads_file = any(each.name == "config" for each in self.params)
+        wanted = wanted | {"source"} if reads_file else wanted - _SOURCE_NAMES
+        helps = not {*ctx.help_option_names}.isdisjoint(args)  # which must not depend on what is set
+        _take(ctx, {} if helps else layers.from_environment(os.environ, wanted=wanted))
         rest = super().parse_args(ctx, args)
         _drop_description(ctx)
         return rest
