@@ -29,7 +29,9 @@ def _setting(default: Any, meaning: str, **bounds: Any) -> Any:
 class Settings:
     """How a service runs. Durations are seconds unless the name ends in `_ms`; sizes are bytes."""
 
-    host: str = _setting("127.0.0.1", "Address to listen on. Any other than loopback needs --insecure-no-auth.")
+    host: str = _setting(
+        "127.0.0.1", "Address to listen on. Any other than loopback needs tokens, or --insecure-no-auth."
+    )
     port: int = _setting(5000, "Port to listen on; 0 takes a free one.", minimum=0, maximum=65535)
     name: str | None = _setting(None, "Name of the model in URLs. Default: taken from the source.")
     engine: Engine = _setting(
@@ -90,14 +92,47 @@ class Settings:
     allow_code: bool = _setting(False, "Run code that the source carries (Python models, own architectures).")
     insecure_no_auth: bool = _setting(False, "Listen beyond loopback although nobody is asked who they are.")
 
+    # Access
+    tokens_file: str | None = _setting(
+        None, "File of lines 'infer TOKEN' and 'admin TOKEN'; requests then need one of them.", metavar="FILE"
+    )
+    metrics_public: bool = _setting(False, "Let /metrics be read without a token.")
+    allowed_hosts: str | None = _setting(
+        None, "Names that requests may have in their header Host. Default: on loopback its names, else any.",
+        metavar="NAME,NAME",
+    )  # fmt: skip
+    cors_origins: str | None = _setting(
+        None, "Origins whose pages may call this server from a browser; * is all of them.", metavar="ORIGIN,ORIGIN"
+    )
+    tls_certificate: str | None = _setting(None, "Certificate for TLS and its chain, in PEM.", metavar="FILE")
+    tls_key: str | None = _setting(None, "Its private key, in PEM.", metavar="FILE")
+    rate_limit: str | None = _setting(
+        None, "Most predictions of each token, or each address where there are none: 100/minute.", metavar="RATE"
+    )
+
+    # Connections
+    max_connections: int = _setting(1024, "Most connections at a time; further ones are answered 503.", minimum=1)
+    max_connections_per_address: int | None = _setting(
+        None, "Most connections of one address; 0 is without bound. Default: 64, and without bound on loopback.",
+        minimum=0,
+    )  # fmt: skip
+    header_timeout: float = _setting(10.0, "Seconds within which a request's headers are whole.", minimum=0.1)
+    body_timeout: float = _setting(
+        10.0, "Seconds over which a body is to come at --min-body-rate; slower ones are answered 408.", minimum=0.1
+    )
+    min_body_rate: int = _setting(1024, "Least bytes a second of a body that is on its way.", minimum=0)
+    write_timeout: float = _setting(
+        30.0, "Seconds over which a client is to read its answer at --min-body-rate; else it is cut off.", minimum=0.1
+    )
+    idle_timeout: float = _setting(15.0, "Seconds that a connection stays open without a request.", minimum=0.1)
+    max_request_line: int = _setting(8192, "Longest address of a request in bytes; longer ones are 414.", minimum=64)
+    max_headers: int = _setting(100, "Most headers of a request; more are 431.", minimum=1)
+    max_header_bytes: int = _setting(8192, "Longest header in bytes; longer ones are 431.", minimum=64)
+    max_headers_bytes: int = _setting(32768, "Most bytes of all headers together; more are 431.", minimum=64)
+
     def __post_init__(self) -> None:
         for each in fields(self):
             _check(each.name, getattr(self, each.name), each.metadata)
-        if self.host not in LOOPBACK and not self.insecure_no_auth:
-            raise ConfigError(
-                f"--host {self.host} would serve everybody who can reach this machine, without asking who they are: "
-                "stay on 127.0.0.1, or add --insecure-no-auth if the network in front of it is trusted"
-            )
 
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})

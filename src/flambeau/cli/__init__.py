@@ -12,6 +12,7 @@ from flambeau.cli.inspect import inspect
 from flambeau.cli.predict import predict
 from flambeau.cli.serve import serve
 from flambeau.cli.text import printable
+from flambeau.cli.token import token
 from flambeau.errors import SetupError
 from flambeau.version import VERSION
 
@@ -29,6 +30,7 @@ def cli() -> None:
       flambeau build my.pth -o bundle                         once, then: flambeau serve bundle
       flambeau predict default photos/ -o answers.csv         many files at once, without a server
       flambeau bench default                                  the engines of this machine, side by side
+      flambeau token                                          a fresh token for --tokens-file
 
     Every setting of serve can stand in the environment too: FLAMBEAU_PORT=8080.
     """
@@ -39,6 +41,7 @@ cli.add_command(build)
 cli.add_command(inspect)
 cli.add_command(predict)
 cli.add_command(bench)
+cli.add_command(token)
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """`flambeau serve`."""
 
+import os
 import time
 from typing import Any
 
@@ -8,6 +9,7 @@ import click
 from flambeau import logs, sources
 from flambeau.cli.options import ShowProgress, settings_options, source_options
 from flambeau.service import Service, split_options
+from flambeau.web.access.tokens import VARIABLES
 
 
 @click.command()
@@ -24,10 +26,15 @@ def serve(**options: Any) -> None:
       file.py:Class         a flambeau.PythonModel, with --allow-code
       a folder              a bundle that `flambeau build` made
     """
+    from flambeau.web.access.gate import open_gate
+    from flambeau.web.access.tls import server_context
     from flambeau.web.server import bind, run
 
     source_part, settings = split_options(options)
     logs.configure(settings.log_level)
+    gate, encryption = open_gate(settings, ours=True), server_context(settings)
+    for variable in VARIABLES:  # nobody else is to read them, models least of all
+        os.environ.pop(variable, None)
     taken = bind(settings.host, settings.port)  # before anything is loaded: a taken port is known at once
     progress, started = ShowProgress(), time.monotonic()
     try:
@@ -40,6 +47,7 @@ def serve(**options: Any) -> None:
     def announce(service: Service) -> None:
         models = ", ".join(f"{model.name} on {model.engine}, {model.device}" for model in service.models())
         shown = f"[{host}]" if ":" in host else host
-        click.echo(f"Flambeau serves {models}: http://{shown}:{port}")
+        scheme = "http" if encryption is None else "https"
+        click.echo(f"Flambeau serves {models}: {scheme}://{shown}:{port}")
 
-    run(lambda: Service([bundle], settings), taken, on_ready=announce)
+    run(lambda: Service([bundle], settings), taken, gate, encryption=encryption, on_ready=announce)

@@ -1,6 +1,6 @@
 """The lane: an ASGI application that answers the hot routes on the loop and hands every other to Flask, in a thread.
 
-It reads the body, with its limit, and knows nothing of what is in it.
+It asks the gate, reads the body, with its limit, and knows nothing of what is in it.
 """
 
 import asyncio
@@ -16,16 +16,17 @@ from flambeau import logs
 from flambeau.errors import RequestError
 from flambeau.service import Service
 from flambeau.web import hot, wsgi
+from flambeau.web.access.gate import PASSED, REFUSED, Gate, Refusal
 from flambeau.web.app import body_too_large
-from flambeau.web.errors import error_answer
-from flambeau.web.http import HttpAnswer, HttpRequest, request_id, sealed
+from flambeau.web.errors import STATUS
+from flambeau.web.http import HttpAnswer, HttpRequest, request_id
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 _FLASK_THREADS = 8
-_DISCARD_AT_MOST = 8  # times the body limit: what a client may still send before it reads that it was too much
+_DISCARD_AT_MOST = 8  # times the body limit: what a client may still send before it reads why it was refused
 
 
 class ClientGoneError(Exception):
@@ -35,9 +36,10 @@ class ClientGoneError(Exception):
 class Lane:
     """The ASGI application of one service."""
 
-    def __init__(self, service: Service, app: Flask) -> None:
+    def __init__(self, service: Service, app: Flask, gate: Gate) -> None:
         self._service = service
         self._app = app
+        self._gate = gate
         self._limit = service.settings.max_body_bytes
         self._threads = ThreadPoolExecutor(_FLASK_THREADS, thread_name_prefix="flask")
 
@@ -50,24 +52,60 @@ class Lane:
 
     async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
         received = time.monotonic()
+        method = scope["method"]
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        try:
-            body = await self._read_body(headers, receive)
-        except RequestError as error:
-            identity = request_id(headers)
-            logs.event(f"{scope['method']} refused", id=identity, status=413, code=error.code)
-            refusal = error_answer(error, identity, headers=(("Connection", "close"),))
-            await self._send(send, sealed(refusal, identity))
+        readable = self._gate.origins.headers(headers)  # by a page of another origin
+        preflight = self._gate.origins.preflight(method, headers)
+        if preflight is not None:
+            await self._send(send, preflight, readable)
             return
-        if hot.is_hot(scope["method"], scope["path"]):
-            query = scope["query_string"].decode("latin-1")
-            request = HttpRequest(scope["method"], scope["path"], query, headers, body, received)
+        client = (scope.get("client") or ("",))[0]
+        refusal = scope.get(REFUSED) or self._gate.check(method, scope["path"], headers, client)
+        if refusal is None:
+            try:
+                body = await self._read_body(headers, receive)
+            except RequestError as error:
+                refusal = Refusal(error)
+        if refusal is not None:
+            await self._refuse(refusal, scope, headers, readable, receive, send)
+        elif hot.is_hot(method, scope["path"]):
+            request = HttpRequest(
+                method, scope["path"], scope["query_string"].decode("latin-1"), headers, body, received
+            )
             answered = await self._answer_unless_gone(request, receive)
-            await self._send(send, answered, head=scope["method"] == "HEAD")
+            await self._send(send, answered, readable, head=method == "HEAD")
         else:
+            scope[PASSED] = self._gate
             loop = asyncio.get_running_loop()
-            whole = await loop.run_in_executor(self._threads, wsgi.call, self._app.wsgi_app, scope, body)
-            await self._send_raw(send, *whole)
+            status, more, whole = await loop.run_in_executor(self._threads, wsgi.call, self._app.wsgi_app, scope, body)
+            await self._send_raw(send, status, more + _encoded(readable), whole)
+
+    async def _refuse(
+        self,
+        refusal: Refusal,
+        scope: Message,
+        headers: dict[str, str],
+        readable: tuple[tuple[str, str], ...],
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Answer at once. The body is on its way, and is thrown away: closing now would reset the connection while
+        the client still sends, and it would never read why."""
+        identity, code = request_id(headers), refusal.error.code
+        client = (scope.get("client") or ("",))[0]
+        self._service.metrics.refusals.labels(code).inc()
+        logs.event(f"{scope['method']} refused", id=identity, status=STATUS[code], code=code, client=client)
+        answer, head = refusal.answer(identity), scope["method"] == "HEAD"
+        if "transfer-encoding" not in headers and headers.get("content-length", "0") == "0":
+            await self._send(send, answer, readable, head=head)
+            return
+        await self._send(send, answer, (*readable, ("Connection", "close")), head=head, end=False)
+        size, more = 0, "expect" not in headers  # a client that asks first does not send what is refused
+        while more and size <= _DISCARD_AT_MOST * self._limit:
+            message = await receive()
+            size += len(message.get("body", b""))
+            more = message.get("more_body", False)
+        await send({"type": "http.response.body", "body": b""})
 
     async def _answer_unless_gone(self, request: HttpRequest, receive: Receive) -> HttpAnswer:
         """The answer. When the client leaves, what it waited for is cancelled, and not computed if it still waits."""
@@ -97,33 +135,18 @@ class Lane:
     async def _read_body(self, headers: dict[str, str], receive: Receive) -> bytes:
         """The whole body. Raises `RequestError` when it is too large, `ClientGoneError` when it never ends."""
         declared = headers.get("content-length", "")
-        too_large = declared.isdigit() and int(declared[:19]) > self._limit
-        if too_large and "expect" in headers:  # the client asks first and has sent nothing yet
-            raise self._too_large()
+        size = int(declared[:19]) if declared.isdigit() else 0
         chunks: list[bytes] = []
-        size = 0
-        while True:
+        while size <= self._limit:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientGoneError
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            if too_large or size > self._limit:
-                # Closing now would reset the connection while the client still sends, and it would never read why.
-                too_large = True
-                chunks.clear()
-                if size > _DISCARD_AT_MOST * self._limit:
-                    raise self._too_large()
-            else:
-                chunks.append(chunk)
-            if not message.get("more_body"):
-                break
-        if too_large:
-            raise self._too_large()
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-    def _too_large(self) -> RequestError:
-        return RequestError(body_too_large(self._limit), code="body_too_large")
+            chunks.append(message.get("body", b""))
+            if not declared:
+                size += len(chunks[-1])
+            if not message.get("more_body") and size <= self._limit:
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        raise RequestError(body_too_large(self._limit), code="body_too_large")
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         """Under an ASGI server that is not ours: load with the server's start, let go with its end."""
@@ -139,15 +162,27 @@ class Lane:
             if message["type"] == "lifespan.shutdown":
                 return
 
-    async def _send(self, send: Send, answer: HttpAnswer, *, head: bool = False) -> None:
-        headers = [(b"content-type", answer.content_type.encode("latin-1"))]
-        headers += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
-        headers.append((b"content-length", str(len(answer.body)).encode()))
-        await self._send_raw(send, answer.status, headers, b"" if head else answer.body)
+    async def _send(
+        self,
+        send: Send,
+        answer: HttpAnswer,
+        more: tuple[tuple[str, str], ...] = (),
+        *,
+        head: bool = False,
+        end: bool = True,
+    ) -> None:
+        headers = _encoded((("Content-Type", answer.content_type), *answer.headers, *more))
+        if answer.status != 204:
+            headers.append((b"content-length", str(len(answer.body)).encode()))
+        await self._send_raw(send, answer.status, headers, b"" if head else answer.body, end=end)
 
-    async def _send_raw(self, send: Send, status: int, headers: wsgi.Headers, body: bytes) -> None:
+    async def _send_raw(self, send: Send, status: int, headers: wsgi.Headers, body: bytes, *, end: bool = True) -> None:
         lowered = [(name.lower(), value) for name, value in headers]
         if self._service.draining:  # the client is to take its next request elsewhere
             lowered.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": status, "headers": lowered})
-        await send({"type": "http.response.body", "body": body})
+        await send({"type": "http.response.body", "body": body, "more_body": not end})
+
+
+def _encoded(headers: tuple[tuple[str, str], ...]) -> wsgi.Headers:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
