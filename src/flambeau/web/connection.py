@@ -95,7 +95,11 @@ class HotConnection(HttpToolsProtocol):
             return
         if self._reading.waiting == "head" and self._head > self._limits.max_request_line:
             self._refuse_endless_head()
-        elif self._chunks and framing.too_much_overhead(self._chunks, self._around - self._body):
+        elif (
+            self._arriving is None
+            and self._reading.waiting == "body"
+            and framing.too_much_overhead(self._chunks, self._around - self._body)
+        ):
             self._refuse(RequestError("there is too much around the chunks of the body", code="too_many_chunks"))
 
     def look(self, now: float) -> None:

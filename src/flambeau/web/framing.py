@@ -68,8 +68,11 @@ def head_too_large(message: str) -> RequestError:
 
 
 def too_many_chunks(chunks: int, body: int) -> bool:
-    """Whether a body of so many bytes comes in too many pieces, or too small ones (T-21)."""
-    return chunks > MOST_CHUNKS or (chunks > FREE_CHUNKS and body < LEAST_MEAN_CHUNK * chunks)
+    """Whether a body of so many bytes comes in too many pieces, or too small ones (T-21).
+
+    The empty chunk at the end is one of them.
+    """
+    return chunks > MOST_CHUNKS + 1 or (chunks > FREE_CHUNKS + 1 and body < LEAST_MEAN_CHUNK * chunks)
 
 
 def too_much_overhead(chunks: int, overhead: int) -> bool:

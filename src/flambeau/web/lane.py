@@ -24,6 +24,7 @@ from flambeau.web.http import HttpAnswer, HttpRequest, request_id
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Fields = tuple[tuple[str, str], ...]
 
 _FLASK_THREADS = 8
 _DISCARD_AT_MOST = 8  # times the body limit: what a client may still send before it reads why it was refused
@@ -31,6 +32,14 @@ _DISCARD_AT_MOST = 8  # times the body limit: what a client may still send befor
 
 class ClientGoneError(Exception):
     """The client closed the connection before its request was whole."""
+
+
+class _TooLargeError(Exception):
+    """The body is over the limit; `more` of it is to come."""
+
+    def __init__(self, *, more: bool) -> None:
+        super().__init__()
+        self.more = more
 
 
 class Lane:
@@ -61,13 +70,18 @@ class Lane:
             return
         client = (scope.get("client") or ("",))[0]
         refusal = scope.get(REFUSED) or self._gate.check(method, scope["path"], headers, client)
+        more = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
         if refusal is None:
             try:
                 body = await self._read_body(headers, receive)
-            except RequestError as error:
-                refusal = Refusal(error)
+            except _TooLargeError as error:
+                refusal = Refusal(RequestError(body_too_large(self._limit), code="body_too_large"))
+                more = error.more
         if refusal is not None:
-            await self._refuse(refusal, scope, headers, readable, receive, send)
+            # A client that asks first does not send what is refused.
+            more = more and "expect" not in headers
+            await self._refuse(refusal, scope, headers, readable, send)
+            await self._discard(receive, send, more=more)
         elif hot.is_hot(method, scope["path"]):
             request = HttpRequest(
                 method, scope["path"], scope["query_string"].decode("latin-1"), headers, body, received
@@ -81,26 +95,23 @@ class Lane:
             await self._send_raw(send, status, more + _encoded(readable), whole)
 
     async def _refuse(
-        self,
-        refusal: Refusal,
-        scope: Message,
-        headers: dict[str, str],
-        readable: tuple[tuple[str, str], ...],
-        receive: Receive,
-        send: Send,
+        self, refusal: Refusal, scope: Message, headers: dict[str, str], readable: Fields, send: Send
     ) -> None:
-        """Answer at once. The body is on its way, and is thrown away: closing now would reset the connection while
-        the client still sends, and it would never read why."""
+        """Answer, but do not end the answer yet."""
         identity, code = request_id(headers), refusal.error.code
         client = (scope.get("client") or ("",))[0]
         self._service.metrics.refusals.labels(code).inc()
         logs.event(f"{scope['method']} refused", id=identity, status=STATUS[code], code=code, client=client)
-        answer, head = refusal.answer(identity), scope["method"] == "HEAD"
-        if "transfer-encoding" not in headers and headers.get("content-length", "0") == "0":
-            await self._send(send, answer, readable, head=head)
-            return
-        await self._send(send, answer, (*readable, ("Connection", "close")), head=head, end=False)
-        size, more = 0, "expect" not in headers  # a client that asks first does not send what is refused
+        whole = "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
+        closing = () if whole else (("Connection", "close"),)
+        await self._send(send, refusal.answer(identity), readable + closing, head=scope["method"] == "HEAD", end=False)
+
+    async def _discard(self, receive: Receive, send: Send, *, more: bool) -> None:
+        """Throw away what is on its way, and end the answer.
+
+        Closing at once would reset the connection while the client still sends, and it would never read the answer.
+        """
+        size = 0
         while more and size <= _DISCARD_AT_MOST * self._limit:
             message = await receive()
             size += len(message.get("body", b""))
@@ -133,20 +144,23 @@ class Lane:
             watching.cancel()
 
     async def _read_body(self, headers: dict[str, str], receive: Receive) -> bytes:
-        """The whole body. Raises `RequestError` when it is too large, `ClientGoneError` when it never ends."""
+        """The whole body. Raises `_TooLargeError`, and `ClientGoneError` when it never ends."""
         declared = headers.get("content-length", "")
         size = int(declared[:19]) if declared.isdigit() else 0
+        if size > self._limit:
+            raise _TooLargeError(more=True)
         chunks: list[bytes] = []
-        while size <= self._limit:
+        more, size = True, 0
+        while more:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientGoneError
             chunks.append(message.get("body", b""))
-            if not declared:
-                size += len(chunks[-1])
-            if not message.get("more_body") and size <= self._limit:
-                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        raise RequestError(body_too_large(self._limit), code="body_too_large")
+            more = message.get("more_body", False)
+            size += len(chunks[-1])
+            if size > self._limit:
+                raise _TooLargeError(more=more)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         """Under an ASGI server that is not ours: load with the server's start, let go with its end."""
@@ -166,7 +180,7 @@ class Lane:
         self,
         send: Send,
         answer: HttpAnswer,
-        more: tuple[tuple[str, str], ...] = (),
+        more: Fields = (),
         *,
         head: bool = False,
         end: bool = True,
@@ -184,5 +198,5 @@ class Lane:
         await send({"type": "http.response.body", "body": body, "more_body": not end})
 
 
-def _encoded(headers: tuple[tuple[str, str], ...]) -> wsgi.Headers:
+def _encoded(headers: Fields) -> wsgi.Headers:
     return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
