@@ -47,10 +47,12 @@ def make_app(handle: ServiceHandle, gate: Gate) -> Flask:
         if request.environ.get(PASSED) is gate:
             return None
         headers = {name.lower(): value for name, value in request.headers}
+        preflight = gate.origins.preflight(request.method, headers)
+        if preflight is not None:
+            return respond(preflight)
         refusal = gate.check(request.method, request.path, headers, request.remote_addr or "")
         if refusal is None:
-            preflight = gate.origins.preflight(request.method, headers)
-            return None if preflight is None else respond(preflight)
+            return None
         handle.service.metrics.refusals.labels(refusal.error.code).inc()
         return respond(refusal.answer(g.request_id))
 

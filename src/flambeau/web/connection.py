@@ -26,7 +26,6 @@ from flambeau.web.http import HttpAnswer, request_id
 from flambeau.web.patience import Reading, Watch, Writing
 
 _MOST_AHEAD = 64  # requests sent before the first of them was answered
-_SURELY_SMALL = 4096  # bytes: a head of no more is within every limit but that of the number of headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +54,7 @@ class HotConnection(HttpToolsProtocol):
         self._arriving: Exchange | None = None
         self._answering: asyncio.Task[None] | None = None
         self._fault: RequestError | None = None
+        self._closing = False  # at the last look
         self._deaf = False  # it has been answered for the last time, and what still comes is not read
         self._piece = self._head = self._body = self._around = self._chunks = 0  # bytes, bytes, bytes, bytes, count
 
@@ -79,11 +79,8 @@ class HotConnection(HttpToolsProtocol):
         if self._deaf:
             return
         self._piece = len(data)
-        if self._reading.waiting == "head":
-            self._head += self._piece
-        elif self._reading.waiting == "body":
-            self._reading.arrived += self._piece
-            self._around += self._piece
+        if self._reading.waiting != "rest":
+            self._count(self._piece)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:  # to which we do not: the request is answered as what it is
@@ -93,22 +90,38 @@ class HotConnection(HttpToolsProtocol):
             if not self._deaf:
                 self._refuse(self._fault or framing.BAD_HTTP)
             return
-        if self._reading.waiting == "head" and self._head > self._limits.max_request_line:
-            self._refuse_endless_head()
-        elif (
-            self._arriving is None
-            and self._reading.waiting == "body"
-            and framing.too_much_overhead(self._chunks, self._around - self._body)
-        ):
-            self._refuse(RequestError("there is too much around the chunks of the body", code="too_many_chunks"))
+        if self._reading.waiting != "rest":
+            self._bound()
+
+    def _count(self, size: int) -> None:
+        if self._reading.waiting == "head":
+            self._head += size
+        else:
+            self._reading.arrived += size
+            self._around += size
+
+    def _bound(self) -> None:
+        """Refuse a head that does not end, and a body of little but its framing."""
+        if self._reading.waiting == "body":
+            if self._arriving is None and framing.too_much_overhead(self._chunks, self._around - self._body):
+                self._refuse(RequestError("there is too much around the chunks of the body", code="too_many_chunks"))
+        elif self._head > self._limits.max_request_line:
+            found = framing.too_large(self.url, self.headers, self._limits)
+            if found is None and self._head > self._limits.max_request_line + self._limits.max_headers_bytes:
+                found = framing.head_too_large("the headers do not end")
+            if found is not None:
+                self._refuse(found)
 
     def look(self, now: float) -> None:
         """Act on what is overdue."""
-        if self._writing.overdue(self.transport.get_write_buffer_size(), now):
+        left = self.transport.get_write_buffer_size()
+        if self._writing.overdue(left, now):
             self._note("client_too_slow", "the client does not read its answer")
             self.transport.abort()
         elif self.transport.is_closing():
-            return
+            if not left and self._closing:  # with TLS a client can leave our goodbye unanswered
+                self.transport.abort()
+            self._closing = True
         elif self.flow.read_paused:  # we let the client wait, and not it us
             self._reading.again(now)
         elif self._reading.overdue(now):
@@ -126,35 +139,28 @@ class HotConnection(HttpToolsProtocol):
         self._reading.waiting, self._reading.since = "head", self._watch.now
         self._head, self._chunks = self._piece, 0
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._reading.waiting != "head":
-            return  # after the body: nobody is to take it for one of those that were checked
-        name = name.lower()
-        if name == b"expect":
-            self.expect_100_continue = True
-        self.headers.append((name, value))
-
     def on_headers_complete(self) -> None:
-        parser = self.parser
-        version = parser.get_http_version()
-        self._fault = framing.fault(
-            version=version, url=self.url, headers=self.headers, upgrade=parser.should_upgrade()
-        )
-        if self._fault is None and (self._head > _SURELY_SMALL or len(self.headers) > self._limits.max_headers):
-            self._fault = framing.too_large(self.url, self.headers, self._limits)
         first = self.cycle is None or self.cycle.response_complete
+        self._arriving = self._recognise() if first else None
+        if self._arriving is None:
+            self._check_head()
+            super().on_headers_complete()
+        else:
+            self.cycle = self._arriving  # type: ignore[assignment]  # what uvicorn asks of it, it has
+        self.headers = []  # what comes after the body is not to be taken for what was checked
+        self._reading.waiting = "body"
+        self._reading.again(self._watch.now)
+        self._body = self._around = 0
+
+    def _check_head(self) -> None:
+        parser = self.parser
+        self._fault = framing.fault(
+            version=parser.get_http_version(), url=self.url, headers=self.headers, upgrade=parser.should_upgrade()
+        ) or framing.too_large(self.url, self.headers, self._limits)
         if len(self.pipeline) >= _MOST_AHEAD:
             self._fault = RequestError("too many requests were sent ahead of their answers", code="bad_http")
         if self._fault is not None:
             raise _StopError
-        self._reading.waiting = "body"
-        self._reading.again(self._watch.now)
-        self._body = self._around = 0
-        self._arriving = self._recognise(version) if first else None
-        if self._arriving is None:
-            super().on_headers_complete()
-        else:
-            self.cycle = self._arriving  # type: ignore[assignment]  # what uvicorn asks of it, it has
 
     def on_chunk_header(self) -> None:
         self._chunks += 1
@@ -193,16 +199,26 @@ class HotConnection(HttpToolsProtocol):
 
     # The short way
 
-    def _recognise(self, version: str) -> Exchange | None:
-        """The request whose headers are complete, if it is one for the short way."""
+    def _recognise(self) -> Exchange | None:
+        """The request whose headers are complete, if it is one for the short way.
+
+        Nothing that `framing` would refuse comes through: no header is there twice, and none is too long.
+        """
         path, _, query = self.url.partition(b"?")
-        if self.parser.get_method() != b"POST" or not path.startswith(b"/predict") or b"%" in path:
+        parser = self.parser
+        if parser.get_method() != b"POST" or not path.startswith(b"/predict") or b"%" in path or b"#" in query:
             return None
-        if self.expect_100_continue or self.parser.should_upgrade() or version != "1.1":
+        if parser.should_upgrade() or parser.get_http_version() != "1.1":
+            return None
+        if self._head > self._watch.small_head and framing.too_large(self.url, self.headers, self._limits):
             return None
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in self.headers}
+        if len(headers) != len(self.headers) or len(headers) > self._limits.max_headers:
+            return None
         length = headers.get("content-length", "")
         if not (length.isascii() and length.isdigit() and int(length[:19]) <= self._limits.max_body_bytes):
+            return None
+        if "expect" in headers or "host" not in headers:
             return None
         if not (self.url.isascii() and hot.is_hot("POST", path.decode())):
             return None
@@ -210,7 +226,7 @@ class HotConnection(HttpToolsProtocol):
         if refusal is not None:
             self.scope[REFUSED] = refusal  # type: ignore[literal-required]  # ours, for the lane
             return None
-        return Exchange(path.decode(), query.decode(), headers, keep_alive=self.parser.should_keep_alive())
+        return Exchange(path.decode(), query.decode(), headers, keep_alive=parser.should_keep_alive())
 
     async def _answer(self, exchange: Exchange) -> None:
         try:
@@ -232,7 +248,8 @@ class HotConnection(HttpToolsProtocol):
     def _send(self, answer: HttpAnswer, exchange: Exchange) -> None:
         # While the service drains, the client is to take its next request elsewhere.
         keep = exchange.keep_alive and not self._service.draining
-        added = self._gate.origins.headers(exchange.headers)
+        origins = self._gate.origins
+        added = () if origins.none else origins.headers(exchange.headers)
         self.transport.write(serialised(answer, self.server_state.default_headers, added, keep=keep))
         exchange.response_complete = True
         if not keep:
@@ -240,13 +257,6 @@ class HotConnection(HttpToolsProtocol):
         self.on_response_complete()
 
     # Refusals of what is no request
-
-    def _refuse_endless_head(self) -> None:
-        found = framing.too_large(self.url, self.headers, self._limits)
-        if found is None and self._head > self._limits.max_request_line + self._limits.max_headers_bytes:
-            found = framing.head_too_large("the headers do not end")
-        if found is not None:
-            self._refuse(found)
 
     def _refuse(self, error: RequestError) -> None:
         """Answer, if it is this one's turn, and end the connection."""

@@ -91,8 +91,10 @@ class Lane:
         else:
             scope[PASSED] = self._gate
             loop = asyncio.get_running_loop()
-            status, more, whole = await loop.run_in_executor(self._threads, wsgi.call, self._app.wsgi_app, scope, body)
-            await self._send_raw(send, status, more + _encoded(readable), whole)
+            status, fields, whole = await loop.run_in_executor(
+                self._threads, wsgi.call, self._app.wsgi_app, scope, body
+            )
+            await self._send_raw(send, status, fields + _encoded(readable), whole)
 
     async def _refuse(
         self, refusal: Refusal, scope: Message, headers: dict[str, str], readable: Fields, send: Send

@@ -34,6 +34,8 @@ class Watch:
     def __init__(self, limits: Settings) -> None:
         self.limits = limits
         self.now = 0.0
+        self.small_head = min(limits.max_request_line, limits.max_header_bytes, limits.max_headers_bytes)
+        """Bytes: a head of no more is within every limit but that of the number of headers."""
         self._by_address: Counter[str] = Counter()
         self._timer: asyncio.TimerHandle | None = None
 

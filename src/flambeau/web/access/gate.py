@@ -65,9 +65,10 @@ class Gate:
 
     def check_need(self, need: Need, method: str, headers: Mapping[str, str], client: str) -> Refusal | None:
         """The same for a request of which it is known what it needs."""
-        if headers.get("host") not in self._hosts:
+        host = headers.get("host")
+        if host not in self._hosts.seen and host not in self._hosts:
             return _refusal("bad_host", "this server does not answer to the name in the header Host", _HOST_HINT)
-        if not self.origins.may_send(method, headers):
+        if "sec-fetch-site" in headers and not self.origins.may_send(method, headers):
             return _refusal("forbidden", "pages of other sites may not send requests to this server", _ORIGIN_HINT)
         token = None
         if need != "public" and self._tokens:

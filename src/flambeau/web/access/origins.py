@@ -26,11 +26,12 @@ class Hosts:
         if ours and settings.host in LOOPBACK:
             allowed |= {"localhost", "127.0.0.1", "[::1]"}
         self._allowed = allowed
-        self._seen: set[str | None] = set()
+        self.seen: set[str | None] = set()
+        """Some of those that were found to be ours, as they came; to be looked at first."""
 
     def __contains__(self, host: str | None) -> bool:
         """Whether a Host header, port and all, is one of ours. `None` stands for a request without one."""
-        if host in self._seen or not self._allowed or host is None:
+        if not self._allowed or host is None:
             return True
         name = host.lower()
         if not name.endswith("]"):  # an address of IPv6 without a port
@@ -39,8 +40,8 @@ class Hosts:
                 name = before
         if name.removesuffix(".") not in self._allowed:
             return False
-        if len(self._seen) < _MOST_REMEMBERED:
-            self._seen.add(host)
+        if len(self.seen) < _MOST_REMEMBERED:
+            self.seen.add(host)
         return True
 
 

@@ -26,10 +26,11 @@ def server_context(settings: Settings) -> ssl.SSLContext | None:
     try:
         context.load_cert_chain(certificate, key, password=_no_password)
     except (ssl.SSLError, ValueError) as error:
-        why = {
-            "KEY_VALUES_MISMATCH": "the key belongs to another certificate",
-            "PEM_LIB": "one of them is not in PEM, or they are of different kinds",
-        }.get(getattr(error, "reason", None) or "", str(error))
+        why = str(error)
+        if "KEY_VALUES_MISMATCH" in why or "key values mismatch" in why:
+            why = "the key belongs to another certificate"
+        elif "PEM lib" in why:
+            why = "one of them is not in PEM, or they are of different kinds"
         raise ConfigError(f"--tls-certificate {certificate} and --tls-key {key} cannot be used: {why}") from error
     return context
 
