@@ -39,7 +39,7 @@ _BODIES = (
     Case("F-35", "one byte more", request(_padded(_LIMIT + 1)), _LARGE, closes=True),
     Case("F-35", "a length of 10 TB, and nothing else", request(length=10**13), _LARGE),
     Case("F-35", "one byte more, in chunks", chunked(_padded(_LIMIT + 1)), _LARGE, closes=True),
-    Case("F-35", "a gigabyte in chunks", _endless(request(length="", headers="Transfer-Encoding: chunked\r\n"), b"10000\r\n" + b" " * 65536 + b"\r\n", 16384), _LARGE, closes=True),  # type: ignore[arg-type]  # noqa: E501
+    Case("F-35", "a gigabyte in chunks", _endless(request(length="", headers="Transfer-Encoding: chunked\r\n"), b"10000\r\n" + b" " * 65536 + b"\r\n", 16384), _LARGE, closes=True),  # type: ignore[arg-type]
     Case("F-35", "Content-Encoding: gzip", request(_OK, headers="Content-Encoding: gzip\r\n"), one_of((415, "unsupported_content_encoding"))),
     Case("F-35", "Content-Encoding: br", request(_OK, headers="Content-Encoding: br\r\n"), one_of((415, "unsupported_content_encoding"))),
 )  # fmt: skip
@@ -81,10 +81,10 @@ _SIZES = (
     Case("F-38", "101 headers", request(method="GET", path="/livez", headers="".join(f"X-{n}: 1\r\n" for n in range(100))), one_of((431, "headers_too_large")), closes=True),
     Case("F-38", "a header of 8 KiB + 1", request(method="GET", path="/livez", headers=f"X: {'a' * 8190}\r\n"), one_of((431, "headers_too_large")), closes=True),
     Case("F-38", "headers of 64 KiB", request(method="GET", path="/livez", headers="".join(f"X-{n}: {'a' * 8000}\r\n" for n in range(8))), one_of((431, "headers_too_large")), closes=True),
-    Case("F-38", "a header that does not end", _endless(f"{_GET}X: ".encode(), b"a" * 65536, 64), one_of((431, "headers_too_large")), closes=True),  # type: ignore[arg-type]  # noqa: E501
-    Case("F-38", "headers that do not end", _endless(_GET.encode(), b"X: a\r\n" * 8192, 64), one_of((431, "headers_too_large")), closes=True),  # type: ignore[arg-type]  # noqa: E501
+    Case("F-38", "a header that does not end", _endless(f"{_GET}X: ".encode(), b"a" * 65536, 64), one_of((431, "headers_too_large")), closes=True),  # type: ignore[arg-type]
+    Case("F-38", "headers that do not end", _endless(_GET.encode(), b"X: a\r\n" * 8192, 64), one_of((431, "headers_too_large")), closes=True),  # type: ignore[arg-type]
     Case("F-38", "an address of 8 KiB + 1", request(method="GET", path="/" + "a" * 8192), one_of((414, "uri_too_long")), closes=True),
-    Case("F-38", "an address that does not end", _endless(b"GET /", b"a" * 65536, 64), one_of((414, "uri_too_long")), closes=True),  # type: ignore[arg-type]  # noqa: E501
+    Case("F-38", "an address that does not end", _endless(b"GET /", b"a" * 65536, 64), one_of((414, "uri_too_long")), closes=True),  # type: ignore[arg-type]
     *(
         _bad(f"Content-Length: {value or '(empty)'}", _post(f"Content-Length:{value}\r\n", "abc"), "F-38")
         for value in ("99999999999999999999", "+5", "-5", "5_0", "0x5", "5 0", "5,5", "5;5", "1e2", "", "five")
@@ -139,8 +139,8 @@ _FRAMING = (
     ),
     Case("F-39", "a chunk with an extension", chunked(end=b"c;a=b\r\n" + _OK + b"\r\n0\r\n\r\n"), one_of(200)),
     Case("F-39", "a trailer that would be a header", chunked(_OK, end=b"0\r\nX-Request-ID: forged\r\n\r\n"), one_of(200)),
-    Case("F-39", "a trailer that does not end", _endless(chunked(_OK, end=b"0\r\nX: "), b"a" * 65536, 64), one_of((400, "too_many_chunks")), closes=True),  # type: ignore[arg-type]  # noqa: E501
-    Case("F-39", "an extension that does not end", _endless(chunked(end=b"5;"), b"a" * 65536, 64), one_of((400, "too_many_chunks")), closes=True),  # type: ignore[arg-type]  # noqa: E501
+    Case("F-39", "a trailer that does not end", _endless(chunked(_OK, end=b"0\r\nX: "), b"a" * 65536, 64), one_of((400, "too_many_chunks")), closes=True),  # type: ignore[arg-type]
+    Case("F-39", "an extension that does not end", _endless(chunked(end=b"5;"), b"a" * 65536, 64), one_of((400, "too_many_chunks")), closes=True),  # type: ignore[arg-type]
     Case("F-39", "4,096 chunks of a byte", chunked(*(bytes([each]) for each in _padded(4096))), one_of(200)),
     Case("F-39", "65,537 chunks of a byte", chunked(*(bytes([each]) for each in _padded(65537))), one_of((400, "too_many_chunks")), closes=True),
     Case("F-39", "65,537 requests ahead of the first answer", request(method="GET", path="/livez") * 65537, one_of(200), closes=True),

@@ -1,203 +1,61 @@
-"""A connection of `flambeau serve`: uvicorn's own, with limits, patience, and a short way for predictions.
+"""A connection of `flambeau serve`: a bounded one, with a short way for predictions.
 
 A prediction whose length is declared and within the limit is collected and answered here, by `hot.answer`, without the
 messages, the events and the second task that ASGI costs: a third of what the front takes for a request. Everything
 else, whatever the gate refuses, and every request that was sent before the one ahead of it was answered, goes to the
-lane, which gives the same answers (`tests/test_fronts.py`, `tests/test_connection.py`). What is no request at all is
-refused here. It knows nothing of what is in a body.
+lane, which gives the same answers (`tests/test_fronts.py`, `tests/test_connection.py`). It knows nothing of what is in
+a body.
 """
 
 import asyncio
 import time
-from dataclasses import dataclass
-from typing import Any
-
-import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from flambeau import logs
-from flambeau.errors import RequestError
-from flambeau.service import Service
 from flambeau.web import framing, hot
-from flambeau.web.access.gate import REFUSED, Gate, Refusal
-from flambeau.web.errors import STATUS
+from flambeau.web.access.gate import REFUSED
+from flambeau.web.bounded import BoundedConnection, Front
 from flambeau.web.exchange import Exchange, serialised
 from flambeau.web.http import HttpAnswer, request_id
-from flambeau.web.patience import Reading, Watch, Writing
-
-_MOST_AHEAD = 64  # requests sent before the first of them was answered
 
 
-@dataclass(frozen=True, slots=True)
-class Front:
-    """What all connections of a server share."""
-
-    service: Service
-    gate: Gate
-    watch: Watch
-
-
-class _StopError(Exception):
-    """Raised within the parser's callbacks, to have it stop."""
-
-
-class HotConnection(HttpToolsProtocol):
+class HotConnection(BoundedConnection):
     """One client's connection. The keywords are those of uvicorn's protocol classes."""
 
-    def __init__(self, front: Front, **uvicorn: Any) -> None:
-        super().__init__(**uvicorn)
-        self._service, self._gate, self._watch = front.service, front.gate, front.watch
-        self._limits = front.service.settings
-        self._reading = Reading(front.watch)
-        self._writing = Writing(front.watch)
-        self._address = ""
+    def __init__(self, front: Front, **uvicorn: object) -> None:
+        super().__init__(front, **uvicorn)
+        self._gate = front.gate
         self._arriving: Exchange | None = None
         self._answering: asyncio.Task[None] | None = None
-        self._fault: RequestError | None = None
-        self._closing = False  # at the last look
-        self._deaf = False  # it has been answered for the last time, and what still comes is not read
-        self._piece = self._head = self._body = self._around = self._chunks = 0  # bytes, bytes, bytes, bytes, count
-
-    # The connection
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._address = self.client[0] if self.client else ""
-        room = self._watch.enter(self._address)
-        if len(self.connections) > self._limits.max_connections:
-            self._refuse(RequestError("there are too many connections to this server", code="overloaded"))
-        elif not room:
-            self._refuse(RequestError("there are too many connections from this address", code="rate_limited"))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._watch.leave(self._address)
-        if self._answering is not None:  # what the client waited for is not computed if it still waits
-            self._answering.cancel()
-
-    def data_received(self, data: bytes) -> None:
-        if self._deaf:
-            return
-        self._piece = len(data)
-        if self._reading.waiting != "rest":
-            self._count(self._piece)
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:  # to which we do not: the request is answered as what it is
-            self._deaf = True
-            self.cycle.keep_alive = False
-        except httptools.HttpParserError:
-            if not self._deaf:
-                self._refuse(self._fault or framing.BAD_HTTP)
-            return
-        if self._reading.waiting != "rest":
-            self._bound()
-
-    def _count(self, size: int) -> None:
-        if self._reading.waiting == "head":
-            self._head += size
-        else:
-            self._reading.arrived += size
-            self._around += size
-
-    def _bound(self) -> None:
-        """Refuse a head that does not end, and a body of little but its framing."""
-        if self._reading.waiting == "body":
-            if self._arriving is None and framing.too_much_overhead(self._chunks, self._around - self._body):
-                self._refuse(RequestError("there is too much around the chunks of the body", code="too_many_chunks"))
-        elif self._head > self._limits.max_request_line:
-            found = framing.too_large(self.url, self.headers, self._limits)
-            if found is None and self._head > self._limits.max_request_line + self._limits.max_headers_bytes:
-                found = framing.head_too_large("the headers do not end")
-            if found is not None:
-                self._refuse(found)
-
-    def look(self, now: float) -> None:
-        """Act on what is overdue."""
-        left = self.transport.get_write_buffer_size()
-        if self._writing.overdue(left, now):
-            self._note("client_too_slow", "the client does not read its answer")
-            self.transport.abort()
-        elif self.transport.is_closing():
-            if not left and self._closing:  # with TLS a client can leave our goodbye unanswered
-                self.transport.abort()
-            self._closing = True
-        elif self.flow.read_paused:  # we let the client wait, and not it us
-            self._reading.again(now)
-        elif self._reading.overdue(now):
-            if self._reading.waiting != "rest":
-                self._refuse(RequestError("the request did not come in time", code="client_too_slow"))
-            elif self.cycle is None or self.cycle.response_complete:
-                self.transport.close()
-
-    # What the parser calls
-
-    def on_message_begin(self) -> None:
-        if self._deaf:
-            raise _StopError
-        super().on_message_begin()
-        self._reading.waiting, self._reading.since = "head", self._watch.now
-        self._head, self._chunks = self._piece, 0
 
     def on_headers_complete(self) -> None:
         first = self.cycle is None or self.cycle.response_complete
         self._arriving = self._recognise() if first else None
         if self._arriving is None:
-            self._check_head()
             super().on_headers_complete()
         else:
             self.cycle = self._arriving  # type: ignore[assignment]  # what uvicorn asks of it, it has
-        self.headers = []  # what comes after the body is not to be taken for what was checked
-        self._reading.waiting = "body"
-        self._reading.again(self._watch.now)
-        self._body = self._around = 0
-
-    def _check_head(self) -> None:
-        parser = self.parser
-        self._fault = framing.fault(
-            version=parser.get_http_version(), url=self.url, headers=self.headers, upgrade=parser.should_upgrade()
-        ) or framing.too_large(self.url, self.headers, self._limits)
-        if len(self.pipeline) >= _MOST_AHEAD:
-            self._fault = RequestError("too many requests were sent ahead of their answers", code="bad_http")
-        if self._fault is not None:
-            raise _StopError
-
-    def on_chunk_header(self) -> None:
-        self._chunks += 1
-        if framing.too_many_chunks(self._chunks, self._body):
-            self._fault = RequestError("the body comes in too many pieces", code="too_many_chunks")
-            raise _StopError
+            self._expect_body(counted=False)
 
     def on_body(self, body: bytes) -> None:
         if self._arriving is None:
-            self._body += len(body)
             super().on_body(body)
         else:
             self._arriving.chunks.append(body)
 
     def on_message_complete(self) -> None:
-        self._reading.waiting, self._reading.since = "rest", self._watch.now
-        self._deaf = not self.cycle.keep_alive
         exchange, self._arriving = self._arriving, None
         if exchange is None:
             super().on_message_complete()
             return
+        self._has_come()
         self._answering = self.loop.create_task(self._answer(exchange))
         self.tasks.add(self._answering)  # uvicorn waits for these when it stops
         self._answering.add_done_callback(self.tasks.discard)
 
-    def on_response_complete(self) -> None:
-        """As uvicorn's, without a timer for every pause: `look` sees those that are too long."""
-        self.server_state.total_requests += 1
-        if self.transport.is_closing():
-            return
-        self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
-        elif self._reading.waiting == "rest":
-            self._reading.since = self._watch.now
-
-    # The short way
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._answering is not None:  # what the client waited for is not computed if it still waits
+            self._answering.cancel()
 
     def _recognise(self) -> Exchange | None:
         """The request whose headers are complete, if it is one for the short way.
@@ -255,26 +113,3 @@ class HotConnection(HttpToolsProtocol):
         if not keep:
             self.transport.close()
         self.on_response_complete()
-
-    # Refusals of what is no request
-
-    def _refuse(self, error: RequestError) -> None:
-        """Answer, if it is this one's turn, and end the connection."""
-        self._deaf = True
-        self._note(error.code, error.message)
-        pending = self.cycle is not None and not self.cycle.response_complete
-        if pending and self._reading.waiting == "head":  # of an earlier request, which came whole: it is answered
-            self.cycle.keep_alive = False
-            return
-        started = pending and getattr(self.cycle, "response_started", False)
-        if not started and not self.pipeline:
-            answer = Refusal(error).answer(request_id({}))
-            self.transport.write(serialised(answer, self.server_state.default_headers, (), keep=False))
-        if pending:  # nobody else is to answer it
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
-        self.transport.close()
-
-    def _note(self, code: Any, why: str) -> None:
-        self._service.metrics.refusals.labels(code).inc()
-        logs.event("refused", why=why, status=STATUS[code], code=code, client=self._address)

@@ -21,7 +21,8 @@ from flambeau.errors import PortInUse
 from flambeau.service import AttachedService, Service
 from flambeau.web.access.gate import Gate
 from flambeau.web.app import make_app
-from flambeau.web.connection import Front, HotConnection
+from flambeau.web.bounded import Front
+from flambeau.web.connection import HotConnection
 from flambeau.web.lane import Lane
 from flambeau.web.patience import Watch
 

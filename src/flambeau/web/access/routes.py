@@ -18,6 +18,7 @@ ROUTES: Mapping[str, Need] = {
     "GET /livez": "public",
     "GET /readyz": "public",
     "GET /docs": "public",
+    "GET /docs/<name>": "public",
     "GET /openapi.json": "public",
     "POST /predict": "infer",
     "POST /predict/<name>": "infer",
