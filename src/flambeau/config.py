@@ -20,6 +20,7 @@ EngineName = Literal["onnxruntime", "openvino", "eager", "compile", "onnxruntime
 Engine = Literal["auto", EngineName]
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["auto", "text", "json"]
 
 MIB = 1024 * 1024
 
@@ -38,6 +39,9 @@ _model = functools.partial(_setting, group="Model")
 _queue = functools.partial(_setting, group="Batches and queue")
 _limit = functools.partial(_setting, group="Limits of a request")
 _worker = functools.partial(_setting, group="Workers")
+_access = functools.partial(_setting, group="Access")
+_connection = functools.partial(_setting, group="Connections")
+_log = functools.partial(_setting, group="Log and traces")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +50,9 @@ class Settings:
 
     host: str = _address(
         "127.0.0.1",
-        "Address to listen on. Any other than loopback needs --insecure-no-auth.",
-        long="Address to listen on. Any other than `127.0.0.1`, `::1` and `localhost` needs `--insecure-no-auth`.",
+        "Address to listen on. Any other than loopback needs tokens, or --insecure-no-auth.",
+        long="Address to listen on. Any other than `127.0.0.1`, `::1` and `localhost` needs "
+        "[tokens](security.md#tokens), or `--insecure-no-auth`.",
     )
     port: int = _address(
         5000,
@@ -170,7 +175,7 @@ class Settings:
         minimum=64 * MIB,
     )
     drain_timeout: float = _worker(30.0, "Seconds a stopping service gives to what it has received.", minimum=0)
-    log_level: LogLevel = _setting(
+    log_level: LogLevel = _log(
         "info",
         "Least that is logged; debug adds tracebacks.",
         long="Least that is logged. `debug` adds the tracebacks of failed models.",
@@ -183,6 +188,135 @@ class Settings:
     )
     insecure_no_auth: bool = _address(False, "Listen beyond loopback although nobody is asked who they are.")
 
+    # Access
+    tokens_file: str | None = _access(
+        None,
+        "File of lines 'infer TOKEN' and 'admin TOKEN'; requests then need one of them.",
+        metavar="FILE",
+        long="File of tokens, one a line: `infer TOKEN` or `admin TOKEN`, or `sha256:` and the token's SHA-256 in "
+        "hex in its place. Requests then need one of them ([security.md](security.md#tokens)).",
+    )
+    metrics_public: bool = _access(
+        False,
+        "Let /metrics be read without a token.",
+    )
+    allowed_hosts: str | None = _access(
+        None,
+        "Names that requests may have in their header Host. Default: on loopback its names, else any.",
+        metavar="NAME,NAME",
+        long="Names, separated by commas, that requests may have in their header `Host`. Not set: `localhost`, "
+        "`127.0.0.1` and `[::1]` when it listens on loopback, which are always allowed there; else any.",
+    )
+    cors_origins: str | None = _access(
+        None,
+        "Origins whose pages may call this server from a browser; * is all of them.",
+        metavar="ORIGIN,ORIGIN",
+        long="Origins, separated by commas, whose pages may call this server from a browser; `*` is all of them.",
+    )
+    tls_certificate: str | None = _access(
+        None,
+        "Certificate for TLS and its chain, in PEM.",
+        metavar="FILE",
+        long="Certificate for TLS and its chain, a file in PEM. Needs `--tls-key`.",
+    )
+    tls_key: str | None = _access(
+        None,
+        "Its private key, in PEM.",
+        metavar="FILE",
+        long="Its private key, a file in PEM without a password.",
+    )
+    rate_limit: str | None = _access(
+        None,
+        "Most predictions of each token, or each address where there are none: 100/minute.",
+        metavar="RATE",
+        long="Most predictions of each token, or of each address where there are no tokens: `100/minute`, "
+        "`5/second`. Further ones are answered 429. Needs the extra `rate-limit`.",
+    )
+
+    # Connections
+    max_connections: int = _connection(
+        1024,
+        "Most connections at a time; further ones are answered 503.",
+        minimum=1,
+        long="Most connections at a time. Further ones are answered 503 and closed.",
+    )
+    max_connections_per_address: int | None = _connection(
+        None,
+        "Most connections of one address; 0 is without bound. Default: 64, and without bound on loopback.",
+        minimum=0,
+        long="Most connections of one address; 0 is without bound. Not set: 64, and without bound on loopback, "
+        "where proxies and benchmarks are. Raise it behind a proxy on another machine.",
+    )
+    header_timeout: float = _connection(
+        10.0,
+        "Seconds within which a request's headers are whole.",
+        minimum=0.1,
+        long="Seconds within which a request's headers are whole; else it is answered 408.",
+    )
+    body_timeout: float = _connection(
+        10.0,
+        "Seconds over which a body is to come at --min-body-rate; slower ones are answered 408.",
+        minimum=0.1,
+        long="Seconds over which a body has to come at `--min-body-rate`; else it is answered 408.",
+    )
+    min_body_rate: int = _connection(
+        1024,
+        "Least bytes a second of a body that is on its way.",
+        minimum=0,
+        long="Least bytes a second of a body that is on its way, and of an answer that is being read.",
+    )
+    write_timeout: float = _connection(
+        30.0,
+        "Seconds over which a client is to read its answer at --min-body-rate; else it is cut off.",
+        minimum=0.1,
+        long="Seconds over which a client has to read its answer at `--min-body-rate`; else it is cut off.",
+    )
+    idle_timeout: float = _connection(
+        15.0,
+        "Seconds that a connection stays open without a request.",
+        minimum=0.1,
+    )
+    max_request_line: int = _connection(
+        8192,
+        "Longest address of a request in bytes; longer ones are 414.",
+        minimum=64,
+        long="Longest address of a request, in bytes. Longer ones are answered 414.",
+    )
+    max_headers: int = _connection(
+        100,
+        "Most headers of a request; more are 431.",
+        minimum=1,
+        long="Most headers of a request. More are answered 431.",
+    )
+    max_header_bytes: int = _connection(
+        8192,
+        "Longest header in bytes; longer ones are 431.",
+        minimum=64,
+        long="Longest header, in bytes. Longer ones are answered 431.",
+    )
+    max_headers_bytes: int = _connection(
+        32768,
+        "Most bytes of all headers together; more are 431.",
+        minimum=64,
+        long="Most bytes of all headers together. More are answered 431.",
+    )
+
+    # What operators see
+    log_format: LogFormat = _log(
+        "auto",
+        "How the log is written: text for people, json for machines; auto is text on a terminal.",
+        choices=get_args(LogFormat),
+        long="How the [log](observability.md#logs) is written: `text` for people, `json` for machines. `auto` is "
+        "text on a terminal and JSON elsewhere.",
+    )
+    otel_endpoint: str | None = _log(
+        None,
+        "Where OpenTelemetry spans go, over HTTP; needs the extra otel. Default: nowhere.",
+        metavar="URL",
+        long="Where [OpenTelemetry spans](observability.md#traces) go: the base URL of a collector that speaks "
+        "OTLP over HTTP. Needs the extra `otel`.",
+    )
+
     def __post_init__(self) -> None:
         for each in rows():
             value = getattr(self, each.name)
@@ -190,11 +324,6 @@ class Settings:
                 each.check(value)
             except ValueError as error:
                 raise ConfigError(f"{each.flag} {value} {error}") from None
-        if self.host not in LOOPBACK and not self.insecure_no_auth:
-            raise ConfigError(
-                f"--host {self.host} would serve everybody who can reach this machine, without asking who they are: "
-                "stay on 127.0.0.1, or add --insecure-no-auth if the network in front of it is trusted"
-            )
 
 
 @functools.cache

@@ -142,7 +142,18 @@ SOURCE = (
 )
 """What `flambeau.orders.SourceOptions` holds, but for the two that are settings of a service too."""
 
-GROUPS = (_SOURCE, _IMAGES, "Model", "Address", "Batches and queue", "Limits of a request", "Workers")
+GROUPS = (
+    _SOURCE,
+    _IMAGES,
+    "Model",
+    "Address",
+    "Batches and queue",
+    "Limits of a request",
+    "Workers",
+    "Access",
+    "Connections",
+    "Log and traces",
+)
 """The order of the groups; others follow as they come."""
 
 

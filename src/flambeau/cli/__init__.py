@@ -14,6 +14,7 @@ from flambeau.cli.inspect import inspect
 from flambeau.cli.predict import predict
 from flambeau.cli.serve import serve
 from flambeau.cli.text import printable
+from flambeau.cli.token import token
 from flambeau.errors import SetupError
 from flambeau.version import VERSION
 
@@ -33,6 +34,7 @@ def cli() -> None:
       flambeau bench default                                  the engines of this machine, side by side
       flambeau config                                         what is set, and where it was set
       flambeau doctor                                         what is wrong with this machine, and what to do
+      flambeau token                                          a fresh token for --tokens-file
     """
 
 
@@ -43,6 +45,7 @@ cli.add_command(predict)
 cli.add_command(bench)
 cli.add_command(config)
 cli.add_command(doctor)
+cli.add_command(token)
 
 
 def main() -> None:
