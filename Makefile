@@ -1,4 +1,4 @@
-# The desk: make venv | serve | test | chaos | bench | screenshots | lint | format | clean.   `make` alone lists them.
+# The desk: make venv | serve | test | chaos | bench | screenshots | lint | format | docs | clean.   `make` alone lists them.
 # PYTHON is any Python 3.11 or later; the newest found is not taken, the plainest is.
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -10,7 +10,7 @@ SERVE_ARGS ?=
 CHAOS_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help venv serve test test-slow chaos bench bench-micro screenshots lint format clean
+.PHONY: help venv serve test test-slow chaos bench bench-micro screenshots lint format docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make bench-micro   measure the parts of a request: decoding, frames, queue, JSON   (BENCH_ARGS='--json')"
 	@echo "make screenshots   take the pictures of the page in docs/screenshots anew, with a real browser"
 	@echo "make lint    ruff, mypy, import-linter   make format      let ruff mend what it can"
+	@echo "make docs    write the tables of docs/configuration.md from the table of settings"
 	@echo "make venv    only make the environment in .venv"
 
 venv: $(VENV)/.installed
@@ -55,6 +56,9 @@ lint: $(VENV)/.installed-lint
 format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.installed
+	$(BIN)/python scripts/make_configuration_page.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

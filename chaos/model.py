@@ -142,6 +142,14 @@ class Echo(flambeau.PythonModel):
         return answers
 
 
+class Same(flambeau.PythonModel):
+    """Answers with what it was given, whatever that is; with numbers that are none for `nan`."""
+
+    def predict(self, batch: list[Any]) -> Any:
+        """The items themselves."""
+        return [[float("nan"), float("inf")] if item == "nan" else item for item in batch]
+
+
 class Slow20(Echo):
     """20 ms a batch."""
 

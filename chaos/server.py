@@ -46,7 +46,8 @@ class Server:
     def __init__(self, folder: Path, cache: Path, model: str, *flags: str, port: int = 0) -> None:
         self._folder = folder
         self._cache = cache
-        self._flags = (f"model.py:{model}", "--allow-code", "--port", str(port), *flags)
+        source = (f"model.py:{model}", "--allow-code") if model else ()  # without one it serves its default
+        self._flags = (*source, "--port", str(port), *flags)
         self._shared_memory = proc.shared_memory()
         self._log = folder / "stderr.log"
         self.port = port

@@ -98,7 +98,7 @@ class ServerProcess:
         """Return when the process has printed its address, or raise with what it printed instead."""
         deadline = time.monotonic() + STARTUP_SECONDS
         while time.monotonic() < deadline:
-            if found := re.search(r"http://\S+", self._output.read_text()):
+            if found := re.search(r"https?://\S+", self._output.read_text()):
                 self.url = found.group()
                 return
             try:

@@ -13,7 +13,9 @@ import pytest
 
 from conftest import Serve, ServerProcess
 
-LONG_WAY = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+LONG_WAY = (
+    b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +25,7 @@ def server(serve: Serve, double_py: Path) -> Iterator[ServerProcess]:
 
 
 def short(body: bytes, *, path: str = "/predict", version: str = "1.1", headers: str = "") -> bytes:
-    head = f"POST {path} HTTP/{version}\r\nHost: x\r\nContent-Type: application/json\r\n{headers}"
+    head = f"POST {path} HTTP/{version}\r\nHost: localhost\r\nContent-Type: application/json\r\n{headers}"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
@@ -76,7 +78,7 @@ def test_the_short_way_and_the_lane_answer_alike(server: ServerProcess, body: by
 
 
 def test_requests_that_are_sent_ahead_are_answered_in_their_order(server: ServerProcess) -> None:
-    live = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    live = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
     requests = [short(b'{"input": 1}'), short(b'{"input": 2}'), live, chunked(b'{"input": 3}'), short(b'{"input": 4}')]
     with Line(server) as line:
         line.sock.sendall(b"".join(requests))

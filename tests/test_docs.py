@@ -19,18 +19,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
 import msgspec
 import pytest
 import requests
 
 from conftest import STARTUP_SECONDS, Serve, ServerProcess
-from flambeau import errors
+from flambeau import errors, table
 from flambeau.bundle import Bundle, Manifest
 from flambeau.cli.serve import serve as serve_command
 from flambeau.config import Settings
 from flambeau.metrics import Metrics
 from flambeau.orders import SourceOptions
+from flambeau.setting import Setting
 from flambeau.web.errors import STATUS
 
 ROOT = Path(__file__).parents[1]
@@ -68,35 +68,23 @@ def table_rows(document: str) -> dict[str, tuple[str, ...]]:
     return {first: tuple(others) for first, *others in rows if set(first) - set("- ")}
 
 
-def shown(default: object) -> str:
-    """A default as the tables show it."""
-    if default is None or default == {}:
-        return "not set"
-    if default is False:
-        return "off"
-    return f"{default:g}" if isinstance(default, float) else str(default)
+def test_every_field_of_a_source_and_of_a_service_is_in_the_table_and_in_the_command() -> None:
+    """From the table are made: flags, variables, keys of flambeau.toml, and docs/configuration.md."""
+    fields = {*SourceOptions.__struct_fields__, *Settings.__dataclass_fields__}
+    assert table.rows().keys() == fields
+    assert fields <= {each.name for each in serve_command.params}
 
 
-def documented_options() -> dict[str, object]:
-    """Every setting and every source option with its default, by the name of its field."""
-    settings = {each.name: each.default for each in dataclasses.fields(Settings)}
-    source = msgspec.structs.asdict(SourceOptions())
-    return {name: default for name, default in (source | settings).items() if name != "source"}
+def test_the_tables_of_the_configuration_page_are_those_that_the_table_makes() -> None:
+    script = ROOT / "scripts/make_configuration_page.py"
+    done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", documented_options())
-def test_every_setting_is_documented_with_its_variable_and_default(name: str) -> None:
-    [option] = [each for each in serve_command.params if each.name == name]
-    assert isinstance(option, click.Option)
-    variable, default, meaning = table_rows("docs/configuration.md")["--" + name.replace("_", "-")]
-    assert variable == (option.envvar or "none")
-    assert default == shown(documented_options()[name])
-    assert meaning.endswith(".")
-
-
-def test_no_setting_is_documented_that_is_not_there() -> None:
-    flags = {row for row in table_rows("docs/configuration.md") if row.startswith("--")}
-    assert flags == {"--" + name.replace("_", "-") for name in documented_options()}
+@pytest.mark.parametrize("setting", table.rows().values(), ids=lambda each: each.name)
+def test_every_setting_says_what_it_means(setting: Setting) -> None:
+    assert setting.meaning.endswith(".")
+    assert (setting.long or setting.meaning).endswith(".")
 
 
 def test_every_exit_code_is_documented() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from chaos.faults import items, kills, leak, life, load
+from chaos.faults import items, kills, leak, life, load, slow
 from chaos.faults.selftest import selftest
 from chaos.run import Report, Run
 
@@ -31,6 +31,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault("F-04", items.raising),
     Fault("F-05", items.poison),
     Fault("F-06", items.memory),
+    Fault("F-09", slow.slow_clients),
+    Fault("F-09/64", lambda run: slow.slow_clients(run, "F-09/64", per_address=64)),
     Fault("F-11", load.disconnects),
     Fault("F-12", load.overload),
     Fault("F-13", load.greedy),

@@ -12,10 +12,13 @@ from flambeau.version import VERSION as __version__
 if TYPE_CHECKING:
     from flask import Flask
 
+    from flambeau.client import Client, ClientError
     from flambeau.inprocess import Batcher, load
 
 __all__ = [
     "Batcher",
+    "Client",
+    "ClientError",
     "FlambeauError",
     "InvalidInput",
     "PythonModel",
@@ -28,7 +31,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`Batcher` and `load` are imported when they are first asked for: they bring numpy and Pillow."""
+    """What brings other packages with it is imported when it is first asked for: numpy and Pillow, or urllib3."""
+    if name in ("Client", "ClientError"):
+        from flambeau import client
+
+        return getattr(client, name)
     if name in ("Batcher", "load"):
         from flambeau import inprocess
 

@@ -19,12 +19,17 @@ This module knows no HTTP: `flambeau.web.errors` maps every code to its status, 
 from typing import Literal
 
 Code = Literal[
+    "bad_host",
+    "bad_http",
     "bad_request",
     "body_too_large",
     "client_too_slow",
     "deadline_exceeded",
     "draining",
     "empty_body",
+    "expectation_failed",
+    "forbidden",
+    "headers_too_large",
     "image_too_large",
     "image_undecodable",
     "input_rejected",
@@ -46,19 +51,35 @@ Code = Literal[
     "multipart_truncated",
     "not_found",
     "out_of_memory",
+    "overloaded",
     "poison_input",
     "queue_full",
+    "rate_limited",
+    "too_many_attempts",
+    "too_many_chunks",
     "too_many_items",
     "too_many_parts",
+    "unauthorized",
     "unsupported_content_encoding",
     "unsupported_image_format",
     "unsupported_media_type",
+    "uri_too_long",
     "version_not_found",
 ]
 """Every reason a request can fail for: a closed set, stable for clients."""
 
 RETRYABLE: frozenset[Code] = frozenset(
-    {"client_too_slow", "deadline_exceeded", "draining", "model_loading", "model_unavailable", "queue_full"}
+    {
+        "client_too_slow",
+        "deadline_exceeded",
+        "draining",
+        "model_loading",
+        "model_unavailable",
+        "overloaded",
+        "queue_full",
+        "rate_limited",
+        "too_many_attempts",
+    }
 )
 """The codes after which the same request may succeed if it is sent again."""
 

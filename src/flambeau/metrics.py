@@ -44,6 +44,10 @@ class Metrics:
         )
         self.queue_items = Gauge("flambeau_queue_items", "Items waiting.", model, registry=registry)
         self.queue_bytes = Gauge("flambeau_queue_bytes", "Bytes waiting.", model, registry=registry)
+        self.refusals = Counter(
+            "flambeau_refusals", "Requests and connections that the front refused, by code.", ("code",),
+            registry=registry,
+        )  # fmt: skip
         self.model_ready = Gauge("flambeau_model_ready", "1 when the model can answer.", model, registry=registry)
 
     def for_model(self, name: str, version: str) -> "ModelMetrics":

@@ -38,7 +38,7 @@ def open_source(options: SourceOptions, *, progress: Progress) -> bundle.Bundle:
         refuse_idle(options, "a bundle", used=())
         return bundle.read(Path(options.source))
     order = order_for(options)
-    home = _cache() / "bundles"
+    home = cache_folder() / "bundles"
     target = home / f"{order.name}-{_key(order)[:16]}"
     with _lock(home, target.name):
         if (target / bundle.MANIFEST).is_file():
@@ -145,7 +145,7 @@ def _file_of(code: CodeReference | None) -> str | None:
     return next((str(file) for file in (base.with_suffix(".py"), base / "__init__.py") if file.is_file()), None)
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
     """Where bundles are kept between starts: FLAMBEAU_CACHE, else the user's cache folder."""
     if named := os.environ.get("FLAMBEAU_CACHE"):
         return Path(named)

@@ -8,10 +8,13 @@ import click
 from flambeau import logs
 from flambeau.cli.bench import bench
 from flambeau.cli.build import build
+from flambeau.cli.config import config
+from flambeau.cli.doctor import doctor
 from flambeau.cli.inspect import inspect
 from flambeau.cli.predict import predict
 from flambeau.cli.serve import serve
 from flambeau.cli.text import printable
+from flambeau.cli.token import token
 from flambeau.errors import SetupError
 from flambeau.version import VERSION
 
@@ -29,8 +32,9 @@ def cli() -> None:
       flambeau build my.pth -o bundle                         once, then: flambeau serve bundle
       flambeau predict default photos/ -o answers.csv         many files at once, without a server
       flambeau bench default                                  the engines of this machine, side by side
-
-    Every setting of serve can stand in the environment too: FLAMBEAU_PORT=8080.
+      flambeau config                                         what is set, and where it was set
+      flambeau doctor                                         what is wrong with this machine, and what to do
+      flambeau token                                          a fresh token for --tokens-file
     """
 
 
@@ -39,6 +43,9 @@ cli.add_command(build)
 cli.add_command(inspect)
 cli.add_command(predict)
 cli.add_command(bench)
+cli.add_command(config)
+cli.add_command(doctor)
+cli.add_command(token)
 
 
 def main() -> None:

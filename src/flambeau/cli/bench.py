@@ -8,7 +8,8 @@ import msgspec
 
 from flambeau import engines, sources
 from flambeau.bundle import Bundle, PythonPipeline
-from flambeau.cli.options import ShowProgress, source_options
+from flambeau.cli.options import HELP, SettingsCommand, source_options
+from flambeau.cli.progress import ShowProgress
 from flambeau.config import EngineName, place, usable_cores
 from flambeau.errors import ConfigError
 from flambeau.machine import processor
@@ -32,7 +33,7 @@ class Table(msgspec.Struct, frozen=True):
     why: str
 
 
-@click.command()
+@click.command(cls=SettingsCommand, context_settings=HELP)
 @source_options
 @click.option(
     "--engine",

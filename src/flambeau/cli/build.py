@@ -7,12 +7,13 @@ from typing import Any
 import click
 
 from flambeau import sources
-from flambeau.cli.options import ShowProgress, source_options
+from flambeau.cli.options import HELP, SettingsCommand, source_options
+from flambeau.cli.progress import ShowProgress
 from flambeau.config import Engine
 from flambeau.orders import SourceOptions
 
 
-@click.command()
+@click.command(cls=SettingsCommand, context_settings=HELP)
 @source_options
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Probability below which nothing is recognised.")
 @click.option("--allow-code", is_flag=True, help="Run code that the source carries.")

@@ -1,154 +1,166 @@
-"""Command line options out of the settings table, and those that describe a source."""
+"""Options of commands out of the table of settings, and which value of a setting wins.
 
-import dataclasses
-import json
-import time
-import types
-import typing
-from collections.abc import Callable
+A flag wins over the environment, that over `flambeau.toml`, and that over the default. The help of a command shows its
+options under the headings of the table.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
-from flambeau.cli.text import printable
-from flambeau.config import Settings
+from flambeau import config, table
+from flambeau.cli import layers
+from flambeau.cli.layers import Given
 from flambeau.errors import ConfigError
-from flambeau.orders import Activation, Advance, Note, Step
+from flambeau.setting import Setting
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_GIVEN = "flambeau.given"  # in the context: what the environment and the file hold, by name
+_FILE = "flambeau.file"
+_SOURCE_NAMES = frozenset(each.name for each in table.SOURCE)
+
+HELP = {"max_content_width": 100}
+"""Context settings of commands with many options."""
+
+
+class SettingType(click.ParamType):  # type: ignore[type-arg]  # click is generic since 8.4
+    """The text of a flag as a setting's value. Raises `ConfigError`, so that a bad value reads alike wherever it is."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.name = setting.kind
+        self._setting = setting
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The value; one that is no text was read and checked before."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._setting.from_text(value)
+        except ValueError as error:
+            raise ConfigError(f"{self._setting.flag} {value} {error}") from None
+
+
+class SettingOption(click.Option):
+    """A flag that a row of the table makes."""
+
+    def __init__(self, setting: Setting, **changes: Any) -> None:
+        switch = setting.kind == "switch"
+        value: dict[str, Any] = {} if switch else {"type": SettingType(setting), "metavar": setting.placeholder}
+        default = changes.get("default", setting.default)
+        shown = default not in (None, {}, ()) and not switch
+        super().__init__(
+            [setting.flag], is_flag=switch, default=default, show_default=shown, help=setting.meaning, **value
+        )
+        self.setting = setting
+
+
+class SettingsCommand(click.Command):
+    """A command that takes settings: from its flags, the environment and, if it has --config, a file."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the environment, and then the arguments over it. A command without --config is told its source here."""
+        wanted = {each.setting.name for each in self.params if isinstance(each, SettingOption)}
+        reads_file = any(each.name == "config" for each in self.params)
+        wanted = wanted | {"source"} if reads_file else wanted - _SOURCE_NAMES
+        helps = not {*ctx.help_option_names}.isdisjoint(args)  # which must not depend on what is set
+        _take(ctx, {} if helps else layers.from_environment(os.environ, wanted=wanted))
+        rest = super().parse_args(ctx, args)
+        _drop_description(ctx)
+        return rest
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options by heading: the command's own first."""
+        headings: dict[str, list[click.Parameter]] = {"Options": []}
+        headings |= {group: [] for group in table.grouped()}
+        for each in self.get_params(ctx):
+            if isinstance(each, click.Argument):  # the usage line shows it, and the text says what it is
+                continue
+            heading = each.setting.group if isinstance(each, SettingOption) else "Options"
+            headings[heading].append(each)
+        for heading, options in headings.items():
+            records = [record for each in options if (record := each.get_help_record(ctx))]
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
+
 
 def settings_options(command: F) -> F:
-    """One option per field of `Settings`."""
-    hints = typing.get_type_hints(Settings)
-    for each in reversed(dataclasses.fields(Settings)):
-        command = _option(each, hints[each.name])(command)
-    return command
-
-
-def _option(each: "dataclasses.Field[Any]", hint: Any) -> Callable[[F], F]:
-    flag = "--" + each.name.replace("_", "-")
-    variable = "FLAMBEAU_" + each.name.upper()
-    kind = _plain_type(hint)
-    if kind is bool:
-        return click.option(flag, is_flag=True, default=each.default, envvar=variable, help=each.metadata["help"])
-    choices = each.metadata.get("choices")
-    return click.option(
-        flag,
-        type=click.Choice(choices) if choices else kind,
-        default=each.default,
-        show_default=each.default is not None,
-        envvar=variable,
-        metavar=each.metadata.get("metavar"),
-        help=each.metadata["help"],
-    )
-
-
-def _plain_type(hint: Any) -> type:
-    """`int` out of `int | None`; `str` out of a Literal."""
-    if typing.get_origin(hint) is types.UnionType:
-        hint = next(part for part in typing.get_args(hint) if part is not type(None))
-    return str if typing.get_origin(hint) is typing.Literal else hint
+    """One option per setting of a service."""
+    return _add(command, [SettingOption(each) for each in config.rows()])
 
 
 def source_options(command: F) -> F:
-    """The options that say what a source is."""
-    for option in reversed(
-        (
-            click.argument("source", required=False),
-            click.option("--arch", metavar="NAME", help="Network of a weights file: a name, or module:Class."),
-            click.option("--arch-args", metavar="JSON", callback=_json_object, help="Its keyword arguments."),
-            click.option("--weights", metavar="FILE", help="Weights, when SOURCE is the name of a network."),
-            click.option(
-                "--weights-key", metavar="KEY", help="Which of several sets of weights: state_dict, model_ema."
-            ),
-            click.option(
-                "--head-activation",
-                type=click.Choice(typing.get_args(Activation)),
-                help="What stands between the linear layers of a replaced head; weights do not show it.",
-            ),
-            click.option("--labels", metavar="FILE", help="Class names: a file, or imagenet."),
-            click.option("--num-classes", type=click.IntRange(1), help="Number of classes; checked against the file."),
-            click.option(
-                "--pipeline", type=click.Choice(["image", "tensor"]), help="What an own network takes; else found out."
-            ),
-            click.option("--input-shape", metavar="N,N", callback=_shape, help="Shape of one item, for own networks."),
-            click.option(
-                "--samples",
-                metavar="DIR",
-                help="Inputs to keep in the bundle: no service is ready before it answers them as PyTorch does now.",
-            ),
-            click.option("--resize", type=click.IntRange(1), help="Shorter side of the image, in pixels."),
-            click.option("--crop", type=click.IntRange(1), help="Side of the square cut from its centre, in pixels."),
-            click.option("--mean", metavar="R,G,B", callback=_channels, help="Mean to subtract, on the scale 0 to 1."),
-            click.option("--std", metavar="R,G,B", callback=_channels, help="Deviation to divide by."),
-        )
-    ):
-        command = option(command)
+    """SOURCE, and the options that say what it is."""
+    options = [SettingOption(each) for each in table.SOURCE if each.name != "source"]
+    return _add(click.argument("source", required=False)(command), options)
+
+
+def config_option(command: F) -> F:
+    """--config, whose file stands below the environment."""
+    return click.option(
+        "--config",
+        metavar="FILE",
+        is_eager=True,
+        expose_value=False,
+        envvar="FLAMBEAU_CONFIG",
+        type=click.Path(path_type=Path),
+        callback=_read_file,
+        help=f"File of settings. Default: {layers.FILE}, where it lies in the current folder.",
+    )(command)
+
+
+def _add(command: F, options: Iterable[click.Option]) -> F:
+    for option in reversed([*options]):
+        if isinstance(command, click.Command):
+            command.params.append(option)
+        else:
+            command.__dict__.setdefault("__click_params__", []).append(option)
     return command
 
 
-def _json_object(_: click.Context, parameter: click.Parameter, text: str | None) -> dict[str, Any]:
-    if text is None:
-        return {}
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{parameter.opts[0]} {text} is not a JSON object such as '{{\"num_classes\": 10}}'")
-    return value
+def _read_file(ctx: click.Context, _: click.Parameter, named: Path | None) -> None:
+    file = named or Path(layers.FILE)
+    if named is None and not file.is_file():
+        return
+    in_file, above = layers.from_file(file, named=named is not None), ctx.meta[_GIVEN]
+    if "source" in in_file and "source" in above:  # what the file says of its own source says nothing of another
+        in_file = {name: each for name, each in in_file.items() if name not in _SOURCE_NAMES}
+    _take(ctx, in_file | above)
+    ctx.meta[_FILE] = file
 
 
-def _shape(_: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    sizes = text.split(",") if text else []
-    if not all(size.strip().isdigit() and int(size) > 0 for size in sizes):
-        raise ConfigError(f"{parameter.opts[0]} {text} is not a shape such as 4 or 3,32,32")
-    return tuple(int(size) for size in sizes)
+def _take(ctx: click.Context, given: dict[str, Given]) -> None:
+    ctx.meta[_GIVEN] = given
+    ctx.default_map = {name: each.value for name, each in given.items()}
 
 
-def _channels(_: click.Context, parameter: click.Parameter, text: str | None) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        values = ()
-    if len(values) not in (1, 3):
-        raise ConfigError(
-            f"{parameter.opts[0]} {text} is not three numbers such as 0.485,0.456,0.406, nor one for grey"
-        )
-    return values
+def _drop_description(ctx: click.Context) -> None:
+    """A SOURCE on the command line comes without what the environment or a file say of theirs."""
+    given: dict[str, Given] = ctx.meta[_GIVEN]
+    if "source" in given and ctx.params["source"] != given["source"].value:
+        for name in _SOURCE_NAMES & given.keys() - {"source"}:
+            if ctx.get_parameter_source(name) is ParameterSource.DEFAULT_MAP:
+                ctx.params[name] = table.rows()[name].default
+                ctx.set_parameter_source(name, ParameterSource.DEFAULT)
 
 
-class ShowProgress:
-    """Tells on standard error what the build is doing and how far it is, and how long the last step took."""
+def file_of(ctx: click.Context) -> Path | None:
+    """The configuration file that was read."""
+    file: Path | None = ctx.meta.get(_FILE)
+    return file
 
-    def __init__(self) -> None:
-        self._since: float | None = None
-        self._tenths = 0
 
-    def __call__(self, event: Step | Advance | Note) -> None:
-        if isinstance(event, Advance):
-            self._advance(event.share)
-        elif isinstance(event, Note):
-            self.done()
-            click.echo(f"      {printable(event.text)}", err=True)
-        else:
-            self.done()
-            click.echo(f"[{event.number}/{event.of}] {printable(event.what)} ...", err=True, nl=False)
-            self._since, self._tenths = time.monotonic(), 0
-
-    def _advance(self, share: float) -> None:
-        """A mark for every tenth: it reads the same on a terminal and in a log."""
-        while self._tenths < int(share * 10) and self._since is not None:
-            self._tenths += 1
-            click.echo(f" {self._tenths}0%" if self._tenths % 5 == 0 else ".", err=True, nl=False)
-
-    def done(self) -> None:
-        """The running step has ended."""
-        if self._since is not None:
-            click.echo(f" {time.monotonic() - self._since:.1f} s", err=True)
-            self._since = None
+def place_of(ctx: click.Context, setting: Setting) -> str:
+    """Where the value in force was given, as people are told."""
+    source = ctx.get_parameter_source(setting.name)
+    if source is ParameterSource.COMMANDLINE:
+        return "SOURCE" if setting.name == "source" else setting.flag
+    if source is ParameterSource.DEFAULT_MAP:
+        given: dict[str, Given] = ctx.meta[_GIVEN]
+        return given[setting.name].place
+    return "default"

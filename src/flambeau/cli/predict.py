@@ -1,16 +1,15 @@
 """`flambeau predict`: answers to many inputs, without a server."""
 
-import copy
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
-from flambeau import logs, sources
-from flambeau.cli.options import ShowProgress, settings_options, source_options
+from flambeau import config, logs, sources
+from flambeau.cli.options import HELP, SettingOption, SettingsCommand, source_options
 from flambeau.cli.order import read_order
+from flambeau.cli.progress import ShowProgress
 from flambeau.service import split_options
 
 _SETTINGS = (  # of `serve`: those that mean something without HTTP
@@ -20,7 +19,7 @@ _SETTINGS = (  # of `serve`: those that mean something without HTTP
 _DEFAULTS = {"max_batch_size": None, "compute_timeout": 60.0, "log_level": "warning"}  # that differ from `serve`'s
 
 
-@click.command()
+@click.command(cls=SettingsCommand, context_settings=HELP)
 @source_options
 @click.argument("inputs", nargs=-1, metavar="INPUT...")
 @click.option(
@@ -62,13 +61,8 @@ def predict(*, source: str | None, inputs: tuple[str, ...], max_batch_size: int 
     sys.exit(scoring.to_file() if order.resumes else scoring.to_stream())
 
 
-def _settings() -> Iterator[click.Parameter]:
-    """The options of `serve` that mean something here."""
-    for option in click.command()(settings_options(lambda **_: None)).params:
-        if option.name in _SETTINGS:
-            mine = copy.copy(option)
-            mine.default = _DEFAULTS.get(option.name, option.default)
-            yield mine
-
-
-predict.params.extend(_settings())
+predict.params.extend(  # the options of `serve` that mean something here
+    SettingOption(each, default=_DEFAULTS.get(each.name, each.default))
+    for each in config.rows()
+    if each.name in _SETTINGS
+)

@@ -1,19 +1,33 @@
 """`flambeau serve`."""
 
+import os
 import time
 from typing import Any
 
 import click
 
 from flambeau import logs, sources
-from flambeau.cli.options import ShowProgress, settings_options, source_options
+from flambeau.cli.options import HELP, SettingsCommand, config_option, file_of, settings_options, source_options
+from flambeau.cli.progress import ShowProgress
 from flambeau.service import Service, split_options
+from flambeau.web.access.tokens import VARIABLES
+
+_EXAMPLES = """
+\b
+Examples:
+  flambeau serve                                        the built-in classifier, on http://127.0.0.1:5000
+  flambeau serve my.pth --labels names.txt --threshold 0.5
+  flambeau serve net.pth --arch net.py:Net --allow-code
+  flambeau config --toml > flambeau.toml                a file to start from; then: flambeau serve
+"""
 
 
-@click.command()
+@click.command(cls=SettingsCommand, context_settings=HELP, epilog=_EXAMPLES)
+@config_option
 @source_options
 @settings_options
-def serve(**options: Any) -> None:
+@click.pass_context
+def serve(ctx: click.Context, /, **options: Any) -> None:
     """Serve SOURCE by HTTP.
 
     \b
@@ -23,11 +37,21 @@ def serve(**options: Any) -> None:
       resnet18              any classification model of torchvision; --weights names its file
       file.py:Class         a flambeau.PythonModel, with --allow-code
       a folder              a bundle that `flambeau build` made
+
+    Whatever is an option here can stand in the environment (FLAMBEAU_MAX_ITEMS=16), or in a file flambeau.toml
+    (max_items = 16): `flambeau config` shows what is in force.
     """
+    from flambeau.web.access.gate import open_gate
+    from flambeau.web.access.tls import server_context
     from flambeau.web.server import bind, run
 
     source_part, settings = split_options(options)
     logs.configure(settings.log_level)
+    gate, encryption = open_gate(settings, ours=True), server_context(settings)
+    for variable in VARIABLES:  # nobody else is to read them, models least of all
+        os.environ.pop(variable, None)
+    if file := file_of(ctx):
+        logs.event("settings read", file=file)
     taken = bind(settings.host, settings.port)  # before anything is loaded: a taken port is known at once
     progress, started = ShowProgress(), time.monotonic()
     try:
@@ -40,6 +64,7 @@ def serve(**options: Any) -> None:
     def announce(service: Service) -> None:
         models = ", ".join(f"{model.name} on {model.engine}, {model.device}" for model in service.models())
         shown = f"[{host}]" if ":" in host else host
-        click.echo(f"Flambeau serves {models}: http://{shown}:{port}")
+        scheme = "http" if encryption is None else "https"
+        click.echo(f"Flambeau serves {models}: {scheme}://{shown}:{port}")
 
-    run(lambda: Service([bundle], settings), taken, on_ready=announce)
+    run(lambda: Service([bundle], settings), taken, gate, encryption=encryption, on_ready=announce)

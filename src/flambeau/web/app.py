@@ -15,6 +15,7 @@ from flambeau import logs, sources
 from flambeau.errors import Code, RequestError
 from flambeau.service import AttachedService, BlockingService, Service, split_options
 from flambeau.web import hot, ops, ui
+from flambeau.web.access.gate import PASSED, Gate, open_gate
 from flambeau.web.errors import error_answer
 from flambeau.web.http import SAFE_HEADERS, HttpAnswer, HttpRequest, request_id
 
@@ -30,17 +31,41 @@ def create_app(source: str | None = None, **options: Any) -> Flask:
     # Threads unless asked otherwise: the server in front may have workers of its own, and forks them as it likes.
     options.setdefault("runner", "threads")
     source_options, settings = split_options({"source": str(source) if isinstance(source, Path) else source, **options})
+    gate = open_gate(settings, ours=False)
     opened = sources.open_source(source_options, progress=lambda event: logs.event(str(event)))
-    return make_app(BlockingService(lambda: Service([opened], settings)))
+    return make_app(BlockingService(lambda: Service([opened], settings)), gate)
 
 
-def make_app(handle: ServiceHandle) -> Flask:
-    """The application over a running service."""
+def make_app(handle: ServiceHandle, gate: Gate) -> Flask:
+    """The application over a running service, behind its gate."""
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = handle.service.settings.max_body_bytes
     app.extensions["flambeau"] = handle
+
+    def admit() -> Response | None:
+        """The gate, for a request that has not passed it on its way here."""
+        if request.environ.get(PASSED) is gate:
+            return None
+        headers = {name.lower(): value for name, value in request.headers}
+        preflight = gate.origins.preflight(request.method, headers)
+        if preflight is not None:
+            return respond(preflight)
+        refusal = gate.check(request.method, request.path, headers, request.remote_addr or "")
+        if refusal is None:
+            return None
+        handle.service.metrics.refusals.labels(refusal.error.code).inc()
+        return respond(refusal.answer(g.request_id))
+
+    def let_pages_read(response: Response) -> Response:
+        if request.environ.get(PASSED) is not gate:
+            headers = {name.lower(): value for name, value in request.headers}
+            response.headers.extend(gate.origins.headers(headers))
+        return response
+
     app.before_request(_identify)
+    app.before_request(admit)
     app.after_request(_finish)
+    app.after_request(let_pages_read)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(RequestError, _request_error)
     app.register_error_handler(Exception, _unexpected)
@@ -56,6 +81,7 @@ def make_app(handle: ServiceHandle) -> Flask:
         app.add_url_rule(rule, "health", answer_hot, methods=["GET"])
     app.register_blueprint(ops.make_blueprint(handle))
     app.register_blueprint(ui.make_blueprint(handle))
+    gate.guard(app)
     return app
 
 

@@ -1,31 +1,30 @@
-"""A connection of `flambeau serve`: uvicorn's own, with a short way for predictions.
+"""A connection of `flambeau serve`: a bounded one, with a short way for predictions.
 
 A prediction whose length is declared and within the limit is collected and answered here, by `hot.answer`, without the
 messages, the events and the second task that ASGI costs: a third of what the front takes for a request. Everything
-else, and every request that was sent before the one ahead of it was answered, goes to the lane, which gives the same
-answers (`tests/test_fronts.py`, `tests/test_connection.py`). It knows nothing of what is in a body.
+else, whatever the gate refuses, and every request that was sent before the one ahead of it was answered, goes to the
+lane, which gives the same answers (`tests/test_fronts.py`, `tests/test_connection.py`). It knows nothing of what is in
+a body.
 """
 
 import asyncio
 import time
-from typing import Any
-
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from flambeau import logs
-from flambeau.service import Service
-from flambeau.web import hot
-from flambeau.web.http import HttpAnswer, HttpRequest, request_id
+from flambeau.web import framing, hot
+from flambeau.web.access.gate import REFUSED
+from flambeau.web.bounded import BoundedConnection, Front
+from flambeau.web.exchange import Exchange, serialised
+from flambeau.web.http import HttpAnswer, request_id
 
 
-class HotConnection(HttpToolsProtocol):
+class HotConnection(BoundedConnection):
     """One client's connection. The keywords are those of uvicorn's protocol classes."""
 
-    def __init__(self, service: Service, **uvicorn: Any) -> None:
-        super().__init__(**uvicorn)
-        self._service = service
-        self._limit = service.settings.max_body_bytes
-        self._arriving: _Exchange | None = None
+    def __init__(self, front: Front, **uvicorn: object) -> None:
+        super().__init__(front, **uvicorn)
+        self._gate = front.gate
+        self._arriving: Exchange | None = None
         self._answering: asyncio.Task[None] | None = None
 
     def on_headers_complete(self) -> None:
@@ -35,6 +34,7 @@ class HotConnection(HttpToolsProtocol):
             super().on_headers_complete()
         else:
             self.cycle = self._arriving  # type: ignore[assignment]  # what uvicorn asks of it, it has
+            self._expect_body(counted=False)
 
     def on_body(self, body: bytes) -> None:
         if self._arriving is None:
@@ -47,6 +47,7 @@ class HotConnection(HttpToolsProtocol):
         if exchange is None:
             super().on_message_complete()
             return
+        self._has_come()
         self._answering = self.loop.create_task(self._answer(exchange))
         self.tasks.add(self._answering)  # uvicorn waits for these when it stops
         self._answering.add_done_callback(self.tasks.discard)
@@ -56,22 +57,36 @@ class HotConnection(HttpToolsProtocol):
         if self._answering is not None:  # what the client waited for is not computed if it still waits
             self._answering.cancel()
 
-    def _recognise(self) -> "_Exchange | None":
-        """The request whose headers are complete, if it is one for the short way."""
+    def _recognise(self) -> Exchange | None:
+        """The request whose headers are complete, if it is one for the short way.
+
+        Nothing that `framing` would refuse comes through: no header is there twice, and none is too long.
+        """
         path, _, query = self.url.partition(b"?")
-        if self.parser.get_method() != b"POST" or not path.startswith(b"/predict") or b"%" in path or b"#" in self.url:
+        parser = self.parser
+        if parser.get_method() != b"POST" or not path.startswith(b"/predict") or b"%" in path or b"#" in query:
             return None
-        if self.expect_100_continue or self.parser.should_upgrade() or self.parser.get_http_version() != "1.1":
+        if parser.should_upgrade() or parser.get_http_version() != "1.1":
+            return None
+        if self._head > self._watch.small_head and framing.too_large(self.url, self.headers, self._limits):
             return None
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in self.headers}
+        if len(headers) != len(self.headers) or len(headers) > self._limits.max_headers:
+            return None
         length = headers.get("content-length", "")
-        if not (length.isascii() and length.isdigit() and int(length[:19]) <= self._limit):
+        if not (length.isascii() and length.isdigit() and int(length[:19]) <= self._limits.max_body_bytes):
+            return None
+        if "expect" in headers or "host" not in headers:
             return None
         if not (self.url.isascii() and hot.is_hot("POST", path.decode())):
             return None
-        return _Exchange(path.decode(), query.decode(), headers, keep_alive=self.parser.should_keep_alive())
+        refusal = self._gate.check_need("infer", "POST", headers, self._address)
+        if refusal is not None:
+            self.scope[REFUSED] = refusal  # type: ignore[literal-required]  # ours, for the lane
+            return None
+        return Exchange(path.decode(), query.decode(), headers, keep_alive=parser.should_keep_alive())
 
-    async def _answer(self, exchange: "_Exchange") -> None:
+    async def _answer(self, exchange: Exchange) -> None:
         try:
             found = await hot.answer(self._service, exchange.request())
             if self.flow.write_paused:
@@ -88,53 +103,13 @@ class HotConnection(HttpToolsProtocol):
             if not exchange.response_complete:
                 self.transport.close()
 
-    def _send(self, answer: HttpAnswer, exchange: "_Exchange") -> None:
+    def _send(self, answer: HttpAnswer, exchange: Exchange) -> None:
         # While the service drains, the client is to take its next request elsewhere.
         keep = exchange.keep_alive and not self._service.draining
-        self.transport.write(_serialised(answer, self.server_state.default_headers, keep=keep))
+        origins = self._gate.origins
+        added = () if origins.none else origins.headers(exchange.headers)
+        self.transport.write(serialised(answer, self.server_state.default_headers, added, keep=keep))
         exchange.response_complete = True
         if not keep:
             self.transport.close()
         self.on_response_complete()
-
-
-class _Exchange:
-    """A request on its way and the state of its answer, by the names that uvicorn gives to the latter."""
-
-    __slots__ = (
-        "chunks", "disconnected", "headers", "keep_alive", "message_event", "path", "query", "received",
-        "response_complete",
-    )  # fmt: skip
-
-    def __init__(self, path: str, query: str, headers: dict[str, str], *, keep_alive: bool) -> None:
-        self.path = path
-        self.query = query
-        self.headers = headers
-        self.received = time.monotonic()
-        self.chunks: list[bytes] = []
-        self.keep_alive = keep_alive
-        self.disconnected = False
-        self.response_complete = False
-        self.message_event = _NOBODY_WAITS
-
-    def request(self) -> HttpRequest:
-        body = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
-        return HttpRequest("POST", self.path, self.query, self.headers, body, self.received)
-
-
-class _Unheard:
-    """Stands where uvicorn has the event that its applications wait for."""
-
-    def set(self) -> None: ...
-
-
-_NOBODY_WAITS = _Unheard()
-
-
-def _serialised(answer: HttpAnswer, defaults: list[tuple[bytes, bytes]], *, keep: bool) -> bytes:
-    """The answer as it goes over the wire, with the headers that the server adds to every answer (Date)."""
-    added = "".join([f"{name.lower()}: {value}\r\n" for name, value in answer.headers])
-    closing = "" if keep else "connection: close\r\n"
-    head = f"content-type: {answer.content_type}\r\n{added}content-length: {len(answer.body)}\r\n{closing}\r\n"
-    default = b"".join([b"%b: %b\r\n" % each for each in defaults])
-    return b"".join((STATUS_LINE[answer.status], default, head.encode("latin-1"), answer.body))

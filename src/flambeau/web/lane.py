@@ -1,6 +1,6 @@
 """The lane: an ASGI application that answers the hot routes on the loop and hands every other to Flask, in a thread.
 
-It reads the body, with its limit, and knows nothing of what is in it.
+It asks the gate, reads the body, with its limit, and knows nothing of what is in it.
 """
 
 import asyncio
@@ -16,28 +16,39 @@ from flambeau import logs
 from flambeau.errors import RequestError
 from flambeau.service import Service
 from flambeau.web import hot, wsgi
+from flambeau.web.access.gate import PASSED, REFUSED, Gate, Refusal
 from flambeau.web.app import body_too_large
-from flambeau.web.errors import error_answer
-from flambeau.web.http import HttpAnswer, HttpRequest, request_id, sealed
+from flambeau.web.errors import STATUS
+from flambeau.web.http import HttpAnswer, HttpRequest, request_id
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Fields = tuple[tuple[str, str], ...]
 
 _FLASK_THREADS = 8
-_DISCARD_AT_MOST = 8  # times the body limit: what a client may still send before it reads that it was too much
+_DISCARD_AT_MOST = 8  # times the body limit: what a client may still send before it reads why it was refused
 
 
 class ClientGoneError(Exception):
     """The client closed the connection before its request was whole."""
 
 
+class _TooLargeError(Exception):
+    """The body is over the limit; `more` of it is to come."""
+
+    def __init__(self, *, more: bool) -> None:
+        super().__init__()
+        self.more = more
+
+
 class Lane:
     """The ASGI application of one service."""
 
-    def __init__(self, service: Service, app: Flask) -> None:
+    def __init__(self, service: Service, app: Flask, gate: Gate) -> None:
         self._service = service
         self._app = app
+        self._gate = gate
         self._limit = service.settings.max_body_bytes
         self._threads = ThreadPoolExecutor(_FLASK_THREADS, thread_name_prefix="flask")
 
@@ -50,24 +61,64 @@ class Lane:
 
     async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
         received = time.monotonic()
+        method = scope["method"]
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        try:
-            body = await self._read_body(headers, receive)
-        except RequestError as error:
-            identity = request_id(headers)
-            logs.event(f"{scope['method']} refused", id=identity, status=413, code=error.code)
-            refusal = error_answer(error, identity, headers=(("Connection", "close"),))
-            await self._send(send, sealed(refusal, identity))
+        readable = self._gate.origins.headers(headers)  # by a page of another origin
+        preflight = self._gate.origins.preflight(method, headers)
+        if preflight is not None:
+            await self._send(send, preflight, readable)
             return
-        if hot.is_hot(scope["method"], scope["path"]):
-            query = scope["query_string"].decode("latin-1")
-            request = HttpRequest(scope["method"], scope["path"], query, headers, body, received)
+        client = (scope.get("client") or ("",))[0]
+        refusal = scope.get(REFUSED) or self._gate.check(method, scope["path"], headers, client)
+        more = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+        if refusal is None:
+            try:
+                body = await self._read_body(headers, receive)
+            except _TooLargeError as error:
+                refusal = Refusal(RequestError(body_too_large(self._limit), code="body_too_large"))
+                more = error.more
+        if refusal is not None:
+            # A client that asks first does not send what is refused.
+            more = more and "expect" not in headers
+            await self._refuse(refusal, scope, headers, readable, send)
+            await self._discard(receive, send, more=more)
+        elif hot.is_hot(method, scope["path"]):
+            request = HttpRequest(
+                method, scope["path"], scope["query_string"].decode("latin-1"), headers, body, received
+            )
             answered = await self._answer_unless_gone(request, receive)
-            await self._send(send, answered, head=scope["method"] == "HEAD")
+            await self._send(send, answered, readable, head=method == "HEAD")
         else:
+            scope[PASSED] = self._gate
             loop = asyncio.get_running_loop()
-            whole = await loop.run_in_executor(self._threads, wsgi.call, self._app.wsgi_app, scope, body)
-            await self._send_raw(send, *whole)
+            status, fields, whole = await loop.run_in_executor(
+                self._threads, wsgi.call, self._app.wsgi_app, scope, body
+            )
+            await self._send_raw(send, status, fields + _encoded(readable), whole)
+
+    async def _refuse(
+        self, refusal: Refusal, scope: Message, headers: dict[str, str], readable: Fields, send: Send
+    ) -> None:
+        """Answer, but do not end the answer yet."""
+        identity, code = request_id(headers), refusal.error.code
+        client = (scope.get("client") or ("",))[0]
+        self._service.metrics.refusals.labels(code).inc()
+        logs.event(f"{scope['method']} refused", id=identity, status=STATUS[code], code=code, client=client)
+        whole = "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
+        closing = () if whole else (("Connection", "close"),)
+        await self._send(send, refusal.answer(identity), readable + closing, head=scope["method"] == "HEAD", end=False)
+
+    async def _discard(self, receive: Receive, send: Send, *, more: bool) -> None:
+        """Throw away what is on its way, and end the answer.
+
+        Closing at once would reset the connection while the client still sends, and it would never read the answer.
+        """
+        size = 0
+        while more and size <= _DISCARD_AT_MOST * self._limit:
+            message = await receive()
+            size += len(message.get("body", b""))
+            more = message.get("more_body", False)
+        await send({"type": "http.response.body", "body": b""})
 
     async def _answer_unless_gone(self, request: HttpRequest, receive: Receive) -> HttpAnswer:
         """The answer. When the client leaves, what it waited for is cancelled, and not computed if it still waits."""
@@ -95,35 +146,23 @@ class Lane:
             watching.cancel()
 
     async def _read_body(self, headers: dict[str, str], receive: Receive) -> bytes:
-        """The whole body. Raises `RequestError` when it is too large, `ClientGoneError` when it never ends."""
+        """The whole body. Raises `_TooLargeError`, and `ClientGoneError` when it never ends."""
         declared = headers.get("content-length", "")
-        too_large = declared.isdigit() and int(declared[:19]) > self._limit
-        if too_large and "expect" in headers:  # the client asks first and has sent nothing yet
-            raise self._too_large()
+        size = int(declared[:19]) if declared.isdigit() else 0
+        if size > self._limit:
+            raise _TooLargeError(more=True)
         chunks: list[bytes] = []
-        size = 0
-        while True:
+        more, size = True, 0
+        while more:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientGoneError
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            if too_large or size > self._limit:
-                # Closing now would reset the connection while the client still sends, and it would never read why.
-                too_large = True
-                chunks.clear()
-                if size > _DISCARD_AT_MOST * self._limit:
-                    raise self._too_large()
-            else:
-                chunks.append(chunk)
-            if not message.get("more_body"):
-                break
-        if too_large:
-            raise self._too_large()
+            chunks.append(message.get("body", b""))
+            more = message.get("more_body", False)
+            size += len(chunks[-1])
+            if size > self._limit:
+                raise _TooLargeError(more=more)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-    def _too_large(self) -> RequestError:
-        return RequestError(body_too_large(self._limit), code="body_too_large")
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         """Under an ASGI server that is not ours: load with the server's start, let go with its end."""
@@ -139,15 +178,27 @@ class Lane:
             if message["type"] == "lifespan.shutdown":
                 return
 
-    async def _send(self, send: Send, answer: HttpAnswer, *, head: bool = False) -> None:
-        headers = [(b"content-type", answer.content_type.encode("latin-1"))]
-        headers += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
-        headers.append((b"content-length", str(len(answer.body)).encode()))
-        await self._send_raw(send, answer.status, headers, b"" if head else answer.body)
+    async def _send(
+        self,
+        send: Send,
+        answer: HttpAnswer,
+        more: Fields = (),
+        *,
+        head: bool = False,
+        end: bool = True,
+    ) -> None:
+        headers = _encoded((("Content-Type", answer.content_type), *answer.headers, *more))
+        if answer.status != 204:
+            headers.append((b"content-length", str(len(answer.body)).encode()))
+        await self._send_raw(send, answer.status, headers, b"" if head else answer.body, end=end)
 
-    async def _send_raw(self, send: Send, status: int, headers: wsgi.Headers, body: bytes) -> None:
+    async def _send_raw(self, send: Send, status: int, headers: wsgi.Headers, body: bytes, *, end: bool = True) -> None:
         lowered = [(name.lower(), value) for name, value in headers]
         if self._service.draining:  # the client is to take its next request elsewhere
             lowered.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": status, "headers": lowered})
-        await send({"type": "http.response.body", "body": body})
+        await send({"type": "http.response.body", "body": body, "more_body": not end})
+
+
+def _encoded(headers: Fields) -> wsgi.Headers:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]

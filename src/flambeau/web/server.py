@@ -10,6 +10,7 @@ import functools
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Iterator
 
@@ -18,11 +19,13 @@ import uvicorn
 from flambeau import logs
 from flambeau.errors import PortInUse
 from flambeau.service import AttachedService, Service
+from flambeau.web.access.gate import Gate
 from flambeau.web.app import make_app
+from flambeau.web.bounded import Front
 from flambeau.web.connection import HotConnection
 from flambeau.web.lane import Lane
+from flambeau.web.patience import Watch
 
-_IDLE_SECONDS = 15
 _BACKLOG = 2048
 _LAST_REQUESTS_SECONDS = 0.5
 
@@ -44,13 +47,20 @@ def _cannot_listen(host: str, port: int, error: OSError) -> PortInUse:
     return PortInUse(f"cannot listen on {host}:{port} ({error.strerror}): stop what runs there, or take another --port")
 
 
-def run(make_service: Callable[[], Service], taken: socket.socket, *, on_ready: Callable[[Service], None]) -> None:
+def run(
+    make_service: Callable[[], Service],
+    taken: socket.socket,
+    gate: Gate,
+    *,
+    encryption: ssl.SSLContext | None,
+    on_ready: Callable[[Service], None],
+) -> None:
     """Serve until a signal asks to stop; then answer what was received. Raises `SetupError` if it cannot start.
 
     `on_ready` is called when the service listens.
     """
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(make_service(), taken, on_ready))
+        runner.run(_serve(make_service(), taken, gate, encryption, on_ready))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -62,12 +72,19 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-async def _serve(service: Service, taken: socket.socket, on_ready: Callable[[Service], None]) -> None:
+async def _serve(
+    service: Service,
+    taken: socket.socket,
+    gate: Gate,
+    encryption: ssl.SSLContext | None,
+    on_ready: Callable[[Service], None],
+) -> None:
     await service.start()
-    lane = Lane(service, make_app(AttachedService(service, asyncio.get_running_loop())))
+    lane = Lane(service, make_app(AttachedService(service, asyncio.get_running_loop()), gate), gate)
+    front = Front(service, gate, Watch(service.settings))
     config = uvicorn.Config(
         lane,
-        http=functools.partial(HotConnection, service),  # type: ignore[arg-type]  # a maker of protocols is enough
+        http=functools.partial(HotConnection, front),  # type: ignore[arg-type]  # a maker of protocols is enough
         ws="none",
         lifespan="off",
         log_config=None,
@@ -75,10 +92,11 @@ async def _serve(service: Service, taken: socket.socket, on_ready: Callable[[Ser
         server_header=False,
         proxy_headers=False,
         backlog=_BACKLOG,
-        timeout_keep_alive=_IDLE_SECONDS,
         timeout_graceful_shutdown=max(1, round(service.settings.drain_timeout)),
     )
-    server = _Server(config, service, on_ready)
+    config.load()
+    config.ssl = encryption
+    server = _Server(config, front, on_ready)
     with server.signals_handled():
         await server.serve(sockets=[taken])
     await service.close()
@@ -105,9 +123,10 @@ def _make_deaf(listening: socket.socket) -> None:
 class _Server(uvicorn.Server):
     """uvicorn, but for signals: its own handling raises the signal again at the end, and the exit code is not 0."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, on_ready: Callable[[Service], None]) -> None:
+    def __init__(self, config: uvicorn.Config, front: Front, on_ready: Callable[[Service], None]) -> None:
         super().__init__(config)
-        self._service = service
+        self._service = front.service
+        self._watch = front.watch
         self._on_ready = on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -116,6 +135,7 @@ class _Server(uvicorn.Server):
         except OSError as error:  # somebody else began to listen while the model was loading
             host, port = (sockets or [])[0].getsockname()[:2]
             raise _cannot_listen(host, port, error) from error
+        self._watch.start(lambda: self.server_state.connections)  # type: ignore[arg-type,return-value]  # all ours
         self._on_ready(self._service)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -129,6 +149,7 @@ class _Server(uvicorn.Server):
         while self.server_state.connections and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.01)
         await super().shutdown(sockets)
+        self._watch.stop()
 
     async def _accept_the_last(self, sockets: list[socket.socket]) -> None:
         """Stop listening without losing those who have connected already.
@@ -147,7 +168,9 @@ class _Server(uvicorn.Server):
                 while True:
                     connection, _ = spare.accept()
                     connection.setblocking(False)
-                    await asyncio.get_running_loop().connect_accepted_socket(self._make_protocol, connection)
+                    await asyncio.get_running_loop().connect_accepted_socket(
+                        self._make_protocol, connection, ssl=self.config.ssl
+                    )
 
     def _make_protocol(self) -> asyncio.Protocol:
         """As uvicorn makes its own in `startup`."""

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
+from flambeau.web.access.gate import PASSED
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
@@ -64,4 +66,6 @@ def environ(scope: Scope, body: bytes) -> dict[str, Any]:
             key = "HTTP_" + name.upper().replace("-", "_")
             found[key] = f"{found[key]},{value}" if key in found else value
     found["CONTENT_LENGTH"] = str(len(body))
+    if PASSED in scope:
+        found[PASSED] = scope[PASSED]
     return found

@@ -1,0 +1,72 @@
+"""`flambeau doctor`."""
+
+import click
+import msgspec
+
+from flambeau.cli.options import file_of
+from flambeau.cli.serve import serve
+from flambeau.cli.text import printable
+from flambeau.config import Settings
+from flambeau.doctor.examination import examine
+from flambeau.doctor.finding import Finding, Verdict
+from flambeau.errors import SetupError
+from flambeau.orders import SourceOptions
+from flambeau.service import split_options
+
+_MARKS: dict[Verdict, tuple[str, str]] = {
+    "fine": ("ok", "green"), "note": ("note", "cyan"), "warning": ("warning", "yellow"), "broken": ("BROKEN", "red"),
+}  # fmt: skip
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object, when all is done.")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[SOURCE] [OPTIONS OF SERVE]")
+def doctor(*, as_json: bool, arguments: tuple[str, ...]) -> None:
+    """Look at the machine, the packages, the devices and the sandbox, and at SOURCE, and say what to do.
+
+    The arguments are those of `flambeau serve`: what would be served, where. A bundle is verified, loaded and warmed
+    up, and its golden samples are held against their answers. The exit code is 1 when something is broken.
+
+    \b
+    Examples:
+      flambeau doctor                          this machine, and flambeau.toml if there is one here
+      flambeau doctor bundle --port 8080       can this bundle be served here, at this port?
+    """
+    own, options, settings = _settings(arguments)
+    rooms: dict[str, list[Finding]] = {}
+    for room, findings in (("settings", own), *examine(options, settings)):
+        if findings:
+            rooms[room] = findings
+            if not as_json:
+                _show(room, findings)
+    every = [finding for findings in rooms.values() for finding in findings]
+    broken = sum(finding.verdict == "broken" for finding in every)
+    if as_json:
+        document = {"broken": broken, "rooms": rooms}
+        click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2))
+    else:
+        warnings = sum(finding.verdict == "warning" for finding in every)
+        counts = [f"{count} {word}" for count, word in ((broken, "broken"), (warnings, "to be warned of")) if count]
+        click.echo(f"\n{len(every)} things looked at: {', '.join(counts) or 'nothing is wrong'}")
+    raise click.exceptions.Exit(1 if broken else 0)
+
+
+def _settings(arguments: tuple[str, ...]) -> tuple[list[Finding], SourceOptions, Settings]:
+    """What `flambeau serve` would make of the arguments; where they are wrong the finding, and the defaults."""
+    try:
+        with serve.make_context("serve", [*arguments]) as ctx:
+            options, settings = split_options(dict(ctx.params))
+            file = file_of(ctx)
+    except SetupError as error:
+        wrong = Finding("settings", "broken", str(error), "correct it: nothing is served before")
+        return [wrong], *split_options({})
+    return [Finding("settings", "fine", f"read from {file}")] if file else [], options, settings
+
+
+def _show(room: str, findings: list[Finding]) -> None:
+    click.echo(f"\n{room}")
+    for each in findings:
+        mark, colour = _MARKS[each.verdict]
+        click.echo(f"  {click.style(f'{mark:<7}', fg=colour)}  {each.subject:<12}  {printable(each.found)}")
+        if each.advice:
+            click.echo(f"  {'':7}  {'':12}  -> {printable(each.advice)}")

@@ -1,0 +1,39 @@
+"""What a build is doing, told on standard error."""
+
+import time
+
+import click
+
+from flambeau.cli.text import printable
+from flambeau.orders import Advance, Note, Step
+
+
+class ShowProgress:
+    """Tells on standard error what the build is doing and how far it is, and how long the last step took."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._tenths = 0
+
+    def __call__(self, event: Step | Advance | Note) -> None:
+        if isinstance(event, Advance):
+            self._advance(event.share)
+        elif isinstance(event, Note):
+            self.done()
+            click.echo(f"      {printable(event.text)}", err=True)
+        else:
+            self.done()
+            click.echo(f"[{event.number}/{event.of}] {printable(event.what)} ...", err=True, nl=False)
+            self._since, self._tenths = time.monotonic(), 0
+
+    def _advance(self, share: float) -> None:
+        """A mark for every tenth: it reads the same on a terminal and in a log."""
+        while self._tenths < int(share * 10) and self._since is not None:
+            self._tenths += 1
+            click.echo(f" {self._tenths}0%" if self._tenths % 5 == 0 else ".", err=True, nl=False)
+
+    def done(self) -> None:
+        """The running step has ended."""
+        if self._since is not None:
+            click.echo(f" {time.monotonic() - self._since:.1f} s", err=True)
+            self._since = None

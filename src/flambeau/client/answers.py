@@ -1,0 +1,118 @@
+"""Answers of the service to plain objects, and its errors to exceptions."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from types import MappingProxyType
+from typing import Any
+
+from urllib3 import BaseHTTPResponse
+
+from flambeau.client.errors import Refused
+
+_RETRYABLE_WITHOUT_A_BODY = (429, 502, 503, 504)
+_STAGE = re.compile(r"(\w+);dur=([\d.]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class RankedClass:
+    """A class with its probability, 0 to 1."""
+
+    class_id: str
+    class_name: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """The answer to one input.
+
+    Of an image classifier: `class_id` and `class_name`, `None` when nothing was recognised, and then `reason` says why;
+    `top`, the best classes with `top_k`; `class_index` and `probabilities` (of all classes) if they were asked for. Of
+    any other model: `output`. `stages` are the seconds that the server spent, by stage; `attempts` how often it was
+    asked.
+    """
+
+    raw: bytes = field(repr=False)
+    request_id: str
+    class_id: str | None = None
+    class_name: str | None = None
+    reason: str | None = None
+    top: tuple[RankedClass, ...] = ()
+    class_index: int | None = None
+    probabilities: tuple[float, ...] = field(default=(), repr=False)
+    output: Any = None
+    stages: Mapping[str, float] = field(default_factory=dict, repr=False)
+    attempts: int = 1
+
+    @property
+    def recognised(self) -> bool:
+        """Whether there is an answer, and not only a reason why there is none."""
+        return self.reason is None
+
+    def json(self) -> Any:
+        """The answer as the server sent it."""
+        return json.loads(self.raw)
+
+
+def read(response: BaseHTTPResponse, *, request_id: str, attempts: int) -> Prediction:
+    """The prediction that a response holds. Raises `Refused` for an error, and for what is no answer of a service."""
+    identity = response.headers.get("X-Request-ID", request_id)
+    try:
+        body = json.loads(response.data)
+    except ValueError:
+        body = None
+    if response.status != 200 or not isinstance(body, dict):
+        raise _refusal(response, body, identity)
+    top = tuple(
+        RankedClass(each["class_id"], each["class_name"], each["probability"]) for each in body.get("predictions", ())
+    )
+    index = body.get("class_index")
+    named = top[0] if index is not None and top else None  # asked for probabilities: the classes stand in the ranking
+    return Prediction(
+        raw=response.data,
+        request_id=identity,
+        class_id=named.class_id if named else body.get("class_id"),
+        class_name=named.class_name if named else body.get("class_name"),
+        reason=body.get("reason"),
+        top=top,
+        class_index=index,
+        probabilities=tuple(body.get("probabilities") or ()),
+        output=body.get("output"),
+        stages=_stages(response.headers.get("Server-Timing", "")),
+        attempts=attempts,
+    )
+
+
+def _refusal(response: BaseHTTPResponse, body: Any, identity: str) -> Refused:
+    told = body if isinstance(body, dict) and "code" in body else {}
+    status = response.status
+    refused = Refused(
+        str(told.get("error") or f"the answer, with status {status}, is not one of Flambeau's: is the address right?"),
+        code=str(told.get("code", f"http_{status}")),
+        retryable=bool(told.get("retryable", status in _RETRYABLE_WITHOUT_A_BODY)),
+        status=status,
+        request_id=str(told.get("request_id", identity)),
+        hint=told.get("hint"),
+    )
+    refused.retry_after = _seconds(response.headers.get("Retry-After"))
+    return refused
+
+
+def _seconds(text: str | None) -> float | None:
+    """Retry-After, in seconds or as a date (RFC 9110, 10.2.3)."""
+    if text is None:
+        return None
+    if text.strip().isdigit():
+        return float(text)
+    try:
+        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def _stages(text: str) -> Mapping[str, float]:
+    return MappingProxyType({name: float(milliseconds) / 1000 for name, milliseconds in _STAGE.findall(text)})

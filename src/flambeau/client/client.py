@@ -1,0 +1,237 @@
+"""The client: predictions of a running service, with patience.
+
+What fails for a moment is asked again, for a prediction changes nothing on the server: answers that say `retryable`,
+and connections that could not be made or broke. The pauses grow, are drawn by lot, and are never shorter than the
+server asks for; all of it stays within the timeout.
+"""
+
+import itertools
+import random
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+import urllib3
+from urllib3.exceptions import HTTPError, ReadTimeoutError, SSLError
+
+from flambeau.client import answers
+from flambeau.client.answers import Prediction
+from flambeau.client.bodies import Body, as_image_part, body_of
+from flambeau.client.errors import ClientError, NoAnswer, Refused
+from flambeau.version import VERSION
+
+_CONNECT_SECONDS = 10.0  # a host that does not answer at all is given up earlier than a slow model
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_MOST_CONNECTIONS = 64
+_MOST_MILLISECONDS = 10**9  # that the server reads; and it has a deadline of its own
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What is wanted about an input, and of which model."""
+
+    model: str | None
+    version: str | int | None
+    top_k: int | None
+    threshold: float | None
+    probabilities: bool
+    as_json: bool
+
+    def __post_init__(self) -> None:
+        if self.version is not None and self.model is None:
+            raise ValueError("a version is one of a model: name the model too")
+
+    def path(self) -> str:
+        """The path and query of the request."""
+        names = [str(each) for each in (self.model, self.version) if each is not None]
+        query: dict[str, Any] = {"top_k": self.top_k, "threshold": self.threshold}
+        if self.probabilities:  # the ranking has the names, which the answer to the part `image` has not
+            query["top_k"] = self.top_k or 1
+        text = urlencode({name: value for name, value in query.items() if value is not None})
+        return "/".join(["/predict", *(quote(name, safe="") for name in names)]) + (f"?{text}" if text else "")
+
+    def body(self, item: Any) -> Body:
+        """The body for an input."""
+        body = body_of(item, as_json=self.as_json)
+        return as_image_part(body) if self.probabilities else body
+
+
+class Client:
+    """Asks a service for predictions: `Client().predict("cat.jpg").class_name`.
+
+    It may be used from many threads, which share its connections. It holds connections open: close it, or use it as a
+    context.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:5000",
+        token: str | None = None,
+        *,
+        timeout: float = 60.0,
+        retries: int = 5,
+        ca_certs: str | None = None,
+    ) -> None:
+        """`timeout` is the seconds for one prediction, with all its attempts; `retries` how many follow the first.
+
+        `ca_certs` names a file of certificates to trust, instead of the system's. Nothing is sent yet. Raises
+        `ValueError` for an address that is none.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"{url!r} is not the address of a service: write http://HOST:PORT")
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise ValueError("the token has characters that no header can carry")
+        if timeout <= 0 or retries < 0:
+            raise ValueError(f"timeout {timeout} must be above 0, and retries {retries} must not be below it")
+        self._url = url.rstrip("/")
+        self._base = parts.path.rstrip("/")
+        self._timeout = timeout
+        self._retries = retries
+        self._headers = {"User-Agent": f"flambeau/{VERSION}", "Accept": "application/json"}
+        if token is not None:
+            self._headers["Authorization"] = f"Bearer {token}"
+        trust: dict[str, Any] = {} if ca_certs is None else {"ca_certs": ca_certs}
+        self._pool = urllib3.connection_from_url(self._url, maxsize=_MOST_CONNECTIONS, **trust)
+
+    def __repr__(self) -> str:
+        return f"Client({self._url!r})"
+
+    def predict(
+        self,
+        item: Any,
+        *,
+        model: str | None = None,
+        version: str | int | None = None,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        probabilities: bool = False,
+        as_json: bool = False,
+        timeout: float | None = None,
+    ) -> Prediction:
+        """The answer to one input.
+
+        `item`: a path (also as text), bytes, a file opened with "rb", a Pillow image, a picture as an array of bytes;
+        or anything that JSON has, arrays too. `as_json` sends it as JSON whatever it is: a text, an array of bytes.
+        `top_k` asks for the best classes, `probabilities` for those of all, `threshold` (0 to 1) says below which
+        nothing is recognised. Raises `ClientError`.
+        """
+        wish = _Wish(model, version, top_k, threshold, probabilities, as_json)
+        return self._ask(item, wish, timeout=self._timeout if timeout is None else timeout)
+
+    def predict_many(
+        self,
+        items: Iterable[Any],
+        *,
+        model: str | None = None,
+        version: str | int | None = None,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        probabilities: bool = False,
+        as_json: bool = False,
+        timeout: float | None = None,
+        concurrency: int = 8,
+    ) -> Iterator[Prediction | ClientError]:
+        """The answers to many inputs, in their order; where one failed, its `ClientError` stands in its place.
+
+        `concurrency`, 1 to 64, is how many are asked at a time; the service makes batches of them. `items` are drawn as
+        they are needed, so there may be any number. `timeout` is for each.
+        """
+        if not 1 <= concurrency <= _MOST_CONNECTIONS:
+            raise ValueError(f"concurrency {concurrency} must be from 1 to {_MOST_CONNECTIONS}")
+        wish = _Wish(model, version, top_k, threshold, probabilities, as_json)
+        return self._ask_many(items, wish, timeout=self._timeout if timeout is None else timeout, width=concurrency)
+
+    def ready(self) -> bool:
+        """Whether the service is there and can answer."""
+        timeout = urllib3.Timeout(min(self._timeout, _CONNECT_SECONDS))
+        try:
+            found = self._pool.urlopen(
+                "GET", f"{self._base}/readyz", headers=self._headers, retries=False, redirect=False, timeout=timeout
+            )
+        except HTTPError:
+            return False
+        return found.status == 200
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._pool.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ask_many(
+        self, items: Iterable[Any], wish: _Wish, *, timeout: float, width: int
+    ) -> Iterator[Prediction | ClientError]:
+        def ask(item: Any) -> Prediction | ClientError:
+            try:
+                return self._ask(item, wish, timeout=timeout)
+            except ClientError as error:
+                return error
+
+        asked: deque[Future[Prediction | ClientError]] = deque()
+        threads = ThreadPoolExecutor(width, thread_name_prefix="flambeau-client")
+        try:
+            for item in items:
+                asked.append(threads.submit(ask, item))
+                if len(asked) >= 2 * width:  # enough that none idles while the oldest is slow
+                    yield asked.popleft().result()
+            while asked:
+                yield asked.popleft().result()
+        finally:
+            threads.shutdown(cancel_futures=True)
+
+    def _ask(self, item: Any, wish: _Wish, *, timeout: float) -> Prediction:
+        deadline = time.monotonic() + timeout
+        path, body, identity = self._base + wish.path(), wish.body(item), uuid.uuid4().hex
+        for attempt in itertools.count(1):
+            try:
+                left = max(deadline - time.monotonic(), 1e-3)
+                found = self._send(path, body, identity, left=left)
+                return answers.read(found, request_id=identity, attempts=attempt)
+            except ClientError as error:
+                error.attempts = attempt
+                pause = _pause(error, attempt)
+                if not error.retryable or attempt > self._retries or time.monotonic() + pause >= deadline:
+                    raise
+            time.sleep(pause)
+        raise AssertionError("this is a bug: counting has come to an end")
+
+    def _send(self, path: str, body: Body, identity: str, *, left: float) -> urllib3.BaseHTTPResponse:
+        """Ask once, and tell the server how long somebody waits for the answer. Raises `NoAnswer`."""
+        headers = {
+            "Content-Type": body.content_type,
+            "X-Request-ID": identity,
+            "X-Request-Timeout-Ms": str(min(max(1, int(left * 1000)), _MOST_MILLISECONDS)),
+        }
+        timeout = urllib3.Timeout(total=left, connect=min(left, _CONNECT_SECONDS))
+        try:
+            return self._pool.urlopen(
+                "POST", path, body=body.content, headers=self._headers | headers,
+                retries=False, redirect=False, timeout=timeout,
+            )  # fmt: skip
+        except ReadTimeoutError:
+            raise NoAnswer(
+                f"{self._url} gave no answer within {left:.3g} seconds", code="timeout", retryable=True,
+                request_id=identity,
+            ) from None  # fmt: skip
+        except HTTPError as error:
+            raise NoAnswer(
+                f"{self._url} cannot be asked: {error}", code="connection_failed",
+                retryable=not isinstance(error, SSLError), request_id=identity,
+            ) from error  # fmt: skip
+
+
+def _pause(error: ClientError, attempt: int) -> float:
+    """Seconds before the next attempt: by lot, so that clients who failed together do not come back together."""
+    longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (attempt - 1))
+    wanted = error.retry_after if isinstance(error, Refused) else None
+    return (wanted or 0.0) + random.uniform(0, longest)  # noqa: S311 (no secret depends on it)

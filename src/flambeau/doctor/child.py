@@ -1,0 +1,50 @@
+"""Processes that try what may hang, crash, or leave something behind: started at once, asked for at the end."""
+
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Generic, TypeVar
+
+import msgspec
+
+Told = TypeVar("Told")
+
+
+class Child(Generic[Told]):
+    """A module of ours, run as a process. It prints one JSON object, and whatever else on standard error."""
+
+    def __init__(self, module: str, told: type[Told], *, arguments: Sequence[str] = (), seconds: float) -> None:
+        """Start it. `told` is the type of what it prints, and `seconds` how long it may take."""
+        self._told = told
+        self._ends = time.monotonic() + seconds
+        self._seconds = seconds
+        # -P: a file named torch.py in the current folder must not become part of us
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-W", "ignore", "-m", module, *arguments],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def answer(self) -> Told | str:
+        """What it printed; or why there is nothing, as the end of a sentence."""
+        try:
+            output, errors = self._process.communicate(timeout=max(0.0, self._ends - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            return f"took longer than {self._seconds:g} seconds"
+        with contextlib.suppress(msgspec.DecodeError):
+            return msgspec.json.decode(output, type=self._told)
+        code = self._process.returncode
+        ending = f"signal {-code}" if code < 0 else f"exit code {code}"
+        last = next((line for line in reversed(errors.decode(errors="replace").splitlines()) if line.strip()), "")
+        return f"ended with {ending}" + (f": {last.strip()}" if last else "")
+
+    def __enter__(self) -> "Child[Told]":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()  # it holds nothing that is worth an orderly end
+        self._process.communicate()

@@ -1,0 +1,60 @@
+"""The table of routes: what each needs. A route that does not stand here is refused, whoever asks."""
+
+from collections.abc import Mapping, MutableMapping
+from typing import Literal
+
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import Map, RequestRedirect
+
+from flambeau.web import hot
+
+Need = Literal["public", "infer", "admin"]
+"""Who may: everybody, whoever has a token, whoever has an admin token."""
+
+ROUTES: Mapping[str, Need] = {
+    "GET /": "public",
+    "POST /": "infer",
+    "GET /static/<path:filename>": "public",
+    "GET /livez": "public",
+    "GET /readyz": "public",
+    "GET /docs": "public",
+    "GET /docs/<name>": "public",
+    "GET /openapi.json": "public",
+    "POST /predict": "infer",
+    "POST /predict/<name>": "infer",
+    "POST /predict/<name>/<version>": "infer",
+    "GET /metrics": "admin",
+    "GET /dashboard": "public",
+}
+"""Method and rule of every route. HEAD is GET; OPTIONS, which only tells the methods, needs the least of them.
+
+The dashboard's page is public, as pages are; its figures come from `/metrics`.
+"""
+
+_LEAST_FIRST: tuple[Need, ...] = ("public", "infer", "admin")
+
+
+class Routes:
+    """What a request needs, told from the application's own map of routes."""
+
+    def __init__(self, url_map: Map, needs: MutableMapping[str, Need]) -> None:
+        self._adapter = url_map.bind("localhost")
+        self._needs = needs
+
+    def need(self, method: str, path: str) -> Need | None:
+        """What the request needs; `None` when its route declares nothing.
+
+        What is no route at all needs a token, so that a stranger does not learn which are.
+        """
+        if method == "HEAD":
+            method = "GET"
+        if hot.is_hot(method, path):
+            return self._needs.get("POST /predict" if method == "POST" else f"GET {path}")
+        try:
+            rule, _ = self._adapter.match(path, method, return_rule=True)
+        except (HTTPException, RequestRedirect):  # there is nothing, not by this method, or elsewhere
+            return "infer"
+        if method != "OPTIONS":
+            return self._needs.get(f"{method} {rule.rule}")
+        declared = {self._needs.get(f"{each} {rule.rule}") for each in (rule.methods or set()) - {"HEAD", "OPTIONS"}}
+        return next((need for need in _LEAST_FIRST if need in declared), None)
