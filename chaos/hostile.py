@@ -90,6 +90,7 @@ def _read(case: Case, received: bytes, *, closed: bool, seconds: float) -> Answe
     if found is None:
         return Answered(0, "", closed, seconds)
     status, headers, body = found
+    closed = closed or headers.get(b"connection") == b"close"
     code, complaint = "", ""
     if headers.get(b"content-type") == b"application/json" and not case.headless:
         body = body[: int(headers[b"content-length"])]
