@@ -90,6 +90,7 @@ def _read(case: Case, received: bytes, *, closed: bool, seconds: float) -> Answe
     if found is None:
         return Answered(0, "", closed, seconds)
     status, headers, body = found
+    closed = closed or headers.get(b"connection") == b"close"
     code, complaint = "", ""
     if headers.get(b"content-type") == b"application/json" and not case.headless:
         body = body[: int(headers[b"content-length"])]
@@ -119,11 +120,11 @@ def judge(case: Case, answered: Answered) -> str:
 
 
 @contextmanager
-def servers(folder: Path) -> Iterator[dict[Target, int]]:
+def servers(folder: Path, cache: Path) -> Iterator[dict[Target, int]]:
     """A service over numbers and one over images, by their ports."""
     loop = asyncio.new_event_loop()
-    numbers = Server(folder / "numbers", folder / "cache", "Same", "--replicas", "1", *FLAGS)
-    images = Server(folder / "images", folder / "cache", "", "--replicas", "1", *FLAGS)
+    numbers = Server(folder / "numbers", cache, "Same", "--replicas", "1", *FLAGS)
+    images = Server(folder / "images", cache, "", "--replicas", "1", *FLAGS)
     try:
         for server in (numbers, images):
             loop.run_until_complete(server.begin())
@@ -141,7 +142,10 @@ def servers(folder: Path) -> Iterator[dict[Target, int]]:
 def main() -> None:
     """Send every hostile request to a real server, and print the table of docs/hostile-requests.md."""
     wrong = 0
-    with tempfile.TemporaryDirectory(prefix="flambeau-hostile-") as folder, servers(Path(folder)) as ports:
+    with (
+        tempfile.TemporaryDirectory(prefix="flambeau-hostile-") as folder,
+        servers(Path(folder), Path(folder, "cache")) as ports,
+    ):
         click.echo("| fault | what is sent | answer | connection | ms |\n|---|---|---|---|---:|")
         for case in CASES:
             answered = send(ports[case.target], case)

@@ -6,20 +6,22 @@ The rows and what is promised for each stand in `chaos.hostile`; `python -m chao
 import select
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from chaos import hostile
 from chaos.hostile_case import Case
 
 from conftest import Serve, ServerProcess
+from flambeau.bundle import Bundle
 
 LIVE = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
-def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
-    """The two services of the table."""
-    with hostile.servers(tmp_path_factory.mktemp("hostile")) as opened:
+def ports(tmp_path_factory: pytest.TempPathFactory, cache: Path, default_bundle: Bundle) -> Iterator[dict[str, int]]:
+    """The two services of the table; the default model is built once for the whole run."""
+    with hostile.servers(tmp_path_factory.mktemp("hostile"), cache) as opened:
         yield dict(opened)
 
 

@@ -5,7 +5,7 @@ It knows no HTTP; a connection tells it what it waits for.
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from ipaddress import ip_address
 from typing import Literal, Protocol
 
@@ -15,6 +15,7 @@ TICK = 0.5
 """Seconds between two looks. Nobody is cut off early: a time has passed when it has for sure."""
 
 _PER_ADDRESS = 64
+_AT_A_TIME = 64
 
 Waiting = Literal["rest", "head", "body"]
 """What a connection waits for: a request to begin, its head to be whole, its body to be whole."""
@@ -39,15 +40,24 @@ class Watch:
         self._by_address: Counter[str] = Counter()
         self._timer: asyncio.TimerHandle | None = None
 
-    def start(self, connections: Callable[[], Iterable[Watched]]) -> None:
+    def start(self, connections: Callable[[], Collection[Watched]]) -> None:
         """Look at these from now on, on the running loop."""
         loop = asyncio.get_running_loop()
 
         def look() -> None:
             self.now = loop.time()
             self._timer = loop.call_later(TICK, look)
-            for each in list(connections()):
-                each.look(self.now)
+            some(list(connections()))
+
+        def some(left: list[Watched]) -> None:
+            """In parts, for those who are there in time are not to wait until a thousand others are refused."""
+            here = connections()
+            for each in left[-_AT_A_TIME:]:
+                if each in here:
+                    each.look(self.now)
+            del left[-_AT_A_TIME:]
+            if left:
+                loop.call_soon(some, left)
 
         look()
 
