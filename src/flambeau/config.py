@@ -16,6 +16,7 @@ EngineName = Literal["onnxruntime", "openvino", "eager", "compile", "onnxruntime
 Engine = Literal["auto", EngineName]
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["auto", "text", "json"]
 
 MIB = 1024 * 1024
 
@@ -89,6 +90,15 @@ class Settings:
     )
     allow_code: bool = _setting(False, "Run code that the source carries (Python models, own architectures).")
     insecure_no_auth: bool = _setting(False, "Listen beyond loopback although nobody is asked who they are.")
+    # What operators see
+    log_format: LogFormat = _setting(
+        "auto",
+        "How the log is written: text for people, json for machines; auto is text on a terminal.",
+        choices=get_args(LogFormat),
+    )
+    otel_endpoint: str | None = _setting(
+        None, "Where OpenTelemetry spans go, over HTTP; needs the extra otel. Default: nowhere.", metavar="URL"
+    )
 
     def __post_init__(self) -> None:
         for each in fields(self):

@@ -50,6 +50,7 @@ class Model:
             ),
             metrics=self.metrics,
         )
+        self.metrics.watch_workers(self._runner.workers, self._runner.restarts)
 
     @property
     def kind(self) -> str:
@@ -81,12 +82,14 @@ class Model:
         Raises `RequestError` when the request as a whole cannot be taken (`queue_full`, `model_unavailable`).
         """
         if self.state is not ModelState.READY:
-            raise RequestError(
-                f"model '{self.name}' is {self.state}", code=_UNREADY.get(self.state, "model_unavailable")
-            )
+            raise self._refusal(f"model '{self.name}' is {self.state}", _UNREADY.get(self.state, "model_unavailable"))
         if self._runner.state() is RunnerState.FAILED:
-            raise RequestError(f"model '{self.name}' only crashes", code="model_unavailable")
+            raise self._refusal(f"model '{self.name}' only crashes", "model_unavailable")
         return await self._batcher.submit([Item(payload, options) for payload in payloads], deadline=deadline)
+
+    def _refusal(self, message: str, code: Code) -> RequestError:
+        self.metrics.rejected(code)
+        return RequestError(message, code=code)
 
     def ready(self) -> bool:
         """Whether the model can answer now."""

@@ -125,6 +125,17 @@ class Item:
     options: Options
 
 
+WorkerState = Literal["starting", "idle", "busy"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """A replica as an operator sees it. `memory` is the resident bytes of its process, where it has one of its own."""
+
+    state: WorkerState
+    memory: int | None = None
+
+
 class ModelState(enum.StrEnum):
     """Where a model is in its life."""
 

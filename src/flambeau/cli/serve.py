@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from flambeau import logs, sources
+from flambeau import logs, sources, stray
 from flambeau.cli.options import ShowProgress, settings_options, source_options
 from flambeau.service import Service, split_options
 
@@ -27,7 +27,7 @@ def serve(**options: Any) -> None:
     from flambeau.web.server import bind, run
 
     source_part, settings = split_options(options)
-    logs.configure(settings.log_level)
+    stray.begin_log(settings.log_level, settings.log_format)
     taken = bind(settings.host, settings.port)  # before anything is loaded: a taken port is known at once
     progress, started = ShowProgress(), time.monotonic()
     try:

@@ -67,9 +67,9 @@ def make_blueprint(handle: AttachedService | BlockingService) -> Blueprint:
             if isinstance(outcome.result, RequestError):
                 raise outcome.result
         except RequestError as error:
-            model.metrics.answered(STATUS[error.code])
+            model.metrics.answered(STATUS[error.code], "page")
             return page(Shown(error=error.message), STATUS[error.code])
-        model.metrics.answered(200)
+        model.metrics.answered(200, "page")
         return page(_shown(outcome))
 
     return blueprint
