@@ -49,6 +49,7 @@ def main() -> None:
     """Answer batches until the socket closes."""
     order = msgspec.json.decode(sys.argv[2], type=WorkerOrder)
     restrict(order)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what a model prints is read as it comes
     if order.log is None:
         logs.configure(order.log_level)
     else:

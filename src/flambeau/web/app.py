@@ -14,7 +14,7 @@ from werkzeug.exceptions import HTTPException
 from flambeau import logs, sources
 from flambeau.errors import Code, RequestError
 from flambeau.service import AttachedService, BlockingService, Service, split_options
-from flambeau.web import hot, ops, ui
+from flambeau.web import hot, openapi_page, ops, ui
 from flambeau.web.errors import error_answer
 from flambeau.web.http import SAFE_HEADERS, HttpAnswer, HttpRequest, request_id
 
@@ -55,6 +55,7 @@ def make_app(handle: ServiceHandle) -> Flask:
     for rule in ("/livez", "/readyz"):
         app.add_url_rule(rule, "health", answer_hot, methods=["GET"])
     app.register_blueprint(ops.make_blueprint(handle))
+    app.register_blueprint(openapi_page.make_blueprint(handle))
     app.register_blueprint(ui.make_blueprint(handle))
     return app
 
