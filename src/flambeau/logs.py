@@ -110,7 +110,7 @@ class _JsonFormatter(logging.Formatter):
             for key, value in record.pairs.items():
                 found[key] = _json_value(value, _LONGEST_TEXT if key == "text" else _LONGEST_VALUE)
         else:
-            found |= {"event": _cut(record.getMessage()), "logger": record.name}
+            found |= {"event": "message", "logger": record.name, "text": _cut(record.getMessage(), _LONGEST_TEXT)}
         if record.exc_info:
             found["traceback"] = self.formatException(record.exc_info)[-_LONGEST_TRACEBACK:]
         return _one_line(found)

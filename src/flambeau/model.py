@@ -14,7 +14,7 @@ from flambeau.errors import Code, ConfigError, RequestError
 from flambeau.metrics import Metrics
 from flambeau.runners.base import RunnerState
 from flambeau.runners.spec import ReplicaSpec
-from flambeau.types import Item, ModelState, Options, Outcome, Payload
+from flambeau.types import Item, Kind, ModelState, Options, Outcome, Payload
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a model may be called. Names are looked up in a table and never become paths."""
@@ -53,8 +53,8 @@ class Model:
         self.metrics.watch_workers(self._runner.workers, self._runner.restarts)
 
     @property
-    def kind(self) -> str:
-        """What the model takes: `image`, `tensor` or `python`."""
+    def kind(self) -> Kind:
+        """What the model takes."""
         return type(self.bundle.manifest.pipeline).__struct_config__.tag  # type: ignore[return-value]
 
     async def start(self) -> None:

@@ -125,6 +125,9 @@ class Item:
     options: Options
 
 
+Kind = Literal["image", "tensor", "python"]
+"""What a model takes: image files, numbers as JSON, or whatever its own code makes of it."""
+
 WorkerState = Literal["starting", "idle", "busy"]
 
 

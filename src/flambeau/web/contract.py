@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flambeau.errors import RequestError
+from flambeau.types import Kind
 from flambeau.web.http import HttpRequest
 
 Reading = Literal["form", "json", "raw"]
 """How a body is read: as multipart form data, as JSON, or as the bytes of one file."""
-
-Kind = Literal["image", "tensor", "python"]
-"""What a model takes."""
 
 FORM_PARTS = ("file", "image")
 """The parts of a form that carry an item; others are passed over."""

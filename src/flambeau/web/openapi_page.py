@@ -15,7 +15,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""Of the page /docs: Swagger UI needs neither inline scripts nor `eval`; its icons are data: images of its stylesheet."""
+"""Of the page /docs: Swagger UI needs no inline script or style and no `eval`; its stylesheet has icons in it."""
 
 _TYPES = {
     "swagger-ui.css": "text/css; charset=utf-8",

@@ -11,8 +11,8 @@ import numpy as np
 from flambeau.errors import Code
 from flambeau.model import Model
 from flambeau.pipelines.tensor import MAX_ROWS
-from flambeau.types import TensorSpec
-from flambeau.web.contract import FORM_PARTS, MEDIA_TYPES, TAKEN, Kind, Reading
+from flambeau.types import Kind, TensorSpec
+from flambeau.web.contract import FORM_PARTS, MEDIA_TYPES, TAKEN, Reading
 from flambeau.web.http import REQUEST_ID
 
 Schema = dict[str, Any]
@@ -38,7 +38,7 @@ _PROBABILITY: Schema = {"type": "number", "minimum": 0, "maximum": 1}
 
 def request_bodies(model: Model) -> dict[str, Schema]:
     """What a body to that model may be, by content type."""
-    kind: Kind = model.kind
+    kind = model.kind
     schemas: dict[Reading, Schema] = {"form": _form(kind), "json": _json(model), "raw": BINARY}
     return {media_type: {"schema": schemas[reading]} for reading in TAKEN[kind] for media_type in MEDIA_TYPES[reading]}
 
@@ -84,14 +84,17 @@ def _number(spec: TensorSpec) -> Schema:
     if dtype.kind == "b":
         return {"type": "boolean"}
     if dtype.kind == "f":
-        # of float64 every number that JSON can be read into
-        return {"type": "number"} | ({} if dtype.itemsize == 8 else _bounds(float(np.finfo(dtype).max)))
+        return {"type": "number"} | _bounds(np.finfo(dtype))
     limits = np.iinfo(dtype)
     return {"type": "integer", "minimum": int(limits.min), "maximum": int(limits.max)}
 
 
-def _bounds(most: float) -> Schema:
-    return {"minimum": -most, "maximum": most}
+def _bounds(numbers: "np.finfo[Any]") -> Schema:
+    """From where on a number is rounded to infinity; of float64 whatever JSON can be read into is taken."""
+    if numbers.bits == 64:
+        return {}
+    most = float(numbers.max) + 2.0 ** (int(numbers.maxexp) - int(numbers.nmant) - 2)
+    return {"exclusiveMinimum": -most, "exclusiveMaximum": most}
 
 
 def _one_or_several(shape: tuple[int, ...], number: Schema) -> Schema:
