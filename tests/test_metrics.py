@@ -1,15 +1,19 @@
 """The metrics of a real server: there from the first scrape, true after traffic, and bounded."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from conftest import Serve, ServerProcess
+from flambeau.config import Settings
 from fleet import children, wait_for
 
+ROOT = Path(__file__).parents[1]
 MODEL = """
 import os
 import flambeau
@@ -114,3 +118,38 @@ def test_request_data_never_becomes_a_label_t28(server: ServerProcess) -> None:
     assert after["flambeau_requests_total"][frozenset(labels.items())] == 60
     labels = {"model": "_other", "code": "model_not_found"}
     assert after["flambeau_rejections_total"][frozenset(labels.items())] == 30
+
+
+def test_the_dashboard_and_the_alarms_ask_for_what_is_really_there(server: ServerProcess) -> None:
+    """Every metric, label and fixed value in the queries of Grafana's file and of the page about alarms."""
+    server.post(json={"input": 1})
+    scraped = samples(server)
+    dashboard = json.loads((ROOT / "deploy/grafana/flambeau.json").read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    queries += [each["definition"] for each in dashboard["templating"]["list"] if each["type"] == "query"]
+    alarms = (ROOT / "docs/observability.md").read_text().split("### Alarms worth having")[1].split("###")[0]
+    queries += re.findall(r"\| `([^`]+)`", alarms)
+    assert len(queries) > 25
+    asked: dict[str, set[str]] = {}
+    for query in queries:
+        grouped = {name for names in re.findall(r"by \(([^)]*)\)", query) for name in names.split(", ")}
+        for name, selected in re.findall(r"((?:flambeau|process)_\w+)(?:\{([^}]*)\})?", query):
+            assert name in scraped, query
+            labels = {key for series in scraped[name] for key, _ in series}
+            for key, how, wanted in re.findall(r'(\w+)(=~|!=|=)"([^"]*)"', selected):
+                if key == "job":  # Prometheus' own
+                    continue
+                assert key in labels, query
+                values = {value for series in scraped[name] for own, value in series if own == key}
+                assert wanted.startswith("$") or any(re.fullmatch(wanted, value) for value in values), (query, how)
+            assert grouped <= labels, query
+            asked.setdefault(name, set()).update(labels)
+    own = {re.sub("_(bucket|sum|count)$", "", name) for name in scraped if name.startswith("flambeau_")}
+    assert {re.sub("_(bucket|sum|count)$", "", name) for name in asked if name.startswith("flambeau_")} == own
+
+
+def test_the_scrape_config_asks_where_flambeau_serves() -> None:
+    config = yaml.safe_load((ROOT / "deploy/prometheus.yml").read_text())
+    [job] = config["scrape_configs"]
+    assert job["metrics_path"] == "/metrics"
+    assert job["static_configs"] == [{"targets": [f"{Settings().host}:{Settings().port}"]}]

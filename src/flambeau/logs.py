@@ -26,20 +26,21 @@ _LONGEST_TRACEBACK = 3000  # with the rest of its line less than a pipe takes at
 class _Event(logging.LogRecord):
     """An event as a record of the standard library, so that anybody's handler can have it."""
 
-    def __init__(self, level: int, message: str, pairs: dict[str, object]) -> None:
-        super().__init__(LOGGER.name, level, "", 0, message, None, None)
-        self.pairs = pairs
+    pairs: dict[str, object]
 
     def getMessage(self) -> str:  # noqa: N802  # the standard library's name
         """The event as text: the message, then its pairs."""
-        return " ".join([_printable(str(self.msg)), *[f"{key}={_render(value)}" for key, value in self.pairs.items()]])
+        told = [f"{key}={_render(value)}" for key, value in self.pairs.items() if value is not None]
+        return " ".join([_printable(self.msg), *told])
 
 
 def event(message: str, /, *, level: int = logging.INFO, **pairs: object) -> None:
     """Log one event. `pairs` are appended as `key=value`, except those that are `None`; blanks are quoted."""
     if LOGGER.isEnabledFor(level):
         # Not `LOGGER.log`: for every request it would look through the stack for a caller that no line shows.
-        LOGGER.handle(_Event(level, message, {key: value for key, value in pairs.items() if value is not None}))
+        record = _Event(LOGGER.name, level, "", 0, message, None, None)
+        record.pairs = pairs
+        LOGGER.handle(record)
 
 
 def failure(message: str, error: BaseException, /, **pairs: object) -> None:
@@ -108,7 +109,8 @@ class _JsonFormatter(logging.Formatter):
         if isinstance(record, _Event):
             found["event"] = str(record.msg)
             for key, value in record.pairs.items():
-                found[key] = _json_value(value, _LONGEST_TEXT if key == "text" else _LONGEST_VALUE)
+                if value is not None:
+                    found[key] = _json_value(value, _LONGEST_TEXT if key == "text" else _LONGEST_VALUE)
         else:
             found |= {"event": "message", "logger": record.name, "text": _cut(record.getMessage(), _LONGEST_TEXT)}
         if record.exc_info:

@@ -73,7 +73,9 @@ class Number:
     def _text(self, request: HttpRequest) -> str | None:
         if self.place == "header":
             text = request.headers.get(self.name.lower())
-            return None if text is None else text.strip(" \t")
+            return text and text.strip(" \t")
+        if not request.query:
+            return None
         given = request.parameters(self.name)
         if len(given) > 1:
             raise RequestError(f"{self._shown()} is given {len(given)} times: give it once", code="bad_request")

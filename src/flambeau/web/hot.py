@@ -63,10 +63,13 @@ async def _predict(service: Service, request: HttpRequest, identity: str) -> Htt
         model.metrics.answered(status)
         if status == 200:
             model.metrics.took(seconds)
+    trace = None
+    if service.tracer is not None or "traceparent" in request.headers:
+        trace = _trace(service, model, request, found, identity)
     logs.event(
         "POST /predict",
         id=identity,
-        trace=_trace(service, model, request, found, identity),
+        trace=trace,
         model=model.name if model else None,
         status=status,
         code=found.error.code if found.error else None,
