@@ -189,10 +189,12 @@ def test_a_browser_shows_every_operation_and_reports_nothing(cat_server: ServerP
     done = subprocess.run(
         [
             str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}",
-            "--virtual-time-budget=10000", "--enable-logging=stderr", "--dump-dom", cat_server.url + "/docs",
+            "--virtual-time-budget=10000", "--enable-logging=stderr", "--dump-dom",
+            cat_server.url + "/docs#/predictions/predict",  # the first operation is unfolded
         ],
         capture_output=True, text=True, timeout=100, check=True,
     )  # fmt: skip
     shown = re.findall(r'class="opblock-summary-path" data-path="([^"]+)"', done.stdout)
     assert shown == list(document(cat_server)["paths"])
+    assert "X-Request-Timeout-Ms" in done.stdout
     assert [line for line in done.stderr.splitlines() if ":CONSOLE" in line] == []

@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -158,6 +159,16 @@ def test_a_later_version_of_the_header_may_say_more(server: ServerProcess) -> No
     headers = {"traceparent": f"01-{TRACE}-{PARENT}-01-what-comes", "X-Request-ID": "later"}
     server.post(json={"input": 1}, headers=headers)
     assert f"id=later trace={TRACE}" in server.log()
+
+
+def test_a_collector_that_is_away_costs_no_request_and_no_stop(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(MODEL)
+    with socket.create_server(("127.0.0.1", 0)) as unheard:  # it takes connections, and never answers
+        endpoint = f"http://127.0.0.1:{unheard.getsockname()[1]}"
+        with serve("slow.py:Slow", "--allow-code", "--otel-endpoint", endpoint, cwd=tmp_path) as server:
+            assert server.post(json={"input": 2}).json() == {"output": 0.5}
+            server.process.terminate()
+            assert server.process.wait(15) == 0
 
 
 def test_without_the_extra_the_error_names_it(tmp_path: Path) -> None:

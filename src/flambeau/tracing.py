@@ -6,6 +6,7 @@ packages are imported when somebody asks for spans and never otherwise. It knows
 
 import os
 import re
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _STANDARD_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_LAST_SPANS_SECONDS = 2.0
 _STAGES = tuple(stage.name for stage in fields(Timings))
 _NOTHING = Timings()
 
@@ -119,8 +121,11 @@ class Tracer:
         return found
 
     def close(self) -> None:
-        """Send what was not sent yet. Blocks as long as the collector may take."""
-        self._provider.shutdown()
+        """Send what was not sent yet, and give up after two seconds: a collector may be away. Blocks."""
+        # The exporter would try again for half a minute, and a pool's thread could not be left behind.
+        sending = threading.Thread(target=self._provider.shutdown, name="last-spans", daemon=True)
+        sending.start()
+        sending.join(_LAST_SPANS_SECONDS)
 
 
 def start(endpoint: str | None) -> Tracer | None:

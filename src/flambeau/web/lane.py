@@ -56,6 +56,8 @@ class Lane:
         except RequestError as error:
             identity = request_id(headers)
             logs.event(f"{scope['method']} refused", id=identity, status=413, code=error.code)
+            self._service.metrics.other.rejected(error.code)
+            self._service.metrics.other.answered(413)
             refusal = error_answer(error, identity, headers=(("Connection", "close"),))
             await self._send(send, sealed(refusal, identity))
             return
