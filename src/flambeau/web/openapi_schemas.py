@@ -17,7 +17,7 @@ from flambeau.web.http import REQUEST_ID
 
 Schema = dict[str, Any]
 
-BINARY: Schema = {"type": "string", "format": "binary", "minLength": 1}
+BINARY: Schema = {"type": "string", "format": "binary"}
 
 ERROR: Schema = {
     "type": "object",
@@ -39,7 +39,7 @@ _PROBABILITY: Schema = {"type": "number", "minimum": 0, "maximum": 1}
 def request_bodies(model: Model) -> dict[str, Schema]:
     """What a body to that model may be, by content type."""
     kind = model.kind
-    schemas: dict[Reading, Schema] = {"form": _form(kind), "json": _json(model), "raw": BINARY}
+    schemas: dict[Reading, Schema] = {"form": _form(kind), "json": _json(model), "raw": BINARY | {"minLength": 1}}
     return {media_type: {"schema": schemas[reading]} for reading in TAKEN[kind] for media_type in MEDIA_TYPES[reading]}
 
 
@@ -65,8 +65,11 @@ def _form(kind: Kind) -> Schema:
     return {
         "type": "object",
         "properties": parts,
-        "anyOf": [{"required": [name]} for name in FORM_PARTS],
-        "description": "Several parts are answered in the order sent; a bad one among them fails alone.",
+        "minProperties": 1,
+        "description": (
+            f"At least one part {' or '.join(FORM_PARTS)}; others are passed over. "
+            "Several are answered in the order sent, and a bad one among them fails alone."
+        ),
     }
 
 
