@@ -17,7 +17,7 @@ from flambeau.web.http import REQUEST_ID
 
 Schema = dict[str, Any]
 
-BINARY: Schema = {"type": "string", "format": "binary"}
+BINARY: Schema = {"type": "string", "contentMediaType": "application/octet-stream"}
 
 ERROR: Schema = {
     "type": "object",
