@@ -17,7 +17,8 @@ from flambeau.web.http import REQUEST_ID
 
 Schema = dict[str, Any]
 
-BINARY: Schema = {"type": "string", "contentMediaType": "application/octet-stream"}
+_WHOLE_FILE: Schema = {"type": "string", "format": "binary", "minLength": 1}
+_PART: Schema = {"type": "string", "contentMediaType": "application/octet-stream"}
 
 ERROR: Schema = {
     "type": "object",
@@ -39,7 +40,7 @@ _PROBABILITY: Schema = {"type": "number", "minimum": 0, "maximum": 1}
 def request_bodies(model: Model) -> dict[str, Schema]:
     """What a body to that model may be, by content type."""
     kind = model.kind
-    schemas: dict[Reading, Schema] = {"form": _form(kind), "json": _json(model), "raw": BINARY | {"minLength": 1}}
+    schemas: dict[Reading, Schema] = {"form": _form(kind), "json": _json(model), "raw": _WHOLE_FILE}
     return {media_type: {"schema": schemas[reading]} for reading in TAKEN[kind] for media_type in MEDIA_TYPES[reading]}
 
 
@@ -60,7 +61,7 @@ def _form(kind: Kind) -> Schema:
     what = "An image file." if kind == "image" else "A file."
     answered = {"file": "Answered by the class's name.", "image": "Answered by the class's index."}
     parts = {
-        name: BINARY | {"description": f"{what} {answered[name]}" if kind == "image" else what} for name in FORM_PARTS
+        name: _PART | {"description": f"{what} {answered[name]}" if kind == "image" else what} for name in FORM_PARTS
     }
     return {
         "type": "object",
