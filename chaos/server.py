@@ -59,7 +59,9 @@ class Server:
         """Start the process; it is not ready yet."""
         self._folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(_MODEL, self._folder / "model.py")
-        environment = os.environ | {"FLAMBEAU_CACHE": str(self._cache), "TMPDIR": str(self._folder)}
+        environment = os.environ | {
+            "FLAMBEAU_CACHE": str(self._cache), "FLAMBEAU_LOG_FORMAT": "text", "TMPDIR": str(self._folder)
+        }  # fmt: skip
         with self._log.open("wb") as log:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "flambeau", "serve", *self._flags,

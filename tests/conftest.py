@@ -44,10 +44,11 @@ class Double(flambeau.PythonModel):
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A bundle cache of this run's own, so that a run proves that bundles can be built."""
+    """A bundle cache of this run's own, so that a run proves that bundles can be built; and logs that tests read."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLAMBEAU_CACHE", str(folder))
+        patch.setenv("FLAMBEAU_LOG_FORMAT", "text")
         yield folder
 
 

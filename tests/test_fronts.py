@@ -308,7 +308,7 @@ def test_a_deadline_too_short_is_told_so(cats: Front, cat: bytes) -> None:
 def test_metrics_count_requests_and_batches(cats: Front, cat: bytes) -> None:
     post(cats, files={"file": cat})
     text = cats.send("GET", "/metrics").body.decode()
-    assert 'flambeau_requests_total{model="efficientnet_lite0",status="200",version="1"}' in text
+    assert 'flambeau_requests_total{model="efficientnet_lite0",protocol="native",status="200",version="1"}' in text
     assert 'flambeau_batches_closed_total{model="efficientnet_lite0",reason="' in text  # why: as the model was measured
 
 

@@ -14,7 +14,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from flambeau import logs
 from flambeau.errors import Code, RequestError
@@ -117,7 +117,8 @@ class Batcher:
         self._wake_at: float | None = None
         self._dispatching = False
         self._closing: asyncio.Future[None] | None = None
-        metrics.watch_queue(self._count_waiting, lambda: self._waiting_bytes)
+        metrics.watch_queue(lambda: (self._count_waiting(), self._waiting_bytes))
+        metrics.expect_batches(get_args(Reason))
 
     async def submit(self, items: Sequence[Item], *, deadline: float) -> list[Outcome]:
         """Answer the items of one request, in order. `deadline` is a time of the loop's clock.
@@ -191,6 +192,7 @@ class Batcher:
     def _expire(self, entry: _Entry) -> None:
         _resolve(entry, RequestError("the answer was not ready before the deadline", code="deadline_exceeded"))
         if entry.waits:
+            self._metrics.rejected("deadline_exceeded")
             self._withdraw(entry)  # now, and not when its caller wakes up: an expired entry is never computed
 
     def _withdraw(self, entry: _Entry) -> None:

@@ -1,22 +1,34 @@
 """What is counted and timed, by Prometheus' names and units. Lives in the front process only.
 
-Labels come from loaded models and closed sets, never from request data, so the number of series is bounded.
+Labels come from loaded models and closed sets, never from request data, so the number of series is bounded; requests
+that no model can be named for are counted under `_other`, which no model can be called. Every series is there from the
+first scrape, at 0. What can be looked up (queues, workers, their memory) is looked up when somebody scrapes.
 """
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterator
+import platform
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
-from itertools import accumulate
+from typing import Literal, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from flambeau.distributions import Distribution, Distributions
 from flambeau.errors import Code
-from flambeau.types import Timings
+from flambeau.types import Timings, WorkerState, WorkerView
+from flambeau.version import VERSION
+
+Protocol = Literal["native", "page"]
+"""Who asked: a program that speaks the native protocol, or the page's form."""
+
+OTHER = "_other"
+"""The label of requests for which there is no model."""
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+_STAGES = tuple(stage.name for stage in fields(Timings))
 
 
 class Metrics:
@@ -24,125 +36,181 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        model = ("model", "version")
-        self.requests = Counter(
-            "flambeau_requests", "Answered requests by status.", (*model, "status"), registry=registry
+
+        def counter(name: str, meaning: str, *labels: str) -> Counter:
+            return Counter(f"flambeau_{name}", meaning, labels, registry=registry)
+
+        self.requests = counter(
+            "requests", "Answered requests by protocol and status.", "protocol", "model", "version", "status"
         )
-        self.stage_seconds = _StageSeconds()
-        registry.register(self.stage_seconds)
-        self.batch_size = Histogram(
-            "flambeau_batch_size", "Items computed together.", model, buckets=_SIZES, registry=registry
+        self.rejections = counter("rejections", "Requests refused before compute, by code.", "model", "code")
+        self.batches_closed = counter("batches_closed", "Batches by why they closed.", "model", "reason")
+        self.retries = counter("retries", "Items run again because their worker was lost.", "model")
+        self.stage_seconds = Distributions(
+            "flambeau_stage_seconds",
+            "Seconds an item spent in a stage; total: a request that was answered 200, from receipt to answer.",
+            ("model", "stage"),
+            _SECONDS,
         )
-        self.batches_closed = Counter(
-            "flambeau_batches_closed", "Batches by why they closed.", (*model, "reason"), registry=registry
+        self.batch_size = Distributions("flambeau_batch_size", "Items computed together.", ("model",), _SIZES)
+        self.model_ready = Gauge(
+            "flambeau_model_ready", "1 when the model can answer.", ("model", "version"), registry=registry
         )
-        self.rejections = Counter(
-            "flambeau_rejections", "Requests refused before compute, by code.", (*model, "code"), registry=registry
-        )
-        self.retries = Counter(
-            "flambeau_retries", "Items run again because their worker was lost.", model, registry=registry
-        )
-        self.queue_items = Gauge("flambeau_queue_items", "Items waiting.", model, registry=registry)
-        self.queue_bytes = Gauge("flambeau_queue_bytes", "Bytes waiting.", model, registry=registry)
-        self.refusals = Counter(
-            "flambeau_refusals", "Requests and connections that the front refused, by code.", ("code",),
-            registry=registry,
-        )  # fmt: skip
-        self.model_ready = Gauge("flambeau_model_ready", "1 when the model can answer.", model, registry=registry)
+        self.refusals = counter("refusals", "Requests and connections that the front refused, by code.", "code")
+        build = Gauge("flambeau_build_info", "1, with what is running.", ("version", "python"), registry=registry)
+        build.labels(VERSION, platform.python_version()).set(1)
+        self.watched: dict[str, list[ModelMetrics]] = {}
+        for each in (self.stage_seconds, self.batch_size, _Watched(self.watched)):
+            registry.register(each)
+        ProcessCollector(registry=registry)
+        self.other = RequestMetrics(self, OTHER, OTHER)
 
     def for_model(self, name: str, version: str) -> "ModelMetrics":
         """The instruments with the model's labels filled in."""
-        return ModelMetrics(self, name, version)
+        made = ModelMetrics(self, name, version)
+        self.watched.setdefault(name, []).append(made)
+        return made
+
+    def refused(self, code: Code, status: int) -> None:
+        """The front refused a request, or a connection, before a model was asked."""
+        self.refusals.labels(code).inc()
+        self.other.answered(status)
 
     def render(self) -> bytes:
         """The text exposition format of Prometheus, version 0.0.4."""
-        return generate_latest(self.registry)
+        return generate_latest(_WithoutBirthdays(self.registry))
 
 
-class _Distribution:
-    """How many observations fell into each bucket, the last one being without bound, and their sum."""
+class _WithoutBirthdays:
+    """A registry without the times at which counters were made: a series beside each that nobody asks for."""
 
-    __slots__ = ("counts", "total")
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
 
-    def __init__(self) -> None:
-        self.counts = [0] * (len(_SECONDS) + 1)
-        self.total = 0.0
-
-    def observe(self, seconds: float) -> None:
-        self.counts[bisect_left(_SECONDS, seconds)] += 1
-        self.total += seconds
+    def collect(self) -> Iterator[Metric]:
+        for family in self._registry.collect():
+            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
+            yield family
 
 
-class _StageSeconds(Collector):
-    """A histogram that only the loop writes to: without the locks of the library's own, and a fifth of its cost."""
-
-    def __init__(self) -> None:
-        self._series: dict[tuple[str, ...], _Distribution] = {}
-
-    def labels(self, *labels: str) -> _Distribution:
-        return self._series.setdefault(labels, _Distribution())
-
-    def collect(self) -> Iterator[HistogramMetricFamily]:
-        family = HistogramMetricFamily(
-            "flambeau_stage_seconds", "Seconds an item spent in a stage.", labels=("model", "version", "stage")
-        )
-        bounds = [*map(str, _SECONDS), "+Inf"]
-        for labels, series in self._series.items():
-            cumulated = [float(count) for count in accumulate(series.counts)]
-            family.add_metric(labels, list(zip(bounds, cumulated, strict=True)), series.total)
-        yield family
-
-
-class ModelMetrics:
-    """What one model reports. The labels are resolved once, not per request."""
+class RequestMetrics:
+    """How the requests to one model, or to none, were answered. May be called in any thread."""
 
     def __init__(self, metrics: Metrics, name: str, version: str) -> None:
-        labels = (name, version)
-        self._metrics = metrics
-        self._labels = labels
-        self._queue, self._prepare, self._compute, self._finish = (
-            metrics.stage_seconds.labels(*labels, stage.name) for stage in fields(Timings)
-        )
-        self._answered: dict[int, Counter] = {}
-        self._closed: dict[str, Counter] = {}
-        self._batch_size = metrics.batch_size.labels(*labels)
-        self._ready = metrics.model_ready.labels(*labels)
+        self._requests = metrics.requests
+        self._name, self._version = name, version
+        self._answered: dict[tuple[Protocol, int], Counter] = {}
+        self._rejected = {code: metrics.rejections.labels(name, code) for code in get_args(Code)}
 
-    def answered(self, status: int) -> None:
+    def answered(self, status: int, protocol: Protocol = "native") -> None:
         """One request was answered."""
-        counter = self._answered.get(status)
+        counter = self._answered.get((protocol, status))
         if counter is None:
-            counter = self._answered[status] = self._metrics.requests.labels(*self._labels, str(status))
+            counter = self._count(status, protocol)
         counter.inc()
+
+    def expect(self, statuses: Iterable[int]) -> None:
+        """These statuses may be answered: their series begin at 0. A second call does nothing."""
+        for status in statuses:
+            for protocol in get_args(Protocol):
+                self._count(status, protocol)
+
+    def rejected(self, code: Code) -> None:
+        """One request was refused before compute."""
+        self._rejected[code].inc()
+
+    def _count(self, status: int, protocol: Protocol) -> Counter:
+        counter = self._requests.labels(protocol, self._name, self._version, str(status))
+        return self._answered.setdefault((protocol, status), counter)
+
+
+class ModelMetrics(RequestMetrics):
+    """What one model reports, on the loop. The labels are resolved once, not per request."""
+
+    def __init__(self, metrics: Metrics, name: str, version: str) -> None:
+        super().__init__(metrics, name, version)
+        self._stages: list[Distribution] = [metrics.stage_seconds.labels(name, stage) for stage in _STAGES]
+        self._total = metrics.stage_seconds.labels(name, "total")
+        self._batch_size = metrics.batch_size.labels(name)
+        self._batches_closed = metrics.batches_closed
+        self._closed: dict[str, Counter] = {}
+        self._retries = metrics.retries.labels(name)
+        self._ready = metrics.model_ready.labels(name, version)
+        self.queue: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        self.workers: Callable[[], Sequence[WorkerView]] = lambda: ()
+        self.losses: Callable[[], Mapping[str, int]] = dict
 
     def timings(self, timings: Timings) -> None:
         """One item went through."""
-        self._queue.observe(timings.queue)
-        self._prepare.observe(timings.prepare)
-        self._compute.observe(timings.compute)
-        self._finish.observe(timings.finish)
+        queue, prepare, compute, finish = self._stages
+        queue.observe(timings.queue)
+        prepare.observe(timings.prepare)
+        compute.observe(timings.compute)
+        finish.observe(timings.finish)
+
+    def took(self, seconds: float) -> None:
+        """One request was answered 200, so long after it was received."""
+        self._total.observe(seconds)
 
     def batch(self, size: int, reason: str) -> None:
         """One batch closed."""
         self._batch_size.observe(size)
-        counter = self._closed.get(reason)
-        if counter is None:
-            counter = self._closed[reason] = self._metrics.batches_closed.labels(*self._labels, reason)
-        counter.inc()
+        self._closed[reason].inc()
+
+    def expect_batches(self, reasons: Iterable[str]) -> None:
+        """Batches will close for these reasons: their series begin at 0."""
+        for reason in reasons:
+            self._closed[reason] = self._batches_closed.labels(self._name, reason)
 
     def retried(self, items: int) -> None:
         """So many items go back to the queue."""
-        self._metrics.retries.labels(*self._labels).inc(items)
+        self._retries.inc(items)
 
-    def rejected(self, code: Code) -> None:
-        """One request was refused before compute."""
-        self._metrics.rejections.labels(*self._labels, code).inc()
+    def watch_queue(self, waiting: Callable[[], tuple[int, int]]) -> None:
+        """From now on this tells, whenever somebody scrapes, how many items wait and how many bytes they hold."""
+        self.queue = waiting
 
-    def watch_queue(self, items: Callable[[], float], size: Callable[[], float]) -> None:
-        """From now on these tell, whenever somebody asks, how many items wait and how many bytes they hold."""
-        self._metrics.queue_items.labels(*self._labels).set_function(items)
-        self._metrics.queue_bytes.labels(*self._labels).set_function(size)
+    def watch_workers(
+        self, workers: Callable[[], Sequence[WorkerView]], losses: Callable[[], Mapping[str, int]]
+    ) -> None:
+        """From now on these tell who works for the model, and how many were lost by reason."""
+        self.workers, self.losses = workers, losses
 
     def ready(self, ready: bool) -> None:
         """The model can answer, or cannot."""
         self._ready.set(int(ready))
+
+
+class _Watched(Collector):
+    """What is looked up at a scrape: queues, workers and their memory. Versions of a model are taken together."""
+
+    def __init__(self, models: Mapping[str, Sequence[ModelMetrics]]) -> None:
+        self._models = models
+
+    def collect(self) -> Iterator[Metric]:
+        items = GaugeMetricFamily("flambeau_queue_items", "Items waiting.", labels=("model",))
+        size = GaugeMetricFamily("flambeau_queue_bytes", "Bytes waiting.", labels=("model",))
+        workers = GaugeMetricFamily("flambeau_workers", "Workers by state.", labels=("model", "state"))
+        memory = GaugeMetricFamily(
+            "flambeau_worker_memory_bytes", "Resident memory of a worker process.", labels=("model", "worker")
+        )
+        restarts = CounterMetricFamily(
+            "flambeau_worker_restarts", "Workers lost or unable to start, by reason.", labels=("model", "reason")
+        )
+        for name, versions in list(self._models.items()):
+            waiting = [each.queue() for each in versions]
+            items.add_metric((name,), sum(count for count, _ in waiting))
+            size.add_metric((name,), sum(count for _, count in waiting))
+            seen = [worker for each in versions for worker in each.workers()]
+            for state in get_args(WorkerState):
+                workers.add_metric((name, state), sum(worker.state == state for worker in seen))
+            for number, worker in enumerate(seen):
+                if worker.memory is not None:
+                    memory.add_metric((name, str(number)), worker.memory)
+            lost: defaultdict[str, int] = defaultdict(int)
+            for each in versions:
+                for reason, count in each.losses().items():
+                    lost[reason] += count
+            for reason, count in lost.items():
+                restarts.add_metric((name, reason), count)
+        yield from (items, size, workers, memory, restarts)

@@ -16,7 +16,7 @@ from flambeau.machine import processor
 from flambeau.metrics import Metrics
 from flambeau.runners.base import RunnerState
 from flambeau.runners.spec import ReplicaSpec
-from flambeau.types import Item, ModelState, Options, Outcome, Payload
+from flambeau.types import Item, Kind, ModelState, Options, Outcome, Payload
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a model may be called. Names are looked up in a table and never become paths."""
@@ -52,10 +52,11 @@ class Model:
             ),
             metrics=self.metrics,
         )
+        self.metrics.watch_workers(self._runner.workers, self._runner.restarts)
 
     @property
-    def kind(self) -> str:
-        """What the model takes: `image`, `tensor` or `python`."""
+    def kind(self) -> Kind:
+        """What the model takes."""
         return type(self.bundle.manifest.pipeline).__struct_config__.tag  # type: ignore[return-value]
 
     async def start(self) -> None:
@@ -83,12 +84,14 @@ class Model:
         Raises `RequestError` when the request as a whole cannot be taken (`queue_full`, `model_unavailable`).
         """
         if self.state is not ModelState.READY:
-            raise RequestError(
-                f"model '{self.name}' is {self.state}", code=_UNREADY.get(self.state, "model_unavailable")
-            )
+            raise self._refusal(f"model '{self.name}' is {self.state}", _UNREADY.get(self.state, "model_unavailable"))
         if self._runner.state() is RunnerState.FAILED:
-            raise RequestError(f"model '{self.name}' only crashes", code="model_unavailable")
+            raise self._refusal(f"model '{self.name}' only crashes", "model_unavailable")
         return await self._batcher.submit([Item(payload, options) for payload in payloads], deadline=deadline)
+
+    def _refusal(self, message: str, code: Code) -> RequestError:
+        self.metrics.rejected(code)
+        return RequestError(message, code=code)
 
     def ready(self) -> bool:
         """Whether the model can answer now."""

@@ -1,9 +1,10 @@
-"""What a process does to itself on Linux. Elsewhere these do nothing."""
+"""What a process does to itself on Linux, and sees of another. Elsewhere these do nothing."""
 
 import ctypes
 import os
 import signal
 import sys
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 
@@ -18,6 +19,14 @@ def end_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it was gone before the kernel was asked
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def resident_bytes(pid: int) -> int | None:
+    """The memory of a process that is in RAM, what it shares with others included; `None` where nobody can tell."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):  # it has just ended, or this system has no such file
+        return None
 
 
 def give_memory_back() -> None:

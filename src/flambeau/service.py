@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
+from flambeau import tracing
 from flambeau.bundle import Bundle
 from flambeau.config import Settings
 from flambeau.errors import ConfigError, RequestError
@@ -42,6 +43,7 @@ class Service:
         """Raises `SetupError` for what is not there; loads nothing yet."""
         self.settings = settings
         self.metrics = Metrics()
+        self.tracer = tracing.start(settings.otel_endpoint)
         self.draining = False
         self._models: dict[str, dict[str, Model]] = {}
         for bundle in bundles:
@@ -98,6 +100,8 @@ class Service:
         self.drain()
         for model in self.models():
             await model.close()
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.close)
 
 
 class AttachedService:

@@ -125,6 +125,20 @@ class Item:
     options: Options
 
 
+Kind = Literal["image", "tensor", "python"]
+"""What a model takes: image files, numbers as JSON, or whatever its own code makes of it."""
+
+WorkerState = Literal["starting", "idle", "busy"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """A replica as an operator sees it. `memory` is the resident bytes of its process, where it has one of its own."""
+
+    state: WorkerState
+    memory: int | None = None
+
+
 class ModelState(enum.StrEnum):
     """Where a model is in its life."""
 

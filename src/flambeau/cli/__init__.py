@@ -1,5 +1,6 @@
 """The command line: the only place that reads argv and the environment."""
 
+import logging
 import signal
 import sys
 
@@ -59,7 +60,10 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except SetupError as error:
-        click.echo(f"flambeau: {printable(str(error))}", err=True)
+        if logs.in_json():
+            logs.event(str(error), level=logging.ERROR, exit=error.exit_code)
+        else:
+            click.echo(f"flambeau: {printable(str(error))}", err=True)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from flambeau import logs, sources
+from flambeau import logs, sources, stray
 from flambeau.cli.options import HELP, SettingsCommand, config_option, file_of, settings_options, source_options
 from flambeau.cli.progress import ShowProgress
 from flambeau.service import Service, split_options
@@ -46,7 +46,7 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
     from flambeau.web.server import bind, run
 
     source_part, settings = split_options(options)
-    logs.configure(settings.log_level)
+    stray.begin_log(settings.log_level, settings.log_format)
     gate, encryption = open_gate(settings, ours=True), server_context(settings)
     for variable in VARIABLES:  # nobody else is to read them, models least of all
         os.environ.pop(variable, None)

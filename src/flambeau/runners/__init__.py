@@ -3,11 +3,11 @@ processes imports neither their engines nor Pillow.
 """
 
 from flambeau.config import Settings
-from flambeau.runners.base import Runner
+from flambeau.runners.base import ObservedRunner
 from flambeau.runners.spec import ReplicaSpec
 
 
-def make(spec: ReplicaSpec, settings: Settings, *, replicas: int) -> Runner:
+def make(spec: ReplicaSpec, settings: Settings, *, replicas: int) -> ObservedRunner:
     """The runner that the settings ask for. Nothing is started yet."""
     if settings.runner == "threads":
         from flambeau.runners.replica import open_replica

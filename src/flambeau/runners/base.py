@@ -1,14 +1,14 @@
 """What a runner is, what it is handed, and how it says that a worker was lost."""
 
 import enum
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
 
 import msgspec
 
 from flambeau.errors import FlambeauError
-from flambeau.types import Item, Outcome
+from flambeau.types import Item, Outcome, WorkerView
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,9 @@ class Warm:
 
 
 Loss = Literal["killed", "crashed", "hung", "out_of_memory"]
+
+Restart = Literal[Loss, "failed_start"]
+"""Why another worker had to be started: the one before was lost, or did not become warm."""
 
 
 class WorkerLostError(FlambeauError):
@@ -91,4 +94,16 @@ class Runner(Protocol):
 
     async def close(self, timeout: float) -> None:
         """Let running batches finish for at most `timeout` seconds, then let go of the replicas."""
+        ...
+
+
+class ObservedRunner(Runner, Protocol):
+    """A runner that an operator can look at, from any thread."""
+
+    def workers(self) -> list[WorkerView]:
+        """Every replica, each always at its place."""
+        ...
+
+    def restarts(self) -> Mapping[str, int]:
+        """How many workers had to be replaced so far, by every `Restart`."""
         ...

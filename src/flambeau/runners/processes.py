@@ -10,17 +10,19 @@ import functools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import get_args
 
 import msgspec
 
 from flambeau import logs
 from flambeau.config import Settings
 from flambeau.errors import EngineError, SetupError
-from flambeau.runners.base import Batch, RunnerState, Slot, Warm, WorkerLostError
+from flambeau.process import resident_bytes
+from flambeau.runners.base import Batch, Restart, RunnerState, Slot, Warm, WorkerLostError
 from flambeau.runners.spec import ReplicaSpec
 from flambeau.runners.worker_process import OomKills, WorkerProcess
-from flambeau.types import Outcome
+from flambeau.types import Outcome, WorkerView
 
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.1, 30.0  # seconds
 _CRASHES_TO_FAIL, _CRASH_WINDOW = 5, 60.0  # so many deaths in so many seconds, without an answer in between
@@ -35,6 +37,8 @@ class ProcessesRunner:
         self._replicas = replicas
         self._workers: set[WorkerProcess] = set()  # all whose process may still be there
         self._ready: list[WorkerProcess] = []
+        self._places: list[WorkerProcess | None] = [None] * replicas  # who is warm at each place, for operators
+        self._restarts: dict[str, int] = dict.fromkeys(get_args(Restart), 0)
         self._keepers: list[asyncio.Task[None]] = []
         self._generations = 0
         self._oom_kills = OomKills()
@@ -55,8 +59,9 @@ class ProcessesRunner:
         except BaseException:
             await self._end_all()
             raise
-        self._keepers = [asyncio.create_task(self._keep(worker)) for worker in opened]
+        self._keepers = [asyncio.create_task(self._keep(place, worker)) for place, worker in enumerate(opened)]
         self._ready = list(opened)
+        self._places = list(opened)
         costs = [warm.cost for warm in (worker.started.result() for worker in opened) if warm.cost is not None]
         # While they warm up they disturb each other: the least doubt is in the one that gains least from a batch.
         return Warm(opened[0].started.result().device, max(costs, key=lambda cost: cost.two / cost.one, default=None))
@@ -75,6 +80,17 @@ class ProcessesRunner:
         if self._ready and not self._closed:
             return RunnerState.READY
         return RunnerState.FAILED if self._failed or self._closed else RunnerState.RESTARTING
+
+    def workers(self) -> list[WorkerView]:
+        return [
+            WorkerView("busy" if worker.busy else "idle", resident_bytes(worker.pid))
+            if worker is not None
+            else WorkerView("starting")
+            for worker in self._places
+        ]
+
+    def restarts(self) -> Mapping[str, int]:
+        return dict(self._restarts)
 
     async def close(self, timeout: float) -> None:
         self._closed = True
@@ -99,17 +115,20 @@ class ProcessesRunner:
         self._failed = False
         return outcomes
 
-    async def _keep(self, worker: WorkerProcess) -> None:
+    async def _keep(self, place: int, worker: WorkerProcess) -> None:
         """Wait for a worker to be lost, and start another in its place, for ever."""
         while True:
             how = await asyncio.shield(worker.lost)
             self._ready.remove(worker)
+            self._places[place] = None
+            self._restarts[how] += 1
             logs.event("worker lost", level=logging.WARNING, model=self._spec.name, pid=worker.pid, how=how)
             if how != "killed":
                 self._note_crash()
             self._on_change()
             worker = await self._replace(wide=worker.wide)
             self._ready.append(worker)
+            self._places[place] = worker
             self._ready.sort(key=lambda each: not each.wide)  # the first free one is taken
             self._failed = False
             self._on_change()
@@ -125,6 +144,7 @@ class ProcessesRunner:
                 return worker
             except (SetupError, WorkerLostError, OSError) as error:
                 self._note_crash()
+                self._restarts["failed_start"] += 1
                 again = f"{self._pause():.1f} s"
                 logs.event(
                     "worker cannot start", level=logging.ERROR, model=self._spec.name, error=error, again_in=again

@@ -4,15 +4,15 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, get_args
 
 from flambeau import logs
 from flambeau.errors import EngineError, RequestError, SetupError
-from flambeau.runners.base import Batch, RunnerState, Slot, Warm
+from flambeau.runners.base import Batch, Restart, RunnerState, Slot, Warm
 from flambeau.runners.replica import Replica
-from flambeau.types import Outcome
+from flambeau.types import Outcome, WorkerView
 
 _GIVE_UP_SECONDS = 5.0  # for the other replicas, when one cannot start
 
@@ -25,6 +25,7 @@ class ThreadsRunner:
         self._name = name
         self._replicas = replicas
         self._free = 0
+        self._warm = False
         self._on_change: Callable[[], None] = lambda: None
         self._work: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -47,6 +48,7 @@ class ThreadsRunner:
             await self.close(timeout=_GIVE_UP_SECONDS)
             raise failures[0]
         self._free = self._replicas
+        self._warm = True
         return opened[0].result()
 
     def reserve(self, *, alone: bool = False) -> Slot | None:
@@ -70,6 +72,15 @@ class ThreadsRunner:
 
     def state(self) -> RunnerState:
         return RunnerState.READY if any(thread.is_alive() for thread in self._threads) else RunnerState.FAILED
+
+    def workers(self) -> list[WorkerView]:
+        if not self._warm:
+            return [WorkerView("starting")] * self._replicas
+        idle = self._free
+        return [WorkerView("idle")] * idle + [WorkerView("busy")] * (self._replicas - idle)
+
+    def restarts(self) -> Mapping[str, int]:
+        return dict.fromkeys(map(str, get_args(Restart)), 0)  # a thread ends with its process and never before
 
     async def close(self, timeout: float) -> None:
         for _ in self._threads:

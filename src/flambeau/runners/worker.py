@@ -32,20 +32,28 @@ _LARGEST_ANSWERS = ipc.LARGEST_BODY * 3 // 4  # of one batch; the rest is for wh
 
 
 class WorkerOrder(msgspec.Struct, frozen=True):
-    """What a worker is told. `parent` is the process that started it; `memory` bounds its address space, in bytes."""
+    """What a worker is told. `parent` is the process that started it; `memory` bounds its address space, in bytes.
+
+    `log` is the descriptor for its log in JSON; without one that is text, on standard error.
+    """
 
     spec: ReplicaSpec
     generation: int
     parent: int
     memory: int | None
     log_level: str
+    log: int | None = None
 
 
 def main() -> None:
     """Answer batches until the socket closes."""
     order = msgspec.json.decode(sys.argv[2], type=WorkerOrder)
     restrict(order)
-    logs.configure(order.log_level)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what a model prints is read as it comes
+    if order.log is None:
+        logs.configure(order.log_level)
+    else:
+        logs.configure(order.log_level, "json", stream=open(order.log, "w", encoding="utf-8"))  # noqa: SIM115
     with socket.socket(fileno=int(sys.argv[1])) as sock:
         Worker(sock, order.generation).live(order.spec)
 

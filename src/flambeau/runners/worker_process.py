@@ -83,14 +83,15 @@ class WorkerProcess:
         self._funeral: asyncio.Task[None] | None = None
         self._oom_kills = oom_kills
         mine, theirs = socket.socketpair()
-        order = WorkerOrder(spec, generation, os.getpid(), settings.max_worker_memory, settings.log_level)
+        log = logs.descriptor()
+        order = WorkerOrder(spec, generation, os.getpid(), settings.max_worker_memory, settings.log_level, log)
         command = [sys.executable, "-P", "-m", "flambeau.runners.worker", str(theirs.fileno())]
         # On the loop's own thread and not in a pool's: a worker ends with the thread that spawned it (PDEATHSIG).
         with theirs:
             try:
                 self._process = subprocess.Popen(
                     [*command, msgspec.json.encode(order).decode()],
-                    pass_fds=[theirs.fileno()],
+                    pass_fds=[theirs.fileno()] if log is None else [theirs.fileno(), log],
                     stdin=subprocess.DEVNULL,
                     stdout=sys.stderr if _has_descriptor(sys.stderr) else subprocess.DEVNULL,
                     env=worker_environment(spec.threads),

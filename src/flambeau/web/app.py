@@ -14,9 +14,9 @@ from werkzeug.exceptions import HTTPException
 from flambeau import logs, sources
 from flambeau.errors import Code, RequestError
 from flambeau.service import AttachedService, BlockingService, Service, split_options
-from flambeau.web import hot, ops, ui
+from flambeau.web import hot, openapi_page, ops, ui
 from flambeau.web.access.gate import PASSED, Gate, open_gate
-from flambeau.web.errors import error_answer
+from flambeau.web.errors import STATUS, error_answer
 from flambeau.web.http import SAFE_HEADERS, HttpAnswer, HttpRequest, request_id
 
 ServiceHandle = AttachedService | BlockingService
@@ -53,7 +53,7 @@ def make_app(handle: ServiceHandle, gate: Gate) -> Flask:
         refusal = gate.check(request.method, request.path, headers, request.remote_addr or "")
         if refusal is None:
             return None
-        handle.service.metrics.refusals.labels(refusal.error.code).inc()
+        handle.service.metrics.refused(refusal.error.code, STATUS[refusal.error.code])
         return respond(refusal.answer(g.request_id))
 
     def let_pages_read(response: Response) -> Response:
@@ -80,6 +80,7 @@ def make_app(handle: ServiceHandle, gate: Gate) -> Flask:
     for rule in ("/livez", "/readyz"):
         app.add_url_rule(rule, "health", answer_hot, methods=["GET"])
     app.register_blueprint(ops.make_blueprint(handle))
+    app.register_blueprint(openapi_page.make_blueprint(handle))
     app.register_blueprint(ui.make_blueprint(handle))
     gate.guard(app)
     return app

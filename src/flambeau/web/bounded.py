@@ -199,5 +199,5 @@ class BoundedConnection(HttpToolsProtocol):
         self.transport.close()
 
     def _note(self, code: Code, why: str) -> None:
-        self._service.metrics.refusals.labels(code).inc()
+        self._service.metrics.refused(code, STATUS[code])
         logs.event("refused", why=why, status=STATUS[code], code=code, client=self._address)

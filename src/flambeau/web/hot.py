@@ -6,15 +6,19 @@ count in the same metrics.
 
 import re
 import time
+from collections.abc import Sequence
 
 import msgspec
 
-from flambeau import logs
+from flambeau import logs, tracing
 from flambeau.errors import RequestError
+from flambeau.model import Model
 from flambeau.service import Service
+from flambeau.tracing import longest
+from flambeau.types import Timings
 from flambeau.web import predict
 from flambeau.web.errors import error_answer
-from flambeau.web.http import SAFE_HEADERS, HttpAnswer, HttpRequest, request_id
+from flambeau.web.http import SAFE_HEADERS, HttpAnswer, HttpRequest, request_id, sealed
 
 _PREDICT = re.compile(r"/predict(?:/([^/]+)(?:/([^/]+))?)?")
 _HEALTH = ("/livez", "/readyz")
@@ -31,37 +35,82 @@ async def answer(service: Service, request: HttpRequest) -> HttpAnswer:
     """Answer a request for which `is_hot` holds. Never raises for what a client or a model does."""
     identity = request_id(request.headers)
     if request.path == "/livez":
-        return _finish(request, HttpAnswer(200, b'{"status":"live"}'), identity)
+        return sealed(HttpAnswer(200, b'{"status":"live"}'), identity)
     if request.path == "/readyz":
-        return _finish(request, readiness(service), identity)
-    return _finish(request, await _predict(service, request, identity), identity)
+        return sealed(readiness(service), identity)
+    return await _predict(service, request, identity)
 
 
 async def _predict(service: Service, request: HttpRequest, identity: str) -> HttpAnswer:
     matched = _PREDICT.fullmatch(request.path)
     assert matched is not None  # by `is_hot`
-    model, failure = None, None
+    model = None
     try:
         model = service.get(*matched.groups())
         found = await predict.answer(service, model, request, request_id=identity)
     except RequestError as error:
-        failure = error
+        if model is None:
+            service.metrics.other.rejected(error.code)
+        found = _refused(error, identity)
     except Exception as error:
         logs.failure("a request failed unexpectedly", error, id=identity)
-        failure = RequestError("the server failed on this request", code="internal")
-    if failure is not None:
-        found = error_answer(failure, identity)
-    if model is not None:
-        model.metrics.answered(found.status)
+        found = _refused(RequestError("the server failed on this request", code="internal"), identity)
+    status = found.http.status
+    seconds = time.monotonic() - request.received
+    if model is None:
+        service.metrics.other.answered(status)
+    else:
+        model.metrics.answered(status)
+        if status == 200:
+            model.metrics.took(seconds)
+    trace = None
+    if service.tracer is not None or "traceparent" in request.headers:
+        trace = _trace(service, model, request, found, identity)
     logs.event(
         "POST /predict",
         id=identity,
+        trace=trace,
         model=model.name if model else None,
-        status=found.status,
-        code=failure.code if failure else None,
-        ms=1000 * (time.monotonic() - request.received),
+        status=status,
+        code=found.error.code if found.error else None,
+        ms=1000 * seconds,
     )
-    return found
+    timing = ("Server-Timing", _server_timing(found.timings, seconds))
+    headers = (("X-Request-ID", identity), *SAFE_HEADERS, timing, *found.http.headers)
+    return HttpAnswer(status, found.http.body, found.http.content_type, headers)
+
+
+def _refused(error: RequestError, identity: str) -> predict.Answered:
+    return predict.Answered(error_answer(error, identity), error, (), 0.0)
+
+
+def _trace(
+    service: Service, model: Model | None, request: HttpRequest, found: predict.Answered, identity: str
+) -> str | None:
+    """The id of the trace that the request belongs to, where there is one; its spans are made now that it is over."""
+    parent = tracing.parent_of(request.headers.get("traceparent"))
+    if service.tracer is None:
+        return parent.trace if parent else None
+    status = found.http.status
+    attributes: dict[str, str | int] = {
+        "http.request.method": "POST",
+        "http.route": "/predict",
+        "http.response.status_code": status,
+        "flambeau.request_id": identity,
+    }
+    if model is not None:
+        attributes |= {"flambeau.model": model.name, "flambeau.version": model.version}
+    if found.error is not None:
+        attributes["error.type"] = found.error.code
+    return service.tracer.record(
+        "POST /predict",
+        parent,
+        began=request.received,
+        queued=found.queued,
+        timings=found.timings,
+        attributes=attributes,
+        failed=status >= 500,
+    )
 
 
 def readiness(service: Service) -> HttpAnswer:
@@ -74,9 +123,13 @@ def readiness(service: Service) -> HttpAnswer:
     return HttpAnswer(200 if ready else 503, msgspec.json.encode(body))
 
 
-def _finish(request: HttpRequest, found: HttpAnswer, identity: str) -> HttpAnswer:
-    """The answer with the headers that every answer carries, and the whole time beside that of the stages."""
-    total = f", total;dur={1000 * (time.monotonic() - request.received):.2f}"
-    own = [(name, value + total if name == "Server-Timing" else value) for name, value in found.headers]
-    headers = (("X-Request-ID", identity), *SAFE_HEADERS, *own)
-    return HttpAnswer(found.status, found.body, found.content_type, headers)
+def _server_timing(timings: Sequence[Timings], seconds: float) -> str:
+    """W3C Server-Timing in milliseconds: the stages that were come to, each item's longest, and the whole."""
+    total = f"total;dur={1000 * seconds:.2f}"
+    one = longest(timings)
+    if not one.queue + one.prepare + one.compute + one.finish:
+        return total
+    return (
+        f"queue;dur={1000 * one.queue:.2f}, prepare;dur={1000 * one.prepare:.2f}, "
+        f"compute;dur={1000 * one.compute:.2f}, finish;dur={1000 * one.finish:.2f}, {total}"
+    )

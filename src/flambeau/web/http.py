@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qs
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+"""What a client may call its request."""
 
 JSON = "application/json"
 
@@ -26,10 +27,9 @@ class HttpRequest:
     body: bytes
     received: float = field(default_factory=time.monotonic)
 
-    def parameter(self, name: str) -> str | None:
-        """The last value of a query parameter."""
-        values = parse_qs(self.query, keep_blank_values=True).get(name) if self.query else None
-        return values[-1] if values else None
+    def parameters(self, name: str) -> list[str]:
+        """Every value that the query gives to that name."""
+        return parse_qs(self.query, keep_blank_values=True).get(name, []) if self.query else []
 
     def media_type(self) -> str:
         """The content type in lower case, without its parameters; empty where there is none."""
@@ -54,4 +54,4 @@ def sealed(answer: HttpAnswer, identity: str) -> HttpAnswer:
 def request_id(headers: Mapping[str, str]) -> str:
     """The client's X-Request-ID where it is harmless, else a new one."""
     given = headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+    return given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)

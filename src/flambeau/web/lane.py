@@ -102,7 +102,7 @@ class Lane:
         """Answer, but do not end the answer yet."""
         identity, code = request_id(headers), refusal.error.code
         client = (scope.get("client") or ("",))[0]
-        self._service.metrics.refusals.labels(code).inc()
+        self._service.metrics.refused(code, STATUS[code])
         logs.event(f"{scope['method']} refused", id=identity, status=STATUS[code], code=code, client=client)
         whole = "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
         closing = () if whole else (("Connection", "close"),)

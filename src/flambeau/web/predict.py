@@ -6,9 +6,10 @@ JSON {"input": x}                  {"output": y}
 several parts                      {"predictions": [...]} in the order sent; a bad one fails alone
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -18,13 +19,12 @@ from flambeau.model import Model
 from flambeau.service import Service
 from flambeau.types import Classification, Options, Outcome, Payload, Timings, Value
 from flambeau.web import json_body, multipart
-from flambeau.web.errors import error_body
+from flambeau.web.contract import FORM_PARTS, THRESHOLD, TIMEOUT, TOP_K, reading_of
+from flambeau.web.errors import error_answer, error_body
 from flambeau.web.http import HttpAnswer, HttpRequest
 
 Form = Literal["file", "image"]
 """The name of the part that carried an item, which decides the shape of its answer."""
-
-_MAX_TOP_K = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +36,38 @@ class Call:
     ranked: bool
 
 
-async def answer(service: Service, model: Model, request: HttpRequest, *, request_id: str) -> HttpAnswer:
+class Answered(NamedTuple):
+    """An answer, with what only the log and the trace want of it.
+
+    `error` is that of an item that was sent alone, `timings` are the items', and `queued` is the time of
+    `time.monotonic()` at which they were handed to the model.
+    """
+
+    http: HttpAnswer
+    error: RequestError | None
+    timings: Sequence[Timings]
+    queued: float
+
+
+async def answer(service: Service, model: Model, request: HttpRequest, *, request_id: str) -> Answered:
     """Answer a prediction request to that model. Raises `RequestError` for a request that fails as a whole."""
-    call = read(request, model.kind, service.settings)
+    try:
+        call = read(request, model.kind, service.settings)
+        timeout = _timeout(request, service.settings.deadline)
+    except RequestError as error:
+        model.metrics.rejected(error.code)
+        raise
     payloads = [payload for _, payload in call.items if isinstance(payload, Payload)]
-    timeout = _timeout(request, service.settings.deadline)
+    queued = time.monotonic()
     computed = iter(await service.predict(model, payloads, call.options, timeout=timeout) if payloads else [])
     outcomes = [
         (form, next(computed) if isinstance(payload, Payload) else Outcome(payload)) for form, payload in call.items
     ]
-    return render(call, outcomes, request_id=request_id)
+    timings = [outcome.timings for _, outcome in outcomes]
+    first = outcomes[0][1].result
+    if len(outcomes) == 1 and isinstance(first, RequestError):
+        return Answered(error_answer(first, request_id), first, timings, queued)
+    return Answered(render(call, outcomes, request_id=request_id), None, timings, queued)
 
 
 def read(request: HttpRequest, kind: str, settings: Settings) -> Call:
@@ -57,12 +79,12 @@ def read(request: HttpRequest, kind: str, settings: Settings) -> Call:
         raise RequestError(
             f"the request has {len(items)} items: the most is {settings.max_items}", code="too_many_items"
         )
-    top_k = _number(request, "top_k", int, 1, _MAX_TOP_K)
+    top_k = TOP_K.read(request)
     return Call(
         items=items,
         options=Options(
-            top_k=top_k or 1,
-            threshold=_number(request, "threshold", float, 0, 1),
+            top_k=int(top_k or 1),
+            threshold=THRESHOLD.read(request),
             probabilities=any(form == "image" for form, _ in items),
         ),
         ranked=top_k is not None,
@@ -73,17 +95,18 @@ def _read_items(request: HttpRequest, kind: str, settings: Settings) -> list[tup
     media_type = request.media_type()
     if not request.body:
         raise _nothing_sent(kind, code="empty_body")
-    if media_type == "multipart/form-data":
+    reading = reading_of(media_type)
+    if reading == "form":
         parts = multipart.parse(request.body, request.headers["content-type"], max_parts=settings.max_items)
-        items = [(_form(part.name), _file(part.data)) for part in parts if part.name in ("file", "image")]
+        items = [(_form(part.name), _file(part.data)) for part in parts if part.name in FORM_PARTS]
         if not items:
             raise _nothing_sent(kind, code="missing_file")
         if len(items) == 1 and isinstance(items[0][1], RequestError):
             raise items[0][1]
         return items
-    if media_type == "application/json" or media_type.endswith("+json"):
+    if reading == "json":
         return [("file", Payload("json", json_body.read_input(request.body, max_depth=settings.max_json_depth)))]
-    if media_type.startswith("image/") or media_type in ("", "application/octet-stream"):
+    if reading == "raw":
         return [("file", Payload("file", request.body))]
     if media_type == "application/x-www-form-urlencoded" and kind == "image":
         raise _nothing_sent(
@@ -111,46 +134,23 @@ def _nothing_sent(kind: str, *, code: Literal["empty_body", "missing_file"]) -> 
     return RequestError('the body is empty: send JSON like {"input": ...}', code=code)
 
 
-def _number(request: HttpRequest, name: str, convert: type, least: float, most: float) -> Any:
-    """A query parameter as a number within bounds, or `None` where it is absent."""
-    text = request.parameter(name)
-    if text is None:
-        return None
-    try:
-        value = convert(text)
-    except ValueError:
-        value = None
-    if value is None or not least <= value <= most:
-        kind = "a whole number" if convert is int else "a number"
-        raise RequestError(f"?{name}= must be {kind} from {least} to {most}", code="bad_request")
-    return value
-
-
 def _timeout(request: HttpRequest, most: float) -> float:
     """The seconds this request may take: the server's deadline, which X-Request-Timeout-Ms can lower."""
-    given = request.headers.get("x-request-timeout-ms")
-    if given is None:
-        return most
-    if not (given.isascii() and given.isdigit() and 0 < int(given[:10]) <= 10**9):
-        raise RequestError("X-Request-Timeout-Ms must be a whole number of milliseconds", code="bad_request")
-    return min(most, int(given) / 1000)
+    milliseconds = TIMEOUT.read(request)
+    return most if milliseconds is None else min(most, milliseconds / 1000)
 
 
 def render(call: Call, outcomes: Sequence[tuple[Form, Outcome]], *, request_id: str) -> HttpAnswer:
-    """The answer to a request: one item's own, or a list. Raises the error of an item that was sent alone."""
-    headers = [("Server-Timing", _server_timing([outcome.timings for _, outcome in outcomes]))]
+    """The answer to a request: one item's own, or a list in which items' errors stand at their places."""
     nonfinite = sum(outcome.result.nonfinite for _, outcome in outcomes if isinstance(outcome.result, Value))
-    if nonfinite:
-        headers.append(("X-Nonfinite-Outputs", str(nonfinite)))
+    headers = (("X-Nonfinite-Outputs", str(nonfinite)),) if nonfinite else ()
     body: dict[str, Any]
     if len(outcomes) == 1:
         [(form, outcome)] = outcomes
-        if isinstance(outcome.result, RequestError):
-            raise outcome.result
         body = _item_body(call, form, outcome, request_id)
     else:
         body = {"predictions": [_item_body(call, form, outcome, request_id) for form, outcome in outcomes]}
-    return HttpAnswer(200, msgspec.json.encode(body), headers=tuple(headers))
+    return HttpAnswer(200, msgspec.json.encode(body), headers=headers)
 
 
 def _item_body(call: Call, form: Form, outcome: Outcome, request_id: str) -> dict[str, Any]:
@@ -182,18 +182,4 @@ def not_recognised(result: Classification) -> str:
     return (
         f"nothing was recognised: the top probability {result.top[0].probability:.3f} "
         f"is below the threshold {result.threshold:g}"
-    )
-
-
-def _server_timing(timings: Sequence[Timings]) -> str:
-    """W3C Server-Timing in milliseconds: of several items, each stage's longest."""
-    if len(timings) == 1:
-        [one] = timings
-        return (
-            f"queue;dur={1000 * one.queue:.2f}, prepare;dur={1000 * one.prepare:.2f}, "
-            f"compute;dur={1000 * one.compute:.2f}, finish;dur={1000 * one.finish:.2f}"
-        )
-    return ", ".join(
-        f"{stage};dur={1000 * max(getattr(timing, stage) for timing in timings):.2f}"
-        for stage in ("queue", "prepare", "compute", "finish")
     )

@@ -82,9 +82,9 @@ def make_blueprint(handle: AttachedService | BlockingService) -> Blueprint:
             if len(outcomes) == 1 and isinstance(outcomes[0].result, RequestError):
                 raise outcomes[0].result
         except RequestError as error:
-            model.metrics.answered(STATUS[error.code])
+            model.metrics.answered(STATUS[error.code], "page")
             return page(model, [refused(error)], parts, status=STATUS[error.code])
-        model.metrics.answered(200)
+        model.metrics.answered(200, "page")
         return page(model, cards_of(outcomes), parts)
 
     @blueprint.get("/dashboard")
