@@ -16,8 +16,9 @@ from flambeau.errors import ConfigError
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder."""
+    """An empty current folder, and nothing set beside what a test sets."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FLAMBEAU_LOG_FORMAT", raising=False)
     return tmp_path
 
 
@@ -43,6 +44,15 @@ def test_a_flag_wins_over_the_environment_over_the_file_over_the_default(folder:
     assert found["deadline"] == (20.0, "FLAMBEAU_DEADLINE")
     assert found["port"] == (3, "flambeau.toml, line 4")
     assert found["threads"] == (None, "default")
+
+
+def test_auto_goes_before_a_number_of_a_weaker_place(folder: Path) -> None:
+    (folder / FILE).write_text("replicas = 3\nthreads = 'auto'\n")
+    assert in_force()["replicas"] == (3, "flambeau.toml, line 1")
+    assert in_force()["threads"] == (None, "flambeau.toml, line 2")
+    assert in_force("--replicas", "auto")["replicas"] == (None, "--replicas")
+    assert in_force(FLAMBEAU_REPLICAS="auto")["replicas"] == (None, "FLAMBEAU_REPLICAS")
+    assert "is not a whole number, 1 or more, nor auto" in refusal("--replicas", "some")
 
 
 @pytest.mark.parametrize(

@@ -89,17 +89,22 @@ class Settings:
     )
     replicas: int | None = _worker(
         None,
-        "Replicas of the model, one batch each at a time. Default: one per core, one for Python models.",
-        long="Replicas of the model, one batch each at a time. Not set: one per core on the CPU, one on an "
-        "accelerator, one for Python models.",
+        "Replicas of the model, one batch each at a time. Default: auto, as many as the build measured best.",
+        long="Replicas of the model, one batch each at a time. Not set, or `auto`: what the build "
+        "[measured](engines.md#replicas-and-threads) to answer most on this machine; where nothing was measured, one "
+        "per core on the CPU, one on an accelerator, one for Python models.",
         minimum=1,
+        metavar="N|auto",
+        unset="auto",
     )
     threads: int | None = _worker(
         None,
-        "Threads of each replica's engine. Default: the cores shared between the replicas.",
-        long="Threads of each replica's engine. Not set: the cores shared between the replicas, at least one, and for "
-        "a batch that is alone [all of them](engines.md#replicas-and-threads).",
+        "Threads of each replica's engine. Default: auto, the cores shared between the replicas.",
+        long="Threads of each replica's engine. Not set, or `auto`: the cores shared between the replicas, at least "
+        "one, and for a batch that is alone [all of them](engines.md#replicas-and-threads).",
         minimum=1,
+        metavar="N|auto",
+        unset="auto",
     )
     max_batch_size: int = _queue(
         0,

@@ -32,7 +32,7 @@ class Setting:
     """A setting: its `name` is that of the keyword, and the others follow from it.
 
     `meaning` is one line for `--help`; `long`, where given, is what the documentation says instead. Bounds are
-    inclusive. A setting whose `metavar` is FILE or DIR is a path.
+    inclusive. A setting whose `metavar` is FILE or DIR is a path. `unset` is the word that spells "not set", `None`.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Setting:
     minimum: float | None = None
     maximum: float | None = None
     metavar: str | None = None
+    unset: str | None = None
 
     @property
     def flag(self) -> str:
@@ -74,6 +75,8 @@ class Setting:
 
     def from_text(self, text: str) -> Any:
         """The value that a flag or a variable spells. Raises `ValueError` with the end of a sentence: "is not ..."."""
+        if text == self.unset:
+            return None
         try:
             value = _TEXTS[self.kind](text)
         except ValueError:
@@ -83,6 +86,8 @@ class Setting:
 
     def from_toml(self, value: Any) -> Any:
         """The value that TOML spells: numbers are numbers there, and no text. Raises `ValueError` as `from_text`."""
+        if value is not None and value == self.unset:
+            return None
         if not _TOML_FORMS[self.kind](value):
             raise ValueError(self._wanted(as_toml=True))
         taken = tuple(value) if isinstance(value, list) else float(value) if self.kind == "number" else value
@@ -111,7 +116,7 @@ class Setting:
         bounds = least if self.maximum is None else f", {self.minimum} to {self.maximum}"
         return {
             "text": 'is not text: write it in quotes, "..."',
-            "whole": f"is not a whole number{bounds}",
+            "whole": f"is not a whole number{bounds}{f', nor {self.unset}' if self.unset else ''}",
             "number": f"is not a number{bounds}",
             "switch": "is neither true nor false",
             "choice": f"is not one of {', '.join(self.choices)}",
