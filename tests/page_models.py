@@ -14,6 +14,7 @@ from flambeau.config import Settings
 from flambeau.orders import SourceOptions
 from flambeau.service import BlockingService, Service
 from flambeau.types import Label, TensorSpec
+from flambeau.web.access.gate import open_gate
 from flambeau.web.app import make_app
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -35,7 +36,7 @@ def open_several(default: Bundle, double_py: Path, folder: Path) -> BlockingServ
 
 def application(service: BlockingService) -> Flask:
     """The whole application over a running service."""
-    return make_app(service)
+    return make_app(service, open_gate(service.service.settings, ours=False))
 
 
 def hostile(default: Bundle, folder: Path) -> Bundle:
