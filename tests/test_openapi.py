@@ -54,7 +54,7 @@ def fuzz(server: ServerProcess, folder: Path, *, examples: int) -> None:
             str(Path(sys.executable).with_name("st")),
             "--config-file", str(Path(__file__).with_name("schemathesis.toml")), "--no-color",
             "run", server.url + "/openapi.json", "--checks", "all", "--phases", "examples,coverage,fuzzing,stateful",
-            "--max-examples", str(examples), "--workers", "1", "--continue-on-failure",
+            "--max-examples", str(examples), "--workers", "1", "--continue-on-failure", "--seed", "1",
         ],
         capture_output=True, text=True, timeout=900, cwd=folder, check=False,
     )  # fmt: skip
