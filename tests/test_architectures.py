@@ -16,6 +16,7 @@ from flambeau.architectures.hollow import NotHollow, hollow, require_numbers
 from flambeau.build import labels
 from flambeau.bundle import Architecture, CodeReference, Head, HeadLayer
 from flambeau.errors import SourceError
+from flambeau.orders import SourceOptions, order_for
 from flambeau.pipelines.image import ImagePipeline
 from flambeau.types import Payload, TensorSpec
 
@@ -105,6 +106,13 @@ def test_every_classification_model_is_constructed_and_answers_classes(name: str
 def test_a_name_is_looked_up_in_the_libraries_in_turn(name: str, registry: str, plain: str) -> None:
     found = architectures.find(name)
     assert (found.registry, found.name) == (registry, plain)
+
+
+@pytest.mark.parametrize("source", ["timm/resnet18", "torchvision/resnet18", "resnet18"])
+def test_a_network_of_either_library_can_be_the_source(source: str, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    save_file({"fc.weight": torch.zeros(2, 2)}, weights)
+    assert order_for(SourceOptions(source=source, weights=str(weights))).architecture == source
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,8 @@ def _absolute(text: str | None) -> str | None:
 
 def _looks_like_path(text: str) -> bool:
     suffixes = {".pth", ".pt", ".pt2", ".bin", ".ckpt", ".safetensors", ".onnx", ".mar", ".tar", ".py"}
-    return os.sep in text or "/" in text or Path(text).suffix in suffixes
+    name = text.removeprefix("timm/").removeprefix("torchvision/")  # no folders: they say whose network is meant
+    return os.sep in name or "/" in name or Path(name).suffix in suffixes
 
 
 def _tame(text: str) -> str:

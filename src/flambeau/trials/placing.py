@@ -18,7 +18,7 @@ from flambeau.pipelines.opening import open_pipeline
 MEASURED = ("onnxruntime", "openvino")
 """The engines whose replicas are placed by measurement."""
 
-_ROUNDS, _SECONDS = 3, 0.15
+_ROUNDS, _SECONDS = 3, 0.1
 _MARGIN = 1.1
 """How many times more fewer replicas must answer to be taken instead of one for each core: a smaller difference would
 make the choice a matter of luck. A lone request has all cores either way."""
