@@ -28,7 +28,8 @@ def test_mounted_in_somebodys_own_application(default_bundle: Bundle, cat: bytes
     body = {"file": (io.BytesIO(cat), "c.png")}
     assert client.post("/cats/predict", data=body).json == {"class_id": "n02124075", "class_name": "Egyptian_cat"}
     [style] = re.findall(r'href="([^"]+style\.css)"', client.get("/cats/").text)
-    assert client.get(urljoin("/cats/", style)).status_code == 200
+    with client.get(urljoin("/cats/", style)) as found:
+        assert found.status_code == 200
     cats.extensions["flambeau"].close()
 
 
