@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from flambeau.agreement import INT8_TOLERANCE, TOLERANCE, Agreement
-from flambeau.config import EngineName
+from flambeau.config import EngineName, usable_cores
 from flambeau.errors import BundleError
 from flambeau.measurements import Placements, Quantised, Trials
 from flambeau.types import Label, TensorSpec
@@ -238,8 +239,10 @@ def read(path: Path, *, whole: bool = True) -> Bundle:
     for name in manifest.members:
         if os.path.isabs(name) or ".." in Path(name).parts:
             raise BundleError(f"bundle {path} lists a member outside itself: {name}")
-    for name, expected in manifest.members.items() if whole else ():
-        _verify(path, name, expected)
+    if whole:
+        with ThreadPoolExecutor(usable_cores(), "verify") as pool:  # hashing lets other threads run
+            for verified in [pool.submit(_verify, path, *each) for each in manifest.members.items()]:
+                verified.result()
     return Bundle(path, manifest, verified=manifest.members if whole else ())
 
 

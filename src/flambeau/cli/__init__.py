@@ -1,5 +1,6 @@
 """The command line: the only place that reads argv and the environment."""
 
+import importlib
 import logging
 import signal
 import sys
@@ -7,20 +8,28 @@ import sys
 import click
 
 from flambeau import logs
-from flambeau.cli.bench import bench
-from flambeau.cli.build import build
-from flambeau.cli.config import config
-from flambeau.cli.doctor import doctor
-from flambeau.cli.inspect import inspect
-from flambeau.cli.predict import predict
-from flambeau.cli.serve import serve
 from flambeau.cli.text import printable
-from flambeau.cli.token import token
 from flambeau.errors import SetupError
 from flambeau.version import VERSION
 
+_COMMANDS = ("serve", "build", "inspect", "predict", "bench", "config", "doctor", "token")
+"""Each is the function of that name in the module of that name."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class _Commands(click.Group):
+    """A group that imports a command when it is asked for: a server does not wait for what it never runs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"flambeau.cli.{cmd_name}"), cmd_name)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(VERSION)
 def cli() -> None:
     """Give it a trained PyTorch model, get a service that people can use.
@@ -37,16 +46,6 @@ def cli() -> None:
       flambeau doctor                                         what is wrong with this machine, and what to do
       flambeau token                                          a fresh token for --tokens-file
     """
-
-
-cli.add_command(serve)
-cli.add_command(build)
-cli.add_command(inspect)
-cli.add_command(predict)
-cli.add_command(bench)
-cli.add_command(config)
-cli.add_command(doctor)
-cli.add_command(token)
 
 
 def main() -> None:
