@@ -18,7 +18,7 @@ from flambeau.web.http import REQUEST_ID
 Schema = dict[str, Any]
 
 _WHOLE_FILE: Schema = {"type": "string", "format": "binary", "minLength": 1}
-_PART: Schema = {"type": "string", "contentMediaType": "application/octet-stream"}
+_PART: Schema = {"contentMediaType": "application/octet-stream"}  # no type: it is bytes, whatever they say
 
 ERROR: Schema = {
     "type": "object",
