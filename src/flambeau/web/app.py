@@ -80,7 +80,7 @@ def make_app(handle: ServiceHandle, gate: Gate) -> Flask:
     for rule in ("/livez", "/readyz"):
         app.add_url_rule(rule, "health", answer_hot, methods=["GET"])
     app.register_blueprint(ops.make_blueprint(handle))
-    app.register_blueprint(openapi_page.make_blueprint(handle))
+    app.register_blueprint(openapi_page.make_blueprint(handle, gate.tokens_for))
     app.register_blueprint(ui.make_blueprint(handle))
     gate.guard(app)
     return app

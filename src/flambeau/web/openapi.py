@@ -3,6 +3,7 @@
 What can be sent comes from `flambeau.web.contract`, which validates requests too; statuses from `flambeau.web.errors`.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from flambeau.config import Settings
@@ -11,6 +12,7 @@ from flambeau.model import Model
 from flambeau.service import Service
 from flambeau.version import VERSION
 from flambeau.web import openapi_schemas
+from flambeau.web.access.routes import Need
 from flambeau.web.contract import NUMBERS, Number
 from flambeau.web.errors import STATUS
 from flambeau.web.http import REQUEST_ID
@@ -20,11 +22,14 @@ Document = dict[str, Any]
 _NOT_OF_PREDICTIONS: frozenset[Code] = frozenset({"not_found", "method_not_allowed"})
 _REASONS = {
     400: "The request is not understood, or the model refuses the input.",
+    401: "A token is needed.",
+    403: "This token is not for this, or the request comes from a page of another site.",
     404: "There is no such model or version.",
     408: "The request was not whole in time.",
     413: "Larger than the service takes.",
     415: "Of a type that is not read.",
     422: "Read, and broken.",
+    429: "Too many requests: try again after `Retry-After`.",
     500: "The model or the server failed.",
     503: "Not now: try again after `Retry-After`.",
     504: "Not in time.",
@@ -32,8 +37,8 @@ _REASONS = {
 }
 
 
-def document(service: Service) -> Document:
-    """The document of that service as it is now."""
+def document(service: Service, needs: Mapping[str, Need]) -> Document:
+    """The document of that service as it is now. `needs` says which routes take a token, by method and rule."""
     default = service.get()
     paths: Document = {"/predict": _prediction(default, service.settings, "predict", "the default model")}
     for model in service.models():
@@ -42,6 +47,8 @@ def document(service: Service) -> Document:
         paths[route] = _prediction(newest, service.settings, route[1:], f"{model.name}, newest version")
         exact = f"{route}/{model.version}"
         paths[exact] = _prediction(model, service.settings, exact[1:], f"{model.name}, version {model.version}")
+    paths |= _operations()
+    _secure(paths, needs)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -52,13 +59,23 @@ def document(service: Service) -> Document:
         },
         "servers": [{"url": "./"}],
         "tags": [{"name": "predictions"}, {"name": "operations", "description": "For operators and their tools."}],
-        "paths": paths | _operations(),
+        "paths": paths,
         "components": {
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
             "schemas": {"Error": openapi_schemas.ERROR, "Readiness": _READINESS},
             "parameters": {"RequestId": _REQUEST_ID},
             "headers": _HEADERS,
         },
     }
+
+
+def _secure(paths: Document, needs: Mapping[str, Need]) -> None:
+    """Write to each operation that it takes a token, where it does."""
+    for path, operations in paths.items():
+        rule = "/predict" if path.startswith("/predict") else path
+        for method, operation in operations.items():
+            if needs.get(f"{method.upper()} {rule}", "public") != "public":
+                operation["security"] = [{"token": []}]
 
 
 def _prediction(model: Model, settings: Settings, identity: str, which: str) -> Document:

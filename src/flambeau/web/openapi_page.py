@@ -3,6 +3,7 @@
 The files of the page are a closed set that is read once; no path of a request ever reaches the disk.
 """
 
+from collections.abc import Mapping
 from importlib.resources import files
 
 import msgspec
@@ -10,6 +11,7 @@ from flask import Blueprint, Response, abort, render_template
 
 from flambeau.service import AttachedService, BlockingService
 from flambeau.web import openapi
+from flambeau.web.access.routes import Need
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -24,15 +26,15 @@ _TYPES = {
 }
 
 
-def make_blueprint(handle: AttachedService | BlockingService) -> Blueprint:
-    """The document, its page, and the files of that page."""
+def make_blueprint(handle: AttachedService | BlockingService, needs: Mapping[str, Need]) -> Blueprint:
+    """The document, its page, and the files of that page. `needs` says which routes take a token."""
     blueprint = Blueprint("openapi", __name__, template_folder="templates")
     folder = files("flambeau.web") / "vendor" / "swagger-ui"
     known: dict[str, bytes] = {}
 
     @blueprint.get("/openapi.json")
     def document() -> Response:
-        return Response(msgspec.json.encode(openapi.document(handle.service)), content_type="application/json")
+        return Response(msgspec.json.encode(openapi.document(handle.service, needs)), content_type="application/json")
 
     @blueprint.get("/docs")
     def page() -> Response:

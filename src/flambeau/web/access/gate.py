@@ -50,6 +50,11 @@ class Gate:
             self._needs["GET /metrics"] = "public"
         self._routes: Routes | None = None
 
+    @property
+    def tokens_for(self) -> Mapping[str, Need]:
+        """What takes a token, by method and rule; nothing where there are none."""
+        return {route: need for route, need in self._needs.items() if need != "public"} if self._tokens else {}
+
     def guard(self, app: Flask) -> None:
         """Decide over this application's routes. `app.extensions["flambeau.routes"]` is the table, to be added to."""
         self._routes = Routes(app.url_map, self._needs)
