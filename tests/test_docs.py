@@ -281,8 +281,7 @@ class Examples:
         self._url: str | None = None
         self._server = contextlib.ExitStack()
         beside_python = str(Path(sys.executable).parent)
-        readers = {name: value for name, value in os.environ.items() if name != "FLAMBEAU_LOG_FORMAT"}
-        self._environment = readers | {
+        self._environment = os.environ | {
             "PATH": os.pathsep.join([beside_python, os.environ.get("PATH", "")]),
             "PYTHONUNBUFFERED": "1",
         }

@@ -214,9 +214,11 @@ def test_numbers_from_tables_into_csv_and_onto_the_screen(double_py: Path, tmp_p
 @contextlib.contextmanager
 def running(*arguments: object, cwd: Path) -> Iterator["subprocess.Popen[str]"]:
     """A `flambeau predict` that is at work. It is killed in the end if it still runs."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background process would ignore it
     process = subprocess.Popen(
         [*FLAMBEAU, "predict", *map(str, arguments)], cwd=cwd, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE
     )
+    signal.signal(signal.SIGINT, before)
     try:
         yield process
     finally:
