@@ -84,10 +84,7 @@ $(VENV)/.installed-slow: $(VENV)/.installed-test
 	$(PIP) -e ".[torch,test,openvino]"
 	@touch $@
 
-$(VENV)/.installed-screenshots: $(VENV)/.installed-test
-	PYTHONPATH=tests $(BIN)/python scripts/screenshots.py
-
-lint: $(VENV)/.installed-test
+$(VENV)/.installed-lint: $(VENV)/.installed-test
 	@echo "== installing what the lint needs"
 	$(PIP) -e ".[torch,test,lint]"
 	@touch $@
