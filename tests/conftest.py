@@ -14,6 +14,7 @@ import pytest
 import requests
 from PIL import Image
 
+import browser
 import page_models
 from flambeau import sources
 from flambeau.bundle import Bundle
@@ -56,6 +57,18 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def default_bundle(cache: Path) -> Bundle:
     """The embedded default, built once for the run."""
     return sources.open_source(SourceOptions(), progress=lambda event: None)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The browser's program, which is installed where it is missing and can be."""
+    try:
+        browser.install()
+    except browser.NoBrowserError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    return browser.CHROMIUM
 
 
 def photograph(name: str) -> Image.Image:

@@ -1,6 +1,5 @@
 """The page in a real browser: Chromium against a real server. No complaint of its console or its policy is accepted."""
 
-import os
 import subprocess
 import sys
 import threading
@@ -12,7 +11,7 @@ import pytest
 from selenium.webdriver.common.keys import Keys
 from werkzeug.serving import make_server
 
-from browser import DESKTOP, PHONE, Browser, NoBrowserError, Screen, install, open_browser
+from browser import DESKTOP, PHONE, Browser, Screen, open_browser
 from conftest import ServerProcess, encoded, photograph
 from flambeau.service import BlockingService
 from page_models import HOSTILE, application
@@ -72,13 +71,7 @@ def site(several_models: BlockingService) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="module")
-def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    try:
-        install()
-    except NoBrowserError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
+def window(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     with open_browser(tmp_path_factory.mktemp("profile")) as window:
         yield window
 
