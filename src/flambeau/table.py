@@ -11,15 +11,17 @@ from flambeau import config
 from flambeau.orders import Activation
 from flambeau.setting import Kind, Setting
 
+TOKEN, ADMIN_TOKEN = "FLAMBEAU_TOKEN", "FLAMBEAU_ADMIN_TOKEN"
+
 VARIABLES = {
     "FLAMBEAU_CONFIG": "The configuration file, as `--config`.",
     "FLAMBEAU_CACHE": "The folder that built bundles are kept in.",
-    "FLAMBEAU_TOKEN": "The token that clients must show.",
-    "FLAMBEAU_ADMIN_TOKEN": "The token for what operators do.",
+    TOKEN: "The token that clients must show.",
+    ADMIN_TOKEN: "The token for what operators do.",
 }
 """Variables that are read and are no settings. What is secret stands here, and never in a flag."""
 
-SECRET_VARIABLES = ("FLAMBEAU_TOKEN", "FLAMBEAU_ADMIN_TOKEN")
+SECRET_VARIABLES = (TOKEN, ADMIN_TOKEN)
 
 PERMISSIONS = ("allow_code", "insecure_no_auth")
 """Settings that let something happen which is refused otherwise: somebody has to say so."""

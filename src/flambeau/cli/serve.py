@@ -10,7 +10,7 @@ from flambeau import logs, sources, stray
 from flambeau.cli.options import HELP, SettingsCommand, config_option, file_of, settings_options, source_options
 from flambeau.cli.progress import ShowProgress
 from flambeau.service import Service, split_options
-from flambeau.web.access.tokens import VARIABLES
+from flambeau.table import SECRET_VARIABLES
 
 _EXAMPLES = """
 \b
@@ -48,7 +48,7 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
     source_part, settings = split_options(options)
     stray.begin_log(settings.log_level, settings.log_format)
     gate, encryption = open_gate(settings, ours=True), server_context(settings)
-    for variable in VARIABLES:  # nobody else is to read them, models least of all
+    for variable in SECRET_VARIABLES:  # nobody else is to read them, models least of all
         os.environ.pop(variable, None)
     if file := file_of(ctx):
         logs.event("settings read", file=file)

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from flambeau.errors import ConfigError
+from flambeau.table import ADMIN_TOKEN, TOKEN
 
 Scope = Literal["infer", "admin"]
 """What a token is for. `admin` includes `infer`."""
 
-VARIABLES: Mapping[str, Scope] = {"FLAMBEAU_TOKEN": "infer", "FLAMBEAU_ADMIN_TOKEN": "admin"}
+_VARIABLES: Mapping[str, Scope] = {TOKEN: "infer", ADMIN_TOKEN: "admin"}
 """The environment variables that hold one token each."""
 
 _SCOPES = get_args(Scope)
@@ -43,7 +44,7 @@ def fresh() -> str:
 def read(file: str | None, environment: Mapping[str, str]) -> tuple[Token, ...]:
     """The tokens of the file and of the environment; none where neither has any. Raises `ConfigError`."""
     found = [] if file is None else _from_file(Path(file))
-    for variable, scope in VARIABLES.items():
+    for variable, scope in _VARIABLES.items():
         if text := environment.get(variable):
             found.append(_token(scope, text, variable))
     return tuple(found)
