@@ -46,7 +46,7 @@ def shown(layer: nn.Module) -> str:
     return f"{kind}({places})" if places else kind
 
 
-_RELU = {"head_activation": "relu"}
+_RELU = {"hidden_activation": "relu"}
 _HEADS: tuple[tuple[str, str, Layer, dict[str, Any]], ...] = (
     ("resnet18", "fc", chain(D, L(512, 7)), {}),
     ("resnet18", "fc", chain(L(512, 7)), {}),
@@ -58,15 +58,15 @@ _HEADS: tuple[tuple[str, str, Layer, dict[str, Any]], ...] = (
     ("resnet18", "fc", chain(L(512, 40), R, D, L(40, 7)), _RELU),
     ("resnet18", "fc", chain(L(512, 40), B(40), R, D, L(40, 7)), _RELU),
     ("resnet18", "fc", chain(L(512, 40), R, B(40), L(40, 7)), _RELU),
-    ("resnet18", "fc", chain(D, L(512, 40), nn.GELU, L(40, 7)), {"head_activation": "gelu"}),
-    ("resnet18", "fc", chain(L(512, 40), nn.Tanh, L(40, 20), nn.Tanh, L(20, 7)), {"head_activation": "tanh"}),
-    ("resnet18", "fc", chain(L(512, 40), nn.Sigmoid, L(40, 7)), {"head_activation": "sigmoid"}),
-    ("resnet18", "fc", chain(L(512, 40), D, L(40, 7)), {"head_activation": "none"}),
+    ("resnet18", "fc", chain(D, L(512, 40), nn.GELU, L(40, 7)), {"hidden_activation": "gelu"}),
+    ("resnet18", "fc", chain(L(512, 40), nn.Tanh, L(40, 20), nn.Tanh, L(20, 7)), {"hidden_activation": "tanh"}),
+    ("resnet18", "fc", chain(L(512, 40), nn.Sigmoid, L(40, 7)), {"hidden_activation": "sigmoid"}),
+    ("resnet18", "fc", chain(L(512, 40), D, L(40, 7)), {"hidden_activation": "none"}),
     ("resnet18", "fc", named(fc1=L(512, 40), act=R, fc2=L(40, 7)), _RELU),
     ("densenet121", "classifier", named(fc1=L(1024, 40), relu=R, fc2=L(40, 7)), _RELU),
     ("efficientnet_b0", "classifier", L(1280, 7), {}),
     ("efficientnet_b0", "classifier.1", chain(D, L(1280, 7)), {}),
-    ("efficientnet_b0", "classifier", chain(D, L(1280, 40), nn.SiLU, L(40, 7)), {"head_activation": "silu"}),
+    ("efficientnet_b0", "classifier", chain(D, L(1280, 40), nn.SiLU, L(40, 7)), {"hidden_activation": "silu"}),
     ("mobilenet_v2", "classifier", chain(D, L(1280, 40), R, L(40, 7)), _RELU),
     ("mobilenet_v3_small", "classifier", chain(L(576, 40), nn.Hardswish, D, L(40, 7)), {}),
     ("mobilenet_v3_small", "classifier", chain(L(576, 40), R, D, L(40, 7)), _RELU),
@@ -197,14 +197,14 @@ def refusals() -> Iterator[Case]:
         told = " ".join(options.values()) or "nothing"
         return refused(f"{name}, {path} = {shown(layers())}, told {told}", model(name, path, layers), says, **options)
 
-    gap = "fc has 512→40, something without weights, 40→7: name what stands between them with --head-activation relu"
+    gap = "fc has 512→40, something without weights, 40→7: name what stands between them with --hidden-activation relu"
     yield head("resnet18", "fc", chain(L(512, 40), R, L(40, 7)), gap)
-    yield head("resnet18", "fc", chain(L(512, 40), R, B(40), D, L(40, 7)), "cannot be told", head_activation="relu")
-    yield head("resnet18", "fc", named(fc1=L(512, 40), act=R, fc2=L(40, 7)), "--head-activation relu")
+    yield head("resnet18", "fc", chain(L(512, 40), R, B(40), D, L(40, 7)), "cannot be told", hidden_activation="relu")
+    yield head("resnet18", "fc", named(fc1=L(512, 40), act=R, fc2=L(40, 7)), "--hidden-activation relu")
     yield head("resnet18", "fc", L(1024, 7), "fc takes 1024 features where there are 512")
     yield head("resnet18", "fc", chain(chain(L(512, 40), R), L(40, 7)), "layers within layers (0.0, 1)")
     yield head("resnet18", "fc", chain(L(512, 40), L(30, 7)), "1 does not take what comes before it")
-    yield head("efficientnet_b0", "classifier", chain(D, L(1280, 40), R, L(40, 7)), "--head-activation relu")
+    yield head("efficientnet_b0", "classifier", chain(D, L(1280, 40), R, L(40, 7)), "--hidden-activation relu")
     yield head("convnext_tiny", "classifier", chain(nn.Flatten, L(768, 7)), "is given feature maps")
     yield head("resnet18", "fc", nn.Identity, "makes features and no classes")
     yield head(
@@ -212,7 +212,7 @@ def refusals() -> Iterator[Case]:
         "fc",
         chain(L(512, 40), R, L(40, 7)),
         "prelu is not known",
-        head_activation="prelu",
+        hidden_activation="prelu",
     )
     yield refused("resnet18, cut short", small, "cut short or one of several", cut(2 / 3))
     yield refused("resnet18, one layer more", small, "1 unexpected (layer5.weight)", more("layer5.weight", 9, 9))

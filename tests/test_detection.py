@@ -112,7 +112,7 @@ def test_the_activation_that_was_told_matters() -> None:
     answers = {}
     for told in ("relu", "gelu", "silu", "tanh", "sigmoid", "none"):
         with torch.inference_mode():
-            answers[told] = filled(case, network, detect(case.tensors(), head_activation=told))(images)
+            answers[told] = filled(case, network, detect(case.tensors(), hidden_activation=told))(images)
     assert torch.equal(answers["gelu"], network(images))
     assert all(not torch.equal(answers["gelu"], answer) for told, answer in answers.items() if told != "gelu")
 
@@ -133,7 +133,7 @@ class Outside(nn.Module):
 @pytest.mark.parametrize(
     ("make", "size", "options"),
     [
-        (Outside, (3, 64, 64), {"head_activation": "relu"}),
+        (Outside, (3, 64, 64), {"hidden_activation": "relu"}),
         (chain(model("resnet18", "fc", nn.Identity), L(512, 7)), (3, 64, 64), {}),
         (L(4, 3), (4,), {}),
         (chain(L(4, 9), N(9), L(9, 3)), (4,), {}),
@@ -347,7 +347,7 @@ def test_hostile_names_and_shapes_are_refused_quickly() -> None:
     for place in ("²", "٣", "0" * 999, "9" * 12, "-1", "1e9", "a" + "9" * 9999):
         tensors = Case("", model("resnet18"), None).tensors()
         tensors[f"fc.{place}.weight"] = tensors["fc.0.weight"] = tensors.pop("fc.weight")
-        assert detect(tensors, head_activation="relu").fit is None
+        assert detect(tensors, hidden_activation="relu").fit is None
     for shape in ((0, 512), (-1, 512), (-1, -512)):
         for key in ("fc.weight", "fc.0.weight"):
             tensors = Case("", model("resnet18"), None).tensors()

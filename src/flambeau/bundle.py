@@ -30,7 +30,7 @@ from flambeau.agreement import INT8_TOLERANCE, TOLERANCE, Agreement
 from flambeau.config import EngineName, usable_cores
 from flambeau.errors import BundleError
 from flambeau.measurements import Placements, Quantised, Trials
-from flambeau.types import Label, TensorSpec
+from flambeau.types import Label, Task, TensorSpec
 
 FORMAT = 1
 """The version of the format. A reader refuses any other."""
@@ -135,6 +135,21 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: str | None = None
 
 
+class Activation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What makes the network's numbers into those of the answer, and who applies it.
+
+    `function` is what stands between logits and the answer. `by`: `network` when the graph ends in it, so that its
+    outputs are the answer's numbers already; `flambeau` when the pipeline has to apply it. `logarithm`: the network
+    gives logarithms of probabilities (LogSoftmax), and the pipeline takes the exponential. `known` is how it is known:
+    the user said so, the graph's last operation shows it, the architecture is a known one, or it is assumed.
+    """
+
+    function: Literal["softmax", "sigmoid", "none"]
+    by: Literal["network", "flambeau"] = "flambeau"
+    logarithm: bool = False
+    known: Literal["said", "graph", "architecture", "assumed"] = "assumed"
+
+
 class Optimised(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the optimised graph may run: with this version of `onnxruntime`, on this `processor`."""
 
@@ -143,7 +158,11 @@ class Optimised(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The contents of `manifest.json`."""
+    """The contents of `manifest.json`.
+
+    `task` and `activation` are absent from older bundles: see `what_it_does` and `activated_by`. `one_row` is
+    why the network is given one row at a time, or absent where it computes batches.
+    """
 
     format: int
     name: str
@@ -154,6 +173,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     architecture: Architecture | None = None
+    task: Task | None = None
+    activation: Activation | None = None
+    one_row: str | None = None
     agreement: Agreement | None = None
     export_error: str | None = None
     optimised: Optimised | None = None
@@ -162,6 +184,22 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     int8: Quantised | None = None
     tools: dict[str, str] = {}
     members: dict[str, str] = {}
+
+    @property
+    def what_it_does(self) -> Task:
+        """The task. Bundles that do not name it hold classifiers over images, networks over numbers, or own code."""
+        if self.task is not None:
+            return self.task
+        if isinstance(self.pipeline, ImagePipeline):
+            return "classification"
+        return "tensor" if isinstance(self.pipeline, TensorPipeline) else "python"
+
+    @property
+    def activated_by(self) -> Activation:
+        """The activation. Before bundles named it, every classifier was given a softmax by Flambeau."""
+        if self.activation is not None:
+            return self.activation
+        return Activation("softmax" if self.what_it_does == "classification" else "none")
 
 
 class Bundle:

@@ -22,7 +22,12 @@ Kind = Literal["default", "pretrained", "checkpoint", "program", "onnx", "python
 DEFAULT = "default"
 """The word for the embedded model, where a command needs one. No SOURCE at all means the same."""
 
-Activation = Literal["none", "relu", "gelu", "silu", "tanh", "sigmoid"]
+HiddenActivation = Literal["none", "relu", "gelu", "silu", "tanh", "sigmoid"]
+"""What stands between the linear layers of a replaced head."""
+
+ImageTask = Literal["classification", "multi-label", "regression", "embedding"]
+OutputActivation = Literal["softmax", "sigmoid", "none"]
+"""What stands between a network's last layer and the answer."""
 
 
 class SourceOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,10 +38,13 @@ class SourceOptions(msgspec.Struct, frozen=True, kw_only=True):
     arch_args: dict[str, Any] = {}
     weights: str | None = None
     weights_key: str | None = None
-    head_activation: Activation | None = None
+    hidden_activation: HiddenActivation | None = None
     labels: str | None = None
     num_classes: int | None = None
     pipeline: Literal["image", "tensor"] | None = None
+    task: ImageTask | None = None
+    activation: OutputActivation | None = None
+    output: str | None = None
     input_shape: tuple[int, ...] | None = None
     resize: int | None = None
     crop: int | None = None
@@ -98,7 +106,7 @@ Event = Step | Advance | Note | Failure
 IMAGE_OPTIONS = ("labels", "resize", "crop", "mean", "std", "threshold")
 _FILE_OPTIONS = ("weights_key", "samples")
 _OPTIONS = (
-    "arch", "arch_args", "weights", "head_activation", "num_classes", "pipeline", "input_shape",
+    "arch", "arch_args", "weights", "hidden_activation", "num_classes", "pipeline", "input_shape",
     *_FILE_OPTIONS, *IMAGE_OPTIONS,
 )  # fmt: skip
 
@@ -154,7 +162,7 @@ def _order_file(file: str, options: SourceOptions, *, name: str, arch: str | Non
     if options.arch_args and arch is None:
         raise SourceError("--arch-args needs --arch: name the architecture that they belong to")
     if arch is None or not own:
-        used = ("arch", "arch_args", "weights", "head_activation", "num_classes", *_FILE_OPTIONS, *IMAGE_OPTIONS)
+        used = ("arch", "arch_args", "weights", "hidden_activation", "num_classes", *_FILE_OPTIONS, *IMAGE_OPTIONS)
         refuse_idle(options, f"--arch {arch}" if arch else f"{Path(file).name} without --arch file.py:Class", used=used)
         return msgspec.structs.replace(order, architecture=arch)
     usercode.refuse_unless(options.allow_code, f"--arch {arch}")

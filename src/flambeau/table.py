@@ -8,7 +8,7 @@ import typing
 from typing import Any
 
 from flambeau import config
-from flambeau.orders import Activation
+from flambeau.orders import HiddenActivation, ImageTask, OutputActivation
 from flambeau.setting import Kind, Setting
 
 TOKEN, ADMIN_TOKEN = "FLAMBEAU_TOKEN", "FLAMBEAU_ADMIN_TOKEN"
@@ -68,12 +68,12 @@ SOURCE = (
         metavar="KEY",
     ),
     _row(
-        "head_activation",
+        "hidden_activation",
         "What stands between the linear layers of a replaced head; weights do not show it.",
         "What stands between the linear layers of a replaced head: `relu`, `gelu`, `silu`, `tanh`, `sigmoid` or "
         "`none`.",
         kind="choice",
-        choices=typing.get_args(Activation),
+        choices=typing.get_args(HiddenActivation),
         metavar="NAME",
     ),
     _row(
@@ -96,6 +96,28 @@ SOURCE = (
         "What an own network takes: `image` or `tensor`. Not set: told from its first layer.",
         kind="choice",
         choices=("image", "tensor"),
+    ),
+    _row(
+        "task",
+        "What the network does with an image; else found out.",
+        "What the network does with an image: `classification` (one of several), `multi-label` (each class on its "
+        "own), `regression` (numbers) or `embedding` (a vector). Not set: [found out](sources.md#task-and-activation).",
+        kind="choice",
+        choices=typing.get_args(ImageTask),
+    ),
+    _row(
+        "activation",
+        "What makes the network's last numbers into the answer; else found out.",
+        "What Flambeau applies to the network's last numbers: `softmax`, `sigmoid` or `none`. Not set: "
+        "[found out](sources.md#task-and-activation).",
+        kind="choice",
+        choices=typing.get_args(OutputActivation),
+    ),
+    _row(
+        "output",
+        "Which of a graph's outputs is the answer.",
+        "Which of the outputs of an ONNX graph is the answer, by its name.",
+        metavar="NAME",
     ),
     _row(
         "input_shape",

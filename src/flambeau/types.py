@@ -128,6 +128,9 @@ class Item:
 Kind = Literal["image", "tensor", "python"]
 """What a model takes: image files, numbers as JSON, or whatever its own code makes of it."""
 
+Task = Literal["classification", "multi-label", "regression", "embedding", "tensor", "python"]
+"""What a model does for its user, which decides the form of its answer. The first four are over images."""
+
 WorkerState = Literal["starting", "idle", "busy"]
 
 

@@ -61,7 +61,7 @@ def registered(order: BuildOrder, weights: Weights, *, tell: Tell) -> Filled:
         weights.entry.tensors,
         wanted=order.architecture,
         args=options.arch_args,
-        head_activation=options.head_activation,
+        hidden_activation=options.hidden_activation,
     )
     fit = finding.fit
     if fit is None:

@@ -18,17 +18,17 @@ def detect(
     *,
     wanted: str | None = None,
     args: Mapping[str, Any] = {},
-    head_activation: str | None = None,
+    hidden_activation: str | None = None,
     timm: bool | None = None,
 ) -> Finding:
     """The network that these tensors fill completely, or the nearest misses.
 
     With `wanted`, a registered name such as `resnet50` or `timm/resnet50`, only that one is tried; `args` are arguments
-    for its constructor. `head_activation` (relu, gelu, silu, tanh, sigmoid, none) says what stands between the linear
+    for its constructor. `hidden_activation` (relu, gelu, silu, tanh, sigmoid, none) says what stands between the linear
     layers of a replaced head. timm's architectures count when it is installed, unless `timm` says otherwise.
     """
     shapes = {key: info.shape for key, info in tensors.items()}
-    return choice.find(shapes, wanted=wanted, args=args, activation=head_activation, registries=_registries(timm))
+    return choice.find(shapes, wanted=wanted, args=args, activation=hidden_activation, registries=_registries(timm))
 
 
 def published(sha256: str, *, architecture: str) -> Published | None:

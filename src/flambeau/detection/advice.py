@@ -30,8 +30,8 @@ def unknown(wanted: str, registries: tuple[Registry, ...]) -> str:
 
 
 def no_activation(said: str) -> str:
-    """Where `--head-activation` is none."""
-    return f"--head-activation {said} is not known: say {', '.join(layers.ACTIVATIONS[:-1])} or none"
+    """Where `--hidden-activation` is none."""
+    return f"--hidden-activation {said} is not known: say {', '.join(layers.ACTIVATIONS[:-1])} or none"
 
 
 def asked_in_vain(miss: Near, refusals: list[Refusal]) -> str:
@@ -74,7 +74,7 @@ def _of_refusals(refusals: list[Refusal]) -> str:
     remedy = _OWN
     if best.gap:
         others = ", ".join(layers.ACTIVATIONS[1:])
-        remedy = f"name what stands between them with --head-activation relu ({others}), or {_OWN}"
+        remedy = f"name what stands between them with --hidden-activation relu ({others}), or {_OWN}"
     return f"the body is that of {name}, but {best.why}: {remedy}"
 
 
