@@ -21,8 +21,11 @@ from PIL import Image, ImageOps
 from conftest import encoded, photograph
 from flambeau import bundle
 from flambeau.architectures import torchvision_ops
+from flambeau.bundle import Activation
 from flambeau.errors import InvalidInput
-from flambeau.pipelines.image import ImagePipeline, softmax
+from flambeau.pipelines.activation import softmax
+from flambeau.pipelines.image import ImagePipeline
+from flambeau.pipelines.tasks import answer_of
 from flambeau.types import Classification, Item, Label, Options, Payload, TensorSpec
 
 TOLERANCE = 1e-6
@@ -34,12 +37,18 @@ MIB = 2**20
 def pipeline(
     *, max_pixels: int = 50_000_000, classes: int = 3, fast_decode: bool = False, **config: object
 ) -> ImagePipeline:
+    output = TensorSpec("output", "float32", (classes,))
     return ImagePipeline(
         bundle.ImagePipeline(**config),  # type: ignore[arg-type]
-        labels=[Label(f"n{index}", f"class{index}") for index in range(classes)],
+        answer=answer_of(
+            "classification",
+            activation=Activation("softmax"),
+            output=output,
+            labels=[Label(f"n{index}", f"class{index}") for index in range(classes)],
+            threshold=bundle.ImagePipeline(**config).threshold,  # type: ignore[arg-type]
+        ),
         inputs=[TensorSpec("input", "float32", (3, 224, 224))],
-        outputs=[TensorSpec("output", "float32", (classes,))],
-        threshold=None,
+        outputs=[output],
         max_pixels=max_pixels,
         fast_decode=fast_decode,
     )

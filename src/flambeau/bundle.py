@@ -195,6 +195,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         return "tensor" if isinstance(self.pipeline, TensorPipeline) else "python"
 
     @property
+    def ranks(self) -> bool:
+        """Whether the largest output is the answer, so that two engines must have it at the same place."""
+        return self.what_it_does == "classification"
+
+    @property
     def activated_by(self) -> Activation:
         """The activation. Before bundles named it, every classifier was given a softmax by Flambeau."""
         if self.activation is not None:

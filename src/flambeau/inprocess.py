@@ -11,8 +11,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import msgspec
-
 from flambeau import batching, sources
 from flambeau.batching import BatchLimits
 from flambeau.config import Settings
@@ -22,7 +20,7 @@ from flambeau.pipelines import json_value
 from flambeau.runners.function_replica import FunctionReplica
 from flambeau.runners.threads import ThreadsRunner
 from flambeau.service import BlockingService, Service, split_options
-from flambeau.types import Classification, Item, Options, Outcome, Payload, Plain, Value
+from flambeau.types import Item, Options, Outcome, Payload
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -125,15 +123,17 @@ class LoadedModel:
     def __init__(self, service: BlockingService) -> None:
         self._service = service
 
-    def predict(self, item: Any, *, top_k: int = 5) -> Any:
+    def predict(self, item: Any, *, top_k: int = 5, threshold: float | None = None) -> Any:
         """Answer one item: image bytes or a path for an image model, else a number, list or whatever the model takes.
 
-        An image model gives a `flambeau.types.Classification` with the best `top_k` classes and all probabilities;
-        others give their answer as plain Python values. Raises `RequestError`.
+        An image model gives what its task gives: a `flambeau.types.Classification` with the best `top_k` classes and
+        all probabilities; a `MultiLabel` with its `labels` and `scores`; a `Regression` with its `output`; an
+        `Embedding` whose `embedding` is an array of float32. Others give their answer as plain Python values.
+        `threshold` as in `flambeau serve`. Raises `RequestError`.
         """
         kind = self._service.service.get().kind
         payload = _payload(kind, item)
-        options = Options(top_k=top_k, probabilities=True)
+        options = Options(top_k=top_k, threshold=threshold, probabilities=True)
 
         async def ask(service: Service) -> list[Outcome]:
             return await service.predict(service.get(), [payload], options, timeout=service.settings.deadline)
@@ -178,9 +178,4 @@ def _unwrap(outcome: Outcome) -> Any:
     result = outcome.result
     if isinstance(result, RequestError):
         raise result.__cause__ or result
-    if isinstance(result, Plain):
-        return result.value
-    if isinstance(result, Value):
-        return msgspec.json.decode(result.json)
-    assert isinstance(result, Classification)  # nothing else is left of `Answer`
-    return result
+    return result.returned()

@@ -7,13 +7,10 @@
 This module reads them and holds answers against them. It opens no model, and does not know how one is run.
 """
 
-import contextlib
-import itertools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -22,26 +19,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from flambeau import agreement
-from flambeau.bundle import SAMPLE_FILES, SAMPLE_OUTPUTS, SAMPLES, Bundle
+from flambeau.answers import Expected
+from flambeau.bundle import SAMPLE_FILES, SAMPLE_OUTPUTS, SAMPLES, Bundle, ImagePipeline
 from flambeau.errors import BundleError, EngineError, RequestError
-from flambeau.types import Answer, Classification, Item, Options, Outcome, Payload, Tensors, Value
+from flambeau.types import Answer, Classification, Item, Options, Outcome, Payload, Tensors
 
 _TOGETHER = 8  # samples in one batch: as many as a service takes together unless it is told otherwise
-_ZERO = 1e-6  # numbers that lie nearer than this are apart by rounding alone
-
-
-class Expected(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The parts of an answer that are insisted on.
-
-    The first four are of a classification: its best class, and the least probability of that. `output` is the JSON
-    value of any other answer; left out, it is `UNSET`, for null is a value too.
-    """
-
-    class_index: int | None = None
-    class_id: str | None = None
-    class_name: str | None = None
-    min_probability: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
-    output: Any = UNSET
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,17 +95,28 @@ def _is_of(key: str, name: str) -> bool:
     return key.startswith(output_key(name, ""))
 
 
+def options(opened: Bundle) -> Options:
+    """How samples are asked for: with the bundle's own threshold, whatever the service's is."""
+    pipeline = opened.manifest.pipeline
+    return Options(threshold=pipeline.threshold if isinstance(pipeline, ImagePipeline) else None)
+
+
 def reproduce(
-    samples: Sequence[Sample], run: Callable[[Sequence[Item]], Sequence[Traced]], *, model: str, remedy: str
+    samples: Sequence[Sample],
+    run: Callable[[Sequence[Item]], Sequence[Traced]],
+    *,
+    model: str,
+    remedy: str,
+    asked: Options | None = None,
 ) -> None:
-    """Run every sample alone and among others, for batching must not change an answer.
+    """Run every sample alone and among others, for batching must not change an answer. `asked` as of `options`.
 
     Raises `EngineError` with a sentence about the first sample that is answered in another way.
     """
     alone = [([sample], "") for sample in samples]
     together = [(batch, " in a batch") for batch in _batches(samples)]
     for batch, how in (*alone, *together):
-        found = run([Item(sample.payload, Options()) for sample in batch])
+        found = run([Item(sample.payload, asked or Options()) for sample in batch])
         for sample, traced in zip(batch, found, strict=True):
             if isinstance(traced.outcome.result, RequestError):
                 raise _unanswered(sample, traced.outcome.result, model)
@@ -148,7 +142,7 @@ def _unanswered(sample: Sample, error: RequestError, model: str) -> EngineError:
 def _deviation(sample: Sample, answer: Answer, outputs: Tensors) -> str | None:
     """In what an answer differs from the sample's, or `None`. What can be read comes first, the figures after it."""
     apart = _outputs_apart(sample.outputs, outputs, classes=isinstance(answer, Classification))
-    return "; ".join(why for why in (mismatch(sample.expected, answer), apart) if why) or None
+    return "; ".join(why for why in (answer.differs(sample.expected), apart) if why) or None
 
 
 def _outputs_apart(expected: Tensors, found: Tensors, *, classes: bool) -> str | None:
@@ -163,60 +157,3 @@ def _outputs_apart(expected: Tensors, found: Tensors, *, classes: bool) -> str |
             top = "" if measured.same_top_class else ", with another top class"
             return f"{name} is {measured.difference:.1e} apart (tolerance {measured.tolerance:.0e}){top}"
     return None
-
-
-def mismatch(expected: Expected, answer: Answer) -> str | None:
-    """The first thing that is insisted on and not so: "class_id is 'a' where 'b' is expected". `None` if all is so."""
-    if isinstance(answer, Classification):
-        if expected.output is not UNSET:
-            return "the answer is a class, and has no output to compare"
-        best = answer.top[0]
-        for name, found in (
-            ("class_index", best.index), ("class_id", best.label.id), ("class_name", best.label.name),
-        ):  # fmt: skip
-            if getattr(expected, name) not in (None, found):
-                return f"{name} is {found!r} where {getattr(expected, name)!r} is expected"
-        least = expected.min_probability
-        if least is not None and not best.probability >= least:  # NaN is not enough either
-            return f"the probability of {best.label.name} is {best.probability:.3f} where {least:g} is the least"
-        return None
-    assert isinstance(answer, Value)  # a sample is never a value of this process
-    if insisted := names_class(expected):
-        return f"the answer is no class, and has no {insisted}"
-    return None if expected.output is UNSET else _differs(expected.output, msgspec.json.decode(answer.json), "output")
-
-
-def names_class(expected: Expected) -> str | None:
-    """The first field that only a classification can meet, or `None`."""
-    fields = ("class_index", "class_id", "class_name", "min_probability")
-    return next((field for field in fields if getattr(expected, field) is not None), None)
-
-
-def _differs(expected: Any, found: Any, where: str) -> str | None:
-    """The first place where two JSON values differ, or `None`."""
-    if isinstance(expected, dict) and isinstance(found, dict):
-        if odd := sorted(expected.keys() ^ found.keys()):
-            return f"{where} {'has' if odd[0] in found else 'lacks'} {odd[0]!r}"
-        pairs = [(expected[key], found[key], f"{where}[{key!r}]") for key in expected]
-    elif isinstance(expected, list) and isinstance(found, list):
-        if len(expected) != len(found):
-            return f"{where} has {len(found)} elements where {len(expected)} are expected"
-        pairs = [(*pair, f"{where}[{index}]") for index, pair in enumerate(zip(expected, found, strict=True))]
-    elif _same(expected, found):
-        return None
-    else:
-        return f"{where} is {_shown(found)} where {_shown(expected)} is expected"
-    return next(filter(None, itertools.starmap(_differs, pairs)), None)
-
-
-def _same(expected: Any, found: Any) -> bool:
-    """Numbers within the tolerance; whole numbers, which are counts and names, and all else equal."""
-    if {type(expected), type(found)} in ({float}, {float, int}):  # not bool, which is an int to isinstance
-        with contextlib.suppress(OverflowError):  # a whole number past every float: equal to none
-            return math.isclose(expected, found, rel_tol=agreement.TOLERANCE, abs_tol=_ZERO)
-    return type(expected) is type(found) and bool(expected == found)
-
-
-def _shown(value: Any) -> str:
-    text = msgspec.json.encode(value).decode()
-    return text if len(text) <= 60 else f"{text[:60]}…"

@@ -7,7 +7,14 @@ from typing import Any, Literal
 import msgspec
 import numpy.typing as npt
 
+from flambeau.answers import Answer, Classification, Embedding, Label, MultiLabel, Plain, Regression, Scored, Value
 from flambeau.errors import RequestError
+
+__all__ = [
+    "Answer", "Classification", "Embedding", "Item", "Kind", "Label", "ModelState", "MultiLabel", "Options", "Outcome",
+    "Payload", "Plain", "Regression", "Scored", "Task", "TensorSpec", "Tensors", "Timings", "Value", "WorkerState",
+    "WorkerView",
+]  # fmt: skip
 
 Tensors = dict[str, npt.NDArray[Any]]
 """Named arrays. Axis 0 of each is the row; all arrays of one `Tensors` have the same number of rows."""
@@ -19,13 +26,6 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     dtype: str
     shape: tuple[int, ...]
-
-
-class Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A class: `id` for machines (a WordNet id, or the index as a string), `name` for people."""
-
-    id: str
-    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,56 +47,13 @@ class Options:
     """What a client may ask about its answer.
 
     `top_k`: how many classes to rank, best first. `threshold`: the probability below which nothing counts as
-    recognised; `None` takes the model's. `probabilities`: whether the whole vector is wanted.
+    recognised, and no label as present; `None` takes the model's. `probabilities`: whether a classification is to
+    carry the whole vector.
     """
 
     top_k: int = 1
     threshold: float | None = None
     probabilities: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """A class with its index in the model's outputs and its probability in [0, 1]."""
-
-    index: int
-    label: Label
-    probability: float
-
-
-@dataclass(frozen=True, slots=True)
-class Classification:
-    """The answer of an image classifier about one image. `top` is ranked, best first, and never empty."""
-
-    top: tuple[Scored, ...]
-    threshold: float
-    probabilities: list[float] | None = None
-
-    @property
-    def recognised(self) -> bool:
-        """Whether the best class reaches the threshold."""
-        return self.top[0].probability >= self.threshold
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """The answer of any other model: strict JSON text, made where the answer was made.
-
-    `nonfinite` counts the NaN and infinite numbers that became `null`, for JSON has no word for them.
-    """
-
-    json: bytes
-    nonfinite: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Plain:
-    """The answer to a payload of kind `value`: an object of the model's own, which never leaves the process."""
-
-    value: Any
-
-
-Answer = Classification | Value | Plain
 
 
 @dataclass(frozen=True, slots=True)

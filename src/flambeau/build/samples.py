@@ -15,12 +15,13 @@ import numpy as np
 from msgspec import UNSET
 from safetensors.numpy import save_file
 
+from flambeau.answers import Expected, insisted
 from flambeau.bundle import SAMPLE_FILES, SAMPLE_OUTPUTS, SAMPLES
 from flambeau.config import MIB
 from flambeau.errors import InvalidInput, SourceError
 from flambeau.pipelines.base import Pipeline
-from flambeau.samples import Expected, mismatch, names_class, output_key, parse
-from flambeau.types import Answer, Classification, Item, Options, Payload, Tensors
+from flambeau.samples import output_key, parse
+from flambeau.types import Answer, Item, Options, Payload, Tensors, Value
 
 EXPECTED = "expected.json"
 """The file among the samples that is none: {"chelsea.png": {"class_name": "Egyptian_cat"}}."""
@@ -128,7 +129,7 @@ def collect(
     inputs = {each.name: _prepared(each, pipeline) for each in given}
     outputs = {each.name: compute(inputs[each.name]) for each in given}
     answers = {each.name: _accepted(each, outputs[each.name], pipeline) for each in given}
-    _write(given, folder, {name: _readable(answer) for name, answer in answers.items()})
+    _write(given, folder, {name: answer.readable() for name, answer in answers.items()})
     rows = {
         output_key(sample, name): np.ascontiguousarray(array)
         for sample, tensors in outputs.items()
@@ -144,8 +145,8 @@ def keep(given: Sequence[Given], folder: Path) -> None:
     A build does not run the model's code. Raises `SourceError` for a sample without an output.
     """
     for each in given:
-        if insisted := names_class(each.expected):
-            raise SourceError(f"{EXPECTED} wants {insisted} of {each.name}: of a Python model, state the whole output")
+        if odd := [part for part in insisted(each.expected) if part not in Value.PARTS]:
+            raise SourceError(f"{EXPECTED} wants {odd[0]} of {each.name}: of a Python model, state the whole output")
         if each.expected.output is UNSET:
             raise SourceError(
                 f"sample {each.name} has no output, and a Python model is not run when it is built: "
@@ -167,20 +168,12 @@ def _accepted(given: Given, outputs: Tensors, pipeline: Pipeline) -> Answer:
         if not np.isfinite(rows).all():
             raise SourceError(f"the network answers sample {given.name} with numbers that are not finite, in {name}")
     answer = pipeline.postprocess(outputs, Item(given.payload, Options()))
-    if why := mismatch(given.expected, answer):
+    if why := answer.differs(given.expected):
         raise SourceError(
             f"sample {given.name} is not answered as expected: {why}: "
             "correct the expectation, or the weights, labels or preparation that the source is built with"
         )
     return answer
-
-
-def _readable(answer: Answer) -> Expected:
-    """What a person can read of an answer. All of it is in the outputs, except the names of the classes."""
-    if not isinstance(answer, Classification):
-        return Expected()
-    best = answer.top[0]
-    return Expected(class_index=best.index, class_id=best.label.id, class_name=best.label.name)
 
 
 def _write(given: Sequence[Given], folder: Path, expected: dict[str, Expected]) -> None:

@@ -10,6 +10,7 @@ from flambeau import logs
 from flambeau.bundle import INT8_ONNX, ONNX, WEIGHTS, Bundle
 from flambeau.config import Engine as Wanted
 from flambeau.engines.base import Engine, Wish
+from flambeau.engines.row_by_row import RowByRow
 from flambeau.errors import EngineError
 
 
@@ -88,12 +89,14 @@ def load(
 ) -> Engine:
     """Load the bundle's model into an engine, as a `Wish` says. `device` is what `resolve_device` gave.
 
+    Where the manifest says `one_row`, the engine computes the rows of a batch one after the other.
+
     Raises `EngineError`, or `CodeNotAllowed` when the engine needs the architecture's code.
     """
     loader = getattr(_home(engine), _kind(engine).load)
     wish = Wish(device=device, threads=threads, allow_code=allow_code, max_batch=max_batch, alone=alone)
     loaded: Engine = loader(bundle, wish)
-    return loaded
+    return loaded if bundle.manifest.one_row is None else RowByRow(loaded)
 
 
 def _kind(engine: str) -> _Kind:

@@ -1,4 +1,4 @@
-"""Image bytes to a normalised tensor, and logits to classes.
+"""Image bytes to a normalised tensor, and a row of the output to the answer of its task.
 
 The numbers are torchvision's: Resize (shorter side, antialiased), CenterCrop, ToTensor, Normalize, on Pillow images.
 numpy and Pillow only; nothing here knows torch. Tested against torchvision itself over a table of odd images.
@@ -19,7 +19,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from flambeau import bundle
 from flambeau.errors import InvalidInput
-from flambeau.types import Classification, Item, Label, Payload, Scored, Tensors, TensorSpec
+from flambeau.pipelines.tasks import TaskAnswer
+from flambeau.types import Answer, Item, Payload, Tensors, TensorSpec
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """The parsers that request bytes may reach. Pillow has forty more, which nobody needs and attackers like."""
@@ -31,24 +32,22 @@ _LARGEST_RESIZED = 16_000_000  # pixels; past this a thin strip is cut before it
 
 
 class ImagePipeline:
-    """One image to (1, channels, crop, crop) float32, and its logits (1, classes) to a `Classification`."""
+    """One image to (1, channels, crop, crop) float32, and its row of the output to what `answer` makes of it."""
 
     def __init__(
         self,
         config: bundle.ImagePipeline,
         *,
-        labels: Sequence[Label],
+        answer: TaskAnswer,
         inputs: Sequence[TensorSpec],
         outputs: Sequence[TensorSpec],
-        threshold: float | None,
         max_pixels: int,
         fast_decode: bool = False,
     ) -> None:
         self._config = config
-        self._labels = labels
+        self._answer = answer
         self._input = inputs[0].name
         self._output = outputs[0].name
-        self._threshold = config.threshold if threshold is None else threshold
         self._max_pixels = max_pixels
         self._draft = _FAST_DECODE * config.resize if fast_decode else None
         self._mean = np.array(config.mean, np.float32)
@@ -69,16 +68,9 @@ class ImagePipeline:
             image = image.convert("L")
         return {self._input: normalise(np.asarray(image), self._mean, self._std)}
 
-    def postprocess(self, outputs: Tensors, item: Item) -> Classification:
-        """Softmax, then the best `top_k` classes; ties keep the order of the model's outputs."""
-        options = item.options
-        probabilities = softmax(outputs[self._output][0])
-        best = np.argsort(-probabilities, kind="stable")[: max(1, options.top_k)]
-        return Classification(
-            top=tuple(Scored(int(i), self._labels[i], float(probabilities[i])) for i in best),
-            threshold=self._threshold if options.threshold is None else options.threshold,
-            probabilities=probabilities.tolist() if options.probabilities else None,
-        )
+    def postprocess(self, outputs: Tensors, item: Item) -> Answer:
+        """The answer of the network's task, of the one row that an image has."""
+        return self._answer(outputs[self._output][0], item.options)
 
     def example(self) -> Payload:
         """A grey PNG of the crop's size."""
@@ -215,17 +207,6 @@ def normalise(
         plane -= mean[channel]
         plane /= std[channel]
     return planes
-
-
-def softmax(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-    """Probabilities of one row of logits, shape (classes,), summing to 1. Shifted by the maximum against overflow.
-
-    Where a logit is NaN or positively infinite there are no probabilities: all are NaN.
-    """
-    with np.errstate(invalid="ignore"):
-        shifted = np.exp(logits.astype(np.float32) - logits.max())
-    result: npt.NDArray[np.float32] = shifted / shifted.sum()
-    return result
 
 
 def _too_large(what: str, max_pixels: int) -> InvalidInput:

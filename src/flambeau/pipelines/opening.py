@@ -3,11 +3,17 @@
 from collections.abc import Sequence
 
 from flambeau import bundle
+from flambeau.bundle import Activation
 from flambeau.config import Settings
 from flambeau.pipelines.base import Pipeline
 from flambeau.pipelines.image import ImagePipeline
 from flambeau.pipelines.tensor import TensorPipeline
-from flambeau.types import Label, TensorSpec
+from flambeau.pipelines.tasks import answer_of
+from flambeau.types import Label, Task, TensorSpec
+
+
+SOFTMAX = Activation("softmax")
+"""What a classifier was given before bundles said what it is."""
 
 
 def open_pipeline(
@@ -16,22 +22,30 @@ def open_pipeline(
     labels: Sequence[Label] | None,
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
+    task: Task = "classification",
+    activation: Activation = SOFTMAX,
     threshold: float | None = None,
     max_pixels: int = Settings.max_image_pixels,
     fast_decode: bool = False,
 ) -> Pipeline:
     """The two halves of a model's way. Without `labels` the classes are named by their numbers.
 
+    `task` and `activation` are those of the manifest, and count over images only: numbers come out as they are.
     `threshold` as `Options.threshold`; `max_pixels` is the size of the largest image; `fast_decode` as in `decode`.
     """
     if not isinstance(config, bundle.ImagePipeline):
         return TensorPipeline(inputs=inputs, outputs=outputs)
     return ImagePipeline(
         config,
-        labels=labels or [Label(str(index), str(index)) for index in range(outputs[0].shape[0])],
+        answer=answer_of(
+            task,
+            activation=activation,
+            output=outputs[0],
+            labels=labels,
+            threshold=config.threshold if threshold is None else threshold,
+        ),
         inputs=inputs,
         outputs=outputs,
-        threshold=threshold,
         max_pixels=max_pixels,
         fast_decode=fast_decode,
     )

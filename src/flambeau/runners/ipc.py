@@ -1,8 +1,8 @@
 """What the front and a worker say to each other: binary frames over a socketpair. Never pickle.
 
 A frame is a header and a body. The header carries the worker's generation and the batch's id; a frame whose pair does
-not match is dropped. A body is MessagePack of the closed set of structs below, followed by the items' payload bytes as
-they came from the client: these are sent from where they lie and are not copied into the body.
+not match is dropped. A body is MessagePack of a closed set of structs, the answers and those below, followed by the
+items' payload bytes as they came from the client: these are sent from where they lie and are not copied into the body.
 
 This module turns values into bytes and back. It owns no socket.
 """
@@ -15,9 +15,10 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
+from flambeau.answers import WireAnswer
 from flambeau.errors import Code, FlambeauError, RequestError
 from flambeau.runners.base import Cost
-from flambeau.types import Classification, Item, Label, Options, Outcome, Payload, Plain, Scored, Timings, Value
+from flambeau.types import Item, Options, Outcome, Payload, Timings
 
 T = TypeVar("T")
 Buffer = bytes | bytearray | memoryview
@@ -79,17 +80,6 @@ class _WireItem(msgspec.Struct, frozen=True, array_like=True):
     probabilities: bool
 
 
-class _WireClassification(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    top: Annotated[list[tuple[int, str, str, float]], msgspec.Meta(min_length=1)]
-    threshold: float
-    probabilities: list[float] | None
-
-
-class _WireValue(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    json: bytes
-    nonfinite: int
-
-
 class _WireError(msgspec.Struct, frozen=True, array_like=True, tag=3):
     message: str
     code: Code
@@ -97,7 +87,7 @@ class _WireError(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 
 class _WireOutcome(msgspec.Struct, frozen=True, array_like=True):
-    result: _WireClassification | _WireValue | _WireError
+    result: WireAnswer | _WireError
     timings: tuple[float, float, float, float]
 
 
@@ -167,7 +157,7 @@ def pack_outcomes(generation: int, batch: int, outcomes: Sequence[Outcome]) -> b
 
 def unpack_outcomes(body: Buffer) -> list[Outcome]:
     """The outcomes of a batch, in order. Raises `FrameError`."""
-    return [Outcome(_result(each.result), Timings(*each.timings)) for each in _decode(_OUTCOMES, body)]
+    return [_outcome(each) for each in _decode(_OUTCOMES, body)]
 
 
 def pack_ready(generation: int, ready: Ready) -> bytes:
@@ -205,19 +195,14 @@ def _wire_outcome(outcome: Outcome) -> _WireOutcome:
     timings = outcome.timings
     seconds = (timings.queue, timings.prepare, timings.compute, timings.finish)
     result = outcome.result
-    if isinstance(result, Classification):
-        top = [(each.index, each.label.id, each.label.name, each.probability) for each in result.top]
-        return _WireOutcome(_WireClassification(top, result.threshold, result.probabilities), seconds)
-    if isinstance(result, Value):
-        return _WireOutcome(_WireValue(result.json, result.nonfinite), seconds)
-    assert not isinstance(result, Plain)  # payloads of kind `value` stay in their process
-    return _WireOutcome(_WireError(result.message, result.code, result.hint), seconds)
+    if isinstance(result, RequestError):
+        return _WireOutcome(_WireError(result.message, result.code, result.hint), seconds)
+    assert isinstance(result, WireAnswer)  # payloads of kind `value` stay in their process
+    return _WireOutcome(result, seconds)
 
 
-def _result(wire: _WireClassification | _WireValue | _WireError) -> Classification | Value | RequestError:
-    if isinstance(wire, _WireClassification):
-        top = tuple(Scored(index, Label(identity, name), p) for index, identity, name, p in wire.top)
-        return Classification(top, wire.threshold, wire.probabilities)
-    if isinstance(wire, _WireValue):
-        return Value(wire.json, wire.nonfinite)
-    return RequestError(wire.message, code=wire.code, hint=wire.hint)
+def _outcome(wire: _WireOutcome) -> Outcome:
+    result = wire.result
+    if isinstance(result, _WireError):
+        return Outcome(RequestError(result.message, code=result.code, hint=result.hint), Timings(*wire.timings))
+    return Outcome(result, Timings(*wire.timings))

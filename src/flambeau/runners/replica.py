@@ -66,6 +66,8 @@ def open_replica(spec: ReplicaSpec) -> Replica:
         labels=opened.labels(),
         inputs=manifest.inputs,
         outputs=manifest.outputs,
+        task=manifest.what_it_does,
+        activation=manifest.activated_by,
         threshold=spec.threshold,
         max_pixels=spec.max_image_pixels,
         fast_decode=spec.fast_decode,
@@ -103,19 +105,21 @@ class TensorReplica:
 
     def warm_up(self) -> None:
         """Reproduce the probe outputs and the golden samples, then answer the pipeline's own example."""
-        name = self._bundle.manifest.name
+        manifest = self._bundle.manifest
+        name = manifest.name
         inputs, eager = split_probes(self._bundle.probes())
         for engine in {self._engine, self._wide} if inputs else ():
             outputs = engine.run(inputs)
             for key, expected in eager.items():
                 found = agreement.measure(
-                    expected, outputs[key], classes=expected.ndim == 2, tolerance=self._bundle.tolerance
+                    expected, outputs[key], classes=manifest.ranks, tolerance=self._bundle.tolerance
                 )
                 if not found.holds:
                     raise EngineError(
                         f"on this machine {name} does not reproduce the answers it was built with: {found}: {_REMEDY}"
                     )
-        samples.reproduce(samples.read(self._bundle), self._trace, model=name, remedy=_REMEDY)
+        golden = samples.read(self._bundle)
+        samples.reproduce(golden, self._trace, model=name, remedy=_REMEDY, asked=samples.options(self._bundle))
         example = self._pipeline.example()
         for wide in (False, True) if self._wide is not self._engine else (False,):
             [outcome] = self.run([Item(example, Options())], wide=wide)
@@ -128,10 +132,12 @@ class TensorReplica:
         """What the engine takes over one item and over two: the best of a few times, for the machine may be busy.
 
         Where one takes so long that two would keep others waiting, two are not tried: they are held for too long.
+        Nor where the network computes one row at a time: then a batch would only make its items wait for each other.
         """
         started = time.perf_counter()
         self._engine.run(one)
-        if (seconds := time.perf_counter() - started) > _MEASURING_SECONDS / 2:
+        seconds = time.perf_counter() - started
+        if seconds > _MEASURING_SECONDS / 2 or self._bundle.manifest.one_row is not None:
             return Cost(seconds, math.inf)
         two = {name: np.concatenate([array, array]) for name, array in one.items()}
         best = [math.inf, math.inf]

@@ -23,7 +23,7 @@ from flambeau.process import end_with_parent
 from flambeau.runners import ipc
 from flambeau.runners.ipc import Failed, Header, Kind, Ready
 from flambeau.runners.spec import ReplicaSpec
-from flambeau.types import Item, Outcome, Value
+from flambeau.types import Item, Outcome
 
 EXPIRED = RequestError("the answer was not ready before the deadline", code="deadline_exceeded")
 
@@ -142,8 +142,8 @@ class Worker:
 def _bounded(outcome: Outcome, batch: list[Outcome]) -> Outcome:
     """The outcome, or an error where it takes more than its share of the largest frame."""
     result = outcome.result
-    if isinstance(result, Value) and len(result.json) > _LARGEST_ANSWERS // len(batch):
-        logs.event("the model's answer is too large to be sent", level=logging.ERROR, bytes=len(result.json))
+    if not isinstance(result, RequestError) and result.size > _LARGEST_ANSWERS // len(batch):
+        logs.event("the model's answer is too large to be sent", level=logging.ERROR, bytes=result.size)
         return Outcome(RequestError("the model gave an answer that cannot be sent", code="model_output_invalid"))
     return outcome
 

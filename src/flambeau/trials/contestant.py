@@ -67,13 +67,14 @@ def compete(entry: Entry, say: Callable[[Reply], None]) -> None:
     for rows in batches.values():
         engine.run(rows)
     grown = resident_mb() - before
-    say(Loaded(device, load_seconds, grown, worst(engine, inputs, expected)))
+    found = worst(engine, inputs, expected, classes=opened.manifest.ranks)
+    say(Loaded(device, load_seconds, grown, found))
     for line in sys.stdin.buffer:
         turn = msgspec.json.decode(line, type=Round)
         say(Timed(_median_ms(engine, batches[turn.batch], turn.seconds) / turn.batch))
 
 
-def worst(engine: Engine, inputs: Tensors, expected: Tensors) -> Agreement | None:
+def worst(engine: Engine, inputs: Tensors, expected: Tensors, *, classes: bool) -> Agreement | None:
     """The worse agreement of the probes computed together and one by one, or `None` where there are none."""
     rows = len(next(iter(inputs.values()), ()))
     if not rows:
@@ -81,7 +82,7 @@ def worst(engine: Engine, inputs: Tensors, expected: Tensors) -> Agreement | Non
     together = engine.run(inputs)
     alone = [engine.run({name: array[i : i + 1] for name, array in inputs.items()}) for i in range(rows)]
     found = [
-        agreement.measure(answers, outputs, classes=answers.ndim == 2)
+        agreement.measure(answers, outputs, classes=classes)
         for name, answers in expected.items()
         for outputs in (together[name], np.concatenate([each[name] for each in alone]))
     ]

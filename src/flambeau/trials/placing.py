@@ -58,7 +58,12 @@ def _crew(opened: Bundle, engine: str, replicas: int, threads: int) -> list[Call
     manifest = opened.manifest
     assert not isinstance(manifest.pipeline, PythonPipeline)  # it has no engine
     pipeline = open_pipeline(
-        manifest.pipeline, labels=opened.labels(), inputs=manifest.inputs, outputs=manifest.outputs
+        manifest.pipeline,
+        labels=opened.labels(),
+        inputs=manifest.inputs,
+        outputs=manifest.outputs,
+        task=manifest.what_it_does,
+        activation=manifest.activated_by,
     )
     example = pipeline.example()
     calls: list[Callable[[], object]] = []

@@ -1,0 +1,42 @@
+"""Where two JSON values differ, as a sentence. Decimal numbers are compared within the tolerance of agreement."""
+
+import contextlib
+import itertools
+import math
+from typing import Any
+
+import msgspec
+
+from flambeau import agreement
+
+_ZERO = 1e-6  # numbers that lie nearer than this are apart by rounding alone
+
+
+def differs(expected: Any, found: Any, where: str) -> str | None:
+    """The first place where two JSON values differ, or `None`. `where` is what the outermost is called."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        if odd := sorted(expected.keys() ^ found.keys()):
+            return f"{where} {'has' if odd[0] in found else 'lacks'} {odd[0]!r}"
+        pairs = [(expected[key], found[key], f"{where}[{key!r}]") for key in expected]
+    elif isinstance(expected, list) and isinstance(found, list):
+        if len(expected) != len(found):
+            return f"{where} has {len(found)} elements where {len(expected)} are expected"
+        pairs = [(*pair, f"{where}[{index}]") for index, pair in enumerate(zip(expected, found, strict=True))]
+    elif _same(expected, found):
+        return None
+    else:
+        return f"{where} is {_shown(found)} where {_shown(expected)} is expected"
+    return next(filter(None, itertools.starmap(differs, pairs)), None)
+
+
+def _same(expected: Any, found: Any) -> bool:
+    """Numbers within the tolerance; whole numbers, which are counts and names, and all else equal."""
+    if {type(expected), type(found)} in ({float}, {float, int}):  # not bool, which is an int to isinstance
+        with contextlib.suppress(OverflowError):  # a whole number past every float: equal to none
+            return math.isclose(expected, found, rel_tol=agreement.TOLERANCE, abs_tol=_ZERO)
+    return type(expected) is type(found) and bool(expected == found)
+
+
+def _shown(value: Any) -> str:
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= 60 else f"{text[:60]}…"
