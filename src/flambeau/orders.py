@@ -44,7 +44,7 @@ class SourceOptions(msgspec.Struct, frozen=True, kw_only=True):
     pipeline: Literal["image", "tensor"] | None = None
     task: ImageTask | None = None
     activation: OutputActivation | None = None
-    output: str | None = None
+    output_name: str | None = None
     input_shape: tuple[int, ...] | None = None
     resize: int | None = None
     crop: int | None = None

@@ -114,9 +114,10 @@ SOURCE = (
         choices=typing.get_args(OutputActivation),
     ),
     _row(
-        "output",
-        "Which of a graph's outputs is the answer.",
-        "Which of the outputs of an ONNX graph is the answer, by its name.",
+        "output_name",
+        "Which of several outputs is the answer: its name, or its number.",
+        "Which of several outputs is the answer: its name in an ONNX graph, or the key or the number in what an own "
+        "network returns.",
         metavar="NAME",
     ),
     _row(
