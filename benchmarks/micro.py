@@ -24,12 +24,14 @@ from PIL import Image
 
 from flambeau import bundle, logs
 from flambeau.batching import Batcher, BatchLimits, BatchSizes
+from flambeau.bundle import Activation
 from flambeau.metrics import Metrics
 from flambeau.pipelines.image import ImagePipeline, decode, normalise, resize_and_crop
+from flambeau.pipelines.tasks import answer_of
 from flambeau.pipelines.tensor import TensorPipeline
 from flambeau.runners import ipc
 from flambeau.runners.base import Batch, RunnerState, Slot, Warm
-from flambeau.types import Item, Label, Options, Outcome, Payload, TensorSpec, Timings, Value
+from flambeau.types import Item, Options, Outcome, Payload, TensorSpec, Timings, Value
 from flambeau.web import json_body, multipart
 
 _ROUNDS = 15
@@ -75,12 +77,12 @@ def photograph(width: int, height: int) -> bytes:
 def images() -> Iterator[Measured]:
     """From the bytes of a picture to its tensor, and from logits to the answer."""
     mean, std = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
+    output = TensorSpec("output", "float32", (1000,))
     pipeline = ImagePipeline(
         bundle.ImagePipeline(),
-        labels=[Label(str(index), str(index)) for index in range(1000)],
+        answer=answer_of("classification", activation=Activation("softmax"), output=output, labels=None, threshold=0.0),
         inputs=[TensorSpec("input", "float32", (3, 224, 224))],
-        outputs=[TensorSpec("output", "float32", (1000,))],
-        threshold=None,
+        outputs=[output],
         max_pixels=50_000_000,
     )
     for name, size in (("500 x 375", (500, 375)), ("12 megapixels", (4000, 3000))):

@@ -97,7 +97,7 @@ def test_a_folder_gives_what_the_model_takes_and_never_our_own_files(tmp_path: P
 
 
 def test_every_row_of_csv_is_one_line_that_can_be_read_back() -> None:
-    layout = Layout(kind="image", top_k=3)
+    layout = Layout(task="classification", top_k=3)
     lines = CsvLines(layout)
     two = tuple(Scored(index, Label(f"n{index}", 'a "b",\nc'), 0.5) for index in (4, 7))
     rows = [
@@ -127,7 +127,7 @@ def test_every_row_of_csv_is_one_line_that_can_be_read_back() -> None:
 def test_parquet_has_the_type_that_fits_all_outputs(
     tmp_path: Path, outputs: list[bytes], kind: str, expected: list[object]
 ) -> None:
-    layout = Layout(kind="python")
+    layout = Layout(task="python")
     rows = [b'{"input":"x","output":%b,"error":null,"code":null}\n' % output for output in outputs]
     (tmp_path / "rows.jsonl").write_bytes(b"".join(rows))
     parquet.write(tmp_path / "out.parquet", tmp_path / "rows.jsonl", layout)

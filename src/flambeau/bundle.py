@@ -149,6 +149,19 @@ class Activation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     logarithm: bool = False
     known: Literal["said", "graph", "architecture", "assumed"] = "assumed"
 
+    def __str__(self) -> str:
+        """Which it is, by whom, and how that is known: "softmax, applied by Flambeau (assumed)"."""
+        known = {
+            "said": "as you said",
+            "graph": "its last operation shows it",
+            "architecture": "as of every network of its kind",
+            "assumed": "assumed",
+        }[self.known]
+        if self.function == "none":
+            return f"none ({known})"
+        form = ", as its logarithm" if self.logarithm else ""
+        return f"{self.function}, applied by {'the network' if self.by == 'network' else 'Flambeau'}{form} ({known})"
+
 
 class Optimised(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the optimised graph may run: with this version of `onnxruntime`, on this `processor`."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flambeau import engines, logs, runners, usercode
 from flambeau.batching import UNMEASURED, Batcher, BatchLimits, measured_sizes
-from flambeau.bundle import Bundle, Manifest, PythonPipeline
+from flambeau.bundle import Bundle, ImagePipeline, Manifest, PythonPipeline
 from flambeau.config import Placement, Settings, place, usable_cores
 from flambeau.engines import optimised
 from flambeau.errors import Code, ConfigError, RequestError
@@ -16,7 +16,7 @@ from flambeau.machine import processor
 from flambeau.metrics import Metrics
 from flambeau.runners.base import RunnerState
 from flambeau.runners.spec import ReplicaSpec
-from flambeau.types import Item, Kind, ModelState, Options, Outcome, Payload
+from flambeau.types import Item, Kind, ModelState, Options, Outcome, Payload, Task
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a model may be called. Names are looked up in a table and never become paths."""
@@ -59,6 +59,19 @@ class Model:
         """What the model takes."""
         return type(self.bundle.manifest.pipeline).__struct_config__.tag  # type: ignore[return-value]
 
+    @property
+    def task(self) -> Task:
+        """What the model does for its user, which decides the form of its answer."""
+        return self.bundle.manifest.what_it_does
+
+    @property
+    def threshold(self) -> float | None:
+        """The score from which on a class counts, where nobody asks for another; `None` for a model over no images."""
+        pipeline = self.bundle.manifest.pipeline
+        if not isinstance(pipeline, ImagePipeline):
+            return None
+        return pipeline.threshold if self._settings.threshold is None else self._settings.threshold
+
     async def start(self) -> None:
         """Return when the model is warm. Raises `SetupError` when it cannot be loaded."""
         started = time.monotonic()
@@ -72,7 +85,8 @@ class Model:
         self.state = ModelState.READY
         self._on_change()
         logs.event(
-            "model ready", model=self.name, version=self.version, engine=self.engine, device=self.device,
+            "model ready", model=self.name, version=self.version, task=self.task,
+            activation=self.bundle.manifest.activated_by.function, engine=self.engine, device=self.device,
             runner=self._settings.runner,
             replicas=self._placement.replicas, threads=self._placement.threads, batch=self._batcher.sizes.most,
             seconds=f"{time.monotonic() - started:.2f}",

@@ -1,4 +1,4 @@
-"""Answers, one module for each form that an answer can have: what travels, what is sent, what a table and a sample hold.
+"""Answers, one module for each form that an answer can have: what travels, what is sent, what a table holds.
 
 Structs travel between processes as they are. Nothing here knows a network, a file format of tables or HTTP.
 """

@@ -94,9 +94,8 @@ class Answer(Protocol):
 
 def insisted(expected: Expected) -> tuple[str, ...]:
     """The parts that an expectation insists on, by name."""
-    return tuple(
-        name for name in Expected.__struct_fields__ if getattr(expected, name) is not (UNSET if name == "output" else None)
-    )
+    silent = msgspec.structs.asdict(Expected())
+    return tuple(name for name in silent if getattr(expected, name) is not silent[name])
 
 
 def foreign(expected: Expected, parts: tuple[str, ...], *, kind: str) -> str | None:

@@ -105,9 +105,7 @@ class Classification(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 def _cells(scored: Scored) -> dict[str, Any]:
-    return dict(
-        zip(CELLS, (scored.label.id, scored.label.name, scored.index, scored.probability), strict=True)
-    )
+    return dict(zip(CELLS, (scored.label.id, scored.label.name, scored.index, scored.probability), strict=True))
 
 
 def _or_null(schema: Schema) -> Schema:

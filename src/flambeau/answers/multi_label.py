@@ -71,10 +71,10 @@ class MultiLabel(msgspec.Struct, frozen=True, array_like=True, tag=4):
         if odd := foreign(expected, self.PARTS, kind="a list of labels"):
             return odd
         if expected.labels is not None:
-            near = {each.label.name for each in self.top if abs(each.probability - self.threshold) <= agreement.TOLERANCE}
-            found = {each.label.name for each in self.labels}
-            if odd_ones := sorted((found ^ set(expected.labels)) - near):
-                return f"labels are {sorted(found)} where {sorted(expected.labels)} are expected ({odd_ones[0]!r} differs)"
+            apart = {each.label.name: abs(each.probability - self.threshold) for each in self.top}
+            found, wanted = {each.label.name for each in self.labels}, set(expected.labels)
+            if any(apart.get(name, 1.0) > agreement.TOLERANCE for name in found ^ wanted):
+                return f"labels are {sorted(found)} where {sorted(wanted)} are expected"
         least = expected.min_score
         weakest = min((each for each in self.labels), key=lambda each: each.probability, default=None)
         if least is not None and weakest is not None and weakest.probability < least:

@@ -28,6 +28,7 @@ from flambeau.service import Service
 
 _KINDS: dict[type, Kind] = {ImagePipeline: "image", TensorPipeline: "tensor", PythonPipeline: "python"}
 _BATCHES: dict[Kind, int] = {"image": 8, "python": 8, "tensor": 64}
+_OF_CLASSES = ("top_k", "probabilities")  # options of a classifier: where several labels may be right, all are there
 _EXIT_WITH_ERRORS = 3
 _EXIT_BROKEN_PIPE = 141  # as a shell shows a program that SIGPIPE ended
 _WIDTH_OF_A_FILE = 120  # columns of a table that goes into a pipe
@@ -39,7 +40,9 @@ class Scoring:
     def __init__(self, order: Order, bundle: Bundle, settings: Settings, *, max_batch_size: int | None) -> None:
         """Raises `SetupError` when the model may not be run so, or an option has no effect on it."""
         kind = _KINDS[type(bundle.manifest.pipeline)]
-        for name in ("columns",) if kind == "image" else ("top_k", "probabilities"):
+        task = bundle.manifest.what_it_does
+        idle = [*(["columns"] if kind == "image" else []), *([] if task == "classification" else _OF_CLASSES)]
+        for name in idle:
             if getattr(order, name):
                 raise SetupError(f"--{name.replace('_', '-')} has no effect on {bundle.manifest.name}: leave it out")
         self._order = order
@@ -48,7 +51,8 @@ class Scoring:
         settings = replace(settings, max_batch_size=max_batch_size or _BATCHES[kind])
         self._settings = job.settle(settings, replicas=self._replicas)
         self._service = Service([bundle], self._settings)
-        self._layout = Layout(kind=kind, top_k=order.top_k, probabilities=order.probabilities)
+        self._kind = kind
+        self._layout = Layout(task=task, top_k=order.top_k, probabilities=order.probabilities)
 
     def to_stream(self) -> int:
         """Compute all rows, and show them or send them to standard output, a pipe or a device."""
@@ -96,7 +100,7 @@ class Scoring:
 
     def _inputs(self, own: frozenset[Path] = frozenset()) -> Inputs:
         order = self._order
-        wanted = Wanted(kind=self._layout.kind, column=order.column, columns=order.columns)
+        wanted = Wanted(kind=self._kind, column=order.column, columns=order.columns)
         return Inputs(order.inputs, wanted, own=own, listed=lambda: open(0, "rb", closefd=False))
 
     def _lines(self) -> Lines:

@@ -41,6 +41,7 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
     Whatever is an option here can stand in the environment (FLAMBEAU_MAX_ITEMS=16), or in a file flambeau.toml
     (max_items = 16): `flambeau config` shows what is in force.
     """
+    from flambeau.web.about import about
     from flambeau.web.access.gate import open_gate
     from flambeau.web.access.tls import server_context
     from flambeau.web.server import bind, run
@@ -66,5 +67,7 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
         shown = f"[{host}]" if ":" in host else host
         scheme = "http" if encryption is None else "https"
         click.echo(f"Flambeau serves {models}: {scheme}://{shown}:{port}")
+        for model in service.models():
+            click.echo(f"{model.name}: {about(model)}")
 
     run(lambda: Service([bundle], settings), taken, gate, encryption=encryption, on_ready=announce)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import BinaryIO
 
 import click
+import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -113,10 +114,20 @@ def _answer(row: Row) -> Text:
     if row["error"] is not None:
         return Text(shown(row["error"]), style="red")
     if "output" in row:
-        return Text(bytes(row["output"]).decode())  # JSON, which escapes what could steer a terminal
+        return Text(_json(row["output"]))
+    if "labels" in row:
+        return Text(shown(", ".join(row["labels"]))) if row["labels"] else Text("no label", style="dim")
+    if "embedding" in row:
+        first = ", ".join(f"{number:.4g}" for number in row["embedding"][:4])
+        return Text(f"{number_of(len(row['embedding']), 'number')}: {first}, …")
     ranked = row.get("predictions") or [row]
     text = shown(", ".join(f"{each['class_name']} {each['probability']:.3f}" for each in ranked))
     return Text(text) if row["recognised"] else Text(f"not recognised ({text})", style="dim")
+
+
+def _json(value: object) -> str:
+    """As JSON, which escapes what could steer a terminal."""
+    return msgspec.json.encode(value).decode()
 
 
 class StreamSink:

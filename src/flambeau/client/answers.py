@@ -1,6 +1,7 @@
 """Answers of the service to plain objects, and its errors to exceptions."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,14 +27,24 @@ class RankedClass:
     probability: float
 
 
+@dataclass(frozen=True, slots=True)
+class ScoredLabel:
+    """A label with its score, 0 to 1."""
+
+    label: str
+    score: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
     """The answer to one input.
 
     Of an image classifier: `class_id` and `class_name`, `None` when nothing was recognised, and then `reason` says why;
     `top`, the best classes with `top_k`; `class_index` and `probabilities` (of all classes) if they were asked for. Of
-    any other model: `output`. `stages` are the seconds that the server spent, by stage; `attempts` how often it was
-    asked.
+    a model that gives several labels: `labels`, those whose score reaches the threshold, best first, and `scores` of
+    all classes, in the model's order. Of one that gives vectors: `embedding`. Of any other model, a regression too:
+    `output`. In `scores` and `embedding`, NaN stands for what was no number to JSON. `stages` are the seconds that the
+    server spent, by stage; `attempts` how often it was asked.
     """
 
     raw: bytes = field(repr=False)
@@ -44,6 +55,9 @@ class Prediction:
     top: tuple[RankedClass, ...] = ()
     class_index: int | None = None
     probabilities: tuple[float, ...] = field(default=(), repr=False)
+    labels: tuple[ScoredLabel, ...] = ()
+    scores: tuple[float, ...] = field(default=(), repr=False)
+    embedding: tuple[float, ...] = field(default=(), repr=False)
     output: Any = None
     stages: Mapping[str, float] = field(default_factory=dict, repr=False)
     attempts: int = 1
@@ -81,10 +95,17 @@ def read(response: BaseHTTPResponse, *, request_id: str, attempts: int) -> Predi
         top=top,
         class_index=index,
         probabilities=tuple(body.get("probabilities") or ()),
+        labels=tuple(ScoredLabel(each["label"], each["score"]) for each in body.get("labels", ())),
+        scores=_numbers(body.get("scores")),
+        embedding=_numbers(body.get("embedding")),
         output=body.get("output"),
         stages=_stages(response.headers.get("Server-Timing", "")),
         attempts=attempts,
     )
+
+
+def _numbers(listed: Any) -> tuple[float, ...]:
+    return tuple(math.nan if each is None else each for each in listed or ())
 
 
 def _refusal(response: BaseHTTPResponse, body: Any, identity: str) -> Refused:

@@ -22,9 +22,7 @@ class RowByRow:
         rows = len(next(iter(batch.values())))
         if rows <= 1:
             return self._engine.run(batch)
-        found = [
-            self._engine.run({name: array[row : row + 1] for name, array in batch.items()}) for row in range(rows)
-        ]
+        found = [self._engine.run({name: array[row : row + 1] for name, array in batch.items()}) for row in range(rows)]
         return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
 
     def close(self) -> None:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from flambeau.config import Settings
-from flambeau.errors import SetupError
+from flambeau.errors import RequestError, SetupError
 from flambeau.offline import stream
 from flambeau.offline.entries import Entry
 from flambeau.offline.lines import Written
 from flambeau.offline.rows import Layout, Row
 from flambeau.service import Service
-from flambeau.types import Options, Value
+from flambeau.types import Options
 
 _DEADLINE = 86_400.0  # seconds; an item waits for those before it, each of which has its own time, and for nothing else
 _DRAIN = 1.0  # seconds; an interrupted run wants nothing more of what is being computed
@@ -89,7 +89,7 @@ async def run(
                 tally.rows += len(rows)
                 tally.errors += sum(row["code"] is not None for row in rows)
                 tally.nonfinite += sum(
-                    outcome.result.nonfinite for _, outcome in chunk if isinstance(outcome.result, Value)
+                    outcome.result.nonfinite for _, outcome in chunk if not isinstance(outcome.result, RequestError)
                 )
                 on_rows()
     finally:

@@ -79,4 +79,6 @@ def _cell(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, float):
         return repr(value)
+    if isinstance(value, list):
+        return msgspec.json.encode(value).decode()
     return str(value).replace("\r", "\\r").replace("\n", "\\n")

@@ -28,8 +28,8 @@ def require() -> None:
 def write(target: Path, rows: Path, layout: Layout) -> None:
     """Write the rows of a JSONL file to `target`, which is whole or absent.
 
-    Probabilities are float32, which is what the model gave. `output` has the type that fits all answers, or where none
-    does, is their JSON text.
+    Probabilities, scores and embeddings are float32, which is what the model gave. `output` has the type that fits all
+    answers, or where none does, is their JSON text.
     """
     import pyarrow
     from pyarrow import parquet
@@ -39,7 +39,7 @@ def write(target: Path, rows: Path, layout: Layout) -> None:
     with parquet.ParquetWriter(fresh, schema) as writer:
         group: list[pyarrow.RecordBatch] = []
         for part in _parts(rows):
-            if layout.kind != "image" and schema.field("output").type == pyarrow.string():
+            if "output" in layout.columns and schema.field("output").type == pyarrow.string():
                 part = [row | {"output": _as_text(row["output"])} for row in part]
             group.append(pyarrow.RecordBatch.from_pylist(part, schema))
             if sum(batch.nbytes for batch in group) >= _BYTES_OF_A_GROUP:
@@ -73,7 +73,10 @@ def _schema(rows: Path, layout: Layout) -> "pyarrow.Schema":
         "recognised": pa.bool_(),
         "predictions": pa.list_(pa.struct(one)),
         "probabilities": pa.list_(number),
-        "output": None if layout.kind == "image" else _type_of_outputs(rows),
+        "labels": pa.list_(text),
+        "scores": pa.list_(number),
+        "embedding": pa.list_(number),
+        "output": _type_of_outputs(rows) if "output" in layout.columns else None,
     }
     return pa.schema([(name, types.get(name, text)) for name in layout.columns])
 

@@ -38,5 +38,5 @@ def sigmoid(logits: npt.NDArray[np.floating]) -> Row:
     """1 / (1 + exp(-x)) of each number. The exponential is of -|x|, which is at most 1. NaN stays NaN."""
     numbers = logits.astype(np.float32)
     small = np.exp(-np.abs(numbers))
-    result: Row = np.where(numbers >= 0, np.float32(1), small) / (np.float32(1) + small)
-    return result
+    one = np.float32(1)
+    return np.where(numbers >= 0, one, small).astype(np.float32) / (one + small)

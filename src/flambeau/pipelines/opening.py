@@ -7,10 +7,9 @@ from flambeau.bundle import Activation
 from flambeau.config import Settings
 from flambeau.pipelines.base import Pipeline
 from flambeau.pipelines.image import ImagePipeline
-from flambeau.pipelines.tensor import TensorPipeline
 from flambeau.pipelines.tasks import answer_of
+from flambeau.pipelines.tensor import TensorPipeline
 from flambeau.types import Label, Task, TensorSpec
-
 
 SOFTMAX = Activation("softmax")
 """What a classifier was given before bundles said what it is."""

@@ -1,11 +1,11 @@
 """What a request to the native protocol may carry: the one table that validation and the OpenAPI document both read."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from flambeau.errors import RequestError
-from flambeau.types import Kind
+from flambeau.types import Kind, Task
 from flambeau.web.http import HttpRequest
 
 Reading = Literal["form", "json", "raw"]
@@ -98,9 +98,16 @@ TIMEOUT = Number(
     "Milliseconds within which the answer is wanted. It can shorten the service's deadline, not lengthen it.", 2000,
 )  # fmt: skip
 
-NUMBERS: dict[Kind, tuple[Number, ...]] = {
-    "image": (TOP_K, THRESHOLD, TIMEOUT),
+_PRESENT = replace(
+    THRESHOLD, meaning="Score from which on a class counts as present. Without it: the service's.", example=0.5
+)
+
+NUMBERS: dict[Task, tuple[Number, ...]] = {
+    "classification": (TOP_K, THRESHOLD, TIMEOUT),
+    "multi-label": (TOP_K, _PRESENT, TIMEOUT),
+    "regression": (TIMEOUT,),
+    "embedding": (TIMEOUT,),
     "tensor": (TIMEOUT,),
     "python": (TIMEOUT,),
 }
-"""What has a meaning for models of each kind. All are checked for all."""
+"""What has a meaning for models of each task. All are checked for all."""

@@ -55,3 +55,26 @@ def request_id(headers: Mapping[str, str]) -> str:
     """The client's X-Request-ID where it is harmless, else a new one."""
     given = headers.get("x-request-id", "")
     return given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+
+
+def prefers(accept: str, media_type: str, *, over: str) -> bool:
+    """Whether an `Accept` header names that type, and no less than the other (RFC 9110, 12.5.1).
+
+    A type that is not named is not meant: `*/*` asks for what is usual.
+    """
+    if media_type not in accept.lower():
+        return False
+    wanted = {name.strip(): _quality(parameters) for name, _, parameters in _ranges(accept)}
+    return wanted.get(media_type, 0.0) > 0 and wanted[media_type] >= wanted.get(over, 0.0)
+
+
+def _ranges(accept: str) -> list[tuple[str, str, str]]:
+    return [each.lower().partition(";") for each in accept.split(",")]
+
+
+def _quality(parameters: str) -> float:
+    found = re.search(r"(?:^|;)\s*q\s*=\s*([0-9.]+)", parameters)
+    try:
+        return float(found[1]) if found else 1.0
+    except ValueError:
+        return 0.0

@@ -6,12 +6,14 @@ What can be sent comes from `flambeau.web.contract`, which validates requests to
 from collections.abc import Mapping
 from typing import Any
 
+from flambeau.answers.embedding import NPY
 from flambeau.config import Settings
 from flambeau.errors import Code
 from flambeau.model import Model
 from flambeau.service import Service
 from flambeau.version import VERSION
 from flambeau.web import openapi_schemas
+from flambeau.web.about import about
 from flambeau.web.access.routes import Need
 from flambeau.web.contract import NUMBERS, Number
 from flambeau.web.errors import STATUS
@@ -81,24 +83,23 @@ def _secure(paths: Document, needs: Mapping[str, Need]) -> None:
 def _prediction(model: Model, settings: Settings, identity: str, which: str) -> Document:
     named: Document = {
         name: {"$ref": f"#/components/headers/{name}"}
-        for name in ("X-Request-ID", "Server-Timing", *(("X-Nonfinite-Outputs",) if model.kind != "image" else ()))
+        for name in ("X-Request-ID", "Server-Timing", "X-Nonfinite-Outputs")
     }
-    answered = {
-        "description": "The answer.",
-        "headers": named,
-        "content": {"application/json": {"schema": openapi_schemas.answer(model)}},
-    }
+    content: Document = {"application/json": {"schema": openapi_schemas.answer(model)}}
+    if model.task == "embedding":
+        content[NPY] = {}  # bytes
+    answered = {"description": openapi_schemas.told(model), "headers": named, "content": content}
     return {
         "post": {
             "operationId": identity,
             "tags": ["predictions"],
             "summary": f"A prediction of {which}",
             "description": (
-                f"At most {settings.max_body_bytes} bytes and {settings.max_items} items, "
+                f"{about(model)} At most {settings.max_body_bytes} bytes and {settings.max_items} items, "
                 f"answered within {settings.deadline:g} seconds."
             ),
             "parameters": [
-                *(_parameter(number) for number in NUMBERS[model.kind]),
+                *(_parameter(number) for number in NUMBERS[model.task]),
                 {"$ref": "#/components/parameters/RequestId"},
             ],
             "requestBody": {"required": True, "content": openapi_schemas.request_bodies(model)},

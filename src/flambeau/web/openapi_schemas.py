@@ -8,14 +8,15 @@ from typing import Any, get_args
 
 import numpy as np
 
+from flambeau.answers import Classification, Embedding, MultiLabel, Regression
+from flambeau.answers.base import Schema, record
+from flambeau.answers.embedding import NPY
 from flambeau.errors import Code
 from flambeau.model import Model
 from flambeau.pipelines.tensor import MAX_ROWS
-from flambeau.types import Kind, TensorSpec
+from flambeau.types import Kind, Task, TensorSpec
 from flambeau.web.contract import FORM_PARTS, MEDIA_TYPES, TAKEN, Reading
 from flambeau.web.http import REQUEST_ID
-
-Schema = dict[str, Any]
 
 _WHOLE_FILE: Schema = {"type": "string", "format": "binary", "minLength": 1}
 _PART: Schema = {"contentMediaType": "application/octet-stream"}  # no type: it is bytes, whatever they say
@@ -34,13 +35,13 @@ ERROR: Schema = {
     "additionalProperties": False,
 }
 
-_PROBABILITY: Schema = {"type": "number", "minimum": 0, "maximum": 1}
+_UNIT: Schema = {"minimum": 0, "maximum": 1}
 
 
 def request_bodies(model: Model) -> dict[str, Schema]:
     """What a body to that model may be, by content type."""
     kind = model.kind
-    schemas: dict[Reading, Schema] = {"form": _form(kind), "json": _json(model), "raw": _WHOLE_FILE}
+    schemas: dict[Reading, Schema] = {"form": _form(kind, model.task), "json": _json(model), "raw": _WHOLE_FILE}
     return {media_type: {"schema": schemas[reading]} for reading in TAKEN[kind] for media_type in MEDIA_TYPES[reading]}
 
 
@@ -49,19 +50,51 @@ def answer(model: Model) -> Schema:
     manifest = model.bundle.manifest
     if model.kind == "tensor":
         numbers: Schema = {"type": ["number", "null"], "description": "null stands for what JSON has no number for."}
-        return _object({"output": _one_or_several(manifest.outputs[0].shape, numbers)})
+        return record({"output": _one_or_several(manifest.outputs[0].shape, numbers)})
     if model.kind == "python":
-        return {"anyOf": [_object({"output": {}}), _several(_object({"output": {}}))]}
-    classes = manifest.outputs[0].shape[0]
-    by_name, by_index = _by_name(model), _by_index(classes)
-    return {"anyOf": [by_name, by_index, _several(by_name, by_index)]}
+        return {"anyOf": [record({"output": {}}), _several(record({"output": {}}))]}
+    items = _image_answers(model)
+    return {"anyOf": [*items, _several(*items)]}
 
 
-def _form(kind: Kind) -> Schema:
+def told(model: Model) -> str:
+    """The answer in a sentence."""
+    return _TOLD[model.task]
+
+
+_TOLD: dict[Task, str] = {
+    "classification": "The best class: by name for the part `file` or a raw body, by index for the part `image`.",
+    "multi-label": "The classes whose score reaches the threshold, and the scores of all.",
+    "regression": "The number that the network gives, or nested lists of its numbers.",
+    "embedding": (
+        f"The vector. With `Accept: {NPY}` it is an array of numpy, float32: of shape (dimensions,) for one item, "
+        "(items, dimensions) for several; then one bad item fails the request."
+    ),
+    "tensor": "The output, nested as the input was.",
+    "python": "Whatever the model's own code answers.",
+}
+
+
+def _image_answers(model: Model) -> tuple[Schema, ...]:
+    """The schemas of one image's answer."""
+    manifest = model.bundle.manifest
+    shape = manifest.outputs[0].shape
+    if model.task == "regression":
+        return Regression.schemas(shape)
+    [count] = shape
+    if model.task == "embedding":
+        return Embedding.schemas(count)
+    score: Schema = {"type": ["number", "null"]} | ({} if manifest.activated_by.function == "none" else _UNIT)
+    made = MultiLabel if model.task == "multi-label" else Classification
+    return made.schemas(count, model.bundle.labels(), score)
+
+
+def _form(kind: Kind, task: Task) -> Schema:
     what = "An image file." if kind == "image" else "A file."
     answered = {"file": "Answered by the class's name.", "image": "Answered by the class's index."}
     parts = {
-        name: _PART | {"description": f"{what} {answered[name]}" if kind == "image" else what} for name in FORM_PARTS
+        name: _PART | {"description": f"{what} {answered[name]}" if task == "classification" else what}
+        for name in FORM_PARTS
     }
     return {
         "type": "object",
@@ -79,8 +112,8 @@ def _json(model: Model) -> Schema:
         spec = model.bundle.manifest.inputs[0]
         taken = _one_or_several(spec.shape, _number(spec))
         taken["description"] = f"{spec.dtype}, one row of shape {list(spec.shape)} or at most {MAX_ROWS} of them."
-        return _object({"input": taken}, open_=True)
-    return _object({"input": {"description": "Whatever the model's own code takes."}}, open_=True)
+        return record({"input": taken}, open_=True)
+    return record({"input": {"description": "Whatever the model's own code takes."}}, open_=True)
 
 
 def _number(spec: TensorSpec) -> Schema:
@@ -111,45 +144,7 @@ def _one_or_several(shape: tuple[int, ...], number: Schema) -> Schema:
     return {"anyOf": [row, several, *alone]}
 
 
-def _by_name(model: Model) -> Schema:
-    labels = model.bundle.labels()
-    shown = [label.name for label in labels[:3]] if labels else ["0"]
-    identity: Schema = {"type": "string", "examples": [label.id for label in labels[:3]] if labels else ["0"]}
-    name: Schema = {"type": "string", "examples": shown}
-    ranked = _object({"class_id": identity, "class_name": name, "probability": _PROBABILITY})
-    return _object(
-        {"class_id": _or_null(identity), "class_name": _or_null(name)}, optional=_abstention(ranked), title="ByName"
-    )
-
-
-def _by_index(classes: int) -> Schema:
-    identity: Schema = {"type": "string"}
-    ranked = _object({"class_id": identity, "class_name": identity, "probability": _PROBABILITY})
-    vector: Schema = {"type": "array", "items": _PROBABILITY, "minItems": classes, "maxItems": classes}
-    index: Schema = {"type": ["integer", "null"], "minimum": 0, "maximum": classes - 1}
-    return _object({"class_index": index, "probabilities": vector}, optional=_abstention(ranked), title="ByIndex")
-
-
-def _abstention(ranked: Schema) -> dict[str, Schema]:
-    return {
-        "reason": {"type": "string", "description": "Why nothing was recognised; the class is null then."},
-        "predictions": {"type": "array", "items": ranked, "description": "Ranked, when `top_k` was asked for."},
-    }
-
-
 def _several(*items: Schema) -> Schema:
     error: Schema = {"$ref": "#/components/schemas/Error"}
-    whole = _object({"predictions": {"type": "array", "items": {"anyOf": [*items, error]}}})
+    whole = record({"predictions": {"type": "array", "items": {"anyOf": [*items, error]}}})
     return whole | {"description": "The answers to several parts, in the order sent."}
-
-
-def _or_null(schema: Schema) -> Schema:
-    return schema | {"type": [schema["type"], "null"]}
-
-
-def _object(
-    required: dict[str, Schema], *, optional: dict[str, Schema] | None = None, title: str = "", open_: bool = False
-) -> Schema:
-    found: Schema = {"title": title} if title else {}
-    found |= {"type": "object", "required": list(required), "properties": required | (optional or {})}
-    return found if open_ else found | {"additionalProperties": False}

@@ -1,39 +1,43 @@
 """The native protocol: bodies to payloads, outcomes to the recipes' answers. Pure functions and one coroutine.
 
-one part `file`, or a raw body     {"class_id": ..., "class_name": ...}
-one part `image`                   {"class_index": ..., "probabilities": [...]}
+one part `file`, or a raw body     what the model's task answers: `flambeau.answers`
+one part `image`                   the same, but of a classifier {"class_index": ..., "probabilities": [...]}
 JSON {"input": x}                  {"output": y}
 several parts                      {"predictions": [...]} in the order sent; a bad one fails alone
+Accept: application/x-npy          of embeddings, an array of numpy; one bad item fails the request
 """
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
+from flambeau.answers import Answer, Asked, Embedding, Form
+from flambeau.answers.embedding import NPY, npy
 from flambeau.config import Settings
 from flambeau.errors import RequestError
 from flambeau.model import Model
 from flambeau.service import Service
-from flambeau.types import Classification, Options, Outcome, Payload, Timings, Value
+from flambeau.types import Options, Outcome, Payload, Task, Timings
 from flambeau.web import json_body, multipart
 from flambeau.web.contract import FORM_PARTS, THRESHOLD, TIMEOUT, TOP_K, reading_of
 from flambeau.web.errors import error_answer, error_body
-from flambeau.web.http import HttpAnswer, HttpRequest
-
-Form = Literal["file", "image"]
-"""The name of the part that carried an item, which decides the shape of its answer."""
+from flambeau.web.http import JSON, HttpAnswer, HttpRequest, prefers
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request understood: its items (or what was wrong with one of them) and what is wanted about them."""
+    """A request understood: its items (or what was wrong with one of them) and what is wanted about them.
+
+    `top_k`: how many classes are to be ranked, where that was asked for. `npy`: the answer is to be an array of numpy.
+    """
 
     items: list[tuple[Form, Payload | RequestError]]
     options: Options
-    ranked: bool
+    top_k: int | None
+    npy: bool
 
 
 class Answered(NamedTuple):
@@ -52,7 +56,7 @@ class Answered(NamedTuple):
 async def answer(service: Service, model: Model, request: HttpRequest, *, request_id: str) -> Answered:
     """Answer a prediction request to that model. Raises `RequestError` for a request that fails as a whole."""
     try:
-        call = read(request, model.kind, service.settings)
+        call = read(request, model.kind, service.settings, task=model.task)
         timeout = _timeout(request, service.settings.deadline)
     except RequestError as error:
         model.metrics.rejected(error.code)
@@ -70,7 +74,7 @@ async def answer(service: Service, model: Model, request: HttpRequest, *, reques
     return Answered(render(call, outcomes, request_id=request_id), None, timings, queued)
 
 
-def read(request: HttpRequest, kind: str, settings: Settings) -> Call:
+def read(request: HttpRequest, kind: str, settings: Settings, *, task: Task) -> Call:
     """Understand a request to a model of that kind (`image`, `tensor` or `python`). Raises `RequestError`."""
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise RequestError("a compressed body is not read: send it as it is", code="unsupported_content_encoding")
@@ -87,7 +91,8 @@ def read(request: HttpRequest, kind: str, settings: Settings) -> Call:
             threshold=THRESHOLD.read(request),
             probabilities=any(form == "image" for form, _ in items),
         ),
-        ranked=top_k is not None,
+        top_k=None if top_k is None else int(top_k),
+        npy=task == "embedding" and prefers(request.headers.get("accept", ""), NPY, over=JSON),
     )
 
 
@@ -142,44 +147,28 @@ def _timeout(request: HttpRequest, most: float) -> float:
 
 def render(call: Call, outcomes: Sequence[tuple[Form, Outcome]], *, request_id: str) -> HttpAnswer:
     """The answer to a request: one item's own, or a list in which items' errors stand at their places."""
-    nonfinite = sum(outcome.result.nonfinite for _, outcome in outcomes if isinstance(outcome.result, Value))
+    results = [outcome.result for _, outcome in outcomes]
+    nonfinite = sum(result.nonfinite for result in results if not isinstance(result, RequestError))
     headers = (("X-Nonfinite-Outputs", str(nonfinite)),) if nonfinite else ()
-    body: dict[str, Any]
-    if len(outcomes) == 1:
-        [(form, outcome)] = outcomes
-        body = _item_body(call, form, outcome, request_id)
-    else:
-        body = {"predictions": [_item_body(call, form, outcome, request_id) for form, outcome in outcomes]}
-    return HttpAnswer(200, msgspec.json.encode(body), headers=headers)
-
-
-def _item_body(call: Call, form: Form, outcome: Outcome, request_id: str) -> dict[str, Any]:
-    result = outcome.result
-    if isinstance(result, RequestError):
-        return error_body(result, request_id)
-    if isinstance(result, Value):
-        return {"output": msgspec.Raw(result.json)}
-    assert isinstance(result, Classification)  # a Plain answers payloads of kind `value`, which no request has
-    best = result.top[0]
-    body: dict[str, Any]
-    if form == "image":
-        body = {"class_index": best.index, "probabilities": result.probabilities}
-    else:
-        body = {"class_id": best.label.id, "class_name": best.label.name}
-    if not result.recognised:
-        named = [key for key in body if key.startswith("class_")]
-        body |= dict.fromkeys(named) | {"reason": not_recognised(result)}
-    if call.ranked:
-        body["predictions"] = [
-            {"class_id": each.label.id, "class_name": each.label.name, "probability": each.probability}
-            for each in result.top
-        ]
-    return body
-
-
-def not_recognised(result: Classification) -> str:
-    """Why nothing was recognised, as a sentence."""
-    return (
-        f"nothing was recognised: the top probability {result.top[0].probability:.3f} "
-        f"is below the threshold {result.threshold:g}"
+    if call.npy:
+        return _arrays(results, headers, request_id=request_id)
+    bodies = [
+        error_body(result, request_id) if isinstance(result, RequestError) else result.body(Asked(form, call.top_k))
+        for (form, _), result in zip(outcomes, results, strict=True)
+    ]
+    return HttpAnswer(
+        200, msgspec.json.encode(bodies[0] if len(bodies) == 1 else {"predictions": bodies}), headers=headers
     )
+
+
+def _arrays(
+    results: Sequence[Answer | RequestError], headers: tuple[tuple[str, str], ...], *, request_id: str
+) -> HttpAnswer:
+    """Embeddings as one array. An array has no place for an error: the first one is the answer to all."""
+    found: list[Embedding] = []
+    for result in results:
+        if isinstance(result, RequestError):
+            return error_answer(result, request_id)
+        assert isinstance(result, Embedding)  # the only task that is asked for arrays
+        found.append(result)
+    return HttpAnswer(200, npy(found, alone=len(found) == 1), NPY, headers)

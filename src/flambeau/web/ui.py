@@ -13,6 +13,7 @@ from flambeau.service import AttachedService, BlockingService
 from flambeau.types import Options
 from flambeau.version import VERSION
 from flambeau.web import multipart
+from flambeau.web.about import about
 from flambeau.web.errors import STATUS
 from flambeau.web.multipart import Part
 from flambeau.web.page_answer import TOP_K, Card, cards_of, refused
@@ -31,6 +32,9 @@ _POLICY = "; ".join(
     )
 )
 _HEADERS = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY"}
+RANKED = frozenset({"classification", "multi-label"})
+"""The tasks whose classes the page ranks."""
+
 _SAMPLES = {"chelsea.jpg": "A cat", "coffee.jpg": "A cup of coffee", "rocket.jpg": "A rocket"}
 """Pictures to try, in `static/samples`, with what is on them."""
 
@@ -50,7 +54,8 @@ def make_blueprint(handle: AttachedService | BlockingService) -> Blueprint:
             filled=filled(parts),
             samples=_SAMPLES,
             address=_address(model),
-            top_k=TOP_K,
+            top_k=TOP_K if model.task in RANKED else None,
+            about=about(model),
         )
         return make_response(text, status)
 
@@ -89,7 +94,8 @@ def make_blueprint(handle: AttachedService | BlockingService) -> Blueprint:
 
     @blueprint.get("/dashboard")
     def dashboard() -> Response:
-        return make_response(render_template("dashboard.html", models=handle.service.models()))
+        models = handle.service.models()
+        return make_response(render_template("dashboard.html", models=models, about=about))
 
     @blueprint.after_request
     def lock_down(response: Response) -> Response:

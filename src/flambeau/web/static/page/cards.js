@@ -1,13 +1,18 @@
 /** The cards of the answers. What models and people wrote goes in as text, never as HTML. */
 
 import { showStages } from "../stages.js";
-import { asSentence, percent, spelled } from "../words.js";
+import { asSentence, counted, digits, percent, spelled } from "../words.js";
+import { copy } from "./commands.js";
 
 const cards = document.getElementById("cards");
 const nothing = document.getElementById("nothing");
 const clear = document.getElementById("clear");
 const spoken = document.getElementById("spoken");
 const MOST_CARDS = 100;
+const BARS = 5; // the classes that are ranked, whatever their scores are
+const MOST_BARS = 20; // labels
+const FIRST_NUMBERS = 8; // of a vector
+const { task, threshold } = document.getElementById("ask").dataset;
 
 /** @typedef {import("./ask.js").Answer} Answer */
 
@@ -45,7 +50,8 @@ export class Card {
   wait(state) {
     this.element.className = "card busy";
     this.element.setAttribute("aria-busy", "true");
-    for (const name of ["error", "note", "bars", "text", "again", "time"]) this.part(name).hidden = true;
+    const all = ["error", "note", "bars", "text", "all", "tools", "again", "time"];
+    for (const name of all) this.part(name).hidden = true;
     this.part("verdict").textContent = state;
   }
 
@@ -56,13 +62,13 @@ export class Card {
   show(answer, again) {
     this.element.removeAttribute("aria-busy");
     if (answer.error) this.showError(answer, again);
-    else if (answer.body.predictions) this.showClasses(answer.body);
-    else this.showValue(answer.body);
+    else this.showBody(answer.body);
     if (answer.spent?.size) {
       showStages(this.part("time"), answer.spent);
       this.part("time").hidden = false;
     }
-    const verdict = answer.error ?? (answer.body.predictions ? this.part("verdict").textContent : "answered");
+    const said = this.part("verdict").textContent;
+    const verdict = answer.error ?? (said === "Answer" ? "answered" : said);
     spoken.textContent = this.source ? `${this.source}: ${verdict}` : verdict;
   }
 
@@ -76,19 +82,68 @@ export class Card {
     button.onclick = again;
   }
 
+  showBody(body) {
+    this.element.className = "card";
+    if (task === "classification") this.showClasses(body);
+    else if (task === "multi-label") this.showLabels(body);
+    else if (task === "regression") this.showNumbers(body.output);
+    else if (task === "embedding") this.showVector(body.embedding);
+    else this.showValue(body);
+  }
+
   showClasses(body) {
     const recognised = body.class_id !== null;
     this.element.className = recognised ? "card" : "card unsure";
     const [best] = body.predictions;
     this.part("verdict").textContent = recognised ? spelled(best.class_name) : "Not recognised";
     this.write("note", body.reason && asSentence(body.reason));
-    const rows = body.predictions.map(({ class_name: name, probability }) => row(spelled(name), probability));
+    this.showBars(body.predictions.map(({ class_name: name, probability }) => row(spelled(name), probability)));
+  }
+
+  showLabels({ labels, predictions }) {
+    const present = labels.slice(0, MOST_BARS);
+    const others = predictions.slice(labels.length, BARS);
+    const names = present.map(({ label }) => spelled(label)).join(", ");
+    const many = labels.length > MOST_BARS;
+    this.element.className = labels.length ? "card" : "card unsure";
+    this.part("verdict").textContent = many ? `${labels.length} labels` : names || "No label";
+    const marked = `Marked are the labels whose score is ${Number((100 * threshold).toPrecision(6))} % or more.`;
+    this.write("note", many ? `${marked} The first ${MOST_BARS} are shown.` : marked);
+    this.showBars([
+      ...present.map(({ label, score }) => row(spelled(label), score, true)),
+      ...others.map(({ class_name: name, probability }) => row(spelled(name), probability)),
+    ]);
+  }
+
+  showNumbers(output) {
+    if (!Array.isArray(output)) {
+      this.part("verdict").textContent = digits(output);
+      return;
+    }
+    this.part("verdict").textContent = counted(output.flat(Infinity).length);
+    this.write("text", output.some(Array.isArray) ? JSON.stringify(output) : output.map(digits).join("\n"));
+  }
+
+  showVector(numbers) {
+    const rest = numbers.length > FIRST_NUMBERS;
+    this.part("verdict").textContent = `A vector of ${counted(numbers.length)}`;
+    this.write("text", numbers.slice(0, FIRST_NUMBERS).map(digits).join(", ") + (rest ? ", …" : ""));
+    this.part("more").textContent = JSON.stringify(numbers);
+    this.part("all").hidden = !rest;
+    this.part("tools").hidden = false;
+    this.part("copy-all").onclick = async ({ currentTarget: button }) => {
+      button.firstChild.data = (await copy(this.part("more"))) ? "Copied" : "Selected";
+      setTimeout(() => (button.firstChild.data = "Copy"), 2000);
+    };
+    this.part("save").onclick = () => download(this.part("more").textContent, "embedding.json");
+  }
+
+  showBars(rows) {
     this.part("bars").replaceChildren(...rows);
     this.part("bars").hidden = false;
   }
 
   showValue(body) {
-    this.element.className = "card";
     this.part("verdict").textContent = "Answer";
     this.write("text", JSON.stringify("output" in body ? body.output : body, null, 2));
   }
@@ -106,11 +161,26 @@ export function putFirst(made) {
   refresh();
 }
 
-function row(name, probability) {
+function download(text, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // not before the browser has read it
+}
+
+function row(name, probability, present = false) {
   const item = document.getElementById("row").content.firstElementChild.cloneNode(true);
   item.querySelector(".name").textContent = name;
+  if (present) {
+    item.className = "present";
+    const mark = document.createElement("span");
+    mark.className = "unseen";
+    mark.textContent = ", present";
+    item.querySelector(".name").append(mark);
+  }
   item.querySelector(".percent").textContent = percent(probability);
-  item.querySelector("rect").setAttribute("width", `${100 * probability}%`);
+  item.querySelector("rect").setAttribute("width", `${100 * Math.min(Math.max(probability ?? 0, 0), 1)}%`);
   return item;
 }
 

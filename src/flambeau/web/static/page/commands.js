@@ -32,8 +32,11 @@ export function offerCopies() {
   }
 }
 
-/** @returns {Promise<boolean>} false where the clipboard is closed to us, and the text was only selected */
-async function copy(code) {
+/**
+ * @param {HTMLElement} code whose text is copied
+ * @returns {Promise<boolean>} false where the clipboard is closed to us, and the text was only selected
+ */
+export async function copy(code) {
   try {
     await navigator.clipboard.writeText(code.innerText); // as it is shown: without what is hidden
     return true;
