@@ -126,6 +126,10 @@ class ServerProcess:
         """Everything it wrote to standard error so far."""
         return self._log.read_text()
 
+    def output(self) -> str:
+        """Everything it wrote to standard output so far."""
+        return self._output.read_text()
+
     def post(self, path: str = "/predict", **arguments: object) -> requests.Response:
         """POST to the server."""
         return requests.post(self.url + path, timeout=60, **arguments)  # type: ignore[arg-type]
