@@ -1,4 +1,4 @@
-"""Several models behind one page: pictures, pictures with a hostile class, numbers, and own code."""
+"""Several models behind one page: every task over pictures, a hostile class, numbers, and own code."""
 
 import shutil
 from pathlib import Path
@@ -22,13 +22,17 @@ CAT = 285  # the index of the Egyptian cat
 
 
 def open_several(default: Bundle, double_py: Path, folder: Path) -> BlockingService:
-    """A running service with `efficientnet_lite0`, `hostile`, `iris`, `wide` and `Double`, the first the default."""
+    """A running service with a model for each form of answer; `efficientnet_lite0` is the default."""
+    import task_models  # brings torch with it, which most suites do without
+
     double = sources.open_source(
         SourceOptions(source=f"{double_py}:Double", allow_code=True), progress=lambda event: None
     )
     bundles = [
         default, hostile(default, folder / "hostile"), numbers("iris", folder / "iris", (4,)),
         numbers("wide", folder / "wide", (8, 8)), double,
+        task_models.sigmoid_outside(folder / "findings").bundle, task_models.embedding(folder / "features").bundle,
+        task_models.regression(folder / "age").bundle, task_models.regression(folder / "ages", 3).bundle,
     ]  # fmt: skip
     settings = Settings(runner="threads", replicas=1, threads=1, allow_code=True)
     return BlockingService(lambda: Service(bundles, settings))

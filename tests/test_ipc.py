@@ -9,6 +9,7 @@ import tracemalloc
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +17,20 @@ from hypothesis import strategies as st
 from flambeau.errors import Code, RequestError
 from flambeau.runners import ipc
 from flambeau.runners.ipc import Failed, FrameError, Header, Kind, Ready
-from flambeau.types import Classification, Item, Label, Options, Outcome, Payload, Scored, Timings, Value
+from flambeau.types import (
+    Classification,
+    Embedding,
+    Item,
+    Label,
+    MultiLabel,
+    Options,
+    Outcome,
+    Payload,
+    Regression,
+    Scored,
+    Timings,
+    Value,
+)
 
 CODES: tuple[Code, ...] = Code.__args__  # type: ignore[attr-defined]
 U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
@@ -36,6 +50,12 @@ classifications = st.builds(
     finite,
     st.none() | st.lists(finite, max_size=4),
 )
+vectors = st.lists(st.floats(width=32), min_size=1, max_size=5).map(lambda each: np.array(each, "<f4").tobytes())
+labelled = st.builds(MultiLabel, st.lists(scored, min_size=1, max_size=4).map(tuple), finite, vectors)
+embeddings = st.builds(Embedding, vectors)
+regressions = st.sampled_from([(), (1,), (3,), (2, 2)]).flatmap(
+    lambda shape: st.builds(Regression, st.just(shape), st.just(np.ones(shape, "<f8").tobytes()))
+)
 values = st.builds(Value, st.binary(max_size=50), st.integers(0, 100))
 errors = st.builds(
     lambda message, code, hint: RequestError(message, code=code, hint=hint),
@@ -44,7 +64,9 @@ errors = st.builds(
     st.none() | texts,
 )
 timings = st.builds(Timings, seconds, seconds, seconds, seconds)
-outcomes = st.lists(st.builds(Outcome, classifications | values | errors, timings), max_size=5)
+outcomes = st.lists(
+    st.builds(Outcome, classifications | labelled | regressions | embeddings | values | errors, timings), max_size=5
+)
 
 
 def flat(outcome: Outcome) -> Any:
@@ -209,6 +231,34 @@ def test_a_classification_without_classes_and_an_unknown_code_are_refused_t14() 
     for result in ((1, [], 0.5, None), (3, "text", "no_such_code", None), (4, "x")):
         with pytest.raises(FrameError):
             ipc.unpack_outcomes(msgspec.msgpack.encode([(result, zeros)]))
+
+
+ONE = [0, ["0", "cat"], 0.5]
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        (4, [], 0.5, bytes(4)),  # no label at all
+        (4, [ONE], 0.5, b""),
+        (4, [ONE], 0.5, bytes(7)),  # bytes that are no float32
+        (4, [[0, ["0"], 0.5]], 0.5, bytes(4)),
+        (5, [2], bytes(8)),  # two numbers, and there is one
+        (5, [1], bytes(7)),
+        (5, [-1, -1], bytes(8)),
+        (5, [0], b""),
+        (5, [2**62, 2**62], bytes(8)),
+        (5, [1] * 33, bytes(8)),  # more dimensions than an array may have
+        (6, b""),
+        (6, bytes(5)),
+        (6, "text"),
+        (7, bytes(4)),
+    ],
+)
+def test_bytes_that_are_no_array_are_refused_where_they_are_decoded_t14(result: tuple[object, ...]) -> None:
+    """They would be an exception on the front's loop later, in the middle of somebody's answer."""
+    with pytest.raises(FrameError):
+        ipc.unpack_outcomes(msgspec.msgpack.encode([(result, (0.0, 0.0, 0.0, 0.0))]))
 
 
 @pytest.mark.parametrize("kind", [Kind.BATCH, Kind.ANSWER])

@@ -3,7 +3,7 @@
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import task_models
 from conftest import Serve, ServerProcess
 from flambeau.errors import RETRYABLE, Code
 from flambeau.web.contract import MEDIA_TYPES, NUMBERS, TAKEN, Number
@@ -68,6 +69,14 @@ def test_schemathesis_finds_nothing_at_an_image_model_f45(cat_server: ServerProc
     fuzz(cat_server, tmp_path, examples=10)
 
 
+@pytest.mark.parametrize("make", [task_models.sigmoid_outside, task_models.embedding, task_models.regression])
+def test_schemathesis_finds_nothing_at_any_task_w4(
+    serve: Serve, tmp_path: Path, make: Callable[[Path], task_models.Made]
+) -> None:
+    with serve(make(tmp_path / "model").bundle.path, "--replicas", "1") as server:
+        fuzz(server, tmp_path, examples=5)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1000)
 @pytest.mark.parametrize("name", ["echo", "numbers", "cat_server"])
@@ -123,7 +132,7 @@ def test_every_code_stands_under_its_status(cat_server: ServerProcess) -> None:
     assert STATUS.keys() >= RETRYABLE
 
 
-@pytest.mark.parametrize("number", NUMBERS["image"], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", NUMBERS["classification"], ids=lambda number: number.name)
 def test_the_bounds_of_the_document_are_the_servers(number: Number, cat_server: ServerProcess, cat: bytes) -> None:
     parameters = document(cat_server)["paths"]["/predict"]["post"]["parameters"]
     [told] = [each for each in parameters if each.get("name") == number.name]

@@ -1,6 +1,7 @@
 """The page over HTTP: what works without JavaScript, for models of every kind, and what it lets a browser do."""
 
 import io
+import json
 import re
 from collections.abc import Iterator
 from html import unescape
@@ -60,7 +61,8 @@ def errors(page: str) -> list[str]:
 def test_every_model_is_in_the_list_and_has_a_form_of_its_own(client: FlaskClient) -> None:
     page = client.get("/").text
     options = re.findall(r'<option value="([^"]+)"', page)
-    assert options == [f"{name}/1" for name in ("efficientnet_lite0", "hostile", "iris", "wide", "Double")]
+    names = ("efficientnet_lite0", "hostile", "iris", "wide", "Double", "findings", "features", "age", "ages")
+    assert options == [f"{name}/1" for name in names]
     assert 'accept="image/jpeg,' in page
     assert client.get("/?model=iris").text.count('type="number"') == 4
     wide = client.get("/?model=wide/1").text
@@ -108,6 +110,54 @@ def test_several_pictures_are_answered_in_order_and_a_bad_one_fails_alone(client
     page = client.post("/", data=pictures, content_type="multipart/form-data").text
     assert shown(page) == ["Egyptian cat", "Not answered", "espresso"]
     assert len(errors(page)) == 1
+
+
+# Every task over pictures, without JavaScript
+
+
+def asked(client: FlaskClient, model: str, cat: bytes) -> str:
+    return client.post(f"/?model={model}", data={"file": (io.BytesIO(cat), "cat.png")}).text
+
+
+def test_labels_are_bars_and_those_that_are_present_are_marked_w4(client: FlaskClient, cat: bytes) -> None:
+    answer = client.post("/predict/findings?top_k=5", data={"file": (io.BytesIO(cat), "cat.png")}).json
+    page = asked(client, "findings", cat)
+    present = [each["label"] for each in answer["labels"]]
+    assert 0 < len(present) < 5
+    assert shown(page)[0] == ", ".join(present)
+    bars = re.findall(r'<li( class="present")?><span class="name">(\w+)<.*?class="percent">([^<]+)<', page)
+    assert [name for _, name, _ in bars] == [each["class_name"] for each in answer["predictions"]]
+    assert [name for mark, name, _ in bars if mark] == present
+    assert bars[0][2] == f"{100 * answer['predictions'][0]['probability']:.1f} %"
+    assert "Marked are the labels whose score is 50 % or more." in page
+    assert "says which of 5 labels it finds" in page
+    assert "Multi-label classification. Sigmoid by Flambeau, as was said when it was built." in page
+    assert "predict/findings/1?top_k=5" in page
+
+
+def test_a_vector_is_shown_by_its_first_numbers_and_whole_on_demand_w5(client: FlaskClient, cat: bytes) -> None:
+    vector = client.post("/predict/features", data={"file": (io.BytesIO(cat), "cat.png")}).json["embedding"]
+    page = asked(client, "features", cat)
+    assert shown(page)[0] == "A vector of 512 numbers"
+    assert answers(page)[0] == ", ".join(f"{number:.6g}" for number in vector[:8]) + ", …"
+    [whole] = re.findall(r'<pre class="more"[^>]*>([^<]+)</pre>', page)
+    assert json.loads(whole) == vector
+    assert "top_k" not in page.replace('data-top-k=""', "")
+
+
+def test_a_regression_is_its_number(client: FlaskClient, cat: bytes) -> None:
+    output = client.post("/predict/age", data={"file": (io.BytesIO(cat), "cat.png")}).json["output"]
+    assert shown(asked(client, "age", cat))[0] == f"{output:.6g}"
+    outputs = client.post("/predict/ages", data={"file": (io.BytesIO(cat), "cat.png")}).json["output"]
+    page = asked(client, "ages", cat)
+    assert shown(page)[0] == "3 numbers"
+    assert answers(page)[0].split() == [f"{number:.6g}" for number in outputs]
+
+
+def test_the_dashboard_says_what_every_model_does(client: FlaskClient) -> None:
+    page = unescape(client.get("/dashboard").text)
+    assert "Embedding. The network's numbers are the answer as they are, as of every network of its kind." in page
+    assert '<dt>iris, version 1</dt><dd class="quiet">A network over numbers.</dd>' in page
 
 
 # What a browser may do

@@ -1,5 +1,6 @@
 """The page in a real browser: Chromium against a real server. No complaint of its console or its policy is accepted."""
 
+import json
 import subprocess
 import sys
 import threading
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from selenium.webdriver.common.keys import Keys
 from werkzeug.serving import make_server
 
@@ -222,6 +224,56 @@ def test_a_server_that_is_gone_is_said_and_the_picture_can_be_sent_again(browser
     browser.command("Network.emulateNetworkConditions", offline=False, **offline)
     browser.find(".again").click()
     browser.until(lambda: browser.texts(".verdict") == ["Egyptian cat"])
+
+
+# Every task over pictures
+
+
+def test_labels_are_marked_where_they_are_present_w4(browser: Browser, site: Site, picture: Path) -> None:
+    browser.open(f"{site.url}/?model=findings")
+    answer = requests.post(f"{site.url}/predict/findings?top_k=5", files={"file": picture.read_bytes()}).json()
+    browser.all("#file")[0].send_keys(str(picture))
+    present = [each["label"] for each in answer["labels"]]
+    [verdict] = verdicts(browser, 1)
+    assert verdict.lower() == ", ".join(present)
+    marked = browser.run("return [...document.querySelectorAll('#cards li.present .name')].map((e) => e.textContent)")
+    assert marked == [f"{name}, present" for name in present]
+    names = browser.run("return [...document.querySelectorAll('#cards .name')].map((e) => e.firstChild.data)")
+    assert names == [each["class_name"] for each in answer["predictions"]]
+    assert browser.find(".note").text == "Marked are the labels whose score is 50 % or more."
+    assert browser.complaints() == []
+
+
+def test_a_vector_can_be_copied_and_saved_w5(browser: Browser, site: Site, picture: Path, tmp_path: Path) -> None:
+    browser.open(f"{site.url}/?model=features")
+    browser.command("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
+    browser.command("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    vector = requests.post(f"{site.url}/predict/features", files={"file": picture.read_bytes()}).json()["embedding"]
+    browser.all("#file")[0].send_keys(str(picture))
+    assert verdicts(browser, 1) == ["A vector of 512 numbers"]
+    shown = browser.find(".card .text").text
+    assert [float(each) for each in shown.removesuffix(", …").split(", ")] == pytest.approx(vector[:8], rel=1e-5)
+    browser.find(".copy-all").click()
+    browser.until(lambda: browser.find(".copy-all").text.startswith("Copied"))
+    assert json.loads(browser.run("return navigator.clipboard.readText()")) == vector
+    browser.find(".save").click()
+    file = tmp_path / "embedding.json"
+    browser.until(file.exists)
+    assert json.loads(file.read_text()) == vector
+
+
+def test_a_regression_shows_its_numbers(browser: Browser, site: Site, picture: Path) -> None:
+    for model, count in (("age", 1), ("ages", 3)):
+        browser.open(f"{site.url}/?model={model}")
+        output = requests.post(f"{site.url}/predict/{model}", files={"file": picture.read_bytes()}).json()["output"]
+        browser.all("#file")[0].send_keys(str(picture))
+        [verdict] = verdicts(browser, 1)
+        if count == 1:
+            assert float(verdict) == pytest.approx(output, rel=1e-5)
+        else:
+            assert verdict == "3 numbers"
+            shown = browser.find(".card .text").text.split()
+            assert [float(each) for each in shown] == pytest.approx(output, rel=1e-5)
 
 
 # Hostile names, other models

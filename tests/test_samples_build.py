@@ -9,12 +9,13 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from conftest import encoded, run_flambeau
-from flambeau import bundle, samples
+from flambeau import bundle
+from flambeau.answers import Expected
 from flambeau.build import samples as build_samples
+from flambeau.bundle import Activation
 from flambeau.errors import SourceError
 from flambeau.pipelines.opening import open_pipeline
-from flambeau.samples import Expected
-from flambeau.types import Classification, Label, Scored, Tensors, TensorSpec, Value
+from flambeau.types import Classification, Label, Scored, Task, Tensors, TensorSpec, Value
 from golden import INPUT, OUTPUT, collected, golden_folder, python_bundle
 
 # What a folder of samples may hold
@@ -174,13 +175,61 @@ def test_a_sample_that_is_no_image_is_named(tmp_path: Path, content: bytes, why:
     ],
 )  # fmt: skip
 def test_json_answers_are_compared_number_by_number(expected: object, found: object, why: str | None) -> None:
-    told = samples.mismatch(Expected(output=expected), Value(json.dumps(found).encode()))
+    told = Value(json.dumps(found).encode()).differs(Expected(output=expected))
     assert told == why if why is None else told is not None and why in told
 
 
 def test_a_probability_that_is_nan_is_not_enough() -> None:
     answer = Classification((Scored(0, Label("0", "cat"), float("nan")),), threshold=0.0)
-    assert samples.mismatch(Expected(min_probability=0.0), answer) is not None
+    assert answer.differs(Expected(min_probability=0.0)) is not None
+
+
+# Several labels, numbers, vectors
+
+
+@pytest.mark.parametrize(
+    ("task", "expected", "why"),
+    [
+        ("multi-label", {"labels": ["cat", "bee"], "min_score": 0.6}, None),
+        ("multi-label", {"labels": ["bee", "cat", "ant"]}, None),  # ant stands at the threshold, and 0.0005 below it
+        ("multi-label", {"labels": ["bee"]}, r"labels are \['bee', 'cat'\] where \['bee'\] are expected"),
+        ("multi-label", {"labels": ["bee", "cat", "dog"]}, r"where \['bee', 'cat', 'dog'\] are expected"),
+        ("multi-label", {"min_score": 0.7}, r"the score of cat is 0\.622 where 0\.7 is the least"),
+        ("multi-label", {"class_name": "bee"}, "the answer is a list of labels, and has no class_name"),
+        ("regression", {"output": [-0.002, 2, 0.5001]}, None),
+        ("regression", {"output": [-0.002, 2.1, 0.5]}, r"output\[1\] is 2.0 where 2.1 is expected"),
+        ("regression", {"output": 2.0}, r"output is \[-0\.002.* where 2.0 is expected"),
+        ("regression", {"min_probability": 0.5}, "the answer is a number, and has no min_probability"),
+        ("embedding", {"embedding": [-0.001, 2, 0.5]}, None),
+        ("embedding", {"embedding": [-0.002, 2, 0.51]}, r"embedding is 5\.0e-03 apart \(tolerance 1e-03\)"),
+        ("embedding", {"embedding": [1, 2]}, "embedding has 3 numbers where 2 are expected"),
+        ("embedding", {"output": [1, 2]}, "the answer is a vector, and has no output"),
+    ],
+)
+def test_each_task_has_its_own_expectations_w3(
+    tmp_path: Path, task: Task, expected: dict[str, object], why: str | None
+) -> None:
+    """W3 to W5: what is insisted on is held against the answer of the task."""
+    pipeline = open_pipeline(
+        bundle.ImagePipeline(resize=4, crop=4, threshold=0.5), task=task,
+        activation=Activation("sigmoid" if task == "multi-label" else "none"),
+        labels=[Label("a", "ant"), Label("b", "bee"), Label("c", "cat")],
+        inputs=[TensorSpec("x", "float32", (3, 4, 4))], outputs=[TensorSpec("y", "float32", (3,))],
+    )  # fmt: skip
+    files = {"grey.png": encoded(Image.new("RGB", (8, 8), "grey")), "expected.json": {"grey.png": expected}}
+
+    def compute(rows: Tensors) -> Tensors:
+        return {"y": np.array([[-0.002, 2, 0.5]], np.float32)}
+
+    if why is None:
+        collected(tmp_path / "bundle", files, pipeline=pipeline, compute=compute)
+        table = json.loads((tmp_path / "bundle" / bundle.SAMPLES).read_text())
+        assert table == {"grey.png": {"labels": ["bee", "cat"]} if task == "multi-label" else {}}
+        outputs = load_file(tmp_path / "bundle" / bundle.SAMPLE_OUTPUTS)["grey.png/y"]
+        assert outputs.tolist() == compute({})["y"].tolist()
+    else:
+        with pytest.raises(SourceError, match=f"sample grey.png is not answered as expected: .*{why}"):
+            collected(tmp_path / "bundle", files, pipeline=pipeline, compute=compute)
 
 
 # A Python model

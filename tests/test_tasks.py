@@ -4,8 +4,10 @@ The ids are those of the faults: a softmax applied twice (W2), a softmax over si
 labels (W4), a class out of an embedding (W5), and an answer that depends on strangers (W6).
 """
 
+import csv
 import io
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 
 import flambeau
 import task_models
-from conftest import Serve, ServerProcess, encoded, photograph
-from flambeau.types import Classification, Embedding, MultiLabel, Regression
+from conftest import Serve, ServerProcess, encoded, photograph, run_flambeau
+from flambeau import bundle
+from flambeau.types import Classification, Embedding, MultiLabel, Regression, Tensors
 from task_models import NAMES, Made
 
 NPY = {"Accept": "application/x-npy"}
@@ -326,6 +330,111 @@ def test_every_engine_is_given_one_row_w6(tmp_path: Path, engine: str, pictures:
                 assert close(outcome.result.probabilities, made.answers(picture).softmax(0))
     finally:
         replica.close()
+
+
+# Golden samples
+
+
+def golden(made: Made, folder: Path, pictures: list[bytes]) -> Path:
+    """A copy of the bundle with two samples, as a build keeps them."""
+    from flambeau.build import samples
+    from flambeau.pipelines.opening import open_pipeline
+    from golden import golden_folder
+
+    shutil.copytree(made.bundle.path, folder)
+    manifest = made.bundle.manifest
+    pipeline = open_pipeline(
+        made.pipeline, labels=made.bundle.labels(), inputs=manifest.inputs, outputs=manifest.outputs,
+        task=manifest.what_it_does, activation=manifest.activated_by,
+    )  # fmt: skip
+
+    def compute(rows: Tensors) -> Tensors:
+        with torch.inference_mode():
+            return {"output": made.network(torch.from_numpy(rows["input"])).numpy()}
+
+    given = samples.gather(golden_folder(folder.with_name("given"), {"a.png": pictures[0], "b.png": pictures[1]}))
+    samples.collect(given, folder, pipeline=pipeline, compute=compute)
+    bundle.write_manifest(folder, manifest)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["softmax-inside", "sigmoid-outside", "regressions", "embedding"])
+def test_every_task_reproduces_its_samples_whatever_the_threshold_is_w3(
+    tmp_path: Path, made: dict[str, Made], pictures: list[bytes], name: str
+) -> None:
+    folder = golden(made[name], tmp_path / "golden", pictures)
+    for threshold in (None, 0.999):
+        with flambeau.load(folder, threshold=threshold) as model:
+            model.predict(pictures[0])
+
+
+def test_other_labels_end_the_service_before_it_is_ready_w3(
+    tmp_path: Path, made: dict[str, Made], pictures: list[bytes]
+) -> None:
+    folder = golden(made["sigmoid-outside"], tmp_path / "golden", pictures)
+    labels = made["sigmoid-outside"].bundle.labels()
+    assert labels is not None
+    bundle.write_labels(folder, labels[::-1])
+    bundle.write_manifest(folder, made["sigmoid-outside"].bundle.manifest)
+    with pytest.raises(flambeau.SetupError, match=r"the answer to its sample a\.png: labels are .* are expected"):
+        flambeau.load(folder)
+
+
+# Tables
+
+
+def test_rows_of_every_task_w3_w5(tmp_path: Path, made: dict[str, Made], pictures: list[bytes]) -> None:
+    (tmp_path / "in").mkdir()
+    for index, picture in enumerate((*pictures[:2], b"no picture")):
+        (tmp_path / "in" / f"{index}.png").write_bytes(picture)
+
+    def predicted(name: str, kind: str, *more: str) -> Path:
+        file = tmp_path / f"{name}.{kind}"
+        done = run_flambeau("predict", made[name].bundle.path, tmp_path / "in", "-o", file, *more)
+        assert done.returncode == 3, done.stderr  # one of the inputs is no picture
+        return file
+
+    scores = [made["sigmoid-outside"].answers(picture).sigmoid() for picture in pictures[:2]]
+    lines = [json.loads(line) for line in predicted("sigmoid-outside", "jsonl").read_text().splitlines()]
+    for row, expected in zip(lines, scores, strict=False):
+        assert list(row) == ["input", "labels", "scores", "error", "code"]
+        assert close(row["scores"], expected)
+        assert set(row["labels"]) == {NAMES[index] for index in range(5) if expected[index] >= 0.5}
+    assert (lines[2]["labels"], lines[2]["scores"], lines[2]["code"]) == (None, None, "unsupported_image_format")
+
+    table = pyarrow.parquet.read_table(predicted("sigmoid-outside", "parquet"))
+    assert [str(table.schema.field(name).type) for name in ("labels", "scores")] == [
+        "list<element: string>", "list<element: float>",
+    ]  # fmt: skip
+    assert table["labels"].to_pylist() == [row["labels"] for row in lines]
+
+    rows = list(csv.DictReader(predicted("sigmoid-outside", "csv", "--threshold", "0.01").open()))
+    assert set(json.loads(rows[0]["labels"])) == {NAMES[index] for index in range(5) if scores[0][index] >= 0.01}
+    assert close(json.loads(rows[0]["scores"]), scores[0])
+    assert (rows[2]["labels"], rows[2]["code"]) == ("", "unsupported_image_format")
+
+    table = pyarrow.parquet.read_table(predicted("embedding", "parquet"))
+    assert str(table.schema.field("embedding").type) == "list<element: float>"
+    assert close(table["embedding"].to_pylist()[1], made["embedding"].answers(pictures[1]), 1e-4)
+    rows = list(csv.DictReader(predicted("embedding", "csv").open()))
+    assert close(json.loads(rows[0]["embedding"]), made["embedding"].answers(pictures[0]), 1e-4)
+
+    table = pyarrow.parquet.read_table(predicted("regression", "parquet"))
+    assert str(table.schema.field("output").type) == "double"
+    rows = list(csv.DictReader(predicted("regression", "csv").open()))
+    assert close([float(row["output"]) for row in rows[:2]], torch.stack([
+        made["regression"].answers(picture)[0] for picture in pictures[:2]
+    ]))  # fmt: skip
+    shown = run_flambeau("predict", made["embedding"].bundle.path, tmp_path / "in", "--format", "table").stdout
+    assert "512 numbers: " in shown
+
+
+@pytest.mark.parametrize(("name", "option"), [("sigmoid-outside", "--probabilities"), ("embedding", "--top-k=3")])
+def test_what_a_task_has_not_is_refused(tmp_path: Path, made: dict[str, Made], name: str, option: str) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    done = run_flambeau("predict", made[name].bundle.path, tmp_path / "a.png", option)
+    assert done.returncode == 1
+    assert f"{option.partition('=')[0]} has no effect on {name}: leave it out" in done.stderr
 
 
 # In this process, and the client
