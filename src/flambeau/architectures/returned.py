@@ -56,7 +56,10 @@ def shaped(tensor: torch.Tensor, rows: int, shape: tuple[int, ...]) -> torch.Ten
 
 
 class Answering(nn.Module):
-    """A network that returns nothing but its answer, to be exported."""
+    """A network that returns nothing but its answer, to be exported.
+
+    What `shaped` asks in Python, a graph has to do in any case: it may squeeze one row where several are kept.
+    """
 
     def __init__(self, network: Callable[..., Any], name: str, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -65,4 +68,5 @@ class Answering(nn.Module):
         self._shape = shape
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        return shaped(pick(self.network(rows), self._name), rows.shape[0], self._shape)
+        flat = pick(self.network(rows), self._name).flatten()  # or the exporter leaves out a reshape to the same shape
+        return flat.reshape(rows.shape[0], *self._shape)

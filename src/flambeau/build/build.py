@@ -36,9 +36,10 @@ from flambeau.bundle import Activation, ImagePipeline, Manifest, Source
 from flambeau.errors import SourceError
 from flambeau.measurements import Quantised
 from flambeau.orders import Advance, BuildOrder, Event, Note, Step
+from flambeau.pipelines.base import Pipeline
 from flambeau.pipelines.opening import open_pipeline
 from flambeau.process import give_memory_back
-from flambeau.types import Label, Task, Tensors, TensorSpec
+from flambeau.types import Label, Task, Tensors
 from flambeau.version import VERSION
 
 Say = Callable[[Event], None]
@@ -77,7 +78,10 @@ class _Build:
         filled, named = self._name(filled, task, outputs=math.prod(spec.shape))
         classes = task == "classification"  # only there the top class is the answer
         inputs, eager = probed.kept()
-        checked = [(inputs, eager), *self._collect(filled, spec, named)]
+        pipeline = open_pipeline(
+            filled.pipeline, labels=named, inputs=(filled.input,), outputs=(spec,), task=task, activation=applied
+        )
+        checked = [(inputs, eager), *self._collect(filled, pipeline)]
         ready = filled.exports == "ready"
         self._step("taking its graph as it is" if ready else "exporting it for ONNX Runtime")
         error = self._export(filled, inputs)
@@ -93,7 +97,7 @@ class _Build:
         here = None
         if not error:
             here = optimise.optimise(self._folder, checked, classes=classes, one_row=one_row, tell=self._tell)
-        int8 = self._quantise(filled, spec, named, error, classes=classes) if self._order.int8 else None
+        int8 = self._quantise(filled, pipeline, error, classes=classes) if self._order.int8 else None
         self._step("writing the bundle")
         probes = {f"input.{name}": array for name, array in inputs.items()}
         probes |= {f"output.{name}": np.ascontiguousarray(array) for name, array in eager.items()}
@@ -151,35 +155,20 @@ class _Build:
             filled = dataclasses.replace(filled, pipeline=pipeline)
         return filled, None if task == "tensor" else self._write_labels(filled, outputs=outputs)
 
-    def _collect(
-        self, filled: Filled, output: TensorSpec, named: tuple[Label, ...] | None
-    ) -> list[tuple[Tensors, Tensors]]:
+    def _collect(self, filled: Filled, pipeline: Pipeline) -> list[tuple[Tensors, Tensors]]:
         """Keep the golden samples, and return them as one more thing that the export is checked with."""
         if not self._given:
             return []
-        pipeline = open_pipeline(filled.pipeline, labels=named, inputs=(filled.input,), outputs=(output,))
-        golden = samples.collect(
-            self._given,
-            self._folder,
-            pipeline=pipeline,
-            compute=lambda rows: {output.name: probing.compute(filled, rows)},
-        )
+        golden = samples.collect(self._given, self._folder, pipeline=pipeline, compute=_computing(filled))
         return [(golden.inputs, golden.outputs)]
 
-    def _quantise(
-        self, filled: Filled, output: TensorSpec, named: tuple[Label, ...] | None, error: str | None, *, classes: bool
-    ) -> Quantised:
+    def _quantise(self, filled: Filled, pipeline: Pipeline, error: str | None, *, classes: bool) -> Quantised:
         """Make the int8 twin of the graph, and say how well it agrees."""
         if error or filled.rows is not None:
             why = error or f"it is given one row at a time, for {filled.one_row}"
             raise SourceError(f"--int8 needs a graph that computes batches, and {filled.name} has none ({why})")
-        pipeline = open_pipeline(filled.pipeline, labels=named, inputs=(filled.input,), outputs=(output,))
-        found = quantise.quantise(
-            self._folder,
-            quantise.gather(Path(str(self._order.int8)), pipeline),
-            compute=lambda rows: {output.name: probing.compute(filled, rows)},
-            classes=classes,
-        )
+        given = quantise.gather(Path(str(self._order.int8)), pipeline)
+        found = quantise.quantise(self._folder, given, compute=_computing(filled), classes=classes)
         self._tell(quantise.told(found))
         return found
 
@@ -265,6 +254,11 @@ class _Build:
                 kept = code.keep_code(architecture.code, self._folder, portable=self._order.portable)
                 architecture = msgspec.structs.replace(architecture, code=kept)
         bundle.write_manifest(self._folder, msgspec.structs.replace(manifest, architecture=architecture))
+
+
+def _computing(filled: Filled) -> Callable[[Tensors], Tensors]:
+    """The network itself as a function of rows."""
+    return lambda rows: {filled.output: probing.compute(filled, rows)}
 
 
 def _tools() -> dict[str, str]:

@@ -68,8 +68,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch do
     """Notes for each tensor in what it ends. It keeps no tensor alive."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._endings: MutableMapping[torch.Tensor, Ending] = WeakTensorKeyDictionary()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._endings: MutableMapping[torch.Tensor, Ending] = WeakTensorKeyDictionary()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
