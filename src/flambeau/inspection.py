@@ -11,6 +11,7 @@ import msgspec
 
 from flambeau import bundle, detection, formats
 from flambeau.bundle import ImagePipeline
+from flambeau.detection import tasks
 from flambeau.detection.finding import Fit, Near, Published
 from flambeau.formats.allowed import ITEM_SIZES
 from flambeau.formats.report import Entry, Report
@@ -28,7 +29,10 @@ class Weights(msgspec.Struct, frozen=True):
 
 
 class Inspection(msgspec.Struct, frozen=True):
-    """What is worth knowing of a file. `serve` is the command that serves it, and `needs` what it lacks."""
+    """What is worth knowing of a file. `serve` is the command that serves it, and `needs` what it lacks.
+
+    With `features` its `classes` are none. `task` says what it is taken for, and which activation is applied by whom.
+    """
 
     file: str
     report: Report
@@ -36,11 +40,13 @@ class Inspection(msgspec.Struct, frozen=True):
     weights: Weights | None = None
     architecture: str | None = None
     classes: int | None = None
+    features: bool = False
     also_fits: tuple[str, ...] = ()
     near: tuple[Near, ...] = ()
     notes: tuple[str, ...] = ()
     official: Published | None = None
     preprocessing: ImagePipeline | None = None
+    task: str = ""
     serve: str | None = None
     needs: str = ""
 
@@ -59,7 +65,8 @@ def inspect(path: Path, *, weights_key: str | None = None, arch: str | None = No
         loadable = report.format != "mar"
         serve = f"flambeau serve {path} --allow-code" if loadable else None
         return msgspec.structs.replace(found, serve=serve, needs=report.remedy)
-    return found if report.entries else msgspec.structs.replace(found, serve=f"flambeau serve {path}")
+    task = tasks.of_graph(report.facts) if report.format == "onnx" else ""
+    return found if report.entries else msgspec.structs.replace(found, serve=f"flambeau serve {path}", task=task)
 
 
 def _with_network(found: Inspection, entry: Entry, arch: str | None) -> Inspection:
@@ -74,16 +81,19 @@ def _with_network(found: Inspection, entry: Entry, arch: str | None) -> Inspecti
         found,
         architecture=name,
         classes=fit.classes,
+        features=fit.features,
         also_fits=fit.same_weights,
         notes=tuple(note for note in (fit.why, *finding.notes) if note),
         official=official,
         preprocessing=official.pipeline if official else fit.pipeline,
-        serve=_command(found, fit, arch, official),
+        task=tasks.of_fit(fit, official=official is not None),
+        serve=None if tasks.asks(fit) else _command(found, fit, arch, official),
+        needs=tasks.ONE_OUTPUT if tasks.asks(fit) else "",
     )
 
 
 def _command(found: Inspection, fit: Fit, arch: str | None, official: Published | None) -> str:
-    named = official or found.report.classes or fit.pipeline is None
+    named = official or found.report.classes or fit.pipeline is None or fit.features
     parts = ["flambeau serve", found.file, f"--arch {arch}" if arch else "", "" if named else "--labels FILE"]
     return " ".join(part for part in parts if part)
 

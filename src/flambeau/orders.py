@@ -103,17 +103,17 @@ class Failure(msgspec.Struct, frozen=True, tag="failure"):
 Event = Step | Advance | Note | Failure
 """What the build process says, a line of JSON each on its standard output."""
 
-IMAGE_OPTIONS = ("labels", "resize", "crop", "mean", "std", "threshold")
+IMAGE_OPTIONS = ("labels", "task", "activation", "resize", "crop", "mean", "std", "threshold")
 _FILE_OPTIONS = ("weights_key", "samples")
-_OPTIONS = (
-    "arch", "arch_args", "weights", "hidden_activation", "num_classes", "pipeline", "input_shape",
+OPTIONS = (
+    "arch", "arch_args", "weights", "hidden_activation", "num_classes", "pipeline", "input_shape", "output_name",
     *_FILE_OPTIONS, *IMAGE_OPTIONS,
 )  # fmt: skip
 
 
 def refuse_idle(options: SourceOptions, what: str, *, used: tuple[str, ...]) -> None:
     """Raise `SourceError` for an option that would change nothing: whoever gave it expects that it does."""
-    for name in _OPTIONS:
+    for name in OPTIONS:
         if name not in used and getattr(options, name) not in (None, {}):
             raise SourceError(f"--{name.replace('_', '-')} has no effect on {what}: leave it out")
 
@@ -155,9 +155,10 @@ def _order_file(file: str, options: SourceOptions, *, name: str, arch: str | Non
     kind: Kind = "onnx" if report.format == "onnx" else "checkpoint" if report.verdict == "data" else "program"
     order = BuildOrder(kind=kind, name=name, options=options, file=str(Path(file).resolve()))
     own = arch is not None and ":" in arch
+    used: tuple[str, ...]
     if kind != "checkpoint":
         what = f"{Path(file).name}, which holds its network already"
-        refuse_idle(options, what, used=("pipeline", "input_shape", *_FILE_OPTIONS, *IMAGE_OPTIONS))
+        refuse_idle(options, what, used=("pipeline", "input_shape", "output_name", *_FILE_OPTIONS, *IMAGE_OPTIONS))
         return order
     if options.arch_args and arch is None:
         raise SourceError("--arch-args needs --arch: name the architecture that they belong to")
@@ -166,7 +167,7 @@ def _order_file(file: str, options: SourceOptions, *, name: str, arch: str | Non
         refuse_idle(options, f"--arch {arch}" if arch else f"{Path(file).name} without --arch file.py:Class", used=used)
         return msgspec.structs.replace(order, architecture=arch)
     usercode.refuse_unless(options.allow_code, f"--arch {arch}")
-    used = ("arch", "arch_args", "weights", "pipeline", "input_shape", *_FILE_OPTIONS, *IMAGE_OPTIONS)
+    used = ("arch", "arch_args", "weights", "pipeline", "input_shape", "output_name", *_FILE_OPTIONS, *IMAGE_OPTIONS)
     refuse_idle(options, "an own network", used=used)
     return msgspec.structs.replace(order, code=usercode.parse(str(arch)))
 

@@ -1,6 +1,8 @@
 """The steps of a build, in order. Each says what it is doing before it does it."""
 
+import dataclasses
 import importlib.metadata
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,20 +12,34 @@ import torch
 from safetensors.numpy import save_file as save_arrays
 from torch import nn
 
-from flambeau import architectures, bundle, engines
+from flambeau import architectures, bundle, engines, orders
 from flambeau.agreement import Agreement
 from flambeau.architectures import torchvision_models
-from flambeau.build import code, export, labels, networks, onnx_source, optimise, programs, quantise, samples, trials
+from flambeau.build import (
+    activation,
+    code,
+    export,
+    labels,
+    networks,
+    onnx_source,
+    optimise,
+    probing,
+    programs,
+    quantise,
+    samples,
+    trials,
+)
 from flambeau.build.networks import Filled
 from flambeau.build.reading import tensors_file
 from flambeau.build.weights import Opening
-from flambeau.bundle import ImagePipeline, Manifest, Optimised, Source
+from flambeau.bundle import Activation, ImagePipeline, Manifest, Source
 from flambeau.errors import SourceError
 from flambeau.measurements import Quantised
 from flambeau.orders import Advance, BuildOrder, Event, Note, Step
+from flambeau.pipelines.base import Pipeline
 from flambeau.pipelines.opening import open_pipeline
 from flambeau.process import give_memory_back
-from flambeau.types import Label, Tensors, TensorSpec
+from flambeau.types import Label, Task, Tensors
 from flambeau.version import VERSION
 
 Say = Callable[[Event], None]
@@ -56,58 +72,103 @@ class _Build:
 
     def run(self) -> None:
         filled, source = self._open()
-        classes = isinstance(filled.pipeline, ImagePipeline)
-        inputs = export.probe_inputs(filled.input, images=classes)
-        eager = _outputs(filled, inputs)
-        named = self._write_labels(filled, outputs=eager.shape[1]) if classes else None
-        spec = TensorSpec(filled.output, str(eager.dtype), tuple(eager.shape[1:]))
-        checked = [(inputs, {filled.output: eager}), *self._collect(filled, spec, named)]
+        probed = probing.probe(filled, self._order.options.output_name, tell=self._tell)
+        filled, spec = probed.filled, probed.output
+        task, applied = self._decide(probed)
+        filled, named = self._name(filled, task, outputs=math.prod(spec.shape))
+        classes = task == "classification"  # only there the top class is the answer
+        inputs, eager = probed.kept()
+        pipeline = open_pipeline(
+            filled.pipeline, labels=named, inputs=(filled.input,), outputs=(spec,), task=task, activation=applied
+        )
+        checked = [(inputs, eager), *self._collect(filled, pipeline)]
         ready = filled.exports == "ready"
         self._step("taking its graph as it is" if ready else "exporting it for ONNX Runtime")
         error = self._export(filled, inputs)
         give_memory_back()
         self._step("checking that its answers repeat" if ready else "checking the export against PyTorch")
-        found = None if error else export.check(self._graph, checked, classes=classes)
+        one_row = probed.one_row is not None
+        found = None if error else export.check(self._graph, checked, classes=classes, one_row=one_row)
         if found is not None and not found.holds:
             error = f"the export disagrees with PyTorch: {found}"
             for file in self._folder.glob(f"{bundle.ONNX}*"):
                 file.unlink()
         self._conclude(filled, found, error)
-        here = None if error else optimise.optimise(self._folder, checked, classes=classes, tell=self._tell)
-        int8 = self._quantise(filled, spec, named, error) if self._order.int8 else None
+        here = None
+        if not error:
+            here = optimise.optimise(self._folder, checked, classes=classes, one_row=one_row, tell=self._tell)
+        int8 = self._quantise(filled, pipeline, error, classes=classes) if self._order.int8 else None
         self._step("writing the bundle")
-        probes = {f"input.{name}": array for name, array in inputs.items()} | {f"output.{filled.output}": eager}
+        probes = {f"input.{name}": array for name, array in inputs.items()}
+        probes |= {f"output.{name}": np.ascontiguousarray(array) for name, array in eager.items()}
         save_arrays(probes, self._folder / bundle.PROBES)
-        self._write(filled, source, spec, found, error, here, int8)
+        manifest = Manifest(
+            format=bundle.FORMAT,
+            name=self._order.name,
+            flambeau=VERSION,
+            source=source,
+            pipeline=filled.pipeline,
+            engine="eager" if error else "onnxruntime",
+            inputs=(filled.input,),
+            outputs=(spec,),
+            task=task,
+            activation=applied,
+            one_row=probed.one_row,
+            agreement=None if ready else found,
+            export_error=error,
+            optimised=here,
+            int8=int8,
+            tools=_tools(),
+        )
+        self._write(filled, manifest)
         allow_code = self._order.options.allow_code
         trials.settle(self._folder, self._order.engine, allow_code=allow_code, tell=self._tell)
 
-    def _collect(
-        self, filled: Filled, output: TensorSpec, named: tuple[Label, ...] | None
-    ) -> list[tuple[Tensors, Tensors]]:
+    def _decide(self, probed: probing.Probed) -> tuple[Task, Activation]:
+        """What the network does and what is applied to its numbers, which is said. Raises `SourceError`."""
+        filled, options = probed.filled, self._order.options
+        if not isinstance(filled.pipeline, ImagePipeline):
+            return "tensor", activation.over_numbers(probed.ending, probed.numbers)
+        seen = activation.Seen(
+            filled.name,
+            probed.numbers,
+            probed.ending,
+            official=filled.official,
+            registered=filled.architecture is not None and filled.architecture.registry != "code",
+            without_head=probed.without_head,
+            named=options.labels is not None or len(filled.classes or ()) == probed.output.shape[0],
+        )
+        decided = activation.decide(seen, options.task, options.activation)
+        self._tell(decided.note)
+        return decided.task, decided.activation
+
+    def _name(self, filled: Filled, task: Task, *, outputs: int) -> tuple[Filled, tuple[Label, ...] | None]:
+        """Keep the names of the classes, and the threshold, where the task has them. Raises `SetupError`."""
+        options = self._order.options
+        if task in ("regression", "embedding"):
+            used = tuple(name for name in orders.OPTIONS if name not in ("labels", "threshold"))
+            orders.refuse_idle(options, f"{filled.name} with --task {task}, which has no classes", used=used)
+            return filled, None
+        if task == "multi-label" and options.threshold is None:
+            threshold = activation.MULTI_LABEL_THRESHOLD
+            pipeline = msgspec.structs.replace(filled.pipeline, threshold=threshold)
+            filled = dataclasses.replace(filled, pipeline=pipeline)
+        return filled, None if task == "tensor" else self._write_labels(filled, outputs=outputs)
+
+    def _collect(self, filled: Filled, pipeline: Pipeline) -> list[tuple[Tensors, Tensors]]:
         """Keep the golden samples, and return them as one more thing that the export is checked with."""
         if not self._given:
             return []
-        pipeline = open_pipeline(filled.pipeline, labels=named, inputs=(filled.input,), outputs=(output,))
-        golden = samples.collect(
-            self._given, self._folder, pipeline=pipeline, compute=lambda rows: {output.name: _outputs(filled, rows)}
-        )
+        golden = samples.collect(self._given, self._folder, pipeline=pipeline, compute=_computing(filled))
         return [(golden.inputs, golden.outputs)]
 
-    def _quantise(
-        self, filled: Filled, output: TensorSpec, named: tuple[Label, ...] | None, error: str | None
-    ) -> Quantised:
+    def _quantise(self, filled: Filled, pipeline: Pipeline, error: str | None, *, classes: bool) -> Quantised:
         """Make the int8 twin of the graph, and say how well it agrees."""
         if error or filled.rows is not None:
-            why = error or "it takes one row at a time"
+            why = error or f"it is given one row at a time, for {filled.one_row}"
             raise SourceError(f"--int8 needs a graph that computes batches, and {filled.name} has none ({why})")
-        pipeline = open_pipeline(filled.pipeline, labels=named, inputs=(filled.input,), outputs=(output,))
-        found = quantise.quantise(
-            self._folder,
-            quantise.gather(Path(str(self._order.int8)), pipeline),
-            compute=lambda rows: {output.name: _outputs(filled, rows)},
-            classes=isinstance(filled.pipeline, ImagePipeline),
-        )
+        given = quantise.gather(Path(str(self._order.int8)), pipeline)
+        found = quantise.quantise(self._folder, given, compute=_computing(filled), classes=classes)
         self._tell(quantise.told(found))
         return found
 
@@ -182,67 +243,22 @@ class _Build:
         elif filled.exports != "ready":
             self._tell(f"ONNX Runtime agrees with PyTorch: {found}")
 
-    def _write(
-        self,
-        filled: Filled,
-        source: Source,
-        output: TensorSpec,
-        found: Agreement | None,
-        error: str | None,
-        here: Optimised | None,
-        int8: Quantised | None,
-    ) -> None:
-        if filled.architecture is not None:
+    def _write(self, filled: Filled, manifest: Manifest) -> None:
+        """Write the weights and the code that PyTorch itself would serve with, and the manifest over all."""
+        architecture = filled.architecture
+        if architecture is not None:
             assert isinstance(filled.network, nn.Module)  # only such have an architecture
             with (self._folder / bundle.WEIGHTS).open("wb") as file:
                 tensors_file.write(filled.network.state_dict(), file, say=lambda done, of: None)
-        architecture = filled.architecture
-        if architecture is not None and architecture.code is not None:
-            kept = code.keep_code(architecture.code, self._folder, portable=self._order.portable)
-            architecture = msgspec.structs.replace(architecture, code=kept)
-        manifest = Manifest(
-            format=bundle.FORMAT,
-            name=self._order.name,
-            flambeau=VERSION,
-            source=source,
-            pipeline=filled.pipeline,
-            engine="eager" if error else "onnxruntime",
-            inputs=(filled.input,),
-            outputs=(output,),
-            architecture=architecture,
-            agreement=None if filled.exports == "ready" else found,
-            export_error=error,
-            optimised=here,
-            int8=int8,
-            tools=_tools(),
-        )
-        bundle.write_manifest(self._folder, manifest)
+            if architecture.code is not None:
+                kept = code.keep_code(architecture.code, self._folder, portable=self._order.portable)
+                architecture = msgspec.structs.replace(architecture, code=kept)
+        bundle.write_manifest(self._folder, msgspec.structs.replace(manifest, architecture=architecture))
 
 
-def _outputs(filled: Filled, inputs: Tensors) -> np.ndarray:
-    """What the network itself answers to the rows, shape (rows, ...). Raises `SourceError` for what is no tensor."""
-    rows = torch.from_numpy(inputs[filled.input.name])
-    parts = torch.split(rows, filled.rows or len(rows))
-    return np.concatenate([_answer(filled, part) for part in parts])
-
-
-def _answer(filled: Filled, rows: torch.Tensor) -> np.ndarray:
-    name = filled.name
-    try:
-        with torch.inference_mode():
-            result = filled.network(rows)
-    except Exception as error:
-        raise SourceError(f"{name} cannot compute an input of shape {list(rows.shape)}: {error}") from error
-    if not isinstance(result, torch.Tensor) or result.shape[:1] != rows.shape[:1]:
-        shape = list(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
-        raise SourceError(f"{name} answers {len(rows)} rows with {shape}: one tensor with a row for each is needed")
-    if isinstance(filled.pipeline, ImagePipeline) and result.dim() != 2:
-        raise SourceError(
-            f"{name} is no classifier: it answers an image with shape {list(result.shape[1:])}: "
-            "serve it over numbers with --pipeline tensor"
-        )
-    array: np.ndarray = result.numpy()
-    return array
+def _computing(filled: Filled) -> Callable[[Tensors], Tensors]:
+    """The network itself as a function of rows."""
+    return lambda rows: {filled.output: probing.compute(filled, rows)}
 
 
 def _tools() -> dict[str, str]:

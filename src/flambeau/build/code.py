@@ -26,6 +26,7 @@ def build(order: BuildOrder, folder: Path, given: Sequence[samples.Given], *, sa
         source=source,
         pipeline=PythonPipeline(code=code),
         engine="python",
+        task="python",
     )
     if given:
         samples.keep(given, folder)

@@ -9,6 +9,7 @@ from torch import nn
 
 from flambeau import agreement
 from flambeau.agreement import Agreement
+from flambeau.architectures.returned import Answering
 from flambeau.build.networks import Filled
 from flambeau.engines.onnx_session import open_session
 from flambeau.types import Tensors, TensorSpec
@@ -20,32 +21,36 @@ _SEED = 20120930  # probes are the same whenever the same bundle is built
 
 
 def probe_inputs(spec: TensorSpec, *, images: bool) -> Tensors:
-    """Sample inputs. For images (2, channels, size, size): soft blobs like a photograph's, and noise; else 8 rows."""
+    """Sample inputs. For images (4, channels, size, size): soft blobs like a photograph's, noise, faint blobs,
+    strong ones; else 8 rows."""
     generator = torch.Generator().manual_seed(_SEED)
     if not images:
         return {spec.name: torch.randn((8, *spec.shape), generator=generator).to(getattr(torch, spec.dtype)).numpy()}
     channels, size, _ = spec.shape
-    coarse = torch.randn((1, channels, 8, 8), generator=generator) * 1.5
-    blobs = nn.functional.interpolate(coarse, size=(size, size), mode="bicubic")
-    noise = torch.randn((1, channels, size, size), generator=generator)
-    return {spec.name: torch.cat([blobs, noise]).numpy()}
+
+    def blobs(strength: float) -> torch.Tensor:
+        coarse = torch.randn((1, channels, 8, 8), generator=generator) * strength
+        return nn.functional.interpolate(coarse, size=(size, size), mode="bicubic")
+
+    first, noise = blobs(1.5), torch.randn((1, channels, size, size), generator=generator)
+    return {spec.name: torch.cat([first, noise, blobs(0.5), blobs(2.5)]).numpy()}
 
 
 def export(filled: Filled, sample: torch.Tensor, file: Path) -> None:
     """Write the ONNX graph, with a free number of rows unless the network has its own. Raises what torch raises."""
     if filled.exports == "ready":
         return
-    assert isinstance(filled.network, nn.Module)  # whatever else computes has its graph already
+    network = answering(filled)
     given, answered = filled.input.name, filled.output
     if filled.exports == "torchscript":  # the newer exporter traces Python, and TorchScript has none
-        free = {given: {0: "rows"}, answered: {0: "rows"}}
+        free = None if filled.rows else {given: {0: "rows"}, answered: {0: "rows"}}
         torch.onnx.export(
-            filled.network, (sample,), file,
+            network, (sample[: filled.rows],), file,
             dynamo=False, dynamic_axes=free, input_names=[given], output_names=[answered],
         )  # fmt: skip
         return
     program = torch.onnx.export(
-        filled.network,
+        network,
         (sample[: filled.rows],),
         dynamo=True,
         dynamic_shapes=None if filled.rows else ({0: torch.export.Dim.DYNAMIC},),
@@ -54,19 +59,34 @@ def export(filled: Filled, sample: torch.Tensor, file: Path) -> None:
         verbose=False,
     )
     assert program is not None  # a path was not given, so the program is returned
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in filled.network.parameters())
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
     program.save(file, external_data=weights > _ONE_FILE_LIMIT)
     # onnxscript's rewriting rules keep the graph they saw last, and that a second copy of the weights: this lets it go
     for value in program.model.graph.initializers.values():
         value.const_value = None
 
 
+def answering(filled: Filled) -> nn.Module:
+    """The network as one that returns its answer and nothing else: itself, where it does."""
+    network = filled.network
+    assert isinstance(network, nn.Module)  # whatever else computes has its graph already
+    return network if filled.plain else Answering(network, filled.output, filled.shape)
+
+
 def check(
-    file: Path, samples: Iterable[tuple[Tensors, Tensors]], *, classes: bool, optimised: bool = False
+    file: Path,
+    samples: Iterable[tuple[Tensors, Tensors]],
+    *,
+    classes: bool,
+    optimised: bool = False,
+    one_row: bool = False,
 ) -> Agreement:
-    """Run the graph over inputs with known outputs, together and one by one, and return the worst agreement."""
+    """Run the graph over inputs with known outputs, one by one and, unless it takes `one_row`, together.
+
+    Returns the worst agreement.
+    """
     session = open_session(file, optimised=optimised)
-    free = session.get_inputs()[0].shape[0] != 1
+    free = not one_row and session.get_inputs()[0].shape[0] != 1
     found: list[Agreement] = []
     for inputs, outputs in samples:
         [(name, expected)] = outputs.items()

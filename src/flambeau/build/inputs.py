@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from flambeau.architectures import returned
 from flambeau.bundle import ImagePipeline
 from flambeau.errors import SourceError
 from flambeau.orders import SourceOptions
@@ -21,12 +22,16 @@ _USUAL_SIZES = (224, 28, 32, 48, 64, 84, 96, 112, 128, 150, 160, 180, 192, 227, 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What one row of the input is; for images also how they are prepared. `rows`: the only number of rows it takes."""
+    """What one row of the input is; for images also how they are prepared.
+
+    `rows` is the only number of rows it takes, and `one_row` why that is one.
+    """
 
     input: TensorSpec
     image: ImagePipeline | None = None
     note: str = ""
     rows: int | None = None
+    one_row: str | None = None
 
 
 def infer(network: nn.Module, name: str, options: SourceOptions) -> Inputs:
@@ -83,12 +88,13 @@ def _prepared(channels: int, side: int) -> ImagePipeline:
 def _by_trying(network: nn.Module, channels: int, name: str, options: SourceOptions) -> Inputs:
     """The side of the images: as `--crop` has it, else the usual one that the network computes."""
     sides = (options.crop,) if options.crop else _USUAL_SIZES
-    fitting = next((side for side in sides if _classifies(network, (channels, side, side))), None)
+    fitting = next((side for side in sides if _answers_rows(network, (channels, side, side))), None)
     if fitting is None:
         tried = f"{options.crop} pixels" if options.crop else "any usual size"
         raise SourceError(
             f"{name} begins with a convolution of {channels} channels, but does not turn images of {tried} into "
-            "classes: name the shape with --input-shape 3,H,W, with --pipeline tensor too if it is no classifier"
+            "rows of numbers: name the shape with --input-shape 3,H,W, with --pipeline tensor too if it answers with "
+            "maps, or wrap it in a flambeau.PythonModel, which may answer anything"
         )
     taken = _as_images((channels, fitting, fitting), name, options)
     if options.crop:
@@ -99,10 +105,15 @@ def _by_trying(network: nn.Module, channels: int, name: str, options: SourceOpti
     return Inputs(taken.input, image=taken.image, note=note)
 
 
-def _classifies(network: nn.Module, shape: tuple[int, ...]) -> bool:
-    with torch.inference_mode(), contextlib.suppress(Exception):  # that it raises is the answer
-        result = network(torch.zeros(1, *shape))
-        return isinstance(result, torch.Tensor) and result.dim() == 2 and len(result) == 1
+def _answers_rows(network: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether the network makes rows of numbers of such images, as one of its outputs at least.
+
+    One image is tried, and then two: a network that needs two is told so when it is probed.
+    """
+    for rows in (1, 2):
+        with torch.inference_mode(), contextlib.suppress(Exception):  # that it raises is the answer
+            found = returned.parts(network(torch.zeros(rows, *shape))).values()
+            return any(each.dim() < 2 or (each.dim() == 2 and len(each) == rows) for each in found)
     return False
 
 

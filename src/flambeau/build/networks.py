@@ -17,13 +17,14 @@ from flambeau.build.weights import Weights
 from flambeau.bundle import Architecture, ImagePipeline, TensorPipeline
 from flambeau.detection.finding import Finding, Fit
 from flambeau.errors import SourceError
+from flambeau.formats.endings import Ending
 from flambeau.orders import BuildOrder, SourceOptions, refuse_idle
 from flambeau.types import TensorSpec
 
 DEFAULT_THRESHOLD = 0.2
 """Below it the embedded model recognises nothing: of what is in no picture of its training it is never this sure."""
 
-_OF_ANY_NETWORK = ("arch", "arch_args", "weights", "weights_key", "pipeline", "input_shape", "samples")
+_OF_ANY_NETWORK = ("arch", "arch_args", "weights", "weights_key", "pipeline", "input_shape", "output_name", "samples")
 
 Tell = Callable[[str], None]
 Exporter = Literal["dynamo", "torchscript", "ready"]
@@ -35,8 +36,10 @@ class Filled:
 
     `network` takes rows of `input` and answers as many rows; `rows`, where set, is the only number of rows it takes.
     `architecture` is `None` for a network that came as a program: then only its export can serve. `labels` is where
-    the class names come from, `classes` are those that lay beside the weights. `exports` names the exporter; with
-    `ready` the ONNX graph lies in the bundle already. `output` is the name of its output.
+    the class names come from, `classes` are those that lay beside the weights. `official`: the weights are published
+    ones. `exports` names the exporter; with `ready` the ONNX graph lies in the bundle already, and `ending` is what it
+    ends in. `output` is the name of its output and `shape` that of a row of it; `plain`: it returns that tensor and
+    nothing else. `one_row` is why it is given one row at a time.
     """
 
     network: Callable[[torch.Tensor], Any]
@@ -49,6 +52,11 @@ class Filled:
     rows: int | None = None
     exports: Exporter = "dynamo"
     output: str = "output"
+    shape: tuple[int, ...] = ()
+    plain: bool = True
+    official: bool = False
+    ending: Ending | None = None
+    one_row: str | None = None
 
 
 def registered(order: BuildOrder, weights: Weights, *, tell: Tell) -> Filled:
@@ -96,6 +104,7 @@ def pretrained(
         pipeline=pipeline,
         input=TensorSpec("input", "float32", (3, pipeline.crop, pipeline.crop)),
         labels=options.labels or IMAGENET,
+        official=True,
     )
 
 
@@ -128,6 +137,7 @@ def _over_images(network: nn.Module, fit: Fit, order: BuildOrder, weights: Weigh
         input=TensorSpec("input", "float32", (3, pipeline.crop, pipeline.crop)),
         labels=options.labels or (IMAGENET if published else None),
         classes=weights.classes,
+        official=published is not None,
     )
 
 
@@ -167,6 +177,7 @@ def dressed(
     classes: tuple[str, ...] | None = None,
     exports: Exporter = "dynamo",
     output: str = "output",
+    ending: Ending | None = None,
 ) -> Filled:
     """A network of unknown making with the pipeline that its input asks for."""
     options = order.options
@@ -189,6 +200,8 @@ def dressed(
         rows=taken.rows,
         exports=exports,
         output=output,
+        ending=ending,
+        one_row=taken.one_row,
     )
 
 

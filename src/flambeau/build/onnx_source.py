@@ -10,39 +10,48 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from onnx.inliner import inline_local_functions
 
 from flambeau import agreement
-from flambeau.build import inputs, networks
+from flambeau.build import inputs, networks, outputs
 from flambeau.build.networks import Filled, Tell
 from flambeau.engines.onnx_session import open_session
 from flambeau.errors import SourceError
+from flambeau.formats import endings
+from flambeau.formats.endings import Ending
 from flambeau.orders import BuildOrder, SourceOptions
 from flambeau.types import TensorSpec
+
+_SEVERAL = 3  # rows to try a graph with that takes any number of them
 
 
 def take(order: BuildOrder, target: Path, *, tell: Tell) -> Filled:
     """Write the graph to `target`, and tell what it takes. Raises `SourceError` for one that cannot be served."""
     file = Path(str(order.file))
     model = _read(file)
-    given, output = _ends(model, file.name)
+    given = _input(model, file.name)
     made_for, shape = _shape(given, file.name, order.options)
+    output = _answer(model, file, given.name, (made_for or _SEVERAL, *shape), order.options.output_name, tell)
+    _leave_only(output, model)
     _free_rows(model)
     onnx.save(model, target)
-    rows = None
+    rows = one_row = None
     if made_for is not None and not _same_in_batches(target, given.name, shape):
-        onnx.save(_read(file), target)  # as it came: a row at a time
-        rows = made_for
-        tell(f"{file.name} takes one row at a time, and requests are not computed in batches")
+        model = _read(file)  # as it came
+        _leave_only(output, model)
+        onnx.save(model, target)
+        rows, one_row = made_for, "its graph was made for one row"
     taken = inputs.of_shape(shape, file.name, order.options)
-    taken = replace(taken, input=TensorSpec(given.name, "float32", shape), rows=rows)
+    taken = replace(taken, input=TensorSpec(given.name, "float32", shape), rows=rows, one_row=one_row)
     network = _Graph(target, given.name, output)
     return networks.dressed(
-        network, taken, order, name=order.name, architecture=None, tell=tell, exports="ready", output=output
-    )
+        network, taken, order,
+        name=order.name, architecture=None, tell=tell, exports="ready", output=output, ending=_ending(model, output),
+    )  # fmt: skip
 
 
 class _Graph:
-    """The graph as a network: its answers, computed row by row."""
+    """The graph as a network."""
 
     def __init__(self, target: Path, given: str, output: str) -> None:
         self._session = open_session(target)
@@ -50,8 +59,7 @@ class _Graph:
         self._output = output
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        parts = [self._session.run([self._output], {self._given: row[None]})[0] for row in rows.numpy()]
-        return torch.from_numpy(np.concatenate(parts))
+        return torch.from_numpy(self._session.run([self._output], {self._given: rows.numpy()})[0])
 
 
 def _read(file: Path) -> "onnx.ModelProto":
@@ -63,20 +71,59 @@ def _read(file: Path) -> "onnx.ModelProto":
     return model
 
 
-def _ends(model: "onnx.ModelProto", name: str) -> tuple[Any, str]:
-    """The one input, and the name of the first output."""
+def _input(model: "onnx.ModelProto", name: str) -> Any:
+    """The one input."""
     weights = {each.name for each in model.graph.initializer}
     given = [each for each in model.graph.input if each.name not in weights]
     if len(given) != 1 or not model.graph.output:
         raise SourceError(
-            f"{name} has {len(given)} inputs and {len(model.graph.output)} outputs: one tensor in and out is served"
+            f"{name} has {len(given)} inputs ({', '.join(each.name for each in given[:8])}) and "
+            f"{len(model.graph.output)} outputs: a graph with one input is served; wrap this one in a "
+            "flambeau.PythonModel that runs it with onnxruntime"
         )
     kind = given[0].type.tensor_type.elem_type
     if kind != onnx.TensorProto.FLOAT:
         raise SourceError(
             f"the input of {name} is {onnx.TensorProto.DataType.Name(kind)}: only models over float32 are served"
         )
-    return given[0], model.graph.output[0].name
+    return given[0]
+
+
+def _answer(
+    model: "onnx.ModelProto", file: Path, given: str, shape: tuple[int, ...], wanted: str | None, tell: Tell
+) -> str:
+    """The name of the output that is the answer.
+
+    `shape` is that of rows to try the graph with. Raises `SourceError` where the user has to say which it is.
+    """
+    names: list[str] = [each.name for each in model.graph.output]
+    if len(names) == 1 and wanted is None:
+        return names[0]
+    rows = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    try:
+        found = open_session(file).run(names, {given: rows})
+    except Exception as error:  # onnxruntime raises a tree of its own
+        raise SourceError(f"{file.name} cannot compute an input of shape {list(shape)}: {error}") from error
+    arrays = {name: array for name, array in zip(names, found, strict=True) if isinstance(array, np.ndarray)}
+    taken, note = outputs.choose(arrays, wanted, name=file.name)
+    left = ", ".join(name for name in names if name != taken)
+    tell(note or f"the output {taken} of {file.name} is the answer, and {left} is not computed")
+    return taken
+
+
+def _leave_only(output: str, model: "onnx.ModelProto") -> None:
+    """Take the other outputs out of the model, so that nothing computes them."""
+    kept = [each for each in model.graph.output if each.name == output]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+
+
+def _ending(model: "onnx.ModelProto", output: str) -> Ending:
+    """In what the graph ends."""
+    if model.functions:
+        model = inline_local_functions(model)
+    nodes = (endings.Node(node.op_type, tuple(node.input), tuple(node.output)) for node in model.graph.node)
+    return endings.of_graph(nodes).get(output, endings.UNKNOWN)
 
 
 def _shape(value: Any, name: str, options: SourceOptions) -> tuple[int | None, tuple[int, ...]]:

@@ -19,6 +19,7 @@ def optimise(
     checked: Sequence[tuple[Tensors, Tensors]],
     *,
     classes: bool,
+    one_row: bool = False,
     tell: Callable[[str], None],
 ) -> Optimised | None:
     """Write the optimised graph into the bundle at `folder`, and return where it may run.
@@ -31,7 +32,7 @@ def optimise(
     target = folder / OPTIMISED_ONNX
     try:
         write_optimised(folder / ONNX, target)
-        found = export.check(target, checked, classes=classes, optimised=True)
+        found = export.check(target, checked, classes=classes, optimised=True, one_row=one_row)
         reason = "" if found.holds else f"it disagrees with PyTorch: {found}"
     except Exception as error:  # whatever it is, the plain graph is there
         reason = f"{type(error).__name__}: {str(error).strip()}"

@@ -93,7 +93,9 @@ def _inputs_of(program: "torch.export.ExportedProgram", options: SourceOptions) 
     if value.dtype != torch.float32:
         raise SourceError(f"the program takes {value.dtype}: only programs over float32 can be served")
     taken = inputs.of_shape(tuple(shape), "the program", options)
-    return inputs.Inputs(taken.input, image=taken.image, rows=rows if isinstance(rows, int) else None)
+    fixed = isinstance(rows, int)
+    why = "it was exported for one row" if fixed else None
+    return inputs.Inputs(taken.input, image=taken.image, rows=1 if fixed else None, one_row=why)
 
 
 def _within(loaded: Any, report: Report, order: BuildOrder, tell: Tell) -> Filled:

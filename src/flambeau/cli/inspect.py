@@ -65,6 +65,8 @@ def _lines(found: Inspection) -> list[tuple[str, str]]:
         if found.weights.note:
             lines.append(("", found.weights.note))
     lines += _network_lines(found)
+    if found.task:
+        lines.append(("task", found.task))
     if found.serve:
         lines.append(("serve", found.serve))
     if found.needs:
@@ -81,7 +83,7 @@ def _network_lines(found: Inspection) -> list[tuple[str, str]]:
         if found.preprocessing:
             names = found.report.classes
             listed = f": {', '.join(names[:_MOST_SHOWN])}{', …' if len(names) > _MOST_SHOWN else ''}" if names else ""
-            lines.append(("classes", f"{found.classes}{listed}"))
+            lines.append(("features" if found.features else "classes", f"{found.classes}{listed}"))
             lines.append(("prepared", str(found.preprocessing)))
     elif found.weights:
         lines.append(("architecture", "none that is known"))

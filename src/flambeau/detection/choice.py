@@ -87,6 +87,7 @@ def _fit(matches: list[Match], names: Names, asked: _Wanted | None, args: dict[s
     """Averaged weights before others, own sizes before resized ones, and libraries in the order of preference."""
     matches.sort(
         key=lambda each: (
+            each.features,
             not naming.is_averaged(each.candidate.prefix),
             each.size is not None,
             REGISTRIES.index(each.candidate.registry),
@@ -114,6 +115,7 @@ def _fit(matches: list[Match], names: Names, asked: _Wanted | None, args: dict[s
         same_weights=tuple(dict.fromkeys(others)),
         why=_why(name, registry, others, asked),
         pipeline=_pipeline(registry, name, args.get("image_size", args.get("img_size", taken.size))),
+        features=taken.features,
     )
     notes = list(taken.notes)
     if taken.size:

@@ -12,7 +12,7 @@ class Fit(msgspec.Struct, frozen=True):
     each used key of the file to the network's own; `aside` names the file's keys that serve training only.
     `same_weights` are other architectures that these weights fill as well, and `why` says in one sentence why this one
     was taken.
-    `pipeline` is `None` for a network over numbers.
+    `pipeline` is `None` for a network over numbers. `features`: it has no head, and `classes` counts its features.
     """
 
     architecture: Architecture
@@ -22,6 +22,7 @@ class Fit(msgspec.Struct, frozen=True):
     same_weights: tuple[str, ...] = ()
     why: str = ""
     pipeline: ImagePipeline | None = ImagePipeline()
+    features: bool = False
 
 
 class Near(msgspec.Struct, frozen=True):

@@ -50,6 +50,7 @@ class Match(msgspec.Struct, frozen=True):
     head: Head | None
     size: int | None
     notes: tuple[str, ...]
+    features: bool = False
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -93,12 +94,16 @@ def match(candidate: Candidate, names: Names, *, activation: str | None) -> Matc
 
 
 class _Found(msgspec.Struct, frozen=True):
-    """A head: its classes, what stands in the place of the architecture's own, and the way from names to its keys."""
+    """A head: its classes, what stands in the place of the architecture's own, and the way from names to its keys.
+
+    `bare`: there is none, and the classes are features.
+    """
 
     classes: int
     keys: dict[str, str]
     head: Head | None = None
     note: str = ""
+    bare: bool = False
 
 
 def _match(candidate: Candidate, names: Names, activation: str | None) -> Match:
@@ -135,6 +140,7 @@ def _match(candidate: Candidate, names: Names, activation: str | None) -> Match:
         head=found.head,
         size=size,
         notes=tuple(notes),
+        features=found.bare,
     )
 
 
@@ -179,6 +185,9 @@ def _head(
     if group:
         inner = {prefix + name: name[len(path) + 1 :] for name in group}
         return _replaced(candidate, inner, group, path, activation, seen=path)
+    if not left and (features := _features(candidate)):
+        note = f"the file has no {path}: without it the network makes {features} features, and no classes"
+        return _Found(features, {}, Head(path, (HeadLayer("", "identity"),)), note, bare=True)
     if not left:
         raise Unclear(f"the file has no {path}: it makes features and no classes")
     outer = naming.common_path(left)
@@ -189,6 +198,14 @@ def _head(
     found = _replaced(candidate, inner, left, path, activation, seen=place)
     note = f"its head lies outside, at {place}"
     return msgspec.structs.replace(found, note=f"{note}; {found.note}" if found.note else note)
+
+
+def _features(candidate: Candidate) -> int | None:
+    """How many features come out of the body, where that is certain: a linear layer stands in its head's place."""
+    if candidate.whole:
+        return candidate.network.block.features if candidate.network.block and candidate.network.block.flat else None
+    last = candidate.network.outputs.get(f"{candidate.heads[-1]}.weight", ())
+    return last[-1] if len(last) == 2 else None
 
 
 def _classes(outputs: Mapping[str, Shape], group: Mapping[str, Shape]) -> int | None:

@@ -7,12 +7,14 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
 
 from flambeau import architectures
+from flambeau.architectures import returned
 from flambeau.bundle import WEIGHTS, Bundle
 from flambeau.engines.base import Wish
 from flambeau.errors import DeviceError, EngineError
@@ -121,7 +123,7 @@ class EagerEngine:
         with torch.inference_mode():
             tensors = [torch.from_numpy(batch[spec.name]).to(self._device) for spec in self.inputs]
             result = self._network(*(tensor.contiguous(memory_format=self._layout) for tensor in tensors))
-        return {self.outputs[0].name: result.cpu().numpy()}
+            return {self.outputs[0].name: _answer(result, len(tensors[0]), self.outputs[0])}
 
     def close(self) -> None:
         del self._network
@@ -169,13 +171,17 @@ class CompiledEngine:
 
     def _compute(self, arrays: list[np.ndarray]) -> np.ndarray:
         with torch.inference_mode():
-            result: np.ndarray = (
-                self._network(*(torch.from_numpy(each).to(self._device) for each in arrays)).cpu().numpy()
-            )
-        return result
+            result = self._network(*(torch.from_numpy(each).to(self._device) for each in arrays))
+            return _answer(result, len(arrays[0]), self.outputs[0])
 
     def close(self) -> None:
         del self._network
+
+
+def _answer(result: Any, rows: int, output: TensorSpec) -> np.ndarray:
+    """The answer in what a network returned, shape (rows, *output.shape)."""
+    found: np.ndarray = returned.shaped(returned.pick(result, output.name), rows, output.shape).cpu().numpy()
+    return found
 
 
 @contextlib.contextmanager

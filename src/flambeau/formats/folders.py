@@ -57,6 +57,12 @@ def _bundle(path: Path, size: int) -> Report:
         "engine": manifest.engine,
         "flambeau": plain(manifest.flambeau),
     }
+    if manifest.outputs:
+        facts["outputs"] = plain(", ".join(f"{each.name} {each.dtype}{[*each.shape]}" for each in manifest.outputs))
+    facts["task"] = manifest.what_it_does
+    facts["activation"] = str(manifest.activated_by)
+    if manifest.one_row:
+        facts["one row"] = plain(f"at a time, for {manifest.one_row}")
     if manifest.architecture:
         facts["architecture"] = plain(manifest.architecture.name)
     code = getattr(manifest.pipeline, "code", None) or (manifest.architecture and manifest.architecture.code)

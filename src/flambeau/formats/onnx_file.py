@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
+from flambeau.formats import onnx_ending
 from flambeau.formats.refusals import DOWNLOAD_AGAIN, Refusal, plain
 
 _MOST_FIELDS = 300_000
@@ -48,6 +49,7 @@ def read(file: BinaryIO, size: int) -> dict[str, str]:
         "operators of others": ", ".join(domain for domain in named if domain not in _OWN_DOMAINS),
         "inputs": ", ".join(inputs[:_MOST_SHOWN]),
         "outputs": ", ".join(outputs[:_MOST_SHOWN]),
+        "ends in": onnx_ending.told(walk, walk.message(walk.spans(model, 7)[-1])),
         "external data": ", ".join(external[:_MOST_SHOWN]),
     }
     return {name: plain(text) for name, text in facts.items() if text}
@@ -113,6 +115,14 @@ class _Walk:
             self._file.seek(start)
             return self._file.read(min(end - start, _LONGEST_TEXT)).decode("utf-8", "replace")
         return ""
+
+    def texts(self, message: Message, number: int) -> list[str]:
+        """Every text of a field."""
+        found = []
+        for start, end in self.spans(message, number):
+            self._file.seek(start)
+            found.append(self._file.read(min(end - start, _LONGEST_TEXT)).decode("utf-8", "replace"))
+        return found
 
     def _fields(self, start: int, end: int) -> Iterator[tuple[int, int | Span]]:
         position = start

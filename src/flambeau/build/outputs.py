@@ -1,0 +1,73 @@
+"""Which of several outputs is the answer: the one that is named, or of logits and probabilities the latter."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flambeau.errors import SourceError
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+"""The outputs by name, each of shape (rows, ...)."""
+
+_NEAR = 1e-4
+_MOST_SHOWN = 8
+
+
+def choose(found: Arrays, wanted: str | None, *, name: str) -> tuple[str, str]:
+    """The name of the answer among the outputs of `name`, and a sentence about it where it is worth one.
+
+    `wanted` is what `--output-name` says. Raises `SourceError` that lists them where none of them is certain.
+    """
+    if wanted is not None and len(found) == 1:
+        raise SourceError(f"--output-name {wanted} has no effect on {name}, which has one output: leave it out")
+    if wanted is not None and wanted not in found:
+        raise SourceError(f"--output-name {wanted} is none of the outputs of {name}: {shown(found)}")
+    if wanted is not None:
+        return wanted, ""
+    if len(found) == 1:
+        return next(iter(found)), ""
+    if not found:
+        raise SourceError(f"{name} returns no tensor: wrap it in a flambeau.PythonModel, which may answer anything")
+    if pair := _activated(found):
+        taken, how, of = pair
+        return (
+            taken,
+            f"of its outputs {taken} is the answer, for it is the {how} of {of}: --output-name {of} takes that",
+        )
+    first = next(iter(found))
+    raise SourceError(
+        f"{name} has {len(found)} outputs ({shown(found)}): say which is the answer with --output-name, such as "
+        f"--output-name {first}, or wrap it in a flambeau.PythonModel to answer with all of them"
+    )
+
+
+def shown(found: Arrays) -> str:
+    """The outputs with dtypes and shapes: `logits float32[N, 5]`."""
+    listed = [
+        f"{name} {array.dtype}[{', '.join(['N', *map(str, array.shape[1:])]) if array.ndim else ''}]"
+        for name, array in list(found.items())[:_MOST_SHOWN]
+    ]
+    return ", ".join([*listed, "…"] if len(found) > _MOST_SHOWN else listed)
+
+
+def _activated(found: Arrays) -> tuple[str, str, str] | None:
+    """Of two outputs the one that is an activation of the other: its name, the activation's, and the other's."""
+    if len(found) != 2:
+        return None
+    (one, first), (two, second) = found.items()
+    if first.shape != second.shape or first.ndim < 2 or first.dtype.kind != "f":
+        return None
+    for of, logits, taken, numbers in ((one, first, two, second), (two, second, one, first)):
+        for how, values in _activations(logits.astype(np.float64)).items():
+            if np.allclose(values, numbers, atol=_NEAR, rtol=_NEAR):
+                return taken, how, of
+    return None
+
+
+def _activations(logits: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64]]:
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        softmax = powers / powers.sum(axis=1, keepdims=True)
+        return {"softmax": softmax, "log-softmax": np.log(softmax), "sigmoid": 1 / (1 + np.exp(-logits))}
