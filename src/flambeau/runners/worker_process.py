@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from flambeau import errors, logs
+from flambeau import cgroup, errors, logs
 from flambeau.config import Settings
 from flambeau.errors import EngineError, SetupError
 from flambeau.runners import ipc
@@ -48,21 +48,14 @@ class OomKills:
     """What the kernel killed for want of memory in this control group. Each kill explains one worker's death."""
 
     def __init__(self) -> None:
-        self._explained = self._count()
+        self._explained = cgroup.oom_kills()
 
     def explain_one(self) -> bool:
         """Whether there was a kill that has not explained another death."""
-        if self._count() <= self._explained:
+        if cgroup.oom_kills() <= self._explained:
             return False
         self._explained += 1
         return True
-
-    def _count(self) -> int:
-        for file in (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control")):
-            with contextlib.suppress(OSError, ValueError):
-                counters = dict(line.split() for line in file.read_text().splitlines())
-                return int(counters.get("oom_kill", 0))
-        return 0
 
 
 class WorkerProcess:
