@@ -23,6 +23,7 @@ from flambeau.runners import ipc
 from flambeau.runners.base import Batch, Loss, Warm, WorkerLostError
 from flambeau.runners.ipc import Failed, FrameError, Header, Kind
 from flambeau.runners.spec import ReplicaSpec
+from flambeau.runners.watchdog import Watchdog
 from flambeau.runners.worker import WorkerOrder
 from flambeau.types import Outcome
 
@@ -70,7 +71,7 @@ class WorkerProcess:
         self.started.add_done_callback(lambda started: started.cancelled() or started.exception())  # if nobody asks
         self.lost: asyncio.Future[Loss] = loop.create_future()
         self.gone = asyncio.Event()  # dead, reaped, and all that belonged to it closed
-        self._startup = loop.call_later(settings.startup_timeout, self._start_too_slow)
+        self._startup = Watchdog(settings.startup_timeout, self._start_too_slow)
         self._batches: dict[int, asyncio.Future[list[Outcome]]] = {}
         self._last_batch = 0
         self._funeral: asyncio.Task[None] | None = None
@@ -120,7 +121,7 @@ class WorkerProcess:
         self._last_batch += 1
         identity = self._last_batch
         future = self._batches[identity] = loop.create_future()
-        watchdog = loop.call_later(timeout, self._hang)
+        watchdog = Watchdog(timeout, self._hang)
         try:
             items = [(work.item, work.seconds_left) for work in batch]
             frame = ipc.pack_batch(self.generation, identity, items, wide=wide)
@@ -149,7 +150,7 @@ class WorkerProcess:
                 self._take(header, await reader.readexactly(header.body))
         except (asyncio.IncompleteReadError, OSError):
             # Dead, or dying, or alive without a socket: the sentinel tells, and if it does not the worker is killed.
-            asyncio.get_running_loop().call_later(_LAST_WORDS, self._misbehaved)
+            Watchdog(_LAST_WORDS, self._misbehaved)
             if self._sentinel < 0 and self._funeral is None:  # no sentinels on this system
                 await asyncio.to_thread(self._process.wait)
                 self._on_death()
@@ -157,6 +158,9 @@ class WorkerProcess:
             logs.event(
                 "a worker does not keep to the protocol and is killed", level=logging.ERROR, pid=self.pid, error=error
             )
+            self._misbehaved()
+        except Exception as error:  # a worker that nobody listens to would be taken for one that hangs
+            logs.failure("a worker cannot be listened to and is killed", error)
             self._misbehaved()
 
     def _take(self, header: Header, body: bytes) -> None:
@@ -223,13 +227,18 @@ class WorkerProcess:
 
     async def _bury(self, code: int) -> None:
         """Read what the dead worker said last, an answer or why it cannot start; then what it has not said is lost."""
-        await asyncio.wait([self._listener], timeout=_LAST_WORDS)
-        self._lose(self._cause(code))
-        self._listener.cancel()
-        self._writer.close()
-        with contextlib.suppress(OSError):
-            await self._writer.wait_closed()
-        self.gone.set()
+        try:
+            await asyncio.wait([self._listener], timeout=_LAST_WORDS)
+            self._lose(self._cause(code))
+            self._listener.cancel()
+            self._writer.close()
+            with contextlib.suppress(OSError):
+                await self._writer.wait_closed()
+        except Exception as error:
+            logs.failure("a worker cannot be buried", error)
+        finally:  # whatever went wrong, its place must be filled again
+            self._lose("crashed")
+            self.gone.set()
 
     def _cause(self, code: int) -> Loss:
         if code != -signal.SIGKILL:
