@@ -115,6 +115,26 @@ def test_a_worker_that_hangs_is_lost_when_its_time_is_over_and_replaced_f03(spec
     run(talk())
 
 
+@pytest.mark.parametrize("blocked", [1.0, 2.0])
+def test_a_loop_that_stood_still_takes_no_worker_for_one_that_hangs_a3(spec: ReplicaSpec, blocked: float) -> None:
+    """What blocks it is a step of the front's own, and the answer comes meanwhile, or soon after."""
+
+    async def talk() -> None:
+        async with Fleet(spec, compute_timeout=0.6) as fleet:
+            pid = await fleet.pid()
+            meanwhile = await fleet.ask_later("go")
+            (fleet.folder / "go").touch()
+            time.sleep(blocked)
+            assert await meanwhile == ["go"]
+            late = await fleet.ask_later("late")
+            time.sleep(blocked)
+            (fleet.folder / "late").touch()
+            assert await late == ["late"]
+            assert await fleet.pid() == pid
+
+    run(talk())
+
+
 def test_a_stopped_worker_is_killed_and_its_batch_not_guilty_f03(spec: ReplicaSpec) -> None:
     """SIGSTOP comes from outside, as a kill does: an innocent suspect that was alone there must not be condemned."""
 

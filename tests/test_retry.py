@@ -73,7 +73,7 @@ async def test_two_suspects_are_never_under_way_together() -> None:
     assert await task == [b"<a>", b"<b>", b"<c>", b"<d>"]
 
 
-@pytest.mark.parametrize(("how", "code"), GUILT.items())
+@pytest.mark.parametrize(("how", "code"), [each for each in GUILT.items() if each[0] != "hung"])
 def test_an_input_that_was_alone_is_guilty_and_is_not_tried_again_f05(how: Loss, code: str) -> None:
     async def lose() -> None:
         bench = Bench()
@@ -149,10 +149,51 @@ async def test_an_input_that_hangs_beyond_its_deadline_is_remembered_all_the_sam
     """Else whoever sends it again and again would cost a worker each time."""
     bench = Bench()
     lose_with(bench, b"poison", "hung")
-    assert await bench.ask(b"poison", seconds=0.01) == ["deadline_exceeded"]
-    bench.runner.gate.set()
-    await bench.batcher.close()
+    for _ in range(2):
+        bench.runner.gate.clear()
+        assert await bench.ask(b"poison", seconds=0.01) == ["deadline_exceeded"]
+        bench.runner.gate.set()
+        await bench.batcher.close()
     assert await bench.ask(b"poison") == ["poison_input"]
+
+
+@on_loop
+async def test_one_hang_alone_does_not_convict_a3() -> None:
+    bench = Bench()
+    bench.runner.gate.set()
+    lose_once(bench, "hung")
+    assert await bench.ask(b"innocent") == ["model_timeout"]
+    assert await bench.ask(b"innocent") == [b"<innocent>"]
+    lose_with(bench, b"poison", "hung")
+    assert [await bench.ask(b"poison") for _ in range(3)] == [["model_timeout"], ["model_timeout"], ["poison_input"]]
+    assert bench.runner.batches == [[b"innocent"]] * 2 + [[b"poison"]] * 2
+
+
+@on_loop
+async def test_suspects_that_hang_leave_the_only_slot_to_the_others_half_of_the_time_a2() -> None:
+    """Four suspects that take 0.2 s each, and others that take no time and come all the while."""
+    bench = Bench(size=4)
+    lose_once(bench, "hung")
+    suspects = await bench.asked(b"s1", b"s2", b"s3", b"s4")
+    turns: list[bytes] = []
+
+    async def compute() -> None:
+        [data, *_] = bench.runner.batches[-1]
+        turns.append(data[:1])
+        await asyncio.sleep(0.2 if data.startswith(b"s") else 0.01)
+
+    async def ask_on() -> None:
+        while not suspects.done():
+            await bench.ask(b"other")
+
+    bench.runner.before = compute
+    others = [asyncio.create_task(ask_on()) for _ in range(6)]
+    bench.runner.gate.set()
+    assert await suspects == [b"<s1>", b"<s2>", b"<s3>", b"<s4>"]
+    await asyncio.gather(*others)
+    between = b"".join(turns).split(b"s")[1:-1]
+    assert len(between) == 3
+    assert all(len(each) >= 3 for each in between), turns
 
 
 @on_loop

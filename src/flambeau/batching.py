@@ -21,6 +21,7 @@ from flambeau.errors import Code, RequestError
 from flambeau.metrics import ModelMetrics
 from flambeau.quarantine import Quarantine
 from flambeau.runners.base import Cost, Runner, RunnerState, Slot, Work, WorkerLostError
+from flambeau.runners.watchdog import Watchdog
 from flambeau.types import Item, Outcome, Timings
 
 Reason = Literal["full", "drained", "delay", "suspect"]
@@ -35,6 +36,8 @@ _SENTENCES: dict[Code, str] = {
 }
 _ATTEMPTS = 3  # after losses that may be the entry's own fault
 _ATTEMPTS_WHEN_KILLED = 8  # after kills from outside, which are nobody's
+_LONG = 0.1  # seconds; a suspect that takes less keeps nobody waiting
+_LATE = 0.02  # seconds; where a deadline is noticed later than so, the loop stood still
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,7 @@ class _Entry:
     future: "asyncio.Future[Outcome]"
     queued_at: float
     deadline: float
-    expiry: asyncio.Handle | None = None
+    expiry: asyncio.Handle | Watchdog | None = None
     waits: bool = False
     losses: int = 0
     kills: int = 0
@@ -111,6 +114,7 @@ class Batcher:
         self._queue: deque[_Entry] = deque()
         self._suspects: deque[_Entry] = deque()
         self._suspect_runs = False
+        self._suspects_rest = 0.0
         self._waiting_bytes = 0
         self._quarantine = Quarantine()
         self._running: set[asyncio.Task[None]] = set()
@@ -154,7 +158,7 @@ class Batcher:
         self._dispatching = False
         if self._runner.state() is RunnerState.FAILED:
             self._refuse_all()
-        while self._suspects and not self._suspect_runs:
+        if self._is_suspects_turn():
             if (slot := self._runner.reserve(alone=True)) is None:
                 return
             self._suspect_runs = True
@@ -168,10 +172,20 @@ class Batcher:
             size = min(max(share, self.sizes.least), self.sizes.most, len(self._queue))
             self._begin(slot, [self._queue.popleft() for _ in range(size)], reason)
 
+    def _is_suspects_turn(self) -> bool:
+        """Suspects go first, one at a time. Where there is but one slot, after a suspect that took long the others have
+        it for as long as that: inputs that hang leave them half of the time.
+        """
+        if not self._suspects or self._suspect_runs:
+            return False
+        resting = asyncio.get_running_loop().time() < self._suspects_rest
+        return not (resting and self._queue and self._runner.slots() <= 1)
+
     async def close(self) -> None:
         """Wait until all that was taken is answered."""
         if not self._is_idle():
-            self._closing = self._closing or asyncio.get_running_loop().create_future()
+            if self._closing is None or self._closing.done():
+                self._closing = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._closing)
 
     def _enqueue(self, item: Item, deadline: float) -> _Entry:
@@ -190,6 +204,12 @@ class Batcher:
         return entry
 
     def _expire(self, entry: _Entry) -> None:
+        if not entry.waits and asyncio.get_running_loop().time() > entry.deadline + _LATE:
+            entry.expiry = Watchdog(0, lambda: self._end_of(entry))  # the loop stood: it may have been answered
+        else:
+            self._end_of(entry)
+
+    def _end_of(self, entry: _Entry) -> None:
         _resolve(entry, RequestError("the answer was not ready before the deadline", code="deadline_exceeded"))
         if entry.waits:
             self._metrics.rejected("deadline_exceeded")
@@ -268,13 +288,16 @@ class Batcher:
         finally:
             if suspect:
                 self._suspect_runs = False
+                now = loop.time()
+                self._suspects_rest = now + (took if (took := now - started) > _LONG else 0.0)
 
     def _take_back(self, batch: list[_Entry], loss: WorkerLostError) -> None:
         """The worker is gone. An entry that was alone with it is guilty, unless somebody else killed the worker."""
         guilt = _GUILT.get(loss.how)
         alone = len(batch) == 1
         if guilt and alone:  # remembered even if nobody waits for it any more
-            self._quarantine.add(batch[0].item.payload)
+            remember = self._quarantine.add_hang if loss.how == "hung" else self._quarantine.add
+            remember(batch[0].item.payload)
         retried = 0
         for entry in reversed(batch):
             if guilt:

@@ -9,9 +9,9 @@ import functools
 import os
 import typing
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, Literal, get_args
 
+from flambeau import cgroup
 from flambeau.errors import ConfigError
 from flambeau.setting import OTHERS, Setting, kind_of
 
@@ -345,15 +345,10 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 def usable_cores() -> int:
-    """The cores this process may use: its affinity mask, cut to the CPU quota of its control group (v2)."""
+    """The cores this process may use: its affinity mask, cut to the CPU quota of its control groups."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        if quota != "max":
-            allowed = min(allowed, max(1, round(int(quota) / int(period))))
-    except (OSError, ValueError):
-        pass  # no control groups of version 2 here: the mask is all there is
-    return allowed
+    quota = cgroup.cpu_quota()
+    return allowed if quota is None else min(allowed, max(1, round(quota)))
 
 
 @dataclass(frozen=True)

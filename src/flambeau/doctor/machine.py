@@ -7,12 +7,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from flambeau import cgroup
 from flambeau.config import MIB, usable_cores
 from flambeau.doctor.finding import Finding
 from flambeau.machine import processor, saturates
 
-_GROUPS = Path("/sys/fs/cgroup")
-_UNLIMITED = 1 << 60  # what control groups of version 1 call no limit is a number near 2**63
 _LITTLE_MEMORY = 1024 * MIB
 _FEW_FILES = 1024
 _LITTLE_DISK = 1024 * MIB
@@ -33,17 +32,8 @@ def look(cache: Path) -> Iterator[Finding]:
 def _cores() -> Finding:
     usable, all_cores = usable_cores(), os.cpu_count() or 1
     found = f"{usable} of {all_cores} cores may be used"
-    quota = _quota_of_version_1()
-    if quota is not None and quota < usable:
-        advice = f"say --replicas {max(1, int(quota))} --threads 1, for more threads than that only wait for each other"
-        return Finding("cores", "warning", f"{found}, and the control group allows the time of {quota:.1f}", advice)
-    return Finding("cores", "fine", found)
-
-
-def _quota_of_version_1() -> float | None:
-    """The cores whose time the control group (v1) allows, which `usable_cores` does not ask for."""
-    quota, period = _number(_GROUPS / "cpu/cpu.cfs_quota_us"), _number(_GROUPS / "cpu/cpu.cfs_period_us")
-    return quota / period if quota and period and quota > 0 else None
+    quota = cgroup.cpu_quota()
+    return Finding("cores", "fine", found if quota is None else f"{found}: control groups allow the time of {quota:g}")
 
 
 def _memory() -> Iterator[Finding]:
@@ -54,9 +44,9 @@ def _memory() -> Iterator[Finding]:
     kilobytes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
     free, whole = kilobytes["MemAvailable"] * 1024, kilobytes["MemTotal"] * 1024
     found = f"{_size(free)} of {_size(whole)} are free"
-    limit = _number(_GROUPS / "memory.max") or _number(_GROUPS / "memory/memory.limit_in_bytes")
-    if limit is not None and limit < min(whole, _UNLIMITED):
-        found += f", and the control group allows {_size(limit)}"
+    limit = cgroup.memory_limit()
+    if limit < whole:
+        found += f", and the control groups allow {_size(limit)}"
         free = min(free, limit)
     if free < _LITTLE_MEMORY:
         yield Finding("memory", "warning", found, "free some, or take --replicas 1: each worker holds its own model")
@@ -109,14 +99,6 @@ def _disk(cache: Path) -> Finding:
     if free < _LITTLE_DISK:
         return Finding("cache", "warning", found, "make room, or name another folder: FLAMBEAU_CACHE=/path/to/folder")
     return Finding("cache", "fine", found)
-
-
-def _number(file: Path) -> int | None:
-    """The whole number that a file of the kernel holds; none where there is no such file, or it says max."""
-    try:
-        return int(file.read_text())
-    except (OSError, ValueError):
-        return None
 
 
 def _size(count: int) -> str:

@@ -26,6 +26,11 @@ from flambeau.types import Outcome, WorkerView
 
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.1, 30.0  # seconds
 _CRASHES_TO_FAIL, _CRASH_WINDOW = 5, 60.0  # so many deaths in so many seconds, without an answer in between
+_MODELS_OWN = ("crashed", "out_of_memory")  # deaths that tell of a broken model, as a start that fails does
+"""A hang tells of its input alone: who sends many that hang must not have the model refuse everybody else's. A model
+that hangs over all of them hangs over its next start's examples, too, or is seen by its answers; each worker lost so
+took its time, so that no pause is needed.
+"""
 
 
 class ProcessesRunner:
@@ -123,7 +128,7 @@ class ProcessesRunner:
             self._places[place] = None
             self._restarts[how] += 1
             logs.event("worker lost", level=logging.WARNING, model=self._spec.name, pid=worker.pid, how=how)
-            if how != "killed":
+            if how in _MODELS_OWN:
                 self._note_crash()
             self._on_change()
             worker = await self._replace(wide=worker.wide)

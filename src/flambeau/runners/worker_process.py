@@ -16,13 +16,14 @@ from pathlib import Path
 
 import msgspec
 
-from flambeau import errors, logs
+from flambeau import cgroup, errors, logs
 from flambeau.config import Settings
 from flambeau.errors import EngineError, SetupError
 from flambeau.runners import ipc
 from flambeau.runners.base import Batch, Loss, Warm, WorkerLostError
 from flambeau.runners.ipc import Failed, FrameError, Header, Kind
 from flambeau.runners.spec import ReplicaSpec
+from flambeau.runners.watchdog import Watchdog
 from flambeau.runners.worker import WorkerOrder
 from flambeau.types import Outcome
 
@@ -48,21 +49,14 @@ class OomKills:
     """What the kernel killed for want of memory in this control group. Each kill explains one worker's death."""
 
     def __init__(self) -> None:
-        self._explained = self._count()
+        self._explained = cgroup.oom_kills()
 
     def explain_one(self) -> bool:
         """Whether there was a kill that has not explained another death."""
-        if self._count() <= self._explained:
+        if cgroup.oom_kills() <= self._explained:
             return False
         self._explained += 1
         return True
-
-    def _count(self) -> int:
-        for file in (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control")):
-            with contextlib.suppress(OSError, ValueError):
-                counters = dict(line.split() for line in file.read_text().splitlines())
-                return int(counters.get("oom_kill", 0))
-        return 0
 
 
 class WorkerProcess:
@@ -77,7 +71,7 @@ class WorkerProcess:
         self.started.add_done_callback(lambda started: started.cancelled() or started.exception())  # if nobody asks
         self.lost: asyncio.Future[Loss] = loop.create_future()
         self.gone = asyncio.Event()  # dead, reaped, and all that belonged to it closed
-        self._startup = loop.call_later(settings.startup_timeout, self._start_too_slow)
+        self._startup = Watchdog(settings.startup_timeout, self._start_too_slow)
         self._batches: dict[int, asyncio.Future[list[Outcome]]] = {}
         self._last_batch = 0
         self._funeral: asyncio.Task[None] | None = None
@@ -127,7 +121,7 @@ class WorkerProcess:
         self._last_batch += 1
         identity = self._last_batch
         future = self._batches[identity] = loop.create_future()
-        watchdog = loop.call_later(timeout, self._hang)
+        watchdog = Watchdog(timeout, self._hang)
         try:
             items = [(work.item, work.seconds_left) for work in batch]
             frame = ipc.pack_batch(self.generation, identity, items, wide=wide)
@@ -156,7 +150,7 @@ class WorkerProcess:
                 self._take(header, await reader.readexactly(header.body))
         except (asyncio.IncompleteReadError, OSError):
             # Dead, or dying, or alive without a socket: the sentinel tells, and if it does not the worker is killed.
-            asyncio.get_running_loop().call_later(_LAST_WORDS, self._misbehaved)
+            Watchdog(_LAST_WORDS, self._misbehaved)
             if self._sentinel < 0 and self._funeral is None:  # no sentinels on this system
                 await asyncio.to_thread(self._process.wait)
                 self._on_death()
@@ -164,6 +158,9 @@ class WorkerProcess:
             logs.event(
                 "a worker does not keep to the protocol and is killed", level=logging.ERROR, pid=self.pid, error=error
             )
+            self._misbehaved()
+        except Exception as error:  # a worker that nobody listens to would be taken for one that hangs
+            logs.failure("a worker cannot be listened to and is killed", error)
             self._misbehaved()
 
     def _take(self, header: Header, body: bytes) -> None:
@@ -230,13 +227,18 @@ class WorkerProcess:
 
     async def _bury(self, code: int) -> None:
         """Read what the dead worker said last, an answer or why it cannot start; then what it has not said is lost."""
-        await asyncio.wait([self._listener], timeout=_LAST_WORDS)
-        self._lose(self._cause(code))
-        self._listener.cancel()
-        self._writer.close()
-        with contextlib.suppress(OSError):
-            await self._writer.wait_closed()
-        self.gone.set()
+        try:
+            await asyncio.wait([self._listener], timeout=_LAST_WORDS)
+            self._lose(self._cause(code))
+            self._listener.cancel()
+            self._writer.close()
+            with contextlib.suppress(OSError):
+                await self._writer.wait_closed()
+        except Exception as error:
+            logs.failure("a worker cannot be buried", error)
+        finally:  # whatever went wrong, its place must be filled again
+            self._lose("crashed")
+            self.gone.set()
 
     def _cause(self, code: int) -> Loss:
         if code != -signal.SIGKILL:
