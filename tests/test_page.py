@@ -131,7 +131,7 @@ def test_labels_are_bars_and_those_that_are_present_are_marked_w4(client: FlaskC
     assert bars[0][2] == f"{100 * answer['predictions'][0]['probability']:.1f} %"
     assert "Marked are the labels whose score is 50 % or more." in page
     assert "says which of 5 labels it finds" in page
-    assert "Multi-label classification. Sigmoid by Flambeau, as was said when it was built." in page
+    assert "Multi-label classification. Sigmoid is applied by Flambeau (chosen at build)." in page
     assert "predict/findings/1?top_k=5" in page
 
 
@@ -156,7 +156,7 @@ def test_a_regression_is_its_number(client: FlaskClient, cat: bytes) -> None:
 
 def test_the_dashboard_says_what_every_model_does(client: FlaskClient) -> None:
     page = unescape(client.get("/dashboard").text)
-    assert "Embedding. The network's numbers are the answer as they are, as of every network of its kind." in page
+    assert "Embedding. No activation is applied (a known architecture): the network's numbers are the answer." in page
     assert '<dt>iris, version 1</dt><dd class="quiet">A network over numbers.</dd>' in page
 
 

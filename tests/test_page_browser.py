@@ -377,9 +377,20 @@ def test_the_page_and_the_dashboard_are_accessible_and_fit(
     for sample in browser.all(".sample"):
         browser.driver.execute_script("arguments[0].click()", sample)
     verdicts(browser, 3)
-    for address in ("", "?model=iris", "?model=Double", "dashboard"):
+    for address in (
+        "",
+        "?model=iris",
+        "?model=Double",
+        "?model=findings",
+        "?model=features",
+        "?model=ages",
+        "dashboard",
+    ):
         if address:
             browser.open(f"{site.url}/{address}")
+        if address in ("?model=findings", "?model=features", "?model=ages"):
+            browser.driver.execute_script("arguments[0].click()", browser.all(".sample")[0])
+            verdicts(browser, 1)
         if address == "dashboard":
             browser.until(lambda: browser.texts("#models tr"))
         assert violations(browser) == []

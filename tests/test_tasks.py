@@ -408,7 +408,7 @@ def test_rows_of_every_task_w3_w5(tmp_path: Path, made: dict[str, Made], picture
     ]  # fmt: skip
     assert table["labels"].to_pylist() == [row["labels"] for row in lines]
 
-    rows = list(csv.DictReader(predicted("sigmoid-outside", "csv", "--threshold", "0.01").open()))
+    rows = list(csv.DictReader(io.StringIO(predicted("sigmoid-outside", "csv", "--threshold", "0.01").read_text())))
     assert set(json.loads(rows[0]["labels"])) == {NAMES[index] for index in range(5) if scores[0][index] >= 0.01}
     assert close(json.loads(rows[0]["scores"]), scores[0])
     assert (rows[2]["labels"], rows[2]["code"]) == ("", "unsupported_image_format")
@@ -416,12 +416,12 @@ def test_rows_of_every_task_w3_w5(tmp_path: Path, made: dict[str, Made], picture
     table = pyarrow.parquet.read_table(predicted("embedding", "parquet"))
     assert str(table.schema.field("embedding").type) == "list<element: float>"
     assert close(table["embedding"].to_pylist()[1], made["embedding"].answers(pictures[1]), 1e-4)
-    rows = list(csv.DictReader(predicted("embedding", "csv").open()))
+    rows = list(csv.DictReader(io.StringIO(predicted("embedding", "csv").read_text())))
     assert close(json.loads(rows[0]["embedding"]), made["embedding"].answers(pictures[0]), 1e-4)
 
     table = pyarrow.parquet.read_table(predicted("regression", "parquet"))
     assert str(table.schema.field("output").type) == "double"
-    rows = list(csv.DictReader(predicted("regression", "csv").open()))
+    rows = list(csv.DictReader(io.StringIO(predicted("regression", "csv").read_text())))
     assert close([float(row["output"]) for row in rows[:2]], torch.stack([
         made["regression"].answers(picture)[0] for picture in pictures[:2]
     ]))  # fmt: skip
@@ -482,20 +482,20 @@ def test_the_client_has_a_field_for_each_task(servers: Servers, made: dict[str, 
         (
             "softmax-inside",
             "Classification",
-            "Softmax in the network, as its last operation shows; Flambeau adds none.",
+            "Softmax is applied by the network (its last operation",
         ),
-        ("log-softmax-inside", "Classification", "Softmax in the network, whose logarithm it gives"),
-        ("sigmoid-inside", "Multi-label classification", "Sigmoid in the network, as its last operation shows;"),
-        ("sigmoid-outside", "Multi-label classification", "Sigmoid by Flambeau, as was said when it was built."),
+        ("log-softmax-inside", "Classification", "The network gives the logarithm of a softmax (its last"),
+        ("sigmoid-inside", "Multi-label classification", "Sigmoid is applied by the network (its last"),
+        ("sigmoid-outside", "Multi-label classification", "Sigmoid is applied by Flambeau (chosen at build)."),
         (
             "embedding",
             "Embedding",
-            "The network's numbers are the answer as they are, as of every network of its kind.",
+            "No activation is applied (a known architecture): the",
         ),
         (
             "regression",
             "Regression",
-            "The network's numbers are the answer as they are, as was said when it was built.",
+            "No activation is applied (chosen at build): the",
         ),
     ],
 )
@@ -514,7 +514,7 @@ def test_every_surface_says_who_applies_which_activation_w4(
 
 def test_what_is_assumed_is_said_to_be_assumed_w4(default_bundle: object, cat_server: ServerProcess) -> None:
     page = cat_server.get("/").text
-    assert "Softmax by Flambeau, which is assumed: nothing in the file says what its numbers mean." in page
+    assert "Softmax is applied by Flambeau. This is assumed: nothing in the file says what the numbers mean." in page
 
 
 def test_the_document_has_the_schema_of_the_task_w4(servers: Servers) -> None:

@@ -25,26 +25,29 @@ def about(model: Model) -> str:
     """The task and the activation, as two sentences; of own code only that it is."""
     if model.kind != "image":
         return f"{task_name(model)}."
-    return f"{task_name(model)}. {activation_of(model.bundle.manifest.activated_by, model.task)}"
+    return f"{task_name(model)}. {activation_of(model.bundle.manifest.activated_by)}"
 
 
-def activation_of(activation: Activation, task: Task) -> str:
-    """Which activation is applied, and by whom: "Softmax by Flambeau, which is assumed: ..."."""
+def activation_of(activation: Activation) -> str:
+    """Which activation is applied, by whom, and how that is known."""
+    known = _KNOWN[activation.known]
     name = _FUNCTIONS.get(activation.function)
     if name is None:
-        plain = "The network's numbers are the answer as they are"
-        return plain + _WHY[activation.known] + "."
+        return f"No activation is applied ({known}): the network's numbers are the answer."
+    if activation.logarithm:
+        return (
+            f"The network gives the logarithm of a {activation.function} ({known}), and Flambeau the exponential of it."
+        )
     if activation.by == "network":
-        form = ", whose logarithm it gives and Flambeau takes back" if activation.logarithm else ""
-        return f"{name} in the network{form}{_WHY[activation.known]}; Flambeau adds none."
+        return f"{name} is applied by the network ({known}), and nothing by Flambeau."
     if activation.known == "assumed":
-        return f"{name} by Flambeau, which is assumed: nothing in the file says what its numbers mean."
-    return f"{name} by Flambeau{_WHY[activation.known]}."
+        return f"{name} is applied by Flambeau. This is assumed: nothing in the file says what the numbers mean."
+    return f"{name} is applied by Flambeau ({known})."
 
 
-_WHY = {
-    "said": ", as was said when it was built",
-    "graph": ", as its last operation shows",
-    "architecture": ", as of every network of its kind",
-    "assumed": "",
+_KNOWN = {
+    "said": "chosen at build",
+    "graph": "its last operation shows it",
+    "architecture": "a known architecture",
+    "assumed": "assumed",
 }

@@ -132,10 +132,12 @@ export class Card {
     this.part("all").hidden = !rest;
     this.part("tools").hidden = false;
     this.part("copy-all").onclick = async ({ currentTarget: button }) => {
-      button.firstChild.data = (await copy(this.part("more"))) ? "Copied" : "Selected";
+      const all = this.part(rest ? "more" : "text");
+      if (!navigator.clipboard) this.part("all").open = true; // what is selected must be seen
+      button.firstChild.data = (await copy(all, JSON.stringify(numbers))) ? "Copied" : "Selected";
       setTimeout(() => (button.firstChild.data = "Copy"), 2000);
     };
-    this.part("save").onclick = () => download(this.part("more").textContent, "embedding.json");
+    this.part("save").onclick = () => download(JSON.stringify(numbers), "embedding.json");
   }
 
   showBars(rows) {

@@ -33,12 +33,13 @@ export function offerCopies() {
 }
 
 /**
- * @param {HTMLElement} code whose text is copied
+ * @param {HTMLElement} code
+ * @param {string} [text] what is copied: as it is shown, without what is hidden
  * @returns {Promise<boolean>} false where the clipboard is closed to us, and the text was only selected
  */
-export async function copy(code) {
+export async function copy(code, text = code.innerText) {
   try {
-    await navigator.clipboard.writeText(code.innerText); // as it is shown: without what is hidden
+    await navigator.clipboard.writeText(text);
     return true;
   } catch {
     getSelection().selectAllChildren(code); // a page that came over plain HTTP has no clipboard
