@@ -4,6 +4,7 @@ The ids are those of the faults: a softmax applied twice (W2), a softmax over si
 labels (W4), a class out of an embedding (W5), and an answer that depends on strangers (W6).
 """
 
+import asyncio
 import csv
 import io
 import json
@@ -242,6 +243,33 @@ def test_json_is_usual_and_numpy_is_asked_for_w5(
 def test_of_no_other_task_is_numpy_given_w5(servers: Servers, pictures: list[bytes]) -> None:
     answer = servers["sigmoid-outside"].post(files={"file": pictures[0]}, headers=NPY)
     assert answer.headers["Content-Type"] == "application/json"
+
+
+def test_many_long_vectors_do_not_hold_the_loop_w5() -> None:
+    """64 vectors of 2048 numbers are 2.6 MB of text, 19 ms of work: others have their turn in between."""
+    from flambeau.types import Options, Outcome
+    from flambeau.web.predict import Call, render
+
+    found = Embedding(np.linspace(-1, 1, 2048, dtype="<f4").tobytes())
+    call = Call(items=[], options=Options(), top_k=None, npy=False)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def both() -> bytes:
+        beside = asyncio.create_task(others())
+        answer = await render(call, [("file", Outcome(found))] * 64, request_id="x")
+        beside.cancel()
+        return answer.body
+
+    body = json.loads(asyncio.run(both()))
+    assert len(body["predictions"]) == 64
+    assert body["predictions"][63]["embedding"] == found.embedding.tolist()
+    assert turns >= 12
 
 
 # Regressions
