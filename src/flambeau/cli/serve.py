@@ -68,6 +68,7 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
         scheme = "http" if encryption is None else "https"
         click.echo(f"Flambeau serves {models}: {scheme}://{shown}:{port}")
         for model in service.models():
-            click.echo(f"{model.name}: {about(model)}")
+            if model.kind == "image":  # of others there is nothing to tell: numbers come out as they are
+                click.echo(f"{model.name}: {about(model)}")
 
     run(lambda: Service([bundle], settings), taken, gate, encryption=encryption, on_ready=announce)
