@@ -5,6 +5,7 @@ labels (W4), a class out of an embedding (W5), and an answer that depends on str
 """
 
 import asyncio
+import contextlib
 import csv
 import io
 import json
@@ -53,28 +54,23 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
 class Servers:
     """One server for each model, started when it is first asked for: in processes, as it is by default."""
 
-    def __init__(self, serve: Serve, made: dict[str, Made]) -> None:
+    def __init__(self, stack: contextlib.ExitStack, serve: Serve, made: dict[str, Made]) -> None:
+        self._stack = stack
         self._serve = serve
         self._made = made
-        self._running: dict[str, Any] = {}
+        self._running: dict[str, ServerProcess] = {}
 
     def __getitem__(self, name: str) -> ServerProcess:
         if name not in self._running:
-            context = self._serve(self._made[name].bundle.path, "--replicas", "1")
-            self._running[name] = (context, context.__enter__())
-        server: ServerProcess = self._running[name][1]
-        return server
-
-    def close(self) -> None:
-        for context, _ in self._running.values():
-            context.__exit__(None, None, None)
+            server = self._serve(self._made[name].bundle.path, "--replicas", "1")
+            self._running[name] = self._stack.enter_context(server)
+        return self._running[name]
 
 
 @pytest.fixture(scope="module")
 def servers(serve: Serve, made: dict[str, Made]) -> Iterator[Servers]:
-    running = Servers(serve, made)
-    yield running
-    running.close()
+    with contextlib.ExitStack() as stack:
+        yield Servers(stack, serve, made)
 
 
 def close(found: Any, expected: torch.Tensor, apart: float = 2e-5) -> bool:
