@@ -39,4 +39,5 @@ def sigmoid(logits: npt.NDArray[np.floating]) -> Row:
     numbers = logits.astype(np.float32)
     small = np.exp(-np.abs(numbers))
     one = np.float32(1)
-    return np.where(numbers >= 0, one, small).astype(np.float32) / (one + small)
+    result = np.where(numbers >= 0, one, small) / (one + small)
+    return result.astype(np.float32, copy=False)
