@@ -50,6 +50,9 @@ class BatchLimits:
     max_queue_bytes: int
 
 
+LARGEST_BATCH = 256 * 1024 * 1024
+"""Bytes of several items together: a worker has to hold them all at once."""
+
 _MOST = 32  # items
 _PAYS = 0.85  # two items together must take less than so much of their time one after the other
 _LONGEST_BATCH = 0.1  # seconds, by the time of two: how long a batch may keep a newcomer waiting
@@ -170,7 +173,16 @@ class Batcher:
             share = -(-len(self._queue) // max(1, sharing))
             sharing -= 1
             size = min(max(share, self.sizes.least), self.sizes.most, len(self._queue))
-            self._begin(slot, [self._queue.popleft() for _ in range(size)], reason)
+            self._begin(slot, self._take_from_queue(size), reason)
+
+    def _take_from_queue(self, size: int) -> list[_Entry]:
+        """At most so many entries, at least one, and no more bytes together than a frame may have (P5)."""
+        batch = [self._queue.popleft()]
+        held = batch[0].size
+        while self._queue and len(batch) < size and held + self._queue[0].size <= LARGEST_BATCH:
+            batch.append(self._queue.popleft())
+            held += batch[-1].size
+        return batch
 
     def _is_suspects_turn(self) -> bool:
         """Suspects go first, one at a time. Where there is but one slot, after a suspect that took long the others have
