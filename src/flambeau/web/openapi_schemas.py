@@ -117,7 +117,7 @@ _BASE64: Schema = {
 
 def _json(model: Model) -> Schema:
     if model.kind == "image":
-        return _object({"image": _BASE64}, open_=True) | {"description": "An image file in base64."}
+        return record({"image": _BASE64}, open_=True) | {"description": "An image file in base64."}
     if model.kind == "tensor":
         spec = model.bundle.manifest.inputs[0]
         taken = _one_or_several(spec.shape, _number(spec))
