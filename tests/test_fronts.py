@@ -273,7 +273,7 @@ def test_who_asks_nearly_at_the_right_address_is_told_it_u19(doubles: Front, pat
     assert "POST /predict" in doubles.send("GET", "/predict").json()["hint"]
 
 
-@pytest.mark.parametrize("name", ["..%2f", "a%00b", "%ff", "a;b", "CON", "x" * 300, "%e2%80%ae", "."])
+@pytest.mark.parametrize("name", ["..%2f", "a%00b", "%ff", "a;b", "CON", "x" * 300, "%e2%80%ae"])
 def test_hostile_model_names_are_not_found(cats: Front, cat: bytes, name: str) -> None:
     """T-06, F-40."""
     answered = cats.send("POST", f"/predict/{name}", files={"file": cat})

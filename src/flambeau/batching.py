@@ -133,13 +133,14 @@ class Batcher:
         Raises `RequestError` with code `queue_full`, at once, when they do not all fit into the queue. If the caller
         is cancelled, what still waits is dropped before it is computed.
         """
+        held = [self._quarantine and await self._quarantine.holds(item.payload) for item in items]
         added = sum(item.payload.size for item in items)
         waiting = self._count_waiting()
         limits = self._limits
         if waiting + len(items) > limits.max_queue_size or self._waiting_bytes + added > limits.max_queue_bytes:
             self._metrics.rejected("queue_full")
             raise RequestError(f"{waiting} requests are waiting already", code="queue_full")
-        entries = [self._enqueue(item, deadline) for item in items]
+        entries = [self._enqueue(item, deadline, held=bool(each)) for item, each in zip(items, held, strict=True)]
         self._dispatch_soon()
         try:
             return [await entry.future for entry in entries]
@@ -200,12 +201,12 @@ class Batcher:
                 self._closing = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._closing)
 
-    def _enqueue(self, item: Item, deadline: float) -> _Entry:
+    def _enqueue(self, item: Item, deadline: float, *, held: bool) -> _Entry:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Outcome] = loop.create_future()
         entry = _Entry(item, future, loop.time(), deadline)
         entry.expiry = loop.call_at(deadline, self._expire, entry)
-        if self._quarantine.holds(item.payload):
+        if held:
             self._metrics.rejected("poison_input")
             message = "this input crashed the model before, and is not tried again"
             future.set_result(Outcome(RequestError(message, code="poison_input")))

@@ -177,8 +177,9 @@ class BoundedConnection(HttpToolsProtocol):
     def look(self, now: float) -> None:
         """Act on what is overdue."""
         left = self.transport.get_write_buffer_size()
-        if self._lingers is not None and now > self._lingers:
-            self.transport.abort()
+        if self._lingers is not None:  # it is answered, and has a moment to read that
+            if now > self._lingers:
+                self.transport.abort()
             return
         if self._ended:
             self._leave_if_gone()
@@ -196,6 +197,8 @@ class BoundedConnection(HttpToolsProtocol):
         elif self._reading.overdue(now):
             if self._reading.waiting != "rest":
                 self._refuse(RequestError("the request did not come in time", code="client_too_slow"))
+            elif self._spare is not None:
+                self._refuse(self._spare)
             elif self.cycle is None or self.cycle.response_complete:
                 self.transport.close()
 
