@@ -50,8 +50,8 @@ class BatchLimits:
     max_queue_bytes: int
 
 
-LARGEST_BATCH = 256 * 1024 * 1024
-"""Bytes of several items together: a worker has to hold them all at once."""
+LARGEST_BATCH = 32 * 1024 * 1024
+"""Bytes of several items together: who sends much is computed alone, and no frame is larger than a worker takes."""
 
 _MOST = 32  # items
 _PAYS = 0.85  # two items together must take less than so much of their time one after the other
