@@ -26,13 +26,14 @@ from flambeau import bundle, logs
 from flambeau.batching import Batcher, BatchLimits, BatchSizes
 from flambeau.bundle import Activation
 from flambeau.metrics import Metrics
+from flambeau.pipelines import json_document
 from flambeau.pipelines.image import ImagePipeline, decode, normalise, resize_and_crop
 from flambeau.pipelines.tasks import answer_of
 from flambeau.pipelines.tensor import TensorPipeline
 from flambeau.runners import ipc
 from flambeau.runners.base import Batch, RunnerState, Slot, Warm
 from flambeau.types import Item, Options, Outcome, Payload, TensorSpec, Timings, Value
-from flambeau.web import json_body, multipart
+from flambeau.web import multipart
 
 _ROUNDS = 15
 _ROUND_SECONDS = 0.02
@@ -114,9 +115,9 @@ def images() -> Iterator[Measured]:
 def numbers() -> Iterator[Measured]:
     """JSON to a tensor and back."""
     pipeline = TensorPipeline(inputs=[TensorSpec("x", "float32", (4,))], outputs=[TensorSpec("y", "float32", (3,))])
-    payload = Payload("json", bytes(json_body.read_input(_NUMBERS, max_depth=32)))
+    payload = Payload("json", bytes(json_document.read_input(_NUMBERS, max_depth=32)))
     item, rows = Item(payload, Options()), {"y": np.array([[0.1, 0.2, 0.7]], np.float32)}
-    yield measure("check a JSON body (front)", lambda: json_body.read_input(_NUMBERS, max_depth=32))
+    yield measure("check a JSON body (front)", lambda: json_document.read_input(_NUMBERS, max_depth=32))
     yield measure("JSON to a tensor (worker)", lambda: pipeline.preprocess(payload))
     yield measure("rows to JSON (worker)", lambda: pipeline.postprocess(rows, item))
 

@@ -423,6 +423,37 @@ def test_an_address_has_a_rate_where_there_are_no_tokens(double_py: Path) -> Non
     assert (asked, other) == ([200, 200, 429], 200)
 
 
+def files(count: int) -> list[tuple[str, bytes]]:
+    return [("file", b"x")] * count
+
+
+def test_a_rate_counts_items_and_not_requests_a16(serve: Serve, double_py: Path) -> None:
+    """`--rate-limit 5/minute` once let 320 predictions through, sixty-four a request."""
+    with serve(f"{double_py}:Double", "--allow-code", "--rate-limit", "5/day") as started:
+        assert started.post(files=files(3)).status_code == 200
+        refused = started.post(files=files(3))
+        assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+        assert int(refused.headers["Retry-After"]) > 0
+        refused = started.post("/", files=files(3))  # the page's form counts as well
+        assert refused.status_code == 429
+        never = started.post(files=files(6))
+        assert never.status_code == 429  # it was the fifth request, and nothing is left
+    with serve(f"{double_py}:Double", "--allow-code", "--rate-limit", "5/day") as started:
+        never = started.post(files=files(6))
+        assert (never.status_code, never.json()["code"], never.json()["retryable"]) == (413, "too_many_items", False)
+        assert started.post(files=files(4)).status_code == 200
+
+
+def test_a_rate_counts_items_under_plain_wsgi_too_a16(double_py: Path) -> None:
+    app = flambeau.create_app(f"{double_py}:Double", allow_code=True, rate_limit="5/day")
+    client = app.test_client()
+    body = b"--b\r\nContent-Disposition: form-data; name=file\r\n\r\nx\r\n" * 3 + b"--b--\r\n"
+    kind = "multipart/form-data; boundary=b"
+    answers = [client.post("/predict", data=body, content_type=kind).status_code for _ in range(2)]
+    app.extensions["flambeau"].close()
+    assert answers == [200, 429]
+
+
 @pytest.mark.parametrize("rate", ["many", "5/fortnight", "minute"])
 def test_what_is_no_rate_is_refused(rate: str) -> None:
     with pytest.raises(flambeau.SetupError, match="--rate-limit"):

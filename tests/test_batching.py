@@ -7,7 +7,7 @@ import random
 import pytest
 
 from batch_bench import LONG, Bench, on_loop, settle
-from flambeau.batching import BatchSizes, measured_sizes
+from flambeau.batching import LARGEST_BATCH, BatchSizes, measured_sizes
 from flambeau.errors import RequestError
 from flambeau.runners.base import Cost
 from flambeau.types import Item, Options, Payload
@@ -38,6 +38,19 @@ async def test_while_the_slot_is_busy_others_gather_and_go_together_in_order() -
     assert bench.count("batch_size_sum") == 7
     assert bench.count("batch_size_count") == 3
     assert bench.count("queue_items") == bench.count("queue_bytes") == 0
+
+
+@on_loop
+async def test_large_items_are_computed_alone_p5() -> None:
+    """No batch of several is larger than a frame may be, nor keeps others waiting for somebody's 32 MiB."""
+    bench = Bench(size=4, byte_limit=4 * LARGEST_BATCH)
+    large = bytes(LARGEST_BATCH - 1), bytes(LARGEST_BATCH + 1)
+    tasks = [await bench.asked(data) for data in (b"a", large[0], b"b", b"c", large[1], b"d")]
+    bench.runner.gate.set()
+    for task in tasks:
+        await task
+    sizes = [[len(data) for data in batch] for batch in bench.runner.batches]
+    assert sizes == [[1], [LARGEST_BATCH - 1, 1], [1], [LARGEST_BATCH + 1], [1]]
 
 
 @on_loop

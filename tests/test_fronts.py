@@ -260,7 +260,20 @@ def test_a_model_answers_by_name_and_version(cats: Front, cat: bytes) -> None:
     refused(post(cats, "/predict/efficientnet_lite0/2", files={"file": cat}), 404, "version_not_found")
 
 
-@pytest.mark.parametrize("name", ["..%2f", "a%00b", "%ff", "a;b", "CON", "x" * 300, "%e2%80%ae", "."])
+def test_a_slash_at_the_end_makes_no_difference_u19(doubles: Front) -> None:
+    for path in ("/predict/", "/predict/Double/", "/predict/Double/1/"):
+        assert post(doubles, path, json={"input": 4}).json() == {"output": 8.0}
+
+
+@pytest.mark.parametrize("path", ["/predictions/Double", "/v1/models/Double:predict", "/invocations", "/predict/a/b/c"])
+def test_who_asks_nearly_at_the_right_address_is_told_it_u19(doubles: Front, path: str) -> None:
+    answered = post(doubles, path, json={"input": 4})
+    refused(answered, 404, "not_found")
+    assert "POST /predict" in answered.json()["hint"]
+    assert "POST /predict" in doubles.send("GET", "/predict").json()["hint"]
+
+
+@pytest.mark.parametrize("name", ["..%2f", "a%00b", "%ff", "a;b", "CON", "x" * 300, "%e2%80%ae"])
 def test_hostile_model_names_are_not_found(cats: Front, cat: bytes, name: str) -> None:
     """T-06, F-40."""
     answered = cats.send("POST", f"/predict/{name}", files={"file": cat})

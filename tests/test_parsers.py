@@ -10,7 +10,8 @@ from urllib3.fields import RequestField
 from urllib3.filepost import encode_multipart_formdata
 
 from flambeau.errors import RequestError
-from flambeau.web import json_body, multipart
+from flambeau.pipelines import json_document
+from flambeau.web import multipart
 
 FORM = "multipart/form-data; boundary=b"
 HEAD = b'Content-Disposition: form-data; name="file"; filename="cat.jpg"'
@@ -130,7 +131,10 @@ def test_a_malformed_form_is_invalid_f32(body: bytes) -> None:
 
 
 def test_a_form_with_bare_line_feeds_is_refused_f32() -> None:
-    assert refused_form(form(b"abc").replace(b"\r\n", b"\n")).code == "multipart_truncated"
+    """U13: the reason is its line ends, and not that it is cut short."""
+    error = refused_form(form(b"abc").replace(b"\r\n", b"\n"))
+    assert error.code == "invalid_multipart"
+    assert "LF" in error.message
 
 
 def test_a_form_cut_anywhere_before_its_closing_boundary_is_an_error_f32() -> None:
@@ -179,12 +183,12 @@ def test_no_bytes_make_the_form_parser_raise_anything_else(body: bytes, content_
 
 
 def read(body: bytes) -> object:
-    return json.loads(bytes(json_body.read_input(body, max_depth=DEPTH)))
+    return json.loads(bytes(json_document.read_input(body, max_depth=DEPTH)))
 
 
 def refused_json(body: bytes) -> RequestError:
     with pytest.raises(RequestError) as caught:
-        json_body.read_input(body, max_depth=DEPTH)
+        json_document.read_input(body, max_depth=DEPTH)
     return caught.value
 
 
@@ -261,7 +265,7 @@ def test_numbers_that_are_not_finite_are_refused_by_name_f34(word: str) -> None:
     "text", ['"NaN"', '["Infinity", "-Infinity"]', '{"NaN": 1}', '"\\"NaN"', "-0", "1e999", "null"]
 )
 def test_the_same_words_within_strings_are_text_f34(text: str) -> None:
-    assert bytes(json_body.read_input(f'{{"input": {text}}}'.encode(), max_depth=DEPTH)) == text.encode()
+    assert bytes(json_document.read_input(f'{{"input": {text}}}'.encode(), max_depth=DEPTH)) == text.encode()
 
 
 @pytest.mark.parametrize(
@@ -315,6 +319,6 @@ def test_any_value_under_input_comes_back_equal_f34(value: object, ascii_only: b
 def test_no_bytes_make_the_json_reader_raise_anything_else_f34(body: bytes) -> None:
     for text in (body, b'{"input":' + body, b'{"input":' + body + b"}", b'{"input":"' + body + b'"}', b"[" * 40 + body):
         try:
-            json_body.read_input(text, max_depth=DEPTH)
+            json_document.read_input(text, max_depth=DEPTH)
         except RequestError as error:
             assert error.code in ("invalid_json", "json_too_deep", "json_not_finite")  # noqa: PT017

@@ -50,6 +50,9 @@ class BatchLimits:
     max_queue_bytes: int
 
 
+LARGEST_BATCH = 32 * 1024 * 1024
+"""Bytes of several items together: who sends much is computed alone, and no frame is larger than a worker takes."""
+
 _MOST = 32  # items
 _PAYS = 0.85  # two items together must take less than so much of their time one after the other
 _LONGEST_BATCH = 0.1  # seconds, by the time of two: how long a batch may keep a newcomer waiting
@@ -130,13 +133,14 @@ class Batcher:
         Raises `RequestError` with code `queue_full`, at once, when they do not all fit into the queue. If the caller
         is cancelled, what still waits is dropped before it is computed.
         """
+        held = [self._quarantine and await self._quarantine.holds(item.payload) for item in items]
         added = sum(item.payload.size for item in items)
         waiting = self._count_waiting()
         limits = self._limits
         if waiting + len(items) > limits.max_queue_size or self._waiting_bytes + added > limits.max_queue_bytes:
             self._metrics.rejected("queue_full")
             raise RequestError(f"{waiting} requests are waiting already", code="queue_full")
-        entries = [self._enqueue(item, deadline) for item in items]
+        entries = [self._enqueue(item, deadline, held=bool(each)) for item, each in zip(items, held, strict=True)]
         self._dispatch_soon()
         try:
             return [await entry.future for entry in entries]
@@ -170,7 +174,16 @@ class Batcher:
             share = -(-len(self._queue) // max(1, sharing))
             sharing -= 1
             size = min(max(share, self.sizes.least), self.sizes.most, len(self._queue))
-            self._begin(slot, [self._queue.popleft() for _ in range(size)], reason)
+            self._begin(slot, self._take_from_queue(size), reason)
+
+    def _take_from_queue(self, size: int) -> list[_Entry]:
+        """At most so many entries, at least one, and no more bytes together than a frame may have (P5)."""
+        batch = [self._queue.popleft()]
+        held = batch[0].size
+        while self._queue and len(batch) < size and held + self._queue[0].size <= LARGEST_BATCH:
+            batch.append(self._queue.popleft())
+            held += batch[-1].size
+        return batch
 
     def _is_suspects_turn(self) -> bool:
         """Suspects go first, one at a time. Where there is but one slot, after a suspect that took long the others have
@@ -188,12 +201,12 @@ class Batcher:
                 self._closing = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._closing)
 
-    def _enqueue(self, item: Item, deadline: float) -> _Entry:
+    def _enqueue(self, item: Item, deadline: float, *, held: bool) -> _Entry:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Outcome] = loop.create_future()
         entry = _Entry(item, future, loop.time(), deadline)
         entry.expiry = loop.call_at(deadline, self._expire, entry)
-        if self._quarantine.holds(item.payload):
+        if held:
             self._metrics.rejected("poison_input")
             message = "this input crashed the model before, and is not tried again"
             future.set_result(Outcome(RequestError(message, code="poison_input")))

@@ -125,7 +125,7 @@ class Settings:
     max_queue_bytes: int = _queue(
         256 * MIB,
         "Most bytes waiting; further ones are answered 503.",
-        long="Most bytes waiting (256 MiB). Further ones are answered 503 `queue_full`.",
+        long="Most bytes waiting (256 MiB, and one body at least). Further ones are answered 503 `queue_full`.",
         minimum=1,
     )
     deadline: float = _limit(
@@ -145,7 +145,16 @@ class Settings:
     max_body_bytes: int = _limit(
         32 * MIB,
         "Largest request body; larger ones are answered 413.",
-        long="Largest request body (32 MiB). Larger ones are answered 413.",
+        long="Largest request body (32 MiB; at most 1 GiB). Larger ones are answered 413.",
+        minimum=1,
+        maximum=1024 * MIB,
+    )
+    max_inflight_bytes: int | None = _limit(
+        None,
+        "Most bytes of all request bodies together. Default: a quarter of the memory.",
+        long="Most bytes of all request bodies together, from their first byte until they are answered. Where more "
+        "come, the largest uploads that are not whole are answered 503. Not set: a quarter of the memory that the "
+        "process may use, by the machine and its control groups, and room for one body at least.",
         minimum=1,
     )
     max_json_depth: int = _limit(
@@ -329,6 +338,11 @@ class Settings:
                 each.check(value)
             except ValueError as error:
                 raise ConfigError(f"{each.flag} {value} {error}") from None
+        if self.max_inflight_bytes is not None and self.max_inflight_bytes < self.max_body_bytes:
+            raise ConfigError(
+                f"--max-inflight-bytes {self.max_inflight_bytes} is less than --max-body-bytes {self.max_body_bytes}: "
+                "one body has to fit"
+            )
 
 
 @functools.cache

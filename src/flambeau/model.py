@@ -48,7 +48,7 @@ class Model:
                 max_batch_size=measured_sizes(None, most=settings.max_batch_size).most,
                 max_queue_delay=settings.max_queue_delay_ms / 1000,
                 max_queue_size=settings.max_queue_size,
-                max_queue_bytes=settings.max_queue_bytes,
+                max_queue_bytes=max(settings.max_queue_bytes, settings.max_body_bytes),
             ),
             metrics=self.metrics,
         )
@@ -148,6 +148,7 @@ def _plan(bundle: Bundle, settings: Settings) -> tuple[ReplicaSpec, Placement]:
         allow_code=settings.allow_code,
         threshold=settings.threshold,
         max_image_pixels=settings.max_image_pixels,
+        max_json_depth=settings.max_json_depth,
         fast_decode=settings.fast_decode,
         wide_threads=_wide_threads(bundle, settings, engine, placement),
     )

@@ -1,13 +1,16 @@
 """Inputs that crashed a model, remembered for a while so that they do not crash it again. Knows hashes, not inputs."""
 
+import asyncio
 import hashlib
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 
 from flambeau.types import Payload
 
 _REMEMBERED = 1024
 _SECONDS = 600.0
+_LONG = 1024 * 1024  # bytes; to hash as many takes a millisecond
 
 
 class Quarantine:
@@ -23,19 +26,22 @@ class Quarantine:
 
     def add(self, payload: Payload) -> None:
         """Hold an input. One of kind `value` cannot have crashed another process."""
-        if payload.kind != "value":
-            self._held.add(_hash(payload))
+        _with_key(payload, self._held.add)
 
     def add_hang(self, payload: Payload) -> None:
         """Hold an input if this was its second hang, and else remember its first."""
-        if payload.kind == "value":
-            return
-        key = _hash(payload)
-        (self._held if key in self._hung_once else self._hung_once).add(key)
+        _with_key(payload, lambda key: (self._held if key in self._hung_once else self._hung_once).add(key))
 
-    def holds(self, payload: Payload) -> bool:
-        """Whether the input is held. Costs nothing while none is."""
-        return bool(self._held) and payload.kind != "value" and _hash(payload) in self._held
+    def __bool__(self) -> bool:
+        """Whether any input is held."""
+        return bool(self._held)
+
+    async def holds(self, payload: Payload) -> bool:
+        """Whether the input is held. A long one is hashed in a thread, for the loop serves others meanwhile."""
+        if not self._held or payload.kind == "value":
+            return False
+        long = payload.size > _LONG
+        return (await asyncio.to_thread(_hash, payload) if long else _hash(payload)) in self._held
 
 
 class _Memory:
@@ -59,6 +65,17 @@ class _Memory:
             del self._until[key]
             return False
         return until is not None
+
+
+def _with_key(payload: Payload, use: Callable[[bytes], None]) -> None:
+    """Hash an input and use its hash: at once, or where it is long when a thread has made it."""
+    if payload.kind == "value":
+        return
+    if payload.size <= _LONG:
+        use(_hash(payload))
+        return
+    hashing = asyncio.get_running_loop().run_in_executor(None, _hash, payload)
+    hashing.add_done_callback(lambda done: done.cancelled() or use(done.result()))
 
 
 def _hash(payload: Payload) -> bytes:

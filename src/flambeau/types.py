@@ -30,10 +30,10 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """One item as it came in, not yet looked into: the bytes of a file, the JSON text of one value, or, within one
-    process only, the value itself."""
+    """One item as it came in, not yet looked into: the bytes of a file, the JSON text of one value, a whole JSON
+    document that its replica is to look at, or, within one process only, the value itself."""
 
-    kind: Literal["file", "json", "value"]
+    kind: Literal["file", "json", "document", "value"]
     data: Any
 
     @property

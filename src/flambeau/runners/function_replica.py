@@ -1,5 +1,6 @@
 """A replica of a function: a Python model's `predict`, or anybody's callable. It knows no engine and no pipeline."""
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from flambeau import samples, usercode
 from flambeau.bundle import Bundle, PythonPipeline
 from flambeau.errors import InvalidInput, RequestError, SourceError
 from flambeau.pipelines import json_value
+from flambeau.pipelines.json_document import open_document
 from flambeau.python_model import PythonModel
 from flambeau.runners.attempt import attempt, invalid_output
 from flambeau.runners.base import Cost
@@ -18,7 +20,9 @@ from flambeau.samples import Sample, Traced
 from flambeau.types import Answer, Item, Outcome, Payload, Plain, Timings
 
 
-def open_python_model(opened: Bundle, pipeline: PythonPipeline, *, allow_code: bool) -> "FunctionReplica":
+def open_python_model(
+    opened: Bundle, pipeline: PythonPipeline, *, allow_code: bool, max_json_depth: int = 32
+) -> "FunctionReplica":
     """Import the model's class, make one and load it. Raises `SetupError`."""
     found = usercode.load(pipeline.code, within=opened.path, allow_code=allow_code)
     where = f"{pipeline.code.file or pipeline.code.module}:{pipeline.code.name}"
@@ -29,18 +33,26 @@ def open_python_model(opened: Bundle, pipeline: PythonPipeline, *, allow_code: b
         model.load()
     except Exception as error:
         raise SourceError(f"{where} cannot be loaded: {type(error).__name__}: {error}") from error
-    return FunctionReplica(model.predict, name=where, golden=samples.read(opened))
+    return FunctionReplica(model.predict, name=where, golden=samples.read(opened), max_json_depth=max_json_depth)
 
 
 class FunctionReplica:
     """A function from a list of values to a list of answers."""
 
-    def __init__(self, function: Callable[[list[Any]], Any], *, name: str, golden: Sequence[Sample] = ()) -> None:
+    def __init__(
+        self,
+        function: Callable[[list[Any]], Any],
+        *,
+        name: str,
+        golden: Sequence[Sample] = (),
+        max_json_depth: int = 32,
+    ) -> None:
         self.device = "cpu"
         self.cost: Cost | None = None  # what its items look like is not known
         self._function = function
         self._name = name
         self._golden = golden
+        self._open = functools.partial(open_document, max_depth=max_json_depth)
 
     def warm_up(self) -> None:
         """Reproduce the golden samples, if there are any: what else the items look like its author alone knows."""
@@ -52,7 +64,7 @@ class FunctionReplica:
         )
 
     def run(self, items: Sequence[Item], *, wide: bool = False) -> list[Outcome]:
-        values = [attempt(_item_value, item.payload) for item in items]
+        values = [attempt(lambda payload: _item_value(self._open(payload)), item.payload) for item in items]
         good = [index for index, value in enumerate(values) if not isinstance(value, RequestError)]
         started = time.monotonic()
         answers = dict(zip(good, self._predict([values[index] for index in good]), strict=True))

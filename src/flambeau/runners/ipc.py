@@ -24,12 +24,15 @@ T = TypeVar("T")
 Buffer = bytes | bytearray | memoryview
 
 _HEADER = struct.Struct(
-    "<2sB?IQII"
+    "<2sB?IQIQ"
 )  # magic, kind, wide, generation, batch id, bytes of the body, bytes of the payloads
 _MAGIC = b"fb"
 HEADER_SIZE = _HEADER.size
 LARGEST_BODY = 256 * 1024 * 1024
-"""Bytes; a longer one is refused before anything is allocated."""
+"""Bytes of a frame's body, and of the payloads of a batch of several items; one item may be larger alone."""
+
+LARGEST_PAYLOADS = 1 << 30
+"""Bytes; the most that `--max-body-bytes` can be. A longer frame is refused before anything is allocated."""
 
 
 class FrameError(FlambeauError):
@@ -110,7 +113,7 @@ def unpack_header(data: Buffer) -> Header:
     magic, kind, wide, generation, batch, body, payloads = _HEADER.unpack(data)
     if magic != _MAGIC or kind not in Kind._value2member_map_:
         raise FrameError("the frame does not begin as one")
-    if body > LARGEST_BODY or payloads > LARGEST_BODY:
+    if body > LARGEST_BODY or payloads > LARGEST_PAYLOADS:
         raise FrameError(f"the frame is longer than {LARGEST_BODY} bytes")
     return Header(Kind(kind), generation, batch, body, payloads, wide)
 
@@ -140,7 +143,7 @@ def unpack_batch(body: Buffer, payloads: memoryview) -> list[tuple[Item, float]]
     items: list[tuple[Item, float]] = []
     start = 0
     for each in wire:
-        if each.kind not in ("file", "json"):
+        if each.kind not in ("file", "json", "document"):
             raise FrameError(f"there is no payload of kind {each.kind!r}")
         payload = Payload(each.kind, payloads[start : start + each.size])  # type: ignore[arg-type]
         items.append((Item(payload, Options(each.top_k, each.threshold, each.probabilities)), each.seconds_left))

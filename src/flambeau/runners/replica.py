@@ -8,25 +8,27 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from flambeau import agreement, bundle, engines, samples
-from flambeau.bundle import Bundle, PythonPipeline, split_probes
+from flambeau.bundle import Bundle, ImagePipeline, PythonPipeline, split_probes
 from flambeau.engines.base import Engine
 from flambeau.errors import EngineError, RequestError
 from flambeau.pipelines.base import Pipeline
+from flambeau.pipelines.base64_image import open_image
+from flambeau.pipelines.json_document import open_document
 from flambeau.pipelines.opening import open_pipeline
 from flambeau.runners.attempt import attempt, invalid_output
 from flambeau.runners.base import Cost
 from flambeau.runners.function_replica import open_python_model
 from flambeau.runners.spec import ReplicaSpec
 from flambeau.samples import Traced
-from flambeau.types import Item, Options, Outcome, Tensors, Timings
+from flambeau.types import Item, Options, Outcome, Payload, Tensors, Timings
 
 _REMEDY = "build it again here, or take another --engine"
 _MEASURED_TIMES, _MEASURING_SECONDS = 5, 0.1  # the first rounds of a slow model are enough
@@ -60,7 +62,9 @@ def open_replica(spec: ReplicaSpec) -> Replica:
     opened = engines.to_reproduce(bundle.read(Path(spec.bundle), whole=False), spec.engine)
     manifest = opened.manifest
     if isinstance(manifest.pipeline, PythonPipeline):
-        return open_python_model(opened, manifest.pipeline, allow_code=spec.allow_code)
+        return open_python_model(
+            opened, manifest.pipeline, allow_code=spec.allow_code, max_json_depth=spec.max_json_depth
+        )
     pipeline = open_pipeline(
         manifest.pipeline,
         labels=opened.labels(),
@@ -77,7 +81,18 @@ def open_replica(spec: ReplicaSpec) -> Replica:
         engines.load, opened, spec.engine, device=device, allow_code=spec.allow_code, max_batch=spec.max_batch
     )
     wide = load(threads=spec.wide_threads, alone=True) if spec.wide_threads > spec.threads else None
-    return TensorReplica(opened, load(threads=spec.threads), pipeline, device=device, wide=wide)
+    open_ = open_image if isinstance(manifest.pipeline, ImagePipeline) else open_document
+    return TensorReplica(
+        opened,
+        load(threads=spec.threads),
+        pipeline,
+        device=device,
+        wide=wide,
+        open_document=functools.partial(open_, max_depth=spec.max_json_depth),
+    )
+
+
+_open_document = functools.partial(open_document, max_depth=ReplicaSpec.max_json_depth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +105,19 @@ class _Prepared:
 class TensorReplica:
     """An engine between the two halves of a pipeline.
 
-    `wide`: the same engine with more threads, for a batch that has the machine to itself.
+    `wide`: the same engine with more threads, for a batch that has the machine to itself. `open_document`: what the
+    pipeline takes, out of a JSON document that nobody has looked at.
     """
 
     def __init__(
-        self, bundle: Bundle, engine: Engine, pipeline: Pipeline, *, device: str, wide: Engine | None = None
+        self,
+        bundle: Bundle,
+        engine: Engine,
+        pipeline: Pipeline,
+        *,
+        device: str,
+        wide: Engine | None = None,
+        open_document: Callable[[Payload], Payload] = _open_document,
     ) -> None:
         self.device = device
         self.cost: Cost | None = None
@@ -102,6 +125,7 @@ class TensorReplica:
         self._engine = engine
         self._wide = engine if wide is None else wide
         self._pipeline = pipeline
+        self._open = open_document
 
     def warm_up(self) -> None:
         """Reproduce the probe outputs and the golden samples, then answer the pipeline's own example."""
@@ -158,9 +182,15 @@ class TensorReplica:
         """One outcome per item, in order, with the item's rows of the outputs; none where it got no answer."""
         traces: dict[int, Traced] = {}
         groups: dict[tuple[tuple[int, ...], ...], list[_Prepared]] = {}
+        opened: dict[int, Item] = {}
         for index, item in enumerate(items):
             started = time.monotonic()
-            tensors = attempt(self._pipeline.preprocess, item.payload)
+            payload = attempt(self._open, item.payload)
+            if isinstance(payload, RequestError):
+                traces[index] = Traced(Outcome(payload, Timings(prepare=time.monotonic() - started)), {})
+                continue
+            opened[index] = item if payload is item.payload else replace(item, payload=payload)
+            tensors = attempt(self._pipeline.preprocess, payload)
             elapsed = time.monotonic() - started
             if isinstance(tensors, RequestError):
                 traces[index] = Traced(Outcome(tensors, Timings(prepare=elapsed)), {})
@@ -174,7 +204,7 @@ class TensorReplica:
                 answer = (
                     rows
                     if isinstance(rows, RequestError)
-                    else attempt(self._pipeline.postprocess, rows, items[prepared.index])
+                    else attempt(self._pipeline.postprocess, rows, opened[prepared.index])
                 )
                 timings = Timings(prepare=prepared.seconds, compute=compute, finish=time.monotonic() - started)
                 outputs = {} if isinstance(rows, RequestError) else rows

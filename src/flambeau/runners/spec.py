@@ -21,3 +21,4 @@ class ReplicaSpec(msgspec.Struct, frozen=True):
     max_batch: int = 8
     wide_threads: int = 0
     fast_decode: bool = False
+    max_json_depth: int = 32

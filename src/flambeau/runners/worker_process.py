@@ -27,6 +27,7 @@ from flambeau.runners.watchdog import Watchdog
 from flambeau.runners.worker import WorkerOrder
 from flambeau.types import Outcome
 
+_PIECE = 256 * 1024  # bytes that are handed to the system at a time
 _ABORT_GRACE = 1.0  # seconds a hung worker has to print where it hangs
 _LAST_WORDS = 1.0  # seconds to read what a worker said before it died, and for one that hung up to die
 _END_SECONDS = 5.0  # to reap what was killed
@@ -125,7 +126,7 @@ class WorkerProcess:
         try:
             items = [(work.item, work.seconds_left) for work in batch]
             frame = ipc.pack_batch(self.generation, identity, items, wide=wide)
-            self._writer.writelines(frame)
+            await self._send(frame)
             outcomes: list[Outcome] = await future
         finally:
             watchdog.cancel()
@@ -134,6 +135,23 @@ class WorkerProcess:
             self._misbehaved()
             raise WorkerLostError("crashed")
         return outcomes
+
+    async def _send(self, frame: list[ipc.Buffer]) -> None:
+        """Send a batch. What is long goes piece by piece, and the loop goes on between two of them.
+
+        A worker that is lost meanwhile is told of by `lost`.
+        """
+        if sum(map(len, frame)) <= _PIECE:
+            self._writer.writelines(frame)
+            return
+        for each in frame:
+            view = memoryview(each)
+            for start in range(0, len(view), _PIECE):
+                if self.lost.done():
+                    return
+                self._writer.write(view[start : start + _PIECE])
+                with contextlib.suppress(OSError):
+                    await self._writer.drain()
 
     async def end(self) -> None:
         """End the worker now, and return when nothing is left of it. A second call does nothing."""

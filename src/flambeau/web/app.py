@@ -4,6 +4,7 @@ Behind `flambeau serve` the lane answers the hot routes before Flask is reached,
 """
 
 import dataclasses
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from werkzeug.exceptions import HTTPException
 from flambeau import logs, sources
 from flambeau.errors import Code, RequestError
 from flambeau.service import AttachedService, BlockingService, Service, split_options
-from flambeau.web import hot, openapi_page, ops, ui
+from flambeau.web import framing, hot, openapi_page, ops, ui
 from flambeau.web.access.gate import PASSED, Gate, open_gate
+from flambeau.web.budget import Budget
 from flambeau.web.errors import STATUS, error_answer
-from flambeau.web.http import SAFE_HEADERS, HttpAnswer, HttpRequest, request_id
+from flambeau.web.flask_request import http_request
+from flambeau.web.http import SAFE_HEADERS, HttpAnswer, request_id
 
 ServiceHandle = AttachedService | BlockingService
 
@@ -36,8 +39,12 @@ def create_app(source: str | None = None, **options: Any) -> Flask:
     return make_app(BlockingService(lambda: Service([opened], settings)), gate)
 
 
-def make_app(handle: ServiceHandle, gate: Gate) -> Flask:
-    """The application over a running service, behind its gate."""
+def make_app(handle: ServiceHandle, gate: Gate, shared: Budget | None = None) -> Flask:
+    """The application over a running service, behind its gate.
+
+    `shared`: the budget for bodies, where others count in it too; else it has its own.
+    """
+    budget = shared or Budget(handle.service.settings)
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = handle.service.settings.max_body_bytes
     app.extensions["flambeau"] = handle
@@ -47,6 +54,8 @@ def make_app(handle: ServiceHandle, gate: Gate) -> Flask:
         if request.environ.get(PASSED) is gate:
             return None
         headers = {name.lower(): value for name, value in request.headers}
+        if framing.length_of(headers.get("content-length") or "0") is None:
+            raise RequestError("the header Content-Length is not a plain decimal number", code="bad_http")
         preflight = gate.origins.preflight(request.method, headers)
         if preflight is not None:
             return respond(preflight)
@@ -66,36 +75,32 @@ def make_app(handle: ServiceHandle, gate: Gate) -> Flask:
     app.before_request(admit)
     app.after_request(_finish)
     app.after_request(let_pages_read)
+    app.teardown_request(_let_go)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(RequestError, _request_error)
     app.register_error_handler(Exception, _unexpected)
 
     def answer_hot(**_: str) -> Response:
         """A hot route under plain WSGI: the same coroutine as the lane's, run on the service's own loop."""
-        incoming = http_request()
+        incoming = http_request(gate, budget)
         return respond(handle.call(lambda service: hot.answer(service, incoming)))
 
     for rule in ("/predict", "/predict/<name>", "/predict/<name>/<version>"):
-        app.add_url_rule(rule, "predict", answer_hot, methods=["POST"])
+        app.add_url_rule(rule, "predict", answer_hot, methods=["POST"], strict_slashes=False)
     for rule in ("/livez", "/readyz"):
         app.add_url_rule(rule, "health", answer_hot, methods=["GET"])
     app.register_blueprint(ops.make_blueprint(handle))
     app.register_blueprint(openapi_page.make_blueprint(handle, gate.tokens_for))
-    app.register_blueprint(ui.make_blueprint(handle))
+    app.register_blueprint(ui.make_blueprint(handle, lambda: http_request(gate, budget)))
     gate.guard(app)
     return app
 
 
-def http_request() -> HttpRequest:
-    """Flask's current request as a plain value, its body read. Raises `RequestError` when that is too large."""
-    return HttpRequest(
-        method=request.method,
-        path=request.path,
-        query=request.query_string.decode("latin-1"),
-        headers={name.lower(): value for name, value in request.headers},
-        body=request.get_data(cache=False),
-        received=g.received,
-    )
+def _let_go(error: BaseException | None) -> None:
+    """Of the body's share, once the request is answered."""
+    share = g.pop("share", None)
+    if share is not None:
+        share.close()
 
 
 def respond(answer: HttpAnswer) -> Response:
@@ -122,6 +127,8 @@ def _finish(response: Response) -> Response:
     return response
 
 
+_NEARLY_PREDICT = ("/predict", "/predictions", "/invocations", "/infer", "/v1/models", "/v2/models", "/api/predict")
+_PREDICT_HINT = "predictions are made with POST /predict, /predict/NAME or /predict/NAME/VERSION"
 _CODES: dict[int, Code] = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 
 
@@ -140,13 +147,22 @@ def _http_error(error: HTTPException) -> Response:
     }[code]
     headers = error.get_response().headers
     kept = tuple((name, headers[name]) for name in ("Allow",) if name in headers)
-    answer = error_answer(RequestError(message, code=code), g.request_id, headers=kept)
+    hint = _PREDICT_HINT if status in (404, 405) and request.path.startswith(_NEARLY_PREDICT) else None
+    answer = error_answer(RequestError(message, code=code, hint=hint), g.request_id, headers=kept)
     return respond(dataclasses.replace(answer, status=status))
 
 
 def body_too_large(limit: int) -> str:
     """The sentence about a body over the limit."""
-    return f"the body is larger than the {limit} bytes that this server takes"
+    return f"the body is larger than the {_size(limit)} that this server takes (--max-body-bytes)"
+
+
+def _size(count: int) -> str:
+    """Bytes as people read them, without rounding a limit up."""
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= size:
+            return f"{count // size} {unit}" if count % size == 0 else f"{math.floor(10 * count / size) / 10:g} {unit}"
+    return f"{count} {'byte' if count == 1 else 'bytes'}"
 
 
 def _request_error(error: RequestError) -> Response:

@@ -11,9 +11,11 @@ import asyncio
 import time
 
 from flambeau import logs
+from flambeau.errors import RequestError
 from flambeau.web import framing, hot
 from flambeau.web.access.gate import REFUSED
-from flambeau.web.bounded import BoundedConnection, Front
+from flambeau.web.body import Body
+from flambeau.web.bounded import BoundedConnection, Front, StopParsingError
 from flambeau.web.exchange import Exchange, serialised
 from flambeau.web.http import HttpAnswer, request_id
 
@@ -28,19 +30,25 @@ class HotConnection(BoundedConnection):
         self._answering: asyncio.Task[None] | None = None
 
     def on_headers_complete(self) -> None:
+        if self._has_wish():
+            return
         first = self.cycle is None or self.cycle.response_complete
         self._arriving = self._recognise() if first else None
         if self._arriving is None:
             super().on_headers_complete()
         else:
             self.cycle = self._arriving  # type: ignore[assignment]  # what uvicorn asks of it, it has
+            self._open_share()
             self._expect_body(counted=False)
 
     def on_body(self, body: bytes) -> None:
         if self._arriving is None:
             super().on_body(body)
-        else:
-            self._arriving.chunks.append(body)
+            return
+        self._take(len(body))
+        if not self._arriving.body.add(body):  # the parser counts too: this is a second lock on the same door
+            self._fault = framing.BAD_HTTP
+            raise StopParsingError
 
     def on_message_complete(self) -> None:
         exchange, self._arriving = self._arriving, None
@@ -54,6 +62,7 @@ class HotConnection(BoundedConnection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._forget()
         if self._answering is not None:  # what the client waited for is not computed if it still waits
             self._answering.cancel()
 
@@ -66,17 +75,17 @@ class HotConnection(BoundedConnection):
         parser = self.parser
         if parser.get_method() != b"POST" or not path.startswith(b"/predict") or b"%" in path or b"#" in query:
             return None
-        if parser.should_upgrade() or parser.get_http_version() != "1.1":
+        if parser.get_http_version() != "1.1":
             return None
         if self._head > self._watch.small_head and framing.too_large(self.url, self.headers, self._limits):
             return None
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in self.headers}
         if len(headers) != len(self.headers) or len(headers) > self._limits.max_headers:
             return None
-        length = headers.get("content-length", "")
-        if not (length.isascii() and length.isdigit() and int(length[:19]) <= self._limits.max_body_bytes):
+        length = framing.length_of(headers.get("content-length", ""))
+        if length is None or length > self._limits.max_body_bytes:
             return None
-        if "expect" in headers or "host" not in headers:
+        if "expect" in headers or "host" not in headers or self._spare is not None:
             return None
         if not (self.url.isascii() and hot.is_hot("POST", path.decode())):
             return None
@@ -84,11 +93,23 @@ class HotConnection(BoundedConnection):
         if refusal is not None:
             self.scope[REFUSED] = refusal  # type: ignore[literal-required]  # ours, for the lane
             return None
-        return Exchange(path.decode(), query.decode(), headers, keep_alive=parser.should_keep_alive())
+        keep_alive = parser.should_keep_alive()
+        return Exchange(path.decode(), query.decode(), headers, body=Body(length), keep_alive=keep_alive)
+
+    def _refuse(self, error: RequestError) -> None:
+        self._forget()
+        super()._refuse(error)
+
+    def _forget(self) -> None:
+        """Let go of what has come of a body that will not be answered."""
+        if self._arriving is not None:
+            self._arriving.body = Body(0)
+            self._arriving = None
 
     async def _answer(self, exchange: Exchange) -> None:
         try:
-            found = await hot.answer(self._service, exchange.request())
+            charge = self._gate.charge(exchange.headers, self._address)
+            found = await hot.answer(self._service, exchange.request(charge))
             if self.flow.write_paused:
                 await self.flow.drain()
             self._answering = None

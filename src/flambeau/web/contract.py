@@ -17,12 +17,12 @@ FORM_PARTS = ("file", "image")
 MEDIA_TYPES: dict[Reading, tuple[str, ...]] = {
     "form": ("multipart/form-data",),
     "json": ("application/json",),
-    "raw": ("application/octet-stream", "image/*"),
+    "raw": ("application/octet-stream", "binary/octet-stream", "image/*"),
 }
 """The content types of each reading. Besides: none at all is `raw`, and whatever ends in `+json` is JSON."""
 
 TAKEN: dict[Kind, tuple[Reading, ...]] = {
-    "image": ("form", "raw"),
+    "image": ("form", "json", "raw"),
     "tensor": ("json",),
     "python": ("json", "form", "raw"),
 }

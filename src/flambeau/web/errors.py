@@ -60,6 +60,14 @@ STATUS: dict[Code, int] = {
 _RETRY_AFTER_SECONDS = "1"
 
 
+class RateLimited(RequestError):
+    """The client has sent too many for now; it may try again in so many seconds."""
+
+    def __init__(self, message: str, wait: int) -> None:
+        super().__init__(message, code="rate_limited")
+        self.wait = wait
+
+
 def error_body(error: RequestError, request_id: str) -> dict[str, Any]:
     """The members of an error: a sentence, its code, whether to try again, and the id to ask about."""
     body: dict[str, Any] = {
@@ -78,4 +86,6 @@ def error_answer(error: RequestError, request_id: str, *, headers: tuple[tuple[s
     status = STATUS[error.code]
     if status == 503:
         headers = (*headers, ("Retry-After", _RETRY_AFTER_SECONDS))
+    if isinstance(error, RateLimited):
+        headers = (*headers, ("Retry-After", str(error.wait)))
     return HttpAnswer(status, msgspec.json.encode(error_body(error, request_id)), headers=headers)

@@ -4,32 +4,33 @@ import time
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from flambeau.web.http import HttpAnswer, HttpRequest
+from flambeau.web.body import Body
+from flambeau.web.http import Charge, HttpAnswer, HttpRequest
 
 
 class Exchange:
     """A request on its way and the state of its answer, by the names that uvicorn gives to the latter."""
 
     __slots__ = (
-        "chunks", "disconnected", "headers", "keep_alive", "message_event", "path", "query", "received",
+        "body", "disconnected", "headers", "keep_alive", "message_event", "path", "query", "received",
         "response_complete",
     )  # fmt: skip
 
-    def __init__(self, path: str, query: str, headers: dict[str, str], *, keep_alive: bool) -> None:
+    def __init__(self, path: str, query: str, headers: dict[str, str], *, body: Body, keep_alive: bool) -> None:
         self.path = path
         self.query = query
         self.headers = headers
         self.received = time.monotonic()
-        self.chunks: list[bytes] = []
+        self.body = body
         self.keep_alive = keep_alive
         self.disconnected = False
         self.response_complete = False
         self.message_event = _NOBODY_WAITS
 
-    def request(self) -> HttpRequest:
-        """The request, which has come whole."""
-        body = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
-        return HttpRequest("POST", self.path, self.query, self.headers, body, self.received)
+    def request(self, charge: Charge | None) -> HttpRequest:
+        """The request, which has come whole. Its body is let go of here: an idle connection holds none."""
+        body, self.body = self.body, Body(0)
+        return HttpRequest("POST", self.path, self.query, self.headers, body.whole(), self.received, charge)
 
 
 class _Unheard:

@@ -20,7 +20,7 @@ from flambeau.web import predict
 from flambeau.web.errors import error_answer
 from flambeau.web.http import SAFE_HEADERS, HttpAnswer, HttpRequest, request_id, sealed
 
-_PREDICT = re.compile(r"/predict(?:/([^/]+)(?:/([^/]+))?)?")
+_PREDICT = re.compile(r"/predict(?:/([^/]+)(?:/([^/]+))?)?/?")
 _HEALTH = ("/livez", "/readyz")
 
 
@@ -81,7 +81,8 @@ async def _predict(service: Service, request: HttpRequest, identity: str) -> Htt
 
 
 def _refused(error: RequestError, identity: str) -> predict.Answered:
-    return predict.Answered(error_answer(error, identity), error, (), 0.0)
+    # Without its traceback, whose frames hold the body: what refers to the error is itself in one of them.
+    return predict.Answered(error_answer(error, identity), error.with_traceback(None), (), 0.0)
 
 
 def _trace(

@@ -3,7 +3,7 @@
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qs
 
@@ -16,16 +16,24 @@ SAFE_HEADERS = (("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosni
 """On every answer: predictions are private, and nothing is to be guessed from content."""
 
 
+Charge = Callable[[int], None]
+"""Counts so many items more than the first of a request. Raises `RequestError` when that is above the client's rate."""
+
+
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """A fully received request. Header names are lower-case; `received` is `time.monotonic()` at its first byte."""
+    """A fully received request. Header names are lower-case; `received` is `time.monotonic()` at its first byte.
+
+    `charge` is there where rates are limited.
+    """
 
     method: str
     path: str
     query: str
     headers: Mapping[str, str]
-    body: bytes
+    body: bytes | memoryview
     received: float = field(default_factory=time.monotonic)
+    charge: Charge | None = None
 
     def parameters(self, name: str) -> list[str]:
         """Every value that the query gives to that name."""

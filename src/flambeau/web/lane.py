@@ -1,23 +1,27 @@
 """The lane: an ASGI application that answers the hot routes on the loop and hands every other to Flask, in a thread.
 
-It asks the gate, reads the body, with its limit, and knows nothing of what is in it.
+It asks the gate, reads the body, with its limit, and knows nothing of what is in it. What tells how the server is has
+threads of its own, so that it is answered whatever takes the others.
 """
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from flask import Flask
 
 from flambeau import logs
 from flambeau.errors import RequestError
 from flambeau.service import Service
-from flambeau.web import hot, wsgi
+from flambeau.web import framing, hot, page_request, wsgi
 from flambeau.web.access.gate import PASSED, REFUSED, Gate, Refusal
+from flambeau.web.access.routes import is_vital_path
 from flambeau.web.app import body_too_large
+from flambeau.web.body import Body
+from flambeau.web.budget import FULL, SHARE, Budget, Share
 from flambeau.web.errors import STATUS
 from flambeau.web.http import HttpAnswer, HttpRequest, request_id
 
@@ -25,8 +29,10 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Fields = tuple[tuple[str, str], ...]
+T = TypeVar("T")
 
 _FLASK_THREADS = 8
+_VITAL_THREADS = 2
 _DISCARD_AT_MOST = 8  # times the body limit: what a client may still send before it reads why it was refused
 
 
@@ -45,21 +51,30 @@ class _TooLargeError(Exception):
 class Lane:
     """The ASGI application of one service."""
 
-    def __init__(self, service: Service, app: Flask, gate: Gate) -> None:
+    def __init__(self, service: Service, app: Flask, gate: Gate, budget: Budget) -> None:
         self._service = service
         self._app = app
         self._gate = gate
         self._limit = service.settings.max_body_bytes
+        self._budget = budget
         self._threads = ThreadPoolExecutor(_FLASK_THREADS, thread_name_prefix="flask")
+        self._vital_threads = ThreadPoolExecutor(_VITAL_THREADS, thread_name_prefix="flask-vital")
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            with contextlib.suppress(ClientGoneError):
-                await self._http(scope, receive, send)
+            share = None  # of a body under a server that is not ours, which counts nothing
+            if SHARE not in scope:
+                share = scope[SHARE] = self._budget.open(asyncio.get_running_loop().time, None)
+            try:
+                with contextlib.suppress(ClientGoneError):
+                    await self._http(scope, receive, send, counted=share is None)
+            finally:
+                if share is not None:
+                    share.close()
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
 
-    async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def _http(self, scope: Message, receive: Receive, send: Send, *, counted: bool) -> None:
         received = time.monotonic()
         method = scope["method"]
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
@@ -73,28 +88,42 @@ class Lane:
         more = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
         if refusal is None:
             try:
-                body = await self._read_body(headers, receive)
+                body = await self._read_body(headers, receive, None if counted else scope[SHARE])
+            except RequestError as error:
+                refusal = Refusal(error)
             except _TooLargeError as error:
                 refusal = Refusal(RequestError(body_too_large(self._limit), code="body_too_large"))
                 more = error.more
         if refusal is not None:
             # A client that asks first does not send what is refused.
             more = more and "expect" not in headers
+            scope[SHARE].close()  # what still comes is thrown away
             await self._refuse(refusal, scope, headers, readable, send)
             await self._discard(receive, send, more=more)
         elif hot.is_hot(method, scope["path"]):
-            request = HttpRequest(
-                method, scope["path"], scope["query_string"].decode("latin-1"), headers, body, received
-            )
-            answered = await self._answer_unless_gone(request, receive)
+            request = self._request(scope, headers, body, received)
+            answered = await self._unless_gone(hot.answer(self._service, request), request, receive)
             await self._send(send, answered, readable, head=method == "HEAD")
         else:
             scope[PASSED] = self._gate
+            if method == "POST" and scope["path"] == "/":  # a thread only writes the page, and waits for no model
+                request = self._request(scope, headers, body, received)
+                submitting = page_request.submit(self._service, request)
+                scope[page_request.SUBMITTED] = await self._unless_gone(submitting, request, receive)
+                body = b""
             loop = asyncio.get_running_loop()
-            status, fields, whole = await loop.run_in_executor(
-                self._threads, wsgi.call, self._app.wsgi_app, scope, body
-            )
+            threads = self._vital_threads if is_vital_path(scope["path"]) else self._threads
+            status, fields, whole = await loop.run_in_executor(threads, wsgi.call, self._app.wsgi_app, scope, body)
+            scope.pop(page_request.SUBMITTED, None)  # a scope lives as long as its connection
             await self._send_raw(send, status, fields + _encoded(readable), whole)
+
+    def _request(
+        self, scope: Message, headers: dict[str, str], body: bytes | memoryview, received: float
+    ) -> HttpRequest:
+        client = (scope.get("client") or ("",))[0]
+        query = scope["query_string"].decode("latin-1")
+        charge = self._gate.charge(headers, client) if scope["method"] == "POST" else None
+        return HttpRequest(scope["method"], scope["path"], query, headers, body, received, charge)
 
     async def _refuse(
         self, refusal: Refusal, scope: Message, headers: dict[str, str], readable: Fields, send: Send
@@ -120,7 +149,7 @@ class Lane:
             more = message.get("more_body", False)
         await send({"type": "http.response.body", "body": b""})
 
-    async def _answer_unless_gone(self, request: HttpRequest, receive: Receive) -> HttpAnswer:
+    async def _unless_gone(self, answer: Coroutine[Any, Any, T], request: HttpRequest, receive: Receive) -> T:
         """The answer. When the client leaves, what it waited for is cancelled, and not computed if it still waits."""
         answering = asyncio.current_task()
         assert answering is not None  # coroutines run in tasks
@@ -135,7 +164,7 @@ class Lane:
 
         watching = asyncio.get_running_loop().create_task(watch())
         try:
-            return await hot.answer(self._service, request)
+            return await answer
         except asyncio.CancelledError:
             if not gone:
                 raise
@@ -145,24 +174,30 @@ class Lane:
         finally:
             watching.cancel()
 
-    async def _read_body(self, headers: dict[str, str], receive: Receive) -> bytes:
-        """The whole body. Raises `_TooLargeError`, and `ClientGoneError` when it never ends."""
-        declared = headers.get("content-length", "")
-        size = int(declared[:19]) if declared.isdigit() else 0
-        if size > self._limit:
+    async def _read_body(self, headers: dict[str, str], receive: Receive, share: Share | None) -> bytes | memoryview:
+        """The whole body, counted in the share if there is one.
+
+        Raises `_TooLargeError`, `ClientGoneError` when it never ends, and `RequestError` for a length that is none
+        and for a body that does not fit beside the others.
+        """
+        declared = headers.get("content-length")
+        length = self._limit if declared is None else framing.length_of(declared)
+        if length is None:
+            raise framing.BAD_HTTP
+        if length > self._limit:
             raise _TooLargeError(more=True)
-        chunks: list[bytes] = []
-        more, size = True, 0
+        body, more = Body(length), True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientGoneError
-            chunks.append(message.get("body", b""))
+            piece = message.get("body", b"")
             more = message.get("more_body", False)
-            size += len(chunks[-1])
-            if size > self._limit:
+            if share is not None and not share.take(len(piece)):
+                raise FULL
+            if not body.add(piece):
                 raise _TooLargeError(more=more)
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return body.whole()
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         """Under an ASGI server that is not ours: load with the server's start, let go with its end."""

@@ -1,92 +1,171 @@
 """Bodies of multipart/form-data (RFC 7578) into parts, without copying their contents.
 
 Stricter than browsers need: a body that ends before its closing boundary is an error and never a form without files.
+It is read in steps, each far below 5 ms whatever is sent, so that a loop can do something else between two.
 """
 
+import asyncio
+import re
+from collections.abc import Generator
 from dataclasses import dataclass
-from email.message import Message
+from typing import TypeVar
 
 from flambeau.errors import RequestError
 
+T = TypeVar("T")
+Steps = Generator[None, None, T]
+"""Work in steps, and what comes of it."""
+
+_WINDOW = 128 * 1024  # bytes that are searched in one step
 _LONGEST_BOUNDARY = 70  # RFC 2046, 5.1.1
+_LONGEST_PADDING = 128  # blanks after a boundary
 _LONGEST_PART_HEADER = 8192
+_CHEAP_HEADER = 512  # bytes: several of these are read in one step
+_MOST_LINES, _MOST_PARAMETERS = 32, 16
+
+# Possessive: nothing in a header makes it go back over what it has passed.
+_PARAMETER = re.compile(r';[ \t]*+([^\s=;"]++)[ \t]*+=[ \t]*+("(?:[^"\\]|\\.)*+"|[^;"]*+)', re.DOTALL)
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part: the name of its form field, and its contents."""
+    """One part: the name of its form field, and its contents.
+
+    `is_file`: it was given the name of a file. `encoding`: its Content-Transfer-Encoding in lower case, if any.
+    """
 
     name: str
     data: memoryview
+    is_file: bool = False
+    encoding: str = ""
 
 
-def parse(body: bytes, content_type: str, *, max_parts: int) -> list[Part]:
+def parse(body: bytes | memoryview, content_type: str, *, max_parts: int) -> list[Part]:
     """The parts in the order sent.
 
     Raises `RequestError` with code `invalid_multipart`, `multipart_truncated` or `too_many_parts`.
     """
+    reading = steps(body, content_type, max_parts=max_parts)
+    while True:
+        try:
+            next(reading)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+
+
+async def parse_in_steps(body: bytes | memoryview, content_type: str, *, max_parts: int) -> list[Part]:
+    """The same on a loop, which is let go on after each step."""
+    reading = steps(body, content_type, max_parts=max_parts)
+    while True:
+        try:
+            next(reading)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        await asyncio.sleep(0)
+
+
+def steps(body: bytes | memoryview, content_type: str, *, max_parts: int) -> Steps[list[Part]]:
+    """The same as a generator, which gives way after each step and returns the parts."""
     delimiter = b"--" + _boundary(content_type)
     view = memoryview(body)
     # A preamble before the first boundary is allowed and ignored (RFC 2046, 5.1.1).
-    position = 0 if body.startswith(delimiter) else body.find(b"\r\n" + delimiter) + 2
-    if position == 1:
-        raise _invalid("the boundary of the header never appears in the body")
+    position = 0
+    if bytes(view[: len(delimiter)]) != delimiter:
+        position = (yield from _find(view, b"\r\n" + delimiter, 0)) + 2
+        if position == 1:
+            raise _invalid("the boundary of the header never appears in the body")
     parts: list[Part] = []
     while True:
         position += len(delimiter)
-        if body.startswith(b"--", position):
+        if bytes(view[position : position + 2]) == b"--":
             return parts
-        start = _skip_line_end(body, position)
-        head_end = body.find(b"\r\n\r\n", start - 2)  # from the line's own end: a part may have no headers at all
-        if head_end < 0 or head_end - start > _LONGEST_PART_HEADER:
-            raise _truncated() if head_end < 0 else _invalid("a part's header is too long")
-        if body.find(b"\r\n" + delimiter, start - 2, head_end) >= 0:
-            raise _invalid("a part ends within its header")
-        content = head_end + 4
-        end = body.find(b"\r\n" + delimiter, content - 2)
+        start = _skip_line_end(view, position)
+        head, content = _head(view, start, delimiter)
+        if len(head) > _CHEAP_HEADER:
+            yield
+        end = yield from _find(view, b"\r\n" + delimiter, content - 2)
         if end < 0:
             raise _truncated()
         if len(parts) == max_parts:
-            raise RequestError(f"the form has more than {max_parts} parts", code="too_many_parts")
-        parts.append(Part(_field_name(body[start:head_end]), view[content : max(content, end)]))
+            most = f"{max_parts} part{'' if max_parts == 1 else 's'}"
+            raise RequestError(f"the form has more than {most} (--max-items)", code="too_many_parts")
+        parts.append(_part(head, view[content : max(content, end)]))
         position = end + 2
 
 
+def _find(view: memoryview, text: bytes, start: int) -> Steps[int]:
+    """Where the text begins at or after `start`; -1 where it does not."""
+    while True:
+        end = start + _WINDOW + len(text) - 1
+        found = bytes(view[start:end]).find(text)
+        if found >= 0:
+            return start + found
+        if end >= len(view):
+            return -1
+        start += _WINDOW
+        yield
+
+
 def _boundary(content_type: str) -> bytes:
-    boundary = _parameter(content_type, "boundary")
+    boundary = _parameters(content_type).get("boundary")
     if boundary is None or not 0 < len(boundary) <= _LONGEST_BOUNDARY or not boundary.isascii():
         raise _invalid("the header Content-Type has no usable boundary")
     return boundary.encode("ascii")
 
 
-def _skip_line_end(body: bytes, position: int) -> int:
-    end = body.find(b"\r\n", position)
-    if end < 0:
+def _skip_line_end(view: memoryview, position: int) -> int:
+    line = bytes(view[position : position + _LONGEST_PADDING + 2])
+    end = line.find(b"\r\n")
+    if (line if end < 0 else line[:end]).lstrip(b" \t").startswith(b"\n"):
+        raise _invalid("its lines end in LF alone: every line of a form ends in CR LF")
+    if end < 0 and position + len(line) == len(view):
         raise _truncated()
-    if body[position:end].strip(b" \t"):
+    if end < 0 or line[:end].strip(b" \t"):
         raise _invalid("a boundary line carries something else")
-    return end + 2
+    return position + end + 2
 
 
-def _field_name(head: bytes) -> str:
-    for line in head.split(b"\r\n"):
+def _head(view: memoryview, start: int, delimiter: bytes) -> tuple[bytes, int]:
+    """The header lines of the part that begins there, of which there may be none, and where its contents begin."""
+    window = bytes(view[start - 2 : start + _LONGEST_PART_HEADER + 4])
+    end = window.find(b"\r\n\r\n")
+    if end < 0:
+        cut = start - 2 + len(window) == len(view)
+        raise _truncated() if cut else _invalid("a part's header is too long")
+    if window.find(b"\r\n" + delimiter, 0, end) >= 0:
+        raise _invalid("a part ends within its header")
+    return window[2 : max(2, end)], start - 2 + end + 4
+
+
+def _part(head: bytes, data: memoryview) -> Part:
+    lines = head.split(b"\r\n", _MOST_LINES)
+    if len(lines) > _MOST_LINES:
+        raise _invalid(f"a part has more than {_MOST_LINES} lines of header")
+    name, is_file, encoding = None, False, ""
+    for line in lines:
         key, _, value = line.partition(b":")
-        if key.strip().lower() == b"content-disposition":
-            name = _parameter(value.strip().decode("utf-8", "replace"), "name")
-            if name is not None:
-                return name
-    raise _invalid("a part has no name in its Content-Disposition")
+        key = key.strip().lower()
+        if key == b"content-disposition" and name is None:
+            given = _parameters(value.strip().decode("utf-8", "replace"))
+            name, is_file = given.get("name"), "filename" in given or "filename*" in given
+        elif key == b"content-transfer-encoding":
+            encoding = value.strip().decode("latin-1").lower()
+    if name is None:
+        raise _invalid("a part has no name in its Content-Disposition")
+    return Part(name, data, is_file, encoding)
 
 
-def _parameter(header: str, name: str) -> str | None:
-    """A parameter of a header's value, such as the boundary; `None` where it is absent or cannot be told."""
-    message = Message()
-    message["content-type"] = header
-    try:
-        value = message.get_param(name)
-    except (TypeError, ValueError):  # the standard library stumbles over odd continuations: `name*=a; name*0=b`
-        return None
-    return value if isinstance(value, str) else None
+def _parameters(header: str) -> dict[str, str]:
+    """The parameters of a header's value by their names in lower case, the first of each name."""
+    found: dict[str, str] = {}
+    for count, match in enumerate(_PARAMETER.finditer(header)):
+        if count == _MOST_PARAMETERS:
+            raise _invalid(f"a header has more than {_MOST_PARAMETERS} parameters")
+        name, value = match.groups()
+        text = _ESCAPED.sub(r"\1", value[1:-1]) if value.startswith('"') else value.strip()
+        found.setdefault(name.lower(), text)
+    return found
 
 
 def _invalid(why: str) -> RequestError:

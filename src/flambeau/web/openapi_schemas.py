@@ -107,7 +107,17 @@ def _form(kind: Kind, task: Task) -> Schema:
     }
 
 
+_BASE64: Schema = {
+    "type": "string",
+    "minLength": 4,
+    "contentEncoding": "base64",
+    "description": "The file, or a data URL.",
+}
+
+
 def _json(model: Model) -> Schema:
+    if model.kind == "image":
+        return record({"image": _BASE64}, open_=True) | {"description": "An image file in base64."}
     if model.kind == "tensor":
         spec = model.bundle.manifest.inputs[0]
         taken = _one_or_several(spec.shape, _number(spec))

@@ -12,6 +12,8 @@ from flambeau.answers import Classification, Embedding, MultiLabel, Regression, 
 from flambeau.errors import RequestError
 from flambeau.types import Outcome, Timings
 
+_LONGEST_SHOWN = 64 * 1024  # bytes; to write more takes so long that others would notice
+
 TOP_K = 5
 """How many classes the page ranks."""
 
@@ -113,6 +115,8 @@ def _regression(answer: Regression) -> Card:
     output = answer.output
     if isinstance(output, float):
         return Card(shown(output))
+    if answer.size > _LONGEST_SHOWN:
+        return Card(counted(answer.size // 8), note="They are more than this page shows: ask the API for them.")
     return Card(f"{counted(answer.size // 8)}", text=_listed(output))
 
 
@@ -128,6 +132,9 @@ def _embedding(answer: Embedding) -> Card:
 
 
 def _value(answer: Value) -> Card:
+    if len(answer.json) > _LONGEST_SHOWN:
+        note = f"The answer has {len(answer.json):,} bytes, more than this page shows: ask the API for it."
+        return Card("Answer", note=note)
     return Card("Answer", text=msgspec.json.format(answer.json, indent=2).decode())
 
 

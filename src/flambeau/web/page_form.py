@@ -13,11 +13,15 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from flambeau.config import MIB
 from flambeau.errors import RequestError
 from flambeau.model import Model
 from flambeau.types import Payload, TensorSpec
-from flambeau.web import json_body
 from flambeau.web.multipart import Part
+from flambeau.web.predict import document
+
+_LONGEST_SHOWN = 64 * 1024  # bytes
+_LONGEST_NUMBER = 400  # bytes; float64 has numbers of 309 digits
 
 MOST_NUMBERS = 32
 """A larger input is written as JSON: nobody fills in more fields."""
@@ -75,21 +79,33 @@ def read_form(form: Form, parts: Sequence[Part], *, max_depth: int) -> list[Payl
         return [Payload("file", data) for data in files]
     if form.asks == "pictures":
         raise RequestError("no image was chosen", code="missing_file")
-    if text := written(parts).strip():
-        return [Payload("json", json_body.read_input(b'{"input":' + text.encode() + b"}", max_depth=max_depth))]
+    if len(_text(parts)) > MIB:
+        raise RequestError(
+            "the text is longer than the 1 MiB that this page takes", code="body_too_large", hint="the API takes more"
+        )
+    if text := bytes(_text(parts)).strip():
+        return [document(b'{"input":' + text + b"}", "python", max_depth=max_depth)]
     if form.asks == "numbers":
         return [Payload("json", msgspec.json.encode(_nested(_numbers(form, parts), form.shape)))]
     raise RequestError("no input was written", code="empty_body")
 
 
+def _text(parts: Sequence[Part]) -> memoryview:
+    return next((part.data for part in parts if part.name == "input"), memoryview(b""))
+
+
 def written(parts: Sequence[Part]) -> str:
-    """The JSON text as it was written. What is not UTF-8 becomes replacement characters, which no JSON has."""
-    return next((bytes(part.data).decode(errors="replace") for part in parts if part.name == "input"), "")
+    """The JSON text as it was written, to stand in the form again; nothing where it is long, which would cost everyone.
+
+    What is not UTF-8 becomes replacement characters, which no JSON has.
+    """
+    found = _text(parts)
+    return bytes(found).decode(errors="replace") if len(found) <= _LONGEST_SHOWN else ""
 
 
 def filled(parts: Sequence[Part]) -> list[str]:
     """The single numbers as they were written."""
-    return [bytes(part.data).decode(errors="replace") for part in parts if part.name == "number"]
+    return [bytes(part.data[:_LONGEST_NUMBER]).decode(errors="replace") for part in parts if part.name == "number"]
 
 
 def _numbers(form: Form, parts: Sequence[Part]) -> list[float]:

@@ -10,11 +10,18 @@ from ipaddress import ip_address
 from typing import Literal, Protocol
 
 from flambeau.config import Settings
+from flambeau.web.turns import Turns
 
 TICK = 0.5
 """Seconds between two looks. Nobody is cut off early: a time has passed when it has for sure."""
 
 _PER_ADDRESS = 64
+SPARE = 32
+"""Connections beyond the limit, over which health and the operator's pages are answered, and nothing else."""
+
+_HEAD_SECONDS = 1.0
+"""A head comes in one piece, as a rule. Where others wait, a connection that has had so long for its head makes way."""
+
 _AT_A_TIME = 64
 
 Waiting = Literal["rest", "head", "body"]
@@ -28,21 +35,43 @@ class Watched(Protocol):
         """Act on what is overdue."""
         ...
 
+    @property
+    def idle_since(self) -> float | None:
+        """Since when it waits for a head with nothing to answer; `None` where that is not so."""
+        ...
+
+    @property
+    def has_half_a_head(self) -> bool:
+        """Whether a head has begun, and has not ended."""
+        ...
+
+    def make_way(self) -> None:
+        """End, for another."""
+        ...
+
 
 class Watch:
     """The clock of all connections, which is read and not asked, and who is connected from where."""
 
-    def __init__(self, limits: Settings) -> None:
+    def __init__(self, limits: Settings, *, connections: int) -> None:
+        """`connections`: the most that there may be."""
         self.limits = limits
+        self.connections = connections
         self.now = 0.0
         self.small_head = min(limits.max_request_line, limits.max_header_bytes, limits.max_headers_bytes)
         """Bytes: a head of no more is within every limit but that of the number of headers."""
+        self.turns = Turns()
         self._by_address: Counter[str] = Counter()
+        self._connections: Callable[[], Collection[Watched]] = list
+        self._spares: dict[Watched, None] = {}  # in the order in which they came
+        self._idle: list[Watched] = []  # at the last look; the next to make way is the last
+        self._idle_at = -1.0
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, connections: Callable[[], Collection[Watched]]) -> None:
         """Look at these from now on, on the running loop."""
         loop = asyncio.get_running_loop()
+        self._connections = connections
 
         def look() -> None:
             self.now = loop.time()
@@ -74,8 +103,43 @@ class Watch:
             most = 0 if _is_loopback(address) else _PER_ADDRESS
         return not most or self._by_address[address] <= most
 
-    def leave(self, address: str) -> None:
+    def make_room(self) -> bool:
+        """End a connection that holds a place and asks for nothing; false when there is none.
+
+        First those whose head does not end, the oldest first; then idle ones, which may be in the middle of nothing.
+        """
+        if self._idle_at != self.now:  # once between two looks: a flood of newcomers is not to cost more than they do
+            waiting = [
+                (not each.has_half_a_head, since, each)
+                for each in self._connections()
+                if (since := each.idle_since) is not None and self.now - since >= _HEAD_SECONDS
+            ]
+            waiting.sort(key=lambda found: found[:2], reverse=True)
+            self._idle, self._idle_at = [each for _, _, each in waiting], self.now
+        while self._idle:
+            each = self._idle.pop()
+            if each in self._connections() and each.idle_since is not None and each not in self._spares:
+                each.make_way()
+                return True
+        return False
+
+    def spare(self, newcomer: Watched) -> bool:
+        """Give it a spare connection: false when all of them are at work.
+
+        Where one still waits for its head, it makes way, however short it was there: who asks for health asks at once.
+        """
+        if len(self._spares) >= SPARE:
+            oldest = next((each for each in self._spares if each.idle_since is not None), None)
+            if oldest is None:
+                return False
+            del self._spares[oldest]
+            oldest.make_way()
+        self._spares[newcomer] = None
+        return True
+
+    def leave(self, address: str, connection: Watched) -> None:
         """One connection less."""
+        self._spares.pop(connection, None)
         self._by_address[address] -= 1
         if not self._by_address[address]:
             del self._by_address[address]
@@ -106,6 +170,10 @@ class Reading:
             return True
         self.again(now)
         return False
+
+    def waits_for_head(self, now: float) -> bool:
+        """Whether a head, or its end, has not come for as long as others need."""
+        return self.waiting != "body" and now - self.since - TICK > _HEAD_SECONDS
 
     def again(self, now: float) -> None:
         """Its time begins now."""

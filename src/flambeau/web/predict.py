@@ -8,6 +8,7 @@ Accept: application/x-npy          of embeddings, an array of numpy; one bad ite
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +21,18 @@ from flambeau.answers.embedding import NPY, npy
 from flambeau.config import Settings
 from flambeau.errors import RequestError
 from flambeau.model import Model
+from flambeau.pipelines import json_document
 from flambeau.service import Service
 from flambeau.types import Options, Outcome, Payload, Task, Timings
-from flambeau.web import json_body, multipart
+from flambeau.web import multipart
 from flambeau.web.contract import FORM_PARTS, THRESHOLD, TIMEOUT, TOP_K, reading_of
 from flambeau.web.errors import error_answer, error_body
 from flambeau.web.http import JSON, HttpAnswer, HttpRequest, prefers
+from flambeau.web.multipart import Part
+
+_PLAIN_ENCODINGS = ("", "7bit", "8bit", "binary")
+_FILE_NAME = re.compile(rb"[^\x00-\x1f\x7f]{1,255}\.[A-Za-z0-9]{2,5}")
+_BASE64 = re.compile(rb"(?:data:[^,]{0,200},)?[A-Za-z0-9+/=_\s-]{64,}")
 
 _BYTES_AT_ONCE = 32 * 1024  # of vectors that become text before others have their turn: about a millisecond
 
@@ -59,7 +66,7 @@ class Answered(NamedTuple):
 async def answer(service: Service, model: Model, request: HttpRequest, *, request_id: str) -> Answered:
     """Answer a prediction request to that model. Raises `RequestError` for a request that fails as a whole."""
     try:
-        call = read(request, model.kind, service.settings, task=model.task)
+        call = await read(request, model.kind, service.settings, task=model.task)
         timeout = _timeout(request, service.settings.deadline)
     except RequestError as error:
         model.metrics.rejected(error.code)
@@ -77,15 +84,20 @@ async def answer(service: Service, model: Model, request: HttpRequest, *, reques
     return Answered(await render(call, outcomes, request_id=request_id), None, timings, queued)
 
 
-def read(request: HttpRequest, kind: str, settings: Settings, *, task: Task) -> Call:
-    """Understand a request to a model of that kind (`image`, `tensor` or `python`). Raises `RequestError`."""
+async def read(request: HttpRequest, kind: str, settings: Settings, *, task: Task) -> Call:
+    """Understand a request to a model of that kind (`image`, `tensor` or `python`). Raises `RequestError`.
+
+    The loop is let go on after every few hundred KiB of a form.
+    """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise RequestError("a compressed body is not read: send it as it is", code="unsupported_content_encoding")
-    items = _read_items(request, kind, settings)
+    items = await _read_items(request, kind, settings)
     if len(items) > settings.max_items:
         raise RequestError(
-            f"the request has {len(items)} items: the most is {settings.max_items}", code="too_many_items"
+            f"the request has {len(items)} items: the most is {settings.max_items} (--max-items)", code="too_many_items"
         )
+    if request.charge is not None:
+        request.charge(len(items) - 1)
     top_k = TOP_K.read(request)
     return Call(
         items=items,
@@ -99,21 +111,22 @@ def read(request: HttpRequest, kind: str, settings: Settings, *, task: Task) -> 
     )
 
 
-def _read_items(request: HttpRequest, kind: str, settings: Settings) -> list[tuple[Form, Payload | RequestError]]:
+async def _read_items(request: HttpRequest, kind: str, settings: Settings) -> list[tuple[Form, Payload | RequestError]]:
     media_type = request.media_type()
     if not request.body:
         raise _nothing_sent(kind, code="empty_body")
     reading = reading_of(media_type)
     if reading == "form":
-        parts = multipart.parse(request.body, request.headers["content-type"], max_parts=settings.max_items)
-        items = [(_form(part.name), _file(part.data)) for part in parts if part.name in FORM_PARTS]
+        content_type = request.headers["content-type"]
+        parts = await multipart.parse_in_steps(request.body, content_type, max_parts=settings.max_items)
+        items = [(_form(part.name), _file(part, kind)) for part in parts if part.name in FORM_PARTS]
         if not items:
             raise _nothing_sent(kind, code="missing_file")
         if len(items) == 1 and isinstance(items[0][1], RequestError):
             raise items[0][1]
         return items
     if reading == "json":
-        return [("file", Payload("json", json_body.read_input(request.body, max_depth=settings.max_json_depth)))]
+        return [("file", document(request.body, kind, max_depth=settings.max_json_depth))]
     if reading == "raw":
         return [("file", Payload("file", request.body))]
     if media_type == "application/x-www-form-urlencoded" and kind == "image":
@@ -130,8 +143,40 @@ def _form(name: str) -> Form:
     return "image" if name == "image" else "file"
 
 
-def _file(data: memoryview) -> Payload | RequestError:
-    return Payload("file", data) if data else RequestError("the file is empty", code="empty_body")
+def document(body: bytes | memoryview, kind: str, *, max_depth: int) -> Payload:
+    """A JSON document as a payload: its input, or as a whole where its replica is to look at it.
+
+    That is what is long, for the loop serves others too; and what goes to a model of images, for base64.
+    """
+    if kind == "image" or len(body) > json_document.SHORT:
+        return Payload("document", body)
+    return Payload("json", json_document.read_input(bytes(body), max_depth=max_depth))
+
+
+def _file(part: Part, kind: str) -> Payload | RequestError:
+    """The file in a part; or what was put there in its place, and how to send a file."""
+    if not part.data:
+        return RequestError("the file is empty", code="empty_body")
+    where = f"the part '{_form(part.name)}'"
+    if part.encoding not in _PLAIN_ENCODINGS:
+        return RequestError(
+            f"{where} is in another form (Content-Transfer-Encoding): send the file's bytes as they are",
+            code="unsupported_content_encoding",
+        )
+    if kind == "image" and not part.is_file:
+        start = bytes(part.data[:1024])
+        if len(part.data) <= 260 and _FILE_NAME.fullmatch(start):
+            return RequestError(
+                f"{where} is the name of a file, and not a file: send its contents (with curl: -F file=@NAME)",
+                code="missing_file",
+            )
+        if _BASE64.fullmatch(start):
+            return RequestError(
+                f"{where} is text in base64: send the file's bytes as they are, "
+                'or JSON: {"image": "<the file in base64>"}',
+                code="unsupported_content_encoding",
+            )
+    return Payload("file", part.data)
 
 
 def _nothing_sent(kind: str, *, code: Literal["empty_body", "missing_file"]) -> RequestError:

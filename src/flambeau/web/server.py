@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import ctypes
 import functools
+import logging
 import os
 import signal
 import socket
@@ -22,9 +23,10 @@ from flambeau.service import AttachedService, Service
 from flambeau.web.access.gate import Gate
 from flambeau.web.app import make_app
 from flambeau.web.bounded import Front
+from flambeau.web.budget import Budget
 from flambeau.web.connection import HotConnection
 from flambeau.web.lane import Lane
-from flambeau.web.patience import Watch
+from flambeau.web.patience import SPARE, Watch
 
 _BACKLOG = 2048
 _LAST_REQUESTS_SECONDS = 0.5
@@ -80,8 +82,11 @@ async def _serve(
     on_ready: Callable[[Service], None],
 ) -> None:
     await service.start()
-    lane = Lane(service, make_app(AttachedService(service, asyncio.get_running_loop()), gate), gate)
-    front = Front(service, gate, Watch(service.settings))
+    budget = Budget(service.settings)
+    connections = connections_that_fit(service.settings.max_connections)
+    app = make_app(AttachedService(service, asyncio.get_running_loop()), gate, budget)
+    lane = Lane(service, app, gate, budget)
+    front = Front(service, gate, Watch(service.settings, connections=connections), budget)
     config = uvicorn.Config(
         lane,
         http=functools.partial(HotConnection, front),  # type: ignore[arg-type]  # a maker of protocols is enough
@@ -101,6 +106,36 @@ async def _serve(
         await server.serve(sockets=[taken])
     await service.close()
     logs.event("stopped")
+
+
+_OTHER_FILES = 256  # libraries, workers, the log, and what threads have open
+
+
+def connections_that_fit(wanted: int) -> int:
+    """How many of so many connections this process can have open: one that is not accepted cannot ask for health.
+
+    The limit of open files is raised as far as it may be, for systemd and shells begin with 1,024.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return wanted
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + SPARE + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        soft = allowed
+    if soft >= needed:
+        return wanted
+    fit = max(1, soft - SPARE - _OTHER_FILES)
+    logs.event(
+        "fewer connections than --max-connections fit into the limit of open files: raise it with ulimit -n",
+        level=logging.WARNING, files=soft, connections=fit,
+    )  # fmt: skip
+    return fit
 
 
 _SO_ATTACH_FILTER = 26  # socket(7)

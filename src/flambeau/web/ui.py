@@ -3,21 +3,22 @@
 It makes the same calls as the API, and sends nothing back of what was uploaded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from flask import Blueprint, Response, current_app, make_response, render_template, request
 
 from flambeau.errors import RequestError
 from flambeau.model import Model
 from flambeau.service import AttachedService, BlockingService
-from flambeau.types import Options
 from flambeau.version import VERSION
-from flambeau.web import multipart
+from flambeau.web import page_request
 from flambeau.web.about import about
 from flambeau.web.errors import STATUS
+from flambeau.web.http import HttpRequest
 from flambeau.web.multipart import Part
 from flambeau.web.page_answer import TOP_K, Card, cards_of, refused
-from flambeau.web.page_form import filled, form_of, read_form, written
+from flambeau.web.page_form import filled, form_of, written
+from flambeau.web.page_request import SUBMITTED, Submitted
 
 _POLICY = "; ".join(
     (
@@ -39,8 +40,10 @@ _SAMPLES = {"chelsea.jpg": "A cat", "coffee.jpg": "A cup of coffee", "rocket.jpg
 """Pictures to try, in `static/samples`, with what is on them."""
 
 
-def make_blueprint(handle: AttachedService | BlockingService) -> Blueprint:
-    """`GET /` the page, `POST /` the page with its answers, `GET /dashboard`. `?model=NAME[/VERSION]` takes a model."""
+def make_blueprint(handle: AttachedService | BlockingService, incoming: Callable[[], HttpRequest]) -> Blueprint:
+    """`incoming` is Flask's request as a plain value, for a form that nobody has read yet.
+
+    `GET /` the page, `POST /` the page with its answers, `GET /dashboard`. `?model=NAME[/VERSION]` takes a model."""
     blueprint = Blueprint("ui", __name__, template_folder="templates")
 
     def page(model: Model, cards: Sequence[Card] = (), parts: Sequence[Part] = (), *, status: int = 200) -> Response:
@@ -59,38 +62,21 @@ def make_blueprint(handle: AttachedService | BlockingService) -> Blueprint:
         )
         return make_response(text, status)
 
-    def chosen() -> Model:
-        name, _, version = request.args.get("model", "").partition("/")
-        return handle.service.get(name or None, version or None)
-
     @blueprint.get("/")
     def show() -> Response:
         try:
-            return page(chosen())
+            return page(page_request.chosen(handle.service, request.args.get("model", "")))
         except RequestError as error:
             return page(handle.service.get(), [refused(error)], status=STATUS[error.code])
 
     @blueprint.post("/")
     def submit() -> Response:
-        settings = handle.service.settings
-        parts: list[Part] = []
-        model = handle.service.get()
-        try:
-            model = chosen()
-            parts = multipart.parse(
-                request.get_data(cache=False), request.headers.get("Content-Type", ""), max_parts=settings.max_items
-            )
-            payloads = read_form(form_of(model), parts, max_depth=settings.max_json_depth)
-            outcomes = handle.call(
-                lambda service: service.predict(model, payloads, Options(top_k=TOP_K), timeout=settings.deadline)
-            )
-            if len(outcomes) == 1 and isinstance(outcomes[0].result, RequestError):
-                raise outcomes[0].result
-        except RequestError as error:
-            model.metrics.answered(STATUS[error.code], "page")
-            return page(model, [refused(error)], parts, status=STATUS[error.code])
-        model.metrics.answered(200, "page")
-        return page(model, cards_of(outcomes), parts)
+        found: Submitted | None = request.environ.get(SUBMITTED)
+        if found is None:  # under plain WSGI
+            sent = incoming()
+            found = handle.call(lambda service: page_request.submit(service, sent))
+        cards = cards_of(found.outcomes) if found.error is None else [refused(found.error)]
+        return page(found.model, cards, found.parts, status=found.status)
 
     @blueprint.get("/dashboard")
     def dashboard() -> Response:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from flambeau.web.access.gate import PASSED
+from flambeau.web.page_request import SUBMITTED
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -14,7 +15,7 @@ Scope = MutableMapping[str, Any]
 Headers = list[tuple[bytes, bytes]]
 
 
-def call(app: "WSGIApplication", scope: Scope, body: bytes) -> tuple[int, Headers, bytes]:
+def call(app: "WSGIApplication", scope: Scope, body: bytes | memoryview) -> tuple[int, Headers, bytes]:
     """Run the application to its end, in the calling thread. Returns status, headers and the whole body."""
     started: list[tuple[str, list[tuple[str, str]]]] = []
     written: list[bytes] = []
@@ -37,7 +38,23 @@ def call(app: "WSGIApplication", scope: Scope, body: bytes) -> tuple[int, Header
     return int(status.split(" ", 1)[0]), encoded, b"".join(written)
 
 
-def environ(scope: Scope, body: bytes) -> dict[str, Any]:
+class _View(io.RawIOBase):
+    """A long body as a file, without a copy of it."""
+
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        size = min(len(buffer), len(self._view))
+        buffer[:size] = self._view[:size]
+        self._view = self._view[size:]
+        return size
+
+
+def environ(scope: Scope, body: bytes | memoryview) -> dict[str, Any]:
     """The WSGI environment of an ASGI scope."""
     server, client = scope.get("server") or ("localhost", 80), scope.get("client") or ("", 0)
     found: dict[str, Any] = {
@@ -51,7 +68,7 @@ def environ(scope: Scope, body: bytes) -> dict[str, Any]:
         "REMOTE_ADDR": str(client[0]),
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": scope.get("scheme", "http"),
-        "wsgi.input": io.BytesIO(body),
+        "wsgi.input": io.BytesIO(body) if isinstance(body, bytes) else io.BufferedReader(_View(body)),
         "wsgi.input_terminated": True,
         "wsgi.errors": sys.stderr,
         "wsgi.multithread": True,
@@ -66,6 +83,5 @@ def environ(scope: Scope, body: bytes) -> dict[str, Any]:
             key = "HTTP_" + name.upper().replace("-", "_")
             found[key] = f"{found[key]},{value}" if key in found else value
     found["CONTENT_LENGTH"] = str(len(body))
-    if PASSED in scope:
-        found[PASSED] = scope[PASSED]
+    found |= {key: scope[key] for key in (PASSED, SUBMITTED) if key in scope}
     return found

@@ -13,8 +13,8 @@ from flambeau.web.access import tokens
 from flambeau.web.access.origins import Hosts, Origins
 from flambeau.web.access.rates import Attempts, Rate
 from flambeau.web.access.routes import ROUTES, Need, Routes
-from flambeau.web.errors import error_answer
-from flambeau.web.http import HttpAnswer, sealed
+from flambeau.web.errors import RateLimited, error_answer
+from flambeau.web.http import Charge, HttpAnswer, sealed
 
 PASSED = "flambeau.gate"
 """The key under which scope and environment carry the gate that a request has passed already."""
@@ -88,6 +88,31 @@ class Gate:
             if wait:
                 return _refusal("rate_limited", "too many requests for now", headers=(("Retry-After", str(wait)),))
         return None
+
+    def charge(self, headers: Mapping[str, str], client: str) -> Charge | None:
+        """Counts the further items of a request that has passed; `None` where rates are not limited (A16)."""
+        if self._rate is None:
+            return None
+        rate = self._rate
+        key = self._payer(headers, client)
+
+        def take(items: int) -> None:
+            if items >= rate.most:  # waiting would not help
+                raise RequestError(
+                    f"a request of {items + 1} items is more than the {rate.most} that may be sent in the time "
+                    "(--rate-limit), for each counts",
+                    code="too_many_items",
+                )
+            wait = rate.take(key, items) if items > 0 else 0
+            if wait:
+                raise RateLimited(f"{items + 1} items are more than are left for now, and each counts", wait)
+
+        return take
+
+    def _payer(self, headers: Mapping[str, str], client: str) -> str:
+        text = tokens.presented(headers.get("authorization", "")) if self._tokens else None
+        token = tokens.match(self._tokens, text) if text is not None else None
+        return token.digest.hex() if token else network(client)
 
     def _identify(self, authorization: str | None, client: str) -> tokens.Token | Refusal:
         if authorization is None:

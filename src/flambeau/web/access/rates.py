@@ -25,17 +25,21 @@ class Rate:
             self._rate = limits.parse(text)
         except ValueError:
             raise ConfigError(f"--rate-limit {text} is not a rate: write it as in 100/minute or 5/second") from None
+        self.most: int = self._rate.amount
         self._storage = MemoryStorage()
         self._limiter = SlidingWindowCounterRateLimiter(self._storage)
 
-    def take(self, key: str) -> int:
-        """Count one request of `key`: 0 when it may go on, else the seconds after which it may try again."""
+    def take(self, key: str, items: int = 1) -> int:
+        """Count so many items of `key`: 0 when they may go on, else the seconds after which it may try again.
+
+        What may not go on is not counted.
+        """
         if (
             len(self._storage.storage) > 2 * _MOST_KEYS
             and self._limiter.get_window_stats(self._rate, key).remaining == self._rate.amount
         ):
             key = "others"  # newcomers share one, so that a flood of addresses cannot take the memory
-        if self._limiter.hit(self._rate, key):
+        if self._limiter.hit(self._rate, key, cost=items):
             return 0
         return max(1, math.ceil(self._limiter.get_window_stats(self._rate, key).reset_time - time.time()))
 

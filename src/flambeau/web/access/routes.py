@@ -31,6 +31,24 @@ ROUTES: Mapping[str, Need] = {
 The dashboard's page is public, as pages are; its figures come from `/metrics`.
 """
 
+_VITAL = ("/livez", "/readyz", "/metrics", "/dashboard")
+"""What tells how the server is. It is answered whatever else is full."""
+
+
+def is_vital_path(path: str) -> bool:
+    """Whether it is one of these, or a part of the dashboard's page."""
+    return path in _VITAL or path.startswith("/static/")
+
+
+def is_vital(method: bytes, url: bytes, headers: list[tuple[bytes, bytes]]) -> bool:
+    """Whether a request, as it came, asks for such a path, without a body."""
+    return (
+        method in (b"GET", b"HEAD")
+        and is_vital_path(url.partition(b"?")[0].decode("latin-1"))
+        and not any(name in (b"content-length", b"transfer-encoding") for name, _ in headers)
+    )
+
+
 _LEAST_FIRST: tuple[Need, ...] = ("public", "infer", "admin")
 
 

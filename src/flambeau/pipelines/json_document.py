@@ -1,0 +1,144 @@
+"""The JSON document of a prediction: `{"input": ...}`, checked strictly, its value left unparsed.
+
+The front looks at short documents, so that a mistake is told at once, and gives its replicas the long ones as they are:
+they can take longer than a loop may stand still. Whoever does it, the sentences are the same. Every step runs at the
+speed of C, takes time in proportion to the text, and makes no objects of what is in it.
+"""
+
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+
+from flambeau.errors import RequestError
+from flambeau.types import Payload
+
+SHORT = 64 * 1024
+"""Bytes: a document of no more is looked at in much less than 5 ms, whatever is in it."""
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class _Document(msgspec.Struct):
+    input: msgspec.Raw
+
+
+_DECODER = msgspec.json.Decoder(_Document)
+_QUOTE = 2
+_NOT_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
+_MARKS = bytes.maketrans(b'[{]}"', b"\x01\x01\xff\xff\x02")  # as signed bytes: one level down, one up, and the quote
+_PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
+_HALF = re.compile(rb"\\u[dD][89abcdefABCDEF][0-9a-fA-F]{2}")
+_SURROGATE = "it has half of a surrogate pair, such as \\ud800, which is no character"
+_NOT_A_NUMBER = (b"NaN", b"Infinity", b"-Infinity")
+
+
+def read_input(body: bytes, *, max_depth: int) -> memoryview:
+    """The JSON text of `input`.
+
+    Raises `RequestError` with code `invalid_json`, `json_too_deep` or `json_not_finite`.
+    """
+    try:
+        found = decode(body, _DECODER, max_depth=max_depth)
+    except msgspec.ValidationError as error:
+        if "missing required field" in str(error):
+            raise RequestError('the JSON object has no "input": send {"input": ...}', code="invalid_json") from None
+        raise RequestError('the JSON is not an object: send {"input": ...}', code="invalid_json") from None
+    value = memoryview(found.input)
+    refuse_another(body, value, "input", lambda rest: len(memoryview(_REST.decode(rest).input)))
+    return value
+
+
+class _Rest(msgspec.Struct):
+    input: msgspec.Raw = msgspec.Raw()
+
+
+_REST = msgspec.json.Decoder(_Rest)
+
+
+def decode(body: bytes, decoder: "msgspec.json.Decoder[T]", *, max_depth: int) -> T:
+    """The document as the decoder's struct, whose fields are `Raw`.
+
+    Raises `RequestError` as `read_input` does, and `msgspec.ValidationError` for JSON that is no such struct.
+    """
+    if deeper_than(body, max_depth):
+        raise RequestError(f"the JSON is nested more than {max_depth} levels deep", code="json_too_deep")
+    try:
+        if not body.isascii():
+            body.decode("utf-8")  # the decoder passes over what lies under `Raw` without reading its strings
+        return decoder.decode(body)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError as error:
+        if body.startswith(_NOT_A_NUMBER, _place(error)):
+            raise RequestError("NaN and Infinity are not JSON: send finite numbers", code="json_not_finite") from None
+        where = _SURROGATE if _has_lone_surrogate(body) else _where(error)
+        raise RequestError(f"the body is not JSON: {where}", code="invalid_json") from None
+    except UnicodeDecodeError:
+        raise RequestError("the body is not JSON: it is not text in UTF-8", code="invalid_json") from None
+
+
+def refuse_another(body: bytes, value: memoryview, name: str, look: Callable[[bytes], object]) -> None:
+    """Raise `RequestError` when the object has a second member of that name (T-22): readers differ in which one counts.
+
+    `value` is the one that was found, a view into `body`. It is cut out with its name, and what is left is looked at
+    again: that costs nothing of the value, which is nearly all there is. `look`: whether it finds another.
+    """
+    if b"\\" not in body and body.count(b'"%b"' % name.encode()) < 2:  # no name is spelled with escapes
+        return
+    start = _offset(value, body)
+    closing = body.rfind(b'"', 0, start)  # of the name; one that is spelled with escapes has no quote within, either
+    opening = body.rfind(b'"', 0, closing)
+    rest = body[:opening] + b'"":0' + body[start + len(value) :]
+    if look(rest):
+        raise RequestError(f'the JSON object has "{name}" more than once: send it once', code="invalid_json")
+
+
+def _offset(view: memoryview, body: bytes) -> int:
+    """Where in `body` the view begins, by their addresses."""
+    whole, part = (np.frombuffer(each, np.uint8).__array_interface__["data"][0] for each in (body, view))
+    return int(part - whole)
+
+
+def deeper_than(body: bytes, levels: int) -> bool:
+    """Whether arrays and objects are nested deeper than `levels`.
+
+    All but brackets and quotes is thrown away; what stands behind an odd number of quotes is text; the rest is summed
+    up. Linear, at the speed of C, and without recursion. Whether the brackets match is for the decoder to say.
+    """
+    if body.count(b"[") + body.count(b"{") <= levels:
+        return False
+    if b"\\" in body:  # escaped quotes are text
+        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    marks = np.frombuffer(body.translate(_MARKS, _NOT_MARKS), np.int8)
+    quotes = marks == _QUOTE
+    steps = marks * ~(quotes | np.logical_xor.accumulate(quotes)) if quotes.any() else marks
+    return bool(np.cumsum(steps, dtype=np.int32).max(initial=0) > levels)
+
+
+def _has_lone_surrogate(body: bytes) -> bool:
+    """Whether an escape such as \\ud800 stands without its other half: no text has such a character (RFC 8259, 8.2)."""
+    if b"\\u" not in body:
+        return False
+    return _HALF.search(_PAIR.sub(b"", body.replace(b"\\\\", b""))) is not None
+
+
+def _place(error: msgspec.DecodeError) -> int:
+    """The byte at which the decoder stopped."""
+    _, _, place = str(error).rpartition("(byte ")
+    digits = place.removesuffix(")")
+    return int(digits) if digits.isdigit() else 0
+
+
+def _where(error: msgspec.DecodeError) -> str:
+    text = str(error).removeprefix("JSON is malformed: ")
+    return "it is cut short" if "truncated" in text else text
+
+
+def open_document(payload: Payload, *, max_depth: int) -> Payload:
+    """What a replica makes of a document that the front has not looked at: its input. Others are as they were."""
+    if payload.kind != "document":
+        return payload
+    return Payload("json", read_input(bytes(payload.data), max_depth=max_depth))
