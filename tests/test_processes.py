@@ -12,15 +12,17 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flambeau.config import Settings
 from flambeau.errors import EngineError, SourceError
+from flambeau.runners import ipc, processes
 from flambeau.runners.base import RunnerState, WorkerLostError
 from flambeau.runners.processes import ProcessesRunner
 from flambeau.runners.spec import ReplicaSpec
-from flambeau.runners.worker_process import worker_environment
+from flambeau.runners.worker_process import WorkerProcess, worker_environment
 from fleet import Fleet, children, echo, ended, eventually, make_bundle, nothing_left, run, wait_for
 
 
@@ -313,6 +315,54 @@ def test_a_model_that_only_crashes_has_failed_until_it_is_mended_f26(spec: Repli
             assert fleet.runner.state() is RunnerState.READY
 
     run(talk())
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("can't start new thread"), MemoryError(), KeyError("no such place")])
+def test_a_place_is_refilled_whatever_goes_wrong_over_it_p13(
+    spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failure: Exception
+) -> None:
+    failures = [failure] * 2
+
+    class Failing(WorkerProcess):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            if failures and options["generation"] > 1:
+                raise failures.pop()
+            super().__init__(*arguments, **options)
+
+    async def talk() -> None:
+        monkeypatch.setattr(processes, "WorkerProcess", Failing)
+        monkeypatch.setattr(processes, "_PAUSE_AFTER_FAILURE", 0.01)
+        async with Fleet(spec) as fleet:
+            for turn in range(2):  # and it is kept from then on
+                os.kill(await fleet.pid(), signal.SIGKILL)
+                await fleet.until(lambda: fleet.runner.state() is RunnerState.RESTARTING)
+                assert await fleet.ask(echo(turn)) == [turn]
+
+    run(talk())
+    assert not failures
+    assert caplog.text.count("a worker's place cannot be kept") == 2
+
+
+def test_a_worker_that_cannot_be_listened_to_is_replaced_p13(
+    spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its answer was lost by a failure of the front's own, which is nobody's guilt."""
+    failures = [MemoryError()]
+
+    def unpack(body: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return unpack_outcomes(body)
+
+    async def talk() -> None:
+        async with Fleet(spec) as fleet:
+            monkeypatch.setattr(ipc, "unpack_outcomes", unpack)
+            assert await loss(asyncio.create_task(fleet.ask(echo(1)))) == "killed"
+            assert await fleet.ask(echo(2)) == [2]
+
+    unpack_outcomes = ipc.unpack_outcomes
+    run(talk())
+    assert "a worker cannot be listened to" in caplog.text
 
 
 def test_closing_lets_a_running_batch_finish(spec: ReplicaSpec) -> None:

@@ -241,7 +241,7 @@ async def test_suspects_count_as_waiting() -> None:
     await settle()
     assert bench.count("queue_items") == 3
     assert bench.count("queue_bytes") == 6
-    with pytest.raises(RequestError, match="3 requests are waiting"):
+    with pytest.raises(RequestError, match="3 items are waiting"):
         await bench.ask(b"d", b"e")
     bench.runner.free = 1
     bench.batcher.dispatch()

@@ -127,15 +127,11 @@ class Batcher:
     async def submit(self, items: Sequence[Item], *, deadline: float) -> list[Outcome]:
         """Answer the items of one request, in order. `deadline` is a time of the loop's clock.
 
-        Raises `RequestError` with code `queue_full`, at once, when they do not all fit into the queue. If the caller
-        is cancelled, what still waits is dropped before it is computed.
+        Raises `RequestError` at once when they do not all fit into the queue: with code `queue_full`, or
+        `too_many_items` where they never will. If the caller is cancelled, what still waits is dropped before it is
+        computed.
         """
-        added = sum(item.payload.size for item in items)
-        waiting = self._count_waiting()
-        limits = self._limits
-        if waiting + len(items) > limits.max_queue_size or self._waiting_bytes + added > limits.max_queue_bytes:
-            self._metrics.rejected("queue_full")
-            raise RequestError(f"{waiting} requests are waiting already", code="queue_full")
+        self._refuse_if_full(len(items), sum(item.payload.size for item in items))
         entries = [self._enqueue(item, deadline) for item in items]
         self._dispatch_soon()
         try:
@@ -146,6 +142,20 @@ class Batcher:
                     entry.expiry.cancel()
                 if entry.waits:
                     self._withdraw(entry)
+
+    def _refuse_if_full(self, items: int, size: int) -> None:
+        limits, waiting = self._limits, self._count_waiting()
+        if waiting + items <= limits.max_queue_size and self._waiting_bytes + size <= limits.max_queue_bytes:
+            return
+        refusal = RequestError(f"{waiting} items are waiting already", code="queue_full")
+        if items > limits.max_queue_size:
+            message = f"{items} items in one request: the queue takes at most {limits.max_queue_size}"
+            refusal = RequestError(message, code="too_many_items")
+        elif size > limits.max_queue_bytes:
+            message = f"{size} bytes in one request: the queue takes at most {limits.max_queue_bytes}"
+            refusal = RequestError(message, code="body_too_large")
+        self._metrics.rejected(refusal.code)
+        raise refusal
 
     def _dispatch_soon(self) -> None:
         """Dispatch once this turn of the loop is through: what else it brings then goes into the same batches."""

@@ -19,12 +19,13 @@ from flambeau import logs
 from flambeau.config import Settings
 from flambeau.errors import EngineError, SetupError
 from flambeau.process import resident_bytes
-from flambeau.runners.base import Batch, Restart, RunnerState, Slot, Warm, WorkerLostError
+from flambeau.runners.base import Batch, Loss, Restart, RunnerState, Slot, Warm, WorkerLostError
 from flambeau.runners.spec import ReplicaSpec
 from flambeau.runners.worker_process import OomKills, WorkerProcess
 from flambeau.types import Outcome, WorkerView
 
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.1, 30.0  # seconds
+_PAUSE_AFTER_FAILURE = 1.0  # seconds, after one of our own in keeping a place
 _CRASHES_TO_FAIL, _CRASH_WINDOW = 5, 60.0  # so many deaths in so many seconds, without an answer in between
 _MODELS_OWN = ("crashed", "out_of_memory")  # deaths that tell of a broken model, as a start that fails does
 """A hang tells of its input alone: who sends many that hang must not have the model refuse everybody else's. A model
@@ -120,23 +121,36 @@ class ProcessesRunner:
         self._failed = False
         return outcomes
 
-    async def _keep(self, place: int, worker: WorkerProcess) -> None:
-        """Wait for a worker to be lost, and start another in its place, for ever."""
+    async def _keep(self, place: int, first: WorkerProcess) -> None:
+        """Wait for a worker to be lost, and start another in its place, for ever, whatever goes wrong over it."""
+        worker: WorkerProcess | None = first
         while True:
-            how = await asyncio.shield(worker.lost)
-            self._ready.remove(worker)
-            self._places[place] = None
-            self._restarts[how] += 1
-            logs.event("worker lost", level=logging.WARNING, model=self._spec.name, pid=worker.pid, how=how)
-            if how in _MODELS_OWN:
-                self._note_crash()
-            self._on_change()
-            worker = await self._replace(wide=worker.wide)
-            self._ready.append(worker)
-            self._places[place] = worker
-            self._ready.sort(key=lambda each: not each.wide)  # the first free one is taken
-            self._failed = False
-            self._on_change()
+            try:
+                if worker is not None:
+                    how = await asyncio.shield(worker.lost)
+                    lost, worker = worker, None
+                    self._take_out(place, lost, how)
+                worker = await self._replace(wide=first.wide)
+                self._put_in(place, worker)
+            except Exception as error:
+                logs.failure("a worker's place cannot be kept: it is tried again", error)
+                await asyncio.sleep(_PAUSE_AFTER_FAILURE)
+
+    def _take_out(self, place: int, worker: WorkerProcess, how: Loss) -> None:
+        self._ready.remove(worker)
+        self._places[place] = None
+        self._restarts[how] += 1
+        logs.event("worker lost", level=logging.WARNING, model=self._spec.name, pid=worker.pid, how=how)
+        if how in _MODELS_OWN:
+            self._note_crash()
+        self._on_change()
+
+    def _put_in(self, place: int, worker: WorkerProcess) -> None:
+        self._ready.append(worker)
+        self._places[place] = worker
+        self._ready.sort(key=lambda each: not each.wide)  # the first free one is taken
+        self._failed = False
+        self._on_change()
 
     async def _replace(self, *, wide: bool) -> WorkerProcess:
         """Start workers until one is warm. The pauses grow with the crashes since the last answer."""
