@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from chaos.faults import items, kills, leak, life, load, slow
+from chaos.faults import clocks, items, kills, leak, life, load, slow
 from chaos.faults.selftest import selftest
 from chaos.run import Report, Run
 
@@ -44,6 +44,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault("F-46", items.outputs),
     Fault("F-50", life.herd),
     Fault("batching", load.batching),
+    Fault("A2", clocks.hanging),
+    Fault("A3", clocks.paused),
     Fault("headline", lambda run: kills.kill_worker(run, "headline", seconds=run.headline_seconds)),
     Fault("headline/1", lambda run: kills.kill_worker(run, "headline/1", replicas=1, seconds=run.headline_seconds)),
     Fault("F-47", leak.leak),

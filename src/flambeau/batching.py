@@ -96,6 +96,8 @@ class _Entry:
     waits: bool = False
     losses: int = 0
     kills: int = 0
+    hung: bool = False  # among others
+    hurried: bool = False  # and was ended early, alone
 
     @property
     def size(self) -> int:
@@ -278,12 +280,17 @@ class Batcher:
     async def _run(self, slot: Slot, batch: list[_Entry], *, suspect: bool) -> None:
         loop = asyncio.get_running_loop()
         started = loop.time()
+        # Of those that were lost together most are innocent, and need not wait until the guilty have had their time.
+        hasty = suspect and bool(self._suspects) and batch[0].hung and not batch[0].hurried
         try:
-            outcomes = await slot([Work(entry.item, entry.deadline - started) for entry in batch])
+            outcomes = await slot([Work(entry.item, entry.deadline - started) for entry in batch], hasty=hasty)
             if len(outcomes) != len(batch):
                 raise ValueError(f"{len(outcomes)} outcomes for {len(batch)} items")
         except WorkerLostError as loss:
-            self._take_back(batch, loss)
+            if hasty and loss.how == "hung":
+                self._put_last(batch[0])
+            else:
+                self._take_back(batch, loss)
         except Exception as error:
             logs.failure("the runner failed", error)
             for entry in batch:
@@ -310,6 +317,7 @@ class Batcher:
             remember(batch[0].item.payload)
         retried = 0
         for entry in reversed(batch):
+            entry.hung |= loss.how == "hung"
             if guilt:
                 entry.losses += 1
             else:
@@ -326,6 +334,15 @@ class Batcher:
                 self._waiting_bytes += entry.size
                 retried += 1
         self._metrics.retried(retried)
+
+    def _put_last(self, entry: _Entry) -> None:
+        """A suspect that was ended early is guilty of nothing: it has its full time when the others have had theirs."""
+        entry.hurried = True
+        if not entry.future.done():
+            entry.waits = True
+            self._suspects.append(entry)
+            self._waiting_bytes += entry.size
+            self._metrics.retried(1)
 
     def _refuse_all(self) -> None:
         """No replica will answer: what waits is told so now and not at its deadline."""

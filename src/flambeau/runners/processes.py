@@ -25,6 +25,7 @@ from flambeau.runners.worker_process import OomKills, WorkerProcess
 from flambeau.types import Outcome, WorkerView
 
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.1, 30.0  # seconds
+_HASTY_SHARE, _HASTY_SECONDS = 1 / 8, 1.0  # of --compute-timeout, and the least, for a batch that is ended early
 _PAUSE_AFTER_FAILURE = 1.0  # seconds, after one of our own in keeping a place
 _CRASHES_TO_FAIL, _CRASH_WINDOW = 5, 60.0  # so many deaths in so many seconds, without an answer in between
 _MODELS_OWN = ("crashed", "out_of_memory")  # deaths that tell of a broken model, as a start that fails does
@@ -109,10 +110,13 @@ class ProcessesRunner:
         self._ready.clear()
         self._on_change()
 
-    async def _run(self, worker: WorkerProcess, batch: Batch) -> list[Outcome]:
+    async def _run(self, worker: WorkerProcess, batch: Batch, *, hasty: bool = False) -> list[Outcome]:
+        timeout = self._settings.compute_timeout
+        if hasty:
+            timeout = min(timeout, max(_HASTY_SHARE * timeout, _HASTY_SECONDS))
         try:
             wide = worker.wide and not any(other.busy for other in self._ready if other is not worker)
-            outcomes = await worker.answer(batch, timeout=self._settings.compute_timeout, wide=wide)
+            outcomes = await worker.answer(batch, timeout=timeout, wide=wide)
         finally:
             worker.busy = False
             asyncio.get_running_loop().call_soon(self._on_change)

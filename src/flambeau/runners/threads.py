@@ -61,7 +61,7 @@ class ThreadsRunner:
     def slots(self) -> int:
         return self._replicas
 
-    async def _run(self, batch: Batch) -> list[Outcome]:
+    async def _run(self, batch: Batch, *, hasty: bool = False) -> list[Outcome]:  # nobody can end a thread early
         loop = asyncio.get_running_loop()
         done: asyncio.Future[list[Outcome]] = loop.create_future()
         self._work.put(_Job(batch, _Reply(loop, done)))
