@@ -207,7 +207,7 @@ class Batcher:
         entry.expiry = loop.call_at(deadline, self._expire, entry)
         if self._quarantine.holds(item.payload):
             self._metrics.rejected("poison_input")
-            message = "this input crashed the model before, and is not tried again"
+            message = "this input made the model crash or hang before, and is not tried again"
             future.set_result(Outcome(RequestError(message, code="poison_input")))
             return entry
         entry.waits = True
@@ -288,7 +288,8 @@ class Batcher:
                 raise ValueError(f"{len(outcomes)} outcomes for {len(batch)} items")
         except WorkerLostError as loss:
             if hasty and loss.how == "hung":
-                self._put_last(batch[0])
+                batch[0].hurried = True
+                self._suspect(batch)
             else:
                 self._take_back(batch, loss)
         except Exception as error:
@@ -315,34 +316,32 @@ class Batcher:
         if guilt and alone:  # remembered even if nobody waits for it any more
             remember = self._quarantine.add_hang if loss.how == "hung" else self._quarantine.add
             remember(batch[0].item.payload)
-        retried = 0
-        for entry in reversed(batch):
+        again = []
+        for entry in batch:
             entry.hung |= loss.how == "hung"
             if guilt:
                 entry.losses += 1
             else:
                 entry.kills += 1
-            if entry.future.done():
-                continue
             if guilt and alone:
                 _resolve(entry, RequestError(_SENTENCES[guilt], code=guilt))
             elif entry.losses >= _ATTEMPTS or entry.kills >= _ATTEMPTS_WHEN_KILLED:
                 _resolve(entry, RequestError("the model's process was lost too often", code="model_crashed"))
             else:
-                entry.waits = True
-                self._suspects.appendleft(entry)
-                self._waiting_bytes += entry.size
-                retried += 1
-        self._metrics.retried(retried)
+                again.append(entry)
+        self._suspect(again)
 
-    def _put_last(self, entry: _Entry) -> None:
-        """A suspect that was ended early is guilty of nothing: it has its full time when the others have had theirs."""
-        entry.hurried = True
-        if not entry.future.done():
+    def _suspect(self, entries: list[_Entry]) -> None:
+        """Have entries wait for another try, the oldest first. Those that were ended early are guilty of nothing yet,
+        but have their full time when the others have had theirs.
+        """
+        again = [entry for entry in entries if not entry.future.done()]
+        for entry in again:
             entry.waits = True
-            self._suspects.append(entry)
             self._waiting_bytes += entry.size
-            self._metrics.retried(1)
+        order = sorted((*again, *self._suspects), key=lambda entry: (entry.hurried, entry.queued_at))
+        self._suspects = deque(order)
+        self._metrics.retried(len(again))
 
     def _refuse_all(self) -> None:
         """No replica will answer: what waits is told so now and not at its deadline."""

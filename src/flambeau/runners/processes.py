@@ -25,7 +25,7 @@ from flambeau.runners.worker_process import OomKills, WorkerProcess
 from flambeau.types import Outcome, WorkerView
 
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.1, 30.0  # seconds
-_HASTY_SHARE, _HASTY_SECONDS = 1 / 8, 1.0  # of --compute-timeout, and the least, for a batch that is ended early
+_HASTY_SHARE, _HASTY_SECONDS = 1 / 8, 0.5  # of --compute-timeout, and the least, for a batch that is ended early
 _PAUSE_AFTER_FAILURE = 1.0  # seconds, after one of our own in keeping a place
 _CRASHES_TO_FAIL, _CRASH_WINDOW = 5, 60.0  # so many deaths in so many seconds, without an answer in between
 _MODELS_OWN = ("crashed", "out_of_memory")  # deaths that tell of a broken model, as a start that fails does
