@@ -239,9 +239,7 @@ def test_the_first_calls_of_a_forked_child_wait_for_its_own_model_p8(double_py: 
 def test_two_bundles_of_one_name_are_refused_p15(default_bundle: Bundle, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(default_bundle.path, other)
-    with pytest.raises(
-        flambeau.SetupError, match=r"are both called 'efficientnet_lite0': build one of them again under"
-    ):
+    with pytest.raises(flambeau.SetupError, match=r"are both called 'efficientnet_lite0': serve them apart"):
         Service([default_bundle, bundle.read(other)], Settings(runner="threads"))
 
 

@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from flambeau import bundle
 from flambeau.config import Settings
 from flambeau.errors import EngineError, SourceError
 from flambeau.runners import ipc, processes
@@ -23,6 +25,7 @@ from flambeau.runners.base import RunnerState, WorkerLostError
 from flambeau.runners.processes import ProcessesRunner
 from flambeau.runners.spec import ReplicaSpec
 from flambeau.runners.worker_process import WorkerProcess, worker_environment
+from flambeau.service import Service
 from fleet import Fleet, children, echo, ended, eventually, make_bundle, nothing_left, run, wait_for
 
 
@@ -220,6 +223,7 @@ PARENT = f"""
 import asyncio, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
+from flambeau.service import Service
 from fleet import Fleet, children, make_bundle
 
 async def live():
@@ -287,6 +291,25 @@ def test_the_last_words_of_a_worker_are_heard_even_when_the_front_is_late_f26(
         wait_for(lambda: all(map(ended, children())))  # and the loop stands still
         with pytest.raises(SourceError, match="FileNotFoundError"):
             await starting
+
+    run(talk())
+
+
+def test_a_service_that_cannot_start_all_its_models_leaves_none_p15(spec: ReplicaSpec, tmp_path: Path) -> None:
+    """The first one is warm when the second one fails."""
+    first = bundle.read(Path(spec.bundle))
+    (tmp_path / "second").mkdir()
+    make_bundle(tmp_path / "second")
+    (tmp_path / "second" / "broken").touch()
+    second = msgspec.structs.replace(bundle.read(tmp_path / "second").manifest, name="second")
+    bundle.write_manifest(tmp_path / "second", second)
+
+    async def talk() -> None:
+        settings = Settings(allow_code=True, replicas=1)
+        service = Service([first, bundle.read(tmp_path / "second")], settings)
+        with pytest.raises(SourceError, match="FileNotFoundError"):
+            await service.start()
+        assert children() == []
 
     run(talk())
 
