@@ -28,6 +28,7 @@ class FakeRunner:
         self.fate: Callable[[list[bytes]], Loss | None] = lambda batch: None  # how the batch's worker is lost
         self.current = RunnerState.READY
         self.alone: list[bool] = []  # of each batch: whether it asked for a replica of its own
+        self.hasty: list[bool] = []  # of each batch: whether it may be ended early
         self.on_change: Callable[[], None] = lambda: None
 
     async def start(self, on_change: Callable[[], None]) -> Warm:
@@ -39,7 +40,8 @@ class FakeRunner:
         self.free -= 1
         return functools.partial(self.answer, alone=alone)
 
-    async def answer(self, batch: Batch, *, alone: bool) -> list[Outcome]:
+    async def answer(self, batch: Batch, *, alone: bool, hasty: bool = False) -> list[Outcome]:
+        self.hasty.append(hasty)
         sent = [bytes(work.item.payload.data) for work in batch]
         self.batches.append(sent)
         self.alone.append(alone)

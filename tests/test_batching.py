@@ -179,7 +179,7 @@ async def test_a_full_queue_is_refused_at_once_by_items_and_all_or_nothing() -> 
     refused = await bench.asked(b"d", b"e")
     assert refused.done()
     assert _code(refused) == "queue_full"
-    assert "2 requests are waiting" in str(refused.exception())
+    assert "2 items are waiting" in str(refused.exception())
     tasks.append(await bench.asked(b"f"))
     assert _code(await bench.asked(b"g")) == "queue_full"
     bench.runner.gate.set()
@@ -198,6 +198,17 @@ async def test_a_full_queue_is_refused_at_once_by_bytes() -> None:
     bench.runner.gate.set()
     assert [await task for task in tasks] == [[b"<first>"], [b"<123456>"], [b"<1234>"]]
     assert await bench.ask(b"0123456789") == [b"<0123456789>"]
+
+
+@on_loop
+async def test_a_request_that_will_never_fit_is_told_so_a19() -> None:
+    bench = Bench(items=3, byte_limit=10)
+    with pytest.raises(RequestError, match="4 items in one request: the queue takes at most 3") as caught:
+        await bench.ask(b"a", b"b", b"c", b"d")
+    assert (caught.value.code, caught.value.retryable) == ("too_many_items", False)
+    with pytest.raises(RequestError, match="11 bytes in one request: the queue takes at most 10") as caught:
+        await bench.ask(b"0123456789", b"a")
+    assert (caught.value.code, caught.value.retryable) == ("body_too_large", False)
 
 
 def _code(task: "asyncio.Task[list[bytes | str]]") -> str:

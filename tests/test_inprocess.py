@@ -1,14 +1,20 @@
 """`flambeau.Batcher` and `flambeau.load`: the same batching and models in other people's programs."""
 
 import os
+import shutil
+import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import flambeau
+from flambeau import bundle
 from flambeau.bundle import Bundle
+from flambeau.config import Settings
+from flambeau.service import Service
 
 
 def test_concurrent_calls_go_through_together_and_get_their_own_answers() -> None:
@@ -94,6 +100,147 @@ def test_objects_stay_objects() -> None:
 def test_bounds_are_checked() -> None:
     with pytest.raises(flambeau.SetupError, match="max_batch_size 0 is too small"):
         flambeau.Batcher(lambda batch: batch, max_batch_size=0)
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit, type("Timeout", (BaseException,), {})])
+def test_a_call_over_which_the_function_is_interrupted_fails_alone_a8(raised: type[BaseException]) -> None:
+    together = threading.Barrier(8)
+
+    def check(batch: list[int]) -> list[int]:
+        if 3 in batch:
+            raise raised
+        return batch
+
+    def ask(item: int) -> int | str:
+        together.wait(20)
+        try:
+            return predict(item)
+        except raised:
+            return "interrupted"
+
+    with flambeau.Batcher(check) as predict, ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            assert list(pool.map(ask, range(8))) == [0, 1, 2, "interrupted", 4, 5, 6, 7]
+
+
+def test_more_items_than_the_queue_takes_go_slice_by_slice_a19() -> None:
+    with flambeau.Batcher(lambda batch: [2 * item for item in batch], max_queue_size=100) as predict:
+        assert predict.map(range(257)) == [2 * item for item in range(257)]
+
+
+def test_closing_beside_calls_leaves_nobody_waiting_a9() -> None:
+    """Every call ends: with its answer, or told that the Batcher is closed."""
+    for _ in range(20):
+        predict = flambeau.Batcher(lambda batch: batch, max_queue_size=10_000)
+        begun = threading.Barrier(9)
+
+        def ask(item: int, predict: "flambeau.Batcher[int, int]" = predict, begun: threading.Barrier = begun) -> str:
+            begun.wait(20)
+            for turn in range(10_000):
+                try:
+                    assert predict(item) == item
+                except flambeau.RequestError as error:
+                    return f"{error.code} {turn > 0 or error.code}"
+            return "never closed"
+
+        with ThreadPoolExecutor(8) as pool:
+            answers = [pool.submit(ask, item) for item in range(8)]
+            begun.wait(20)
+            predict.close()
+            assert {each.result(30).split()[0] for each in answers} == {"draining"}
+        predict.close()  # a second time does nothing
+        with pytest.raises(flambeau.RequestError, match="the Batcher is closed"):
+            predict(1)
+
+
+def test_a_function_that_hangs_holds_up_neither_its_callers_nor_close_a9() -> None:
+    gate = threading.Event()
+
+    def hang(batch: list[int]) -> list[int]:
+        gate.wait(60)
+        return batch
+
+    predict = flambeau.Batcher(hang, max_batch_size=1, deadline=1.0)
+    with ThreadPoolExecutor(4) as pool:
+        started = time.monotonic()
+        answers = [pool.submit(predict, item) for item in range(4)]
+        time.sleep(0.2)
+        predict.close()
+        codes = {getattr(each.exception(30), "code", None) for each in answers}
+        assert codes == {"deadline_exceeded"}
+        assert time.monotonic() - started < 30  # of the 60 that the function takes
+    gate.set()
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_close_in_a_forked_child_returns_and_ends_nothing_of_the_parents_p6(used: bool, double_py: Path) -> None:
+    predict = flambeau.Batcher(lambda batch: [2 * item for item in batch])
+    model = flambeau.load(f"{double_py}:Double", allow_code=True)
+    assert (predict(1), model.predict(2)) == (2, 4)
+    child = os.fork()
+    if not child:
+        signal.alarm(60)  # ends the child if it waits for ever
+        status = 1
+        try:
+            if used:
+                assert (predict(3), model.predict(4)) == (6, 8)
+            predict.close()
+            model.close()
+            for call in (predict, model.predict):
+                with pytest.raises(flambeau.RequestError, match="is closed"):
+                    call(5)
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    assert (predict(21), model.predict(21)) == (42, 42)
+    predict.close()
+    model.close()
+
+
+def test_what_was_closed_before_a_fork_stays_closed_p6() -> None:
+    predict = flambeau.Batcher(lambda batch: batch)
+    predict.close()
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            with pytest.raises(flambeau.RequestError, match="is closed"):
+                predict(1)
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_the_first_calls_of_a_forked_child_wait_for_its_own_model_p8(double_py: Path) -> None:
+    """Eight threads at once, as under gunicorn --preload --threads 8: none meets what the parent alone has."""
+    model = flambeau.load(f"{double_py}:Double", allow_code=True)
+    child = os.fork()
+    if not child:
+        signal.alarm(60)
+        status = 1
+        try:
+            together = threading.Barrier(8)
+
+            def ask(item: int) -> int:
+                together.wait(20)
+                return model.predict(item)
+
+            with ThreadPoolExecutor(8) as pool:
+                assert list(pool.map(ask, range(8))) == [2 * item for item in range(8)]
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    model.close()
+
+
+def test_two_bundles_of_one_name_are_refused_p15(default_bundle: Bundle, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(default_bundle.path, other)
+    with pytest.raises(flambeau.SetupError, match=r"are both called 'efficientnet_lite0': serve them apart"):
+        Service([default_bundle, bundle.read(other)], Settings(runner="threads"))
 
 
 def test_it_works_in_a_forked_child() -> None:

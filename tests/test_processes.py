@@ -12,15 +12,20 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
+from flambeau import bundle
 from flambeau.config import Settings
 from flambeau.errors import EngineError, SourceError
+from flambeau.runners import ipc, processes
 from flambeau.runners.base import RunnerState, WorkerLostError
 from flambeau.runners.processes import ProcessesRunner
 from flambeau.runners.spec import ReplicaSpec
-from flambeau.runners.worker_process import worker_environment
+from flambeau.runners.worker_process import WorkerProcess, worker_environment
+from flambeau.service import Service
 from fleet import Fleet, children, echo, ended, eventually, make_bundle, nothing_left, run, wait_for
 
 
@@ -218,6 +223,7 @@ PARENT = f"""
 import asyncio, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
+from flambeau.service import Service
 from fleet import Fleet, children, make_bundle
 
 async def live():
@@ -289,6 +295,25 @@ def test_the_last_words_of_a_worker_are_heard_even_when_the_front_is_late_f26(
     run(talk())
 
 
+def test_a_service_that_cannot_start_all_its_models_leaves_none_p15(spec: ReplicaSpec, tmp_path: Path) -> None:
+    """The first one is warm when the second one fails."""
+    first = bundle.read(Path(spec.bundle))
+    (tmp_path / "second").mkdir()
+    make_bundle(tmp_path / "second")
+    (tmp_path / "second" / "broken").touch()
+    second = msgspec.structs.replace(bundle.read(tmp_path / "second").manifest, name="second")
+    bundle.write_manifest(tmp_path / "second", second)
+
+    async def talk() -> None:
+        settings = Settings(allow_code=True, replicas=1)
+        service = Service([first, bundle.read(tmp_path / "second")], settings)
+        with pytest.raises(SourceError, match="FileNotFoundError"):
+            await service.start()
+        assert children() == []
+
+    run(talk())
+
+
 def test_a_model_that_is_too_slow_to_load_is_given_up_f26(spec: ReplicaSpec, tmp_path: Path) -> None:
     (tmp_path / "slow").touch()
     runner = ProcessesRunner(spec, Settings(startup_timeout=0.5), replicas=1)
@@ -313,6 +338,54 @@ def test_a_model_that_only_crashes_has_failed_until_it_is_mended_f26(spec: Repli
             assert fleet.runner.state() is RunnerState.READY
 
     run(talk())
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("can't start new thread"), MemoryError(), KeyError("no such place")])
+def test_a_place_is_refilled_whatever_goes_wrong_over_it_p13(
+    spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failure: Exception
+) -> None:
+    failures = [failure] * 2
+
+    class Failing(WorkerProcess):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            if failures and options["generation"] > 1:
+                raise failures.pop()
+            super().__init__(*arguments, **options)
+
+    async def talk() -> None:
+        monkeypatch.setattr(processes, "WorkerProcess", Failing)
+        monkeypatch.setattr(processes, "_PAUSE_AFTER_FAILURE", 0.01)
+        async with Fleet(spec) as fleet:
+            for turn in range(2):  # and it is kept from then on
+                os.kill(await fleet.pid(), signal.SIGKILL)
+                await fleet.until(lambda: fleet.runner.state() is RunnerState.RESTARTING)
+                assert await fleet.ask(echo(turn)) == [turn]
+
+    run(talk())
+    assert not failures
+    assert caplog.text.count("a worker's place cannot be kept") == 2
+
+
+def test_a_worker_that_cannot_be_listened_to_is_replaced_p13(
+    spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its answer was lost by a failure of the front's own, which is nobody's guilt."""
+    failures = [MemoryError()]
+
+    def unpack(body: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return unpack_outcomes(body)
+
+    async def talk() -> None:
+        async with Fleet(spec) as fleet:
+            monkeypatch.setattr(ipc, "unpack_outcomes", unpack)
+            assert await loss(asyncio.create_task(fleet.ask(echo(1)))) == "killed"
+            assert await fleet.ask(echo(2)) == [2]
+
+    unpack_outcomes = ipc.unpack_outcomes
+    run(talk())
+    assert "a worker cannot be listened to" in caplog.text
 
 
 def test_closing_lets_a_running_batch_finish(spec: ReplicaSpec) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -410,6 +411,23 @@ def test_a_python_model_needs_permission_and_the_right_class(tmp_path: Path) -> 
 def test_a_model_that_exits_fails_that_item_alone(tmp_path: Path) -> None:
     replica = python_replica(tmp_path, "if 'exit' in batch:\n    raise SystemExit(3)\nreturn batch")
     assert results(replica.run(items("1", '"exit"', "2"))) == ["1", "model_error", "2"]
+
+
+@pytest.mark.parametrize(
+    "raised", ["KeyboardInterrupt()", "SystemExit(3)", "GeneratorExit()", "type('Timeout', (BaseException,), {})()"]
+)
+def test_whatever_a_model_raises_over_one_item_fails_that_item_alone_a8(tmp_path: Path, raised: str) -> None:
+    """In a thread of its own, where no Ctrl-C arrives: such as a timeout of gevent's, which is no `Exception`."""
+    replica = python_replica(tmp_path, f"if 'bad' in batch:\n    raise {raised}\nreturn batch")
+    with ThreadPoolExecutor(1) as pool:
+        outcomes = pool.submit(replica.run, items("1", '"bad"', "2")).result()
+    assert results(outcomes) == ["1", "model_error", "2"]
+
+
+def test_ctrl_c_in_the_main_thread_is_the_users_a8(tmp_path: Path) -> None:
+    replica = python_replica(tmp_path, "raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        replica.run(items("1"))
 
 
 def test_a_model_that_exits_neither_ends_its_thread_nor_the_process(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""No clock condemns (A3): a front that stood still finds nobody guilty of it, and others are answered beside inputs that
-hang (A2).
+"""No clock condemns (A3): a front that stood still finds nobody guilty of it. And inputs that hang are answered as what
+they are, while the others have their answers beside them (A2).
 """
 
 import os

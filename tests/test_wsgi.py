@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urljoin
 
@@ -71,6 +72,19 @@ def test_under_gunicorns_workers(default_bundle: Bundle, cat: bytes, tmp_path: P
             answered = requests.post(url + "/predict", files={"file": cat}, timeout=30)
             assert answered.json()["class_name"] == "Egyptian_cat"
         assert requests.get(url + "/readyz", timeout=30).status_code == 200
+
+
+def test_the_first_requests_after_a_fork_are_answered_p8(default_bundle: Bundle, cat: bytes, tmp_path: Path) -> None:
+    """All at once, while each worker still makes its own model."""
+    app = f"flambeau:create_app({str(default_bundle.path)!r}, replicas=1)"
+    command = ["-m", "gunicorn", "--bind", "127.0.0.1:0", "--preload", "-w", "2", "--threads", "8", app]
+
+    def ask(url: str) -> str:
+        answered = requests.post(url + "/predict", files={"file": cat}, timeout=60)
+        return str(answered.json().get("class_name", answered.text))
+
+    with serving(command, r"Listening at: (http://\S+)", tmp_path) as url, ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(ask, [url] * 16)) == ["Egyptian_cat"] * 16
 
 
 def test_a_source_that_fails_stops_gunicorn() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from chaos.faults import bodies, items, kills, leak, life, load, slow
+from chaos.faults import bodies, clocks, items, kills, leak, life, load, slow
 from chaos.faults.selftest import selftest
 from chaos.run import Report, Run
 
@@ -46,6 +46,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault("A11", bodies.long_reads),
     Fault("A12", bodies.many_uploads),
     Fault("batching", load.batching),
+    Fault("A2", clocks.hanging),
+    Fault("A3", clocks.paused),
     Fault("headline", lambda run: kills.kill_worker(run, "headline", seconds=run.headline_seconds)),
     Fault("headline/1", lambda run: kills.kill_worker(run, "headline/1", replicas=1, seconds=run.headline_seconds)),
     Fault("F-47", leak.leak),

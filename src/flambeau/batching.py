@@ -99,6 +99,8 @@ class _Entry:
     waits: bool = False
     losses: int = 0
     kills: int = 0
+    hung: bool = False  # among others
+    hurried: bool = False  # and was ended early, alone
 
     @property
     def size(self) -> int:
@@ -130,16 +132,12 @@ class Batcher:
     async def submit(self, items: Sequence[Item], *, deadline: float) -> list[Outcome]:
         """Answer the items of one request, in order. `deadline` is a time of the loop's clock.
 
-        Raises `RequestError` with code `queue_full`, at once, when they do not all fit into the queue. If the caller
-        is cancelled, what still waits is dropped before it is computed.
+        Raises `RequestError` at once when they do not all fit into the queue: with code `queue_full`, or
+        `too_many_items` where they never will. If the caller is cancelled, what still waits is dropped before it is
+        computed.
         """
         held = [self._quarantine and await self._quarantine.holds(item.payload) for item in items]
-        added = sum(item.payload.size for item in items)
-        waiting = self._count_waiting()
-        limits = self._limits
-        if waiting + len(items) > limits.max_queue_size or self._waiting_bytes + added > limits.max_queue_bytes:
-            self._metrics.rejected("queue_full")
-            raise RequestError(f"{waiting} requests are waiting already", code="queue_full")
+        self._refuse_if_full(len(items), sum(item.payload.size for item in items))
         entries = [self._enqueue(item, deadline, held=bool(each)) for item, each in zip(items, held, strict=True)]
         self._dispatch_soon()
         try:
@@ -150,6 +148,20 @@ class Batcher:
                     entry.expiry.cancel()
                 if entry.waits:
                     self._withdraw(entry)
+
+    def _refuse_if_full(self, items: int, size: int) -> None:
+        limits, waiting = self._limits, self._count_waiting()
+        if waiting + items <= limits.max_queue_size and self._waiting_bytes + size <= limits.max_queue_bytes:
+            return
+        refusal = RequestError(f"{waiting} items are waiting already", code="queue_full")
+        if items > limits.max_queue_size:
+            message = f"{items} items in one request: the queue takes at most {limits.max_queue_size}"
+            refusal = RequestError(message, code="too_many_items")
+        elif size > limits.max_queue_bytes:
+            message = f"{size} bytes in one request: the queue takes at most {limits.max_queue_bytes}"
+            refusal = RequestError(message, code="body_too_large")
+        self._metrics.rejected(refusal.code)
+        raise refusal
 
     def _dispatch_soon(self) -> None:
         """Dispatch once this turn of the loop is through: what else it brings then goes into the same batches."""
@@ -208,7 +220,7 @@ class Batcher:
         entry.expiry = loop.call_at(deadline, self._expire, entry)
         if held:
             self._metrics.rejected("poison_input")
-            message = "this input crashed the model before, and is not tried again"
+            message = "this input made the model crash or hang before, and is not tried again"
             future.set_result(Outcome(RequestError(message, code="poison_input")))
             return entry
         entry.waits = True
@@ -281,12 +293,18 @@ class Batcher:
     async def _run(self, slot: Slot, batch: list[_Entry], *, suspect: bool) -> None:
         loop = asyncio.get_running_loop()
         started = loop.time()
+        # Of those that were lost together most are innocent, and need not wait until the guilty have had their time.
+        hasty = suspect and bool(self._suspects) and batch[0].hung and not batch[0].hurried
         try:
-            outcomes = await slot([Work(entry.item, entry.deadline - started) for entry in batch])
+            outcomes = await slot([Work(entry.item, entry.deadline - started) for entry in batch], hasty=hasty)
             if len(outcomes) != len(batch):
                 raise ValueError(f"{len(outcomes)} outcomes for {len(batch)} items")
         except WorkerLostError as loss:
-            self._take_back(batch, loss)
+            if hasty and loss.how == "hung":
+                batch[0].hurried = True
+                self._suspect(batch)
+            else:
+                self._take_back(batch, loss)
         except Exception as error:
             logs.failure("the runner failed", error)
             for entry in batch:
@@ -311,24 +329,32 @@ class Batcher:
         if guilt and alone:  # remembered even if nobody waits for it any more
             remember = self._quarantine.add_hang if loss.how == "hung" else self._quarantine.add
             remember(batch[0].item.payload)
-        retried = 0
-        for entry in reversed(batch):
+        again = []
+        for entry in batch:
+            entry.hung |= loss.how == "hung"
             if guilt:
                 entry.losses += 1
             else:
                 entry.kills += 1
-            if entry.future.done():
-                continue
             if guilt and alone:
                 _resolve(entry, RequestError(_SENTENCES[guilt], code=guilt))
             elif entry.losses >= _ATTEMPTS or entry.kills >= _ATTEMPTS_WHEN_KILLED:
                 _resolve(entry, RequestError("the model's process was lost too often", code="model_crashed"))
             else:
-                entry.waits = True
-                self._suspects.appendleft(entry)
-                self._waiting_bytes += entry.size
-                retried += 1
-        self._metrics.retried(retried)
+                again.append(entry)
+        self._suspect(again)
+
+    def _suspect(self, entries: list[_Entry]) -> None:
+        """Have entries wait for another try, the oldest first. Those that were ended early are guilty of nothing yet,
+        but have their full time when the others have had theirs.
+        """
+        again = [entry for entry in entries if not entry.future.done()]
+        for entry in again:
+            entry.waits = True
+            self._waiting_bytes += entry.size
+        order = sorted((*again, *self._suspects), key=lambda entry: (entry.hurried, entry.queued_at))
+        self._suspects = deque(order)
+        self._metrics.retried(len(again))
 
     def _refuse_all(self) -> None:
         """No replica will answer: what waits is told so now and not at its deadline."""

@@ -5,16 +5,16 @@ server, on a loop in a thread of their own.
 """
 
 import asyncio
-import os
-import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from flambeau import batching, sources
+from flambeau import batching, logs, sources
 from flambeau.batching import BatchLimits
 from flambeau.config import Settings
 from flambeau.errors import ConfigError, RequestError
+from flambeau.loop_thread import LoopThread, PerProcess
 from flambeau.metrics import Metrics
 from flambeau.pipelines import json_value
 from flambeau.runners.function_replica import FunctionReplica
@@ -24,6 +24,8 @@ from flambeau.types import Item, Options, Outcome, Payload
 
 In = TypeVar("In")
 Out = TypeVar("Out")
+
+_END_SECONDS = 1.0  # for the threads of a function, once every caller has been answered
 
 
 class Batcher(Generic[In, Out]):
@@ -66,40 +68,40 @@ class Batcher(Generic[In, Out]):
             max_queue_size=max_queue_size,
             max_queue_bytes=settings.max_queue_bytes,
         )
-        self._lock = threading.Lock()
-        self._open()
+        self._opened = PerProcess("the Batcher", self._open)
 
-    def _open(self) -> None:
+    def _open(self) -> "_Opened":
         name = getattr(self._function, "__name__", type(self._function).__name__)
-        self._process = os.getpid()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name=f"batcher-{name}", daemon=True)
-        self._thread.start()
-        self._runner = ThreadsRunner(
-            lambda: FunctionReplica(self._function, name=name), name=name, replicas=self._replicas
-        )
-        self._batcher = batching.Batcher(self._runner, self._limits, metrics=Metrics().for_model(name, "1"))
-        self._wait(self._runner.start(self._batcher.dispatch))
+        runner = ThreadsRunner(lambda: FunctionReplica(self._function, name=name), name=name, replicas=self._replicas)
+        batcher = batching.Batcher(runner, self._limits, metrics=Metrics().for_model(name, "1"))
+        loop = LoopThread(f"batcher-{name}")
+        try:
+            loop.run(runner.start(batcher.dispatch))
+        except BaseException:
+            loop.close()
+            raise
+        return _Opened(loop, runner, batcher)
 
     def __call__(self, item: In) -> Out:
         """The function's answer to one item."""
         return self.map([item])[0]
 
     def map(self, items: Sequence[In]) -> list[Out]:
-        """The function's answers to several items, in order. Raises for the first one that failed."""
-        if self._process != os.getpid():  # forked (gunicorn --preload): the child has the object but not its threads
-            with self._lock:
-                if self._process != os.getpid():
-                    self._open()
-        return [_unwrap(outcome) for outcome in self._wait(self._submit(items))]
+        """The function's answers to several items, in order, however many. Raises for the first one that failed."""
+        opened = self._opened.get()  # in a forked child (gunicorn --preload) its own
+        return [_unwrap(outcome) for outcome in opened.loop.run(self._submit(opened.batcher, items))]
 
     def close(self) -> None:
-        """Answer what was taken, and end the threads."""
-        self._wait(self._batcher.close())
-        self._wait(self._runner.close(timeout=self._deadline))
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        """Answer what was taken, and end the threads, within `deadline` and a few seconds.
+
+        Further calls raise `RequestError` (`draining`). A function that hangs keeps its thread, which ends with the
+        process; nobody waits for it. In a forked child that never called there is nothing to end.
+        """
+        if (opened := self._opened.close()) is not None:
+            try:
+                opened.loop.run(self._end(opened))
+            finally:
+                opened.loop.close()
 
     def __enter__(self) -> "Batcher[In, Out]":
         return self
@@ -107,14 +109,33 @@ class Batcher(Generic[In, Out]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    async def _submit(self, items: Sequence[In]) -> list[Outcome]:
+    async def _submit(self, batcher: batching.Batcher, items: Sequence[In]) -> list[Outcome]:
+        """Slice by slice where they are more than the queue takes at once."""
         deadline = asyncio.get_running_loop().time() + self._deadline
-        return await self._batcher.submit(
-            [Item(Payload("value", item), Options()) for item in items], deadline=deadline
-        )
+        outcomes: list[Outcome] = []
+        most = self._limits.max_queue_size
+        for start in range(0, len(items), most):
+            part = items[start : start + self._limits.max_queue_size]
+            outcomes += await batcher.submit(
+                [Item(Payload("value", item), Options()) for item in part], deadline=deadline
+            )
+        return outcomes
 
-    def _wait(self, step: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(step, self._loop).result()
+    async def _end(self, opened: "_Opened") -> None:
+        try:
+            await asyncio.wait_for(opened.batcher.close(), self._deadline)  # by then every caller has been told
+        except TimeoutError:
+            logs.event("gave up on a function that does not return", after=self._deadline)
+        await opened.runner.close(timeout=_END_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What a `Batcher` is in one process."""
+
+    loop: LoopThread
+    runner: ThreadsRunner
+    batcher: batching.Batcher
 
 
 class LoadedModel:

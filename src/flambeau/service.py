@@ -4,16 +4,14 @@ It knows no protocol. `BlockingService` and `AttachedService` let threads call i
 """
 
 import asyncio
-import concurrent.futures
-import os
-import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from flambeau import tracing
+from flambeau import logs, tracing
 from flambeau.bundle import Bundle
 from flambeau.config import Settings
 from flambeau.errors import ConfigError, RequestError
+from flambeau.loop_thread import LoopThread, PerProcess
 from flambeau.metrics import Metrics
 from flambeau.model import Model
 from flambeau.orders import SourceOptions
@@ -48,7 +46,13 @@ class Service:
         self._models: dict[str, dict[str, Model]] = {}
         for bundle in bundles:
             model = Model(bundle, settings, metrics=self.metrics)
-            self._models.setdefault(model.name, {})[model.version] = model
+            versions = self._models.setdefault(model.name, {})
+            if (other := versions.get(model.version)) is not None:
+                raise ConfigError(
+                    f"{other.bundle.path} and {bundle.path} are both called '{model.name}': serve them apart, each "
+                    "with a --name of its own"
+                )
+            versions[model.version] = model
         self._default = next(iter(self._models))
         self._started = False
 
@@ -56,9 +60,16 @@ class Service:
         """Return when every model is warm; a second call does nothing. Raises `SetupError` if one cannot be loaded."""
         if self._started:
             return
+        begun: list[Model] = []
+        try:
+            for model in self.models():
+                begun.append(model)
+                await model.start()
+        except BaseException:
+            for model in begun:  # or their workers would outlive a service that never was
+                await model.close()
+            raise
         self._started = True
-        for model in self.models():
-            await model.start()
 
     def models(self) -> list[Model]:
         """Every version of every model."""
@@ -99,7 +110,10 @@ class Service:
         """Answer what was taken, then let go of every model."""
         self.drain()
         for model in self.models():
-            await model.close()
+            try:
+                await model.close()
+            except Exception as error:  # the others are to be let go of all the same
+                logs.failure(f"model '{model.name}' cannot be closed", error)
         if self.tracer is not None:
             await asyncio.to_thread(self.tracer.close)
 
@@ -120,51 +134,42 @@ class BlockingService:
     """A service on a loop in a background thread of its own, for callers that have no loop.
 
     After a fork (gunicorn with --preload) the child has the object but not the thread: the first call there makes the
-    service anew.
+    service anew, and others wait for it. Closed before the fork, it stays closed.
     """
 
     def __init__(self, make: Callable[[], Service]) -> None:
         """Make and start a service. Raises `SetupError` when it cannot start."""
         self._make = make
-        self._lock = threading.Lock()
-        self._open()
+        self._opened = PerProcess("the service", self._open)
 
-    def _open(self) -> None:
-        self._process = os.getpid()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="flambeau-loop", daemon=True)
-        self._thread.start()
+    def _open(self) -> tuple[LoopThread, Service]:
+        loop = LoopThread("flambeau-loop")
         try:
-            self._service = self._make()
-            self._wait(self._service.start())
+            service = self._make()
+            loop.run(service.start())
         except BaseException:
-            self._end_loop()
+            loop.close()
             raise
+        return loop, service
 
     @property
     def service(self) -> Service:
-        """The service, alive in this process."""
-        if self._process != os.getpid():
-            with self._lock:
-                if self._process != os.getpid():
-                    self._open()
-        return self._service
+        """The service, alive in this process. Raises `RequestError` (`draining`) when it is closed."""
+        return self._opened.get()[1]
 
     def call(self, step: Callable[[Service], Coroutine[Any, Any, T]]) -> T:
         """Run one coroutine of the service to its end and return its result."""
-        service = self.service
-        return self._wait(step(service))
+        loop, service = self._opened.get()
+        return loop.run(step(service))
 
     def close(self) -> None:
-        """Answer what was taken, let go of the models, and end the loop."""
-        self._wait(self._service.close())
-        self._end_loop()
+        """Answer what was taken, let go of the models, and end the loop.
 
-    def _end_loop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _wait(self, step: Coroutine[Any, Any, T]) -> T:
-        future: concurrent.futures.Future[T] = asyncio.run_coroutine_threadsafe(step, self._loop)
-        return future.result()
+        A forked child that never called has nothing to end, and a second call does nothing.
+        """
+        if (opened := self._opened.close()) is not None:
+            loop, service = opened
+            try:
+                loop.run(service.close())
+            finally:
+                loop.close()

@@ -22,11 +22,16 @@ class Work:
 Batch = Sequence[Work]
 """Items that one replica answers together, at most `max_batch_size` of them."""
 
-Slot = Callable[[Batch], Awaitable[list[Outcome]]]
-"""Room for one batch at a replica, reserved: call it once. One outcome per item, in order.
 
-Raises `WorkerLostError` when the replica's process was lost before it answered.
-"""
+class Slot(Protocol):
+    """Room for one batch at a replica, reserved: call it once."""
+
+    def __call__(self, batch: Batch, *, hasty: bool = False) -> Awaitable[list[Outcome]]:
+        """One outcome per item, in order. `hasty`: others wait, so it is ended early; where that is possible.
+
+        Raises `WorkerLostError` when the replica's process was lost before it answered.
+        """
+        ...
 
 
 class Cost(msgspec.Struct, frozen=True):

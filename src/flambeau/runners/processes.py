@@ -19,12 +19,14 @@ from flambeau import logs
 from flambeau.config import Settings
 from flambeau.errors import EngineError, SetupError
 from flambeau.process import resident_bytes
-from flambeau.runners.base import Batch, Restart, RunnerState, Slot, Warm, WorkerLostError
+from flambeau.runners.base import Batch, Loss, Restart, RunnerState, Slot, Warm, WorkerLostError
 from flambeau.runners.spec import ReplicaSpec
 from flambeau.runners.worker_process import OomKills, WorkerProcess
 from flambeau.types import Outcome, WorkerView
 
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.1, 30.0  # seconds
+_HASTY_SHARE, _HASTY_SECONDS = 1 / 8, 0.5  # of --compute-timeout, and the least, for a batch that is ended early
+_PAUSE_AFTER_FAILURE = 1.0  # seconds, after one of our own in keeping a place
 _CRASHES_TO_FAIL, _CRASH_WINDOW = 5, 60.0  # so many deaths in so many seconds, without an answer in between
 _MODELS_OWN = ("crashed", "out_of_memory")  # deaths that tell of a broken model, as a start that fails does
 """A hang tells of its input alone: who sends many that hang must not have the model refuse everybody else's. A model
@@ -108,10 +110,13 @@ class ProcessesRunner:
         self._ready.clear()
         self._on_change()
 
-    async def _run(self, worker: WorkerProcess, batch: Batch) -> list[Outcome]:
+    async def _run(self, worker: WorkerProcess, batch: Batch, *, hasty: bool = False) -> list[Outcome]:
+        timeout = self._settings.compute_timeout
+        if hasty:
+            timeout = min(timeout, max(_HASTY_SHARE * timeout, _HASTY_SECONDS))
         try:
             wide = worker.wide and not any(other.busy for other in self._ready if other is not worker)
-            outcomes = await worker.answer(batch, timeout=self._settings.compute_timeout, wide=wide)
+            outcomes = await worker.answer(batch, timeout=timeout, wide=wide)
         finally:
             worker.busy = False
             asyncio.get_running_loop().call_soon(self._on_change)
@@ -120,23 +125,36 @@ class ProcessesRunner:
         self._failed = False
         return outcomes
 
-    async def _keep(self, place: int, worker: WorkerProcess) -> None:
-        """Wait for a worker to be lost, and start another in its place, for ever."""
+    async def _keep(self, place: int, first: WorkerProcess) -> None:
+        """Wait for a worker to be lost, and start another in its place, for ever, whatever goes wrong over it."""
+        worker: WorkerProcess | None = first
         while True:
-            how = await asyncio.shield(worker.lost)
-            self._ready.remove(worker)
-            self._places[place] = None
-            self._restarts[how] += 1
-            logs.event("worker lost", level=logging.WARNING, model=self._spec.name, pid=worker.pid, how=how)
-            if how in _MODELS_OWN:
-                self._note_crash()
-            self._on_change()
-            worker = await self._replace(wide=worker.wide)
-            self._ready.append(worker)
-            self._places[place] = worker
-            self._ready.sort(key=lambda each: not each.wide)  # the first free one is taken
-            self._failed = False
-            self._on_change()
+            try:
+                if worker is not None:
+                    how = await asyncio.shield(worker.lost)
+                    lost, worker = worker, None
+                    self._take_out(place, lost, how)
+                worker = await self._replace(wide=first.wide)
+                self._put_in(place, worker)
+            except Exception as error:
+                logs.failure("a worker's place cannot be kept: it is tried again", error)
+                await asyncio.sleep(_PAUSE_AFTER_FAILURE)
+
+    def _take_out(self, place: int, worker: WorkerProcess, how: Loss) -> None:
+        self._ready.remove(worker)
+        self._places[place] = None
+        self._restarts[how] += 1
+        logs.event("worker lost", level=logging.WARNING, model=self._spec.name, pid=worker.pid, how=how)
+        if how in _MODELS_OWN:
+            self._note_crash()
+        self._on_change()
+
+    def _put_in(self, place: int, worker: WorkerProcess) -> None:
+        self._ready.append(worker)
+        self._places[place] = worker
+        self._ready.sort(key=lambda each: not each.wide)  # the first free one is taken
+        self._failed = False
+        self._on_change()
 
     async def _replace(self, *, wide: bool) -> WorkerProcess:
         """Start workers until one is warm. The pauses grow with the crashes since the last answer."""

@@ -26,6 +26,7 @@ class ThreadsRunner:
         self._replicas = replicas
         self._free = 0
         self._warm = False
+        self._closed = False
         self._on_change: Callable[[], None] = lambda: None
         self._work: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -52,7 +53,7 @@ class ThreadsRunner:
         return opened[0].result()
 
     def reserve(self, *, alone: bool = False) -> Slot | None:
-        if not self._free:
+        if not self._free or self._closed:
             return None
         self._free -= 1
         return self._run
@@ -60,7 +61,7 @@ class ThreadsRunner:
     def slots(self) -> int:
         return self._replicas
 
-    async def _run(self, batch: Batch) -> list[Outcome]:
+    async def _run(self, batch: Batch, *, hasty: bool = False) -> list[Outcome]:  # nobody can end a thread early
         loop = asyncio.get_running_loop()
         done: asyncio.Future[list[Outcome]] = loop.create_future()
         self._work.put(_Job(batch, _Reply(loop, done)))
@@ -71,7 +72,8 @@ class ThreadsRunner:
             loop.call_soon(self._on_change)
 
     def state(self) -> RunnerState:
-        return RunnerState.READY if any(thread.is_alive() for thread in self._threads) else RunnerState.FAILED
+        lives = not self._closed and any(thread.is_alive() for thread in self._threads)
+        return RunnerState.READY if lives else RunnerState.FAILED
 
     def workers(self) -> list[WorkerView]:
         if not self._warm:
@@ -83,6 +85,7 @@ class ThreadsRunner:
         return dict.fromkeys(map(str, get_args(Restart)), 0)  # a thread ends with its process and never before
 
     async def close(self, timeout: float) -> None:
+        self._closed = True
         for _ in self._threads:
             self._work.put(None)  # behind the running batches: a thread finishes what it has
         await asyncio.to_thread(self._join, timeout)
@@ -105,13 +108,16 @@ class ThreadsRunner:
         ready.give(Warm(replica.device, replica.cost))
         while (work := self._work.get()) is not None:
             work.reply.give(_answer(replica, work.batch))
-        replica.close()
+        try:
+            replica.close()
+        except BaseException as error:  # nobody is left who could be told
+            logs.failure("a replica cannot be closed", error)
 
 
 def _answer(replica: Replica, batch: Batch) -> list[Outcome]:
     try:
         return replica.run([work.item for work in batch])
-    except BaseException as error:  # SystemExit from a model's code must not end the thread
+    except BaseException as error:  # whatever it is, it must not end the thread
         logs.failure("a batch failed as a whole", error)
         return [Outcome(RequestError("the model failed on this input", code="model_error")) for _ in batch]
 

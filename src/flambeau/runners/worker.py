@@ -91,7 +91,7 @@ class Worker:
         except SetupError as error:
             self._send(ipc.pack_failed(self._generation, Failed(type(error).__name__, str(error))))
             return
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # a model's own; Ctrl-C is the front's to answer
             logs.LOGGER.debug("%s cannot be loaded", spec.name, exc_info=error)
             message = f"{spec.name} cannot be loaded: {type(error).__name__}: {error}"
             self._send(ipc.pack_failed(self._generation, Failed(EngineError.__name__, message)))

@@ -177,9 +177,10 @@ class WorkerProcess:
                 "a worker does not keep to the protocol and is killed", level=logging.ERROR, pid=self.pid, error=error
             )
             self._misbehaved()
-        except Exception as error:  # a worker that nobody listens to would be taken for one that hangs
+        except Exception as error:  # our own failure: else the worker would be taken for one that hangs
             logs.failure("a worker cannot be listened to and is killed", error)
-            self._misbehaved()
+            self._lose("killed")
+            self._kill()
 
     def _take(self, header: Header, body: bytes) -> None:
         if header.generation != self.generation or self.lost.done():
