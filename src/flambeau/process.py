@@ -21,6 +21,18 @@ def end_with_parent(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def open_standard_streams() -> None:
+    """Put the null device in the place of each standard stream that is closed.
+
+    Else a socket or a file that is opened later would get its number, and with it whatever a library prints.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+
+
 def resident_bytes(pid: int) -> int | None:
     """The memory of a process that is in RAM, what it shares with others included; `None` where nobody can tell."""
     try:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from flambeau import tracing
+from flambeau import logs, tracing
 from flambeau.bundle import Bundle
 from flambeau.config import Settings
 from flambeau.errors import ConfigError, RequestError
@@ -42,7 +42,7 @@ class Service:
     def __init__(self, bundles: Sequence[Bundle], settings: Settings) -> None:
         """Raises `SetupError` for what is not there; loads nothing yet."""
         self.settings = settings
-        self.metrics = Metrics()
+        self.metrics = Metrics(logs.dropped)
         self.tracer = tracing.start(settings.otel_endpoint)
         self.draining = False
         self._models: dict[str, dict[str, Model]] = {}

@@ -78,7 +78,9 @@ class WorkerProcess:
         self._oom_kills = oom_kills
         mine, theirs = socket.socketpair()
         log = logs.descriptor()
-        order = WorkerOrder(spec, generation, os.getpid(), settings.max_worker_memory, settings.log_level, log)
+        order = WorkerOrder(
+            spec, generation, os.getpid(), settings.max_worker_memory, settings.log_level, log, logs.in_json()
+        )
         command = [sys.executable, "-P", "-m", "flambeau.runners.worker", str(theirs.fileno())]
         # On the loop's own thread and not in a pool's: a worker ends with the thread that spawned it (PDEATHSIG).
         with theirs:
