@@ -31,7 +31,7 @@ _LAST_LINES_SECONDS = 2.0  # for the reader of the log
 
 
 def begin_log(level: str, form: str) -> int:
-    """Begin the log of this process, `form` being `auto`, `text` or `json`. From now on nobody waits who logs or prints.
+    """Begin the log of this process, `form` being `auto`, `text` or `json`. Nobody who logs or prints waits.
 
     Returns the descriptor of what was standard output; -1 where that was closed.
     """
