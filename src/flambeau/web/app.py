@@ -95,6 +95,7 @@ def http_request() -> HttpRequest:
         headers={name.lower(): value for name, value in request.headers},
         body=request.get_data(cache=False),
         received=g.received,
+        identity=g.request_id,
     )
 
 

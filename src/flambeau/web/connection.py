@@ -15,7 +15,7 @@ from flambeau.web import framing, hot
 from flambeau.web.access.gate import REFUSED
 from flambeau.web.bounded import BoundedConnection, Front
 from flambeau.web.exchange import Exchange, serialised
-from flambeau.web.http import HttpAnswer, request_id
+from flambeau.web.http import HttpAnswer
 
 
 class HotConnection(BoundedConnection):
@@ -87,8 +87,9 @@ class HotConnection(BoundedConnection):
         return Exchange(path.decode(), query.decode(), headers, keep_alive=parser.should_keep_alive())
 
     async def _answer(self, exchange: Exchange) -> None:
+        request = exchange.request()
         try:
-            found = await hot.answer(self._service, exchange.request())
+            found = await hot.answer(self._service, request)
             if self.flow.write_paused:
                 await self.flow.drain()
             self._answering = None
@@ -97,8 +98,8 @@ class HotConnection(BoundedConnection):
         except asyncio.CancelledError:
             if not self.transport.is_closing():
                 raise
-            milliseconds = 1000 * (time.monotonic() - exchange.received)
-            logs.event("the client is gone", id=request_id(exchange.headers), status=499, ms=milliseconds)
+            milliseconds = 1000 * (time.monotonic() - request.received)
+            logs.event("the client is gone", id=request.identity, status=499, ms=milliseconds)
         finally:
             if not exchange.response_complete:
                 self.transport.close()

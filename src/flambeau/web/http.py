@@ -18,7 +18,10 @@ SAFE_HEADERS = (("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosni
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """A fully received request. Header names are lower-case; `received` is `time.monotonic()` at its first byte."""
+    """A fully received request. Header names are lower-case; `received` is `time.monotonic()` at its first byte.
+
+    `identity` is what it is called everywhere: in answers, log and spans; without one given the headers tell.
+    """
 
     method: str
     path: str
@@ -26,6 +29,11 @@ class HttpRequest:
     headers: Mapping[str, str]
     body: bytes
     received: float = field(default_factory=time.monotonic)
+    identity: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.identity:
+            object.__setattr__(self, "identity", request_id(self.headers))  # once: it may be drawn by lot
 
     def parameters(self, name: str) -> list[str]:
         """Every value that the query gives to that name."""
