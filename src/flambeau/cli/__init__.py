@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import os
 import signal
 import sys
 
@@ -10,7 +11,7 @@ import click
 from flambeau import logs
 from flambeau.cli.text import printable
 from flambeau.errors import SetupError
-from flambeau.process import open_standard_streams
+from flambeau.process import NO_TELEMETRY, open_standard_streams
 from flambeau.version import VERSION
 
 _COMMANDS = ("serve", "build", "inspect", "predict", "bench", "config", "doctor", "token")
@@ -52,6 +53,7 @@ def cli() -> None:
 def main() -> None:
     """Run a command. What the operator must mend is one line on standard error, and an exit code."""
     open_standard_streams()
+    os.environ.update(NO_TELEMETRY)
     logs.configure()
     _stop_orderly()
     try:

@@ -19,6 +19,7 @@ import msgspec
 from flambeau import cgroup, errors, logs
 from flambeau.config import Settings
 from flambeau.errors import EngineError, SetupError
+from flambeau.process import NO_TELEMETRY
 from flambeau.runners import ipc
 from flambeau.runners.base import Batch, Loss, Warm, WorkerLostError
 from flambeau.runners.ipc import Failed, FrameError, Header, Kind
@@ -42,7 +43,7 @@ def worker_environment(threads: int) -> dict[str, str]:
         for name, value in os.environ.items()
         if name in _ENVIRONMENT or (name.startswith(_ENVIRONMENT_PREFIXES) and not _SECRET.search(name))
     }
-    return {"OMP_NUM_THREADS": str(threads)} | kept
+    return {"OMP_NUM_THREADS": str(threads)} | kept | NO_TELEMETRY
 
 
 class OomKills:
