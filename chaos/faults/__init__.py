@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from chaos.faults import items, kills, leak, life, load, slow
+from chaos.faults import items, kills, leak, life, load, log, slow
 from chaos.faults.selftest import selftest
 from chaos.run import Report, Run
 
@@ -43,6 +43,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("F-27", items.nonfinite),
     Fault("F-46", items.outputs),
     Fault("F-50", life.herd),
+    Fault("A21", log.stalled_reader),
     Fault("batching", load.batching),
     Fault("headline", lambda run: kills.kill_worker(run, "headline", seconds=run.headline_seconds)),
     Fault("headline/1", lambda run: kills.kill_worker(run, "headline/1", replicas=1, seconds=run.headline_seconds)),
