@@ -30,6 +30,22 @@ _LAST_WORDS_SECONDS = 1.0  # for what others wrote last, and for their events
 _LAST_LINES_SECONDS = 2.0  # for the reader of the log
 
 
+def forgive(*, output: bool = False) -> None:
+    """From now on nothing fails because standard error cannot be written to, or a stream was closed at the start.
+
+    `output`: nor because of standard output, which is no more than a log here. Whoever prints may still have to wait;
+    a service does not, see `begin_log`.
+    """
+    sys.stderr = _text(_Forgiving(2))
+    if output or sys.stdout is None:
+        sys.stdout = _text(_Forgiving(1))
+
+
+def _text(raw: io.RawIOBase) -> io.TextIOWrapper:
+    encoding = getattr(sys.stderr, "encoding", "utf-8")
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, "backslashreplace", line_buffering=True)
+
+
 def begin_log(level: str, form: str) -> int:
     """Begin the log of this process, `form` being `auto`, `text` or `json`. Nobody who logs or prints waits.
 
@@ -37,7 +53,7 @@ def begin_log(level: str, form: str) -> int:
     """
     as_json = logs.is_json(form, sys.stderr)
     _flush()
-    output, real = (os.dup(each.fileno()) if each is not None else -1 for each in (sys.stdout, sys.stderr))
+    output, real = (-1 if each is None else os.dup(each.fileno()) for each in (sys.__stdout__, sys.__stderr__))
     writer = LogWriter(real, functools.partial(logs.gap_line, as_json=as_json))
     receiving, sending = channel()
     logs.send_to(writer, level, as_json=as_json, descriptor=sending.fileno())
@@ -48,19 +64,16 @@ def begin_log(level: str, form: str) -> int:
     ]
     for each in threads:
         each.start()
-    if sys.stdout is not None:
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what a model prints is read as it comes
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what a model prints is read as it comes
     if not as_json:  # what is printed here keeps its place between the events
-        direct = _Direct(writer, real >= 0 and os.isatty(real))
-        buffered = io.BufferedWriter(direct)
-        sys.stderr = io.TextIOWrapper(buffered, "utf-8", "backslashreplace", line_buffering=True)
+        sys.stderr = _text(_Direct(writer, real >= 0 and os.isatty(real)))
     atexit.register(_restore, real, writer, sending, threads)
     return output
 
 
 def _flush() -> None:
     for each in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # AttributeError: it was closed at the start
+        with contextlib.suppress(OSError):
             each.flush()
 
 
@@ -89,7 +102,7 @@ def _restore(real: int, writer: LogWriter, sending: socket.socket, threads: list
         thread.join(_LAST_WORDS_SECONDS)
     if writer.flush(_LAST_LINES_SECONDS) and real >= 0:
         os.dup2(real, 2)
-    sys.stderr = sys.__stderr__
+    forgive()
 
 
 def _tell(pipe: int, writer: LogWriter) -> None:
@@ -121,11 +134,34 @@ def _copy(pipe: int, writer: LogWriter) -> None:
         writer.put(rest)
 
 
-class _Direct(io.RawIOBase):
+class _Forgiving(io.RawIOBase):
+    """A standard stream, which may be full, closed or without a reader."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        copied = bytes(data)
+        with contextlib.suppress(OSError):
+            return os.write(self._descriptor, copied)
+        return len(copied)
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+
+class _Direct(_Forgiving):
     """What this process itself prints on standard error, straight to the writer."""
 
     def __init__(self, writer: LogWriter, terminal: bool) -> None:
-        super().__init__()
+        super().__init__(2)
         self._writer = writer
         self._terminal = terminal
 
@@ -133,12 +169,6 @@ class _Direct(io.RawIOBase):
         copied = bytes(data)
         self._writer.put(copied)
         return len(copied)
-
-    def writable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return 2
 
     def isatty(self) -> bool:
         return self._terminal

@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from flambeau import logs
+from flambeau import logs, stray
 from flambeau.cli.text import printable
 from flambeau.errors import SetupError
 from flambeau.process import NO_TELEMETRY, open_standard_streams
@@ -16,6 +16,9 @@ from flambeau.version import VERSION
 
 _COMMANDS = ("serve", "build", "inspect", "predict", "bench", "config", "doctor", "token")
 """Each is the function of that name in the module of that name."""
+
+_METRICS_IN_FILES = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")
+"""Where the Prometheus library shares what it counts: with nobody here, and a full volume would end the service."""
 
 
 class _Commands(click.Group):
@@ -53,7 +56,10 @@ def cli() -> None:
 def main() -> None:
     """Run a command. What the operator must mend is one line on standard error, and an exit code."""
     open_standard_streams()
+    stray.forgive()
     os.environ.update(NO_TELEMETRY)
+    for name in _METRICS_IN_FILES:
+        os.environ.pop(name, None)
     logs.configure()
     _stop_orderly()
     try:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from flambeau import logs
+from flambeau import logs, stray
 from flambeau.errors import EngineError, RequestError, SetupError
 from flambeau.log_writer import LogChannel, LogWriter, Sink
 from flambeau.process import end_with_parent
@@ -52,7 +52,7 @@ def main() -> None:
     """Answer batches until the socket closes."""
     order = msgspec.json.decode(sys.argv[2], type=WorkerOrder)
     restrict(order)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what a model prints is read as it comes
+    stray.forgive(output=True)  # a model that prints does not fail for it
     sink = _events(order.log)
     logs.send_to(sink, order.log_level, as_json=order.log_in_json)
     with socket.socket(fileno=int(sys.argv[1])) as sock:
@@ -71,7 +71,7 @@ def _events(channel: int | None) -> Sink:
 def restrict(order: WorkerOrder) -> None:
     """Bind this process to its parent and its share of the machine."""
     end_with_parent(order.parent)
-    faulthandler.enable()
+    faulthandler.enable(2)
     # A stopping service drains: a terminal's Ctrl-C and a supervisor's SIGTERM to the group are the front's to answer.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
