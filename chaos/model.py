@@ -69,6 +69,11 @@ def _allocate(item: Item) -> None:
     block[-1] = 1
 
 
+def _print(item: Item) -> None:
+    for _ in range(int(item["lines"])):
+        print("x" * 500)
+
+
 BEFORE: dict[str, Callable[[Item], None]] = {
     "raise": _fail,
     "sys_exit": _leave,
@@ -78,6 +83,7 @@ BEFORE: dict[str, Callable[[Item], None]] = {
     "hang": _hang,
     "sleep": _sleep,
     "allocate": _allocate,
+    "print": _print,
 }
 """Commands that befall the batch before it is answered."""
 

@@ -104,20 +104,26 @@ class Run:
         self._seeds += 1
         return 1_000_000 * self.seed + self._seeds
 
-    def server(self, model: str, *flags: str, port: int = 0) -> Server:
+    def server(self, model: str, *flags: str, port: int = 0, stderr: int | None = None) -> Server:
         """A server, not begun."""
         self._stages += 1
-        return Server(self.folder / f"server-{self._stages}", self.cache, model, *flags, port=port)
+        return Server(self.folder / f"server-{self._stages}", self.cache, model, *flags, port=port, stderr=stderr)
 
     @contextlib.asynccontextmanager
     async def stage(
-        self, model: str, *flags: str, deadline: float = DEADLINE, keep: bool = True, port: int | None = None
+        self,
+        model: str,
+        *flags: str,
+        deadline: float = DEADLINE,
+        keep: bool = True,
+        port: int | None = None,
+        stderr: int | None = None,
     ) -> AsyncIterator[Stage]:
         """A server from its start to its end: afterwards the stage's complaints hold all that was found.
 
-        `port`: where the clients go, if it is not the server's own.
+        `port`: where the clients go, if it is not the server's own. `stderr`: where its log goes, if not to a file.
         """
-        server = self.server(model, "--deadline", str(deadline), *flags)
+        server = self.server(model, "--deadline", str(deadline), *flags, stderr=stderr)
         await server.begin()
         try:
             await server.ready()

@@ -43,13 +43,17 @@ def free_port() -> int:
 class Server:
     """One server process in a folder of its own, with a bundle cache that the run shares."""
 
-    def __init__(self, folder: Path, cache: Path, model: str, *flags: str, port: int = 0) -> None:
+    def __init__(
+        self, folder: Path, cache: Path, model: str, *flags: str, port: int = 0, stderr: int | None = None
+    ) -> None:
+        """`stderr`: a descriptor for its log, which is else a file in the folder."""
         self._folder = folder
         self._cache = cache
         source = (f"model.py:{model}", "--allow-code") if model else ()  # without one it serves its default
         self._flags = (*source, "--port", str(port), *flags)
         self._shared_memory = proc.shared_memory()
         self._log = folder / "stderr.log"
+        self._stderr = stderr
         self.port = port
         self.seen: set[int] = set()
         self._first: list[int] = []
@@ -65,7 +69,8 @@ class Server:
         with self._log.open("wb") as log:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "flambeau", "serve", *self._flags,
-                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log,
+                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+                stderr=log if self._stderr is None else self._stderr,
                 cwd=self._folder, env=environment,
             )  # fmt: skip
 

@@ -15,6 +15,7 @@ import requests
 from PIL import Image
 
 import browser
+import fleet
 import page_models
 from flambeau import sources
 from flambeau.bundle import Bundle
@@ -123,7 +124,8 @@ class ServerProcess:
         raise RuntimeError(f"the server was not ready in {STARTUP_SECONDS} s: {self.log()}")
 
     def log(self) -> str:
-        """Everything it wrote to standard error so far."""
+        """Everything it wrote to standard error so far: of what came before, all, though a thread of its own writes."""
+        fleet.settle(self.process.pid)
         return self._log.read_text()
 
     def output(self) -> str:

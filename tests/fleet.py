@@ -1,6 +1,7 @@
 """Real worker processes for tests: a Python model that does as it is told, and a loop's view of its runner."""
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -159,6 +160,31 @@ def wait_for(condition: Callable[[], object], *, seconds: float = PATIENCE) -> N
     while not condition():
         assert time.monotonic() < deadline, "it did not come to pass"
         time.sleep(0.005)
+
+
+def settle(pid: int, *, seconds: float = 2.0) -> None:
+    """Return when no thread of a process has anything to do; or after those seconds, where it never rests."""
+    deadline = time.monotonic() + seconds
+    before: list[str] = []
+    while time.monotonic() < deadline:
+        now = _threads(pid)
+        if now == before and all("State:\tS" in each for each in now):  # between the two looks none of them has run
+            return
+        before = now
+        time.sleep(0.002)
+
+
+def _threads(pid: int) -> list[str]:
+    """Of each thread whether it sleeps, and how often it has; nothing of a process that has ended."""
+    found = []
+    with contextlib.suppress(OSError):
+        for task in sorted(Path(f"/proc/{pid}/task").iterdir()):
+            with contextlib.suppress(OSError):
+                lines = (task / "status").read_text().splitlines()
+                found.append(
+                    "\n".join(line for line in lines if line.startswith(("State", "voluntary", "nonvoluntary")))
+                )
+    return found
 
 
 def children(pid: int | str = "self") -> list[int]:

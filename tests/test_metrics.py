@@ -62,6 +62,7 @@ def test_every_series_is_there_at_zero_before_the_first_request(server: ServerPr
         "flambeau_requests_total", "flambeau_rejections_total", "flambeau_batches_closed_total",
         "flambeau_retries_total", "flambeau_worker_restarts_total", "flambeau_queue_items", "flambeau_queue_bytes",
         "flambeau_workers", "flambeau_worker_memory_bytes", "flambeau_model_ready", "flambeau_build_info",
+        "flambeau_log_dropped_total",
         *(f"flambeau_{name}_{part}" for name in ("stage_seconds", "batch_size") for part in ("bucket", "count", "sum")),
     }  # fmt: skip
     counters = {name for name in own if name.endswith(("_total", "_count", "_sum"))}

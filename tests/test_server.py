@@ -1,5 +1,6 @@
 """The life of a server process: what it says, when it listens, how it stops, and what it never imports."""
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -19,6 +20,8 @@ import requests
 
 from conftest import FLAMBEAU, Serve, ServerProcess, run_flambeau
 from flambeau.bundle import Bundle
+from flambeau.web import hot
+from flambeau.web.http import HttpRequest
 
 SLOW = """
 import threading, time
@@ -216,18 +219,25 @@ def test_what_a_gone_client_waited_for_is_not_computed(serve: Serve, tmp_path: P
         running = pool.submit(server.post, json={"input": 0.5})
         wait_for_metric(server, "flambeau_batch_size_count", 1)
         leaving = [_connect(server) for _ in range(2)]
-        for sock in leaving:
-            sock.sendall(
-                b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-                b'Content-Length: 12\r\n\r\n{"input": 0}'
-            )
+        head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nX-Request-ID: "
+        body = b'{"input": 0}'
+        leaving[0].sendall(head + b"short-way\r\nContent-Length: 12\r\n\r\n" + body)
+        leaving[1].sendall(head + b"lane\r\nTransfer-Encoding: chunked\r\n\r\nc\r\n" + body + b"\r\n0\r\n\r\n")
         wait_for_metric(server, "flambeau_queue_items", 2)
         for sock in leaving:
             sock.close()
         wait_for_metric(server, "flambeau_queue_items", 0)
         assert running.result().json() == {"output": 1}
         assert server.post(json={"input": 0}).json() == {"output": 2}
-        wait_for_log(server, "the client is gone", lambda: None)
+        for identity in ("short-way", "lane"):
+            wait_for_log(server, f"the client is gone id={identity} ", lambda: None)
+
+
+def test_a_request_keeps_its_id_where_its_client_gave_none_p16() -> None:
+    """The line "the client is gone" had another than the answer would have had."""
+    request = HttpRequest("GET", "/livez", "", {"x-request-id": "not harmless!"}, b"")
+    answer = asyncio.run(hot.answer(None, request))  # type: ignore[arg-type]  # of which this route asks nothing
+    assert dict(answer.headers)["X-Request-ID"] == request.identity != "not harmless!"
 
 
 def wait_for_metric(server: ServerProcess, name: str, value: float) -> None:

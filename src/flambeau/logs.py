@@ -1,7 +1,8 @@
 """One line per event: for people time, level, message and `key=value` pairs; for machines one JSON object.
 
 Nothing a client sends can forge a line: control characters are escaped and long values cut. Only `cli` and the workers
-call `configure`; importing flambeau sets up nothing.
+call `configure`; importing flambeau sets up nothing. Where lines go to a `Sink`, nobody waits for them
+(`flambeau.log_writer`).
 """
 
 import functools
@@ -16,6 +17,8 @@ from types import TracebackType
 from typing import Any, TextIO
 
 import msgspec
+
+from flambeau.log_writer import Sink
 
 LOGGER = logging.getLogger("flambeau")
 _LONGEST_VALUE = 256
@@ -38,9 +41,13 @@ def event(message: str, /, *, level: int = logging.INFO, **pairs: object) -> Non
     """Log one event. `pairs` are appended as `key=value`, except those that are `None`; blanks are quoted."""
     if LOGGER.isEnabledFor(level):
         # Not `LOGGER.log`: for every request it would look through the stack for a caller that no line shows.
-        record = _Event(LOGGER.name, level, "", 0, message, None, None)
-        record.pairs = pairs
-        LOGGER.handle(record)
+        LOGGER.handle(_record(message, level, pairs))
+
+
+def _record(message: str, level: int, pairs: dict[str, object]) -> _Event:
+    record = _Event(LOGGER.name, level, "", 0, message, None, None)
+    record.pairs = pairs
+    return record
 
 
 def failure(message: str, error: BaseException, /, **pairs: object) -> None:
@@ -57,9 +64,19 @@ def configure(level: str = "info", form: str = "text", *, stream: TextIO | None 
     `form` is `text`, `json`, or `auto`: text on a terminal, JSON elsewhere.
     """
     stream = stream or sys.stderr
-    as_json = form == "json" or (form == "auto" and not stream.isatty())
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(_JsonFormatter() if as_json else _LineFormatter())
+    _install(logging.StreamHandler(stream), level, as_json=is_json(form, stream))
+
+
+def send_to(sink: Sink, level: str, *, as_json: bool, descriptor: int | None = None) -> None:
+    """Send the events of that level and above to a sink.
+
+    `descriptor` is the end of a channel for the events of other processes (`flambeau.log_writer.channel`).
+    """
+    _install(_SinkHandler(sink, descriptor), level, as_json=as_json)
+
+
+def _install(handler: logging.Handler, level: str, *, as_json: bool) -> None:
+    handler.setFormatter(_formatter(as_json=as_json))
     foreign = logging.getLogger()
     for ours in LOGGER.handlers:
         foreign.removeHandler(ours)
@@ -73,17 +90,62 @@ def configure(level: str = "info", form: str = "text", *, stream: TextIO | None 
         threading.excepthook = lambda given: _uncaught(given.exc_type, given.exc_value, given.exc_traceback)
 
 
+def is_json(form: str, stream: TextIO | None) -> bool:
+    """Whether a log of that form is JSON where it goes to `stream`, which is `None` where that is closed."""
+    return form == "json" or (form == "auto" and not (stream is not None and stream.isatty()))
+
+
+def _formatter(*, as_json: bool) -> logging.Formatter:
+    return _JsonFormatter() if as_json else _LineFormatter()
+
+
+def gap_line(lines: int, *, as_json: bool) -> bytes:
+    """The line that stands in the place of so many lines that were dropped."""
+    record = _record("lines of the log were dropped", logging.WARNING, {"dropped": lines})
+    return _encoded(_formatter(as_json=as_json).format(record))
+
+
 def in_json() -> bool:
     """Whether the log is JSON."""
     return any(isinstance(handler.formatter, _JsonFormatter) for handler in LOGGER.handlers)
 
 
 def descriptor() -> int | None:
-    """Where the JSON goes, for processes that are to write theirs there too; `None` when the log is text."""
+    """Where processes of ours send their events; `None` where they are to write them themselves."""
+    return next((handler.descriptor for handler in LOGGER.handlers if isinstance(handler, _SinkHandler)), None)
+
+
+def dropped() -> int:
+    """How many lines of the log were lost so far, by this process and those that send it theirs."""
+    return sum(handler.sink.dropped for handler in LOGGER.handlers if isinstance(handler, _SinkHandler))
+
+
+def flush(seconds: float) -> None:
+    """Wait until what was logged is written or lost, so long at most."""
     for handler in LOGGER.handlers:
-        if isinstance(handler.formatter, _JsonFormatter) and isinstance(handler, logging.StreamHandler):
-            return int(handler.stream.fileno())
-    return None
+        if isinstance(handler, _SinkHandler):
+            handler.sink.flush(seconds)
+
+
+class _SinkHandler(logging.Handler):
+    """Gives lines to a sink. It never raises, and prints nothing of its own."""
+
+    def __init__(self, sink: Sink, descriptor: int | None) -> None:
+        super().__init__()
+        self.sink = sink
+        self.descriptor = descriptor
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.sink.full():
+            self.sink.lose(1)
+            return
+        try:
+            line = self.format(record)
+        except Exception as error:  # another library's: arguments that do not fit its message
+            line = self.format(
+                _record("an event cannot be shown", logging.ERROR, {"logger": record.name, "error": error})
+            )
+        self.sink.put(_encoded(line))
 
 
 def _uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
@@ -127,6 +189,10 @@ def _one_line(found: dict[str, Any]) -> str:
         line = msgspec.json.encode(whole).decode()
     # What is left are terminals' 8-bit control codes, other alphabets' line ends and the like.
     return line if line.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
+
+
+def _encoded(line: str) -> bytes:
+    return f"{line}\n".encode("utf-8", "backslashreplace")
 
 
 def _encodable(text: str) -> str:

@@ -34,7 +34,8 @@ _STAGES = tuple(stage.name for stage in fields(Timings))
 class Metrics:
     """The instruments of one service, in a registry of their own: two services in one process do not collide."""
 
-    def __init__(self) -> None:
+    def __init__(self, log_dropped: Callable[[], int] = lambda: 0) -> None:
+        """`log_dropped` tells how many lines of the log were lost so far."""
         self.registry = registry = CollectorRegistry()
 
         def counter(name: str, meaning: str, *labels: str) -> Counter:
@@ -60,7 +61,7 @@ class Metrics:
         build = Gauge("flambeau_build_info", "1, with what is running.", ("version", "python"), registry=registry)
         build.labels(VERSION, platform.python_version()).set(1)
         self.watched: dict[str, list[ModelMetrics]] = {}
-        for each in (self.stage_seconds, self.batch_size, _Watched(self.watched)):
+        for each in (self.stage_seconds, self.batch_size, _Watched(self.watched), _Log(log_dropped)):
             registry.register(each)
         ProcessCollector(registry=registry)
         self.other = RequestMetrics(self, OTHER, OTHER)
@@ -179,6 +180,18 @@ class ModelMetrics(RequestMetrics):
     def ready(self, ready: bool) -> None:
         """The model can answer, or cannot."""
         self._ready.set(int(ready))
+
+
+class _Log(Collector):
+    """What was lost of the log."""
+
+    def __init__(self, dropped: Callable[[], int]) -> None:
+        self._dropped = dropped
+
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily(
+            "flambeau_log_dropped", "Lines of the log that were dropped, for nobody took them.", value=self._dropped()
+        )
 
 
 class _Watched(Collector):

@@ -8,6 +8,22 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 
+NO_TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+"""What keeps libraries from reporting to their makers, in the environment of every process of ours.
+
+ONNX Runtime does since 1.29, to Microsoft, from the moment it is loaded; Hugging Face's hub would, if anybody asked it
+for a file. OpenVINO has no variable for it: `flambeau.engines.openvino`.
+"""
+
+
+def report_to_nobody() -> None:
+    """Have libraries that are loaded from now on report to nobody, unless this process was told otherwise.
+
+    For somebody else's process, which may want that; ours are started with `NO_TELEMETRY`, whatever was wanted.
+    """
+    for name, value in NO_TELEMETRY.items():
+        os.environ.setdefault(name, value)
+
 
 def end_with_parent(parent: int) -> None:
     """Have the kernel kill this process when its parent is gone, however that ended (prctl(2), PR_SET_PDEATHSIG).
@@ -19,6 +35,18 @@ def end_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it was gone before the kernel was asked
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def open_standard_streams() -> None:
+    """Put the null device in the place of each standard stream that is closed.
+
+    Else a socket or a file that is opened later would get its number, and with it whatever a library prints.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it takes the lowest number that is free
 
 
 def resident_bytes(pid: int) -> int | None:

@@ -74,8 +74,12 @@ def _with_key(payload: Payload, use: Callable[[bytes], None]) -> None:
     if payload.size <= _LONG:
         use(_hash(payload))
         return
-    hashing = asyncio.get_running_loop().run_in_executor(None, _hash, payload)
-    hashing.add_done_callback(lambda done: done.cancelled() or use(done.result()))
+
+    def hashed(done: asyncio.Future[bytes]) -> None:
+        if not done.cancelled():
+            use(done.result())
+
+    asyncio.get_running_loop().run_in_executor(None, _hash, payload).add_done_callback(hashed)
 
 
 def _hash(payload: Payload) -> bytes:

@@ -40,7 +40,7 @@ class Service:
     def __init__(self, bundles: Sequence[Bundle], settings: Settings) -> None:
         """Raises `SetupError` for what is not there; loads nothing yet."""
         self.settings = settings
-        self.metrics = Metrics()
+        self.metrics = Metrics(logs.dropped)
         self.tracer = tracing.start(settings.otel_endpoint)
         self.draining = False
         self._models: dict[str, dict[str, Model]] = {}

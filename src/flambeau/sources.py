@@ -22,6 +22,7 @@ from flambeau.bundle import CodeReference
 from flambeau.config import Engine
 from flambeau.errors import SetupError, SourceError
 from flambeau.orders import Advance, BuildOrder, Event, Failure, Note, SourceOptions, Step, order_for, refuse_idle
+from flambeau.process import NO_TELEMETRY
 from flambeau.version import VERSION
 
 _TOOLS = (
@@ -97,7 +98,8 @@ def _run_build_process(order: BuildOrder, staging: Path, progress: Progress) -> 
     # -P: a file named torch.py in the current folder must not become part of us
     command = [sys.executable, "-P", "-W", "ignore", "-m", "flambeau.build", str(staging), str(os.getpid())]
     failure: Failure | None = None
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    environment = os.environ | NO_TELEMETRY
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdin is not None  # both are pipes, by the line above
         assert process.stdout is not None
         try:

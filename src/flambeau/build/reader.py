@@ -27,6 +27,7 @@ import msgspec
 from flambeau import formats
 from flambeau.build.reading.messages import LONGEST_LINE, Message, Order, Read, Refused, Written
 from flambeau.errors import SourceError
+from flambeau.process import NO_TELEMETRY
 
 OUTPUT = "read.safetensors"
 """The file in `folder` that is written."""
@@ -62,7 +63,7 @@ def start(path: Path, *, folder: Path, where: tuple[str, ...]) -> "Reading":
         [sys.executable, "-P", "-W", "ignore", "-m", "flambeau.build.reading", msgspec.json.encode(order).decode()],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        env=environment | dict.fromkeys(_SINGLE_THREAD, "1"),
+        env=environment | NO_TELEMETRY | dict.fromkeys(_SINGLE_THREAD, "1"),
     )
     return Reading(path, folder / OUTPUT, process)
 

@@ -2,18 +2,23 @@
 
 import importlib
 import logging
+import os
 import signal
 import sys
 
 import click
 
-from flambeau import logs
+from flambeau import logs, stray
 from flambeau.cli.text import printable
 from flambeau.errors import SetupError
+from flambeau.process import NO_TELEMETRY, open_standard_streams
 from flambeau.version import VERSION
 
 _COMMANDS = ("serve", "build", "inspect", "predict", "bench", "config", "doctor", "token")
 """Each is the function of that name in the module of that name."""
+
+_METRICS_IN_FILES = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")
+"""Where the Prometheus library shares what it counts: with nobody here, and a full volume would end the service."""
 
 
 class _Commands(click.Group):
@@ -50,8 +55,13 @@ def cli() -> None:
 
 def main() -> None:
     """Run a command. What the operator must mend is one line on standard error, and an exit code."""
+    open_standard_streams()
+    stray.forgive()
+    os.environ.update(NO_TELEMETRY)
+    for name in _METRICS_IN_FILES:
+        os.environ.pop(name, None)
     logs.configure()
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that what was begun is cleaned up
+    _stop_orderly()
     try:
         code = cli.main(standalone_mode=False)  # what a command exits with, if it says so
         sys.exit(code if isinstance(code, int) else 0)
@@ -66,3 +76,12 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
+
+
+def _stop_orderly() -> None:
+    """Clean up what was begun when the process is asked to stop; by a terminal that goes away, unless under nohup."""
+    asked = [signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        asked.append(signal.SIGHUP)
+    for each in asked:
+        signal.signal(each, lambda number, _: sys.exit(128 + number))

@@ -1,6 +1,9 @@
 """`flambeau serve`."""
 
+import logging
 import os
+import sys
+import threading
 import time
 from typing import Any
 
@@ -47,7 +50,7 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
     from flambeau.web.server import bind, run
 
     source_part, settings = split_options(options)
-    stray.begin_log(settings.log_level, settings.log_format)
+    output = stray.begin_log(settings.log_level, settings.log_format)
     gate, encryption = open_gate(settings, ours=True), server_context(settings)
     for variable in SECRET_VARIABLES:  # nobody else is to read them, models least of all
         os.environ.pop(variable, None)
@@ -66,9 +69,23 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
         models = ", ".join(f"{model.name} on {model.engine}, {model.device}" for model in service.models())
         shown = f"[{host}]" if ":" in host else host
         scheme = "http" if encryption is None else "https"
-        click.echo(f"Flambeau serves {models}: {scheme}://{shown}:{port}")
-        for model in service.models():
-            if model.kind == "image":  # of others there is nothing to tell: numbers come out as they are
-                click.echo(f"{model.name}: {about(model)}")
+        url = f"{scheme}://{shown}:{port}"
+        told = [f"{model.name}: {about(model)}" for model in service.models() if model.kind == "image"]
+        _announce([f"Flambeau serves {models}: {url}", *told], url, output=output)
 
     run(lambda: Service([bundle], settings), taken, gate, encryption=encryption, on_ready=announce)
+
+
+def _announce(lines: list[str], url: str, *, output: int) -> None:
+    """Print lines to a descriptor without waiting: nobody may read there, or a terminal be stopped."""
+
+    def write() -> None:
+        data = "".join(f"{line}\n" for line in lines).encode(sys.stdout.encoding if sys.stdout else "utf-8", "replace")
+        try:
+            while data:
+                data = data[os.write(output, data) :]
+        except OSError as error:
+            why = error.strerror or error
+            logs.event("standard output does not take the address", level=logging.WARNING, url=url, error=why)
+
+    threading.Thread(target=write, name="announcement", daemon=True).start()

@@ -1,6 +1,7 @@
 """Processes that try what may hang, crash, or leave something behind: started at once, asked for at the end."""
 
 import contextlib
+import os
 import subprocess
 import sys
 import time
@@ -9,6 +10,8 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 import msgspec
+
+from flambeau.process import NO_TELEMETRY
 
 Told = TypeVar("Told")
 
@@ -25,6 +28,7 @@ class Child(Generic[Told]):
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-W", "ignore", "-m", module, *arguments],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=os.environ | NO_TELEMETRY,
         )  # fmt: skip
 
     def answer(self) -> Told | str:

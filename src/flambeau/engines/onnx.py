@@ -1,12 +1,12 @@
 """ONNX Runtime: the default engine. Knows nothing of torch."""
 
 import numpy as np
-import onnxruntime
 
 from flambeau.bundle import INT8_ONNX, ONNX, OPTIMISED_ONNX, Bundle
 from flambeau.engines import optimised
 from flambeau.engines.base import Wish
 from flambeau.engines.onnx_session import open_session
+from flambeau.engines.ort import onnxruntime
 from flambeau.errors import BundleError, DeviceError, EngineError
 from flambeau.process import give_memory_back
 from flambeau.types import Tensors

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
+from flambeau.engines.ort import onnxruntime
 
 _SILENT = 4  # what goes wrong is raised; ONNX Runtime would write it to standard error as well
 _LEAST_BYTES_BESIDE = "1024"  # smaller constants stay in the graph

@@ -4,7 +4,9 @@
 ends itself when the socket closes, and the kernel ends it when its parent dies.
 """
 
+import atexit
 import faulthandler
+import functools
 import logging
 import os
 import resource
@@ -17,8 +19,9 @@ from pathlib import Path
 
 import msgspec
 
-from flambeau import logs
+from flambeau import logs, stray
 from flambeau.errors import EngineError, RequestError, SetupError
+from flambeau.log_writer import LogChannel, LogWriter, Sink
 from flambeau.process import end_with_parent
 from flambeau.runners import ipc
 from flambeau.runners.ipc import Failed, Header, Kind, Ready
@@ -26,15 +29,14 @@ from flambeau.runners.spec import ReplicaSpec
 from flambeau.types import Item, Outcome
 
 EXPIRED = RequestError("the answer was not ready before the deadline", code="deadline_exceeded")
-
-
+_LAST_LINES_SECONDS = 1.0
 _LARGEST_ANSWERS = ipc.LARGEST_BODY * 3 // 4  # of one batch; the rest is for what goes with them
 
 
 class WorkerOrder(msgspec.Struct, frozen=True):
     """What a worker is told. `parent` is the process that started it; `memory` bounds its address space, in bytes.
 
-    `log` is the descriptor for its log in JSON; without one that is text, on standard error.
+    `log` is the descriptor of the channel for its events; without one they are text, on standard error.
     """
 
     spec: ReplicaSpec
@@ -43,28 +45,38 @@ class WorkerOrder(msgspec.Struct, frozen=True):
     memory: int | None
     log_level: str
     log: int | None = None
+    log_in_json: bool = False
 
 
 def main() -> None:
     """Answer batches until the socket closes."""
     order = msgspec.json.decode(sys.argv[2], type=WorkerOrder)
     restrict(order)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what a model prints is read as it comes
-    if order.log is None:
-        logs.configure(order.log_level)
-    else:
-        logs.configure(order.log_level, "json", stream=open(order.log, "w", encoding="utf-8"))  # noqa: SIM115
+    stray.forgive(output=True)  # a model that prints does not fail for it
+    sink = _events(order.log)
+    logs.send_to(sink, order.log_level, as_json=order.log_in_json)
     with socket.socket(fileno=int(sys.argv[1])) as sock:
         Worker(sock, order.generation).live(order.spec)
+
+
+def _events(channel: int | None) -> Sink:
+    """Where the events of this process go: none of them may make a batch wait."""
+    if channel is not None:
+        return LogChannel(socket.socket(fileno=channel))
+    sink = LogWriter(2, functools.partial(logs.gap_line, as_json=False))
+    atexit.register(sink.flush, _LAST_LINES_SECONDS)
+    return sink
 
 
 def restrict(order: WorkerOrder) -> None:
     """Bind this process to its parent and its share of the machine."""
     end_with_parent(order.parent)
-    faulthandler.enable()
+    faulthandler.enable(2)
     # A stopping service drains: a terminal's Ctrl-C and a supervisor's SIGTERM to the group are the front's to answer.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):  # a terminal that goes away tells all of its group
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # inputs are private: none of them goes into a core file
     if order.memory is not None:
         resource.setrlimit(resource.RLIMIT_AS, (order.memory, order.memory))

@@ -19,6 +19,7 @@ import msgspec
 from flambeau import cgroup, errors, logs
 from flambeau.config import Settings
 from flambeau.errors import EngineError, SetupError
+from flambeau.process import NO_TELEMETRY
 from flambeau.runners import ipc
 from flambeau.runners.base import Batch, Loss, Warm, WorkerLostError
 from flambeau.runners.ipc import Failed, FrameError, Header, Kind
@@ -43,7 +44,7 @@ def worker_environment(threads: int) -> dict[str, str]:
         for name, value in os.environ.items()
         if name in _ENVIRONMENT or (name.startswith(_ENVIRONMENT_PREFIXES) and not _SECRET.search(name))
     }
-    return {"OMP_NUM_THREADS": str(threads)} | kept
+    return {"OMP_NUM_THREADS": str(threads)} | kept | NO_TELEMETRY
 
 
 class OomKills:
@@ -79,7 +80,9 @@ class WorkerProcess:
         self._oom_kills = oom_kills
         mine, theirs = socket.socketpair()
         log = logs.descriptor()
-        order = WorkerOrder(spec, generation, os.getpid(), settings.max_worker_memory, settings.log_level, log)
+        order = WorkerOrder(
+            spec, generation, os.getpid(), settings.max_worker_memory, settings.log_level, log, logs.in_json()
+        )
         command = [sys.executable, "-P", "-m", "flambeau.runners.worker", str(theirs.fileno())]
         # On the loop's own thread and not in a pool's: a worker ends with the thread that spawned it (PDEATHSIG).
         with theirs:

@@ -13,6 +13,7 @@ from types import TracebackType
 import msgspec
 
 from flambeau.measurements import Trial
+from flambeau.process import NO_TELEMETRY
 from flambeau.trials.messages import Entry, GaveUp, Loaded, Reply, Round, Timed
 
 
@@ -64,7 +65,7 @@ class _Contestant:
              msgspec.json.encode(entry).decode()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | {"OMP_NUM_THREADS": str(rules.threads)},  # as a worker has it
+            env=os.environ | NO_TELEMETRY | {"OMP_NUM_THREADS": str(rules.threads)},  # as a worker has it
         )  # fmt: skip
 
     def wait(self) -> None:

@@ -17,7 +17,7 @@ from flambeau.web.access.gate import REFUSED
 from flambeau.web.body import Body
 from flambeau.web.bounded import BoundedConnection, Front, StopParsingError
 from flambeau.web.exchange import Exchange, serialised
-from flambeau.web.http import HttpAnswer, request_id
+from flambeau.web.http import HttpAnswer
 
 
 class HotConnection(BoundedConnection):
@@ -107,9 +107,9 @@ class HotConnection(BoundedConnection):
             self._arriving = None
 
     async def _answer(self, exchange: Exchange) -> None:
+        request = exchange.request(self._gate.charge(exchange.headers, self._address))
         try:
-            charge = self._gate.charge(exchange.headers, self._address)
-            found = await hot.answer(self._service, exchange.request(charge))
+            found = await hot.answer(self._service, request)
             if self.flow.write_paused:
                 await self.flow.drain()
             self._answering = None
@@ -118,8 +118,8 @@ class HotConnection(BoundedConnection):
         except asyncio.CancelledError:
             if not self.transport.is_closing():
                 raise
-            milliseconds = 1000 * (time.monotonic() - exchange.received)
-            logs.event("the client is gone", id=request_id(exchange.headers), status=499, ms=milliseconds)
+            milliseconds = 1000 * (time.monotonic() - request.received)
+            logs.event("the client is gone", id=request.identity, status=499, ms=milliseconds)
         finally:
             if not exchange.response_complete:
                 self.transport.close()

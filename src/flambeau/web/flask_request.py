@@ -26,5 +26,6 @@ def http_request(gate: Gate, budget: Budget) -> HttpRequest:
         headers=headers,
         body=request.get_data(cache=False),
         received=g.received,
+        identity=g.request_id,
         charge=gate.charge(headers, request.remote_addr or "") if request.method == "POST" else None,
     )

@@ -18,7 +18,7 @@ from flambeau.tracing import longest
 from flambeau.types import Timings
 from flambeau.web import predict
 from flambeau.web.errors import error_answer
-from flambeau.web.http import SAFE_HEADERS, HttpAnswer, HttpRequest, request_id, sealed
+from flambeau.web.http import SAFE_HEADERS, HttpAnswer, HttpRequest, sealed
 
 _PREDICT = re.compile(r"/predict(?:/([^/]+)(?:/([^/]+))?)?/?")
 _HEALTH = ("/livez", "/readyz")
@@ -33,7 +33,7 @@ def is_hot(method: str, path: str) -> bool:
 
 async def answer(service: Service, request: HttpRequest) -> HttpAnswer:
     """Answer a request for which `is_hot` holds. Never raises for what a client or a model does."""
-    identity = request_id(request.headers)
+    identity = request.identity
     if request.path == "/livez":
         return sealed(HttpAnswer(200, b'{"status":"live"}'), identity)
     if request.path == "/readyz":

@@ -24,7 +24,8 @@ Charge = Callable[[int], None]
 class HttpRequest:
     """A fully received request. Header names are lower-case; `received` is `time.monotonic()` at its first byte.
 
-    `charge` is there where rates are limited.
+    `charge` is there where rates are limited. `identity` is what the request is called everywhere: in answers, log and
+    spans; without one given the headers tell.
     """
 
     method: str
@@ -34,6 +35,11 @@ class HttpRequest:
     body: bytes | memoryview
     received: float = field(default_factory=time.monotonic)
     charge: Charge | None = None
+    identity: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.identity:
+            object.__setattr__(self, "identity", request_id(self.headers))  # once: it may be drawn by lot
 
     def parameters(self, name: str) -> list[str]:
         """Every value that the query gives to that name."""

@@ -169,7 +169,7 @@ class Lane:
             if not gone:
                 raise
             milliseconds = 1000 * (time.monotonic() - request.received)
-            logs.event("the client is gone", id=request_id(request.headers), status=499, ms=milliseconds)
+            logs.event("the client is gone", id=request.identity, status=499, ms=milliseconds)
             raise ClientGoneError from None
         finally:
             watching.cancel()

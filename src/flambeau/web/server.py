@@ -30,6 +30,8 @@ from flambeau.web.patience import SPARE, Watch
 
 _BACKLOG = 2048
 _LAST_REQUESTS_SECONDS = 0.5
+_LAST_LINES_SECONDS = 0.5
+_HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -163,6 +165,7 @@ class _Server(uvicorn.Server):
         self._service = front.service
         self._watch = front.watch
         self._on_ready = on_ready
+        self._asked = False  # to stop, by somebody who may ask again
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:
@@ -223,8 +226,13 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def signals_handled(self) -> Iterator[None]:
-        """SIGTERM and SIGINT stop the service; the second one ends the process at once."""
-        handled = (signal.SIGINT, signal.SIGTERM)
+        """SIGTERM, SIGINT and SIGHUP stop the service; the second one ends the process at once.
+
+        A SIGHUP that was ignored at the start (nohup) stays ignored: whoever did that wants to outlive the terminal.
+        """
+        handled = [signal.SIGINT, signal.SIGTERM]
+        if _HANGUP is not None and signal.getsignal(_HANGUP) is not signal.SIG_IGN:
+            handled.append(_HANGUP)
         loop = asyncio.get_running_loop()
         before = {each: signal.getsignal(each) for each in handled}
         for each in handled:
@@ -236,9 +244,14 @@ class _Server(uvicorn.Server):
                 signal.signal(each, handler)
 
     def _stop(self, number: int) -> None:
-        if self.should_exit:
+        counts = number != _HANGUP  # a terminal's end is told twice, by the kernel and by its shell
+        if self._asked and counts:
             logs.event("stopping at once", signal=signal.Signals(number).name)
+            logs.flush(_LAST_LINES_SECONDS)
             os._exit(128 + number)
+        self._asked = self._asked or counts
+        if self.should_exit:
+            return
         logs.event("stopping: answering what was received", signal=signal.Signals(number).name)
         self._service.drain()
         self.should_exit = True
