@@ -38,6 +38,8 @@ class Model:
         self.state = ModelState.LOADING
         self.metrics = metrics.for_model(self.name, version)
         self._settings = settings
+        # one row at a time: whoever shares a batch would only wait for the others, and within one compute timeout
+        self._most = settings.max_batch_size if manifest.one_row is None else 1
         spec, self._placement = _plan(bundle, settings)
         self.engine = spec.engine
         self.device = spec.device
@@ -45,7 +47,7 @@ class Model:
         self._batcher = Batcher(
             self._runner,
             BatchLimits(
-                max_batch_size=measured_sizes(None, most=settings.max_batch_size).most,
+                max_batch_size=measured_sizes(None, most=self._most).most,
                 max_queue_delay=settings.max_queue_delay_ms / 1000,
                 max_queue_size=settings.max_queue_size,
                 max_queue_bytes=max(settings.max_queue_bytes, settings.max_body_bytes),
@@ -81,7 +83,7 @@ class Model:
             self.state = ModelState.FAILED
             raise
         self.device = warm.device
-        self._batcher.sizes = measured_sizes(warm.cost, most=self._settings.max_batch_size)
+        self._batcher.sizes = measured_sizes(warm.cost, most=self._most)
         self.state = ModelState.READY
         self._on_change()
         logs.event(
