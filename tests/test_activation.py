@@ -51,6 +51,7 @@ AS_IT_IS = Activation("none", by="network", known="graph")
     [
         ("Net", "classification", Activation("softmax", known="assumed")),
         ("OnePlaceHead", "classification", Activation("softmax", known="assumed")),
+        ("WithoutActivation", "classification", Activation("softmax", known="assumed")),
         ("Softmax", "classification", SOFTMAX),
         ("SoftmaxLayer", "classification", SOFTMAX),
         ("HandmadeSoftmax", "classification", SOFTMAX),
