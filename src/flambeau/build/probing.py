@@ -107,12 +107,11 @@ def _with_answer(
             tell(note)
         tensor = found.get(taken, next(iter(found.values())))
         ending = ending_of(tensor)
-        without_head = _head_taken_off(filled, few, after=ending)
+        without_head = filled.without_head or _head_taken_off(filled, few[:1], after=ending)
         filled = replace(filled, output=taken if len(found) > 1 else filled.output)
     shape = _row_shape(filled, tensor, len(few))
-    plain = isinstance(result, torch.Tensor) and all(
-        _plainly(filled, rows[:count], shape) for count in {1, filled.rows or _FEW}
-    )
+    plain = isinstance(result, torch.Tensor) and tuple(tensor.shape) == (len(few), *shape)
+    plain = plain and _plainly(filled, rows[:1], shape)
     return replace(filled, shape=shape, plain=plain), ending, without_head
 
 
