@@ -19,7 +19,7 @@ from conftest import Serve, encoded, photograph, run_flambeau
 from flambeau import sources
 from flambeau.architectures import torchvision_ops
 from flambeau.bundle import Activation, Bundle, ImagePipeline
-from flambeau.errors import SourceError
+from flambeau.errors import LabelsError, SourceError
 from flambeau.orders import Note, SourceOptions
 from flambeau.pipelines import image
 from flambeau.types import Classification, Embedding, MultiLabel, Regression
@@ -198,7 +198,7 @@ def test_what_may_be_features_is_asked(built: Callable[..., Bundle], tmp_path: P
     (tmp_path / "names.txt").write_text("a\nb\n")
     with pytest.raises(SourceError, match="--labels has no effect"):
         built(file, **options, task="embedding", labels=str(tmp_path / "names.txt"))
-    with pytest.raises(SourceError, match="has 2 classes, but the model has 8 outputs"):
+    with pytest.raises(LabelsError, match="has 2 classes, but the model has 8 outputs"):
         built(file, **options, labels=str(tmp_path / "names.txt"))
 
 
