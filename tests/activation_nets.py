@@ -111,6 +111,17 @@ class WithoutHead(Net):
         self.fc = nn.Identity()
 
 
+class WithoutActivation(Net):
+    """Scores, and a place for an activation that was left empty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.activation = nn.Identity()
+
+    def end(self, scores: torch.Tensor) -> object:
+        return self.activation(scores)
+
+
 class Pooled(Net):
     def __init__(self) -> None:
         super().__init__()

@@ -90,6 +90,15 @@ def heads() -> Iterator[Case]:
     for name in ("convnext_tiny", "vgg11"):
         make = extended(model(name, num_classes=40), R, L(40, 7))
         yield Case(f"{name}, two layers more", make, name, 7, head="classifier", options=_RELU)
+    for name, taken_off, missing, features in (
+        ("resnet18", "fc", "fc", 512),
+        ("vgg11", "classifier", "classifier", 25088),
+        ("mobilenet_v2", "classifier", "classifier.1", 1280),
+        ("vit_b_32", "heads", "heads.head", 768),
+    ):
+        make = model(name, taken_off, nn.Identity)
+        says = f"has no {missing}: without it the network makes {features} features"
+        yield Case(f"{name}, {taken_off} = Identity (W5)", make, name, features, head=missing, says=says)
     make = timm_model("convnext_atto", "head.fc", chain(D, L(320, 7)))
     yield Case("timm's convnext_atto, head.fc = Dropout, Linear", make, "convnext_atto", 7, head="head.fc")
 
@@ -206,7 +215,6 @@ def refusals() -> Iterator[Case]:
     yield head("resnet18", "fc", chain(L(512, 40), L(30, 7)), "1 does not take what comes before it")
     yield head("efficientnet_b0", "classifier", chain(D, L(1280, 40), R, L(40, 7)), "--hidden-activation relu")
     yield head("convnext_tiny", "classifier", chain(nn.Flatten, L(768, 7)), "is given feature maps")
-    yield head("resnet18", "fc", nn.Identity, "makes features and no classes")
     yield head(
         "resnet18",
         "fc",

@@ -1,5 +1,6 @@
 """W1 to W7 and U10: which task a network has, which activation its answer needs, and that its rows are independent."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,15 @@ from flambeau.types import TensorSpec
 
 NETS = Path(activation_nets.__file__)
 SIDE = 64
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Networks of toys are slower in several threads, and much slower where others use the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def made(name: str) -> nn.Module:
@@ -51,6 +61,7 @@ AS_IT_IS = Activation("none", by="network", known="graph")
     [
         ("Net", "classification", Activation("softmax", known="assumed")),
         ("OnePlaceHead", "classification", Activation("softmax", known="assumed")),
+        ("WithoutActivation", "classification", Activation("softmax", known="assumed")),
         ("Softmax", "classification", SOFTMAX),
         ("SoftmaxLayer", "classification", SOFTMAX),
         ("HandmadeSoftmax", "classification", SOFTMAX),

@@ -251,7 +251,12 @@ def normal(text: str) -> str:
     return "\n".join(line.rstrip() for line in text.splitlines()).strip()
 
 
-WEIGHTS = {"my.pth": ("resnet18", 3, "fc.bias", 0), "densenet.pth": ("densenet121", 1000, "classifier.bias", 285)}
+WEIGHTS = {
+    "my.pth": ("resnet18", 3, "fc.bias", 0),
+    "findings.pth": ("resnet18", 5, "fc.bias", 1),
+    "binary.pth": ("resnet18", 1, "fc.bias", 0),
+    "densenet.pth": ("densenet121", 1000, "classifier.bias", 285),
+}
 """Files that the documents take as given: the network, its classes, and which of them wins, by its bias."""
 
 MAKE_WEIGHTS = """

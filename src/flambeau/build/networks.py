@@ -37,9 +37,10 @@ class Filled:
     `network` takes rows of `input` and answers as many rows; `rows`, where set, is the only number of rows it takes.
     `architecture` is `None` for a network that came as a program: then only its export can serve. `labels` is where
     the class names come from, `classes` are those that lay beside the weights. `official`: the weights are published
-    ones. `exports` names the exporter; with `ready` the ONNX graph lies in the bundle already, and `ending` is what it
-    ends in. `output` is the name of its output and `shape` that of a row of it; `plain`: it returns that tensor and
-    nothing else. `one_row` is why it is given one row at a time.
+    ones. `without_head` is the place of the head that the weights lack. `exports` names the exporter; with `ready` the
+    ONNX graph lies in the bundle already, and `ending` is what it ends in. `output` is the name of its output and
+    `shape` that of a row of it; `plain`: it returns that tensor and nothing else. `one_row` is why it is given one row
+    at a time.
     """
 
     network: Callable[[torch.Tensor], Any]
@@ -55,6 +56,7 @@ class Filled:
     shape: tuple[int, ...] = ()
     plain: bool = True
     official: bool = False
+    without_head: str | None = None
     ending: Ending | None = None
     one_row: str | None = None
 
@@ -138,6 +140,7 @@ def _over_images(network: nn.Module, fit: Fit, order: BuildOrder, weights: Weigh
         labels=options.labels or (IMAGENET if published else None),
         classes=weights.classes,
         official=published is not None,
+        without_head=fit.architecture.head.path if fit.features and fit.architecture.head else None,
     )
 
 

@@ -101,17 +101,17 @@ def _with_answer(
                 f"{filled.name} returns {type(result).__name__} without a tensor in it: one tensor with a row for each "
                 "row of the input is needed, or a flambeau.PythonModel around it"
             )
-        arrays = {name or filled.output: tensor.numpy() for name, tensor in found.items()}
+        arrays = {name or filled.output: _array(tensor, filled.name) for name, tensor in found.items()}
         taken, note = outputs.choose(arrays, wanted, name=filled.name)
         if note:
             tell(note)
         tensor = found.get(taken, next(iter(found.values())))
-        ending, without_head = ending_of(tensor), _head_taken_off(filled, few)
+        ending = ending_of(tensor)
+        without_head = filled.without_head or _head_taken_off(filled, few[:1], after=ending)
         filled = replace(filled, output=taken if len(found) > 1 else filled.output)
     shape = _row_shape(filled, tensor, len(few))
-    plain = isinstance(result, torch.Tensor) and all(
-        _plainly(filled, rows[:count], shape) for count in {1, filled.rows or _FEW}
-    )
+    plain = isinstance(result, torch.Tensor) and tuple(tensor.shape) == (len(few), *shape)
+    plain = plain and _plainly(filled, rows[:1], shape)
     return replace(filled, shape=shape, plain=plain), ending, without_head
 
 
@@ -151,9 +151,9 @@ def _record(filled: Filled, rows: torch.Tensor) -> tuple[Any, Callable[[torch.Te
         return _run(filled, rows), lambda _: recording.of_script(filled.network)
 
 
-def _head_taken_off(filled: Filled, rows: torch.Tensor) -> str | None:
+def _head_taken_off(filled: Filled, rows: torch.Tensor, *, after: Ending) -> str | None:
     try:
-        return recording.head_taken_off(filled.network, rows)
+        return recording.head_taken_off(filled.network, rows, after=after)
     except Exception:  # hooks are a courtesy: without them the user is asked
         return None
 
@@ -179,6 +179,12 @@ def _answer(filled: Filled, rows: torch.Tensor) -> np.ndarray:
             f"{filled.name} answers {len(rows)} rows with {list(tensor.shape)}, and others with "
             f"{list(filled.shape)} each: the same shape for every row is needed"
         )
+    return _array(tensor, filled.name)
+
+
+def _array(tensor: torch.Tensor, name: str) -> np.ndarray:
+    if tensor.dtype == torch.bfloat16:
+        raise SourceError(f"{name} answers with bfloat16, which no JSON and no numpy has: let it end in .float()")
     array: np.ndarray = tensor.numpy()
     return array
 
@@ -197,6 +203,8 @@ def _each_alone(filled: Filled, rows: torch.Tensor) -> np.ndarray:
 
 
 def _refuse_strange(filled: Filled, numbers: np.ndarray, *, images: bool) -> None:
+    if not numbers.size:
+        raise SourceError(f"{filled.name} answers with rows of shape {list(filled.shape)}, which hold no number")
     if numbers.dtype.kind not in "fiub" or (images and numbers.dtype.kind != "f"):
         raise SourceError(
             f"{filled.name} answers with {numbers.dtype}, and "

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from flambeau.detection import naming
 from flambeau.formats import endings
 from flambeau.formats.endings import UNKNOWN, Ending, Node
 
@@ -46,8 +47,11 @@ def of_script(network: object) -> Ending:
 _SCRIPT_NODES = {"prim::Constant": "Constant", "prim::GetAttr": "Constant", "prim::ListConstruct": "cat"}
 
 
-def head_taken_off(network: Callable[[torch.Tensor], Any], rows: torch.Tensor) -> str | None:
-    """The name of the `nn.Identity` that is the last layer to be called, as in `fc = nn.Identity()`; `None` without."""
+def head_taken_off(network: Callable[[torch.Tensor], Any], rows: torch.Tensor, *, after: Ending) -> str | None:
+    """The name of the `nn.Identity` that is the last layer to be called, as in `fc = nn.Identity()`; `None` without.
+
+    It counts after features, or where it is named like a head: an activation that was left out may be one too.
+    """
     if not isinstance(network, nn.Module):
         return None
     last: list[str] = []
@@ -61,7 +65,10 @@ def head_taken_off(network: Callable[[torch.Tensor], Any], rows: torch.Tensor) -
     finally:
         for hook in hooks:
             hook.remove()
-    return last[-1] if last and isinstance(network.get_submodule(last[-1]), nn.Identity) else None
+    if not last or not isinstance(network.get_submodule(last[-1]), nn.Identity):
+        return None
+    named = naming.is_head(f"{last[-1]}.weight")
+    return last[-1] if named or after.kind in ("features", "other") else None
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not type how subclasses are made
