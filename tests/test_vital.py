@@ -4,7 +4,6 @@ import contextlib
 import resource
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,23 +128,35 @@ def test_the_limit_of_an_address_leaves_health_alone_a6(serve: Serve, double_py:
         assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
 
 
-def test_forms_that_wait_for_a_slow_model_leave_the_page_and_the_figures_alone_p10(server: ServerProcess) -> None:
-    """Twelve are more than Flask has threads for."""
-    answers: list[int] = []
+def test_forms_that_wait_for_a_slow_model_leave_the_page_and_the_figures_alone_p10(
+    serve: Serve, tmp_path: Path
+) -> None:
+    """Twelve are more than Flask has threads for; the model answers none of them before the gate is opened."""
+    gate = tmp_path / "open"
+    (tmp_path / "gate.py").write_text(
+        "import time\nfrom pathlib import Path\nimport flambeau\n"
+        "class Gate(flambeau.PythonModel):\n"
+        "    def predict(self, batch):\n"
+        f"        while not Path({str(gate)!r}).exists(): time.sleep(0.01)\n"
+        "        return batch\n"
+    )
+    flags = ("--allow-code", "--replicas", 1, "--max-batch-size", 1, "--compute-timeout", 600, "--deadline", 600)
+    with serve(f"{tmp_path}/gate.py:Gate", *flags) as server:
+        answers: list[int] = []
 
-    def submit() -> None:
-        answers.append(server.post("/", files={"input": (None, "0.5")}).status_code)
+        def submit() -> None:
+            answers.append(server.post("/", files={"input": (None, "1")}).status_code)
 
-    threads = [threading.Thread(target=submit) for _ in range(12)]
-    for each in threads:
-        each.start()
-    wait_for(lambda: 'flambeau_queue_items{model="Slow"} 0.0' not in server.get("/metrics").text)
-    started = time.monotonic()
-    assert_vital(server)
-    assert server.get("/").status_code == 200
-    assert len(answers) < 12, f"all are answered after {time.monotonic() - started:.1f} s: this shows nothing"
-    for each in threads:
-        each.join()
+        threads = [threading.Thread(target=submit) for _ in range(12)]
+        for each in threads:
+            each.start()
+        wait_for(lambda: 'flambeau_queue_items{model="Gate"} 11.0' in server.get("/metrics").text)
+        assert_vital(server)
+        assert server.get("/").status_code == 200
+        assert answers == []
+        gate.touch()
+        for each in threads:
+            each.join()
     assert answers == [200] * 12
 
 
