@@ -132,8 +132,8 @@ class Batcher:
     async def submit(self, items: Sequence[Item], *, deadline: float) -> list[Outcome]:
         """Answer the items of one request, in order. `deadline` is a time of the loop's clock.
 
-        Raises `RequestError` at once when they do not all fit into the queue: with code `queue_full`, or
-        `too_many_items` where they never will. If the caller is cancelled, what still waits is dropped before it is
+        Raises `RequestError` at once when they do not all fit into the queue: with code `queue_full`, or, if they never
+        will, `too_many_items` or `body_too_large`. If the caller is cancelled, what still waits is dropped before it is
         computed.
         """
         held = [self._quarantine and await self._quarantine.holds(item.payload) for item in items]
