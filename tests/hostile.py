@@ -316,7 +316,7 @@ HEADERS = (
     _header("offsets-backwards", "shape and dtype", {"w": forge.described(data_offsets=[16, 0])}),
     _header("metadata-of-numbers", "metadata", {"__metadata__": {"a": 1}, **_ONE}),
     _header("more-than-it-may", "other things", {"w": forge.described(code="import os")}),
-    _header("tensors-without-number", "65,536", {
+    _header("tensors-without-number", "32,768", {
         str(index): forge.described(shape=[0], data_offsets=[0, 0]) for index in range(66_000)}),
 )  # fmt: skip
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flambeau.formats.allowed import BESIDE, DTYPES, ITEM_SIZES, NAMESPACE, PATHS, UNHOLDABLE
+from flambeau.formats.keys import key
 from flambeau.formats.refusals import Refusal, plain
 from flambeau.formats.report import TensorInfo
 from flambeau.formats.values import Mapping, Named, Plain, Storage, Tensor
@@ -63,7 +64,7 @@ def _ordered(members: Any = ()) -> Any:
     for pair in members:  # as Python 2 wrote them: a list of [key, value]
         if type(pair) not in (list, tuple) or len(pair) != 2 or type(pair[0]) not in (str, int, bytes):
             return None
-        result[pair[0]] = pair[1]
+        result[key(pair[0])] = pair[1]
     return result
 
 
@@ -72,7 +73,9 @@ def _counter(members: Any = None) -> Any:
 
 
 def _size(dimensions: Any = ()) -> Any:
-    return tuple(dimensions) if type(dimensions) in (tuple, list) and _whole(dimensions) else None
+    if type(dimensions) not in (tuple, list) or len(dimensions) > _MOST_DIMENSIONS or not _whole(dimensions):
+        return None
+    return tuple(dimensions)
 
 
 def _encode(text: Any, codec: Any = "latin1") -> Any:
@@ -168,10 +171,11 @@ def _view(storage: Any, offset: Any, size: Any, stride: Any, *, dtype: str | Non
         elements *= count
         last += (count - 1) * step
     taken = elements * ITEM_SIZES[dtype]
-    what = plain(f"a tensor of shape {list(size)} and dtype {dtype}")
     if elements and (last + 1) * ITEM_SIZES[dtype] > storage.size:
+        what = plain(f"a tensor of shape {list(size)} and dtype {dtype}")
         raise Refusal(f"declares {what} that reaches over the end of its storage, which has {storage.size:,} bytes")
     if taken > max(storage.size, _FREE_EXPANSION):
+        what = plain(f"a tensor of shape {list(size)} and dtype {dtype}")
         raise Refusal(
             f"declares {what} over a storage of only {storage.size:,} bytes, so that it would grow when it is loaded",
             "save the tensor itself in place of an expanded view of it, with contiguous() before torch.save",

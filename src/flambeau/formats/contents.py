@@ -3,11 +3,14 @@
 from collections.abc import Iterator
 from typing import Any
 
+from flambeau.formats.budget import Budget, refuse_too_many
 from flambeau.formats.refusals import Refusal
 from flambeau.formats.report import Entry
 from flambeau.formats.values import Foreign, Plain, Tensor
 
 _DEEPEST = 4
+_LONGEST_PREFIX = 1000  # characters of a tensor's name within a module
+_OF_A_TENSOR = 200  # units of the budget
 _MOST_ENTRIES = 1000
 _MOST_CLASSES = 100_000
 _FREE_BYTES = 64 * 2**20
@@ -23,17 +26,19 @@ _OF_OPTIMISERS = {
 _CLASS_KEYS = ("classes", "class_names", "labels", "names", "categories", "class_to_idx", "idx_to_class", "id2label")
 
 
-def mappings(value: Any) -> Iterator[tuple[tuple[str, ...], dict[Any, Any]]]:
+def mappings(value: Any, budget: Budget) -> Iterator[tuple[tuple[str, ...], dict[Any, Any]]]:
     """Every mapping of the contents with the keys that lead to it, outermost first, each once."""
     waiting: list[tuple[tuple[str, ...], Any]] = [((), value)]
     seen: set[int] = set()
     while waiting:
         following: list[tuple[tuple[str, ...], Any]] = []
         for where, found in waiting:
-            members = _members(found)
-            if members is None or id(found) in seen:
+            if id(found) in seen:
                 continue
             seen.add(id(found))
+            members = _members(found, budget)
+            if members is None:
+                continue
             yield where, members
             if len(where) < _DEEPEST:
                 following += [
@@ -44,22 +49,25 @@ def mappings(value: Any) -> Iterator[tuple[tuple[str, ...], dict[Any, Any]]]:
         waiting = following
 
 
-def _members(value: Any) -> dict[Any, Any] | None:
+def _members(value: Any, budget: Budget) -> dict[Any, Any] | None:
     if isinstance(value, Foreign):
-        return state_dict(value) or value.items
+        return state_dict(value, budget) or value.items
     return value if isinstance(value, dict) else None
 
 
-def entries(value: Any, *, size: int) -> tuple[Entry, ...]:
+def entries(value: Any, budget: Budget, *, size: int) -> tuple[Entry, ...]:
     """The mappings that hold tensors, without an optimiser's. Raises `Refusal` where they outgrow a file of `size`."""
     found: list[Entry] = []
     total = 0
-    for where, members in mappings(value):
+    for where, members in mappings(value, budget):
+        budget.charge_for(members)
         tensors = {key: item for key, item in members.items() if type(key) is str and isinstance(item, Tensor)}
         if not tensors or tensors.keys() <= _OF_OPTIMISERS:
             continue
         if len(found) == _MOST_ENTRIES:
             break
+        budget.charge(_OF_A_TENSOR * len(tensors))
+        refuse_too_many(tensors)
         total += sum(tensor.size for tensor in tensors.values())
         aside = tuple(key for key in members if type(key) is str and key not in tensors)
         found.append(Entry(where, {key: tensor.info for key, tensor in tensors.items()}, aside))
@@ -68,7 +76,7 @@ def entries(value: Any, *, size: int) -> tuple[Entry, ...]:
     return tuple(found)
 
 
-def state_dict(module: Any) -> dict[str, Any] | None:
+def state_dict(module: Any, budget: Budget) -> dict[str, Any] | None:
     """The tensors of a pickled `torch.nn.Module`, named as `state_dict()` would name them."""
     if not is_module(module):
         return None
@@ -77,18 +85,27 @@ def state_dict(module: Any) -> dict[str, Any] | None:
     seen: set[int] = set()
     while waiting:
         prefix, at = waiting.pop()
-        if id(at) in seen or len(prefix) > 1000:
+        if id(at) in seen or len(prefix) > _LONGEST_PREFIX:
             continue
         seen.add(id(at))
         transient = at.state.get("_non_persistent_buffers_set")
-        hidden = transient.members if isinstance(transient, Plain) else ()
+        members = transient.members if isinstance(transient, Plain) else ()
+        budget.charge_for(members)
+        hidden = {name for name in members if type(name) is str}
         for part in ("_parameters", "_buffers"):
-            for name, item in _dict(at.state.get(part)).items():
+            for name, item in _named(at.state.get(part), prefix, budget):
                 if isinstance(item, Tensor) and name not in hidden:
                     found[f"{prefix}{name}"] = item
-        children = [(f"{prefix}{name}.", child) for name, child in _dict(at.state.get("_modules")).items()]
+        children = [(f"{prefix}{name}.", child) for name, child in _named(at.state.get("_modules"), prefix, budget)]
         waiting += [(name, child) for name, child in reversed(children) if is_module(child)]
     return found
+
+
+def _named(members: Any, prefix: str, budget: Budget) -> list[tuple[str, Any]]:
+    """The members that have names, which are to get the prefix."""
+    found = _dict(members)
+    budget.charge((_OF_A_TENSOR + len(prefix)) * len(found))
+    return [(name, item) for name, item in found.items() if type(name) is str and len(name) <= _LONGEST_PREFIX]
 
 
 def is_module(value: Any) -> bool:
@@ -101,10 +118,11 @@ def _dict(value: Any) -> dict[Any, Any]:
     return members if isinstance(members, dict) else {}
 
 
-def classes(value: Any) -> tuple[str, ...] | None:
+def classes(value: Any, budget: Budget) -> tuple[str, ...] | None:
     """The class names that a checkpoint keeps beside its weights, in the order of the outputs."""
-    for _, members in mappings(value):
+    for _, members in mappings(value, budget):
         for key in _CLASS_KEYS:
+            budget.charge_for(members.get(key))
             if found := _classes(members.get(key)):
                 return found
     return None
@@ -115,7 +133,7 @@ def _classes(value: Any) -> tuple[str, ...] | None:
         names = list(value)
     elif not isinstance(value, dict) or not value:
         return None
-    elif all(type(index) is int for index in value.values()):  # class_to_idx
+    elif all(type(index) is int and 0 <= index < len(value) for index in value.values()):  # class_to_idx
         names = _dense({index: name for name, index in value.items()}, count=len(value))
     else:  # idx_to_class; JSON has made strings of the numbers, perhaps
         names = _dense({_number(index): name for index, name in value.items()}, count=len(value))

@@ -79,6 +79,8 @@ _MODULES = _table(
     """
 )
 
+_MOST_PARTS = max(name.count(".") + 1 for name in _MODULES)
+
 _MODULES_THAT_MATTER_WITHIN = ("os", "posix", "nt", "sys", "subprocess", "socket", "shutil", "runpy", "importlib")
 
 
@@ -87,7 +89,7 @@ def danger(name: str) -> str:
     if name in _GLOBALS:
         return _GLOBALS[name]
     parts = name.split(".")
-    for end in range(len(parts) - 1, 0, -1):
+    for end in range(min(len(parts) - 1, _MOST_PARTS), 0, -1):
         if found := _MODULES.get(".".join(parts[:end])):
             return found
     for place, part in enumerate(parts[1:-1], start=1):  # torch.serialization.os.system is os.system

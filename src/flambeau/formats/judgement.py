@@ -19,8 +19,8 @@ def of_pickle(found: Pickled, form: Format, size: int) -> Report:
     known = _globals(found)
     if refused := _refusal(found):
         return Report(form, "refused", size, reason=refused.reason, remedy=refused.remedy, globals=known)
-    entries = contents.entries(found.value, size=size)
-    classes = contents.classes(found.value)
+    entries = contents.entries(found.value, found.budget, size=size)
+    classes = contents.classes(found.value, found.budget)
     facts = {} if entries else {"holds": _kind(found.value)}
     report = Report(form, "data", size, globals=known, entries=entries, classes=classes, facts=facts)
     chosen, at = _chosen(report, found.value)

@@ -1,7 +1,7 @@
 """A pickle, played through without making anything of it: a machine whose objects are descriptions.
 
 It follows `torch.load(weights_only=True)` step by step: what that would refuse is refused here, or noted. It never
-imports what a pickle names, and its work is bounded by the number of operations, whatever they do.
+imports what a pickle names, and its work is bounded by a budget for its operations and for what they touch.
 """
 
 import io
@@ -14,15 +14,18 @@ from typing import Any
 
 from flambeau.formats import calls
 from flambeau.formats.allowed import ALLOWED, NAMESPACE, UNHOLDABLE
+from flambeau.formats.budget import MOST_OPERATIONS, Budget
+from flambeau.formats.keys import kind
 from flambeau.formats.refusals import DOWNLOAD_AGAIN, Refusal
-from flambeau.formats.stack import Stack, kind
+from flambeau.formats.stack import Stack
 from flambeau.formats.values import Foreign, Named, Plain
 
 MOST_BYTES = 32 * 2**20
 """The largest pickle that is read. A tensor takes some 150 bytes of it."""
 
-_MOST_OPERATIONS = 600_000
-"""A tensor takes some 22 of them, and they take about two microseconds each."""
+_MOST_NAMES = 10_000
+_LONGEST_NAME = 1000
+"""Characters of a global's name, its module's included."""
 
 OfStorage = Callable[[Any], Any]
 """A persistent id to the storage that it stands for. Raises `Refusal`."""
@@ -35,6 +38,7 @@ class Pickled:
     `globals` are all the names it reached, with whether they are allowed. `fault` says why the machine stopped early,
     and `value` is then `None`. `oddity` is the first thing that weights never have and that a whole module may: the
     machine went on. `beyond` is the first operation that torch does not read in weights. `end` is the offset after it.
+    `budget` is what is left for whoever goes on with the value.
     """
 
     value: Any
@@ -43,6 +47,7 @@ class Pickled:
     oddity: Refusal | None
     beyond: str | None
     end: int
+    budget: Budget
 
     @property
     def foreign(self) -> list[str]:
@@ -50,9 +55,14 @@ class Pickled:
         return [name for name, harmless in self.globals.items() if not harmless]
 
 
-def read(data: bytes, *, start: int = 0, of_storage: OfStorage | None = None) -> Pickled:
-    """Play the pickle that begins at `start`. Never raises: a damaged or hostile one has its `fault`."""
-    machine = _Machine(of_storage)
+def read(
+    data: bytes, *, start: int = 0, of_storage: OfStorage | None = None, budget: Budget | None = None
+) -> Pickled:
+    """Play the pickle that begins at `start`. Never raises: a damaged or hostile one has its `fault`.
+
+    Where a file holds several, they share one `budget`.
+    """
+    machine = _Machine(of_storage, budget or Budget())
     fault = None
     try:
         machine.play(data, start)
@@ -61,12 +71,12 @@ def read(data: bytes, *, start: int = 0, of_storage: OfStorage | None = None) ->
     except (ValueError, IndexError, KeyError, OverflowError):
         # genops met what is no operation, or an operation found the stack or the memo without what it needs
         fault = Refusal("holds a pickle that is damaged or cut short", DOWNLOAD_AGAIN)
-    return Pickled(machine.value, machine.globals, fault, machine.oddity, machine.beyond, machine.end)
+    return Pickled(machine.value, machine.globals, fault, machine.oddity, machine.beyond, machine.end, machine.budget)
 
 
 class _Machine(Stack):
-    def __init__(self, of_storage: OfStorage | None) -> None:
-        super().__init__()
+    def __init__(self, of_storage: OfStorage | None, budget: Budget) -> None:
+        super().__init__(budget)
         self.globals: dict[str, bool] = {}
         self.beyond: str | None = None
         self.end = 0
@@ -78,9 +88,10 @@ class _Machine(Stack):
         steps = _STEPS
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a bad escape in a string is the file's affair
-            for count, (opcode, argument, position) in enumerate(pickletools.genops(stream)):
-                if count == _MOST_OPERATIONS:
-                    raise Refusal(f"holds a pickle of more than {_MOST_OPERATIONS:,} operations, too many for weights")
+            for opcode, argument, position in pickletools.genops(stream):
+                self.budget.operations -= 1
+                if self.budget.operations < 0:
+                    raise Refusal(f"holds a pickle of more than {MOST_OPERATIONS:,} operations, too many for weights")
                 name = opcode.name
                 if name in ("GLOBAL", "INST") and b"\\" in data[position : stream.tell()]:
                     # pickletools reads an escape here, and the unpicklers do not: each would see another name
@@ -108,10 +119,14 @@ class _Machine(Stack):
         raise Refusal(f"asks for an object by the extension code {code} (EXT), so that what it calls cannot be told")
 
     def _named(self, module: str, name: str) -> Named:
+        if len(module) + len(name) > _LONGEST_NAME:
+            raise Refusal(f"names a global by {len(module) + len(name):,} characters, more than any name has")
         if (module, name) in NAME_MAPPING:  # protocol 2 keeps the names of Python 2
             module, name = NAME_MAPPING[module, name]
         else:
             module = IMPORT_MAPPING.get(module, module)
+        if len(self.globals) == _MOST_NAMES:
+            raise Refusal(f"names more than {_MOST_NAMES:,} globals, which no model does")
         full = f"{module}.{name}"
         harmless = full in ALLOWED or full in UNHOLDABLE
         self.globals[full] = harmless
@@ -142,6 +157,7 @@ class _Machine(Stack):
         self._stack.append(self._made(items[0], None))
 
     def _made(self, function: Any, arguments: Any) -> Any:
+        self.budget.charge_for_each(arguments)  # not within what follows: what is too much is not only odd
         if isinstance(function, Named) and function.harmless:
             try:
                 return calls.call(function.name, arguments)
@@ -158,6 +174,7 @@ class _Machine(Stack):
         if isinstance(target, Foreign):
             target.state = state
         else:
+            self.budget.charge_for(state)
             try:
                 calls.build(target, state)
             except Refusal as refusal:
@@ -167,6 +184,7 @@ class _Machine(Stack):
         identity = self._stack.pop()
         if self._of_storage is None:
             raise Refusal("asks for a persistent object that is no storage of tensors")
+        self.budget.charge_for_each(identity)
         try:
             self._stack.append(self._of_storage(identity))
         except Refusal as refusal:

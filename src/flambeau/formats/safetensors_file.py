@@ -9,11 +9,11 @@ import re
 import struct
 from typing import Any, BinaryIO
 
+from flambeau.formats.budget import MOST_TENSORS, refuse_too_many
 from flambeau.formats.refusals import DOWNLOAD_AGAIN, Refusal, plain
 from flambeau.formats.report import Entry, TensorInfo
 
 _LONGEST_HEADER = 16 * 2**20
-_MOST_TENSORS = 65_536
 _LONGEST_DESCRIPTION = 2048
 _MOST_DIMENSIONS = 64
 
@@ -70,8 +70,8 @@ def _header(text: str) -> tuple[dict[str, TensorInfo], list[tuple[int, int, str]
             metadata, position = _metadata(text, position)
         elif name in tensors or name == "__metadata__":
             raise Refusal(f"names {plain(name)} twice in its header")
-        elif len(tensors) == _MOST_TENSORS:
-            raise Refusal(f"has more than {_MOST_TENSORS:,} tensors")
+        elif len(tensors) == MOST_TENSORS:
+            raise Refusal(f"has more than {MOST_TENSORS:,} tensors")
         else:
             end = text.index("}", position) + 1
             if end - position > _LONGEST_DESCRIPTION:
@@ -82,6 +82,7 @@ def _header(text: str) -> tuple[dict[str, TensorInfo], list[tuple[int, int, str]
         position = _next(text, position)
     if text[position + 1 :].strip(" \t\r\n"):
         raise ValueError(text[position + 1 :][:20])
+    refuse_too_many(tensors)
     return tensors, spans, metadata or {}
 
 
@@ -95,7 +96,7 @@ def _metadata(text: str, position: int) -> tuple[dict[str, str], int]:
             raise Refusal(f"has metadata {plain(name)} that is no text")
         if name in found:
             raise Refusal(f"names {plain(name)} twice in its metadata")
-        if len(found) == _MOST_TENSORS:
+        if len(found) == MOST_TENSORS:
             raise Refusal("has metadata without an end")
         found[name], position = _string(text, position)
         position = _next(text, position)

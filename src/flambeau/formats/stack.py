@@ -2,8 +2,13 @@
 
 from typing import Any
 
-from flambeau.formats.refusals import Refusal, plain
-from flambeau.formats.values import Foreign, Mapping, Named, Plain
+from flambeau.formats.budget import Budget
+from flambeau.formats.keys import charge, key, kind
+from flambeau.formats.refusals import Refusal
+from flambeau.formats.values import Foreign, Mapping, Plain
+
+_MOST_PLACES = 2**32
+"""In the memo, as the operations with binary arguments can name them."""
 
 
 class Stack:
@@ -13,7 +18,8 @@ class Stack:
     do not find what they need.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
         self.value: Any = None
         self.oddity: Refusal | None = None
         self._stack: list[Any] = []
@@ -62,6 +68,8 @@ class Stack:
         self._stack.append(self._memo[index])
 
     def put(self, index: int) -> None:
+        if not 0 <= index < _MOST_PLACES:  # larger ones could all have one hash
+            raise ValueError(index)
         self._memo[index] = self._stack[-1]
 
     def memoize(self, _: None) -> None:
@@ -129,24 +137,9 @@ class Stack:
             target = target.items
         elif type(target) not in (dict, Mapping):
             raise Refusal(f"sets an item of {kind(target)} as if it were a dict, as the attack of CVE-2026-24747 does")
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            if type(key) is str or _is_key(key):
-                target[key] = value
-            else:
-                self.odd(Refusal(f"holds a dict with {kind(key)} as a key, which weights never have"))
-
-
-def _is_key(value: Any) -> bool:
-    """Whether torch may use it as a key. Nested tuples may not: hashing them recurses without a limit."""
-    if type(value) is tuple:
-        return all(type(part) in (str, int, float, bool, bytes, type(None)) for part in value)
-    if isinstance(value, Plain):
-        return value.name in ("numpy scalar", "torch.device", "complex")
-    return isinstance(value, Named | Foreign) or type(value) in (int, float, bool, bytes, type(None))
-
-
-def kind(value: Any) -> str:
-    """What a value is, for a sentence."""
-    if isinstance(value, Named | Plain | Foreign):
-        return plain(value.name)
-    return "an OrderedDict" if isinstance(value, Mapping) else f"a {type(value).__name__.lower()}"
+        for given, value in zip(items[::2], items[1::2], strict=True):
+            charge(given, self.budget)
+            try:
+                target[key(given)] = value
+            except Refusal as refusal:
+                self.odd(refusal)

@@ -6,6 +6,7 @@ from typing import Any, BinaryIO
 
 from flambeau.formats import pickles
 from flambeau.formats.allowed import ITEM_SIZES
+from flambeau.formats.budget import Budget
 from flambeau.formats.pickles import Pickled
 from flambeau.formats.refusals import DOWNLOAD_AGAIN, Refusal, plain
 from flambeau.formats.torch_zip import storage_of
@@ -28,8 +29,10 @@ def read(file: BinaryIO, size: int) -> Pickled:
         file.seek(0)
         data = file.read(limit)
         storages: dict[str, Storage] = {}
-        found = pickles.read(data, start=_start(data), of_storage=partial(_storage, storages=storages))
-        keys = pickles.read(data, start=found.end)
+        budget = Budget()
+        of_storage = partial(_storage, storages=storages)
+        found = pickles.read(data, start=_start(data, budget), of_storage=of_storage, budget=budget)
+        keys = pickles.read(data, start=found.end, budget=budget)
         if not (found.fault or keys.fault) or len(data) == size:
             break
     # where the pickle alone tells that these are no weights, its storages do not matter
@@ -38,10 +41,11 @@ def read(file: BinaryIO, size: int) -> Pickled:
     return found
 
 
-def _start(data: bytes) -> int:
+def _start(data: bytes, budget: Budget) -> int:
     """Where the pickle of the weights begins: after the magic number, the protocol and a dict about the machine."""
-    protocol, position = _value(data, pickles.read(data).end)
-    system, position = _value(data, position)
+    _, position = _value(data, 0, budget)
+    protocol, position = _value(data, position, budget)
+    system, position = _value(data, position, budget)
     if protocol != _PROTOCOL or type(system) is not dict:
         raise Refusal("begins as torch.save wrote before 1.6, and goes on as something else", DOWNLOAD_AGAIN)
     if system.get("little_endian") is not True:
@@ -49,8 +53,8 @@ def _start(data: bytes) -> int:
     return position
 
 
-def _value(data: bytes, start: int) -> tuple[Any, int]:
-    found = pickles.read(data, start=start)
+def _value(data: bytes, start: int, budget: Budget) -> tuple[Any, int]:
+    found = pickles.read(data, start=start, budget=budget)
     return _plain(found), found.end
 
 
@@ -80,7 +84,7 @@ def _storage(identity: Any, storages: dict[str, Storage]) -> Any:
 def _view(storage: Storage, place: Any) -> Storage:
     """A part of a storage that has a key of its own, as torch wrote until 0.4."""
     match place:
-        case (str(key), int(offset), int(count)) if offset >= 0 and count >= 0:
+        case (str(key), int(offset), int(count)) if 0 <= offset < 2**60 and 0 <= count < 2**60:
             item = ITEM_SIZES[storage.dtype]
             if (offset + count) * item <= storage.size:
                 return Storage(key, storage.dtype, count * item)

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 from flambeau.formats import calls, pickles
 from flambeau.formats.allowed import ITEM_SIZES, STORAGES
+from flambeau.formats.budget import Budget
 from flambeau.formats.pickles import Pickled
 from flambeau.formats.refusals import DOWNLOAD_AGAIN, Refusal, plain
 from flambeau.formats.values import Named, Storage
@@ -16,7 +17,9 @@ _BLOCK = 512
 _MAGIC = slice(257, 262)
 _MOST_MEMBERS = 64
 _MOST_TENSORS = 65_536
-_MOST_OF_ONE = 2**16
+_MOST_OF_ONE = 2**12
+"""Bytes in which the description of a storage has room."""
+_LARGEST_KEY = 2**60
 _MEMBERS = {"sys_info", "pickle", "storages", "tensors"}
 
 
@@ -65,9 +68,11 @@ def is_one(found: dict[str, tuple[int, int]]) -> bool:
 
 def read(file: BinaryIO, found: dict[str, tuple[int, int]]) -> Pickled:
     """What the archive's pickle describes, its tensors included. Raises `Refusal` where another part is damaged."""
-    known = _storages(file, *found["storages"])
-    known |= _tensors(_contents(file, *found["tensors"]), known)
-    return pickles.read(_contents(file, *found["pickle"]), of_storage=lambda identity: _of(identity, known))
+    budget = Budget()
+    known = _storages(file, *found["storages"], budget)
+    known |= _tensors(_contents(file, *found["tensors"]), known, budget)
+    contents = _contents(file, *found["pickle"])
+    return pickles.read(contents, of_storage=lambda identity: _of(identity, known), budget=budget)
 
 
 def _contents(file: BinaryIO, start: int, size: int) -> bytes:
@@ -77,9 +82,10 @@ def _contents(file: BinaryIO, start: int, size: int) -> bytes:
     return file.read(size)
 
 
-def _value(data: bytes, start: int = 0) -> tuple[Any, int]:
+def _value(data: bytes, budget: Budget, *, start: int = 0) -> tuple[Any, int]:
     """A pickle between others, and where it ends. It may name classes of storages and tensors only."""
-    found = pickles.read(data, start=start)
+    budget.charge(_MOST_OF_ONE)
+    found = pickles.read(data, start=start, budget=budget)
     if refused := found.fault or found.oddity:
         raise refused
     if unknown := next((name for name in found.globals if not name.startswith("torch.")), None):
@@ -87,7 +93,7 @@ def _value(data: bytes, start: int = 0) -> tuple[Any, int]:
     return found.value, found.end
 
 
-def _storages(file: BinaryIO, start: int, size: int) -> dict[Any, Any]:
+def _storages(file: BinaryIO, start: int, size: int, budget: Budget) -> dict[Any, Any]:
     """The storages by their keys: a count, each one's description and contents, and last the views into others."""
 
     def piece() -> bytes:
@@ -95,12 +101,12 @@ def _storages(file: BinaryIO, start: int, size: int) -> dict[Any, Any]:
         return file.read(min(_MOST_OF_ONE, start + size - position))
 
     position = start
-    count, end = _value(piece())
+    count, end = _value(piece(), budget)
     found: dict[Any, Any] = {}
     for _ in range(_count(count)):
         position += end
-        match _value(piece()):
-            case (int(key), str(), Named(name=name)), end if name in STORAGES:
+        match _value(piece(), budget):
+            case (int(key), str(), Named(name=name)), end if name in STORAGES and 0 <= key < _LARGEST_KEY:
                 dtype = STORAGES[name]
             case _:
                 raise Refusal("describes a storage in a way that torch did not write")
@@ -114,15 +120,15 @@ def _storages(file: BinaryIO, start: int, size: int) -> dict[Any, Any]:
     return found
 
 
-def _tensors(data: bytes, storages: dict[Any, Any]) -> dict[Any, Any]:
+def _tensors(data: bytes, storages: dict[Any, Any], budget: Budget) -> dict[Any, Any]:
     """The tensors by their keys: a count, and each one's description, sizes, strides and offset."""
-    count, position = _value(data)
+    count, position = _value(data, budget)
     found: dict[Any, Any] = {}
     for _ in range(_count(count)):
-        described, position = _value(data, position)
+        described, position = _value(data, budget, start=position)
         (dimensions,) = struct.unpack_from("<i4x", data.ljust(position + 8, b"\0"), position)
         layout = struct.Struct(f"<{2 * dimensions + 1}q") if 0 <= dimensions < 64 else None
-        if layout is None or type(described) is not tuple or len(described) != 3 or type(described[0]) is not int:
+        if layout is None or type(described) is not tuple or len(described) != 3 or not _are_keys(described[:2]):
             raise Refusal("describes a tensor in a way that torch did not write")
         if position + 8 + layout.size > len(data):
             raise Refusal("is cut short: it ends before its last tensor", DOWNLOAD_AGAIN)
@@ -132,6 +138,10 @@ def _tensors(data: bytes, storages: dict[Any, Any]) -> dict[Any, Any]:
         size, stride = tuple(numbers[:dimensions]), tuple(numbers[dimensions:])
         found[key] = calls.call("torch._utils._rebuild_tensor", (storages.get(storage), offset, size, stride))
     return found
+
+
+def _are_keys(values: tuple[Any, ...]) -> bool:
+    return all(type(value) is int and 0 <= value < _LARGEST_KEY for value in values)
 
 
 def _count(value: Any) -> int:

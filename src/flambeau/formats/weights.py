@@ -1,5 +1,6 @@
 """Which of a file's mappings holds the weights to serve."""
 
+import os
 from math import prod
 
 from flambeau.errors import SourceError
@@ -33,8 +34,10 @@ def choose(report: Report, wanted: str | None) -> tuple[Entry, str | None]:
     if len(entries) == 1:
         return entries[0], None
     first = next((entry for name in _PLAIN for entry in entries if _name(entry) == name), None)
-    for averaged in (entry for name in _AVERAGED for entry in entries if _is_averaged(entry, name)):
-        alike = [entry for entry in entries if entry is not averaged and _names(entry) == _names(averaged)]
+    candidates = [entry for name in _AVERAGED for entry in entries if _is_averaged(entry, name)]
+    names = {entry.where: _names(entry) for entry in entries} if candidates else {}
+    for averaged in candidates:
+        alike = [entry for entry in entries if entry is not averaged and names[entry.where] == names[averaged.where]]
         if beside := (first if first in alike else next(iter(alike), None)):
             return averaged, (
                 f"the averaged weights (EMA) of {_way(averaged)} are taken; "
@@ -64,10 +67,11 @@ def _is_averaged(entry: Entry, name: str) -> bool:
 
 def _names(entry: Entry) -> frozenset[str]:
     """The keys without the prefixes that all of them have, and without what averaging adds."""
-    names = set(entry.tensors) - {"n_averaged"}
-    while prefix := next((prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in names)), None):
-        names = {name.removeprefix(prefix) for name in names}
-    return frozenset(names)
+    names = [name for name in entry.tensors if name != "n_averaged"]
+    shared, length = os.path.commonprefix(names), 0
+    while prefix := next((prefix for prefix in _PREFIXES if shared.startswith(prefix, length)), None):
+        length += len(prefix)
+    return frozenset(name[length:] for name in names)
 
 
 def _bytes(entry: Entry) -> int:

@@ -21,6 +21,7 @@ _FILLED_IN_64 = 0xFFFFFFFF
 _MOST_MEMBERS = 65_536
 _LARGEST_DIRECTORY = 32 * 2**20
 _LONGEST_DESCRIPTOR = 24
+_MOST_EXTRA_FIELDS = 16
 _FLAG_DESCRIPTOR, _FLAG_UTF8 = 0x8, 0x800
 _COMPRESSION_HINTS = 0x6
 _SAFE_NAME = re.compile(r"[^\x00-\x1f\x7f\\]{1,400}")
@@ -172,7 +173,9 @@ def _name(raw: bytes) -> str:
 def _wide(extra: bytes, packed: int, unpacked: int, header: int) -> tuple[int, int, int]:
     """The 64-bit values of those that are filled in (zip64, extra field 1)."""
     position = 0
-    while position + 4 <= len(extra):
+    for _ in range(_MOST_EXTRA_FIELDS):
+        if position + 4 > len(extra):
+            break
         kind, length = struct.unpack_from("<2H", extra, position)
         if kind == 1 and position + 4 + length <= len(extra) and length % 8 in (0, 4):
             values = iter(struct.unpack_from(f"<{length // 8}Q", extra, position + 4))
