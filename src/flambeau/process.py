@@ -49,6 +49,26 @@ def open_standard_streams() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it takes the lowest number that is free
 
 
+def limit_memory(more: int) -> None:
+    """Let this process and its children map at most so many bytes beyond what it has mapped (RLIMIT_AS)."""
+    try:
+        import resource
+
+        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except (ImportError, OSError):  # not Linux
+        return
+    most = resource.getrlimit(resource.RLIMIT_AS)[1]
+    wanted = mapped + more
+    resource.setrlimit(resource.RLIMIT_AS, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))
+
+
+def cpu_alarm(seconds: float) -> None:
+    """Have SIGPROF end this process when it has computed so long, on all processors together. Its children are free."""
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
 def resident_bytes(pid: int) -> int | None:
     """The memory of a process that is in RAM, what it shares with others included; `None` where nobody can tell."""
     try:

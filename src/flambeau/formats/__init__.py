@@ -5,7 +5,7 @@ torch. What a pickle of weights may name is `allowed`'s to say; the table in `da
 """
 
 from flambeau.formats.allowed import BESIDE, permitted_globals
-from flambeau.formats.examination import examine
+from flambeau.formats.examination import examine, files_beside
 from flambeau.formats.report import Entry, Format, Global, Report, TensorInfo, Verdict
 from flambeau.formats.weights import choose
 
@@ -19,5 +19,6 @@ __all__ = [
     "Verdict",
     "choose",
     "examine",
+    "files_beside",
     "permitted_globals",
 ]

@@ -39,9 +39,19 @@ def examine(path: Path) -> Report:
         if not path.is_file():
             raise SourceError(f"{path} {'is no regular file' if path.exists() else 'does not exist'}: name a file")
         with path.open("rb") as file:
-            return _file(file, os.fstat(file.fileno()).st_size)
+            return _file(file, os.fstat(file.fileno()).st_size, folder=path.parent)
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def files_beside(path: Path) -> tuple[Path, ...]:
+    """The files beside an ONNX file that hold weights of it. Raises `SourceError` for what `examine` refuses."""
+    with path.open("rb") as file:
+        try:
+            found = onnx_file.read(file, os.fstat(file.fileno()).st_size, folder=path.parent)
+        except Refusal as refusal:
+            raise SourceError(f"{path.name} {refusal.reason}: {refusal.remedy}") from None
+    return tuple(path.parent / place for place in found.external)
 
 
 def _folder(path: Path) -> Report:
@@ -51,7 +61,7 @@ def _folder(path: Path) -> Report:
         return _refused("unknown", 0, refusal)
 
 
-def _file(file: BinaryIO, size: int) -> Report:
+def _file(file: BinaryIO, size: int, *, folder: Path) -> Report:
     head = file.read(_HEAD)
     if head.startswith(b"PK"):
         return _zip(file, size)
@@ -60,7 +70,7 @@ def _file(file: BinaryIO, size: int) -> Report:
     if safetensors_file.looks_like_safetensors(head):
         return _safetensors(file, size)
     if onnx_file.looks_like_onnx(head):
-        return _onnx(file, size)
+        return _onnx(file, size, folder)
     return _pickle(file, size, head)
 
 
@@ -110,9 +120,9 @@ def _safetensors(file: BinaryIO, size: int) -> Report:
     return Report("safetensors", "data", size, entries=(entry,) if entry.tensors else (), facts=facts)
 
 
-def _onnx(file: BinaryIO, size: int) -> Report:
+def _onnx(file: BinaryIO, size: int, folder: Path) -> Report:
     try:
-        return Report("onnx", "data", size, facts=onnx_file.read(file, size))
+        return Report("onnx", "data", size, facts=onnx_file.read(file, size, folder=folder).facts)
     except Refusal as refusal:
         return _refused("onnx", size, refusal)
 

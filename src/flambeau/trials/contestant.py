@@ -18,12 +18,16 @@ import numpy as np
 from flambeau import agreement, bundle, engines
 from flambeau.agreement import Agreement
 from flambeau.bundle import Bundle, split_probes
+from flambeau.config import usable_cores
 from flambeau.engines.base import Engine
 from flambeau.errors import SetupError
 from flambeau.machine import resident_mb
-from flambeau.process import end_with_parent
+from flambeau.process import cpu_alarm, end_with_parent
 from flambeau.trials.messages import Entry, GaveUp, Loaded, Reply, Round, Timed
 from flambeau.types import Tensors
+
+_MOST_CPU_SECONDS = 300
+"""Processor time for each core, after which an engine that does not come to an end is given up."""
 
 
 def main() -> int:
@@ -37,6 +41,7 @@ def main() -> int:
 
         entry = msgspec.json.decode(sys.argv[1], type=Entry)
         end_with_parent(entry.parent)
+        cpu_alarm(_MOST_CPU_SECONDS * usable_cores())
         try:
             compete(entry, say)
         except SetupError as error:

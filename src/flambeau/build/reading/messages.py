@@ -15,6 +15,17 @@ class Order(msgspec.Struct, frozen=True):
     where: tuple[str, ...]
 
 
+class GraphOrder(msgspec.Struct, frozen=True):
+    """Which ONNX graph to open, and the shape of a row for its `input`. `memory` is bytes beside what is mapped."""
+
+    source: str
+    parent: int
+    input: str
+    shape: tuple[int, ...]
+    memory: int
+    cpu_seconds: int
+
+
 class Written(msgspec.Struct, frozen=True, tag="written"):
     """`done` of `total` bytes of tensors are written."""
 
