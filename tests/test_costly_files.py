@@ -76,7 +76,9 @@ def piece(rng: random.Random) -> bytes:
         case 7:
             return rng.choice((b"N", b"\x88", b")", b"}", b"]", b"\x8f", b"G" + struct.pack(">d", rng.random())))
         case _:
-            return forge.name("__main__", "Net") + b")\x81" + forge.dict_of({"_parameters": b"}", "_modules": b"}"}) + b"b"
+            return (
+                forge.name("__main__", "Net") + b")\x81" + forge.dict_of({"_parameters": b"}", "_modules": b"}"}) + b"b"
+            )
 
 
 def step(rng: random.Random, places: int) -> bytes:

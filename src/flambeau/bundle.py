@@ -35,6 +35,8 @@ from flambeau.types import Label, Task, TensorSpec
 FORMAT = 1
 """The version of the format. A reader refuses any other."""
 
+_LARGEST_MANIFEST = 16 * 2**20
+
 MANIFEST = "manifest.json"
 ONNX = "model.onnx"
 WEIGHTS = "weights.safetensors"
@@ -260,6 +262,9 @@ class Bundle:
             pairs = msgspec.json.decode(self.member(LABELS).read_bytes(), type=list[tuple[str, str]])
         except (OSError, msgspec.DecodeError) as error:
             raise BundleError(f"the labels of bundle {self.path} cannot be read: {error}") from error
+        shape = self.manifest.outputs[0].shape if self.manifest.outputs else ()
+        if shape and len(pairs) != shape[-1]:
+            raise BundleError(f"bundle {self.path} has {len(pairs)} labels for {shape[-1]} outputs: build it again")
         return tuple(Label(id=identity, name=name) for identity, name in pairs)
 
     def probes(self) -> dict[str, npt.NDArray[Any]]:
@@ -268,9 +273,12 @@ class Bundle:
         if member not in self.manifest.members:
             return {}
         try:
-            return load_file(self.member(member))
+            found = load_file(self.member(member))
         except (OSError, SafetensorError) as error:
             raise BundleError(f"the probe samples of bundle {self.path} cannot be read: {error}") from error
+        if not all(split_probes(found)) or not all(map(len, found.values())):
+            raise BundleError(f"{member} of bundle {self.path} compares nothing with nothing: build it again")
+        return found
 
 
 def read(path: Path, *, whole: bool = True) -> Bundle:
@@ -279,27 +287,46 @@ def read(path: Path, *, whole: bool = True) -> Bundle:
     Without `whole`, each member is verified when it is taken: for those who need few of them.
     """
     try:
-        text = (path / MANIFEST).read_bytes()
+        with (path / MANIFEST).open("rb") as file:
+            text = file.read(_LARGEST_MANIFEST + 1)
     except OSError as error:
         raise BundleError(f"{path} is not a bundle: its {MANIFEST} cannot be read ({error.strerror})") from error
+    if len(text) > _LARGEST_MANIFEST:
+        raise BundleError(f"the {MANIFEST} of bundle {path} has more than {_LARGEST_MANIFEST:,} bytes: build it again")
     try:
         found = json.loads(text).get("format")
         if found != FORMAT:
             raise BundleError(f"bundle {path} has format {found!r}; this flambeau reads {FORMAT}: build it again")
         manifest = msgspec.json.decode(text, type=Manifest)
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise BundleError(f"the {MANIFEST} of bundle {path} is damaged: {error}") from error
-    for code in (getattr(manifest.pipeline, "code", None), manifest.architecture and manifest.architecture.code):
-        if code and code.file and code.file not in manifest.members:
-            raise BundleError(f"bundle {path} names code that is no member of it: {code.file}")
-    for name in manifest.members:
-        if os.path.isabs(name) or ".." in Path(name).parts:
-            raise BundleError(f"bundle {path} lists a member outside itself: {name}")
+    if fault := members_fault(path, manifest):
+        raise BundleError(f"bundle {path} {fault}: build it again")
     if whole:
         with ThreadPoolExecutor(usable_cores(), "verify") as pool:  # hashing lets other threads run
             for verified in [pool.submit(_verify, path, *each) for each in manifest.members.items()]:
                 verified.result()
     return Bundle(path, manifest, verified=manifest.members if whole else ())
+
+
+def members_fault(path: Path, manifest: Manifest) -> str | None:
+    """What is wrong with the members that the manifest lists, before they are looked into; it reads on from the name.
+
+    Each is a file of the bundle's own, with no link on the way to it; and a network comes with probes, for what there
+    is nothing to compare with would be served whatever it answers.
+    """
+    for code in (getattr(manifest.pipeline, "code", None), manifest.architecture and manifest.architecture.code):
+        if code and code.file and code.file not in manifest.members:
+            return f"names code that is no member of it: {code.file}"
+    for name in manifest.members:
+        parts = Path(name).parts
+        if os.path.isabs(name) or ".." in parts:
+            return f"lists a member outside itself: {name}"
+        if any(path.joinpath(*parts[: end + 1]).is_symlink() for end in range(len(parts))):
+            return f"has a symbolic link for its member {name}, where a file belongs"
+    if not isinstance(manifest.pipeline, PythonPipeline) and PROBES not in manifest.members:
+        return f"has no {PROBES}, so that nothing tells whether it computes what it should"
+    return None
 
 
 def _verify(path: Path, name: str, expected: str) -> None:
@@ -309,6 +336,11 @@ def _verify(path: Path, name: str, expected: str) -> None:
         raise BundleError(f"bundle {path} lacks its member {name} ({error.strerror}): build it again") from error
     if actual != expected:
         raise BundleError(f"{name} of bundle {path} was changed since it was built: build it again")
+
+
+def source_sha256(path: Path) -> str | None:
+    """The sha256 of the file that the bundle at `path` was built of, as the build read it, if it was built of one."""
+    return read(path, whole=False).manifest.source.sha256
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -100,7 +100,13 @@ class Failure(msgspec.Struct, frozen=True, tag="failure"):
     message: str
 
 
-Event = Step | Advance | Note | Failure
+class Imported(msgspec.Struct, frozen=True, tag="imported"):
+    """The files of somebody's own code that the build has imported, the absolute paths."""
+
+    files: tuple[str, ...]
+
+
+Event = Step | Advance | Note | Failure | Imported
 """What the build process says, a line of JSON each on its standard output."""
 
 IMAGE_OPTIONS = ("labels", "task", "activation", "resize", "crop", "mean", "std", "threshold")

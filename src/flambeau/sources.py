@@ -5,6 +5,7 @@ checkpoints nor imports anybody's code. What the user gave is told by `flambeau.
 """
 
 import contextlib
+import glob
 import hashlib
 import importlib.metadata
 import os
@@ -12,17 +13,28 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from flambeau import bundle, errors, machine
+from flambeau import bundle, errors, formats, machine, staging
 from flambeau.bundle import CodeReference
 from flambeau.config import Engine
-from flambeau.errors import SetupError, SourceError
-from flambeau.orders import Advance, BuildOrder, Event, Failure, Note, SourceOptions, Step, order_for, refuse_idle
+from flambeau.errors import BundleError, ConfigError, SetupError, SourceError
+from flambeau.orders import (
+    Advance,
+    BuildOrder,
+    Event,
+    Failure,
+    Imported,
+    Note,
+    SourceOptions,
+    Step,
+    order_for,
+    refuse_idle,
+)
 from flambeau.process import NO_TELEMETRY
 from flambeau.version import VERSION
 
@@ -37,26 +49,74 @@ _HINTS = {
 }
 """What to say of the signal that ended a build."""
 
+_ATTEMPTS = 3
+
 Progress = Callable[[Step | Advance | Note], None]
 
 
 def open_source(options: SourceOptions, *, progress: Progress) -> bundle.Bundle:
-    """The bundle of a source: the folder itself, the cached one, or a new one. Raises `SetupError`."""
+    """The bundle of a source: the folder itself, the cached one, or a new one. Raises `SetupError`.
+
+    A file that is replaced while it is built makes another bundle: then it is begun anew.
+    """
     if options.source and (Path(options.source) / bundle.MANIFEST).is_file():
         refuse_idle(options, "a bundle", used=())
-        return bundle.read(Path(options.source))
-    order = order_for(options)
-    home = cache_folder() / "bundles"
-    target = home / f"{order.name}-{_key(order)[:16]}"
-    with _lock(home, target.name):
+        return _foreign(Path(options.source))
+    for attempt in range(_ATTEMPTS):
+        order = order_for(options)
+        before = _identities(order)
+        target = cache_folder() / "bundles" / f"{order.name}-{_key(order)[:16]}"
+        try:
+            return _cached(order, target, before, progress=progress)
+        except _Changed as change:
+            if attempt == _ATTEMPTS - 1:
+                raise SourceError(f"{change}: start again when it is whole") from None
+            progress(Note(f"{change}, and is built again"))
+    raise AssertionError("the last attempt returns or raises")
+
+
+class _Changed(Exception):
+    """A file was changed while a bundle was built of it. The text names it."""
+
+
+def _cached(order: BuildOrder, target: Path, before: "_Identities", *, progress: Progress) -> bundle.Bundle:
+    """The bundle at `target` in the cache, built if it is not there. Raises `SetupError` or `_Changed`."""
+    home = target.parent
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(staging.lock(home, target.name))
+        except OSError as error:
+            if not (target / bundle.MANIFEST).is_file():
+                raise _unwritable(home, error) from error  # else it is there to be read, which needs no lock
+        used = home / f".{target.name}.used.json"
         if (target / bundle.MANIFEST).is_file():
             try:
+                if changed := _stale(used):
+                    raise SourceError(f"{changed} has changed since, and the code in it was part of the network")
                 return bundle.read(target)
             except SetupError as error:
                 progress(Note(f"the cached bundle is not usable and is built again: {error}"))
-                shutil.rmtree(target)
-        _build(order, target, progress=progress)
+                try:
+                    shutil.rmtree(target)
+                    used.unlink(missing_ok=True)
+                except OSError as removing:
+                    raise _unwritable(home, removing) from removing
+        staging.clear(home)
+        try:
+            if imported := _build(order, target, before, progress=progress):
+                used.write_bytes(msgspec.json.encode(imported))
+        except OSError as error:
+            raise _unwritable(home, error) from error
     return bundle.read(target)
+
+
+def _foreign(folder: Path) -> bundle.Bundle:
+    """A bundle that somebody gives, whose graphs are looked at too: they may name files that its manifest does not."""
+    opened = bundle.read(folder)
+    report = formats.examine(folder)
+    if report.verdict == "refused":
+        raise BundleError(f"{folder} {report.reason}: {report.remedy}")
+    return opened
 
 
 def build_into(
@@ -76,35 +136,47 @@ def build_into(
         for flag, given in (("--engine", engine != "auto"), ("--int8", int8)):
             if given:
                 raise SourceError(f"{flag} has no effect on a Python model: leave it out")
-    with contextlib.suppress(FileNotFoundError):
-        target.rmdir()
-    _build(order, target, progress=progress)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            target.rmdir()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging.clear(target.parent, glob.escape(target.name))
+        _build(order, target, _identities(order), progress=progress)
+    except _Changed as change:
+        raise SourceError(f"{change}: build again when it is whole") from None
+    except OSError as error:
+        raise SourceError(f"{target} cannot be written ({error.strerror}): name another folder with -o") from error
     return bundle.read(target)
 
 
-def _build(order: BuildOrder, target: Path, *, progress: Progress) -> None:
-    """Run the build process into a folder beside `target`, and move it there when it is whole."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        failure = _run_build_process(order, staging, progress)
+def _build(order: BuildOrder, target: Path, before: "_Identities", *, progress: Progress) -> dict[str, str]:
+    """Run the build process into a folder beside `target`, and move it there when it is whole.
+
+    Returns the files of own code that it imported, with their sha256; none where one was changed meanwhile.
+    """
+    began = time.time_ns()
+    with staging.filling(target) as folder:
+        failure, used = _run_build_process(order, folder, progress)
+        built_of = None if failure else bundle.source_sha256(folder)
+        if changed := _replaced(before, order, built_of):  # which may be why it failed
+            raise _Changed(f"{changed} was changed while it was being built")
         if failure is not None:
             kind = getattr(errors, failure.error, SourceError)
             raise kind(failure.message)
         if order.portable:  # a temporary folder is its maker's alone, and this one is made to be carried elsewhere
-            staging.chmod(0o755)
-            for file in staging.rglob("*"):
+            folder.chmod(0o755)
+            for file in folder.rglob("*"):
                 file.chmod(0o755 if file.is_dir() else 0o644)
-        staging.rename(target)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+        folder.rename(target)
+    return _hashed(used, began=began)
 
 
-def _run_build_process(order: BuildOrder, staging: Path, progress: Progress) -> Failure | None:
+def _run_build_process(order: BuildOrder, folder: Path, progress: Progress) -> tuple[Failure | None, tuple[str, ...]]:
+    """Fill `folder`. Returns why not, and the files of own code that were imported."""
     # -P: a file named torch.py in the current folder must not become part of us
-    command = [sys.executable, "-P", "-W", "ignore", "-m", "flambeau.build", str(staging), str(os.getpid())]
+    command = [sys.executable, "-P", "-W", "ignore", "-m", "flambeau.build", str(folder), str(os.getpid())]
     failure: Failure | None = None
+    imported: tuple[str, ...] = ()
     environment = os.environ | NO_TELEMETRY
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdin is not None  # both are pipes, by the line above
@@ -116,6 +188,8 @@ def _run_build_process(order: BuildOrder, staging: Path, progress: Progress) -> 
                 event = msgspec.json.decode(line, type=Event)
                 if isinstance(event, Failure):
                     failure = event
+                elif isinstance(event, Imported):
+                    imported = event.files
                 else:
                     progress(event)
         except BaseException:  # we are told to stop: so is the child, or leaving this block would wait for it
@@ -124,8 +198,8 @@ def _run_build_process(order: BuildOrder, staging: Path, progress: Progress) -> 
     if failure is None and process.returncode:
         ending = f"signal {-process.returncode}" if process.returncode < 0 else f"exit code {process.returncode}"
         hint = _HINTS.get(-process.returncode, "")
-        return Failure("SourceError", f"the build process ended with {ending}{hint}")
-    return failure
+        failure = Failure("SourceError", f"the build process ended with {ending}{hint}")
+    return failure, imported
 
 
 def _key(order: BuildOrder) -> str:
@@ -138,12 +212,67 @@ def _key(order: BuildOrder) -> str:
             digest.update(f"{package} {importlib.metadata.version(package)}\n".encode())
     digest.update(f"on {machine.processor()}\n".encode())  # its graph is optimised, and its engine measured, for it
     digest.update(f"flambeau {VERSION} format {bundle.FORMAT}\n".encode())
-    samples = order.options.samples
-    within = sorted(file for file in Path(samples).rglob("*") if file.is_file()) if samples else []
-    for file in (order.file, order.options.labels, _file_of(order.code), *map(str, within)):
-        if file is not None and Path(file).is_file():
-            digest.update(f"{Path(file).name} {bundle.sha256_of(Path(file))}\n".encode())
+    for file in _files(order):
+        digest.update(f"{file.name} {bundle.sha256_of(file)}\n".encode())
     return digest.hexdigest()
+
+
+def _files(order: BuildOrder) -> list[Path]:
+    """Every file that the user gave, and those that belong to it. Raises `SourceError`."""
+    named = (order.file, order.options.labels, _file_of(order.code))
+    files = [Path(file) for file in named if file is not None and Path(file).is_file()]
+    if order.kind == "onnx":
+        files += formats.files_beside(Path(str(order.file)))
+    for folder in (order.options.samples, order.int8):
+        files += sorted(file for file in Path(folder).rglob("*") if file.is_file()) if folder else []
+    return files
+
+
+_Identities = dict[Path, tuple[int, int, int, int, int]]
+"""What tells that a file is the one it was: whatever is done to one, it gets another time of its last change."""
+
+
+def _identities(order: BuildOrder) -> _Identities:
+    found = {file: file.stat() for file in _files(order)}
+    return {
+        file: (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        for file, status in found.items()
+    }
+
+
+def _replaced(before: _Identities, order: BuildOrder, built_of: str | None) -> str | None:
+    """The name of a file that is not the one it was, if there is one. `built_of` is the sha256 that the build read."""
+    after = _identities(order)
+    for file in before.keys() | after.keys():
+        if before.get(file) != after.get(file):
+            return file.name
+    if built_of is not None and order.file is not None and bundle.sha256_of(Path(order.file)) != built_of:
+        return Path(order.file).name  # a network disk that is slow to tell
+    return None
+
+
+def _hashed(files: tuple[str, ...], *, began: int) -> dict[str, str]:
+    """The sha256 of own code by its path; of code that was changed after `began`, one that no file has."""
+    return {
+        file: "changed while it was built" if Path(file).stat().st_ctime_ns >= began else bundle.sha256_of(Path(file))
+        for file in files
+        if Path(file).is_file()
+    }
+
+
+def _stale(used: Path) -> str | None:
+    """The name of a file whose code the cached network was built with, and that is another by now."""
+    try:
+        known = msgspec.json.decode(used.read_bytes(), type=dict[str, str])
+    except FileNotFoundError:  # nobody's code was imported
+        return None
+    except (OSError, msgspec.MsgspecError):
+        return used.name
+    for name, sha256 in known.items():
+        file = Path(name)
+        if not file.is_file() or bundle.sha256_of(file) != sha256:
+            return file.name
+    return None
 
 
 def _file_of(code: CodeReference | None) -> str | None:
@@ -155,21 +284,25 @@ def _file_of(code: CodeReference | None) -> str | None:
 
 
 def cache_folder() -> Path:
-    """Where bundles are kept between starts: FLAMBEAU_CACHE, else the user's cache folder."""
+    """Where bundles are kept between starts: FLAMBEAU_CACHE, else the user's cache folder. Raises `ConfigError`."""
     if named := os.environ.get("FLAMBEAU_CACHE"):
         return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flambeau"
-
-
-@contextlib.contextmanager
-def _lock(home: Path, name: str) -> Iterator[None]:
-    """Keep other processes from building the same bundle at the same time: they wait, and then find it."""
-    home.mkdir(parents=True, exist_ok=True)
     try:
-        import fcntl
-    except ImportError:  # Windows: two builds at once cost time, and the later rename fails with a clear error
-        yield
-        return
-    with (home / f".{name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flambeau"
+    except RuntimeError:  # no HOME, and a user id that no name belongs to
+        raise ConfigError(
+            "there is no folder to keep bundles in, for this user has no home: name one with FLAMBEAU_CACHE"
+        ) from None
+
+
+def _unwritable(home: Path, error: OSError) -> SetupError:
+    """What to say when the cache does not take what is built."""
+    if staging.no_space(error):
+        return SourceError(
+            f"{home} has no space left for the bundle ({error.strerror}): make room there, or name another folder "
+            "with FLAMBEAU_CACHE"
+        )
+    return ConfigError(
+        f"{home}, where bundles are kept, cannot be written ({error.strerror}): name another folder with "
+        "FLAMBEAU_CACHE, or serve a bundle of flambeau build, which needs none"
+    )

@@ -15,6 +15,7 @@ from flambeau.build.weights import Opening
 from flambeau.errors import SetupError
 from flambeau.orders import BuildOrder, Event, Failure
 from flambeau.process import end_with_parent
+from flambeau.staging import no_space, no_space_at
 
 
 def main() -> int:
@@ -41,6 +42,9 @@ def main() -> int:
         say(Failure("SourceError", "this machine has too little memory to build the bundle"))
         return 1
     except Exception as error:
+        if no_space(error):
+            say(Failure("SourceError", no_space_at(Path(sys.argv[1]))))
+            return 1
         import traceback
 
         traceback.print_exc()

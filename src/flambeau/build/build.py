@@ -35,10 +35,11 @@ from flambeau.build.weights import Opening
 from flambeau.bundle import Activation, ImagePipeline, Manifest, Source
 from flambeau.errors import SourceError
 from flambeau.measurements import Quantised
-from flambeau.orders import Advance, BuildOrder, Event, Note, Step
+from flambeau.orders import Advance, BuildOrder, Event, Imported, Note, Step
 from flambeau.pipelines.base import Pipeline
 from flambeau.pipelines.opening import open_pipeline
 from flambeau.process import give_memory_back
+from flambeau.staging import no_space
 from flambeau.types import Label, Task, Tensors
 from flambeau.version import VERSION
 
@@ -52,6 +53,7 @@ def build(order: BuildOrder, folder: Path, *, opening: Opening | None, say: Say)
         code.build(order, folder, given, say=say)
     else:
         _Build(order, folder, opening, given, say).run()
+        say(Imported(code.imported()))
 
 
 class _Build:
@@ -228,6 +230,8 @@ class _Build:
         try:
             export.export(filled, torch.from_numpy(inputs[filled.input.name]), self._graph)
         except Exception as error:  # the exporter's own tree of exceptions is large and not public
+            if no_space(error):
+                raise
             return f"it cannot be exported: {str(error).strip().splitlines()[0] if str(error).strip() else type(error)}"
         return None
 

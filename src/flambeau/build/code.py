@@ -1,8 +1,11 @@
 """Somebody's own code to its place in a bundle, and the bundle of a Python model, which is nothing but code."""
 
 import shutil
+import sys
+import sysconfig
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import msgspec
 
@@ -31,6 +34,26 @@ def build(order: BuildOrder, folder: Path, given: Sequence[samples.Given], *, sa
     if given:
         samples.keep(given, folder)
     bundle.write_manifest(folder, manifest)
+
+
+def imported() -> tuple[str, ...]:
+    """The files of own code that this process has imported: what lies neither in Python's folders nor in ours."""
+    paths = sysconfig.get_paths()
+    theirs = [Path(paths[name]).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    theirs.append(Path(bundle.__file__).resolve().parent)
+    files = {Path(file).resolve() for module in list(sys.modules.values()) if (file := _file(module))}
+    return tuple(
+        str(file)
+        for file in sorted(files)
+        if not any(file.is_relative_to(folder) for folder in theirs)
+        and not {"site-packages", "dist-packages"} & set(file.parts)
+    )
+
+
+def _file(module: ModuleType) -> str | None:
+    """Where the module's source lies. Some modules answer for every attribute, with what is no text."""
+    file = getattr(module, "__file__", None)
+    return file if isinstance(file, str) and file.endswith(".py") and Path(file).is_file() else None
 
 
 def keep_code(code: CodeReference, folder: Path, *, portable: bool) -> CodeReference:

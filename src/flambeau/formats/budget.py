@@ -1,8 +1,11 @@
 """What looking into one file may cost, whatever it holds (A4).
 
-Steps are counted, and beside them what a step costs by the size of what it touches: `OrderedDict(d)` is one operation of
-a pickle, and copies all of `d`. A unit is about a byte copied; a member of a dict is a hundred of them. The whole of
+Steps are counted, and beside them what a step costs by the size of what it touches: `OrderedDict(d)` is one operation
+of a pickle, and copies all of `d`. A unit is about a byte copied; a member of a dict is a hundred of them. The whole of
 both takes about a second and 200 MB.
+
+It is counted in the process that looks, and not limited in a process of its own: that would take as long to start as
+all the rest of a look, and what is limited is our own code, which can count.
 """
 
 from collections.abc import Collection

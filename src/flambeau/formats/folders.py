@@ -1,13 +1,15 @@
 """Folders: a bundle, a repository of bundles, or something else, with the files in it that may be what was meant."""
 
+import os
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
 
 from flambeau import bundle
+from flambeau.formats import onnx_file
 from flambeau.formats.refusals import Refusal, plain
 from flambeau.formats.report import Report
 
@@ -40,6 +42,21 @@ def _manifests(path: Path) -> Iterator[Path]:
         yield from path.glob(pattern)
 
 
+def _refuse_unlisted(path: Path, manifest: bundle.Manifest) -> None:
+    """Raise `Refusal` where a graph keeps weights in a file that the manifest does not list, and so nobody verifies."""
+    for name in (bundle.ONNX, bundle.OPTIMISED_ONNX, bundle.INT8_ONNX):
+        if name not in manifest.members or not (path / name).is_file():
+            continue
+        with (path / name).open("rb") as file:
+            found = onnx_file.read(file, os.fstat(file.fileno()).st_size, folder=path)
+        for place in found.external:
+            if str(PurePosixPath(place)) not in manifest.members:
+                raise Refusal(
+                    f"is a bundle whose {name} keeps weights in {plain(place)}, which is no member of it",
+                    "build it again with flambeau build",
+                )
+
+
 def _bundle(path: Path, size: int) -> Report:
     try:
         with (path / bundle.MANIFEST).open("rb") as file:
@@ -52,6 +69,9 @@ def _bundle(path: Path, size: int) -> Report:
         manifest = msgspec.convert(said, bundle.Manifest)
     except (msgspec.MsgspecError, AttributeError, RecursionError):
         raise Refusal(f"is a bundle whose {bundle.MANIFEST} is damaged", "build it again with flambeau build") from None
+    if fault := bundle.members_fault(path, manifest):
+        raise Refusal(f"is a bundle that {plain(fault)}", "build it again with flambeau build")
+    _refuse_unlisted(path, manifest)
     facts = {
         "name": plain(manifest.name),
         "engine": manifest.engine,

@@ -89,7 +89,7 @@ def read(file: BinaryIO, size: int, *, folder: Path) -> Graph:
 
 
 def _refuse_unless_beside(place: str, folder: Path) -> None:
-    """Weights lie in regular files beside the graph, on no link: what builds and serves takes them from nowhere else."""
+    """Raise unless weights lie in a regular file below the graph's folder, and behind no link: builders want it so."""
     parts = PurePosixPath(place).parts
     if not place or PurePosixPath(place).is_absolute() or ".." in parts or "\\" in place or "\0" in place:
         raise Refusal(f"keeps weights in {plain(repr(place))}, outside its own folder")

@@ -55,9 +55,7 @@ class Pickled:
         return [name for name, harmless in self.globals.items() if not harmless]
 
 
-def read(
-    data: bytes, *, start: int = 0, of_storage: OfStorage | None = None, budget: Budget | None = None
-) -> Pickled:
+def read(data: bytes, *, start: int = 0, of_storage: OfStorage | None = None, budget: Budget | None = None) -> Pickled:
     """Play the pickle that begins at `start`. Never raises: a damaged or hostile one has its `fault`.
 
     Where a file holds several, they share one `budget`.

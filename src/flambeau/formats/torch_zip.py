@@ -86,7 +86,8 @@ def storage_of(identity: Any, *, parts: int) -> Storage:
     kind, key, location, count = identity[1:5]
     if not isinstance(kind, Named) or kind.name not in STORAGES:
         raise Refusal("asks for a storage of a kind that holds no plain numbers")
-    if type(key) is not str or len(key) > _LONGEST_KEY or type(location) is not str or type(count) is not int or not 0 <= count < 2**60:
+    texts = type(key) is str and len(key) <= _LONGEST_KEY and type(location) is str
+    if not texts or type(count) is not int or not 0 <= count < 2**60:
         raise Refusal("describes a storage in a way that torch.save does not write")
     dtype = STORAGES[kind.name]
     return Storage(key, dtype, count * ITEM_SIZES[dtype])

@@ -1,6 +1,5 @@
 """Which of a file's mappings holds the weights to serve."""
 
-import os
 from math import prod
 
 from flambeau.errors import SourceError
@@ -68,8 +67,9 @@ def _is_averaged(entry: Entry, name: str) -> bool:
 def _names(entry: Entry) -> frozenset[str]:
     """The keys without the prefixes that all of them have, and without what averaging adds."""
     names = [name for name in entry.tensors if name != "n_averaged"]
-    shared, length = os.path.commonprefix(names), 0
-    while prefix := next((prefix for prefix in _PREFIXES if shared.startswith(prefix, length)), None):
+    least, most, length = min(names, default=""), max(names, default=""), 0
+    # what the first and the last by order begin with, all do
+    while prefix := next((p for p in _PREFIXES if least.startswith(p, length) and most.startswith(p, length)), None):
         length += len(prefix)
     return frozenset(name[length:] for name in names)
 

@@ -21,6 +21,7 @@ from flambeau.build.reading.messages import Message, Order, Read, Refused, Writt
 from flambeau.errors import SetupError, SourceError
 from flambeau.formats.report import Entry, Report
 from flambeau.process import end_with_parent
+from flambeau.staging import no_space, no_space_at
 
 _SLACK = 256 << 20  # bytes of memory for Python's objects: names, shapes, and what torch keeps of a tensor
 _SHARING = 8  # names that a tensor may have on average: each is written out
@@ -53,7 +54,10 @@ def main() -> int:
     except MemoryError:
         say(Refused(f"{name} takes more memory to read than a file of its size should: do not use the file"))
     except OSError as error:
-        say(Refused(f"{name} cannot be read ({error.strerror or error}): check the file and the space on the disk"))
+        if no_space(error):
+            say(Refused(no_space_at(Path(order.output).parent)))
+            return 0
+        say(Refused(f"{name} cannot be read ({error.strerror or error}): check the file"))
     except Exception as error:
         say(Refused(f"reading {name} failed unexpectedly ({type(error).__name__}: {error}): please report it"))
     else:
