@@ -335,7 +335,7 @@ OTHERS = (
     Hostile("torchscript-and-data", "T-02", ("TorchScript",), lambda c: good(
         Member("m/constants.pkl", pickle(run(c)))), code=True),
     Hostile("onnx-leaves-its-folder", "T-05", ("outside its own folder",), lambda c: forge.onnx(_EXTERNAL)),
-    Hostile("onnx-of-many-parts", "T-04", ("parts",), lambda c: forge.onnx(b"\x0a\0" * 400_000), suffix=".onnx"),
+    Hostile("onnx-of-many-parts", "T-04", ("parts",), lambda c: forge.onnx(b"\x0a\0" * 700_000), suffix=".onnx"),
     Hostile("onnx-longer-than-file", "T-04", ("cut short",), lambda c: forge.onnx(b"x")[:-6] + b"\x3a\xff\xff\xff\x7f"),
 )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """A4: looking into a file costs seconds and megabytes by its size, whatever it repeats.
 
-A file of a few megabytes once took gigabytes and minutes, in the process that looked. What is asked for is 2 s and 512 MB;
-time is held to ten times that, for machines that are busy, and memory as it stands.
+A file of a few megabytes once took gigabytes and minutes, in the process that looked. What is asked for is 2 s and
+512 MB; time is held to ten times that, for machines that are busy, and memory as it stands.
 """
 
 import json

@@ -94,9 +94,9 @@ def test_a_loop_and_a_large_constant_that_are_honest_are_served_a14(tmp_path: Pa
     for name, made in (("loop", loop(20, begins_with="x")), ("filled", filled(10_000_000))):
         onnx.save(made, tmp_path / f"{name}.onnx")
         options = SourceOptions(source=str(tmp_path / f"{name}.onnx"))
-        notes: list[str] = []
-        sources.build_into(options, tmp_path / name, progress=lambda event: notes.append(str(event)))
-        assert any("in a sandbox first" in note for note in notes)
+        notes: list[object] = []
+        sources.build_into(options, tmp_path / name, progress=notes.append)
+        assert any("in a sandbox first" in str(note) for note in notes)
 
 
 def test_operators_of_others_are_named_with_their_domain_a19(tmp_path: Path) -> None:
@@ -118,6 +118,7 @@ def attribute(field: int, value: bytes) -> bytes:
     return forge.protobuf((1, forge.protobuf((4, b"Constant"), (5, forge.protobuf((1, b"value"), (field, value))))))
 
 
+NODE_OF_TENSOR = forge.protobuf((5, forge.protobuf((5, TENSOR))))
 HIDDEN: dict[str, bytes] = {
     "initializer": forge.onnx(GRAPH_OF_TENSOR),
     "sparse initializer": forge.onnx(forge.protobuf((15, forge.protobuf((1, TENSOR))))),
@@ -129,7 +130,7 @@ HIDDEN: dict[str, bytes] = {
     "first of two graphs": forge.protobuf(
         (1, 8), (2, b"x"), (7, GRAPH_OF_TENSOR), (7, forge.protobuf((2, b"g"))), (8, forge.protobuf((2, 17)))
     ),
-    "function": forge.onnx(b"") + forge.protobuf((25, forge.protobuf((7, forge.protobuf((5, forge.protobuf((5, TENSOR)))))))),
+    "function": forge.onnx(b"") + forge.protobuf((25, forge.protobuf((7, NODE_OF_TENSOR)))),
     "training": forge.onnx(b"") + forge.protobuf((20, forge.protobuf((2, GRAPH_OF_TENSOR)))),
     "location given twice": forge.onnx(
         forge.protobuf((5, forge.protobuf((13, OUTSIDE), (13, forge.protobuf((1, b"location"), (2, b"beside"))))))

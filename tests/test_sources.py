@@ -398,6 +398,6 @@ def test_fewer_labels_than_outputs_are_refused_with_both_numbers_a19(made: Path)
 )
 def test_a_manifest_that_is_no_manifest_is_refused_a4(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises((BundleError, SourceError), match="manifest.json"):
+    with pytest.raises((BundleError, SourceError), match=r"manifest\.json"):
         bundle.read(tmp_path)
     assert formats.examine(tmp_path).verdict == "refused"

@@ -11,7 +11,10 @@ def require_torch() -> None:
     try:
         import torch
     except ImportError as error:
-        raise SetupError(f"building needs PyTorch ({error}): pip install 'flambeau[torch]'") from None
+        raise SetupError(
+            f"building a bundle needs PyTorch, of an ONNX file too ({error}): pip install 'flambeau[torch]', or build "
+            "it where PyTorch is, with flambeau build, and serve that, which needs none"
+        ) from None
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if version < OLDEST_TORCH:
         raise SetupError(

@@ -2,12 +2,22 @@
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 from flambeau import sources
 from flambeau.config import Settings
 from flambeau.doctor import devices, machine, packages, port, source, walls
 from flambeau.doctor.finding import Finding
+from flambeau.errors import ConfigError
 from flambeau.orders import SourceOptions
+
+
+def _cache() -> Path | None:
+    """The folder of built bundles, if there can be one."""
+    try:
+        return sources.cache_folder()
+    except ConfigError:
+        return None
 
 
 def examine(options: SourceOptions, settings: Settings) -> Iterator[tuple[str, list[Finding]]]:
@@ -17,7 +27,7 @@ def examine(options: SourceOptions, settings: Settings) -> Iterator[tuple[str, l
         torch = devices.ask()
         if torch is not None:
             stack.enter_context(torch)
-        yield "machine", [*machine.look(sources.cache_folder()), *port.look(settings)]
+        yield "machine", [*machine.look(_cache()), *port.look(settings)]
         yield "packages", [*packages.look()]
         yield "sandbox", [*walls.look(locked_in.answer())]
         yield "devices", [*devices.look(torch.answer() if torch else None)]

@@ -16,9 +16,10 @@ _LITTLE_MEMORY = 1024 * MIB
 _FEW_FILES = 1024
 _LITTLE_DISK = 1024 * MIB
 _LITTLE_SHARED = 64 * MIB
+_NAME_ANOTHER = "name another folder: FLAMBEAU_CACHE=/path/to/folder"
 
 
-def look(cache: Path) -> Iterator[Finding]:
+def look(cache: Path | None) -> Iterator[Finding]:
     """What the machine is like. `cache` is the folder of built bundles."""
     yield Finding("python", "fine", f"{platform.python_version()} on {platform.platform(terse=True)}")
     yield _cores()
@@ -88,16 +89,16 @@ def _shared_memory() -> Iterator[Finding]:
             yield Finding(folder, "fine", f"{_size(whole)} of shared memory")
 
 
-def _disk(cache: Path) -> Finding:
+def _disk(cache: Path | None) -> Finding:
+    if cache is None:
+        return Finding("cache", "broken", "this user has no home to keep it in", _NAME_ANOTHER)
     existing = next(each for each in (cache, *cache.parents) if each.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        return Finding(
-            "cache", "broken", f"{cache} cannot be written to", "name another folder: FLAMBEAU_CACHE=/path/to/folder"
-        )
+        return Finding("cache", "broken", f"{cache} cannot be written to", _NAME_ANOTHER)
     free = shutil.disk_usage(existing).free
     found = f"{cache}, with {_size(free)} free"
     if free < _LITTLE_DISK:
-        return Finding("cache", "warning", found, "make room, or name another folder: FLAMBEAU_CACHE=/path/to/folder")
+        return Finding("cache", "warning", found, f"make room, or {_NAME_ANOTHER}")
     return Finding("cache", "fine", found)
 
 

@@ -39,9 +39,19 @@ def examine(path: Path) -> Report:
         if not path.is_file():
             raise SourceError(f"{path} {'is no regular file' if path.exists() else 'does not exist'}: name a file")
         with path.open("rb") as file:
-            return _file(file, os.fstat(file.fileno()).st_size, folder=path.parent)
+            report = _file(file, os.fstat(file.fileno()).st_size, folder=path.parent)
+        return _part(path, report) if report.verdict == "refused" else report
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _part(path: Path, report: Report) -> Report:
+    """The report on a file that is one part of a whole folder, and nothing by itself: said of what it is."""
+    if path.suffix == ".distcp" and (path.parent / ".metadata").is_file():
+        return _refused(report.format, report.size, Refusal(
+            "is one part of a checkpoint of torch.distributed.checkpoint", f"give its folder, {plain(path.parent.name)}"
+        ))  # fmt: skip
+    return report
 
 
 def files_beside(path: Path) -> tuple[Path, ...]:
@@ -81,16 +91,18 @@ def _zip(file: BinaryIO, size: int) -> Report:
         if archives.is_torchscript(archive):
             form = "torchscript"
             archives.refuse_bomb(archive)
-            return _code(form, size, "holds code in TorchScript's language beside its weights")
+            reason, weights = "holds code in TorchScript's language beside its weights", "torch.jit.load('PATH', 'cpu')"
+            return _code(form, size, reason, weights=weights)
         if archives.is_pt2(archive):
             form = "pt2"
             archives.refuse_bomb(archive)
-            return _code(form, size, "is a program of torch.export, whose parts torch may unpickle")
+            reason = "is a program of torch.export, whose parts torch may unpickle"
+            return _code(form, size, reason, weights="torch.export.load('PATH')")
         if archives.is_mar(archive):
             form = "mar"
             facts = archives.mar_facts(archive)
             archives.refuse_bomb(archive)
-            return _code(form, size, "is an archive of TorchServe with Python code of its author's", facts)
+            return _code(form, size, "is an archive of TorchServe with Python code of its author's", facts=facts)
         if torch_zip.is_one(archive):
             form = "torch-zip"
             return judgement.of_pickle(torch_zip.read(archive), form, size)
@@ -148,9 +160,12 @@ def _only_looks_like_a_pickle(found: pickles.Pickled, head: bytes) -> bool:
     return not found.end and guesses.is_text(head) and not any(dangers.danger(name) for name in found.foreign)
 
 
-def _code(form: Format, size: int, reason: str, facts: dict[str, str] | None = None) -> Report:
+def _code(form: Format, size: int, reason: str, *, weights: str = "", facts: dict[str, str] | None = None) -> Report:
+    """The report on a format that is code. `weights` is what loads it, where its state_dict can be saved alone."""
     reason = f"{reason}, and loading it would run that"
-    return Report(form, "code", size, reason, _CODE_INSIDE, facts=facts or {})
+    alone = f"save its weights alone, torch.save({weights}.state_dict(), 'NEW'), and give its network with --arch"
+    remedy = f"if you trust whoever wrote it, give --allow-code, or {alone}" if weights else _CODE_INSIDE
+    return Report(form, "code", size, reason, remedy, facts=facts or {})
 
 
 def _refused(form: Format, size: int, refusal: Refusal) -> Report:

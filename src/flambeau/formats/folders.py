@@ -31,6 +31,17 @@ def read(path: Path) -> Report:
         raise Refusal("is a model of TensorFlow, not of PyTorch", "export it to ONNX with tf2onnx, and give that file")
     if (path / "data.pkl").is_file():
         raise Refusal("is a file of torch.save that was unpacked", "give the file itself, as it was downloaded")
+    if (path / ".metadata").is_file() and any(path.glob("*.distcp")):
+        raise Refusal(
+            "is a checkpoint of torch.distributed.checkpoint, whose tensors lie in parts",
+            "join them, if you trust whoever wrote it, for that unpickles: "
+            "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER NEW.pth, and give NEW.pth",
+        )
+    if shards := next(path.glob("*.index.json"), None):
+        raise Refusal(
+            f"is a checkpoint in several files ({plain(shards.name)})",
+            "join them into one: load each, and save the state_dict as one safetensors file",
+        )
     if files:
         raise Refusal("is neither a bundle nor a repository", f"give the file in it: {plain(', '.join(files))}")
     raise Refusal("is a folder without a bundle or a model in it", "give a model's file, or a folder of flambeau build")

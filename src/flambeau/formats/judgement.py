@@ -24,6 +24,9 @@ def of_pickle(found: Pickled, form: Format, size: int) -> Report:
     facts = {} if entries else {"holds": _kind(found.value)}
     report = Report(form, "data", size, globals=known, entries=entries, classes=classes, facts=facts)
     chosen, at = _chosen(report, found.value)
+    if not entries and not found.foreign:
+        refused = _without_weights(found.value)
+        return Report(form, "refused", size, refused.reason, refused.remedy, known, facts=facts)
     if reason := _why_code(found, form, at):
         remedy = _conversion(chosen, at)
         return msgspec.structs.replace(report, verdict="code", reason=reason, remedy=remedy)
@@ -55,6 +58,24 @@ def _chosen(report: Report, value: Any) -> tuple[Entry | None, Any]:
     for key in entry.where:
         value = (value.items if isinstance(value, Foreign) else value)[key]
     return entry, value
+
+
+_SAVE_WEIGHTS = "save torch.save(model.state_dict(), 'NEW') where the model was made, and give that"
+
+
+def _without_weights(value: Any) -> Refusal:
+    """What a file of torch's is that is safe to read, and holds no tensors under names."""
+    if isinstance(value, list | tuple) and value and all(isinstance(item, Tensor) for item in islice(value, 64)):
+        return Refusal(
+            f"holds a list of {len(value):,} tensors without names, as torch.save(list(model.parameters()), …) writes "
+            "it, and without their names nothing tells which belongs where",
+            "in Python, make the model, then: for p, w in zip(model.parameters(), torch.load('PATH')): p.data.copy_(w)"
+            f"; and {_SAVE_WEIGHTS}; batch norms' averages are not among the parameters, so a model that has them needs "
+            "its state_dict from where it was trained",
+        )
+    if isinstance(value, dict) and "param_groups" in value:
+        return Refusal("holds the state of an optimiser, and no weights of a network", _SAVE_WEIGHTS)
+    return Refusal(f"has no weights in it but {_kind(value)}", _SAVE_WEIGHTS)
 
 
 def _why_code(found: Pickled, form: Format, at: Any) -> str:
