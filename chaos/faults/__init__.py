@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from chaos.faults import bodies, clocks, items, kills, leak, life, load, log, slow
+from chaos.faults import bodies, clocks, files, items, kills, leak, life, load, log, slow
 from chaos.faults.selftest import selftest
 from chaos.run import Report, Run
 
@@ -43,6 +43,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("F-27", items.nonfinite),
     Fault("F-46", items.outputs),
     Fault("F-50", life.herd),
+    Fault("A4", files.costly),
     Fault("A11", bodies.long_reads),
     Fault("A12", bodies.many_uploads),
     Fault("A21", log.stalled_reader),

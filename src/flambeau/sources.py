@@ -43,7 +43,7 @@ _TOOLS = (
 )  # fmt: skip
 """The packages whose versions a bundle depends on."""
 
-_HINTS = {
+_HINTS: dict[int, str] = {
     signal.SIGKILL: ": this machine may have too little memory",
     signal.SIGPROF: ": it computed for longer than any model should take, which the file makes it do",
 }

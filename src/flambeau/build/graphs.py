@@ -18,7 +18,7 @@ import msgspec
 
 from flambeau import formats
 from flambeau.build.reader import ENVIRONMENT, tame
-from flambeau.build.reading.messages import LONGEST_LINE, GraphOrder, Message, Refused
+from flambeau.build.reading.messages import LONGEST_LINE, GraphOrder, Message, Read, Refused
 from flambeau.config import usable_cores
 from flambeau.errors import SourceError
 from flambeau.process import cpu_alarm, limit_memory
@@ -66,7 +66,7 @@ def prove(file: Path, given: str, shape: tuple[int, ...]) -> str:
         said = msgspec.json.decode(line, type=Message) if line else None
     if isinstance(said, Refused):
         raise SourceError(tame(said.reason))
-    if said is None or code:
+    if not isinstance(said, Read) or code:
         raise SourceError(_ending(file, code, order))
     return tame(said.sandbox)
 

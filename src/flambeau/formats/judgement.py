@@ -70,8 +70,8 @@ def _without_weights(value: Any) -> Refusal:
             f"holds a list of {len(value):,} tensors without names, as torch.save(list(model.parameters()), …) writes "
             "it, and without their names nothing tells which belongs where",
             "in Python, make the model, then: for p, w in zip(model.parameters(), torch.load('PATH')): p.data.copy_(w)"
-            f"; and {_SAVE_WEIGHTS}; batch norms' averages are not among the parameters, so a model that has them needs "
-            "its state_dict from where it was trained",
+            f"; and {_SAVE_WEIGHTS}; batch norms' averages are not among the parameters, so a model that has them "
+            "needs its state_dict from where it was trained",
         )
     if isinstance(value, dict) and "param_groups" in value:
         return Refusal("holds the state of an optimiser, and no weights of a network", _SAVE_WEIGHTS)
