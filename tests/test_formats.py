@@ -236,6 +236,7 @@ def test_a_bundle_and_a_repository_of_bundles(default_bundle: Bundle, tmp_path: 
 def test_a_bundle_with_code_is_code(default_bundle: Bundle, tmp_path: Path) -> None:
     manifest = json.loads((default_bundle.path / "manifest.json").read_bytes())
     manifest["pipeline"] = {"kind": "python", "code": {"name": "Double", "file": "code/double.py"}}
+    manifest["members"]["code/double.py"] = "0" * 64
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     report = examine(tmp_path)
     assert (report.format, report.verdict) == ("bundle", "code")
