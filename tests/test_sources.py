@@ -418,7 +418,7 @@ def test_without_pytorch_it_is_said_that_an_onnx_file_needs_it_to_be_built_u16(
     assert "serve that, which needs none" in done.stderr
     script = (
         f"import flambeau, sys; model = flambeau.load({str(made)!r}).__enter__(); "
-        "print(model.predict([1.0, 1.0, 1.0, 1.0])); assert 'torch' not in sys.modules; model.__exit__(None, None, None)"
+        "print(model.predict([1.0] * 4)); model.__exit__(None, None, None); assert 'torch' not in sys.modules"
     )
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[4.0, 4.0, 4.0, 4.0]"

@@ -21,7 +21,7 @@ from flambeau.build.reader import ENVIRONMENT, tame
 from flambeau.build.reading.messages import LONGEST_LINE, GraphOrder, Message, Read, Refused
 from flambeau.config import usable_cores
 from flambeau.errors import SourceError
-from flambeau.process import cpu_alarm, limit_memory
+from flambeau.process import NO_TELEMETRY, cpu_alarm, limit_memory
 
 _MEMORY = 2 << 30  # bytes beside the weights, for one row
 _TIMES = 6  # the weights: read, parsed, checked, opened, optimised, and laid out anew
@@ -48,6 +48,7 @@ def prove(file: Path, given: str, shape: tuple[int, ...]) -> str:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+        | NO_TELEMETRY
         | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
     )  # fmt: skip
     watch = threading.Timer(_SLOWEST * seconds, process.kill)
