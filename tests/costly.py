@@ -183,6 +183,6 @@ CASES: dict[str, Callable[[], bytes]] = {
     "zip-extra-fields": _extra_fields,
     "onnx-places": _places,
     "safetensors-of-32,000": lambda: _tensors(32_000),
-    "safetensors-nested-names": lambda: _tensors(32_000, lambda index: "module." * 12 + f"{index}.weight"),
+    "safetensors-nested-names": lambda: _tensors(32_000, lambda index: "module." * 6 + f"{index}.weight"),
     "safetensors-long-names": lambda: _tensors(16_000, lambda index: "a." * 150 + f"{index}.weight"),
 }  # fmt: skip

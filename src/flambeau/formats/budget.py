@@ -23,7 +23,7 @@ _OF_AN_ELEMENT = 64
 MOST_TENSORS = 32_768
 """In one mapping. Whoever finds out which network it is looks at each of their names, more than once."""
 _LONGEST_NAME = 400
-_MOST_OF_NAMES = 3 * 2**20  # characters
+_MOST_OF_NAMES = 2 * 2**20  # characters
 
 
 def refuse_too_many(names: Collection[str]) -> None:
