@@ -24,7 +24,7 @@ T = TypeVar("T")
 Buffer = bytes | bytearray | memoryview
 
 _HEADER = struct.Struct(
-    "<2sB?IQIQ"
+    "<2sB?IQII"
 )  # magic, kind, wide, generation, batch id, bytes of the body, bytes of the payloads
 _MAGIC = b"fb"
 HEADER_SIZE = _HEADER.size
