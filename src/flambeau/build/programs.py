@@ -113,4 +113,5 @@ def _within(loaded: Any, report: Report, order: BuildOrder, tell: Tell) -> Fille
         return _module(loaded.float().eval(), order, tell)
     tensors = {key: loaded[key] for key in entry.tensors}
     weights = Weights(tensors, entry, sha256=bundle.sha256_of(Path(str(order.file))), classes=report.classes)
-    return networks.registered(order, weights, tell=tell)
+    fill = networks.own if order.code is not None else networks.registered
+    return fill(order, weights, tell=tell)

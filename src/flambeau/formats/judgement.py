@@ -93,6 +93,8 @@ def _globals(found: Pickled) -> tuple[Global, ...]:
 def _kind(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a single tensor of shape {list(value.info.shape)}"
+    if isinstance(value, list | tuple) and value and all(isinstance(each, Tensor) for each in value):
+        return f"{len(value)} tensors without names"
     if isinstance(value, dict) and value:
         return f"a dict of {plain(', '.join(str(key) for key in islice(value, 8) if type(key) in (str, int)))}"
     return f"a {plain(value.name)}" if isinstance(value, Foreign) else f"a {type(value).__name__.lower()}"
