@@ -33,9 +33,9 @@ class Made:
     `probe` is what is sent, the bytes of a picture or the value of "input"; `None` where nothing answers. `answer` is
     what PyTorch itself gives: probabilities where the task is classification, in the order of the outputs, else the
     network's numbers as lists.
-    `own` stands for `file.py:Class` in a sentence, `shape` for the value of `--input-shape`, `python` is
-    the Python model (`file.py:Class`) that serves the file where a sentence names `PythonModel`. `convert` turns the
-    file into another as its sentence says, and returns that.
+    `own` stands for `file.py:Class` in a sentence, and `shape` for the value of `--input-shape`. `python` is the Python
+    model (`file.py:Class`) that serves the file where a sentence names `PythonModel` and none is printed. `convert`
+    turns the file into another as its sentence says, and returns that.
     """
 
     file: Path
@@ -70,6 +70,14 @@ def picture(side: int = 256, *, grey: bool = False) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels[:, :, 0] if grey else pixels).save(file, "PNG")
     return file.getvalue()
+
+
+def pixels(file: bytes) -> torch.Tensor:
+    """The picture as it is, (3, height, width), in 0 to 1."""
+    from torchvision.transforms.functional import to_tensor
+
+    tensor: torch.Tensor = to_tensor(Image.open(io.BytesIO(file)).convert("RGB"))
+    return tensor
 
 
 def prepared(file: bytes, *, resize: int = 255, crop: int = 224) -> torch.Tensor:
@@ -122,7 +130,7 @@ def beside(folder: Path) -> Path:
     """The corpus's own code, in the folder of a file."""
     place = folder / NETS.name
     if not place.exists():
-        place.write_bytes(NETS.read_bytes())
+        place.write_text(NETS.read_text().replace("Path(__file__).parent", f"Path({str(folder)!r})"))
     return place
 
 

@@ -4,7 +4,6 @@ The corpus names them to `--arch FILE:CLASS`, and pickles some of them, so this 
 torch, and nothing of Flambeau but the base class of a Python model.
 """
 
-import io
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +12,9 @@ from torch import nn
 from torch.nn import functional
 
 import flambeau
+
+HERE = Path(__file__).parent
+"""The folder of the weights. A bundle has a copy of this file, so the corpus writes the folder in when it copies it."""
 
 
 class Digits(nn.Module):
@@ -226,7 +228,7 @@ class _Served(flambeau.PythonModel):
 
     def load(self) -> None:
         self.net = self.network().eval()
-        self.net.load_state_dict(torch.load(Path(__file__).with_name(self.file), weights_only=True))
+        self.net.load_state_dict(torch.load(HERE / self.file, weights_only=True))
 
     def predict(self, batch: list[Any]) -> list[Any]:
         with torch.inference_mode():
@@ -261,59 +263,11 @@ class ServedWords(_Served):
     network, file = Words, "words.pth"
 
 
-class ServedVoice(flambeau.PythonModel):
-    """An ONNX graph with a state, as silero-vad's: samples, a state and a rate to a probability and the new state."""
+class ServedVectors(flambeau.PythonModel):
+    """The vector of a word's number."""
 
     def load(self) -> None:
-        import onnxruntime
-
-        self.session = onnxruntime.InferenceSession(str(Path(__file__).with_name("voice.onnx")))
+        self.table = torch.load(HERE / "vectors.pth", weights_only=True)["embedding.weight"]
 
     def predict(self, batch: list[Any]) -> list[Any]:
-        import numpy as np
-
-        answers = []
-        for item in batch:
-            state, total = np.zeros((1, 4), np.float32), 0.0
-            for samples in item:
-                given = {"input": np.float32([samples]), "state": state, "sr": np.array(16000)}
-                probability, state = self.session.run(None, given)
-                total = float(probability[0, 0])
-            answers.append(total)
-        return answers
-
-
-class ServedBoxes(flambeau.PythonModel):
-    """A detector of torchvision: pictures to boxes."""
-
-    def load(self) -> None:
-        from torchvision.models import detection
-
-        self.net = detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=5).eval()
-        self.net.load_state_dict(torch.load(Path(__file__).with_name("boxes.pth"), weights_only=True))
-
-    def predict(self, batch: list[Any]) -> list[Any]:
-        from PIL import Image
-        from torchvision.transforms.functional import to_tensor
-
-        with torch.inference_mode():
-            pictures = [to_tensor(Image.open(io.BytesIO(item)).convert("RGB")) for item in batch]
-            return [{name: value.tolist() for name, value in found.items()} for found in self.net(pictures)]
-
-
-class ServedPixels(flambeau.PythonModel):
-    """A segmenter of torchvision: pictures to the class of each pixel."""
-
-    def load(self) -> None:
-        from torchvision.models import segmentation
-
-        self.net = segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=4).eval()
-        self.net.load_state_dict(torch.load(Path(__file__).with_name("seg.pth"), weights_only=True))
-
-    def predict(self, batch: list[Any]) -> list[Any]:
-        from PIL import Image
-        from torchvision.transforms.functional import to_tensor
-
-        with torch.inference_mode():
-            pictures = [to_tensor(Image.open(io.BytesIO(item)).convert("RGB"))[None] for item in batch]
-            return [self.net(picture)["out"][0].argmax(0).sum().item() for picture in pictures]
+        return [self.table[item].tolist() for item in batch]

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torchvision.transforms.functional import normalize
 
-from corpus import Kind, Made, alive, classified, own, picture, prepared, saved
-from corpus_images import resnet18, shufflenet
+from corpus import MEAN, STD, Kind, Made, alive, classified, picture, pixels, prepared, saved
+from corpus_images import prefixed, resnet18, shufflenet
 
 
 def bare(folder: Path) -> Made:
@@ -55,18 +56,21 @@ def quantised(folder: Path) -> Made:
 
 
 def detector(folder: Path) -> Made:
+    """U11: its answer is `boxes`, `labels` and `scores` of a picture."""
     from torchvision.models import detection
 
     torch.manual_seed(31)
     network = detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=5)
-    file = saved(folder, "boxes.pth", alive(network).state_dict())
-    return Made(file, picture(), python=own(folder, "ServedBoxes"), task="python")
+    file = saved(folder, "boxes.pth", {"model": prefixed("module.", alive(network).state_dict())})
+    probe = picture(200)
+    with torch.inference_mode():
+        [found] = network([pixels(probe)])
+    return Made(file, probe, {name: value.tolist() for name, value in found.items()}, task="python")
 
 
 def segmenter(folder: Path) -> Made:
-    from PIL import Image
+    """U11: its answer is the class of each pixel."""
     from torchvision.models import segmentation
-    from torchvision.transforms.functional import to_tensor
 
     torch.manual_seed(32)
     network = alive(
@@ -75,8 +79,8 @@ def segmenter(folder: Path) -> Made:
     file = saved(folder, "seg.pth", network.state_dict())
     probe = picture(64)
     with torch.inference_mode():
-        answer = network(to_tensor(Image.open(io.BytesIO(probe)).convert("RGB"))[None])["out"][0].argmax(0).sum().item()
-    return Made(file, probe, answer, python=own(folder, "ServedPixels"), task="python")
+        found = network(normalize(pixels(probe), MEAN, STD)[None])["out"][0].argmax(0)
+    return Made(file, probe, {"classes": found.tolist()}, task="python")
 
 
 def optimiser(folder: Path) -> Made:

@@ -15,6 +15,7 @@ from flambeau.build import inputs, parts
 from flambeau.build.labels import IMAGENET
 from flambeau.build.weights import Weights
 from flambeau.bundle import Architecture, ImagePipeline, TensorPipeline
+from flambeau.detection import sketches
 from flambeau.detection.finding import Finding, Fit
 from flambeau.errors import SourceError
 from flambeau.formats.endings import Ending
@@ -233,5 +234,7 @@ def _nothing_fits(order: BuildOrder, finding: Finding) -> str:
     """What is nearest, how it differs, and what to try."""
     others = [near.name for near in finding.near[1:]]
     also = f" (nearest after that: {', '.join(others)})" if others and order.architecture is None else ""
-    none = "" if order.architecture else "no known architecture fits, and "
-    return f"{Path(str(order.file)).name}: {none}{finding.advice}{also}"
+    advice = finding.advice
+    if finding.known and sketches.of_images(finding.known, "", ()):
+        advice = advice.replace(sketches.AROUND, sketches.ask(str(order.file)))
+    return f"{Path(str(order.file)).name}: {advice}{also}"

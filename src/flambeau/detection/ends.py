@@ -14,7 +14,7 @@ _END = re.compile(r"(.+?) (\w+|\?)\[([^\[\]]*)\](?:, |$)")
 
 
 class Judged(msgspec.Struct, frozen=True):
-    """`needs` says why a graph cannot be served as it is, and what to do; `example` is a Python model that serves it."""
+    """`needs` is why a graph cannot be served as it is, and what to do; `example` a Python model that serves it."""
 
     needs: str = ""
     example: str = ""

@@ -1,7 +1,7 @@
 """Weights that are kept in parts: pruned with a mask, or normed by their length or their largest singular value.
 
 `torch.nn.utils.prune`, `weight_norm` and `spectral_norm` leave the parts of a weight in a checkpoint where nobody calls
-`remove` first: `fc.weight_orig` and `fc.weight_mask` for `fc.weight`. This module tells such parts from names and shapes
+`remove` first, such as `fc.weight_orig` and `fc.weight_mask`. This module tells such parts from names and shapes
 and says what they make; `flambeau.build.parts` multiplies them out. Parts that are not understood stay as they are.
 """
 

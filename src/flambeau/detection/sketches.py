@@ -16,6 +16,12 @@ AROUND = (
 PRINTED = "save the Python model below as file.py, and flambeau serve file.py:Model --allow-code"
 """The way out where `flambeau inspect` prints one."""
 
+
+def ask(file: str) -> str:
+    """The way out where a command line has no room for a Python model."""
+    return f"flambeau inspect {file} prints a Python model that serves it"
+
+
 _IMAGES = '''\
 import io
 

@@ -12,6 +12,8 @@ from flambeau.formats.report import Entry, Format, Global, Report
 from flambeau.formats.values import Foreign, Tensor
 
 _MOST_GLOBALS = 1000
+_QUANTISED = ("torch.qint8", "torch.quint8", "torch.qint32", "torch._utils._rebuild_qtensor")
+_FLOATS = "save those, or dequantize the file's as in docs/sources.md#quantised-weights"
 
 
 def of_pickle(found: Pickled, form: Format, size: int) -> Report:
@@ -44,6 +46,8 @@ def _refusal(found: Pickled) -> Refusal | None:
     for name in found.foreign:
         if could := dangers.danger(name):
             return Refusal(f"names {plain(name)}, which could {could} as soon as it is loaded", UNTRUSTED)
+    if any(name in _QUANTISED for name in found.foreign):
+        return Refusal("holds quantised weights, and those of the network before it was quantised are served", _FLOATS)
     return found.fault or (None if found.foreign else found.oddity)
 
 

@@ -27,9 +27,7 @@ def choose(report: Report, wanted: str | None) -> tuple[Entry, str | None]:
     """
     if not report.entries:
         held = report.facts.get("holds", "nothing that is called a tensor")
-        raise SourceError(
-            f"the file has no weights in it but {held}: save it with torch.save(model.state_dict(), PATH), and give that"
-        )
+        raise SourceError(f"the file has no weights in it but {held}: save torch.save(model.state_dict(), PATH)")
     if wanted is not None:
         return _wanted(report, wanted), None
     entries = list(report.entries)
