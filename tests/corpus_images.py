@@ -112,14 +112,14 @@ def cut(folder: Path) -> Made:
     from corpus_nets import Cut
 
     network = alive(Cut(resnet18(), 3), variance=4)
-    return answered(saved(folder, "cut.pth", network.state_dict()), network)
+    return answered(saved(folder, "cut.pth", network.state_dict()), network, "--arch", "resnet18")
 
 
 def children(folder: Path) -> Made:
     """All children in one Sequential, with Flatten before the last."""
     body = list(resnet18().children())
     network = alive(nn.Sequential(*body[:-1], nn.Flatten(), body[-1]), variance=4)
-    return answered(saved(folder, "children.pth", network.state_dict()), network)
+    return answered(saved(folder, "children.pth", network.state_dict()), network, "--arch", "resnet18")
 
 
 def fastai(folder: Path) -> Made:
@@ -291,8 +291,8 @@ KINDS = (
     Kind("timm", timms, "path"),
     Kind("a new head of two layers", new_head, "options"),
     Kind("a course's checkpoint", course, "options", "U5"),
-    Kind("children in a Sequential, in a class", cut, "path", "U8"),
-    Kind("children in one Sequential", children, "path", "U8"),
+    Kind("children in a Sequential, in a class", cut, "options", "U8"),
+    Kind("children in one Sequential", children, "options", "U8"),
     Kind("fastai", fastai, "options", "U8"),
     Kind("pruned", pruned, "path", "U9"),
     Kind("weight_norm", normed("weight_norm.pth", old_weight_norm), "path", "U9"),

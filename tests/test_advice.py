@@ -1,0 +1,63 @@
+"""Advice is executable: every remedy that inspect, build and doctor print over the corpus is followed to its end."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flambeau
+from advice import Served, follow
+from corpus import Kind, kinds
+
+FAST = (
+    "a course's checkpoint",
+    "a norm first",
+    "numbers without names",
+    "outputs in a tuple",
+    "an ONNX graph with a state",
+)
+"""Those that found the circles (U5, U6), the false promises (U11) and the dead ends (U7) of the first build."""
+
+
+def cases() -> list[Any]:
+    return [
+        pytest.param(kind, id=kind.name, marks=() if kind.name in FAST else (pytest.mark.slow,)) for kind in kinds()
+    ]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", cases())
+def test_every_remedy_leads_to_the_answer_of_pytorch(kind: Kind, tmp_path: Path) -> None:
+    """U5 to U9, U11, U14: no circle, no dead end, and no answer but torch's own, whichever way was gone."""
+    made = kind.write(tmp_path)
+    served = follow(kind, made, tmp_path)
+    bare = [each for each in served if not each.state.options and each.state.file == str(made.file)]
+    assert bool(bare) == (kind.expect == "path"), [each.state for each in served]
+    for each in served:
+        assert_right(each)
+    if kind.expect != "path" and not kind.end:
+        assert any(each.made.answer is not None for each in served), [each.state for each in served]
+
+
+def assert_right(served: Served) -> None:
+    """The bundle answers what PyTorch does."""
+    if served.made.answer is None:
+        return
+    with flambeau.load(served.bundle, allow_code=True) as model:
+        found = model.predict(served.made.probe)
+    assert_alike(getattr(found, "probabilities", found), served.made.answer)
+
+
+def assert_alike(found: Any, expected: Any) -> None:
+    """The same numbers under the same names."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert_alike(found[name], value)
+    elif isinstance(expected, list) and expected and isinstance(expected[0], list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_alike(one, other)
+    else:
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
