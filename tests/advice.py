@@ -138,9 +138,9 @@ def remedies(sentence: str, state: State, made: Made, inspected: str) -> Iterato
             after = made.convert()
             yield State(str(after.file)), after
         if "PythonModel" in part or "Python model" in part:
-            place = _python_model(part, state, made, inspected)
-            if place:
-                yield State(place, (("--allow-code", ""),)), made
+            if place := _python_model(part, state, made, inspected):
+                around = made.answer if made.around is None else made.around
+                yield State(place, (("--allow-code", ""),)), replace(made, answer=around)
 
 
 def _options(text: str, made: Made) -> dict[str, str]:

@@ -159,7 +159,9 @@ def numbers() -> Iterator[Case]:
     told = {"wanted": "mlp", "args": {"activation": "relu"}}
     yield Case("one linear layer", L(4, 3), "mlp", 3)
     yield Case("one linear layer somewhere", L(4, 3), "mlp", 3, under("model.regressor."))
-    yield Case("linear layers side by side", chain(L(4, 9), N(9), L(9, 2)), "mlp", 2)
+    yield Case("linear layers side by side", chain(L(4, 9), B(9), L(9, 2)), "mlp", 2)
+    yield Case("a LayerNorm among them (told)", chain(L(4, 9), N(9), L(9, 2)), "mlp", 2, options={"wanted": "mlp"})
+    yield Case("a linear layer without bias (told)", L(4, 3, bias=False), "mlp", 3, options={"wanted": "mlp"})
     yield Case("linear layers with an activation (told)", chain(L(4, 9), R, L(9, 2)), "mlp", 2, options=told)
     yield Case("batch norms among them (told)", chain(B(4), L(4, 9), B(9), R, D, L(9, 2)), "mlp", 2, options=told)
     yield Case("layers with names (told)", named(fc1=L(4, 9), act=R, fc2=L(9, 2)), "mlp", 2, options=told)
@@ -226,7 +228,11 @@ def refusals() -> Iterator[Case]:
     arcface = backbone("fc.", arcface__weight=(7, 512))
     yield refused("resnet18 and the centres of ArcFace", small, "arcface.weight is not named like a head's", arcface)
     yield refused("a UNet", UNet, "no architecture that flambeau knows resembles these weights")
-    yield refused("an embedding's table", L(9, 1000, bias=False), "resembles", under("embedding."))
+    yield refused(
+        "an embedding's table", L(9, 1000, bias=False), "a table of vectors is no network", under("embedding.")
+    )
+    yield refused("a norm that may be any", chain(L(4, 9), N(9), L(9, 2)), "say --arch mlp if it is a LayerNorm")
+    yield refused("a table or a layer", L(16, 1000, bias=False), "linear layer, or a table of vectors: say --arch mlp")
     yield refused("a plain network", chain(L(4, 9), R, L(9, 2)), """--arch mlp --arch-args '{"activation": "relu"}'""")
     yield refused(
         "a plain network of names", named(a=L(4, 9), b=L(9, 2)), "4→9, perhaps something without weights, 9→2"

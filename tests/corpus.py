@@ -34,7 +34,8 @@ class Made:
     what PyTorch itself gives: probabilities where the task is classification, in the order of the outputs, else the
     network's numbers as lists.
     `own` stands for `file.py:Class` in a sentence, and `shape` for the value of `--input-shape`. `python` is the Python
-    model (`file.py:Class`) that serves the file where a sentence names `PythonModel` and none is printed. `convert`
+    model (`file.py:Class`) that serves the file where a sentence names `PythonModel` and none is printed, and `around`
+    its answer, where that is another than `answer`. `convert`
     turns the file into another as its sentence says, and returns that.
     """
 
@@ -45,6 +46,7 @@ class Made:
     own: str = ""
     shape: str = ""
     python: str = ""
+    around: Any = None
     convert: Callable[[], "Made"] | None = None
     task: str = "classification"
 

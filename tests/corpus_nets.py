@@ -164,10 +164,11 @@ class Noisy(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.line = nn.Linear(4, 3)
+        self.conv = nn.Conv1d(1, 2, 2)
+        self.line = nn.Linear(6, 3)
 
     def forward(self, rows: Any) -> Any:
-        return functional.dropout(self.line(rows), 0.5)
+        return functional.dropout(self.line(self.conv(rows[:, None]).flatten(1)), 0.5)
 
 
 class RowsTogether(nn.Module):

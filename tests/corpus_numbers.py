@@ -51,7 +51,7 @@ def by_class(name: str, file: str, probe: Any, *, shape: str = "") -> Callable[[
     def write(folder: Path) -> Made:
         network = seeded(getattr(corpus_nets, name))
         options = ["--arch", own(folder, name), "--allow-code", *(["--input-shape", shape] if shape else [])]
-        answer = numbers(network, torch.tensor([probe]))
+        answer = numbers(network, torch.tensor([probe, probe]))  # two rows, for a squeeze leaves those alone
         made = saved(folder, file, network.state_dict())
         return Made(made, probe, answer, tuple(options), own=own(folder, name), shape=shape, task="tensor")
 
@@ -68,6 +68,24 @@ def by_python(network: str, model: str, file: str, probe: Any, answer: Callable[
         path = saved(folder, file, built.state_dict())
         python = own(folder, model)
         return Made(path, probe, expected, own=own(folder, network), shape="4", python=python, task="python")
+
+    return write
+
+
+def by_name(network: str, model: str, file: str, output: str) -> Callable[[Path], Made]:
+    """A network of several outputs: one of them by its name, or all of them by a Python model around it."""
+
+    def write(folder: Path) -> Made:
+        built = seeded(getattr(corpus_nets, network))
+        with torch.inference_mode():
+            found = built(torch.tensor([ROW]))
+        scores = (found["scores"] if isinstance(found, dict) else found[0])[0].tolist()
+        path = saved(folder, file, built.state_dict())
+        name = own(folder, network)
+        return Made(
+            path, ROW, scores, ("--arch", name, "--allow-code", "--output-name", output),
+            own=name, shape="4", python=own(folder, model), around=listed(found), task="tensor",
+        )  # fmt: skip
 
     return write
 
@@ -115,7 +133,7 @@ def onnx_numbers(folder: Path) -> Made:
 
 
 def onnx_two_outputs(folder: Path) -> Made:
-    """W7: scores and probabilities: which of them is the answer?"""
+    """W7: scores and their softmax: the latter is the answer."""
     network = seeded(lambda: nn.Linear(4, 3))
     with torch.no_grad():
         weights = {"w": network.weight.numpy().T.copy(), "b": network.bias.numpy()}
@@ -126,7 +144,7 @@ def onnx_two_outputs(folder: Path) -> Made:
     ]  # fmt: skip
     outputs = {"logits": ["n", 3], "probabilities": ["n", 3]}
     write_onnx(folder / "two.onnx", nodes, {"x": ["n", 4]}, outputs, weights)
-    return Made(folder / "two.onnx", ROW, answer, ("--output", "probabilities"), task="tensor")
+    return Made(folder / "two.onnx", ROW, answer, task="tensor")
 
 
 def voice(folder: Path) -> Made:
@@ -210,20 +228,18 @@ KINDS = (
     Kind("a table or a linear layer", table, "options", "U14"),
     Kind("token ids", by_python("Words", "ServedWords", "words.pth", TOKENS,
                                 lambda network: network(torch.tensor([TOKENS]))[0].tolist()), "refused", "U7"),
-    Kind("outputs in a tuple", by_python("Pair", "ServedPair", "tuple.pth", ROW,
-                                         lambda network: listed(network(torch.tensor([ROW])))), "refused", "U7"),
-    Kind("outputs in a dict", by_python("Named", "ServedNamed", "dict.pth", ROW,
-                                        lambda network: listed(network(torch.tensor([ROW])))), "refused", "U7"),
+    Kind("outputs in a tuple", by_name("Pair", "ServedPair", "tuple.pth", "0"), "options", "U7"),
+    Kind("outputs in a dict", by_name("Named", "ServedNamed", "dict.pth", "scores"), "options", "U7"),
     Kind("two inputs", by_python("Two", "ServedTwo", "two.pth", [ROW, [1.0, 2.0]],
                                  lambda network: network(torch.tensor([ROW]), torch.tensor([[1.0, 2.0]]))[0].tolist()),
          "refused", "U7"),
     Kind("an ONNX graph with a state", voice, "refused", "U7"),
     Kind("an ONNX graph", onnx_numbers, "path"),
-    Kind("an ONNX graph of two outputs", onnx_two_outputs, "options", "W7"),
+    Kind("an ONNX graph of two outputs", onnx_two_outputs, "path", "W7"),
     Kind("a whole network", program("norms.pt", torch.save), "options"),
     Kind("TorchScript", program("norms.ts", save_script), "options"),
     Kind("torch.export", program("norms.pt2", save_program), "options"),
     Kind("dropout that never stops", nobody("Noisy", "noisy.pth"), "refused", "U10", end="random"),
     Kind("a norm over rows", nobody("RowsTogether", "together.pth"), "refused", "U10", end="row"),
-    Kind("squeezed rows", nobody("Squeezed", "squeezed.pth"), "refused", "U10", end="row"),
+    Kind("squeezed rows", by_class("Squeezed", "squeezed.pth", ROW), "path", "U10"),
 )  # fmt: skip

@@ -42,6 +42,11 @@ def find(names: Names, args: Mapping[str, Any], *, asked: bool = False) -> Findi
         told = f"{layer.sizes[1]} x {layer.sizes[0]} numbers without a bias are a linear layer, or a table of vectors"
         remedy = f"say --arch {NAME} if it is a layer ({layers.describe(found)}); else {sketches.AROUND}"
         return Finding(None, advice=f"{told}: {remedy}")
+    if any(layer.kind == "layer_norm" for layer in found) and not asked:
+        told = "a norm without running statistics may be a LayerNorm, or one over the rows of a batch"
+        own = "give your own class with --arch file.py:Class --allow-code"
+        advice = f"{told} ({layers.describe(found)}): say --arch {NAME} if it is a LayerNorm, or {own}"
+        return Finding(None, advice=advice)
     try:
         chain = layers.chain(found, activation=activation)
     except Unclear as unclear:
