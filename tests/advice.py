@@ -7,15 +7,20 @@ documents. Each is taken, and run. A remedy that was followed already is a circl
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from conftest import run_flambeau
+import pytest
+from click.testing import CliRunner
+
 from corpus import Kind, Made
+from flambeau import sources
 from flambeau.config import Settings
 from flambeau.doctor import source
-from flambeau.orders import SourceOptions
+from flambeau.errors import SetupError
+from flambeau.orders import BuildOrder, Failure, SourceOptions
 
 DOCS = Path(__file__).parent.parent / "docs"
 _FLAGS = ("--allow-code",)
@@ -87,10 +92,9 @@ def follow(kind: Kind, made: Made, folder: Path) -> list[Served]:
     served: list[Served] = []
     seen: dict[State, str] = {}
     start = State(str(made.file))
-    inspected = run_flambeau("inspect", made.file)
-    assert "Traceback" not in inspected.stderr, inspected.stderr
-    printed = {line[:14].strip(): line[14:] for line in inspected.stdout.splitlines() if line[:6].strip()}
-    assert (inspected.returncode == 0) == ("serve" in printed), inspected.stdout
+    code, inspected = command("inspect", made.file)
+    printed = {line[:14].strip(): line[14:] for line in inspected.splitlines() if line[:6].strip()}
+    assert (code == 0) == ("serve" in printed), inspected
     waiting: list[tuple[State, Made, tuple[State, ...]]] = [(start, made, ())]
     if "serve" in printed:  # inspect and serve are one judgement: what it prints is tried as it is printed
         waiting.append((start.given(_options(printed["serve"], made)), made, ()))
@@ -99,18 +103,16 @@ def follow(kind: Kind, made: Made, folder: Path) -> list[Served]:
         if state in seen:
             continue
         target = folder / f"bundle{len(seen)}"
-        done = run_flambeau("build", state.file, *state.words(), "-o", target, cwd=folder)
-        seen[state] = said = (done.stderr.strip().splitlines() or [""])[-1]
-        assert "Traceback" not in done.stderr, done.stderr
-        if done.returncode == 0:
+        code, seen[state] = command("build", state.file, *state.words(), "-o", target)
+        if code == 0:
             served.append(Served(state, target, held))
             continue
-        sentences = [said]
+        sentences = [seen[state]]
         if state == start:
             sentences += [printed[word] for word in ("to do",) if word in printed]
             sentences += _doctored(made.file)
         for sentence in dict.fromkeys(sentences):
-            following = list(remedies(sentence, state, held, inspected.stdout))
+            following = list(remedies(sentence, state, held, inspected))
             if not following and not (kind.end and kind.end in sentence):
                 raise DeadEndError(f"{state}: {sentence}")
             for after, other in following:
@@ -120,6 +122,40 @@ def follow(kind: Kind, made: Made, folder: Path) -> list[Served]:
     if "serve" in printed and made.file.suffix != ".pt2" and "--allow-code" not in printed["serve"]:
         assert any(each.state == start.given(_options(printed["serve"], made)) for each in served), seen
     return served
+
+
+def command(*words: object) -> tuple[int, str]:
+    """Run a command of Flambeau's in this process: its exit code, and what it printed or why it refused.
+
+    The build runs here too, and not in a process of its own, which would import PyTorch for each of hundreds.
+    """
+    from flambeau.cli import cli
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "_run_build_process", _build_here)
+        done = CliRunner().invoke(cli, [str(word) for word in words])
+    if isinstance(done.exception, SetupError):
+        return done.exception.exit_code, str(done.exception)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.exit_code, done.output
+
+
+def _build_here(order: BuildOrder, staging: Path, progress: Callable[[Any], None]) -> Failure | None:
+    """As `flambeau.build.__main__` does it."""
+    from flambeau.build.__main__ import _open
+    from flambeau.build.build import build
+
+    opening = None
+    try:
+        opening = _open(order, staging)
+        build(order, staging, opening=opening, say=lambda event: None)
+    except SetupError as error:
+        return Failure(type(error).__name__, str(error))
+    finally:
+        if opening is not None:
+            opening.close()
+    return None
 
 
 def remedies(sentence: str, state: State, made: Made, inspected: str) -> Iterator[tuple[State, Made]]:
@@ -137,10 +173,9 @@ def remedies(sentence: str, state: State, made: Made, inspected: str) -> Iterato
         if any(words in part for words in _BY_HAND) and made.convert:
             after = made.convert()
             yield State(str(after.file)), after
-        if "PythonModel" in part or "Python model" in part:
-            if place := _python_model(part, state, made, inspected):
-                around = made.answer if made.around is None else made.around
-                yield State(place, (("--allow-code", ""),)), replace(made, answer=around)
+        if place := _python_model(part, state, made, inspected):
+            around = made.answer if made.around is None else made.around
+            yield State(place, (("--allow-code", ""),)), replace(made, answer=around)
 
 
 def _options(text: str, made: Made) -> dict[str, str]:
@@ -177,9 +212,14 @@ def _converted(line: str, state: State) -> State:
 
 
 def _python_model(part: str, state: State, made: Made, inspected: str) -> str:
-    """`file.py:Model`, where `flambeau inspect` prints one, or where the corpus has one as the documents show it."""
+    """`file.py:Model`, where `flambeau inspect` prints one, or where the corpus has one as the documents show it.
+
+    Empty where the remedy is another.
+    """
+    if "PythonModel" not in part and "Python model" not in part:
+        return ""
     if "flambeau inspect" in part:
-        inspected = run_flambeau("inspect", state.file).stdout
+        inspected = command("inspect", state.file)[1]
     _, begins, example = inspected.partition("\n\n")
     if begins and "class Model(flambeau.PythonModel)" in example:
         file = Path(state.file).with_name("printed.py")
