@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from corpus import Kind, Made
 from flambeau import sources
+from flambeau.build.networks import Filled
 from flambeau.config import Settings
 from flambeau.doctor import source
 from flambeau.errors import SetupError
@@ -127,12 +128,22 @@ def follow(kind: Kind, made: Made, folder: Path) -> list[Served]:
 def command(*words: object) -> tuple[int, str]:
     """Run a command of Flambeau's in this process: its exit code, and what it printed or why it refused.
 
-    The build runs here too, and not in a process of its own, which would import PyTorch for each of hundreds.
+    The build runs here too, and not in a process of its own, which would import PyTorch for each of hundreds; and what
+    PyTorch can serve is not exported, which takes most of a build's time and is no advice's business.
     """
+    from flambeau.build import export
     from flambeau.cli import cli
+
+    exported = export.export
+
+    def unless_eager(filled: Filled, *rest: Any) -> None:
+        if filled.architecture is not None:
+            raise RuntimeError("this suite exports what needs it")
+        exported(filled, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sources, "_run_build_process", _build_here)
+        patch.setattr(export, "export", unless_eager)
         done = CliRunner().invoke(cli, [str(word) for word in words])
     if isinstance(done.exception, SetupError):
         return done.exception.exit_code, str(done.exception)

@@ -11,12 +11,6 @@ from advice import Served, follow
 from corpus import Kind, kinds
 
 FAST = ("a norm first", "outputs in a tuple", "an ONNX graph with a state")
-    "a course's checkpoint",
-    "a norm first",
-    "numbers without names",
-    "outputs in a tuple",
-    "an ONNX graph with a state",
-)
 """Small ones of a circle (U6) and of the dead ends (U7)."""
 
 

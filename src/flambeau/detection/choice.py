@@ -48,14 +48,14 @@ def find(
     matches, refusals = _sort(names, asked, activation, registries)
     if matches:
         return _fit(matches, names, asked, dict(args))
+    if asked is None and (known := others.find(names)):
+        return Finding(None, advice=advice.no_task(known), known=known)
     if asked is None and (chain := numbers.find(names, args)):
         return chain
     if not refusals and (found := _of_children(names, asked, activation, registries, dict(args))):
         return found
     if asked:
         return _asked_in_vain(names, asked, dict(args), refusals)
-    if not refusals and (known := others.find(names)):
-        return Finding(None, advice=advice.no_task(known), known=known)
     return advice.nothing(names, refusals, registries)
 
 
