@@ -55,7 +55,7 @@ def roi_align(
     columns = _weights(start_x, end_x - start_x, width, taken.shape[3], sampling_ratio, aligned)
     result = taken.new_zeros((len(rois), taken.shape[1], height, width))
     at_once = max(1, _MOST_NUMBERS // max(1, taken.shape[1] * height * taken.shape[3]))
-    for number in rois[:, 0].unique().tolist():
+    for number in sorted(set(rois[:, 0].tolist())):
         of_map = (rois[:, 0] == number).nonzero()[:, 0]
         for part in of_map.split(at_once):
             lines = torch.einsum("kph,chw->kcpw", rows[part], taken[int(number)])

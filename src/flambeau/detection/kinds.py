@@ -7,7 +7,8 @@ over decimal ones.
 import re
 from collections.abc import Mapping
 
-from flambeau.detection import layers, sketches
+from flambeau.bundle import HeadLayer
+from flambeau.detection import sketches
 from flambeau.detection.naming import Names
 from flambeau.detection.signature import COUNTER, Shape
 
@@ -60,7 +61,7 @@ def words(names: Names) -> tuple[str, bool]:
     return " and ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told), bool(found)
 
 
-def bare_table(found: list[layers.HeadLayer]) -> bool:
+def bare_table(found: list[HeadLayer]) -> bool:
     """Whether a single table could be a linear layer without bias as well as an embedding."""
     return len(found) == 1 and found[0].kind == "linear" and not found[0].bias
 
