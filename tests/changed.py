@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+import corpus_nets
 from checkpoints import Case, Change, Maker, State, every_torchvision_model, lightning, model, names, timm_model, under
 
 Layer = Callable[[], nn.Module]
@@ -36,7 +37,7 @@ def named(**layers: Layer) -> Layer:
 
 def cases() -> list[Case]:
     """All generated checkpoints."""
-    return [*every_torchvision_model(), *names(), *heads(), *outside(), *sizes(), *numbers(), *refusals()]
+    return [*every_torchvision_model(), *names(), *heads(), *outside(), *sizes(), *numbered(), *numbers(), *refusals()]
 
 
 def shown(layer: nn.Module) -> str:
@@ -154,6 +155,27 @@ def sizes() -> Iterator[Case]:
     yield Case("mobilenet_v2, half as wide (told)", thin, "mobilenet_v2", 4, options=asked, says="arguments of its own")
 
 
+def numbered() -> Iterator[Case]:
+    """Children without names (U8)."""
+    body = list(resnet18().children())
+    whole = nn.Sequential(*body[:-1], nn.Flatten(), nn.Linear(512, 7))
+    for name, make in {
+        "in a class": lambda: nn.ModuleDict({"features": nn.Sequential(*body[:-1]), "fc": nn.Linear(512, 7)}),
+        "with the head": lambda: whole,
+    }.items():
+        asked = {"wanted": "resnet18"}
+        yield Case(f"children of resnet18, {name} (told)", make, "resnet18", 7, options=asked, says="are numbered")
+        yield Case(f"children of resnet18, {name}", make, None, says="say --arch resnet18")
+        wrong = {"wanted": "resnet34"}
+        yield Case(f"children of resnet18, {name}, as resnet34", make, None, says="do not fill", options=wrong)
+    yield Case("what fastai saves", corpus_nets.fastai, None, says="as fastai's head does, which joins two poolings")
+
+
+def resnet18() -> nn.Module:
+    with torch.device("meta"):
+        return model("resnet18")()
+
+
 def numbers() -> Iterator[Case]:
     """Plain networks over numbers."""
     told = {"wanted": "mlp", "args": {"activation": "relu"}}
@@ -208,7 +230,6 @@ def refusals() -> Iterator[Case]:
     yield head("resnet18", "fc", chain(L(512, 40), L(30, 7)), "1 does not take what comes before it")
     yield head("efficientnet_b0", "classifier", chain(D, L(1280, 40), R, L(40, 7)), "--hidden-activation relu")
     yield head("convnext_tiny", "classifier", chain(nn.Flatten, L(768, 7)), "is given feature maps")
-    yield head("resnet18", "fc", nn.Identity, "makes features and no classes")
     yield head(
         "resnet18",
         "fc",
