@@ -38,6 +38,7 @@ from flambeau.detection.index import (
     Shapes,
     Weights,
 )
+from flambeau.detection.others import Other, Task
 from flambeau.detection.signature import COUNTER, Shape, Signature
 
 HOME = Path(__file__).parent.parent / "src/flambeau/detection/index"
@@ -61,6 +62,11 @@ def main() -> None:
     torchvision_ops.declare_missing()
     asked = [registry for registry in REGISTRIES if registry in sys.argv[1:] or not sys.argv[1:]]
     HOME.mkdir(exist_ok=True)
+    if "torchvision" in asked:
+        others = list(others_of_torchvision())
+        data = gzip.compress(msgspec.json.encode(others), 9, mtime=0)
+        (HOME / "torchvision_others.json.gz").write_bytes(data)
+        print(f"torchvision_others: {len(others)} architectures, {len(data) / 1000:.0f} kB")
     for registry in asked:
         facts, shapes = collect(registry)
         for name, content in ((registry, facts), (f"{registry}_shapes", shapes)):
@@ -242,6 +248,48 @@ def of_torchvision() -> Architectures:
         if name.startswith("vit_"):
             args["image_size"] = pipeline.crop
         yield name, partial(models.get_model, name, **args), RECIPE if pipeline.crop == RECIPE.crop else pipeline
+
+
+OTHERS: tuple[tuple[str, Task], ...] = (
+    ("maskrcnn", "instance segmentation"),
+    ("keypointrcnn", "keypoint detection"),
+    ("detection", "object detection"),
+    ("segmentation", "semantic segmentation"),
+    ("video", "video classification"),
+    ("optical_flow", "optical flow"),
+)
+
+
+def others_of_torchvision() -> Iterator[Other]:
+    """What torchvision has beside classifiers of images; the task by the start of the name, or else by its module."""
+    from torchvision import models
+
+    for module in ("detection", "segmentation", "video", "optical_flow"):
+        for name in sorted(models.list_models(module=getattr(models, module))):
+            task = next(task for word, task in OTHERS if word in (name.partition("_")[0], module))
+            yield other_of_torchvision(name, task)
+
+
+def other_of_torchvision(name: str, task: Task) -> Other:
+    """What the weights of one of them look like, with heads for training where it has them."""
+    from torchvision import models
+
+    args: dict[str, Any] = {"weights": None}
+    if task not in ("video classification", "optical flow"):
+        args["weights_backbone"] = None
+    if name.startswith(("fcn", "deeplabv3")):
+        args["aux_loss"] = True
+    construct = partial(models.get_model, name, **args)
+    if task == "optical flow":
+        shapes = shapes_of(construct())
+        return Other(name, task, Signature(shapes).without(()))
+    shapes, others = (shapes_of(construct(num_classes=count)) for count in COUNTS)
+    aux = ("aux_classifier",) if "aux_loss" in args else ()
+    depends = [key for key in shapes if shapes[key] != others[key] and not key.startswith(aux or "-")]
+    heads = tuple(dict.fromkeys(key.rpartition(".")[0] for key in depends))
+    counted = min((key for key in depends if shapes[key][0] % COUNTS[0] == 0), key=lambda key: shapes[key][0])
+    body = Signature(shapes).without((*heads, *aux))
+    return Other(name, task, body, heads, aux, counted, shapes[counted][0] // COUNTS[0])
 
 
 def published_by_torchvision() -> Published:

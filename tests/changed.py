@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+import corpus_nets
 from checkpoints import Case, Change, Maker, State, every_torchvision_model, lightning, model, names, timm_model, under
 
 Layer = Callable[[], nn.Module]
@@ -36,7 +37,7 @@ def named(**layers: Layer) -> Layer:
 
 def cases() -> list[Case]:
     """All generated checkpoints."""
-    return [*every_torchvision_model(), *names(), *heads(), *outside(), *sizes(), *numbers(), *refusals()]
+    return [*every_torchvision_model(), *names(), *heads(), *outside(), *sizes(), *numbered(), *numbers(), *refusals()]
 
 
 def shown(layer: nn.Module) -> str:
@@ -163,12 +164,35 @@ def sizes() -> Iterator[Case]:
     yield Case("mobilenet_v2, half as wide (told)", thin, "mobilenet_v2", 4, options=asked, says="arguments of its own")
 
 
+def numbered() -> Iterator[Case]:
+    """Children without names (U8)."""
+    body = list(resnet18().children())
+    whole = nn.Sequential(*body[:-1], nn.Flatten(), nn.Linear(512, 7))
+    for name, make in {
+        "in a class": lambda: nn.ModuleDict({"features": nn.Sequential(*body[:-1]), "fc": nn.Linear(512, 7)}),
+        "with the head": lambda: whole,
+    }.items():
+        asked = {"wanted": "resnet18"}
+        yield Case(f"children of resnet18, {name} (told)", make, "resnet18", 7, options=asked, says="are numbered")
+        yield Case(f"children of resnet18, {name}", make, None, says="say --arch resnet18")
+        wrong = {"wanted": "resnet34"}
+        yield Case(f"children of resnet18, {name}, as resnet34", make, None, says="do not fill", options=wrong)
+    yield Case("what fastai saves", corpus_nets.fastai, None, says="as fastai's head does, which joins two poolings")
+
+
+def resnet18() -> nn.Module:
+    with torch.device("meta"):
+        return model("resnet18")()
+
+
 def numbers() -> Iterator[Case]:
     """Plain networks over numbers."""
     told = {"wanted": "mlp", "args": {"activation": "relu"}}
     yield Case("one linear layer", L(4, 3), "mlp", 3)
     yield Case("one linear layer somewhere", L(4, 3), "mlp", 3, under("model.regressor."))
-    yield Case("linear layers side by side", chain(L(4, 9), N(9), L(9, 2)), "mlp", 2)
+    yield Case("linear layers side by side", chain(L(4, 9), B(9), L(9, 2)), "mlp", 2)
+    yield Case("a LayerNorm among them (told)", chain(L(4, 9), N(9), L(9, 2)), "mlp", 2, options={"wanted": "mlp"})
+    yield Case("a linear layer without bias (told)", L(4, 3, bias=False), "mlp", 3, options={"wanted": "mlp"})
     yield Case("linear layers with an activation (told)", chain(L(4, 9), R, L(9, 2)), "mlp", 2, options=told)
     yield Case("batch norms among them (told)", chain(B(4), L(4, 9), B(9), R, D, L(9, 2)), "mlp", 2, options=told)
     yield Case("layers with names (told)", named(fc1=L(4, 9), act=R, fc2=L(9, 2)), "mlp", 2, options=told)
@@ -234,7 +258,11 @@ def refusals() -> Iterator[Case]:
     arcface = backbone("fc.", arcface__weight=(7, 512))
     yield refused("resnet18 and the centres of ArcFace", small, "arcface.weight is not named like a head's", arcface)
     yield refused("a UNet", UNet, "no architecture that flambeau knows resembles these weights")
-    yield refused("an embedding's table", L(9, 1000, bias=False), "resembles", under("embedding."))
+    yield refused(
+        "an embedding's table", L(9, 1000, bias=False), "a table of vectors is no network", under("embedding.")
+    )
+    yield refused("a norm that may be any", chain(L(4, 9), N(9), L(9, 2)), "say --arch mlp if it is a LayerNorm")
+    yield refused("a table or a layer", L(16, 1000, bias=False), "linear layer, or a table of vectors: say --arch mlp")
     yield refused("a plain network", chain(L(4, 9), R, L(9, 2)), """--arch mlp --arch-args '{"activation": "relu"}'""")
     yield refused(
         "a plain network of names", named(a=L(4, 9), b=L(9, 2)), "4→9, perhaps something without weights, 9→2"

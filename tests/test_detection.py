@@ -136,7 +136,7 @@ class Outside(nn.Module):
         (Outside, (3, 64, 64), {"hidden_activation": "relu"}),
         (chain(model("resnet18", "fc", nn.Identity), L(512, 7)), (3, 64, 64), {}),
         (L(4, 3), (4,), {}),
-        (chain(L(4, 9), N(9), L(9, 3)), (4,), {}),
+        (chain(L(4, 9), N(9), L(9, 3)), (4,), {"wanted": "mlp"}),
         (chain(B(4), L(4, 9), B(9), R, D, L(9, 3)), (4,), {"wanted": "mlp", "args": {"activation": "relu"}}),
         (named(a=L(4, 9), b=nn.Tanh, c=L(9, 3)), (4,), {"wanted": "mlp", "args": {"activation": "tanh"}}),
         (model("googlenet", num_classes=5), (3, 64, 64), {}),

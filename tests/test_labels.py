@@ -67,6 +67,44 @@ def test_both_kinds_of_entries_may_stand_in_one_table(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        '{"cat": 0, "horse": 2, "dog": 1}',
+        '["cat", "dog", "horse"]',
+        '{"object_type_names": ["cat", "dog", "horse"]}',
+        '{"id2label": {"0": "cat", "1": "dog", "2": "horse"}, "label2id": {"cat": 0, "dog": 1, "horse": 2}}',
+        '{"lr": 0.1, "class_to_idx": {"horse": 2, "dog": 1, "cat": 0}}',
+        "1,dog\n0,cat\n2,horse\n",
+        "index;name\n0; cat\n1; dog\n2; horse",
+        "2\thorse\n0\tcat\n1\tdog",
+        "0 cat\n1 dog\n2 horse",
+    ],
+)
+def test_the_forms_that_programs_write_give_names_by_their_numbers(file: Path, text: str) -> None:
+    """U17: ImageFolder's class_to_idx, lists, configurations, and lines with a number before the name."""
+    assert loaded(file, text) == ANIMALS
+
+
+def test_numbers_that_are_names_stay_names(file: Path) -> None:
+    """U17: folders named 0, 1, 10, 2 are classes in that order, and coins begin with numbers."""
+    assert [label.name for label in loaded(file, '{"0": 0, "1": 1, "10": 2, "2": 3}', outputs=4)] == [
+        "0",
+        "1",
+        "10",
+        "2",
+    ]
+    assert [label.name for label in loaded(file, '{"1": 1, "0": 0}', outputs=2)] == ["0", "1"]
+    assert [label.name for label in loaded(file, "5 cents\n10 cents\n20 cents")] == ["5 cents", "10 cents", "20 cents"]
+    assert [label.name for label in loaded(file, "7\n8\n9")] == ["7", "8", "9"]
+
+
+@pytest.mark.parametrize("text", ["1,cat\n2,dog\n3,horse", "0: cat\n2: dog\n4: horse", "0\tcat\n0\tdog\n1\thorse"])
+def test_lines_with_other_numbers_than_the_classes_are_refused(file: Path, text: str) -> None:
+    """U17: which class each of them is cannot be told."""
+    assert "gives its lines numbers that are not those of the classes, 0 to 2" in refusal(file, text)
+
+
+@pytest.mark.parametrize(
     "text", ["cat\ndog\nhorse\n", "cat\ndog\nhorse", "  cat \r\ndog\r\n\r\nhorse\r\n\r\n", "\n\ncat\n\ndog\nhorse"]
 )
 def test_a_text_file_gives_a_name_a_line_without_blank_lines(file: Path, text: str) -> None:
@@ -96,9 +134,16 @@ def test_a_wrong_count_names_the_file_and_both_numbers(file: Path, text: str, fo
     [
         ('{"0": "cat", "2": "dog", "3": "horse"}', 'class "1" is missing'),
         ('{"1": "cat", "2": "dog", "3": "horse"}', 'class "0" is missing'),
-        ('{"cat": 0, "dog": 1, "horse": 2}', 'class "0" is missing'),
+        ('{"cat": 1, "dog": 2, "horse": 3}', 'class "0" is missing'),
+        ('{"cat": 0, "dog": 0, "horse": 1}', "two of its classes have the same number"),
+        ('{"cat": 0, "dog": "1"}', 'class "0" is missing'),
+        ('{"0": 1, "1": 2, "2": 0}', "its names are numbers as well"),
+        ('{"classes": ["cat", "dog"], "class_to_idx": {"cat": 1, "dog": 0}}', "classes and class_to_idx in it differ"),
+        ('["cat", 7]', 'class "1" is neither a name nor [id, name]'),
+        ('["cat", "do', "Unterminated string"),
         ('{"00": "cat", "1": "dog"}', 'class "0" is missing'),
-        ('{"0": 7}', 'class "0" is neither a name nor [id, name]'),
+        ('{"0": 7}', 'class "0" is missing'),
+        ('{"0": 7.5}', 'class "0" is neither a name nor [id, name]'),
         ('{"0": null}', 'class "0" is neither a name nor [id, name]'),
         ('{"0": ["n1"]}', 'class "0" is neither a name nor [id, name]'),
         ('{"0": ["n1", "cat", "dog"]}', 'class "0" is neither a name nor [id, name]'),

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import msgspec
 
-from flambeau import bundle, detection, formats
+from flambeau import bundle, detection, formats, orders
 from flambeau.bundle import ImagePipeline
-from flambeau.detection import tasks
+from flambeau.detection import ends, sketches, tasks
 from flambeau.detection.finding import Fit, Near, Published
+from flambeau.errors import SourceError
 from flambeau.formats.allowed import ITEM_SIZES
 from flambeau.formats.report import Entry, Report
 
@@ -32,6 +33,7 @@ class Inspection(msgspec.Struct, frozen=True):
     """What is worth knowing of a file. `serve` is the command that serves it, and `needs` what it lacks.
 
     With `features` its `classes` are none. `task` says what it is taken for, and which activation is applied by whom.
+    Without `serve` it cannot be served as it is; `example`, if any, is a Python model, as text, that serves it.
     """
 
     file: str
@@ -49,6 +51,7 @@ class Inspection(msgspec.Struct, frozen=True):
     task: str = ""
     serve: str | None = None
     needs: str = ""
+    example: str = ""
 
 
 def inspect(path: Path, *, weights_key: str | None = None, arch: str | None = None) -> Inspection:
@@ -58,15 +61,39 @@ def inspect(path: Path, *, weights_key: str | None = None, arch: str | None = No
     found = Inspection(file=str(path), report=report, sha256=sha256)
     if report.verdict == "refused" or report.format == "repository":
         return msgspec.structs.replace(found, needs=report.remedy or "name one of the bundles in it")
+    module = True
     if report.entries:
         entry, note = formats.choose(report, weights_key)
         found = _with_network(msgspec.structs.replace(found, weights=_weights(entry, note)), entry, arch)
+        module = entry.module
     if report.verdict == "code":
-        loadable = report.format != "mar"
-        serve = f"flambeau serve {path} --allow-code" if loadable else None
-        return msgspec.structs.replace(found, serve=serve, needs=report.remedy)
-    task = tasks.of_graph(report.facts) if report.format == "onnx" else ""
-    return found if report.entries else msgspec.structs.replace(found, serve=f"flambeau serve {path}", task=task)
+        return _with_code(found, whole=module)
+    if report.entries:
+        return found
+    needs, example, task = "", "", ""
+    if report.format == "onnx":
+        task = tasks.of_graph(report.facts)
+        judged = ends.judge(report.facts, str(path.resolve()))
+        needs, example = judged.needs, judged.example
+    elif report.format != "bundle":
+        try:
+            formats.choose(report, weights_key)
+        except SourceError as error:
+            needs = str(error)
+    return msgspec.structs.replace(
+        found, serve=None if needs else f"flambeau serve {path}", needs=needs, example=example, task=task
+    )
+
+
+def _with_code(found: Inspection, *, whole: bool) -> Inspection:
+    """What a file that carries code needs. `whole`: the network itself is code, and what it is shows when it runs."""
+    allowed = f"flambeau serve {found.file} --allow-code"
+    if found.report.format == "mar":
+        return msgspec.structs.replace(found, serve=None, needs=orders.UNPACK)
+    if whole or (found.architecture and not found.needs):
+        return msgspec.structs.replace(found, serve=allowed, needs=found.report.remedy)
+    # weights beside code: the code has to be allowed, and the weights need what they need without it
+    return msgspec.structs.replace(found, needs=f"{found.report.remedy}; and {found.needs}")
 
 
 def _with_network(found: Inspection, entry: Entry, arch: str | None) -> Inspection:
@@ -74,7 +101,10 @@ def _with_network(found: Inspection, entry: Entry, arch: str | None) -> Inspecti
     found = msgspec.structs.replace(found, near=finding.near, notes=finding.notes)
     fit = finding.fit
     if fit is None:
-        return msgspec.structs.replace(found, needs=finding.advice)
+        known = finding.known
+        example = known and sketches.of_images(known, str(Path(found.file).resolve()), entry.where)
+        needs = finding.advice.replace(sketches.AROUND, sketches.PRINTED) if example else finding.advice
+        return msgspec.structs.replace(found, needs=needs, example=example or "")
     name = fit.architecture.name
     official = detection.published(str(found.sha256), architecture=name)
     return msgspec.structs.replace(

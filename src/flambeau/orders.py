@@ -30,6 +30,10 @@ OutputActivation = Literal["softmax", "sigmoid", "none"]
 """What stands between a network's last layer and the answer."""
 
 
+UNPACK = "unpack it (it is a zip) and name the weights file in it"
+"""What to do with an archive of TorchServe."""
+
+
 class SourceOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What the user says about a source. Paths are as given, relative to the current folder."""
 
@@ -162,7 +166,7 @@ def _order_file(file: str, options: SourceOptions, *, name: str, arch: str | Non
     order = BuildOrder(kind=kind, name=name, options=options, file=str(Path(file).resolve()))
     own = arch is not None and ":" in arch
     used: tuple[str, ...]
-    if kind != "checkpoint":
+    if kind != "checkpoint" and not _holds_weights(report, options):
         what = f"{Path(file).name}, which holds its network already"
         refuse_idle(options, what, used=("pipeline", "input_shape", "output_name", *_FILE_OPTIONS, *IMAGE_OPTIONS))
         return order
@@ -178,6 +182,11 @@ def _order_file(file: str, options: SourceOptions, *, name: str, arch: str | Non
     return msgspec.structs.replace(order, code=usercode.parse(str(arch)))
 
 
+def _holds_weights(report: Report, options: SourceOptions) -> bool:
+    """Whether what would be taken is a mapping of tensors, though the file names code beside it."""
+    return bool(report.entries) and not formats.choose(report, options.weights_key)[0].module
+
+
 def _refuse_unless_loadable(file: str, report: Report, options: SourceOptions) -> None:
     """Raise for a file that is nothing we load, or that carries code when code is not allowed."""
     if report.format == "repository":
@@ -187,10 +196,7 @@ def _refuse_unless_loadable(file: str, report: Report, options: SourceOptions) -
     if report.verdict == "code" and not options.allow_code:
         raise CodeNotAllowed(f"{file} {report.reason}: {report.remedy}")
     if report.format == "mar":
-        raise SourceError(
-            f"{file} is a TorchServe archive, which has a program of its own around the model: "
-            "unpack it (it is a zip) and name the weights file in it"
-        )
+        raise SourceError(f"{file} is a TorchServe archive, which has a program of its own around the model: {UNPACK}")
 
 
 def _absolute(text: str | None) -> str | None:

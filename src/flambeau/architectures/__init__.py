@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flambeau import usercode
+from flambeau.architectures import torchvision_ops
 from flambeau.bundle import Architecture
 from flambeau.errors import SourceError
 
@@ -54,6 +55,7 @@ def create(architecture: Architecture, *, within: Path | None = None, allow_code
     from torch import nn
 
     if architecture.code is not None:
+        torchvision_ops.stand_by()
         constructor = usercode.load(architecture.code, within=within, allow_code=allow_code)
     else:
         constructor = importlib.import_module(_HOMES[architecture.registry]).constructor(architecture.name)

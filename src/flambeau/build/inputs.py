@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 from flambeau.architectures import returned
+from flambeau.build import answers
 from flambeau.bundle import ImagePipeline
+from flambeau.detection import sketches
 from flambeau.errors import SourceError
 from flambeau.orders import SourceOptions
 from flambeau.types import TensorSpec
@@ -35,7 +37,15 @@ class Inputs:
 
 
 def infer(network: nn.Module, name: str, options: SourceOptions) -> Inputs:
-    """What the network takes. Raises `SourceError` that asks for `--input-shape` where that cannot be told."""
+    """What the network takes. Raises `SourceError` that asks for `--input-shape` where that cannot be told, and names
+    the way out of a network that is not one of one tensor in and out."""
+    answers.require_one_input(network, name)
+    taken = _inferred(network, name, options)
+    answers.require_decimals(network, name, taken.input.shape)
+    return taken
+
+
+def _inferred(network: nn.Module, name: str, options: SourceOptions) -> Inputs:
     layer, shape = _first_layer(network)
     channels = shape[1] if layer.startswith("Conv2d") and len(shape) == 4 else None
     if options.input_shape is not None:
@@ -46,10 +56,25 @@ def infer(network: nn.Module, name: str, options: SourceOptions) -> Inputs:
         return _by_trying(network, channels, name, options)
     if layer == "Linear" and options.pipeline != "image":
         return Inputs(TensorSpec("input", "float32", (shape[1],)))
+    if layer.startswith("Embedding"):
+        raise SourceError(
+            f"{name} begins with a table of {shape[0]} vectors ({layer}), so it takes whole numbers such as token ids, "
+            f"and only decimal numbers are served: {sketches.AROUND}"
+        )
     raise SourceError(
         f"the input of {name} cannot be told from its first layer ({layer}): "
-        "say the shape of one item with --input-shape, such as --input-shape 4 or --input-shape 3,32,32"
+        f"say the shape of one item with --input-shape, such as --input-shape {_example(layer, shape)}"
     )
+
+
+def _example(layer: str, shape: tuple[int, ...]) -> str:
+    """A shape that a network with this first layer may take."""
+    if layer.startswith("Conv") and len(shape) > 2:
+        sides = {"Conv1d": ("100",), "Conv2d": ("32", "32")}.get(layer, ("16", "32", "32"))
+        return ",".join((str(shape[1]), *sides))
+    if layer in ("LSTM", "GRU", "RNN"):
+        return f"10,{shape[-1]}"
+    return str(shape[-1]) if shape else "4"
 
 
 def of_shape(shape: tuple[int, ...], name: str, options: SourceOptions) -> Inputs:
@@ -90,11 +115,17 @@ def _by_trying(network: nn.Module, channels: int, name: str, options: SourceOpti
     sides = (options.crop,) if options.crop else _USUAL_SIZES
     fitting = next((side for side in sides if _answers_rows(network, (channels, side, side))), None)
     if fitting is None:
+        computed = next((side for side in sides if answers.of(network, (channels, side, side)) is not None), None)
         tried = f"{options.crop} pixels" if options.crop else "any usual size"
+        begins = f"{name} begins with a convolution of {channels} channels"
+        if computed is None:
+            raise SourceError(
+                f"{begins}, but computes no images of {tried}: name the shape with --input-shape {channels},H,W"
+            )
+        shape = (channels, computed, computed)
         raise SourceError(
-            f"{name} begins with a convolution of {channels} channels, but does not turn images of {tried} into "
-            "rows of numbers: name the shape with --input-shape 3,H,W, with --pipeline tensor too if it answers with "
-            "maps, or wrap it in a flambeau.PythonModel, which may answer anything"
+            f"{begins}, but does not turn images of {tried} into rows of numbers: serve it over numbers with "
+            f"--input-shape {','.join(map(str, shape))} --pipeline tensor, or {sketches.AROUND}"
         )
     taken = _as_images((channels, fitting, fitting), name, options)
     if options.crop:

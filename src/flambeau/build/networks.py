@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from flambeau import architectures, detection
-from flambeau.build import inputs
+from flambeau.build import inputs, parts
 from flambeau.build.labels import IMAGENET
 from flambeau.build.weights import Weights
 from flambeau.bundle import Architecture, ImagePipeline, TensorPipeline
+from flambeau.detection import sketches
 from flambeau.detection.finding import Finding, Fit
 from flambeau.errors import SourceError
 from flambeau.formats.endings import Ending
@@ -85,7 +86,8 @@ def registered(order: BuildOrder, weights: Weights, *, tell: Tell) -> Filled:
             f"{fit.classes}: leave it out, or name another file"
         )
     network = architectures.create(fit.architecture)
-    tensors = {ours: weights.tensors[theirs] for theirs, ours in fit.keys.items()}
+    whole = parts.multiplied_out(weights.tensors)
+    tensors = {ours: whole[theirs] for theirs, ours in fit.keys.items()}
     architectures.fill(network, tensors, name=fit.architecture.name)
     if fit.pipeline is None:
         return _over_numbers(network, fit.architecture, options)
@@ -112,12 +114,13 @@ def pretrained(
 
 def _over_numbers(network: nn.Module, architecture: Architecture, options: SourceOptions) -> Filled:
     refuse_idle(options, f"{architecture.name}, a network over numbers", used=_OF_ANY_NETWORK)
+    features = next(layer["sizes"][0] for layer in architecture.args["layers"] if layer["sizes"])
     return Filled(
         network=network,
         name=architecture.name,
         architecture=architecture,
         pipeline=TensorPipeline(),
-        input=inputs.infer(network, architecture.name, options).input,
+        input=TensorSpec("input", "float32", (features,)),
     )
 
 
@@ -163,7 +166,8 @@ def own(order: BuildOrder, weights: Weights, *, tell: Tell) -> Filled:
     assert code is not None  # that is what makes it an own network
     architecture = Architecture(registry="code", name=code.name, args=dict(options.arch_args), code=code)
     network = architectures.create(architecture, allow_code=options.allow_code)
-    tensors = {inner: tensor for key, tensor in weights.tensors.items() for inner in [_unwrapped(key, weights.tensors)]}
+    tensors = {_unwrapped(key, weights.tensors): tensor for key, tensor in weights.tensors.items()}
+    tensors = parts.multiplied_out(tensors, unless=network.state_dict().keys())
     architectures.fill(network, tensors, name=code.name)
     taken = inputs.infer(network, code.name, options)
     return dressed(network, taken, order, name=code.name, architecture=architecture, classes=weights.classes, tell=tell)
@@ -233,5 +237,7 @@ def _nothing_fits(order: BuildOrder, finding: Finding) -> str:
     """What is nearest, how it differs, and what to try."""
     others = [near.name for near in finding.near[1:]]
     also = f" (nearest after that: {', '.join(others)})" if others and order.architecture is None else ""
-    none = "" if order.architecture else "no known architecture fits, and "
-    return f"{Path(str(order.file)).name}: {none}{finding.advice}{also}"
+    advice = finding.advice
+    if finding.known and sketches.of_images(finding.known, "", ()):
+        advice = advice.replace(sketches.AROUND, sketches.ask(str(order.file)))
+    return f"{Path(str(order.file)).name}: {advice}{also}"

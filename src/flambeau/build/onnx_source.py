@@ -15,6 +15,7 @@ from onnx.inliner import inline_local_functions
 from flambeau import agreement
 from flambeau.build import graphs, inputs, networks, outputs
 from flambeau.build.networks import Filled, Tell
+from flambeau.detection import sketches
 from flambeau.engines.onnx_session import open_session
 from flambeau.errors import SourceError
 from flambeau.formats import endings
@@ -30,8 +31,8 @@ def take(order: BuildOrder, target: Path, *, tell: Tell) -> Filled:
     file = Path(str(order.file))
     graphs.hold(file, given=bool(order.int8 or order.options.samples))
     model = _read(file)
-    given = _input(model, file.name)
-    made_for, shape = _shape(given, file.name, order.options)
+    given = _input(model, file)
+    made_for, shape = _shape(given, file, order.options)
     tell(f"opened and run in a sandbox first: {graphs.prove(file, given.name, shape)}")
     output = _answer(model, file, given.name, (made_for or _SEVERAL, *shape), order.options.output_name, tell)
     _leave_only(output, model)
@@ -72,20 +73,20 @@ def _read(file: Path) -> "onnx.ModelProto":
     return model
 
 
-def _input(model: "onnx.ModelProto", name: str) -> Any:
+def _input(model: "onnx.ModelProto", file: Path) -> Any:
     """The one input."""
+    name = file.name
     weights = {each.name for each in model.graph.initializer}
     given = [each for each in model.graph.input if each.name not in weights]
     if len(given) != 1 or not model.graph.output:
-        raise SourceError(
-            f"{name} has {len(given)} inputs ({', '.join(each.name for each in given[:8])}) and "
-            f"{len(model.graph.output)} outputs: a graph with one input is served; wrap this one in a "
-            "flambeau.PythonModel that runs it with onnxruntime"
-        )
+        taken = f"{len(given)} inputs ({', '.join(each.name for each in given[:8])})"
+        answered = f"{len(model.graph.output)} outputs ({', '.join(each.name for each in model.graph.output[:8])})"
+        raise SourceError(f"{name} has {taken} and {answered}, and one tensor in is served: {sketches.ask(str(file))}")
     kind = given[0].type.tensor_type.elem_type
     if kind != onnx.TensorProto.FLOAT:
         raise SourceError(
-            f"the input of {name} is {onnx.TensorProto.DataType.Name(kind)}: only models over float32 are served"
+            f"the input of {name} is {onnx.TensorProto.DataType.Name(kind)}, and only float32 is served: "
+            f"{sketches.ask(str(file))}"
         )
     return given[0]
 
@@ -127,14 +128,20 @@ def _ending(model: "onnx.ModelProto", output: str) -> Ending:
     return endings.of_graph(nodes).get(output, endings.UNKNOWN)
 
 
-def _shape(value: Any, name: str, options: SourceOptions) -> tuple[int | None, tuple[int, ...]]:
+def _shape(value: Any, file: Path, options: SourceOptions) -> tuple[int | None, tuple[int, ...]]:
     """The number of rows it is made for, if it is, and the shape of one."""
+    name = file.name
     sizes = [size.dim_value if size.HasField("dim_value") else None for size in value.type.tensor_type.shape.dim]
     if not sizes:
-        raise SourceError(f"{name} does not say the shape of its input: export it with one")
+        raise SourceError(
+            f"{name} does not say the shape of its input: export it with one, or {sketches.ask(str(file))}"
+        )
     rows, *rest = sizes
     if rows not in (None, 1):
-        raise SourceError(f"{name} takes {rows} rows at a time only: export it with a free number of rows")
+        raise SourceError(
+            f"{name} takes {rows} rows at a time only: export it with a free number of rows, or "
+            f"{sketches.ask(str(file))}"
+        )
     if options.input_shape is not None:
         fits = len(options.input_shape) == len(rest) and all(
             ours in (None, asked) for ours, asked in zip(rest, options.input_shape, strict=True)

@@ -13,9 +13,10 @@ from torch import nn
 
 from flambeau import bundle, formats, usercode
 from flambeau.architectures import torchvision_ops
-from flambeau.build import inputs, networks
+from flambeau.build import answers, inputs, networks
 from flambeau.build.networks import Exporter, Filled, Tell
 from flambeau.build.weights import Weights
+from flambeau.detection import sketches
 from flambeau.errors import SourceError
 from flambeau.formats.report import Report
 from flambeau.orders import BuildOrder, SourceOptions
@@ -30,7 +31,7 @@ def load(order: BuildOrder, _graph: Path, *, tell: Tell) -> Filled:
     report = formats.examine(file)
     if report.verdict == "refused":  # once more after the front did: it may have been exchanged in between
         raise SourceError(f"{file.name} {report.reason}: {report.remedy}")
-    torchvision_ops.declare_missing()  # a pickled ResNet imports torchvision
+    torchvision_ops.stand_by()  # a pickled ResNet imports torchvision
     try:
         if report.format == "pt2":
             return _exported_program(torch.export.load(file), order, tell)
@@ -60,9 +61,9 @@ def _module(network: nn.Module, order: BuildOrder, tell: Tell, *, exports: Expor
 
 def _exported_program(program: "torch.export.ExportedProgram", order: BuildOrder, tell: Tell) -> Filled:
     taken = _inputs_of(program, order.options)
-    return networks.dressed(
-        _Program(program), taken, order, name=order.name, architecture=None, tell=tell, exports="dynamo"
-    )
+    network = _Program(program)
+    answers.require_decimals(network, "the program", taken.input.shape)
+    return networks.dressed(network, taken, order, name=order.name, architecture=None, tell=tell, exports="dynamo")
 
 
 class _Program(nn.Module):
@@ -81,7 +82,9 @@ def _inputs_of(program: "torch.export.ExportedProgram", options: SourceOptions) 
     names = program.graph_signature.user_inputs
     placeholders = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
     if len(placeholders) != 1:
-        raise SourceError(f"the program takes {len(placeholders)} inputs: only programs of one tensor can be served")
+        raise SourceError(
+            f"the program takes {len(placeholders)} inputs, and one tensor in is served: {sketches.AROUND}"
+        )
     value = placeholders[0].meta["val"]
     rows, *shape = value.shape
     if not all(isinstance(size, int) for size in shape):
@@ -91,7 +94,7 @@ def _inputs_of(program: "torch.export.ExportedProgram", options: SourceOptions) 
     if isinstance(rows, int) and rows != 1:
         raise SourceError(f"the program takes {rows} rows at a time only: export it with a free number of rows")
     if value.dtype != torch.float32:
-        raise SourceError(f"the program takes {value.dtype}: only programs over float32 can be served")
+        raise SourceError(f"the program takes {value.dtype}, and only float32 is served: {sketches.AROUND}")
     taken = inputs.of_shape(tuple(shape), "the program", options)
     fixed = isinstance(rows, int)
     why = "it was exported for one row" if fixed else None
@@ -113,4 +116,5 @@ def _within(loaded: Any, report: Report, order: BuildOrder, tell: Tell) -> Fille
         return _module(loaded.float().eval(), order, tell)
     tensors = {key: loaded[key] for key in entry.tensors}
     weights = Weights(tensors, entry, sha256=bundle.sha256_of(Path(str(order.file))), classes=report.classes)
-    return networks.registered(order, weights, tell=tell)
+    fill = networks.own if order.code is not None else networks.registered
+    return fill(order, weights, tell=tell)

@@ -35,7 +35,7 @@ _MOST_SHOWN = 8
 def inspect(file: Path, *, as_json: bool, weights_key: str | None, arch: str | None) -> None:
     """Tell what FILE is, whether it is safe, and what `flambeau serve` would do with it.
 
-    Nothing in the file is run, imported or unpickled. The exit code is 1 for a file that is refused.
+    Nothing in the file is run, imported or unpickled. The exit code is 1 for a file that cannot be served as it is.
     """
     found = look(file, weights_key=weights_key, arch=arch)
     if as_json:
@@ -43,7 +43,9 @@ def inspect(file: Path, *, as_json: bool, weights_key: str | None, arch: str | N
     else:
         for name, text in _lines(found):
             click.echo(f"{name:<14}{printable(text)}")
-    if found.report.verdict == "refused":
+        for line in ("", *found.example.splitlines()) if found.example else ():
+            click.echo(printable(line))
+    if found.serve is None:
         raise click.exceptions.Exit(1)
 
 

@@ -6,8 +6,10 @@ It is certain, or it refuses and says what came near. It reads no file and const
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from flambeau.bundle import ImagePipeline
-from flambeau.detection import choice, index
+from flambeau.detection import advice, choice, index, reparametrised
 from flambeau.detection.finding import Finding, Published
 from flambeau.detection.index import REGISTRIES, Registry
 from flambeau.formats.report import TensorInfo
@@ -27,8 +29,12 @@ def detect(
     for its constructor. `hidden_activation` (relu, gelu, silu, tanh, sigmoid, none) says what stands between the linear
     layers of a replaced head. timm's architectures count when it is installed, unless `timm` says otherwise.
     """
-    shapes = {key: info.shape for key, info in tensors.items()}
-    return choice.find(shapes, wanted=wanted, args=args, activation=hidden_activation, registries=_registries(timm))
+    shapes, made = reparametrised.fold({key: info.shape for key, info in tensors.items()})
+    found = choice.find(shapes, wanted=wanted, args=args, activation=hidden_activation, registries=_registries(timm))
+    if found.fit is None and (module := reparametrised.unknown(shapes)):
+        return msgspec.structs.replace(found, advice=advice.parametrised(module))
+    notes = [f"{next(iter(made))} is kept in parts, which are multiplied out"] if made else []
+    return msgspec.structs.replace(found, notes=(*found.notes, *notes))
 
 
 def published(sha256: str, *, architecture: str) -> Published | None:

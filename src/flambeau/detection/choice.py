@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from flambeau.bundle import Architecture, ImagePipeline
-from flambeau.detection import advice, index, layers, match, naming, near, numbers
+from flambeau.detection import advice, children, index, layers, match, naming, near, numbers, others
 from flambeau.detection.finding import Finding, Fit
 from flambeau.detection.index import REGISTRIES, Registry
 from flambeau.detection.match import Match, Refusal
@@ -38,7 +38,7 @@ def find(
         return Finding(None, advice=advice.no_activation(str(activation)))
     names = naming.tidy(shapes)
     if wanted == numbers.NAME:
-        return numbers.find(names, args) or Finding(None, advice=advice.no_chain())
+        return numbers.find(names, args, asked=True) or Finding(None, advice=advice.no_chain(names))
     asked = None
     if wanted is not None:
         asked = _look_up(wanted, registries)
@@ -48,9 +48,40 @@ def find(
     matches, refusals = _sort(names, asked, activation, registries)
     if matches:
         return _fit(matches, names, asked, dict(args))
+    if asked is None and (known := others.find(names)):
+        return Finding(None, advice=advice.no_task(known), known=known)
+    if asked is None and (chain := numbers.find(names, args)):
+        return chain
+    if not refusals and (found := _of_children(names, asked, activation, registries, dict(args))):
+        return found
     if asked:
         return _asked_in_vain(names, asked, dict(args), refusals)
-    return numbers.find(names, args) or advice.nothing(names, refusals, registries)
+    return advice.nothing(names, refusals, registries)
+
+
+def _of_children(
+    names: Names,
+    asked: _Wanted | None,
+    activation: str | None,
+    registries: tuple[Registry, ...],
+    args: dict[str, Any],
+) -> Finding | None:
+    """A network whose children have numbers for names.
+
+    What its own `forward` did between them does not show, and a class around them has another: so it is taken for the
+    architecture's where somebody names that, and is else asked for.
+    """
+    for found in children.renamed(names, registries, wanted=asked.number if asked else None):
+        matches, refusals = _sort(found.names, asked, activation, registries)
+        [name, *_] = index.names_of(found.registry, found.number)
+        if matches and asked:
+            fit = _fit(matches, found.names, asked, args)
+            return msgspec.structs.replace(fit, notes=(*fit.notes, advice.assumed(name))) if fit.fit else fit
+        if matches:
+            return Finding(None, advice=advice.of_children(index.called(found.registry, name), found.prefix))
+        if refusals:
+            return Finding(None, advice=advice.of_refusals(refusals))
+    return None
 
 
 def _look_up(wanted: str, registries: tuple[Registry, ...]) -> _Wanted | None:

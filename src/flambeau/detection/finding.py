@@ -3,6 +3,7 @@
 import msgspec
 
 from flambeau.bundle import Architecture, ImagePipeline
+from flambeau.detection.others import Known
 
 
 class Fit(msgspec.Struct, frozen=True):
@@ -35,12 +36,16 @@ class Near(msgspec.Struct, frozen=True):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """The fit, or the nearest misses with a sentence that says what to try. `notes` are worth telling in any case."""
+    """The fit, or the nearest misses with a sentence that says what to try. `notes` are worth telling in any case.
+
+    `known` is a network of torchvision's that has no task here yet.
+    """
 
     fit: Fit | None
     near: tuple[Near, ...] = ()
     advice: str = ""
     notes: tuple[str, ...] = ()
+    known: Known | None = None
 
 
 class Published(msgspec.Struct, frozen=True):

@@ -138,13 +138,13 @@ class Shapes(msgspec.Struct, frozen=True):
 @cache
 def facts(registry: Registry) -> Index:
     """What an exact match needs to know of a library."""
-    return msgspec.json.decode(_read(f"{registry}.json.gz"), type=Index)
+    return msgspec.json.decode(read(f"{registry}.json.gz"), type=Index)
 
 
 @cache
 def shapes(registry: Registry) -> Shapes:
     """What a search for the nearest misses needs to know of a library."""
-    return msgspec.json.decode(_read(f"{registry}_shapes.json.gz"), type=Shapes)
+    return msgspec.json.decode(read(f"{registry}_shapes.json.gz"), type=Shapes)
 
 
 @cache
@@ -160,7 +160,8 @@ def called(registry: Registry, name: str) -> str:
     return f"{registry}/{name}" if taken else name
 
 
-def _read(name: str) -> bytes:
+def read(name: str) -> bytes:
+    """A file that is shipped with the index, unpacked."""
     return gzip.decompress(files("flambeau.detection").joinpath("index", name).read_bytes())
 
 

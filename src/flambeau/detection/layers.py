@@ -129,6 +129,8 @@ def _numbered(found: list[HeadLayer], activation: str | None, own: Block | None)
         same = kept.get(layer.name)
         if same is None or same.kind == "linear" or same.sizes != layer.sizes:
             layers.append(layer)
+            if layer.kind == "layer_norm":
+                notes.append("a norm without running statistics is taken for a LayerNorm")
     return layers, " and ".join(dict.fromkeys(notes))
 
 

@@ -242,15 +242,24 @@ def _replaced(
     held = {short: shapes.get(name, shapes.get(name[len(prefix) :], ())) for name, short in inner.items()}
     try:
         found = layers.read(held)
+        if not own and all(layers.is_place(layer.name) for layer in found) and found[0].sizes[0] != features:
+            raise Unclear(_another_width(seen, found[0].sizes[0], features))
         chain = layers.chain(found, activation=activation, own=own)
     except Unclear as unclear:
-        raise Unclear(f"{seen} has {unclear}", gap=unclear.gap) from None
+        told = str(unclear) if str(unclear).startswith(seen) else f"{seen} has {unclear}"
+        raise Unclear(told, gap=unclear.gap) from None
     if own and not own.flat and found[0].name != own.first:
         raise Unclear(f"{seen} is given feature maps, and what becomes of them has no weights")
     if chain.features != features:
-        raise Unclear(f"{seen} takes {chain.features} features where there are {features}")
+        raise Unclear(_another_width(seen, chain.features, features))
     keys = {name: f"{path}.{short}" for name, short in inner.items()}
     plain = HeadLayer("", "linear", (features, chain.outputs), bias=f"{path}.bias" in network.outputs)
     if not own and chain.layers == (plain,):
         return _Found(chain.outputs, keys, note=chain.note)
     return _Found(chain.outputs, keys, Head(path, chain.layers), chain.note)
+
+
+def _another_width(seen: str, taken: int, features: int) -> str:
+    """Why a head is not that of this body. fastai's joins the largest and the average of each feature map."""
+    pools = ", as fastai's head does, which joins two poolings" if taken == 2 * features else ""
+    return f"{seen} takes {taken} features where there are {features}{pools}"

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from flambeau.bundle import Architecture
-from flambeau.detection import layers, naming
+from flambeau.detection import kinds, layers, naming, sketches
 from flambeau.detection.finding import Finding, Fit
 from flambeau.detection.layers import Unclear
 from flambeau.detection.naming import Names
@@ -17,8 +17,11 @@ from flambeau.detection.naming import Names
 NAME = "mlp"
 
 
-def find(names: Names, args: Mapping[str, Any]) -> Finding | None:
-    """The chain that the file is, or why it is not certain; `None` for a file that has other layers than these."""
+def find(names: Names, args: Mapping[str, Any], *, asked: bool = False) -> Finding | None:
+    """The chain that the file is, or why it is not certain; `None` for a file that has other layers than these.
+
+    `asked`: somebody named it so, which tells a linear layer without bias from a table of vectors.
+    """
     shapes = {name: shape for name, shape in names.shapes.items() if not naming.serves_training(name)}
     path = naming.common_path(shapes)
     inner = {name: name[len(path) + 1 if path else 0 :] for name in shapes}
@@ -26,7 +29,7 @@ def find(names: Names, args: Mapping[str, Any]) -> Finding | None:
         found = layers.read({short: shapes[name] for name, short in inner.items()})
     except Unclear:
         return None
-    if not found or "emb" in path.lower():  # an embedding's table is two-dimensional as well
+    if not found or kinds.tables(names):  # an embedding's table is two-dimensional as well
         return None
     if any("." in layer.name for layer in found):  # a transformer has nothing but such layers, and is no chain of them
         return None
@@ -34,15 +37,27 @@ def find(names: Names, args: Mapping[str, Any]) -> Finding | None:
     if activation not in (None, *layers.ACTIVATIONS):
         known = ", ".join(layers.ACTIVATIONS[:-1])
         return Finding(None, advice=f"the activation {activation!r} of --arch-args is not known: say {known} or none")
+    if kinds.bare_table(found) and not asked:
+        [layer] = found
+        told = f"{layer.sizes[1]} x {layer.sizes[0]} numbers without a bias are a linear layer, or a table of vectors"
+        remedy = f"say --arch {NAME} if it is a layer ({layers.describe(found)}); else {sketches.AROUND}"
+        return Finding(None, advice=f"{told}: {remedy}")
+    if any(layer.kind == "layer_norm" for layer in found) and not asked:
+        told = "a norm without running statistics may be a LayerNorm, or one over the rows of a batch"
+        own = "give your own class with --arch file.py:Class --allow-code"
+        advice = f"{told} ({layers.describe(found)}): say --arch {NAME} if it is a LayerNorm, or {own}"
+        return Finding(None, advice=advice)
     try:
         chain = layers.chain(found, activation=activation)
     except Unclear as unclear:
         remedy = "give your own class with --arch file.py:Class --allow-code"
-        if unclear.gap:
-            remedy = (
-                f"""name the activation with --arch {NAME} --arch-args '{{"activation": "relu"}}' """
-                f"({', '.join(layers.ACTIVATIONS[1:])}), or {remedy}"
-            )
+        if not unclear.gap:
+            told = "these are linear layers and norms over numbers, and how they are joined cannot be told"
+            return Finding(None, advice=f"{told} ({unclear}): {remedy}")
+        remedy = (
+            f"""name the activation with --arch {NAME} --arch-args '{{"activation": "relu"}}' """
+            f"({', '.join(layers.ACTIVATIONS[1:])}), or {remedy}"
+        )
         return Finding(None, advice=f"this is a plain network over numbers ({unclear}): {remedy}")
     alone = chain.layers[0].name == ""
     built = [msgspec.structs.replace(layer, name=layer.name or "0") for layer in chain.layers]

@@ -26,8 +26,10 @@ _OF_OPTIMISERS = {
 _CLASS_KEYS = ("classes", "class_names", "labels", "names", "categories", "class_to_idx", "idx_to_class", "id2label")
 
 
-def mappings(value: Any, budget: Budget) -> Iterator[tuple[tuple[str, ...], dict[Any, Any]]]:
-    """Every mapping of the contents with the keys that lead to it, outermost first, each once."""
+def mappings(value: Any, budget: Budget) -> Iterator[tuple[tuple[str, ...], dict[Any, Any], bool]]:
+    """Every mapping of the contents with the keys that lead to it, and whether it is a module; outermost first, each
+    once.
+    """
     waiting: list[tuple[tuple[str, ...], Any]] = [((), value)]
     seen: set[int] = set()
     while waiting:
@@ -39,7 +41,7 @@ def mappings(value: Any, budget: Budget) -> Iterator[tuple[tuple[str, ...], dict
             members = _members(found, budget)
             if members is None:
                 continue
-            yield where, members
+            yield where, members, is_module(found)
             if len(where) < _DEEPEST:
                 following += [
                     ((*where, key), member)
@@ -59,7 +61,7 @@ def entries(value: Any, budget: Budget, *, size: int) -> tuple[Entry, ...]:
     """The mappings that hold tensors, without an optimiser's. Raises `Refusal` where they outgrow a file of `size`."""
     found: list[Entry] = []
     total = 0
-    for where, members in mappings(value, budget):
+    for where, members, module in mappings(value, budget):
         budget.charge_for(members)
         tensors = {key: item for key, item in members.items() if type(key) is str and isinstance(item, Tensor)}
         if not tensors or tensors.keys() <= _OF_OPTIMISERS:
@@ -70,7 +72,7 @@ def entries(value: Any, budget: Budget, *, size: int) -> tuple[Entry, ...]:
         refuse_too_many(tensors)
         total += sum(tensor.size for tensor in tensors.values())
         aside = tuple(key for key in members if type(key) is str and key not in tensors)
-        found.append(Entry(where, {key: tensor.info for key, tensor in tensors.items()}, aside))
+        found.append(Entry(where, {key: tensor.info for key, tensor in tensors.items()}, aside, module))
     if total > _MOST_TIMES * size + _FREE_BYTES:
         raise Refusal(f"has {size:,} bytes and tensors of {total:,}: they share storages, and grow when it is loaded")
     return tuple(found)
@@ -120,7 +122,7 @@ def _dict(value: Any) -> dict[Any, Any]:
 
 def classes(value: Any, budget: Budget) -> tuple[str, ...] | None:
     """The class names that a checkpoint keeps beside its weights, in the order of the outputs."""
-    for _, members in mappings(value, budget):
+    for _, members, _ in mappings(value, budget):
         for key in _CLASS_KEYS:
             budget.charge_for(members.get(key))
             if found := _classes(members.get(key)):

@@ -12,6 +12,8 @@ from flambeau.formats.report import Entry, Format, Global, Report
 from flambeau.formats.values import Foreign, Tensor
 
 _MOST_GLOBALS = 1000
+_QUANTISED = ("torch.qint8", "torch.quint8", "torch.qint32", "torch._utils._rebuild_qtensor")
+_FLOATS = "save those, or dequantize the file's as in docs/sources.md#quantised-weights"
 
 
 def of_pickle(found: Pickled, form: Format, size: int) -> Report:
@@ -47,6 +49,8 @@ def _refusal(found: Pickled) -> Refusal | None:
     for name in found.foreign:
         if could := dangers.danger(name):
             return Refusal(f"names {plain(name)}, which could {could} as soon as it is loaded", UNTRUSTED)
+    if any(name in _QUANTISED for name in found.foreign):
+        return Refusal("holds quantised weights, and those of the network before it was quantised are served", _FLOATS)
     return found.fault or (None if found.foreign else found.oddity)
 
 
@@ -114,6 +118,8 @@ def _globals(found: Pickled) -> tuple[Global, ...]:
 def _kind(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a single tensor of shape {list(value.info.shape)}"
+    if isinstance(value, list | tuple) and value and all(isinstance(each, Tensor) for each in value):
+        return f"{len(value)} tensors without names"
     if isinstance(value, dict) and value:
         return f"a dict of {plain(', '.join(str(key) for key in islice(value, 8) if type(key) in (str, int)))}"
     return f"a {plain(value.name)}" if isinstance(value, Foreign) else f"a {type(value).__name__.lower()}"

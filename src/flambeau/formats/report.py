@@ -35,12 +35,14 @@ class Entry(msgspec.Struct, frozen=True):
     """A mapping of names to tensors inside a file.
 
     `where` is the way to it, as keys of nested mappings: `()` is the file itself, `("state_dict",)` what lies under
-    that key. `aside` names its members that are no tensors.
+    that key. `aside` names its members that are no tensors. `module`: it is no mapping but a pickled network, whose
+    tensors are named as its `state_dict()` would name them.
     """
 
     where: tuple[str, ...]
     tensors: dict[str, TensorInfo]
     aside: tuple[str, ...] = ()
+    module: bool = False
 
 
 class Global(msgspec.Struct, frozen=True):

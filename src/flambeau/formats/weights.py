@@ -22,17 +22,20 @@ def choose(report: Report, wanted: str | None) -> tuple[Entry, str | None]:
     """The entry that holds the weights, and a sentence on the choice where there was one.
 
     `wanted` is `--weights-key`: keys joined by dots. Averaged weights (EMA) go before plain ones, for they are what
-    training scripts evaluate; then known names, then the largest. Raises `SourceError` where nothing fits.
+    training scripts evaluate; then known names, then the largest; and mappings of tensors before modules, which would
+    have to be unpickled. Raises `SourceError` where nothing fits.
     """
     if not report.entries:
         held = report.facts.get("holds", "nothing that is called a tensor")
-        raise SourceError(f"the file has no weights in it but {held}: give one that holds a state_dict")
+        raise SourceError(f"the file has no weights in it but {held}: save torch.save(model.state_dict(), PATH)")
     if wanted is not None:
         return _wanted(report, wanted), None
     entries = list(report.entries)
     if len(entries) == 1:
         return entries[0], None
-    first = next((entry for name in _PLAIN for entry in entries if _name(entry) == name), None)
+    entries.sort(key=lambda entry: entry.module)
+    named = [entry for entry in entries if _name(entry) in _PLAIN]
+    first = min(named, key=lambda entry: (entry.module, _PLAIN.index(_name(entry))), default=None)
     candidates = [entry for name in _AVERAGED for entry in entries if _is_averaged(entry, name)]
     names = {entry.where: _names(entry) for entry in entries} if candidates else {}
     for averaged in candidates:

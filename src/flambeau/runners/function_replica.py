@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from flambeau import samples, usercode
+from flambeau.architectures import torchvision_ops
 from flambeau.bundle import Bundle, PythonPipeline
 from flambeau.errors import InvalidInput, RequestError, SourceError
 from flambeau.pipelines import json_value
@@ -24,6 +25,7 @@ def open_python_model(
     opened: Bundle, pipeline: PythonPipeline, *, allow_code: bool, max_json_depth: int = 32
 ) -> "FunctionReplica":
     """Import the model's class, make one and load it. Raises `SetupError`."""
+    torchvision_ops.stand_by()
     found = usercode.load(pipeline.code, within=opened.path, allow_code=allow_code)
     where = f"{pipeline.code.file or pipeline.code.module}:{pipeline.code.name}"
     if not (isinstance(found, type) and issubclass(found, PythonModel)):
