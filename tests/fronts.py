@@ -1,4 +1,4 @@
-"""One application behind four fronts: the lane of `flambeau serve`, Flask's test client, gunicorn and waitress."""
+"""One application behind its fronts: the lane of `flambeau serve`, Flask's test client, and servers of others."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ from flask import Flask
 import flambeau
 from conftest import STARTUP_SECONDS, Serve
 
-NAMES = ("lane", "flask", "gunicorn", "waitress")
+NAMES = ("lane", "flask", "gunicorn", "waitress", "uwsgi")
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,14 @@ def _wsgi_server(name: str, call: str, folder: Path) -> Iterator[str]:
     if name == "gunicorn":
         command = ["-m", "gunicorn", "--bind", "127.0.0.1:0", "--timeout", "60", call]
         address = r"Listening at: (http://\S+)"
+    elif name == "uwsgi":
+        script = folder / "uwsgi_app.py"
+        script.write_text(f"import flambeau\napp = {call.replace(':', '.', 1)}\n")
+        command = [
+            str(Path(sys.executable).with_name("uwsgi")), "--http-socket", "127.0.0.1:0", "--wsgi-file", str(script),
+            "--callable", "app", "--master", "--lazy-apps", "--need-app", "--die-on-term", "--threads", "8",
+        ]  # fmt: skip
+        address = r"bound to TCP address (127\.0\.0\.1:\d+)"
     else:
         script = folder / "run_waitress.py"
         module, function = call.split(":", 1)
@@ -121,7 +129,8 @@ def serving(command: list[str], address: str, folder: Path) -> Iterator[str]:
     with log.open("w") as out:
         process = subprocess.Popen([sys.executable, *command], stdout=out, stderr=out, env=os.environ.copy())
     try:
-        yield _wait_for_address(process, log, address)
+        found = _wait_for_address(process, log, address)
+        yield found if found.startswith("http") else f"http://{found}"
     finally:
         process.terminate()
         process.wait(30)

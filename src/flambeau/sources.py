@@ -10,7 +10,6 @@ import importlib.metadata
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ from flambeau.bundle import CodeReference
 from flambeau.config import Engine
 from flambeau.errors import SetupError, SourceError
 from flambeau.orders import Advance, BuildOrder, Event, Failure, Note, SourceOptions, Step, order_for, refuse_idle
-from flambeau.process import NO_TELEMETRY
+from flambeau.process import NO_TELEMETRY, interpreter
 from flambeau.version import VERSION
 
 _TOOLS = (
@@ -96,7 +95,7 @@ def _build(order: BuildOrder, target: Path, *, progress: Progress) -> None:
 
 def _run_build_process(order: BuildOrder, staging: Path, progress: Progress) -> Failure | None:
     # -P: a file named torch.py in the current folder must not become part of us
-    command = [sys.executable, "-P", "-W", "ignore", "-m", "flambeau.build", str(staging), str(os.getpid())]
+    command = [interpreter(), "-P", "-W", "ignore", "-m", "flambeau.build", str(staging), str(os.getpid())]
     failure: Failure | None = None
     environment = os.environ | NO_TELEMETRY
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:

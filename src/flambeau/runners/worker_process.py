@@ -19,7 +19,7 @@ import msgspec
 from flambeau import cgroup, errors, logs
 from flambeau.config import Settings
 from flambeau.errors import EngineError, SetupError
-from flambeau.process import NO_TELEMETRY
+from flambeau.process import NO_TELEMETRY, interpreter
 from flambeau.runners import ipc
 from flambeau.runners.base import Batch, Loss, Warm, WorkerLostError
 from flambeau.runners.ipc import Failed, FrameError, Header, Kind
@@ -83,7 +83,7 @@ class WorkerProcess:
         order = WorkerOrder(
             spec, generation, os.getpid(), settings.max_worker_memory, settings.log_level, log, logs.in_json()
         )
-        command = [sys.executable, "-P", "-m", "flambeau.runners.worker", str(theirs.fileno())]
+        command = [interpreter(), "-P", "-m", "flambeau.runners.worker", str(theirs.fileno())]
         # On the loop's own thread and not in a pool's: a worker ends with the thread that spawned it (PDEATHSIG).
         with theirs:
             try:
