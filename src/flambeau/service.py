@@ -162,6 +162,10 @@ class BlockingService:
         loop, service = self._opened.get()
         return loop.run(step(service))
 
+    async def run(self, step: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine of the service for a caller on another loop. When it is cancelled, so is the coroutine."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(step, self._loop))
+
     def close(self) -> None:
         """Answer what was taken, let go of the models, and end the loop.
 
