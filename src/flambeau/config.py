@@ -9,6 +9,7 @@ import functools
 import os
 import typing
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from flambeau import cgroup

@@ -50,6 +50,10 @@ def interpreter() -> str:
     )
 
 
+OWN_GROUP = 0
+"""`process_group` of every child: a terminal's Ctrl-C is its parent's to answer, which ends it without a traceback."""
+
+
 def _is_python(file: Path) -> bool:
     return file.name.lower().startswith(("python", "pypy")) and os.access(file, os.X_OK) and file.is_file()
 

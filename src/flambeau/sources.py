@@ -21,7 +21,7 @@ from flambeau.bundle import CodeReference
 from flambeau.config import Engine
 from flambeau.errors import SetupError, SourceError
 from flambeau.orders import Advance, BuildOrder, Event, Failure, Note, SourceOptions, Step, order_for, refuse_idle
-from flambeau.process import NO_TELEMETRY, interpreter
+from flambeau.process import NO_TELEMETRY, OWN_GROUP, interpreter
 from flambeau.version import VERSION
 
 _TOOLS = (
@@ -98,7 +98,9 @@ def _run_build_process(order: BuildOrder, staging: Path, progress: Progress) -> 
     command = [interpreter(), "-P", "-W", "ignore", "-m", "flambeau.build", str(staging), str(os.getpid())]
     failure: Failure | None = None
     environment = os.environ | NO_TELEMETRY
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, process_group=OWN_GROUP
+    ) as process:
         assert process.stdin is not None  # both are pipes, by the line above
         assert process.stdout is not None
         try:

@@ -26,7 +26,7 @@ import msgspec
 from flambeau import formats
 from flambeau.build.reading.messages import LONGEST_LINE, Message, Order, Read, Refused, Written
 from flambeau.errors import SourceError
-from flambeau.process import NO_TELEMETRY, interpreter
+from flambeau.process import NO_TELEMETRY, OWN_GROUP, interpreter
 
 OUTPUT = "read.safetensors"
 """The file in `folder` that is written."""
@@ -62,6 +62,7 @@ def start(path: Path, *, folder: Path, where: tuple[str, ...]) -> "Reading":
         [interpreter(), "-P", "-W", "ignore", "-m", "flambeau.build.reading", msgspec.json.encode(order).decode()],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
+        process_group=OWN_GROUP,
         env=environment | NO_TELEMETRY | dict.fromkeys(_SINGLE_THREAD, "1"),
     )
     return Reading(path, folder / OUTPUT, process)

@@ -74,8 +74,8 @@ def main() -> None:
         else:
             click.echo(f"flambeau: {printable(str(error))}", err=True)
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
+    except click.Abort:
+        raise KeyboardInterrupt from None
 
 
 def _stop_orderly() -> None:

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from flambeau.process import NO_TELEMETRY, interpreter
+from flambeau.process import NO_TELEMETRY, OWN_GROUP, interpreter
 
 Told = TypeVar("Told")
 
@@ -27,6 +27,7 @@ class Child(Generic[Told]):
         self._process = subprocess.Popen(
             [interpreter(), "-P", "-W", "ignore", "-m", module, *arguments],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            process_group=OWN_GROUP,
             env=os.environ | NO_TELEMETRY,
         )  # fmt: skip
 

@@ -12,7 +12,7 @@ from types import TracebackType
 import msgspec
 
 from flambeau.measurements import Trial
-from flambeau.process import NO_TELEMETRY, interpreter
+from flambeau.process import NO_TELEMETRY, OWN_GROUP, interpreter
 from flambeau.trials.messages import Entry, GaveUp, Loaded, Reply, Round, Timed
 
 
@@ -64,6 +64,7 @@ class _Contestant:
              msgspec.json.encode(entry).decode()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            process_group=OWN_GROUP,
             env=os.environ | NO_TELEMETRY | {"OMP_NUM_THREADS": str(rules.threads)},  # as a worker has it
         )  # fmt: skip
 
