@@ -133,6 +133,14 @@ def test_every_make_target_is_documented() -> None:
     assert rows == {*phony.split()} - {"help"}
 
 
+def test_every_threat_that_a_test_names_is_defined_p18() -> None:
+    folders = ("src", "tests", "chaos")
+    texts = [file.read_text() for folder in folders for file in (ROOT / folder).rglob("*.py")]
+    named_in_code = {f"T-{found}" for text in texts for found in re.findall(r"(?:\bT-|_t)(\d\d)\b", text)}
+    defined = {row for row in table_rows("docs/security.md") if re.fullmatch(r"T-\d\d", row)}
+    assert named_in_code <= defined
+
+
 # Links
 
 

@@ -1,4 +1,8 @@
-"""The command line: the only place that reads argv and the environment."""
+"""The command line: the only place that reads argv, and settings out of the environment.
+
+Four things are read from the environment elsewhere, where they are used: tokens (`web.access.gate`), the cache's folder
+(`sources`), OpenTelemetry's own variables (`tracing`), and the compiler's (`engines.pytorch`).
+"""
 
 import importlib
 import logging
