@@ -128,7 +128,8 @@ def _waitress(call: str, folder: Path) -> Started:
     return [str(script)], r"(http://\S+)"
 
 
-def _uwsgi(call: str, folder: Path) -> Started:
+def uwsgi(call: str, folder: Path) -> Started:
+    """uWSGI, which embeds Python."""
     script = _script(folder, f"import flambeau\napp = flambeau.{call}\n")
     command = [
         str(Path(sys.executable).with_name("uwsgi")), "--http-socket", "127.0.0.1:0", "--wsgi-file", str(script),
@@ -165,7 +166,7 @@ def _granian(call: str, folder: Path) -> Started:
 _UVICORN = ("--port", "0", "--no-access-log")
 _RUNNING = r"Uvicorn running on (http://\S+)"
 _COMMANDS = {
-    "gunicorn": _gunicorn, "waitress": _waitress, "uwsgi": _uwsgi, "fastapi": _fastapi, "uvicorn": _uvicorn,
+    "gunicorn": _gunicorn, "waitress": _waitress, "uwsgi": uwsgi, "fastapi": _fastapi, "uvicorn": _uvicorn,
     "hypercorn": _hypercorn, "granian": _granian,
 }  # fmt: skip
 
