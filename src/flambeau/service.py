@@ -163,8 +163,9 @@ class BlockingService:
         return loop.run(step(service))
 
     async def run(self, step: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine of the service for a caller on another loop. When it is cancelled, so is the coroutine."""
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(step, self._loop))
+        """Run a coroutine of the service for a caller on another loop. When that is cancelled, so is the coroutine."""
+        loop, _ = self._opened.get()
+        return await loop.wait(step)
 
     def close(self) -> None:
         """Answer what was taken, let go of the models, and end the loop.

@@ -17,7 +17,7 @@ from flambeau.extras import pip_install
 
 @dataclass(frozen=True)
 class _Kind:
-    """Where an engine lives: the `module` with its function `load`, the `package` it runs on and the `extra` that has it.
+    """Where an engine lives: the `module` with its function `load`, its `package`, and the `extra` that has that.
 
     `member` is what it reads of a bundle.
     """

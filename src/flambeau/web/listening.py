@@ -23,7 +23,7 @@ _LONGEST_PATH = 107  # bytes, of sun_path in unix(7), which ends in a zero
 class Address:
     """An address that was taken and is not listened on yet."""
 
-    socket: socket.socket
+    bound: socket.socket
     file: Path | None = None
     """Of a Unix socket."""
     lock: int | None = None
@@ -33,14 +33,14 @@ class Address:
         """How a client writes it."""
         if self.file is not None:
             return f"unix:{self.file}"
-        host, port = self.socket.getsockname()[:2]
+        host, port = self.bound.getsockname()[:2]
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     def cannot_listen(self, error: OSError) -> PortInUse:
         """The sentence for somebody else who listens there by now."""
         if self.file is not None:
             return _no_socket(self.file, error.strerror or str(error))
-        host, port = self.socket.getsockname()[:2]
+        host, port = self.bound.getsockname()[:2]
         return _no_port(host, port, error)
 
     def refuse_newcomers(self, listening: socket.socket) -> None:
@@ -52,7 +52,7 @@ class Address:
 
     def close(self) -> None:
         """Let go of the address, and leave no file."""
-        self.socket.close()
+        self.bound.close()
         if self.file is not None and self.lock is not None:
             self._remove_file()
             with contextlib.suppress(FileNotFoundError):

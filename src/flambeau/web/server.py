@@ -86,7 +86,7 @@ async def _serve(
     config.ssl = encryption
     server = _Server(config, front, address, on_ready)
     with server.signals_handled():
-        await server.serve(sockets=[address.socket])
+        await server.serve(sockets=[address.bound])
     await service.close()
     logs.event("stopped")
 
