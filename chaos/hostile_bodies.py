@@ -6,7 +6,9 @@ from io import BytesIO
 
 from PIL import Image
 
+from chaos import pictures
 from chaos.hostile_case import Case, Target, one_of, request
+from chaos.pictures import chunk
 
 _IMAGE_TOO_LARGE = one_of((413, "image_too_large"))
 _NO_IMAGE = one_of((415, "unsupported_image_format"))
@@ -22,15 +24,11 @@ def _image(kind: str, mode: str = "RGB", size: tuple[int, int] = (64, 48)) -> by
     return file.getvalue()
 
 
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
 def _png(width: int, height: int, *extra: bytes) -> bytes:
     """A PNG that says it has this size, over a megabyte of zeros."""
-    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    body = _chunk(b"IDAT", zlib.compress(bytes(1 << 20)))
-    return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + body + _chunk(b"IEND", b"")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(bytes(1 << 20)))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + body + chunk(b"IEND", b"")
 
 
 def _jpeg(width: int, height: int) -> bytes:
@@ -66,8 +64,8 @@ def _json(fault: str, name: str, body: bytes, expect: frozenset[tuple[int, str]]
 
 
 _PNG, _JPEG = _image("PNG"), _image("JPEG")
-_TEXT_BOMB = _chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(50 << 20), 9))
-_PROFILE_BOMB = _chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(50 << 20), 9))
+_TEXT_BOMB = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(50 << 20), 9))
+_PROFILE_BOMB = chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(50 << 20), 9))
 
 _OUTPUTS = (
     _json("F-27", "an output of NaN and infinities", b'{"input": "nan"}', one_of(200, (500, "model_output_invalid"))),
@@ -81,9 +79,17 @@ _BOMBS = (
             ("a PNG", _png, 50_000, 50_000), ("a JPEG", _jpeg, 65_500, 65_500), ("a GIF", _gif, 65_500, 65_500),
         )
     ),
-    _images("F-28", "a PNG with 50 MiB of compressed text", _sent(_png(8, 8, _TEXT_BOMB)), one_of(200, *_BROKEN)),
-    _images("F-28", "a PNG with 50 MiB of colour profile", _sent(_png(8, 8, _PROFILE_BOMB)), one_of(200, *_BROKEN)),
+    _images("F-28", "a PNG with 50 MiB of compressed text", _sent(_png(8, 8, _TEXT_BOMB)), one_of(200)),
+    _images("F-28", "a PNG with 50 MiB of colour profile", _sent(_png(8, 8, _PROFILE_BOMB)), one_of(200)),
     _images("F-28", "a PNG without a pixel", _sent(_png(0, 8)), one_of(*_BROKEN, *_NO_IMAGE, *_IMAGE_TOO_LARGE)),
+    *(_images("A2", name, _sent(data), _IMAGE_TOO_LARGE) for name, data in (
+        ("a JPEG of 6300 x 6300 in 7,000 scans", pictures.repeated_scans(6300, 7000)),
+        ("a JPEG of 6300 x 6300 in 700 scans without data", pictures.starved_scans(6300, 700)),
+        ("a JPEG with 220,000 comments", pictures.many_segments(b"\xff\xfe\0\2", 900_000)),
+        ("a BMP of 7000 x 7000 in runs", pictures.rle_bmp(7000, 7000, b"\1\5\0\0" * 7000)),
+        ("a GIF with 440,000 pieces of a comment", pictures.gif_blocks(b"!\xfe" + b"\1x" * 440_000 + b"\0", 890_000)),
+    )),
+    _images("A2", "a JPEG of 600 x 600 in 300 scans", _sent(pictures.repeated_scans(600, 300)), one_of(200)),
 )  # fmt: skip
 
 _DAMAGED = (

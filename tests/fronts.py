@@ -1,9 +1,10 @@
-"""One application behind four fronts: the lane of `flambeau serve`, Flask's test client, gunicorn and waitress."""
+"""One application behind its fronts: the lane of `flambeau serve`, Flask's test client, and servers of others."""
 
 import contextlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -12,13 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import pytest
 import requests
 from flask import Flask
 
 import flambeau
 from conftest import STARTUP_SECONDS, Serve
 
-NAMES = ("lane", "flask", "gunicorn", "waitress")
+NAMES = ("lane", "flask", "gunicorn", "waitress", "uwsgi", "fastapi", "uvicorn", "hypercorn", "granian")
+ALIKE = ("uvicorn", "hypercorn", "granian")
+"""Servers of an application of which `fastapi` is the hardest case: mounted, and never told of its start."""
+FRONTS = tuple(pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name for name in NAMES)
 
 
 @dataclass(frozen=True)
@@ -90,28 +95,80 @@ def open_front(name: str, serve: Serve, folder: Path, source: str | None, **opti
         with serve(*flags) as server:
             yield OverHttp(server.url)
     else:
-        call = f"flambeau:create_app({', '.join([repr(source), *(f'{k}={v!r}' for k, v in options.items())])})"
-        with _wsgi_server(name, call, folder) as url:
-            yield OverHttp(url)
+        arguments = ", ".join([repr(source), *(f"{k}={v!r}" for k, v in options.items())])
+        call = f"{'create_asgi_app' if name in ASGI else 'create_app'}({arguments})"
+        with serving(*_COMMANDS[name](call, folder), folder) as url:
+            yield OverHttp(url + ("/cats" if name == "fastapi" else ""))
 
 
-@contextlib.contextmanager
-def _wsgi_server(name: str, call: str, folder: Path) -> Iterator[str]:
-    if name == "gunicorn":
-        command = ["-m", "gunicorn", "--bind", "127.0.0.1:0", "--timeout", "60", call]
-        address = r"Listening at: (http://\S+)"
-    else:
-        script = folder / "run_waitress.py"
-        module, function = call.split(":", 1)
-        script.write_text(
-            f"import {module}, waitress\n"
-            f"server = waitress.create_server({module}.{function}, listen='127.0.0.1:0')\n"
-            "print('http://%s:%s' % (server.effective_host, server.effective_port), flush=True)\n"
-            "server.run()\n"
-        )
-        command, address = [str(script)], r"(http://\S+)"
-    with serving(command, address, folder) as url:
-        yield url
+ASGI = ("fastapi", *ALIKE)
+Started = tuple[list[str], str]
+"""A server's Python command, and a pattern that finds its address in its output."""
+
+
+def _script(folder: Path, text: str) -> Path:
+    file = folder / "front_app.py"
+    file.write_text(text)
+    return file
+
+
+def _gunicorn(call: str, folder: Path) -> Started:
+    command = ["-m", "gunicorn", "--bind", "127.0.0.1:0", "--timeout", "60", f"flambeau:{call}"]
+    return command, r"Listening at: (http://\S+)"
+
+
+def _waitress(call: str, folder: Path) -> Started:
+    script = _script(
+        folder,
+        f"import flambeau, waitress\n"
+        f"server = waitress.create_server(flambeau.{call}, listen='127.0.0.1:0')\n"
+        "print('http://%s:%s' % (server.effective_host, server.effective_port), flush=True)\n"
+        "server.run()\n",
+    )
+    return [str(script)], r"(http://\S+)"
+
+
+def uwsgi(call: str, folder: Path) -> Started:
+    """uWSGI, which embeds Python."""
+    script = _script(folder, f"import flambeau\napp = flambeau.{call}\n")
+    command = [
+        str(Path(sys.executable).with_name("uwsgi")), "--http-socket", "127.0.0.1:0", "--wsgi-file", str(script),
+        "--callable", "app", "--master", "--lazy-apps", "--need-app", "--die-on-term", "--threads", "8",
+    ]  # fmt: skip
+    return command, r"bound to TCP address (127\.0\.0\.1:\d+)"
+
+
+def _fastapi(call: str, folder: Path) -> Started:
+    """Mounted in somebody's application, which does not tell it of its start."""
+    text = f"import fastapi, flambeau\napp = fastapi.FastAPI()\napp.mount('/cats', flambeau.{call})\n"
+    return ["-m", "uvicorn", "--app-dir", str(folder), *_UVICORN, f"{_script(folder, text).stem}:app"], _RUNNING
+
+
+def _uvicorn(call: str, folder: Path) -> Started:
+    text = f"import flambeau\napp = flambeau.{call}\n"
+    return ["-m", "uvicorn", "--app-dir", str(folder), *_UVICORN, f"{_script(folder, text).stem}:app"], _RUNNING
+
+
+def _hypercorn(call: str, folder: Path) -> Started:
+    text = f"import flambeau\napp = flambeau.{call}\n"
+    return ["-m", "hypercorn", "--bind", "127.0.0.1:0", f"{_script(folder, text)}:app"], r"Running on (http://\S+)"
+
+
+def _granian(call: str, folder: Path) -> Started:
+    text = f"import flambeau\napp = flambeau.{call}\n"
+    with socket.socket() as free:  # it does not tell which port it has taken
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["-m", "granian", "--interface", "asgi", "--host", "127.0.0.1", "--port", str(port)]
+    return [*command, f"{_script(folder, text)}:app"], r"Listening at: (http://\S+)"
+
+
+_UVICORN = ("--port", "0", "--no-access-log")
+_RUNNING = r"Uvicorn running on (http://\S+)"
+_COMMANDS = {
+    "gunicorn": _gunicorn, "waitress": _waitress, "uwsgi": uwsgi, "fastapi": _fastapi, "uvicorn": _uvicorn,
+    "hypercorn": _hypercorn, "granian": _granian,
+}  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -121,7 +178,9 @@ def serving(command: list[str], address: str, folder: Path) -> Iterator[str]:
     with log.open("w") as out:
         process = subprocess.Popen([sys.executable, *command], stdout=out, stderr=out, env=os.environ.copy())
     try:
-        yield _wait_for_address(process, log, address)
+        found = _wait_for_address(process, log, address)
+        _wait_until_it_listens(process, found.removeprefix("http://"))
+        yield found if found.startswith("http") else f"http://{found}"
     finally:
         process.terminate()
         process.wait(30)
@@ -135,3 +194,15 @@ def _wait_for_address(process: "subprocess.Popen[bytes]", log: Path, pattern: st
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.05)
     raise RuntimeError(f"the server did not start: {log.read_text()}")
+
+
+def _wait_until_it_listens(process: "subprocess.Popen[bytes]", address: str) -> None:
+    """Some tell their address before they do."""
+    host, port = address.split(":")
+    deadline = time.monotonic() + STARTUP_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection((host, int(port)), timeout=10):
+            return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.05)
+    raise RuntimeError(f"nobody listens at {address}")

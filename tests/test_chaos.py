@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 SHORT = ("SELF-1", "SELF-2", "F-01", "F-05", "F-19")
 LONG = (
     "F-01/1", "F-02", "F-03", "F-04", "F-06", "F-11", "F-12", "F-13", "F-14", "F-26", "F-27", "F-46", "F-50",
-    "A2", "A3", "A4", "A11", "A12", "A21", "batching",
+    "A2", "A2/pictures", "A3", "A4", "A11", "A12", "A21", "batching",
 )  # fmt: skip
 
 

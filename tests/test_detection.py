@@ -23,6 +23,7 @@ from flambeau.architectures import efficientnet_lite, timm_models, torchvision_m
 from flambeau.bundle import ImagePipeline
 from flambeau.detection import detect, index, published
 from flambeau.detection.finding import Finding
+from flambeau.extras import pip_install
 from flambeau.formats.report import TensorInfo
 
 CASES = changed.cases()
@@ -296,9 +297,7 @@ def test_timm_counts_when_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> No
     assert detect(tensors).fit is not None
     assert detect(tensors, timm=False).fit is None
     finding = detect(tensors, timm=False, wanted="regnety_002")
-    assert (
-        finding.advice == "regnety_002 is an architecture of timm, which is not installed: pip install 'flambeau[timm]'"
-    )
+    assert finding.advice == f"regnety_002 is an architecture of timm, which is not installed: {pip_install('timm')}"
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     index.present.cache_clear()
     assert detect(tensors).fit is None

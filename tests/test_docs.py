@@ -5,25 +5,18 @@ it is run; CONTRIBUTING.md has the table of these comments. A block without one 
 """
 
 import contextlib
-import dataclasses
-import os
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import textwrap
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import pytest
-import requests
 
-from conftest import STARTUP_SECONDS, Serve, ServerProcess
+from conftest import Serve, ServerProcess
+from documents import MARKERS, WEIGHTS, Examples, blocks_of, give, make_weights
 from flambeau import errors, table
 from flambeau.bundle import Bundle, Manifest
 from flambeau.cli.serve import serve as serve_command
@@ -37,9 +30,6 @@ ROOT = Path(__file__).parents[1]
 EXAMPLE_DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LONG = ("sources.md", "predict.md", "engines.md")  # they build many bundles, or need OpenVINO: `make test-slow`
 DOCUMENTS = sorted({*EXAMPLE_DOCUMENTS, *ROOT.glob("*.md")})
-RUN_SECONDS = 100
-DOCUMENTED_PORT = "5000"
-MARKERS = ("run", "served", "double", "serve", "file", "skip")
 SHELLS = (
     "bash",
     "sh",
@@ -143,6 +133,14 @@ def test_every_make_target_is_documented() -> None:
     assert rows == {*phony.split()} - {"help"}
 
 
+def test_every_threat_that_a_test_names_is_defined_p18() -> None:
+    folders = ("src", "tests", "chaos")
+    texts = [file.read_text() for folder in folders for file in (ROOT / folder).rglob("*.py")]
+    named_in_code = {f"T-{found}" for text in texts for found in re.findall(r"(?:\bT-|_t)(\d\d)\b", text)}
+    defined = {row for row in table_rows("docs/security.md") if re.fullmatch(r"T-\d\d", row)}
+    assert named_in_code <= defined
+
+
 # Links
 
 
@@ -177,226 +175,6 @@ def test_every_relative_link_resolves(document: Path) -> None:
 # Examples
 
 
-@dataclass(frozen=True)
-class Block:
-    """A fenced block: what is in it, the comment before it, and the `text` block right after it, if any."""
-
-    line: int
-    language: str
-    text: str
-    marker: str
-    argument: str
-    output: str | None = None
-
-
-def blocks_of(document: Path) -> list[Block]:
-    """The fenced blocks of a document in their order."""
-    blocks: list[Block] = []
-    fence = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^ *```$", flags=re.DOTALL | re.MULTILINE)
-    comment = re.compile(r"<!-- test: (\w+) *(.*?) *-->\s*\Z", flags=re.DOTALL)
-    text = document.read_text()
-    end = 0
-    for found in fence.finditer(text):
-        between = text[end : found.start()]
-        marked = comment.search(between)
-        block = Block(
-            line=text.count("\n", 0, found.start()) + 1,
-            language=found[2],
-            text=textwrap.dedent(found[3]),
-            marker=marked[1] if marked else "",
-            argument=marked[2] if marked else "",
-        )
-        if blocks and block.language == "text" and not between.strip():
-            blocks[-1] = dataclasses.replace(blocks[-1], output=block.text)
-        blocks.append(block)
-        end = found.end()
-    return blocks
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command of a console block, and the lines it is said to print; none if nothing is said."""
-
-    text: str
-    output: str
-
-
-def commands_of(console: str) -> list[Command]:
-    """The commands of a console block. A line that ends in a backslash goes on in the next."""
-    commands: list[Command] = []
-    continues = False
-    for line in console.splitlines():
-        if line.startswith("$ "):
-            commands.append(Command(line[2:], ""))
-        else:
-            assert commands, f"a console block begins with a command, not with {line!r}"
-            last = commands[-1]
-            commands[-1] = (
-                dataclasses.replace(last, text=f"{last.text}\n{line}")
-                if continues
-                else dataclasses.replace(last, output=f"{last.output}{line}\n")
-            )
-        continues = (line.startswith("$ ") or continues) and line.endswith("\\")
-    return commands
-
-
-def matches(expected: str, actual: str) -> bool:
-    """Whether the lines are those expected, where `...` stands for any text within a line."""
-    pattern = ".*".join(re.escape(part) for part in normal(expected).split("..."))
-    return re.fullmatch(pattern, normal(actual)) is not None
-
-
-def normal(text: str) -> str:
-    """Lines without blanks at their ends, and without empty lines around them."""
-    return "\n".join(line.rstrip() for line in text.splitlines()).strip()
-
-
-WEIGHTS = {
-    "my.pth": ("resnet18", 3, "fc.bias", 0),
-    "findings.pth": ("resnet18", 5, "fc.bias", 1),
-    "binary.pth": ("resnet18", 1, "fc.bias", 0),
-    "densenet.pth": ("densenet121", 1000, "classifier.bias", 285),
-}
-"""Files that the documents take as given: the network, its classes, and which of them wins, by its bias."""
-
-MAKE_WEIGHTS = """
-import sys
-import torch
-from flambeau.architectures import torchvision_ops
-
-torchvision_ops.declare_missing()
-from torchvision import models
-
-name, classes, bias, winner, path = sys.argv[1:]
-torch.manual_seed(0)
-weights = models.get_model(name, num_classes=int(classes)).state_dict()
-weights[bias][int(winner)] = 100.0
-torch.save(weights, path)
-"""
-
-
-class Examples:
-    """The examples of one document, in a folder and with a server of their own."""
-
-    def __init__(self, folder: Path, server_of: Callable[[str], str]) -> None:
-        self._folder = folder
-        self._server_of = server_of
-        self._files: dict[str, str] = {}
-        self._port = DOCUMENTED_PORT  # as the document writes it
-        self._url: str | None = None
-        self._server = contextlib.ExitStack()
-        beside_python = str(Path(sys.executable).parent)
-        self._environment = os.environ | {
-            "PATH": os.pathsep.join([beside_python, os.environ.get("PATH", "")]),
-            "PYTHONUNBUFFERED": "1",
-        }
-
-    def __enter__(self) -> "Examples":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.close()
-
-    def take(self, block: Block) -> None:
-        """Do what the block's comment says. Raises `AssertionError` when something else comes of it."""
-        if block.marker == "skip":
-            assert block.argument, "a block is skipped for a reason: <!-- test: skip REASON -->"
-        elif block.marker == "file":
-            self._files[block.argument] = block.text
-            self._write_files(self._url)
-        elif block.marker == "serve":
-            [command] = commands_of(block.text)
-            self._server.close()
-            self._url = self._server.enter_context(self._serving(command))
-        else:
-            url = self._url if block.marker == "run" else self._server_of(block.marker)
-            self._write_files(url)
-            for command in self._commands(block):
-                self._run(command, url)
-
-    def _commands(self, block: Block) -> list[Command]:
-        if block.language == "console":
-            return commands_of(block.text)
-        self._files["example.py"] = block.text
-        return [Command("python example.py", block.output or "")]
-
-    def _write_files(self, url: str | None) -> None:
-        for name, text in self._files.items():
-            (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (self._folder / name).write_text(self._addressed(text, url))
-
-    def _addressed(self, text: str, url: str | None) -> str:
-        """The text with the address of the server that is meant."""
-        if url is None:
-            return text
-        return re.sub(rf"(127\.0\.0\.1|localhost):{self._port}\b", url.removeprefix("http://").rstrip("/"), text)
-
-    def _run(self, command: Command, url: str | None) -> None:
-        self._write_files(url)
-        done = subprocess.run(
-            self._addressed(command.text, url), shell=True, cwd=self._folder, env=self._environment,
-            capture_output=True, text=True, timeout=RUN_SECONDS, check=False,
-        )  # fmt: skip
-        printed = done.stdout if done.stdout.strip() else done.stderr
-        told = f"$ {command.text}\nexit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-        if command.output:
-            expected = self._addressed(command.output, url)
-            assert matches(expected, printed), f"{told}\nis not what the document shows:\n{expected}"
-        else:
-            assert done.returncode == 0, told
-
-    @contextlib.contextmanager
-    def _serving(self, command: Command) -> Iterator[str]:
-        """Start a server on a free port. Yields its address when it answers."""
-        found = re.search(r"(?:--port[ =]|127\.0\.0\.1:|localhost:)(\d+)", command.text)
-        self._port = found[1] if found else DOCUMENTED_PORT
-        port = free_port()
-        url = f"http://127.0.0.1:{port}"
-        self._write_files(url)
-        output, log = self._folder / "server.out", self._folder / "server.err"
-        with output.open("w") as stdout, log.open("w") as stderr:
-            process = subprocess.Popen(
-                re.sub(rf"\b{self._port}\b", port, command.text), shell=True, cwd=self._folder, start_new_session=True,
-                env=self._environment | {"FLAMBEAU_PORT": port}, stdout=stdout, stderr=stderr,
-            )  # fmt: skip
-        try:
-            expected = self._addressed(command.output, url)
-            wait_until(lambda: answers(url), process, lambda: f"$ {command.text}\ndoes not answer: {log.read_text()}")
-            wait_until(
-                lambda: not expected or matches(expected, output.read_text()), process,
-                lambda: f"$ {command.text}\nprinted\n{output.read_text()}\nand not\n{expected}",
-            )  # fmt: skip
-            yield url
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            process.wait(30)
-
-
-def free_port() -> str:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
-def answers(url: str) -> bool:
-    """Whether somebody answers there, whatever the status."""
-    try:
-        return requests.get(url, timeout=STARTUP_SECONDS).status_code > 0
-    except requests.ConnectionError:
-        return False
-
-
-def wait_until(holds: Callable[[], bool], process: "subprocess.Popen[bytes]", told: Callable[[], str]) -> None:
-    """Return when it holds; raise when the process has ended or the time is over."""
-    deadline = time.monotonic() + STARTUP_SECONDS
-    while not holds():
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.05)
-        assert process.poll() is None and time.monotonic() < deadline, told()  # noqa: PT018 (one sentence tells both)
-
-
 @pytest.fixture(scope="module")
 def server_of(request: pytest.FixtureRequest, serve: Serve, double_py: Path) -> Iterator[Callable[[str], str]]:
     """The address of a server by the comment that asks for it; each is started when it is first asked for."""
@@ -422,8 +200,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def make(name: str) -> Path:
         file = folder / name
         if not file.exists():
-            arguments = [*map(str, WEIGHTS[name]), str(file)]
-            subprocess.run([sys.executable, "-W", "ignore", "-c", MAKE_WEIGHTS, *arguments], check=True)
+            make_weights(name, file)
         return file
 
     return make
@@ -440,7 +217,7 @@ def test_every_example_says_how_it_is_run(document: Path) -> None:
     assert not strange
 
 
-@pytest.mark.timeout(300)  # a document builds several bundles and starts several servers
+@pytest.mark.timeout(900)  # a document builds several bundles and starts several servers
 @pytest.mark.parametrize(
     "document",
     [pytest.param(each, marks=pytest.mark.slow if each.name in LONG else ()) for each in EXAMPLE_DOCUMENTS],
@@ -457,6 +234,8 @@ def test_examples_do_what_the_document_says(
     for name in WEIGHTS:
         if name in text:
             (tmp_path / name).hardlink_to(weights(name))
+    if any(each.marker == "each" for each in blocks):
+        give(tmp_path, cat)
     with Examples(tmp_path, server_of) as examples:
         for block in blocks:
             try:

@@ -1,4 +1,4 @@
-"""The same requests get the same answers over the lane, Flask's test client, gunicorn and waitress."""
+"""The same requests get the same answers over the lane, Flask's test client, and the servers of others."""
 
 import base64
 import struct
@@ -11,13 +11,13 @@ import pytest
 
 from conftest import Serve, encoded, photograph
 from flambeau.bundle import Bundle
-from fronts import NAMES, Answered, Front, open_front
+from fronts import FRONTS, Answered, Front, open_front
 
 MAX_BODY = 3_000_000
 ERROR_KEYS = {"error", "code", "retryable", "request_id"}
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=FRONTS)
 def cats(
     request: pytest.FixtureRequest, serve: Serve, tmp_path_factory: pytest.TempPathFactory, default_bundle: Bundle
 ) -> Iterator[Front]:
@@ -27,7 +27,7 @@ def cats(
         yield front
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=FRONTS)
 def doubles(
     request: pytest.FixtureRequest, serve: Serve, tmp_path_factory: pytest.TempPathFactory, double_py: Path
 ) -> Iterator[Front]:

@@ -303,12 +303,11 @@ def test_a_bomb_is_refused_by_its_header_without_memory_f28(bomb: bytes, strict:
     assert _peak() - before < 16 * MIB
 
 
-def test_a_compressed_comment_is_not_unpacked_without_bound_f28() -> None:
+def test_a_compressed_comment_is_not_unpacked_and_decides_nothing_f28() -> None:
     packer = zlib.compressobj(9)
     packed = b"".join(packer.compress(bytes(MIB)) for _ in range(256)) + packer.flush()
     before = _peak()
-    error = refusal(_png(8, 8, _chunk(b"zTXt", b"Comment\0\0" + packed)))
-    assert error.code == "image_undecodable"
+    assert prepared(_png(8, 8, _chunk(b"zTXt", b"Comment\0\0" + packed))).shape == (1, 3, 224, 224)
     assert _peak() - before < 16 * MIB
 
 

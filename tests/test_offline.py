@@ -10,6 +10,7 @@ import pytest
 from flambeau.bundle import Bundle
 from flambeau.cli import main
 from flambeau.errors import RequestError, SetupError
+from flambeau.extras import pip_install
 from flambeau.offline import parquet
 from flambeau.offline.entries import Kind, Wanted
 from flambeau.offline.inputs import Inputs
@@ -145,7 +146,7 @@ def test_parquet_has_the_type_that_fits_all_outputs(
         (["default", "x.png", "-o", "absent/rows.csv"], 78, "-o absent/rows.csv cannot be a file"),
         (["default", "x.png", "--format", "parquet"], 78, "--format parquet needs a file"),
         (["default", "x.png", "-o", "rows.csv", "--probabilities"], 78, "--probabilities are too many for a csv"),
-        (["default", "x.png", "-o", "rows.parquet"], 1, "pip install 'flambeau[parquet]'"),
+        (["default", "x.png", "-o", "rows.parquet"], 1, pip_install("parquet")),
         (["default", "x.png", "--columns", "a"], 1, "--columns has no effect on efficientnet_lite0"),
         (
             ["default", "x.png", "-o", "precious.csv"],

@@ -16,6 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from conftest import Serve, ServerProcess, run_flambeau
+from flambeau.extras import pip_install
 from fleet import wait_for
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -183,7 +184,7 @@ def test_without_the_extra_the_error_names_it(tmp_path: Path) -> None:
     assert done.returncode == 78
     assert done.stderr.splitlines()[-1] == (
         "flambeau: --otel-endpoint http://127.0.0.1:4318 needs OpenTelemetry's packages: "
-        "install them with: pip install 'flambeau[otel]'"
+        f"install them with: {pip_install('otel')}"
     )
 
 

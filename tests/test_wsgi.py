@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urljoin
@@ -16,8 +17,9 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client
 
 import flambeau
+from flambeau import process
 from flambeau.bundle import Bundle
-from fronts import serving
+from fronts import serving, uwsgi
 
 
 def test_mounted_in_somebodys_own_application(default_bundle: Bundle, cat: bytes) -> None:
@@ -92,3 +94,43 @@ def test_a_source_that_fails_stops_gunicorn() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ.copy(), check=False)
     assert done.returncode != 0
     assert "absent.pth does not exist" in done.stderr
+
+
+@pytest.mark.parametrize("runner", ["threads", "processes"])
+def test_under_uwsgi_children_are_started_with_the_environments_python_u20(
+    double_py: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: str
+) -> None:
+    """There `sys.executable` is the Python that the environment was made from: it has no package of ours."""
+    monkeypatch.setenv("FLAMBEAU_CACHE", str(tmp_path / "cache"))  # so that there is something to build
+    call = f"create_app({str(double_py) + ':Double'!r}, allow_code=True, runner={runner!r}, replicas=1)"
+    with serving(*uwsgi(call, tmp_path), tmp_path) as url:
+        answered = requests.post(url + "/predict", json={"input": 3}, timeout=60)
+        assert answered.json() == {"output": 6.0}
+    assert "No module named" not in (tmp_path / "server.log").read_text()
+
+
+@pytest.fixture
+def interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Forgets which interpreter was found, before and after."""
+    process.interpreter.cache_clear()
+    yield
+    monkeypatch.undo()
+    process.interpreter.cache_clear()
+
+
+@pytest.mark.usefixtures("interpreter")
+def test_the_interpreter_is_the_environments_wherever_python_is_embedded_u20(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = Path(sys.prefix, "bin", "python")
+    for executable in (Path(sys.base_prefix, "bin", "python3"), "/usr/sbin/apache2", "uwsgi", ""):
+        process.interpreter.cache_clear()
+        monkeypatch.setattr(sys, "executable", str(executable))
+        assert Path(process.interpreter()) == ours, executable
+    process.interpreter.cache_clear()
+    monkeypatch.setattr(sys, "executable", "/usr/sbin/apache2")
+    for name in ("prefix", "base_prefix"):
+        monkeypatch.setattr(sys, name, str(tmp_path))
+    monkeypatch.setattr(sys, "_base_executable", "/usr/sbin/apache2")
+    with pytest.raises(flambeau.SetupError, match=r"uWSGI: --virtualenv, mod_wsgi: python-home"):
+        process.interpreter()

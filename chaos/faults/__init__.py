@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from chaos.faults import bodies, clocks, files, items, kills, leak, life, load, log, slow
+from chaos.faults import bodies, clocks, files, items, kills, leak, life, load, log, pictures, slow
 from chaos.faults.selftest import selftest
 from chaos.run import Report, Run
 
@@ -47,6 +47,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("A11", bodies.long_reads),
     Fault("A12", bodies.many_uploads),
     Fault("A21", log.stalled_reader),
+    Fault("A2/pictures", pictures.dear_pictures),
     Fault("batching", load.batching),
     Fault("A2", clocks.hanging),
     Fault("A3", clocks.paused),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from flambeau.client import Client, ClientError
     from flambeau.inprocess import Batcher, load
+    from flambeau.web.asgi import AsgiApp
 
 __all__ = [
     "Batcher",
@@ -26,6 +27,7 @@ __all__ = [
     "SetupError",
     "__version__",
     "create_app",
+    "create_asgi_app",
     "load",
 ]
 
@@ -51,5 +53,17 @@ def create_app(source: str | None = None, **options: Any) -> "Flask":
     Raises `SetupError` when it cannot be.
     """
     from flambeau.web.app import create_app as create
+
+    return create(source, **options)
+
+
+def create_asgi_app(source: str | None = None, **options: Any) -> "AsgiApp":
+    """An ASGI application that serves a model: for uvicorn, hypercorn, Granian, or mounting in FastAPI or Starlette.
+
+    The arguments are those of `create_app`. The model is built before this returns, if it has to be, and loaded when
+    the server starts. A server or framework that does not tell so makes the first request wait for it; `await
+    app.start()` and `await app.close()` do the same by hand. Raises `SetupError` when it cannot be built.
+    """
+    from flambeau.web.asgi import create_asgi_app as create
 
     return create(source, **options)

@@ -9,6 +9,7 @@ import functools
 import os
 import typing
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from flambeau import cgroup
@@ -50,9 +51,9 @@ class Settings:
 
     host: str = _address(
         "127.0.0.1",
-        "Address to listen on. Any other than loopback needs tokens, or --insecure-no-auth.",
-        long="Address to listen on. Any other than `127.0.0.1`, `::1` and `localhost` needs "
-        "[tokens](security.md#tokens), or `--insecure-no-auth`.",
+        "Address to listen on, or unix:PATH. Any other than loopback needs tokens, or --insecure-no-auth.",
+        long="Address to listen on, or `unix:PATH` for a [Unix socket](operations.md#a-unix-socket). Any other than "
+        "these, `127.0.0.1`, `::1` and `localhost` needs [tokens](security.md#tokens), or `--insecure-no-auth`.",
     )
     port: int = _address(
         5000,
@@ -219,7 +220,8 @@ class Settings:
         "Names that requests may have in their header Host. Default: on loopback its names, else any.",
         metavar="NAME,NAME",
         long="Names, separated by commas, that requests may have in their header `Host`. Not set: `localhost`, "
-        "`127.0.0.1` and `[::1]` when it listens on loopback, which are always allowed there; else any.",
+        "`127.0.0.1` and `[::1]` when it listens on loopback or a Unix socket, which are always allowed there; "
+        "else any.",
     )
     cors_origins: str | None = _access(
         None,
@@ -355,7 +357,17 @@ def rows() -> tuple[Setting, ...]:
     )
 
 
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+def unix_path(host: str) -> Path | None:
+    """The file of a Unix socket, where `--host` names one: `unix:PATH`."""
+    return Path(host.removeprefix("unix:")) if host.startswith("unix:") and host != "unix:" else None
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine can reach what listens there: loopback, or a Unix socket."""
+    return host in _LOOPBACK or unix_path(host) is not None
 
 
 def usable_cores() -> int:

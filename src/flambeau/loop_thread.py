@@ -45,6 +45,21 @@ class LoopThread:
         finally:
             future.cancel()
 
+    async def wait(self, step: Coroutine[Any, Any, T]) -> T:
+        """The same for a caller on another loop, which does not stand still meanwhile. Cancelled, it takes it along."""
+        with self._lock:
+            if self._closed:
+                step.close()
+                raise _closed(self._name)
+            future = asyncio.run_coroutine_threadsafe(step, self._loop)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if caller is not None and caller.cancelling():
+                raise
+            raise _closed(self._name) from None
+
     def close(self) -> None:
         """End the loop, within seconds: what still runs on it is cancelled. A second call does nothing."""
         with self._lock:

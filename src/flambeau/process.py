@@ -1,10 +1,13 @@
-"""What a process does to itself on Linux, and sees of another. Elsewhere these do nothing."""
+"""What a process does to itself on Linux, and sees of another, and which Python its children are started with."""
 
 import ctypes
+import functools
 import os
 import signal
 import sys
 from pathlib import Path
+
+from flambeau.errors import SetupError
 
 _PR_SET_PDEATHSIG = 1
 
@@ -23,6 +26,36 @@ def report_to_nobody() -> None:
     """
     for name, value in NO_TELEMETRY.items():
         os.environ.setdefault(name, value)
+
+
+@functools.cache
+def interpreter() -> str:
+    """The Python that sees the packages which this process sees, to start children with.
+
+    Mostly `sys.executable`. In servers that embed Python (uWSGI, mod_wsgi) that is the Python which the environment was
+    made from, or the server itself; then it is the environment's own. Raises `SetupError` where there is none.
+    """
+    given = Path(sys.executable or "")
+    if _is_python(given) and (sys.prefix == sys.base_prefix or given.is_relative_to(sys.prefix)):
+        return sys.executable
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    names = ("Scripts/python.exe", "python.exe") if os.name == "nt" else ("bin/python", f"bin/{version}", "bin/python3")
+    beside = [Path(prefix, name) for prefix in (sys.prefix, sys.base_prefix) for name in names]
+    for found in (*beside, Path(getattr(sys, "_base_executable", None) or ""), given):
+        if _is_python(found):
+            return str(found)
+    raise SetupError(
+        f"this process runs inside of {sys.executable or 'another program'}, and there is no Python in {sys.prefix} to "
+        "start workers with: name an environment that has one (uWSGI: --virtualenv, mod_wsgi: python-home)"
+    )
+
+
+OWN_GROUP = 0
+"""`process_group` of every child: a terminal's Ctrl-C is its parent's to answer, which ends it without a traceback."""
+
+
+def _is_python(file: Path) -> bool:
+    return file.name.lower().startswith(("python", "pypy")) and os.access(file, os.X_OK) and file.is_file()
 
 
 def end_with_parent(parent: int) -> None:

@@ -162,6 +162,11 @@ class BlockingService:
         loop, service = self._opened.get()
         return loop.run(step(service))
 
+    async def run(self, step: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine of the service for a caller on another loop. When that is cancelled, so is the coroutine."""
+        loop, _ = self._opened.get()
+        return await loop.wait(step)
+
     def close(self) -> None:
         """Answer what was taken, let go of the models, and end the loop.
 

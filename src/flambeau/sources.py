@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +34,7 @@ from flambeau.orders import (
     order_for,
     refuse_idle,
 )
-from flambeau.process import NO_TELEMETRY
+from flambeau.process import NO_TELEMETRY, OWN_GROUP, interpreter
 from flambeau.version import VERSION
 
 _TOOLS = (
@@ -174,11 +173,13 @@ def _build(order: BuildOrder, target: Path, before: "_Identities", *, progress: 
 def _run_build_process(order: BuildOrder, folder: Path, progress: Progress) -> tuple[Failure | None, tuple[str, ...]]:
     """Fill `folder`. Returns why not, and the files of own code that were imported."""
     # -P: a file named torch.py in the current folder must not become part of us
-    command = [sys.executable, "-P", "-W", "ignore", "-m", "flambeau.build", str(folder), str(os.getpid())]
+    command = [interpreter(), "-P", "-W", "ignore", "-m", "flambeau.build", str(folder), str(os.getpid())]
     failure: Failure | None = None
     imported: tuple[str, ...] = ()
     environment = os.environ | NO_TELEMETRY
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, process_group=OWN_GROUP
+    ) as process:
         assert process.stdin is not None  # both are pipes, by the line above
         assert process.stdout is not None
         try:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flambeau import logs
 from flambeau.errors import ConfigError
+from flambeau.extras import pip_install
 from flambeau.types import Timings
 from flambeau.version import VERSION
 
@@ -139,7 +140,7 @@ def start(endpoint: str | None) -> Tracer | None:
     try:
         return Tracer(endpoint)
     except ImportError:
-        remedy = "install them with: pip install 'flambeau[otel]'"
+        remedy = f"install them with: {pip_install('otel')}"
         if endpoint:
             raise ConfigError(f"--otel-endpoint {endpoint} needs OpenTelemetry's packages: {remedy}") from None
         logs.event(f"no spans are sent, for OpenTelemetry's packages are not here: {remedy}", variable=by_variable[0])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from flambeau.architectures import torchvision_ops
 from flambeau.errors import SourceError
+from flambeau.extras import pip_install
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,7 +26,7 @@ def names() -> list[str]:
 def constructor(name: str) -> "Callable[..., nn.Module]":
     """The constructor of that name, which takes `num_classes`. It is given no weights, and fetches none."""
     if importlib.util.find_spec("timm") is None:
-        raise SourceError(f"{name} is an architecture of timm, which is not installed: pip install 'flambeau[timm]'")
+        raise SourceError(f"{name} is an architecture of timm, which is not installed: {pip_install('timm')}")
     torchvision_ops.declare_missing()
     import timm
 

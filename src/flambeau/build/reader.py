@@ -15,7 +15,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +26,7 @@ import msgspec
 from flambeau import formats
 from flambeau.build.reading.messages import LONGEST_LINE, Message, Order, Read, Refused, Written
 from flambeau.errors import SourceError
-from flambeau.process import NO_TELEMETRY
+from flambeau.process import NO_TELEMETRY, OWN_GROUP, interpreter
 
 OUTPUT = "read.safetensors"
 """The file in `folder` that is written."""
@@ -61,9 +60,10 @@ def start(path: Path, *, folder: Path, where: tuple[str, ...]) -> "Reading":
     environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     process = subprocess.Popen(
         # -P: a folder that somebody downloaded may hold a torch.py, and the user may stand in it
-        [sys.executable, "-P", "-W", "ignore", "-m", "flambeau.build.reading", msgspec.json.encode(order).decode()],
+        [interpreter(), "-P", "-W", "ignore", "-m", "flambeau.build.reading", msgspec.json.encode(order).decode()],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
+        process_group=OWN_GROUP,
         env=environment | NO_TELEMETRY | dict.fromkeys(_SINGLE_THREAD, "1"),
     )
     return Reading(path, folder / OUTPUT, process)

@@ -1,6 +1,7 @@
 """Which torch may read weights files: asked by every process that is about to."""
 
 from flambeau.errors import SetupError
+from flambeau.extras import pip_install
 
 OLDEST_TORCH = (2, 10)
 """CVE-2026-24747: older versions can be made to corrupt memory by a weights file, even with `weights_only=True`."""
@@ -12,7 +13,7 @@ def require_torch() -> None:
         import torch
     except ImportError as error:
         raise SetupError(
-            f"building a bundle needs PyTorch, of an ONNX file too ({error}): pip install 'flambeau[torch]', or build "
+            f"building a bundle needs PyTorch, of an ONNX file too ({error}): {pip_install('torch')}, or build "
             "it where PyTorch is, with flambeau build, and serve that, which needs none"
         ) from None
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])

@@ -1,4 +1,8 @@
-"""The command line: the only place that reads argv and the environment."""
+"""The command line: the only place that reads argv, and settings out of the environment.
+
+Four things are read from the environment elsewhere, where they are used: tokens (`web.access.gate`), the cache's folder
+(`sources`), OpenTelemetry's own variables (`tracing`), and the compiler's (`engines.pytorch`).
+"""
 
 import importlib
 import logging
@@ -74,8 +78,8 @@ def main() -> None:
         else:
             click.echo(f"flambeau: {printable(str(error))}", err=True)
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
+    except click.Abort:
+        raise KeyboardInterrupt from None
 
 
 def _stop_orderly() -> None:

@@ -47,7 +47,8 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
     from flambeau.web.about import about
     from flambeau.web.access.gate import open_gate
     from flambeau.web.access.tls import server_context
-    from flambeau.web.server import bind, run
+    from flambeau.web.listening import bind
+    from flambeau.web.server import run
 
     source_part, settings = split_options(options)
     output = stray.begin_log(settings.log_level, settings.log_format)
@@ -56,24 +57,24 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
         os.environ.pop(variable, None)
     if file := file_of(ctx):
         logs.event("settings read", file=file)
-    taken = bind(settings.host, settings.port)  # before anything is loaded: a taken port is known at once
-    progress, started = ShowProgress(), time.monotonic()
+    address = bind(settings.host, settings.port)  # before anything is loaded: a taken port is known at once
     try:
-        bundle = sources.open_source(source_part, progress=progress)
+        progress, started = ShowProgress(), time.monotonic()
+        try:
+            bundle = sources.open_source(source_part, progress=progress)
+        finally:
+            progress.done()
+        logs.event("bundle opened", name=bundle.manifest.name, seconds=f"{time.monotonic() - started:.2f}")
+        where = address.url("http" if encryption is None else "https")
+
+        def announce(service: Service) -> None:
+            models = ", ".join(f"{model.name} on {model.engine}, {model.device}" for model in service.models())
+            told = [f"{model.name}: {about(model)}" for model in service.models() if model.kind == "image"]
+            _announce([f"Flambeau serves {models}: {where}", *told], where, output=output)
+
+        run(lambda: Service([bundle], settings), address, gate, encryption=encryption, on_ready=announce)
     finally:
-        progress.done()
-    logs.event("bundle opened", name=bundle.manifest.name, seconds=f"{time.monotonic() - started:.2f}")
-    host, port = taken.getsockname()[:2]
-
-    def announce(service: Service) -> None:
-        models = ", ".join(f"{model.name} on {model.engine}, {model.device}" for model in service.models())
-        shown = f"[{host}]" if ":" in host else host
-        scheme = "http" if encryption is None else "https"
-        url = f"{scheme}://{shown}:{port}"
-        told = [f"{model.name}: {about(model)}" for model in service.models() if model.kind == "image"]
-        _announce([f"Flambeau serves {models}: {url}", *told], url, output=output)
-
-    run(lambda: Service([bundle], settings), taken, gate, encryption=encryption, on_ready=announce)
+        address.close()
 
 
 def _announce(lines: list[str], url: str, *, output: int) -> None:

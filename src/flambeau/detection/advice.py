@@ -8,6 +8,7 @@ from flambeau.detection.index import Registry
 from flambeau.detection.match import Refusal
 from flambeau.detection.naming import Names
 from flambeau.detection.others import Known
+from flambeau.extras import pip_install
 
 _OWN = "give your own class with --arch file.py:Class --allow-code"
 _NAMED = 3
@@ -42,7 +43,7 @@ def unknown(wanted: str, registries: tuple[Registry, ...]) -> str:
     """Where `--arch` names nothing that is there."""
     asked, _, name = wanted.rpartition("/")
     if "timm" not in registries and asked in ("", "timm") and name in index.facts("timm").architectures:
-        return f"{name} is an architecture of timm, which is not installed: pip install 'flambeau[timm]'"
+        return f"{name} is an architecture of timm, which is not installed: {pip_install('timm')}"
     known = {numbers.NAME, *(name for registry in registries for name in index.facts(registry).architectures)}
     close = difflib.get_close_matches(name, sorted(known), n=_NAMED)
     hint = f"did you mean {' or '.join(close)}?" if close else f"write a torchvision or timm model's name, or {_OWN}"

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -11,7 +10,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from flambeau.process import NO_TELEMETRY
+from flambeau.process import NO_TELEMETRY, OWN_GROUP, interpreter
 
 Told = TypeVar("Told")
 
@@ -26,8 +25,9 @@ class Child(Generic[Told]):
         self._seconds = seconds
         # -P: a file named torch.py in the current folder must not become part of us
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-W", "ignore", "-m", module, *arguments],
+            [interpreter(), "-P", "-W", "ignore", "-m", module, *arguments],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            process_group=OWN_GROUP,
             env=os.environ | NO_TELEMETRY,
         )  # fmt: skip
 

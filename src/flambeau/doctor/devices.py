@@ -8,6 +8,7 @@ import msgspec
 from flambeau.doctor.child import Child
 from flambeau.doctor.finding import Finding
 from flambeau.doctor.packages import version
+from flambeau.extras import pip_install
 
 _SECONDS = 60.0
 
@@ -30,7 +31,7 @@ def look(seen: Seen | str | None) -> Iterator[Finding]:
     """What was seen; a text says why nothing was, and `None` that there is no torch."""
     graphics = Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists()
     if isinstance(seen, str):
-        advice = "run python -c 'import torch' to see why, and install it again: pip install 'flambeau[torch]'"
+        advice = f"run python -c 'import torch' to see why, and install it again: {pip_install('torch')}"
         yield Finding("torch", "broken", f"importing it {seen}", advice)
         return
     if seen is not None and (seen.gpus or seen.mps):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flambeau.doctor.finding import Finding
+from flambeau.extras import pip_install
 
 _REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)\s*(?:(?:>=|==)\s*(?P<floor>[\d.]+))?")
 _EXTRA = re.compile(r"extra\s*==\s*['\"]([\w-]+)['\"]")
@@ -70,7 +71,7 @@ def look() -> Iterator[Finding]:
 
 def _of_extra(extra: str, wanted: list[Requirement]) -> Iterator[Finding]:
     there = [each for each in wanted if version(each.name)]
-    purpose, install = _FOR.get(extra, "use it"), f"pip install 'flambeau[{extra}]'"
+    purpose, install = _FOR.get(extra, "use it"), pip_install(extra)
     if not there:
         yield Finding(extra, "note", "not installed", f"to {purpose}: {install}")
         return

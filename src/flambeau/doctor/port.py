@@ -3,13 +3,18 @@
 import socket
 from collections.abc import Iterator
 
-from flambeau.config import LOOPBACK, Settings
+from flambeau.config import Settings, is_local, unix_path
 from flambeau.doctor.finding import Finding
+from flambeau.errors import PortInUse
+from flambeau.web.listening import bind
 
 
 def look(settings: Settings) -> Iterator[Finding]:
     """Take the address for a moment."""
     host, port = settings.host, settings.port
+    if unix_path(host) is not None:
+        yield _socket_file(host)
+        return
     where = f"{host}:{port}"
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -23,5 +28,14 @@ def look(settings: Settings) -> Iterator[Finding]:
             "stop who has it, or take another: --port 0 takes a free one",
         )  # fmt: skip
         return
-    reach = "this machine alone" if host in LOOPBACK else "everybody who can reach this machine"
+    reach = "this machine alone" if is_local(host) else "everybody who can reach this machine"
     yield Finding("address", "fine", f"{where} is free, for {reach}")
+
+
+def _socket_file(host: str) -> Finding:
+    try:
+        bind(host, 0).close()
+    except PortInUse as error:
+        what, _, remedy = str(error).rpartition(": ")
+        return Finding("address", "broken", what, remedy)
+    return Finding("address", "fine", f"{host} is free, for this machine alone")

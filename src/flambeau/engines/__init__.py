@@ -12,30 +12,34 @@ from flambeau.config import Engine as Wanted
 from flambeau.engines.base import Engine, Wish
 from flambeau.engines.row_by_row import RowByRow
 from flambeau.errors import EngineError
+from flambeau.extras import pip_install
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """Where an engine lives: the `module` with its function `load`, the `package` it runs on and how to `install` it.
+    """Where an engine lives: the `module` with its function `load`, its `package`, and the `extra` that has that.
 
     `member` is what it reads of a bundle.
     """
 
     module: str
     package: str
-    install: str
+    extra: str | None
     member: str
     load: str = "load"
 
+    @property
+    def install(self) -> str:
+        """The command that makes it usable."""
+        return pip_install(self.extra) if self.extra else f"pip install {self.package}"
+
 
 _KINDS = {
-    "onnxruntime": _Kind("flambeau.engines.onnx", "onnxruntime", "pip install onnxruntime", ONNX),
-    "openvino": _Kind("flambeau.engines.openvino", "openvino", "pip install 'flambeau[openvino]'", ONNX),
-    "eager": _Kind("flambeau.engines.pytorch", "torch", "pip install 'flambeau[torch]'", WEIGHTS),
-    "compile": _Kind("flambeau.engines.pytorch", "torch", "pip install 'flambeau[torch]'", WEIGHTS, "load_compiled"),
-    "onnxruntime-int8": _Kind(
-        "flambeau.engines.onnx", "onnxruntime", "pip install onnxruntime", INT8_ONNX, "load_int8"
-    ),
+    "onnxruntime": _Kind("flambeau.engines.onnx", "onnxruntime", None, ONNX),
+    "openvino": _Kind("flambeau.engines.openvino", "openvino", "openvino", ONNX),
+    "eager": _Kind("flambeau.engines.pytorch", "torch", "torch", WEIGHTS),
+    "compile": _Kind("flambeau.engines.pytorch", "torch", "torch", WEIGHTS, "load_compiled"),
+    "onnxruntime-int8": _Kind("flambeau.engines.onnx", "onnxruntime", None, INT8_ONNX, "load_int8"),
 }
 
 

@@ -1,4 +1,4 @@
-"""What a global could have done, for the sentence that refuses it. Advice only: whatever is not allowed is not loaded.
+"""What a global could have done, for the sentence that refuses it. What is not in it is not allowed for that.
 
 What stands in this table is refused even with `--allow-code`, for no network needs it.
 """

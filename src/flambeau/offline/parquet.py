@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from flambeau.errors import SetupError
+from flambeau.extras import pip_install
 from flambeau.offline.lines import Written
 from flambeau.offline.rows import Layout
 
@@ -22,7 +23,7 @@ _BYTES_OF_A_GROUP = 64 * 1024 * 1024
 def require() -> None:
     """Raise `SetupError` when pyarrow is not installed."""
     if find_spec("pyarrow") is None:
-        raise SetupError("Parquet needs pyarrow, which is not installed: pip install 'flambeau[parquet]'")
+        raise SetupError(f"Parquet needs pyarrow, which is not installed: {pip_install('parquet')}")
 
 
 def write(target: Path, rows: Path, layout: Layout) -> None:

@@ -6,7 +6,7 @@ numpy and Pillow only; nothing here knows torch. Tested against torchvision itse
 Images are decoded as training scripts decode them, with `convert("RGB")`: alpha is dropped, palettes and CMYK are
 looked up, of an animation the first frame counts. Two things differ from that script on purpose: EXIF orientation is
 applied (a phone's portrait photograph stands upright), and 16-bit samples are scaled to 8 bits where Pillow's own
-conversion would clip nearly all of them to white.
+conversion would clip nearly all of them to white. What Pillow gets of a file is said by `image_limits`.
 """
 
 import io
@@ -19,6 +19,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from flambeau import bundle
 from flambeau.errors import InvalidInput
+from flambeau.pipelines.file_kinds import what_is
+from flambeau.pipelines.image_limits import trim
 from flambeau.pipelines.tasks import TaskAnswer
 from flambeau.types import Answer, Item, Payload, Tensors, TensorSpec
 
@@ -85,16 +87,14 @@ def decode(data: bytes | memoryview, *, max_pixels: int, shorter_side: int | Non
     With `shorter_side` a JPEG may come out at a half, a quarter or an eighth of its size, as long as its shorter side
     stays that long: its blocks are then decoded to fewer pixels each, which is several times as fast and not exact.
 
-    Raises `InvalidInput` with code `unsupported_image_format`, `image_too_large` (decided from the header, before
-    anything is decoded) or `image_undecodable`.
+    Raises `InvalidInput` with code `unsupported_image_format`, `image_too_large` (decided before anything is decoded,
+    by the header's pixels and by what decoding them would take) or `image_undecodable`.
     """
+    trimmed = trim(bytes(data))
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(trimmed.data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise InvalidInput(
-            f"the file is not an image that this model reads: send {', '.join(FORMATS[:-1])} or {FORMATS[-1]}",
-            code="unsupported_image_format",
-        ) from None
+        raise _unsupported(trimmed.data) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large("an image of that size", max_pixels) from None
     except Exception:  # a parser may raise anything over hostile bytes; all of it means the same to the client
@@ -106,22 +106,40 @@ def decode(data: bytes | memoryview, *, max_pixels: int, shorter_side: int | Non
         if shorter_side:
             image.draft(None, (shorter_side, shorter_side))  # does nothing to other formats
         image.load()
-        return _upright(_to_rgb(image), _orientation(image))
+        return _upright(_to_rgb(image, trimmed.bits), trimmed.orientation)
     except MemoryError:
         raise _too_large(f"an image of {width} × {height} pixels", max_pixels) from None
     except Exception:
         raise _undecodable() from None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, bits: int | None) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey: I;16 and its byte orders; Pillow widens some files to I
-        samples = np.asarray(image)
-        return Image.fromarray((np.clip(samples, 0, 65535) // 257).astype(np.uint8)).convert("RGB")
+        samples = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
+        return Image.fromarray((samples * 255 // _white(samples, bits)).astype(np.uint8)).convert("RGB")
     image.info.pop("transparency", None)  # dropped in any case, and where it is a table Pillow warns that it drops it
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-_ORIENTATION_TAG = 0x0112
+def _white(samples: npt.NDArray[np.uint32], bits: int | None) -> int:
+    """The sample that is white, of a 16-bit grey image of which so many bits are significant.
+
+    A PNG's samples fill all 16 bits, whatever its chunk sBIT says (W3C PNG, third edition, 11.3.2.4): it tells how
+    many bits they had before they were scaled. Some writers put the chunk beside samples that they did not scale. Then
+    all of these lie below 2**bits, and not all of them can have come of scaling: what is white follows from the file,
+    and not from a guess.
+    """
+    if not bits or not 8 <= bits < 16 or samples.max(initial=0) >= 1 << bits:
+        return 65535
+    before = samples >> (16 - bits)  # what they were, had they been scaled
+    scaled = (
+        before << (16 - bits),  # filled up with zeros
+        before << (16 - bits) | before >> (2 * bits - 16),  # with the upper bits anew
+        (before * 65535 + ((1 << bits) - 1) // 2) // ((1 << bits) - 1),  # multiplied
+    )
+    return 65535 if any(np.array_equal(samples, each) for each in scaled) else (1 << bits) - 1
+
+
 _TURNS = {  # by EXIF orientation (CIPA DC-008, 4.6.4): what brings the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -133,15 +151,8 @@ _TURNS = {  # by EXIF orientation (CIPA DC-008, 4.6.4): what brings the picture 
 }
 
 
-def _orientation(image: Image.Image) -> object:
-    try:
-        return image.getexif().get(_ORIENTATION_TAG)
-    except Exception:  # a good picture with damaged metadata is still a good picture
-        return None
-
-
-def _upright(image: Image.Image, orientation: object) -> Image.Image:
-    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+def _upright(image: Image.Image, orientation: int | None) -> Image.Image:
+    turn = None if orientation is None else _TURNS.get(orientation)
     return image if turn is None else image.transpose(turn)
 
 
@@ -211,6 +222,17 @@ def normalise(
 
 def _too_large(what: str, max_pixels: int) -> InvalidInput:
     return InvalidInput(f"{what} is too large: the most is {max_pixels} pixels", code="image_too_large")
+
+
+def _unsupported(data: bytes) -> InvalidInput:
+    """Say what was sent, where its bytes tell, and what to send."""
+    name, remedy = what_is(data)
+    taken = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+    if name is None:
+        sentence = f"the file is not an image that this model reads: send {taken}"
+    else:
+        sentence = f"this is {name}, and not an image that this model reads: {remedy} ({taken})"
+    return InvalidInput(sentence, code="unsupported_image_format")
 
 
 def _undecodable() -> InvalidInput:

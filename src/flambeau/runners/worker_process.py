@@ -19,7 +19,7 @@ import msgspec
 from flambeau import cgroup, errors, logs
 from flambeau.config import Settings
 from flambeau.errors import EngineError, SetupError
-from flambeau.process import NO_TELEMETRY
+from flambeau.process import NO_TELEMETRY, OWN_GROUP, interpreter
 from flambeau.runners import ipc
 from flambeau.runners.base import Batch, Loss, Warm, WorkerLostError
 from flambeau.runners.ipc import Failed, FrameError, Header, Kind
@@ -76,6 +76,7 @@ class WorkerProcess:
         self._startup = Watchdog(settings.startup_timeout, self._start_too_slow)
         self._batches: dict[int, asyncio.Future[list[Outcome]]] = {}
         self._last_batch = 0
+        self._listener: asyncio.Task[None] | None = None
         self._funeral: asyncio.Task[None] | None = None
         self._oom_kills = oom_kills
         mine, theirs = socket.socketpair()
@@ -83,7 +84,7 @@ class WorkerProcess:
         order = WorkerOrder(
             spec, generation, os.getpid(), settings.max_worker_memory, settings.log_level, log, logs.in_json()
         )
-        command = [sys.executable, "-P", "-m", "flambeau.runners.worker", str(theirs.fileno())]
+        command = [interpreter(), "-P", "-m", "flambeau.runners.worker", str(theirs.fileno())]
         # On the loop's own thread and not in a pool's: a worker ends with the thread that spawned it (PDEATHSIG).
         with theirs:
             try:
@@ -93,6 +94,7 @@ class WorkerProcess:
                     stdin=subprocess.DEVNULL,
                     stdout=sys.stderr if _has_descriptor(sys.stderr) else subprocess.DEVNULL,
                     env=worker_environment(spec.threads),
+                    process_group=OWN_GROUP,
                 )
             except OSError:
                 mine.close()
@@ -250,6 +252,10 @@ class WorkerProcess:
     async def _bury(self, code: int) -> None:
         """Read what the dead worker said last, an answer or why it cannot start; then what it has not said is lost."""
         try:
+            if self._listener is None:  # it was ended before anybody listened to it
+                self._lose(self._cause(code))
+                self._sock.close()
+                return
             await asyncio.wait([self._listener], timeout=_LAST_WORDS)
             self._lose(self._cause(code))
             self._listener.cancel()

@@ -4,7 +4,6 @@ import contextlib
 import os
 import statistics
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from types import TracebackType
 import msgspec
 
 from flambeau.measurements import Trial
-from flambeau.process import NO_TELEMETRY
+from flambeau.process import NO_TELEMETRY, OWN_GROUP, interpreter
 from flambeau.trials.messages import Entry, GaveUp, Loaded, Reply, Round, Timed
 
 
@@ -61,10 +60,11 @@ class _Contestant:
             str(folder), engine, rules.device, rules.threads, rules.batches, rules.allow_code, parent=os.getpid()
         )
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-W", "ignore", "-m", __name__.replace("contest", "contestant"),
+            [interpreter(), "-P", "-W", "ignore", "-m", __name__.replace("contest", "contestant"),
              msgspec.json.encode(entry).decode()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            process_group=OWN_GROUP,
             env=os.environ | NO_TELEMETRY | {"OMP_NUM_THREADS": str(rules.threads)},  # as a worker has it
         )  # fmt: skip
 

@@ -6,6 +6,7 @@ Behind `flambeau serve` the lane answers the hot routes before Flask is reached,
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +26,24 @@ from flambeau.web.http import SAFE_HEADERS, HttpAnswer, request_id
 ServiceHandle = AttachedService | BlockingService
 
 
-def create_app(source: str | None = None, **options: Any) -> Flask:
+def create_app(source: str | Path | None = None, **options: Any) -> Flask:
     """Build the source if need be, load it, and make the application that serves it. Raises `SetupError`.
 
     `options` are the settings of `flambeau.config.Settings` and the source options of
     `flambeau.orders.SourceOptions`, by name.
     """
+    make, gate = open_for_others(source, options)
+    return make_app(BlockingService(make), gate)
+
+
+def open_for_others(source: str | Path | None, options: dict[str, Any]) -> tuple[Callable[[], Service], Gate]:
+    """What an application under the server of others is made of: its service, not started, and its gate."""
     # Threads unless asked otherwise: the server in front may have workers of its own, and forks them as it likes.
-    options.setdefault("runner", "threads")
-    source_options, settings = split_options({"source": str(source) if isinstance(source, Path) else source, **options})
+    options = {"runner": "threads", "source": str(source) if isinstance(source, Path) else source, **options}
+    source_options, settings = split_options(options)
     gate = open_gate(settings, ours=False)
     opened = sources.open_source(source_options, progress=lambda event: logs.event(str(event)))
-    return make_app(BlockingService(lambda: Service([opened], settings)), gate)
+    return lambda: Service([opened], settings), gate
 
 
 def make_app(handle: ServiceHandle, gate: Gate, shared: Budget | None = None) -> Flask:

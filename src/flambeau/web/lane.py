@@ -28,6 +28,7 @@ from flambeau.web.http import HttpAnswer, HttpRequest, request_id
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Run = Callable[[Coroutine[Any, Any, Any]], Awaitable[Any]]
 Fields = tuple[tuple[str, str], ...]
 T = TypeVar("T")
 
@@ -51,8 +52,10 @@ class _TooLargeError(Exception):
 class Lane:
     """The ASGI application of one service."""
 
-    def __init__(self, service: Service, app: Flask, gate: Gate, budget: Budget) -> None:
+    def __init__(self, service: Service, app: Flask, gate: Gate, budget: Budget, *, run: Run | None = None) -> None:
+        """`run` takes a coroutine of the service to the service's own loop, where that is not the server's."""
         self._service = service
+        self._run: Run = run or (lambda step: step)
         self._app = app
         self._gate = gate
         self._limit = service.settings.max_body_bytes
@@ -71,8 +74,6 @@ class Lane:
             finally:
                 if share is not None:
                     share.close()
-        elif scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
 
     async def _http(self, scope: Message, receive: Receive, send: Send, *, counted: bool) -> None:
         received = time.monotonic()
@@ -102,13 +103,13 @@ class Lane:
             await self._discard(receive, send, more=more)
         elif hot.is_hot(method, scope["path"]):
             request = self._request(scope, headers, body, received)
-            answered = await self._unless_gone(hot.answer(self._service, request), request, receive)
+            answered = await self._unless_gone(self._run(hot.answer(self._service, request)), request, receive)
             await self._send(send, answered, readable, head=method == "HEAD")
         else:
             scope[PASSED] = self._gate
             if method == "POST" and scope["path"] == "/":  # a thread only writes the page, and waits for no model
                 request = self._request(scope, headers, body, received)
-                submitting = page_request.submit(self._service, request)
+                submitting = self._run(page_request.submit(self._service, request))
                 scope[page_request.SUBMITTED] = await self._unless_gone(submitting, request, receive)
                 body = b""
             loop = asyncio.get_running_loop()
@@ -149,7 +150,7 @@ class Lane:
             more = message.get("more_body", False)
         await send({"type": "http.response.body", "body": b""})
 
-    async def _unless_gone(self, answer: Coroutine[Any, Any, T], request: HttpRequest, receive: Receive) -> T:
+    async def _unless_gone(self, answer: Awaitable[T], request: HttpRequest, receive: Receive) -> T:
         """The answer. When the client leaves, what it waited for is cancelled, and not computed if it still waits."""
         answering = asyncio.current_task()
         assert answering is not None  # coroutines run in tasks
@@ -198,20 +199,6 @@ class Lane:
             if not body.add(piece):
                 raise _TooLargeError(more=more)
         return body.whole()
-
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        """Under an ASGI server that is not ours: load with the server's start, let go with its end."""
-        while True:
-            message = await receive()
-            step = self._service.start if message["type"] == "lifespan.startup" else self._service.close
-            try:
-                await step()
-            except Exception as error:
-                await send({"type": f"{message['type']}.failed", "message": str(error)})
-                return
-            await send({"type": f"{message['type']}.complete"})
-            if message["type"] == "lifespan.shutdown":
-                return
 
     async def _send(
         self,

@@ -5,20 +5,17 @@ The port is taken before anything is loaded, and listened on only when every mod
 
 import asyncio
 import contextlib
-import ctypes
 import functools
 import logging
 import os
 import signal
 import socket
 import ssl
-import sys
 from collections.abc import Callable, Iterator
 
 import uvicorn
 
 from flambeau import logs
-from flambeau.errors import PortInUse
 from flambeau.service import AttachedService, Service
 from flambeau.web.access.gate import Gate
 from flambeau.web.app import make_app
@@ -26,6 +23,7 @@ from flambeau.web.bounded import Front
 from flambeau.web.budget import Budget
 from flambeau.web.connection import HotConnection
 from flambeau.web.lane import Lane
+from flambeau.web.listening import Address
 from flambeau.web.patience import SPARE, Watch
 
 _BACKLOG = 2048
@@ -34,26 +32,9 @@ _LAST_LINES_SECONDS = 0.5
 _HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Take the address without listening on it. Raises `PortInUse`."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        taken = socket.socket(family, kind, protocol)
-        if sys.platform != "win32":  # there the option means that the port may be stolen
-            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind(address)
-    except OSError as error:
-        raise _cannot_listen(host, port, error) from error
-    return taken
-
-
-def _cannot_listen(host: str, port: int, error: OSError) -> PortInUse:
-    return PortInUse(f"cannot listen on {host}:{port} ({error.strerror}): stop what runs there, or take another --port")
-
-
 def run(
     make_service: Callable[[], Service],
-    taken: socket.socket,
+    address: Address,
     gate: Gate,
     *,
     encryption: ssl.SSLContext | None,
@@ -64,7 +45,7 @@ def run(
     `on_ready` is called when the service listens.
     """
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(make_service(), taken, gate, encryption, on_ready))
+        runner.run(_serve(make_service(), address, gate, encryption, on_ready))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -78,7 +59,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def _serve(
     service: Service,
-    taken: socket.socket,
+    address: Address,
     gate: Gate,
     encryption: ssl.SSLContext | None,
     on_ready: Callable[[Service], None],
@@ -103,9 +84,9 @@ async def _serve(
     )
     config.load()
     config.ssl = encryption
-    server = _Server(config, front, on_ready)
+    server = _Server(config, front, address, on_ready)
     with server.signals_handled():
-        await server.serve(sockets=[taken])
+        await server.serve(sockets=[address.bound])
     await service.close()
     logs.event("stopped")
 
@@ -140,28 +121,14 @@ def connections_that_fit(wanted: int) -> int:
     return fit
 
 
-_SO_ATTACH_FILTER = 26  # socket(7)
-
-
-class _SocketFilter(ctypes.Structure):
-    """struct sock_fprog: how many instructions there are, and where."""
-
-    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
-
-
-def _make_deaf(listening: socket.socket) -> None:
-    """Have the kernel drop whatever asks for a new connection, with a filter of one instruction: return 0 bytes."""
-    if sys.platform != "linux":
-        return
-    program = _SocketFilter(1, (0x06).to_bytes(8, sys.byteorder))  # BPF_RET | BPF_K, with k = 0
-    listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, bytes(program))
-
-
 class _Server(uvicorn.Server):
     """uvicorn, but for signals: its own handling raises the signal again at the end, and the exit code is not 0."""
 
-    def __init__(self, config: uvicorn.Config, front: Front, on_ready: Callable[[Service], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, front: Front, address: Address, on_ready: Callable[[Service], None]
+    ) -> None:
         super().__init__(config)
+        self._address = address
         self._service = front.service
         self._watch = front.watch
         self._on_ready = on_ready
@@ -171,8 +138,7 @@ class _Server(uvicorn.Server):
         try:
             await super().startup(sockets)
         except OSError as error:  # somebody else began to listen while the model was loading
-            host, port = (sockets or [])[0].getsockname()[:2]
-            raise _cannot_listen(host, port, error) from error
+            raise self._address.cannot_listen(error) from error
         self._watch.start(lambda: self.server_state.connections)  # type: ignore[arg-type,return-value]  # all ours
         self._on_ready(self._service)
 
@@ -200,7 +166,7 @@ class _Server(uvicorn.Server):
         for server in self.servers:
             server.close()
         for spare in spares:
-            _make_deaf(spare)
+            self._address.refuse_newcomers(spare)
             spare.setblocking(False)
             with spare, contextlib.suppress(BlockingIOError):
                 while True:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from flask import Flask
 
-from flambeau.config import LOOPBACK, Settings
+from flambeau.config import Settings, is_local
 from flambeau.errors import Code, ConfigError, RequestError
 from flambeau.web.access import tokens
 from flambeau.web.access.origins import Hosts, Origins
@@ -151,7 +151,7 @@ def network(client: str) -> str:
 def open_gate(settings: Settings, *, ours: bool) -> Gate:
     """The gate that the settings and the environment ask for. Raises `ConfigError` for a service open to everybody."""
     held = tokens.read(settings.tokens_file, os.environ)
-    if ours and not held and settings.host not in LOOPBACK and not settings.insecure_no_auth:
+    if ours and not held and not is_local(settings.host) and not settings.insecure_no_auth:
         raise ConfigError(
             f"--host {settings.host} would serve everybody who can reach this machine, without asking who they are: "
             "run 'flambeau token --scope infer > tokens; chmod 600 tokens' and add --tokens-file tokens, "

@@ -5,7 +5,7 @@ It trusts nobody who is not a browser to tell the truth; browsers do, and only t
 
 from collections.abc import Mapping
 
-from flambeau.config import LOOPBACK, Settings
+from flambeau.config import Settings, is_local
 from flambeau.errors import ConfigError
 from flambeau.web.http import HttpAnswer
 
@@ -23,7 +23,7 @@ class Hosts:
     def __init__(self, settings: Settings, *, ours: bool) -> None:
         """`ours`: the server is `flambeau serve` itself, and knows where it listens."""
         allowed = {each.lower() for each in listed(settings.allowed_hosts)}
-        if ours and settings.host in LOOPBACK:
+        if ours and is_local(settings.host):
             allowed |= {"localhost", "127.0.0.1", "[::1]"}
         self._allowed = allowed
         self.seen: set[str | None] = set()

@@ -5,6 +5,7 @@ import time
 from collections import OrderedDict
 
 from flambeau.errors import ConfigError
+from flambeau.extras import pip_install
 
 _MOST_KEYS = 4096
 _ATTEMPTS, _ATTEMPT_WINDOW = 10, 60.0
@@ -20,7 +21,7 @@ class Rate:
             from limits.storage import MemoryStorage
             from limits.strategies import SlidingWindowCounterRateLimiter
         except ImportError as error:
-            raise ConfigError("--rate-limit needs the package limits: pip install 'flambeau[rate-limit]'") from error
+            raise ConfigError(f"--rate-limit needs the package limits: {pip_install('rate-limit')}") from error
         try:
             self._rate = limits.parse(text)
         except ValueError:
