@@ -17,7 +17,7 @@ from flambeau.build import labels
 from flambeau.bundle import Architecture, CodeReference, Head, HeadLayer
 from flambeau.errors import SourceError
 from flambeau.orders import SourceOptions, order_for
-from flambeau.pipelines.image import ImagePipeline
+from flambeau.pipelines.opening import open_pipeline
 from flambeau.types import Payload, TensorSpec
 
 
@@ -31,8 +31,8 @@ def test_efficientnet_lite0_takes_its_published_weights_and_knows_an_egyptian_ca
     assert not any(parameter.requires_grad for parameter in network.parameters())
     assert not network.training
     names = labels.load("imagenet", outputs=1000)
-    prepare = ImagePipeline(
-        efficientnet_lite.pipeline_for("efficientnet_lite0"), labels=names, threshold=None, max_pixels=10**7,
+    prepare = open_pipeline(
+        efficientnet_lite.pipeline_for("efficientnet_lite0"), labels=names,
         inputs=[TensorSpec("input", "float32", (3, 224, 224))], outputs=[TensorSpec("output", "float32", (1000,))],
     )  # fmt: skip
     image = prepare.preprocess(Payload("file", encoded(photograph("chelsea"))))["input"]

@@ -161,7 +161,7 @@ def test_parquet_has_the_type_that_fits_all_outputs(
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_what_cannot_be_done_is_told_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], default_bundle: Bundle,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], default_bundle: Bundle,
     arguments: list[str], code: int, sentence: str,
 ) -> None:  # fmt: skip
     """In this process: each of these ends before there is a worker."""
@@ -175,7 +175,7 @@ def test_what_cannot_be_done_is_told_in_one_line(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == code
-    last = capsys.readouterr().err.splitlines()[-1]
+    last = capfd.readouterr().err.splitlines()[-1]
     assert sentence in last
     assert (tmp_path / "precious.csv").read_text() == "path\nx.png\n"
     assert {path.name for path in tmp_path.iterdir()} <= {"precious.csv", "empty"}
