@@ -88,7 +88,11 @@ class _Build:
         one_row = probed.one_row is not None
         found = None if error else checking.check(self._graph, checked, classes=classes, one_row=one_row)
         if found is not None and not found.holds:
-            error = f"the export disagrees with PyTorch: {found}"
+            error = (
+                f"its graph does not repeat its answers: {found}"
+                if ready
+                else f"the export disagrees with PyTorch: {found}"
+            )
             for file in self._folder.glob(f"{bundle.ONNX}*"):
                 file.unlink()
         self._conclude(filled, found, error)
@@ -169,7 +173,7 @@ class _Build:
 
         given = quantise.gather(Path(str(self._order.int8)), pipeline)
         found = quantise.quantise(self._folder, given, compute=_computing(filled), classes=classes)
-        self._tell(quantise.told(found))
+        self._tell(quantise.told(found, "the graph's own" if filled.exports == "ready" else "PyTorch's"))
         return found
 
     def _step(self, what: str) -> None:

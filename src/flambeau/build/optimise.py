@@ -33,7 +33,7 @@ def optimise(
     try:
         write_optimised(folder / ONNX, target)
         found = checking.check(target, checked, classes=classes, optimised=True, one_row=one_row)
-        reason = "" if found.holds else f"it disagrees with PyTorch: {found}"
+        reason = "" if found.holds else f"its answers are others: {found}"
     except Exception as error:  # whatever it is, the plain graph is there
         reason = f"{type(error).__name__}: {str(error).strip()}"
     give_memory_back()
