@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from corpus import Kind, Made
 from flambeau import sources
-from flambeau.build.networks import Filled
+from flambeau.build.filled import Filled
 from flambeau.config import Settings
 from flambeau.doctor import source
 from flambeau.errors import SetupError

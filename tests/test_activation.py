@@ -11,7 +11,7 @@ from torch import nn
 
 import activation_nets
 from flambeau.build import activation, probing
-from flambeau.build.networks import Filled
+from flambeau.build.filled import Filled
 from flambeau.bundle import Activation, ImagePipeline, TensorPipeline
 from flambeau.errors import SourceError
 from flambeau.types import TensorSpec

@@ -401,24 +401,3 @@ def test_a_manifest_that_is_no_manifest_is_refused_a4(tmp_path: Path, text: str)
     with pytest.raises((BundleError, SourceError), match=r"manifest\.json"):
         bundle.read(tmp_path)
     assert formats.examine(tmp_path).verdict == "refused"
-
-
-def test_without_pytorch_it_is_said_that_an_onnx_file_needs_it_to_be_built_u16(
-    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And a bundle of it does not: it is opened, and answers."""
-    blocked = tmp_path / "blocked"
-    blocked.mkdir()
-    (blocked / "torch.py").write_text("raise ImportError(\"No module named 'torch'\")")
-    monkeypatch.setenv("PYTHONPATH", str(blocked))
-    monkeypatch.setenv("FLAMBEAU_CACHE", str(tmp_path / "cache"))
-    done = run_flambeau("serve", tmp_path / "m.onnx", "--port", 0)
-    assert done.returncode == 1
-    assert "needs PyTorch, of an ONNX file too (No module named 'torch')" in done.stderr
-    assert "serve that, which needs none" in done.stderr
-    script = (
-        f"import flambeau, sys; model = flambeau.load({str(made)!r}).__enter__(); "
-        "print(model.predict([1.0] * 4)); model.__exit__(None, None, None); assert 'torch' not in sys.modules"
-    )
-    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert said.stdout.strip() == "[4.0, 4.0, 4.0, 4.0]"

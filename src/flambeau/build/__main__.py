@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from flambeau.build.torch_version import require_torch
+from flambeau.build.needed import require
 from flambeau.build.weights import Opening
 from flambeau.errors import SetupError
 from flambeau.extras import pip_install
@@ -32,7 +32,7 @@ def main() -> int:
     opening: Opening | None = None
     try:
         opening = _open(order, Path(sys.argv[1]))  # another process reads the file while this one imports torch
-        require_torch()
+        require(order)
         from flambeau.build.build import build
 
         build(order, Path(sys.argv[1]), opening=opening, say=say)

@@ -1,4 +1,8 @@
-"""The steps of a build, in order. Each says what it is doing before it does it."""
+"""The steps of a build, in order. Each says what it is doing before it does it.
+
+PyTorch and onnx are imported where a step needs them: Python models are built without either, and ONNX graphs without
+PyTorch.
+"""
 
 import dataclasses
 import importlib.metadata
@@ -8,29 +12,21 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import torch
 from safetensors.numpy import save_file as save_arrays
-from torch import nn
 
 from flambeau import architectures, bundle, engines, orders
 from flambeau.agreement import Agreement
-from flambeau.architectures import torchvision_models
 from flambeau.build import (
     activation,
+    checking,
     code,
-    export,
     labels,
-    networks,
-    onnx_source,
     optimise,
     probing,
-    programs,
-    quantise,
     samples,
     trials,
 )
-from flambeau.build.networks import Filled
-from flambeau.build.reading import tensors_file
+from flambeau.build.filled import Filled
 from flambeau.build.weights import Opening
 from flambeau.bundle import Activation, ImagePipeline, Manifest, Source
 from flambeau.errors import SourceError
@@ -90,9 +86,13 @@ class _Build:
         give_memory_back()
         self._step("checking that its answers repeat" if ready else "checking the export against PyTorch")
         one_row = probed.one_row is not None
-        found = None if error else export.check(self._graph, checked, classes=classes, one_row=one_row)
+        found = None if error else checking.check(self._graph, checked, classes=classes, one_row=one_row)
         if found is not None and not found.holds:
-            error = f"the export disagrees with PyTorch: {found}"
+            error = (
+                f"its graph does not repeat its answers: {found}"
+                if ready
+                else f"the export disagrees with PyTorch: {found}"
+            )
             for file in self._folder.glob(f"{bundle.ONNX}*"):
                 file.unlink()
         self._conclude(filled, found, error)
@@ -120,7 +120,7 @@ class _Build:
             export_error=error,
             optimised=here,
             int8=int8,
-            tools=_tools(),
+            tools=_tools(filled),
         )
         self._write(filled, manifest)
         allow_code = self._order.options.allow_code
@@ -169,9 +169,11 @@ class _Build:
         if error or filled.rows is not None:
             why = error or f"it is given one row at a time, for {filled.one_row}"
             raise SourceError(f"--int8 needs a graph that computes batches, and {filled.name} has none ({why})")
+        from flambeau.build import quantise
+
         given = quantise.gather(Path(str(self._order.int8)), pipeline)
         found = quantise.quantise(self._folder, given, compute=_computing(filled), classes=classes)
-        self._tell(quantise.told(found))
+        self._tell(quantise.told(found, "the graph's own" if filled.exports == "ready" else "PyTorch's"))
         return found
 
     def _step(self, what: str) -> None:
@@ -189,6 +191,9 @@ class _Build:
             self._step(f"fetching the weights of {architecture.name}")
             if architecture.registry != "torchvision":
                 raise SourceError(f"{architecture.name} has no weights to fetch: name a file with --weights")
+            from flambeau.architectures import torchvision_models
+            from flambeau.build import networks
+
             state, pipeline = torchvision_models.pretrained(architecture.name)
             self._step("filling the network")
             filled = networks.pretrained(architecture, state, pipeline, order.options)
@@ -196,9 +201,14 @@ class _Build:
         if order.file is not None and self._opening is None:
             source = Source(kind=order.kind, name=Path(order.file).name, sha256=bundle.sha256_of(Path(order.file)))
             self._step(f"reading {source.name}")
-            take = onnx_source.take if order.kind == "onnx" else programs.load
             self._step("finding out what it takes")
-            return take(order, self._graph, tell=self._tell), source
+            if order.kind == "onnx":
+                from flambeau.build import onnx_source
+
+                return onnx_source.take(order, self._graph, tell=self._tell), source
+            from flambeau.build import programs
+
+            return programs.load(order, self._graph, tell=self._tell), source
         assert self._opening is not None  # the build process opens the file of every other order
         self._step(f"reading the weights of {order.name}")
         weights = self._opening.result(progress=lambda done, of: self._say(Advance(done / of)))
@@ -208,6 +218,8 @@ class _Build:
         self._step(
             "finding the network" if order.architecture is None and order.code is None else "filling the network"
         )
+        from flambeau.build import networks
+
         fill = networks.own if order.code is not None else networks.registered
         source = Source(kind=order.kind, name=self._opening.name, sha256=weights.sha256)
         return fill(order, weights, tell=self._tell), source
@@ -227,8 +239,12 @@ class _Build:
 
     def _export(self, filled: Filled, inputs: Tensors) -> str | None:
         """Export the network. Returns why not, where it cannot be exported: then PyTorch itself will serve it."""
+        if filled.exports == "ready":
+            return None
+        from flambeau.build import export
+
         try:
-            export.export(filled, torch.from_numpy(inputs[filled.input.name]), self._graph)
+            export.export(filled, inputs[filled.input.name], self._graph)
         except Exception as error:  # the exporter's own tree of exceptions is large and not public
             if no_space(error):
                 raise
@@ -251,6 +267,10 @@ class _Build:
         """Write the weights and the code that PyTorch itself would serve with, and the manifest over all."""
         architecture = filled.architecture
         if architecture is not None:
+            from torch import nn
+
+            from flambeau.build.reading import tensors_file
+
             assert isinstance(filled.network, nn.Module)  # only such have an architecture
             with (self._folder / bundle.WEIGHTS).open("wb") as file:
                 tensors_file.write(filled.network.state_dict(), file, say=lambda done, of: None)
@@ -265,6 +285,8 @@ def _computing(filled: Filled) -> Callable[[Tensors], Tensors]:
     return lambda rows: {filled.output: probing.compute(filled, rows)}
 
 
-def _tools() -> dict[str, str]:
-    tools = ["torch", "torchvision", "onnx", "onnxruntime", *(["openvino"] if engines.installed("openvino") else [])]
+def _tools(filled: Filled) -> dict[str, str]:
+    """The versions of what made the bundle."""
+    tools = [] if filled.exports == "ready" else ["torch", "torchvision"]
+    tools += ["onnx", "onnxruntime", *(["openvino"] if engines.installed("openvino") else [])]
     return {name: importlib.metadata.version(name) for name in tools}

@@ -5,14 +5,13 @@ reads no files.
 """
 
 import contextlib
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from flambeau.architectures import returned
 from flambeau.build import answers
-from flambeau.bundle import ImagePipeline
+from flambeau.build.shapes import Inputs, as_images, of_shape
 from flambeau.detection import sketches
 from flambeau.errors import SourceError
 from flambeau.orders import SourceOptions
@@ -20,20 +19,6 @@ from flambeau.types import TensorSpec
 
 _USUAL_SIZES = (224, 28, 32, 48, 64, 84, 96, 112, 128, 150, 160, 180, 192, 227, 240, 256, 299, 300, 320, 384, 448, 512)
 """Sides of square images that people train on, the most usual first: from MNIST's to the large transformers'."""
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What one row of the input is; for images also how they are prepared.
-
-    `rows` is the only number of rows it takes, and `one_row` why that is one.
-    """
-
-    input: TensorSpec
-    image: ImagePipeline | None = None
-    note: str = ""
-    rows: int | None = None
-    one_row: str | None = None
 
 
 def infer(network: nn.Module, name: str, options: SourceOptions) -> Inputs:
@@ -77,39 +62,6 @@ def _example(layer: str, shape: tuple[int, ...]) -> str:
     return str(shape[-1]) if shape else "4"
 
 
-def of_shape(shape: tuple[int, ...], name: str, options: SourceOptions) -> Inputs:
-    """What inputs of a known shape are: images where they look like it, unless `--pipeline` decides."""
-    looks = len(shape) == 3 and shape[0] in (1, 3) and shape[1] == shape[2]
-    if options.pipeline == "image" or (options.pipeline is None and looks):
-        return _as_images(shape, name, options)
-    return Inputs(TensorSpec("input", "float32", shape))
-
-
-def _as_images(shape: tuple[int, ...], name: str, options: SourceOptions) -> Inputs:
-    """Images of that shape, (channels, side, side). Raises `SourceError` when they cannot be."""
-    if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
-        raise SourceError(
-            f"{name} takes inputs of shape {list(shape)}: images are square, with 1 or 3 channels first: "
-            "serve it with --pipeline tensor"
-        )
-    if options.crop not in (None, shape[1]):
-        raise SourceError(f"--crop {options.crop}, but {name} takes images of {shape[1]} pixels: leave --crop out")
-    return Inputs(TensorSpec("input", "float32", shape), image=_prepared(shape[0], shape[1]))
-
-
-def _prepared(channels: int, side: int) -> ImagePipeline:
-    """How images are prepared when nobody says: the recipe's way at its size, elsewhere scaled to the side itself.
-
-    Colour is normalised as ImageNet's, which most training scripts do; of grey images nothing is usual, so they are
-    left in 0 to 1.
-    """
-    recipe = ImagePipeline()
-    resize = recipe.resize if side == recipe.crop else side
-    if channels == 1:
-        return ImagePipeline(resize=resize, crop=side, mean=(0.0,), std=(1.0,))
-    return ImagePipeline(resize=resize, crop=side)
-
-
 def _by_trying(network: nn.Module, channels: int, name: str, options: SourceOptions) -> Inputs:
     """The side of the images: as `--crop` has it, else the usual one that the network computes."""
     sides = (options.crop,) if options.crop else _USUAL_SIZES
@@ -127,7 +79,7 @@ def _by_trying(network: nn.Module, channels: int, name: str, options: SourceOpti
             f"{begins}, but does not turn images of {tried} into rows of numbers: serve it over numbers with "
             f"--input-shape {','.join(map(str, shape))} --pipeline tensor, or {sketches.AROUND}"
         )
-    taken = _as_images((channels, fitting, fitting), name, options)
+    taken = as_images((channels, fitting, fitting), name, options)
     if options.crop:
         return taken
     note = (

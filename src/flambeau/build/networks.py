@@ -1,10 +1,8 @@
 """Weights to a network that can compute: its architecture found or as told, filled, and what it takes and answers."""
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
 
 import msgspec
 import torch
@@ -12,54 +10,18 @@ from torch import nn
 
 from flambeau import architectures, detection
 from flambeau.build import inputs, parts
+from flambeau.build.filled import OF_ANY_NETWORK, Filled, Tell, customised, dressed
 from flambeau.build.labels import IMAGENET
 from flambeau.build.weights import Weights
 from flambeau.bundle import Architecture, ImagePipeline, TensorPipeline
 from flambeau.detection import sketches
 from flambeau.detection.finding import Finding, Fit
 from flambeau.errors import SourceError
-from flambeau.formats.endings import Ending
 from flambeau.orders import BuildOrder, SourceOptions, refuse_idle
 from flambeau.types import TensorSpec
 
 DEFAULT_THRESHOLD = 0.2
 """Below it the embedded model recognises nothing: of what is in no picture of its training it is never this sure."""
-
-_OF_ANY_NETWORK = ("arch", "arch_args", "weights", "weights_key", "pipeline", "input_shape", "output_name", "samples")
-
-Tell = Callable[[str], None]
-Exporter = Literal["dynamo", "torchscript", "ready"]
-
-
-@dataclass(frozen=True)
-class Filled:
-    """A network that is ready to compute, and what is known of it.
-
-    `network` takes rows of `input` and answers as many rows; `rows`, where set, is the only number of rows it takes.
-    `architecture` is `None` for a network that came as a program: then only its export can serve. `labels` is where
-    the class names come from, `classes` are those that lay beside the weights. `official`: the weights are published
-    ones. `without_head` is the place of the head that the weights lack. `exports` names the exporter; with `ready` the
-    ONNX graph lies in the bundle already, and `ending` is what it ends in. `output` is the name of its output and
-    `shape` that of a row of it; `plain`: it returns that tensor and nothing else. `one_row` is why it is given one row
-    at a time.
-    """
-
-    network: Callable[[torch.Tensor], Any]
-    name: str
-    architecture: Architecture | None
-    pipeline: ImagePipeline | TensorPipeline
-    input: TensorSpec
-    labels: str | None = None
-    classes: tuple[str, ...] | None = None
-    rows: int | None = None
-    exports: Exporter = "dynamo"
-    output: str = "output"
-    shape: tuple[int, ...] = ()
-    plain: bool = True
-    official: bool = False
-    without_head: str | None = None
-    ending: Ending | None = None
-    one_row: str | None = None
 
 
 def registered(order: BuildOrder, weights: Weights, *, tell: Tell) -> Filled:
@@ -113,7 +75,7 @@ def pretrained(
 
 
 def _over_numbers(network: nn.Module, architecture: Architecture, options: SourceOptions) -> Filled:
-    refuse_idle(options, f"{architecture.name}, a network over numbers", used=_OF_ANY_NETWORK)
+    refuse_idle(options, f"{architecture.name}, a network over numbers", used=OF_ANY_NETWORK)
     features = next(layer["sizes"][0] for layer in architecture.args["layers"] if layer["sizes"])
     return Filled(
         network=network,
@@ -171,58 +133,6 @@ def own(order: BuildOrder, weights: Weights, *, tell: Tell) -> Filled:
     architectures.fill(network, tensors, name=code.name)
     taken = inputs.infer(network, code.name, options)
     return dressed(network, taken, order, name=code.name, architecture=architecture, classes=weights.classes, tell=tell)
-
-
-def dressed(
-    network: Callable[[torch.Tensor], Any],
-    taken: inputs.Inputs,
-    order: BuildOrder,
-    *,
-    name: str,
-    architecture: Architecture | None,
-    tell: Tell,
-    classes: tuple[str, ...] | None = None,
-    exports: Exporter = "dynamo",
-    output: str = "output",
-    ending: Ending | None = None,
-) -> Filled:
-    """A network of unknown making with the pipeline that its input asks for."""
-    options = order.options
-    if taken.note:
-        tell(taken.note)
-    pipeline: ImagePipeline | TensorPipeline = TensorPipeline()
-    if taken.image is not None:
-        pipeline = customised(taken.image, options)
-        tell(f"images are prepared with {pipeline}: --resize, --crop, --mean and --std say otherwise")
-    else:
-        refuse_idle(options, f"{name}, a network over numbers", used=_OF_ANY_NETWORK)
-    return Filled(
-        network=network,
-        name=name,
-        architecture=architecture,
-        pipeline=pipeline,
-        input=taken.input,
-        labels=options.labels,
-        classes=classes,
-        rows=taken.rows,
-        exports=exports,
-        output=output,
-        ending=ending,
-        one_row=taken.one_row,
-    )
-
-
-def customised(pipeline: ImagePipeline, options: SourceOptions) -> ImagePipeline:
-    """The pipeline with what the user says about it. Raises `SourceError` for numbers that do not fit its channels."""
-    asked = {key: getattr(options, key) for key in ("resize", "crop", "mean", "std", "threshold")}
-    for key in ("mean", "std"):
-        if asked[key] is not None and len(asked[key]) != len(pipeline.mean):
-            raise SourceError(
-                f"--{key} has {len(asked[key])} numbers, but the network takes {len(pipeline.mean)} channels"
-            )
-    if asked["crop"] is not None and asked["resize"] is None and pipeline.resize < asked["crop"]:
-        asked["resize"] = asked["crop"]
-    return msgspec.structs.replace(pipeline, **{key: value for key, value in asked.items() if value is not None})
 
 
 def _unwrapped(key: str, keys: "dict[str, torch.Tensor]") -> str:

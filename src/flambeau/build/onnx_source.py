@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from onnx.inliner import inline_local_functions
 
 from flambeau import agreement
-from flambeau.build import graphs, inputs, networks, outputs
-from flambeau.build.networks import Filled, Tell
+from flambeau.build import graphs, outputs
+from flambeau.build.filled import Filled, Tell, dressed
+from flambeau.build.shapes import of_shape
 from flambeau.detection import sketches
 from flambeau.engines.onnx_session import open_session
 from flambeau.errors import SourceError
@@ -44,10 +44,10 @@ def take(order: BuildOrder, target: Path, *, tell: Tell) -> Filled:
         _leave_only(output, model)
         onnx.save(model, target)
         rows, one_row = made_for, "its graph was made for one row"
-    taken = inputs.of_shape(shape, file.name, order.options)
+    taken = of_shape(shape, file.name, order.options)
     taken = replace(taken, input=TensorSpec(given.name, "float32", shape), rows=rows, one_row=one_row)
     network = _Graph(target, given.name, output)
-    return networks.dressed(
+    return dressed(
         network, taken, order,
         name=order.name, architecture=None, tell=tell, exports="ready", output=output, ending=_ending(model, output),
     )  # fmt: skip
@@ -61,8 +61,11 @@ class _Graph:
         self._given = given
         self._output = output
 
-    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(self._session.run([self._output], {self._given: rows.numpy()})[0])
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        [answer] = self._session.run([self._output], {self._given: rows})
+        if not isinstance(answer, np.ndarray):  # ONNX has sequences and mappings as well
+            raise TypeError(f"its output {self._output} is a {type(answer).__name__}, and one tensor is served")
+        return answer
 
 
 def _read(file: Path) -> "onnx.ModelProto":

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from flambeau.build import export
+from flambeau.build import checking
 from flambeau.bundle import ONNX, OPTIMISED_ONNX, Optimised
 from flambeau.engines import optimised
 from flambeau.engines.onnx_session import write_optimised
@@ -32,8 +32,8 @@ def optimise(
     target = folder / OPTIMISED_ONNX
     try:
         write_optimised(folder / ONNX, target)
-        found = export.check(target, checked, classes=classes, optimised=True, one_row=one_row)
-        reason = "" if found.holds else f"it disagrees with PyTorch: {found}"
+        found = checking.check(target, checked, classes=classes, optimised=True, one_row=one_row)
+        reason = "" if found.holds else f"its answers are others: {found}"
     except Exception as error:  # whatever it is, the plain graph is there
         reason = f"{type(error).__name__}: {str(error).strip()}"
     give_memory_back()

@@ -2,20 +2,17 @@
 
 Each probe is computed alone, again, and among the others. A network whose answers change from run to run is refused;
 one whose answers depend on what else is in the batch is given one row at a time.
+
+What only PyTorch can do is `flambeau.build.eager`'s: a graph is probed without it.
 """
 
-import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import torch
+from PIL import Image
 
 from flambeau import agreement
-from flambeau.architectures import returned
-from flambeau.build import export, outputs, recording
-from flambeau.build.networks import Filled, Tell
+from flambeau.build.filled import Filled, Tell
 from flambeau.bundle import ImagePipeline
 from flambeau.errors import SourceError
 from flambeau.formats.endings import UNKNOWN, Ending
@@ -28,6 +25,8 @@ _SAME_RUN = 1e-5
 
 _FEW = 3  # rows that show what the network returns: no length of its own is likely to be taken for theirs
 _KEPT_IMAGES = 2  # of the probes, those that go into the bundle
+_SEED = 20120930  # a graph's probes are the same whenever the same bundle is built
+_BLOBS = 8  # a side, in a probe that is soft like a photograph
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Probed:
     one_row: str | None = None
 
     def kept(self) -> tuple[Tensors, Tensors]:
-        """The probes that the bundle keeps, and PyTorch's answers to them."""
+        """The probes that the bundle keeps, and the network's answers to them."""
         images = isinstance(self.filled.pipeline, ImagePipeline)
         count = _KEPT_IMAGES if images else len(self.numbers)
         inputs = {name: array[:count] for name, array in self.inputs.items()}
@@ -62,8 +61,8 @@ def probe(filled: Filled, wanted: str | None, *, tell: Tell) -> Probed:
     or answers with something that is no row of finite numbers for each row of its input.
     """
     images = isinstance(filled.pipeline, ImagePipeline)
-    inputs = export.probe_inputs(filled.input, images=images)
-    rows = torch.from_numpy(inputs[filled.input.name])
+    inputs = _probe_inputs(filled, images=images)
+    rows = inputs[filled.input.name]
     filled, ending, without_head = _with_answer(filled, rows, wanted, tell=tell)
     alone = _each_alone(filled, rows)
     _refuse_strange(filled, alone, images=images)
@@ -81,57 +80,60 @@ def compute(filled: Filled, inputs: Tensors) -> np.ndarray:
 
     Raises `SourceError` when it cannot compute them.
     """
-    rows = torch.from_numpy(inputs[filled.input.name])
-    return np.concatenate([_answer(filled, part) for part in torch.split(rows, filled.rows or len(rows))])
+    rows = inputs[filled.input.name]
+    most = filled.rows or len(rows)
+    return np.concatenate([_answer(filled, rows[start : start + most]) for start in range(0, len(rows), most)])
+
+
+def _probe_inputs(filled: Filled, *, images: bool) -> Tensors:
+    """Sample inputs. For images (4, channels, size, size): soft blobs like a photograph's, noise, faint blobs, strong
+    ones; else 8 rows."""
+    spec = filled.input
+    if filled.exports != "ready":
+        from flambeau.build import eager
+
+        return eager.probe_inputs(spec, images=images)
+    numbers = np.random.default_rng(_SEED)
+    if not images:
+        return {spec.name: numbers.standard_normal((8, *spec.shape), np.float32).astype(spec.dtype, copy=False)}
+    channels, size, _ = spec.shape
+
+    def blobs(strength: float) -> np.ndarray:
+        coarse = numbers.standard_normal((channels, _BLOBS, _BLOBS), np.float32) * np.float32(strength)
+        planes = [Image.fromarray(plane).resize((size, size), Image.Resampling.BICUBIC) for plane in coarse]
+        return np.stack([np.asarray(plane) for plane in planes])
+
+    first, noise = blobs(1.5), numbers.standard_normal(spec.shape, np.float32)
+    return {spec.name: np.stack([first, noise, blobs(0.5), blobs(2.5)])}
 
 
 def _with_answer(
-    filled: Filled, rows: torch.Tensor, wanted: str | None, *, tell: Tell
+    filled: Filled, rows: np.ndarray, wanted: str | None, *, tell: Tell
 ) -> tuple[Filled, Ending, str | None]:
     """The network with the name and the shape of its answer, how that ends, and what is in the place of its head."""
     few = rows[: filled.rows or _FEW]
     if filled.exports == "ready":  # its outputs were sorted out when its graph was read
-        result = tensor = _run(filled, few)
-        ending, without_head = UNKNOWN, None
-    else:
-        result, ending_of = _record(filled, few)
-        found = returned.parts(result)
-        if not found:
-            raise SourceError(
-                f"{filled.name} returns {type(result).__name__} without a tensor in it: one tensor with a row for each "
-                "row of the input is needed, or a flambeau.PythonModel around it"
-            )
-        arrays = {name or filled.output: _array(tensor, filled.name) for name, tensor in found.items()}
-        taken, note = outputs.choose(arrays, wanted, name=filled.name)
-        if note:
-            tell(note)
-        tensor = found.get(taken, next(iter(found.values())))
-        ending = ending_of(tensor)
-        without_head = filled.without_head or _head_taken_off(filled, few[:1], after=ending)
-        filled = replace(filled, output=taken if len(found) > 1 else filled.output)
-    shape = _row_shape(filled, tensor, len(few))
-    plain = isinstance(result, torch.Tensor) and tuple(tensor.shape) == (len(few), *shape)
-    plain = plain and _plainly(filled, rows[:1], shape)
-    return replace(filled, shape=shape, plain=plain), ending, without_head
+        return replace(filled, shape=_row_shape(filled, _of_graph(filled, few).shape, len(few))), UNKNOWN, None
+    from flambeau.build import eager
+
+    found = eager.look(filled, few, wanted, tell=tell)
+    filled = replace(filled, output=found.output)
+    shape = _row_shape(filled, found.shape, len(few))
+    plain = found.bare and found.shape == (len(few), *shape) and eager.answers_plainly(filled, rows[:1], shape)
+    return replace(filled, shape=shape, plain=plain), found.ending, found.without_head
 
 
-def _plainly(filled: Filled, rows: torch.Tensor, shape: tuple[int, ...]) -> bool:
-    """Whether the network itself answers so many rows with a tensor of that shape for each."""
-    with contextlib.suppress(SourceError):  # one that cannot compute a single row is told later
-        return tuple(_run(filled, rows).shape) == (len(rows), *shape)
-    return True
-
-
-def _row_shape(filled: Filled, tensor: torch.Tensor, rows: int) -> tuple[int, ...]:
-    """The shape of a row of the answer. Raises `SourceError` where there is no row for each row of the input."""
+def _row_shape(filled: Filled, whole: tuple[int, ...], rows: int) -> tuple[int, ...]:
+    """The shape of a row of an answer of shape `whole`. Raises `SourceError` where it has no row for each of the
+    input's."""
     images = isinstance(filled.pipeline, ImagePipeline)
-    if tensor.shape[:1] == (rows,):
-        shape = tuple(tensor.shape[1:])
-    elif rows == 1 and tensor.dim() < 2:  # the axis of the rows was squeezed away
-        shape = tuple(tensor.shape)
+    if whole[:1] == (rows,):
+        shape = whole[1:]
+    elif rows == 1 and len(whole) < 2:  # the axis of the rows was squeezed away
+        shape = whole
     else:
         raise SourceError(
-            f"{filled.name} answers {rows} rows with {list(tensor.shape)}: one tensor with a row for each is needed"
+            f"{filled.name} answers {rows} rows with {list(whole)}: one tensor with a row for each is needed"
         )
     if images and not shape:
         return (1,)
@@ -143,53 +145,39 @@ def _row_shape(filled: Filled, tensor: torch.Tensor, rows: int) -> tuple[int, ..
     return shape
 
 
-def _record(filled: Filled, rows: torch.Tensor) -> tuple[Any, Callable[[torch.Tensor], Ending]]:
-    """Run the network under the recorder, or without it where it cannot be recorded."""
-    try:
-        return recording.run(filled.network, rows)
-    except Exception:  # that it raises without a recorder too is told below
-        return _run(filled, rows), lambda _: recording.of_script(filled.network)
+def _answer(filled: Filled, rows: np.ndarray) -> np.ndarray:
+    """The answer to the rows, shape (rows, *filled.shape). Raises `SourceError`."""
+    if filled.exports == "ready":
+        numbers = _squeezed_back(_of_graph(filled, rows), (len(rows), *filled.shape))
+    else:
+        from flambeau.build import eager
 
-
-def _head_taken_off(filled: Filled, rows: torch.Tensor, *, after: Ending) -> str | None:
-    try:
-        return recording.head_taken_off(filled.network, rows, after=after)
-    except Exception:  # hooks are a courtesy: without them the user is asked
-        return None
-
-
-def _run(filled: Filled, rows: torch.Tensor) -> Any:
-    try:
-        with torch.inference_mode():
-            return filled.network(rows)
-    except Exception as error:
-        raise SourceError(f"{filled.name} cannot compute an input of shape {list(rows.shape)}: {error}") from error
-
-
-def _answer(filled: Filled, rows: torch.Tensor) -> np.ndarray:
-    result = _run(filled, rows)
-    try:
-        tensor = returned.shaped(returned.pick(result, filled.output), len(rows), filled.shape)
-    except KeyError:
+        numbers = eager.answer(filled, rows)
+    if numbers.shape != (len(rows), *filled.shape):
         raise SourceError(
-            f"{filled.name} returned its output {filled.output} for one input and not for another"
-        ) from None
-    if tuple(tensor.shape) != (len(rows), *filled.shape):
-        raise SourceError(
-            f"{filled.name} answers {len(rows)} rows with {list(tensor.shape)}, and others with "
+            f"{filled.name} answers {len(rows)} rows with {list(numbers.shape)}, and others with "
             f"{list(filled.shape)} each: the same shape for every row is needed"
         )
-    return _array(tensor, filled.name)
+    return numbers
 
 
-def _array(tensor: torch.Tensor, name: str) -> np.ndarray:
-    if tensor.dtype == torch.bfloat16:
-        raise SourceError(f"{name} answers with bfloat16, which no JSON and no numpy has: let it end in .float()")
-    array: np.ndarray = tensor.numpy()
-    return array
+def _of_graph(filled: Filled, rows: np.ndarray) -> np.ndarray:
+    try:
+        numbers: np.ndarray = filled.network(rows)
+    except Exception as error:  # onnxruntime raises a tree of its own
+        raise SourceError(f"{filled.name} cannot compute an input of shape {list(rows.shape)}: {error}") from error
+    return numbers
 
 
-def _each_alone(filled: Filled, rows: torch.Tensor) -> np.ndarray:
+def _squeezed_back(numbers: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The numbers in that shape, where axes of length 1 are all that they lack of it: as `returned.shaped` does."""
+    if numbers.ndim == len(shape):
+        return numbers
+    longer = [[size for size in each if size != 1] for each in (numbers.shape, shape)]
+    return numbers.reshape(shape) if longer[0] == longer[1] else numbers
+
+
+def _each_alone(filled: Filled, rows: np.ndarray) -> np.ndarray:
     """The answer to each row alone. Raises `SourceError` for a network that needs company."""
     try:
         return np.concatenate([_answer(filled, row[None]) for row in rows])
@@ -217,15 +205,12 @@ def _refuse_strange(filled: Filled, numbers: np.ndarray, *, images: bool) -> Non
         )
 
 
-def _refuse_unless_repeated(filled: Filled, rows: torch.Tensor, alone: np.ndarray) -> None:
+def _refuse_unless_repeated(filled: Filled, rows: np.ndarray, alone: np.ndarray) -> None:
     """Raise `SourceError` for a network that answers the same rows with other numbers when they come in other order."""
-    apart = _apart(alone, _each_alone(filled, rows.flip(0))[::-1])
+    apart = _apart(alone, _each_alone(filled, np.ascontiguousarray(rows[::-1]))[::-1])
     if apart <= _SAME_RUN:
         return
-    torch.manual_seed(0)
-    first = _answer(filled, rows[:1])
-    torch.manual_seed(0)
-    if _apart(first, _answer(filled, rows[:1])) <= _SAME_RUN:
+    if filled.exports != "ready" and _repeats_from_a_seed(filled, rows[:1]):
         raise SourceError(
             f"{filled.name} is random: it answers one input with numbers that differ from run to run ({apart:.1e} "
             "apart): call dropout as F.dropout(x, training=self.training), and add no noise when it serves"
@@ -236,7 +221,13 @@ def _refuse_unless_repeated(filled: Filled, rows: torch.Tensor, alone: np.ndarra
     )
 
 
-def _dependence(filled: Filled, rows: torch.Tensor, alone: np.ndarray) -> str | None:
+def _repeats_from_a_seed(filled: Filled, rows: np.ndarray) -> bool:
+    from flambeau.build import eager
+
+    return _apart(*eager.repeats_from_a_seed(lambda: _answer(filled, rows))) <= _SAME_RUN
+
+
+def _dependence(filled: Filled, rows: np.ndarray, alone: np.ndarray) -> str | None:
     """Why the network may not be given several rows, or `None` where a row's answer is the same in any company."""
     try:
         together = _answer(filled, rows)

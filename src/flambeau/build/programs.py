@@ -14,7 +14,8 @@ from torch import nn
 from flambeau import bundle, formats, usercode
 from flambeau.architectures import torchvision_ops
 from flambeau.build import answers, inputs, networks
-from flambeau.build.networks import Exporter, Filled, Tell
+from flambeau.build.filled import Exporter, Filled, Tell, dressed
+from flambeau.build.shapes import Inputs, of_shape
 from flambeau.build.weights import Weights
 from flambeau.detection import sketches
 from flambeau.errors import SourceError
@@ -56,14 +57,14 @@ def _module(network: nn.Module, order: BuildOrder, tell: Tell, *, exports: Expor
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     taken = inputs.infer(network, name, order.options)
-    return networks.dressed(network, taken, order, name=name, architecture=None, tell=tell, exports=exports)
+    return dressed(network, taken, order, name=name, architecture=None, tell=tell, exports=exports)
 
 
 def _exported_program(program: "torch.export.ExportedProgram", order: BuildOrder, tell: Tell) -> Filled:
     taken = _inputs_of(program, order.options)
     network = _Program(program)
     answers.require_decimals(network, "the program", taken.input.shape)
-    return networks.dressed(network, taken, order, name=order.name, architecture=None, tell=tell, exports="dynamo")
+    return dressed(network, taken, order, name=order.name, architecture=None, tell=tell, exports="dynamo")
 
 
 class _Program(nn.Module):
@@ -77,7 +78,7 @@ class _Program(nn.Module):
         return self._module(rows)
 
 
-def _inputs_of(program: "torch.export.ExportedProgram", options: SourceOptions) -> inputs.Inputs:
+def _inputs_of(program: "torch.export.ExportedProgram", options: SourceOptions) -> Inputs:
     """What the program says of its own input."""
     names = program.graph_signature.user_inputs
     placeholders = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
@@ -95,10 +96,10 @@ def _inputs_of(program: "torch.export.ExportedProgram", options: SourceOptions) 
         raise SourceError(f"the program takes {rows} rows at a time only: export it with a free number of rows")
     if value.dtype != torch.float32:
         raise SourceError(f"the program takes {value.dtype}, and only float32 is served: {sketches.AROUND}")
-    taken = inputs.of_shape(tuple(shape), "the program", options)
+    taken = of_shape(tuple(shape), "the program", options)
     fixed = isinstance(rows, int)
     why = "it was exported for one row" if fixed else None
-    return inputs.Inputs(taken.input, image=taken.image, rows=1 if fixed else None, one_row=why)
+    return Inputs(taken.input, image=taken.image, rows=1 if fixed else None, one_row=why)
 
 
 def _within(loaded: Any, report: Report, order: BuildOrder, tell: Tell) -> Filled:

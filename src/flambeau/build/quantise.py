@@ -1,4 +1,5 @@
-"""A graph to its int8 twin: quantised with inputs of the user's, and held against PyTorch on the same.
+"""A graph to its int8 twin: quantised with inputs of the user's, and held on the same against PyTorch, or against the
+graph itself where that is what was given.
 
 Static quantisation: the range of every activation is what the calibration inputs make it, so they should look like
 what will be asked. Weights are 8-bit per channel. On an x86 processor without VNNI they use 7 of these bits, for it
@@ -60,7 +61,8 @@ def _prepared(file: Path, pipeline: Pipeline) -> Tensors:
 def quantise(folder: Path, given: list[Tensors], *, compute: Callable[[Tensors], Tensors], classes: bool) -> Quantised:
     """Write the int8 twin of the graph in the bundle at `folder`, and its own answers for replicas to reproduce.
 
-    `compute` is the network as PyTorch itself runs it. Raises `SourceError` for a graph that cannot be quantised.
+    `compute` is the network itself: as PyTorch runs it, or the graph that was given. Raises `SourceError` for a graph
+    that cannot be quantised.
     """
     target = folder / INT8_ONNX
     prepared = folder / "prepared.onnx"
@@ -132,12 +134,12 @@ def _measure(expected: np.ndarray, found: np.ndarray, *, classes: bool) -> Quant
     return Quantised(samples=len(expected), top1=same, difference=apart)
 
 
-def told(found: Quantised) -> str:
-    """A sentence about an int8 graph, a loud one where it is poor."""
+def told(found: Quantised, whose: str = "PyTorch's") -> str:
+    """A sentence about an int8 graph, a loud one where it is poor. `whose` answers it was held against."""
     apart = f"answers at most {found.difference:.1e} apart"
     if found.top1 is None:
-        return f"int8: {apart} from PyTorch's on {found.samples} calibration inputs: look whether that is near enough"
-    share = f"{found.top1:.0%} of {found.samples} calibration images get PyTorch's top class, {apart}"
+        return f"int8: {apart} from {whose} on {found.samples} calibration inputs: look whether that is near enough"
+    share = f"{found.top1:.0%} of {found.samples} calibration images get {whose} top class, {apart}"
     if found.top1 < POOR:
         return f"WARNING: the int8 graph is POOR: only {share}: do not serve it, or calibrate it with other images"
     return f"int8: {share}"

@@ -13,8 +13,9 @@ def require_torch() -> None:
         import torch
     except ImportError as error:
         raise SetupError(
-            f"building a bundle needs PyTorch, of an ONNX file too ({error}): {pip_install('torch')}, or build "
-            "it where PyTorch is, with flambeau build, and serve that, which needs none"
+            f"building a bundle of anything but an ONNX file or a Python model needs PyTorch ({error}): "
+            f"{pip_install('torch')}, or build it where PyTorch is, with flambeau build, and serve that, which needs "
+            "none"
         ) from None
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if version < OLDEST_TORCH:

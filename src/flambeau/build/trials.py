@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-import torch
 
 from flambeau import bundle, engines
 from flambeau.bundle import Bundle, Manifest
@@ -62,10 +61,16 @@ def _candidates(opened: Bundle) -> list[str]:
     if "onnxruntime" not in able or size < _TOO_SMALL:
         return []
     own = manifest.architecture is not None and manifest.architecture.registry == "code"
-    accelerated = torch.cuda.is_available() and engines.resolve_device("onnxruntime", "auto") == "cpu"
     return [
-        name for name in able if name in ("onnxruntime", "openvino") or (name == "eager" and accelerated and not own)
+        name for name in able if name in ("onnxruntime", "openvino") or (name == "eager" and not own and _accelerated())
     ]
+
+
+def _accelerated() -> bool:
+    """Whether this machine has an accelerator that only PyTorch can use, which is there."""
+    import torch
+
+    return torch.cuda.is_available() and engines.resolve_device("onnxruntime", "auto") == "cpu"
 
 
 def _fixed(opened: Bundle, wanted: str, *, allow_code: bool, tell: Tell) -> None:

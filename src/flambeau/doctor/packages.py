@@ -26,6 +26,7 @@ _DANGERS = {
 
 _FOR = {
     "torch": "build bundles, and serve with PyTorch itself",
+    "onnx": "build bundles of ONNX files without PyTorch",
     "timm": "build the networks of timm",
     "openvino": "serve with OpenVINO",
     "parquet": "write Parquet with flambeau predict",
@@ -64,15 +65,25 @@ def look() -> Iterator[Finding]:
     yield from wrong
     if not wrong:
         yield Finding("packages", "fine", f"all {len(core)} that serving needs")
-    for extra in dict.fromkeys(each.extra for each in wanted if each.extra):
-        yield from _of_extra(extra, [each for each in wanted if each.extra == extra])
+    extras = {
+        extra: [each for each in wanted if each.extra == extra]
+        for extra in dict.fromkeys(each.extra for each in wanted if each.extra)
+    }
+    for extra, needed in extras.items():
+        others = {each.name for other, of in extras.items() if other != extra and _whole(of) for each in of}
+        yield from _of_extra(extra, needed, others=others)
     yield from _torchvision_beside_torch()
 
 
-def _of_extra(extra: str, wanted: list[Requirement]) -> Iterator[Finding]:
+def _whole(wanted: list[Requirement]) -> bool:
+    return all(version(each.name) for each in wanted)
+
+
+def _of_extra(extra: str, wanted: list[Requirement], *, others: set[str]) -> Iterator[Finding]:
+    """What is there of an extra. Packages of `others`, which are installed, are no sign that it was wanted."""
     there = [each for each in wanted if version(each.name)]
     purpose, install = _FOR.get(extra, "use it"), pip_install(extra)
-    if not there:
+    if all(each.name in others for each in there) and not _whole(wanted):
         yield Finding(extra, "note", "not installed", f"to {purpose}: {install}")
         return
     wrong = [finding for each in there if (finding := judge(each)) is not None]

@@ -10,9 +10,11 @@ from flambeau.bundle import MANIFEST, SAMPLES, Bundle, PythonPipeline
 from flambeau.config import Settings
 from flambeau.doctor.child import Child
 from flambeau.doctor.finding import Finding
+from flambeau.doctor.packages import version
 from flambeau.errors import SetupError
+from flambeau.extras import pip_install
 from flambeau.inspection import inspect
-from flambeau.orders import SourceOptions
+from flambeau.orders import BuildOrder, SourceOptions
 
 _BUILD = "flambeau build makes a bundle of it, which can be loaded here"
 
@@ -49,11 +51,11 @@ def look(options: SourceOptions, settings: Settings) -> Iterator[Finding]:
         yield from _of_file(path, options)
     else:
         try:
-            orders.order_for(options)
+            order = orders.order_for(options)
         except SetupError as error:
             yield Finding("source", "broken", str(error), "see docs/sources.md for what can be served")
         else:
-            yield Finding("source", "fine", f"{source} can be built", _BUILD)
+            yield _buildable(source, order)
 
 
 def _of_bundle(path: Path, settings: Settings) -> Iterator[Finding]:
@@ -98,7 +100,7 @@ def _rehearse(opened: Bundle, settings: Settings) -> Finding:
 
 def _of_file(path: Path, options: SourceOptions) -> Iterator[Finding]:
     try:
-        orders.order_for(options)
+        order = orders.order_for(options)
         found = inspect(path, weights_key=options.weights_key) if options.arch is None else None
     except SetupError as error:
         yield Finding("source", "broken", str(error), f"flambeau inspect {path} shows what is in it")
@@ -106,4 +108,12 @@ def _of_file(path: Path, options: SourceOptions) -> Iterator[Finding]:
     if found and found.needs:
         yield Finding("source", "warning", f"{path} lacks something to be served", found.needs)
     else:
-        yield Finding("source", "fine", f"{path} can be built", _BUILD)
+        yield _buildable(str(path), order)
+
+
+def _buildable(source: str, order: BuildOrder) -> Finding:
+    """Whether the packages are there that its build needs. Each is named like the extra that has it."""
+    needed = {"python": None, "onnx": "onnx"}.get(order.kind, "torch")
+    if needed is not None and version(needed) is None:
+        return Finding("source", "broken", f"{source} is not built without the package {needed}", pip_install(needed))
+    return Finding("source", "fine", f"{source} can be built", _BUILD)
