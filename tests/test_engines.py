@@ -182,6 +182,7 @@ def test_a_graph_with_its_one_row_built_in_is_computed_row_by_row(engine: str, t
         helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / bundle.ONNX
     )
     given, answered = TensorSpec("x", "float32", (2, 2)), TensorSpec("y", "float32", (4,))
+    save_file({}, tmp_path / bundle.PROBES)
     bundle.write_manifest(tmp_path, manifest(engine="onnxruntime", inputs=(given,), outputs=(answered,)))
     loaded = engines.load(bundle.read(tmp_path), engine, device="cpu", threads=1, allow_code=False)
     batch = rows(3, given)
@@ -190,6 +191,7 @@ def test_a_graph_with_its_one_row_built_in_is_computed_row_by_row(engine: str, t
 
 @pytest.mark.parametrize("engine", ["onnxruntime", OPENVINO])
 def test_a_bundle_without_a_graph_names_the_engine_that_is_left(engine: str, tmp_path: Path) -> None:
+    save_file({}, tmp_path / bundle.PROBES)
     bundle.write_manifest(tmp_path, manifest(export_error="it cannot be exported: no"))
     with pytest.raises(EngineError, match=r"has no ONNX graph \(it cannot be exported: no\): take --engine eager"):
         engines.load(bundle.read(tmp_path), engine, device="cpu", threads=1, allow_code=False)
@@ -198,6 +200,7 @@ def test_a_bundle_without_a_graph_names_the_engine_that_is_left(engine: str, tmp
 @NEEDS_OPENVINO
 def test_a_graph_that_openvino_cannot_read_is_an_error_of_the_engine(tmp_path: Path) -> None:
     (tmp_path / bundle.ONNX).write_bytes(b"no graph")
+    save_file({}, tmp_path / bundle.PROBES)
     bundle.write_manifest(tmp_path, manifest(engine="openvino"))
     with pytest.raises(EngineError, match=r"openvino cannot load bundle net: .*: take --engine onnxruntime"):
         engines.load(bundle.read(tmp_path), "openvino", device="cpu", threads=1, allow_code=False)

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flambeau.errors import Code, RequestError
@@ -87,6 +87,7 @@ def test_a_batch_comes_out_as_it_went_in(generation: int, batch: int, sent: list
     assert ipc.unpack_batch(body, memoryview(frame)[ipc.HEADER_SIZE + header.body :]) == sent
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # of a machine that is busy
 @given(U32, U64, outcomes)
 def test_outcomes_come_out_as_they_went_in(generation: int, batch: int, sent: list[Outcome]) -> None:
     frame = ipc.pack_outcomes(generation, batch, sent)
