@@ -238,12 +238,13 @@ def _options(text: str, made: Made) -> dict[str, str]:
 
 
 def _converted(line: str, state: State) -> State:
-    """Run the line of Python that a sentence has."""
+    """Run the line of Python that a sentence has, where the network was trained: torchvision works there."""
     target = f"{state.file}.converted"
     line = line.replace("'PATH'", repr(state.file)).replace("'NEW'", repr(target))
-    subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", f"import torch; {line}"], check=True, cwd=Path(state.file).parent
+    code = (
+        f"from flambeau.architectures import torchvision_ops; torchvision_ops.declare_missing(); import torch; {line}"
     )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=Path(state.file).parent)
     return State(target).given(dict(each for each in state.options if each[0] != "--allow-code"))
 
 
