@@ -43,9 +43,9 @@ _WORDS = {
     "has",
     "give",
 }
-_CONVERSION = re.compile(r"torch\.save\(.*'NEW'\)")
+_CONVERSION = re.compile(r"torch\.save\([^;]*'PATH'[^;]*'NEW'\)")
 _BY_HAND = (
-    "torch.save(model.state_dict(), PATH)", "#quantised-weights", "unpack it", "name the weights file in it",
+    "torch.save(model.state_dict(), ", "#quantised-weights", "unpack it", "name the weights file in it",
     "give the file in it",
 )  # fmt: skip
 """What a user does with the program that made the file, or with the file itself: `Made.convert` does it here."""

@@ -2,12 +2,14 @@
 executable. Every remedy that inspect, build and doctor print over it is followed to its end.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import corpus_nets
 import flambeau
 from advice import Served, State, documented, follow
 from corpus import Kind, Made, kinds
@@ -21,6 +23,12 @@ FAST = (
 
 ASSUMED = "a softmax is assumed"
 """What a build says of a file that alone does not tell what its numbers are."""
+
+
+@pytest.fixture(autouse=True)
+def code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody's code is imported under the name of its file, which is one and the same for all that is served here."""
+    monkeypatch.setitem(sys.modules, "corpus_nets", corpus_nets)
 
 
 def cases() -> list[Any]:
