@@ -7,6 +7,7 @@ documents. Each is taken, and run. A remedy that was followed already is a circl
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -106,25 +107,23 @@ def follow(kind: Kind, made: Made, folder: Path) -> list[Served]:
     detours are served by PyTorch.
     """
     served: list[Served] = []
-    right = documented(made)
+    start, right = State(str(made.file)), documented(made)
+    whole = () if not kind.exported else (start, right) if kind.expect == "path" else (right,)
     seen: dict[State, str] = {}
-    start = State(str(made.file))
     code, inspected = command("inspect", made.file)
     printed = {line[:14].strip(): line[14:] for line in inspected.splitlines() if line[:6].strip()}
     assert (code == 0) == ("serve" in printed), inspected
     waiting: list[tuple[State, Made, tuple[State, ...]]] = [(start, made, ())]
     if "serve" in printed:  # inspect and serve are one judgement: what it prints is tried as it is printed
         waiting.append((start.given(_options(printed["serve"], made)), made, ()))
-    if kind.expect == "options":
+    if kind.expect != "refused":
         waiting.append((right, made, ()))
     while waiting:
         state, held, way = waiting.pop(0)
         if state in seen:
             continue
         target = folder / f"bundle{len(seen)}"
-        code, seen[state] = command(
-            "build", state.file, *state.words(), "-o", target, exported=kind.exported and state == right
-        )
+        code, seen[state] = command("build", state.file, *state.words(), "-o", target, exported=state in whole)
         if code == 0:
             served.append(Served(state, target, held, seen[state]))
             continue
@@ -162,7 +161,8 @@ def command(*words: object, exported: bool = True) -> tuple[int, str]:
         whole(filled, *rest)
 
     modules = sys.modules.get("corpus_nets")  # somebody's code is imported under the name of its file
-    with pytest.MonkeyPatch.context() as patch:
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+        warnings.simplefilter("ignore")  # as the build's own process does: its exporter warns of itself
         patch.setattr(sources, "_run_build_process", _build_here)
         patch.setattr(export, "export", unless_eager)
         if modules is not None:

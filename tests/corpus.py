@@ -28,7 +28,7 @@ Expect = Literal["path", "options", "refused"]
 
 @dataclass(frozen=True)
 class Made:
-    """A written file. `options` are those with which it is served right (none for `path`).
+    """A written file. `options` are those with which it is served right (for `path`: with which it is, too).
 
     `probe` is what is sent, the bytes of a picture or the value of "input"; `None` where nothing answers. `answer` is
     what PyTorch itself gives: probabilities where the task is classification, in the order of the outputs, else the

@@ -242,5 +242,5 @@ KINDS = (
     Kind("torch.export", program("norms.pt2", save_program), "options"),
     Kind("dropout that never stops", nobody("Noisy", "noisy.pth"), "refused", "U10", end="random"),
     Kind("a norm over rows", nobody("RowsTogether", "together.pth"), "refused", "U10", end="row"),
-    Kind("squeezed rows", by_class("Squeezed", "squeezed.pth", ROW), "options", "U10"),
+    Kind("squeezed rows", by_class("Squeezed", "squeezed.pth", ROW), "path", "U10"),
 )  # fmt: skip
