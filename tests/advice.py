@@ -7,6 +7,7 @@ documents. Each is taken, and run. A remedy that was followed already is a circl
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from flambeau.build.filled import Filled
 from flambeau.config import Settings
 from flambeau.doctor import source
 from flambeau.errors import SetupError
-from flambeau.orders import BuildOrder, Failure, SourceOptions
+from flambeau.orders import BuildOrder, Failure, Imported, SourceOptions
 
 DOCS = Path(__file__).parent.parent / "docs"
 _FLAGS = ("--allow-code",)
@@ -43,9 +44,9 @@ _WORDS = {
     "has",
     "give",
 }
-_CONVERSION = re.compile(r"torch\.save\(.*'NEW'\)")
+_CONVERSION = re.compile(r"torch\.save\([^;]*'PATH'[^;]*'NEW'\)")
 _BY_HAND = (
-    "torch.save(model.state_dict(), PATH)", "#quantised-weights", "unpack it", "name the weights file in it",
+    "torch.save(model.state_dict(), ", "#quantised-weights", "unpack it", "name the weights file in it",
     "give the file in it",
 )  # fmt: skip
 """What a user does with the program that made the file, or with the file itself: `Made.convert` does it here."""
@@ -81,32 +82,50 @@ class State:
 
 @dataclass(frozen=True)
 class Served:
-    """A bundle that came of following advice. `made` knows the right answer."""
+    """A bundle that came of following advice. `made` knows the right answer, and `said` is what the build printed."""
 
     state: State
     bundle: Path
     made: Made
+    said: str
+
+
+def documented(made: Made) -> State:
+    """The file with the options with which the documents say that it is served right."""
+    options: dict[str, str] = {}
+    words = list(made.options)
+    while words:
+        name = words.pop(0)
+        options[name] = "" if name in _FLAGS else words.pop(0)
+    return State(str(made.file)).given(options)
 
 
 def follow(kind: Kind, made: Made, folder: Path) -> list[Served]:
-    """Everything that following every remedy leads to, from the bare file on. Raises what stands above."""
+    """Everything that following every remedy leads to, from the bare file on. Raises what stands above.
+
+    What is documented as right is exported and served as a user has it, unless another kind is the same network; the
+    detours are served by PyTorch.
+    """
     served: list[Served] = []
+    start, right = State(str(made.file)), documented(made)
+    whole = () if not kind.exported else (start, right) if kind.expect == "path" else (right,)
     seen: dict[State, str] = {}
-    start = State(str(made.file))
     code, inspected = command("inspect", made.file)
     printed = {line[:14].strip(): line[14:] for line in inspected.splitlines() if line[:6].strip()}
     assert (code == 0) == ("serve" in printed), inspected
     waiting: list[tuple[State, Made, tuple[State, ...]]] = [(start, made, ())]
     if "serve" in printed:  # inspect and serve are one judgement: what it prints is tried as it is printed
         waiting.append((start.given(_options(printed["serve"], made)), made, ()))
+    if kind.expect != "refused":
+        waiting.append((right, made, ()))
     while waiting:
         state, held, way = waiting.pop(0)
         if state in seen:
             continue
         target = folder / f"bundle{len(seen)}"
-        code, seen[state] = command("build", state.file, *state.words(), "-o", target)
+        code, seen[state] = command("build", state.file, *state.words(), "-o", target, exported=state in whole)
         if code == 0:
-            served.append(Served(state, target, held))
+            served.append(Served(state, target, held, seen[state]))
             continue
         sentences = [seen[state]]
         if state == start:
@@ -125,25 +144,29 @@ def follow(kind: Kind, made: Made, folder: Path) -> list[Served]:
     return served
 
 
-def command(*words: object) -> tuple[int, str]:
+def command(*words: object, exported: bool = True) -> tuple[int, str]:
     """Run a command of Flambeau's in this process: its exit code, and what it printed or why it refused.
 
-    The build runs here too, and not in a process of its own, which would import PyTorch for each of hundreds; and what
-    PyTorch can serve is not exported, which takes most of a build's time and is no advice's business.
+    The build runs here too, and not in a process of its own, which would import PyTorch for each of hundreds. Unless
+    `exported`, what PyTorch can serve is not exported, which takes most of a build's time.
     """
     from flambeau.build import export
     from flambeau.cli import cli
 
-    exported = export.export
+    whole = export.export
 
     def unless_eager(filled: Filled, *rest: Any) -> None:
-        if filled.architecture is not None:
-            raise RuntimeError("this suite exports what needs it")
-        exported(filled, *rest)
+        if not exported and filled.architecture is not None:
+            raise RuntimeError("this detour is not exported")
+        whole(filled, *rest)
 
-    with pytest.MonkeyPatch.context() as patch:
+    modules = sys.modules.get("corpus_nets")  # somebody's code is imported under the name of its file
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+        warnings.simplefilter("ignore")  # as the build's own process does: its exporter warns of itself
         patch.setattr(sources, "_run_build_process", _build_here)
         patch.setattr(export, "export", unless_eager)
+        if modules is not None:
+            patch.setitem(sys.modules, "corpus_nets", modules)
         done = CliRunner().invoke(cli, [str(word) for word in words])
     if isinstance(done.exception, SetupError):
         return done.exception.exit_code, str(done.exception)
@@ -152,7 +175,9 @@ def command(*words: object) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
-def _build_here(order: BuildOrder, staging: Path, progress: Callable[[Any], None]) -> Failure | None:
+def _build_here(
+    order: BuildOrder, staging: Path, progress: Callable[[Any], None]
+) -> tuple[Failure | None, tuple[str, ...]]:
     """As `flambeau.build.__main__` does it."""
     from flambeau.build.__main__ import _open
     from flambeau.build.build import build
@@ -160,13 +185,13 @@ def _build_here(order: BuildOrder, staging: Path, progress: Callable[[Any], None
     opening = None
     try:
         opening = _open(order, staging)
-        build(order, staging, opening=opening, say=lambda event: None)
+        build(order, staging, opening=opening, say=lambda event: isinstance(event, Imported) or progress(event))
     except SetupError as error:
-        return Failure(type(error).__name__, str(error))
+        return Failure(type(error).__name__, str(error)), ()
     finally:
         if opening is not None:
             opening.close()
-    return None
+    return None, ()
 
 
 def remedies(sentence: str, state: State, made: Made, inspected: str) -> Iterator[tuple[State, Made]]:
@@ -213,12 +238,13 @@ def _options(text: str, made: Made) -> dict[str, str]:
 
 
 def _converted(line: str, state: State) -> State:
-    """Run the line of Python that a sentence has."""
+    """Run the line of Python that a sentence has, where the network was trained: torchvision works there."""
     target = f"{state.file}.converted"
     line = line.replace("'PATH'", repr(state.file)).replace("'NEW'", repr(target))
-    subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", f"import torch; {line}"], check=True, cwd=Path(state.file).parent
+    code = (
+        f"from flambeau.architectures import torchvision_ops; torchvision_ops.declare_missing(); import torch; {line}"
     )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=Path(state.file).parent)
     return State(target).given(dict(each for each in state.options if each[0] != "--allow-code"))
 
 

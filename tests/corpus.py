@@ -7,7 +7,7 @@ follows it has at hand.
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,11 +28,12 @@ Expect = Literal["path", "options", "refused"]
 
 @dataclass(frozen=True)
 class Made:
-    """A written file. `options` are those with which it is served right (none for `path`).
+    """A written file. `options` are those with which it is served right (for `path`: with which it is, too).
 
     `probe` is what is sent, the bytes of a picture or the value of "input"; `None` where nothing answers. `answer` is
     what PyTorch itself gives: probabilities where the task is classification, in the order of the outputs, else the
-    network's numbers as lists.
+    network's numbers as lists. `raw` are the network's own numbers for an image, which another task than `task` makes
+    another answer of.
     `own` stands for `file.py:Class` in a sentence, and `shape` for the value of `--input-shape`. `python` is the Python
     model (`file.py:Class`) that serves the file where a sentence names `PythonModel` and none is printed, and `around`
     its answer, where that is another than `answer`. `convert`
@@ -42,6 +43,7 @@ class Made:
     file: Path
     probe: Any = None
     answer: Any = None
+    raw: list[float] | None = None
     options: tuple[str, ...] = ()
     own: str = ""
     shape: str = ""
@@ -54,14 +56,15 @@ class Made:
 @dataclass(frozen=True)
 class Kind:
     """One kind of file. `ids` are the faults of which it is the example. `end` are words of a sentence that ends the
-    way: the file is no model, or is damaged, and another has to be got."""
+    way: the file is no model, or is damaged, and another has to be got. Not `exported` are other files of a network
+    that the corpus exports once: then PyTorch serves them, and a build takes seconds less."""
 
     name: str
     write: Callable[[Path], Made]
     expect: Expect
     ids: str = ""
     end: str = ""
-    marks: tuple[str, ...] = field(default=())
+    exported: bool = True
 
 
 def picture(side: int = 256, *, grey: bool = False) -> bytes:
@@ -82,12 +85,13 @@ def pixels(file: bytes) -> torch.Tensor:
     return tensor
 
 
-def prepared(file: bytes, *, resize: int = 255, crop: int = 224) -> torch.Tensor:
+def prepared(file: bytes, *, resize: int = 255, crop: int = 224, interpolation: str = "bilinear") -> torch.Tensor:
     """The picture as torchvision's own transforms prepare it, (1, 3, crop, crop)."""
     from torchvision import transforms
 
+    resized = transforms.Resize(resize, transforms.InterpolationMode(interpolation))
     steps = transforms.Compose(
-        [transforms.Resize(resize), transforms.CenterCrop(crop), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+        [resized, transforms.CenterCrop(crop), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
     )
     tensor: torch.Tensor = steps(Image.open(io.BytesIO(file)).convert("RGB"))[None]
     return tensor

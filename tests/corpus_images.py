@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from corpus import Kind, Made, alive, classified, own, picture, prepared, saved
+from corpus import Kind, Made, alive, classified, numbers, own, picture, prepared, saved
 
 State = dict[str, Any]
 
@@ -31,7 +31,8 @@ def resnet18(classes: int = 3) -> nn.Module:
 def answered(file: Path, network: nn.Module, *options: str, **more: Any) -> Made:
     """The file, and what its network says of a picture."""
     probe = picture()
-    return Made(file, probe, classified(network, prepared(probe)), options, **more)
+    rows = prepared(probe)
+    return Made(file, probe, classified(network, rows), numbers(network, rows), options, **more)
 
 
 def plain(folder: Path) -> Made:
@@ -188,17 +189,17 @@ def timms(folder: Path) -> Made:
 
     way = detection.pipeline_for("timm", "resnet10t")
     probe = picture()
-    rows = prepared(probe, resize=way.resize, crop=way.crop) if way.interpolation == "bilinear" else None
-    return Made(file, probe, classified(network, rows) if rows is not None else None)
+    rows = prepared(probe, resize=way.resize, crop=way.crop, interpolation=way.interpolation)
+    return Made(file, probe, classified(network, rows))
 
 
 def one_output(folder: Path) -> Made:
     """W1: a binary network trained with BCEWithLogits, or a regression: nobody can tell."""
-    network = resnet18(1)
+    network = shufflenet(1)
     made = answered(saved(folder, "one.pth", network.state_dict()), network, "--task", "regression")
     with torch.inference_mode():
         answer = network(prepared(made.probe))[0].tolist()
-    return Made(made.file, made.probe, answer, made.options, task="regression")
+    return Made(made.file, made.probe, answer, answer, made.options, task="regression")
 
 
 def findings(folder: Path) -> Made:
@@ -207,26 +208,26 @@ def findings(folder: Path) -> Made:
     file = saved(folder, "findings.pth", network.state_dict())
     probe = picture()
     with torch.inference_mode():
-        answer = network(prepared(probe)).sigmoid()[0].tolist()
-    return Made(file, probe, answer, ("--task", "multi-label"), task="multi-label")
+        raw = network(prepared(probe))[0]
+    return Made(file, probe, raw.sigmoid().tolist(), raw.tolist(), ("--task", "multi-label"), task="multi-label")
 
 
-def ending(end: str, task: str) -> Callable[[Path], Made]:
+def ending(name: str, task: str) -> Callable[[Path], Made]:
     """W2 and W3: networks that end in an activation of their own; torch's answer is their output as it is."""
 
     def write(folder: Path) -> Made:
-        from corpus_nets import Ending
+        import corpus_nets
 
         torch.manual_seed(14)
-        network = Ending(end).eval()
-        file = saved(folder, f"{end}.pth", network.state_dict())
+        network = getattr(corpus_nets, name)().eval()
+        file = saved(folder, f"{name.lower()}.pth", network.state_dict())
         probe = picture()
         with torch.inference_mode():
             output = network(prepared(probe))
-        answer = (output.exp() if end == "log" else output)[0].tolist()
-        name = own(folder, "Ending")
-        options = ("--arch", name, "--arch-args", f'{{"end": "{end}"}}', "--allow-code")
-        return Made(file, probe, answer, options, own=name, task=task)
+        answer = (output.exp() if name == "EndsInLogSoftmax" else output)[0].tolist()
+        place = own(folder, name)
+        options = ("--arch", place, "--allow-code")
+        return Made(file, probe, answer, output[0].tolist(), options, own=place, task=task)
 
     return write
 
@@ -239,7 +240,7 @@ def features(folder: Path) -> Made:
     probe = picture()
     with torch.inference_mode():
         answer = network(prepared(probe))[0].tolist()
-    return Made(file, probe, answer, ("--allow-code", "--task", "embedding"), task="embedding")
+    return Made(file, probe, answer, answer, ("--allow-code", "--task", "embedding"), task="embedding")
 
 
 def strangers(folder: Path) -> Made:
@@ -269,7 +270,8 @@ def digits(folder: Path) -> Made:
     pixels = np.asarray(Image.open(io.BytesIO(probe)), np.float32) / 255
     answer = classified(network, torch.from_numpy(pixels)[None, None])
     file = saved(folder, "mnist.pth", network.state_dict())
-    return Made(file, probe, answer, ("--arch", name, "--allow-code"), own=name, shape="1,28,28")
+    options = ("--arch", name, "--allow-code")
+    return Made(file, probe, answer, options=options, own=name, shape="1,28,28")
 
 
 def whole(folder: Path) -> Made:
@@ -281,31 +283,33 @@ def whole(folder: Path) -> Made:
 KINDS = (
     Kind("state dict", plain, "path"),
     Kind("lightning", wrapped("last.ckpt", lambda state: {
-        "state_dict": prefixed("model.", state), "pytorch-lightning_version": "2.5.0", "epoch": 3}), "path"),
-    Kind("torch.compile", wrapped("compiled.pth", lambda state: prefixed("_orig_mod.", state)), "path"),
-    Kind("data parallel with optimiser and classes", trained, "path"),
-    Kind("averaged weights", averaged, "path"),
-    Kind("half precision", halved, "path"),
-    Kind("safetensors", safetensors, "path"),
+        "state_dict": prefixed("model.", state), "pytorch-lightning_version": "2.5.0", "epoch": 3}), "path",
+         exported=False),
+    Kind("torch.compile", wrapped("compiled.pth", lambda state: prefixed("_orig_mod.", state)), "path", exported=False),
+    Kind("data parallel with optimiser and classes", trained, "path", exported=False),
+    Kind("averaged weights", averaged, "path", exported=False),
+    Kind("half precision", halved, "path", exported=False),
+    Kind("safetensors", safetensors, "path", exported=False),
     Kind("efficientnet_lite0", lite0, "path"),
     Kind("timm", timms, "path"),
-    Kind("a new head of two layers", new_head, "options"),
+    Kind("a new head of two layers", new_head, "options", exported=False),
     Kind("a course's checkpoint", course, "options", "U5"),
-    Kind("children in a Sequential, in a class", cut, "options", "U8"),
-    Kind("children in one Sequential", children, "options", "U8"),
+    Kind("children in a Sequential, in a class", cut, "options", "U8", exported=False),
+    Kind("children in one Sequential", children, "options", "U8", exported=False),
     Kind("fastai", fastai, "options", "U8"),
-    Kind("pruned", pruned, "path", "U9"),
-    Kind("weight_norm", normed("weight_norm.pth", old_weight_norm), "path", "U9"),
-    Kind("weight_norm, parametrised", normed("weight_norm2.pth", new_weight_norm), "path", "U9"),
-    Kind("spectral_norm", normed("spectral.pth", nn.utils.spectral_norm), "path", "U9"),
-    Kind("spectral_norm, parametrised", normed("spectral2.pth", nn.utils.parametrizations.spectral_norm), "path", "U9"),
-    Kind("one output", one_output, "options", "W1"),
-    Kind("ends in softmax", ending("softmax", "classification"), "options", "W2"),
-    Kind("ends in log_softmax", ending("log", "classification"), "options", "W2"),
-    Kind("ends in sigmoid", ending("sigmoid", "multi-label"), "options", "W3"),
-    Kind("multi-label", findings, "options", "W4"),
+    Kind("pruned", pruned, "path", "U9", exported=False),
+    Kind("weight_norm", normed("weight_norm.pth", old_weight_norm), "path", "U9", exported=False),
+    Kind("weight_norm, parametrised", normed("weight_norm2.pth", new_weight_norm), "path", "U9", exported=False),
+    Kind("spectral_norm", normed("spectral.pth", nn.utils.spectral_norm), "path", "U9", exported=False),
+    Kind("spectral_norm, parametrised", normed("spectral2.pth", nn.utils.parametrizations.spectral_norm), "path", "U9",
+         exported=False),
+    Kind("one output", one_output, "options", "W1", exported=False),
+    Kind("ends in softmax", ending("EndsInSoftmax", "classification"), "options", "W2"),
+    Kind("ends in log_softmax", ending("EndsInLogSoftmax", "classification"), "options", "W2"),
+    Kind("ends in sigmoid", ending("EndsInSigmoid", "multi-label"), "options", "W3"),
+    Kind("multi-label", findings, "options", "W4", exported=False),
     Kind("features", features, "options", "W5"),
     Kind("rows that mix", strangers, "options", "W6"),
     Kind("own network of images", digits, "options", "U11"),
-    Kind("a whole network of torchvision's", whole, "options"),
+    Kind("a whole network of torchvision's", whole, "options", exported=False),
 )  # fmt: skip

@@ -195,17 +195,29 @@ class Squeezed(nn.Module):
 
 
 class Ending(nn.Module):
-    """A small network of images that ends in an activation of its own, or in none."""
+    """A small network of images that ends in an activation of its own."""
 
-    def __init__(self, end: str = "softmax", classes: int = 5) -> None:
+    END: ClassVar[nn.Module]
+
+    def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 8, 3, stride=4)
-        self.fc = nn.Linear(8, classes)
-        ends = {"softmax": nn.Softmax(1), "log": nn.LogSoftmax(1), "sigmoid": nn.Sigmoid(), "none": nn.Identity()}
-        self.end = ends[end]
+        self.fc = nn.Linear(8, 5)
 
     def forward(self, images: Any) -> Any:
-        return self.end(self.fc(functional.relu(self.conv(images)).mean((2, 3))))
+        return self.END(self.fc(functional.relu(self.conv(images)).mean((2, 3))))
+
+
+class EndsInSoftmax(Ending):
+    END = nn.Softmax(1)
+
+
+class EndsInLogSoftmax(Ending):
+    END = nn.LogSoftmax(1)
+
+
+class EndsInSigmoid(Ending):
+    END = nn.Sigmoid()
 
 
 class Strangers(nn.Module):

@@ -31,7 +31,7 @@ def chain(folder: Path) -> Made:
     network = seeded(lambda: nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3)))
     options = ("--arch", "mlp", "--arch-args", '{"activation": "relu"}')
     return Made(
-        saved(folder, "flowers.pth", network.state_dict()), ROW, numbers(network, torch.tensor([ROW])), options,
+        saved(folder, "flowers.pth", network.state_dict()), ROW, numbers(network, torch.tensor([ROW])), options=options,
         task="tensor",
     )  # fmt: skip
 
@@ -42,7 +42,7 @@ def norms(folder: Path) -> Made:
     row = [*ROW, 1.5, -0.5]
     options = ("--arch", "mlp", "--arch-args", '{"activation": "relu"}')
     answer = numbers(network, torch.tensor([row]))
-    return Made(saved(folder, "norms.pth", network.state_dict()), row, answer, options, task="tensor")
+    return Made(saved(folder, "norms.pth", network.state_dict()), row, answer, options=options, task="tensor")
 
 
 def by_class(name: str, file: str, probe: Any, *, shape: str = "") -> Callable[[Path], Made]:
@@ -53,7 +53,7 @@ def by_class(name: str, file: str, probe: Any, *, shape: str = "") -> Callable[[
         options = ["--arch", own(folder, name), "--allow-code", *(["--input-shape", shape] if shape else [])]
         answer = numbers(network, torch.tensor([probe, probe]))  # two rows, for a squeeze leaves those alone
         made = saved(folder, file, network.state_dict())
-        return Made(made, probe, answer, tuple(options), own=own(folder, name), shape=shape, task="tensor")
+        return Made(made, probe, answer, options=tuple(options), own=own(folder, name), shape=shape, task="tensor")
 
     return write
 
@@ -83,7 +83,7 @@ def by_name(network: str, model: str, file: str, output: str) -> Callable[[Path]
         path = saved(folder, file, built.state_dict())
         name = own(folder, network)
         return Made(
-            path, ROW, scores, ("--arch", name, "--allow-code", "--output-name", output),
+            path, ROW, scores, options=("--arch", name, "--allow-code", "--output-name", output),
             own=name, shape="4", python=own(folder, model), around=listed(found), task="tensor",
         )  # fmt: skip
 
@@ -120,7 +120,7 @@ def table(folder: Path) -> Made:
     row = torch.linspace(-1, 1, 16)
     answer = numbers(network, row[None])
     file = saved(folder, "table.pth", network.state_dict())
-    return Made(file, row.tolist(), answer, ("--arch", "mlp"), task="tensor")
+    return Made(file, row.tolist(), answer, options=("--arch", "mlp"), task="tensor")
 
 
 def onnx_numbers(folder: Path) -> Made:
@@ -188,7 +188,8 @@ def program(name: str, save: Callable[[nn.Module, Path], None]) -> Callable[[Pat
         own(folder, "Norms")
         save(network, folder / name)
         return Made(
-            folder / name, row, numbers(network, torch.tensor([row])), ("--allow-code", "--input-shape", "6"),
+            folder / name, row, numbers(network, torch.tensor([row])),
+            options=("--allow-code", "--input-shape", "6"),
             own=own(folder, "Norms"), shape="6", task="tensor",
         )  # fmt: skip
 

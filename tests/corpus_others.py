@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 from torchvision.transforms.functional import normalize
 
@@ -56,16 +57,34 @@ def quantised(folder: Path) -> Made:
 
 
 def detector(folder: Path) -> Made:
-    """U11: its answer is `boxes`, `labels` and `scores` of a picture."""
+    """U11: its answer is `boxes`, `labels` and `scores` of a picture.
+
+    The scores of a network without training are nearly the same everywhere: its last layers are made stronger, and the
+    background likelier, so that a few boxes stand out.
+    """
     from torchvision.models import detection
 
     torch.manual_seed(31)
-    network = detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=5)
-    file = saved(folder, "boxes.pth", {"model": prefixed("module.", alive(network).state_dict())})
-    probe = picture(200)
+    network = alive(
+        detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=5), variance=0.05
+    )
+    with torch.no_grad():
+        for layers in network.head.classification_head.module_list:
+            layers[-1].weight.mul_(45)
+            layers[-1].bias.view(-1, 5)[:, 0].add_(25)
+    file = saved(folder, "boxes.pth", {"model": prefixed("module.", network.state_dict())})
+    probe = mosaic()
     with torch.inference_mode():
         [found] = network([pixels(probe)])
     return Made(file, probe, {name: value.tolist() for name, value in found.items()}, task="python")
+
+
+def mosaic() -> bytes:
+    """200 × 200 pixels of coloured squares, of which no two are alike, as a PNG."""
+    colours = np.random.default_rng(5).integers(0, 256, (25, 25, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(colours).resize((200, 200), Image.Resampling.NEAREST).save(file, "PNG")
+    return file.getvalue()
 
 
 def segmenter(folder: Path) -> Made:
@@ -155,8 +174,8 @@ KINDS = (
     Kind("quantised dynamically", quantised, "refused", "U9"),
     Kind("a detector", detector, "refused", "U11"),
     Kind("a segmenter", segmenter, "refused", "U11"),
-    Kind("an optimiser alone", optimiser, "refused", "U11", end="torch.save(model.state_dict(), PATH)"),
-    Kind("one tensor", one_tensor, "refused", "U11", end="torch.save(model.state_dict(), PATH)"),
+    Kind("an optimiser alone", optimiser, "refused", "U11", end="torch.save(model.state_dict(), "),
+    Kind("one tensor", one_tensor, "refused", "U11", end="torch.save(model.state_dict(), "),
     Kind("a TorchServe archive", mar, "refused"),
     Kind("a folder of a hub", foreign, "refused"),
     Kind("cut short", cut_short, "refused", end="download"),
@@ -164,7 +183,7 @@ KINDS = (
     Kind("a pointer of Git LFS", written("model.bin", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n"),
          "refused", end="git lfs pull"),
     Kind("HDF5", written("model.h5", b"\x89HDF\r\n\x1a\n" + bytes(64)), "refused", end="ONNX"),
-    Kind("an array of numpy", numpy_array, "refused", end="torch.save(model.state_dict(), PATH)"),
+    Kind("an array of numpy", numpy_array, "refused", end="torch.save(model.state_dict(), "),
     Kind("an index of several files", written("model.safetensors.index.json", b'{"weight_map": {}}'), "refused",
          end="join them"),
 )  # fmt: skip

@@ -91,13 +91,14 @@ def _zip(file: BinaryIO, size: int) -> Report:
         if archives.is_torchscript(archive):
             form = "torchscript"
             archives.refuse_bomb(archive)
-            reason, weights = "holds code in TorchScript's language beside its weights", "torch.jit.load('PATH', 'cpu')"
+            reason = "holds code in TorchScript's language beside its weights"
+            weights = "torch.jit.load('PATH', 'cpu').state_dict()"
             return _code(form, size, reason, weights=weights)
         if archives.is_pt2(archive):
             form = "pt2"
             archives.refuse_bomb(archive)
             reason = "is a program of torch.export, whose parts torch may unpickle"
-            return _code(form, size, reason, weights="torch.export.load('PATH')")
+            return _code(form, size, reason, weights="torch.export.load('PATH').state_dict")
         if archives.is_mar(archive):
             form = "mar"
             facts = archives.mar_facts(archive)
@@ -161,9 +162,9 @@ def _only_looks_like_a_pickle(found: pickles.Pickled, head: bytes) -> bool:
 
 
 def _code(form: Format, size: int, reason: str, *, weights: str = "", facts: dict[str, str] | None = None) -> Report:
-    """The report on a format that is code. `weights` is what loads it, where its state_dict can be saved alone."""
+    """The report on a format that is code. `weights` is what makes its state_dict, where that can be saved alone."""
     reason = f"{reason}, and loading it would run that"
-    alone = f"save its weights alone, torch.save({weights}.state_dict(), 'NEW'), and give its network with --arch"
+    alone = f"save its weights alone, torch.save({weights}, 'NEW'), and give its network with --arch"
     remedy = f"if you trust whoever wrote it, give --allow-code, or {alone}" if weights else _CODE_INSIDE
     return Report(form, "code", size, reason, remedy, facts=facts or {})
 
