@@ -110,9 +110,7 @@ TASKS_WITH_CLASSES: list[dict[str, Any]] = [{"named": True}, {"task": "classific
 
 
 @pytest.mark.parametrize("said", TASKS_WITH_CLASSES, ids=["named", "classification", "multi-label"])
-@pytest.mark.parametrize(
-    "name", ["ClippedSigmoid", "ClippedSoftmax", "MeanOfSigmoids", "HardSigmoid", "LogSigmoid"]
-)
+@pytest.mark.parametrize("name", ["ClippedSigmoid", "ClippedSoftmax", "MeanOfSigmoids", "HardSigmoid", "LogSigmoid"])
 def test_classes_do_not_say_that_an_activation_is_missing(name: str, said: dict[str, Any]) -> None:
     """W2, W3: what may be probabilities already gets no second activation, whatever the classes are called."""
     with pytest.raises(SourceError, match="--task classification if" if "named" in said else "--activation none"):
@@ -121,7 +119,7 @@ def test_classes_do_not_say_that_an_activation_is_missing(name: str, said: dict[
 
 @pytest.mark.parametrize("said", TASKS_WITH_CLASSES, ids=["named", "classification", "multi-label"])
 def test_a_part_of_a_softmax_gets_no_second_activation(said: dict[str, Any]) -> None:
-    with pytest.raises(SourceError, match="ends in a softmax.*--activation none"):
+    with pytest.raises(SourceError, match=r"ends in a softmax.*--activation none"):
         studied(made("PartOfSoftmax"), **said)
 
 
@@ -137,7 +135,7 @@ def test_both_answers_to_that_question_work(name: str) -> None:
 
 def test_names_of_classes_do_not_make_scores_of_any_number() -> None:
     """W2: percent are no scores for a softmax, and nobody said that they are."""
-    with pytest.raises(SourceError, match="the operation mul.*--task classification"):
+    with pytest.raises(SourceError, match=r"the operation mul.*--task classification"):
         studied(made("Percent"), named=True)
 
 
