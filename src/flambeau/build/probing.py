@@ -127,11 +127,13 @@ def _row_shape(filled: Filled, tensor: torch.Tensor, rows: int) -> tuple[int, ..
     images = isinstance(filled.pipeline, ImagePipeline)
     if tensor.shape[:1] == (rows,):
         shape = tuple(tensor.shape[1:])
-    elif rows == 1 and tensor.dim() < 2:  # the axis of the rows was squeezed away
+    elif rows == 1 and tensor.dim() < 2 and filled.exports != "ready":  # the axis of the rows was squeezed away
         shape = tuple(tensor.shape)
     else:
+        counted = "1 row" if rows == 1 else f"{rows} rows"
         raise SourceError(
-            f"{filled.name} answers {rows} rows with {list(tensor.shape)}: one tensor with a row for each is needed"
+            f"{filled.name} answers {counted} with {list(tensor.shape)}: one tensor with a row for each is needed, so "
+            "let it keep the first axis, or wrap it in a flambeau.PythonModel"
         )
     if images and not shape:
         return (1,)
@@ -163,7 +165,10 @@ def _run(filled: Filled, rows: torch.Tensor) -> Any:
         with torch.inference_mode():
             return filled.network(rows)
     except Exception as error:
-        raise SourceError(f"{filled.name} cannot compute an input of shape {list(rows.shape)}: {error}") from error
+        said = str(error).strip()
+        if "Traceback of TorchScript" in said:  # the last line is the error, and the rest is where
+            said = said.rpartition("\n")[2]
+        raise SourceError(f"{filled.name} cannot compute an input of shape {list(rows.shape)}: {said}") from error
 
 
 def _answer(filled: Filled, rows: torch.Tensor) -> np.ndarray:
