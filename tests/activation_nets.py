@@ -84,6 +84,54 @@ class HardSigmoid(Net):
         return F.hardsigmoid(scores)
 
 
+class ClippedSigmoid(Net):
+    """As people keep logarithms finite."""
+
+    def end(self, scores: torch.Tensor) -> object:
+        return torch.sigmoid(scores).clamp(1e-4, 1 - 1e-4)
+
+
+class ClippedSoftmax(Net):
+    def end(self, scores: torch.Tensor) -> object:
+        return F.softmax(scores, dim=1).clamp(0.15, 0.85)
+
+
+class MeanOfSigmoids(Net):
+    def end(self, scores: torch.Tensor) -> object:
+        return (torch.sigmoid(scores) + torch.sigmoid(scores * 2)) / 2
+
+
+class LogSigmoid(Net):
+    def end(self, scores: torch.Tensor) -> object:
+        return F.logsigmoid(scores)
+
+
+class Percent(Net):
+    def end(self, scores: torch.Tensor) -> object:
+        return F.softmax(scores, dim=1) * 100
+
+
+class PartOfSoftmax(Net):
+    """Without the class of the background."""
+
+    def end(self, scores: torch.Tensor) -> object:
+        return F.softmax(scores, dim=1)[:, 1:]
+
+
+class ScoresAndSigmoid(Net):
+    """Two kinds of numbers in one row."""
+
+    def end(self, scores: torch.Tensor) -> object:
+        return torch.cat([scores[:, 1:], torch.sigmoid(scores[:, :1])], 1)
+
+
+class TwoHeads(Net):
+    """Numbers of one kind, joined."""
+
+    def end(self, scores: torch.Tensor) -> object:
+        return torch.cat([scores, scores * 2], 1)
+
+
 class Tanh(Net):
     def end(self, scores: torch.Tensor) -> object:
         return torch.tanh(scores)

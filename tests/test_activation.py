@@ -66,6 +66,7 @@ AS_IT_IS = Activation("none", by="network", known="graph")
         ("SoftmaxLayer", "classification", SOFTMAX),
         ("HandmadeSoftmax", "classification", SOFTMAX),
         ("Undecided", "classification", SOFTMAX),
+        ("TwoHeads", "classification", Activation("softmax", known="assumed")),
         ("LogSoftmax", "classification", Activation("softmax", by="network", logarithm=True, known="graph")),
         ("HandmadeLogSoftmax", "classification", Activation("softmax", by="network", logarithm=True, known="graph")),
         ("Sigmoid", "multi-label", SIGMOID),
@@ -95,12 +96,47 @@ def test_what_is_certain_is_found(name: str, task: str, applied: Activation) -> 
         ("Tanh", "ends in a tanh.*--task regression"),
         ("HardSigmoid", "ends in a hard sigmoid.*--task multi-label.*--activation none"),
         ("SoftmaxOverRows", "ends in a softmax.*do not sum to 1.*dim=1"),
+        ("PartOfSoftmax", "ends in a softmax.*left out.*--task classification --activation none"),
+        ("ScoresAndSigmoid", "ends in several kinds of numbers.*--task regression"),
     ],
 )
 def test_what_could_be_wrong_is_asked(name: str, says: str) -> None:
     """W1, W5: one output is never a softmax, and what may be features is never taken for classes."""
     with pytest.raises(SourceError, match=says):
         studied(made(name))
+
+
+TASKS_WITH_CLASSES: list[dict[str, Any]] = [{"named": True}, {"task": "classification"}, {"task": "multi-label"}]
+
+
+@pytest.mark.parametrize("said", TASKS_WITH_CLASSES, ids=["named", "classification", "multi-label"])
+@pytest.mark.parametrize("name", ["ClippedSigmoid", "ClippedSoftmax", "MeanOfSigmoids", "HardSigmoid", "LogSigmoid"])
+def test_classes_do_not_say_that_an_activation_is_missing(name: str, said: dict[str, Any]) -> None:
+    """W2, W3: what may be probabilities already gets no second activation, whatever the classes are called."""
+    with pytest.raises(SourceError, match="--task classification if" if "named" in said else "--activation none"):
+        studied(made(name), **said)
+
+
+@pytest.mark.parametrize("said", TASKS_WITH_CLASSES, ids=["named", "classification", "multi-label"])
+def test_a_part_of_a_softmax_gets_no_second_activation(said: dict[str, Any]) -> None:
+    with pytest.raises(SourceError, match=r"ends in a softmax.*--activation none"):
+        studied(made("PartOfSoftmax"), **said)
+
+
+@pytest.mark.parametrize("name", ["ClippedSigmoid", "ClippedSoftmax", "HardSigmoid", "PartOfSoftmax"])
+def test_both_answers_to_that_question_work(name: str) -> None:
+    for task in ("classification", "multi-label"):
+        decided, _ = studied(made(name), task=task, activation="none")
+        assert (decided.task, decided.activation) == (task, Activation("none", known="said"))
+    if name != "PartOfSoftmax":
+        decided, _ = studied(made(name), task="multi-label", activation="sigmoid")
+        assert decided.activation == Activation("sigmoid", known="said")
+
+
+def test_names_of_classes_do_not_make_scores_of_any_number() -> None:
+    """W2: percent are no scores for a softmax, and nobody said that they are."""
+    with pytest.raises(SourceError, match=r"the operation mul.*--task classification"):
+        studied(made("Percent"), named=True)
 
 
 @pytest.mark.parametrize("name", ["OneScore", "Pooled", "NormAfterLinear", "Tanh", "HardSigmoid"])

@@ -189,7 +189,7 @@ class Engine:
 def number_replica(folder: Path, engine: Engine) -> TensorReplica:
     bundle.write_manifest(folder, manifest())
     written = msgspec.json.decode((folder / bundle.MANIFEST).read_bytes(), type=bundle.Manifest)
-    return TensorReplica(Bundle(folder, written), engine, NUMBERS, device="cpu")  # not read: it has no probes
+    return TensorReplica(bundle.Bundle(folder, written), engine, NUMBERS, device="cpu")  # not read: it has no probes
 
 
 ROWS = {
@@ -206,7 +206,7 @@ def test_rows_are_reproduced_alone_and_together(tmp_path: Path) -> None:
     engine = Engine()
     number_replica(tmp_path / "bundle", engine).warm_up()
     assert engine.sizes[:4] == [2, 1, 3, 1]  # each sample alone, both together, the example; then it is measured
-    assert "samples/manifest.json" in bundle.read(tmp_path / "bundle").manifest.members
+    assert (tmp_path / "bundle" / "samples" / "manifest.json").is_file()
 
 
 def test_a_lone_sample_is_computed_in_a_batch_too(tmp_path: Path) -> None:

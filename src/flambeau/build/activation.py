@@ -129,10 +129,10 @@ def _found(seen: Seen, meaning: _Meaning) -> Decided:
             f"its {outputs} outputs are features: {_classes_instead()}"
         )
         return Decided("embedding", Activation("none", by="network", known="graph"), note)
-    if seen.registered or seen.ending.kind == "linear" or seen.named:
-        return _classification(seen, meaning, None)
-    if seen.ending.kind in ("softmax", "log-softmax"):
+    if seen.ending.kind in ("softmax", "log-softmax") and not seen.registered:
         raise _softmax_elsewhere(seen)
+    if seen.registered or seen.ending.kind == "linear" or (seen.named and seen.ending.kind != "other"):
+        return _classification(seen, meaning, None)
     raise SourceError(
         f"{seen.name} ends in {seen.ending.said} with {outputs} outputs, which may be features or classes: say "
         "--task embedding or --task regression if they are no classes, --task classification if one of them is right "
@@ -151,9 +151,25 @@ def _probability_hint(seen: Seen) -> str:
 
 def _softmax_elsewhere(seen: Seen) -> SourceError:
     return SourceError(
-        f"{seen.name} ends in {seen.ending.said}, but the numbers for an image do not sum to 1: it runs over another "
-        "axis than the classes, such as the images of a batch (dim=0): mend it to dim=1, or say what they are with "
-        "--task regression or --task embedding"
+        f"{seen.name} ends in {seen.ending.said}, but the numbers for an image do not sum to 1: some of them were left "
+        "out, or it runs over another axis than the classes, such as the images of a batch (dim=0): mend it to dim=1, "
+        "or say what they are with --task classification --activation none, --task regression or --task embedding"
+    )
+
+
+def _refuse_unsure(seen: Seen, task: ImageTask) -> None:
+    """Refuse to apply an activation that nobody named to numbers which one may have made already."""
+    sure = seen.registered or seen.official or seen.ending.kind == "linear"
+    numbers = seen.answers
+    if sure or not (_within_one(numbers) or (seen.ending.kind == "other" and numbers.max() <= 0)):
+        return
+    function = "softmax" if task == "classification" else "sigmoid"
+    where = "between 0 and 1" if _within_one(numbers) else "0 or below"
+    logarithms = "" if _within_one(numbers) else ", which has to be the exponential of what it gives now"
+    raise SourceError(
+        f"{seen.name} ends in {seen.ending.said}, and all its numbers are {where}: say --activation none if they are "
+        f"probabilities already{logarithms}, and --activation {function} if they are scores to which that has to be "
+        "applied"
     )
 
 
@@ -210,6 +226,7 @@ def _classification(seen: Seen, meaning: _Meaning, said: OutputActivation | None
             "classification", Activation("softmax", known="architecture"), seen,
             "Flambeau applies a softmax, as these weights were trained",
         )  # fmt: skip
+    _refuse_unsure(seen, "classification")
     return _decided(
         "classification", Activation("softmax"), seen,
         f"a softmax is assumed: its {outputs} outputs are taken for the scores of classes of which one is right, and "
@@ -234,12 +251,13 @@ def _multi_label(seen: Seen, meaning: _Meaning, said: OutputActivation | None) -
     if meaning == "sigmoid":
         return _decided(
             "multi-label", Activation("sigmoid", by="network", known="graph"), seen,
-            f"its {outputs} outputs are probabilities already, each on its own (it ends in a sigmoid), and Flambeau "
-            "applies nothing",
+            f"{_all_of(outputs)} already, each on its own (it ends in a sigmoid), and Flambeau applies nothing",
         )  # fmt: skip
     if said == "none":
         _refuse_outside(seen)
         return _decided("multi-label", Activation("none", known="said"), seen, "Flambeau applies nothing")
+    if said is None:
+        _refuse_unsure(seen, "multi-label")
     return _decided("multi-label", Activation("sigmoid", known="said"), seen, "Flambeau applies a sigmoid")
 
 
@@ -260,6 +278,10 @@ def _as_it_is(seen: Seen, meaning: _Meaning, task: ImageTask, said: OutputActiva
 
 def _decided(task: ImageTask, activation: Activation, seen: Seen, how: str) -> Decided:
     return Decided(task, activation, f"task: {task}; {how}")
+
+
+def _all_of(outputs: int) -> str:
+    return "its only output is a probability" if outputs == 1 else f"its {outputs} outputs are probabilities"
 
 
 def _why(seen: Seen) -> str:

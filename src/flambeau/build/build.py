@@ -86,13 +86,10 @@ class _Build:
         give_memory_back()
         self._step("checking that its answers repeat" if ready else "checking the export against PyTorch")
         one_row = probed.one_row is not None
-        found = None if error else checking.check(self._graph, checked, classes=classes, one_row=one_row)
-        if found is not None and not found.holds:
-            error = (
-                f"its graph does not repeat its answers: {found}"
-                if ready
-                else f"the export disagrees with PyTorch: {found}"
-            )
+        found: Agreement | None = None
+        if not error:
+            found, error = self._check(checked, classes=classes, one_row=one_row)
+        if found is None or not found.holds:
             for file in self._folder.glob(f"{bundle.ONNX}*"):
                 file.unlink()
         self._conclude(filled, found, error)
@@ -248,11 +245,28 @@ class _Build:
         except Exception as error:  # the exporter's own tree of exceptions is large and not public
             if no_space(error):
                 raise
-            return f"it cannot be exported: {str(error).strip().splitlines()[0] if str(error).strip() else type(error)}"
+            first = str(error.__cause__ or error).strip().partition("\n")[0]  # the exporter's own text is in colours
+            return f"it cannot be exported: {first or type(error).__name__}"
         return None
+
+    def _check(
+        self, checked: list[tuple[Tensors, Tensors]], *, classes: bool, one_row: bool
+    ) -> tuple[Agreement | None, str | None]:
+        """How well the graph agrees with the network, and why it cannot serve, if so."""
+        try:
+            found = checking.check(self._graph, checked, classes=classes, one_row=one_row)
+        except Exception as error:  # onnxruntime raises a tree of its own, over what only the exporter holds right
+            if no_space(error):
+                raise
+            return None, f"ONNX Runtime cannot compute the export: {str(error).strip().partition(chr(10))[0]}"
+        return found, None if found.holds else f"the export disagrees with PyTorch: {found}"
 
     def _conclude(self, filled: Filled, found: Agreement | None, error: str | None) -> None:
         """Say how the network will be served. Raises `SourceError` when nothing can serve it."""
+        if error and filled.exports == "ready":
+            raise SourceError(
+                f"{self._order.name} cannot be served, for its graph does not repeat its own answers: {found or error}"
+            )
         if error and filled.architecture is None:
             raise SourceError(
                 f"{self._order.name} cannot be served, for {error}: "

@@ -127,7 +127,10 @@ def _run(filled: Filled, rows: torch.Tensor) -> Any:
         with torch.inference_mode():
             return filled.network(rows)
     except Exception as error:
-        raise SourceError(f"{filled.name} cannot compute an input of shape {list(rows.shape)}: {error}") from error
+        said = str(error).strip()
+        if "Traceback of TorchScript" in said:  # the last line is the error, and the rest is where
+            said = said.rpartition("\n")[2]
+        raise SourceError(f"{filled.name} cannot compute an input of shape {list(rows.shape)}: {said}") from error
 
 
 def _array(tensor: torch.Tensor, name: str) -> np.ndarray:

@@ -110,6 +110,13 @@ def _answer(
     except Exception as error:  # onnxruntime raises a tree of its own
         raise SourceError(f"{file.name} cannot compute an input of shape {list(shape)}: {error}") from error
     arrays = {name: array for name, array in zip(names, found, strict=True) if isinstance(array, np.ndarray)}
+    if wanted in names and wanted not in arrays:
+        raise SourceError(
+            f"--output-name {wanted}: that output of {file.name} is no tensor but a sequence, as scikit-learn's "
+            f"converter writes probabilities: export it with zipmap=False, or {sketches.ask(str(file))}"
+        )
+    if wanted is not None and list(arrays) == [wanted]:
+        return wanted
     taken, note = outputs.choose(arrays, wanted, name=file.name)
     left = ", ".join(name for name in names if name != taken)
     tell(note or f"the output {taken} of {file.name} is the answer, and {left} is not computed")

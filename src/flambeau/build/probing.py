@@ -129,11 +129,13 @@ def _row_shape(filled: Filled, whole: tuple[int, ...], rows: int) -> tuple[int, 
     images = isinstance(filled.pipeline, ImagePipeline)
     if whole[:1] == (rows,):
         shape = whole[1:]
-    elif rows == 1 and len(whole) < 2:  # the axis of the rows was squeezed away
+    elif rows == 1 and len(whole) < 2 and filled.exports != "ready":  # the axis of the rows was squeezed away
         shape = whole
     else:
+        counted = "1 row" if rows == 1 else f"{rows} rows"
         raise SourceError(
-            f"{filled.name} answers {rows} rows with {list(whole)}: one tensor with a row for each is needed"
+            f"{filled.name} answers {counted} with {list(whole)}: one tensor with a row for each is needed, so "
+            "let it keep the first axis, or wrap it in a flambeau.PythonModel"
         )
     if images and not shape:
         return (1,)

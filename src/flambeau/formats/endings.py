@@ -68,6 +68,8 @@ _MOVING = frozenset((
 ))  # fmt: skip
 """They move numbers about. What a slice of a softmax is no longer, the numbers show."""
 
+_JOINING = frozenset(("Concat", "cat", "concat", "stack"))
+
 _SCALING = frozenset((
     "Add", "Sub", "Mul", "Div", "Sum", "add", "sub", "mul", "div", "rsub", "true_divide",
 ))  # fmt: skip
@@ -88,6 +90,8 @@ def ending(operation: str, given: Sequence[Ending | None], *, spatial: bool = Tr
     place in an image; a convolution at one place is a linear layer.
     """
     known = [each for each in given if each is not None]
+    if operation in _JOINING and len({each.kind for each in known}) > 1:
+        return Ending("other", "several kinds of numbers, joined")
     if operation in _MOVING:
         return known[0] if known else Ending("other", "its input")
     if len(known) == 1 and (made := _COMPOSED.get((operation, known[0].kind))):
