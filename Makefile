@@ -30,7 +30,7 @@ serve: venv
 	@$(BIN)/flambeau serve $(SERVE_ARGS)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --durations 40
 
 test-slow: $(VENV)/.installed-slow
 	$(BIN)/python -m pytest

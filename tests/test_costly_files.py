@@ -18,6 +18,10 @@ import costly
 import forge
 
 MOST_MEMORY = 512 * 10**6
+QUICK = {  # of each kind of file and of cost one; the others are run by `make test-slow`
+    "ordered-dict", "encode", "size", "numbers-as-keys", "averaged-weights", "tar-storages", "zip-extra-fields",
+    "onnx-places", "safetensors-nested-names",
+}  # fmt: skip
 MOST_SECONDS = 20
 """Of processor time. Without a bound these files take minutes, and then the kernel ends who looks."""
 
@@ -46,7 +50,9 @@ def _measured(*command: str) -> str:
     return subprocess.run([sys.executable, "-c", MEASURE, *command], capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.parametrize("name", costly.CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in costly.CASES]
+)
 def test_a_file_that_repeats_itself_costs_no_more_than_others_a4(name: str, tmp_path: Path) -> None:
     file = tmp_path / "costly.bin"
     file.write_bytes(costly.CASES[name]())
@@ -126,7 +132,7 @@ print(json.dumps({"rows": rows, "memory": int(most[1]) * 1024}))
 """
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
 def test_pickles_at_random_cost_no_more_either_a4(seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
     for index in range(60):

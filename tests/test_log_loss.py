@@ -107,6 +107,8 @@ def stopped(folder: Path) -> Iterator[Stderr]:
     os.close(theirs)
 
 
+FORMS = [pytest.param("text", marks=pytest.mark.slow), "json"]
+
 KINDS = {each.__name__: each for each in (full, unread, left, closed, limited, stopped)}
 
 
@@ -155,7 +157,7 @@ def dropped(url: str) -> int:
     return int(float(found[1]))
 
 
-@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_losing_the_log_costs_no_answer_p2_a21(kind: str, form: str, tmp_path: Path) -> None:
     with KINDS[kind](tmp_path) as stderr, loud(tmp_path, stderr, "--log-format", form) as (process, url):
@@ -165,7 +167,7 @@ def test_losing_the_log_costs_no_answer_p2_a21(kind: str, form: str, tmp_path: P
         assert process.wait(GENEROUS) == 0
 
 
-@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("form", FORMS)
 def test_a_model_in_the_server_itself_prints_without_waiting_p2(form: str, tmp_path: Path) -> None:
     """On standard output, too, which nobody reads either."""
     with (
@@ -186,7 +188,7 @@ def all_are_answered(url: str, *, lines: int = LINES) -> None:
     assert requests.get(f"{url}/livez", timeout=GENEROUS).status_code == 200
 
 
-@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("form", FORMS)
 def test_after_a_gap_one_line_says_how_many_were_dropped_p2(form: str, tmp_path: Path) -> None:
     """The reader reads again: every line is whole, those of the gap are counted, and the log goes on."""
     reading, writing = os.pipe()
@@ -224,7 +226,7 @@ def test_after_a_gap_one_line_says_how_many_were_dropped_p2(form: str, tmp_path:
     assert "stopped" in lines[-1]
 
 
-@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", ["file", "pipe", "terminal"])
 def test_nothing_is_lost_where_somebody_reads_p2(kind: str, form: str, tmp_path: Path) -> None:
     """32 clients, and each finds its own lines in order."""
