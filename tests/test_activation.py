@@ -71,6 +71,7 @@ AS_IT_IS = Activation("none", by="network", known="graph")
         ("HandmadeLogSoftmax", "classification", Activation("softmax", by="network", logarithm=True, known="graph")),
         ("Sigmoid", "multi-label", SIGMOID),
         ("OneSigmoid", "multi-label", SIGMOID),
+        ("SigmoidInPlace", "multi-label", SIGMOID),
         ("Normalised", "embedding", AS_IT_IS),
         ("WithoutHead", "embedding", AS_IT_IS),
     ],
@@ -97,6 +98,7 @@ def test_what_is_certain_is_found(name: str, task: str, applied: Activation) -> 
         ("HardSigmoid", "ends in a hard sigmoid.*--task multi-label.*--activation none"),
         ("SoftmaxOverRows", "ends in a softmax.*do not sum to 1.*dim=1"),
         ("PartOfSoftmax", "ends in a softmax.*left out.*--task classification --activation none"),
+        ("SigmoidOfAPart", "ends in numbers that were changed in part.*--task regression"),
         ("ScoresAndSigmoid", "ends in several kinds of numbers.*--task regression"),
     ],
 )

@@ -26,6 +26,7 @@ import task_models
 from conftest import Serve, ServerProcess, encoded, photograph, run_flambeau
 from flambeau import bundle
 from flambeau.bundle import Activation
+from flambeau.errors import BundleError
 from flambeau.types import Classification, Embedding, MultiLabel, Regression, Tensors
 from task_models import NAMES, Made
 
@@ -554,3 +555,11 @@ def test_the_document_has_the_schema_of_the_task_w4(servers: Servers) -> None:
     post = servers["embedding"].get("/openapi.json").json()["paths"]["/predict"]["post"]
     assert "application/x-npy" in post["responses"]["200"]["content"]
     assert "top_k" not in json.dumps(post["parameters"])
+
+
+@pytest.mark.parametrize("missing", ["task", "activation"])
+def test_a_bundle_that_names_one_of_task_and_activation_is_refused_a17(tmp_path: Path, missing: str) -> None:
+    """Without its activation a bundle would serve scores for probabilities, and without its task a class."""
+    said = {"task": "multi-label", "activation": Activation("sigmoid"), missing: None}
+    with pytest.raises(BundleError, match=f"names its .* and not its {missing}"):
+        task_models.make(tmp_path / "half", task_models.network(5), labels=NAMES, **said)  # type: ignore[arg-type]

@@ -324,6 +324,9 @@ def members_fault(path: Path, manifest: Manifest) -> str | None:
             return f"lists a member outside itself: {name}"
         if any(path.joinpath(*parts[: end + 1]).is_symlink() for end in range(len(parts))):
             return f"has a symbolic link for its member {name}, where a file belongs"
+    if isinstance(manifest.pipeline, ImagePipeline) and (manifest.task is None) != (manifest.activation is None):
+        present, missing = ("task", "activation") if manifest.activation is None else ("activation", "task")
+        return f"names its {present} and not its {missing}, so that nothing tells what its numbers are"
     if not isinstance(manifest.pipeline, PythonPipeline) and PROBES not in manifest.members:
         return f"has no {PROBES}, so that nothing tells whether it computes what it should"
     return None

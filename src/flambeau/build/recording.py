@@ -72,25 +72,52 @@ def head_taken_off(network: Callable[[torch.Tensor], Any], rows: torch.Tensor, *
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not type how subclasses are made
-    """Notes for each tensor in what it ends. It keeps no tensor alive."""
+    """Notes for each tensor in what it ends. It keeps no tensor alive.
+
+    What is written in place through a view changes its base too: `y[:, 1:].sigmoid_()` changes a part of `y`. So the
+    last write to each storage is noted as well, and counts for the tensors that are older than it.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._endings: MutableMapping[torch.Tensor, Ending] = WeakTensorKeyDictionary()
+        self._endings: MutableMapping[torch.Tensor, tuple[int, Ending]] = WeakTensorKeyDictionary()
+        self._written: dict[int, tuple[int, Ending]] = {}
+        self._clock = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        self._clock += 1
         operation = func.name().partition("::")[2].partition(".")[0]
-        plain = operation.rstrip("_") if not operation.startswith("_") else operation  # relu_ does what relu does
-        given = [self._endings.get(each) for each in _tensors(args)]
+        in_place = operation.endswith("_") and not operation.startswith("_")
+        plain = operation.rstrip("_") if in_place else operation  # relu_ does what relu does
+        given = [self._known(each) for each in _tensors(args)]
         for tensor in _tensors(result):
             spatial = any(size != 1 for size in tensor.shape[2:])
-            self._endings[tensor] = endings.ending(plain, given, spatial=spatial)
+            ending = endings.ending(plain, given, spatial=spatial)
+            if in_place and (storage := _storage(tensor)) is not None:
+                whole = tensor.numel() * tensor.element_size() >= tensor.untyped_storage().nbytes()
+                self._written[storage] = (self._clock, ending if whole else endings.PARTLY)
+            self._endings[tensor] = (self._clock, ending)
         return result
 
     def ending(self, tensor: torch.Tensor) -> Ending:
         """The ending of a tensor."""
-        return self._endings.get(tensor, UNKNOWN)
+        return self._known(tensor) or UNKNOWN
+
+    def _known(self, tensor: torch.Tensor) -> Ending | None:
+        """The ending of a tensor; `None` for a constant or an input."""
+        made, ending = self._endings.get(tensor, (0, None))
+        storage = _storage(tensor)
+        written, of_write = (0, None) if storage is None else self._written.get(storage, (0, None))
+        return of_write if written > made else ending
+
+
+def _storage(tensor: torch.Tensor) -> int | None:
+    """The address of the tensor's memory; `None` where it has none that can be told."""
+    try:
+        return tensor.untyped_storage().data_ptr() or None
+    except (NotImplementedError, RuntimeError):  # sparse and others
+        return None
 
 
 def _tensors(values: Any) -> Iterator[torch.Tensor]:

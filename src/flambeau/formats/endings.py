@@ -22,6 +22,8 @@ class Ending(msgspec.Struct, frozen=True):
 
 UNKNOWN = Ending("unknown", "an operation that cannot be told")
 
+PARTLY = Ending("other", "numbers that were changed in part")
+
 LINEAR = Ending("linear", "a linear layer")
 _MAPS = Ending("features", "a convolution")
 _POOLED = Ending("features", "a pooling")
