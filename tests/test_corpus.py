@@ -16,10 +16,10 @@ from corpus import Kind, Made, kinds
 from flambeau.types import Classification, Embedding, MultiLabel, Regression
 
 FAST = (
-    "one output", "ends in softmax", "ends in log_softmax", "ends in sigmoid", "a norm first", "outputs in a tuple",
-    "an ONNX graph with a state", "an ONNX graph of two outputs",
+    "one output", "ends in softmax", "ends in log_softmax", "ends in sigmoid", "multi-label", "a norm first",
+    "outputs in a tuple", "an ONNX graph with a state", "an ONNX graph of two outputs",
 )  # fmt: skip
-"""Small ones: of the wrong answers (W1, W2, W3, W7), a circle (U6) and the dead ends (U7)."""
+"""Small ones: of the wrong answers (W1 to W4, W7), a circle (U6) and the dead ends (U7)."""
 
 ASSUMED = "a softmax is assumed"
 """What a build says of a file that alone does not tell what its numbers are."""
