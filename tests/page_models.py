@@ -1,12 +1,15 @@
 """Several models behind one page: every task over pictures, a hostile class, numbers, and own code."""
 
+import math
 import shutil
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import onnx
 from flask import Flask
 from onnx import TensorProto, helper
+from safetensors.numpy import save_file
 
 from flambeau import bundle, sources
 from flambeau.bundle import Bundle
@@ -65,6 +68,8 @@ def numbers(name: str, folder: Path, shape: tuple[int, ...]) -> Bundle:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, folder / bundle.ONNX)
+    rows = np.arange(2 * math.prod(shape), dtype=np.float32).reshape(2, *shape)
+    save_file({"input.x": rows, "output.y": rows + rows}, folder / bundle.PROBES)
     manifest = bundle.Manifest(
         format=bundle.FORMAT, name=name, flambeau="0", source=bundle.Source(kind="onnx", name=f"{name}.onnx"),
         pipeline=bundle.TensorPipeline(), engine="onnxruntime",
