@@ -5,7 +5,6 @@ Its batch is handed back, the next worker answers, and I5 is looked at around ev
 
 import asyncio
 import resource
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,7 +34,8 @@ def spec(tmp_path: Path) -> ReplicaSpec:
 
 def pretend(spec: ReplicaSpec, patch: pytest.MonkeyPatch, body: str) -> None:
     """Let the first worker be a fake one."""
-    patch.setattr(sys, "executable", fake_worker(Path(spec.bundle), body))
+    fake = fake_worker(Path(spec.bundle), body)
+    patch.setattr("flambeau.runners.worker_process.interpreter", lambda: fake)
 
 
 @pytest.mark.parametrize(

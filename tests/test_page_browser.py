@@ -145,7 +145,7 @@ def test_several_pictures_are_cards_of_their_own_and_a_bad_one_fails_alone(
     assert verdicts(browser, 3) == ["Egyptian cat", "Not answered", "Espresso"]
     assert browser.texts(".source") == [picture.name, text.name, coffee.name]
     [error] = browser.texts(".error")
-    assert error == "The file is not an image that this model reads: send JPEG, PNG, WEBP, GIF or BMP."
+    assert error == "This is text, and not an image that this model reads: send an image (JPEG, PNG, WEBP, GIF or BMP)."
     assert browser.run("return [...document.querySelectorAll('.card img')].filter((i) => i.naturalWidth).length") == 2
     browser.find("#clear").click()
     assert browser.texts(".card") == []
