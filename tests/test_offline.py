@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet
@@ -179,3 +181,17 @@ def test_what_cannot_be_done_is_told_in_one_line(
     assert sentence in last
     assert (tmp_path / "precious.csv").read_text() == "path\nx.png\n"
     assert {path.name for path in tmp_path.iterdir()} <= {"precious.csv", "empty"}
+
+
+@pytest.mark.parametrize("command", ["{} --format jsonl > /dev/full", "{} -o rows.jsonl"], ids=["stream", "file"])
+def test_rows_that_find_no_room_are_told_in_one_line_a19(tmp_path: Path, double_py: Path, command: str) -> None:
+    """A device that is full, and a limit on the size of files."""
+    (tmp_path / "items.jsonl").write_text("".join(f'{{"input": {number}}}\n' for number in range(200)))
+    predict = command.format(f"{sys.executable} -m flambeau predict {double_py}:Double --allow-code items.jsonl")
+    limit = "" if "/dev/full" in command else "ulimit -f 1; "
+    done = subprocess.run(
+        ["bash", "-c", limit + predict], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "has no space left: make room" in done.stderr.splitlines()[-1]

@@ -1,15 +1,17 @@
 """`flambeau predict`: answers to many inputs, without a server."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from flambeau import config, logs, sources
+from flambeau import config, logs, sources, staging
 from flambeau.cli.options import HELP, SettingOption, SettingsCommand, source_options
 from flambeau.cli.order import read_order
 from flambeau.cli.progress import ShowProgress
+from flambeau.errors import SetupError
 from flambeau.service import split_options
 
 _SETTINGS = (  # of `serve`: those that mean something without HTTP
@@ -58,7 +60,16 @@ def predict(*, source: str | None, inputs: tuple[str, ...], max_batch_size: int 
     finally:
         progress.done()
     scoring = Scoring(order, bundle, settings, max_batch_size=max_batch_size)
-    sys.exit(scoring.to_file() if order.resumes else scoring.to_stream())
+    try:
+        code = scoring.to_file() if order.resumes else scoring.to_stream()
+    except OSError as error:
+        if not staging.no_space(error):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's last flush
+        onwards = ", and start it again: it goes on from there" if order.resumes else ""
+        where = order.output or "standard output"
+        raise SetupError(f"the rows cannot be written to {where}: it has no space left: make room{onwards}") from None
+    sys.exit(code)
 
 
 predict.params.extend(  # the options of `serve` that mean something here
