@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from conftest import run_flambeau
+from flambeau import bundle
 
 pytestmark = pytest.mark.timeout(300)  # they build, and the machine may have other work
 
@@ -45,6 +46,25 @@ def test_a_graph_that_loses_its_row_is_told_so(tmp_path: Path) -> None:
     assert "answers 1 row with [3]" in said
     assert "keep the first axis" in said
     assert "PyTorch" not in said
+
+
+def test_a_small_output_beside_large_ones_may_depend_on_strangers_too_w6(tmp_path: Path) -> None:
+    """A million times smaller: what is nothing beside the others is all that there is of it."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "W"], ["y"]),
+        helper.make_node("Constant", [], ["scales"], value_floats=[1e6, 1e6, 1]),
+        helper.make_node("Constant", [], ["third"], value_floats=[0.0, 0.0, 1.0]),
+        helper.make_node("ReduceMean", ["y"], ["mean"], axes=[0], keepdims=1),
+        helper.make_node("Mul", ["y", "scales"], ["scaled"]),
+        helper.make_node("Mul", ["mean", "third"], ["strangers"]),
+        helper.make_node("Add", ["scaled", "strangers"], ["z"]),
+    ]
+    answer = helper.make_tensor_value_info("z", TensorProto.FLOAT, ["rows", 3])
+    file = graph(tmp_path / "mixed.onnx", nodes, [answer], rows="rows")
+    ended = run_flambeau("build", file, "-o", tmp_path / "bundle")
+    assert ended.returncode == 0, ended.stderr
+    assert "is given one row at a time" in ended.stderr
+    assert bundle.read(tmp_path / "bundle").manifest.one_row is not None
 
 
 def test_the_probabilities_of_scikit_learn_are_no_tensor(tmp_path: Path) -> None:

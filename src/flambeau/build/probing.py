@@ -23,6 +23,9 @@ _SAME_ROW = 1e-4
 _SAME_RUN = 1e-5
 """The same between two runs over one row, where nothing is summed in another order."""
 
+_FEW_OUTPUTS = 16  # so many may be quantities of their own, each with its scale
+_ROUNDING = 1e-9  # a largest number that is smaller than so many times another's is none
+
 _FEW = 3  # rows that show what the network returns: no length of its own is likely to be taken for theirs
 _KEPT_IMAGES = 2  # of the probes, those that go into the bundle
 _SEED = 20120930  # a graph's probes are the same whenever the same bundle is built
@@ -235,13 +238,26 @@ def _dependence(filled: Filled, rows: np.ndarray, alone: np.ndarray) -> str | No
         together = _answer(filled, rows)
     except SourceError as error:
         return f"it cannot compute {len(rows)} rows together ({error.__cause__ or error})"
-    apart = _apart(alone, together)
+    apart = max(_apart(*each) for each in _quantities(alone, together))
     if apart <= _SAME_ROW:
         return None
     return (
         f"the answer to an input changes with what else is in the batch ({apart:.1e} apart), as with a norm over the "
         "batch (track_running_stats=False) or a mean over its rows"
     )
+
+
+def _quantities(alone: np.ndarray, together: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Two answers in parts that have one scale each: a few outputs may be a price beside a share of 1.
+
+    One that is nothing beside the others is rounding, and no part. Many outputs are of one kind, and some of those are
+    near 0 in every probe.
+    """
+    if alone.shape != together.shape or alone.ndim != 2 or alone.shape[1] > _FEW_OUTPUTS:
+        return [(alone, together)]
+    sizes = np.abs(alone).max(axis=0)
+    kept = sizes > sizes.max() * _ROUNDING
+    return [(alone, together), *((alone[:, i], together[:, i]) for i in np.flatnonzero(kept))]
 
 
 def _apart(expected: np.ndarray, found: np.ndarray) -> float:
