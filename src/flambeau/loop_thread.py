@@ -33,11 +33,7 @@ class LoopThread:
         Raises `RequestError` (`draining`) when the loop is closed, or is closed meanwhile. A caller that is interrupted
         (Ctrl-C, a timeout of gevent's) takes the coroutine along.
         """
-        with self._lock:
-            if self._closed:
-                step.close()
-                raise _closed(self._name)
-            future = asyncio.run_coroutine_threadsafe(step, self._loop)
+        future = self._begin(step)
         try:
             return future.result()
         except concurrent.futures.CancelledError:
@@ -45,13 +41,16 @@ class LoopThread:
         finally:
             future.cancel()
 
-    async def wait(self, step: Coroutine[Any, Any, T]) -> T:
-        """The same for a caller on another loop, which does not stand still meanwhile. Cancelled, it takes it along."""
+    def _begin(self, step: Coroutine[Any, Any, T]) -> "concurrent.futures.Future[T]":
         with self._lock:
             if self._closed:
                 step.close()
                 raise _closed(self._name)
-            future = asyncio.run_coroutine_threadsafe(step, self._loop)
+            return asyncio.run_coroutine_threadsafe(step, self._loop)
+
+    async def wait(self, step: Coroutine[Any, Any, T]) -> T:
+        """The same for a caller on another loop, which does not stand still meanwhile. Cancelled, it takes it along."""
+        future = self._begin(step)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
