@@ -313,7 +313,12 @@ class Examples:
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
-            process.wait(60)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)  # else the tests of processes find it among their own
+                process.wait()
+                raise
 
 
 Place = tuple[str, str]

@@ -134,6 +134,7 @@ def uwsgi(call: str, folder: Path) -> Started:
     command = [
         str(Path(sys.executable).with_name("uwsgi")), "--http-socket", "127.0.0.1:0", "--wsgi-file", str(script),
         "--callable", "app", "--master", "--lazy-apps", "--need-app", "--die-on-term", "--threads", "8",
+        "--worker-reload-mercy", "5",
     ]  # fmt: skip
     return command, r"bound to TCP address (127\.0\.0\.1:\d+)"
 
@@ -183,7 +184,12 @@ def serving(command: list[str], address: str, folder: Path) -> Iterator[str]:
         yield found if found.startswith("http") else f"http://{found}"
     finally:
         process.terminate()
-        process.wait(30)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
 
 
 def _wait_for_address(process: "subprocess.Popen[bytes]", log: Path, pattern: str) -> str:
