@@ -175,6 +175,24 @@ def test_code_is_hashed_as_it_was_when_it_was_built_a7(net: Path, opened: Opened
     assert answered(opened(net / "m.safetensors", **options)) == 5.0
 
 
+def test_a_build_that_is_killed_when_its_bundle_stands_has_listed_its_code_p14(
+    net: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list once came after the bundle: a bundle without one answered with old code for ever."""
+    options = {"arch": f"{net / 'net.py'}:Net", "allow_code": True}
+    rename = Path.rename
+
+    def rename_and_end(self: Path, target: Path) -> None:
+        rename(self, target)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, "rename", rename_and_end)
+        opened(net / "m.safetensors", **options)
+    (net / "layers.py").write_text(LAYERS.replace("FACTOR", "5"))
+    assert answered(opened(net / "m.safetensors", **options)) == 5.0
+
+
 @pytest.mark.parametrize("into", ["cache", "folder"])
 def test_what_a_killed_build_leaves_is_cleared_away_a15(tmp_path: Path, into: str) -> None:
     file = scaled(tmp_path / "m.onnx", 4.0)

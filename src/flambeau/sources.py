@@ -102,8 +102,7 @@ def _cached(order: BuildOrder, target: Path, before: "_Identities", *, progress:
                     raise _unwritable(home, removing) from removing
         staging.clear(home)
         try:
-            if imported := _build(order, target, before, progress=progress):
-                used.write_bytes(msgspec.json.encode(imported))
+            _build(order, target, before, progress=progress, record=used)
         except OSError as error:
             raise _unwritable(home, error) from error
     return bundle.read(target)
@@ -148,10 +147,13 @@ def build_into(
     return bundle.read(target)
 
 
-def _build(order: BuildOrder, target: Path, before: "_Identities", *, progress: Progress) -> dict[str, str]:
+def _build(
+    order: BuildOrder, target: Path, before: "_Identities", *, progress: Progress, record: Path | None = None
+) -> None:
     """Run the build process into a folder beside `target`, and move it there when it is whole.
 
-    Returns the files of own code that it imported, with their sha256; none where one was changed meanwhile.
+    `record`: where the files of own code that it imported are listed, with their sha256. That is done first: a bundle
+    whose list was lost, for its build was killed in between, would be taken for one that nobody's code belongs to.
     """
     began = time.time_ns()
     with staging.filling(target) as folder:
@@ -166,8 +168,11 @@ def _build(order: BuildOrder, target: Path, before: "_Identities", *, progress: 
             folder.chmod(0o755)
             for file in folder.rglob("*"):
                 file.chmod(0o755 if file.is_dir() else 0o644)
+        if record is not None:
+            record.unlink(missing_ok=True)
+            if imported := _hashed(used, began=began):
+                record.write_bytes(msgspec.json.encode(imported))
         folder.rename(target)
-    return _hashed(used, began=began)
 
 
 def _run_build_process(order: BuildOrder, folder: Path, progress: Progress) -> tuple[Failure | None, tuple[str, ...]]:
