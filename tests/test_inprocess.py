@@ -272,3 +272,27 @@ def test_a_python_model_takes_and_gives_values(double_py: Path) -> None:
         assert model.predict(3) == 6.0
         with pytest.raises(flambeau.InvalidInput, match="must be a number"):
             model.predict("three")
+
+
+def test_a_python_model_in_other_processes_is_refused_when_it_is_loaded(double_py: Path) -> None:
+    """Every call failed with "the model could not be reached", and bytes came as a memoryview."""
+    with pytest.raises(flambeau.SetupError, match=r"Double is a Python model.*: leave runner='processes' out"):
+        flambeau.load(f"{double_py}:Double", allow_code=True, runner="processes")
+
+
+def test_a_network_in_other_processes_answers_in_a_forked_child_too(default_bundle: Bundle, cat: bytes) -> None:
+    model = flambeau.load(default_bundle.path, runner="processes", replicas=1)
+    assert model.predict(cat).top[0].label.name == "Egyptian_cat"
+    child = os.fork()
+    if not child:
+        signal.alarm(60)
+        status = 1
+        try:
+            assert model.predict(cat).top[0].label.name == "Egyptian_cat"
+            model.close()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    assert model.predict(cat).top[0].label.name == "Egyptian_cat"
+    model.close()

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from flambeau import batching, logs, sources
 from flambeau.batching import BatchLimits
+from flambeau.bundle import PythonPipeline
 from flambeau.config import Settings
 from flambeau.errors import ConfigError, RequestError
 from flambeau.loop_thread import LoopThread, PerProcess
@@ -176,12 +177,17 @@ class LoadedModel:
 def load(source: str | Path | None = None, **options: Any) -> LoadedModel:
     """Load a model into this process: `flambeau.load("bundle").predict(image_bytes)`.
 
-    `source` and the `options` are those of `flambeau serve`, with underscores. The model is built if it has to be.
-    Raises `SetupError`.
+    `source` and the `options` are those of `flambeau serve`, with underscores. The model is built if it has to be. A
+    Python model runs in this process only (`runner="threads"`, as without the option). Raises `SetupError`.
     """
     options.setdefault("runner", "threads")
     source_options, settings = split_options({"source": None if source is None else str(source), **options})
     opened = sources.open_source(source_options, progress=lambda event: None)
+    if settings.runner == "processes" and isinstance(opened.manifest.pipeline, PythonPipeline):
+        raise ConfigError(
+            f"{opened.manifest.name} is a Python model, which is given the objects themselves, and they stay in this "
+            "process: leave runner='processes' out, or serve it (flambeau serve)"
+        )
     return LoadedModel(BlockingService(lambda: Service([opened], settings)))
 
 
