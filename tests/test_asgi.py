@@ -3,7 +3,9 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -21,6 +23,7 @@ import flambeau
 from conftest import encoded, photograph
 from flambeau.bundle import Bundle
 from flambeau.web.asgi import AsgiApp
+from fleet import wait_for
 from fronts import serving
 
 SLOW_PY = """
@@ -136,6 +139,45 @@ def test_a_model_that_cannot_be_loaded_is_a_503_and_ends_a_server_at_its_start(
 def test_what_cannot_be_built_is_told_at_once() -> None:
     with pytest.raises(flambeau.SetupError, match=r"absent\.pth does not exist"):
         flambeau.create_asgi_app("absent.pth")
+
+
+GATED_PY = """
+import pathlib, time
+import flambeau
+
+class Gated(flambeau.PythonModel):
+    def load(self):
+        pathlib.Path({folder!r}, "loading").touch()
+        while not pathlib.Path({folder!r}, "open").exists():
+            time.sleep(0.01)
+    def predict(self, batch):
+        return batch
+"""
+
+
+def test_a_child_that_is_forked_while_the_model_loads_loads_its_own_p8(
+    make: Callable[..., AsgiApp], tmp_path: Path
+) -> None:
+    """The lock that the parent's loading thread held was never free in the child: its requests waited for ever."""
+    (tmp_path / "gated.py").write_text(GATED_PY.format(folder=str(tmp_path)))
+    client = TestClient(make(f"{tmp_path / 'gated.py'}:Gated", allow_code=True, replicas=1))
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.post, "/predict", json={"input": 1})
+        wait_for((tmp_path / "loading").exists)
+        child = os.fork()
+        (tmp_path / "open").touch()
+        if not child:
+            status = 1
+            try:
+                status = 0 if client.post("/predict", json={"input": 2}).json() == {"output": 2} else 2
+            finally:
+                os._exit(status)
+        try:
+            wait_for(lambda: os.waitpid(child, os.WNOHANG) == (child, 0))
+        except BaseException:
+            os.kill(child, signal.SIGKILL)
+            raise
+        assert waiting.result(60).json() == {"output": 1}
 
 
 def test_a_websocket_is_refused(make: Callable[..., AsgiApp], double_py: Path) -> None:

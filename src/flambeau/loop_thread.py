@@ -7,7 +7,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from flambeau.errors import RequestError
 
@@ -97,9 +97,7 @@ class PerProcess(Generic[T]):
         self._closed = False
         self._lock = threading.Lock()
         self._made = (os.getpid(), make())
-        if hasattr(os, "register_at_fork"):  # a thread that the child does not have may hold the lock for ever
-            reference = weakref.ref(self)
-            os.register_at_fork(after_in_child=lambda: _renew_lock(reference))
+        renew_lock_in_children(self)
 
     def get(self) -> T:
         """This process's own. Raises `RequestError` (`draining`) when it is closed, here or before the fork."""
@@ -121,6 +119,19 @@ class PerProcess(Generic[T]):
             return None if closed or process != os.getpid() else made
 
 
-def _renew_lock(reference: "weakref.ref[PerProcess[Any]]") -> None:
-    if (found := reference()) is not None:
-        found._lock = threading.Lock()
+class Locked(Protocol):
+    """What is guarded by a lock of its own."""
+
+    _lock: threading.Lock
+
+
+def renew_lock_in_children(owner: Locked) -> None:
+    """Give forked children a lock that is free: a thread that they do not have may hold the parent's for ever."""
+    reference = weakref.ref(owner)
+
+    def renew() -> None:
+        if (found := reference()) is not None:
+            found._lock = threading.Lock()
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=renew)

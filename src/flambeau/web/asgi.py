@@ -13,6 +13,7 @@ from typing import Any
 
 from flambeau import logs
 from flambeau.errors import RequestError, SetupError
+from flambeau.loop_thread import renew_lock_in_children
 from flambeau.service import BlockingService, Service
 from flambeau.web.access.gate import Gate, Refusal
 from flambeau.web.app import make_app, open_for_others
@@ -28,6 +29,7 @@ class AsgiApp:
         self._make = make
         self._gate = gate
         self._lock = threading.Lock()
+        renew_lock_in_children(self)
         self._opened: tuple[int, BlockingService, Lane] | None = None  # the process it was opened in comes first
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
