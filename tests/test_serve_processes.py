@@ -138,3 +138,58 @@ def test_no_worker_outlives_a_killed_server_f08(serve: Serve, guarded: str) -> N
         server.process.wait(20)
         wait_for(lambda: all(map(ended, workers)))
     assert len(workers) == 2
+
+
+HANGING = """
+import time
+from pathlib import Path
+import flambeau
+
+class Hanging(flambeau.PythonModel):
+    def predict(self, batch):
+        while (Path({folder!r}) / "hang").exists():
+            time.sleep(0.01)
+        return batch
+"""
+
+
+@pytest.fixture
+def hanging(tmp_path: Path) -> str:
+    """A Python model that hangs over every input while a file is there."""
+    (tmp_path / "hanging.py").write_text(HANGING.format(folder=str(tmp_path)))
+    return f"{tmp_path}/hanging.py:Hanging"
+
+
+def test_a_model_that_hangs_over_all_inputs_is_told_and_stays_ready_for_others_a2(
+    serve: Serve, hanging: str, tmp_path: Path
+) -> None:
+    """Nobody but clients has an input for it: if that took readiness away, one of them could end the service."""
+    with serve(hanging, "--allow-code", "--replicas", 1, "--compute-timeout", 0.5) as server:
+        (tmp_path / "hang").touch()
+        for value in range(5):
+            assert "the model only hangs" not in server.log()
+            answered = server.post(json={"input": value})
+            assert (answered.status_code, answered.json()["code"]) == (504, "model_timeout")
+        wait_for(lambda: "the model only hangs: it has answered nothing since" in server.log())
+        wait_for(lambda: server.get("/readyz").status_code == 200)
+        (tmp_path / "hang").unlink()
+        assert server.post(json={"input": 0}).json() == {"output": 0}
+        assert server.post(json={"input": 7}).json() == {"output": 7}
+        wait_for(lambda: server.log().count("the model answers again") == 1)
+
+
+def test_a_model_with_golden_samples_that_hangs_over_them_is_not_ready_a2(
+    serve: Serve, hanging: str, tmp_path: Path
+) -> None:
+    """What a new worker cannot answer tells of the model: no client has chosen it."""
+    samples = tmp_path / "samples"
+    samples.mkdir()
+    (samples / "a.json").write_text('{"input": 21, "output": 21}')
+    with serve(hanging, "--allow-code", "--replicas", 1, "--compute-timeout", 0.5, "--samples", samples) as server:
+        assert server.get("/readyz").status_code == 200
+        (tmp_path / "hang").touch()
+        assert server.post(json={"input": 1}).json()["code"] == "model_timeout"
+        wait_for(lambda: server.get("/readyz").status_code == 503)
+        (tmp_path / "hang").unlink()
+        wait_for(lambda: server.get("/readyz").status_code == 200)
+        assert server.post(json={"input": 1}).json() == {"output": 1}

@@ -29,10 +29,11 @@ _HASTY_SHARE, _HASTY_SECONDS = 1 / 8, 0.5  # of --compute-timeout, and the least
 _PAUSE_AFTER_FAILURE = 1.0  # seconds, after one of our own in keeping a place
 _CRASHES_TO_FAIL, _CRASH_WINDOW = 5, 60.0  # so many deaths in so many seconds, without an answer in between
 _MODELS_OWN = ("crashed", "out_of_memory")  # deaths that tell of a broken model, as a start that fails does
-"""A hang tells of its input alone: who sends many that hang must not have the model refuse everybody else's. A model
-that hangs over all of them hangs over its next start's examples, too, or is seen by its answers; each worker lost so
-took its time, so that no pause is needed.
+"""A hang tells of its input alone: who sends many that hang must not have the model refuse everybody else's, or take it
+out of service. A model that hangs over all of them hangs over its next start's examples, too; where it has none, the
+log says so. Each worker lost so took its time, so that no pause is needed.
 """
+_HANGS_TO_TELL = 5  # without an answer in between
 
 
 class ProcessesRunner:
@@ -51,6 +52,7 @@ class ProcessesRunner:
         self._oom_kills = OomKills()
         self._crashes: deque[float] = deque(maxlen=_CRASHES_TO_FAIL)
         self._crashes_in_a_row = 0
+        self._hangs_in_a_row = 0
         self._failed = False
         self._closed = False
         self._on_change: Callable[[], None] = lambda: None
@@ -120,9 +122,7 @@ class ProcessesRunner:
         finally:
             worker.busy = False
             asyncio.get_running_loop().call_soon(self._on_change)
-        self._crashes.clear()
-        self._crashes_in_a_row = 0
-        self._failed = False
+        self._note_answer()
         return outcomes
 
     async def _keep(self, place: int, first: WorkerProcess) -> None:
@@ -147,6 +147,8 @@ class ProcessesRunner:
         logs.event("worker lost", level=logging.WARNING, model=self._spec.name, pid=worker.pid, how=how)
         if how in _MODELS_OWN:
             self._note_crash()
+        elif how == "hung":
+            self._note_hang()
         self._on_change()
 
     def _put_in(self, place: int, worker: WorkerProcess) -> None:
@@ -178,6 +180,22 @@ class ProcessesRunner:
         if self._crashes_in_a_row < 2:
             return 0.0
         return min(_FIRST_BACKOFF * 2.0 ** min(self._crashes_in_a_row - 2, 20), _LONGEST_BACKOFF)
+
+    def _note_answer(self) -> None:
+        if self._hangs_in_a_row >= _HANGS_TO_TELL:
+            logs.event("the model answers again", model=self._spec.name)
+        self._hangs_in_a_row = 0
+        self._crashes.clear()
+        self._crashes_in_a_row = 0
+        self._failed = False
+
+    def _note_hang(self) -> None:
+        self._hangs_in_a_row += 1
+        if self._hangs_in_a_row == _HANGS_TO_TELL:
+            logs.event(
+                "the model only hangs: it has answered nothing since", level=logging.ERROR, model=self._spec.name,
+                hangs=_HANGS_TO_TELL,
+            )  # fmt: skip
 
     def _note_crash(self) -> None:
         now = time.monotonic()
