@@ -41,21 +41,11 @@ class Part:
     encoding: str = ""
 
 
-def parse(body: bytes | memoryview, content_type: str, *, max_parts: int) -> list[Part]:
-    """The parts in the order sent.
+async def parse(body: bytes | memoryview, content_type: str, *, max_parts: int) -> list[Part]:
+    """The parts in the order sent. The loop is let go on after each step.
 
     Raises `RequestError` with code `invalid_multipart`, `multipart_truncated` or `too_many_parts`.
     """
-    reading = steps(body, content_type, max_parts=max_parts)
-    while True:
-        try:
-            next(reading)
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
-
-
-async def parse_in_steps(body: bytes | memoryview, content_type: str, *, max_parts: int) -> list[Part]:
-    """The same on a loop, which is let go on after each step."""
     reading = steps(body, content_type, max_parts=max_parts)
     while True:
         try:

@@ -49,7 +49,7 @@ async def submit(service: Service, request: HttpRequest) -> Submitted:
     try:
         model = chosen(service, next(iter(request.parameters("model")), ""))
         content_type = request.headers.get("content-type", "")
-        parts = await multipart.parse_in_steps(request.body, content_type, max_parts=settings.max_items)
+        parts = await multipart.parse(request.body, content_type, max_parts=settings.max_items)
         payloads = read_form(form_of(model), parts, max_depth=settings.max_json_depth)
         if request.charge is not None:
             request.charge(len(payloads) - 1)

@@ -118,7 +118,7 @@ async def _read_items(request: HttpRequest, kind: str, settings: Settings) -> li
     reading = reading_of(media_type)
     if reading == "form":
         content_type = request.headers["content-type"]
-        parts = await multipart.parse_in_steps(request.body, content_type, max_parts=settings.max_items)
+        parts = await multipart.parse(request.body, content_type, max_parts=settings.max_items)
         items = [(_form(part.name), _file(part, kind)) for part in parts if part.name in FORM_PARTS]
         if not items:
             raise _nothing_sent(kind, code="missing_file")
