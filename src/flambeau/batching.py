@@ -5,7 +5,7 @@ the other slots come for theirs soon. So batches grow by themselves under load, 
 company. What came in one turn of the loop is looked at together. Everything here runs on the loop, without locks. A
 batch of one is a batch like any other.
 
-Requests are served in turn, an item each (`flambeau.fair_queue`), and heavy items leave a slot to the others
+Requests are served in turn, an item each (`flambeau.fair_queue`), and heavy ones leave a slot to the others
 (`flambeau.heavies`).
 
 A batch whose worker was lost is not lost with it: inference can be repeated, so its entries go back to the head of the
@@ -23,7 +23,7 @@ from flambeau import logs
 from flambeau.batch_sizes import BatchSizes
 from flambeau.errors import Code, RequestError
 from flambeau.fair_queue import FairQueue
-from flambeau.heavies import HEAVY, Heavies
+from flambeau.heavies import Heavies, is_heavy
 from flambeau.metrics import ModelMetrics
 from flambeau.quarantine import Quarantine
 from flambeau.runners.base import Runner, RunnerState, Slot, Work, WorkerLostError
@@ -67,6 +67,8 @@ class _Entry:
     queued_at: float
     deadline: float
     request: int
+    place: int  # among the items of its request
+    heavy: bool
     expiry: asyncio.Handle | Watchdog | None = None
     waits: bool = False
     losses: int = 0
@@ -77,10 +79,6 @@ class _Entry:
     @property
     def size(self) -> int:
         return self.item.payload.size
-
-    @property
-    def heavy(self) -> bool:
-        return self.size > HEAVY
 
 
 class Batcher:
@@ -115,10 +113,13 @@ class Batcher:
         computed.
         """
         held = [self._quarantine and await self._quarantine.holds(item.payload) for item in items]
-        self._refuse_if_full(len(items), sum(item.payload.size for item in items))
-        request = next(self._requests)
+        loop = asyncio.get_running_loop()
+        now, size = loop.time(), sum(item.payload.size for item in items)
+        self._refuse_if_full(len(items), size)
+        request, heavy = next(self._requests), is_heavy(len(items), size)
         entries = [
-            self._enqueue(item, deadline, request, held=bool(each)) for item, each in zip(items, held, strict=True)
+            self._enqueue(_Entry(item, loop.create_future(), now, deadline, request, place, heavy), held=bool(each))
+            for place, (item, each) in enumerate(zip(items, held, strict=True))
         ]
         self._dispatch_soon()
         try:
@@ -208,18 +209,15 @@ class Batcher:
                 self._closing = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._closing)
 
-    def _enqueue(self, item: Item, deadline: float, request: int, *, held: bool) -> _Entry:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Outcome] = loop.create_future()
-        entry = _Entry(item, future, loop.time(), deadline, request)
-        entry.expiry = loop.call_at(deadline, self._expire, entry)
+    def _enqueue(self, entry: _Entry, *, held: bool) -> _Entry:
+        entry.expiry = asyncio.get_running_loop().call_at(entry.deadline, self._expire, entry)
         if held:
             self._metrics.rejected("poison_input")
             message = "this input made the model crash or hang before, and is not tried again"
-            future.set_result(Outcome(RequestError(message, code="poison_input")))
+            entry.future.set_result(Outcome(RequestError(message, code="poison_input")))
             return entry
         entry.waits = True
-        self._queue_of(entry).add(request, entry)
+        self._queue_of(entry).add(entry.request, entry)
         self._waiting_bytes += entry.size
         return entry
 
@@ -362,7 +360,7 @@ class Batcher:
         for entry in again:
             entry.waits = True
             self._waiting_bytes += entry.size
-        order = sorted((*again, *self._suspects), key=lambda entry: (entry.hurried, entry.queued_at))
+        order = sorted((*again, *self._suspects), key=lambda entry: (entry.hurried, entry.request, entry.place))
         self._suspects = deque(order)
         self._metrics.retried(len(again))
 
