@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Mapping
 
 from chaos import proc
 from chaos.client import Ask, nonce
-from chaos.ledger import percentile
 from chaos.run import Report, Run, Stage, passing
 from chaos.wire import Connection, LostError, Times, UnsentError, request
 
@@ -138,7 +137,8 @@ def _send(port: int, data: bytes, seconds: float, rest: float) -> int:
             sent += 1
             with contextlib.suppress(OSError):
                 sock.sendall(data)
-                sock.shutdown(socket.SHUT_WR) if rest else None
+                if rest:  # a sink gives no answer, and ends when there is no more
+                    sock.shutdown(socket.SHUT_WR)
                 while sock.recv(65536):
                     pass
         time.sleep(max(0.0, min(now + rest, ends) - time.monotonic()))
@@ -193,45 +193,44 @@ async def _ping(stage: Stage, seconds: float) -> float:
 async def many_uploads(run: Run) -> Report:
     """Uploads that stop just before their end, beside clients that predict; then they leave."""
     what = f"{_UPLOADS} uploads of 32 MiB that stop at 99 %, --max-inflight-bytes {_BUDGET // _MIB} MiB"
-    phase = "alone"
-
-    def make(rng: random.Random) -> Ask:
-        return Ask(nonce(rng), group=phase)
-
+    others = _Others(run)
+    flags = (*_FLAGS, "--max-inflight-bytes", str(_BUDGET), "--body-timeout", "60")
+    data = _HEAD.format("application/octet-stream", _LARGEST).encode() + bytes(_LARGEST * 99 // 100)
     held: list[socket.socket] = []
-    flags = ("--replicas", "2", "--max-batch-size", "8", "--max-inflight-bytes", str(_BUDGET), "--body-timeout", "60")
-    async with run.stage("Slow20", *flags) as stage, stage.load(make, clients=max(2, run.clients // 4)):
+    async with run.stage("Slow20", *flags) as stage, others.on(stage), _sink() as sink:
         await passing(1.0)
-        stage.ledger.rows.clear()
-        await passing(max(run.seconds / 4, _ROUND))
+        async with others.during("alone"):
+            await passing(max(run.seconds / 4, _ROUND))
+        async with others.during("to a sink"):
+            for _ in range(_UPLOADS):
+                (await asyncio.to_thread(_upload, sink, data)).close()
         before, most = proc.resident(stage.server.pid), 0
-        phase = "beside"
-        for _ in range(_UPLOADS):
-            held.append(await asyncio.to_thread(_upload, stage))
-            most = max(most, proc.resident(stage.server.pid) - before)
-        refused = sum(map(_is_refused, held))
-        for sock in held:
-            sock.close()
-        await passing(1.0)
-        phase = "after"
+        async with others.during("beside"):
+            for _ in range(_UPLOADS):
+                held.append(await asyncio.to_thread(_upload, stage.server.port, data))
+                most = max(most, proc.resident(stage.server.pid) - before)
+            refused = await asyncio.to_thread(lambda: sum(map(_is_refused, held)))
+            for sock in held:
+                sock.close()
+            await passing(1.0)
         await passing(1.0)
         left = proc.resident(stage.server.pid) - before
     stage.require(most < 1.5 * _BUDGET, f"the front grew by {most / _MIB:.0f} MiB")
     stage.require(left < 32 * _MIB, f"{left / _MIB:.0f} MiB are left in the front")
     stage.require(refused >= _UPLOADS - _BUDGET // _LARGEST - 1, f"only {refused} uploads were refused")
-    p99 = {name: 1000 * percentile((row.seconds for row in stage.ledger.rows if row.group == name), 0.99)
-           for name in ("alone", "beside")}  # fmt: skip
+    others.judge("beside", beside=("alone", "to a sink"))
     figures = (
         f"front +{most / _MIB:.0f} MiB, and {left / _MIB:+.0f} MiB when they had left; {refused} uploads told 503; "
-        f"others' p99 {p99['alone']:.0f} ms alone, {p99['beside']:.0f} ms beside; {stage.ledger.summary()}"
+        f"others' p99 {others.p99('alone'):.0f} ms alone, {others.p99('beside'):.0f} ms beside them, "
+        f"{others.p99('to a sink'):.0f} ms beside the same to a sink; {stage.ledger.summary()}"
     )
     return run.report("A12", what, figures, stage)
 
 
-def _upload(stage: Stage) -> socket.socket:
-    sock = socket.create_connection(("127.0.0.1", stage.server.port), timeout=30)
+def _upload(port: int, data: bytes) -> socket.socket:
+    sock = socket.create_connection(("127.0.0.1", port), timeout=30)
     with contextlib.suppress(OSError):  # it may be refused meanwhile
-        sock.sendall(_HEAD.format("application/octet-stream", _LARGEST).encode() + bytes(_LARGEST * 99 // 100))
+        sock.sendall(data)
     return sock
 
 

@@ -177,6 +177,8 @@ class Batcher:
         """The share of one slot of so many: at least one entry, no more bytes together than a frame may have (P5)."""
         share = -(-len(queue) // max(1, sharing))
         size = min(max(share, self.sizes.least), self.sizes.most, len(queue))
+        if self._waiting_bytes <= LARGEST_BATCH:  # as nearly always
+            return [queue.take() for _ in range(size)]
         batch = [queue.take()]
         held = batch[0].size
         while len(batch) < size and (held := held + queue.first().size) <= LARGEST_BATCH:
