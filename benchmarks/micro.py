@@ -23,7 +23,8 @@ import numpy as np
 from PIL import Image
 
 from flambeau import bundle, logs
-from flambeau.batching import Batcher, BatchLimits, BatchSizes
+from flambeau.batch_sizes import BatchSizes
+from flambeau.batching import Batcher, BatchLimits
 from flambeau.bundle import Activation
 from flambeau.metrics import Metrics
 from flambeau.pipelines import json_document

@@ -7,8 +7,10 @@ import random
 import pytest
 
 from batch_bench import LONG, Bench, on_loop, settle
-from flambeau.batching import LARGEST_BATCH, BatchSizes, measured_sizes
+from flambeau.batch_sizes import BatchSizes, measured_sizes
+from flambeau.batching import LARGEST_BATCH
 from flambeau.errors import RequestError
+from flambeau.heavies import MOST_BYTES
 from flambeau.runners.base import Cost
 from flambeau.types import Item, Options, Payload
 
@@ -50,7 +52,152 @@ async def test_large_items_are_computed_alone_p5() -> None:
     for task in tasks:
         await task
     sizes = [[len(data) for data in batch] for batch in bench.runner.batches]
-    assert sizes == [[1], [LARGEST_BATCH - 1, 1], [1], [LARGEST_BATCH + 1], [1]]
+    assert sizes == [[1], [LARGEST_BATCH - 1], [1, 1, 1], [LARGEST_BATCH + 1]]
+
+
+@on_loop
+async def test_heavy_items_go_together_as_far_as_a_frame_reaches_p5() -> None:
+    bench = Bench(size=8, byte_limit=4 * LARGEST_BATCH)
+    third = bytes(LARGEST_BATCH // 3)
+    busy = await bench.asked(b"a")
+    tasks = [await bench.asked(third) for _ in range(4)]
+    bench.runner.gate.set()
+    for task in (busy, *tasks):
+        await task
+    assert [len(batch) for batch in bench.runner.batches] == [1, 3, 1]
+
+
+@on_loop
+async def test_a_lone_item_waits_for_one_item_of_every_request_ahead_a11() -> None:
+    bench = Bench(size=1)
+    form = await bench.asked(*[b"form%d" % number for number in range(8)])
+    pair = await bench.asked(b"pair0", b"pair1")
+    lone = await bench.asked(b"lone")
+    late = await bench.asked(b"late")
+    bench.runner.gate.set()
+    assert await late == [b"<late>"]
+    assert bench.runner.batches[:5] == [[b"form0"], [b"form1"], [b"pair0"], [b"lone"], [b"late"]]
+    assert await lone == [b"<lone>"]
+    assert await pair == [b"<pair0>", b"<pair1>"]
+    assert await form == [b"<form%d>" % number for number in range(8)]
+
+
+@on_loop
+async def test_a_request_of_some_items_is_not_starved_by_lone_ones_a11() -> None:
+    """An item of it is taken in every round, while others never cease to come."""
+    bench = Bench(size=1)
+    bench.runner.gate.set()
+    stopped = asyncio.Event()
+    clients = [asyncio.create_task(_ask_again(bench, stopped)) for _ in range(3)]
+    assert await asyncio.wait_for(bench.ask(*[b"form%d" % number for number in range(8)]), 30)
+    stopped.set()
+    assert sum(await asyncio.gather(*clients)) <= 4 * 8, "three for each item of the form, and what came last"
+
+
+async def _ask_again(bench: Bench, stopped: asyncio.Event) -> int:
+    """A client that asks for one item again and again: how often."""
+    asked = 0
+    while not stopped.is_set():
+        assert await bench.ask(b"lone") == [b"<lone>"]
+        asked += 1
+    return asked
+
+
+@on_loop
+async def test_a_lone_item_waits_for_one_batch_of_a_large_form_a11() -> None:
+    bench = Bench(size=8)
+    form = await bench.asked(*[b"form%d" % number for number in range(62)])
+    lone = await bench.asked(b"lone")
+    bench.runner.gate.set()
+    assert await lone == [b"<lone>"]
+    assert bench.runner.batches[:2] == [[b"form%d" % number for number in range(8)], [b"lone"]]
+    assert await form == [b"<form%d>" % number for number in range(62)]
+    assert [len(batch) for batch in bench.runner.batches] == [8, 1, 8, 8, 8, 8, 8, 8, 6]
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_large_form_is_not_starved_by_lone_items_a11(slots: int) -> None:
+    async def ask() -> None:
+        bench = Bench(size=4, slots=slots)
+        bench.runner.gate.set()
+        stopped = asyncio.Event()
+        clients = [asyncio.create_task(_ask_again(bench, stopped)) for _ in range(9)]
+        await settle()
+        form = [b"form%d" % number for number in range(62)]
+        assert await asyncio.wait_for(bench.ask(*form), 30) == [b"<%b>" % data for data in form]
+        stopped.set()
+        await asyncio.gather(*clients)
+        assert all(len({data[:4] for data in batch}) == 1 for batch in bench.runner.batches), "in no batch together"
+
+    asyncio.run(ask())
+
+
+@on_loop
+async def test_what_is_left_of_a_request_keeps_its_order_when_some_of_it_has_gone() -> None:
+    """A deadline takes out what waits of one request, and a client that leaves another; the counts stay exact."""
+    bench = Bench(size=2)
+    busy = await bench.asked(b"busy")
+    expires = asyncio.create_task(bench.ask(b"x", b"y", seconds=0.01))
+    gone, stays = await bench.asked(b"ab", b"cd", b"ef"), await bench.asked(b"1", b"2", b"3")
+    assert await expires == ["deadline_exceeded"] * 2
+    gone.cancel()
+    await settle()
+    assert (bench.count("queue_items"), bench.count("queue_bytes")) == (3, 3)
+    bench.runner.gate.set()
+    assert [await busy, await stays] == [[b"<busy>"], [b"<1>", b"<2>", b"<3>"]]
+    assert bench.runner.batches == [[b"busy"], [b"1", b"2"], [b"3"]]
+    assert (bench.count("queue_items"), bench.count("queue_bytes")) == (0, 0)
+
+
+_HEAVY = bytes(MOST_BYTES + 1)
+
+
+@on_loop
+async def test_heavy_items_leave_a_slot_to_others_while_those_come_a11() -> None:
+    bench = Bench(slots=2, size=1, byte_limit=10 * len(_HEAVY))
+    light = await bench.asked(b"a")
+    heavy = [await bench.asked(_HEAVY) for _ in range(3)]
+    assert [len(batch[0]) for batch in bench.runner.batches] == [1, len(_HEAVY)]
+    bench.runner.before = asyncio.Event().wait  # whatever comes later, for as long as the test
+    bench.runner.gate.set()
+    await light
+    await settle()
+    assert [len(batch[0]) for batch in bench.runner.batches] == [1, len(_HEAVY), len(_HEAVY)], "the first was through"
+    lights = [await bench.asked(b"b"), await bench.asked(b"c")]
+    assert bench.runner.batches[3:] == [[b"b"]], "a slot was left, and the next heavy one does not take it"
+    for task in (*heavy, *lights):
+        task.cancel()
+
+
+@on_loop
+async def test_heavy_items_have_every_slot_where_nobody_else_comes() -> None:
+    bench = Bench(slots=2, size=1, byte_limit=10 * len(_HEAVY))
+    tasks = [await bench.asked(_HEAVY) for _ in range(3)]
+    assert len(bench.runner.batches) == 2
+    bench.runner.gate.set()
+    for task in tasks:
+        await task
+
+
+@on_loop
+async def test_heavy_items_have_every_slot_soon_after_the_others_have_gone() -> None:
+    bench = Bench(slots=2, size=1, byte_limit=10 * len(_HEAVY))
+    bench.runner.gate.set()
+    await bench.ask(b"a")
+    hold, began = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def compute() -> None:
+        began.release()
+        await hold.wait()
+
+    bench.runner.before = compute
+    tasks = [await bench.asked(_HEAVY) for _ in range(2)]
+    assert len(bench.runner.batches) == 2
+    for _ in range(2):
+        await asyncio.wait_for(began.acquire(), 30)
+    hold.set()
+    for task in tasks:
+        await task
 
 
 @on_loop
@@ -184,7 +331,7 @@ async def test_a_full_queue_is_refused_at_once_by_items_and_all_or_nothing() -> 
     assert _code(await bench.asked(b"g")) == "queue_full"
     bench.runner.gate.set()
     assert [await task for task in tasks] == [[b"<a>"], [b"<b>", b"<c>"], [b"<f>"]]
-    assert bench.runner.batches == [[b"a"], [b"b", b"c", b"f"]]
+    assert bench.runner.batches == [[b"a"], [b"b", b"f", b"c"]]
     assert bench.count("rejections_total", code="queue_full") == 2
 
 
@@ -367,7 +514,7 @@ async def _mixture(chance: random.Random, delay: float) -> None:
     bench.runner.before = compute
     requests: dict[asyncio.Task[list[bytes | str]], list[bytes]] = {}
     for number in range(300):
-        data = [b"%d.%d" % (number, part) for part in range(chance.choice((1, 1, 1, 2, 4)))]
+        data = [b"%d.%d" % (number, part) for part in range(chance.choice((1, 1, 1, 2, 4, 9)))]
         seconds = chance.choice((LONG, LONG, LONG, 0.0, 0.0005))
         requests[asyncio.create_task(bench.ask(*data, seconds=seconds))] = data
         for _ in range(chance.randrange(6)):

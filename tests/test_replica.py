@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from flambeau import bundle
-from flambeau.batching import measured_sizes
+from flambeau.batch_sizes import measured_sizes
 from flambeau.bundle import Bundle, CodeReference, Manifest, PythonPipeline, Source
 from flambeau.errors import CodeNotAllowed, EngineError, InvalidInput, RequestError, SourceError
 from flambeau.pipelines.tensor import TensorPipeline

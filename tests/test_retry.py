@@ -9,7 +9,7 @@ import random
 import pytest
 
 from batch_bench import LONG, Bench, Loss, on_loop, settle
-from flambeau.batching import BatchSizes
+from flambeau.batch_sizes import BatchSizes
 from flambeau.errors import RequestError
 from flambeau.runners.base import RunnerState
 

@@ -5,22 +5,28 @@ the other slots come for theirs soon. So batches grow by themselves under load, 
 company. What came in one turn of the loop is looked at together. Everything here runs on the loop, without locks. A
 batch of one is a batch like any other.
 
+Requests are served in turn, an item each (`flambeau.fair_queue`), and heavy ones leave a slot to the others
+(`flambeau.heavies`).
+
 A batch whose worker was lost is not lost with it: inference can be repeated, so its entries go back to the head of the
 queue as suspects. Suspects run alone, one at a time, so that a second loss names the guilty one.
 """
 
 import asyncio
-import math
+import itertools
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from flambeau import logs
+from flambeau.batch_sizes import BatchSizes
 from flambeau.errors import Code, RequestError
+from flambeau.fair_queue import FairQueue
+from flambeau.heavies import Heavies, is_heavy
 from flambeau.metrics import ModelMetrics
 from flambeau.quarantine import Quarantine
-from flambeau.runners.base import Cost, Runner, RunnerState, Slot, Work, WorkerLostError
+from flambeau.runners.base import Runner, RunnerState, Slot, Work, WorkerLostError
 from flambeau.runners.watchdog import Watchdog
 from flambeau.types import Item, Outcome, Timings
 
@@ -53,41 +59,6 @@ class BatchLimits:
 LARGEST_BATCH = 32 * 1024 * 1024
 """Bytes of several items together: who sends much is computed alone, and no frame is larger than a worker takes."""
 
-_MOST = 32  # items
-_PAYS = 0.85  # two items together must take less than so much of their time one after the other
-_LONGEST_BATCH = 0.1  # seconds, by the time of two: how long a batch may keep a newcomer waiting
-_UNBROKEN = 0.025  # seconds of work at a stretch, beside which the hand-over to a worker (up to 1 ms) is small
-_WORTH_A_SLOT = 0.0005  # seconds of work: to wake a worker costs half of it
-
-
-@dataclass(frozen=True, slots=True)
-class BatchSizes:
-    """How many items a batch has at most; and how many a slot is given at least, before another shares with it."""
-
-    most: int
-    least: int = 1
-
-
-def measured_sizes(cost: Cost | None, *, most: int = 0) -> BatchSizes:
-    """The sizes for a model of that cost; `most` where somebody has said it, 0 to find it here.
-
-    What a batch saves is the cost of a call. Where that is small against the item, a long batch only makes all of its
-    items wait for the last; then a slot is given what keeps it busy for 25 ms, so that it seldom waits for the front.
-    """
-    if cost is None:
-        return BatchSizes(most or UNMEASURED)
-    each = cost.two / 2
-    if not math.isfinite(each):  # two together failed, or would be held for too long
-        return BatchSizes(most or 1)
-    if not most:
-        stretch = _LONGEST_BATCH if each < _PAYS * cost.one else _UNBROKEN
-        most = max(1, int(min(_MOST, stretch / each)))
-    return BatchSizes(most, least=max(1, int(min(most, _WORTH_A_SLOT / each))))
-
-
-UNMEASURED = 8
-"""Items: what a Python model is given at most, for it asked for lists."""
-
 
 @dataclass(eq=False, slots=True)
 class _Entry:
@@ -95,6 +66,9 @@ class _Entry:
     future: "asyncio.Future[Outcome]"
     queued_at: float
     deadline: float
+    request: int
+    place: int  # among the items of its request
+    heavy: bool
     expiry: asyncio.Handle | Watchdog | None = None
     waits: bool = False
     losses: int = 0
@@ -116,7 +90,9 @@ class Batcher:
         self.sizes = BatchSizes(limits.max_batch_size)
         """By the limits, until the replicas have been measured."""
         self._metrics = metrics
-        self._queue: deque[_Entry] = deque()
+        self._requests = itertools.count()
+        self._queue: FairQueue[_Entry] = FairQueue()  # of what is not heavy
+        self._heavies: Heavies[_Entry] = Heavies()
         self._suspects: deque[_Entry] = deque()
         self._suspect_runs = False
         self._suspects_rest = 0.0
@@ -137,8 +113,14 @@ class Batcher:
         computed.
         """
         held = [self._quarantine and await self._quarantine.holds(item.payload) for item in items]
-        self._refuse_if_full(len(items), sum(item.payload.size for item in items))
-        entries = [self._enqueue(item, deadline, held=bool(each)) for item, each in zip(items, held, strict=True)]
+        loop = asyncio.get_running_loop()
+        now, size = loop.time(), sum(item.payload.size for item in items)
+        self._refuse_if_full(len(items), size)
+        request, heavy = next(self._requests), is_heavy(len(items), size)
+        entries = [
+            self._enqueue(_Entry(item, loop.create_future(), now, deadline, request, place, heavy), held=bool(each))
+            for place, (item, each) in enumerate(zip(items, held, strict=True))
+        ]
         self._dispatch_soon()
         try:
             return [await entry.future for entry in entries]
@@ -179,23 +161,39 @@ class Batcher:
                 return
             self._suspect_runs = True
             self._begin(slot, [self._suspects.popleft()], "suspect")
-        sharing = self._runner.slots()
-        while self._queue and (reason := self._why_close()):
+        slots = self._runner.slots()
+        while self._is_heavies_turn(slots) and (reason := self._why_close(self._heavies.queue)):
             if (slot := self._runner.reserve()) is None:
                 return
-            share = -(-len(self._queue) // max(1, sharing))
+            self._begin(slot, self._take(self._heavies.queue, slots), reason)
+        sharing = slots - self._heavies.running
+        while self._queue and (reason := self._why_close(self._queue)):
+            if (slot := self._runner.reserve()) is None:
+                return
+            self._begin(slot, self._take(self._queue, sharing), reason)
             sharing -= 1
-            size = min(max(share, self.sizes.least), self.sizes.most, len(self._queue))
-            self._begin(slot, self._take_from_queue(size), reason)
 
-    def _take_from_queue(self, size: int) -> list[_Entry]:
-        """At most so many entries, at least one, and no more bytes together than a frame may have (P5)."""
-        batch = [self._queue.popleft()]
+    def _take(self, queue: FairQueue[_Entry], sharing: int) -> list[_Entry]:
+        """The share of one slot of so many: at least one entry, no more bytes together than a frame may have (P5)."""
+        share = -(-len(queue) // max(1, sharing))
+        size = min(max(share, self.sizes.least), self.sizes.most, len(queue))
+        if self._waiting_bytes <= LARGEST_BATCH:  # as nearly always
+            return [queue.take() for _ in range(size)]
+        batch = [queue.take()]
         held = batch[0].size
-        while self._queue and len(batch) < size and held + self._queue[0].size <= LARGEST_BATCH:
-            batch.append(self._queue.popleft())
-            held += batch[-1].size
+        while len(batch) < size and (held := held + queue.first().size) <= LARGEST_BATCH:
+            batch.append(queue.take())
         return batch
+
+    def _is_heavies_turn(self, slots: int) -> bool:
+        if not self._heavies.queue:
+            return False
+        now = asyncio.get_running_loop().time()
+        if self._heavies.may_go(now, slots=slots, others_wait=bool(self._queue)):
+            return True
+        if not self._queue:  # nothing else might call `dispatch` when the others count as gone
+            self._wake_at_latest(self._heavies.alone_at)
+        return False
 
     def _is_suspects_turn(self) -> bool:
         """Suspects go first, one at a time. Where there is but one slot, after a suspect that took long the others have
@@ -204,7 +202,7 @@ class Batcher:
         if not self._suspects or self._suspect_runs:
             return False
         resting = asyncio.get_running_loop().time() < self._suspects_rest
-        return not (resting and self._queue and self._runner.slots() <= 1)
+        return not (resting and (self._queue or self._heavies.queue) and self._runner.slots() <= 1)
 
     async def close(self) -> None:
         """Wait until all that was taken is answered."""
@@ -213,20 +211,20 @@ class Batcher:
                 self._closing = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._closing)
 
-    def _enqueue(self, item: Item, deadline: float, *, held: bool) -> _Entry:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Outcome] = loop.create_future()
-        entry = _Entry(item, future, loop.time(), deadline)
-        entry.expiry = loop.call_at(deadline, self._expire, entry)
+    def _enqueue(self, entry: _Entry, *, held: bool) -> _Entry:
+        entry.expiry = asyncio.get_running_loop().call_at(entry.deadline, self._expire, entry)
         if held:
             self._metrics.rejected("poison_input")
             message = "this input made the model crash or hang before, and is not tried again"
-            future.set_result(Outcome(RequestError(message, code="poison_input")))
+            entry.future.set_result(Outcome(RequestError(message, code="poison_input")))
             return entry
         entry.waits = True
-        self._queue.append(entry)
+        self._queue_of(entry).add(entry.request, entry)
         self._waiting_bytes += entry.size
         return entry
+
+    def _queue_of(self, entry: _Entry) -> FairQueue[_Entry]:
+        return self._heavies.queue if entry.heavy else self._queue
 
     def _expire(self, entry: _Entry) -> None:
         if not entry.waits and asyncio.get_running_loop().time() > entry.deadline + _LATE:
@@ -242,13 +240,16 @@ class Batcher:
 
     def _withdraw(self, entry: _Entry) -> None:
         """Take out an entry that still waits: its caller is gone, or its deadline has passed."""
-        (self._suspects if entry in self._suspects else self._queue).remove(entry)
+        if entry in self._suspects:
+            self._suspects.remove(entry)
+        else:
+            self._queue_of(entry).remove(entry.request, entry)
         entry.waits = False
         self._waiting_bytes -= entry.size
         self._end_if_idle()
 
     def _count_waiting(self) -> int:
-        return len(self._queue) + len(self._suspects)
+        return len(self._queue) + len(self._heavies.queue) + len(self._suspects)
 
     def _is_idle(self) -> bool:
         return not self._running and not self._count_waiting()
@@ -257,29 +258,33 @@ class Batcher:
         if self._closing is not None and not self._closing.done() and self._is_idle():
             self._closing.set_result(None)
 
-    def _why_close(self) -> Reason | None:
-        """Why the next batch closes now, or `None` when it is to wait; then `dispatch` is called again in time."""
-        if len(self._queue) >= self.sizes.most:
+    def _why_close(self, queue: FairQueue[_Entry]) -> Reason | None:
+        """Why the queue's next batch closes now; `None`: it is to wait, and `dispatch` will be called again in time."""
+        if len(queue) >= self.sizes.most:
             return "full"
         if not self._limits.max_queue_delay:
             return "drained"
-        loop = asyncio.get_running_loop()
-        due = self._queue[0].queued_at + self._limits.max_queue_delay
-        if loop.time() >= due:
+        due = min(entry.queued_at for entry in queue.firsts()) + self._limits.max_queue_delay
+        if asyncio.get_running_loop().time() >= due:
             return "delay"
-        if self._wake_at is None or self._wake_at > due:
-            self._wake_at = due
-            loop.call_at(due, self._wake)
+        self._wake_at_latest(due)
         return None
 
+    def _wake_at_latest(self, due: float) -> None:
+        if self._wake_at is None or self._wake_at > due:
+            self._wake_at = due
+            asyncio.get_running_loop().call_at(due, self._wake)
+
     def _wake(self) -> None:
-        self._wake_at = None  # a timer may come a little early: then `_why_close` asks for another
+        self._wake_at = None  # a timer may come a little early: then who asked for it asks for another
         self.dispatch()
 
     def _begin(self, slot: Slot, batch: list[_Entry], reason: Reason) -> None:
         for entry in batch:
             entry.waits = False
             self._waiting_bytes -= entry.size
+        if batch[0].heavy:
+            self._heavies.began()
         self._metrics.batch(len(batch), reason)
         task = asyncio.get_running_loop().create_task(self._run(slot, batch, suspect=reason == "suspect"))
         self._running.add(task)
@@ -317,10 +322,15 @@ class Batcher:
                 if not entry.future.done():
                     entry.future.set_result(Outcome(outcome.result, timings))
         finally:
+            now = loop.time()
+            took = now - started
+            if batch[0].heavy:
+                self._heavies.ended(now, took=took)
+            else:
+                self._heavies.others_ran(now)
             if suspect:
                 self._suspect_runs = False
-                now = loop.time()
-                self._suspects_rest = now + (took if (took := now - started) > _LONG else 0.0)
+                self._suspects_rest = now + (took if took > _LONG else 0.0)
 
     def _take_back(self, batch: list[_Entry], loss: WorkerLostError) -> None:
         """The worker is gone. An entry that was alone with it is guilty, unless somebody else killed the worker."""
@@ -352,13 +362,13 @@ class Batcher:
         for entry in again:
             entry.waits = True
             self._waiting_bytes += entry.size
-        order = sorted((*again, *self._suspects), key=lambda entry: (entry.hurried, entry.queued_at))
+        order = sorted((*again, *self._suspects), key=lambda entry: (entry.hurried, entry.request, entry.place))
         self._suspects = deque(order)
         self._metrics.retried(len(again))
 
     def _refuse_all(self) -> None:
         """No replica will answer: what waits is told so now and not at its deadline."""
-        for entry in (*self._suspects, *self._queue):
+        for entry in (*self._suspects, *self._heavies.queue, *self._queue):
             entry.waits = False
             _resolve(
                 entry,
@@ -367,6 +377,7 @@ class Batcher:
                 ),
             )
         self._suspects.clear()
+        self._heavies.queue.clear()
         self._queue.clear()
         self._waiting_bytes = 0
         self._end_if_idle()

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flambeau import engines, logs, runners, usercode
-from flambeau.batching import UNMEASURED, Batcher, BatchLimits, measured_sizes
+from flambeau.batch_sizes import UNMEASURED, measured_sizes
+from flambeau.batching import Batcher, BatchLimits
 from flambeau.bundle import Bundle, ImagePipeline, Manifest, PythonPipeline
 from flambeau.config import Placement, Settings, place, usable_cores
 from flambeau.engines import optimised
