@@ -245,11 +245,13 @@ class Bundle:
     def member(self, name: str) -> Path:
         """The path of a member. Raises `BundleError` when the manifest does not list it, or it was changed.
 
-        The weights of a graph, which may lie beside it as NAME.data, go with it.
+        The weights of a graph go with it: they may lie beside it as NAME.data, and those of the plain graph in the
+        file that PyTorch reads.
         """
         if name not in self.manifest.members:
             raise BundleError(f"bundle {self.path} has no {name}: build it again with flambeau build")
-        for each in {name, f"{name}.data"} & self.manifest.members.keys() - self._verified:
+        needed = {name, f"{name}.data", *([WEIGHTS] if name == ONNX else [])}
+        for each in needed & self.manifest.members.keys() - self._verified:
             _verify(self.path, each, self.manifest.members[each])
             self._verified.add(each)
         return self.path / name

@@ -152,7 +152,7 @@ def _outputs_apart(expected: Tensors, found: Tensors, *, classes: bool) -> str |
             return f"{name} is {shape} where {list(rows.shape)} is expected"
         if not np.isfinite(found[name]).all():
             return f"{name} holds numbers that are not finite"
-        measured = agreement.measure(rows, found[name], classes=classes)
+        measured = agreement.measure(rows, found[name], classes=classes, each=True)
         if not measured.holds:
             top = "" if measured.same_top_class else ", with another top class"
             return f"{name} is {measured.difference:.1e} apart (tolerance {measured.tolerance:.0e}){top}"

@@ -9,6 +9,7 @@ import importlib.metadata
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -38,6 +39,9 @@ from flambeau.process import give_memory_back
 from flambeau.staging import no_space
 from flambeau.types import Label, Task, Tensors
 from flambeau.version import VERSION
+
+if TYPE_CHECKING:
+    from flambeau.build.shared import Stored
 
 Say = Callable[[Event], None]
 
@@ -82,7 +86,8 @@ class _Build:
         checked = [(inputs, eager), *self._collect(filled, pipeline)]
         ready = filled.exports == "ready"
         self._step("taking its graph as it is" if ready else "exporting it for ONNX Runtime")
-        error = self._export(filled, inputs)
+        stored = self._store(filled)
+        error = self._export(filled, inputs, stored)
         give_memory_back()
         self._step("checking that its answers repeat" if ready else "checking the export against PyTorch")
         one_row = probed.one_row is not None
@@ -234,14 +239,25 @@ class _Build:
         bundle.write_labels(self._folder, named)
         return named
 
-    def _export(self, filled: Filled, inputs: Tensors) -> str | None:
+    def _store(self, filled: Filled) -> "Stored | None":
+        """Write the weights that PyTorch itself would serve with, where it could. Raises `SourceError`."""
+        if filled.architecture is None:
+            return None
+        from torch import nn
+
+        from flambeau.build import shared
+
+        assert isinstance(filled.network, nn.Module)  # only such have an architecture
+        return shared.store(filled.network, self._folder / bundle.WEIGHTS)
+
+    def _export(self, filled: Filled, inputs: Tensors, stored: "Stored | None") -> str | None:
         """Export the network. Returns why not, where it cannot be exported: then PyTorch itself will serve it."""
         if filled.exports == "ready":
             return None
         from flambeau.build import export
 
         try:
-            export.export(filled, inputs[filled.input.name], self._graph)
+            export.export(filled, inputs[filled.input.name], self._graph, stored)
         except Exception as error:  # the exporter's own tree of exceptions is large and not public
             if no_space(error):
                 raise
@@ -278,19 +294,11 @@ class _Build:
             self._tell(f"ONNX Runtime agrees with PyTorch: {found}")
 
     def _write(self, filled: Filled, manifest: Manifest) -> None:
-        """Write the weights and the code that PyTorch itself would serve with, and the manifest over all."""
+        """Write the code that PyTorch itself would serve with, and the manifest over all."""
         architecture = filled.architecture
-        if architecture is not None:
-            from torch import nn
-
-            from flambeau.build.reading import tensors_file
-
-            assert isinstance(filled.network, nn.Module)  # only such have an architecture
-            with (self._folder / bundle.WEIGHTS).open("wb") as file:
-                tensors_file.write(filled.network.state_dict(), file, say=lambda done, of: None)
-            if architecture.code is not None:
-                kept = code.keep_code(architecture.code, self._folder, portable=self._order.portable)
-                architecture = msgspec.structs.replace(architecture, code=kept)
+        if architecture is not None and architecture.code is not None:
+            kept = code.keep_code(architecture.code, self._folder, portable=self._order.portable)
+            architecture = msgspec.structs.replace(architecture, code=kept)
         bundle.write_manifest(self._folder, msgspec.structs.replace(manifest, architecture=architecture))
 
 

@@ -30,7 +30,7 @@ def check(
         [(name, expected)] = outputs.items()
         rows = [{key: array[i : i + 1] for key, array in inputs.items()} for i in range(len(expected))]
         alone = np.concatenate([session.run([name], row)[0] for row in rows])
-        found.append(agreement.measure(expected, alone, classes=classes))
+        found.append(agreement.measure(expected, alone, classes=classes, each=True))
         if free:
-            found.append(agreement.measure(expected, session.run([name], inputs)[0], classes=classes))
+            found.append(agreement.measure(expected, session.run([name], inputs)[0], classes=classes, each=True))
     return max(found, key=lambda each: (not each.holds, each.difference))

@@ -3,21 +3,24 @@
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import torch
 from torch import nn
 
 from flambeau.architectures.returned import Answering
+from flambeau.build import shared
 from flambeau.build.filled import Filled
+from flambeau.build.shared import Stored
 
-_ONE_FILE_LIMIT = 50_000_000
+ONE_FILE_LIMIT = 50_000_000
 """Bytes. More weights than that lie in a file beside the graph, `model.onnx.data`, which is mapped: within the graph
 they would be in memory three times while it is written and twice while it is loaded, and it ends at 2 GiB."""
 
 
-def export(filled: Filled, rows: np.ndarray, file: Path) -> None:
+def export(filled: Filled, rows: np.ndarray, file: Path, stored: Stored | None) -> None:
     """Write the ONNX graph, with a free number of rows unless the network has its own. `rows` are such as it takes.
 
-    Raises what torch raises.
+    What is `stored` beside it already, it refers to. Raises what torch raises.
     """
     network = answering(filled)
     sample = torch.from_numpy(rows)
@@ -39,11 +42,24 @@ def export(filled: Filled, rows: np.ndarray, file: Path) -> None:
         verbose=False,
     )
     assert program is not None  # a path was not given, so the program is returned
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
-    program.save(file, external_data=weights > _ONE_FILE_LIMIT)
+    if stored is not None:
+        shared.refer(program.model, stored)
+    _save(program.model, file)
     # onnxscript's rewriting rules keep the graph they saw last, and that a second copy of the weights: this lets it go
     for value in program.model.graph.initializers.values():
         value.const_value = None
+
+
+def _save(model: ir.Model, file: Path) -> None:
+    """Write the graph, its own weights within it or beside it; those that lie elsewhere already stay there."""
+    given = [value for value in model.graph.initializers.values() if value.const_value is not None]
+    own = [value for value in given if not isinstance(value.const_value, ir.ExternalTensor)]
+    if sum(value.const_value.nbytes for value in own if value.const_value is not None) > ONE_FILE_LIMIT:
+        tensors = [value.const_value for value in own if value.const_value is not None]
+        beside = ir.external_data.convert_tensors_to_external(tensors, file.parent, f"{file.name}.data")
+        for value, tensor in zip(own, beside, strict=True):
+            value.const_value = tensor
+    ir.save(model, file)
 
 
 def answering(filled: Filled) -> nn.Module:

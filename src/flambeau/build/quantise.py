@@ -20,7 +20,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from safetensors.numpy import save_file
 
 from flambeau import agreement, machine, samples
-from flambeau.bundle import INT8_ONNX, INT8_PROBES, ONNX
+from flambeau.bundle import INT8_ONNX, INT8_PROBES, ONNX, WEIGHTS
 from flambeau.errors import InvalidInput, SourceError
 from flambeau.measurements import Quantised
 from flambeau.pipelines.base import Pipeline
@@ -31,6 +31,7 @@ MOST = 1000
 POOR = 0.9
 """The share of same top classes below which an int8 graph is called poor."""
 
+_ONE_FILE_LIMIT = 50_000_000  # bytes of weights; more lie in files beside the graphs
 _PROBES = 8  # rows kept, that a replica must reproduce
 
 
@@ -66,9 +67,16 @@ def quantise(folder: Path, given: list[Tensors], *, compute: Callable[[Tensors],
     """
     target = folder / INT8_ONNX
     prepared = folder / "prepared.onnx"
-    large = any(folder.glob(f"{ONNX}.*"))  # its weights lie beside it
+    large = sum(file.stat().st_size for file in (*folder.glob(f"{ONNX}*"), *folder.glob(WEIGHTS))) > _ONE_FILE_LIMIT
     try:
-        quant_pre_process(folder / ONNX, prepared, skip_symbolic_shape=True, save_as_external_data=large)
+        quant_pre_process(
+            folder / ONNX,
+            prepared,
+            skip_symbolic_shape=True,
+            save_as_external_data=True,  # else it looks for the weights that lie beside the graph in another folder
+            all_tensors_to_one_file=True,
+            external_data_location=f"{prepared.name}.data",
+        )
         quantize_static(
             prepared,
             target,

@@ -136,7 +136,7 @@ class TensorReplica:
             outputs = engine.run(inputs)
             for key, expected in eager.items():
                 found = agreement.measure(
-                    expected, outputs[key], classes=manifest.ranks, tolerance=self._bundle.tolerance
+                    expected, outputs[key], classes=manifest.ranks, tolerance=self._bundle.tolerance, each=True
                 )
                 if not found.holds:
                     raise EngineError(

@@ -87,7 +87,7 @@ def worst(engine: Engine, inputs: Tensors, expected: Tensors, *, classes: bool) 
     together = engine.run(inputs)
     alone = [engine.run({name: array[i : i + 1] for name, array in inputs.items()}) for i in range(rows)]
     found = [
-        agreement.measure(answers, outputs, classes=classes)
+        agreement.measure(answers, outputs, classes=classes, each=True)
         for name, answers in expected.items()
         for outputs in (together[name], np.concatenate([each[name] for each in alone]))
     ]
