@@ -72,6 +72,12 @@ def test_u18_the_weights_are_there_once_and_as_the_engine_maps_them(checkpoint: 
     assert whole < 2.1 * weights
 
 
+def test_a_small_graph_with_its_weights_elsewhere_counts_as_large(built: Bundle) -> None:
+    """Which engines are tried, and whether a lone image gets all cores, follows from the size of what is computed."""
+    assert (built.path / bundle.ONNX).stat().st_size < 10_000_000
+    assert bundle.graph_bytes(built.path) >= (built.path / bundle.WEIGHTS).stat().st_size
+
+
 @pytest.mark.parametrize("engine", ["onnxruntime", "eager"])
 @pytest.mark.parametrize("where", ["here", "elsewhere"])
 def test_u18_every_engine_answers_from_that_copy(built: Bundle, tmp_path: Path, engine: str, where: str) -> None:

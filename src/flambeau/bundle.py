@@ -222,6 +222,16 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         return Activation("softmax" if self.what_it_does == "classification" else "none")
 
 
+def graph_bytes(folder: Path) -> int:
+    """About how many bytes the plain graph in a bundle's folder is with its weights, wherever those lie.
+
+    They lie in the graph, beside it, or in the file that PyTorch reads; a graph may hold some of them once more.
+    """
+    graph = sum(file.stat().st_size for file in folder.glob(f"{ONNX}*"))
+    weights = sum(file.stat().st_size for file in folder.glob(WEIGHTS))
+    return max(graph, weights)
+
+
 class Bundle:
     """An opened bundle: its manifest and the way to its members.
 

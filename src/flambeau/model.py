@@ -9,7 +9,7 @@ from pathlib import Path
 from flambeau import engines, logs, runners, usercode
 from flambeau.batch_sizes import UNMEASURED, measured_sizes
 from flambeau.batching import Batcher, BatchLimits
-from flambeau.bundle import Bundle, ImagePipeline, Manifest, PythonPipeline
+from flambeau.bundle import Bundle, ImagePipeline, Manifest, PythonPipeline, graph_bytes
 from flambeau.config import Placement, Settings, place, usable_cores
 from flambeau.engines import optimised
 from flambeau.errors import Code, ConfigError, RequestError
@@ -178,8 +178,7 @@ def _wide_threads(bundle: Bundle, settings: Settings, engine: str, placement: Pl
     cores = min(usable_cores(), _WIDEST)
     if settings.threads or placement.threads >= cores or engine not in _WIDE_ENGINES or not _on_cpu(settings.device):
         return 0
-    size = sum(file.stat().st_size for file in bundle.path.glob("model.onnx*"))
-    return cores if size <= _LARGEST_WIDE or optimised.usable(bundle.manifest) else 0
+    return cores if graph_bytes(bundle.path) <= _LARGEST_WIDE or optimised.usable(bundle.manifest) else 0
 
 
 def _on_cpu(device: str) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flambeau.build import checking
-from flambeau.bundle import ONNX, OPTIMISED_ONNX, WEIGHTS, Optimised
+from flambeau.bundle import ONNX, OPTIMISED_ONNX, Optimised, graph_bytes
 from flambeau.engines import optimised
 from flambeau.engines.onnx_session import write_optimised
 from flambeau.process import give_memory_back
@@ -27,8 +27,7 @@ def optimise(
     `None` where it is not worth it, or does not give the answers `checked`: then the plain graph serves as ever.
     """
     where = optimised.here()
-    files = (*folder.glob(f"{ONNX}*"), *folder.glob(WEIGHTS))
-    if where is None or sum(file.stat().st_size for file in files) < _TOO_SMALL:
+    if where is None or graph_bytes(folder) < _TOO_SMALL:
         return None
     target = folder / OPTIMISED_ONNX
     try:

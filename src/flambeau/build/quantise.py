@@ -20,7 +20,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from safetensors.numpy import save_file
 
 from flambeau import agreement, machine, samples
-from flambeau.bundle import INT8_ONNX, INT8_PROBES, ONNX, WEIGHTS
+from flambeau.bundle import INT8_ONNX, INT8_PROBES, ONNX, graph_bytes
 from flambeau.errors import InvalidInput, SourceError
 from flambeau.measurements import Quantised
 from flambeau.pipelines.base import Pipeline
@@ -67,7 +67,7 @@ def quantise(folder: Path, given: list[Tensors], *, compute: Callable[[Tensors],
     """
     target = folder / INT8_ONNX
     prepared = folder / "prepared.onnx"
-    large = sum(file.stat().st_size for file in (*folder.glob(f"{ONNX}*"), *folder.glob(WEIGHTS))) > _ONE_FILE_LIMIT
+    large = graph_bytes(folder) > _ONE_FILE_LIMIT
     try:
         quant_pre_process(
             folder / ONNX,

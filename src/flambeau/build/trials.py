@@ -57,8 +57,7 @@ def _measured(opened: Bundle, *, allow_code: bool, tell: Tell) -> None:
 def _candidates(opened: Bundle) -> list[str]:
     manifest = opened.manifest
     able = engines.able(opened)
-    size = sum(file.stat().st_size for file in opened.path.glob(f"{bundle.ONNX}*"))
-    if "onnxruntime" not in able or size < _TOO_SMALL:
+    if "onnxruntime" not in able or bundle.graph_bytes(opened.path) < _TOO_SMALL:
         return []
     own = manifest.architecture is not None and manifest.architecture.registry == "code"
     return [
