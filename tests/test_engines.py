@@ -1,5 +1,6 @@
 """Engines: each gives PyTorch's answers in batches of any size, one is chosen by measurement, and int8 by name only."""
 
+import json
 import logging
 import shutil
 import subprocess
@@ -19,14 +20,14 @@ from onnx import TensorProto, helper
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
-from conftest import encoded, photograph
+from conftest import encoded, photograph, run_flambeau
 from flambeau import agreement, bundle, engines, machine, sources
 from flambeau.agreement import Agreement
 from flambeau.build import quantise, trials
 from flambeau.bundle import Bundle, split_probes
 from flambeau.engines.pytorch import CompiledEngine, EagerEngine
 from flambeau.errors import DeviceError, EngineError, SourceError
-from flambeau.measurements import Quantised, Trial
+from flambeau.measurements import Quantised, Trial, Trials
 from flambeau.orders import SourceOptions
 from flambeau.runners.replica import open_replica
 from flambeau.runners.spec import ReplicaSpec
@@ -340,6 +341,14 @@ def test_a_contestant_that_dies_is_a_failed_trial(copied: Bundle) -> None:
     bundle.write_manifest(copied.path, copied.manifest)
     [found] = hold(copied.path, ["eager"], ALLOWED)
     assert found.error == "its process ended with exit code 7"
+
+
+def test_a_bundle_that_keeps_figures_is_told_for_a_bundle(copied: Bundle) -> None:
+    """They are kept by the size of the batch, and JSON has no numbers for keys."""
+    figures = Trials("a processor", 1, "the fastest", (Trial("eager", ms={1: 2.0, 8: 12.0}),))
+    bundle.write_manifest(copied.path, msgspec.structs.replace(copied.manifest, trials=figures))
+    told = run_flambeau("inspect", copied.path, "--json", "--allow-code")
+    assert json.loads(told.stdout)["format"] == "bundle"
 
 
 @NEEDS_OPENVINO

@@ -77,7 +77,7 @@ def _bundle(path: Path, size: int) -> Report:
                 f"is a bundle of format {plain(str(said.get('format')))}; this flambeau reads {bundle.FORMAT}",
                 "build it again with flambeau build",
             )
-        manifest = msgspec.convert(said, bundle.Manifest)
+        manifest = msgspec.convert(said, bundle.Manifest, str_keys=True)  # JSON has no other keys
     except (msgspec.MsgspecError, AttributeError, RecursionError):
         raise Refusal(f"is a bundle whose {bundle.MANIFEST} is damaged", "build it again with flambeau build") from None
     if fault := bundle.members_fault(path, manifest):
