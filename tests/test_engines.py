@@ -1,6 +1,5 @@
 """Engines: each gives PyTorch's answers in batches of any size, one is chosen by measurement, and int8 by name only."""
 
-import json
 import logging
 import shutil
 import subprocess
@@ -347,8 +346,7 @@ def test_a_bundle_that_keeps_figures_is_told_for_a_bundle(copied: Bundle) -> Non
     """They are kept by the size of the batch, and JSON has no numbers for keys."""
     figures = Trials("a processor", 1, "the fastest", (Trial("eager", ms={1: 2.0, 8: 12.0}),))
     bundle.write_manifest(copied.path, msgspec.structs.replace(copied.manifest, trials=figures))
-    told = run_flambeau("inspect", copied.path, "--json", "--allow-code")
-    assert json.loads(told.stdout)["format"] == "bundle"
+    assert "bundle of flambeau build" in run_flambeau("inspect", copied.path).stdout
 
 
 @NEEDS_OPENVINO
