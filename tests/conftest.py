@@ -21,6 +21,9 @@ from flambeau import sources
 from flambeau.bundle import Bundle
 from flambeau.orders import SourceOptions
 from flambeau.service import BlockingService
+from turns import pytest_collection_modifyitems, pytest_xdist_make_scheduler
+
+__all__ = ("pytest_collection_modifyitems", "pytest_xdist_make_scheduler")  # hooks, which pytest finds here
 
 FLAMBEAU = (sys.executable, "-m", "flambeau")
 STARTUP_SECONDS = 100
@@ -46,8 +49,13 @@ class Double(flambeau.PythonModel):
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A bundle cache of this run's own, so that a run proves that bundles can be built; and logs that tests read."""
-    folder = tmp_path_factory.mktemp("cache")
+    """A bundle cache of this run's own, so that a run proves that bundles can be built; and logs that tests read.
+
+    The run's processes share it: a bundle is built once, whichever of them first asks for it.
+    """
+    mine = tmp_path_factory.getbasetemp()
+    folder = (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / "cache"
+    folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLAMBEAU_CACHE", str(folder))
         patch.setenv("FLAMBEAU_LOG_FORMAT", "text")
@@ -154,7 +162,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Serve:
         log, output = folder / "stderr", folder / "stdout"
         with log.open("w") as stderr, output.open("w") as stdout:
             process = subprocess.Popen(
-                [*FLAMBEAU, "serve", *map(str, arguments), "--port", "0"],
+                [*FLAMBEAU, "serve", "--port", "0", *map(str, arguments)],
                 stdout=stdout, stderr=stderr, text=True, cwd=cwd, env=os.environ | {"PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
         server = ServerProcess(process, log, output)

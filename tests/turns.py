@@ -1,0 +1,41 @@
+"""In which turn, and in which of the run's processes, tests run.
+
+The tests of a file run in one process, because they share servers; the examples of each document on their own. What
+takes longest begins first: else one process ends with it while the others have nothing left to do.
+"""
+
+import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling, Scheduling
+
+APART = ("test_docs.py::test_examples_do_what_the_document_says",)
+"""Tests whose cases share no server and take long: each case goes to the process that is free."""
+
+SECONDS: dict[str, int] = {}
+"""How long the longest take, about, by file or by case."""
+
+
+class Turns(LoadFileScheduling):
+    """Files to processes in the order in which they were collected; what is apart case by case."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid if any(each in nodeid for each in APART) else super()._split_scope(nodeid)
+
+
+@pytest.hookimpl
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
+    """Ours, where files are to stay together."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    config.option.loadscopereorder = False  # by the number of tests, which says little
+    return Turns(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first."""
+    items.sort(key=lambda item: -_seconds(item.nodeid))
+
+
+def _seconds(nodeid: str) -> int:
+    return next((seconds for name, seconds in SECONDS.items() if name in nodeid), 0)
