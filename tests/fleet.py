@@ -22,7 +22,7 @@ from flambeau.runners.processes import ProcessesRunner
 from flambeau.runners.spec import ReplicaSpec
 from flambeau.types import Item, Options, Payload, Value
 
-PATIENCE = 30.0  # seconds until a test gives up on a condition
+PATIENCE = 60.0  # seconds until a test gives up on a condition
 MODEL = """
 import ctypes, os, resource, signal, sys, time
 from pathlib import Path

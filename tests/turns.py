@@ -8,10 +8,20 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling, Scheduling
 
+import quick
+
 APART = ("test_docs.py::test_examples_do_what_the_document_says",)
 """Tests whose cases share no server and take long: each case goes to the process that is free."""
 
-SECONDS: dict[str, int] = {}
+SECONDS = {
+    "test_activation_builds.py": 130, "test_cli.py": 110, "test_sources.py": 90, "test_any_file.py": 80,
+    "[README.md]": 70, "[docs/quickstart.md]": 70, "test_examples_do_what_the_document_says": 20,
+    "test_processes.py": 60, "test_log_loss.py": 55, "test_offline.py": 50, "test_server.py": 45,
+    "test_hostile_graphs.py": 45, "test_tasks.py": 40, "test_fronts.py": 40, "test_page_browser.py": 40,
+    "test_predict.py": 30, "test_interrupt.py": 30, "test_evil_worker.py": 30, "test_odd_graphs.py": 25,
+    "test_architectures.py": 25, "test_corpus.py": 25, "test_near_models.py": 20, "test_without_torch.py": 20,
+    "test_hostile_files.py": 20, "test_engines.py": 20, "test_standstill.py": 20, "test_wsgi.py": 20,
+}  # fmt: skip
 """How long the longest take, about, by file or by case."""
 
 
@@ -31,11 +41,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Schedul
     return Turns(config, log)
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first."""
+    quick.mark(items)
     items.sort(key=lambda item: -_seconds(item.nodeid))
 
 
 def _seconds(nodeid: str) -> int:
-    return next((seconds for name, seconds in SECONDS.items() if name in nodeid), 0)
+    return next((seconds for name, seconds in SECONDS.items() if name in nodeid), 0)  # a document before all of them
