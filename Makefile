@@ -1,4 +1,4 @@
-# The desk: make venv | serve | test | chaos | bench | screenshots | lint | format | docs | clean.   `make` alone lists them.
+# The desk: make venv | serve | test | test-quick | chaos | bench | screenshots | lint | format | docs | clean.   `make` alone lists them.
 # PYTHON is any Python 3.11 or later; the newest found is not taken, the plainest is.
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -10,12 +10,13 @@ SERVE_ARGS ?=
 CHAOS_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help venv serve test test-slow chaos bench bench-micro screenshots lint format docs clean
+.PHONY: help venv serve test test-quick test-slow chaos bench bench-micro screenshots lint format docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make serve   serve the embedded image classifier on http://127.0.0.1:5000   (SERVE_ARGS='--port 8080')"
 	@echo "make test    run the test suite          make test-slow   run the long tests too"
+	@echo "make test-quick   run those that start no process, while you edit"
 	@echo "make chaos   kill, hang and flood a real server, and account for every request   (CHAOS_ARGS='--quick')"
 	@echo "make bench   measure it against its peers, which are installed first   (BENCH_ARGS='--quick')"
 	@echo "make bench-micro   measure the parts of a request: decoding, frames, queue, JSON   (BENCH_ARGS='--json')"
@@ -30,7 +31,10 @@ serve: venv
 	@$(BIN)/flambeau serve $(SERVE_ARGS)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --durations 40
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --max-worker-restart 0 --durations 40
+
+test-quick: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q -m quick -n 2 --dist loadfile
 
 test-slow: $(VENV)/.installed-slow
 	$(BIN)/python -m pytest

@@ -1,5 +1,6 @@
 """What the suites share: real photographs, the real default bundle, and real server processes."""
 
+import compileall
 import contextlib
 import io
 import os
@@ -15,15 +16,21 @@ import requests
 from PIL import Image
 
 import browser
+import flambeau
 import fleet
 import page_models
+import quick
+import warm
 from flambeau import sources
 from flambeau.bundle import Bundle
 from flambeau.orders import SourceOptions
 from flambeau.service import BlockingService
+from turns import pytest_collection_modifyitems, pytest_xdist_make_scheduler
+
+__all__ = ("pytest_collection_modifyitems", "pytest_xdist_make_scheduler")  # hooks, which pytest finds here
 
 FLAMBEAU = (sys.executable, "-m", "flambeau")
-STARTUP_SECONDS = 100
+STARTUP_SECONDS = 200  # on a busy machine; pytest ends a test after 300
 DOUBLE = '''
 import flambeau
 
@@ -44,14 +51,40 @@ class Double(flambeau.PythonModel):
 '''
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """What makes hundreds of processes on few cores faster.
+
+    The package is compiled, which else each did anew where no bytecode is written; and nobody computes with more than
+    one thread for whom no number is set: together they had more than there are cores, and waited for each other.
+    """
+    if "quick" in config.option.markexpr:
+        config.pluginmanager.register(quick)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        compileall.compile_dir(Path(flambeau.__file__).parent, quiet=2)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A bundle cache of this run's own, so that a run proves that bundles can be built; and logs that tests read."""
-    folder = tmp_path_factory.mktemp("cache")
+    """A bundle cache of this run's own, so that a run proves that bundles can be built; and logs that tests read.
+
+    The run's processes share it: a bundle is built once, whichever of them first asks for it.
+    """
+    mine = tmp_path_factory.getbasetemp()
+    folder = (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / "cache"
+    folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLAMBEAU_CACHE", str(folder))
         patch.setenv("FLAMBEAU_LOG_FORMAT", "text")
         yield folder
+
+
+@pytest.fixture(scope="module")
+def warm_builds() -> Iterator[None]:
+    """Builds that a test asks for in this process begin with torch imported: see `warm`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "_run_build_process", warm.run_build)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -154,7 +187,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Serve:
         log, output = folder / "stderr", folder / "stdout"
         with log.open("w") as stderr, output.open("w") as stdout:
             process = subprocess.Popen(
-                [*FLAMBEAU, "serve", *map(str, arguments), "--port", "0"],
+                [*FLAMBEAU, "serve", "--port", "0", *map(str, arguments)],
                 stdout=stdout, stderr=stderr, text=True, cwd=cwd, env=os.environ | {"PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
         server = ServerProcess(process, log, output)
@@ -189,5 +222,5 @@ def several_models(
 def run_flambeau(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
     """Run a `flambeau` command to its end."""
     return subprocess.run(
-        [*FLAMBEAU, *map(str, arguments)], capture_output=True, text=True, timeout=100, cwd=cwd, check=False
+        [*FLAMBEAU, *map(str, arguments)], capture_output=True, text=True, timeout=250, cwd=cwd, check=False
     )

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import os
+import random
 import re
 import signal
 import socket
@@ -332,10 +333,12 @@ def _without_ours(path: str) -> str:
 
 
 def free_port() -> str:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
+    """A port that nobody has, and that the kernel gives to nobody who asks for any (it gives those from 32768 on)."""
+    while True:
+        port = random.randrange(10_000, 32_768)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return str(port)
 
 
 def answers(url: str) -> bool:

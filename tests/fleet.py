@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +22,7 @@ from flambeau.runners.processes import ProcessesRunner
 from flambeau.runners.spec import ReplicaSpec
 from flambeau.types import Item, Options, Payload, Value
 
-PATIENCE = 30.0  # seconds until a test gives up on a condition
+PATIENCE = 60.0  # seconds until a test gives up on a condition
 MODEL = """
 import ctypes, os, resource, signal, sys, time
 from pathlib import Path
@@ -162,7 +164,7 @@ def wait_for(condition: Callable[[], object], *, seconds: float = PATIENCE) -> N
         time.sleep(0.005)
 
 
-def settle(pid: int, *, seconds: float = 2.0) -> None:
+def settle(pid: int, *, seconds: float = 10.0) -> None:
     """Return when no thread of a process has anything to do; or after those seconds, where it never rests."""
     deadline = time.monotonic() + seconds
     before: list[str] = []
@@ -187,22 +189,37 @@ def _threads(pid: int) -> list[str]:
     return found
 
 
-def children(pid: int | str = "self") -> list[int]:
-    """The workers that a process has started and not reaped, zombies among them.
+_others: set[int] = set()
+"""The children that this process had before the test: servers that tests share, and zombies that nobody reaps."""
 
-    Workers only: this process also has the servers that other tests share.
-    """
-    threads = Path(f"/proc/{pid}/task").glob("*/children")
-    started = [int(child) for thread in threads for child in thread.read_text().split()]
+
+def children(pid: int | str = "self") -> list[int]:
+    """The workers that a process has started and not reaped, zombies among them; of this one, since the test began."""
+    started = _started(pid)
+    if pid == "self":
+        started = [child for child in started if child not in _others]
     return sorted(child for child in started if _is_worker(child))
+
+
+def _started(pid: int | str) -> list[int]:
+    threads = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for thread in threads for child in _read(thread).split()]
+
+
+def _read(file: Path) -> str:
+    """A file of a process or thread that may end meanwhile."""
+    try:
+        return file.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def _is_worker(pid: int) -> bool:
     try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        command = Path(f"/proc/{pid}/cmdline").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return False
-    return b"flambeau.runners.worker" in command or not command  # a zombie has none
+    return "flambeau.runners.worker" in command or not command  # a zombie has none
 
 
 def ended(pid: int) -> bool:
@@ -214,16 +231,22 @@ def ended(pid: int) -> bool:
 
 
 def nothing_left() -> Iterator[None]:
-    """I5: descriptors, threads and children are after a test what they were before it."""
+    """I5: nothing is there after a test that was not there before it, of descriptors, threads and children."""
+    gc.collect()  # what the tests before it let go of is theirs
+    _others.clear()
+    _others.update(_started("self"))
     before = _possessions()
     yield
-    assert _possessions() == before
+    gc.collect()
+    with contextlib.suppress(AssertionError):  # a thread that was told to end takes a moment
+        wait_for(lambda: not _possessions() - before, seconds=5)
+    assert not _possessions() - before
 
 
-def _possessions() -> tuple[list[str], list[str], list[int]]:
+def _possessions() -> "Counter[str]":
     descriptors = [os.readlink(f"/proc/self/fd/{each}") for each in os.listdir("/proc/self/fd") if _is_open(each)]
-    kinds = sorted(each.partition(":")[0] for each in descriptors)
-    return kinds, sorted(thread.name for thread in threading.enumerate()), children()
+    kinds = [each.partition(":")[0] for each in descriptors]
+    return Counter([*kinds, *(f"thread {each.name}" for each in threading.enumerate()), *map(str, children())])
 
 
 def _is_open(descriptor: str) -> bool:

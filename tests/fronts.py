@@ -19,6 +19,7 @@ from flask import Flask
 
 import flambeau
 from conftest import STARTUP_SECONDS, Serve
+from documents import free_port
 
 NAMES = ("lane", "flask", "gunicorn", "waitress", "uwsgi", "fastapi", "uvicorn", "hypercorn", "granian")
 ALIKE = ("uvicorn", "hypercorn", "granian")
@@ -157,10 +158,8 @@ def _hypercorn(call: str, folder: Path) -> Started:
 
 def _granian(call: str, folder: Path) -> Started:
     text = f"import flambeau\napp = flambeau.{call}\n"
-    with socket.socket() as free:  # it does not tell which port it has taken
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = ["-m", "granian", "--interface", "asgi", "--host", "127.0.0.1", "--port", str(port)]
+    port = free_port()  # it does not tell which it has taken
+    command = ["-m", "granian", "--interface", "asgi", "--host", "127.0.0.1", "--port", port]
     return [*command, f"{_script(folder, text)}:app"], r"Listening at: (http://\S+)"
 
 

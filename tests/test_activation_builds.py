@@ -24,7 +24,7 @@ from flambeau.orders import Note, SourceOptions
 from flambeau.pipelines import image
 from flambeau.types import Classification, Embedding, MultiLabel, Regression
 
-pytestmark = pytest.mark.timeout(300)  # they build, and the machine may have other work
+pytestmark = [pytest.mark.usefixtures("warm_builds"), pytest.mark.timeout(300)]  # they build, on a busy machine
 
 NETS = Path(activation_nets.__file__)
 SIDE = 64

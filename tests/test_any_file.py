@@ -23,6 +23,8 @@ from flambeau.bundle import Bundle, ImagePipeline
 from flambeau.errors import CodeNotAllowed, SourceError
 from flambeau.orders import Note, SourceOptions
 
+pytestmark = pytest.mark.usefixtures("warm_builds")
+
 NETS = """
 import torch
 from torch import nn

@@ -18,6 +18,7 @@ from PIL import Image
 
 import flambeau
 from conftest import FLAMBEAU, Serve, ServerProcess, photograph
+from documents import free_port
 from flambeau import Client, ClientError
 from flambeau.client import InputNotSent, NoAnswer, Prediction, Refused
 
@@ -251,7 +252,7 @@ def test_a_server_killed_in_the_middle_costs_no_prediction(serve: Serve, folder:
     """The connection breaks while the model computes; another server takes the port, and answers."""
     gate = folder / "gate"
     with (
-        serve(f"{folder / 'gated.py'}:Gated", "--allow-code", "--replicas", 1) as killed,
+        serve(f"{folder / 'gated.py'}:Gated", "--allow-code", "--replicas", 1, "--port", free_port()) as killed,
         Client(killed.url, retries=1000) as client,
         ThreadPoolExecutor() as pool,
     ):

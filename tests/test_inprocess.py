@@ -160,11 +160,11 @@ def test_a_function_that_hangs_holds_up_neither_its_callers_nor_close_a9() -> No
         gate.wait(60)
         return batch
 
-    predict = flambeau.Batcher(hang, max_batch_size=1, deadline=1.0)
+    predict = flambeau.Batcher(hang, max_batch_size=1, deadline=2.0)
     with ThreadPoolExecutor(4) as pool:
         started = time.monotonic()
         answers = [pool.submit(predict, item) for item in range(4)]
-        time.sleep(0.2)
+        time.sleep(0.5)  # all four wait by then
         predict.close()
         codes = {getattr(each.exception(30), "code", None) for each in answers}
         assert codes == {"deadline_exceeded"}

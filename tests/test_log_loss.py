@@ -6,7 +6,6 @@ import os
 import pty
 import re
 import signal
-import socket
 import subprocess
 import termios
 import threading
@@ -18,6 +17,7 @@ import pytest
 import requests
 
 from conftest import FLAMBEAU
+from documents import free_port
 from fleet import children, wait_for
 
 MODEL = """
@@ -282,10 +282,8 @@ def named(url: str, client: int, count: int) -> None:
 @pytest.mark.parametrize("streams", ["<&- >&- 2>&-", ">&-", ">/dev/full"])
 def test_it_starts_whatever_is_closed_or_full_u19(streams: str, tmp_path: Path) -> None:
     (tmp_path / "loud.py").write_text(MODEL)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [*FLAMBEAU, "serve", "loud.py:Loud", "--allow-code", "--port", str(port), "--log-format", "text"]
+    port = free_port()
+    command = [*FLAMBEAU, "serve", "loud.py:Loud", "--allow-code", "--port", port, "--log-format", "text"]
     log = (tmp_path / "log").open("wb")
     process = subprocess.Popen(
         ["sh", "-c", f'exec "$@" {streams}', "sh", *command],

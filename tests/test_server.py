@@ -32,6 +32,24 @@ class Slow(flambeau.PythonModel):
         time.sleep(float(batch[0]))
         return batch
 """
+COUNTING = '''
+import os
+import time
+import flambeau
+
+class Counting(flambeau.PythonModel):
+    """It says how many it has computed, and for some waits until it may."""
+
+    def load(self):
+        self.computed = 0
+
+    def predict(self, batch):
+        for item in batch:
+            while item == "wait" and not os.path.exists({go!r}):
+                time.sleep(0.01)
+            self.computed += 1
+        return [self.computed] * len(batch)
+'''
 
 
 def test_the_first_recipes_script_runs_unmodified(cat_server: ServerProcess, cat: bytes, tmp_path: Path) -> None:
@@ -129,14 +147,18 @@ def test_a_second_start_reuses_the_cached_bundle(serve: Serve, default_bundle: B
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_finishes_what_was_received_and_exits_0(serve: Serve, tmp_path: Path, number: signal.Signals) -> None:
     """F-19."""
-    (tmp_path / "slow.py").write_text(SLOW)
-    with serve(f"{tmp_path}/slow.py:Slow", "--allow-code") as server, ThreadPoolExecutor(4) as pool:
-        running = [pool.submit(server.post, json={"input": 0.4}) for _ in range(4)]
-        wait_for_metric(server, "flambeau_batch_size_count", 1)
+    (tmp_path / "counting.py").write_text(COUNTING.format(go=str(tmp_path / "go")))
+    arguments = (f"{tmp_path}/counting.py:Counting", "--allow-code", "--replicas", 1, "--max-batch-size", 1)
+    with serve(*arguments) as server, ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(server.post, json={"input": "wait"}) for _ in range(4)]
+        wait_for_metric(server, "flambeau_queue_items", 3)
         server.process.send_signal(number)
+        wait_for_log(server, "stopping: answering", lambda: None)
+        (tmp_path / "go").touch()
         answers = [each.result() for each in running]
         assert server.process.wait(20) == 0
-    assert [(each.status_code, each.json()) for each in answers] == [(200, {"output": 0.4})] * 4
+    assert [each.status_code for each in answers] == [200] * 4
+    assert sorted(each.json()["output"] for each in answers) == [1, 2, 3, 4]
     assert "stopped" in server.log()
 
 
@@ -195,28 +217,13 @@ def test_a_client_that_leaves_in_the_middle_harms_nobody(cat_server: ServerProce
     assert "unexpectedly" not in cat_server.log()
 
 
-COUNTING = """
-import time
-import flambeau
-
-class Counting(flambeau.PythonModel):
-    def load(self):
-        self.computed = 0
-
-    def predict(self, batch):
-        for item in batch:
-            time.sleep(item)
-            self.computed += 1
-        return [self.computed] * len(batch)
-"""
-
-
 def test_what_a_gone_client_waited_for_is_not_computed(serve: Serve, tmp_path: Path) -> None:
     """F-11: of a running request and two queued ones, those whose clients leave are dropped before compute."""
-    (tmp_path / "counting.py").write_text(COUNTING)
+    (tmp_path / "counting.py").write_text(COUNTING.format(go=str(tmp_path / "go")))
     source = f"{tmp_path}/counting.py:Counting"
-    with serve(source, "--allow-code", "--max-batch-size", 1) as server, ThreadPoolExecutor(1) as pool:
-        running = pool.submit(server.post, json={"input": 0.5})
+    arguments = (source, "--allow-code", "--replicas", 1, "--max-batch-size", 1)
+    with serve(*arguments) as server, ThreadPoolExecutor(1) as pool:
+        running = pool.submit(server.post, json={"input": "wait"})
         wait_for_metric(server, "flambeau_batch_size_count", 1)
         leaving = [_connect(server) for _ in range(2)]
         head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nX-Request-ID: "
@@ -227,6 +234,7 @@ def test_what_a_gone_client_waited_for_is_not_computed(serve: Serve, tmp_path: P
         for sock in leaving:
             sock.close()
         wait_for_metric(server, "flambeau_queue_items", 0)
+        (tmp_path / "go").touch()
         assert running.result().json() == {"output": 1}
         assert server.post(json={"input": 0}).json() == {"output": 2}
         for identity in ("short-way", "lane"):

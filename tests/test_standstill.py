@@ -6,20 +6,23 @@ import os
 import signal
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import requests
 
 from conftest import Serve, ServerProcess
+from fleet import wait_for
 
 SLEEPER = """
 import time
+from pathlib import Path
 import flambeau
 
 class Sleeper(flambeau.PythonModel):
     def predict(self, batch):
+        Path({begun!r}).touch()
         time.sleep(max(item["seconds"] for item in batch))
         return [item["name"] for item in batch]
 """
@@ -27,7 +30,7 @@ class Sleeper(flambeau.PythonModel):
 
 @pytest.fixture
 def sleeper(tmp_path: Path) -> str:
-    (tmp_path / "sleeper.py").write_text(SLEEPER)
+    (tmp_path / "sleeper.py").write_text(SLEEPER.format(begun=str(tmp_path / "begun")))
     return f"{tmp_path / 'sleeper.py'}:Sleeper"
 
 
@@ -35,10 +38,10 @@ def ask(server: ServerProcess, name: str, seconds: float) -> requests.Response:
     return server.post(json={"input": {"name": name, "seconds": seconds}})
 
 
-def stand_still(server: ServerProcess, answer: "Future[requests.Response]", *, seconds: float) -> None:
-    """Stop the front, and not its workers, while it has a request in hand."""
-    time.sleep(0.5)  # the request is with the worker by then
-    assert not answer.done()
+def stand_still(server: ServerProcess, begun: Path, *, seconds: float) -> None:
+    """Stop the front, and not its workers, while a worker has a request in hand."""
+    wait_for(begun.exists)
+    begun.unlink()
     os.kill(server.process.pid, signal.SIGSTOP)
     time.sleep(seconds)
     os.kill(server.process.pid, signal.SIGCONT)
@@ -46,12 +49,12 @@ def stand_still(server: ServerProcess, answer: "Future[requests.Response]", *, s
 
 @pytest.mark.parametrize("limits", [("--compute-timeout", 2), ("--deadline", 2)])
 def test_a_front_that_stood_longer_than_the_limit_answers_what_was_computed_meanwhile_a3(
-    serve: Serve, sleeper: str, limits: tuple[str, int]
+    serve: Serve, sleeper: str, tmp_path: Path, limits: tuple[str, int]
 ) -> None:
     with serve(sleeper, "--allow-code", "--replicas", 1, *limits) as server, ThreadPoolExecutor() as pool:
         for _ in range(2):  # the second time it would be refused, had the first been held against it
             answer = pool.submit(ask, server, "innocent", 1.2)
-            stand_still(server, answer, seconds=3)
+            stand_still(server, tmp_path / "begun", seconds=3)
             assert answer.result().json() == {"output": "innocent"}
         assert "worker lost" not in server.log()
 
