@@ -22,19 +22,20 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from flambeau import bundle, logs
-from flambeau.batch_sizes import BatchSizes
-from flambeau.batching import Batcher, BatchLimits
-from flambeau.bundle import Activation
-from flambeau.metrics import Metrics
+from flambeau.bundle import storage
+from flambeau.bundle.storage import Activation
 from flambeau.pipelines import json_document
 from flambeau.pipelines.image import ImagePipeline, decode, normalise, resize_and_crop
-from flambeau.pipelines.tasks import answer_of
+from flambeau.pipelines.image_tasks import answer_of
 from flambeau.pipelines.tensor import TensorPipeline
-from flambeau.runners import ipc
-from flambeau.runners.base import Batch, RunnerState, Slot, Warm
+from flambeau.protocols import multipart
+from flambeau.runners import wire
+from flambeau.runners.base import Batch, ReplicaInfo, RunnerState, Slot
+from flambeau.serving.batch_sizes import BatchSizes
+from flambeau.serving.batcher import BatchLimits, BatchQueue
+from flambeau.telemetry import logs
+from flambeau.telemetry.metrics import Metrics
 from flambeau.types import Item, Options, Outcome, Payload, TensorSpec, Timings, Value
-from flambeau.web import multipart
 
 _ROUNDS = 15
 _ROUND_SECONDS = 0.02
@@ -81,7 +82,7 @@ def images() -> Iterator[Measured]:
     mean, std = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
     output = TensorSpec("output", "float32", (1000,))
     pipeline = ImagePipeline(
-        bundle.ImagePipeline(),
+        storage.ImageConfig(),
         answer=answer_of("classification", activation=Activation("softmax"), output=output, labels=None, threshold=0.0),
         inputs=[TensorSpec("input", "float32", (3, 224, 224))],
         outputs=[output],
@@ -127,17 +128,17 @@ def frames() -> Iterator[Measured]:
     """Between the front and a worker: MessagePack, and a round trip over a socketpair to a thread that echoes."""
     for count in (1, 8, 32):
         work = [(Item(Payload("json", b"[5.1,3.5,1.4,0.2]"), Options()), 60.0)] * count
-        buffers = ipc.pack_batch(1, 1, work)
-        header = ipc.unpack_header(buffers[0][: ipc.HEADER_SIZE])
-        body, payloads = buffers[0][ipc.HEADER_SIZE :], memoryview(b"".join(buffers[1:]))
-        answers = ipc.pack_outcomes(1, 1, [_ANSWER] * count)[ipc.HEADER_SIZE :]
+        buffers = wire.pack_batch(1, 1, work)
+        header = wire.unpack_header(buffers[0][: wire.HEADER_SIZE])
+        body, payloads = buffers[0][wire.HEADER_SIZE :], memoryview(b"".join(buffers[1:]))
+        answers = wire.pack_outcomes(1, 1, [_ANSWER] * count)[wire.HEADER_SIZE :]
         assert header.payloads == len(payloads)
-        yield measure(f"pack a batch of {count}, an item", partial(ipc.pack_batch, 1, 1, work), items=count)
-        yield measure(f"unpack a batch of {count}, an item", partial(ipc.unpack_batch, body, payloads), items=count)
+        yield measure(f"pack a batch of {count}, an item", partial(wire.pack_batch, 1, 1, work), items=count)
+        yield measure(f"unpack a batch of {count}, an item", partial(wire.unpack_batch, body, payloads), items=count)
         yield measure(
-            f"pack {count} outcomes, an item", partial(ipc.pack_outcomes, 1, 1, [_ANSWER] * count), items=count
+            f"pack {count} outcomes, an item", partial(wire.pack_outcomes, 1, 1, [_ANSWER] * count), items=count
         )
-        yield measure(f"unpack {count} outcomes, an item", partial(ipc.unpack_outcomes, answers), items=count)
+        yield measure(f"unpack {count} outcomes, an item", partial(wire.unpack_outcomes, answers), items=count)
     for size in (64, 44_000):
         yield _round_trip(size)
 
@@ -167,8 +168,8 @@ def _round_trip(size: int) -> Measured:
 class _AtOnce:
     """A runner that has every answer already."""
 
-    async def start(self, on_change: Callable[[], None]) -> Warm:
-        return Warm("none")
+    async def start(self, on_change: Callable[[], None]) -> ReplicaInfo:
+        return ReplicaInfo("none")
 
     def reserve(self, *, alone: bool = False) -> Slot | None:
         return self._answer
@@ -191,15 +192,15 @@ def queue() -> Iterator[Measured]:
         limits = BatchLimits(max_batch_size=32, max_queue_delay=0.0, max_queue_size=256, max_queue_bytes=1 << 20)
         with asyncio.Runner() as runner:
 
-            async def one(batcher: Batcher) -> None:
+            async def one(batcher: BatchQueue) -> None:
                 deadline = asyncio.get_running_loop().time() + 60
                 await batcher.submit([Item(Payload("json", _NUMBERS), Options())], deadline=deadline)
 
-            async def turn(batcher: Batcher, count: int = count) -> None:
+            async def turn(batcher: BatchQueue, count: int = count) -> None:
                 await asyncio.gather(*(one(batcher) for _ in range(count)))
 
-            async def make(limits: BatchLimits = limits) -> Batcher:
-                batcher = Batcher(_AtOnce(), limits, metrics=Metrics().for_model("m", "1"))
+            async def make(limits: BatchLimits = limits) -> BatchQueue:
+                batcher = BatchQueue(_AtOnce(), limits, metrics=Metrics().for_model("m", "1"))
                 batcher.sizes = BatchSizes(32, least=32)
                 return batcher
 
@@ -211,7 +212,7 @@ def queue() -> Iterator[Measured]:
             )
 
 
-def _turn(runner: asyncio.Runner, turn: Callable[[Batcher], Coroutine[Any, Any, None]], batcher: Batcher) -> None:
+def _turn(runner: asyncio.Runner, turn: Callable[[BatchQueue], Coroutine[Any, Any, None]], batcher: BatchQueue) -> None:
     runner.run(turn(batcher))
 
 

@@ -1,9 +1,9 @@
 """How throughput and latency grow with clients, replicas, cores and models: a simulation fed with measured times.
 
 `python -m benchmarks.simulate` prints the table of docs/performance.md. Clients ask, wait for the answer and ask again.
-The front is one thread that takes its work in turns; workers take batches by the rule of `flambeau.batching`; whoever
-has something to do shares the cores evenly. It knows nothing of sockets, memory or the noise of a real machine, so it
-says what the design allows and not what a machine will do.
+The front is one thread that takes its work in turns; workers take batches by the rule of `flambeau.serving.batcher`;
+whoever has something to do shares the cores evenly. It knows nothing of sockets, memory or the noise of a real machine,
+so it says what the design allows and not what a machine will do.
 """
 
 import argparse

@@ -74,13 +74,13 @@ def make_files() -> None:
 def _weights() -> None:
     import torch
 
-    from flambeau.architectures import torchvision_ops
+    from flambeau.architectures import torchvision_compat
 
     if not (FILES / "tiny.pth").exists():
         rows = [[0.5, -1.0, 2.0, 0.25], [1.0, 1.0, 1.0, 1.0], [-0.5, 0.25, 0.0, 1.0]]
         torch.save({"0.weight": torch.tensor(rows), "0.bias": torch.tensor([0.125, 0.5, -0.25])}, FILES / "tiny.pth")
     if not (FILES / "densenet121.pth").exists():
-        torchvision_ops.declare_missing()
+        torchvision_compat.declare_missing()
         from torchvision import models
 
         torch.manual_seed(0)

@@ -4,8 +4,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from flambeau import config, table
-from flambeau.setting import Setting
+from flambeau.settings import service as config
+from flambeau.settings import table
+from flambeau.settings.schema import Setting
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 HEAD = "| Flag | Environment variable | Default | Values | Meaning |\n|---|---|---|---|---|"

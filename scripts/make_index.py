@@ -1,4 +1,4 @@
-"""Write the index that `flambeau.detection` finds architectures with, from the libraries installed here.
+"""Write the index that `flambeau.identify` finds architectures with, from the libraries installed here.
 
     python scripts/make_index.py [torchvision] [flambeau] [timm]
 
@@ -23,27 +23,29 @@ import msgspec
 import torch
 from torch import nn
 
-from flambeau.architectures import efficientnet_lite, torchvision_models, torchvision_ops
-from flambeau.architectures.hollow import hollow
-from flambeau.bundle import HeadLayer, ImagePipeline
-from flambeau.detection.index import (
+from flambeau.architectures import efficientnet_lite, torchvision_compat, torchvision_models
+from flambeau.architectures.meta_init import hollow
+from flambeau.bundle.storage import HeadLayer, ImageConfig
+from flambeau.identify.index import (
     CLASSES,
+    COUNTER,
     REGISTRIES,
     Block,
     Index,
+    LayerPlace,
     Network,
-    Place,
+    OfficialWeights,
     Positions,
     Registry,
+    Shape,
     Shapes,
-    Weights,
+    Signature,
 )
-from flambeau.detection.others import Other, Task
-from flambeau.detection.signature import COUNTER, Shape, Signature
+from flambeau.identify.unsupported import Other, UnsupportedTask
 
-HOME = Path(__file__).parent.parent / "src/flambeau/detection/index"
+HOME = Path(__file__).parent.parent / "src/flambeau/identify/index"
 COUNTS = (1009, 1013)  # numbers of classes, which no layer has for its width
-RECIPE = ImagePipeline()
+RECIPE = ImageConfig()
 Constructor = Callable[..., nn.Module]
 KINDS = {"Linear": "linear", "BatchNorm1d": "batch_norm", "LayerNorm": "layer_norm"}
 SQUARE_SIZES = ("image_size", "img_size")
@@ -59,7 +61,7 @@ class Found(msgspec.Struct):
 def main() -> None:
     """Write the files of the libraries named as arguments, or of all."""
     warnings.simplefilter("ignore")
-    torchvision_ops.declare_missing()
+    torchvision_compat.declare_missing()
     asked = [registry for registry in REGISTRIES if registry in sys.argv[1:] or not sys.argv[1:]]
     HOME.mkdir(exist_ok=True)
     if "torchvision" in asked:
@@ -77,7 +79,7 @@ def main() -> None:
 
 def collect(registry: Registry) -> tuple[Index, Shapes]:
     """Everything that the index says of a library."""
-    pipelines: list[ImagePipeline] = []
+    pipelines: list[ImageConfig] = []
     networks: dict[bytes, tuple[int, Network]] = {}
     tensors: list[dict[str, Shape]] = []
     architectures: dict[str, tuple[int, int]] = {}
@@ -95,7 +97,7 @@ def collect(registry: Registry) -> tuple[Index, Shapes]:
             tensors.append(found.shapes)
         architectures[name] = (number, numbered(pipeline, pipelines))
     weights = {
-        digits: Weights(title, name, numbered(pipeline, pipelines))
+        digits: OfficialWeights(title, name, numbered(pipeline, pipelines))
         for digits, title, name, pipeline in sorted(PUBLISHED[registry]())
     }
     facts = Index(
@@ -108,7 +110,7 @@ def collect(registry: Registry) -> tuple[Index, Shapes]:
     return facts, factored(tensors)
 
 
-def numbered(pipeline: ImagePipeline, pipelines: list[ImagePipeline]) -> int:
+def numbered(pipeline: ImageConfig, pipelines: list[ImageConfig]) -> int:
     """The number of the pipeline, which is added when it is new."""
     if pipeline not in pipelines:
         pipelines.append(pipeline)
@@ -191,7 +193,7 @@ def find_block(network: nn.Module, head: str) -> Block | None:
     block = network.get_submodule(path)
     if not path or not isinstance(block, nn.Sequential):
         return None
-    layers = tuple(Place(name, *kind_of(layer)) for name, layer in block.named_children())
+    layers = tuple(LayerPlace(name, *kind_of(layer)) for name, layer in block.named_children())
     working = [layer for layer in layers if layer.kind != "identity"]
     flat = working[0].kind == "linear"
     return Block(path, flat, layers)
@@ -228,8 +230,8 @@ def factored(tensors: list[dict[str, Shape]]) -> Shapes:
     return Shapes(tuple(kinds), tuple(paths), tuple(networks))
 
 
-Architectures = Iterator[tuple[str, Constructor, ImagePipeline]]
-Published = Iterator[tuple[str, str, str, ImagePipeline]]
+Architectures = Iterator[tuple[str, Constructor, ImageConfig]]
+Published = Iterator[tuple[str, str, str, ImageConfig]]
 
 
 def of_torchvision() -> Architectures:
@@ -250,7 +252,7 @@ def of_torchvision() -> Architectures:
         yield name, partial(models.get_model, name, **args), RECIPE if pipeline.crop == RECIPE.crop else pipeline
 
 
-OTHERS: tuple[tuple[str, Task], ...] = (
+OTHERS: tuple[tuple[str, UnsupportedTask], ...] = (
     ("maskrcnn", "instance segmentation"),
     ("keypointrcnn", "keypoint detection"),
     ("detection", "object detection"),
@@ -270,7 +272,7 @@ def others_of_torchvision() -> Iterator[Other]:
             yield other_of_torchvision(name, task)
 
 
-def other_of_torchvision(name: str, task: Task) -> Other:
+def other_of_torchvision(name: str, task: UnsupportedTask) -> Other:
     """What the weights of one of them look like, with heads for training where it has them."""
     from torchvision import models
 
@@ -311,10 +313,10 @@ def of_flambeau() -> Architectures:
         yield name, efficientnet_lite.constructor(name), lite_pipeline(name)
 
 
-def lite_pipeline(name: str) -> ImagePipeline:
+def lite_pipeline(name: str) -> ImageConfig:
     """Resize and crop of a member of the family."""
     size = efficientnet_lite.size_of(name)
-    return ImagePipeline(resize=size + RECIPE.resize - RECIPE.crop, crop=size)
+    return ImageConfig(resize=size + RECIPE.resize - RECIPE.crop, crop=size)
 
 
 def published_on_pypi() -> Published:
@@ -339,7 +341,7 @@ def of_timm() -> Architectures:
             print(f"{name} is left out: its images are {channels} x {height} x {width}", file=sys.stderr)
             continue
         interpolation = "bilinear" if settings["interpolation"] == "bilinear" else "bicubic"
-        pipeline = ImagePipeline(
+        pipeline = ImageConfig(
             resize=math.floor(width / settings["crop_pct"]),
             crop=width,
             mean=tuple(settings["mean"]),

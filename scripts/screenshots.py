@@ -22,7 +22,7 @@ from browser import DESKTOP, PHONE, Browser, Screen, open_browser
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "screenshots"
-SAMPLES = ROOT / "src" / "flambeau" / "web" / "static" / "samples"
+SAMPLES = ROOT / "src" / "flambeau" / "ui" / "static" / "samples"
 LARGEST = 150_000  # bytes
 WATCHED_SECONDS = 75  # how long the dashboard looks on before its picture is taken
 

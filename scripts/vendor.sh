@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fetches what is kept of other people's in src/flambeau/web/vendor, from npm, by exact version and hash.
+# Fetches what is kept of other people's in src/flambeau/ui/vendor, from npm, by exact version and hash.
 # Run it to take a newer version: change the two lines, run it, look at the page /docs, commit.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,5 +14,5 @@ found=sha512-$(openssl dgst -sha512 -binary "$archive" | base64 -w0)
 [ "$found" = "$INTEGRITY" ] || { echo "$PACKAGE has the hash $found, and not $INTEGRITY" >&2; exit 1; }
 tar -xzf "$archive" -C "$work"
 for name in swagger-ui-bundle.js swagger-ui-bundle.js.LICENSE.txt swagger-ui.css LICENSE NOTICE; do
-    cp "$work/package/$name" src/flambeau/web/vendor/swagger-ui/
+    cp "$work/package/$name" src/flambeau/ui/vendor/swagger-ui/
 done

@@ -17,12 +17,13 @@ import pytest
 from click.testing import CliRunner
 
 from corpus import Kind, Made
-from flambeau import sources
-from flambeau.build.filled import Filled
-from flambeau.config import Settings
-from flambeau.doctor import source
+from flambeau.builder.filled import Filled
+from flambeau.doctor import model
 from flambeau.errors import SetupError
-from flambeau.orders import BuildOrder, Failure, Imported, SourceOptions
+from flambeau.settings.service import Settings
+from flambeau.settings.source import SourceOptions
+from flambeau.sources import build_cache
+from flambeau.sources.request import BuildRequest, Failure, Imported
 
 DOCS = Path(__file__).parent.parent / "docs"
 _FLAGS = ("--allow-code",)
@@ -150,7 +151,7 @@ def command(*words: object, exported: bool = True) -> tuple[int, str]:
     The build runs here too, and not in a process of its own, which would import PyTorch for each of hundreds. Unless
     `exported`, what PyTorch can serve is not exported, which takes most of a build's time.
     """
-    from flambeau.build import export
+    from flambeau.builder import export
     from flambeau.cli import cli
 
     whole = export.export
@@ -163,7 +164,7 @@ def command(*words: object, exported: bool = True) -> tuple[int, str]:
     modules = sys.modules.get("corpus_nets")  # somebody's code is imported under the name of its file
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore")  # as the build's own process does: its exporter warns of itself
-        patch.setattr(sources, "_run_build_process", _build_here)
+        patch.setattr(build_cache, "_run_build_process", _build_here)
         patch.setattr(export, "export", unless_eager)
         if modules is not None:
             patch.setitem(sys.modules, "corpus_nets", modules)
@@ -176,11 +177,11 @@ def command(*words: object, exported: bool = True) -> tuple[int, str]:
 
 
 def _build_here(
-    order: BuildOrder, staging: Path, progress: Callable[[Any], None]
+    order: BuildRequest, staging: Path, progress: Callable[[Any], None]
 ) -> tuple[Failure | None, tuple[str, ...]]:
-    """As `flambeau.build.__main__` does it."""
-    from flambeau.build.__main__ import _open
-    from flambeau.build.build import build
+    """As `flambeau.builder.__main__` does it."""
+    from flambeau.builder.__main__ import _open
+    from flambeau.builder.steps import build
 
     opening = None
     try:
@@ -267,7 +268,7 @@ def _python_model(part: str, state: State, made: Made, inspected: str) -> str:
 
 def _doctored(file: Path) -> list[str]:
     """What `flambeau doctor FILE` says of the source that is not fine."""
-    found = source.look(SourceOptions(source=str(file)), Settings())
+    found = model.look(SourceOptions(source=str(file)), Settings())
     return [f"{each.found}: {each.advice}" for each in found if each.verdict != "fine"]
 
 

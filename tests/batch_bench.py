@@ -5,10 +5,10 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Literal
 
-from flambeau.batching import Batcher, BatchLimits
 from flambeau.errors import RequestError
-from flambeau.metrics import Metrics
-from flambeau.runners.base import Batch, RunnerState, Slot, Warm, WorkerLostError
+from flambeau.runners.base import Batch, ReplicaInfo, RunnerState, Slot, WorkerLostError
+from flambeau.serving.batcher import BatchLimits, BatchQueue
+from flambeau.telemetry.metrics import Metrics
 from flambeau.types import Item, Options, Outcome, Payload, Value
 
 LONG = 60.0  # seconds; no test waits for them
@@ -31,7 +31,7 @@ class FakeRunner:
         self.hasty: list[bool] = []  # of each batch: whether it may be ended early
         self.on_change: Callable[[], None] = lambda: None
 
-    async def start(self, on_change: Callable[[], None]) -> Warm:
+    async def start(self, on_change: Callable[[], None]) -> ReplicaInfo:
         raise NotImplementedError
 
     def reserve(self, *, alone: bool = False) -> Slot | None:
@@ -74,7 +74,7 @@ class Bench:
         self.runner = FakeRunner(slots)
         self.metrics = Metrics()
         limits = BatchLimits(size, delay, items, byte_limit)
-        self.batcher = Batcher(self.runner, limits, metrics=self.metrics.for_model("m", "1"))
+        self.batcher = BatchQueue(self.runner, limits, metrics=self.metrics.for_model("m", "1"))
         self.runner.on_change = self.batcher.dispatch
 
     async def ask(self, *data: bytes, seconds: float = LONG) -> list[bytes | str]:

@@ -7,10 +7,10 @@ import onnxscript  # noqa: F401
 import torch._dynamo
 import torch.onnx._internal.exporter._core  # noqa: F401
 
-import flambeau.build.build  # noqa: F401
-from flambeau.architectures import torchvision_ops
+import flambeau.builder.steps  # noqa: F401
+from flambeau.architectures import torchvision_compat
 
-torchvision_ops.declare_missing()
+torchvision_compat.declare_missing()
 
 import torchvision  # noqa: E402, F401  # which needs what was declared
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import forge
-from flambeau.formats import Format, Verdict
+from flambeau.checkpoints import Format, Safety
 
 Contents = dict[str, Any]
 
@@ -52,7 +52,7 @@ class Honest:
     name: str
     format: Format
     write: Callable[[Path], None]
-    verdict: Verdict = "data"
+    verdict: Safety = "data"
     where: tuple[str, ...] | None = ()
     words: str = ""
 

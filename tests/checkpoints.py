@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from flambeau.architectures import efficientnet_lite, timm_models, torchvision_models, torchvision_ops
-from flambeau.architectures.hollow import NotHollow, hollow, require_numbers
-from flambeau.formats.report import TensorInfo
+from flambeau.architectures import efficientnet_lite, timm_models, torchvision_compat, torchvision_models
+from flambeau.architectures.meta_init import NotHollow, hollow, require_numbers
+from flambeau.checkpoints.report import TensorInfo
 
 State = dict[str, torch.Tensor]
 Change = Callable[[State], State]
 Maker = Callable[[], nn.Module]
 
-torchvision_ops.declare_missing()
+torchvision_compat.declare_missing()
 
 
 def unchanged(state: State) -> State:

@@ -21,10 +21,10 @@ import fleet
 import page_models
 import quick
 import warm
-from flambeau import sources
-from flambeau.bundle import Bundle
-from flambeau.orders import SourceOptions
-from flambeau.service import BlockingService
+from flambeau.bundle.storage import Bundle
+from flambeau.serving.service import BlockingService
+from flambeau.settings.source import SourceOptions
+from flambeau.sources import build_cache
 from turns import pytest_collection_modifyitems, pytest_xdist_make_scheduler
 
 __all__ = ("pytest_collection_modifyitems", "pytest_xdist_make_scheduler")  # hooks, which pytest finds here
@@ -83,14 +83,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def warm_builds() -> Iterator[None]:
     """Builds that a test asks for in this process begin with torch imported: see `warm`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "_run_build_process", warm.run_build)
+        patch.setattr(build_cache, "_run_build_process", warm.run_build)
         yield
 
 
 @pytest.fixture(scope="session")
 def default_bundle(cache: Path) -> Bundle:
     """The embedded default, built once for the run."""
-    return sources.open_source(SourceOptions(), progress=lambda event: None)
+    return build_cache.open_source(SourceOptions(), progress=lambda event: None)
 
 
 @pytest.fixture(scope="session")

@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from flambeau.architectures import torchvision_ops
+from flambeau.architectures import torchvision_compat
 
-torchvision_ops.declare_missing()
+torchvision_compat.declare_missing()
 
 NETS = Path(__file__).with_name("corpus_nets.py")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

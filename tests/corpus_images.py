@@ -185,9 +185,9 @@ def timms(folder: Path) -> Made:
     torch.manual_seed(13)
     network = alive(timm.create_model("resnet10t", num_classes=3))
     file = saved(folder, "model_best.pth.tar", {"arch": "resnet10t", "state_dict": network.state_dict()})
-    from flambeau import detection
+    from flambeau import identify
 
-    way = detection.pipeline_for("timm", "resnet10t")
+    way = identify.pipeline_for("timm", "resnet10t")
     probe = picture()
     rows = prepared(probe, resize=way.resize, crop=way.crop, interpolation=way.interpolation)
     return Made(file, probe, classified(network, rows))

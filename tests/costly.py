@@ -1,7 +1,7 @@
 """Small files that cost much to look into: each repeats one operation whose price its argument sets (A4).
 
-Every case is a few megabytes and was made against one place in `flambeau.formats`; `hostile` has the files that attack
-by what they say, these attack by what they take.
+Every case is a few megabytes and was made against one place in `flambeau.checkpoints`; `hostile` has the files that
+attack by what they say, these attack by what they take.
 """
 
 import struct

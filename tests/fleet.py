@@ -13,13 +13,12 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
-from flambeau import bundle
-from flambeau.bundle import CodeReference, Manifest, PythonPipeline, Source
-from flambeau.config import Settings
+from flambeau.bundle import storage
+from flambeau.bundle.storage import CodeReference, Manifest, PythonConfig, Source
 from flambeau.errors import RequestError
-from flambeau.runners.base import Slot, Work
+from flambeau.runners.base import ReplicaSpec, Slot, Work
 from flambeau.runners.processes import ProcessesRunner
-from flambeau.runners.spec import ReplicaSpec
+from flambeau.settings.service import Settings
 from flambeau.types import Item, Options, Payload, Value
 
 PATIENCE = 60.0  # seconds until a test gives up on a condition
@@ -65,12 +64,12 @@ class Commands(flambeau.PythonModel):
 def make_bundle(folder: Path) -> ReplicaSpec:
     """A bundle of the obedient model, written without a build process."""
     (folder / "model.py").write_text(MODEL.format(folder=str(folder)))
-    pipeline = PythonPipeline(CodeReference("Commands", file="model.py"))
+    pipeline = PythonConfig(CodeReference("Commands", file="model.py"))
     source = Source(kind="python", name="model.py")
-    bundle.write_manifest(
+    storage.write_manifest(
         folder,
         Manifest(
-            format=bundle.FORMAT, name="commands", flambeau="0", source=source, pipeline=pipeline, engine="python"
+            format=storage.FORMAT, name="commands", flambeau="0", source=source, pipeline=pipeline, engine="python"
         ),
     )
     return ReplicaSpec(
@@ -277,7 +276,7 @@ def fake_worker(folder: Path, body: str) -> str:
         f"open({str(folder / 'ran')!r}, 'w').close()\n"
         "import msgspec\n"
         "from flambeau.runners import ipc\n"
-        "from flambeau.runners.ipc import *\n"
+        "from flambeau.runners.wire import *\n"
         "from flambeau.runners.worker import WorkerOrder\n"
         "from flambeau.types import Outcome, Value\n"
         "sock = socket.socket(fileno=int(sys.argv[-2]))\n"

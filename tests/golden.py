@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flambeau import bundle
-from flambeau.build import samples
-from flambeau.bundle import Bundle, CodeReference, Manifest, PythonPipeline, Source
+from flambeau.builder import golden_samples
+from flambeau.bundle import storage
+from flambeau.bundle.storage import Bundle, CodeReference, Manifest, PythonConfig, Source
 from flambeau.pipelines.tensor import TensorPipeline
 from flambeau.types import Tensors, TensorSpec
 
@@ -26,26 +26,26 @@ def golden_folder(folder: Path, files: dict[str, object]) -> Path:
     return folder
 
 
-def collected(folder: Path, files: dict[str, object], **options: Any) -> samples.Collected:
+def collected(folder: Path, files: dict[str, object], **options: Any) -> golden_samples.Collected:
     """Collect the samples of a doubling network into the bundle at `folder`."""
-    given = samples.gather(golden_folder(folder.with_name("given"), files))
+    given = golden_samples.gather(golden_folder(folder.with_name("given"), files))
     folder.mkdir()
-    return samples.collect(given, folder, **{"pipeline": NUMBERS, "compute": double, **options})
+    return golden_samples.collect(given, folder, **{"pipeline": NUMBERS, "compute": double, **options})
 
 
 def manifest(**fields: Any) -> Manifest:
     source = Source(kind="checkpoint", name="net.pth")
-    known = {"format": 1, "name": "net", "flambeau": "0", "source": source, "pipeline": bundle.TensorPipeline()}
+    known = {"format": 1, "name": "net", "flambeau": "0", "source": source, "pipeline": storage.TensorConfig()}
     return Manifest(**{**known, "engine": "eager", **fields})
 
 
 def python_bundle(folder: Path, source: str, files: dict[str, object]) -> Bundle:
     """The bundle of the class `Model` in `source`, with its samples."""
-    given = samples.gather(golden_folder(folder.with_name("given"), files))
+    given = golden_samples.gather(golden_folder(folder.with_name("given"), files))
     folder.mkdir()
     (folder / "model.py").write_text(source)
-    samples.keep(given, folder)
-    bundle.write_manifest(
-        folder, manifest(pipeline=PythonPipeline(CodeReference("Model", file="model.py")), engine="python")
+    golden_samples.keep(given, folder)
+    storage.write_manifest(
+        folder, manifest(pipeline=PythonConfig(CodeReference("Model", file="model.py")), engine="python")
     )
-    return bundle.read(folder)
+    return storage.read(folder)

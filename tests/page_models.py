@@ -11,14 +11,15 @@ from flask import Flask
 from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
-from flambeau import bundle, sources
-from flambeau.bundle import Bundle
-from flambeau.config import Settings
-from flambeau.orders import SourceOptions
-from flambeau.service import BlockingService, Service
+from flambeau.bundle import storage
+from flambeau.bundle.storage import Bundle
+from flambeau.http.access import open_gate
+from flambeau.http.flask_app import make_app
+from flambeau.serving.service import BlockingService, Service
+from flambeau.settings.service import Settings
+from flambeau.settings.source import SourceOptions
+from flambeau.sources import build_cache
 from flambeau.types import Label, TensorSpec
-from flambeau.web.access.gate import open_gate
-from flambeau.web.app import make_app
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 CAT = 285  # the index of the Egyptian cat
@@ -28,7 +29,7 @@ def open_several(default: Bundle, double_py: Path, folder: Path) -> BlockingServ
     """A running service with a model for each form of answer; `efficientnet_lite0` is the default."""
     import task_models  # brings torch with it, which most suites do without
 
-    double = sources.open_source(
+    double = build_cache.open_source(
         SourceOptions(source=f"{double_py}:Double", allow_code=True), progress=lambda event: None
     )
     bundles = [
@@ -51,9 +52,9 @@ def hostile(default: Bundle, folder: Path) -> Bundle:
     shutil.copytree(default.path, folder)
     labels = list(default.labels() or ())
     labels[CAT] = Label(HOSTILE, HOSTILE)
-    bundle.write_labels(folder, tuple(labels))
-    bundle.write_manifest(folder, msgspec.structs.replace(default.manifest, name="hostile"))
-    return bundle.read(folder)
+    storage.write_labels(folder, tuple(labels))
+    storage.write_manifest(folder, msgspec.structs.replace(default.manifest, name="hostile"))
+    return storage.read(folder)
 
 
 def numbers(name: str, folder: Path, shape: tuple[int, ...]) -> Bundle:
@@ -67,13 +68,13 @@ def numbers(name: str, folder: Path, shape: tuple[int, ...]) -> Bundle:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, sizes)],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, folder / bundle.ONNX)
+    onnx.save(model, folder / storage.ONNX)
     rows = np.arange(2 * math.prod(shape), dtype=np.float32).reshape(2, *shape)
-    save_file({"input.x": rows, "output.y": rows + rows}, folder / bundle.PROBES)
-    manifest = bundle.Manifest(
-        format=bundle.FORMAT, name=name, flambeau="0", source=bundle.Source(kind="onnx", name=f"{name}.onnx"),
-        pipeline=bundle.TensorPipeline(), engine="onnxruntime",
+    save_file({"input.x": rows, "output.y": rows + rows}, folder / storage.PROBES)
+    manifest = storage.Manifest(
+        format=storage.FORMAT, name=name, flambeau="0", source=storage.Source(kind="onnx", name=f"{name}.onnx"),
+        pipeline=storage.TensorConfig(), engine="onnxruntime",
         inputs=(TensorSpec("x", "float32", shape),), outputs=(TensorSpec("y", "float32", shape),),
     )  # fmt: skip
-    bundle.write_manifest(folder, manifest)
-    return bundle.read(folder)
+    storage.write_manifest(folder, manifest)
+    return storage.read(folder)

@@ -15,14 +15,14 @@ from PIL import Image
 from safetensors.numpy import save_file
 from torch import nn
 
-from flambeau import bundle
-from flambeau.bundle import Activation, Bundle, ImagePipeline, Manifest, Source
+from flambeau.bundle import storage
+from flambeau.bundle.storage import Activation, Bundle, ImageConfig, Manifest, Source
 from flambeau.pipelines.image import decode, normalise, resize_and_crop
 from flambeau.types import Label, Task, TensorSpec
 
 SIDE = 32
 NAMES = ("atelectasis", "effusion", "nodule", "mass", "pneumonia")
-PREPARATION = ImagePipeline(resize=SIDE, crop=SIDE, threshold=0.5)
+PREPARATION = ImageConfig(resize=SIDE, crop=SIDE, threshold=0.5)
 
 
 def network(outputs: int, *tail: nn.Module, seed: int = 0) -> nn.Sequential:
@@ -58,7 +58,7 @@ class Made:
 
     bundle: Bundle
     network: nn.Module
-    pipeline: ImagePipeline = field(default=PREPARATION)
+    pipeline: ImageConfig = field(default=PREPARATION)
 
     def pixels(self, data: bytes) -> torch.Tensor:
         """The image as the network is given it, shape (1, 3, side, side)."""
@@ -82,7 +82,7 @@ def make(
     task: Task | None,
     activation: Activation | None,
     labels: Sequence[str] | None = None,
-    pipeline: ImagePipeline = PREPARATION,
+    pipeline: ImageConfig = PREPARATION,
     one_row: str | None = None,
     older: bool = True,
     **fields: Any,
@@ -99,27 +99,27 @@ def make(
         warnings.simplefilter("ignore")  # the older exporter says that it is one: it needs a tenth of the other's time
         if older:
             axes = {"input": {0: "rows"}, "output": {0: "rows"}}
-            torch.onnx.export(net, (rows[:2],), folder / bundle.ONNX, dynamic_axes=axes, dynamo=False, **names)
+            torch.onnx.export(net, (rows[:2],), folder / storage.ONNX, dynamic_axes=axes, dynamo=False, **names)
         else:
             shapes = ({0: torch.export.Dim.DYNAMIC},)
             torch.onnx.export(
-                net, (rows[:2],), folder / bundle.ONNX, dynamic_shapes=shapes, dynamo=True, verbose=False,
+                net, (rows[:2],), folder / storage.ONNX, dynamic_shapes=shapes, dynamo=True, verbose=False,
                 external_data=False, **names,
             )  # fmt: skip
     with torch.inference_mode():
         eager = torch.cat([net(row[None]) for row in rows]).numpy()
-    save_file({"input.input": rows.numpy(), "output.output": eager}, folder / bundle.PROBES)
+    save_file({"input.input": rows.numpy(), "output.output": eager}, folder / storage.PROBES)
     if labels is not None:
-        bundle.write_labels(folder, tuple(Label(str(index), name) for index, name in enumerate(labels)))
+        storage.write_labels(folder, tuple(Label(str(index), name) for index, name in enumerate(labels)))
     manifest = Manifest(
-        format=bundle.FORMAT, name=folder.name, flambeau="0", source=Source(kind="onnx", name=f"{folder.name}.onnx"),
+        format=storage.FORMAT, name=folder.name, flambeau="0", source=Source(kind="onnx", name=f"{folder.name}.onnx"),
         pipeline=pipeline, engine="onnxruntime",
         inputs=(TensorSpec("input", "float32", (3, pipeline.crop, pipeline.crop)),),
         outputs=(TensorSpec("output", str(eager.dtype), tuple(eager.shape[1:])),),
         task=task, activation=activation, one_row=one_row, **fields,
     )  # fmt: skip
-    bundle.write_manifest(folder, manifest)
-    return Made(bundle.read(folder), net, pipeline)
+    storage.write_manifest(folder, manifest)
+    return Made(storage.read(folder), net, pipeline)
 
 
 BY_NETWORK = {"by": "network", "known": "graph"}
@@ -129,7 +129,7 @@ def softmax_inside(folder: Path) -> Made:
     """W2: the graph ends in a softmax."""
     return make(
         folder, network(5, nn.Softmax(1)), task="classification", labels=NAMES,
-        activation=Activation("softmax", **BY_NETWORK), pipeline=ImagePipeline(resize=SIDE, crop=SIDE),  # type: ignore[arg-type]
+        activation=Activation("softmax", **BY_NETWORK), pipeline=ImageConfig(resize=SIDE, crop=SIDE),  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -138,7 +138,7 @@ def log_softmax_inside(folder: Path) -> Made:
     return make(
         folder, network(5, nn.LogSoftmax(1)), task="classification", labels=NAMES,
         activation=Activation("softmax", logarithm=True, **BY_NETWORK),  # type: ignore[arg-type]
-        pipeline=ImagePipeline(resize=SIDE, crop=SIDE),
+        pipeline=ImageConfig(resize=SIDE, crop=SIDE),
     )  # fmt: skip
 
 
@@ -169,5 +169,5 @@ def strangers(folder: Path, **fields: Any) -> Made:
     """W6: a classifier whose rows are not independent."""
     return make(
         folder, Strangers().train(False), task="classification", labels=("cat", "dog", "bird"),
-        activation=Activation("softmax"), pipeline=ImagePipeline(resize=SIDE, crop=SIDE), older=False, **fields,
+        activation=Activation("softmax"), pipeline=ImageConfig(resize=SIDE, crop=SIDE), older=False, **fields,
     )  # fmt: skip

@@ -19,7 +19,7 @@ from flask import Flask
 
 import flambeau
 from conftest import Serve, ServerProcess, run_flambeau
-from flambeau.web.access import tokens
+from flambeau.http import tokens
 
 INFER, ADMIN, HASHED, WRONG = (  # the same in every process: they stand in the names of tests
     base64.urlsafe_b64encode(hashlib.sha256(name).digest()).decode().rstrip("=")
@@ -297,7 +297,7 @@ def test_every_route_declares_what_it_needs_t09(app: Flask) -> None:
     for rule in app.url_map.iter_rules():
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
             assert f"{method} {rule.rule}" in declared, (
-                f"{method} {rule.rule} declares nothing: see web/access/routes.py"
+                f"{method} {rule.rule} declares nothing: see protocols/routes.py"
             )
 
 
@@ -520,8 +520,8 @@ def test_predictions_are_served_over_tls(
 def test_a_certificate_that_cannot_be_used_is_told_before_anything_is_loaded(
     identities: dict[str, tuple[Path, Path]], tmp_path: Path
 ) -> None:
-    from flambeau.config import Settings
-    from flambeau.web.access.tls import server_context
+    from flambeau.http.listening import server_context
+    from flambeau.settings.service import Settings
 
     (cert, key), (_, other) = identities["ours"], identities["other"]
     (tmp_path / "text").write_text("hello")

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import activation_nets
-from flambeau.build import activation, probing
-from flambeau.build.filled import Filled
-from flambeau.bundle import Activation, ImagePipeline, TensorPipeline
+from flambeau.builder import activation, probing
+from flambeau.builder.filled import Filled
+from flambeau.bundle.storage import Activation, ImageConfig, TensorConfig
 from flambeau.errors import SourceError
 from flambeau.types import TensorSpec
 
@@ -41,11 +41,11 @@ def studied(network: Any, *, output: str | None = None, **said: Any) -> tuple[ac
         network=network,
         name="Net",
         architecture=None,
-        pipeline=ImagePipeline(resize=SIDE, crop=SIDE),
+        pipeline=ImageConfig(resize=SIDE, crop=SIDE),
         input=TensorSpec("input", "float32", (3, SIDE, SIDE)),
     )
     probed = probing.probe(filled, output, tell=lambda text: None)
-    seen = activation.Seen(
+    seen = activation.ProbedOutput(
         "Net", probed.numbers, probed.ending, without_head=probed.without_head, named=said.pop("named", False)
     )
     return activation.decide(seen, said.pop("task", None), said.pop("activation", None)), probed
@@ -285,6 +285,6 @@ def test_a_network_over_numbers_keeps_its_own_ending() -> None:
     torch.manual_seed(0)
     for last, expected in ((nn.Softmax(dim=1), SOFTMAX), (nn.Sigmoid(), SIGMOID), (nn.Identity(), AS_IT_IS)):
         network = nn.Sequential(nn.Linear(4, 3), last)
-        filled = Filled(network, "Net", None, TensorPipeline(), TensorSpec("input", "float32", (4,)))
+        filled = Filled(network, "Net", None, TensorConfig(), TensorSpec("input", "float32", (4,)))
         probed = probing.probe(filled, None, tell=lambda text: None)
         assert activation.over_numbers(probed.ending, probed.numbers) == expected

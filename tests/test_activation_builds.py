@@ -16,19 +16,20 @@ from torch import nn
 import activation_nets
 import flambeau
 from conftest import Serve, encoded, photograph, run_flambeau
-from flambeau import sources
-from flambeau.architectures import torchvision_ops
-from flambeau.bundle import Activation, Bundle, ImagePipeline
+from flambeau.architectures import torchvision_compat
+from flambeau.bundle.storage import Activation, Bundle, ImageConfig
 from flambeau.errors import LabelsError, SourceError
-from flambeau.orders import Note, SourceOptions
 from flambeau.pipelines import image
+from flambeau.settings.source import SourceOptions
+from flambeau.sources import build_cache
+from flambeau.sources.request import Note
 from flambeau.types import Classification, Embedding, MultiLabel, Regression
 
 pytestmark = [pytest.mark.usefixtures("warm_builds"), pytest.mark.timeout(300)]  # they build, on a busy machine
 
 NETS = Path(activation_nets.__file__)
 SIDE = 64
-PREPARED = ImagePipeline(resize=SIDE, crop=SIDE)
+PREPARED = ImageConfig(resize=SIDE, crop=SIDE)
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def built(notes: list[str]) -> Callable[..., Bundle]:
             if isinstance(event, Note):
                 notes.append(event.text)
 
-        return sources.open_source(SourceOptions(source=str(source), **options), progress=hear)
+        return build_cache.open_source(SourceOptions(source=str(source), **options), progress=hear)
 
     return build
 
@@ -60,7 +61,7 @@ def own(name: str, folder: Path) -> tuple[nn.Module, Path, dict[str, Any]]:
     return network, folder / f"{name}.pth", options
 
 
-def pixels(data: bytes, prepared: ImagePipeline = PREPARED) -> torch.Tensor:
+def pixels(data: bytes, prepared: ImageConfig = PREPARED) -> torch.Tensor:
     """A picture as the service prepares it: `tests/test_image_pipeline.py` holds that against torchvision."""
     decoded = image.decode(data, max_pixels=10**8)
     cropped = image.resize_and_crop(
@@ -70,7 +71,7 @@ def pixels(data: bytes, prepared: ImagePipeline = PREPARED) -> torch.Tensor:
     return torch.from_numpy(image.normalise(np.asarray(cropped), mean, std))
 
 
-def scores(network: nn.Module, data: bytes, prepared: ImagePipeline = PREPARED) -> torch.Tensor:
+def scores(network: nn.Module, data: bytes, prepared: ImageConfig = PREPARED) -> torch.Tensor:
     with torch.inference_mode():
         result: torch.Tensor = network(pixels(data, prepared))
     return result[0]
@@ -83,7 +84,7 @@ def answer(made: Bundle, data: bytes) -> Any:
 
 def resnet(outputs: int | None) -> nn.Module:
     """A ResNet-18 whose head was replaced, or taken off."""
-    torchvision_ops.declare_missing()
+    torchvision_compat.declare_missing()
     from torchvision import models
 
     torch.manual_seed(7)
@@ -115,7 +116,7 @@ def test_one_output_can_be_a_number(built: Callable[..., Bundle], cat: bytes, tm
     assert made.labels() is None
     found = answer(made, cat)
     assert isinstance(found, Regression)
-    assert found.output == pytest.approx(float(scores(network, cat, ImagePipeline())[0]), abs=1e-4)
+    assert found.output == pytest.approx(float(scores(network, cat, ImageConfig())[0]), abs=1e-4)
 
 
 def test_one_output_can_be_the_score_of_a_class(built: Callable[..., Bundle], cat: bytes, tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ def test_one_output_can_be_the_score_of_a_class(built: Callable[..., Bundle], ca
     network, file, options = own("OneSqueezed", tmp_path)
     made = built(file, **options, activation="sigmoid")
     assert (made.manifest.task, made.manifest.activation) == ("multi-label", Activation("sigmoid", known="said"))
-    assert isinstance(made.manifest.pipeline, ImagePipeline)
+    assert isinstance(made.manifest.pipeline, ImageConfig)
     assert made.manifest.pipeline.threshold == 0.5
     found = answer(made, cat)
     assert isinstance(found, MultiLabel)
@@ -144,7 +145,7 @@ def test_the_softmax_over_a_checkpoint_is_said_and_can_be_declined(
     made = built(tmp_path / "findings.pth", task="multi-label")
     found = answer(made, cat)
     assert isinstance(found, MultiLabel)
-    expected = torch.sigmoid(scores(network, cat, ImagePipeline()))
+    expected = torch.sigmoid(scores(network, cat, ImageConfig()))
     assert found.scores == pytest.approx(expected.tolist(), abs=1e-5)
     of_bundle = run_flambeau("inspect", made.path).stdout
     assert "multi-label" in of_bundle
@@ -187,7 +188,7 @@ def test_features_are_never_classes(built: Callable[..., Bundle], notes: list[st
     assert any("fc in the place of its head does nothing" in note for note in notes)
     found = answer(made, cat)
     assert isinstance(found, Embedding)
-    assert np.allclose(found.embedding, scores(network, cat, ImagePipeline()), atol=1e-3)
+    assert np.allclose(found.embedding, scores(network, cat, ImageConfig()), atol=1e-3)
 
 
 def test_what_may_be_features_is_asked(built: Callable[..., Bundle], tmp_path: Path) -> None:
@@ -214,7 +215,7 @@ def test_the_weights_of_a_body_without_its_head_make_features(
     assert made.manifest.task == "embedding"
     found = answer(made, cat)
     assert isinstance(found, Embedding)
-    assert np.allclose(found.embedding, scores(network, cat, ImagePipeline()), atol=1e-3)
+    assert np.allclose(found.embedding, scores(network, cat, ImageConfig()), atol=1e-3)
 
 
 @pytest.mark.parametrize("engine", ["auto", "eager"])
@@ -294,7 +295,7 @@ def graph(*outputs: str, last: str = "Softmax", axis: int = 1) -> onnx.ModelProt
 
 def logits(data: bytes) -> torch.Tensor:
     weights = np.random.default_rng(5).normal(0, 0.2, (192, 5)).astype(np.float32)
-    return pixels(data, ImagePipeline(resize=8, crop=8)).flatten(1)[0] @ torch.from_numpy(weights)
+    return pixels(data, ImageConfig(resize=8, crop=8)).flatten(1)[0] @ torch.from_numpy(weights)
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 import flambeau
-from flambeau import bundle, sources
-from flambeau.agreement import measure
-from flambeau.bundle import PROBES, Bundle
+from flambeau.answers.agreement import measure
+from flambeau.bundle import storage
+from flambeau.bundle.storage import PROBES, Bundle
 from flambeau.errors import EngineError
-from flambeau.orders import SourceOptions
+from flambeau.settings.source import SourceOptions
+from flambeau.sources import build_cache
 
 NETWORK = """
 import torch
@@ -42,7 +43,7 @@ def built(folder: Path, wrong: float) -> Bundle:
     options = SourceOptions(
         source=str(folder / "net.pth"), arch=f"{folder / 'net.py'}:Net", input_shape=(4,), allow_code=True
     )
-    return sources.build_into(options, folder / "bundle", progress=lambda event: None)
+    return build_cache.build_into(options, folder / "bundle", progress=lambda event: None)
 
 
 def test_an_export_whose_small_output_is_wrong_is_not_served(tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ def test_an_engine_whose_small_output_is_wrong_does_not_load(tmp_path: Path) -> 
     [output] = [name for name in probes if name.startswith("output.")]
     probes[output][:, 1] *= 1.1
     save_file(probes, made.path / PROBES)
-    bundle.write_manifest(made.path, made.manifest)
+    storage.write_manifest(made.path, made.manifest)
     with pytest.raises(EngineError, match="does not reproduce the answers it was built with"):
         flambeau.load(str(made.path))
 

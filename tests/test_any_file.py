@@ -17,11 +17,13 @@ from torch import nn
 
 import flambeau
 from conftest import Serve, encoded, photograph, run_flambeau
-from flambeau import detection, sources
-from flambeau.architectures import torchvision_ops
-from flambeau.bundle import Bundle, ImagePipeline
+from flambeau import identify
+from flambeau.architectures import torchvision_compat
+from flambeau.bundle.storage import Bundle, ImageConfig
 from flambeau.errors import CodeNotAllowed, SourceError
-from flambeau.orders import Note, SourceOptions
+from flambeau.settings.source import SourceOptions
+from flambeau.sources import build_cache
+from flambeau.sources.request import Note
 
 pytestmark = pytest.mark.usefixtures("warm_builds")
 
@@ -88,7 +90,7 @@ def built(notes: list[str]) -> Callable[..., Bundle]:
             if isinstance(event, Note):
                 notes.append(event.text)
 
-        return sources.open_source(SourceOptions(source=str(source), **options), progress=hear)
+        return build_cache.open_source(SourceOptions(source=str(source), **options), progress=hear)
 
     return build
 
@@ -108,7 +110,7 @@ def test_an_own_network_of_grey_images_takes_pictures(
     made = built(
         tmp_path / "digits.pth", arch=f"{nets.__file__}:digits", arch_args={"classes": 5}, allow_code=True, mean=(0.5,)
     )
-    assert made.manifest.pipeline == ImagePipeline(resize=28, crop=28, mean=(0.5,), std=(1.0,))
+    assert made.manifest.pipeline == ImageConfig(resize=28, crop=28, mean=(0.5,), std=(1.0,))
     assert any("28 × 28 pixels" in note for note in notes)
     picture = Image.fromarray(np.arange(28 * 28, dtype=np.uint32).reshape(28, 28).astype(np.uint8))
     pixels = torch.from_numpy(np.asarray(picture, np.float32) / 255 - 0.5)[None, None]
@@ -121,7 +123,7 @@ def test_an_own_network_of_grey_images_takes_pictures(
 
 def test_weights_with_a_new_head_are_served_by_path_alone(serve: Serve, tmp_path: Path) -> None:
     """A DataParallel checkpoint of a re-headed network with its optimiser, and its class names beside the weights."""
-    torchvision_ops.declare_missing()
+    torchvision_compat.declare_missing()
     from torchvision import models
 
     torch.manual_seed(5)
@@ -164,7 +166,7 @@ def test_one_of_every_family_is_found_built_and_answers_as_torch(
     built: Callable[..., Bundle], tmp_path: Path, name: str
 ) -> None:
     """From a Lightning-like checkpoint, without a word about what it is. MaxViT is left out: its export is long."""
-    torchvision_ops.declare_missing()
+    torchvision_compat.declare_missing()
     from torchvision import models
 
     torch.manual_seed(6)
@@ -174,12 +176,12 @@ def test_one_of_every_family_is_found_built_and_answers_as_torch(
             layer.running_var.fill_(0.5)  # type: ignore[union-attr]
     state = {f"model.{key}": tensor for key, tensor in network.state_dict().items()}
     torch.save({"state_dict": state, "pytorch-lightning_version": "2.5.0", "epoch": 3}, tmp_path / "last.ckpt")
-    crop = detection.pipeline_for("torchvision", name).crop
+    crop = identify.pipeline_for("torchvision", name).crop
     made = built(tmp_path / "last.ckpt", resize=crop)
     assert made.manifest.architecture is not None
     assert made.manifest.architecture.name == name
     pipeline = made.manifest.pipeline
-    assert isinstance(pipeline, ImagePipeline)
+    assert isinstance(pipeline, ImageConfig)
     assert pipeline.crop == crop
     picture = photograph("coffee").resize((pipeline.crop, pipeline.crop))
     pixels = torch.from_numpy(np.asarray(picture, np.float32) / 255).permute(2, 0, 1)
@@ -200,7 +202,7 @@ def test_the_published_lite_files_are_served_by_path_alone(
     file = Path(module.__path__[0], "models")
     [weights] = file.glob("*.pth")
     made = built(weights)
-    assert isinstance(made.manifest.pipeline, ImagePipeline)
+    assert isinstance(made.manifest.pipeline, ImageConfig)
     assert made.manifest.pipeline.crop == crop
     assert made.manifest.engine == "onnxruntime"
     assert any("official weights" in note for note in notes)
@@ -223,7 +225,7 @@ def test_lite0_is_recognised_under_any_name(
 def test_a_file_named_like_official_weights_that_holds_others_is_told(
     built: Callable[..., Bundle], notes: list[str], tmp_path: Path
 ) -> None:
-    torchvision_ops.declare_missing()
+    torchvision_compat.declare_missing()
     from torchvision import models
 
     torch.save(models.squeezenet1_1().state_dict(), tmp_path / "squeezenet1_1-b8a52dc0.pth")
@@ -337,7 +339,7 @@ def test_an_onnx_file_over_images_takes_pictures(built: Callable[..., Bundle], c
     onnx.save(graph("n", (3, 64, 64)), tmp_path / "bright.onnx")
     (tmp_path / "names.txt").write_text("bright\ndark\n")
     made = built(tmp_path / "bright.onnx", labels=str(tmp_path / "names.txt"), mean=(0.5, 0.5, 0.5))
-    assert isinstance(made.manifest.pipeline, ImagePipeline)
+    assert isinstance(made.manifest.pipeline, ImageConfig)
     assert (made.manifest.pipeline.resize, made.manifest.pipeline.crop) == (64, 64)
     white, black = (encoded(Image.new("RGB", (80, 90), colour)) for colour in ("white", "black"))
     assert [answer(made, picture).top[0].label.name for picture in (white, black)] == ["bright", "dark"]
@@ -359,7 +361,7 @@ def test_an_onnx_file_that_cannot_be_served_says_why(
 
 
 def test_where_none_fits_the_nearest_is_named_with_its_differences(tmp_path: Path) -> None:
-    torchvision_ops.declare_missing()
+    torchvision_compat.declare_missing()
     from torchvision import models
 
     state = models.squeezenet1_1().state_dict()

@@ -10,14 +10,16 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from conftest import encoded, photograph
-from flambeau import architectures, bundle
+from flambeau import architectures
 from flambeau.architectures import efficientnet_lite, torchvision_models
-from flambeau.architectures.hollow import NotHollow, hollow, require_numbers
-from flambeau.build import labels
-from flambeau.bundle import Architecture, CodeReference, Head, HeadLayer
+from flambeau.architectures.meta_init import NotHollow, hollow, require_numbers
+from flambeau.builder import labels
+from flambeau.bundle import storage
+from flambeau.bundle.storage import Architecture, CodeReference, Head, HeadLayer
 from flambeau.errors import SourceError
-from flambeau.orders import SourceOptions, order_for
-from flambeau.pipelines.opening import open_pipeline
+from flambeau.pipelines.base import open_pipeline
+from flambeau.settings.source import SourceOptions
+from flambeau.sources.request import order_for
 from flambeau.types import Payload, TensorSpec
 
 
@@ -83,7 +85,7 @@ def test_models_of_another_size_take_the_sizes_they_were_trained_with(name: str,
 
 
 def test_a_model_of_the_recipes_size_takes_the_recipe() -> None:
-    assert torchvision_models.pipeline_for("densenet121") == bundle.ImagePipeline()
+    assert torchvision_models.pipeline_for("densenet121") == storage.ImageConfig()
 
 
 @pytest.mark.parametrize("name", torchvision_models.names())

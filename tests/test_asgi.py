@@ -21,8 +21,8 @@ from starlette.testclient import TestClient
 
 import flambeau
 from conftest import encoded, photograph
-from flambeau.bundle import Bundle
-from flambeau.web.asgi import AsgiApp
+from flambeau.bundle.storage import Bundle
+from flambeau.http.asgi import AsgiApp
 from fleet import wait_for
 from fronts import serving
 

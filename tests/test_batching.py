@@ -7,11 +7,11 @@ import random
 import pytest
 
 from batch_bench import LONG, Bench, on_loop, settle
-from flambeau.batch_sizes import BatchSizes, measured_sizes
-from flambeau.batching import LARGEST_BATCH
 from flambeau.errors import RequestError
-from flambeau.heavies import MOST_BYTES
-from flambeau.runners.base import Cost
+from flambeau.runners.base import BatchCost
+from flambeau.serving.batch_sizes import BatchSizes, measured_sizes
+from flambeau.serving.batcher import LARGEST_BATCH
+from flambeau.serving.fair_queue import MOST_BYTES
 from flambeau.types import Item, Options, Payload
 
 
@@ -260,11 +260,11 @@ async def test_what_comes_in_one_turn_of_the_loop_goes_together() -> None:
     ],
 )
 def test_batches_are_as_large_as_pays(one: float, two: float, most: int, least: int) -> None:
-    assert measured_sizes(Cost(one, two)) == BatchSizes(most, least)
+    assert measured_sizes(BatchCost(one, two)) == BatchSizes(most, least)
 
 
 def test_a_batch_size_that_was_asked_for_is_kept() -> None:
-    assert measured_sizes(Cost(12e-3, 24e-3), most=16).most == 16
+    assert measured_sizes(BatchCost(12e-3, 24e-3), most=16).most == 16
     assert measured_sizes(None, most=16) == BatchSizes(16)
     assert measured_sizes(None) == BatchSizes(8)
 

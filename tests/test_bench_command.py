@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from conftest import run_flambeau
-from flambeau.bundle import Bundle
+from flambeau.bundle.storage import Bundle
 
 SECOND = "openvino" if find_spec("openvino") else "eager"
 QUICK = ("--rounds", "1", "--seconds", "0.01")

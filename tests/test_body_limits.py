@@ -10,8 +10,8 @@ import pytest
 
 import flambeau
 from conftest import Serve, ServerProcess, run_flambeau
-from flambeau.runners import ipc
-from flambeau.web.framing import length_of
+from flambeau.http.framing import length_of
+from flambeau.runners import wire
 from fleet import wait_for
 
 LIMIT = 1_000_000
@@ -231,14 +231,14 @@ def test_under_plain_wsgi_bodies_are_counted_too_p12(tmp_path: Path) -> None:
 
 
 def test_the_largest_body_that_may_be_set_fits_into_a_frame_p5() -> None:
-    header = ipc.Header(ipc.Kind.BATCH, 1, 1, 100, ipc.LARGEST_PAYLOADS)
-    assert ipc.unpack_header(ipc.pack_header(header)) == header
+    header = wire.Header(wire.FrameKind.BATCH, 1, 1, 100, wire.LARGEST_PAYLOADS)
+    assert wire.unpack_header(wire.pack_header(header)) == header
 
 
 def test_a_body_limit_above_what_a_frame_takes_is_refused_at_the_start_p5(double_py: Path) -> None:
-    done = run_flambeau("serve", f"{double_py}:Double", "--allow-code", "--max-body-bytes", ipc.LARGEST_PAYLOADS + 1)
+    done = run_flambeau("serve", f"{double_py}:Double", "--allow-code", "--max-body-bytes", wire.LARGEST_PAYLOADS + 1)
     assert done.returncode != 0
-    assert f"the most is {ipc.LARGEST_PAYLOADS}" in done.stderr
+    assert f"the most is {wire.LARGEST_PAYLOADS}" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from flambeau import cgroup
+from flambeau.system import machine
 
 MIB = 1024 * 1024
 V1_UNLIMITED = 9223372036854771712
@@ -50,7 +50,7 @@ V1 = (
 
 
 def test_a_service_of_systemd_is_bound_by_its_own_group_and_by_all_above_it_p9(tmp_path: Path) -> None:
-    root = tree(tmp_path, "0::/system.slice/flambeau.service\n", V2)
+    root = tree(tmp_path, "0::/system.slice/flambeau.serving.service\n", V2)
     put(
         root,
         {
@@ -58,17 +58,17 @@ def test_a_service_of_systemd_is_bound_by_its_own_group_and_by_all_above_it_p9(t
             "system.slice/cpu.max": "150000 100000",
             "system.slice/memory.max": "max",
             "system.slice/memory.events": "low 0\nhigh 0\noom 9\noom_kill 9",
-            "system.slice/flambeau.service/cpu.max": "max 100000",
-            "system.slice/flambeau.service/memory.max": 300 * MIB,
-            "system.slice/flambeau.service/memory.events": "low 0\nhigh 0\noom 3\noom_kill 2\noom_group_kill 0",
+            "system.slice/flambeau.serving.service/cpu.max": "max 100000",
+            "system.slice/flambeau.serving.service/memory.max": 300 * MIB,
+            "system.slice/flambeau.serving.service/memory.events": "low 0\nhigh 0\noom 3\noom_kill 2\noom_group_kill 0",
         },
     )
-    assert cgroup.cpu_quota(root) == 1.5
-    assert cgroup.memory_limit(root) == 300 * MIB
-    assert cgroup.oom_kills(root) == 2
-    put(root, {"system.slice/flambeau.service/cpu.max": "20000 50000", "system.slice/memory.max": 200 * MIB})
-    assert cgroup.cpu_quota(root) == 0.4
-    assert cgroup.memory_limit(root) == 200 * MIB
+    assert machine.cpu_quota(root) == 1.5
+    assert machine.memory_limit(root) == 300 * MIB
+    assert machine.oom_kills(root) == 2
+    put(root, {"system.slice/flambeau.serving.service/cpu.max": "20000 50000", "system.slice/memory.max": 200 * MIB})
+    assert machine.cpu_quota(root) == 0.4
+    assert machine.memory_limit(root) == 200 * MIB
 
 
 def test_a_group_to_which_a_controller_is_not_given_is_bound_by_the_next_above_p9(tmp_path: Path) -> None:
@@ -81,9 +81,9 @@ def test_a_group_to_which_a_controller_is_not_given_is_bound_by_the_next_above_p
             "user.slice/memory.events": "oom_kill 4",
         },
     )
-    assert cgroup.cpu_quota(root) is None
-    assert cgroup.memory_limit(root) == 100 * MIB
-    assert cgroup.oom_kills(root) == 4
+    assert machine.cpu_quota(root) is None
+    assert machine.memory_limit(root) == 100 * MIB
+    assert machine.oom_kills(root) == 4
 
 
 def test_version_1_p9(tmp_path: Path) -> None:
@@ -103,9 +103,9 @@ def test_version_1_p9(tmp_path: Path) -> None:
             "memory/a/b/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 5",
         },
     )
-    assert cgroup.cpu_quota(root) == 2.5
-    assert cgroup.memory_limit(root) == 64 * MIB
-    assert cgroup.oom_kills(root) == 5
+    assert machine.cpu_quota(root) == 2.5
+    assert machine.memory_limit(root) == 64 * MIB
+    assert machine.oom_kills(root) == 5
 
 
 def test_a_container_that_sees_its_own_group_alone_p9(tmp_path: Path) -> None:
@@ -123,35 +123,35 @@ def test_a_container_that_sees_its_own_group_alone_p9(tmp_path: Path) -> None:
             "cpu/cpu.cfs_period_us": 50000,
         },
     )
-    assert cgroup.memory_limit(root) == 32 * MIB
-    assert cgroup.cpu_quota(root) == 2.0
+    assert machine.memory_limit(root) == 32 * MIB
+    assert machine.cpu_quota(root) == 2.0
 
 
 @pytest.mark.parametrize("path", ["/", "/../../elsewhere", "/not/there"])
 def test_a_path_that_is_not_to_be_found_here_means_the_top_p9(tmp_path: Path, path: str) -> None:
     root = tree(tmp_path, f"0::{path}\n", V2)
     put(root, {"cpu.max": "100000 100000", "memory.max": 48 * MIB, "memory.events": "oom_kill 1"})
-    assert (cgroup.cpu_quota(root), cgroup.memory_limit(root), cgroup.oom_kills(root)) == (1.0, 48 * MIB, 1)
+    assert (machine.cpu_quota(root), machine.memory_limit(root), machine.oom_kills(root)) == (1.0, 48 * MIB, 1)
 
 
 def test_a_mount_point_with_a_space_p9(tmp_path: Path) -> None:
     root = tree(tmp_path, "0::/a\n", "29 22 0:26 / /sys/fs/cgroup/my\\040groups rw - cgroup2 cgroup2 rw\n")
     put(root, {"my groups/a/memory.max": 48 * MIB})
-    assert cgroup.memory_limit(root) == 48 * MIB
+    assert machine.memory_limit(root) == 48 * MIB
 
 
 def test_without_groups_there_are_the_machines_own_limits_p9(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/vmstat").write_text("nr_free_pages 7\noom_kill 3\n")
-    assert cgroup.cpu_quota(tmp_path) is None
-    assert cgroup.memory_limit(tmp_path) == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert cgroup.oom_kills(tmp_path) == 3
-    assert cgroup.oom_kills(tmp_path / "nowhere") == 0
+    assert machine.cpu_quota(tmp_path) is None
+    assert machine.memory_limit(tmp_path) == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert machine.oom_kills(tmp_path) == 3
+    assert machine.oom_kills(tmp_path / "nowhere") == 0
 
 
 def own_group(controller: str) -> Path:
     """The folder of this process's group of version 1, where it can be written to."""
-    for group in cgroup._groups(controller, Path("/")):
+    for group in machine._groups(controller, Path("/")):
         if (group / "tasks").exists() and os.access(group, os.W_OK):
             return group
     pytest.skip(f"no groups of {controller} can be made here")
@@ -187,13 +187,13 @@ def inside(group: Path, code: str) -> str:
 
 def test_in_a_real_group_the_quota_above_counts_p9() -> None:
     with real_group("cpu", {"cpu.cfs_period_us": 100000, "cpu.cfs_quota_us": 100000}) as group:
-        code = "from flambeau import cgroup, config; print(cgroup.cpu_quota(), config.usable_cores())"
+        code = "from flambeau import cgroup, config; print(machine.cpu_quota(), config.usable_cores())"
         assert inside(group, code).split() == ["1.0", "1"]
 
 
 def test_in_a_real_group_the_memory_above_counts_p9() -> None:
     with real_group("memory", {"memory.limit_in_bytes": 256 * MIB}) as group:
-        assert inside(group, "from flambeau import cgroup; print(cgroup.memory_limit())") == f"{256 * MIB}\n"
+        assert inside(group, "from flambeau import cgroup; print(machine.memory_limit())") == f"{256 * MIB}\n"
 
 
 GLUTTON = """

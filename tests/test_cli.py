@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from conftest import FLAMBEAU, Serve, encoded, photograph, run_flambeau
-from flambeau import bundle
-from flambeau.architectures import torchvision_ops
-from flambeau.bundle import Bundle
+from flambeau.architectures import torchvision_compat
+from flambeau.bundle import storage
+from flambeau.bundle.storage import Bundle
 
 NET = """
 from torch import nn
@@ -47,7 +47,7 @@ class Odd(nn.Module):
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights files, made as people make them."""
     folder = tmp_path_factory.mktemp("sources")
-    torchvision_ops.declare_missing()
+    torchvision_compat.declare_missing()
     from torchvision import models
 
     torch.manual_seed(0)
@@ -150,7 +150,7 @@ def test_a_built_bundle_can_be_carried_elsewhere_and_served(serve: Serve, folder
     manifest = json.loads((tmp_path / "second" / "manifest.json").read_text())
     assert manifest["agreement"]["same_top_class"] is True
     assert manifest["agreement"]["difference"] < 1e-4
-    assert manifest["source"]["sha256"] == bundle.sha256_of(folder / "resnet18.pth")
+    assert manifest["source"]["sha256"] == storage.sha256_of(folder / "resnet18.pth")
     assert str(tmp_path) not in json.dumps(manifest)
     with serve(tmp_path / "second", "--name", "pets") as server:
         body = server.post("/predict/pets", files={"file": encoded(photograph("rocket"))}).json()

@@ -18,13 +18,14 @@ from torch import nn
 import changed
 from changed import B, D, L, N, R, backbone, chain, named
 from checkpoints import Case, State, model, published_lite_file, timm_model
-from flambeau import architectures, bundle
+from flambeau import architectures
 from flambeau.architectures import efficientnet_lite, timm_models, torchvision_models
-from flambeau.bundle import ImagePipeline
-from flambeau.detection import detect, index, published
-from flambeau.detection.finding import Finding
-from flambeau.extras import pip_install
-from flambeau.formats.report import TensorInfo
+from flambeau.bundle import storage
+from flambeau.bundle.storage import ImageConfig
+from flambeau.checkpoints.report import TensorInfo
+from flambeau.identify import detect, index, published
+from flambeau.identify.finding import Identified
+from flambeau.system.machine import pip_install
 
 CASES = changed.cases()
 INDEX = Path(index.__file__).parent / "index"
@@ -40,7 +41,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def verdict(case: Case, finding: Finding) -> list[str]:
+def verdict(case: Case, finding: Identified) -> list[str]:
     """What is wrong with a finding, in words."""
     fit = finding.fit
     said = " | ".join([finding.advice, *finding.notes, fit.why if fit else ""])
@@ -59,7 +60,7 @@ def verdict(case: Case, finding: Finding) -> list[str]:
     return wrong + [what for what, holds in right.items() if not holds]
 
 
-def row(case: Case, finding: Finding) -> str:
+def row(case: Case, finding: Identified) -> str:
     fit = finding.fit
     if fit is None:
         return f"| {case.name} | refused | | | {finding.advice} |"
@@ -83,12 +84,12 @@ def test_every_generated_checkpoint_is_found_or_refused_with_a_reason() -> None:
 REBUILT = [case for case in CASES if (case.head or "outside" in case.name) and case.name != "vgg11, two layers more"]
 
 
-def filled(case: Case, network: nn.Module, finding: Finding) -> nn.Module:
+def filled(case: Case, network: nn.Module, finding: Identified) -> nn.Module:
     """What the finding says of the network's weights, constructed and filled."""
     fit = finding.fit
     assert fit is not None
     weights = case.change(dict(network.state_dict()))
-    stored = msgspec.json.decode(msgspec.json.encode(fit.architecture), type=bundle.Architecture)
+    stored = msgspec.json.decode(msgspec.json.encode(fit.architecture), type=storage.Architecture)
     built = architectures.create(stored)
     architectures.fill(built, {ours: weights[theirs] for theirs, ours in fit.keys.items()}, name=case.name)
     return built
@@ -242,7 +243,7 @@ def test_official_weights_are_known_by_the_hash_in_their_names(
 @pytest.mark.parametrize("number", range(3))
 def test_the_published_files_of_the_lite_family_are_known_by_their_contents(number: int) -> None:
     file = published_lite_file(number)
-    found = published(bundle.sha256_of(file), architecture=f"efficientnet_lite{number}")
+    found = published(storage.sha256_of(file), architecture=f"efficientnet_lite{number}")
     assert found is not None
     assert found.name == file.name
     assert found.pipeline == efficientnet_lite.pipeline_for(f"efficientnet_lite{number}")
@@ -251,17 +252,17 @@ def test_the_published_files_of_the_lite_family_are_known_by_their_contents(numb
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (model("resnet18"), ImagePipeline()),
-        (model("inception_v3"), ImagePipeline(resize=342, crop=299)),
-        (model("vit_b_16", image_size=384), ImagePipeline(resize=384, crop=384)),
+        (model("resnet18"), ImageConfig()),
+        (model("inception_v3"), ImageConfig(resize=342, crop=299)),
+        (model("vit_b_16", image_size=384), ImageConfig(resize=384, crop=384)),
         (
             timm_model("vit_tiny_patch16_224"),
-            ImagePipeline(resize=248, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), interpolation="bicubic"),
+            ImageConfig(resize=248, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), interpolation="bicubic"),
         ),
         (L(4, 3), None),
     ],
 )
-def test_a_fit_says_how_its_input_is_prepared(make: object, expected: ImagePipeline | None) -> None:
+def test_a_fit_says_how_its_input_is_prepared(make: object, expected: ImageConfig | None) -> None:
     fit = detect(Case("", make, None).tensors()).fit  # type: ignore[arg-type]
     assert fit is not None
     assert fit.pipeline == expected
@@ -325,7 +326,7 @@ def test_constructors_are_found_in_the_text_of_the_library() -> None:
 
 
 def test_detection_imports_no_torch() -> None:
-    tell = "import sys, flambeau.detection as d; d.detect({}); print('torch' in sys.modules, 'timm' in sys.modules)"
+    tell = "import sys, flambeau.identify as d; d.detect({}); print('torch' in sys.modules, 'timm' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", tell], capture_output=True, text=True, check=True, env=dict(os.environ))
     assert ran.stdout.split() == ["False", "False"]
 

@@ -17,14 +17,15 @@ import pytest
 
 from conftest import Serve, ServerProcess
 from documents import MARKERS, WEIGHTS, Examples, blocks_of, give, make_weights
-from flambeau import errors, table
-from flambeau.bundle import Bundle, Manifest
+from flambeau import errors
+from flambeau.bundle.storage import Bundle, Manifest
 from flambeau.cli.serve import serve as serve_command
-from flambeau.config import Settings
-from flambeau.metrics import Metrics
-from flambeau.orders import SourceOptions
-from flambeau.setting import Setting
-from flambeau.web.errors import STATUS
+from flambeau.protocols.errors import STATUS
+from flambeau.settings import table
+from flambeau.settings.schema import Setting
+from flambeau.settings.service import Settings
+from flambeau.settings.source import SourceOptions
+from flambeau.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE_DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

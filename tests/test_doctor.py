@@ -14,8 +14,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from conftest import FLAMBEAU, run_flambeau
-from flambeau import bundle
-from flambeau.bundle import PROBES, Bundle
+from flambeau.bundle import storage
+from flambeau.bundle.storage import PROBES, Bundle
 from golden import python_bundle
 
 
@@ -90,7 +90,7 @@ def test_a_bundle_that_answers_otherwise_than_its_probes_is_broken(default_bundl
         for name, array in load_file(copy / PROBES).items()
     }
     save_file(probes, copy / PROBES)
-    bundle.write_manifest(copy, default_bundle.manifest)
+    storage.write_manifest(copy, default_bundle.manifest)
     code, rooms = doctor(copy, cwd=tmp_path)
     assert (code, broken(rooms)) == (1, ["model"])
     assert "does not reproduce the answers it was built with" in rooms["source"][-1]["found"]

@@ -20,18 +20,22 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from conftest import encoded, photograph, run_flambeau
-from flambeau import agreement, bundle, engines, machine, sources
-from flambeau.agreement import Agreement
-from flambeau.build import quantise, trials
-from flambeau.bundle import Bundle, split_probes
+from flambeau import engines
+from flambeau.answers import agreement
+from flambeau.answers.agreement import Agreement
+from flambeau.builder import engine_choice, quantise
+from flambeau.bundle import storage
+from flambeau.bundle.measurements import Quantised, Trial, Trials
+from flambeau.bundle.storage import Bundle, split_probes
+from flambeau.engine_selection import benchmark
+from flambeau.engine_selection.benchmark import Rules, hold
 from flambeau.engines.pytorch import CompiledEngine, EagerEngine
 from flambeau.errors import DeviceError, EngineError, SourceError
-from flambeau.measurements import Quantised, Trial, Trials
-from flambeau.orders import SourceOptions
+from flambeau.runners.base import ReplicaSpec
 from flambeau.runners.replica import open_replica
-from flambeau.runners.spec import ReplicaSpec
-from flambeau.trials import verdict
-from flambeau.trials.contest import Rules, hold
+from flambeau.settings.source import SourceOptions
+from flambeau.sources import build_cache
+from flambeau.system import machine
 from flambeau.types import TensorSpec
 from golden import manifest
 
@@ -95,7 +99,7 @@ def small(source: tuple[Path, ...], tmp_path_factory: pytest.TempPathFactory) ->
     """Its bundle for the second engine with an int8 graph, and the notes of the build."""
     notes: list[str] = []
     target = tmp_path_factory.mktemp("small") / "bundle"
-    made = sources.build_into(
+    made = build_cache.build_into(
         options(source), target, progress=lambda event: notes.append(str(event)), engine=SECOND, int8=str(source[2])
     )
     return made, notes
@@ -105,10 +109,10 @@ def small(source: tuple[Path, ...], tmp_path_factory: pytest.TempPathFactory) ->
 def copied(small: Built, tmp_path: Path) -> Bundle:
     """A copy of that bundle to be changed, as it is before its engine was settled."""
     shutil.copytree(small[0].path, tmp_path / "copied")
-    bundle.write_manifest(
+    storage.write_manifest(
         tmp_path / "copied", msgspec.structs.replace(small[0].manifest, engine="onnxruntime", trials=None)
     )
-    return bundle.read(tmp_path / "copied")
+    return storage.read(tmp_path / "copied")
 
 
 def spec(opened: Bundle, engine: str) -> ReplicaSpec:
@@ -179,31 +183,31 @@ def test_a_graph_with_its_one_row_built_in_is_computed_row_by_row(engine: str, t
     ]
     graph = helper.make_graph([stuck], "stuck", ends[:1], ends[1:], [shape])
     onnx.save(
-        helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / bundle.ONNX
+        helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / storage.ONNX
     )
     given, answered = TensorSpec("x", "float32", (2, 2)), TensorSpec("y", "float32", (4,))
-    save_file({}, tmp_path / bundle.PROBES)
-    bundle.write_manifest(tmp_path, manifest(engine="onnxruntime", inputs=(given,), outputs=(answered,)))
-    loaded = engines.load(bundle.read(tmp_path), engine, device="cpu", threads=1, allow_code=False)
+    save_file({}, tmp_path / storage.PROBES)
+    storage.write_manifest(tmp_path, manifest(engine="onnxruntime", inputs=(given,), outputs=(answered,)))
+    loaded = engines.load(storage.read(tmp_path), engine, device="cpu", threads=1, allow_code=False)
     batch = rows(3, given)
     assert np.array_equal(loaded.run({"x": batch})["y"], batch.reshape(3, 4))
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", OPENVINO])
 def test_a_bundle_without_a_graph_names_the_engine_that_is_left(engine: str, tmp_path: Path) -> None:
-    save_file({}, tmp_path / bundle.PROBES)
-    bundle.write_manifest(tmp_path, manifest(export_error="it cannot be exported: no"))
+    save_file({}, tmp_path / storage.PROBES)
+    storage.write_manifest(tmp_path, manifest(export_error="it cannot be exported: no"))
     with pytest.raises(EngineError, match=r"has no ONNX graph \(it cannot be exported: no\): take --engine eager"):
-        engines.load(bundle.read(tmp_path), engine, device="cpu", threads=1, allow_code=False)
+        engines.load(storage.read(tmp_path), engine, device="cpu", threads=1, allow_code=False)
 
 
 @NEEDS_OPENVINO
 def test_a_graph_that_openvino_cannot_read_is_an_error_of_the_engine(tmp_path: Path) -> None:
-    (tmp_path / bundle.ONNX).write_bytes(b"no graph")
-    save_file({}, tmp_path / bundle.PROBES)
-    bundle.write_manifest(tmp_path, manifest(engine="openvino"))
+    (tmp_path / storage.ONNX).write_bytes(b"no graph")
+    save_file({}, tmp_path / storage.PROBES)
+    storage.write_manifest(tmp_path, manifest(engine="openvino"))
     with pytest.raises(EngineError, match=r"openvino cannot load bundle net: .*: take --engine onnxruntime"):
-        engines.load(bundle.read(tmp_path), "openvino", device="cpu", threads=1, allow_code=False)
+        engines.load(storage.read(tmp_path), "openvino", device="cpu", threads=1, allow_code=False)
 
 
 # PyTorch
@@ -313,7 +317,7 @@ OFF = Agreement(samples=2, difference=0.02, same_top_class=True)
     ],
 )  # fmt: skip
 def test_auto_takes_the_fastest_that_agrees_and_is_worth_it(tried: list[Trial], taken: str | None, why: str) -> None:
-    found, sentence = verdict.judge(tried)
+    found, sentence = benchmark.judge(tried)
     assert found == taken
     assert why in sentence
 
@@ -337,7 +341,7 @@ def test_a_contest_measures_each_engine_and_keeps_the_reason_of_one_that_fails(d
 def test_a_contestant_that_dies_is_a_failed_trial(copied: Bundle) -> None:
     """Here of a network whose code ends the process."""
     (copied.path / "code/net.py").write_text("import os\nos._exit(7)\n")
-    bundle.write_manifest(copied.path, copied.manifest)
+    storage.write_manifest(copied.path, copied.manifest)
     [found] = hold(copied.path, ["eager"], ALLOWED)
     assert found.error == "its process ended with exit code 7"
 
@@ -345,7 +349,7 @@ def test_a_contestant_that_dies_is_a_failed_trial(copied: Bundle) -> None:
 def test_a_bundle_that_keeps_figures_is_told_for_a_bundle(copied: Bundle) -> None:
     """They are kept by the size of the batch, and JSON has no numbers for keys."""
     figures = Trials("a processor", 1, "the fastest", (Trial("eager", ms={1: 2.0, 8: 12.0}),))
-    bundle.write_manifest(copied.path, msgspec.structs.replace(copied.manifest, trials=figures))
+    storage.write_manifest(copied.path, msgspec.structs.replace(copied.manifest, trials=figures))
     assert "bundle of flambeau build" in run_flambeau("inspect", copied.path).stdout
 
 
@@ -355,17 +359,17 @@ def test_a_build_tries_the_engines_and_keeps_the_figures(default_bundle: Bundle)
     assert found is not None
     assert [each.engine for each in found.engines] == ["onnxruntime", "openvino"]
     assert all(each.ms.keys() == {1, 8} and each.agreement and each.agreement.holds for each in found.engines)
-    assert verdict.judge(found.engines) == (default_bundle.manifest.engine, found.why)
+    assert benchmark.judge(found.engines) == (default_bundle.manifest.engine, found.why)
     assert found.processor == machine.processor()
 
 
 def test_the_cache_knows_the_processor_that_the_choice_was_measured_on(
     default_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order = sources.order_for(SourceOptions())
-    here = sources._key(order)
+    order = build_cache.order_for(SourceOptions())
+    here = build_cache._key(order)
     monkeypatch.setattr(machine, "processor", lambda: "another")
-    assert sources._key(order) != here
+    assert build_cache._key(order) != here
 
 
 def test_build_takes_the_engine_that_is_named(small: Built) -> None:
@@ -380,25 +384,25 @@ def test_build_takes_the_engine_that_is_named(small: Built) -> None:
 
 def test_a_network_too_small_to_matter_is_not_tried(copied: Bundle) -> None:
     told: list[str] = []
-    trials.settle(copied.path, "auto", allow_code=True, tell=told.append)
+    engine_choice.settle(copied.path, "auto", allow_code=True, tell=told.append)
     assert told == []
-    assert bundle.read(copied.path).manifest.trials is None
+    assert storage.read(copied.path).manifest.trials is None
 
 
 def test_an_engine_that_cannot_serve_the_bundle_is_not_taken(copied: Bundle) -> None:
-    (copied.path / bundle.INT8_ONNX).unlink()
-    bundle.write_manifest(copied.path, copied.manifest)
+    (copied.path / storage.INT8_ONNX).unlink()
+    storage.write_manifest(copied.path, copied.manifest)
     with pytest.raises(
         SourceError, match="--engine onnxruntime-int8 cannot serve net: bundle net has no quantised graph"
     ):
-        trials.settle(copied.path, "onnxruntime-int8", allow_code=True, tell=lambda text: None)
+        engine_choice.settle(copied.path, "onnxruntime-int8", allow_code=True, tell=lambda text: None)
 
 
 @pytest.mark.parametrize("flags", [{"engine": "openvino"}, {"int8": "images"}])
 def test_a_python_model_has_no_engine_to_choose(double_py: Path, tmp_path: Path, flags: dict[str, Any]) -> None:
     model = SourceOptions(source=f"{double_py}:Double", allow_code=True)
     with pytest.raises(SourceError, match=f"--{next(iter(flags))} has no effect on a Python model: leave it out"):
-        sources.build_into(model, tmp_path / "out", progress=lambda event: None, **flags)
+        build_cache.build_into(model, tmp_path / "out", progress=lambda event: None, **flags)
 
 
 # int8
@@ -413,16 +417,16 @@ def test_int8_is_calibrated_measured_and_kept(small: Built) -> None:
     assert found.top1 >= 0.75
     assert 0 < found.difference < 0.2
     assert any("of 8 calibration images get PyTorch's top class" in note for note in notes)
-    assert (made.path / bundle.INT8_ONNX).stat().st_size < (made.path / bundle.WEIGHTS).stat().st_size
+    assert (made.path / storage.INT8_ONNX).stat().st_size < (made.path / storage.WEIGHTS).stat().st_size
 
 
 def test_int8_serves_by_name_and_must_reproduce_its_own_answers(small: Built, copied: Bundle) -> None:
     open_replica(spec(small[0], "onnxruntime-int8")).warm_up()
-    recorded = load_file(copied.path / bundle.INT8_PROBES)
+    recorded = load_file(copied.path / storage.INT8_PROBES)
     save_file(
-        recorded | {"output.output": recorded["output.output"] * np.float32(1.1)}, copied.path / bundle.INT8_PROBES
+        recorded | {"output.output": recorded["output.output"] * np.float32(1.1)}, copied.path / storage.INT8_PROBES
     )
-    bundle.write_manifest(copied.path, copied.manifest)
+    storage.write_manifest(copied.path, copied.manifest)
     with pytest.raises(EngineError, match=r"does not reproduce the answers it was built with: .*\(tolerance 5e-02\)"):
         open_replica(spec(copied, "onnxruntime-int8")).warm_up()
 
@@ -435,7 +439,7 @@ def test_too_few_images_do_not_calibrate(source: tuple[Path, ...], tmp_path: Pat
 
 
 def test_a_calibration_file_that_is_no_input_is_named(default_bundle: Bundle, tmp_path: Path) -> None:
-    from flambeau.pipelines.opening import open_pipeline
+    from flambeau.pipelines.base import open_pipeline
 
     made = default_bundle.manifest
     for index in range(8):

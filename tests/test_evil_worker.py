@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from flambeau.config import Settings
 from flambeau.errors import EngineError
-from flambeau.runners.base import WorkerLostError
+from flambeau.runners.base import ReplicaSpec, WorkerLostError
 from flambeau.runners.processes import ProcessesRunner
-from flambeau.runners.spec import ReplicaSpec
+from flambeau.settings.service import Settings
 from fleet import Fleet, echo, fake_worker, make_bundle, nothing_left, run
 
 READY = "g = order.generation\nsock.sendall(pack_ready(g, Ready('cpu')))\nb = batch()\n"

@@ -15,10 +15,10 @@ from torch._weights_only_unpickler import _get_allowed_globals
 
 import forge
 from checkpoint_files import HONEST, WEIGHTS, Honest, saved
-from flambeau.bundle import Bundle
+from flambeau.bundle.storage import Bundle
+from flambeau.checkpoints import Report, TensorInfo, TensorMapping, choose, examine, permitted_globals
+from flambeau.checkpoints.allowlist import ALLOWED, BESIDE
 from flambeau.errors import SourceError
-from flambeau.formats import Entry, Report, TensorInfo, choose, examine, permitted_globals
-from flambeau.formats.allowed import ALLOWED, BESIDE
 
 BY_NAME = {case.name: case for case in HONEST}
 TORCH_DATA = [case for case in HONEST if case.format in ("torch-zip", "torch-legacy") and case.verdict == "data"]
@@ -269,11 +269,11 @@ def test_another_folder_is_guessed(member: str, words: str, remedy: str, tmp_pat
 # Which weights
 
 
-def entry(*where: str, keys: tuple[str, ...] = ("fc.weight", "fc.bias"), size: int = 4) -> Entry:
-    return Entry(where, {key: TensorInfo("float32", (size,)) for key in keys})
+def entry(*where: str, keys: tuple[str, ...] = ("fc.weight", "fc.bias"), size: int = 4) -> TensorMapping:
+    return TensorMapping(where, {key: TensorInfo("float32", (size,)) for key in keys})
 
 
-def of(*entries: Entry) -> Report:
+def of(*entries: TensorMapping) -> Report:
     return Report("torch-zip", "data", 1, entries=entries)
 
 
@@ -295,7 +295,9 @@ def of(*entries: Entry) -> Report:
         ([entry("checkpoint", "net"), entry("checkpoint", "extra", size=99)], "checkpoint.net", "checkpoint.extra"),
     ],
 )  # fmt: skip
-def test_the_weights_are_chosen_and_the_choice_is_told(entries: list[Entry], taken: str, note: str | None) -> None:
+def test_the_weights_are_chosen_and_the_choice_is_told(
+    entries: list[TensorMapping], taken: str, note: str | None
+) -> None:
     found, told = choose(of(*entries), None)
     assert ".".join(found.where) == taken
     assert (told is None) == (note is None)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from conftest import Serve, encoded, photograph
-from flambeau.bundle import Bundle
+from flambeau.bundle.storage import Bundle
 from fronts import FRONTS, Answered, Front, open_front
 
 MAX_BODY = 3_000_000

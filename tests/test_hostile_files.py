@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import hostile
-from flambeau.formats import dangers, examine
+from flambeau.checkpoints import allowlist, examine
 
 MOST_MEMORY = 96 * 2**20
 HANGS_AFTER = 20
@@ -123,7 +123,7 @@ def test_the_allow_list_decides_and_not_the_table_of_dangers_t03(
 ) -> None:
     file = tmp_path / "file.pth"
     file.write_bytes(hostile.saved(hostile.pickle(hostile.run("canary"))))
-    monkeypatch.setattr(dangers, "danger", lambda name: "")
+    monkeypatch.setattr(allowlist, "danger", lambda name: "")
     report = examine(file)
     assert report.verdict == "code"
     assert "os.system" in report.reason

@@ -12,9 +12,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import forge
-from flambeau import formats, sources
+from flambeau import checkpoints
 from flambeau.errors import SetupError
-from flambeau.orders import SourceOptions
+from flambeau.settings.source import SourceOptions
+from flambeau.sources import build_cache
 
 GIGABYTE = 10**9
 
@@ -68,7 +69,7 @@ def filled(count: int) -> onnx.ModelProto:
 
 def refusal_of_build(file: Path, tmp_path: Path) -> str:
     with pytest.raises(SetupError) as caught:
-        sources.build_into(SourceOptions(source=str(file)), tmp_path / "bundle", progress=lambda event: None)
+        build_cache.build_into(SourceOptions(source=str(file)), tmp_path / "bundle", progress=lambda event: None)
     return str(caught.value)
 
 
@@ -95,14 +96,14 @@ def test_a_loop_and_a_large_constant_that_are_honest_are_served_a14(tmp_path: Pa
         onnx.save(made, tmp_path / f"{name}.onnx")
         options = SourceOptions(source=str(tmp_path / f"{name}.onnx"))
         notes: list[object] = []
-        sources.build_into(options, tmp_path / name, progress=notes.append)
+        build_cache.build_into(options, tmp_path / name, progress=notes.append)
         assert any("in a sandbox first" in str(note) for note in notes)
 
 
 def test_operators_of_others_are_named_with_their_domain_a19(tmp_path: Path) -> None:
     node = helper.make_node("Sharpen", ["x"], ["y"], domain="com.example")
     onnx.save(model(node), tmp_path / "own.onnx")
-    assert formats.examine(tmp_path / "own.onnx").facts["operators of others"] == "com.example::Sharpen"
+    assert checkpoints.examine(tmp_path / "own.onnx").facts["operators of others"] == "com.example::Sharpen"
     said = refusal_of_build(tmp_path / "own.onnx", tmp_path)
     assert "com.example::Sharpen" in said
     assert "export it without" in said
@@ -142,7 +143,7 @@ HIDDEN: dict[str, bytes] = {
 def test_weights_outside_the_folder_are_seen_wherever_they_are_named_a5(tmp_path: Path, place: str) -> None:
     (tmp_path / "hidden.onnx").write_bytes(HIDDEN[place])
     (tmp_path / "beside").write_bytes(b"")
-    report = formats.examine(tmp_path / "hidden.onnx")
+    report = checkpoints.examine(tmp_path / "hidden.onnx")
     assert report.verdict == "refused"
     assert "outside its own folder" in report.reason
 
@@ -160,10 +161,12 @@ def test_a_graph_in_two_parts_is_their_sum_a5(tmp_path: Path) -> None:
     )  # fmt: skip
     (tmp_path / "two.onnx").write_bytes(data)
     read = onnx.load_model_from_string(data)
-    facts = formats.examine(tmp_path / "two.onnx").facts
+    facts = checkpoints.examine(tmp_path / "two.onnx").facts
     assert (facts["inputs"], facts["outputs"]) == ("x float32[n, 4]", "y float32[n, 4]")
     assert [value.name for value in (*read.graph.input, *read.graph.output)] == ["x", "y"]
-    sources.build_into(SourceOptions(source=str(tmp_path / "two.onnx")), tmp_path / "made", progress=lambda event: None)
+    build_cache.build_into(
+        SourceOptions(source=str(tmp_path / "two.onnx")), tmp_path / "made", progress=lambda event: None
+    )
 
 
 def kept_outside(folder: Path) -> Path:
@@ -207,9 +210,9 @@ def test_inspect_and_build_judge_weights_beside_a_graph_alike_a5(
     tmp_path: Path, change: Callable[[Path], None], words: str
 ) -> None:
     file = kept_outside(tmp_path)
-    assert formats.examine(file).verdict == "data"
+    assert checkpoints.examine(file).verdict == "data"
     change(tmp_path)
-    report = formats.examine(file)
+    report = checkpoints.examine(file)
     assert (report.verdict, words in report.reason) == ("refused", True), report.reason
     assert words in refusal_of_build(file, tmp_path)
 
@@ -218,6 +221,6 @@ def test_the_suffix_of_an_onnx_file_decides_nothing_a5(tmp_path: Path) -> None:
     """onnx would read a name.json as JSON, and a name.onnxtxt as text."""
     made = model(helper.make_node("Neg", ["x"], ["y"]))
     (tmp_path / "graph.onnxtxt").write_bytes(made.SerializeToString())
-    assert formats.examine(tmp_path / "graph.onnxtxt").verdict == "data"
+    assert checkpoints.examine(tmp_path / "graph.onnxtxt").verdict == "data"
     options = SourceOptions(source=str(tmp_path / "graph.onnxtxt"))
-    sources.build_into(options, tmp_path / "made", progress=lambda event: None)
+    build_cache.build_into(options, tmp_path / "made", progress=lambda event: None)

@@ -13,7 +13,7 @@ from chaos import hostile
 from chaos.hostile_case import Case
 
 from conftest import Serve, ServerProcess
-from flambeau.bundle import Bundle
+from flambeau.bundle.storage import Bundle
 
 LIVE = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
 

@@ -19,13 +19,12 @@ import pytest
 from PIL import Image, ImageOps
 
 from conftest import encoded, photograph
-from flambeau import bundle
-from flambeau.architectures import torchvision_ops
-from flambeau.bundle import Activation
+from flambeau.architectures import torchvision_compat
+from flambeau.bundle import storage
+from flambeau.bundle.storage import Activation
 from flambeau.errors import InvalidInput
-from flambeau.pipelines.activation import softmax
 from flambeau.pipelines.image import ImagePipeline
-from flambeau.pipelines.tasks import answer_of
+from flambeau.pipelines.image_tasks import answer_of, softmax
 from flambeau.types import Classification, Item, Label, Options, Payload, TensorSpec
 
 TOLERANCE = 1e-6
@@ -39,13 +38,13 @@ def pipeline(
 ) -> ImagePipeline:
     output = TensorSpec("output", "float32", (classes,))
     return ImagePipeline(
-        bundle.ImagePipeline(**config),  # type: ignore[arg-type]
+        storage.ImageConfig(**config),  # type: ignore[arg-type]
         answer=answer_of(
             "classification",
             activation=Activation("softmax"),
             output=output,
             labels=[Label(f"n{index}", f"class{index}") for index in range(classes)],
-            threshold=bundle.ImagePipeline(**config).threshold,  # type: ignore[arg-type]
+            threshold=storage.ImageConfig(**config).threshold,  # type: ignore[arg-type]
         ),
         inputs=[TensorSpec("input", "float32", (3, 224, 224))],
         outputs=[output],
@@ -79,7 +78,7 @@ def reference(
     image: Image.Image, resize: int = 255, crop: int = 224, kind: str = "bilinear"
 ) -> npt.NDArray[np.float32]:
     """torchvision's answer for an image that is upright already."""
-    torchvision_ops.declare_missing()
+    torchvision_compat.declare_missing()
     from torchvision import transforms
 
     steps = transforms.Compose(

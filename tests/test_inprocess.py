@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import flambeau
-from flambeau import bundle
-from flambeau.bundle import Bundle
-from flambeau.config import Settings
-from flambeau.service import Service
+from flambeau.bundle import storage
+from flambeau.bundle.storage import Bundle
+from flambeau.serving.service import Service
+from flambeau.settings.service import Settings
 
 
 def test_concurrent_calls_go_through_together_and_get_their_own_answers() -> None:
@@ -240,7 +240,7 @@ def test_two_bundles_of_one_name_are_refused_p15(default_bundle: Bundle, tmp_pat
     other = tmp_path / "other"
     shutil.copytree(default_bundle.path, other)
     with pytest.raises(flambeau.SetupError, match=r"are both called 'efficientnet_lite0': serve them apart"):
-        Service([default_bundle, bundle.read(other)], Settings(runner="threads"))
+        Service([default_bundle, storage.read(other)], Settings(runner="threads"))
 
 
 def test_it_works_in_a_forked_child() -> None:

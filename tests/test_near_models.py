@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from conftest import run_flambeau
-from flambeau import formats
+from flambeau import checkpoints
 
 
 def network() -> nn.Sequential:
@@ -23,7 +23,7 @@ def both(file: Path) -> str:
     """What inspect and serve say of a file, which is the same, with the exit code of a refusal."""
     looked, served = run_flambeau("inspect", file), run_flambeau("serve", file, "--port", 0)
     assert (looked.returncode, served.returncode) == (1, 1)
-    report = formats.examine(file)
+    report = checkpoints.examine(file)
     assert report.verdict == "refused"
     assert report.reason in looked.stdout
     assert report.reason in served.stderr
@@ -70,18 +70,18 @@ def test_a_distributed_checkpoint_is_told_with_the_command_that_joins_it_u12(tmp
     command = said.partition("that unpickles: python ")[2].partition(", and give")[0]
     words = [word.replace("FOLDER", "dcp").replace("NEW.pth", "new.pth") for word in command.split()]
     subprocess.run([sys.executable, "-W", "ignore", *words], check=True, cwd=tmp_path, capture_output=True)
-    assert formats.examine(tmp_path / "new.pth").verdict == "data"
+    assert checkpoints.examine(tmp_path / "new.pth").verdict == "data"
     part = next((tmp_path / "dcp").glob("*.distcp"))
     assert "one part of a checkpoint" in both(part)
 
 
 def test_torchscript_is_told_with_the_way_to_its_weights_u12(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.trace(network(), torch.zeros(1, 4)), tmp_path / "PATH")  # type: ignore[no-untyped-call]
-    report = formats.examine(tmp_path / "PATH")
+    report = checkpoints.examine(tmp_path / "PATH")
     assert (report.format, report.verdict) == ("torchscript", "code")
     save = report.remedy.partition("save its weights alone, ")[2].partition(", and give")[0]
     subprocess.run([sys.executable, "-W", "ignore", "-c", f"import torch; {save}"], check=True, cwd=tmp_path)
-    assert set(formats.examine(tmp_path / "NEW").entries[0].tensors) == set(network().state_dict())
+    assert set(checkpoints.examine(tmp_path / "NEW").entries[0].tensors) == set(network().state_dict())
 
 
 def test_weights_in_several_files_are_told_u12(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from conftest import FLAMBEAU, Serve
 from flambeau import engines
-from flambeau.bundle import Bundle
+from flambeau.bundle.storage import Bundle
 from fleet import children
 
 HERE = Path(__file__).parent
@@ -104,7 +104,7 @@ def test_build_and_the_engines_trials_p1(tmp_path: Path) -> None:
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert told(done.stderr) == {"flambeau.build.__main__": WANTED, "flambeau.trials.contestant": WANTED}
+    assert told(done.stderr) == {"flambeau.builder.__main__": WANTED, "flambeau.engine_selection.candidate": WANTED}
 
 
 def test_the_doctor_p1(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from conftest import run_flambeau
-from flambeau import bundle
+from flambeau.bundle import storage
 
 pytestmark = pytest.mark.timeout(300)  # they build, and the machine may have other work
 
@@ -64,7 +64,7 @@ def test_a_small_output_beside_large_ones_may_depend_on_strangers_too_w6(tmp_pat
     ended = run_flambeau("build", file, "-o", tmp_path / "bundle")
     assert ended.returncode == 0, ended.stderr
     assert "is given one row at a time" in ended.stderr
-    assert bundle.read(tmp_path / "bundle").manifest.one_row is not None
+    assert storage.read(tmp_path / "bundle").manifest.one_row is not None
 
 
 def test_the_probabilities_of_scikit_learn_are_no_tensor(tmp_path: Path) -> None:

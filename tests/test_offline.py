@@ -9,19 +9,18 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from flambeau.bundle import Bundle
+from flambeau.bundle.storage import Bundle
 from flambeau.cli import main
 from flambeau.errors import RequestError, SetupError
-from flambeau.extras import pip_install
 from flambeau.offline import parquet
-from flambeau.offline.entries import Kind, Wanted
+from flambeau.offline.entries import Wanted, WantedKind
 from flambeau.offline.inputs import Inputs
-from flambeau.offline.lines import CsvLines, Written
-from flambeau.offline.rows import Layout
+from flambeau.offline.rows import CsvLines, Layout, WrittenRow
+from flambeau.system.machine import pip_install
 from flambeau.types import Classification, Label, Outcome, Payload, Scored
 
 
-def read_table(table: Path, kind: Kind = "tensor", **columns: object) -> list[object]:
+def read_table(table: Path, kind: WantedKind = "tensor", **columns: object) -> list[object]:
     """The entries of a table: the file, the JSON, or the error of each."""
     inputs = Inputs([str(table)], Wanted(kind=kind, **columns), listed=pytest.fail)  # type: ignore[arg-type]
     entries = list(inputs)
@@ -86,7 +85,7 @@ def test_a_folder_gives_what_the_model_takes_and_never_our_own_files(tmp_path: P
         (tmp_path / name).write_text("1\n")
     own = frozenset({(tmp_path / "out.csv").resolve()})
 
-    def names(kind: Kind, *arguments: str) -> list[str]:
+    def names(kind: WantedKind, *arguments: str) -> list[str]:
         inputs = Inputs(arguments, Wanted(kind=kind), own=own, listed=pytest.fail)
         return [each.name.removeprefix(f"{tmp_path}/") for each in inputs]
 
@@ -109,7 +108,10 @@ def test_every_row_of_csv_is_one_line_that_can_be_read_back() -> None:
     ]
     header, *written, rest = (lines.header + lines.encode(rows)).split(b"\n")
     assert rest == b""
-    assert [lines.read(line) for line in written] == [Written("x, y.png"), Written("bad.png", "image_undecodable")]
+    assert [lines.read(line) for line in written] == [
+        WrittenRow("x, y.png"),
+        WrittenRow("bad.png", "image_undecodable"),
+    ]
     cells = dict(zip(header.decode().split(","), next(csv.reader([written[0].decode()])), strict=True))
     assert cells["class_name_2"] == 'a "b",\\nc'
     assert (cells["class_index_2"], cells["class_index_3"], cells["recognised"]) == ("7", "", "false")
@@ -137,7 +139,7 @@ def test_parquet_has_the_type_that_fits_all_outputs(
     table = pyarrow.parquet.read_table(tmp_path / "out.parquet")
     assert str(table.schema.field("output").type) == kind
     assert table["output"].to_pylist() == expected
-    assert list(parquet.written(tmp_path / "out.parquet")) == [Written("x")] * len(outputs)
+    assert list(parquet.written(tmp_path / "out.parquet")) == [WrittenRow("x")] * len(outputs)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +174,7 @@ def test_what_cannot_be_done_is_told_in_one_line(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["flambeau", "predict", *arguments])
     monkeypatch.setattr("flambeau.offline.parquet.find_spec", lambda name: None)
-    monkeypatch.setattr("flambeau.logs.configure", lambda *_: None)
+    monkeypatch.setattr("flambeau.telemetry.logs.configure", lambda *_: None)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     with pytest.raises(SystemExit) as ended:
         main()

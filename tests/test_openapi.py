@@ -16,8 +16,8 @@ from safetensors.numpy import save_file
 import task_models
 from conftest import Serve, ServerProcess
 from flambeau.errors import RETRYABLE, Code
-from flambeau.web.contract import MEDIA_TYPES, NUMBERS, TAKEN, Number
-from flambeau.web.errors import STATUS
+from flambeau.protocols.errors import STATUS
+from flambeau.protocols.parameters import MEDIA_TYPES, NUMBERS, TAKEN, Number
 
 ECHO = """
 import flambeau

@@ -10,15 +10,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from flambeau import agreement, bundle, engines, sources
-from flambeau.build.optimise import optimise
-from flambeau.bundle import ONNX, OPTIMISED_ONNX, Bundle, Optimised, split_probes
+from flambeau import engines
+from flambeau.answers import agreement
+from flambeau.builder.optimise import optimise
+from flambeau.bundle import storage
+from flambeau.bundle.storage import ONNX, OPTIMISED_ONNX, Bundle, Optimised, split_probes
 from flambeau.engines import optimised
 from flambeau.engines.base import Engine
 from flambeau.errors import BundleError
-from flambeau.orders import SourceOptions
+from flambeau.runners.base import ReplicaSpec
 from flambeau.runners.replica import open_replica
-from flambeau.runners.spec import ReplicaSpec
+from flambeau.settings.source import SourceOptions
+from flambeau.sources import build_cache
 from flambeau.types import Tensors
 
 WEIGHTS = f"{OPTIMISED_ONNX}.data"
@@ -41,10 +44,10 @@ def elsewhere(folder: Path) -> Bundle:
     """The bundle as if another machine had built it, and without the graph that only that one may read."""
     for file in folder.glob(f"{OPTIMISED_ONNX}*"):
         file.unlink()
-    manifest = bundle.read(folder, whole=False).manifest
+    manifest = storage.read(folder, whole=False).manifest
     there = Optimised(onnxruntime="1.0", processor="another")
-    bundle.write_manifest(folder, msgspec.structs.replace(manifest, optimised=there))
-    return bundle.read(folder)
+    storage.write_manifest(folder, msgspec.structs.replace(manifest, optimised=there))
+    return storage.read(folder)
 
 
 def mapped(opened: Bundle) -> bool:
@@ -86,13 +89,13 @@ def test_a_worker_refuses_an_optimised_graph_that_was_changed(copied: Path) -> N
 
 
 def test_one_that_disagrees_is_left_out(default_bundle: Bundle, tmp_path: Path) -> None:
-    for name in (ONNX, bundle.WEIGHTS):
+    for name in (ONNX, storage.WEIGHTS):
         shutil.copy(default_bundle.member(name), tmp_path / name)
     inputs, eager = split_probes(default_bundle.probes())
     wrong: Tensors = {name: -array for name, array in eager.items()}
     notes: list[str] = []
     assert optimise(tmp_path, [(inputs, wrong)], classes=True, tell=notes.append) is None
-    assert sorted(file.name for file in tmp_path.iterdir()) == [ONNX, bundle.WEIGHTS]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [ONNX, storage.WEIGHTS]
     assert "its answers are others" in notes[0]
 
 
@@ -107,5 +110,5 @@ def test_a_small_network_has_none(tmp_path: Path, cache: Path) -> None:
     weights = tmp_path / "small.safetensors"
     save_file({"0.weight": np.ones((3, 4), np.float32), "0.bias": np.ones(3, np.float32)}, weights)
     options = SourceOptions(source=str(weights))
-    made = sources.build_into(options, tmp_path / "small", progress=lambda event: None)
+    made = build_cache.build_into(options, tmp_path / "small", progress=lambda event: None)
     assert made.manifest.optimised is None

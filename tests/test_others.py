@@ -16,13 +16,14 @@ from checkpoints import described
 from conftest import run_flambeau
 from corpus_images import prefixed
 from corpus_numbers import write_onnx
-from flambeau import formats, orders
-from flambeau.build import parts
-from flambeau.detection import detect, others, sketches
-from flambeau.detection.ends import judge
+from flambeau import checkpoints
+from flambeau.builder import parts
 from flambeau.errors import SourceError
-from flambeau.inspection import inspect
-from flambeau.orders import SourceOptions
+from flambeau.identify import detect, sketches, unsupported
+from flambeau.identify.expected_task import judge
+from flambeau.settings.source import SourceOptions
+from flambeau.sources import request
+from flambeau.sources.inspection import inspect
 
 LINE = nn.Linear(4, 3)
 
@@ -40,7 +41,7 @@ LINE = nn.Linear(4, 3)
 def test_weights_go_before_a_module_beside_them(tmp_path: Path, contents: Any, where: tuple[str, ...]) -> None:
     """U5: known names of mappings, then of modules, then the largest; a table of statistics is no network's weights."""
     torch.save(contents, tmp_path / "course.pth")
-    entry, _ = formats.choose(formats.examine(tmp_path / "course.pth"), None)
+    entry, _ = checkpoints.choose(checkpoints.examine(tmp_path / "course.pth"), None)
     assert entry.where == where
     assert entry.module == isinstance(contents[where[0]], nn.Module)
 
@@ -49,13 +50,13 @@ def test_weights_beside_a_module_take_the_options_of_weights(tmp_path: Path) -> 
     """U5: what one sentence asked for was refused by the next as being of no effect."""
     file = tmp_path / "course.pth"
     torch.save({"classifier": LINE, "state_dict": LINE.state_dict()}, file)
-    order = orders.order_for(SourceOptions(source=str(file), hidden_activation="relu", allow_code=True))
+    order = request.order_for(SourceOptions(source=str(file), hidden_activation="relu", allow_code=True))
     assert order.kind == "program"
     own = f"{corpus_nets.__file__}:Norms"
-    assert orders.order_for(SourceOptions(source=str(file), arch=own, allow_code=True)).code is not None
+    assert request.order_for(SourceOptions(source=str(file), arch=own, allow_code=True)).code is not None
     torch.save({"model": LINE}, file)
     with pytest.raises(SourceError, match="--hidden-activation has no effect on"):
-        orders.order_for(SourceOptions(source=str(file), hidden_activation="relu", allow_code=True))
+        request.order_for(SourceOptions(source=str(file), hidden_activation="relu", allow_code=True))
 
 
 def pruned(layer: nn.Module) -> None:
@@ -137,7 +138,7 @@ def test_every_network_without_a_task_is_named_with_its_classes() -> None:
     """U11: detectors, segmenters and the others of torchvision, with other numbers of classes than their own."""
     from torchvision import models
 
-    for number, other in enumerate(others.known()):
+    for number, other in enumerate(unsupported.known()):
         prefix = ("", "module.", "model.net.")[number % 3]
         args: dict[str, Any] = {"weights": None}
         if other.task not in ("video classification", "optical flow"):
@@ -181,7 +182,7 @@ def test_names_of_a_file_become_literals_of_an_example_and_never_code(tmp_path: 
     }
     assert "system" not in calls
     assert evil in {node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)}
-    known = others.Known(("fcn_resnet50",), "semantic segmentation", "p'q.", 3, False)
+    known = unsupported.Known(("fcn_resnet50",), "semantic segmentation", "p'q.", 3, False)
     tree = ast.parse(sketches.of_images(known, "a'b.pth", ("key'], exit(), ['",)))
     names = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     assert "exit" not in names

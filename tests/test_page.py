@@ -14,7 +14,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client
 
 from conftest import encoded, photograph
-from flambeau.service import BlockingService
+from flambeau.serving.service import BlockingService
 from page_models import HOSTILE, application
 
 POLICY = (

@@ -15,7 +15,7 @@ from werkzeug.serving import make_server
 
 from browser import DESKTOP, PHONE, Browser, Screen, open_browser
 from conftest import ServerProcess, encoded, photograph
-from flambeau.service import BlockingService
+from flambeau.serving.service import BlockingService
 from page_models import HOSTILE, application
 
 pytestmark = pytest.mark.timeout(400)  # on a fresh machine the first test installs Chromium

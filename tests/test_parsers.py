@@ -12,8 +12,8 @@ from urllib3.filepost import encode_multipart_formdata
 
 from flambeau.errors import RequestError
 from flambeau.pipelines import json_document
-from flambeau.web import multipart
-from flambeau.web.multipart import Part
+from flambeau.protocols import multipart
+from flambeau.protocols.multipart import Part
 
 FORM = "multipart/form-data; boundary=b"
 HEAD = b'Content-Disposition: form-data; name="file"; filename="cat.jpg"'

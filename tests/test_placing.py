@@ -7,12 +7,12 @@ import msgspec
 import pytest
 
 from conftest import Serve
-from flambeau import bundle
-from flambeau.bundle import Bundle
-from flambeau.config import usable_cores
-from flambeau.machine import processor
-from flambeau.measurements import Placed, Placements
-from flambeau.trials import placing
+from flambeau.bundle import storage
+from flambeau.bundle.measurements import Placed, Placements
+from flambeau.bundle.storage import Bundle
+from flambeau.engine_selection import replica_scaling
+from flambeau.settings.service import usable_cores
+from flambeau.system.machine import processor
 
 FOUR, TWO, ONE = Placed(4, 1, 100.0), Placed(2, 2, 105.0), Placed(1, 4, 120.0)
 
@@ -24,7 +24,7 @@ FOUR, TWO, ONE = Placed(4, 1, 100.0), Placed(2, 2, 105.0), Placed(1, 4, 120.0)
 def test_one_replica_for_each_core_stays_unless_fewer_answer_a_tenth_more(
     tried: tuple[Placed, ...], taken: Placed
 ) -> None:
-    assert placing.take(tried) == taken
+    assert replica_scaling.take(tried) == taken
 
 
 @pytest.mark.skipif(usable_cores() < 2, reason="there is nothing to choose on one core")
@@ -42,7 +42,7 @@ def placed(opened: Bundle, folder: Path, *, cores: int) -> Path:
     shutil.copytree(opened.path, folder)
     best = Placed(1, 3, 1.0)
     found = Placements(processor(), cores, best, (best,))
-    bundle.write_manifest(folder, msgspec.structs.replace(opened.manifest, placements=found))
+    storage.write_manifest(folder, msgspec.structs.replace(opened.manifest, placements=found))
     return folder
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 
 from conftest import FLAMBEAU, STARTUP_SECONDS, encoded, photograph, run_flambeau
-from flambeau.bundle import Bundle
+from flambeau.bundle.storage import Bundle
 
 CAT, COFFEE = "n02124075", "n07920052"
 

@@ -17,15 +17,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from flambeau import bundle
-from flambeau.config import Settings
+from flambeau.bundle import storage
 from flambeau.errors import EngineError, SourceError
-from flambeau.runners import ipc, processes
-from flambeau.runners.base import RunnerState, WorkerLostError
+from flambeau.runners import processes, wire
+from flambeau.runners.base import ReplicaSpec, RunnerState, WorkerLostError
 from flambeau.runners.processes import ProcessesRunner
-from flambeau.runners.spec import ReplicaSpec
 from flambeau.runners.worker_process import WorkerProcess, worker_environment
-from flambeau.service import Service
+from flambeau.serving.service import Service
+from flambeau.settings.service import Settings
 from fleet import Fleet, children, echo, ended, eventually, make_bundle, nothing_left, run, wait_for
 
 
@@ -297,16 +296,16 @@ def test_the_last_words_of_a_worker_are_heard_even_when_the_front_is_late_f26(
 
 def test_a_service_that_cannot_start_all_its_models_leaves_none_p15(spec: ReplicaSpec, tmp_path: Path) -> None:
     """The first one is warm when the second one fails."""
-    first = bundle.read(Path(spec.bundle))
+    first = storage.read(Path(spec.bundle))
     (tmp_path / "second").mkdir()
     make_bundle(tmp_path / "second")
     (tmp_path / "second" / "broken").touch()
-    second = msgspec.structs.replace(bundle.read(tmp_path / "second").manifest, name="second")
-    bundle.write_manifest(tmp_path / "second", second)
+    second = msgspec.structs.replace(storage.read(tmp_path / "second").manifest, name="second")
+    storage.write_manifest(tmp_path / "second", second)
 
     async def talk() -> None:
         settings = Settings(allow_code=True, replicas=1)
-        service = Service([first, bundle.read(tmp_path / "second")], settings)
+        service = Service([first, storage.read(tmp_path / "second")], settings)
         with pytest.raises(SourceError, match="FileNotFoundError"):
             await service.start()
         assert children() == []
@@ -379,11 +378,11 @@ def test_a_worker_that_cannot_be_listened_to_is_replaced_p13(
 
     async def talk() -> None:
         async with Fleet(spec) as fleet:
-            monkeypatch.setattr(ipc, "unpack_outcomes", unpack)
+            monkeypatch.setattr(wire, "unpack_outcomes", unpack)
             assert await loss(asyncio.create_task(fleet.ask(echo(1)))) == "killed"
             assert await fleet.ask(echo(2)) == [2]
 
-    unpack_outcomes = ipc.unpack_outcomes
+    unpack_outcomes = wire.unpack_outcomes
     run(talk())
     assert "a worker cannot be listened to" in caplog.text
 

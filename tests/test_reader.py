@@ -21,13 +21,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from flambeau.build import reader
-from flambeau.build.reader import Reading
-from flambeau.build.reading import checkpoint, tensors_file
-from flambeau.build.torch_version import require_torch
+from flambeau.builder.requirements import require_torch
+from flambeau.builder.sandbox import checkpoint, reader, safetensors_writer
+from flambeau.builder.sandbox.reader import FileReading
+from flambeau.checkpoints import permitted_globals
+from flambeau.checkpoints.report import Report, TensorInfo, TensorMapping
 from flambeau.errors import SetupError, SourceError
-from flambeau.formats import permitted_globals
-from flambeau.formats.report import Entry, Report, TensorInfo
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the walls are Linux'")
 HELD = "no network, no new files, no processes, no other files, at most 0.3 GB, limited time"
@@ -66,7 +65,7 @@ def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def reading(path: Path, folder: Path, *where: str) -> Iterator[Reading]:
+def reading(path: Path, folder: Path, *where: str) -> Iterator[FileReading]:
     """A reading in a folder of its own that is surely ended."""
     folder.mkdir()
     begun = reader.start(path, folder=folder, where=where)
@@ -131,7 +130,7 @@ def most(name, kind):
     with open(name, "rb") as file, open(name + ".out", "wb") as output:
         report = Report(format=kind, verdict="data", size=1)
         loaded = checkpoint.load(file, Path(name), report, name=name, permitted=[])
-        tensors_file.write(loaded, output, say=lambda done, total: held.append(anonymous()))
+        safetensors_writer.write(loaded, output, say=lambda done, total: held.append(anonymous()))
     return max(held) - held[0]
 
 print(most("zip.pt", "torch-zip"), most("legacy.pt", "torch-legacy"))
@@ -221,23 +220,23 @@ def test_what_torch_cannot_read_is_refused_in_a_sentence(content: bytes) -> None
 def test_a_file_that_says_two_things_is_refused(told: dict[str, TensorInfo], why: str) -> None:
     loaded = {"net": {"w": torch.ones(2), "epoch": 1}}
     with pytest.raises(SourceError) as caught:
-        checkpoint.find(loaded, Entry(("net",), told), name="x.pth")
+        checkpoint.find(loaded, TensorMapping(("net",), told), name="x.pth")
     assert why in str(caught.value)
 
 
 def test_what_has_no_plain_numbers_is_refused() -> None:
     sparse = {"w": torch.eye(2).to_sparse()}
     with pytest.raises(SourceError, match="'w' in a form without plain numbers"):
-        checkpoint.find(sparse, Entry((), {"w": TensorInfo("float32", (2, 2))}), name="x.pth")
+        checkpoint.find(sparse, TensorMapping((), {"w": TensorInfo("float32", (2, 2))}), name="x.pth")
     with pytest.raises(SourceError, match="no mapping of tensors at net"):
-        checkpoint.find(sparse, Entry(("net",), {}), name="x.pth")
+        checkpoint.find(sparse, TensorMapping(("net",), {}), name="x.pth")
 
 
 def test_the_file_that_is_written_is_safetensors(tmp_path: Path) -> None:
     """By safetensors' own reader; each tensor lies where its dtype may lie, in a file that keeps the order of names."""
     tensors = every_kind()
     with (tmp_path / "x.safetensors").open("wb") as file:
-        tensors_file.write(tensors, file, say=lambda done, total: None)
+        safetensors_writer.write(tensors, file, say=lambda done, total: None)
     content = (tmp_path / "x.safetensors").read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     assert list(header) == list(tensors)
@@ -249,15 +248,15 @@ def test_the_file_that_is_written_is_safetensors(tmp_path: Path) -> None:
 
 def test_no_tensor_at_all_is_safetensors_too(tmp_path: Path) -> None:
     with (tmp_path / "x.safetensors").open("wb") as file:
-        tensors_file.write({}, file, say=lambda done, total: None)
+        safetensors_writer.write({}, file, say=lambda done, total: None)
     assert load_file(tmp_path / "x.safetensors") == {}
 
 
 def test_what_safetensors_cannot_hold_is_refused_by_name() -> None:
     with pytest.raises(SourceError, match="'phase' is of complex64, which safetensors cannot hold"):
-        tensors_file.plan({"phase": torch.ones(2, dtype=torch.complex64)})
+        safetensors_writer.plan({"phase": torch.ones(2, dtype=torch.complex64)})
     with pytest.raises(SourceError, match="'__metadata__'"):
-        tensors_file.plan({"__metadata__": torch.ones(2)})
+        safetensors_writer.plan({"__metadata__": torch.ones(2)})
 
 
 def test_a_reader_that_is_killed_leaves_a_sentence_and_no_file(tmp_path: Path) -> None:
@@ -283,7 +282,7 @@ def test_a_reader_ends_with_its_parent(tmp_path: Path) -> None:
     """Even while it hangs: nobody ever writes into this pipe."""
     os.mkfifo(tmp_path / "never")
     script = (
-        "import sys; from pathlib import Path; from flambeau.build import reader\n"
+        "import sys; from pathlib import Path; from flambeau.builder import reader\n"
         "folder = Path(sys.argv[1]); begun = reader.start(folder / 'never', folder=folder, where=())\n"
         "print(begun.pid, flush=True); sys.stdin.read()"
     )
@@ -315,7 +314,7 @@ def test_a_reader_that_was_taken_over_is_not_believed_t32(tmp_path: Path, said: 
     script = "import sys; sys.stdout.write(sys.argv[1]); sys.stdout.flush()"
     process = subprocess.Popen([sys.executable, "-S", "-c", script, said], stdout=subprocess.PIPE)
     with pytest.raises(SourceError, match=why):
-        Reading(tmp_path / "x.pth", output, process).result()
+        FileReading(tmp_path / "x.pth", output, process).result()
     assert not output.exists()
 
 

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from flambeau import bundle
-from flambeau.batch_sizes import measured_sizes
-from flambeau.bundle import Bundle, CodeReference, Manifest, PythonPipeline, Source
+from flambeau.bundle import storage
+from flambeau.bundle.storage import Bundle, CodeReference, Manifest, PythonConfig, Source
 from flambeau.errors import CodeNotAllowed, EngineError, InvalidInput, RequestError, SourceError
 from flambeau.pipelines.tensor import TensorPipeline
 from flambeau.runners import replica as replica_module
-from flambeau.runners.base import Cost, RunnerState, Work
-from flambeau.runners.function_replica import open_python_model
+from flambeau.runners.base import BatchCost, RunnerState, Work
+from flambeau.runners.python_replica import open_python_model
 from flambeau.runners.replica import Replica, TensorReplica
 from flambeau.runners.threads import ThreadsRunner
+from flambeau.serving.batch_sizes import measured_sizes
 from flambeau.types import Answer, Item, Options, Outcome, Payload, Tensors, TensorSpec, Value
 
 INPUT, OUTPUT = TensorSpec("x", "float32", (2,)), TensorSpec("y", "float32", (2,))
@@ -64,7 +64,7 @@ class Engine:
 def manifest(**fields: object) -> Manifest:
     return Manifest(
         **{"format": 1, "name": "net", "flambeau": "0", "source": Source(kind="checkpoint", name="net.pth"),
-           "pipeline": bundle.TensorPipeline(), "engine": "eager", **fields}  # type: ignore[arg-type]
+           "pipeline": storage.TensorConfig(), "engine": "eager", **fields}  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -188,8 +188,8 @@ def test_an_item_that_the_pipeline_trips_over_fails_alone_f04() -> None:
 
 def probed(folder: Path, outputs: np.ndarray) -> dict[str, object]:
     inputs = np.array([[1, 2], [3, 4]], np.float32)
-    save_file({"input.x": inputs, "output.y": outputs}, folder / bundle.PROBES)
-    return {"members": {bundle.PROBES: bundle.sha256_of(folder / bundle.PROBES)}}
+    save_file({"input.x": inputs, "output.y": outputs}, folder / storage.PROBES)
+    return {"members": {storage.PROBES: storage.sha256_of(folder / storage.PROBES)}}
 
 
 def test_warming_up_reproduces_the_probes_and_answers_the_example(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_warming_up_measures_one_item_and_two_together(monkeypatch: pytest.Monke
     replica = tensor_replica(engine)
     replica.warm_up()
     assert engine.sizes[2:4] == [1, 2]
-    assert replica.cost == Cost(1 / 1024, 1 / 1024)
+    assert replica.cost == BatchCost(1 / 1024, 1 / 1024)
 
 
 def test_two_items_are_not_tried_where_one_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,12 +291,12 @@ class Model(flambeau.PythonModel):
 
 def python_bundle(folder: Path, source: str) -> Bundle:
     (folder / "model.py").write_text(source)
-    return Bundle(folder, manifest(pipeline=PythonPipeline(CodeReference("Model", file="model.py")), engine="python"))
+    return Bundle(folder, manifest(pipeline=PythonConfig(CodeReference("Model", file="model.py")), engine="python"))
 
 
 def python_replica(folder: Path, body: str) -> Replica:
     found = python_bundle(folder, MODEL.format(body.replace("\n", "\n" + " " * 8)))
-    assert isinstance(found.manifest.pipeline, PythonPipeline)
+    assert isinstance(found.manifest.pipeline, PythonConfig)
     return open_python_model(found, found.manifest.pipeline, allow_code=True)
 
 
@@ -394,7 +394,7 @@ def test_a_model_that_empties_its_batch_does_not_confuse_the_replica(tmp_path: P
 def test_a_python_model_needs_permission_and_the_right_class(tmp_path: Path) -> None:
     found = python_bundle(tmp_path, "raise SystemError('it ran')")
     pipeline = found.manifest.pipeline
-    assert isinstance(pipeline, PythonPipeline)
+    assert isinstance(pipeline, PythonConfig)
     with pytest.raises(CodeNotAllowed):
         open_python_model(found, pipeline, allow_code=False)
     for source, why in (
@@ -470,5 +470,5 @@ def test_starting_in_threads_says_why_a_model_cannot_be_loaded_f26(
 
 def threads_runner(found: Bundle) -> ThreadsRunner:
     pipeline = found.manifest.pipeline
-    assert isinstance(pipeline, PythonPipeline)
+    assert isinstance(pipeline, PythonConfig)
     return ThreadsRunner(lambda: open_python_model(found, pipeline, allow_code=True), name="net", replicas=1)

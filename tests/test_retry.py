@@ -9,9 +9,9 @@ import random
 import pytest
 
 from batch_bench import LONG, Bench, Loss, on_loop, settle
-from flambeau.batch_sizes import BatchSizes
 from flambeau.errors import RequestError
 from flambeau.runners.base import RunnerState
+from flambeau.serving.batch_sizes import BatchSizes
 
 GUILT: dict[Loss, str] = {"crashed": "model_crashed", "hung": "model_timeout", "out_of_memory": "out_of_memory"}
 

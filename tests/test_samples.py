@@ -13,13 +13,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from conftest import Serve, encoded, photograph, run_flambeau
-from flambeau import bundle, samples
-from flambeau.bundle import PythonPipeline
-from flambeau.engines.onnx_session import open_session
+from flambeau.bundle import golden_samples, storage
+from flambeau.bundle.storage import PythonConfig
+from flambeau.engines.onnxruntime import open_session
 from flambeau.errors import BundleError, EngineError
-from flambeau.runners.function_replica import open_python_model
+from flambeau.runners.base import ReplicaSpec
+from flambeau.runners.python_replica import open_python_model
 from flambeau.runners.replica import TensorReplica, open_replica
-from flambeau.runners.spec import ReplicaSpec
 from flambeau.types import Tensors
 from golden import INPUT, NUMBERS, OUTPUT, collected, double, golden_folder, manifest, python_bundle
 
@@ -52,10 +52,10 @@ def doctored(built: Path, tmp_path: Path) -> Callable[..., Path]:
         folder = tmp_path / "doctored"
         shutil.copytree(built, folder)
         change(folder)
-        manifest = bundle.read(built).manifest
+        manifest = storage.read(built).manifest
         replaced = msgspec.structs.replace(manifest.pipeline, **pipeline)
         # without its optimised graph, so that the one which `change` may have changed is the one that serves
-        bundle.write_manifest(folder, msgspec.structs.replace(manifest, pipeline=replaced, optimised=None))
+        storage.write_manifest(folder, msgspec.structs.replace(manifest, pipeline=replaced, optimised=None))
         return folder
 
     return doctor
@@ -75,11 +75,11 @@ def warm_up(folder: Path, **options: Any) -> None:
 
 
 def test_a_build_keeps_the_bytes_and_the_whole_outputs(built: Path, cat: bytes) -> None:
-    opened = bundle.read(built)
+    opened = storage.read(built)
     members = {"samples.json", "samples.safetensors", "samples/chelsea.png", "samples/coffee.jpg"}
     assert {name for name in opened.manifest.members if name.startswith("samples")} == members
     assert (built / "samples/chelsea.png").read_bytes() == cat
-    chelsea, coffee = samples.read(opened)
+    chelsea, coffee = golden_samples.read(opened)
     assert msgspec.to_builtins(chelsea.expected) == CHELSEA
     assert coffee.expected.class_name == "espresso"
     assert chelsea.outputs["output"].shape == (1, 1000)
@@ -103,22 +103,22 @@ def test_another_preparation_ends_the_service_before_it_is_ready(doctored: Calla
 
 
 def swap_labels(folder: Path) -> None:
-    labels = bundle.read(folder).labels()
+    labels = storage.read(folder).labels()
     assert labels is not None
-    bundle.write_labels(folder, (*labels[1:], labels[0]))
+    storage.write_labels(folder, (*labels[1:], labels[0]))
 
 
 def nudge_weights(folder: Path) -> None:
     """Another graph, with probes of its own."""
-    model = onnx.load(folder / bundle.ONNX)
+    model = onnx.load(folder / storage.ONNX)
     largest = max(model.graph.initializer, key=lambda each: len(each.raw_data))
     largest.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(largest) * 1.01, largest.name))
-    onnx.save(model, folder / bundle.ONNX)
-    probes = load_file(folder / bundle.PROBES)
+    onnx.save(model, folder / storage.ONNX)
+    probes = load_file(folder / storage.PROBES)
     given = {name.partition(".")[2]: array for name, array in probes.items() if name.startswith("input.")}
-    answered = open_session(folder / bundle.ONNX).run(None, given)[0]
+    answered = open_session(folder / storage.ONNX).run(None, given)[0]
     [output] = [name for name in probes if name.startswith("output.")]
-    save_file(probes | {output: answered}, folder / bundle.PROBES)
+    save_file(probes | {output: answered}, folder / storage.PROBES)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_a_changed_sample_is_refused(built: Path, tmp_path: Path) -> None:
     shutil.copytree(built, folder)
     (folder / "samples/coffee.jpg").write_bytes(encoded(photograph("rocket"), "JPEG"))
     with pytest.raises(BundleError, match=r"samples/coffee\.jpg of bundle .* was changed"):
-        bundle.read(folder)
+        storage.read(folder)
 
 
 def unlist(folder: Path) -> None:
@@ -157,7 +157,7 @@ def unlist(folder: Path) -> None:
 
 
 def damage(folder: Path) -> None:
-    (folder / bundle.SAMPLE_OUTPUTS).write_bytes(b"damaged")
+    (folder / storage.SAMPLE_OUTPUTS).write_bytes(b"damaged")
 
 
 @pytest.mark.parametrize(("change", "why"), [(unlist, "has no samples/chelsea.png"), (damage, "samples of bundle")])
@@ -189,9 +189,9 @@ class Engine:
 
 
 def number_replica(folder: Path, engine: Engine) -> TensorReplica:
-    bundle.write_manifest(folder, manifest())
-    written = msgspec.json.decode((folder / bundle.MANIFEST).read_bytes(), type=bundle.Manifest)
-    return TensorReplica(bundle.Bundle(folder, written), engine, NUMBERS, device="cpu")  # not read: it has no probes
+    storage.write_manifest(folder, manifest())
+    written = msgspec.json.decode((folder / storage.MANIFEST).read_bytes(), type=storage.Manifest)
+    return TensorReplica(storage.Bundle(folder, written), engine, NUMBERS, device="cpu")  # not read: it has no probes
 
 
 ROWS = {
@@ -303,7 +303,7 @@ def test_a_python_model_reproduces_its_samples_or_is_not_ready(
         f"import flambeau\n\nclass Model(flambeau.PythonModel):\n    def predict(self, batch):\n        return {body}\n"
     )
     opened = python_bundle(tmp_path / "out", source, files)
-    assert isinstance(opened.manifest.pipeline, PythonPipeline)
+    assert isinstance(opened.manifest.pipeline, PythonConfig)
     replica = open_python_model(opened, opened.manifest.pipeline, allow_code=True)
     if why is None:
         replica.warm_up()

@@ -9,12 +9,12 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from conftest import encoded, run_flambeau
-from flambeau import bundle
 from flambeau.answers import Expected
-from flambeau.build import samples as build_samples
-from flambeau.bundle import Activation
+from flambeau.builder import golden_samples as build_samples
+from flambeau.bundle import storage
+from flambeau.bundle.storage import Activation
 from flambeau.errors import SourceError
-from flambeau.pipelines.opening import open_pipeline
+from flambeau.pipelines.base import open_pipeline
 from flambeau.types import Classification, Label, Scored, Task, Tensors, TensorSpec, Value
 from golden import INPUT, OUTPUT, collected, golden_folder, python_bundle
 
@@ -124,15 +124,15 @@ def logits(batch: Tensors) -> Tensors:
 )
 def test_each_part_of_a_class_may_be_insisted_on(tmp_path: Path, expected: dict[str, object], why: str | None) -> None:
     pipeline = open_pipeline(
-        bundle.ImagePipeline(resize=4, crop=4), labels=[Label("a", "ant"), Label("b", "bee"), Label("c", "cat")],
+        storage.ImageConfig(resize=4, crop=4), labels=[Label("a", "ant"), Label("b", "bee"), Label("c", "cat")],
         inputs=[TensorSpec("x", "float32", (3, 4, 4))], outputs=[TensorSpec("y", "float32", (3,))],
     )  # fmt: skip
     files = {"grey.png": encoded(Image.new("RGB", (8, 8), "grey")), "expected.json": {"grey.png": expected}}
     if why is None:
         collected(tmp_path / "bundle", files, pipeline=pipeline, compute=logits)
-        table = json.loads((tmp_path / "bundle" / bundle.SAMPLES).read_text())
+        table = json.loads((tmp_path / "bundle" / storage.SAMPLES).read_text())
         assert table == {"grey.png": {"class_index": 1, "class_id": "b", "class_name": "bee"}}
-        assert load_file(tmp_path / "bundle" / bundle.SAMPLE_OUTPUTS)["grey.png/y"].tolist() == [[0, 2, 0.5]]
+        assert load_file(tmp_path / "bundle" / storage.SAMPLE_OUTPUTS)["grey.png/y"].tolist() == [[0, 2, 0.5]]
     else:
         with pytest.raises(SourceError, match=f"sample grey.png is not answered as expected: .*{why}"):
             collected(tmp_path / "bundle", files, pipeline=pipeline, compute=logits)
@@ -142,7 +142,7 @@ def test_each_part_of_a_class_may_be_insisted_on(tmp_path: Path, expected: dict[
     ("content", "why"), [(b"GIF89a", "broken or cut short|not an image"), (b"text", "not an image")]
 )
 def test_a_sample_that_is_no_image_is_named(tmp_path: Path, content: bytes, why: str) -> None:
-    pipeline = open_pipeline(bundle.ImagePipeline(), labels=None, inputs=[INPUT], outputs=[OUTPUT])
+    pipeline = open_pipeline(storage.ImageConfig(), labels=None, inputs=[INPUT], outputs=[OUTPUT])
     with pytest.raises(SourceError, match=f"sample a.gif is no input of this model: .*({why})"):
         collected(tmp_path / "bundle", {"a.gif": content}, pipeline=pipeline)
 
@@ -211,7 +211,7 @@ def test_each_task_has_its_own_expectations_w3(
 ) -> None:
     """W3 to W5: what is insisted on is held against the answer of the task."""
     pipeline = open_pipeline(
-        bundle.ImagePipeline(resize=4, crop=4, threshold=0.5), task=task,
+        storage.ImageConfig(resize=4, crop=4, threshold=0.5), task=task,
         activation=Activation("sigmoid" if task == "multi-label" else "none"),
         labels=[Label("a", "ant"), Label("b", "bee"), Label("c", "cat")],
         inputs=[TensorSpec("x", "float32", (3, 4, 4))], outputs=[TensorSpec("y", "float32", (3,))],
@@ -223,9 +223,9 @@ def test_each_task_has_its_own_expectations_w3(
 
     if why is None:
         collected(tmp_path / "bundle", files, pipeline=pipeline, compute=compute)
-        table = json.loads((tmp_path / "bundle" / bundle.SAMPLES).read_text())
+        table = json.loads((tmp_path / "bundle" / storage.SAMPLES).read_text())
         assert table == {"grey.png": {"labels": ["bee", "cat"]} if task == "multi-label" else {}}
-        outputs = load_file(tmp_path / "bundle" / bundle.SAMPLE_OUTPUTS)["grey.png/y"]
+        outputs = load_file(tmp_path / "bundle" / storage.SAMPLE_OUTPUTS)["grey.png/y"]
         assert outputs.tolist() == compute({})["y"].tolist()
     else:
         with pytest.raises(SourceError, match=f"sample grey.png is not answered as expected: .*{why}"):

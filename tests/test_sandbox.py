@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from flambeau.build import seccomp
-from flambeau.build.sandbox import Sandbox
+from flambeau.builder.sandbox import seccomp
+from flambeau.builder.sandbox.lockdown import Sandbox
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the walls are Linux'")
 MEGABYTE = 1 << 20

@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from conftest import Serve, ServerProcess
-from flambeau.bundle import Bundle
+from flambeau.bundle.storage import Bundle
 from fleet import children, ended, wait_for
 
 GUARDED = """

@@ -19,9 +19,9 @@ import pytest
 import requests
 
 from conftest import FLAMBEAU, Serve, ServerProcess, run_flambeau
-from flambeau.bundle import Bundle
-from flambeau.web import hot
-from flambeau.web.http import HttpRequest
+from flambeau.bundle.storage import Bundle
+from flambeau.protocols import dispatch
+from flambeau.protocols.messages import HttpRequest
 
 SLOW = """
 import threading, time
@@ -244,7 +244,7 @@ def test_what_a_gone_client_waited_for_is_not_computed(serve: Serve, tmp_path: P
 def test_a_request_keeps_its_id_where_its_client_gave_none_p16() -> None:
     """The line "the client is gone" had another than the answer would have had."""
     request = HttpRequest("GET", "/livez", "", {"x-request-id": "not harmless!"}, b"")
-    answer = asyncio.run(hot.answer(None, request))  # type: ignore[arg-type]  # of which this route asks nothing
+    answer = asyncio.run(dispatch.answer(None, request))  # type: ignore[arg-type]  # of which this route asks nothing
     assert dict(answer.headers)["X-Request-ID"] == request.identity != "not harmless!"
 
 

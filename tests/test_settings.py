@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 from conftest import DOUBLE, FLAMBEAU, Serve, run_flambeau
 from flambeau.cli import cli
-from flambeau.cli.layers import FILE
 from flambeau.errors import ConfigError
+from flambeau.settings.loading import FILE
 
 
 @pytest.fixture

@@ -10,15 +10,27 @@ import pytest
 import torch
 from torch import nn
 
-from flambeau import agreement, bundle, engines, sources
+from flambeau import engines
+from flambeau.answers import agreement
 from flambeau.architectures import torchvision_models
-from flambeau.build import shared
-from flambeau.build.quantise import quantise
-from flambeau.build.shared import scale_of
-from flambeau.bundle import INT8_ONNX, INT8_PROBES, ONNX, OPTIMISED_ONNX, WEIGHTS, Bundle, Optimised, split_probes
-from flambeau.engines.onnx_session import open_session
+from flambeau.builder import shared_weights
+from flambeau.builder.quantise import quantise
+from flambeau.builder.shared_weights import scale_of
+from flambeau.bundle import storage
+from flambeau.bundle.storage import (
+    INT8_ONNX,
+    INT8_PROBES,
+    ONNX,
+    OPTIMISED_ONNX,
+    WEIGHTS,
+    Bundle,
+    Optimised,
+    split_probes,
+)
+from flambeau.engines.onnxruntime import open_session
 from flambeau.errors import BundleError
-from flambeau.orders import SourceOptions
+from flambeau.settings.source import SourceOptions
+from flambeau.sources import build_cache
 from flambeau.types import Tensors
 
 
@@ -45,7 +57,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def built(checkpoint: Path, cache: Path) -> Bundle:
     folder = checkpoint.parent / "bundle"
-    return sources.build_into(SourceOptions(source=str(checkpoint)), folder, progress=lambda event: None)
+    return build_cache.build_into(SourceOptions(source=str(checkpoint)), folder, progress=lambda event: None)
 
 
 def answers(opened: Bundle, engine: str, inputs: Tensors) -> Tensors:
@@ -59,8 +71,8 @@ def elsewhere(opened: Bundle, folder: Path) -> Bundle:
     """The bundle as another machine sees it."""
     shutil.copytree(opened.path, folder)
     there = msgspec.structs.replace(opened.manifest, optimised=Optimised(onnxruntime="1.0", processor="another"))
-    bundle.write_manifest(folder, there)
-    return bundle.read(folder)
+    storage.write_manifest(folder, there)
+    return storage.read(folder)
 
 
 def test_u18_the_weights_are_there_once_and_as_the_engine_maps_them(checkpoint: Path, built: Bundle) -> None:
@@ -74,8 +86,8 @@ def test_u18_the_weights_are_there_once_and_as_the_engine_maps_them(checkpoint: 
 
 def test_a_small_graph_with_its_weights_elsewhere_counts_as_large(built: Bundle) -> None:
     """Which engines are tried, and whether a lone image gets all cores, follows from the size of what is computed."""
-    assert (built.path / bundle.ONNX).stat().st_size < 10_000_000
-    assert bundle.graph_bytes(built.path) >= (built.path / bundle.WEIGHTS).stat().st_size
+    assert (built.path / storage.ONNX).stat().st_size < 10_000_000
+    assert storage.graph_bytes(built.path) >= (built.path / storage.WEIGHTS).stat().st_size
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "eager"])
@@ -103,7 +115,7 @@ def test_a_graph_is_not_taken_with_weights_that_were_changed(built: Bundle, tmp_
     contents = bytearray((tmp_path / "copied" / WEIGHTS).read_bytes())
     contents[-1] ^= 1
     (tmp_path / "copied" / WEIGHTS).write_bytes(contents)
-    opened = bundle.read(tmp_path / "copied", whole=False)
+    opened = storage.read(tmp_path / "copied", whole=False)
     with pytest.raises(BundleError, match=r"weights\.safetensors of bundle .* was changed since it was built"):
         opened.member(ONNX)
 
@@ -131,7 +143,7 @@ def exported(network: nn.Module, folder: Path, *, sharing: bool) -> Path:
     program = torch.onnx.export(network, (torch.randn(2, 3, 32, 32),), dynamo=True, verbose=False)
     assert program is not None
     if sharing:
-        shared.refer(program.model, shared.store(network, folder / WEIGHTS))
+        shared_weights.refer(program.model, shared_weights.store(network, folder / WEIGHTS))
     program.save(folder / ONNX)
     return folder / ONNX
 

@@ -22,10 +22,14 @@ from safetensors.torch import save_file
 
 import flambeau
 from conftest import run_flambeau
-from flambeau import bundle, formats, sources, staging
-from flambeau.bundle import Bundle
+from flambeau import checkpoints
+from flambeau.bundle import storage
+from flambeau.bundle.storage import Bundle
 from flambeau.errors import BundleError, ConfigError, SetupError, SourceError
-from flambeau.orders import Note, SourceOptions
+from flambeau.settings.source import SourceOptions
+from flambeau.sources import build_cache
+from flambeau.sources.request import Note
+from flambeau.system import staging
 
 Change = Callable[[], None]
 
@@ -65,7 +69,7 @@ class Opened:
             elif waiting:
                 waiting.pop()()
 
-        return sources.open_source(SourceOptions(source=str(source), **options), progress=progress)  # type: ignore[arg-type]
+        return build_cache.open_source(SourceOptions(source=str(source), **options), progress=progress)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -110,7 +114,7 @@ def test_a_file_that_came_and_went_while_it_was_built_is_seen_a7(tmp_path: Path,
             file.rename(tmp_path / "gone.onnx")
             aside.rename(file)
 
-    made = sources.open_source(SourceOptions(source=str(file)), progress=swap_back)
+    made = build_cache.open_source(SourceOptions(source=str(file)), progress=swap_back)
     assert answered(made) == 4.0
 
 
@@ -353,19 +357,19 @@ def test_a_cache_on_a_full_disk_is_told_as_what_it_is_a19(disk: Path, monkeypatc
 def made(tmp_path: Path) -> Path:
     """A bundle as somebody else would have built it."""
     options = SourceOptions(source=str(scaled(tmp_path / "m.onnx", 4.0)))
-    return sources.build_into(options, tmp_path / "bundle", progress=lambda event: None).path
+    return build_cache.build_into(options, tmp_path / "bundle", progress=lambda event: None).path
 
 
 def relisted(folder: Path) -> None:
     """Have the manifest list what lies in the folder by now, as the attacker's own would."""
-    bundle.write_manifest(folder, bundle.read(folder, whole=False).manifest)
+    storage.write_manifest(folder, storage.read(folder, whole=False).manifest)
 
 
 def refused(folder: Path) -> str:
     """What serving says, and that inspecting it says no less."""
     with pytest.raises(SetupError) as caught:
-        sources.open_source(SourceOptions(source=str(folder)), progress=lambda event: None)
-    assert formats.examine(folder).verdict == "refused"
+        build_cache.open_source(SourceOptions(source=str(folder)), progress=lambda event: None)
+    assert checkpoints.examine(folder).verdict == "refused"
     return str(caught.value)
 
 
@@ -378,7 +382,7 @@ def test_a_bundle_with_a_link_for_a_member_is_refused_a17(made: Path, tmp_path: 
 
 def test_a_bundle_in_a_linked_folder_is_a_bundle_a17(made: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(made)
-    assert answered(bundle.read(tmp_path / "link")) == 4.0
+    assert answered(storage.read(tmp_path / "link")) == 4.0
 
 
 def test_a_bundle_without_probes_is_refused_a17(made: Path) -> None:
@@ -391,7 +395,7 @@ def test_a_bundle_whose_probes_are_none_is_refused_a17(made: Path) -> None:
     save_file({"other": torch.zeros(1)}, made / "probes.safetensors")
     relisted(made)
     with pytest.raises(BundleError, match="compares nothing"):
-        bundle.read(made).probes()
+        storage.read(made).probes()
 
 
 def test_weights_that_a_graph_names_and_the_manifest_does_not_are_refused_a17(made: Path, tmp_path: Path) -> None:
@@ -407,10 +411,10 @@ def test_weights_that_a_graph_names_and_the_manifest_does_not_are_refused_a17(ma
 
 
 def test_fewer_labels_than_outputs_are_refused_with_both_numbers_a19(made: Path) -> None:
-    bundle.write_labels(made, (flambeau.types.Label("0", "cat"),))
+    storage.write_labels(made, (flambeau.types.Label("0", "cat"),))
     relisted(made)
     with pytest.raises(BundleError, match="1 labels for 4 outputs"):
-        bundle.read(made).labels()
+        storage.read(made).labels()
 
 
 @pytest.mark.parametrize(
@@ -419,5 +423,5 @@ def test_fewer_labels_than_outputs_are_refused_with_both_numbers_a19(made: Path)
 def test_a_manifest_that_is_no_manifest_is_refused_a4(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises((BundleError, SourceError), match=r"manifest\.json"):
-        bundle.read(tmp_path)
-    assert formats.examine(tmp_path).verdict == "refused"
+        storage.read(tmp_path)
+    assert checkpoints.examine(tmp_path).verdict == "refused"

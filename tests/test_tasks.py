@@ -24,8 +24,8 @@ import torch
 import flambeau
 import task_models
 from conftest import Serve, ServerProcess, encoded, photograph, run_flambeau
-from flambeau import bundle
-from flambeau.bundle import Activation
+from flambeau.bundle import storage
+from flambeau.bundle.storage import Activation
 from flambeau.errors import BundleError
 from flambeau.types import Classification, Embedding, MultiLabel, Regression, Tensors
 from task_models import NAMES, Made
@@ -176,7 +176,7 @@ def test_several_pictures_and_a_bad_one_w4(servers: Servers, pictures: list[byte
 
 
 def test_the_sigmoid_is_torchs_and_never_overflows_w4() -> None:
-    from flambeau.pipelines.activation import sigmoid
+    from flambeau.pipelines.image_tasks import sigmoid
 
     numbers = np.concatenate([np.linspace(-120, 120, 20_001), [np.inf, -np.inf, 3.4e38, -3.4e38, 0.0, -0.0]])
     numbers = numbers.astype(np.float32)
@@ -248,8 +248,8 @@ def test_of_no_other_task_is_numpy_given_w5(servers: Servers, pictures: list[byt
 
 def test_many_long_vectors_do_not_hold_the_loop_w5() -> None:
     """64 vectors of 2048 numbers are 2.6 MB of text, 19 ms of work: others have their turn in between."""
+    from flambeau.protocols.native import Call, render
     from flambeau.types import Options, Outcome
-    from flambeau.web.predict import Call, render
 
     found = Embedding(np.linspace(-1, 1, 2048, dtype="<f4").tobytes())
     call = Call(items=[], options=Options(), top_k=None, npy=False)
@@ -335,8 +335,8 @@ def test_an_answer_does_not_depend_on_strangers_w6(tmp_path: Path, serve: Serve,
 def test_every_engine_is_given_one_row_w6(tmp_path: Path, engine: str, pictures: list[bytes]) -> None:
     """Probes, golden samples in a batch and the measuring of costs go through the same engine."""
     from flambeau import engines
+    from flambeau.runners.base import ReplicaSpec
     from flambeau.runners.replica import TensorReplica, open_replica
-    from flambeau.runners.spec import ReplicaSpec
     from flambeau.types import Item, Options, Payload
 
     if not engines.installed(engine):
@@ -366,8 +366,8 @@ def test_every_engine_is_given_one_row_w6(tmp_path: Path, engine: str, pictures:
 
 def golden(made: Made, folder: Path, pictures: list[bytes]) -> Path:
     """A copy of the bundle with two samples, as a build keeps them."""
-    from flambeau.build import samples
-    from flambeau.pipelines.opening import open_pipeline
+    from flambeau.builder import golden_samples
+    from flambeau.pipelines.base import open_pipeline
     from golden import golden_folder
 
     shutil.copytree(made.bundle.path, folder)
@@ -381,9 +381,11 @@ def golden(made: Made, folder: Path, pictures: list[bytes]) -> Path:
         with torch.inference_mode():
             return {"output": made.network(torch.from_numpy(rows["input"])).numpy()}
 
-    given = samples.gather(golden_folder(folder.with_name("given"), {"a.png": pictures[0], "b.png": pictures[1]}))
-    samples.collect(given, folder, pipeline=pipeline, compute=compute)
-    bundle.write_manifest(folder, manifest)
+    given = golden_samples.gather(
+        golden_folder(folder.with_name("given"), {"a.png": pictures[0], "b.png": pictures[1]})
+    )
+    golden_samples.collect(given, folder, pipeline=pipeline, compute=compute)
+    storage.write_manifest(folder, manifest)
     return folder
 
 
@@ -403,8 +405,8 @@ def test_other_labels_end_the_service_before_it_is_ready_w3(
     folder = golden(made["sigmoid-outside"], tmp_path / "golden", pictures)
     labels = made["sigmoid-outside"].bundle.labels()
     assert labels is not None
-    bundle.write_labels(folder, labels[::-1])
-    bundle.write_manifest(folder, made["sigmoid-outside"].bundle.manifest)
+    storage.write_labels(folder, labels[::-1])
+    storage.write_manifest(folder, made["sigmoid-outside"].bundle.manifest)
     with pytest.raises(flambeau.SetupError, match=r"the answer to its sample a\.png: labels are .* are expected"):
         flambeau.load(folder)
 

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flambeau.errors import InvalidInput
-from flambeau.pipelines import json_value, tensor
-from flambeau.pipelines import numbers as numbers_module
+from flambeau.pipelines import json_numbers, tensor
+from flambeau.pipelines import json_numbers as numbers_module
 from flambeau.pipelines.tensor import MAX_ROWS, TensorPipeline
 from flambeau.types import Item, Options, Payload, TensorSpec, Value
 
@@ -337,7 +337,7 @@ class Stranger:
     ids=str,
 )
 def test_answers_become_strict_json(answer: object, text: bytes) -> None:
-    assert json_value.encode(answer) == Value(text, nonfinite=0)
+    assert json_numbers.encode(answer) == Value(text, nonfinite=0)
 
 
 @pytest.mark.parametrize(
@@ -359,7 +359,7 @@ def test_answers_become_strict_json(answer: object, text: bytes) -> None:
 def test_numbers_that_are_not_finite_become_null_and_real_nulls_are_not_counted_f27(
     answer: object, text: bytes, nonfinite: int
 ) -> None:
-    assert json_value.encode(answer) == Value(text, nonfinite)
+    assert json_numbers.encode(answer) == Value(text, nonfinite)
 
 
 @pytest.mark.parametrize(
@@ -383,14 +383,14 @@ def test_numbers_that_are_not_finite_become_null_and_real_nulls_are_not_counted_
 )
 def test_a_value_without_a_json_form_is_a_type_error(answer: object) -> None:
     with pytest.raises(TypeError):
-        json_value.encode(answer)
+        json_numbers.encode(answer)
 
 
 def test_a_list_that_holds_itself_is_an_error_and_no_crash() -> None:
     endless: list[object] = []
     endless.append(endless)
     with pytest.raises(RecursionError):
-        json_value.encode(endless)
+        json_numbers.encode(endless)
 
 
 @given(
@@ -400,7 +400,7 @@ def test_a_list_that_holds_itself_is_an_error_and_no_crash() -> None:
     )
 )
 def test_any_plain_answer_is_strict_json_with_its_nulls_accounted_for_f27(answer: object) -> None:
-    value = json_value.encode(answer)
+    value = json_numbers.encode(answer)
     decoded = json.loads(value.json, parse_constant=pytest.fail)
     assert msgspec.json.decode(value.json) == decoded
     assert _nones(decoded) - _nones(answer) == value.nonfinite

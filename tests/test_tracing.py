@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from conftest import Serve, ServerProcess, run_flambeau
-from flambeau.extras import pip_install
+from flambeau.system.machine import pip_install
 from fleet import wait_for
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -104,7 +104,7 @@ def test_a_request_and_its_stages_are_spans_of_the_clients_trace(server: ServerP
     assert request.kind == Span.SPAN_KIND_SERVER
     told = {each.key: each.value.string_value or each.value.int_value for each in request.attributes}
     assert told["http.response.status_code"] == 200
-    assert (told["flambeau.model"], told["flambeau.request_id"]) == ("Slow", "traced")
+    assert (told["flambeau.serving.model"], told["flambeau.request_id"]) == ("Slow", "traced")
     assert collector.service == "flambeau"
     assert began <= request.start_time_unix_nano < request.end_time_unix_nano <= ended
     timing = dict(re.findall(r"(\w+);dur=([\d.]+)", answered.headers["Server-Timing"]))
@@ -189,7 +189,7 @@ def test_without_the_extra_the_error_names_it(tmp_path: Path) -> None:
 
 
 def test_spans_are_not_even_imported_unless_they_are_asked_for() -> None:
-    code = "import flambeau.web.server, sys, json; print(json.dumps([m for m in sys.modules if 'opentelemetry' in m]))"
+    code = "import flambeau.http.server, sys, json; print(json.dumps([m for m in sys.modules if 'opentelemetry' in m]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
 

@@ -17,7 +17,7 @@ import pytest
 
 from conftest import FLAMBEAU, STARTUP_SECONDS, run_flambeau
 from flambeau.errors import PortInUse
-from flambeau.web.listening import bind
+from flambeau.http.listening import bind
 
 SLOW = """
 import pathlib, time

@@ -16,9 +16,8 @@ from uvicorn.server import Server, ServerState
 
 from documents import ROOT
 
-REMEDY = (
-    f"uvicorn {uvicorn.__version__} has changed: mend flambeau/web/bounded.py, connection.py, exchange.py or server.py"
-)
+REMEDY = f"uvicorn {uvicorn.__version__} has changed: mend bounded_connection.py, connection.py or server.py in
+flambeau/http"
 
 OF_A_CONNECTION = (
     "client", "connections", "cycle", "flow", "headers", "loop", "parser", "pipeline", "scope", "server_state", "tasks",

@@ -17,8 +17,8 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client
 
 import flambeau
-from flambeau import process
-from flambeau.bundle import Bundle
+from flambeau.bundle.storage import Bundle
+from flambeau.system import process
 from fronts import serving, uwsgi
 
 

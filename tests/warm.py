@@ -1,6 +1,6 @@
 """Builds whose process is forked from one that has imported torch already, which is half of what a small build takes.
 
-It runs `flambeau.build`'s own `main`, for tests of what a build makes of a model. How the process itself is started,
+It runs `flambeau.builder`'s own `main`, for tests of what a build makes of a model. How the process itself is started,
 fed, stopped and refused is proved by those that start the real one: `test_sources.py`, `test_cli.py`, the documents.
 """
 
@@ -19,8 +19,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from flambeau.orders import BuildOrder, Event, Failure, Imported
-from flambeau.sources import Progress
+from flambeau.sources.build_cache import Progress
+from flambeau.sources.request import BuildRequest, Event, Failure, Imported
 
 HERE = str(Path(__file__).parent)
 
@@ -37,8 +37,9 @@ def _forks() -> ForkServerContext:
     return forks
 
 
-def run_build(order: BuildOrder, folder: Path, progress: Progress) -> tuple[Failure | None, tuple[str, ...]]:
-    """In the place of `flambeau.sources._run_build_process`: fill the folder. Gives why not, and what was imported."""
+def run_build(order: BuildRequest, folder: Path, progress: Progress) -> tuple[Failure | None, tuple[str, ...]]:
+    """In the place of `flambeau.sources.build_cache._run_build_process`: fill the folder. Gives why not, and what was
+    imported."""
     receive, send = _forks().Pipe(duplex=False)
     given = (msgspec.json.encode(order), str(folder), dict(os.environ), os.getcwd(), send)
     process = _forks().Process(target=_main, args=given, daemon=True)
@@ -67,9 +68,9 @@ def run_build(order: BuildOrder, folder: Path, progress: Progress) -> tuple[Fail
 
 
 def _main(order: bytes, folder: str, environment: Mapping[str, str], here: str, events: Connection) -> None:
-    """What `python -P -W ignore -m flambeau.build FOLDER PARENT` would find, and its `main`."""
+    """What `python -P -W ignore -m flambeau.builder FOLDER PARENT` would find, and its `main`."""
     import build_imports  # both have been imported where this was forked from
-    from flambeau.build import __main__ as build
+    from flambeau.builder import __main__ as build
 
     os.chdir(here)
     os.environ.clear()
@@ -79,5 +80,5 @@ def _main(order: bytes, folder: str, environment: Mapping[str, str], here: str, 
     warnings.simplefilter("ignore")
     sys.path[:] = [each for each in build_imports.PATH if each not in ("", HERE)]  # not the test's
     sys.stdin = io.TextIOWrapper(io.BytesIO(order))
-    sys.argv = ["flambeau.build", folder, str(os.getppid())]
+    sys.argv = ["flambeau.builder", folder, str(os.getppid())]
     sys.exit(build.main())

@@ -61,9 +61,9 @@ def network(order: Order) -> "torch.nn.Module":
 
 def torchvision() -> Any:
     """The package, imported in a way that also works where its compiled part does not fit the installed torch."""
-    from flambeau.architectures import torchvision_ops
+    from flambeau.architectures import torchvision_compat
 
-    torchvision_ops.declare_missing()
+    torchvision_compat.declare_missing()
     import torchvision as package
     import torchvision.transforms
 
@@ -135,9 +135,10 @@ class _Onnx:
     """Flambeau's own engine and preparation without its server: what is left between the peers is the server."""
 
     def __init__(self, order: Order) -> None:
-        from flambeau import bundle, engines
+        from flambeau import engines
+        from flambeau.bundle import storage
 
-        self._bundle = bundle.read(Path(order.files / order.work))
+        self._bundle = storage.read(Path(order.files / order.work))
         self._engine = engines.load(self._bundle, "onnxruntime", device="cpu", threads=order.threads, allow_code=False)
         self._input, self._output = self._engine.inputs[0], self._engine.outputs[0].name
 
@@ -146,13 +147,13 @@ class OnnxPhotographs(_Onnx):
     """The bundle's graph over photographs."""
 
     def __init__(self, order: Order) -> None:
-        from flambeau.bundle import ImagePipeline
-        from flambeau.pipelines.opening import open_pipeline
+        from flambeau.bundle.storage import ImageConfig
+        from flambeau.pipelines.base import open_pipeline
         from flambeau.types import Payload
 
         super().__init__(order)
         manifest = self._bundle.manifest
-        assert isinstance(manifest.pipeline, ImagePipeline)
+        assert isinstance(manifest.pipeline, ImageConfig)
         pipeline = open_pipeline(
             manifest.pipeline, labels=self._bundle.labels(), inputs=manifest.inputs, outputs=manifest.outputs
         )

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from flask import Flask
 
     from flambeau.client import Client, ClientError
-    from flambeau.inprocess import Batcher, load
-    from flambeau.web.asgi import AsgiApp
+    from flambeau.http.asgi import AsgiApp
+    from flambeau.serving.embedded import Batcher, load
 
 __all__ = [
     "Batcher",
@@ -39,9 +39,9 @@ def __getattr__(name: str) -> Any:
 
         return getattr(client, name)
     if name in ("Batcher", "load"):
-        from flambeau import inprocess
+        from flambeau.serving import embedded
 
-        return getattr(inprocess, name)
+        return getattr(embedded, name)
     raise AttributeError(f"module 'flambeau' has no attribute {name!r}")
 
 
@@ -52,7 +52,7 @@ def create_app(source: str | None = None, **options: Any) -> "Flask":
     weights="densenet.pth", labels="imagenet")`. The model is built if it has to be, and loaded before this returns.
     Raises `SetupError` when it cannot be.
     """
-    from flambeau.web.app import create_app as create
+    from flambeau.http.flask_app import create_app as create
 
     return create(source, **options)
 
@@ -64,6 +64,6 @@ def create_asgi_app(source: str | None = None, **options: Any) -> "AsgiApp":
     the server starts. A server or framework that does not tell so makes the first request wait for it; `await
     app.start()` and `await app.close()` do the same by hand. Raises `SetupError` when it cannot be built.
     """
-    from flambeau.web.asgi import create_asgi_app as create
+    from flambeau.http.asgi import create_asgi_app as create
 
     return create(source, **options)

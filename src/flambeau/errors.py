@@ -13,7 +13,7 @@
     └── RequestError          one request (or one item of it) cannot be answered; `code` says why
         └── InvalidInput      the input is at fault; models raise it too
 
-This module knows no HTTP: `flambeau.web.errors` maps every code to its status, in one table.
+This module knows no HTTP: `flambeau.protocols.errors` maps every code to its status, in one table.
 """
 
 from typing import Literal

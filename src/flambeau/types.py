@@ -11,8 +11,26 @@ from flambeau.answers import Answer, Classification, Embedding, Label, MultiLabe
 from flambeau.errors import RequestError
 
 __all__ = [
-    "Answer", "Classification", "Embedding", "Item", "Kind", "Label", "ModelState", "MultiLabel", "Options", "Outcome",
-    "Payload", "Plain", "Regression", "Scored", "Task", "TensorSpec", "Tensors", "Timings", "Value", "WorkerState",
+    "Answer",
+    "Classification",
+    "Embedding",
+    "Item",
+    "Label",
+    "ModelState",
+    "MultiLabel",
+    "Options",
+    "Outcome",
+    "Payload",
+    "PipelineKind",
+    "Plain",
+    "Regression",
+    "Scored",
+    "Task",
+    "TensorSpec",
+    "Tensors",
+    "Timings",
+    "Value",
+    "WorkerState",
     "WorkerView",
 ]  # fmt: skip
 
@@ -82,7 +100,7 @@ class Item:
     options: Options
 
 
-Kind = Literal["image", "tensor", "python"]
+PipelineKind = Literal["image", "tensor", "python"]
 """What a model takes: image files, numbers as JSON, or whatever its own code makes of it."""
 
 Task = Literal["classification", "multi-label", "regression", "embedding", "tensor", "python"]

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flambeau.bundle import CodeReference
+from flambeau.bundle.storage import CodeReference
 from flambeau.errors import CodeNotAllowed, SourceError
 
 

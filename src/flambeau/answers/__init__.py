@@ -3,7 +3,7 @@
 Structs travel between processes as they are. Nothing here knows a network, a file format of tables or HTTP.
 """
 
-from flambeau.answers.base import Answer, Asked, Expected, Form, Label, Scored, insisted
+from flambeau.answers.base import Answer, Asked, Expected, Label, PartName, Scored, insisted
 from flambeau.answers.classification import Classification
 from flambeau.answers.embedding import Embedding
 from flambeau.answers.multi_label import MultiLabel
@@ -11,8 +11,20 @@ from flambeau.answers.regression import Regression
 from flambeau.answers.value import Plain, Value
 
 __all__ = [
-    "Answer", "Asked", "Classification", "Embedding", "Expected", "Form", "Label", "MultiLabel", "Plain", "Regression",
-    "Scored", "Value", "WireAnswer", "insisted",
+    "Answer",
+    "Asked",
+    "Classification",
+    "Embedding",
+    "Expected",
+    "Label",
+    "MultiLabel",
+    "PartName",
+    "Plain",
+    "Regression",
+    "Scored",
+    "Value",
+    "WireAnswer",
+    "insisted",
 ]  # fmt: skip
 
 WireAnswer = Classification | MultiLabel | Regression | Embedding | Value

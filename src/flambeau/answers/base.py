@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Protocol
 import msgspec
 from msgspec import UNSET
 
-Form = Literal["file", "image"]
+PartName = Literal["file", "image"]
 """The name of the part that carried an item, which decides the shape of a classification's body."""
 
 Schema = dict[str, Any]
@@ -36,7 +36,7 @@ class Scored(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 class Asked:
     """How an answer is wanted: by the part that carried the item, and with how many ranked classes, if any."""
 
-    form: Form = "file"
+    form: PartName = "file"
     top_k: int | None = None
 
 

@@ -8,8 +8,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from flambeau import agreement
-from flambeau.answers import numbers
+from flambeau.answers import agreement, packed_array
 from flambeau.answers.base import Asked, Expected, Schema, foreign, record
 
 NPY = "application/x-npy"
@@ -24,16 +23,16 @@ class Embedding(msgspec.Struct, frozen=True, array_like=True, tag=6):
     vector: bytes
 
     def __post_init__(self) -> None:
-        numbers.check(self.vector, numbers.SINGLE)
+        packed_array.check(self.vector, packed_array.SINGLE)
 
     @property
     def embedding(self) -> npt.NDArray[np.float32]:
         """The numbers, shape (dimensions,). The array cannot be written to: copy it first."""
-        return numbers.unpacked(self.vector, numbers.SINGLE)
+        return packed_array.unpacked(self.vector, packed_array.SINGLE)
 
     @property
     def nonfinite(self) -> int:
-        return numbers.count_nonfinite(self.embedding)
+        return packed_array.count_nonfinite(self.embedding)
 
     @property
     def size(self) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from flambeau import agreement
+from flambeau.answers import agreement
 
 _ZERO = 1e-6  # numbers that lie nearer than this are apart by rounding alone
 

@@ -6,8 +6,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from flambeau import agreement
-from flambeau.answers import numbers
+from flambeau.answers import agreement, packed_array
 from flambeau.answers.base import Asked, Expected, Label, Schema, Scored, foreign, named, ranking, record
 
 
@@ -25,7 +24,7 @@ class MultiLabel(msgspec.Struct, frozen=True, array_like=True, tag=4):
     vector: bytes
 
     def __post_init__(self) -> None:
-        numbers.check(self.vector, numbers.SINGLE)
+        packed_array.check(self.vector, packed_array.SINGLE)
 
     @property
     def labels(self) -> tuple[Scored, ...]:
@@ -41,11 +40,11 @@ class MultiLabel(msgspec.Struct, frozen=True, array_like=True, tag=4):
     @property
     def array(self) -> npt.NDArray[np.float32]:
         """The same as an array, shape (classes,)."""
-        return numbers.unpacked(self.vector, numbers.SINGLE)
+        return packed_array.unpacked(self.vector, packed_array.SINGLE)
 
     @property
     def nonfinite(self) -> int:
-        return numbers.count_nonfinite(self.array)
+        return packed_array.count_nonfinite(self.array)
 
     @property
     def size(self) -> int:

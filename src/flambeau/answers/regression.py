@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import msgspec
 from msgspec import UNSET
 
-from flambeau.answers import json_values, numbers
+from flambeau.answers import json_values, packed_array
 from flambeau.answers.base import Asked, Expected, Schema, foreign, record
 
 
@@ -18,17 +18,17 @@ class Regression(msgspec.Struct, frozen=True, array_like=True, tag=5):
     vector: bytes
 
     def __post_init__(self) -> None:
-        numbers.check(self.vector, numbers.DOUBLE, self.shape)
+        packed_array.check(self.vector, packed_array.DOUBLE, self.shape)
 
     @property
     def output(self) -> Any:
         """A number for a network with one output, else lists that are nested as its output is."""
-        array = numbers.unpacked(self.vector, numbers.DOUBLE)
+        array = packed_array.unpacked(self.vector, packed_array.DOUBLE)
         return array.item() if array.size == 1 else array.reshape(self.shape).tolist()
 
     @property
     def nonfinite(self) -> int:
-        return numbers.count_nonfinite(numbers.unpacked(self.vector, numbers.DOUBLE))
+        return packed_array.count_nonfinite(packed_array.unpacked(self.vector, packed_array.DOUBLE))
 
     @property
     def size(self) -> int:
@@ -56,6 +56,6 @@ class Regression(msgspec.Struct, frozen=True, array_like=True, tag=5):
         """The schema of its body."""
         number: Schema = {"type": ["number", "null"], "description": "null stands for what JSON has no number for."}
         row = number
-        for size in reversed(shape if numbers.elements(shape) != 1 else ()):
+        for size in reversed(shape if packed_array.elements(shape) != 1 else ()):
             row = {"type": "array", "items": row, "minItems": size, "maxItems": size}
         return (record({"output": row}),)

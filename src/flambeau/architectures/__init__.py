@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flambeau import usercode
-from flambeau.architectures import torchvision_ops
-from flambeau.bundle import Architecture
+from flambeau.architectures import torchvision_compat
+from flambeau.bundle.storage import Architecture
 from flambeau.errors import SourceError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def create(architecture: Architecture, *, within: Path | None = None, allow_code
     from torch import nn
 
     if architecture.code is not None:
-        torchvision_ops.stand_by()
+        torchvision_compat.stand_by()
         constructor = usercode.load(architecture.code, within=within, allow_code=allow_code)
     else:
         constructor = importlib.import_module(_HOMES[architecture.registry]).constructor(architecture.name)
@@ -72,7 +72,7 @@ def create(architecture: Architecture, *, within: Path | None = None, allow_code
 
 def _construct(architecture: Architecture, constructor: Callable[..., Any]) -> Any:
     from flambeau.architectures import heads
-    from flambeau.architectures.hollow import NotHollow, hollow, require_numbers
+    from flambeau.architectures.meta_init import NotHollow, hollow, require_numbers
 
     def whole() -> Any:
         network = constructor(**architecture.args)

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from flambeau import detection
-from flambeau.bundle import ImagePipeline
+from flambeau import identify
+from flambeau.bundle.storage import ImageConfig
 
 
 class _Scale(NamedTuple):
@@ -69,9 +69,9 @@ def size_of(name: str) -> int:
     return _SCALES[name].size
 
 
-def pipeline_for(name: str) -> ImagePipeline:
+def pipeline_for(name: str) -> ImageConfig:
     """How images are prepared for that member: the recipe's margin around its own input size."""
-    return detection.pipeline_for("flambeau", name)
+    return identify.pipeline_for("flambeau", name)
 
 
 class EfficientNetLite(nn.Module):

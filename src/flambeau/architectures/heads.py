@@ -1,10 +1,12 @@
 """Heads and plain networks from their description: layers of a closed set, put where an architecture had its own."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import msgspec
 from torch import nn
 
-from flambeau.bundle import Head, HeadLayer
+from flambeau.bundle.storage import Head, HeadLayer
 from flambeau.errors import SourceError
 
 _MAKERS: dict[str, Callable[..., nn.Module]] = {
@@ -64,3 +66,13 @@ def _places(names: list[str]) -> list[str]:
     if not all(name.isdigit() for name in names):
         return names
     return [str(number) for number in range(max(map(int, names)) + 1)]
+
+
+# Plain networks over numbers: linear layers, norms and activations, one after the other.
+
+NAME = "mlp"
+
+
+def construct(layers: Sequence[dict[str, Any]]) -> nn.Sequential:
+    """The network of these layers, each as `HeadLayer` has it. Rows (N, inputs), float32, to rows (N, outputs)."""
+    return sequential(msgspec.convert(layers, list[HeadLayer]))

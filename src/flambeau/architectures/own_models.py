@@ -4,14 +4,14 @@ from collections.abc import Callable
 
 from torch import nn
 
-from flambeau.architectures import efficientnet_lite, mlp
+from flambeau.architectures import efficientnet_lite, heads
 
 
 def names() -> list[str]:
     """Every architecture of it."""
-    return [*efficientnet_lite.names(), mlp.NAME]
+    return [*efficientnet_lite.names(), heads.NAME]
 
 
 def constructor(name: str) -> Callable[..., nn.Module]:
     """The constructor of that name."""
-    return mlp.construct if name == mlp.NAME else efficientnet_lite.constructor(name)
+    return heads.construct if name == heads.NAME else efficientnet_lite.constructor(name)

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from flambeau import detection
-from flambeau.architectures import torchvision_ops
-from flambeau.bundle import ImagePipeline
-from flambeau.detection import naming
+from flambeau import identify
+from flambeau.architectures import torchvision_compat
+from flambeau.bundle.storage import ImageConfig
 from flambeau.errors import SourceError
+from flambeau.identify import naming
 
 if TYPE_CHECKING:
     import torch
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def names() -> list[str]:
     """Every classification model of the installed torchvision."""
-    torchvision_ops.declare_missing()
+    torchvision_compat.declare_missing()
     from torchvision import models
 
     return list(models.list_models(module=models))
@@ -24,7 +24,7 @@ def names() -> list[str]:
 
 def constructor(name: str) -> "Callable[..., nn.Module]":
     """The constructor of that name, which takes `num_classes`. It is given no weights."""
-    torchvision_ops.declare_missing()
+    torchvision_compat.declare_missing()
     from torchvision import models
 
     def construct(**args: Any) -> "nn.Module":
@@ -38,17 +38,17 @@ def constructor(name: str) -> "Callable[..., nn.Module]":
     return construct
 
 
-def pipeline_for(name: str) -> ImagePipeline:
+def pipeline_for(name: str) -> ImageConfig:
     """How images are prepared for that model."""
-    return detection.pipeline_for("torchvision", name)
+    return identify.pipeline_for("torchvision", name)
 
 
-def pretrained(name: str) -> "tuple[Mapping[str, torch.Tensor], ImagePipeline]":
+def pretrained(name: str) -> "tuple[Mapping[str, torch.Tensor], ImageConfig]":
     """torchvision's default weights for that model, fetched by torchvision's own API, with their own transform.
 
     Raises `SourceError` naming `--weights` when they cannot be fetched.
     """
-    torchvision_ops.declare_missing()
+    torchvision_compat.declare_missing()
     from torchvision import models
 
     weights = models.get_model_weights(name).DEFAULT
@@ -64,10 +64,10 @@ def pretrained(name: str) -> "tuple[Mapping[str, torch.Tensor], ImagePipeline]":
     return {name: state[key] for name, key in names.keys.items()}, pipeline_of(weights)
 
 
-def pipeline_of(weights: Any) -> ImagePipeline:
+def pipeline_of(weights: Any) -> ImageConfig:
     """The transform that torchvision publishes with an entry of its weights."""
     transform = weights.transforms()
-    return ImagePipeline(
+    return ImageConfig(
         resize=transform.resize_size[0],
         crop=transform.crop_size[0],
         mean=tuple(transform.mean),

@@ -12,10 +12,10 @@ import sys
 
 import click
 
-from flambeau import logs, stray
-from flambeau.cli.text import printable
+from flambeau.cli.terminal import printable
 from flambeau.errors import SetupError
-from flambeau.process import NO_TELEMETRY, open_standard_streams
+from flambeau.system.process import NO_TELEMETRY, open_standard_streams
+from flambeau.telemetry import logs, stderr_capture
 from flambeau.version import VERSION
 
 _COMMANDS = ("serve", "build", "inspect", "predict", "bench", "config", "doctor", "token")
@@ -60,7 +60,7 @@ def cli() -> None:
 def main() -> None:
     """Run a command. What the operator must mend is one line on standard error, and an exit code."""
     open_standard_streams()
-    stray.forgive()
+    stderr_capture.forgive()
     os.environ.update(NO_TELEMETRY)
     for name in _METRICS_IN_FILES:
         os.environ.pop(name, None)

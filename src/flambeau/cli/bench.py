@@ -6,17 +6,18 @@ from typing import Any
 import click
 import msgspec
 
-from flambeau import engines, sources
-from flambeau.bundle import Bundle, PythonPipeline
+from flambeau import engines
+from flambeau.bundle.measurements import Trial
+from flambeau.bundle.storage import Bundle, PythonConfig
 from flambeau.cli.options import HELP, SettingsCommand, source_options
-from flambeau.cli.progress import ShowProgress
-from flambeau.config import EngineName, place, usable_cores
+from flambeau.cli.terminal import ShowProgress
+from flambeau.engine_selection import benchmark
+from flambeau.engine_selection.benchmark import Rules, hold
 from flambeau.errors import ConfigError
-from flambeau.machine import processor
-from flambeau.measurements import Trial
-from flambeau.orders import SourceOptions
-from flambeau.trials import verdict
-from flambeau.trials.contest import Rules, hold
+from flambeau.settings.service import EngineName, place, usable_cores
+from flambeau.settings.source import SourceOptions
+from flambeau.sources import build_cache
+from flambeau.system.machine import processor
 
 _BATCHES = (1, 2, 4, 8)
 
@@ -66,10 +67,10 @@ def bench(
     """
     progress = ShowProgress()
     try:
-        opened = sources.open_source(SourceOptions(**options), progress=progress)
+        opened = build_cache.open_source(SourceOptions(**options), progress=progress)
     finally:
         progress.done()
-    if isinstance(opened.manifest.pipeline, PythonPipeline):
+    if isinstance(opened.manifest.pipeline, PythonConfig):
         raise ConfigError(f"{opened.manifest.name} is a Python model, and has no engine: bench is for networks")
     cores = usable_cores()
     rules = Rules(
@@ -93,7 +94,7 @@ def _tell(engine: str) -> None:
 
 def _verdict(opened: Bundle, tried: list[Trial]) -> tuple[str, str]:
     """What `auto` would take of what was tried; the bundle's own choice where it can take none of that."""
-    chosen, why = verdict.judge(tried)
+    chosen, why = benchmark.judge(tried)
     own = opened.manifest.engine
     if chosen is None:
         return own, opened.manifest.export_error or "no engine that auto may take was measured"

@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from flambeau import sources
 from flambeau.cli.options import HELP, SettingsCommand, source_options
-from flambeau.cli.progress import ShowProgress
-from flambeau.config import Engine
-from flambeau.orders import SourceOptions
+from flambeau.cli.terminal import ShowProgress
+from flambeau.settings.service import EngineChoice
+from flambeau.settings.source import SourceOptions
+from flambeau.sources import build_cache
 
 
 @click.command(cls=SettingsCommand, context_settings=HELP)
@@ -19,7 +19,7 @@ from flambeau.orders import SourceOptions
 @click.option("--allow-code", is_flag=True, help="Run code that the source carries.")
 @click.option(
     "--engine",
-    type=click.Choice(typing.get_args(Engine)),
+    type=click.Choice(typing.get_args(EngineChoice)),
     default="auto",
     show_default=True,
     help="What will serve it; auto measures those that are installed.",
@@ -38,7 +38,7 @@ from flambeau.orders import SourceOptions
     metavar="DIR",
     help="Folder to make the bundle in.",
 )
-def build(*, output: Path, engine: Engine, int8: str | None, **options: Any) -> None:
+def build(*, output: Path, engine: EngineChoice, int8: str | None, **options: Any) -> None:
     """Make a bundle of SOURCE: a folder that `flambeau serve` opens without PyTorch.
 
     SOURCE is what `flambeau serve` takes. The export for ONNX Runtime is checked against PyTorch, and the figures are
@@ -47,7 +47,7 @@ def build(*, output: Path, engine: Engine, int8: str | None, **options: Any) -> 
     """
     progress = ShowProgress()
     try:
-        bundle = sources.build_into(SourceOptions(**options), output, progress=progress, engine=engine, int8=int8)
+        bundle = build_cache.build_into(SourceOptions(**options), output, progress=progress, engine=engine, int8=int8)
     finally:
         progress.done()
     size = sum((bundle.path / name).stat().st_size for name in bundle.manifest.members)

@@ -8,8 +8,6 @@ from typing import Any
 import click
 import msgspec
 
-from flambeau import table
-from flambeau.cli import layers
 from flambeau.cli.options import (
     HELP,
     SettingOption,
@@ -20,10 +18,11 @@ from flambeau.cli.options import (
     settings_options,
     source_options,
 )
-from flambeau.cli.text import printable
+from flambeau.cli.terminal import printable
 from flambeau.errors import ConfigError
-from flambeau.service import split_options
-from flambeau.setting import Setting, to_toml
+from flambeau.serving.service import split_options
+from flambeau.settings import loading, table
+from flambeau.settings.schema import Setting, to_toml
 
 _HIDDEN = "(set, not shown)"
 
@@ -88,7 +87,7 @@ def _set_variables() -> list[str]:
 
 def _lines(ctx: click.Context, settings: list[_InForce]) -> Iterator[str]:
     file = file_of(ctx)
-    yield f"configuration file: {file or f'none (there is no {layers.FILE} here)'}"
+    yield f"configuration file: {file or f'none (there is no {loading.FILE} here)'}"
     width = max(len(each.setting.name) for each in settings)
     values = min(44, max(len(each.shown) for each in settings))
     for group in table.grouped():

@@ -5,13 +5,13 @@ import msgspec
 
 from flambeau.cli.options import file_of
 from flambeau.cli.serve import serve
-from flambeau.cli.text import printable
-from flambeau.config import Settings
-from flambeau.doctor.examination import examine
-from flambeau.doctor.finding import Finding, Verdict
+from flambeau.cli.terminal import printable
+from flambeau.doctor.checks import examine
+from flambeau.doctor.diagnosis import Finding, Verdict
 from flambeau.errors import SetupError
-from flambeau.orders import SourceOptions
-from flambeau.service import split_options
+from flambeau.serving.service import split_options
+from flambeau.settings.service import Settings
+from flambeau.settings.source import SourceOptions
 
 _MARKS: dict[Verdict, tuple[str, str]] = {
     "fine": ("ok", "green"), "note": ("note", "cyan"), "warning": ("warning", "yellow"), "broken": ("BROKEN", "red"),

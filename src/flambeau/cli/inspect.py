@@ -5,11 +5,11 @@ from pathlib import Path
 import click
 import msgspec
 
-from flambeau.cli.text import printable
-from flambeau.detection.finding import Near
-from flambeau.formats.report import Format
-from flambeau.inspection import Inspection
-from flambeau.inspection import inspect as look
+from flambeau.checkpoints.report import Format
+from flambeau.cli.terminal import printable
+from flambeau.identify.finding import Near
+from flambeau.sources.inspection import Inspection
+from flambeau.sources.inspection import inspect as look
 
 _FORMATS: dict[Format, str] = {
     "torch-zip": "torch.save, a zip archive",

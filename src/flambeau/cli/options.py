@@ -12,11 +12,10 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from flambeau import config, table
-from flambeau.cli import layers
-from flambeau.cli.layers import Given
 from flambeau.errors import ConfigError
-from flambeau.setting import Setting
+from flambeau.settings import loading, service, table
+from flambeau.settings.loading import GivenValue
+from flambeau.settings.schema import Setting
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -68,7 +67,7 @@ class SettingsCommand(click.Command):
         reads_file = any(each.name == "config" for each in self.params)
         wanted = wanted | {"source"} if reads_file else wanted - _SOURCE_NAMES
         helps = not {*ctx.help_option_names}.isdisjoint(args)  # which must not depend on what is set
-        _take(ctx, {} if helps else layers.from_environment(os.environ, wanted=wanted))
+        _take(ctx, {} if helps else loading.from_environment(os.environ, wanted=wanted))
         rest = super().parse_args(ctx, args)
         _drop_description(ctx)
         return rest
@@ -91,7 +90,7 @@ class SettingsCommand(click.Command):
 
 def settings_options(command: F) -> F:
     """One option per setting of a service."""
-    return _add(command, [SettingOption(each) for each in config.rows()])
+    return _add(command, [SettingOption(each) for each in service.rows()])
 
 
 def source_options(command: F) -> F:
@@ -110,7 +109,7 @@ def config_option(command: F) -> F:
         envvar="FLAMBEAU_CONFIG",
         type=click.Path(path_type=Path),
         callback=_read_file,
-        help=f"File of settings. Default: {layers.FILE}, where it lies in the current folder.",
+        help=f"File of settings. Default: {loading.FILE}, where it lies in the current folder.",
     )(command)
 
 
@@ -124,24 +123,24 @@ def _add(command: F, options: Iterable[click.Option]) -> F:
 
 
 def _read_file(ctx: click.Context, _: click.Parameter, named: Path | None) -> None:
-    file = named or Path(layers.FILE)
+    file = named or Path(loading.FILE)
     if named is None and not file.is_file():
         return
-    in_file, above = layers.from_file(file, named=named is not None), ctx.meta[_GIVEN]
+    in_file, above = loading.from_file(file, named=named is not None), ctx.meta[_GIVEN]
     if "source" in in_file and "source" in above:  # what the file says of its own source says nothing of another
         in_file = {name: each for name, each in in_file.items() if name not in _SOURCE_NAMES}
     _take(ctx, in_file | above)
     ctx.meta[_FILE] = file
 
 
-def _take(ctx: click.Context, given: dict[str, Given]) -> None:
+def _take(ctx: click.Context, given: dict[str, GivenValue]) -> None:
     ctx.meta[_GIVEN] = given
     ctx.default_map = {name: each.value for name, each in given.items()}
 
 
 def _drop_description(ctx: click.Context) -> None:
     """A SOURCE on the command line comes without what the environment or a file say of theirs."""
-    given: dict[str, Given] = ctx.meta[_GIVEN]
+    given: dict[str, GivenValue] = ctx.meta[_GIVEN]
     if "source" in given and ctx.params["source"] != given["source"].value:
         for name in _SOURCE_NAMES & given.keys() - {"source"}:
             if ctx.get_parameter_source(name) is ParameterSource.DEFAULT_MAP:
@@ -161,6 +160,6 @@ def place_of(ctx: click.Context, setting: Setting) -> str:
     if source is ParameterSource.COMMANDLINE:
         return "SOURCE" if setting.name == "source" else setting.flag
     if source is ParameterSource.DEFAULT_MAP:
-        given: dict[str, Given] = ctx.meta[_GIVEN]
+        given: dict[str, GivenValue] = ctx.meta[_GIVEN]
         return given[setting.name].place
     return "default"

@@ -7,12 +7,15 @@ from typing import Any
 
 import click
 
-from flambeau import config, logs, sources, staging
 from flambeau.cli.options import HELP, SettingOption, SettingsCommand, source_options
-from flambeau.cli.order import read_order
-from flambeau.cli.progress import ShowProgress
+from flambeau.cli.scoring import read_order
+from flambeau.cli.terminal import ShowProgress
 from flambeau.errors import SetupError
-from flambeau.service import split_options
+from flambeau.serving.service import split_options
+from flambeau.settings import service
+from flambeau.sources import build_cache
+from flambeau.system import staging
+from flambeau.telemetry import logs
 
 _SETTINGS = (  # of `serve`: those that mean something without HTTP
     "engine", "device", "runner", "replicas", "threads", "max_batch_size", "threshold", "max_image_pixels",
@@ -56,7 +59,7 @@ def predict(*, source: str | None, inputs: tuple[str, ...], max_batch_size: int 
     logs.configure(settings.log_level)
     progress = ShowProgress()
     try:
-        bundle = sources.open_source(source_part, progress=progress)
+        bundle = build_cache.open_source(source_part, progress=progress)
     finally:
         progress.done()
     scoring = Scoring(order, bundle, settings, max_batch_size=max_batch_size)
@@ -74,6 +77,6 @@ def predict(*, source: str | None, inputs: tuple[str, ...], max_batch_size: int 
 
 predict.params.extend(  # the options of `serve` that mean something here
     SettingOption(each, default=_DEFAULTS.get(each.name, each.default))
-    for each in config.rows()
+    for each in service.rows()
     if each.name in _SETTINGS
 )

@@ -6,28 +6,86 @@ import itertools
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import click
 from rich.console import Console
 
-from flambeau.bundle import Bundle, ImagePipeline, PythonPipeline, TensorPipeline
-from flambeau.cli.order import Order
-from flambeau.cli.terminal import Bar, StreamSink, TableSink, number_of
-from flambeau.config import Settings, usable_cores
+from flambeau.bundle.storage import Bundle, ImageConfig, PythonConfig, TensorConfig
+from flambeau.cli.terminal import ProgressBar, StreamSink, TableSink, number_of
 from flambeau.errors import ConfigError, SetupError
-from flambeau.offline import job
-from flambeau.offline.entries import Entry, Kind, Wanted
+from flambeau.offline import job, parquet
+from flambeau.offline.entries import InputEntry, Wanted, WantedKind
 from flambeau.offline.inputs import Inputs
-from flambeau.offline.job import Sink, Tally
-from flambeau.offline.journal import Journal, Place, Record, identify
-from flambeau.offline.lines import CsvLines, JsonLines, Lines
-from flambeau.offline.rows import Layout
-from flambeau.service import Service
+from flambeau.offline.job import RowSink, Tally
+from flambeau.offline.journal import Journal, JournalPlace, Record, identify
+from flambeau.offline.rows import CsvLines, JsonLines, Layout, Lines
+from flambeau.serving.service import Service
+from flambeau.settings.service import Settings, usable_cores
 
-_KINDS: dict[type, Kind] = {ImagePipeline: "image", TensorPipeline: "tensor", PythonPipeline: "python"}
-_BATCHES: dict[Kind, int] = {"image": 8, "python": 8, "tensor": 64}
+TableFormat = Literal["table", "csv", "jsonl", "parquet"]
+
+_FORMATS: dict[str, TableFormat] = {
+    ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """What the user asked for, besides the model and the settings."""
+
+    inputs: tuple[str, ...]
+    output: Path | None
+    format: TableFormat
+    overwrite: bool
+    top_k: int | None
+    probabilities: bool
+    column: str | None
+    columns: tuple[str, ...]
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the rows go into a file that a later start can go on from, and not into a pipe or a device."""
+        return self.output is not None and (self.output.is_file() or not self.output.exists())
+
+
+def read_order(inputs: tuple[str, ...], options: dict[str, Any]) -> PredictOptions:
+    """Take what is ours out of the options of the command. Raises `SetupError` for what cannot be written."""
+    columns = options.pop("columns")
+    ours = {name: options.pop(name) for name in ("output", "format", "overwrite", "top_k", "probabilities", "column")}
+    ours["format"] = _format(ours["output"], ours["format"])
+    order = PredictOptions(inputs=inputs, columns=tuple(columns.split(",")) if columns else (), **ours)
+    if order.probabilities and order.format not in ("jsonl", "parquet"):
+        raise ConfigError(f"--probabilities are too many for a {order.format}: write .jsonl or .parquet with -o")
+    if order.output is None:
+        if order.format == "parquet":
+            raise ConfigError("--format parquet needs a file: name it with -o")
+    elif order.output.is_dir() or not order.output.parent.is_dir():
+        raise ConfigError(f"-o {order.output} cannot be a file: name one in a folder that exists")
+    elif order.format == "table" or (order.format == "parquet" and not order.resumes):
+        raise ConfigError(f"--format {order.format} cannot be written to {order.output}: leave -o out, or take csv")
+    if order.format == "parquet":
+        parquet.require()
+    return order
+
+
+def _format(output: Path | None, wanted: TableFormat | None) -> TableFormat:
+    if wanted is not None:
+        return wanted
+    if output is None:
+        return "table" if sys.stdout.isatty() else "jsonl"
+    try:
+        return _FORMATS[output.suffix.lower()]
+    except KeyError:
+        raise ConfigError(
+            f"-o {output} does not tell its format: call it .csv, .jsonl or .parquet, or add --format"
+        ) from None
+
+
+_KINDS: dict[type, WantedKind] = {ImageConfig: "image", TensorConfig: "tensor", PythonConfig: "python"}
+_BATCHES: dict[WantedKind, int] = {"image": 8, "python": 8, "tensor": 64}
 _OF_CLASSES = ("top_k", "probabilities")  # options of a classifier: where several labels may be right, all are there
 _EXIT_WITH_ERRORS = 3
 _EXIT_BROKEN_PIPE = 141  # as a shell shows a program that SIGPIPE ended
@@ -37,7 +95,9 @@ _WIDTH_OF_A_FILE = 120  # columns of a table that goes into a pipe
 class Scoring:
     """All inputs through one model. Its two ways return the exit code and raise `SetupError`."""
 
-    def __init__(self, order: Order, bundle: Bundle, settings: Settings, *, max_batch_size: int | None) -> None:
+    def __init__(
+        self, order: PredictOptions, bundle: Bundle, settings: Settings, *, max_batch_size: int | None
+    ) -> None:
         """Raises `SetupError` when the model may not be run so, or an option has no effect on it."""
         kind = _KINDS[type(bundle.manifest.pipeline)]
         task = bundle.manifest.what_it_does
@@ -60,7 +120,7 @@ class Scoring:
         total = inputs.count()
         with contextlib.ExitStack() as stack:
             bar_on = Console(stderr=True)
-            sink: Sink
+            sink: RowSink
             if self._order.format == "table":
                 screen = Console() if sys.stdout.isatty() else Console(width=_WIDTH_OF_A_FILE)
                 bar_on = screen if screen.is_terminal else bar_on  # one terminal: the bar stays below the rows
@@ -80,7 +140,7 @@ class Scoring:
         """Compute the rows that a file lacks, and append them."""
         output = self._order.output
         assert output is not None  # an order that resumes has one
-        place = Place(output, parquet=self._order.format == "parquet")
+        place = JournalPlace(output, parquet=self._order.format == "parquet")
         for name in self._order.inputs:
             if Path(name).resolve() in place.own:
                 raise ConfigError(f"{name} is both read and written: name another file with -o")
@@ -126,7 +186,7 @@ class Scoring:
         )
 
     def _score(
-        self, entries: Iterator[Entry], sink: Sink, *, tally: Tally, total: int | None, bar_on: Console
+        self, entries: Iterator[InputEntry], sink: RowSink, *, tally: Tally, total: int | None, bar_on: Console
     ) -> float:
         """Compute the rows of these entries, and return the seconds it took.
 
@@ -137,7 +197,7 @@ class Scoring:
             if not tally.rows:
                 raise self._nothing()
             return 0.0
-        with Bar(tally, total=total, log_level=self._settings.log_level, console=bar_on) as bar:
+        with ProgressBar(tally, total=total, log_level=self._settings.log_level, console=bar_on) as bar:
             try:
                 asyncio.run(
                     job.run(

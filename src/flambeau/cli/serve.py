@@ -9,11 +9,12 @@ from typing import Any
 
 import click
 
-from flambeau import logs, sources, stray
 from flambeau.cli.options import HELP, SettingsCommand, config_option, file_of, settings_options, source_options
-from flambeau.cli.progress import ShowProgress
-from flambeau.service import Service, split_options
-from flambeau.table import SECRET_VARIABLES
+from flambeau.cli.terminal import ShowProgress
+from flambeau.serving.service import Service, split_options
+from flambeau.settings.table import SECRET_VARIABLES
+from flambeau.sources import build_cache
+from flambeau.telemetry import logs, stderr_capture
 
 _EXAMPLES = """
 \b
@@ -44,14 +45,13 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
     Whatever is an option here can stand in the environment (FLAMBEAU_MAX_ITEMS=16), or in a file flambeau.toml
     (max_items = 16): `flambeau config` shows what is in force.
     """
-    from flambeau.web.about import about
-    from flambeau.web.access.gate import open_gate
-    from flambeau.web.access.tls import server_context
-    from flambeau.web.listening import bind
-    from flambeau.web.server import run
+    from flambeau.http.access import open_gate
+    from flambeau.http.listening import bind, server_context
+    from flambeau.http.server import run
+    from flambeau.protocols.model_sentences import about
 
     source_part, settings = split_options(options)
-    output = stray.begin_log(settings.log_level, settings.log_format)
+    output = stderr_capture.begin_log(settings.log_level, settings.log_format)
     gate, encryption = open_gate(settings, ours=True), server_context(settings)
     for variable in SECRET_VARIABLES:  # nobody else is to read them, models least of all
         os.environ.pop(variable, None)
@@ -61,7 +61,7 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
     try:
         progress, started = ShowProgress(), time.monotonic()
         try:
-            bundle = sources.open_source(source_part, progress=progress)
+            bundle = build_cache.open_source(source_part, progress=progress)
         finally:
             progress.done()
         logs.event("bundle opened", name=bundle.manifest.name, seconds=f"{time.monotonic() - started:.2f}")

@@ -11,17 +11,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from flambeau import logs
 from flambeau.offline.entries import shown
 from flambeau.offline.job import Tally
-from flambeau.offline.lines import Lines
-from flambeau.offline.rows import Row
+from flambeau.offline.rows import Lines, Row
+from flambeau.sources.request import Advance, Note, Step
+from flambeau.telemetry import logs
 
 _SECONDS_BETWEEN_LINES = 10.0
 _WIDEST = 120  # columns of a table
 
 
-class Bar:
+class ProgressBar:
     """A moving bar on a terminal, and otherwise a line every ten seconds."""
 
     def __init__(self, tally: Tally, *, total: int | None, log_level: str, console: Console) -> None:
@@ -42,7 +42,7 @@ class Bar:
         )
         self._started = self._told = time.monotonic()
 
-    def __enter__(self) -> "Bar":
+    def __enter__(self) -> "ProgressBar":
         self._started = self._told = time.monotonic()
         if self._moves:
             self._progress.start()
@@ -142,3 +142,45 @@ class StreamSink:
         """Send some rows."""
         self._file.write(self._lines.encode(rows))
         self._file.flush()
+
+
+# Text that may hold what a file's author wrote, made fit for a terminal.
+
+
+def printable(text: str) -> str:
+    """The text with a question mark for whatever would steer a terminal. Names of tensors come from the file."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+# What a build is doing, told on standard error.
+
+
+class ShowProgress:
+    """Tells on standard error what the build is doing and how far it is, and how long the last step took."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._tenths = 0
+
+    def __call__(self, event: Step | Advance | Note) -> None:
+        if isinstance(event, Advance):
+            self._advance(event.share)
+        elif isinstance(event, Note):
+            self.done()
+            click.echo(f"      {printable(event.text)}", err=True)
+        else:
+            self.done()
+            click.echo(f"[{event.number}/{event.of}] {printable(event.what)} ...", err=True, nl=False)
+            self._since, self._tenths = time.monotonic(), 0
+
+    def _advance(self, share: float) -> None:
+        """A mark for every tenth: it reads the same on a terminal and in a log."""
+        while self._tenths < int(share * 10) and self._since is not None:
+            self._tenths += 1
+            click.echo(f" {self._tenths}0%" if self._tenths % 5 == 0 else ".", err=True, nl=False)
+
+    def done(self) -> None:
+        """The running step has ended."""
+        if self._since is not None:
+            click.echo(f" {time.monotonic() - self._since:.1f} s", err=True)
+            self._since = None

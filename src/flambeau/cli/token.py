@@ -4,7 +4,7 @@ from typing import get_args
 
 import click
 
-from flambeau.web.access import tokens
+from flambeau.http import tokens
 
 
 @click.command()

@@ -13,14 +13,14 @@ from typing import Any
 
 from urllib3 import encode_multipart_formdata
 
-from flambeau.client.errors import InputNotSent
+from flambeau.client.answers import InputNotSent
 
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 _QUICK = 1  # of zlib's levels: a network on one machine is faster than a small file is made
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
+class RequestBody:
     """What is sent, and its Content-Type."""
 
     content: bytes
@@ -32,7 +32,7 @@ class Body:
         return self.content_type != "application/json"
 
 
-def body_of(item: Any, *, as_json: bool) -> Body:
+def body_of(item: Any, *, as_json: bool) -> RequestBody:
     """The body for an input. Raises `InputNotSent` for one that cannot be read, or is nothing that JSON has.
 
     A path, bytes, an open file, a Pillow image and an array of bytes that is a picture (height, width, and 3 or 4
@@ -41,19 +41,19 @@ def body_of(item: Any, *, as_json: bool) -> Body:
     if not as_json:
         content = _file(item)
         if content is not None:
-            return Body(content, "application/octet-stream")
+            return RequestBody(content, "application/octet-stream")
     try:
         text = json.dumps({"input": item}, allow_nan=False, separators=(",", ":"), default=_plain)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputNotSent(f"an input of type {type(item).__name__} cannot be sent as JSON: {error}") from error
-    return Body(text.encode(), "application/json")
+    return RequestBody(text.encode(), "application/json")
 
 
-def as_image_part(body: Body) -> Body:
+def as_image_part(body: RequestBody) -> RequestBody:
     """The body as the part `image` of a form, which is answered with all probabilities."""
     if not body.is_file:
         raise InputNotSent("probabilities are of images: leave them out, or give an image")
-    return Body(*encode_multipart_formdata({"image": ("image", body.content, "application/octet-stream")}))
+    return RequestBody(*encode_multipart_formdata({"image": ("image", body.content, "application/octet-stream")}))
 
 
 def _file(item: Any) -> bytes | None:

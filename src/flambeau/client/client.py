@@ -20,9 +20,8 @@ import urllib3
 from urllib3.exceptions import HTTPError, ReadTimeoutError, SSLError
 
 from flambeau.client import answers
-from flambeau.client.answers import Prediction
-from flambeau.client.bodies import Body, as_image_part, body_of
-from flambeau.client.errors import ClientError, NoAnswer, Refused
+from flambeau.client.answers import ClientError, NoAnswer, Prediction, Refused
+from flambeau.client.bodies import RequestBody, as_image_part, body_of
 from flambeau.version import VERSION
 
 _CONNECT_SECONDS = 10.0  # a host that does not answer at all is given up earlier than a slow model
@@ -55,7 +54,7 @@ class _Wish:
         text = urlencode({name: value for name, value in query.items() if value is not None})
         return "/".join(["/predict", *(quote(name, safe="") for name in names)]) + (f"?{text}" if text else "")
 
-    def body(self, item: Any) -> Body:
+    def body(self, item: Any) -> RequestBody:
         """The body for an input."""
         body = body_of(item, as_json=self.as_json)
         return as_image_part(body) if self.probabilities else body
@@ -205,7 +204,7 @@ class Client:
             time.sleep(pause)
         raise AssertionError("this is a bug: counting has come to an end")
 
-    def _send(self, path: str, body: Body, identity: str, *, left: float) -> urllib3.BaseHTTPResponse:
+    def _send(self, path: str, body: RequestBody, identity: str, *, left: float) -> urllib3.BaseHTTPResponse:
         """Ask once, and tell the server how long somebody waits for the answer. Raises `NoAnswer`."""
         headers = {
             "Content-Type": body.content_type,

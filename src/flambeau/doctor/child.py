@@ -10,12 +10,12 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from flambeau.process import NO_TELEMETRY, OWN_GROUP, interpreter
+from flambeau.system.process import NO_TELEMETRY, OWN_GROUP, interpreter
 
 Told = TypeVar("Told")
 
 
-class Child(Generic[Told]):
+class ProbeProcess(Generic[Told]):
     """A module of ours, run as a process. It prints one JSON object, and whatever else on standard error."""
 
     def __init__(self, module: str, told: type[Told], *, arguments: Sequence[str] = (), seconds: float) -> None:
@@ -44,7 +44,7 @@ class Child(Generic[Told]):
         last = next((line for line in reversed(errors.decode(errors="replace").splitlines()) if line.strip()), "")
         return f"ended with {ending}" + (f": {last.strip()}" if last else "")
 
-    def __enter__(self) -> "Child[Told]":
+    def __enter__(self) -> "ProbeProcess[Told]":
         return self
 
     def __exit__(

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import msgspec
 
-from flambeau.doctor.child import Child
-from flambeau.doctor.finding import Finding
+from flambeau.doctor.child import ProbeProcess
+from flambeau.doctor.diagnosis import Finding
 from flambeau.doctor.packages import version
-from flambeau.extras import pip_install
+from flambeau.system.machine import pip_install
 
 _SECONDS = 60.0
 
 
-class Seen(msgspec.Struct, frozen=True):
+class TorchDevices(msgspec.Struct, frozen=True):
     """What torch sees: `made_for` is the version of CUDA or ROCm, and `None` where it was made for none."""
 
     version: str
@@ -22,12 +22,12 @@ class Seen(msgspec.Struct, frozen=True):
     mps: bool
 
 
-def ask() -> Child[Seen] | None:
+def ask() -> ProbeProcess[TorchDevices] | None:
     """Start to import torch in a process of its own; `None` where there is none."""
-    return Child("flambeau.doctor.torch_child", Seen, seconds=_SECONDS) if version("torch") else None
+    return ProbeProcess("flambeau.doctor.torch_child", TorchDevices, seconds=_SECONDS) if version("torch") else None
 
 
-def look(seen: Seen | str | None) -> Iterator[Finding]:
+def look(seen: TorchDevices | str | None) -> Iterator[Finding]:
     """What was seen; a text says why nothing was, and `None` that there is no torch."""
     graphics = Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists()
     if isinstance(seen, str):

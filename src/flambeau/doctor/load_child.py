@@ -10,12 +10,12 @@ from pathlib import Path
 
 import msgspec
 
-from flambeau import bundle
-from flambeau.config import Settings
-from flambeau.doctor.source import Rehearsal, Rehearsed
+from flambeau.bundle import storage
+from flambeau.doctor.model import Rehearsal, Rehearsed
 from flambeau.errors import SetupError
-from flambeau.machine import resident_mb
-from flambeau.service import BlockingService, Service
+from flambeau.serving.service import BlockingService, Service
+from flambeau.settings.service import Settings
+from flambeau.system.machine import resident_mb
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def rehearse(order: Rehearsal) -> Rehearsed:
     )  # fmt: skip
     before, began = resident_mb(), time.monotonic()
     try:
-        opened = bundle.read(Path(order.folder))
+        opened = storage.read(Path(order.folder))
         service = BlockingService(lambda: Service([opened], settings))
     except SetupError as error:
         return Rehearsed(error=str(error))

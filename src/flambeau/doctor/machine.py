@@ -7,10 +7,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from flambeau import cgroup
-from flambeau.config import MIB, usable_cores
-from flambeau.doctor.finding import Finding
-from flambeau.machine import processor, saturates
+from flambeau.doctor.diagnosis import Finding
+from flambeau.settings.service import usable_cores
+from flambeau.system import machine
+from flambeau.system.machine import MIB, processor, saturates
 
 _LITTLE_MEMORY = 1024 * MIB
 _FEW_FILES = 1024
@@ -33,7 +33,7 @@ def look(cache: Path | None) -> Iterator[Finding]:
 def _cores() -> Finding:
     usable, all_cores = usable_cores(), os.cpu_count() or 1
     found = f"{usable} of {all_cores} cores may be used"
-    quota = cgroup.cpu_quota()
+    quota = machine.cpu_quota()
     return Finding("cores", "fine", found if quota is None else f"{found}: control groups allow the time of {quota:g}")
 
 
@@ -45,7 +45,7 @@ def _memory() -> Iterator[Finding]:
     kilobytes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
     free, whole = kilobytes["MemAvailable"] * 1024, kilobytes["MemTotal"] * 1024
     found = f"{_size(free)} of {_size(whole)} are free"
-    limit = cgroup.memory_limit()
+    limit = machine.memory_limit()
     if limit < whole:
         found += f", and the control groups allow {_size(limit)}"
         free = min(free, limit)

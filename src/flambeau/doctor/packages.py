@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from flambeau.doctor.finding import Finding
-from flambeau.extras import pip_install
+from flambeau.doctor.diagnosis import Finding
+from flambeau.system.machine import pip_install
 
 _REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)\s*(?:(?:>=|==)\s*(?P<floor>[\d.]+))?")
 _EXTRA = re.compile(r"extra\s*==\s*['\"]([\w-]+)['\"]")

@@ -3,10 +3,10 @@
 import socket
 from collections.abc import Iterator
 
-from flambeau.config import Settings, is_local, unix_path
-from flambeau.doctor.finding import Finding
+from flambeau.doctor.diagnosis import Finding
 from flambeau.errors import PortInUse
-from flambeau.web.listening import bind
+from flambeau.http.listening import bind
+from flambeau.settings.service import Settings, is_local, unix_path
 
 
 def look(settings: Settings) -> Iterator[Finding]:

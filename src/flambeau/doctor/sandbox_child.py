@@ -7,15 +7,15 @@ import os
 
 import msgspec
 
-from flambeau.build import sandbox
-from flambeau.build.sandbox import Limits
-from flambeau.config import MIB
-from flambeau.doctor.walls import Walls
+from flambeau.builder.sandbox import lockdown
+from flambeau.builder.sandbox.lockdown import Limits
+from flambeau.doctor.sandbox_layers import Walls
+from flambeau.system.machine import MIB
 
 
 def main() -> None:
     """Print `Walls`: what the sandbox says, held against an attempt to open a file."""
-    stands = sandbox.enter(Limits(memory=256 * MIB, file_bytes=MIB, cpu_seconds=10))
+    stands = lockdown.enter(Limits(memory=256 * MIB, file_bytes=MIB, cpu_seconds=10))
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
         files = False

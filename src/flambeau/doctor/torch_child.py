@@ -5,16 +5,16 @@ import sys
 
 import msgspec
 
-from flambeau.doctor.devices import Seen
+from flambeau.doctor.devices import TorchDevices
 
 
 def main() -> None:
-    """Print a `Seen`."""
+    """Print a `TorchDevices`."""
     with contextlib.redirect_stdout(sys.stderr):
         import torch
 
         cuda = torch.cuda.is_available()
-        seen = Seen(
+        seen = TorchDevices(
             version=str(torch.__version__),
             made_for=torch.version.cuda or torch.version.hip,
             gpus=[torch.cuda.get_device_name(each) for each in range(torch.cuda.device_count())] if cuda else [],

@@ -6,13 +6,12 @@ import logging
 from dataclasses import dataclass
 from types import ModuleType
 
-from flambeau import logs
-from flambeau.bundle import INT8_ONNX, ONNX, WEIGHTS, Bundle
-from flambeau.config import Engine as Wanted
-from flambeau.engines.base import Engine, Wish
-from flambeau.engines.row_by_row import RowByRow
+from flambeau.bundle.storage import INT8_ONNX, ONNX, WEIGHTS, Bundle
+from flambeau.engines.base import Engine, RowByRow, Wish
 from flambeau.errors import EngineError
-from flambeau.extras import pip_install
+from flambeau.settings.service import EngineChoice as Wanted
+from flambeau.system.machine import pip_install
+from flambeau.telemetry import logs
 
 
 @dataclass(frozen=True)
@@ -35,11 +34,11 @@ class _Kind:
 
 
 _KINDS = {
-    "onnxruntime": _Kind("flambeau.engines.onnx", "onnxruntime", None, ONNX),
+    "onnxruntime": _Kind("flambeau.engines.onnxruntime", "onnxruntime", None, ONNX),
     "openvino": _Kind("flambeau.engines.openvino", "openvino", "openvino", ONNX),
     "eager": _Kind("flambeau.engines.pytorch", "torch", "torch", WEIGHTS),
     "compile": _Kind("flambeau.engines.pytorch", "torch", "torch", WEIGHTS, "load_compiled"),
-    "onnxruntime-int8": _Kind("flambeau.engines.onnx", "onnxruntime", None, INT8_ONNX, "load_int8"),
+    "onnxruntime-int8": _Kind("flambeau.engines.onnxruntime", "onnxruntime", None, INT8_ONNX, "load_int8"),
 }
 
 

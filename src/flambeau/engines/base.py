@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from flambeau.types import Tensors, TensorSpec
 
 
@@ -35,3 +37,25 @@ class Engine(Protocol):
     def close(self) -> None:
         """Let go of the model. Called once; `run` is not called afterwards."""
         ...
+
+
+# An engine for a network whose rows are not independent: whatever it is given, it computes one row at a time.
+
+
+class RowByRow:
+    """Another engine, which sees one row in each call."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.inputs = engine.inputs
+        self.outputs = engine.outputs
+        self._engine = engine
+
+    def run(self, batch: Tensors) -> Tensors:
+        rows = len(next(iter(batch.values())))
+        if rows <= 1:
+            return self._engine.run(batch)
+        found = [self._engine.run({name: array[row : row + 1] for name, array in batch.items()}) for row in range(rows)]
+        return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
+
+    def close(self) -> None:
+        self._engine.close()

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from flambeau.bundle import ONNX, Bundle
+from flambeau.bundle.storage import ONNX, Bundle
 from flambeau.engines.base import Wish
 from flambeau.errors import DeviceError, EngineError
-from flambeau.process import give_memory_back
+from flambeau.system.process import give_memory_back
 from flambeau.types import Tensors
 
 _REPORTER = "openvino_telemetry"

@@ -6,8 +6,8 @@ The front asks too, so this imports neither.
 import functools
 import importlib.metadata
 
-from flambeau.bundle import Manifest, Optimised
-from flambeau.machine import processor
+from flambeau.bundle.storage import Manifest, Optimised
+from flambeau.system.machine import processor
 
 _DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 

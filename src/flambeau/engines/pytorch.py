@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from flambeau import architectures
-from flambeau.architectures import returned
-from flambeau.bundle import WEIGHTS, Bundle
+from flambeau.architectures import single_output
+from flambeau.bundle.storage import WEIGHTS, Bundle
 from flambeau.engines.base import Wish
 from flambeau.errors import DeviceError, EngineError
 from flambeau.types import Tensors, TensorSpec
@@ -180,7 +180,7 @@ class CompiledEngine:
 
 def _answer(result: Any, rows: int, output: TensorSpec) -> np.ndarray:
     """The answer in what a network returned, shape (rows, *output.shape)."""
-    found: np.ndarray = returned.shaped(returned.pick(result, output.name), rows, output.shape).cpu().numpy()
+    found: np.ndarray = single_output.shaped(single_output.pick(result, output.name), rows, output.shape).cpu().numpy()
     return found
 
 

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import msgspec
 
 from flambeau.errors import RequestError
-from flambeau.offline.entries import PATH_COLUMNS, Entry, Wanted, bad_input, either, lines, path_entry, shown
+from flambeau.offline.entries import PATH_COLUMNS, InputEntry, Wanted, bad_input, either, lines, path_entry, shown
 from flambeau.types import Payload
 
 _EXACT = 2.0**63  # past this, JSON readers take a whole number for a decimal one anyway
@@ -38,7 +38,7 @@ class _Columns:
     headed: bool
 
 
-def entries(file: BinaryIO, table: Path, wanted: Wanted) -> Iterator[Entry]:
+def entries(file: BinaryIO, table: Path, wanted: Wanted) -> Iterator[InputEntry]:
     """An entry for each line below the header. Raises `RequestError` for a table without the columns wanted."""
     rows = _rows(file, table)
     first = next(rows, None)
@@ -52,9 +52,9 @@ def entries(file: BinaryIO, table: Path, wanted: Wanted) -> Iterator[Entry]:
             if wanted.kind == "image":
                 yield path_entry(cells[0], table)
             else:
-                yield Entry(name, _numbers(cells, columns))
+                yield InputEntry(name, _numbers(cells, columns))
         except RequestError as error:
-            yield Entry(name, error)
+            yield InputEntry(name, error)
 
 
 def count(file: BinaryIO, table: Path, wanted: Wanted) -> int:

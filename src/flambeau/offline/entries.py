@@ -9,7 +9,7 @@ from typing import BinaryIO, Literal
 from flambeau.errors import Code, RequestError
 from flambeau.types import Payload
 
-Kind = Literal["image", "tensor", "python"]
+WantedKind = Literal["image", "tensor", "python"]
 
 IMAGES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"})
 """Suffixes of the files that are taken out of a folder for an image model."""
@@ -25,7 +25,7 @@ LARGEST = 128 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class InputEntry:
     """A row to be: what it is called, and the file to read for it, its payload, or why it has neither."""
 
     name: str
@@ -39,7 +39,7 @@ class Wanted:
     `column` names the path of an image, or the field of a JSON line; `columns` the numbers of a CSV line.
     """
 
-    kind: Kind
+    kind: WantedKind
     column: str | None = None
     columns: tuple[str, ...] = ()
 
@@ -63,11 +63,11 @@ def bad_input(message: str, code: Code = "input_rejected") -> RequestError:
     return RequestError(message, code=code)
 
 
-def path_entry(text: str, table: Path) -> Entry:
+def path_entry(text: str, table: Path) -> InputEntry:
     """The image that a line of a table names. Raises `RequestError` when it names none."""
     if not text or "\0" in text:
         raise bad_input("the line names no file")
-    return Entry(shown(text), table.parent / text)
+    return InputEntry(shown(text), table.parent / text)
 
 
 def lines(file: BinaryIO) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from flambeau.errors import SetupError
 from flambeau.offline import tables
-from flambeau.offline.entries import IMAGES, TABLES, Entry, Wanted, bad_input, shown
+from flambeau.offline.entries import IMAGES, TABLES, InputEntry, Wanted, bad_input, shown
 
 LIST = "-"
 """The argument that stands for a list of paths on standard input."""
@@ -40,10 +40,10 @@ class Inputs:
         self.passed_over: Counter[str] = Counter()
         """What lay in folders and was not taken, as counts by suffix, once all was iterated."""
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[InputEntry]:
         self.passed_over.clear()
         for path in self._paths():
-            if isinstance(path, Entry):
+            if isinstance(path, InputEntry):
                 yield path
             elif tables.is_table(path):
                 yield from tables.entries(path, self._wanted)
@@ -58,7 +58,7 @@ class Inputs:
         if LIST in self._arguments:
             return None
         return sum(
-            1 if isinstance(path, Entry) or not tables.is_table(path) else tables.count(path, self._wanted)
+            1 if isinstance(path, InputEntry) or not tables.is_table(path) else tables.count(path, self._wanted)
             for path in self._paths()
         )
 
@@ -66,13 +66,13 @@ class Inputs:
         """The tables that were named, themselves."""
         return (Path(each) for each in self._arguments if each != LIST and tables.is_table(Path(each)))
 
-    def _file(self, path: Path) -> Entry:
+    def _file(self, path: Path) -> InputEntry:
         if self._wanted.kind == "tensor":
             error = bad_input("this model takes numbers: give it a .csv or a .jsonl file", "unsupported_media_type")
-            return Entry(shown(path), error)
-        return Entry(shown(path), path)
+            return InputEntry(shown(path), error)
+        return InputEntry(shown(path), path)
 
-    def _paths(self) -> Iterator[Path | Entry]:
+    def _paths(self) -> Iterator[Path | InputEntry]:
         """Files to be, and an error in the place of a folder that cannot be read."""
         for argument in self._arguments:
             if argument == LIST:
@@ -84,7 +84,7 @@ class Inputs:
             else:
                 yield from self._named(Path(argument))
 
-    def _named(self, path: Path) -> Iterator[Path | Entry]:
+    def _named(self, path: Path) -> Iterator[Path | InputEntry]:
         return self._walk(path) if path.is_dir() else iter((path,))
 
     def _matching(self, pattern: str) -> Iterator[Path]:
@@ -98,7 +98,7 @@ class Inputs:
             )
         return (Path(path) for path in found if (self._is_foreign(path) if chosen else self._takes(path)))
 
-    def _walk(self, folder: Path) -> Iterator[Path | Entry]:
+    def _walk(self, folder: Path) -> Iterator[Path | InputEntry]:
         """The files below a folder, depth first. Hidden ones and links to folders are passed over."""
         levels = [iter([f"{folder}/"])]
         while levels:
@@ -111,7 +111,9 @@ class Inputs:
                 try:
                     names = sorted(self._names(path))
                 except OSError as error:
-                    yield Entry(shown(path), bad_input(f"the folder cannot be read: {error.strerror}", "missing_file"))
+                    yield InputEntry(
+                        shown(path), bad_input(f"the folder cannot be read: {error.strerror}", "missing_file")
+                    )
                 else:
                     levels.append(map(path.__add__, names))
 

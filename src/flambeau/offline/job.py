@@ -1,25 +1,164 @@
 """A run from its first input to its last row: what is there is kept, what is missing is computed and appended."""
 
+import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
-from flambeau.config import Settings
-from flambeau.errors import RequestError, SetupError
-from flambeau.offline import stream
-from flambeau.offline.entries import Entry
-from flambeau.offline.lines import Written
-from flambeau.offline.rows import Layout, Row
-from flambeau.service import Service
-from flambeau.types import Options
+from flambeau.errors import EngineError, RequestError, SetupError
+from flambeau.offline.entries import InputEntry
+from flambeau.offline.reading import Chunk, EntrySource, read
+from flambeau.offline.rows import Layout, Row, WrittenRow
+from flambeau.serving.service import Service
+from flambeau.settings.service import Settings
+from flambeau.types import Options, Outcome, Payload
+
+AnsweredEntry = list[tuple[InputEntry, Outcome]]
+
+_BYTES_IN_FLIGHT = 192 * 1024 * 1024  # less than the service's queue and a worker's frame may hold
+_AHEAD = 4  # chunks that are being read or wait for those before them, besides two for each replica
+_READERS = 4
+_PAUSE = 0.25  # seconds before a model that was not available is asked again
+_PATIENCE = 300.0  # seconds without an answer, after which a model that only crashes is given up
+_LOST = frozenset({"model_crashed", "model_timeout", "model_unavailable", "out_of_memory", "poison_input"})
+
+
+def chunks_in_flight(replicas: int) -> int:
+    """The most chunks, of `max_batch_size` items each, that are on their way at a time."""
+    return 2 * replicas + _AHEAD
+
+
+async def answers(
+    service: Service, entries: Iterable[InputEntry], options: Options, *, replicas: int
+) -> AsyncGenerator[AnsweredEntry, None]:
+    """The outcomes of all entries, in order, a chunk at a time.
+
+    Raises `EngineError` when the model does nothing but crash. What iterating over `entries` raises comes through.
+    """
+    batch = service.settings.max_batch_size
+    source, asking = EntrySource(entries, ahead=chunks_in_flight(replicas) * batch), _Asking(service, options)
+    pending: deque[_Flight] = deque()
+
+    def has_room(chunk: Chunk) -> bool:
+        flying = sum(flight.size for flight in pending)
+        return not pending or (len(pending) < chunks_in_flight(replicas) and flying + chunk.size <= _BYTES_IN_FLIGHT)
+
+    taking: asyncio.Task[Chunk] | None = asyncio.create_task(source.take(batch))
+    try:
+        while pending or taking is not None:
+            if taking is not None and taking.done() and has_room(chunk := taking.result()):
+                if chunk.entries:
+                    pending.append(_Flight(asyncio.create_task(asking.answer(chunk.entries)), chunk.size))
+                taking = asyncio.create_task(source.take(batch)) if chunk.entries else None
+            elif pending and pending[0].task.done():
+                yield pending.popleft().task.result()
+            else:  # a chunk without room waits for the oldest in flight
+                waiting: set[asyncio.Task[Any]] = {each.task for each in itertools.islice(pending, 1)}
+                if taking is not None and not taking.done():
+                    waiting.add(taking)
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        left = [*(flight.task for flight in pending), *([taking] if taking else ())]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        asking.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    task: "asyncio.Task[AnsweredEntry]"
+    size: int
+
+
+class _Asking:
+    """Payloads to outcomes, with as much patience as it takes while workers are replaced."""
+
+    def __init__(self, service: Service, options: Options) -> None:
+        self._service = service
+        self._model = service.get()
+        self._options = options
+        self._clock = asyncio.get_running_loop().time
+        self._answered_at = self._clock()
+        self._recovering = asyncio.Lock()
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
+
+    def close(self) -> None:
+        """End the threads when they are done."""
+        self._readers.shutdown(wait=False, cancel_futures=True)
+
+    async def answer(self, entries: list[InputEntry]) -> AnsweredEntry:
+        """Read the entries' files and answer them, in order."""
+        if any(isinstance(each.content, Path) for each in entries):
+            contents = await asyncio.get_running_loop().run_in_executor(self._readers, read, entries)
+        else:
+            contents = read(entries)
+        payloads = [each for each in contents if isinstance(each, Payload)]
+        outcomes = iter(await self._ask(payloads))
+        return [
+            (entry, next(outcomes) if isinstance(content, Payload) else Outcome(content))
+            for entry, content in zip(entries, contents, strict=True)
+        ]
+
+    async def _ask(self, payloads: list[Payload]) -> list[Outcome]:
+        """One outcome per payload. Raises `EngineError` when the model only crashes.
+
+        Where no replica was left for some of them, these are asked again, each alone: guilty ones are among them, and
+        a batch with one of those would be lost again before it is known which.
+        """
+        async with self._recovering:  # if others do that now, they must be alone
+            pass
+        outcomes = await self._ask_once(payloads)
+        if any(map(_found_no_replica, outcomes)):
+            async with self._recovering:
+                for index, outcome in enumerate(outcomes):
+                    if _found_no_replica(outcome):
+                        outcomes[index] = await self._ask_alone(payloads[index])
+        return outcomes
+
+    async def _ask_alone(self, payload: Payload) -> Outcome:
+        while _found_no_replica(outcome := (await self._ask_once([payload]))[0]):
+            if self._clock() - self._answered_at > _PATIENCE:
+                raise EngineError(
+                    f"{self._model.name} only crashes, and gave no answer for {_PATIENCE:.0f} seconds: "
+                    "its log above says why"
+                )
+            await asyncio.sleep(_PAUSE)
+        return outcome
+
+    async def _ask_once(self, payloads: list[Payload]) -> list[Outcome]:
+        if not payloads:
+            return []
+        try:
+            outcomes = await self._service.predict(
+                self._model, payloads, self._options, timeout=self._service.settings.deadline
+            )
+        except RequestError as error:
+            return [Outcome(error)] * len(payloads)
+        if not all(_was_lost(each) for each in outcomes):
+            self._answered_at = self._clock()
+        return outcomes
+
+
+def _was_lost(outcome: Outcome) -> bool:
+    return isinstance(outcome.result, RequestError) and outcome.result.code in _LOST
+
+
+def _found_no_replica(outcome: Outcome) -> bool:
+    return isinstance(outcome.result, RequestError) and outcome.result.code == "model_unavailable"
+
 
 _DEADLINE = 86_400.0  # seconds; an item waits for those before it, each of which has its own time, and for nothing else
 _DRAIN = 1.0  # seconds; an interrupted run wants nothing more of what is being computed
 
 
-class Sink(Protocol):
+class RowSink(Protocol):
     """Where rows go: a file, or standard output."""
 
     def write(self, rows: list[Row]) -> None:
@@ -42,7 +181,7 @@ class Tally:
 
 def settle(settings: Settings, *, replicas: int) -> Settings:
     """The settings of a service that nobody else uses: its queue holds all that is in flight, and patience is cheap."""
-    in_flight = stream.chunks_in_flight(replicas) * settings.max_batch_size
+    in_flight = chunks_in_flight(replicas) * settings.max_batch_size
     return dataclasses.replace(
         settings,
         max_queue_size=max(settings.max_queue_size, in_flight),
@@ -51,7 +190,7 @@ def settle(settings: Settings, *, replicas: int) -> Settings:
     )
 
 
-def pass_by(entries: Iterator[Entry], written: Iterable[Written], *, where: object) -> Tally:
+def pass_by(entries: Iterator[InputEntry], written: Iterable[WrittenRow], *, where: object) -> Tally:
     """Take as many entries as have rows. Raises `SetupError` when the rows are of other entries."""
     tally = Tally()
     for row in written:
@@ -70,10 +209,10 @@ def pass_by(entries: Iterator[Entry], written: Iterable[Written], *, where: obje
 
 async def run(
     service: Service,
-    entries: Iterable[Entry],
+    entries: Iterable[InputEntry],
     layout: Layout,
     *,
-    sink: Sink,
+    sink: RowSink,
     tally: Tally,
     replicas: int,
     on_rows: Callable[[], None],
@@ -82,7 +221,7 @@ async def run(
     options = Options(top_k=layout.top_k or 1, probabilities=layout.probabilities)
     try:
         await service.start()
-        async with contextlib.aclosing(stream.answers(service, entries, options, replicas=replicas)) as chunks:
+        async with contextlib.aclosing(answers(service, entries, options, replicas=replicas)) as chunks:
             async for chunk in chunks:
                 rows = [layout.row(entry.name, outcome) for entry, outcome in chunk]
                 sink.write(rows)

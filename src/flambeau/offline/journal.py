@@ -17,11 +17,10 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from flambeau.bundle import Bundle
+from flambeau.bundle.storage import Bundle
 from flambeau.errors import SetupError
 from flambeau.offline import parquet
-from flambeau.offline.lines import Lines, Written
-from flambeau.offline.rows import Layout, Row
+from flambeau.offline.rows import Layout, Lines, Row, WrittenRow
 from flambeau.version import VERSION
 
 
@@ -49,7 +48,7 @@ def identify(bundle: Bundle) -> str:
 
 
 @dataclass(frozen=True)
-class Place:
+class JournalPlace:
     """The files of a run, named after the one that the user wants."""
 
     target: Path
@@ -77,7 +76,7 @@ class Place:
 class Journal:
     """The rows of a run, open for more of them."""
 
-    def __init__(self, place: Place, record: Record, lines: Lines, *, overwrite: bool) -> None:
+    def __init__(self, place: JournalPlace, record: Record, lines: Lines, *, overwrite: bool) -> None:
         """Open what an earlier start has left, or begin. Raises `SetupError` when it is not of this run."""
         self.place = place
         self._record = record
@@ -115,7 +114,7 @@ class Journal:
             )
         return before
 
-    def written(self) -> Iterator[Written]:
+    def written(self) -> Iterator[WrittenRow]:
         """The rows that are there, in order; what is left of a line that was cut short is removed at the end."""
         if self._whole:
             yield from parquet.written(self.place.target)

@@ -7,7 +7,17 @@ from typing import BinaryIO
 import msgspec
 
 from flambeau.errors import RequestError
-from flambeau.offline.entries import LARGEST, PATH_COLUMNS, Entry, Wanted, bad_input, either, lines, path_entry, shown
+from flambeau.offline.entries import (
+    LARGEST,
+    PATH_COLUMNS,
+    InputEntry,
+    Wanted,
+    bad_input,
+    either,
+    lines,
+    path_entry,
+    shown,
+)
 from flambeau.types import Payload
 
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -15,7 +25,7 @@ _ANYTHING = msgspec.json.Decoder(msgspec.Raw)
 _TEXT = msgspec.json.Decoder(str)
 
 
-def entries(file: BinaryIO, table: Path, wanted: Wanted) -> Iterator[Entry]:
+def entries(file: BinaryIO, table: Path, wanted: Wanted) -> Iterator[InputEntry]:
     """An entry for each line that is not empty: the value under `input` (or `wanted.column`), else the whole line."""
     for number, line in enumerate(lines(file), 1):
         if line.isspace():
@@ -23,9 +33,11 @@ def entries(file: BinaryIO, table: Path, wanted: Wanted) -> Iterator[Entry]:
         name = f"{shown(table)}:{number}"
         try:
             value = _value(line, wanted)
-            yield path_entry(_text(value), table) if wanted.kind == "image" else Entry(name, Payload("json", value))
+            yield (
+                path_entry(_text(value), table) if wanted.kind == "image" else InputEntry(name, Payload("json", value))
+            )
         except RequestError as error:
-            yield Entry(name, error)
+            yield InputEntry(name, error)
 
 
 def count(file: BinaryIO) -> int:

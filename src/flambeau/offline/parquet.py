@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from flambeau.errors import SetupError
-from flambeau.extras import pip_install
-from flambeau.offline.lines import Written
-from flambeau.offline.rows import Layout
+from flambeau.offline.rows import Layout, WrittenRow
+from flambeau.system.machine import pip_install
 
 if TYPE_CHECKING:
     import pyarrow
@@ -50,13 +49,13 @@ def write(target: Path, rows: Path, layout: Layout) -> None:
     fresh.replace(target)
 
 
-def written(target: Path) -> Iterator[Written]:
+def written(target: Path) -> Iterator[WrittenRow]:
     """What a file that `write` has written holds, in order."""
     from pyarrow import parquet
 
     with parquet.ParquetFile(target) as file:
         for batch in file.iter_batches(columns=["input", "code"]):
-            yield from map(Written, batch["input"].to_pylist(), batch["code"].to_pylist())
+            yield from map(WrittenRow, batch["input"].to_pylist(), batch["code"].to_pylist())
 
 
 def _parts(rows: Path) -> Iterator[list[dict[str, Any]]]:

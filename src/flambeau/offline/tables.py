@@ -5,7 +5,7 @@ from pathlib import Path
 
 from flambeau.errors import RequestError, SetupError
 from flambeau.offline import csv_table, json_table
-from flambeau.offline.entries import TABLES, Entry, Wanted, bad_input, shown
+from flambeau.offline.entries import TABLES, InputEntry, Wanted, bad_input, shown
 
 
 def is_table(path: Path) -> bool:
@@ -13,7 +13,7 @@ def is_table(path: Path) -> bool:
     return path.suffix.lower() in TABLES
 
 
-def entries(table: Path, wanted: Wanted) -> Iterator[Entry]:
+def entries(table: Path, wanted: Wanted) -> Iterator[InputEntry]:
     """The entries of a table, one after the other. A table that cannot be used at all is one entry, with its error."""
     try:
         with table.open("rb") as file:
@@ -22,9 +22,9 @@ def entries(table: Path, wanted: Wanted) -> Iterator[Entry]:
             else:
                 yield from csv_table.entries(file, table, wanted)
     except RequestError as error:
-        yield Entry(shown(table), error)
+        yield InputEntry(shown(table), error)
     except OSError as error:
-        yield Entry(shown(table), bad_input(f"the file cannot be read: {error.strerror}", "missing_file"))
+        yield InputEntry(shown(table), bad_input(f"the file cannot be read: {error.strerror}", "missing_file"))
 
 
 def count(table: Path, wanted: Wanted) -> int:

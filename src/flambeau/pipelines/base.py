@@ -1,8 +1,15 @@
 """What a pipeline is."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from flambeau.types import Answer, Item, Payload, Tensors
+from flambeau.bundle import storage
+from flambeau.bundle.storage import Activation
+from flambeau.pipelines.image import ImagePipeline
+from flambeau.pipelines.image_tasks import answer_of
+from flambeau.pipelines.tensor import TensorPipeline
+from flambeau.settings.service import Settings
+from flambeau.types import Answer, Item, Label, Payload, Task, Tensors, TensorSpec
 
 
 class Pipeline(Protocol):
@@ -19,3 +26,44 @@ class Pipeline(Protocol):
     def example(self) -> Payload:
         """A payload that the model can answer, to warm up with."""
         ...
+
+
+# The pipeline of a model, by what its manifest says. It reads no file.
+
+SOFTMAX = Activation("softmax")
+"""What a classifier was given before bundles said what it is."""
+
+
+def open_pipeline(
+    config: storage.ImageConfig | storage.TensorConfig,
+    *,
+    labels: Sequence[Label] | None,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    task: Task = "classification",
+    activation: Activation = SOFTMAX,
+    threshold: float | None = None,
+    max_pixels: int = Settings.max_image_pixels,
+    fast_decode: bool = False,
+) -> Pipeline:
+    """The two halves of a model's way. Without `labels` the classes are named by their numbers.
+
+    `task` and `activation` are those of the manifest, and count over images only: numbers come out as they are.
+    `threshold` as `Options.threshold`; `max_pixels` is the size of the largest image; `fast_decode` as in `decode`.
+    """
+    if not isinstance(config, storage.ImageConfig):
+        return TensorPipeline(inputs=inputs, outputs=outputs)
+    return ImagePipeline(
+        config,
+        answer=answer_of(
+            task,
+            activation=activation,
+            output=outputs[0],
+            labels=labels,
+            threshold=config.threshold if threshold is None else threshold,
+        ),
+        inputs=inputs,
+        outputs=outputs,
+        max_pixels=max_pixels,
+        fast_decode=fast_decode,
+    )

@@ -21,7 +21,7 @@ SEND = 'send {"image": "<the file in base64>"}, or the file itself as multipart 
 _NAMES = ("image", "input", "inputs", "instances")
 
 
-class _Document(msgspec.Struct):
+class _Base64Document(msgspec.Struct):
     image: msgspec.Raw = msgspec.Raw()
     input: msgspec.Raw = msgspec.Raw()
     inputs: msgspec.Raw = msgspec.Raw()
@@ -33,7 +33,7 @@ class _Wrapped(msgspec.Struct):
     image_bytes: msgspec.Raw = msgspec.Raw()
 
 
-_DOCUMENT = msgspec.json.Decoder(_Document)
+_DOCUMENT = msgspec.json.Decoder(_Base64Document)
 _WRAPPED = msgspec.json.Decoder(_Wrapped)
 _LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _TEXT = msgspec.json.Decoder(str)

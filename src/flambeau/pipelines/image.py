@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from flambeau import bundle
+from flambeau.bundle import storage
 from flambeau.errors import InvalidInput
-from flambeau.pipelines.file_kinds import what_is
 from flambeau.pipelines.image_limits import trim
-from flambeau.pipelines.tasks import TaskAnswer
+from flambeau.pipelines.image_tasks import TaskAnswer
+from flambeau.pipelines.not_an_image import what_is
 from flambeau.types import Answer, Item, Payload, Tensors, TensorSpec
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -38,7 +38,7 @@ class ImagePipeline:
 
     def __init__(
         self,
-        config: bundle.ImagePipeline,
+        config: storage.ImageConfig,
         *,
         answer: TaskAnswer,
         inputs: Sequence[TensorSpec],

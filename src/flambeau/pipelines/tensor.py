@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flambeau.errors import InvalidInput
-from flambeau.pipelines.json_value import encode
-from flambeau.pipelines.numbers import UnlikeError, read_rows
+from flambeau.pipelines.json_numbers import UnlikeError, encode, read_rows
 from flambeau.types import Item, Payload, Tensors, TensorSpec, Value
 
 MAX_ROWS = 1024

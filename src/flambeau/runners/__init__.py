@@ -2,9 +2,8 @@
 processes imports neither their engines nor Pillow.
 """
 
-from flambeau.config import Settings
-from flambeau.runners.base import ObservedRunner
-from flambeau.runners.spec import ReplicaSpec
+from flambeau.runners.base import ObservedRunner, ReplicaSpec
+from flambeau.settings.service import Settings
 
 
 def make(spec: ReplicaSpec, settings: Settings, *, replicas: int) -> ObservedRunner:

@@ -34,7 +34,7 @@ class Slot(Protocol):
         ...
 
 
-class Cost(msgspec.Struct, frozen=True):
+class BatchCost(msgspec.Struct, frozen=True):
     """Seconds that the engine takes over one item, and over two together, measured while it warmed up."""
 
     one: Annotated[float, msgspec.Meta(gt=0)]
@@ -42,11 +42,11 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Warm:
+class ReplicaInfo:
     """What replicas say of themselves once they are warm. `cost` is `None` where there was nothing to measure."""
 
     device: str
-    cost: Cost | None = None
+    cost: BatchCost | None = None
 
 
 Loss = Literal["killed", "crashed", "hung", "out_of_memory"]
@@ -78,7 +78,7 @@ class RunnerState(enum.Enum):
 class Runner(Protocol):
     """A home of replicas. All methods are called on the loop."""
 
-    async def start(self, on_change: Callable[[], None]) -> Warm:
+    async def start(self, on_change: Callable[[], None]) -> ReplicaInfo:
         """Return when every replica is warm. Raises `SetupError` when one cannot start.
 
         `on_change` is called whenever a slot has become free or the state has changed.
@@ -112,3 +112,27 @@ class ObservedRunner(Runner, Protocol):
     def restarts(self) -> Mapping[str, int]:
         """How many workers had to be replaced so far, by every `Restart`."""
         ...
+
+
+# What every replica of a model is opened with: plain values, so that it can be sent to another process.
+
+
+class ReplicaSpec(msgspec.Struct, frozen=True):
+    """`bundle` is the folder's path, `device` is as the user asked, `threads` bounds the engine's own.
+
+    `max_batch` is the most items that are usually answered together. `wide_threads`: how many the engine may take for a
+    batch that is alone on the machine; 0 where that is not offered.
+    """
+
+    bundle: str
+    name: str
+    engine: str
+    device: str
+    threads: int
+    allow_code: bool
+    threshold: float | None
+    max_image_pixels: int
+    max_batch: int = 8
+    wide_threads: int = 0
+    fast_decode: bool = False
+    max_json_depth: int = 32

@@ -15,13 +15,12 @@ from typing import get_args
 
 import msgspec
 
-from flambeau import logs
-from flambeau.config import Settings
 from flambeau.errors import EngineError, SetupError
-from flambeau.process import resident_bytes
-from flambeau.runners.base import Batch, Loss, Restart, RunnerState, Slot, Warm, WorkerLostError
-from flambeau.runners.spec import ReplicaSpec
+from flambeau.runners.base import Batch, Loss, ReplicaInfo, ReplicaSpec, Restart, RunnerState, Slot, WorkerLostError
 from flambeau.runners.worker_process import OomKills, WorkerProcess
+from flambeau.settings.service import Settings
+from flambeau.system.process import resident_bytes
+from flambeau.telemetry import logs
 from flambeau.types import Outcome, WorkerView
 
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.1, 30.0  # seconds
@@ -57,7 +56,7 @@ class ProcessesRunner:
         self._closed = False
         self._on_change: Callable[[], None] = lambda: None
 
-    async def start(self, on_change: Callable[[], None]) -> Warm:
+    async def start(self, on_change: Callable[[], None]) -> ReplicaInfo:
         self._on_change = on_change
         try:
             opened = [await self._spawn(wide=index == 0) for index in range(self._replicas)]
@@ -73,7 +72,9 @@ class ProcessesRunner:
         self._places = list(opened)
         costs = [warm.cost for warm in (worker.started.result() for worker in opened) if warm.cost is not None]
         # While they warm up they disturb each other: the least doubt is in the one that gains least from a batch.
-        return Warm(opened[0].started.result().device, max(costs, key=lambda cost: cost.two / cost.one, default=None))
+        return ReplicaInfo(
+            opened[0].started.result().device, max(costs, key=lambda cost: cost.two / cost.one, default=None)
+        )
 
     def reserve(self, *, alone: bool = False) -> Slot | None:
         for worker in () if self._closed else self._ready:

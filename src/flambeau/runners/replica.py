@@ -15,19 +15,18 @@ from typing import Protocol
 
 import numpy as np
 
-from flambeau import agreement, bundle, engines, samples
-from flambeau.bundle import Bundle, ImagePipeline, PythonPipeline, split_probes
+from flambeau import engines
+from flambeau.answers import agreement
+from flambeau.bundle import golden_samples, storage
+from flambeau.bundle.golden_samples import Traced
+from flambeau.bundle.storage import Bundle, ImageConfig, PythonConfig, split_probes
 from flambeau.engines.base import Engine
 from flambeau.errors import EngineError, RequestError
-from flambeau.pipelines.base import Pipeline
+from flambeau.pipelines.base import Pipeline, open_pipeline
 from flambeau.pipelines.base64_image import open_image
 from flambeau.pipelines.json_document import open_document
-from flambeau.pipelines.opening import open_pipeline
-from flambeau.runners.attempt import attempt, invalid_output
-from flambeau.runners.base import Cost
-from flambeau.runners.function_replica import open_python_model
-from flambeau.runners.spec import ReplicaSpec
-from flambeau.samples import Traced
+from flambeau.runners.base import BatchCost, ReplicaSpec
+from flambeau.runners.python_replica import attempt, invalid_output, open_python_model
 from flambeau.types import Item, Options, Outcome, Payload, Tensors, Timings
 
 _REMEDY = "build it again here, or take another --engine"
@@ -38,7 +37,7 @@ class Replica(Protocol):
     """Used by one thread at a time."""
 
     device: str
-    cost: Cost | None
+    cost: BatchCost | None
     """What an item takes, once it is warm; `None` where that was not measured."""
 
     def warm_up(self) -> None:
@@ -59,9 +58,9 @@ class Replica(Protocol):
 
 def open_replica(spec: ReplicaSpec) -> Replica:
     """Open the replica that the bundle's pipeline asks for. Raises `SetupError`."""
-    opened = engines.to_reproduce(bundle.read(Path(spec.bundle), whole=False), spec.engine)
+    opened = engines.to_reproduce(storage.read(Path(spec.bundle), whole=False), spec.engine)
     manifest = opened.manifest
-    if isinstance(manifest.pipeline, PythonPipeline):
+    if isinstance(manifest.pipeline, PythonConfig):
         return open_python_model(
             opened, manifest.pipeline, allow_code=spec.allow_code, max_json_depth=spec.max_json_depth
         )
@@ -81,7 +80,7 @@ def open_replica(spec: ReplicaSpec) -> Replica:
         engines.load, opened, spec.engine, device=device, allow_code=spec.allow_code, max_batch=spec.max_batch
     )
     wide = load(threads=spec.wide_threads, alone=True) if spec.wide_threads > spec.threads else None
-    open_ = open_image if isinstance(manifest.pipeline, ImagePipeline) else open_document
+    open_ = open_image if isinstance(manifest.pipeline, ImageConfig) else open_document
     return TensorReplica(
         opened,
         load(threads=spec.threads),
@@ -120,7 +119,7 @@ class TensorReplica:
         open_document: Callable[[Payload], Payload] = _open_document,
     ) -> None:
         self.device = device
-        self.cost: Cost | None = None
+        self.cost: BatchCost | None = None
         self._bundle = bundle
         self._engine = engine
         self._wide = engine if wide is None else wide
@@ -142,17 +141,21 @@ class TensorReplica:
                     raise EngineError(
                         f"on this machine {name} does not reproduce the answers it was built with: {found}: {_REMEDY}"
                     )
-        golden = samples.read(self._bundle)
-        samples.reproduce(golden, self._trace, model=name, remedy=_REMEDY, asked=samples.options(self._bundle))
+        golden = golden_samples.read(self._bundle)
+        golden_samples.reproduce(
+            golden, self._trace, model=name, remedy=_REMEDY, asked=golden_samples.options(self._bundle)
+        )
         example = self._pipeline.example()
         for wide in (False, True) if self._wide is not self._engine else (False,):
             [outcome] = self.run([Item(example, Options())], wide=wide)
             if isinstance(outcome.result, RequestError):
                 raise EngineError(f"{name} cannot answer its own example: {outcome.result.message}")
         measured = attempt(self._measure, self._pipeline.preprocess(example))
-        self.cost = Cost(1.0, math.inf) if isinstance(measured, RequestError) else measured  # it knows single items
+        self.cost = (
+            BatchCost(1.0, math.inf) if isinstance(measured, RequestError) else measured
+        )  # it knows single items
 
-    def _measure(self, one: Tensors) -> Cost:
+    def _measure(self, one: Tensors) -> BatchCost:
         """What the engine takes over one item and over two: the best of a few times, for the machine may be busy.
 
         Where one takes so long that two would keep others waiting, two are not tried: they are held for too long.
@@ -162,7 +165,7 @@ class TensorReplica:
         self._engine.run(one)
         seconds = time.perf_counter() - started
         if seconds > _MEASURING_SECONDS / 2 or self._bundle.manifest.one_row is not None:
-            return Cost(seconds, math.inf)
+            return BatchCost(seconds, math.inf)
         two = {name: np.concatenate([array, array]) for name, array in one.items()}
         best = [math.inf, math.inf]
         ends = time.monotonic() + _MEASURING_SECONDS
@@ -173,7 +176,7 @@ class TensorReplica:
                 best[which] = min(best[which], max(time.perf_counter() - started, 1e-9))
             if time.monotonic() > ends:
                 break
-        return Cost(*best)
+        return BatchCost(*best)
 
     def run(self, items: Sequence[Item], *, wide: bool = False) -> list[Outcome]:
         return [traced.outcome for traced in self._trace(items, wide=wide)]

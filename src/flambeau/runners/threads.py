@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar, get_args
 
-from flambeau import logs
 from flambeau.errors import EngineError, RequestError, SetupError
-from flambeau.runners.base import Batch, Restart, RunnerState, Slot, Warm
+from flambeau.runners.base import Batch, ReplicaInfo, Restart, RunnerState, Slot
 from flambeau.runners.replica import Replica
+from flambeau.telemetry import logs
 from flambeau.types import Outcome, WorkerView
 
 _GIVE_UP_SECONDS = 5.0  # for the other replicas, when one cannot start
@@ -31,12 +31,12 @@ class ThreadsRunner:
         self._work: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
 
-    async def start(self, on_change: Callable[[], None]) -> Warm:
+    async def start(self, on_change: Callable[[], None]) -> ReplicaInfo:
         self._on_change = on_change
         loop = asyncio.get_running_loop()
-        opened: list[asyncio.Future[Warm]] = []
+        opened: list[asyncio.Future[ReplicaInfo]] = []
         for index in range(self._replicas):
-            ready: asyncio.Future[Warm] = loop.create_future()
+            ready: asyncio.Future[ReplicaInfo] = loop.create_future()
             thread = threading.Thread(
                 target=self._live, args=(_Reply(loop, ready),), name=f"replica-{index}", daemon=True
             )
@@ -94,7 +94,7 @@ class ThreadsRunner:
         for thread in self._threads:
             thread.join(timeout / len(self._threads))
 
-    def _live(self, ready: "_Reply[Warm]") -> None:
+    def _live(self, ready: "_Reply[ReplicaInfo]") -> None:
         try:
             replica = self._open_replica()
             replica.warm_up()
@@ -105,7 +105,7 @@ class ThreadsRunner:
             logs.LOGGER.debug("%s cannot be loaded", self._name, exc_info=error)
             ready.fail(EngineError(f"{self._name} cannot be loaded: {type(error).__name__}: {error}"))
             return
-        ready.give(Warm(replica.device, replica.cost))
+        ready.give(ReplicaInfo(replica.device, replica.cost))
         while (work := self._work.get()) is not None:
             work.reply.give(_answer(replica, work.batch))
         try:

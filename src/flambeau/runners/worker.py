@@ -1,6 +1,6 @@
 """The worker process: one replica, answering batches from a socket. No HTTP, no queue.
 
-`python -m flambeau.runners.worker FD ORDER`: FD is its end of the socketpair, ORDER the JSON of a `WorkerOrder`. It
+`python -m flambeau.runners.worker FD ORDER`: FD is its end of the socketpair, ORDER the JSON of a `WorkerConfig`. It
 ends itself when the socket closes, and the kernel ends it when its parent dies.
 """
 
@@ -19,21 +19,21 @@ from pathlib import Path
 
 import msgspec
 
-from flambeau import logs, stray
 from flambeau.errors import EngineError, RequestError, SetupError
-from flambeau.log_writer import LogChannel, LogWriter, Sink
-from flambeau.process import end_with_parent
-from flambeau.runners import ipc
-from flambeau.runners.ipc import Failed, Header, Kind, Ready
-from flambeau.runners.spec import ReplicaSpec
+from flambeau.runners import wire
+from flambeau.runners.base import ReplicaSpec
+from flambeau.runners.wire import Failed, FrameKind, Header, Ready
+from flambeau.system.process import end_with_parent
+from flambeau.telemetry import logs, stderr_capture
+from flambeau.telemetry.log_writer import LineSink, LogChannel, LogWriter
 from flambeau.types import Item, Outcome
 
 EXPIRED = RequestError("the answer was not ready before the deadline", code="deadline_exceeded")
 _LAST_LINES_SECONDS = 1.0
-_LARGEST_ANSWERS = ipc.LARGEST_BODY * 3 // 4  # of one batch; the rest is for what goes with them
+_LARGEST_ANSWERS = wire.LARGEST_BODY * 3 // 4  # of one batch; the rest is for what goes with them
 
 
-class WorkerOrder(msgspec.Struct, frozen=True):
+class WorkerConfig(msgspec.Struct, frozen=True):
     """What a worker is told. `parent` is the process that started it; `memory` bounds its address space, in bytes.
 
     `log` is the descriptor of the channel for its events; without one they are text, on standard error.
@@ -50,16 +50,16 @@ class WorkerOrder(msgspec.Struct, frozen=True):
 
 def main() -> None:
     """Answer batches until the socket closes."""
-    order = msgspec.json.decode(sys.argv[2], type=WorkerOrder)
+    order = msgspec.json.decode(sys.argv[2], type=WorkerConfig)
     restrict(order)
-    stray.forgive(output=True)  # a model that prints does not fail for it
+    stderr_capture.forgive(output=True)  # a model that prints does not fail for it
     sink = _events(order.log)
     logs.send_to(sink, order.log_level, as_json=order.log_in_json)
     with socket.socket(fileno=int(sys.argv[1])) as sock:
         Worker(sock, order.generation).live(order.spec)
 
 
-def _events(channel: int | None) -> Sink:
+def _events(channel: int | None) -> LineSink:
     """Where the events of this process go: none of them may make a batch wait."""
     if channel is not None:
         return LogChannel(socket.socket(fileno=channel))
@@ -68,7 +68,7 @@ def _events(channel: int | None) -> Sink:
     return sink
 
 
-def restrict(order: WorkerOrder) -> None:
+def restrict(order: WorkerConfig) -> None:
     """Bind this process to its parent and its share of the machine."""
     end_with_parent(order.parent)
     faulthandler.enable(2)
@@ -101,19 +101,19 @@ class Worker:
             replica = open_replica(spec)
             replica.warm_up()
         except SetupError as error:
-            self._send(ipc.pack_failed(self._generation, Failed(type(error).__name__, str(error))))
+            self._send(wire.pack_failed(self._generation, Failed(type(error).__name__, str(error))))
             return
         except BaseException as error:  # a model's own; Ctrl-C is the front's to answer
             logs.LOGGER.debug("%s cannot be loaded", spec.name, exc_info=error)
             message = f"{spec.name} cannot be loaded: {type(error).__name__}: {error}"
-            self._send(ipc.pack_failed(self._generation, Failed(EngineError.__name__, message)))
+            self._send(wire.pack_failed(self._generation, Failed(EngineError.__name__, message)))
             return
-        self._send(ipc.pack_ready(self._generation, Ready(replica.device, replica.cost)))
+        self._send(wire.pack_ready(self._generation, Ready(replica.device, replica.cost)))
         for header, body, payloads in self._frames():
             received = time.monotonic()
             outcomes: dict[int, Outcome] = {}
             waiting: list[tuple[int, Item]] = []
-            for index, (item, seconds_left) in enumerate(ipc.unpack_batch(body, payloads)):
+            for index, (item, seconds_left) in enumerate(wire.unpack_batch(body, payloads)):
                 if seconds_left <= time.monotonic() - received:  # expired ones are never computed
                     outcomes[index] = Outcome(EXPIRED)
                 else:
@@ -121,16 +121,18 @@ class Worker:
             answered = replica.run([item for _, item in waiting], wide=header.wide)
             outcomes |= {index: outcome for (index, _), outcome in zip(waiting, answered, strict=True)}
             ordered = [outcomes[index] for index in range(len(outcomes))]
-            self._send(ipc.pack_outcomes(self._generation, header.batch, [_bounded(each, ordered) for each in ordered]))
+            self._send(
+                wire.pack_outcomes(self._generation, header.batch, [_bounded(each, ordered) for each in ordered])
+            )
 
     def _frames(self) -> Iterator[tuple[Header, bytearray, memoryview]]:
         """The batches of this generation, until the front closes its end."""
-        while head := self._receive(ipc.HEADER_SIZE):
-            header = ipc.unpack_header(head)
+        while head := self._receive(wire.HEADER_SIZE):
+            header = wire.unpack_header(head)
             body, payloads = self._receive(header.body), self._receive(header.payloads)
             if body is None or payloads is None:
                 return
-            if header.kind is Kind.BATCH and header.generation == self._generation:
+            if header.kind is FrameKind.BATCH and header.generation == self._generation:
                 yield header, body, memoryview(payloads)
 
     def _receive(self, size: int) -> bytearray | None:

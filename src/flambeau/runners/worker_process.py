@@ -16,16 +16,17 @@ from pathlib import Path
 
 import msgspec
 
-from flambeau import cgroup, errors, logs
-from flambeau.config import Settings
+from flambeau import errors
 from flambeau.errors import EngineError, SetupError
-from flambeau.process import NO_TELEMETRY, OWN_GROUP, interpreter
-from flambeau.runners import ipc
-from flambeau.runners.base import Batch, Loss, Warm, WorkerLostError
-from flambeau.runners.ipc import Failed, FrameError, Header, Kind
-from flambeau.runners.spec import ReplicaSpec
+from flambeau.runners import wire
+from flambeau.runners.base import Batch, Loss, ReplicaInfo, ReplicaSpec, WorkerLostError
 from flambeau.runners.watchdog import Watchdog
-from flambeau.runners.worker import WorkerOrder
+from flambeau.runners.wire import Failed, FrameError, FrameKind, Header
+from flambeau.runners.worker import WorkerConfig
+from flambeau.settings.service import Settings
+from flambeau.system import machine
+from flambeau.system.process import NO_TELEMETRY, OWN_GROUP, interpreter
+from flambeau.telemetry import logs
 from flambeau.types import Outcome
 
 _PIECE = 256 * 1024  # bytes that are handed to the system at a time
@@ -51,11 +52,11 @@ class OomKills:
     """What the kernel killed for want of memory in this control group. Each kill explains one worker's death."""
 
     def __init__(self) -> None:
-        self._explained = cgroup.oom_kills()
+        self._explained = machine.oom_kills()
 
     def explain_one(self) -> bool:
         """Whether there was a kill that has not explained another death."""
-        if cgroup.oom_kills() <= self._explained:
+        if machine.oom_kills() <= self._explained:
             return False
         self._explained += 1
         return True
@@ -69,7 +70,7 @@ class WorkerProcess:
         self.generation = generation
         self.busy = False
         self.wide = spec.wide_threads > 0
-        self.started: asyncio.Future[Warm] = loop.create_future()
+        self.started: asyncio.Future[ReplicaInfo] = loop.create_future()
         self.started.add_done_callback(lambda started: started.cancelled() or started.exception())  # if nobody asks
         self.lost: asyncio.Future[Loss] = loop.create_future()
         self.gone = asyncio.Event()  # dead, reaped, and all that belonged to it closed
@@ -81,7 +82,7 @@ class WorkerProcess:
         self._oom_kills = oom_kills
         mine, theirs = socket.socketpair()
         log = logs.descriptor()
-        order = WorkerOrder(
+        order = WorkerConfig(
             spec, generation, os.getpid(), settings.max_worker_memory, settings.log_level, log, logs.in_json()
         )
         command = [interpreter(), "-P", "-m", "flambeau.runners.worker", str(theirs.fileno())]
@@ -130,7 +131,7 @@ class WorkerProcess:
         watchdog = Watchdog(timeout, self._hang)
         try:
             items = [(work.item, work.seconds_left) for work in batch]
-            frame = ipc.pack_batch(self.generation, identity, items, wide=wide)
+            frame = wire.pack_batch(self.generation, identity, items, wide=wide)
             await self._send(frame)
             outcomes: list[Outcome] = await future
         finally:
@@ -141,7 +142,7 @@ class WorkerProcess:
             raise WorkerLostError("crashed")
         return outcomes
 
-    async def _send(self, frame: list[ipc.Buffer]) -> None:
+    async def _send(self, frame: list[wire.Buffer]) -> None:
         """Send a batch. What is long goes piece by piece, and the loop goes on between two of them.
 
         A worker that is lost meanwhile is told of by `lost`.
@@ -169,7 +170,7 @@ class WorkerProcess:
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         try:
             while True:
-                header = ipc.unpack_header(await reader.readexactly(ipc.HEADER_SIZE))
+                header = wire.unpack_header(await reader.readexactly(wire.HEADER_SIZE))
                 self._take(header, await reader.readexactly(header.body))
         except (asyncio.IncompleteReadError, OSError):
             # Dead, or dying, or alive without a socket: the sentinel tells, and if it does not the worker is killed.
@@ -190,12 +191,12 @@ class WorkerProcess:
     def _take(self, header: Header, body: bytes) -> None:
         if header.generation != self.generation or self.lost.done():
             return
-        if header.kind is Kind.ANSWER:
+        if header.kind is FrameKind.ANSWER:
             future = self._batches.get(header.batch)
             if future is not None and not future.done():
-                future.set_result(ipc.unpack_outcomes(body))
+                future.set_result(wire.unpack_outcomes(body))
             return
-        begun = ipc.unpack_start(header.kind, body)
+        begun = wire.unpack_start(header.kind, body)
         self._startup.cancel()
         if self.started.done():
             return
@@ -205,7 +206,7 @@ class WorkerProcess:
                 kind = EngineError
             self.started.set_exception(kind(begun.message))
         else:
-            self.started.set_result(Warm(begun.device, begun.cost))
+            self.started.set_result(ReplicaInfo(begun.device, begun.cost))
 
     def _start_too_slow(self) -> None:
         if not self.started.done():

@@ -1,0 +1,104 @@
+"""A network that is ready to compute, and the pipeline that its input asks for. Without torch, for graphs have none."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from flambeau.builder.shapes import InputForm
+from flambeau.bundle.storage import Architecture, ImageConfig, TensorConfig
+from flambeau.checkpoints.last_operation import Ending
+from flambeau.errors import SourceError
+from flambeau.settings.source import SourceOptions
+from flambeau.sources.request import BuildRequest, refuse_idle
+from flambeau.types import TensorSpec
+
+OF_ANY_NETWORK = ("arch", "arch_args", "weights", "weights_key", "pipeline", "input_shape", "output_name", "samples")
+"""Options that have an effect on every network, whatever it takes."""
+
+Tell = Callable[[str], None]
+Exporter = Literal["dynamo", "torchscript", "ready"]
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A network that is ready to compute, and what is known of it.
+
+    `network` takes rows of `input` and answers as many rows; `rows`, where set, is the only number of rows it takes.
+    `architecture` is `None` for a network that came as a program: then only its export can serve. `labels` is where
+    the class names come from, `classes` are those that lay beside the weights. `official`: the weights are published
+    ones. `without_head` is the place of the head that the weights lack. `exports` names the exporter; with `ready` the
+    ONNX graph lies in the bundle already, `network` computes it from arrays to an array and not from tensors, and
+    `ending` is what it ends in. `output` is the name of its output and `shape` that of a row of it; `plain`: it returns
+    that tensor and nothing else. `one_row` is why it is given one row at a time.
+    """
+
+    network: Callable[[Any], Any]
+    name: str
+    architecture: Architecture | None
+    pipeline: ImageConfig | TensorConfig
+    input: TensorSpec
+    labels: str | None = None
+    classes: tuple[str, ...] | None = None
+    rows: int | None = None
+    exports: Exporter = "dynamo"
+    output: str = "output"
+    shape: tuple[int, ...] = ()
+    plain: bool = True
+    official: bool = False
+    without_head: str | None = None
+    ending: Ending | None = None
+    one_row: str | None = None
+
+
+def dressed(
+    network: Callable[[Any], Any],
+    taken: InputForm,
+    order: BuildRequest,
+    *,
+    name: str,
+    architecture: Architecture | None,
+    tell: Tell,
+    classes: tuple[str, ...] | None = None,
+    exports: Exporter = "dynamo",
+    output: str = "output",
+    ending: Ending | None = None,
+) -> Filled:
+    """A network of unknown making with the pipeline that its input asks for."""
+    options = order.options
+    if taken.note:
+        tell(taken.note)
+    pipeline: ImageConfig | TensorConfig = TensorConfig()
+    if taken.image is not None:
+        pipeline = customised(taken.image, options)
+        tell(f"images are prepared with {pipeline}: --resize, --crop, --mean and --std say otherwise")
+    else:
+        refuse_idle(options, f"{name}, a network over numbers", used=OF_ANY_NETWORK)
+    return Filled(
+        network=network,
+        name=name,
+        architecture=architecture,
+        pipeline=pipeline,
+        input=taken.input,
+        labels=options.labels,
+        classes=classes,
+        rows=taken.rows,
+        exports=exports,
+        output=output,
+        ending=ending,
+        one_row=taken.one_row,
+    )
+
+
+def customised(pipeline: ImageConfig, options: SourceOptions) -> ImageConfig:
+    """The pipeline with what the user says about it. Raises `SourceError` for numbers that do not fit its channels."""
+    asked = {key: getattr(options, key) for key in ("resize", "crop", "mean", "std", "threshold")}
+    for key in ("mean", "std"):
+        if asked[key] is not None and len(asked[key]) != len(pipeline.mean):
+            raise SourceError(
+                f"--{key} has {len(asked[key])} numbers, but the network takes {len(pipeline.mean)} channels"
+            )
+    if asked["crop"] is not None and asked["resize"] is None and pipeline.resize < asked["crop"]:
+        asked["resize"] = asked["crop"]
+    return msgspec.structs.replace(pipeline, **{key: value for key, value in asked.items() if value is not None})

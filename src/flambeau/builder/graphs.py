@@ -1,0 +1,99 @@
+"""A foreign ONNX graph, proved to be one that can be opened and run: within limits, by a process that is thrown away.
+
+    graphs.prove(file, "input", (3, 224, 224))      # returns, or raises what the user is told
+
+What happens over there is `flambeau.builder.sandbox.onnx_graph`'s. A graph that passed may still compute without an end
+for other numbers than it was tried with, so `hold` puts limits on the process that goes on with it, as wide as they can
+be.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import msgspec
+
+from flambeau import checkpoints
+from flambeau.builder.sandbox.messages import LONGEST_LINE, GraphOrder, Read, ReaderMessage, ReadRefused
+from flambeau.builder.sandbox.reader import ENVIRONMENT, tame
+from flambeau.errors import SourceError
+from flambeau.settings.service import usable_cores
+from flambeau.system.process import NO_TELEMETRY, cpu_alarm, limit_memory
+
+_MEMORY = 2 << 30  # bytes beside the weights, for one row
+_TIMES = 6  # the weights: read, parsed, checked, opened, optimised, and laid out anew
+_CPU_SECONDS = 15
+_CPU_BYTES_PER_SECOND = 20_000_000
+_SLOWEST = 20  # wall clock seconds for one of processor time, on a machine that is busy with other things
+
+_MEMORY_OF_A_BUILD = 16 << 30
+_CPU_SECONDS_OF_A_BUILD = 300  # a core
+_GIVEN = 10  # times that, where it computes what the user gave
+
+
+def prove(file: Path, given: str, shape: tuple[int, ...]) -> str:
+    """Open the graph and compute one row of `shape` for its input `given`, float32.
+
+    Returns what it was locked in by, in words. Raises `SourceError`.
+    """
+    size = _size(file)
+    seconds = _CPU_SECONDS + size // _CPU_BYTES_PER_SECOND
+    order = GraphOrder(str(file), os.getpid(), given, shape, memory=_MEMORY + _TIMES * size, cpu_seconds=seconds)
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-W", "ignore", "-m", "flambeau.builder.sandbox.onnx_graph",
+         msgspec.json.encode(order).decode()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+        | NO_TELEMETRY
+        | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
+    )  # fmt: skip
+    watch = threading.Timer(_SLOWEST * seconds, process.kill)
+    watch.daemon = True
+    watch.start()
+    try:
+        assert process.stdout is not None  # it is a pipe
+        line = process.stdout.readline(LONGEST_LINE)
+        code = process.wait()
+    finally:
+        watch.cancel()
+        process.kill()
+        process.communicate()
+    said: ReaderMessage | None = None
+    with contextlib.suppress(msgspec.MsgspecError):
+        said = msgspec.json.decode(line, type=ReaderMessage) if line else None
+    if isinstance(said, ReadRefused):
+        raise SourceError(tame(said.reason))
+    if not isinstance(said, Read) or code:
+        raise SourceError(_ending(file, code, order))
+    return tame(said.sandbox)
+
+
+def _ending(file: Path, code: int, order: GraphOrder) -> str:
+    what = f"one row of shape {list(order.shape)}"
+    if code in (-signal.SIGXCPU, -signal.SIGKILL):
+        return (
+            f"{file.name} does not come to an end: opening it and computing {what} took more than "
+            f"{order.cpu_seconds} s of one processor, or all memory of this machine"
+        )
+    ending = f"signal {-code}" if code < 0 else f"exit code {code}"
+    return f"{file.name} brings ONNX Runtime down ({ending}) when it is opened, or computes {what}: export it again"
+
+
+def hold(file: Path, *, given: bool) -> None:
+    """Limit this process, which goes on with the graph. `given`: it computes inputs that the user gave as well."""
+    if not given:
+        limit_memory(_MEMORY_OF_A_BUILD + 2 * _TIMES * _size(file))
+    cpu_alarm(_CPU_SECONDS_OF_A_BUILD * usable_cores() * (_GIVEN if given else 1))
+
+
+def _size(file: Path) -> int:
+    """The bytes of the graph and of what lies beside it."""
+    try:
+        return sum(path.stat().st_size for path in (file, *checkpoints.files_beside(file)))
+    except OSError as error:
+        raise SourceError(f"{file.name} cannot be read: {error.strerror}") from error

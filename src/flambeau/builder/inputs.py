@@ -1,0 +1,110 @@
+"""What a network of unknown making takes: images or numbers, and of which size.
+
+Told from its first layer where that is certain, by trying it where trying shows it, and else asked of the user. It
+reads no files.
+"""
+
+import contextlib
+
+import torch
+from torch import nn
+
+from flambeau.architectures import single_output
+from flambeau.builder import signature_words
+from flambeau.builder.shapes import InputForm, as_images, of_shape
+from flambeau.errors import SourceError
+from flambeau.identify import sketches
+from flambeau.settings.source import SourceOptions
+from flambeau.types import TensorSpec
+
+_USUAL_SIZES = (224, 28, 32, 48, 64, 84, 96, 112, 128, 150, 160, 180, 192, 227, 240, 256, 299, 300, 320, 384, 448, 512)
+"""Sides of square images that people train on, the most usual first: from MNIST's to the large transformers'."""
+
+
+def infer(network: nn.Module, name: str, options: SourceOptions) -> InputForm:
+    """What the network takes. Raises `SourceError` that asks for `--input-shape` where that cannot be told, and names
+    the way out of a network that is not one of one tensor in and out."""
+    signature_words.require_one_input(network, name)
+    taken = _inferred(network, name, options)
+    signature_words.require_decimals(network, name, taken.input.shape)
+    return taken
+
+
+def _inferred(network: nn.Module, name: str, options: SourceOptions) -> InputForm:
+    layer, shape = _first_layer(network)
+    channels = shape[1] if layer.startswith("Conv2d") and len(shape) == 4 else None
+    if options.input_shape is not None:
+        if channels is None and options.pipeline is None:  # three sizes alone do not make a picture
+            return InputForm(TensorSpec("input", "float32", options.input_shape))
+        return of_shape(options.input_shape, name, options)
+    if channels in (1, 3) and options.pipeline != "tensor":
+        return _by_trying(network, channels, name, options)
+    if layer == "Linear" and options.pipeline != "image":
+        return InputForm(TensorSpec("input", "float32", (shape[1],)))
+    if layer.startswith("Embedding"):
+        raise SourceError(
+            f"{name} begins with a table of {shape[0]} vectors ({layer}), so it takes whole numbers such as token ids, "
+            f"and only decimal numbers are served: {sketches.AROUND}"
+        )
+    raise SourceError(
+        f"the input of {name} cannot be told from its first layer ({layer}): "
+        f"say the shape of one item with --input-shape, such as --input-shape {_example(layer, shape)}"
+    )
+
+
+def _example(layer: str, shape: tuple[int, ...]) -> str:
+    """A shape that a network with this first layer may take."""
+    if layer.startswith("Conv") and len(shape) > 2:
+        sides = {"Conv1d": ("100",), "Conv2d": ("32", "32")}.get(layer, ("16", "32", "32"))
+        return ",".join((str(shape[1]), *sides))
+    if layer in ("LSTM", "GRU", "RNN"):
+        return f"10,{shape[-1]}"
+    return str(shape[-1]) if shape else "4"
+
+
+def _by_trying(network: nn.Module, channels: int, name: str, options: SourceOptions) -> InputForm:
+    """The side of the images: as `--crop` has it, else the usual one that the network computes."""
+    sides = (options.crop,) if options.crop else _USUAL_SIZES
+    fitting = next((side for side in sides if _answers_rows(network, (channels, side, side))), None)
+    if fitting is None:
+        computed = next(
+            (side for side in sides if signature_words.of(network, (channels, side, side)) is not None), None
+        )
+        tried = f"{options.crop} pixels" if options.crop else "any usual size"
+        begins = f"{name} begins with a convolution of {channels} channels"
+        if computed is None:
+            raise SourceError(
+                f"{begins}, but computes no images of {tried}: name the shape with --input-shape {channels},H,W"
+            )
+        shape = (channels, computed, computed)
+        raise SourceError(
+            f"{begins}, but does not turn images of {tried} into rows of numbers: serve it over numbers with "
+            f"--input-shape {','.join(map(str, shape))} --pipeline tensor, or {sketches.AROUND}"
+        )
+    taken = as_images((channels, fitting, fitting), name, options)
+    if options.crop:
+        return taken
+    note = (
+        f"{name} takes images of {channels} channels, and {fitting} × {fitting} pixels are taken: --crop says otherwise"
+    )
+    return InputForm(taken.input, image=taken.image, note=note)
+
+
+def _answers_rows(network: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether the network makes rows of numbers of such images, as one of its outputs at least.
+
+    One image is tried, and then two: a network that needs two is told so when it is probed.
+    """
+    for rows in (1, 2):
+        with torch.inference_mode(), contextlib.suppress(Exception):  # that it raises is the answer
+            found = single_output.parts(network(torch.zeros(rows, *shape))).values()
+            return any(each.dim() < 2 or (each.dim() == 2 and len(each) == rows) for each in found)
+    return False
+
+
+def _first_layer(network: nn.Module) -> tuple[str, tuple[int, ...]]:
+    """The kind of the first layer that has weights, and the shape of its first weight."""
+    for module in network.modules():
+        for parameter in module.parameters(recurse=False):
+            return getattr(module, "original_name", type(module).__name__), tuple(parameter.shape)
+    return "no layer with weights", ()

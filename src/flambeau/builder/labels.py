@@ -1,0 +1,131 @@
+"""Class names: the built-in ImageNet list, and the file formats people have.
+
+* `imagenet`: the 1,000 classes of ILSVRC 2012 with their WordNet ids
+* `imagenet_class_index.json`: `{"0": ["n01440764", "tench"], ...}`
+* `index_to_name.json`: `{"0": "cat", ...}`
+* `class_to_idx.json`, as torchvision's `ImageFolder` has it: `{"cat": 0, ...}`
+* a JSON list of names, or an object that has one of these under a name such as `classes` or `id2label`
+* a text file: one name a line, in the order of the model's outputs; or a number and a name, as `0,cat` or `0 cat`
+
+What could be read in two ways is refused.
+"""
+
+import json
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from flambeau.errors import LabelsError
+from flambeau.types import Label
+
+IMAGENET = "imagenet"
+
+
+def load(source: str, *, outputs: int) -> tuple[Label, ...]:
+    """The labels in the order of the model's `outputs`. Raises `LabelsError`; a wrong count names both numbers."""
+    if source == IMAGENET:
+        labels = _of(
+            json.loads(resources.files("flambeau.builder").joinpath("imagenet_class_index.json").read_text("utf-8"))
+        )
+        what = "the ImageNet list"
+    else:
+        what = f"--labels {source}"
+        labels = _from_file(Path(source), what)
+    if len(labels) != outputs:
+        raise LabelsError(f"{what} has {len(labels)} classes, but the model has {outputs} outputs")
+    return labels
+
+
+def _from_file(path: Path, what: str) -> tuple[Label, ...]:
+    try:
+        text = path.read_text("utf-8-sig")
+    except OSError as error:
+        raise LabelsError(f"{what} cannot be read ({error.strerror}): name a file, or imagenet") from error
+    except UnicodeDecodeError:
+        raise LabelsError(f"{what} is not text in UTF-8") from None
+    if re.match(r"\s*(\{|\[\s*[\[\"])", text):  # a name in brackets is a name
+        return _parsed(text, what)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    names = _numbered(lines, what) or lines
+    return tuple(Label(str(index), name) for index, name in enumerate(names))
+
+
+def _parsed(text: str, what: str) -> tuple[Label, ...]:
+    try:
+        return _of(json.loads(text))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise LabelsError(
+            f'{what} is not a table of classes like {{"0": ["n01440764", "tench"]}}, {{"0": "cat"}}, {{"cat": 0}} or '
+            f'["cat"]: {error}'
+        ) from error
+
+
+def _numbered(lines: list[str], what: str) -> list[str] | None:
+    """The names of lines that all begin with the number of their class, in its order; `None` for plain names.
+
+    With a comma, tab, semicolon or colon behind them numbers are taken for such; with a blank only where they are 0 to
+    the last, for "5 euros" is a name as well.
+    """
+    found = [_NUMBERED.fullmatch(line) for line in lines]
+    if len(found) > 1 and found[0] is None and all(found[1:]) and _HEADER.fullmatch(lines[0]):
+        found, lines = found[1:], lines[1:]
+    parts = [match for match in found if match]
+    if not parts or len(parts) < len(lines):
+        return None
+    names = {int(match[1]): match[3] for match in parts}
+    if sorted(names) == list(range(len(lines))):
+        return [names[index] for index in range(len(lines))]
+    if all(match[2].strip() for match in parts) or any("\t" in match[2] for match in parts):
+        raise LabelsError(
+            f"{what} gives its lines numbers that are not those of the classes, 0 to {len(lines) - 1}: write one name "
+            "a line, in the order of the model's outputs"
+        )
+    return None
+
+
+_NUMBERED = re.compile(r"(\d{1,6})(\s*[,;:\t]\s*| +)(\S.*)")
+_HEADER = re.compile(r"\w+(\s*[,;:\t]\s*)\w+")
+_KEYS = (
+    "object_type_names", "classes", "class_names", "labels", "names", "categories", "class_to_idx", "idx_to_class",
+    "id2label", "label2id",
+)  # fmt: skip
+"""Names under which programs keep their classes."""
+
+
+def _of(table: Any) -> tuple[Label, ...]:
+    """The classes of a JSON value. Raises `ValueError` or `TypeError` that says what is odd of it."""
+    if isinstance(table, list):
+        return tuple(_label(index, entry) for index, entry in enumerate(table))
+    if not isinstance(table, dict):
+        raise TypeError("it is neither an object nor a list")
+    within = [key for key in _KEYS if isinstance(table.get(key), dict | list)]
+    if within:
+        found = [_of(table[key]) for key in within]
+        if any(each != found[0] for each in found):
+            raise ValueError(f"{' and '.join(within)} in it differ")
+        return found[0]
+    if table and all(type(index) is int for index in table.values()):
+        table = _turned(table)
+    missing = [index for index in range(len(table)) if str(index) not in table]
+    if missing:
+        raise ValueError(f'class "{missing[0]}" is missing')
+    return tuple(_label(index, table[str(index)]) for index in range(len(table)))
+
+
+def _turned(numbers: dict[str, int]) -> dict[str, str]:
+    """`{"cat": 0}` as `{"0": "cat"}`."""
+    turned = {str(index): name for name, index in numbers.items()}
+    if turned.keys() == numbers.keys() and turned != {name: str(index) for name, index in numbers.items()}:
+        raise ValueError("its names are numbers as well, so that it could be read either way")
+    if len(turned) < len(numbers):
+        raise ValueError("two of its classes have the same number")
+    return turned
+
+
+def _label(index: int, entry: Any) -> Label:
+    if isinstance(entry, str):
+        return Label(str(index), entry)
+    if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)):
+        raise TypeError(f'class "{index}" is neither a name nor [id, name]')
+    return Label(*entry)

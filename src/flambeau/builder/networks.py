@@ -1,0 +1,154 @@
+"""Weights to a network that can compute: its architecture found or as told, filled, and what it takes and answers."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import nn
+
+from flambeau import architectures, identify
+from flambeau.builder import inputs, parts
+from flambeau.builder.filled import OF_ANY_NETWORK, Filled, Tell, customised, dressed
+from flambeau.builder.labels import IMAGENET
+from flambeau.builder.weights import Weights
+from flambeau.bundle.storage import Architecture, ImageConfig, TensorConfig
+from flambeau.errors import SourceError
+from flambeau.identify import sketches
+from flambeau.identify.finding import Fit, Identified
+from flambeau.settings.source import SourceOptions
+from flambeau.sources.request import BuildRequest, refuse_idle
+from flambeau.types import TensorSpec
+
+DEFAULT_THRESHOLD = 0.2
+"""Below it the embedded model recognises nothing: of what is in no picture of its training it is never this sure."""
+
+
+def registered(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
+    """The network that the weights belong to, found by their names and shapes, or the one that `--arch` names.
+
+    Raises `SourceError` with the nearest networks when none fits.
+    """
+    options = order.options
+    finding = identify.detect(
+        weights.entry.tensors,
+        wanted=order.architecture,
+        args=options.arch_args,
+        hidden_activation=options.hidden_activation,
+    )
+    fit = finding.fit
+    if fit is None:
+        raise SourceError(_nothing_fits(order, finding))
+    for note in (fit.why, *finding.notes):
+        if note:
+            tell(note)
+    if options.num_classes not in (None, fit.classes):
+        raise SourceError(
+            f"--num-classes {options.num_classes}, but the last layer of {fit.architecture.name} in the file has "
+            f"{fit.classes}: leave it out, or name another file"
+        )
+    network = architectures.create(fit.architecture)
+    whole = parts.multiplied_out(weights.tensors)
+    tensors = {ours: whole[theirs] for theirs, ours in fit.keys.items()}
+    architectures.fill(network, tensors, name=fit.architecture.name)
+    if fit.pipeline is None:
+        return _over_numbers(network, fit.architecture, options)
+    return _over_images(network, fit, order, weights, tell=tell)
+
+
+def pretrained(
+    architecture: Architecture, state: Mapping[str, torch.Tensor], pipeline: ImageConfig, options: SourceOptions
+) -> Filled:
+    """The network of a name with the weights that its library fetched, and the transform published with them."""
+    network = architectures.create(architecture)
+    architectures.fill(network, state, name=architecture.name)
+    pipeline = customised(pipeline, options)
+    return Filled(
+        network=network,
+        name=architecture.name,
+        architecture=architecture,
+        pipeline=pipeline,
+        input=TensorSpec("input", "float32", (3, pipeline.crop, pipeline.crop)),
+        labels=options.labels or IMAGENET,
+        official=True,
+    )
+
+
+def _over_numbers(network: nn.Module, architecture: Architecture, options: SourceOptions) -> Filled:
+    refuse_idle(options, f"{architecture.name}, a network over numbers", used=OF_ANY_NETWORK)
+    features = next(layer["sizes"][0] for layer in architecture.args["layers"] if layer["sizes"])
+    return Filled(
+        network=network,
+        name=architecture.name,
+        architecture=architecture,
+        pipeline=TensorConfig(),
+        input=TensorSpec("input", "float32", (features,)),
+    )
+
+
+def _over_images(network: nn.Module, fit: Fit, order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
+    options = order.options
+    published = identify.published(weights.sha256, architecture=fit.architecture.name)
+    _compare_name(str(order.file or ""), weights.sha256, tell=tell)
+    if published:
+        tell(f"these are the official weights {published.architecture} {published.name}: prepared as in their recipe")
+    pipeline = published.pipeline if published else fit.pipeline
+    assert pipeline is not None  # the caller has looked
+    threshold = DEFAULT_THRESHOLD if order.kind == "default" else pipeline.threshold
+    pipeline = customised(msgspec.structs.replace(pipeline, threshold=threshold), options)
+    return Filled(
+        network=network,
+        name=fit.architecture.name,
+        architecture=fit.architecture,
+        pipeline=pipeline,
+        input=TensorSpec("input", "float32", (3, pipeline.crop, pipeline.crop)),
+        labels=options.labels or (IMAGENET if published else None),
+        classes=weights.classes,
+        official=published is not None,
+        without_head=fit.architecture.head.path if fit.features and fit.architecture.head else None,
+    )
+
+
+_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.\w+$")  # resnet18-f37072fd.pth: how torchvision names its files
+
+
+def _compare_name(file: str, sha256: str, *, tell: Tell) -> None:
+    """Say so when a file is named like official weights, and holds something else."""
+    named = _HASH_IN_NAME.search(file)
+    if named and not sha256.startswith(named[1]):
+        tell(
+            f"the name of {Path(file).name} promises contents whose sha256 begins with {named[1]}, but it begins with "
+            f"{sha256[:8]}: these are not the official weights, or they were damaged on the way"
+        )
+
+
+def own(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
+    """The network that somebody's own class makes, filled strictly."""
+    options, code = order.options, order.code
+    assert code is not None  # that is what makes it an own network
+    architecture = Architecture(registry="code", name=code.name, args=dict(options.arch_args), code=code)
+    network = architectures.create(architecture, allow_code=options.allow_code)
+    tensors = {_unwrapped(key, weights.tensors): tensor for key, tensor in weights.tensors.items()}
+    tensors = parts.multiplied_out(tensors, unless=network.state_dict().keys())
+    architectures.fill(network, tensors, name=code.name)
+    taken = inputs.infer(network, code.name, options)
+    return dressed(network, taken, order, name=code.name, architecture=architecture, classes=weights.classes, tell=tell)
+
+
+def _unwrapped(key: str, keys: "dict[str, torch.Tensor]") -> str:
+    """The key without what DataParallel and torch.compile put before every one."""
+    for prefix in ("module.", "_orig_mod."):
+        if all(each.startswith(prefix) for each in keys):
+            return key.removeprefix(prefix)
+    return key
+
+
+def _nothing_fits(order: BuildRequest, finding: Identified) -> str:
+    """What is nearest, how it differs, and what to try."""
+    others = [near.name for near in finding.near[1:]]
+    also = f" (nearest after that: {', '.join(others)})" if others and order.architecture is None else ""
+    advice = finding.advice
+    if finding.known and sketches.of_images(finding.known, "", ()):
+        advice = advice.replace(sketches.AROUND, sketches.ask(str(order.file)))
+    return f"{Path(str(order.file)).name}: {advice}{also}"

@@ -1,0 +1,69 @@
+"""Somebody's own code to its place in a bundle, and the bundle of a Python model, which is nothing but code."""
+
+import shutil
+import sys
+import sysconfig
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import msgspec
+
+from flambeau.builder import golden_samples
+from flambeau.bundle import storage
+from flambeau.bundle.storage import CodeReference, Manifest, PythonConfig, Source
+from flambeau.sources.request import BuildRequest, Event, Step
+from flambeau.version import VERSION
+
+
+def build(
+    order: BuildRequest, folder: Path, given: Sequence[golden_samples.GivenSample], *, say: Callable[[Event], None]
+) -> None:
+    """The bundle of a Python model: its file and its name. The code is copied, not run."""
+    assert order.code is not None  # `flambeau.sources.request` gives every Python model its reference
+    say(Step(1, 1, f"packing {order.name}"))
+    code = keep_code(order.code, folder, portable=order.portable)
+    source = Source(kind="python", name=Path(code.file).name if code.file else str(code.module))
+    manifest = Manifest(
+        format=storage.FORMAT,
+        name=order.name,
+        flambeau=VERSION,
+        source=source,
+        pipeline=PythonConfig(code=code),
+        engine="python",
+        task="python",
+    )
+    if given:
+        golden_samples.keep(given, folder)
+    storage.write_manifest(folder, manifest)
+
+
+def imported() -> tuple[str, ...]:
+    """The files of own code that this process has imported: what lies neither in Python's folders nor in ours."""
+    paths = sysconfig.get_paths()
+    theirs = [Path(paths[name]).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    theirs.append(Path(storage.__file__).resolve().parent)
+    files = {Path(file).resolve() for module in list(sys.modules.values()) if (file := _file(module))}
+    return tuple(
+        str(file)
+        for file in sorted(files)
+        if not any(file.is_relative_to(folder) for folder in theirs)
+        and not {"site-packages", "dist-packages"} & set(file.parts)
+    )
+
+
+def _file(module: ModuleType) -> str | None:
+    """Where the module's source lies. Some modules answer for every attribute, with what is no text."""
+    file = getattr(module, "__file__", None)
+    return file if isinstance(file, str) and file.endswith(".py") and Path(file).is_file() else None
+
+
+def keep_code(code: CodeReference, folder: Path, *, portable: bool) -> CodeReference:
+    """Copy the code's file into the bundle. A portable bundle forgets the folder that siblings came from."""
+    root = None if portable else code.root
+    if not code.file:
+        return msgspec.structs.replace(code, root=root)
+    member = Path("code", Path(code.file).name)
+    (folder / "code").mkdir(exist_ok=True)
+    shutil.copyfile(code.file, folder / member)
+    return msgspec.structs.replace(code, file=str(member), root=root)

@@ -1,0 +1,132 @@
+"""What a PyTorch network really does with a probe, operation by operation: the ending of what it returns.
+
+It holds for whatever can be called: eager code, TorchScript, exported programs, networks that cannot be exported.
+"""
+
+from collections.abc import Callable, Iterator, MutableMapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from flambeau.checkpoints import last_operation
+from flambeau.checkpoints.last_operation import UNKNOWN, Ending, Node
+from flambeau.identify import naming
+
+
+def run(network: Callable[[torch.Tensor], Any], rows: torch.Tensor) -> tuple[Any, Callable[[torch.Tensor], Ending]]:
+    """What the network returns for the rows, and a function that tells the ending of any tensor in it.
+
+    Raises what the network raises.
+    """
+    recorder = _Recorder()
+    with recorder, torch.inference_mode():
+        result = network(rows)
+    return result, recorder.ending
+
+
+def of_script(network: object) -> Ending:
+    """The ending of a TorchScript module's graph: frozen ones cannot be recorded. Of other networks it is unknown."""
+    if not isinstance(network, torch.jit.ScriptModule):
+        return UNKNOWN
+    graph: Any = network.inlined_graph
+    nodes = (
+        Node(
+            _SCRIPT_NODES.get(node.kind(), node.kind().partition("::")[2]),
+            tuple(each.debugName() for each in node.inputs()),
+            tuple(each.debugName() for each in node.outputs()),
+        )
+        for node in graph.nodes()
+    )
+    [answer, *others] = graph.outputs()
+    return UNKNOWN if others else last_operation.of_graph(nodes).get(answer.debugName(), UNKNOWN)
+
+
+_SCRIPT_NODES = {"prim::Constant": "Constant", "prim::GetAttr": "Constant", "prim::ListConstruct": "cat"}
+
+
+def head_taken_off(network: Callable[[torch.Tensor], Any], rows: torch.Tensor, *, after: Ending) -> str | None:
+    """The name of the `nn.Identity` that is the last layer to be called, as in `fc = nn.Identity()`; `None` without.
+
+    It counts after features, or where it is named like a head: an activation that was left out may be one too.
+    """
+    if not isinstance(network, nn.Module):
+        return None
+    last: list[str] = []
+    hooks = []
+    for name, module in network.named_modules():
+        if name and not any(True for _ in module.children()) and not isinstance(module, torch.jit.ScriptModule):
+            hooks.append(module.register_forward_hook(lambda *_, name=name: last.append(name)))
+    try:
+        with torch.inference_mode():
+            network(rows)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not last or not isinstance(network.get_submodule(last[-1]), nn.Identity):
+        return None
+    named = naming.is_head(f"{last[-1]}.weight")
+    return last[-1] if named or after.kind in ("features", "other") else None
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not type how subclasses are made
+    """Notes for each tensor in what it ends. It keeps no tensor alive.
+
+    What is written in place through a view changes its base too: `y[:, 1:].sigmoid_()` changes a part of `y`. So the
+    last write to each storage is noted as well, and counts for the tensors that are older than it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._endings: MutableMapping[torch.Tensor, tuple[int, Ending]] = WeakTensorKeyDictionary()
+        self._written: dict[int, tuple[int, Ending]] = {}
+        self._clock = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self._clock += 1
+        operation = func.name().partition("::")[2].partition(".")[0]
+        in_place = operation.endswith("_") and not operation.startswith("_")
+        plain = operation.rstrip("_") if in_place else operation  # relu_ does what relu does
+        given = [self._known(each) for each in _tensors(args)]
+        for tensor in _tensors(result):
+            spatial = any(size != 1 for size in tensor.shape[2:])
+            ending = last_operation.ending(plain, given, spatial=spatial)
+            if in_place and (storage := _storage(tensor)) is not None:
+                whole = tensor.numel() * tensor.element_size() >= tensor.untyped_storage().nbytes()
+                self._written[storage] = (self._clock, ending if whole else last_operation.PARTLY)
+            self._endings[tensor] = (self._clock, ending)
+        return result
+
+    def ending(self, tensor: torch.Tensor) -> Ending:
+        """The ending of a tensor."""
+        return self._known(tensor) or UNKNOWN
+
+    def _known(self, tensor: torch.Tensor) -> Ending | None:
+        """The ending of a tensor; `None` for a constant or an input."""
+        made, ending = self._endings.get(tensor, (0, None))
+        storage = _storage(tensor)
+        written, of_write = (0, None) if storage is None else self._written.get(storage, (0, None))
+        return of_write if written > made else ending
+
+
+def _storage(tensor: torch.Tensor) -> int | None:
+    """The address of the tensor's memory; `None` where it has none that can be told."""
+    try:
+        return tensor.untyped_storage().data_ptr() or None
+    except (NotImplementedError, RuntimeError):  # sparse and others
+        return None
+
+
+def _tensors(values: Any) -> Iterator[torch.Tensor]:
+    """The tensors among arguments or results, which are nested once at most."""
+    if isinstance(values, torch.Tensor):
+        yield values
+    elif isinstance(values, list | tuple):
+        for each in values:
+            if isinstance(each, torch.Tensor):
+                yield each
+            elif isinstance(each, list | tuple):
+                yield from (inner for inner in each if isinstance(inner, torch.Tensor))

@@ -1,0 +1,81 @@
+"""A torch file to the tensors of one of its mappings, with `weights_only=True`: there is no other way here (T-01).
+
+Everything is held against the report that `flambeau.checkpoints` made of the same bytes without unpickling them. It
+runs inside the sandbox, with everything open and imported that it needs.
+"""
+
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from flambeau.checkpoints.report import Report, TensorMapping
+from flambeau.errors import SourceError
+
+_REMEDY = "save the weights alone with torch.save(model.state_dict(), PATH)"
+
+
+def load(
+    file: IO[bytes], mapped: Path | None, report: Report, *, name: str, permitted: Sequence[tuple[Any, str]]
+) -> Any:
+    """What the file holds, on the CPU. Raises `SourceError`.
+
+    `mapped` names the same open file as a path; where it is given, and the format has it, tensors are not read but
+    mapped, and take no memory. `permitted` are the globals that may be named beside torch's own.
+    """
+    place = mapped if report.format == "torch-zip" else None
+    try:
+        with torch.serialization.safe_globals(list(permitted)):
+            return torch.load(place or file, map_location="cpu", weights_only=True, mmap=place is not None)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error))
+        what = f" ({found[1]})" if found else ""
+        raise SourceError(f"{name} holds more than weights{what}, and reading that could run code: {_REMEDY}") from None
+    except Exception as error:
+        if _is_out_of_memory(error):
+            raise MemoryError from None
+        raise SourceError(
+            f"{name} is not a file that torch can read ({first_line(error)}): fetch or save it again"
+        ) from None
+
+
+def find(loaded: Any, entry: TensorMapping, *, name: str) -> dict[str, torch.Tensor]:
+    """The tensors of the mapping at `entry.where`. Raises `SourceError` unless they are what the report says."""
+    for key in entry.where:
+        loaded = loaded.get(key) if isinstance(loaded, Mapping) else None
+    if not isinstance(loaded, Mapping):
+        raise SourceError(f"{name} holds no mapping of tensors at {'.'.join(entry.where) or 'its top'}: {_REMEDY}")
+    tensors = {key: value for key, value in loaded.items() if isinstance(value, torch.Tensor)}
+    for key in tensors.keys() | entry.tensors.keys():
+        told, found = entry.tensors.get(key), tensors.get(key)
+        if told is None or found is None or (told.dtype, told.shape) != (_dtype(found), tuple(found.shape)):
+            raise SourceError(
+                f"{name} says two things of {key!r}: {_words(told)} by its structure, and {_words(found)} when read: "
+                "do not use the file"
+            )
+        if found.layout is not torch.strided or found.device.type != "cpu" or found.is_quantized:
+            raise SourceError(f"{name} holds {key!r} in a form without plain numbers ({found.type()}): {_REMEDY}")
+    return tensors
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and bool(re.search("not enough memory|Cannot allocate memory", str(error)))
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _words(tensor: Any) -> str:
+    if tensor is None:
+        return "nothing"
+    dtype = _dtype(tensor) if isinstance(tensor, torch.Tensor) else tensor.dtype
+    return f"{dtype} of shape {list(tensor.shape)}"

@@ -1,0 +1,99 @@
+"""The throw-away process that opens a foreign ONNX graph first: `python -m flambeau.builder.sandbox.onnx_graph ORDER`
+(A14).
+
+It checks the graph, has ONNX Runtime optimise it, which computes whatever is constant in it, and computes one row; all
+of that behind the door of `flambeau.builder.sandbox.lockdown`. A graph may hold a loop without an end, or ask for more
+memory than the machine has: then it is this process that ends. It answers on standard output, with a `Read` or a
+`ReadRefused`.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from flambeau import checkpoints
+from flambeau.builder.sandbox import lockdown
+from flambeau.builder.sandbox.messages import GraphOrder, Read, ReaderMessage, ReadRefused
+from flambeau.engines.onnxruntime import open_session
+from flambeau.system.process import end_with_parent
+
+
+def main() -> int:
+    """Open one graph. Returns the exit code."""
+    order = msgspec.json.decode(sys.argv[1], type=GraphOrder)
+    end_with_parent(order.parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+    def say(message: ReaderMessage) -> None:
+        channel.write(msgspec.json.encode(message) + b"\n")
+
+    file = Path(order.source)
+    foreign = ""
+    try:
+        foreign = checkpoints.examine(file).facts.get("operators of others", "")
+        _rehearse()
+        opened = [os.open(path, os.O_RDONLY) for path in (file, *checkpoints.files_beside(file))]
+        os.dup2(1, 2)  # what is printed from here on is the graph's own choice of words
+        limits = lockdown.Limits(
+            memory=order.memory, file_bytes=0, cpu_seconds=order.cpu_seconds, open_files=len(opened) + 32
+        )
+        held = lockdown.enter(limits, readable=opened)
+        _compute(file, order)
+    except MemoryError:
+        say(ReadRefused(_too_large(file, order)))
+    except Exception as error:  # onnx, protobuf and ONNX Runtime raise trees of their own
+        say(ReadRefused(_why(str(error).strip(), file, order, foreign)))
+    else:
+        say(Read(str(held)))
+    return 0
+
+
+def _why(text: str, file: Path, order: GraphOrder, foreign: str) -> str:
+    """The sentence for an error that says `text`. `foreign` are the operators that ONNX does not define."""
+    if any(words in text.lower() for words in ("bad_alloc", "bad allocation", "failed to allocate")):
+        return _too_large(file, order)
+    if foreign and ("not a registered" in text or "No Op registered" in text or "No opset import" in text):
+        return (
+            f"{file.name} uses operators that are not ONNX's own ({foreign}), and ONNX Runtime lacks one of them: "
+            "export it without custom operators, or serve it as a Python model that loads their library"
+        )
+    return f"{file.name} is not an ONNX model that can be run: {text}"
+
+
+def _too_large(file: Path, order: GraphOrder) -> str:
+    return (
+        f"{file.name} asks for more than {order.memory / 1e9:.1f} GB to compute one row of shape {list(order.shape)}: "
+        "a graph of its size needs less"
+    )
+
+
+def _rehearse() -> None:
+    """Check, open and run a graph, so that all that this takes is loaded."""
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])
+    answered = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])
+    made = helper.make_graph([helper.make_node("Softmax", ["x"], ["y"])], "rehearsal", [given], [answered])
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    open_session(model.SerializeToString(), threads=1).run(None, {"x": _row((2,))})
+
+
+def _row(shape: tuple[int, ...]) -> np.ndarray:
+    """One row of numbers that nobody could know who made the graph, float32."""
+    return np.random.default_rng().standard_normal((1, *shape), dtype=np.float32)
+
+
+def _compute(file: Path, order: GraphOrder) -> None:
+    onnx.checker.check_model(onnx.load(file, format="protobuf"))
+    open_session(file, threads=1).run(None, {order.input: _row(order.shape)})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""A torch file to safetensors, by a throw-away process that is locked in before it unpickles (T-01, T-02, T-04).
+
+    reading = reader.start(file, folder=folder, where=("state_dict",))   # at once: torch is imported over there
+    ...
+    weights = reading.result(progress=show)                              # a safetensors file in `folder`
+
+This module starts that process, watches its clock, passes on what it says and distrusts all of it: it never opens the
+torch file. What happens over there is `flambeau.builder.sandbox`'s, and the locks are
+`flambeau.builder.sandbox.lockdown`'s.
+
+Not covered: what the kernel's own code does with the system calls that remain (reading, mapping and writing memory),
+and values. A weights file can hold any numbers, and a network that was trained to mislead reads like any other.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from flambeau import checkpoints
+from flambeau.builder.sandbox.messages import LONGEST_LINE, Read, ReaderMessage, ReadOrder, ReadRefused, TensorsWritten
+from flambeau.errors import SourceError
+from flambeau.system.process import NO_TELEMETRY, OWN_GROUP, interpreter
+
+OUTPUT = "read.safetensors"
+"""The file in `folder` that is written."""
+
+_SECONDS = 120.0  # for a file of no size, on a machine that is busy with other builds
+_BYTES_PER_SECOND = 5_000_000  # of a slow network disk
+_LONGEST_SENTENCE = 2000  # characters
+ENVIRONMENT = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "HOME",
+    "TMPDIR",
+    "VIRTUAL_ENV",
+    "LD_LIBRARY_PATH",
+    "PYTHONPATH",
+    "SYSTEMROOT",
+)
+"""What a process that is thrown away is told of this one's environment: no secrets."""
+_SINGLE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+ReadProgress = Callable[[int, int], None]
+
+
+def start(path: Path, *, folder: Path, where: tuple[str, ...]) -> "FileReading":
+    """Begin to read the mapping of tensors that lies at `where` in the torch file `path` (see
+    `checkpoints.report.Entry`).
+
+    Returns at once. Call it from a thread that outlives the reading, for the other process ends with that thread.
+    """
+    order = ReadOrder(str(path.resolve()), str(folder.resolve() / OUTPUT), os.getpid(), where)
+    environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+    process = subprocess.Popen(
+        # -P: a folder that somebody downloaded may hold a torch.py, and the user may stand in it
+        [interpreter(), "-P", "-W", "ignore", "-m", "flambeau.builder.sandbox", msgspec.json.encode(order).decode()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        process_group=OWN_GROUP,
+        env=environment | NO_TELEMETRY | dict.fromkeys(_SINGLE_THREAD, "1"),
+    )
+    return FileReading(path, folder / OUTPUT, process)
+
+
+class FileReading:
+    """A file that is being read, until `result` or `close`."""
+
+    def __init__(self, path: Path, output: Path, process: "subprocess.Popen[bytes]") -> None:
+        self._path = path
+        self._output = output
+        self._process = process
+        self._began = time.monotonic()
+        self._whole = False
+        self.sandbox = ""
+        """What the other process was locked in by, in words; after `result`."""
+
+    @property
+    def pid(self) -> int:
+        """The other process."""
+        return self._process.pid
+
+    def result(self, *, progress: ReadProgress | None = None, timeout: float | None = None) -> Path:
+        """Wait for the safetensors file, with the keys that the torch file has.
+
+        `progress` is told (bytes written, bytes in all) while a large file is read. `timeout` is in seconds since the
+        start; by default it grows with the file. Raises `SourceError`.
+        """
+        seconds = timeout or _SECONDS + _size(self._path) // _BYTES_PER_SECOND
+        late = threading.Event()
+
+        def kill() -> None:
+            late.set()
+            self._process.kill()
+
+        watch = threading.Timer(max(0.0, self._began + seconds - time.monotonic()), kill)
+        watch.daemon = True
+        watch.start()
+        try:
+            said = self._listen(progress)
+            code = self._process.wait()
+            if isinstance(said, ReadRefused):
+                raise SourceError(tame(said.reason))
+            if late.is_set():
+                raise SourceError(f"{self._path.name} was not read within {seconds:g} s: fetch or save it again")
+            if said is None or code:
+                raise SourceError(f"the process that read {self._path.name} {_ending(code)}")
+            self._verify()
+            self.sandbox = tame(said.sandbox)
+            self._whole = True
+        finally:
+            watch.cancel()
+            self.close()
+        return self._output
+
+    def close(self) -> None:
+        """End the other process if it still runs, and take away what it has written if that is not the whole."""
+        self._process.kill()
+        self._process.wait()
+        _pipe(self._process).close()
+        if not self._whole:
+            self._output.unlink(missing_ok=True)
+
+    def _listen(self, progress: ReadProgress | None) -> Read | ReadRefused | None:
+        """The last word of the other process, if it had one."""
+        for message in self._messages():
+            if not isinstance(message, TensorsWritten):
+                return message
+            if progress is not None:
+                progress(message.done, message.total)
+        return None
+
+    def _messages(self) -> Iterator[ReaderMessage]:
+        pipe = _pipe(self._process)
+        while line := pipe.readline(LONGEST_LINE):
+            try:
+                yield msgspec.json.decode(line, type=ReaderMessage)
+            except msgspec.MsgspecError:
+                raise SourceError(
+                    f"the process that read {self._path.name} was taken over by it, and was killed: do not use the file"
+                ) from None
+
+    def _verify(self) -> None:
+        """What a process writes that has read a foreign file is a foreign file."""
+        report = checkpoints.examine(self._output)
+        if (report.format, report.verdict) != ("safetensors", "data"):
+            raise SourceError(
+                f"the process that read {self._path.name} did not write safetensors ({report.reason}): "
+                "do not use the file"
+            )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # the other process says it better
+        return 0
+
+
+def _pipe(process: "subprocess.Popen[bytes]") -> IO[bytes]:
+    assert process.stdout is not None  # `start` asked for a pipe
+    return process.stdout
+
+
+def tame(sentence: str) -> str:
+    """Text that can be shown on a terminal, whoever wrote it."""
+    return "".join(char if char.isprintable() else "?" for char in sentence[:_LONGEST_SENTENCE])
+
+
+def _ending(code: int) -> str:
+    """How a process ended that did not say why."""
+    if code >= 0:
+        return f"ended with exit code {code} and no word: it is a fault of ours, please report it"
+    name = str(-code)
+    with contextlib.suppress(ValueError):
+        name = signal.Signals(-code).name
+    why = {
+        "SIGKILL": "this machine may have too little memory",
+        "SIGXCPU": "it computed for longer than any file of this size takes: do not use the file",
+        "SIGSYS": "it tried what its sandbox forbids: do not use the file",
+    }.get(name, "the file is damaged, or made to do this: fetch or save it again")
+    return f"was ended by {name}: {why}"

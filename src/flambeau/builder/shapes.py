@@ -1,0 +1,55 @@
+"""What inputs of a known shape are: images, and how those are prepared, or numbers. Without torch."""
+
+from dataclasses import dataclass
+
+from flambeau.bundle.storage import ImageConfig
+from flambeau.errors import SourceError
+from flambeau.settings.source import SourceOptions
+from flambeau.types import TensorSpec
+
+
+@dataclass(frozen=True)
+class InputForm:
+    """What one row of the input is; for images also how they are prepared.
+
+    `rows` is the only number of rows it takes, and `one_row` why that is one.
+    """
+
+    input: TensorSpec
+    image: ImageConfig | None = None
+    note: str = ""
+    rows: int | None = None
+    one_row: str | None = None
+
+
+def of_shape(shape: tuple[int, ...], name: str, options: SourceOptions) -> InputForm:
+    """What inputs of a known shape are: images where they look like it, unless `--pipeline` decides."""
+    looks = len(shape) == 3 and shape[0] in (1, 3) and shape[1] == shape[2]
+    if options.pipeline == "image" or (options.pipeline is None and looks):
+        return as_images(shape, name, options)
+    return InputForm(TensorSpec("input", "float32", shape))
+
+
+def as_images(shape: tuple[int, ...], name: str, options: SourceOptions) -> InputForm:
+    """Images of that shape, (channels, side, side). Raises `SourceError` when they cannot be."""
+    if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
+        raise SourceError(
+            f"{name} takes inputs of shape {list(shape)}: images are square, with 1 or 3 channels first: "
+            "serve it with --pipeline tensor"
+        )
+    if options.crop not in (None, shape[1]):
+        raise SourceError(f"--crop {options.crop}, but {name} takes images of {shape[1]} pixels: leave --crop out")
+    return InputForm(TensorSpec("input", "float32", shape), image=_prepared(shape[0], shape[1]))
+
+
+def _prepared(channels: int, side: int) -> ImageConfig:
+    """How images are prepared when nobody says: the recipe's way at its size, elsewhere scaled to the side itself.
+
+    Colour is normalised as ImageNet's, which most training scripts do; of grey images nothing is usual, so they are
+    left in 0 to 1.
+    """
+    recipe = ImageConfig()
+    resize = recipe.resize if side == recipe.crop else side
+    if channels == 1:
+        return ImageConfig(resize=resize, crop=side, mean=(0.0,), std=(1.0,))
+    return ImageConfig(resize=resize, crop=side)

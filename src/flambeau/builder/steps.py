@@ -1,0 +1,311 @@
+"""The steps of a build, in order. Each says what it is doing before it does it.
+
+PyTorch and onnx are imported where a step needs them: Python models are built without either, and ONNX graphs without
+PyTorch.
+"""
+
+import dataclasses
+import importlib.metadata
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+from safetensors.numpy import save_file as save_arrays
+
+from flambeau import architectures, engines
+from flambeau.answers.agreement import Agreement
+from flambeau.builder import activation, checking, engine_choice, golden_samples, labels, optimise, own_code, probing
+from flambeau.builder.filled import Filled
+from flambeau.builder.weights import Opening
+from flambeau.bundle import storage
+from flambeau.bundle.measurements import Quantised
+from flambeau.bundle.storage import Activation, ImageConfig, Manifest, Source
+from flambeau.errors import SourceError
+from flambeau.pipelines.base import Pipeline, open_pipeline
+from flambeau.sources import request
+from flambeau.sources.request import Advance, BuildRequest, Event, Imported, Note, Step
+from flambeau.system.process import give_memory_back
+from flambeau.system.staging import no_space
+from flambeau.types import Label, Task, Tensors
+from flambeau.version import VERSION
+
+if TYPE_CHECKING:
+    from flambeau.builder.shared_weights import Stored
+
+Announce = Callable[[Event], None]
+
+
+def build(order: BuildRequest, folder: Path, *, opening: Opening | None, say: Announce) -> None:
+    """Fill `folder` with the bundle that `order` asks for. `opening` is its weights file. Raises `SetupError`."""
+    given = golden_samples.gather(Path(order.options.samples)) if order.options.samples else ()
+    if order.kind == "python":
+        own_code.build(order, folder, given, say=say)
+    else:
+        _Build(order, folder, opening, given, say).run()
+        say(Imported(own_code.imported()))
+
+
+class _Build:
+    """The build of a network."""
+
+    STEPS = 5
+
+    def __init__(
+        self,
+        order: BuildRequest,
+        folder: Path,
+        opening: Opening | None,
+        given: Sequence[golden_samples.GivenSample],
+        say: Announce,
+    ) -> None:
+        self._order = order
+        self._folder = folder
+        self._opening = opening
+        self._given = given
+        self._say = say
+        self._number = 0
+        self._graph = folder / storage.ONNX
+
+    def run(self) -> None:
+        filled, source = self._open()
+        probed = probing.probe(filled, self._order.options.output_name, tell=self._tell)
+        filled, spec = probed.filled, probed.output
+        task, applied = self._decide(probed)
+        filled, named = self._name(filled, task, outputs=math.prod(spec.shape))
+        classes = task == "classification"  # only there the top class is the answer
+        inputs, eager = probed.kept()
+        pipeline = open_pipeline(
+            filled.pipeline, labels=named, inputs=(filled.input,), outputs=(spec,), task=task, activation=applied
+        )
+        checked = [(inputs, eager), *self._collect(filled, pipeline)]
+        ready = filled.exports == "ready"
+        self._step("taking its graph as it is" if ready else "exporting it for ONNX Runtime")
+        stored = self._store(filled)
+        error = self._export(filled, inputs, stored)
+        give_memory_back()
+        self._step("checking that its answers repeat" if ready else "checking the export against PyTorch")
+        one_row = probed.one_row is not None
+        found: Agreement | None = None
+        if not error:
+            found, error = self._check(checked, classes=classes, one_row=one_row)
+        if found is None or not found.holds:
+            for file in self._folder.glob(f"{storage.ONNX}*"):
+                file.unlink()
+        self._conclude(filled, found, error)
+        here = None
+        if not error:
+            here = optimise.optimise(self._folder, checked, classes=classes, one_row=one_row, tell=self._tell)
+        int8 = self._quantise(filled, pipeline, error, classes=classes) if self._order.int8 else None
+        self._step("writing the bundle")
+        probes = {f"input.{name}": array for name, array in inputs.items()}
+        probes |= {f"output.{name}": np.ascontiguousarray(array) for name, array in eager.items()}
+        save_arrays(probes, self._folder / storage.PROBES)
+        manifest = Manifest(
+            format=storage.FORMAT,
+            name=self._order.name,
+            flambeau=VERSION,
+            source=source,
+            pipeline=filled.pipeline,
+            engine="eager" if error else "onnxruntime",
+            inputs=(filled.input,),
+            outputs=(spec,),
+            task=task,
+            activation=applied,
+            one_row=probed.one_row,
+            agreement=None if ready else found,
+            export_error=error,
+            optimised=here,
+            int8=int8,
+            tools=_tools(filled),
+        )
+        self._write(filled, manifest)
+        allow_code = self._order.options.allow_code
+        engine_choice.settle(self._folder, self._order.engine, allow_code=allow_code, tell=self._tell)
+
+    def _decide(self, probed: probing.Probed) -> tuple[Task, Activation]:
+        """What the network does and what is applied to its numbers, which is said. Raises `SourceError`."""
+        filled, options = probed.filled, self._order.options
+        if not isinstance(filled.pipeline, ImageConfig):
+            return "tensor", activation.over_numbers(probed.ending, probed.numbers)
+        seen = activation.ProbedOutput(
+            filled.name,
+            probed.numbers,
+            probed.ending,
+            official=filled.official,
+            registered=filled.architecture is not None and filled.architecture.registry != "code",
+            without_head=probed.without_head,
+            named=options.labels is not None or len(filled.classes or ()) == probed.output.shape[0],
+        )
+        decided = activation.decide(seen, options.task, options.activation)
+        self._tell(decided.note)
+        return decided.task, decided.activation
+
+    def _name(self, filled: Filled, task: Task, *, outputs: int) -> tuple[Filled, tuple[Label, ...] | None]:
+        """Keep the names of the classes, and the threshold, where the task has them. Raises `SetupError`."""
+        options = self._order.options
+        if task in ("regression", "embedding"):
+            used = tuple(name for name in request.OPTIONS if name not in ("labels", "threshold"))
+            request.refuse_idle(options, f"{filled.name} with --task {task}, which has no classes", used=used)
+            return filled, None
+        if task == "multi-label" and options.threshold is None:
+            threshold = activation.MULTI_LABEL_THRESHOLD
+            pipeline = msgspec.structs.replace(filled.pipeline, threshold=threshold)
+            filled = dataclasses.replace(filled, pipeline=pipeline)
+        return filled, None if task == "tensor" else self._write_labels(filled, outputs=outputs)
+
+    def _collect(self, filled: Filled, pipeline: Pipeline) -> list[tuple[Tensors, Tensors]]:
+        """Keep the golden samples, and return them as one more thing that the export is checked with."""
+        if not self._given:
+            return []
+        golden = golden_samples.collect(self._given, self._folder, pipeline=pipeline, compute=_computing(filled))
+        return [(golden.inputs, golden.outputs)]
+
+    def _quantise(self, filled: Filled, pipeline: Pipeline, error: str | None, *, classes: bool) -> Quantised:
+        """Make the int8 twin of the graph, and say how well it agrees."""
+        if error or filled.rows is not None:
+            why = error or f"it is given one row at a time, for {filled.one_row}"
+            raise SourceError(f"--int8 needs a graph that computes batches, and {filled.name} has none ({why})")
+        from flambeau.builder import quantise
+
+        given = quantise.gather(Path(str(self._order.int8)), pipeline)
+        found = quantise.quantise(self._folder, given, compute=_computing(filled), classes=classes)
+        self._tell(quantise.told(found, "the graph's own" if filled.exports == "ready" else "PyTorch's"))
+        return found
+
+    def _step(self, what: str) -> None:
+        self._number += 1
+        self._say(Step(self._number, self.STEPS, what))
+
+    def _tell(self, text: str) -> None:
+        self._say(Note(text))
+
+    def _open(self) -> tuple[Filled, Source]:
+        """The network, ready to compute, and where it came from."""
+        order = self._order
+        if order.kind == "pretrained":
+            architecture = architectures.find(str(order.architecture), args=order.options.arch_args)
+            self._step(f"fetching the weights of {architecture.name}")
+            if architecture.registry != "torchvision":
+                raise SourceError(f"{architecture.name} has no weights to fetch: name a file with --weights")
+            from flambeau.architectures import torchvision_models
+            from flambeau.builder import networks
+
+            state, pipeline = torchvision_models.pretrained(architecture.name)
+            self._step("filling the network")
+            filled = networks.pretrained(architecture, state, pipeline, order.options)
+            return filled, Source(kind="pretrained", name=architecture.name)
+        if order.file is not None and self._opening is None:
+            source = Source(kind=order.kind, name=Path(order.file).name, sha256=storage.sha256_of(Path(order.file)))
+            self._step(f"reading {source.name}")
+            self._step("finding out what it takes")
+            if order.kind == "onnx":
+                from flambeau.builder import onnx_source
+
+                return onnx_source.take(order, self._graph, tell=self._tell), source
+            from flambeau.builder import programs
+
+            return programs.load(order, self._graph, tell=self._tell), source
+        assert self._opening is not None  # the build process opens the file of every other order
+        self._step(f"reading the weights of {order.name}")
+        weights = self._opening.result(progress=lambda done, of: self._say(Advance(done / of)))
+        for note in (weights.sandbox, weights.note):
+            if note:
+                self._tell(note)
+        self._step(
+            "finding the network" if order.architecture is None and order.code is None else "filling the network"
+        )
+        from flambeau.builder import networks
+
+        fill = networks.own if order.code is not None else networks.registered
+        source = Source(kind=order.kind, name=self._opening.name, sha256=weights.sha256)
+        return fill(order, weights, tell=self._tell), source
+
+    def _write_labels(self, filled: Filled, *, outputs: int) -> tuple[Label, ...] | None:
+        if filled.labels is not None:
+            named = labels.load(filled.labels, outputs=outputs)
+        elif filled.classes is not None and len(filled.classes) == outputs:
+            self._tell(f"the names of the {outputs} classes lay beside the weights: --labels says otherwise")
+            named = tuple(Label(str(index), name) for index, name in enumerate(filled.classes))
+        else:
+            hint = "imagenet or a file" if outputs == 1000 else "a file"
+            self._tell(f"answers carry class numbers for names: name the {outputs} classes with --labels ({hint})")
+            return None
+        storage.write_labels(self._folder, named)
+        return named
+
+    def _store(self, filled: Filled) -> "Stored | None":
+        """Write the weights that PyTorch itself would serve with, where it could. Raises `SourceError`."""
+        if filled.architecture is None:
+            return None
+        from torch import nn
+
+        from flambeau.builder import shared_weights
+
+        assert isinstance(filled.network, nn.Module)  # only such have an architecture
+        return shared_weights.store(filled.network, self._folder / storage.WEIGHTS)
+
+    def _export(self, filled: Filled, inputs: Tensors, stored: "Stored | None") -> str | None:
+        """Export the network. Returns why not, where it cannot be exported: then PyTorch itself will serve it."""
+        if filled.exports == "ready":
+            return None
+        from flambeau.builder import export
+
+        try:
+            export.export(filled, inputs[filled.input.name], self._graph, stored)
+        except Exception as error:  # the exporter's own tree of exceptions is large and not public
+            if no_space(error):
+                raise
+            first = str(error.__cause__ or error).strip().partition("\n")[0]  # the exporter's own text is in colours
+            return f"it cannot be exported: {first or type(error).__name__}"
+        return None
+
+    def _check(
+        self, checked: list[tuple[Tensors, Tensors]], *, classes: bool, one_row: bool
+    ) -> tuple[Agreement | None, str | None]:
+        """How well the graph agrees with the network, and why it cannot serve, if so."""
+        try:
+            found = checking.check(self._graph, checked, classes=classes, one_row=one_row)
+        except Exception as error:  # onnxruntime raises a tree of its own, over what only the exporter holds right
+            if no_space(error):
+                raise
+            return None, f"ONNX Runtime cannot compute the export: {str(error).strip().partition(chr(10))[0]}"
+        return found, None if found.holds else f"the export disagrees with PyTorch: {found}"
+
+    def _conclude(self, filled: Filled, found: Agreement | None, error: str | None) -> None:
+        """Say how the network will be served. Raises `SourceError` when nothing can serve it."""
+        if error and filled.exports == "ready":
+            raise SourceError(
+                f"{self._order.name} cannot be served, for its graph does not repeat its own answers: {found or error}"
+            )
+        if error and filled.architecture is None:
+            raise SourceError(
+                f"{self._order.name} cannot be served, for {error}: "
+                "save its weights alone, and name its class with --arch file.py:Class --allow-code"
+            )
+        if error:
+            self._tell(f"serving with eager PyTorch, for {error}")
+        elif filled.exports != "ready":
+            self._tell(f"ONNX Runtime agrees with PyTorch: {found}")
+
+    def _write(self, filled: Filled, manifest: Manifest) -> None:
+        """Write the code that PyTorch itself would serve with, and the manifest over all."""
+        architecture = filled.architecture
+        if architecture is not None and architecture.code is not None:
+            kept = own_code.keep_code(architecture.code, self._folder, portable=self._order.portable)
+            architecture = msgspec.structs.replace(architecture, code=kept)
+        storage.write_manifest(self._folder, msgspec.structs.replace(manifest, architecture=architecture))
+
+
+def _computing(filled: Filled) -> Callable[[Tensors], Tensors]:
+    """The network itself as a function of rows."""
+    return lambda rows: {filled.output: probing.compute(filled, rows)}
+
+
+def _tools(filled: Filled) -> dict[str, str]:
+    """The versions of what made the bundle."""
+    tools = [] if filled.exports == "ready" else ["torch", "torchvision"]
+    tools += ["onnx", "onnxruntime", *(["openvino"] if engines.installed("openvino") else [])]
+    return {name: importlib.metadata.version(name) for name in tools}

@@ -1,0 +1,158 @@
+"""Golden samples: inputs that a bundle carries, with the answers to them that a replica must reproduce.
+
+    samples/FILE         the inputs, byte for byte as they were given
+    samples.json         the parts of each answer that can be read: {"chelsea.png": {"class_name": "Egyptian_cat"}}
+    samples.safetensors  what eager PyTorch gave for them: "chelsea.png/output", a row for each row of the input
+
+This module reads them and holds answers against them. It opens no model, and does not know how one is run.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import UNSET
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from flambeau.answers import Expected, agreement
+from flambeau.bundle.storage import SAMPLE_FILES, SAMPLE_OUTPUTS, SAMPLES, Bundle, ImageConfig
+from flambeau.errors import BundleError, EngineError, RequestError
+from flambeau.types import Answer, Classification, Item, Options, Outcome, Payload, Tensors
+
+_TOGETHER = 8  # samples in one batch: as many as a service takes together unless it is told otherwise
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One input and the answer it must get. `outputs` are the rows of the network's outputs; a function has none."""
+
+    name: str
+    payload: Payload
+    expected: Expected
+    outputs: Tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """What became of one item, and its rows of the network's outputs on the way there."""
+
+    outcome: Outcome
+    outputs: Tensors
+
+
+class _SamplesFile(msgspec.Struct, forbid_unknown_fields=True):
+    input: msgspec.Raw
+    output: Any = UNSET
+
+
+def parse(name: str, data: bytes) -> tuple[Payload, Any]:
+    """A sample's file as the payload a request would carry, and the `output` it states, else `UNSET`.
+
+    A `.json` file is `{"input": ...}`, or that with an `output`; any other is an input as it is. Raises `ValueError`.
+    """
+    if PurePath(name).suffix.lower() != ".json":
+        return Payload("file", data), UNSET
+    try:
+        document = msgspec.json.decode(data.decode("utf-8-sig"), type=_SamplesFile)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return Payload("json", bytes(document.input)), document.output
+
+
+def read(opened: Bundle) -> tuple[Sample, ...]:
+    """The samples of a bundle, none if it was built without. Raises `BundleError`."""
+    if SAMPLES not in opened.manifest.members:
+        return ()
+    try:
+        table = msgspec.json.decode(opened.member(SAMPLES).read_bytes(), type=dict[str, Expected])
+        figures = SAMPLE_OUTPUTS in opened.manifest.members and not opened.quantised  # int8 has others
+        tensors = load_file(opened.member(SAMPLE_OUTPUTS)) if figures else {}
+        files = {name: opened.member(str(Path(SAMPLE_FILES, name))).read_bytes() for name in table}
+        return tuple(
+            Sample(
+                name=name,
+                payload=parse(name, files[name])[0],
+                expected=expected,
+                outputs={key.removeprefix(f"{name}/"): rows for key, rows in tensors.items() if _is_of(key, name)},
+            )
+            for name, expected in table.items()
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise BundleError(f"the samples of bundle {opened.path} cannot be read: {error}") from error
+
+
+def output_key(name: str, output: str) -> str:
+    """The tensor in `samples.safetensors` that holds one output of one sample."""
+    return f"{name}/{output}"
+
+
+def _is_of(key: str, name: str) -> bool:
+    return key.startswith(output_key(name, ""))
+
+
+def options(opened: Bundle) -> Options:
+    """How samples are asked for: with the bundle's own threshold, whatever the service's is."""
+    pipeline = opened.manifest.pipeline
+    return Options(threshold=pipeline.threshold if isinstance(pipeline, ImageConfig) else None)
+
+
+def reproduce(
+    samples: Sequence[Sample],
+    run: Callable[[Sequence[Item]], Sequence[Traced]],
+    *,
+    model: str,
+    remedy: str,
+    asked: Options | None = None,
+) -> None:
+    """Run every sample alone and among others, for batching must not change an answer. `asked` as of `options`.
+
+    Raises `EngineError` with a sentence about the first sample that is answered in another way.
+    """
+    alone = [([sample], "") for sample in samples]
+    together = [(batch, " in a batch") for batch in _batches(samples)]
+    for batch, how in (*alone, *together):
+        found = run([Item(sample.payload, asked or Options()) for sample in batch])
+        for sample, traced in zip(batch, found, strict=True):
+            if isinstance(traced.outcome.result, RequestError):
+                raise _unanswered(sample, traced.outcome.result, model)
+            if why := _deviation(sample, traced.outcome.result, traced.outputs):
+                raise EngineError(
+                    f"on this machine {model} does not reproduce the answer to its sample {sample.name}{how}: "
+                    f"{why}: {remedy}"
+                )
+
+
+def _batches(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """All samples in batches. One that would be alone again is joined by itself."""
+    parts = [list(samples[start : start + _TOGETHER]) for start in range(0, len(samples), _TOGETHER)]
+    return [part if len(part) > 1 else part * 2 for part in parts]
+
+
+def _unanswered(sample: Sample, error: RequestError, model: str) -> EngineError:
+    remedies = {"image_too_large": "raise --max-image-pixels, or build the bundle with a smaller sample"}
+    remedy = remedies.get(error.code, "build the bundle again, or without this sample")
+    return EngineError(f"{model} cannot answer its sample {sample.name}: {error.message}: {remedy}")
+
+
+def _deviation(sample: Sample, answer: Answer, outputs: Tensors) -> str | None:
+    """In what an answer differs from the sample's, or `None`. What can be read comes first, the figures after it."""
+    apart = _outputs_apart(sample.outputs, outputs, classes=isinstance(answer, Classification))
+    return "; ".join(why for why in (answer.differs(sample.expected), apart) if why) or None
+
+
+def _outputs_apart(expected: Tensors, found: Tensors, *, classes: bool) -> str | None:
+    for name, rows in expected.items():
+        if name not in found or found[name].shape != rows.shape:
+            shape = list(found[name].shape) if name in found else "missing"
+            return f"{name} is {shape} where {list(rows.shape)} is expected"
+        if not np.isfinite(found[name]).all():
+            return f"{name} holds numbers that are not finite"
+        measured = agreement.measure(rows, found[name], classes=classes, each=True)
+        if not measured.holds:
+            top = "" if measured.same_top_class else ", with another top class"
+            return f"{name} is {measured.difference:.1e} apart (tolerance {measured.tolerance:.0e}){top}"
+    return None

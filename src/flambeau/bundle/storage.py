@@ -1,0 +1,389 @@
+"""The bundle: the folder that build writes and serve opens.
+
+    manifest.json        what it is: architecture, pipeline, engine, agreement figures, sha256 of every member
+    model.onnx           the engine artefact, for ONNX Runtime
+    model.optimised.onnx the same as ONNX Runtime rewrote it for one kind of machine, its weights beside it to be mapped
+    weights.safetensors  the weights, for PyTorch itself
+    probes.safetensors   sample inputs with the outputs that eager PyTorch gave for them
+    *.int8.*             the quantised graph and its own probes, where it was asked for
+    labels.json          the classes, [[id, name], ...]
+    samples*             golden samples: their files, their answers and outputs; see `flambeau.bundle.golden_samples`
+    code/*.py            Python models and own architectures only
+
+This module reads, verifies and writes the format. It loads no model and runs no code.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from flambeau.answers.agreement import INT8_TOLERANCE, TOLERANCE, Agreement
+from flambeau.bundle.measurements import Placements, Quantised, Trials
+from flambeau.errors import BundleError
+from flambeau.settings.service import EngineName, usable_cores
+from flambeau.types import Label, Task, TensorSpec
+
+FORMAT = 1
+"""The version of the format. A reader refuses any other."""
+
+_LARGEST_MANIFEST = 16 * 2**20
+
+MANIFEST = "manifest.json"
+ONNX = "model.onnx"
+WEIGHTS = "weights.safetensors"
+PROBES = "probes.safetensors"
+OPTIMISED_ONNX = "model.optimised.onnx"
+INT8_ONNX = "model.int8.onnx"
+INT8_PROBES = "probes.int8.safetensors"
+LABELS = "labels.json"
+SAMPLES = "samples.json"
+SAMPLE_OUTPUTS = "samples.safetensors"
+SAMPLE_FILES = "samples"
+
+
+class CodeReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A class in somebody's own code.
+
+    Either `module` (importable) or `file` (a member of the bundle) is set. `root` is a folder to import siblings
+    from: set in this machine's cache, absent from a bundle made to be carried elsewhere.
+    """
+
+    name: str
+    module: str | None = None
+    file: str | None = None
+    root: str | None = None
+
+
+class HeadLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One layer of a replaced head. `name` is its place in the `nn.Sequential`, or empty where the head is this layer.
+
+    `sizes` are (inputs, outputs) of a linear layer and (channels,) of a norm; others have none.
+    """
+
+    name: str
+    kind: Literal["linear", "batch_norm", "layer_norm", "identity", "relu", "gelu", "silu", "tanh", "sigmoid"]
+    sizes: tuple[int, ...] = ()
+    bias: bool = True
+
+
+class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What somebody put in the place of an architecture's last layers: the module at `path`, such as `fc`.
+
+    Where layers are numbered, a number that none of them has keeps the architecture's own layer.
+    """
+
+    path: str
+    layers: tuple[HeadLayer, ...]
+
+
+class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A constructor: a name in a registry, or own code, with its keyword arguments, and the head put in afterwards."""
+
+    registry: Literal["torchvision", "timm", "flambeau", "code"]
+    name: str
+    args: dict[str, Any] = {}
+    code: CodeReference | None = None
+    head: Head | None = None
+
+
+class ImageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="image", tag_field="kind"):
+    """How an image becomes a tensor: Resize (shorter side), CenterCrop, scale to [0, 1], normalise.
+
+    `mean` and `std` are per channel on the [0, 1] scale: three for R, G, B, or one for a network that takes grey
+    images. Sizes are pixels.
+    """
+
+    resize: int = 255
+    crop: int = 224
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    threshold: float = 0.0
+
+    def __str__(self) -> str:
+        """The transform in torchvision's words."""
+        numbers = [", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std)]
+        grey = "Grayscale, " if len(self.mean) == 1 else ""
+        filtered = "" if self.interpolation == "bilinear" else f", {self.interpolation}"
+        return (
+            f"{grey}Resize({self.resize}{filtered}), CenterCrop({self.crop}), Normalize([{numbers[0]}], [{numbers[1]}])"
+        )
+
+
+class TensorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tensor", tag_field="kind"):
+    """JSON numbers to a tensor and back."""
+
+
+class PythonConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="python", tag_field="kind"):
+    """Whatever the Python model makes of it."""
+
+    code: CodeReference
+
+
+class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the weights came from. `sha256` is of the file as it was read; no path is kept."""
+
+    kind: str
+    name: str
+    sha256: str | None = None
+
+
+class Activation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What makes the network's numbers into those of the answer, and who applies it.
+
+    `function` is what stands between logits and the answer. `by`: `network` when the graph ends in it, so that its
+    outputs are the answer's numbers already; `flambeau` when the pipeline has to apply it. `logarithm`: the network
+    gives logarithms of probabilities (LogSoftmax), and the pipeline takes the exponential. `known` is how it is known:
+    the user said so, the graph's last operation shows it, the architecture is a known one, or it is assumed.
+    """
+
+    function: Literal["softmax", "sigmoid", "none"]
+    by: Literal["network", "flambeau"] = "flambeau"
+    logarithm: bool = False
+    known: Literal["said", "graph", "architecture", "assumed"] = "assumed"
+
+    def __str__(self) -> str:
+        """Which it is, by whom, and how that is known: "softmax, applied by Flambeau (assumed)"."""
+        known = {
+            "said": "as you said",
+            "graph": "its last operation shows it",
+            "architecture": "as of every network of its kind",
+            "assumed": "assumed",
+        }[self.known]
+        if self.function == "none":
+            return f"none ({known})"
+        form = ", as its logarithm" if self.logarithm else ""
+        return f"{self.function}, applied by {'the network' if self.by == 'network' else 'Flambeau'}{form} ({known})"
+
+
+class Optimised(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the optimised graph may run: with this version of `onnxruntime`, on this `processor`."""
+
+    onnxruntime: str
+    processor: str
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The contents of `manifest.json`.
+
+    `task` and `activation` are absent from older bundles: see `what_it_does` and `activated_by`. `one_row` is
+    why the network is given one row at a time, or absent where it computes batches.
+    """
+
+    format: int
+    name: str
+    flambeau: str
+    source: Source
+    pipeline: ImageConfig | TensorConfig | PythonConfig
+    engine: EngineName | Literal["python"]
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    architecture: Architecture | None = None
+    task: Task | None = None
+    activation: Activation | None = None
+    one_row: str | None = None
+    agreement: Agreement | None = None
+    export_error: str | None = None
+    optimised: Optimised | None = None
+    trials: Trials | None = None
+    placements: Placements | None = None
+    int8: Quantised | None = None
+    tools: dict[str, str] = {}
+    members: dict[str, str] = {}
+
+    @property
+    def what_it_does(self) -> Task:
+        """The task. Bundles that do not name it hold classifiers over images, networks over numbers, or own code."""
+        if self.task is not None:
+            return self.task
+        if isinstance(self.pipeline, ImageConfig):
+            return "classification"
+        return "tensor" if isinstance(self.pipeline, TensorConfig) else "python"
+
+    @property
+    def ranks(self) -> bool:
+        """Whether the largest output is the answer, so that two engines must have it at the same place."""
+        return self.what_it_does == "classification"
+
+    @property
+    def activated_by(self) -> Activation:
+        """The activation. Before bundles named it, every classifier was given a softmax by Flambeau."""
+        if self.activation is not None:
+            return self.activation
+        return Activation("softmax" if self.what_it_does == "classification" else "none")
+
+
+def graph_bytes(folder: Path) -> int:
+    """About how many bytes the plain graph in a bundle's folder is with its weights, wherever those lie.
+
+    They lie in the graph, beside it, or in the file that PyTorch reads; a graph may hold some of them once more.
+    """
+    graph = sum(file.stat().st_size for file in folder.glob(f"{ONNX}*"))
+    weights = sum(file.stat().st_size for file in folder.glob(WEIGHTS))
+    return max(graph, weights)
+
+
+class Bundle:
+    """An opened bundle: its manifest and the way to its members.
+
+    With `quantised`, what is to be reproduced are the answers of its int8 graph instead of eager PyTorch's. `verified`
+    are the members known to be as they were built; any other is verified when it is taken.
+    """
+
+    def __init__(
+        self, path: Path, manifest: Manifest, *, quantised: bool = False, verified: Iterable[str] = ()
+    ) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.quantised = quantised
+        self._verified = set(verified)
+
+    @property
+    def tolerance(self) -> float:
+        """How far from the probes' outputs an engine may be, as in `agreement.measure`."""
+        return INT8_TOLERANCE if self.quantised else TOLERANCE
+
+    def member(self, name: str) -> Path:
+        """The path of a member. Raises `BundleError` when the manifest does not list it, or it was changed.
+
+        The weights of a graph go with it: they may lie beside it as NAME.data, and those of the plain graph in the
+        file that PyTorch reads.
+        """
+        if name not in self.manifest.members:
+            raise BundleError(f"bundle {self.path} has no {name}: build it again with flambeau build")
+        needed = {name, f"{name}.data", *([WEIGHTS] if name == ONNX else [])}
+        for each in needed & self.manifest.members.keys() - self._verified:
+            _verify(self.path, each, self.manifest.members[each])
+            self._verified.add(each)
+        return self.path / name
+
+    def labels(self) -> tuple[Label, ...] | None:
+        """The classes in the order of the model's outputs, or `None` for a model without classes."""
+        if LABELS not in self.manifest.members:
+            return None
+        try:
+            pairs = msgspec.json.decode(self.member(LABELS).read_bytes(), type=list[tuple[str, str]])
+        except (OSError, msgspec.DecodeError) as error:
+            raise BundleError(f"the labels of bundle {self.path} cannot be read: {error}") from error
+        shape = self.manifest.outputs[0].shape if self.manifest.outputs else ()
+        if shape and len(pairs) != shape[-1]:
+            raise BundleError(f"bundle {self.path} has {len(pairs)} labels for {shape[-1]} outputs: build it again")
+        return tuple(Label(id=identity, name=name) for identity, name in pairs)
+
+    def probes(self) -> dict[str, npt.NDArray[Any]]:
+        """The probe tensors by name: `input.NAME` and `output.NAME`, one row per sample; empty if there are none."""
+        member = INT8_PROBES if self.quantised else PROBES
+        if member not in self.manifest.members:
+            return {}
+        try:
+            found = load_file(self.member(member))
+        except (OSError, SafetensorError) as error:
+            raise BundleError(f"the probe samples of bundle {self.path} cannot be read: {error}") from error
+        if not all(split_probes(found)) or not all(map(len, found.values())):
+            raise BundleError(f"{member} of bundle {self.path} compares nothing with nothing: build it again")
+        return found
+
+
+def read(path: Path, *, whole: bool = True) -> Bundle:
+    """Open a bundle and verify every member against its sha256. Raises `BundleError`.
+
+    Without `whole`, each member is verified when it is taken: for those who need few of them.
+    """
+    try:
+        with (path / MANIFEST).open("rb") as file:
+            text = file.read(_LARGEST_MANIFEST + 1)
+    except OSError as error:
+        raise BundleError(f"{path} is not a bundle: its {MANIFEST} cannot be read ({error.strerror})") from error
+    if len(text) > _LARGEST_MANIFEST:
+        raise BundleError(f"the {MANIFEST} of bundle {path} has more than {_LARGEST_MANIFEST:,} bytes: build it again")
+    try:
+        found = json.loads(text).get("format")
+        if found != FORMAT:
+            raise BundleError(f"bundle {path} has format {found!r}; this flambeau reads {FORMAT}: build it again")
+        manifest = msgspec.json.decode(text, type=Manifest)
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise BundleError(f"the {MANIFEST} of bundle {path} is damaged: {error}") from error
+    if fault := members_fault(path, manifest):
+        raise BundleError(f"bundle {path} {fault}: build it again")
+    if whole:
+        with ThreadPoolExecutor(usable_cores(), "verify") as pool:  # hashing lets other threads run
+            for verified in [pool.submit(_verify, path, *each) for each in manifest.members.items()]:
+                verified.result()
+    return Bundle(path, manifest, verified=manifest.members if whole else ())
+
+
+def members_fault(path: Path, manifest: Manifest) -> str | None:
+    """What is wrong with the members that the manifest lists, before they are looked into; it reads on from the name.
+
+    Each is a file of the bundle's own, with no link on the way to it; and a network comes with probes, for what there
+    is nothing to compare with would be served whatever it answers.
+    """
+    for code in (getattr(manifest.pipeline, "code", None), manifest.architecture and manifest.architecture.code):
+        if code and code.file and code.file not in manifest.members:
+            return f"names code that is no member of it: {code.file}"
+    for name in manifest.members:
+        parts = Path(name).parts
+        if os.path.isabs(name) or ".." in parts:
+            return f"lists a member outside itself: {name}"
+        if any(path.joinpath(*parts[: end + 1]).is_symlink() for end in range(len(parts))):
+            return f"has a symbolic link for its member {name}, where a file belongs"
+    if isinstance(manifest.pipeline, ImageConfig) and (manifest.task is None) != (manifest.activation is None):
+        present, missing = ("task", "activation") if manifest.activation is None else ("activation", "task")
+        return f"names its {present} and not its {missing}, so that nothing tells what its numbers are"
+    if not isinstance(manifest.pipeline, PythonConfig) and PROBES not in manifest.members:
+        return f"has no {PROBES}, so that nothing tells whether it computes what it should"
+    return None
+
+
+def _verify(path: Path, name: str, expected: str) -> None:
+    try:
+        actual = sha256_of(path / name)
+    except OSError as error:
+        raise BundleError(f"bundle {path} lacks its member {name} ({error.strerror}): build it again") from error
+    if actual != expected:
+        raise BundleError(f"{name} of bundle {path} was changed since it was built: build it again")
+
+
+def source_sha256(path: Path) -> str | None:
+    """The sha256 of the file that the bundle at `path` was built of, as the build read it, if it was built of one."""
+    return read(path, whole=False).manifest.source.sha256
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest.json`, with the sha256 of every file that lies in `folder` by now."""
+    members = {
+        str(file.relative_to(folder)): sha256_of(file)
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file != folder / MANIFEST  # a sample may have that name too
+    }
+    text = msgspec.json.encode(msgspec.structs.replace(manifest, members=members))
+    (folder / MANIFEST).write_bytes(msgspec.json.format(text, indent=2) + b"\n")
+
+
+def write_labels(folder: Path, labels: tuple[Label, ...]) -> None:
+    """Write `labels.json`."""
+    (folder / LABELS).write_bytes(msgspec.json.encode([(label.id, label.name) for label in labels]))
+
+
+def split_probes(
+    probes: Mapping[str, npt.NDArray[Any]],
+) -> tuple[dict[str, npt.NDArray[Any]], dict[str, npt.NDArray[Any]]]:
+    """The probe tensors as (inputs, expected outputs), without the prefixes of the file."""
+    inputs = {name.removeprefix("input."): array for name, array in probes.items() if name.startswith("input.")}
+    outputs = {name.removeprefix("output."): array for name, array in probes.items() if name.startswith("output.")}
+    return inputs, outputs
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,87 @@
+"""What a file that is no model of ours probably is, and what to do about it."""
+
+import re
+
+from flambeau.checkpoints.report import DOWNLOAD_AGAIN, ScanError
+from flambeau.checkpoints.zip_archive import Archive
+
+_TO_ONNX = "convert it to ONNX, and give that file"
+_UNPACK = "unpack it, and give the model's file in it"
+
+_BEGINNINGS: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
+    (re.compile(pattern, re.DOTALL | re.IGNORECASE), reason, remedy)
+    for pattern, reason, remedy in (
+        (
+            rb"version https://git-lfs\.github\.com/spec/",
+            "is a pointer of Git LFS in place of the file",
+            "fetch the file itself with git lfs pull",
+        ),
+        (
+            rb"\s*(<!doctype html|<html|<head)",
+            "is a web page, saved in place of a download",
+            "open the address in a browser, for it may ask for a login or a consent, and download the file again",
+        ),
+        (rb"\s*<\?xml", "is XML, perhaps an error message saved in place of a download", DOWNLOAD_AGAIN),
+        (rb"\x1f\x8b", "is compressed with gzip", _UNPACK),
+        (rb"BZh[1-9]|\xfd7zXZ\0|7z\xbc\xaf\x27\x1c|Rar!|\x28\xb5\x2f\xfd", "is a compressed archive", _UNPACK),
+        (rb"\x89HDF\r\n\x1a\n", "is HDF5, which Keras and TensorFlow write", _TO_ONNX),
+        (rb"....TFL3", "is a model of TensorFlow Lite", _TO_ONNX),
+        (
+            rb"\x93NUMPY",
+            "is an array of numpy, not a model",
+            "save the weights with torch.save(model.state_dict(), PATH)",
+        ),
+        (rb"GGUF|ggml|tjgg", "is a language model of llama.cpp (GGUF)", "serve it with llama.cpp"),
+        (rb"\x89PNG|\xff\xd8\xff|GIF8|BM....\0\0\0\0|RIFF....WEBP", "is a picture, not a model", "give it to predict"),
+        (rb"%PDF", "is a PDF, not a model", "give the model's file"),
+        (rb"\x7fELF|MZ.{58}|\xcf\xfa\xed\xfe", "is a program or a library, not a model", "give the model's file"),
+        (
+            rb"\s*\{\s*\"(metadata|weight_map)\"",
+            "is the index of a checkpoint in several files",
+            "join them into one: load each, and save the state_dict as one safetensors file",
+        ),
+        (
+            rb"\s*(#!|\"\"\"|'''|import\s|from\s+[\w.]+\s+import\s|class\s+\w|def\s+\w)",
+            "is Python source",
+            "name the class in it, as FILE:CLASS, with --allow-code",
+        ),
+        (rb"\s*[\[{]", "is JSON, not a model", "give the model's file"),
+    )
+)
+
+
+def of_head(head: bytes) -> ScanError:
+    """What a file is, by its first bytes."""
+    if not head:
+        return ScanError("is empty", DOWNLOAD_AGAIN)
+    for pattern, reason, remedy in _BEGINNINGS:
+        if pattern.match(head):
+            return ScanError(reason, remedy)
+    if not head.strip(b"\0"):
+        return ScanError("begins with zeros only, as a download does that was broken off", DOWNLOAD_AGAIN)
+    what = "is text, not a model" if is_text(head) else "is in no format that we know"
+    return ScanError(what, "give what torch.save, safetensors, torch.export, torch.jit.save or an ONNX exporter wrote")
+
+
+def of_archive(archive: Archive) -> ScanError:
+    """What a zip archive is that is no model, by its members."""
+    names = [name.lower() for name in archive.members]
+    models = [name for name in names if name.endswith((".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".onnx"))]
+    if names and all(name.endswith(".npy") for name in names):
+        return ScanError("holds arrays of numpy (.npz), not a model", "save the weights with torch.save or safetensors")
+    if "model.weights.h5" in names or ("config.json" in names and any(name.endswith(".h5") for name in names)):
+        return ScanError("is a model of Keras", _TO_ONNX)
+    if models:
+        return ScanError("is a zip archive with a model's file in it", _UNPACK)
+    if "[content_types].xml" in names:
+        return ScanError("is a document of an office program", "give the model's file")
+    return ScanError("is a zip archive, and nothing in it says that it is a model", _UNPACK)
+
+
+def is_text(head: bytes) -> bool:
+    """Whether the first bytes of a file are printable text in UTF-8."""
+    try:
+        head[:-3].decode("utf-8")  # the last character may be cut
+    except UnicodeDecodeError:
+        return False
+    return all(byte >= 0x20 or byte in b"\t\r\n\f" for byte in head)

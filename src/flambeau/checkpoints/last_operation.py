@@ -1,0 +1,171 @@
+"""In what a network ends: the last operation that changes its numbers, followed from operation to operation.
+
+Each tensor gets the ending of whatever made it. Operations that only move numbers about (a reshape, a cast, a slice)
+hand on the ending of what they are given. It knows names of operations, neither a library nor a number.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+OperationKind = Literal["softmax", "log-softmax", "sigmoid", "linear", "features", "other", "unknown"]
+"""`linear` is what scores come from, `features` what is pooled, normed or rectified. `other` is known and neither."""
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """What a network ends in. `said` names it for people, with its article: "a softmax"."""
+
+    kind: OperationKind
+    said: str
+
+
+UNKNOWN = Ending("unknown", "an operation that cannot be told")
+
+PARTLY = Ending("other", "numbers that were changed in part")
+
+LINEAR = Ending("linear", "a linear layer")
+_MAPS = Ending("features", "a convolution")
+_POOLED = Ending("features", "a pooling")
+_NORMED = Ending("features", "a normalisation")
+_SOFTMAX, _LOG_SOFTMAX = Ending("softmax", "a softmax"), Ending("log-softmax", "a log-softmax")
+
+_ENDINGS: dict[str, Ending] = {
+    **dict.fromkeys(("Softmax", "softmax", "_softmax", "_safe_softmax"), _SOFTMAX),
+    **dict.fromkeys(("LogSoftmax", "log_softmax", "_log_softmax"), _LOG_SOFTMAX),
+    **dict.fromkeys(("Sigmoid", "sigmoid", "special_expit"), Ending("sigmoid", "a sigmoid")),
+    **dict.fromkeys(
+        ("Gemm", "MatMul", "Einsum", "linear", "addmm", "mm", "bmm", "matmul", "einsum", "baddbmm", "addmv", "mv"),
+        LINEAR,
+    ),
+    **dict.fromkeys(("Conv", "conv1d", "conv2d", "conv3d", "convolution", "_convolution"), _MAPS),
+    **dict.fromkeys(
+        ("GlobalAveragePool", "GlobalMaxPool", "AveragePool", "MaxPool", "ReduceMean", "ReduceMax", "mean", "amax",
+         "avg_pool2d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d", "max_pool2d", "adaptive_max_pool2d", "max"),
+        _POOLED,
+    ),
+    **dict.fromkeys(
+        ("BatchNormalization", "LayerNormalization", "InstanceNormalization", "GroupNormalization", "LpNormalization",
+         "batch_norm", "native_batch_norm", "layer_norm", "native_layer_norm", "group_norm", "instance_norm",
+         "_batch_norm_impl_index", "cudnn_batch_norm"),
+        _NORMED,
+    ),
+    **dict.fromkeys(("Relu", "relu"), Ending("features", "a ReLU")),
+    **dict.fromkeys(("Gelu", "gelu"), Ending("features", "a GELU")),
+    **dict.fromkeys(("silu", "Swish"), Ending("features", "a SiLU")),
+    **dict.fromkeys(("HardSwish", "hardswish"), Ending("features", "a hard swish")),
+    **dict.fromkeys(("Tanh", "tanh"), Ending("other", "a tanh")),
+    **dict.fromkeys(("HardSigmoid", "hardsigmoid"), Ending("other", "a hard sigmoid")),
+    **dict.fromkeys(("Clip", "clamp", "clip", "clamp_min", "clamp_max", "hardtanh"), Ending("other", "a clip")),
+}  # fmt: skip
+
+_MOVING = frozenset((
+    "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Transpose", "Dropout", "Slice", "Gather",
+    "Expand", "Concat", "Split", "QuantizeLinear", "DequantizeLinear",
+    "view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", "squeeze", "unsqueeze", "permute",
+    "transpose", "t", "movedim", "numpy_T", "clone", "contiguous", "_to_copy", "to", "type_as", "float", "double",
+    "detach", "alias", "expand", "expand_as", "dropout", "native_dropout", "feature_dropout", "alpha_dropout",
+    "select", "slice", "index", "index_select", "gather", "cat", "concat", "split", "split_with_sizes", "chunk",
+    "unbind", "stack", "lift_fresh", "copy_", "narrow", "detach_", "_conj", "view_as",
+))  # fmt: skip
+"""They move numbers about. What a slice of a softmax is no longer, the numbers show."""
+
+_JOINING = frozenset(("Concat", "cat", "concat", "stack"))
+
+_SCALING = frozenset((
+    "Add", "Sub", "Mul", "Div", "Sum", "add", "sub", "mul", "div", "rsub", "true_divide",
+))  # fmt: skip
+"""With a constant, or with another linear layer's result, a linear layer's result stays one."""
+
+_COMPOSED = {
+    ("exp", "log-softmax"): _SOFTMAX,
+    ("Exp", "log-softmax"): _SOFTMAX,
+    ("log", "softmax"): _LOG_SOFTMAX,
+    ("Log", "softmax"): _LOG_SOFTMAX,
+}
+
+
+def ending(operation: str, given: Sequence[Ending | None], *, spatial: bool = True) -> Ending:
+    """The ending of an operation's result. `given` are those of its arguments, `None` for constants and inputs.
+
+    `operation` is named as ONNX or ATen does, without a domain or overload. `spatial`: its result has more than one
+    place in an image; a convolution at one place is a linear layer.
+    """
+    known = [each for each in given if each is not None]
+    if operation in _JOINING and len({each.kind for each in known}) > 1:
+        return Ending("other", "several kinds of numbers, joined")
+    if operation in _MOVING:
+        return known[0] if known else Ending("other", "its input")
+    if len(known) == 1 and (made := _COMPOSED.get((operation, known[0].kind))):
+        return made
+    if operation in _SCALING and known and all(each.kind == "linear" for each in known):
+        return LINEAR
+    found = _ENDINGS.get(operation)
+    if found is _MAPS and not spatial:
+        return LINEAR
+    return found or Ending("other", f"the operation {operation}")
+
+
+class Node(msgspec.Struct, frozen=True):
+    """A node of an ONNX graph. An input or output that is left out is the empty text."""
+
+    operation: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def of_graph(nodes: Iterable[Node]) -> Mapping[str, Ending]:
+    """The ending of every value that the nodes make, which stand in the order in which they are computed."""
+    found: dict[str, Ending] = {}
+    for node in nodes:
+        if node.operation == "Constant":
+            continue
+        made = ending(node.operation, [found.get(name) for name in node.inputs])
+        found.update(dict.fromkeys(filter(None, node.outputs), made))
+    return found
+
+
+# In what an ONNX graph ends, read off its nodes: their operators and the names of what they take and make.
+
+_MOST_SHOWN = 4
+_LONGEST = 1024  # names in a node; of further ones the ending is not told
+
+# Where things lie, by the numbers of the fields in onnx.proto
+_NODES, _OUTPUTS = 1, 12  # GraphProto
+_TAKES, _MAKES, _OPERATOR = 1, 2, 4  # NodeProto
+
+
+class Walk(Protocol):
+    """Reads the messages of a file, as `onnx_file` does. Its messages and places are passed on to it, no more."""
+
+    def message(self, span: Any, /) -> Any:
+        """The fields of a message."""
+        ...
+
+    def spans(self, message: Any, number: int, /) -> list[Any]:
+        """Where a repeated field lies."""
+        ...
+
+    def text(self, message: Any, number: int, /) -> str:
+        """The last text of a field."""
+        ...
+
+    def texts(self, message: Any, number: int, /) -> list[str]:
+        """All texts of a field."""
+        ...
+
+
+def told(walk: Walk, graph: Any) -> str:
+    """The endings of the graph's outputs in words: `a softmax`, or of several `logits: a linear layer, ...`."""
+    found = of_graph(_nodes(walk, graph))
+    names = [walk.text(walk.message(span), 1) for span in walk.spans(graph, _OUTPUTS)]
+    said = [(name, found.get(name, UNKNOWN).said) for name in names[:_MOST_SHOWN]]
+    if len(said) == 1:
+        return said[0][1]
+    return ", ".join(f"{name}: {ending}" for name, ending in said)
+
+
+def _nodes(walk: Walk, graph: Any) -> Iterator[Node]:
+    for node in map(walk.message, walk.spans(graph, _NODES)):
+        takes, makes = walk.texts(node, _TAKES)[:_LONGEST], walk.texts(node, _MAKES)[:_LONGEST]
+        yield Node(walk.text(node, _OPERATOR), tuple(takes), tuple(makes))

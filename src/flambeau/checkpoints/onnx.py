@@ -1,0 +1,275 @@
+"""ONNX: a protobuf message, walked field by field without any library. What the weights are is never read.
+
+It has to see what the libraries see that build and serve: so a message that comes in several parts is their sum, as in
+protobuf, and tensors are looked for wherever one may lie (in attributes, subgraphs, functions and training graphs).
+"""
+
+import os
+import re
+import stat
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from flambeau.checkpoints import last_operation
+from flambeau.checkpoints.report import DOWNLOAD_AGAIN, ScanError, plain
+from flambeau.checkpoints.scan_budget import ScanBudget
+
+_MOST_FIELDS = 600_000
+_LONGEST_TEXT = 1024
+_MOST_SHOWN = 16
+_MOST_LEVELS = 30  # of graphs within graphs; protobuf ends at a hundred messages, three a graph
+_WINDOW = 4096
+
+_BEGINNING = re.compile(rb"\x08[\x01-\x40](\x12.[ -~]{0,127})?[\x1a\x22\x28\x32\x3a\x42]", re.DOTALL)
+_OWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "ai.onnx.training")
+_ELEMENTS = {
+    1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 8: "string", 9: "bool",
+    10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 14: "complex64", 15: "complex128", 16: "bfloat16",
+}  # fmt: skip
+
+# Where things lie in the messages of onnx.proto, by the numbers of the fields
+_PRODUCER, _VERSION, _GRAPH, _OPSETS, _TRAINING, _FUNCTIONS = 2, 3, 7, 8, 20, 25  # ModelProto
+_NODES, _INITIALIZERS, _SPARSE_INITIALIZERS, _INPUTS, _OUTPUTS = 1, 5, 15, 11, 12  # GraphProto
+_NODES_OF_A_FUNCTION, _ATTRIBUTES_OF_A_FUNCTION = 7, 11  # FunctionProto
+_OPERATOR, _ATTRIBUTES, _DOMAIN = 4, 5, 7  # NodeProto
+_TENSORS_OF_AN_ATTRIBUTE, _GRAPHS_OF_AN_ATTRIBUTE, _SPARSE_OF_AN_ATTRIBUTE = (5, 10), (6, 11), (22, 23)
+_NAME, _EXTERNAL = 8, 13  # TensorProto
+
+Span = tuple[int, int]
+"""Where the contents of a field lie in the file: begin and end."""
+ProtoMessage = dict[int, list[int | Span]]
+"""The fields of a message by their numbers: numbers as they are, and the spans of texts and messages."""
+
+
+def looks_like_onnx(head: bytes) -> bool:
+    """Whether a file begins as a ModelProto does: a small ir_version, and then a producer's name or the graph."""
+    return _BEGINNING.match(head) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """What a file says of itself: `facts` for people, and the files of further weights, relative to its folder."""
+
+    facts: dict[str, str]
+    external: tuple[str, ...]
+
+
+def read(file: BinaryIO, size: int, *, folder: Path) -> Graph:
+    """Producer, opsets, inputs, outputs and the files in `folder` that hold further weights.
+
+    Raises `ScanError` for a message that is damaged, has no graph, or keeps weights where they cannot be taken from.
+    """
+    walk = _Walk(file)
+    model = walk.message((0, size))
+    if not walk.spans(model, _GRAPH) or not walk.spans(model, _OPSETS):
+        raise ScanError("begins as an ONNX model and holds no graph", DOWNLOAD_AGAIN)
+    opsets = [walk.message(span) for span in walk.spans(model, _OPSETS)]  # domain 1, version 2
+    named = {walk.text(opset, 1): next(iter(opset[2]), 0) for opset in opsets}
+    search = _Search(walk)
+    graph = walk.message(*walk.spans(model, _GRAPH))
+    weights = search.graph(graph, level=0)
+    search.rest(model)
+    for place in search.external:
+        _refuse_unless_beside(place, folder)
+    inputs = [_value(walk, span) for span in walk.spans(graph, _INPUTS)]
+    facts = {
+        "producer": f"{walk.text(model, _PRODUCER)} {walk.text(model, _VERSION)}".strip(),
+        "opset": ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in named.items()),
+        "operators of others": ", ".join(list(search.foreign)[:_MOST_SHOWN]),
+        # before IR version 4 every weight was listed as an input too
+        "inputs": ", ".join([text for name, text in inputs if name not in weights][:_MOST_SHOWN]),
+        "outputs": ", ".join([_value(walk, span)[1] for span in walk.spans(graph, _OUTPUTS)][:_MOST_SHOWN]),
+        "ends in": last_operation.told(walk, graph),
+        "external data": ", ".join(list(search.external)[:_MOST_SHOWN]),
+    }
+    return Graph({name: plain(text) for name, text in facts.items() if text}, tuple(search.external))
+
+
+def _refuse_unless_beside(place: str, folder: Path) -> None:
+    """Raise unless weights lie in a regular file below the graph's folder, and behind no link: builders want it so."""
+    parts = PurePosixPath(place).parts
+    if not place or PurePosixPath(place).is_absolute() or ".." in parts or "\\" in place or "\0" in place:
+        raise ScanError(f"keeps weights in {plain(repr(place))}, outside its own folder")
+    try:
+        at = folder
+        for part in parts:
+            at = at / part
+            mode = os.lstat(at).st_mode
+            if stat.S_ISLNK(mode):
+                raise ScanError(
+                    f"keeps weights in {plain(repr(place))}, which is a symbolic link",
+                    "put the file itself in its place",
+                )
+        if not stat.S_ISREG(mode):
+            raise ScanError(f"keeps weights in {plain(repr(place))}, which is no file")
+    except OSError as error:
+        raise ScanError(
+            f"keeps weights in {plain(repr(place))}, and that cannot be opened ({error.strerror})",
+            "put that file beside it, under the name that it had when the model was exported",
+        ) from None
+
+
+class _Search:
+    """Looks through graphs for what counts wherever it lies.
+
+    `external` are the files that weights lie in, `foreign` the operators that ONNX does not define, as DOMAIN::NAME:
+    both in the order met.
+    """
+
+    def __init__(self, walk: "_Walk") -> None:
+        self.external: dict[str, None] = {}
+        self.foreign: dict[str, None] = {}
+        self._walk = walk
+
+    def graph(self, graph: ProtoMessage, *, level: int) -> set[str]:
+        """Look through a GraphProto. Returns the names of its weights."""
+        if level > _MOST_LEVELS:
+            raise ScanError(f"nests its graphs more than {_MOST_LEVELS} levels deep")
+        walk = self._walk
+        names = set()
+        for tensor in map(walk.message, walk.spans(graph, _INITIALIZERS)):
+            self._tensor(tensor)
+            names.add(walk.text(tensor, _NAME))
+        for sparse in map(walk.message, walk.spans(graph, _SPARSE_INITIALIZERS)):
+            names.add(self._sparse(sparse))
+        for node in map(walk.message, walk.spans(graph, _NODES)):
+            self._node(node, level=level)
+        return names
+
+    def rest(self, model: ProtoMessage) -> None:
+        """Look through what a ModelProto has beside its graph: functions, and the two graphs of each training."""
+        walk = self._walk
+        for function in map(walk.message, walk.spans(model, _FUNCTIONS)):
+            for node in map(walk.message, walk.spans(function, _NODES_OF_A_FUNCTION)):
+                self._node(node, level=0)
+            for attribute in map(walk.message, walk.spans(function, _ATTRIBUTES_OF_A_FUNCTION)):
+                self._attribute(attribute, level=0)
+        for training in map(walk.message, walk.spans(model, _TRAINING)):
+            for number in (1, 2):
+                if spans := walk.spans(training, number):
+                    self.graph(walk.message(*spans), level=0)
+
+    def _node(self, node: ProtoMessage, *, level: int) -> None:
+        domain = self._walk.text(node, _DOMAIN)
+        if domain not in _OWN_DOMAINS:
+            self.foreign[f"{domain}::{self._walk.text(node, _OPERATOR)}"] = None
+        for attribute in map(self._walk.message, self._walk.spans(node, _ATTRIBUTES)):
+            self._attribute(attribute, level=level)
+
+    def _attribute(self, attribute: ProtoMessage, *, level: int) -> None:
+        walk = self._walk
+        for number in _TENSORS_OF_AN_ATTRIBUTE:
+            for tensor in map(walk.message, walk.spans(attribute, number)):
+                self._tensor(tensor)
+        for number in _SPARSE_OF_AN_ATTRIBUTE:
+            for sparse in map(walk.message, walk.spans(attribute, number)):
+                self._sparse(sparse)
+        for number in _GRAPHS_OF_AN_ATTRIBUTE:
+            for graph in map(walk.message, walk.spans(attribute, number)):
+                self.graph(graph, level=level + 1)
+
+    def _sparse(self, sparse: ProtoMessage) -> str:
+        """A SparseTensorProto: two tensors. The name of the first is its own."""
+        parts = [self._walk.message(span) for number in (1, 2) for span in self._walk.spans(sparse, number)]
+        for tensor in parts:
+            self._tensor(tensor)
+        return self._walk.text(parts[0], _NAME) if parts else ""
+
+    def _tensor(self, tensor: ProtoMessage) -> None:
+        for pair in map(self._walk.message, self._walk.spans(tensor, _EXTERNAL)):
+            if self._walk.text(pair, 1) == "location":
+                self.external[self._walk.text(pair, 2)] = None
+
+
+def _value(walk: "_Walk", span: Span) -> tuple[str, str]:
+    """A ValueInfoProto: its name, and how it is shown. Its type is nested as type.tensor_type.shape.dim."""
+    value = walk.message(span)
+    name = walk.text(value, 1)
+    kind = walk.inner(walk.inner(value, 2), 1)
+    element = kind[1][-1] if kind[1] else 0
+    sizes = []
+    for dimension in map(walk.message, walk.spans(walk.inner(kind, 2), 1)):
+        sizes.append(walk.text(dimension, 2) or str(next(iter(dimension[1]), "?")))
+    dtype = _ELEMENTS.get(element, "?") if isinstance(element, int) else "?"
+    return name, f"{name} {dtype}[{', '.join(sizes)}]"
+
+
+class _Walk:
+    """Reads messages of a file, with a limit on how many fields it reads in all."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._left = _MOST_FIELDS
+        self._budget = ScanBudget()
+        self._window, self._begin = b"", 0
+
+    def message(self, *spans: Span) -> ProtoMessage:
+        """The fields of the message that lies at `spans`. Raises `ScanError` for one that is damaged."""
+        found: ProtoMessage = defaultdict(list)
+        for span in spans:
+            for number, value in self._fields(*span):
+                found[number].append(value)
+        return found
+
+    def spans(self, message: ProtoMessage, number: int) -> list[Span]:
+        """The spans of a repeated message."""
+        return [value for value in message.get(number, ()) if isinstance(value, tuple)]
+
+    def inner(self, message: ProtoMessage, number: int) -> ProtoMessage:
+        """A message in a message; empty where it is left out."""
+        return self.message(*self.spans(message, number))
+
+    def text(self, message: ProtoMessage, number: int) -> str:
+        """A text in a message; empty where it is left out. Raises `ScanError` for one that is longer than any name."""
+        for span in self.spans(message, number)[-1:]:
+            return self._text(*span)
+        return ""
+
+    def texts(self, message: ProtoMessage, number: int) -> list[str]:
+        """Every text of a field. Raises as `text` does."""
+        return [self._text(*span) for span in self.spans(message, number)]
+
+    def _text(self, start: int, end: int) -> str:
+        if end - start > _LONGEST_TEXT:
+            raise ScanError(f"holds a name of {end - start:,} characters, longer than any of an ONNX model")
+        self._budget.charge(end - start)
+        self._file.seek(start)
+        return self._file.read(end - start).decode("utf-8", "replace")
+
+    def _fields(self, start: int, end: int) -> Iterator[tuple[int, int | Span]]:
+        position = start
+        while position < end:
+            self._left -= 1
+            if self._left < 0:
+                raise ScanError(f"has more than {_MOST_FIELDS:,} parts, too many for an ONNX model")
+            tag, position = self._varint(position)
+            match tag & 7:
+                case 0:
+                    value, position = self._varint(position)
+                    yield tag >> 3, value
+                case 2:
+                    length, position = self._varint(position)
+                    yield tag >> 3, (position, position + length)
+                    position += length
+                case 1 | 5 as kind:
+                    position += 8 if kind == 1 else 4
+                case _:
+                    raise ScanError("is a damaged ONNX model", DOWNLOAD_AGAIN)
+        if position != end:
+            raise ScanError("is an ONNX model that is cut short", DOWNLOAD_AGAIN)
+
+    def _varint(self, position: int) -> tuple[int, int]:
+        """The number at `position`, seven bits a byte, and where it ends."""
+        at = position - self._begin
+        if not 0 <= at <= len(self._window) - 10:
+            self._file.seek(position)
+            self._window, self._begin, at = self._file.read(_WINDOW), position, 0
+        value = 0
+        for place, byte in enumerate(self._window[at : at + 10]):
+            value |= (byte & 0x7F) << (7 * place)
+            if byte < 0x80:
+                return value, position + place + 1
+        raise ScanError("is an ONNX model that is cut short", DOWNLOAD_AGAIN)

@@ -1,0 +1,241 @@
+"""The stack, the memo and the containers of the pickle machine: what its operations do that name nothing."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from flambeau.checkpoints.report import ScanError, TensorInfo, plain
+from flambeau.checkpoints.scan_budget import ScanBudget
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Named:
+    """A class or function that the pickle names."""
+
+    name: str
+    harmless: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Storage:
+    """A stretch of bytes in the file: `size` bytes of elements of `dtype`."""
+
+    key: str
+    dtype: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tensor:
+    """A tensor, and the bytes that it takes when it is stored by itself."""
+
+    info: TensorInfo
+    size: int
+
+
+class Mapping(dict[Any, Any]):
+    """An `OrderedDict` or `Counter`. What `BUILD` gives it beside its members is not kept."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlainObject:
+    """Something harmless of no further interest: a device, a numpy scalar, a set, a path."""
+
+    name: str
+    members: tuple[Any, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class Foreign:
+    """An object of a class that is not allowed, or what a function that is not allowed would have returned.
+
+    `state` is what `BUILD` would have filled it with, and `items` what would have been put into it.
+    """
+
+    name: str
+    state: Any = None
+    items: dict[Any, Any] = field(default_factory=dict)
+
+
+# What may be a key of a dict while a pickle is played through.
+
+_LONGEST = 2048
+_NUMBERS_BELOW = 2**61 - 1
+"""Whole numbers up to this one are their own hash."""
+_OF_A_TUPLE = 100_000
+"""Units of the budget: a thousand tuples with one hash are compared half a million times."""
+_PLAIN_PARTS = (str, int, float, bool, bytes, type(None))
+
+
+def charge(value: Any, budget: ScanBudget) -> None:
+    """Take what one look at a key costs. Raises `ScanError` when the budget has none left."""
+    budget.charge_for(value)
+    if type(value) is tuple:
+        budget.charge(_OF_A_TUPLE)
+
+
+def key(value: Any) -> Any:
+    """The value, if it may be a key. Raises `ScanError` for what no dict of weights has as one."""
+    of = type(value)
+    if of is str or of is bytes:
+        if len(value) > _LONGEST:
+            raise ScanError(f"holds a dict with a key of {len(value):,} characters, which weights never have")
+        return value
+    if of is int and not -_NUMBERS_BELOW < value < _NUMBERS_BELOW:
+        raise ScanError("holds a dict with a number of more than 60 bits as a key, which weights never have")
+    # nested tuples are no keys: torch hashes them, and hashing recurses without a limit
+    if of is tuple and all(type(part) in _PLAIN_PARTS for part in value):
+        return value
+    if isinstance(value, Named | Foreign) or of in (int, float, bool, type(None)):
+        return value
+    if isinstance(value, PlainObject) and value.name in ("numpy scalar", "torch.device", "complex"):
+        return value
+    raise ScanError(f"holds a dict with {kind(value)} as a key, which weights never have")
+
+
+def kind(value: Any) -> str:
+    """What a value is, for a sentence."""
+    if isinstance(value, Named | PlainObject | Foreign):
+        return plain(value.name)
+    return "an OrderedDict" if isinstance(value, Mapping) else f"a {type(value).__name__.lower()}"
+
+
+_MOST_PLACES = 2**32
+"""In the memo, as the operations with binary arguments can name them."""
+
+
+class Stack:
+    """What operations push, take and fill. `value` is what the last one, STOP, leaves.
+
+    Operations raise `ScanError` for what no honest pickle does, and `ValueError`, `IndexError` or `KeyError` where they
+    do not find what they need.
+    """
+
+    def __init__(self, budget: ScanBudget) -> None:
+        self.budget = budget
+        self.value: Any = None
+        self.oddity: ScanError | None = None
+        self._stack: list[Any] = []
+        self._below: list[list[Any]] = []
+        self._memo: dict[int, Any] = {}
+
+    def odd(self, refusal: ScanError) -> None:
+        """Keep the first thing that weights never have, and go on."""
+        self.oddity = self.oddity or refusal
+
+    def push(self, value: Any) -> None:
+        self._stack.append(value)
+
+    def text(self, value: str) -> None:
+        if not value.isascii():
+            value.encode()  # a lone surrogate is no text: UnicodeEncodeError is a ValueError
+        self._stack.append(value)
+
+    def old_text(self, value: str) -> None:
+        """A string of Python 2: torch takes it for UTF-8, and pickletools has taken it for Latin-1."""
+        raw = value.encode("latin-1")
+        try:
+            self._stack.append(raw.decode("utf-8"))
+        except UnicodeDecodeError:
+            self.odd(ScanError("holds bytes as Python 2 wrote them, which torch does not read as weights"))
+            self._stack.append(raw)
+
+    def mark(self, _: None) -> None:
+        self._below.append(self._stack)
+        self._stack = []
+
+    def pop(self, _: None = None) -> Any:
+        if not self._stack and self._below:  # POP right after MARK takes the mark
+            self._stack = self._below.pop()
+            return None
+        return self._stack.pop()
+
+    def pop_mark(self, _: None = None) -> list[Any]:
+        items, self._stack = self._stack, self._below.pop()
+        return items
+
+    def dup(self, _: None) -> None:
+        self._stack.append(self._stack[-1])
+
+    def get(self, index: int) -> None:
+        self._stack.append(self._memo[index])
+
+    def put(self, index: int) -> None:
+        if not 0 <= index < _MOST_PLACES:  # larger ones could all have one hash
+            raise ValueError(index)
+        self._memo[index] = self._stack[-1]
+
+    def memoize(self, _: None) -> None:
+        self._memo[len(self._memo)] = self._stack[-1]
+
+    def stop(self, _: None) -> None:
+        self.value = self._stack.pop()
+
+    def nothing(self, _: Any) -> None:
+        pass
+
+    # containers
+
+    def tuple_(self, _: None) -> None:
+        items = self.pop_mark()
+        self._stack.append(tuple(items))
+
+    def tuple_of(self, count: int) -> None:
+        if len(self._stack) < count:
+            raise IndexError
+        self._stack[-count:] = [tuple(self._stack[-count:])]
+
+    def list_(self, _: None) -> None:
+        items = self.pop_mark()
+        self._stack.append(items)
+
+    def dict_(self, _: None) -> None:
+        items = self.pop_mark()
+        self._stack.append({})
+        self._put(items)
+
+    def frozenset_(self, _: None) -> None:
+        items = self.pop_mark()
+        self._stack.append(PlainObject("frozenset", tuple(items)))
+
+    def add_items(self, _: None) -> None:
+        self.pop_mark()
+
+    def append(self, _: None) -> None:
+        item = self._stack.pop()
+        self._extend([item])
+
+    def appends(self, _: None) -> None:
+        items = self.pop_mark()
+        self._extend(items)
+
+    def _extend(self, items: list[Any]) -> None:
+        target = self._stack[-1]
+        if type(target) is list:
+            target.extend(items)
+        elif not isinstance(target, Foreign):
+            raise ScanError(f"appends to {kind(target)} as if it were a list, as the attack of CVE-2026-24747 does")
+
+    def set_item(self, _: None) -> None:
+        value, key = self._stack.pop(), self._stack.pop()
+        self._put([key, value])
+
+    def set_items(self, _: None) -> None:
+        items = self.pop_mark()
+        self._put(items)
+
+    def _put(self, items: list[Any]) -> None:
+        target = self._stack[-1]
+        if isinstance(target, Foreign):
+            target = target.items
+        elif type(target) not in (dict, Mapping):
+            raise ScanError(
+                f"sets an item of {kind(target)} as if it were a dict, as the attack of CVE-2026-24747 does"
+            )
+        for given, value in zip(items[::2], items[1::2], strict=True):
+            charge(given, self.budget)
+            try:
+                target[key(given)] = value
+            except ScanError as refusal:
+                self.odd(refusal)

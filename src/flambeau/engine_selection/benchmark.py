@@ -1,0 +1,183 @@
+"""A contest: the engines of a bundle measured in turns, so that a noisy moment of the machine meets all of them."""
+
+import contextlib
+import math
+import os
+import statistics
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+
+from flambeau.bundle.measurements import Trial
+from flambeau.engine_selection.candidate import Candidate, GaveUp, Loaded, Reply, Round, Timed
+from flambeau.system.process import NO_TELEMETRY, OWN_GROUP, interpreter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How a contest is held: `batches` of so many rows, each in so many `rounds` of at least so many `seconds`."""
+
+    threads: int
+    batches: tuple[int, ...]
+    rounds: int
+    seconds: float
+    device: str = "auto"
+    allow_code: bool = False
+
+
+def hold(folder: Path, names: Sequence[str], rules: Rules, *, tell: Callable[[str], None] | None = None) -> list[Trial]:
+    """Measure the engines `names` on the bundle in `folder`, one trial each in their order.
+
+    They are loaded one after the other and then take turns. An engine that fails has its reason in its trial; nothing
+    is raised for it. `tell` is called with a name before it is loaded.
+    """
+    with contextlib.ExitStack() as stack:
+        contestants: list[_Contestant] = []
+        for name in names:
+            if tell:
+                tell(name)
+            contestants.append(stack.enter_context(_Contestant(folder, name, rules)))
+            contestants[-1].wait()
+        for _ in range(rules.rounds):
+            for batch in rules.batches:
+                for contestant in contestants:
+                    contestant.turn(Round(batch, rules.seconds))
+        return [contestant.trial() for contestant in contestants]
+
+
+class _Contestant:
+    """The process of one engine, as its contest sees it."""
+
+    def __init__(self, folder: Path, engine: str, rules: Rules) -> None:
+        self._engine = engine
+        self._ms: dict[int, list[float]] = {batch: [] for batch in rules.batches}
+        self._loaded: Loaded | None = None
+        self._error: str | None = None
+        entry = Candidate(
+            str(folder), engine, rules.device, rules.threads, rules.batches, rules.allow_code, parent=os.getpid()
+        )
+        self._process = subprocess.Popen(
+            [interpreter(), "-P", "-W", "ignore", "-m", __name__.replace("contest", "contestant"),
+             msgspec.json.encode(entry).decode()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            process_group=OWN_GROUP,
+            env=os.environ | NO_TELEMETRY | {"OMP_NUM_THREADS": str(rules.threads)},  # as a worker has it
+        )  # fmt: skip
+
+    def wait(self) -> None:
+        """Return when the engine is warm, or has given up."""
+        reply = self._receive()
+        if isinstance(reply, Loaded):
+            self._loaded = reply
+
+    def turn(self, turn: Round) -> None:
+        """Have a round computed, unless the engine has given up."""
+        if self._error is not None:
+            return
+        assert self._process.stdin is not None  # it is a pipe
+        with contextlib.suppress(BrokenPipeError):  # what became of it is read below
+            self._process.stdin.write(msgspec.json.encode(turn) + b"\n")
+            self._process.stdin.flush()
+        reply = self._receive()
+        if isinstance(reply, Timed):
+            self._ms[turn.batch].append(reply.ms)
+
+    def _receive(self) -> Reply:
+        assert self._process.stdout is not None  # it is a pipe
+        line = self._process.stdout.readline()
+        reply: Reply = msgspec.json.decode(line, type=Reply) if line else GaveUp(self._ending())
+        if isinstance(reply, GaveUp):
+            self._error = reply.reason
+        return reply
+
+    def _ending(self) -> str:
+        code = self._process.wait()
+        return f"its process ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}"
+
+    def trial(self) -> Trial:
+        """What was measured so far."""
+        if self._loaded is None:
+            return Trial(self._engine, error=self._error)
+        return Trial(
+            self._engine,
+            device=self._loaded.device,
+            ms={batch: round(statistics.median(each), 4) for batch, each in self._ms.items() if each},
+            load_seconds=round(self._loaded.load_seconds, 3),
+            memory_mb=round(self._loaded.memory_mb, 1),
+            agreement=self._loaded.agreement,
+            error=self._error,
+        )
+
+    def __enter__(self) -> "_Contestant":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()  # it holds nothing that is worth an orderly end
+        self._process.communicate()
+
+
+# Which of the engines that were tried is taken, and why. Knows only their figures.
+
+PREFERRED = "onnxruntime"
+MARGIN = 1.1
+"""How many times faster another engine must be to be taken instead of ONNX Runtime, which every installation has, which
+every bundle was checked with when it was exported, and which is measured to within some per cent: a smaller difference
+would make the choice a matter of luck."""
+
+
+def score(trial: Trial) -> float:
+    """Milliseconds an image: the geometric mean of the smallest and the largest batch, the lower the better.
+
+    One client alone and many together count the same, and neither by how slow it is in itself.
+    """
+    return math.sqrt(trial.ms[min(trial.ms)] * trial.ms[max(trial.ms)])
+
+
+def by_auto(trial: Trial, trials: Sequence[Trial]) -> bool:
+    """Whether `auto` may take the engine: those that read the graph, and PyTorch where it alone has an accelerator.
+
+    Elsewhere PyTorch would cost every worker some hundred MB, `compile` minutes at a first start, and int8 gives other
+    answers: they are taken by name only.
+    """
+    if trial.engine == "eager":
+        return trial.device != "cpu" and all(each.device == "cpu" for each in trials if each.engine == PREFERRED)
+    return trial.engine in (PREFERRED, "openvino")
+
+
+def out(trial: Trial) -> str | None:
+    """Why an engine cannot be taken, or `None` when it can."""
+    if trial.error is not None:
+        return trial.error
+    if trial.agreement is not None and not trial.agreement.holds:
+        return f"it does not agree with PyTorch: {trial.agreement}"
+    return None if trial.ms else "it was not measured"
+
+
+def judge(trials: Sequence[Trial]) -> tuple[str | None, str]:
+    """The name of the engine that `auto` takes and a sentence that says why; no name when it can take none."""
+    fit = sorted((trial for trial in trials if by_auto(trial, trials) and out(trial) is None), key=score)
+    if not fit:
+        return None, "no engine that was tried can be taken"
+    fastest = fit[0]
+    preferred = next((trial for trial in fit if trial.engine == PREFERRED), fastest)
+    if len(fit) == 1:
+        return fastest.engine, f"{fastest.engine} takes {_ms(fastest)}, and no other engine that was tried is fit"
+    if score(fastest) * MARGIN <= score(preferred):
+        return fastest.engine, f"{fastest.engine} takes {_ms(fastest)}, {PREFERRED} {_ms(preferred)}"
+    if preferred is fastest:
+        if preferred.engine != PREFERRED:
+            return fastest.engine, f"{fastest.engine} takes {_ms(fastest)}, {fit[1].engine} {_ms(fit[1])}"
+        return PREFERRED, f"{PREFERRED} takes {_ms(preferred)}, {fit[1].engine} {_ms(fit[1])}"
+    less = f"less than {MARGIN - 1:.0%} faster"
+    return PREFERRED, f"{PREFERRED} takes {_ms(preferred)}, and {fastest.engine} with {_ms(fastest)} is {less}"
+
+
+def _ms(trial: Trial) -> str:
+    return f"{score(trial):.3g} ms"

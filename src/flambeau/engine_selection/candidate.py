@@ -1,0 +1,160 @@
+"""A contestant: one engine in a process of its own, measured when it is its turn.
+
+`python -m flambeau.engine_selection.candidate ENTRY`: ENTRY is the JSON of an `Candidate`; then a `Round` a line on
+standard input, and a `Reply` a line on standard output. It ends when its standard input does, or its parent.
+"""
+
+import contextlib
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from flambeau import engines
+from flambeau.answers import agreement
+from flambeau.answers.agreement import Agreement
+from flambeau.bundle import storage
+from flambeau.bundle.storage import Bundle, split_probes
+from flambeau.engines.base import Engine
+from flambeau.errors import SetupError
+from flambeau.settings.service import usable_cores
+from flambeau.system.machine import resident_mb
+from flambeau.system.process import cpu_alarm, end_with_parent
+from flambeau.types import Tensors
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """What a contestant is told when it is started. `batches` are the numbers of rows it will be asked for."""
+
+    bundle: str
+    engine: str
+    device: str
+    threads: int
+    batches: tuple[int, ...]
+    allow_code: bool
+    parent: int
+
+
+class Round(msgspec.Struct, frozen=True):
+    """Compute batches of `batch` rows for at least `seconds`, and at least once."""
+
+    batch: int
+    seconds: float
+
+
+class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
+    """The contestant is warm. `agreement` is `None` for a bundle without probes."""
+
+    device: str
+    load_seconds: float
+    memory_mb: float
+    agreement: Agreement | None
+
+
+class Timed(msgspec.Struct, frozen=True, tag="timed"):
+    """The median milliseconds of a row in a round."""
+
+    ms: float
+
+
+class GaveUp(msgspec.Struct, frozen=True, tag="gave_up"):
+    """The contestant cannot go on, and ends."""
+
+    reason: str
+
+
+Reply = Loaded | Timed | GaveUp
+
+
+_MOST_CPU_SECONDS = 300
+"""Processor time for each core, after which an engine that does not come to an end is given up."""
+
+
+def main() -> int:
+    """Load the engine, then compute rounds until there are no more. Returns the exit code."""
+    with os.fdopen(os.dup(1), "wb", buffering=0) as channel:
+        os.dup2(2, 1)  # standard output belongs to the replies: whatever else prints is sent to standard error
+
+        def say(reply: Reply) -> None:
+            with contextlib.suppress(BrokenPipeError):
+                channel.write(msgspec.json.encode(reply) + b"\n")
+
+        entry = msgspec.json.decode(sys.argv[1], type=Candidate)
+        end_with_parent(entry.parent)
+        cpu_alarm(_MOST_CPU_SECONDS * usable_cores())
+        try:
+            compete(entry, say)
+        except SetupError as error:
+            say(GaveUp(str(error)))
+            return 1
+        except MemoryError:
+            say(GaveUp("this machine has too little memory for it"))
+            return 1
+        except Exception as error:
+            say(GaveUp(f"{type(error).__name__}: {error}"))
+            return 1
+    return 0
+
+
+def compete(entry: Candidate, say: Callable[[Reply], None]) -> None:
+    """Load, warm and check the engine, say so, and answer a line for each round on standard input."""
+    opened = storage.read(Path(entry.bundle), whole=False)
+    inputs, expected = split_probes(opened.probes())
+    before, started = resident_mb(), time.monotonic()
+    device = engines.resolve_device(entry.engine, entry.device)
+    engine = engines.load(
+        opened, entry.engine,
+        device=device, threads=entry.threads, max_batch=max(entry.batches), allow_code=entry.allow_code,
+    )  # fmt: skip
+    engine.run(_rows(opened, inputs, 1))
+    load_seconds = time.monotonic() - started
+    batches = {count: _rows(opened, inputs, count) for count in entry.batches}
+    for rows in batches.values():
+        engine.run(rows)
+    grown = resident_mb() - before
+    found = worst(engine, inputs, expected, classes=opened.manifest.ranks)
+    say(Loaded(device, load_seconds, grown, found))
+    for line in sys.stdin.buffer:
+        turn = msgspec.json.decode(line, type=Round)
+        say(Timed(_median_ms(engine, batches[turn.batch], turn.seconds) / turn.batch))
+
+
+def worst(engine: Engine, inputs: Tensors, expected: Tensors, *, classes: bool) -> Agreement | None:
+    """The worse agreement of the probes computed together and one by one, or `None` where there are none."""
+    rows = len(next(iter(inputs.values()), ()))
+    if not rows:
+        return None
+    together = engine.run(inputs)
+    alone = [engine.run({name: array[i : i + 1] for name, array in inputs.items()}) for i in range(rows)]
+    found = [
+        agreement.measure(answers, outputs, classes=classes, each=True)
+        for name, answers in expected.items()
+        for outputs in (together[name], np.concatenate([each[name] for each in alone]))
+    ]
+    return max(found, key=lambda each: (not each.holds, each.difference))
+
+
+def _rows(opened: Bundle, probes: Tensors, count: int) -> Tensors:
+    """So many rows: the probes over and over, or zeros where there are none."""
+    if not probes:
+        return {spec.name: np.zeros((count, *spec.shape), spec.dtype) for spec in opened.manifest.inputs}
+    return {name: np.resize(array, (count, *array.shape[1:])) for name, array in probes.items()}
+
+
+def _median_ms(engine: Engine, rows: Tensors, seconds: float) -> float:
+    taken: list[float] = []
+    end = time.perf_counter() + seconds
+    while not taken or time.perf_counter() < end:
+        started = time.perf_counter()
+        engine.run(rows)
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken) * 1000
+
+
+if __name__ == "__main__":
+    sys.exit(main())

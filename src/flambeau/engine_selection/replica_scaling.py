@@ -1,0 +1,95 @@
+"""How many replicas with how many threads each answer most on this machine, measured with all of them at work.
+
+A thread stands for each replica: it prepares an example and computes it, over and over, as a worker does under load.
+Only for engines that bring their own threads; PyTorch's depend on who calls.
+"""
+
+import functools
+import statistics
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from flambeau import engines
+from flambeau.bundle.measurements import Placed, Placements
+from flambeau.bundle.storage import Bundle, PythonConfig
+from flambeau.pipelines.base import open_pipeline
+
+MEASURED = ("onnxruntime", "openvino")
+"""The engines whose replicas are placed by measurement."""
+
+_ROUNDS, _SECONDS = 3, 0.1
+_MARGIN = 1.1
+"""How many times more fewer replicas must answer to be taken instead of one for each core: a smaller difference would
+make the choice a matter of luck. A lone request has all cores either way."""
+
+
+def measure(opened: Bundle, engine: str, *, cores: int, processor: str) -> Placements:
+    """Try all cores as replicas of one thread, of two, of four ..., and as one replica of all. Raises `SetupError`."""
+    trying = [(replicas, cores // replicas) for replicas in _halves(cores)]
+    crews = [_crew(opened, engine, replicas, threads) for replicas, threads in trying]
+    rates: list[list[float]] = [[] for _ in crews]
+    for _ in range(_ROUNDS):  # in turns: a noisy moment of the machine meets all of them
+        for crew, found in zip(crews, rates, strict=True):
+            found.append(_per_second(crew))
+    tried = tuple(
+        Placed(replicas, threads, round(statistics.median(found), 3))
+        for (replicas, threads), found in zip(trying, rates, strict=True)
+    )
+    return Placements(processor, cores, take(tried), tried)
+
+
+def take(tried: Sequence[Placed]) -> Placed:
+    """The placement that answers most; but one replica for each core, the first that was tried, where it is near."""
+    best = max(tried, key=lambda each: each.per_second)
+    return best if best.per_second >= _MARGIN * tried[0].per_second else tried[0]
+
+
+def _halves(cores: int) -> list[int]:
+    """`cores`, half of them, a quarter ..., 1."""
+    found = [cores]
+    while found[-1] > 1:
+        found.append(found[-1] // 2)
+    return found
+
+
+def _crew(opened: Bundle, engine: str, replicas: int, threads: int) -> list[Callable[[], object]]:
+    """One call for each replica, which answers one example. All are warm."""
+    manifest = opened.manifest
+    assert not isinstance(manifest.pipeline, PythonConfig)  # it has no engine
+    pipeline = open_pipeline(
+        manifest.pipeline,
+        labels=opened.labels(),
+        inputs=manifest.inputs,
+        outputs=manifest.outputs,
+        task=manifest.what_it_does,
+        activation=manifest.activated_by,
+    )
+    example = pipeline.example()
+    calls: list[Callable[[], object]] = []
+    for _ in range(replicas):
+        loaded = engines.load(opened, engine, device="cpu", threads=threads, allow_code=False)
+        calls.append(functools.partial(lambda run: run(pipeline.preprocess(example)), loaded.run))
+        calls[-1]()
+    return calls
+
+
+def _per_second(crew: list[Callable[[], object]]) -> float:
+    """How much all of them answer in a second, at work at the same time."""
+    done: list[float] = []
+    begin = threading.Barrier(len(crew))
+
+    def work(call: Callable[[], object]) -> None:
+        begin.wait()
+        started, count = time.perf_counter(), 0
+        while not count or time.perf_counter() < started + _SECONDS:
+            call()
+            count += 1
+        done.append(count / (time.perf_counter() - started))
+
+    threads = [threading.Thread(target=work, args=(call,)) for call in crew]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(done)

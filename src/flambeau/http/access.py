@@ -1,0 +1,158 @@
+"""The one gate: every request of every front passes it, before its body is read. What is not permitted is refused."""
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flask import Flask
+
+from flambeau.errors import Code, ConfigError, RequestError
+from flambeau.http import tokens
+from flambeau.http.origins import Hosts, Origins
+from flambeau.http.rates import Attempts, Rate
+from flambeau.protocols.errors import RateLimited, error_answer
+from flambeau.protocols.messages import Charge, HttpAnswer, sealed
+from flambeau.protocols.routes import ROUTES, Need, Routes
+from flambeau.settings.service import Settings, is_local
+
+PASSED = "flambeau.gate"
+"""The key under which scope and environment carry the gate that a request has passed already."""
+
+REFUSED = "flambeau.refusal"
+"""The key under which a scope carries the refusal that the short way was given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """Why a request does not get through, and the headers that say what would help."""
+
+    error: RequestError
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def answer(self, identity: str) -> HttpAnswer:
+        """The whole answer, with the headers that every answer carries."""
+        return sealed(error_answer(self.error, identity, headers=self.headers), identity)
+
+
+class Gate:
+    """The decision over one service's requests."""
+
+    def __init__(self, settings: Settings, held: tuple[tokens.Token, ...], *, ours: bool) -> None:
+        """`ours`: the server is `flambeau serve` itself. Raises `ConfigError`."""
+        self.origins = Origins(settings)
+        self._hosts = Hosts(settings, ours=ours)
+        self._tokens = held
+        self._rate = Rate(settings.rate_limit) if settings.rate_limit else None
+        self._attempts = Attempts()
+        self._needs: dict[str, Need] = dict(ROUTES)
+        if settings.metrics_public:
+            self._needs["GET /metrics"] = "public"
+        self._routes: Routes | None = None
+
+    @property
+    def tokens_for(self) -> Mapping[str, Need]:
+        """What takes a token, by method and rule; nothing where there are none."""
+        return {route: need for route, need in self._needs.items() if need != "public"} if self._tokens else {}
+
+    def guard(self, app: Flask) -> None:
+        """Decide over this application's routes. `app.extensions["flambeau.routes"]` is the table, to be added to."""
+        self._routes = Routes(app.url_map, self._needs)
+        app.extensions["flambeau.routes"] = self._needs
+
+    def check(self, method: str, path: str, headers: Mapping[str, str], client: str) -> Denial | None:
+        """The refusal of a request, if it is refused. Header names are lower-case; `path` is unquoted."""
+        assert self._routes is not None  # `guard` comes first
+        need = self._routes.need(method, path)
+        if need is None:
+            return _refusal("forbidden", "this address is not open to anybody")
+        return self.check_need(need, method, headers, client)
+
+    def check_need(self, need: Need, method: str, headers: Mapping[str, str], client: str) -> Denial | None:
+        """The same for a request of which it is known what it needs."""
+        host = headers.get("host")
+        if host not in self._hosts.seen and host not in self._hosts:
+            return _refusal("bad_host", "this server does not answer to the name in the header Host", _HOST_HINT)
+        if "sec-fetch-site" in headers and not self.origins.may_send(method, headers):
+            return _refusal("forbidden", "pages of other sites may not send requests to this server", _ORIGIN_HINT)
+        token = None
+        if need != "public" and self._tokens:
+            found = self._identify(headers.get("authorization"), client)
+            if isinstance(found, Denial):
+                return found
+            if need == "admin" and found.scope != "admin":
+                return _refusal("forbidden", "this token is not for this: it takes one with the scope admin")
+            token = found
+        if self._rate is not None and need == "infer":
+            wait = self._rate.take(token.digest.hex() if token else network(client))
+            if wait:
+                return _refusal("rate_limited", "too many requests for now", headers=(("Retry-After", str(wait)),))
+        return None
+
+    def charge(self, headers: Mapping[str, str], client: str) -> Charge | None:
+        """Counts the further items of a request that has passed; `None` where rates are not limited (A16)."""
+        if self._rate is None:
+            return None
+        rate = self._rate
+        key = self._payer(headers, client)
+
+        def take(items: int) -> None:
+            if items >= rate.most:  # waiting would not help
+                raise RequestError(
+                    f"a request of {items + 1} items is more than the {rate.most} that may be sent in the time "
+                    "(--rate-limit), for each counts",
+                    code="too_many_items",
+                )
+            wait = rate.take(key, items) if items > 0 else 0
+            if wait:
+                raise RateLimited(f"{items + 1} items are more than are left for now, and each counts", wait)
+
+        return take
+
+    def _payer(self, headers: Mapping[str, str], client: str) -> str:
+        text = tokens.presented(headers.get("authorization", "")) if self._tokens else None
+        token = tokens.match(self._tokens, text) if text is not None else None
+        return token.digest.hex() if token else network(client)
+
+    def _identify(self, authorization: str | None, client: str) -> tokens.Token | Denial:
+        if authorization is None:
+            return _refusal("unauthorized", "a token is needed: send the header Authorization: Bearer TOKEN")
+        text = tokens.presented(authorization)
+        token = tokens.match(self._tokens, text) if text is not None else None
+        if token is not None:
+            return token
+        wait = self._attempts.note(network(client))
+        if wait:
+            return _refusal("too_many_attempts", "too many wrong tokens", headers=(("Retry-After", str(wait)),))
+        return _refusal("unauthorized", "this token is not known here")
+
+
+_HOST_HINT = "the operator can allow it with --allowed-hosts"
+_ORIGIN_HINT = "the operator can allow a page's origin with --cors-origins"
+_CHALLENGE = (("WWW-Authenticate", 'Bearer realm="flambeau"'),)
+
+
+def _refusal(code: Code, message: str, hint: str | None = None, *, headers: tuple[tuple[str, str], ...] = ()) -> Denial:
+    return Denial(RequestError(message, code=code, hint=hint), _CHALLENGE if code == "unauthorized" else headers)
+
+
+def network(client: str) -> str:
+    """What counts as one client: an address of IPv4, or the /64 of one of IPv6, which a single customer has."""
+    if ":" not in client:
+        return client
+    try:
+        return str(ipaddress.IPv6Network((client.partition("%")[0], 64), strict=False))
+    except ValueError:
+        return client
+
+
+def open_gate(settings: Settings, *, ours: bool) -> Gate:
+    """The gate that the settings and the environment ask for. Raises `ConfigError` for a service open to everybody."""
+    held = tokens.read(settings.tokens_file, os.environ)
+    if ours and not held and not is_local(settings.host) and not settings.insecure_no_auth:
+        raise ConfigError(
+            f"--host {settings.host} would serve everybody who can reach this machine, without asking who they are: "
+            "run 'flambeau token --scope infer > tokens; chmod 600 tokens' and add --tokens-file tokens, "
+            "or --insecure-no-auth if the network in front of it is trusted"
+        )
+    return Gate(settings, held, ours=ours)

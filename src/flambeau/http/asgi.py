@@ -1,0 +1,134 @@
+"""The ASGI application for servers and applications of others: uvicorn, hypercorn, Granian, FastAPI, Starlette.
+
+It is the lane over a service whose loop is its own. So it does not matter which loop a request comes on, nor whether
+the server tells of its start and end: an application that is mounted in another one often hears of neither.
+"""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flambeau.errors import RequestError, SetupError
+from flambeau.http.access import Denial, Gate
+from flambeau.http.asgi_app import AsgiMessage, Lane, Receive, Send
+from flambeau.http.flask_app import make_app, open_for_others
+from flambeau.http.request_body import InflightBudget
+from flambeau.protocols.messages import HttpAnswer, request_id
+from flambeau.serving.service import BlockingService, Service
+from flambeau.system.loop_thread import renew_lock_in_children
+from flambeau.telemetry import logs
+
+
+class AsgiApp:
+    """An ASGI 3 application that serves a model. It loads with the server's start, or with the first request."""
+
+    def __init__(self, make: Callable[[], Service], gate: Gate) -> None:
+        self._make = make
+        self._gate = gate
+        self._lock = threading.Lock()
+        renew_lock_in_children(self)
+        self._opened: tuple[int, BlockingService, Lane] | None = None  # the process it was opened in comes first
+
+    async def __call__(self, scope: AsgiMessage, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "websocket":  # there is none here: the handshake is refused
+            await receive()
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def start(self) -> None:
+        """Load the model, if that was not done. Raises `SetupError`.
+
+        To be awaited at the start of an application that this one is mounted in; else its first request waits.
+        """
+        await asyncio.to_thread(self._lane)
+
+    async def close(self) -> None:
+        """Answer what was taken, and let go of the model. A later request loads it again."""
+        opened, self._opened = self._opened, None
+        if opened is not None and opened[0] == os.getpid():
+            await asyncio.to_thread(opened[1].close)
+
+    def _lane(self) -> Lane:
+        """The lane of this process: after a fork the child has the object, but not its threads."""
+        with self._lock:
+            if self._opened is None or self._opened[0] != os.getpid():
+                handle = BlockingService(self._make)
+                budget = InflightBudget(handle.service.settings)
+                app = make_app(handle, self._gate, budget)
+                lane = Lane(handle.service, app, self._gate, budget, run=handle.run)
+                self._opened = (os.getpid(), handle, lane)
+            return self._opened[2]
+
+    async def _http(self, scope: AsgiMessage, receive: Receive, send: Send) -> None:
+        if not str(scope["http_version"]).startswith("1"):
+            send = _without_connection(send)
+        opened = self._opened
+        if opened is not None and opened[0] == os.getpid():
+            lane = opened[2]
+        else:
+            try:
+                lane = await asyncio.to_thread(self._lane)
+            except SetupError as error:
+                logs.failure("the model cannot be loaded", error)
+                refusal = Denial(RequestError("the model cannot be loaded: the log says why", code="model_unavailable"))
+                headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+                await _send_whole(send, refusal.answer(request_id(headers)))
+                return
+        await lane({**scope, "path": _below(scope)}, receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            step = self.start if message["type"] == "lifespan.startup" else self.close
+            try:
+                await step()
+            except Exception as error:
+                await send({"type": f"{message['type']}.failed", "message": str(error)})
+                return
+            await send({"type": f"{message['type']}.complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+
+
+def _below(scope: AsgiMessage) -> str:
+    """The path as this application knows it: without the root path, which servers and frameworks leave in it.
+
+    Where a proxy has cut off its part already (`FastAPI(root_path=...)`), only what Starlette mounted below it is left.
+    """
+    path, whole = str(scope["path"]), scope.get("root_path", "").rstrip("/")
+    mounted = whole.removeprefix(scope.get("app_root_path", "").rstrip("/"))
+    for root in (whole, mounted):
+        if root and (path == root or path.startswith(root + "/")):
+            return path[len(root) :]
+    return path
+
+
+async def _send_whole(send: Send, answer: HttpAnswer) -> None:
+    fields = (("content-type", answer.content_type), *answer.headers, ("content-length", str(len(answer.body))))
+    headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in fields]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+def _without_connection(send: Send) -> Send:
+    """In HTTP/2 a connection belongs to the server alone, and a header about it is an error."""
+
+    async def sender(message: AsgiMessage) -> None:
+        if message["type"] == "http.response.start":
+            kept = [(name, value) for name, value in message["headers"] if name != b"connection"]
+            message = {**message, "headers": kept}
+        await send(message)
+
+    return sender
+
+
+def create_asgi_app(source: str | Path | None = None, **options: Any) -> AsgiApp:
+    """Build the source if need be, and make the application that serves it. Raises `SetupError`."""
+    make, gate = open_for_others(source, options)
+    return AsgiApp(make, gate)

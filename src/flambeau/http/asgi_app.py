@@ -1,0 +1,231 @@
+"""The lane: an ASGI application that answers the hot routes on the loop and hands every other to Flask, in a thread.
+
+It asks the gate, reads the body, with its limit, and knows nothing of what is in it. What tells how the server is has
+threads of its own, so that it is answered whatever takes the others.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from flask import Flask
+
+from flambeau.errors import RequestError
+from flambeau.http import framing, wsgi
+from flambeau.http.access import PASSED, REFUSED, Denial, Gate
+from flambeau.http.flask_app import body_too_large
+from flambeau.http.request_body import FULL, SHARE, BodyBuffer, InflightBudget, Share
+from flambeau.protocols import dispatch
+from flambeau.protocols.errors import STATUS
+from flambeau.protocols.messages import HttpAnswer, HttpRequest, request_id
+from flambeau.protocols.routes import is_vital_path
+from flambeau.serving.service import Service
+from flambeau.telemetry import logs
+from flambeau.ui import form
+
+AsgiMessage = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[AsgiMessage]]
+Send = Callable[[AsgiMessage], Awaitable[None]]
+Run = Callable[[Coroutine[Any, Any, Any]], Awaitable[Any]]
+Fields = tuple[tuple[str, str], ...]
+T = TypeVar("T")
+
+_FLASK_THREADS = 8
+_VITAL_THREADS = 2
+_DISCARD_AT_MOST = 8  # times the body limit: what a client may still send before it reads why it was refused
+
+
+class ClientGoneError(Exception):
+    """The client closed the connection before its request was whole."""
+
+
+class _TooLargeError(Exception):
+    """The body is over the limit; `more` of it is to come."""
+
+    def __init__(self, *, more: bool) -> None:
+        super().__init__()
+        self.more = more
+
+
+class Lane:
+    """The ASGI application of one service."""
+
+    def __init__(
+        self, service: Service, app: Flask, gate: Gate, budget: InflightBudget, *, run: Run | None = None
+    ) -> None:
+        """`run` takes a coroutine of the service to the service's own loop, where that is not the server's."""
+        self._service = service
+        self._run: Run = run or (lambda step: step)
+        self._app = app
+        self._gate = gate
+        self._limit = service.settings.max_body_bytes
+        self._budget = budget
+        self._threads = ThreadPoolExecutor(_FLASK_THREADS, thread_name_prefix="flask")
+        self._vital_threads = ThreadPoolExecutor(_VITAL_THREADS, thread_name_prefix="flask-vital")
+
+    async def __call__(self, scope: AsgiMessage, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            share = None  # of a body under a server that is not ours, which counts nothing
+            if SHARE not in scope:
+                share = scope[SHARE] = self._budget.open(asyncio.get_running_loop().time, None)
+            try:
+                with contextlib.suppress(ClientGoneError):
+                    await self._http(scope, receive, send, counted=share is None)
+            finally:
+                if share is not None:
+                    share.close()
+
+    async def _http(self, scope: AsgiMessage, receive: Receive, send: Send, *, counted: bool) -> None:
+        received = time.monotonic()
+        method = scope["method"]
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        readable = self._gate.origins.headers(headers)  # by a page of another origin
+        preflight = self._gate.origins.preflight(method, headers)
+        if preflight is not None:
+            await self._send(send, preflight, readable)
+            return
+        client = (scope.get("client") or ("",))[0]
+        refusal = scope.get(REFUSED) or self._gate.check(method, scope["path"], headers, client)
+        more = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+        if refusal is None:
+            try:
+                body = await self._read_body(headers, receive, None if counted else scope[SHARE])
+            except RequestError as error:
+                refusal = Denial(error)
+            except _TooLargeError as error:
+                refusal = Denial(RequestError(body_too_large(self._limit), code="body_too_large"))
+                more = error.more
+        if refusal is not None:
+            # A client that asks first does not send what is refused.
+            more = more and "expect" not in headers
+            scope[SHARE].close()  # what still comes is thrown away
+            await self._refuse(refusal, scope, headers, readable, send)
+            await self._discard(receive, send, more=more)
+        elif dispatch.is_hot(method, scope["path"]):
+            request = self._request(scope, headers, body, received)
+            answered = await self._unless_gone(self._run(dispatch.answer(self._service, request)), request, receive)
+            await self._send(send, answered, readable, head=method == "HEAD")
+        else:
+            scope[PASSED] = self._gate
+            if method == "POST" and scope["path"] == "/":  # a thread only writes the page, and waits for no model
+                request = self._request(scope, headers, body, received)
+                submitting = self._run(form.submit(self._service, request))
+                scope[form.SUBMITTED] = await self._unless_gone(submitting, request, receive)
+                body = b""
+            loop = asyncio.get_running_loop()
+            threads = self._vital_threads if is_vital_path(scope["path"]) else self._threads
+            status, fields, whole = await loop.run_in_executor(threads, wsgi.call, self._app.wsgi_app, scope, body)
+            scope.pop(form.SUBMITTED, None)  # a scope lives as long as its connection
+            await self._send_raw(send, status, fields + _encoded(readable), whole)
+
+    def _request(
+        self, scope: AsgiMessage, headers: dict[str, str], body: bytes | memoryview, received: float
+    ) -> HttpRequest:
+        client = (scope.get("client") or ("",))[0]
+        query = scope["query_string"].decode("latin-1")
+        charge = self._gate.charge(headers, client) if scope["method"] == "POST" else None
+        return HttpRequest(scope["method"], scope["path"], query, headers, body, received, charge)
+
+    async def _refuse(
+        self, refusal: Denial, scope: AsgiMessage, headers: dict[str, str], readable: Fields, send: Send
+    ) -> None:
+        """Answer, but do not end the answer yet."""
+        identity, code = request_id(headers), refusal.error.code
+        client = (scope.get("client") or ("",))[0]
+        self._service.metrics.refused(code, STATUS[code])
+        logs.event(f"{scope['method']} refused", id=identity, status=STATUS[code], code=code, client=client)
+        whole = "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
+        closing = () if whole else (("Connection", "close"),)
+        await self._send(send, refusal.answer(identity), readable + closing, head=scope["method"] == "HEAD", end=False)
+
+    async def _discard(self, receive: Receive, send: Send, *, more: bool) -> None:
+        """Throw away what is on its way, and end the answer.
+
+        Closing at once would reset the connection while the client still sends, and it would never read the answer.
+        """
+        size = 0
+        while more and size <= _DISCARD_AT_MOST * self._limit:
+            message = await receive()
+            size += len(message.get("body", b""))
+            more = message.get("more_body", False)
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _unless_gone(self, answer: Awaitable[T], request: HttpRequest, receive: Receive) -> T:
+        """The answer. When the client leaves, what it waited for is cancelled, and not computed if it still waits."""
+        answering = asyncio.current_task()
+        assert answering is not None  # coroutines run in tasks
+        gone = False
+
+        async def watch() -> None:
+            nonlocal gone
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            gone = True
+            answering.cancel()
+
+        watching = asyncio.get_running_loop().create_task(watch())
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if not gone:
+                raise
+            milliseconds = 1000 * (time.monotonic() - request.received)
+            logs.event("the client is gone", id=request.identity, status=499, ms=milliseconds)
+            raise ClientGoneError from None
+        finally:
+            watching.cancel()
+
+    async def _read_body(self, headers: dict[str, str], receive: Receive, share: Share | None) -> bytes | memoryview:
+        """The whole body, counted in the share if there is one.
+
+        Raises `_TooLargeError`, `ClientGoneError` when it never ends, and `RequestError` for a length that is none
+        and for a body that does not fit beside the others.
+        """
+        declared = headers.get("content-length")
+        length = self._limit if declared is None else framing.length_of(declared)
+        if length is None:
+            raise framing.BAD_HTTP
+        if length > self._limit:
+            raise _TooLargeError(more=True)
+        body, more = BodyBuffer(length), True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGoneError
+            piece = message.get("body", b"")
+            more = message.get("more_body", False)
+            if share is not None and not share.take(len(piece)):
+                raise FULL
+            if not body.add(piece):
+                raise _TooLargeError(more=more)
+        return body.whole()
+
+    async def _send(
+        self,
+        send: Send,
+        answer: HttpAnswer,
+        more: Fields = (),
+        *,
+        head: bool = False,
+        end: bool = True,
+    ) -> None:
+        headers = _encoded((("Content-Type", answer.content_type), *answer.headers, *more))
+        if answer.status != 204:
+            headers.append((b"content-length", str(len(answer.body)).encode()))
+        await self._send_raw(send, answer.status, headers, b"" if head else answer.body, end=end)
+
+    async def _send_raw(
+        self, send: Send, status: int, headers: wsgi.AsgiHeaders, body: bytes, *, end: bool = True
+    ) -> None:
+        lowered = [(name.lower(), value) for name, value in headers]
+        if self._service.draining:  # the client is to take its next request elsewhere
+            lowered.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": status, "headers": lowered})
+        await send({"type": "http.response.body", "body": body, "more_body": not end})
+
+
+def _encoded(headers: Fields) -> wsgi.AsgiHeaders:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]

@@ -1,0 +1,343 @@
+"""A connection with bounds: uvicorn's own, with limits, patience, and refusals in our own form.
+
+What is no request at all, or could be read as two, is answered here, and ends the connection. Of routes it knows which
+are answered over a spare connection, and nothing else.
+"""
+
+import asyncio
+import socket
+import sys
+from collections import deque
+from dataclasses import dataclass
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from flambeau.errors import Code, RequestError
+from flambeau.http import framing
+from flambeau.http.access import Denial, Gate
+from flambeau.http.connection import serialised
+from flambeau.http.request_body import FULL, SHARE, InflightBudget, Share
+from flambeau.http.timeouts import ConnectionMonitor, ReadTimeout, Writing
+from flambeau.protocols.errors import STATUS
+from flambeau.protocols.messages import request_id
+from flambeau.protocols.routes import is_vital
+from flambeau.serving.service import Service
+from flambeau.telemetry import logs
+
+_MOST_AHEAD = 64  # requests sent before the first of them was answered
+_LINGER = 2.0  # seconds in which a client that still sends may read why it was refused
+_PROBE = 0.02  # seconds after the end of a client's input, before it is asked whether it is still there
+_STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"  # of all interim answers the one that every client passes over
+_TCP_CLOSE = 7  # a state of TCP_INFO, tcp(7)
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """What all connections of a server share."""
+
+    service: Service
+    gate: Gate
+    watch: ConnectionMonitor
+    budget: InflightBudget
+
+
+class StopParsingError(Exception):
+    """Raised within the parser's callbacks, to have it stop."""
+
+
+class BoundedConnection(HttpToolsProtocol):
+    """One client's connection. The keywords are those of uvicorn's protocol classes."""
+
+    def __init__(self, front: Front, **uvicorn: object) -> None:
+        super().__init__(**uvicorn)  # type: ignore[arg-type]  # uvicorn passes them on as it knows them
+        self._service, self._watch, self._budget = front.service, front.watch, front.budget
+        self._limits = front.service.settings
+        self._reading, self._writing = ReadTimeout(front.watch), Writing(front.watch)
+        self._address = ""
+        self._fault: RequestError | None = None
+        self._closing = False  # at the last look
+        self._deaf = False  # it has been answered for the last time, and what still comes is not read
+        self._ended = False  # the client sends nothing more, and may still read
+        self._lingers: float | None = None  # until when it may still send, to be able to read its refusal
+        self._spare: RequestError | None = None  # why it is here beyond the limits: for what must be answered always
+        self._shares: deque[Share] = deque()  # of the requests that are not answered yet, in their order
+        self._share: Share | None = None  # of the last one
+        self._counted = False  # whether the bytes of the body are
+        self._piece = self._head = self._body = self._around = self._chunks = 0  # bytes, but for the last
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._address = self.client[0] if self.client else ""
+        room = self._watch.enter(self._address)
+        if len(self.connections) > self._watch.connections and not self._watch.make_room():
+            self._spare = RequestError("there are too many connections to this server", code="overloaded")
+        elif not room:
+            self._spare = RequestError("there are too many connections from this address", code="rate_limited")
+        if self._spare is not None and not self._watch.spare(self):
+            self._refuse(self._spare)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._watch.leave(self._address, self)
+        while self._shares:
+            self._shares.popleft().close()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # whether the connection is kept, to answer
+        """The client sends nothing more. It may be gone, or wait for its answer with one half closed (A10)."""
+        if self._deaf and self._lingers is not None:
+            return False
+        self._ended = True
+        if self._reading.waiting != "rest":
+            self._refuse(RequestError("the request ended before it was whole", code="bad_http"))
+        if self.scheme == "https" or not self._is_answering():  # TLS has no half that could be closed alone
+            return False
+        self.loop.call_later(_PROBE, self._probe)
+        return True
+
+    def _is_answering(self) -> bool:
+        return bool(self.pipeline) or (self.cycle is not None and not self.cycle.response_complete)
+
+    def _probe(self) -> None:
+        """Tell those who wait from those who are gone: what is sent to the latter is answered by their system."""
+        started = getattr(self.cycle, "response_started", False)
+        if self.transport.is_closing() or not self._is_answering() or started or self.scope["http_version"] == "1.0":
+            return
+        self.transport.write(_STILL_THERE)
+        self.loop.call_later(_PROBE, self._leave_if_gone)
+
+    def _leave_if_gone(self) -> None:
+        if sys.platform != "linux" or self.transport.is_closing():
+            return
+        sock = self.transport.get_extra_info("socket")
+        if sock.family != socket.AF_UNIX and sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:
+            self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        self._piece = len(data)
+        if self._reading.waiting != "rest":
+            self._count(self._piece)
+        try:
+            self._feed(data)
+        except httptools.HttpParserError:
+            if not self._deaf:
+                self._refuse(self._fault or framing.BAD_HTTP)
+            return
+        if self._reading.waiting != "rest":
+            self._bound()
+        if self._reading.waiting == "body" and not self._deaf:
+            self._watch.turns.took(self._piece, pause=self.flow.pause_reading, resume=self._read_on)
+
+    def _read_on(self) -> None:
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+
+    def _feed(self, data: bytes) -> None:
+        """Parse. A wish to change the protocol is passed over (RFC 9110, 7.8).
+
+        The parser takes what follows such a head for another protocol. So a new one is given the head without the wish,
+        and then the rest.
+        """
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as wish:
+                parser = self.parser
+                head = framing.without_wish(parser.get_method(), self.url, parser.get_http_version(), self.headers)
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                data = head + data[wish.args[0] :]
+
+    def _has_wish(self) -> bool:
+        """Whether the head is to be read again, without the wish to change the protocol."""
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+
+    def _count(self, size: int) -> None:
+        if self._reading.waiting == "head":
+            self._head += size
+        else:
+            self._reading.arrived += size
+            self._around += size
+
+    def _bound(self) -> None:
+        """Refuse a head that does not end, and a body of little but its framing."""
+        if self._reading.waiting == "body":
+            if self._counted and framing.too_much_overhead(self._chunks, self._around - self._body):
+                self._refuse(RequestError("there is too much around the chunks of the body", code="too_many_chunks"))
+        elif self._head > self._limits.max_request_line:
+            found = framing.too_large(self.url, self.headers, self._limits)
+            if found is None and self._head > self._limits.max_request_line + self._limits.max_headers_bytes:
+                found = framing.head_too_large("the headers do not end")
+            if found is not None:
+                self._refuse(found)
+
+    def look(self, now: float) -> None:
+        """Act on what is overdue."""
+        left = self.transport.get_write_buffer_size()
+        if self._lingers is not None:  # it is answered, and has a moment to read that
+            if now > self._lingers:
+                self.transport.abort()
+            return
+        if self._ended:
+            self._leave_if_gone()
+        if self._writing.overdue(left, now):
+            self._note("client_too_slow", "the client does not read its answer")
+            self.transport.abort()
+        elif self.transport.is_closing():
+            if not left and self._closing:  # with TLS a client can leave our goodbye unanswered
+                self.transport.abort()
+            self._closing = True
+        elif self.flow.read_paused:  # we let the client wait, and not it us
+            self._reading.again(now)
+        elif self._spare is not None and self._reading.waits_for_head(now):
+            self._refuse(self._spare)
+        elif self._reading.overdue(now):
+            if self._reading.waiting != "rest":
+                self._refuse(RequestError("the request did not come in time", code="client_too_slow"))
+            elif self._spare is not None:
+                self._refuse(self._spare)
+            elif self.cycle is None or self.cycle.response_complete:
+                self.transport.close()
+
+    @property
+    def idle_since(self) -> float | None:
+        """Since when it waits for a head, or its rest, with nothing to answer; `None` where that is not so."""
+        if self._reading.waiting == "body" or self._is_answering() or self._deaf or self.transport.is_closing():
+            return None
+        return self._reading.since
+
+    @property
+    def has_half_a_head(self) -> bool:
+        """Whether a head has begun, and has not ended."""
+        return self._reading.waiting == "head"
+
+    def make_way(self) -> None:
+        """End, for somebody who may have more to say. An idle connection ends as it would after `--idle-timeout`."""
+        if self._spare is not None:
+            self._refuse(self._spare)
+        elif self.has_half_a_head:
+            self._refuse(RequestError("the request did not come in time, and others wait", code="overloaded"))
+        else:
+            self.transport.close()
+
+    # What the parser calls
+
+    def on_message_begin(self) -> None:
+        if self._deaf:
+            raise StopParsingError
+        super().on_message_begin()
+        self._reading.waiting, self._reading.since = "head", self._watch.now
+        self._head, self._chunks = self._piece, 0
+
+    def on_headers_complete(self) -> None:
+        if self._has_wish():
+            return
+        self._check_head()
+        self.scope[SHARE] = self._open_share()  # type: ignore[literal-required]  # ours, for the lane
+        super().on_headers_complete()
+        if self._spare is not None:
+            self.cycle.keep_alive = False
+        self._expect_body(counted=True)
+
+    def _open_share(self) -> Share:
+        """The share of the request whose head has come in the budget for bodies."""
+        share = self._share = self._budget.open(self.loop.time, lambda: self._refuse(FULL))
+        self._shares.append(share)
+        return share
+
+    def _take(self, size: int) -> None:
+        """Count bytes of the body, or stop the parser."""
+        if self._share is not None and not self._share.take(size):
+            self._fault = FULL
+            raise StopParsingError
+
+    def _check_head(self) -> None:
+        parser = self.parser
+        self._fault = framing.fault(
+            method=parser.get_method(), version=parser.get_http_version(), url=self.url, headers=self.headers
+        ) or framing.too_large(self.url, self.headers, self._limits)
+        if len(self.pipeline) >= _MOST_AHEAD:
+            self._fault = RequestError("too many requests were sent ahead of their answers", code="bad_http")
+        if self._spare is not None and not is_vital(parser.get_method(), self.url, self.headers):
+            self._fault = self._fault or self._spare
+        if self._fault is not None:
+            raise StopParsingError
+
+    def _expect_body(self, *, counted: bool) -> None:
+        self.headers = []  # what comes after the body is not to be taken for what was checked
+        self._reading.waiting = "body"
+        self._reading.again(self._watch.now)
+        self._body = self._around = 0
+        self._counted = counted
+
+    def on_chunk_header(self) -> None:
+        self._chunks += 1
+        if framing.too_many_chunks(self._chunks, self._body):
+            self._fault = RequestError("the body comes in too many pieces", code="too_many_chunks")
+            raise StopParsingError
+
+    def on_body(self, body: bytes) -> None:
+        self._body += len(body)
+        self._take(len(body))
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self._has_wish():
+            return
+        self._has_come()
+        super().on_message_complete()
+
+    def _has_come(self) -> None:
+        self._reading.waiting, self._reading.since = "rest", self._watch.now
+        self._deaf = not self.cycle.keep_alive
+        if self._share is not None:
+            self._share.whole()
+
+    def on_response_complete(self) -> None:
+        """As uvicorn's, without a timer for every pause: `look` sees those that are too long."""
+        self.server_state.total_requests += 1
+        if self._shares:
+            self._shares.popleft().close()
+        if self._ended and not self.pipeline:
+            self.transport.close()
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._reading.waiting == "rest":
+            self._reading.since = self._watch.now
+
+    # Refusals
+
+    def _refuse(self, error: RequestError) -> None:
+        """Answer, if it is this one's turn, and end the connection."""
+        sending = self._reading.waiting == "body" or self._spare is not None
+        self._deaf = True
+        self._note(error.code, error.message)
+        if self._share is not None and self._reading.waiting == "body":
+            self._share.close()
+        pending = self.cycle is not None and not self.cycle.response_complete
+        if pending and self._reading.waiting == "head":  # of an earlier request, which came whole: it is answered
+            self.cycle.keep_alive = False
+            return
+        started = pending and getattr(self.cycle, "response_started", False)
+        if not started and not self.pipeline:
+            answer = Denial(error).answer(request_id({}))
+            self.transport.write(serialised(answer, self.server_state.default_headers, (), keep=False))
+        if pending:  # nobody else is to answer it
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if sending and not self._ended and self.transport.can_write_eof():
+            # Closing now would reset the connection while the client still sends, and it would not read the answer.
+            self.transport.write_eof()
+            self._lingers = self.loop.time() + _LINGER
+        else:
+            self.transport.close()
+
+    def _note(self, code: Code, why: str) -> None:
+        self._service.metrics.refused(code, STATUS[code])
+        logs.event("refused", why=why, status=STATUS[code], code=code, client=self._address)

@@ -1,0 +1,183 @@
+"""A connection of `flambeau serve`: a bounded one, with a short way for predictions.
+
+A prediction whose length is declared and within the limit is collected and answered here, by `dispatch.answer`, without
+the messages, the events and the second task that ASGI costs: a third of what the front takes for a request. Everything
+else, whatever the gate refuses, and every request that was sent before the one ahead of it was answered, goes to the
+lane, which gives the same answers (`tests/test_fronts.py`, `tests/test_connection.py`). It knows nothing of what is in
+a body.
+"""
+
+import asyncio
+import time
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from flambeau.errors import RequestError
+from flambeau.http import framing
+from flambeau.http.access import REFUSED
+from flambeau.http.bounded_connection import BoundedConnection, Front, StopParsingError
+from flambeau.http.request_body import BodyBuffer
+from flambeau.protocols import dispatch
+from flambeau.protocols.messages import Charge, HttpAnswer, HttpRequest
+from flambeau.telemetry import logs
+
+
+class Exchange:
+    """A request on its way and the state of its answer, by the names that uvicorn gives to the latter."""
+
+    __slots__ = (
+        "body", "disconnected", "headers", "keep_alive", "message_event", "path", "query", "received",
+        "response_complete",
+    )  # fmt: skip
+
+    def __init__(self, path: str, query: str, headers: dict[str, str], *, body: BodyBuffer, keep_alive: bool) -> None:
+        self.path = path
+        self.query = query
+        self.headers = headers
+        self.received = time.monotonic()
+        self.body = body
+        self.keep_alive = keep_alive
+        self.disconnected = False
+        self.response_complete = False
+        self.message_event = _NOBODY_WAITS
+
+    def request(self, charge: Charge | None) -> HttpRequest:
+        """The request, which has come whole. Its body is let go of here: an idle connection holds none."""
+        body, self.body = self.body, BodyBuffer(0)
+        return HttpRequest("POST", self.path, self.query, self.headers, body.whole(), self.received, charge)
+
+
+class _Unheard:
+    """Stands where uvicorn has the event that its applications wait for."""
+
+    def set(self) -> None: ...
+
+
+_NOBODY_WAITS = _Unheard()
+
+
+def serialised(
+    answer: HttpAnswer, defaults: list[tuple[bytes, bytes]], more: tuple[tuple[str, str], ...], *, keep: bool
+) -> bytes:
+    """The answer as it goes over the wire, with the headers that the server adds to every answer (Date)."""
+    added = "".join([f"{name.lower()}: {value}\r\n" for name, value in answer.headers + more])
+    closing = "" if keep else "connection: close\r\n"
+    head = f"content-type: {answer.content_type}\r\n{added}content-length: {len(answer.body)}\r\n{closing}\r\n"
+    default = b"".join([b"%b: %b\r\n" % each for each in defaults])
+    return b"".join((STATUS_LINE[answer.status], default, head.encode("latin-1"), answer.body))
+
+
+class HotConnection(BoundedConnection):
+    """One client's connection. The keywords are those of uvicorn's protocol classes."""
+
+    def __init__(self, front: Front, **uvicorn: object) -> None:
+        super().__init__(front, **uvicorn)
+        self._gate = front.gate
+        self._arriving: Exchange | None = None
+        self._answering: asyncio.Task[None] | None = None
+
+    def on_headers_complete(self) -> None:
+        if self._has_wish():
+            return
+        first = self.cycle is None or self.cycle.response_complete
+        self._arriving = self._recognise() if first else None
+        if self._arriving is None:
+            super().on_headers_complete()
+        else:
+            self.cycle = self._arriving  # type: ignore[assignment]  # what uvicorn asks of it, it has
+            self._open_share()
+            self._expect_body(counted=False)
+
+    def on_body(self, body: bytes) -> None:
+        if self._arriving is None:
+            super().on_body(body)
+            return
+        self._take(len(body))
+        if not self._arriving.body.add(body):  # the parser counts too: this is a second lock on the same door
+            self._fault = framing.BAD_HTTP
+            raise StopParsingError
+
+    def on_message_complete(self) -> None:
+        exchange, self._arriving = self._arriving, None
+        if exchange is None:
+            super().on_message_complete()
+            return
+        self._has_come()
+        self._answering = self.loop.create_task(self._answer(exchange))
+        self.tasks.add(self._answering)  # uvicorn waits for these when it stops
+        self._answering.add_done_callback(self.tasks.discard)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._forget()
+        if self._answering is not None:  # what the client waited for is not computed if it still waits
+            self._answering.cancel()
+
+    def _recognise(self) -> Exchange | None:
+        """The request whose headers are complete, if it is one for the short way.
+
+        Nothing that `framing` would refuse comes through: no header is there twice, and none is too long.
+        """
+        path, _, query = self.url.partition(b"?")
+        parser = self.parser
+        if parser.get_method() != b"POST" or not path.startswith(b"/predict") or b"%" in path or b"#" in query:
+            return None
+        if parser.get_http_version() != "1.1":
+            return None
+        if self._head > self._watch.small_head and framing.too_large(self.url, self.headers, self._limits):
+            return None
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in self.headers}
+        if len(headers) != len(self.headers) or len(headers) > self._limits.max_headers:
+            return None
+        length = framing.length_of(headers.get("content-length", ""))
+        if length is None or length > self._limits.max_body_bytes:
+            return None
+        if "expect" in headers or "host" not in headers or self._spare is not None:
+            return None
+        if not (self.url.isascii() and dispatch.is_hot("POST", path.decode())):
+            return None
+        refusal = self._gate.check_need("infer", "POST", headers, self._address)
+        if refusal is not None:
+            self.scope[REFUSED] = refusal  # type: ignore[literal-required]  # ours, for the lane
+            return None
+        keep_alive = parser.should_keep_alive()
+        return Exchange(path.decode(), query.decode(), headers, body=BodyBuffer(length), keep_alive=keep_alive)
+
+    def _refuse(self, error: RequestError) -> None:
+        self._forget()
+        super()._refuse(error)
+
+    def _forget(self) -> None:
+        """Let go of what has come of a body that will not be answered."""
+        if self._arriving is not None:
+            self._arriving.body = BodyBuffer(0)
+            self._arriving = None
+
+    async def _answer(self, exchange: Exchange) -> None:
+        request = exchange.request(self._gate.charge(exchange.headers, self._address))
+        try:
+            found = await dispatch.answer(self._service, request)
+            if self.flow.write_paused:
+                await self.flow.drain()
+            self._answering = None
+            if not exchange.disconnected:
+                self._send(found, exchange)
+        except asyncio.CancelledError:
+            if not self.transport.is_closing():
+                raise
+            milliseconds = 1000 * (time.monotonic() - request.received)
+            logs.event("the client is gone", id=request.identity, status=499, ms=milliseconds)
+        finally:
+            if not exchange.response_complete:
+                self.transport.close()
+
+    def _send(self, answer: HttpAnswer, exchange: Exchange) -> None:
+        # While the service drains, the client is to take its next request elsewhere.
+        keep = exchange.keep_alive and not self._service.draining
+        origins = self._gate.origins
+        added = () if origins.none else origins.headers(exchange.headers)
+        self.transport.write(serialised(answer, self.server_state.default_headers, added, keep=keep))
+        exchange.response_complete = True
+        if not keep:
+            self.transport.close()
+        self.on_response_complete()

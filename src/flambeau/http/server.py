@@ -1,0 +1,223 @@
+"""The server process: a bound socket, a service, and uvicorn between them, on one loop.
+
+The port is taken before anything is loaded, and listened on only when every model is warm.
+"""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import signal
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+
+import uvicorn
+
+from flambeau.http.access import Gate
+from flambeau.http.asgi_app import Lane
+from flambeau.http.bounded_connection import Front
+from flambeau.http.connection import HotConnection
+from flambeau.http.flask_app import make_app
+from flambeau.http.listening import Address
+from flambeau.http.request_body import InflightBudget
+from flambeau.http.timeouts import SPARE, ConnectionMonitor
+from flambeau.serving.service import AttachedService, Service
+from flambeau.telemetry import logs
+
+_BACKLOG = 2048
+_LAST_REQUESTS_SECONDS = 0.5
+_LAST_LINES_SECONDS = 0.5
+_HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
+
+
+def run(
+    make_service: Callable[[], Service],
+    address: Address,
+    gate: Gate,
+    *,
+    encryption: ssl.SSLContext | None,
+    on_ready: Callable[[Service], None],
+) -> None:
+    """Serve until a signal asks to stop; then answer what was received. Raises `SetupError` if it cannot start.
+
+    `on_ready` is called when the service listens.
+    """
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(make_service(), address, gate, encryption, on_ready))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # Windows has none
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+async def _serve(
+    service: Service,
+    address: Address,
+    gate: Gate,
+    encryption: ssl.SSLContext | None,
+    on_ready: Callable[[Service], None],
+) -> None:
+    await service.start()
+    budget = InflightBudget(service.settings)
+    connections = connections_that_fit(service.settings.max_connections)
+    app = make_app(AttachedService(service, asyncio.get_running_loop()), gate, budget)
+    lane = Lane(service, app, gate, budget)
+    front = Front(service, gate, ConnectionMonitor(service.settings, connections=connections), budget)
+    config = uvicorn.Config(
+        lane,
+        http=functools.partial(HotConnection, front),  # type: ignore[arg-type]  # a maker of protocols is enough
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=_BACKLOG,
+        timeout_graceful_shutdown=max(1, round(service.settings.drain_timeout)),
+    )
+    config.load()
+    config.ssl = encryption
+    server = _Server(config, front, address, on_ready)
+    with server.signals_handled():
+        await server.serve(sockets=[address.bound])
+    await service.close()
+    logs.event("stopped")
+
+
+_OTHER_FILES = 256  # libraries, workers, the log, and what threads have open
+
+
+def connections_that_fit(wanted: int) -> int:
+    """How many of so many connections this process can have open: one that is not accepted cannot ask for health.
+
+    The limit of open files is raised as far as it may be, for systemd and shells begin with 1,024.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return wanted
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + SPARE + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        soft = allowed
+    if soft >= needed:
+        return wanted
+    fit = max(1, soft - SPARE - _OTHER_FILES)
+    logs.event(
+        "fewer connections than --max-connections fit into the limit of open files: raise it with ulimit -n",
+        level=logging.WARNING, files=soft, connections=fit,
+    )  # fmt: skip
+    return fit
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but for signals: its own handling raises the signal again at the end, and the exit code is not 0."""
+
+    def __init__(
+        self, config: uvicorn.Config, front: Front, address: Address, on_ready: Callable[[Service], None]
+    ) -> None:
+        super().__init__(config)
+        self._address = address
+        self._service = front.service
+        self._watch = front.watch
+        self._on_ready = on_ready
+        self._asked = False  # to stop, by somebody who may ask again
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().startup(sockets)
+        except OSError as error:  # somebody else began to listen while the model was loading
+            raise self._address.cannot_listen(error) from error
+        self._watch.start(lambda: self.server_state.connections)  # type: ignore[arg-type,return-value]  # all ours
+        self._on_ready(self._service)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no new connection, and give the open ones time for what is on its way.
+
+        uvicorn would close an idle connection at once, and with it a request that has arrived and was not yet read.
+        While the service drains every answer closes its connection (`Lane`), so this ends as soon as all are answered.
+        """
+        await self._accept_the_last(sockets or [])
+        deadline = asyncio.get_running_loop().time() + _LAST_REQUESTS_SECONDS
+        while self.server_state.connections and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.01)
+        await super().shutdown(sockets)
+        self._watch.stop()
+
+    async def _accept_the_last(self, sockets: list[socket.socket]) -> None:
+        """Stop listening without losing those who have connected already.
+
+        The kernel accepts connections before we do, and resets those that still wait for us when the listening socket
+        is closed, with the requests they have sent. So the socket is kept open a moment longer under another
+        descriptor, made deaf to new connections, and emptied.
+        """
+        spares = [each.dup() for each in sockets]
+        for server in self.servers:
+            server.close()
+        for spare in spares:
+            self._address.refuse_newcomers(spare)
+            spare.setblocking(False)
+            with spare, contextlib.suppress(BlockingIOError):
+                while True:
+                    connection, _ = spare.accept()
+                    connection.setblocking(False)
+                    await asyncio.get_running_loop().connect_accepted_socket(
+                        self._make_protocol, connection, ssl=self.config.ssl
+                    )
+
+    def _make_protocol(self) -> asyncio.Protocol:
+        """As uvicorn makes its own in `startup`."""
+        protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+            _loop=asyncio.get_running_loop(),
+        )
+        return protocol
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    @contextlib.contextmanager
+    def signals_handled(self) -> Iterator[None]:
+        """SIGTERM, SIGINT and SIGHUP stop the service; the second one ends the process at once.
+
+        A SIGHUP that was ignored at the start (nohup) stays ignored: whoever did that wants to outlive the terminal.
+        """
+        handled = [signal.SIGINT, signal.SIGTERM]
+        if _HANGUP is not None and signal.getsignal(_HANGUP) is not signal.SIG_IGN:
+            handled.append(_HANGUP)
+        loop = asyncio.get_running_loop()
+        before = {each: signal.getsignal(each) for each in handled}
+        for each in handled:
+            signal.signal(each, lambda number, _: loop.call_soon_threadsafe(self._stop, number))
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+    def _stop(self, number: int) -> None:
+        counts = number != _HANGUP  # a terminal's end is told twice, by the kernel and by its shell
+        if self._asked and counts:
+            logs.event("stopping at once", signal=signal.Signals(number).name)
+            logs.flush(_LAST_LINES_SECONDS)
+            os._exit(128 + number)
+        self._asked = self._asked or counts
+        if self.should_exit:
+            return
+        logs.event("stopping: answering what was received", signal=signal.Signals(number).name)
+        self._service.drain()
+        self.should_exit = True

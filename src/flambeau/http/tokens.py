@@ -1,0 +1,96 @@
+"""Bearer tokens: read from a file or the environment, kept as hashes, and compared in constant time.
+
+The text of a token is forgotten as soon as it is hashed. This module never takes one from the command line.
+"""
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from flambeau.errors import ConfigError
+from flambeau.settings.table import ADMIN_TOKEN, TOKEN
+
+Scope = Literal["infer", "admin"]
+"""What a token is for. `admin` includes `infer`."""
+
+_VARIABLES: Mapping[str, Scope] = {TOKEN: "infer", ADMIN_TOKEN: "admin"}
+"""The environment variables that hold one token each."""
+
+_SCOPES = get_args(Scope)
+_SHORTEST = 22  # characters: 128 bits, where each carries the six of base64
+_HASHED = re.compile(r"sha256:([0-9a-f]{64})")
+_BEARER = re.compile(r"bearer +(\S+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token: what it is for, and its SHA-256."""
+
+    scope: Scope
+    digest: bytes
+
+
+def fresh() -> str:
+    """A new token of 256 bits."""
+    return secrets.token_urlsafe(32)
+
+
+def read(file: str | None, environment: Mapping[str, str]) -> tuple[Token, ...]:
+    """The tokens of the file and of the environment; none where neither has any. Raises `ConfigError`."""
+    found = [] if file is None else _from_file(Path(file))
+    for variable, scope in _VARIABLES.items():
+        if text := environment.get(variable):
+            found.append(_token(scope, text, variable))
+    return tuple(found)
+
+
+def _from_file(path: Path) -> list[Token]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            if os.name == "posix" and os.fstat(file.fileno()).st_mode & 0o077:
+                raise ConfigError(f"--tokens-file {path} can be read by others than its owner: chmod 600 {path}")
+            lines = [line.partition("#")[0].split() for line in file]
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigError(f"--tokens-file {path} cannot be read ({why}): give a file of lines 'infer TOKEN'") from error
+    found = []
+    for number, words in enumerate(lines, 1):
+        if not words:
+            continue
+        where = f"--tokens-file {path}, line {number},"
+        if len(words) != 2 or words[0] not in _SCOPES:
+            raise ConfigError(f"{where} is not a scope and a token: write 'infer TOKEN' or 'admin TOKEN'")
+        found.append(_token("admin" if words[0] == "admin" else "infer", words[1], where))
+    if not found:
+        raise ConfigError(f"--tokens-file {path} holds no token: flambeau token --scope infer >> {path}")
+    return found
+
+
+def _token(scope: Scope, text: str, where: str) -> Token:
+    if hashed := _HASHED.fullmatch(text):
+        return Token(scope, bytes.fromhex(hashed[1]))
+    if len(text) < _SHORTEST or len(set(text)) < 8 or not text.isascii():
+        raise ConfigError(f"{where} has a token that is too weak (less than 128 bits): take what flambeau token prints")
+    return Token(scope, hashlib.sha256(text.encode()).digest())
+
+
+def presented(authorization: str) -> str | None:
+    """The token of an Authorization header; `None` when it is no bearer token."""
+    found = _BEARER.fullmatch(authorization)
+    return found[1] if found else None
+
+
+def match(tokens: Iterable[Token], text: str) -> Token | None:
+    """The token that this is. Takes the same time whichever it is, and whether it is one."""
+    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+    found = None
+    for token in tokens:
+        if hmac.compare_digest(token.digest, digest) and (found is None or token.scope == "admin"):
+            found = token
+    return found

@@ -1,0 +1,64 @@
+"""From names and shapes of tensors to the network they belong to, without torch and without reading a number.
+
+It is certain, or it refuses and says what came near. It reads no file and constructs nothing.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from flambeau.bundle.storage import ImageConfig
+from flambeau.checkpoints.report import TensorInfo
+from flambeau.identify import choose, index, nearest, reparametrised
+from flambeau.identify.finding import Identified, Published
+from flambeau.identify.index import REGISTRIES, Registry
+
+
+def detect(
+    tensors: Mapping[str, TensorInfo],
+    *,
+    wanted: str | None = None,
+    args: Mapping[str, Any] = {},
+    hidden_activation: str | None = None,
+    timm: bool | None = None,
+) -> Identified:
+    """The network that these tensors fill completely, or the nearest misses.
+
+    With `wanted`, a registered name such as `resnet50` or `timm/resnet50`, only that one is tried; `args` are arguments
+    for its constructor. `hidden_activation` (relu, gelu, silu, tanh, sigmoid, none) says what stands between the linear
+    layers of a replaced head. timm's architectures count when it is installed, unless `timm` says otherwise.
+    """
+    shapes, made = reparametrised.fold({key: info.shape for key, info in tensors.items()})
+    found = choose.find(shapes, wanted=wanted, args=args, activation=hidden_activation, registries=_registries(timm))
+    if found.fit is None and (module := reparametrised.unknown(shapes)):
+        return msgspec.structs.replace(found, advice=nearest.parametrised(module))
+    notes = [f"{next(iter(made))} is kept in parts, which are multiplied out"] if made else []
+    return msgspec.structs.replace(found, notes=(*found.notes, *notes))
+
+
+def published(sha256: str, *, architecture: str) -> Published | None:
+    """The official weights of that architecture whose file has this sha256, or `None`."""
+    for registry in REGISTRIES:
+        facts = index.facts(registry)
+        for digits, weights in facts.weights.items():
+            if sha256.startswith(digits) and weights.architecture == architecture:
+                return Published(architecture, weights.name, facts.pipelines[weights.pipeline])
+    return None
+
+
+def pipeline_for(registry: Registry, name: str) -> ImageConfig:
+    """How images are prepared for an architecture; the recipe's transform for one that the index does not have.
+
+    The recipe serves all of torchvision's models of its size. A model trained at another size takes the sizes of its
+    library's metadata, for at 224 it would be wrong rather than slightly different.
+    """
+    facts = index.facts(registry)
+    found = facts.architectures.get(name)
+    return facts.pipelines[found[1]] if found else ImageConfig()
+
+
+def _registries(timm: bool | None) -> tuple[Registry, ...]:
+    return tuple(
+        registry for registry in REGISTRIES if registry != "timm" or (index.present("timm") if timm is None else timm)
+    )

@@ -1,0 +1,197 @@
+"""A chain of layers from names and shapes: what was put in place of a head, or a plain network over numbers.
+
+Linear layers and norms show in the weights; activations, dropout and whatever else has no weights show at most as gaps
+between the numbers of a `nn.Sequential`. What is not certain is refused, with what was seen.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import msgspec
+
+from flambeau.bundle.storage import HeadLayer
+from flambeau.identify.index import COUNTER, Block, Shape
+
+_SHOWN = 12
+LayerActivation = Literal["relu", "gelu", "silu", "tanh", "sigmoid"]
+ACTIVATIONS: tuple[str, ...] = (*get_args(LayerActivation), "none")
+"""What may be said of the places between linear layers that have no weights."""
+
+
+class Unclear(Exception):
+    """No error: the layers cannot be told for certain. The message is what was seen.
+
+    `gap`: the name of an activation would do.
+    """
+
+    def __init__(self, seen: str, *, gap: bool = False) -> None:
+        super().__init__(seen)
+        self.gap = gap
+
+
+class Chain(msgspec.Struct, frozen=True):
+    """Layers in order, and what was assumed of those that have no weights, in words."""
+
+    layers: tuple[HeadLayer, ...]
+    features: int
+    outputs: int
+    note: str = ""
+
+
+def is_place(name: str) -> bool:
+    """Whether it is a place in a `nn.Sequential`. Nobody's has a thousand layers, and a hostile name any number."""
+    return name.isascii() and name.isdigit() and len(name) <= 3 and (name == "0" or name[0] != "0")
+
+
+def read(shapes: Mapping[str, Shape]) -> list[HeadLayer]:
+    """The layers that have weights, in the order of their places. Raises `Unclear` for others than linear and norms."""
+    modules: dict[str, dict[str, Shape]] = {}
+    for name, shape in shapes.items():
+        path, _, leaf = name.rpartition(".")
+        if leaf != COUNTER:
+            modules.setdefault(path, {})[leaf] = shape
+    found = [_layer(path, tensors) for path, tensors in modules.items()]
+    if all(is_place(layer.name) for layer in found):
+        found.sort(key=lambda layer: int(layer.name))
+    return found
+
+
+def _layer(path: str, tensors: dict[str, Shape]) -> HeadLayer:
+    weight = tensors.get("weight", ())
+    names = tensors.keys()
+    if len(weight) == 2 and names <= {"weight", "bias"} and tensors.get("bias", weight[:1]) == weight[:1]:
+        return HeadLayer(path, "linear", (weight[1], weight[0]), "bias" in tensors)
+    if len(weight) == 1 and len(set(tensors.values())) == 1:
+        if names == {"weight", "bias", "running_mean", "running_var"}:
+            return HeadLayer(path, "batch_norm", weight)
+        if names == {"weight", "bias"}:
+            return HeadLayer(path, "layer_norm", weight)
+    shown = ", ".join(f"{name} {list(shape)}" for name, shape in tensors.items())
+    raise Unclear(f"a layer {path} that is neither linear nor a norm ({shown})".replace("  ", " "))
+
+
+def chain(found: list[HeadLayer], *, activation: str | None, own: Block | None = None) -> Chain:
+    """The whole chain, places without weights included. Raises `Unclear`.
+
+    A place before the first linear layer does nothing outside of training (dropout) or to vectors (flatten). Places
+    between two linear layers hold `activation` where they lie side by side; apart, nobody can say which has it. Where
+    `own`, the block that the chain replaces, has the same layers around a gap, the gap is filled as it is there: such
+    places are left out of the chain, which by the contract of `Head` keeps the architecture's own.
+    """
+    if not any(layer.kind == "linear" for layer in found):
+        raise Unclear("no linear layer")
+    if any("." in layer.name for layer in found):
+        raise Unclear(f"layers within layers ({', '.join(layer.name for layer in found[:_SHOWN])})")
+    if min(size for layer in found for size in layer.sizes) < 1:
+        raise Unclear(f"layers of no size ({describe(found)})")
+    width = found[0].sizes[0]
+    for layer in found:
+        if layer.sizes[0] != width:
+            raise Unclear(f"{describe(found)}: {layer.name} does not take what comes before it")
+        width = layer.sizes[-1]
+    numbered = all(is_place(layer.name) for layer in found)
+    if not numbered:
+        _refuse_unordered(found)
+    layers, note = _numbered(found, activation, own) if numbered else (_named(found, activation), "")
+    return Chain(tuple(layers), found[0].sizes[0], width, note)
+
+
+def _named(found: list[HeadLayer], activation: str | None) -> list[HeadLayer]:
+    linears = _linears(found)
+    layers: list[HeadLayer] = []
+    for place, layer in enumerate(found):
+        if linears[0] < place <= linears[-1]:
+            layers += _activated([f"{layer.name}_before"], found, place, activation)
+        layers.append(layer)
+    return layers
+
+
+def _numbered(found: list[HeadLayer], activation: str | None, own: Block | None) -> tuple[list[HeadLayer], str]:
+    linears = _linears(found)
+    kept = {layer.name: layer for layer in own.layers if layer.sizes} if own else {}
+    gaps = [place for place in range(len(found)) if _gap(found, place)]
+    alike = {place for place in gaps if _alike(found, place, list(kept))}
+    if activation and alike >= {place for place in gaps if linears[0] < place <= linears[-1]}:
+        alike = {place for place in alike if place <= linears[0]}  # what was said would have no effect otherwise
+    notes: list[str] = []
+    layers: list[HeadLayer] = []
+    for place, layer in enumerate(found):
+        inner = linears[0] < place <= linears[-1]
+        if place in alike:
+            notes += ["activations as in the architecture's own"] if inner else []
+        elif place in gaps and inner:
+            layers += _activated(_gap(found, place), found, place, activation)
+        elif place in gaps:
+            layers += [HeadLayer(name, "identity") for name in _gap(found, place)]
+            notes.append("what has no weights before its first linear layer is taken for dropout")
+        same = kept.get(layer.name)
+        if same is None or same.kind == "linear" or same.sizes != layer.sizes:
+            layers.append(layer)
+            if layer.kind == "layer_norm":
+                notes.append("a norm without running statistics is taken for a LayerNorm")
+    return layers, " and ".join(dict.fromkeys(notes))
+
+
+def _linears(found: list[HeadLayer]) -> list[int]:
+    return [place for place, layer in enumerate(found) if layer.kind == "linear"]
+
+
+def _alike(found: list[HeadLayer], place: int, own: list[str]) -> bool:
+    """Whether the architecture's own block has weights at both ends of the gap before a place, and none in between."""
+    name = found[place].name
+    if name not in own:
+        return False
+    before = own[own.index(name) - 1] if own.index(name) else None
+    return before == (found[place - 1].name if place else None)
+
+
+def _gap(found: list[HeadLayer], place: int) -> list[str]:
+    """The places without weights before a layer of a numbered chain."""
+    before = int(found[place - 1].name) if place else -1
+    return [str(number) for number in range(before + 1, int(found[place].name))]
+
+
+def _activated(names: list[str], found: list[HeadLayer], place: int, activation: str | None) -> list[HeadLayer]:
+    if activation == "none":
+        return [HeadLayer(name, "identity") for name in names]
+    if _gaps_between_linears(found, place) > 1:
+        raise Unclear(f"{describe(found)}: which of these has the activation cannot be told")
+    if activation is None:
+        raise Unclear(describe(found), gap=True)
+    # Dropout beside it does nothing, so the first of the places is as good as any.
+    return [HeadLayer(names[0], activation), *(HeadLayer(name, "identity") for name in names[1:])]  # type: ignore[arg-type]
+
+
+def _gaps_between_linears(found: list[HeadLayer], place: int) -> int:
+    """How many separate places without weights lie between the two linear layers around a place."""
+    first = max(index for index in range(place) if found[index].kind == "linear")
+    last = min(index for index in range(place, len(found)) if found[index].kind == "linear")
+    if not is_place(found[place].name):
+        return last - first
+    return sum(bool(_gap(found, index)) for index in range(first + 1, last + 1))
+
+
+def _refuse_unordered(found: list[HeadLayer]) -> None:
+    """Names have no order of their own, and some files sort them: two layers alike could stand either way round."""
+    sizes = [layer.sizes for layer in found if layer.kind == "linear"]
+    names = [layer.name for layer in found]
+    if len(set(sizes)) < len(sizes) and names != sorted(names, key=_natural):
+        raise Unclear(f"{describe(found)}: their order cannot be told")
+
+
+def _natural(name: str) -> str:
+    """`fc10` after `fc2`."""
+    return re.sub(r"\d+", lambda digits: digits[0].zfill(9), name)
+
+
+def describe(found: list[HeadLayer]) -> str:
+    """The layers in words: `4→16, something without weights, 16→3`."""
+    words = []
+    for place, layer in enumerate(found):
+        if is_place(layer.name) and _gap(found, place) and place:
+            words.append("something without weights")
+        elif not is_place(layer.name) and place:
+            words.append("perhaps something without weights")
+        words.append("→".join(map(str, layer.sizes)) if layer.kind == "linear" else f"{layer.kind} of {layer.sizes[0]}")
+    return ", ".join(words if len(words) <= _SHOWN else [*words[:_SHOWN], "…"])

@@ -1,0 +1,107 @@
+"""The names of a file's tensors: what training tools put around them is taken off, what only training needs set aside.
+
+It knows the habits of tools (DataParallel, Lightning, FSDP, torch.compile, EMA), and no architecture.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from flambeau.identify.index import Shape
+
+_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+_PROFILED = ("total_ops", "total_params")  # thop leaves its counts in every module
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
+_TRAINING = re.compile(
+    r"criterion\w*|\w*loss\w*|(\w*_)?metrics?|(\w*_)?(acc|accuracy|auroc|auc|f1|f1_score|confmat|precision|recall)\d*"
+    r"|n_averaged|num_updates|decay|initted|step|epoch|global_step",
+    re.IGNORECASE,
+)
+_AVERAGED = re.compile(r"(\w*_)?(ema|averaged|shadow|teacher|momentum|target)(_\w*)?", re.IGNORECASE)
+_HEAD = re.compile(
+    r"\d+|(\w*_)?(fc|heads?|classifier|classification|clf|cls|linear|lin|dense|out|output|logits?|predictor|final|last)"
+    r"(_\w*|\d*)",
+    re.IGNORECASE,
+)
+_SHARE = 0.2  # of the tensors, that a part of the file must have for its prefix to be tried
+_DEPTH = 8
+
+
+class Names(msgspec.Struct, frozen=True):
+    """The tensors under their own names: `shapes` by name, `keys` from a name to the file's key for it.
+
+    `aside` are the file's keys that are nobody's weights.
+    """
+
+    shapes: dict[str, Shape]
+    keys: dict[str, str]
+    aside: tuple[str, ...] = ()
+
+    def within(self, prefix: str) -> dict[str, Shape]:
+        """The tensors whose name begins with `prefix`, which is taken off."""
+        return {name[len(prefix) :]: shape for name, shape in self.shapes.items() if name.startswith(prefix)}
+
+    def outside(self, prefix: str) -> dict[str, Shape]:
+        """The other tensors."""
+        return {name: shape for name, shape in self.shapes.items() if not name.startswith(prefix)}
+
+
+def tidy(shapes: Mapping[str, Shape]) -> Names:
+    """Take off what compilers and wrappers put inside of names; rename DenseNets from before torchvision 0.3."""
+    keys: dict[str, str] = {}
+    aside = []
+    for key in shapes:
+        *path, last = key.split(".")
+        if last in _PROFILED:
+            aside.append(key)
+            continue
+        name = ".".join([*(part for part in path if part not in _WRAPPERS), last])
+        keys[_OLD_DENSENET.sub(r"\1\2.", name)] = key
+    if len(keys) + len(aside) != len(shapes):  # two keys under one name: then the wrappers mean something
+        keys = {key: key for key in shapes if key not in aside}
+    return Names({name: shapes[key] for name, key in keys.items()}, keys, tuple(aside))
+
+
+def prefixes(names: Names) -> list[str]:
+    """The dotted prefixes under which a network may lie, the empty one first."""
+    found, level = [""], [""]
+    least = max(1, int(len(names.shapes) * _SHARE))
+    for _ in range(_DEPTH):
+        following = []
+        for prefix in level:
+            parts = Counter(rest.partition(".")[0] for rest in names.within(prefix) if "." in rest)
+            following += [f"{prefix}{part}." for part, count in parts.items() if count >= least]
+        level = following
+        found += level
+    return found
+
+
+def serves_training(name: str) -> bool:
+    """Whether a tensor of that name serves training only: losses, metrics, counters."""
+    return any(_TRAINING.fullmatch(part) for part in name.split("."))
+
+
+def is_averaged(prefix: str) -> bool:
+    """Whether a prefix says that what lies under it is the moving average of weights."""
+    return any(_AVERAGED.fullmatch(part) for part in prefix.split("."))
+
+
+def is_head(name: str) -> bool:
+    """Whether a tensor that lies beside a backbone is named as those of heads are.
+
+    Others may be of any use: the centres of ArcFace are as many vectors of features as there are classes, and no layer.
+    """
+    return any(_HEAD.fullmatch(part) for part in name.split(".")[:-1])
+
+
+def common_path(names: Iterable[str]) -> str:
+    """The longest dotted path that all modules of these tensors lie in or are, without a dot at its end."""
+    paths = [name.split(".")[:-1] for name in names]
+    shared = []
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    return ".".join(shared)

@@ -1,0 +1,248 @@
+"""The nearest misses: the networks that agree with most of a file, and what differs.
+
+Modules are compared first, as numbers; then the best few tensor by tensor. It reads the shapes of the index, which an
+exact match does without.
+"""
+
+import difflib
+from collections.abc import Iterable
+from functools import cache
+
+from flambeau.identify import index, layers, naming, plain_networks, sketches, unsupported
+from flambeau.identify.finding import Identified, Near
+from flambeau.identify.index import CLASSES, COUNTER, Registry, Shape
+from flambeau.identify.match import Mismatch
+from flambeau.identify.naming import Names
+from flambeau.identify.unsupported import Known
+from flambeau.system.machine import pip_install
+
+LEAST = 0.1
+"""The share of tensors in which a network has to agree with a file to be worth naming."""
+
+_MOST = 3
+_CLOSER_LOOK = 8  # networks, of those that share most modules
+
+
+def nearest(names: Names, registries: Iterable[Registry]) -> list[tuple[float, Near]]:
+    """At most three networks with the share of tensors that agree, the best first."""
+    scored = []
+    for prefix in naming.prefixes(names):
+        inside = names.within(prefix)
+        for registry in registries:
+            modules = _modules(registry, inside)
+            for number, own in enumerate(_sets(registry)):
+                if agreed := len(modules & own):
+                    scored.append(
+                        (
+                            agreed / max(len(modules) + len(names.shapes) - len(inside), len(own)),
+                            prefix,
+                            registry,
+                            number,
+                        )
+                    )
+    scored.sort(key=lambda each: -each[0])
+    found: dict[tuple[Registry, int], tuple[float, Near]] = {}
+    for _, prefix, registry, number in scored[:_CLOSER_LOOK]:
+        if (registry, number) not in found and (owners := index.names_of(registry, number)):
+            share, near = compare(names, prefix, registry, owners[0])
+            if share >= LEAST:
+                found[registry, number] = share, near
+    return sorted(found.values(), key=lambda each: -each[0])[:_MOST]
+
+
+def compare(names: Names, prefix: str, registry: Registry, name: str) -> tuple[float, Near]:
+    """How the file differs from one network: the share of tensors that agree, and the rest by the file's keys."""
+    number, _ = index.facts(registry).architectures[name]
+    network = index.facts(registry).networks[number]
+    own = index.shapes(registry).of(number)
+    aux = tuple(f"{path}." for path in network.aux)
+    inside = {
+        key: shape
+        for key, shape in names.within(prefix).items()
+        if not key.endswith(COUNTER) and not (aux and key.startswith(aux))
+    }
+    agreed = [key for key in inside if key in own and _fits(own[key], inside[key])]
+    beside = [key for key in names.outside(prefix) if not naming.serves_training(key) and not key.endswith(COUNTER)]
+    unexpected = [names.keys[prefix + key] for key in inside if key not in own] + [names.keys[key] for key in beside]
+    misshaped = [
+        (names.keys[prefix + key], shape, own[key])
+        for key, shape in inside.items()
+        if key in own and not _fits(own[key], shape)
+    ]
+    share = len(agreed) / (len(own.keys() | inside.keys()) + len(beside))
+    missing = tuple(key for key in own if key not in inside)
+    return share, Near(index.called(registry, name), missing, tuple(unexpected), tuple(misshaped))
+
+
+def best_prefix(names: Names, registry: Registry, name: str) -> str:
+    """The prefix under which the file agrees best with one network."""
+    return max(naming.prefixes(names), key=lambda prefix: compare(names, prefix, registry, name)[0])
+
+
+def _fits(own: Shape, shape: Shape) -> bool:
+    return len(own) == len(shape) and all(a in (b, CLASSES) for a, b in zip(own, shape, strict=True))
+
+
+Module = tuple[str, int]
+
+
+def _modules(registry: Registry, shapes: dict[str, Shape]) -> frozenset[Module]:
+    """The modules of a file with the numbers that the index has for their shapes, or -1 where it has none."""
+    modules: dict[str, list[tuple[str, Shape]]] = {}
+    for key, shape in shapes.items():
+        path, _, leaf = key.rpartition(".")
+        if leaf != COUNTER:
+            modules.setdefault(path, []).append((leaf, shape))
+    numbers = _numbers(registry)
+    return frozenset((path, numbers.get(frozenset(tensors), -1)) for path, tensors in modules.items())
+
+
+@cache
+def _numbers(registry: Registry) -> dict[frozenset[tuple[str, Shape]], int]:
+    return {frozenset(kind): number for number, kind in enumerate(index.shapes(registry).kinds)}
+
+
+@cache
+def _sets(registry: Registry) -> list[frozenset[Module]]:
+    shapes = index.shapes(registry)
+    return [frozenset(shapes.modules(number)) for number in range(len(shapes.networks))]
+
+
+# What is said where nothing fits: the nearest misses, and a sentence about what to try.
+
+_OWN = "give your own class with --arch file.py:Class --allow-code"
+_NAMED = 3
+_CLOSE = 0.6  # the share of agreeing tensors from which a miss is likely to be that network, changed
+
+
+def no_chain(names: Names) -> str:
+    """Where `--arch mlp` was said of something else."""
+    if table := unsupported.nothing_but_tables(names):
+        return table
+    return f"this is no plain network over numbers: it has other layers than linear ones and norms; {_OWN}"
+
+
+def no_task(known: Known) -> str:
+    """Where the network is known, and nothing here serves what it does."""
+    classes = f" with {known.classes} classes" if known.classes else ""
+    also = f" (or {', '.join(known.names[1:])}, which has the same weights)" if known.names[1:] else ""
+    return (
+        f"this is torchvision's {known.names[0]}{also}{classes}: {known.task} is not served yet, but {sketches.AROUND}"
+    )
+
+
+def parametrised(module: str) -> str:
+    """Where a weight is kept in parts that nobody here can put together."""
+    return (
+        f"{module} keeps its weight in a parametrisation that is not known: take it off before torch.save, "
+        f"with torch.nn.utils.parametrize.remove_parametrizations, or {_OWN}"
+    )
+
+
+def unknown(wanted: str, registries: tuple[Registry, ...]) -> str:
+    """Where `--arch` names nothing that is there."""
+    asked, _, name = wanted.rpartition("/")
+    if "timm" not in registries and asked in ("", "timm") and name in index.facts("timm").architectures:
+        return f"{name} is an architecture of timm, which is not installed: {pip_install('timm')}"
+    known = {plain_networks.NAME, *(name for registry in registries for name in index.facts(registry).architectures)}
+    close = difflib.get_close_matches(name, sorted(known), n=_NAMED)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"write a torchvision or timm model's name, or {_OWN}"
+    return f"there is no architecture named {wanted!r}: {hint}"
+
+
+def no_activation(said: str) -> str:
+    """Where `--hidden-activation` is none."""
+    return f"--hidden-activation {said} is not known: say {', '.join(layers.ACTIVATIONS[:-1])} or none"
+
+
+def asked_in_vain(miss: Near, refusals: list[Mismatch]) -> str:
+    """Where `--arch` names a network that the weights do not fill."""
+    if refusals:
+        return of_refusals(refusals)
+    return f"{_differences(miss)}: try without --arch, which looks for the nearest, or {_OWN}"
+
+
+def nothing(names: Names, refusals: list[Mismatch], registries: tuple[Registry, ...]) -> Identified:
+    """Where no architecture fits."""
+    ranked = nearest(names, registries)
+    misses = tuple(miss for _, miss in ranked)
+    if refusals:
+        owners = {(each.candidate.registry, each.candidate.number): each.candidate.prefix for each in refusals}
+        bodies = [
+            compare(names, prefix, registry, index.names_of(registry, number)[0])[1]
+            for (registry, number), prefix in owners.items()
+        ]
+        merged = {miss.name: miss for miss in (*bodies, *misses)}
+        return Identified(None, tuple(merged.values())[:_NAMED], of_refusals(refusals))
+    if table := unsupported.nothing_but_tables(names):
+        return Identified(None, (), table)
+    told, whole = unsupported.words(names)
+    if told and (not ranked or ranked[0][0] < _CLOSE):
+        return Identified(None, (), _of_layers(told, whole))
+    if not ranked:
+        return Identified(None, (), f"no architecture that flambeau knows resembles these weights: {_OWN}")
+    share, miss = ranked[0]
+    if share >= _CLOSE:
+        cut = "if the file is cut short or one of several, take the whole; " if _only_lacks(miss) else ""
+        return Identified(None, misses, f"{_differences(miss)}: {cut}if the network was changed by hand, {_OWN}")
+    return Identified(
+        None,
+        misses,
+        f"no known architecture fits, and the nearest, {miss.name}, agrees in {share:.0%} of its tensors: name the "
+        f"network with --arch, {_OWN}, or choose other weights in the file with --weights-key",
+    )
+
+
+def of_children(name: str, prefix: str) -> str:
+    """Where the children of an architecture have numbers for names, and everything else fits."""
+    where = f"at {prefix.rstrip('.')}" if prefix else "numbered"
+    return (
+        f"the weights are those of {name}, its children {where} as in nn.Sequential(*{name}().children()): say "
+        f"--arch {name} if nothing stands between them but what is {name}'s own (average pooling before the last "
+        f"layer), or {_OWN}"
+    )
+
+
+def assumed(name: str) -> str:
+    """What is told of a network whose children have numbers for names, when it was asked for."""
+    return f"its children are numbered, and what has no weights between them is taken as in {name}"
+
+
+def of_refusals(refusals: list[Mismatch]) -> str:
+    """What to do about a body that was found with a head that was not understood."""
+    best = next((each for each in refusals if each.gap), refusals[0])
+    [name, *_] = index.names_of(best.candidate.registry, best.candidate.number)
+    remedy = _OWN
+    if best.gap:
+        others = ", ".join(layers.ACTIVATIONS[1:])
+        remedy = f"name what stands between them with --hidden-activation relu ({others}), or {_OWN}"
+    return f"the body is that of {name}, but {best.why}: {remedy}"
+
+
+def _of_layers(told: str, whole: bool) -> str:
+    """What to do about a network that is known by its kinds of layers only. `whole`: it takes whole numbers."""
+    if whole:
+        return (
+            f"these weights have {told}, so their network may take whole numbers such as token ids: {sketches.AROUND}"
+        )
+    return (
+        f"no architecture that flambeau knows resembles these weights, which have {told}: {_OWN}, and the shape of one "
+        "item with --input-shape"
+    )
+
+
+def _only_lacks(miss: Near) -> bool:
+    return bool(miss.missing) and not miss.unexpected and not miss.misshaped
+
+
+def _differences(miss: Near) -> str:
+    told = [
+        f"{len(keys)} {what} ({', '.join(keys[:2])}{', …' if len(keys) > 2 else ''})"
+        for what, keys in (
+            ("missing", miss.missing),
+            ("unexpected", miss.unexpected),
+            ("of another shape", tuple(f"{key} {list(file)} for {list(own)}" for key, file, own in miss.misshaped)),
+        )
+        if keys
+    ]
+    return f"the weights do not fill {miss.name}: {'; '.join(told)}"

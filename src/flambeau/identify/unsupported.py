@@ -1,0 +1,146 @@
+"""Networks of torchvision's that have no task here yet: detectors, segmenters, and those over videos.
+
+They are known by name, so that their files are called what they are, with a Python model that serves them. The list is
+shipped beside the index of architectures, and written by the same script.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Literal
+
+import msgspec
+
+from flambeau.bundle.storage import HeadLayer
+from flambeau.identify import index, naming, sketches
+from flambeau.identify.index import COUNTER, Shape, Signature
+from flambeau.identify.naming import Names
+
+UnsupportedTask = Literal[
+    "object detection", "instance segmentation", "keypoint detection", "semantic segmentation", "video classification",
+    "optical flow",
+]  # fmt: skip
+
+
+class Other(msgspec.Struct, frozen=True, array_like=True):
+    """One of them. `body` is the signature without `heads`, which depend on the number of classes, and `aux`.
+
+    `classes` names a tensor whose first size is the number of classes times `each`; empty where nothing depends on it.
+    """
+
+    name: str
+    task: UnsupportedTask
+    body: int
+    heads: tuple[str, ...] = ()
+    aux: tuple[str, ...] = ()
+    classes: str = ""
+    each: int = 1
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What a file holds: `names` are all that have such weights; `classes` is `None` where they have no such number.
+
+    `aux`: the file has the heads that serve training only.
+    """
+
+    names: tuple[str, ...]
+    task: UnsupportedTask
+    prefix: str
+    classes: int | None
+    aux: bool
+
+
+@cache
+def known() -> tuple[Other, ...]:
+    """All of them."""
+    return msgspec.json.decode(index.read("torchvision_others.json.gz"), type=tuple[Other, ...])
+
+
+def find(names: Names) -> Known | None:
+    """The networks that these tensors are, whatever their number of classes."""
+    for prefix in naming.prefixes(names):
+        inside = names.within(prefix)
+        marks = Signature(inside)
+        found = [other for other in known() if marks.without((*other.heads, *other.aux)) == other.body]
+        counts = {other.name: _classes(other, inside) for other in found}
+        if fitting := [other for other in found if counts[other.name] != 0]:
+            [first, *_] = fitting
+            aux = any(name.startswith(f"{path}.") for path in first.aux for name in inside)
+            return Known(tuple(other.name for other in fitting), first.task, prefix, counts[first.name], aux)
+    return None
+
+
+def _classes(other: Other, inside: dict[str, tuple[int, ...]]) -> int | None:
+    """The number of classes; 0 where the file's head is none of this network's."""
+    if not other.classes:
+        return None
+    shape = inside.get(other.classes, ())
+    return shape[0] // other.each if len(shape) and shape[0] % other.each == 0 else 0
+
+
+# What layers weights belong to that are no known network's, in words: tables of vectors, recurrent layers, attention.
+
+_TABLE = re.compile(
+    r"(\w*_)?(emb|embed|embeds|embedding|embeddings|embedder|wte|wpe|lookup|vocab|vectors)(_\w*|\d*)"
+    r"|\w+_(emb|embeddings?)|embedding_\w+|embed_tokens|tok_\w+",
+    re.IGNORECASE,
+)
+_RECURRENT = {4: "an LSTM", 3: "a GRU", 1: "a plain recurrent layer"}
+_ATTENTION = re.compile(r"(\w*_)?(attn|attention|self_attn|mha)(_\w*)?|in_proj_weight|[qkv]_proj|query|c_attn")
+_CONVOLUTIONS = {3: "convolutions over series", 5: "convolutions over volumes"}
+
+
+def is_table(name: str, shape: Shape) -> bool:
+    """Whether a tensor is named as tables of vectors are (`nn.Embedding`). Patches of images are embedded, too."""
+    *path, leaf = name.split(".")
+    named = any(_TABLE.fullmatch(part) for part in path) or bool(_TABLE.fullmatch(leaf))
+    return named and len(shape) == 2 and not leaf.endswith("bias")
+
+
+def tables(names: Names) -> list[str]:
+    """The tensors that are named as tables of vectors, and have no bias beside them as linear layers do."""
+    return [
+        name
+        for name, shape in names.shapes.items()
+        if is_table(name, shape) and f"{name.rpartition('.')[0]}.bias" not in names.shapes
+    ]
+
+
+def nothing_but_tables(names: Names) -> str:
+    """What is said of a file that holds tables of vectors and no network; empty where it has other tensors."""
+    found = tables(names)
+    if not found or len(found) < len(names.shapes):
+        return ""
+    told = ", ".join(_table(names.shapes, name) for name in found[:3])
+    return f"the file holds {told}, and a table of vectors is no network: {sketches.AROUND}"
+
+
+def words(names: Names) -> tuple[str, bool]:
+    """The telling kinds of layers, in words, and whether the network takes whole numbers; no words where none tells."""
+    shapes = names.shapes
+    found = tables(names)
+    told = [_table(shapes, name) for name in found[:2]]
+    told += list(dict.fromkeys(_recurrent(shapes, name) for name in shapes if name.endswith("weight_ih_l0")))[:2]
+    parts = {part for name in shapes for part in name.split(".")}
+    if any(_ATTENTION.fullmatch(part) for part in parts):
+        told.append("attention")
+    dimensions = {len(shape) for name, shape in shapes.items() if name.endswith("weight") and COUNTER not in name}
+    told += [kind for count, kind in _CONVOLUTIONS.items() if count in dimensions]
+    return " and ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told), bool(found)
+
+
+def bare_table(found: list[HeadLayer]) -> bool:
+    """Whether a single table could be a linear layer without bias as well as an embedding."""
+    return len(found) == 1 and found[0].kind == "linear" and not found[0].bias
+
+
+def _table(shapes: Mapping[str, Shape], name: str) -> str:
+    rows, width = shapes[name]
+    return f"a table of {rows} vectors of {width} numbers ({name})"
+
+
+def _recurrent(shapes: Mapping[str, Shape], name: str) -> str:
+    inner = shapes.get(name.replace("weight_ih", "weight_hh"), ())
+    rows, *width = shapes[name]
+    kind = _RECURRENT.get(rows // inner[-1] if inner and inner[-1] else 0, "a recurrent layer")
+    return f"{kind} over steps of {width[0]} numbers" if width else kind

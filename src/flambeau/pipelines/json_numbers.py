@@ -1,0 +1,120 @@
+"""Large JSON lists of numbers, read against the shape they must have: in linear time, and with little memory.
+
+A decoder makes an object of every number and list, some thirty bytes for each of the text, before anybody can count
+them. Here brackets and commas are compared with those of the shape first; then the numbers go into the array piece by
+piece.
+"""
+
+import math
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from flambeau.types import Value
+
+_PIECE = 256 * 1024  # bytes of text that are decoded together
+_NOT_MARKS = bytes(set(range(256)) - set(b"[],"))
+_NO_BRACKETS = bytes.maketrans(b"[]", b"  ")
+
+
+class UnlikeError(ValueError):
+    """The text is of another form; the message says in which way, as the end of a sentence that begins with "but"."""
+
+
+def read_rows(
+    text: bytes, shape: tuple[int, ...], dtype: str, *, number: type, nesting: int, most: int
+) -> npt.NDArray[Any]:
+    """The (rows, *shape) array of a JSON value: a row, nested as deep as the shape, or a list of rows.
+
+    `number` is the Python type of each, `nesting` how many lists the text opens with, `most` bounds the rows. Raises
+    `UnlikeError`, `msgspec.DecodeError` where something else than a number stands, and `OverflowError`.
+    """
+    msgspec.json.decode(text, type=msgspec.Raw)  # the grammar as a whole; makes nothing of it
+    rows = _count_rows(text, shape, nesting)
+    if rows > most:
+        raise UnlikeError(f"it has {rows} rows, and the most is {most}")
+    array = np.empty(rows * math.prod(shape), dtype)
+    filled = start = 0
+    while start < len(text):
+        end = text.find(b",", start + _PIECE)
+        end = len(text) if end < 0 else end
+        piece = b"[" + text[start:end].translate(_NO_BRACKETS) + b"]"
+        numbers = msgspec.json.decode(piece, type=list[number])  # type: ignore[valid-type]
+        if filled + len(numbers) > len(array):
+            raise UnlikeError("its lists are of unlike length")
+        array[filled : filled + len(numbers)] = np.array(numbers, dtype)
+        filled += len(numbers)
+        start = end + 1
+    if filled < len(array):  # an empty list where a number belongs
+        raise UnlikeError("its lists are of unlike length")
+    return array.reshape(rows, *shape)
+
+
+def _count_rows(text: bytes, shape: tuple[int, ...], nesting: int) -> int:
+    """How many rows the text has, if its brackets and commas are those of rows of that shape. Raises `UnlikeError`."""
+    if b'"' in text:
+        raise UnlikeError("it has text where a number belongs")
+    if nesting not in (len(shape), len(shape) + 1):
+        raise UnlikeError(f"its lists are nested {nesting} deep")
+    marks = text.translate(None, delete=_NOT_MARKS)
+    if math.prod(shape) > len(marks) + 1:
+        raise UnlikeError("it has fewer numbers than a row")
+    row = _marks_of(shape)
+    rows = 1 if nesting == len(shape) else (len(marks) - 1) // (len(row) + 1)
+    if marks != (row if nesting == len(shape) else _list_of(row, rows)):
+        raise UnlikeError("its lists are not of that shape")
+    return rows
+
+
+def _marks_of(shape: tuple[int, ...]) -> bytes:
+    """The brackets and commas of one row: for (2, 3), `[[,,],[,,]]`."""
+    return _list_of(_marks_of(shape[1:]), shape[0]) if shape else b""
+
+
+def _list_of(element: bytes, count: int) -> bytes:
+    return b"[" + ((element + b",") * count)[:-1] + b"]"
+
+
+# Model answers to strict JSON: numpy arrays, numpy scalars and torch tensors included, NaN and infinities as null.
+
+
+def encode(answer: Any) -> Value:
+    """The JSON text of an answer, and how many of its numbers were not finite.
+
+    Raises `TypeError` (or what the object's own code raises) for a value that has no JSON form.
+    """
+    text = _ENCODER.encode(answer)
+    return Value(text, nonfinite=_count_nonfinite(answer) if b"null" in text else 0)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        if value.dtype.kind not in "biufSU":
+            raise TypeError(f"a numpy array of {value.dtype} has no JSON form")
+        if value.dtype == np.longdouble:
+            value = value.astype(np.float64)  # Python has no such number, so `tolist` would leave it as it is
+        return value.tolist()
+    if hasattr(value, "detach") and hasattr(value, "tolist"):  # a torch tensor, recognised without importing torch
+        return value.detach().cpu().tolist()
+    raise TypeError(f"a {type(value).__name__} has no JSON form")
+
+
+_ENCODER = msgspec.json.Encoder(enc_hook=_plain)
+
+
+def _count_nonfinite(value: Any) -> int:
+    """msgspec writes a number that is not finite as null; here they are told from real nulls."""
+    if isinstance(value, float):
+        return 0 if math.isfinite(value) else 1
+    if isinstance(value, dict):
+        return sum(map(_count_nonfinite, value.values()))
+    if isinstance(value, list | tuple | set | frozenset):
+        return sum(map(_count_nonfinite, value))
+    if isinstance(value, str | bytes | int | None):
+        return 0
+    try:
+        return _count_nonfinite(_plain(value))
+    except TypeError:
+        return 0

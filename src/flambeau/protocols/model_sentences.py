@@ -1,0 +1,53 @@
+"""What a model does and who applies which activation, in sentences for people: the page and the OpenAPI document."""
+
+from flambeau.bundle.storage import Activation
+from flambeau.serving.model import Model
+from flambeau.types import Task
+
+_TASKS: dict[Task, str] = {
+    "classification": "Classification",
+    "multi-label": "Multi-label classification",
+    "regression": "Regression",
+    "embedding": "Embedding",
+    "tensor": "A network over numbers",
+    "python": "A model in Python",
+}
+
+_FUNCTIONS = {"softmax": "Softmax", "sigmoid": "Sigmoid"}
+
+
+def task_name(model: Model) -> str:
+    """The task for people."""
+    return _TASKS[model.task]
+
+
+def about(model: Model) -> str:
+    """The task and the activation, as two sentences; of own code only that it is."""
+    if model.kind != "image":
+        return f"{task_name(model)}."
+    return f"{task_name(model)}. {activation_of(model.bundle.manifest.activated_by)}"
+
+
+def activation_of(activation: Activation) -> str:
+    """Which activation is applied, by whom, and how that is known."""
+    known = _KNOWN[activation.known]
+    name = _FUNCTIONS.get(activation.function)
+    if name is None:
+        return f"No activation is applied ({known}): the network's numbers are the answer."
+    if activation.logarithm:
+        return (
+            f"The network gives the logarithm of a {activation.function} ({known}), and Flambeau the exponential of it."
+        )
+    if activation.by == "network":
+        return f"{name} is applied by the network ({known}), and nothing by Flambeau."
+    if activation.known == "assumed":
+        return f"{name} is applied by Flambeau. This is assumed: nothing in the file says what the numbers mean."
+    return f"{name} is applied by Flambeau ({known})."
+
+
+_KNOWN = {
+    "said": "chosen at build",
+    "graph": "its last operation shows it",
+    "architecture": "a known architecture",
+    "assumed": "assumed",
+}

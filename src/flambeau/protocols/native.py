@@ -1,0 +1,233 @@
+"""The native protocol: bodies to payloads, outcomes to the recipes' answers. Pure functions and two coroutines.
+
+one part `file`, or a raw body     what the model's task answers: `flambeau.answers`
+one part `image`                   the same, but of a classifier {"class_index": ..., "probabilities": [...]}
+JSON {"input": x}                  {"output": y}
+several parts                      {"predictions": [...]} in the order sent; a bad one fails alone
+Accept: application/x-npy          of embeddings, an array of numpy; one bad item fails the request
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from flambeau.answers import Answer, Asked, Embedding, PartName
+from flambeau.answers.embedding import NPY, npy
+from flambeau.errors import RequestError
+from flambeau.pipelines import json_document
+from flambeau.protocols import multipart
+from flambeau.protocols.errors import error_answer, error_body
+from flambeau.protocols.messages import JSON, HttpAnswer, HttpRequest, prefers
+from flambeau.protocols.multipart import Part
+from flambeau.protocols.parameters import FORM_PARTS, THRESHOLD, TIMEOUT, TOP_K, reading_of
+from flambeau.serving.model import Model
+from flambeau.serving.service import Service
+from flambeau.settings.service import Settings
+from flambeau.types import Options, Outcome, Payload, Task, Timings
+
+_PLAIN_ENCODINGS = ("", "7bit", "8bit", "binary")
+_FILE_NAME = re.compile(rb"[^\x00-\x1f\x7f]{1,255}\.[A-Za-z0-9]{2,5}")
+_BASE64 = re.compile(rb"(?:data:[^,]{0,200},)?[A-Za-z0-9+/=_\s-]{64,}")
+
+_BYTES_AT_ONCE = 32 * 1024  # of vectors that become text before others have their turn: about a millisecond
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request understood: its items (or what was wrong with one of them) and what is wanted about them.
+
+    `top_k`: how many classes are to be ranked, where that was asked for. `npy`: the answer is to be an array of numpy.
+    """
+
+    items: list[tuple[PartName, Payload | RequestError]]
+    options: Options
+    top_k: int | None
+    npy: bool
+
+
+class Answered(NamedTuple):
+    """An answer, with what only the log and the trace want of it.
+
+    `error` is that of an item that was sent alone, `timings` are the items', and `queued` is the time of
+    `time.monotonic()` at which they were handed to the model.
+    """
+
+    http: HttpAnswer
+    error: RequestError | None
+    timings: Sequence[Timings]
+    queued: float
+
+
+async def answer(service: Service, model: Model, request: HttpRequest, *, request_id: str) -> Answered:
+    """Answer a prediction request to that model. Raises `RequestError` for a request that fails as a whole."""
+    try:
+        call = await read(request, model.kind, service.settings, task=model.task)
+        timeout = _timeout(request, service.settings.deadline)
+    except RequestError as error:
+        model.metrics.rejected(error.code)
+        raise
+    payloads = [payload for _, payload in call.items if isinstance(payload, Payload)]
+    queued = time.monotonic()
+    computed = iter(await service.predict(model, payloads, call.options, timeout=timeout) if payloads else [])
+    outcomes = [
+        (form, next(computed) if isinstance(payload, Payload) else Outcome(payload)) for form, payload in call.items
+    ]
+    timings = [outcome.timings for _, outcome in outcomes]
+    first = outcomes[0][1].result
+    if len(outcomes) == 1 and isinstance(first, RequestError):
+        return Answered(error_answer(first, request_id), first, timings, queued)
+    return Answered(await render(call, outcomes, request_id=request_id), None, timings, queued)
+
+
+async def read(request: HttpRequest, kind: str, settings: Settings, *, task: Task) -> Call:
+    """Understand a request to a model of that kind (`image`, `tensor` or `python`). Raises `RequestError`.
+
+    The loop is let go on after every few hundred KiB of a form.
+    """
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise RequestError("a compressed body is not read: send it as it is", code="unsupported_content_encoding")
+    items = await _read_items(request, kind, settings)
+    if len(items) > settings.max_items:
+        raise RequestError(
+            f"the request has {len(items)} items: the most is {settings.max_items} (--max-items)", code="too_many_items"
+        )
+    if request.charge is not None:
+        request.charge(len(items) - 1)
+    top_k = TOP_K.read(request)
+    return Call(
+        items=items,
+        options=Options(
+            top_k=int(top_k or 1),
+            threshold=THRESHOLD.read(request),
+            probabilities=any(form == "image" for form, _ in items),
+        ),
+        top_k=None if top_k is None else int(top_k),
+        npy=task == "embedding" and prefers(request.headers.get("accept", ""), NPY, over=JSON),
+    )
+
+
+async def _read_items(
+    request: HttpRequest, kind: str, settings: Settings
+) -> list[tuple[PartName, Payload | RequestError]]:
+    media_type = request.media_type()
+    if not request.body:
+        raise _nothing_sent(kind, code="empty_body")
+    reading = reading_of(media_type)
+    if reading == "form":
+        content_type = request.headers["content-type"]
+        parts = await multipart.parse(request.body, content_type, max_parts=settings.max_items)
+        items = [(_form(part.name), _file(part, kind)) for part in parts if part.name in FORM_PARTS]
+        if not items:
+            raise _nothing_sent(kind, code="missing_file")
+        if len(items) == 1 and isinstance(items[0][1], RequestError):
+            raise items[0][1]
+        return items
+    if reading == "json":
+        return [("file", document(request.body, kind, max_depth=settings.max_json_depth))]
+    if reading == "raw":
+        return [("file", Payload("file", request.body))]
+    if media_type == "application/x-www-form-urlencoded" and kind == "image":
+        raise _nothing_sent(
+            kind, code="missing_file"
+        )  # a form without files: what the recipe's client sends by mistake
+    wanted = (
+        "multipart form data or an image" if kind == "image" else "JSON with the header Content-Type: application/json"
+    )
+    raise RequestError(f"a body of that Content-Type is not read: send {wanted}", code="unsupported_media_type")
+
+
+def _form(name: str) -> PartName:
+    return "image" if name == "image" else "file"
+
+
+def document(body: bytes | memoryview, kind: str, *, max_depth: int) -> Payload:
+    """A JSON document as a payload: its input, or as a whole where its replica is to look at it.
+
+    That is what is long, for the loop serves others too; and what goes to a model of images, for base64.
+    """
+    if kind == "image" or len(body) > json_document.SHORT:
+        return Payload("document", body)
+    return Payload("json", json_document.read_input(bytes(body), max_depth=max_depth))
+
+
+def _file(part: Part, kind: str) -> Payload | RequestError:
+    """The file in a part; or what was put there in its place, and how to send a file."""
+    if not part.data:
+        return RequestError("the file is empty", code="empty_body")
+    where = f"the part '{_form(part.name)}'"
+    if part.encoding not in _PLAIN_ENCODINGS:
+        return RequestError(
+            f"{where} is in another form (Content-Transfer-Encoding): send the file's bytes as they are",
+            code="unsupported_content_encoding",
+        )
+    if kind == "image" and not part.is_file:
+        start = bytes(part.data[:1024])
+        if len(part.data) <= 260 and _FILE_NAME.fullmatch(start):
+            return RequestError(
+                f"{where} is the name of a file, and not a file: send its contents (with curl: -F file=@NAME)",
+                code="missing_file",
+            )
+        if _BASE64.fullmatch(start):
+            return RequestError(
+                f"{where} is text in base64: send the file's bytes as they are, "
+                'or JSON: {"image": "<the file in base64>"}',
+                code="unsupported_content_encoding",
+            )
+    return Payload("file", part.data)
+
+
+def _nothing_sent(kind: str, *, code: Literal["empty_body", "missing_file"]) -> RequestError:
+    if kind == "image":  # the sentence of the second recipe, which its clients compare
+        return RequestError("no image part", code=code, hint="send the image as multipart form field 'file' or 'image'")
+    if code == "missing_file":
+        return RequestError("no file part", code=code, hint="send the file as multipart form field 'file'")
+    return RequestError('the body is empty: send JSON like {"input": ...}', code=code)
+
+
+def _timeout(request: HttpRequest, most: float) -> float:
+    """The seconds this request may take: the server's deadline, which X-Request-Timeout-Ms can lower."""
+    milliseconds = TIMEOUT.read(request)
+    return most if milliseconds is None else min(most, milliseconds / 1000)
+
+
+async def render(call: Call, outcomes: Sequence[tuple[PartName, Outcome]], *, request_id: str) -> HttpAnswer:
+    """The answer to a request: one item's own, or a list in which items' errors stand at their places.
+
+    Long vectors become text an item at a time: between two of them the loop is everybody's.
+    """
+    results = [outcome.result for _, outcome in outcomes]
+    nonfinite = sum(result.nonfinite for result in results if not isinstance(result, RequestError))
+    headers = (("X-Nonfinite-Outputs", str(nonfinite)),) if nonfinite else ()
+    if call.npy:
+        return _arrays(results, headers, request_id=request_id)
+    texts: list[bytes] = []
+    written = 0
+    for (form, _), result in zip(outcomes, results, strict=True):
+        if isinstance(result, RequestError):
+            texts.append(msgspec.json.encode(error_body(result, request_id)))
+            continue
+        texts.append(msgspec.json.encode(result.body(Asked(form, call.top_k))))
+        written += result.size
+        if written > _BYTES_AT_ONCE:
+            written = 0
+            await asyncio.sleep(0)
+    text = texts[0] if len(texts) == 1 else b'{"predictions":[' + b",".join(texts) + b"]}"
+    return HttpAnswer(200, text, headers=headers)
+
+
+def _arrays(
+    results: Sequence[Answer | RequestError], headers: tuple[tuple[str, str], ...], *, request_id: str
+) -> HttpAnswer:
+    """Embeddings as one array. An array has no place for an error: the first one is the answer to all."""
+    found: list[Embedding] = []
+    for result in results:
+        if isinstance(result, RequestError):
+            return error_answer(result, request_id)
+        assert isinstance(result, Embedding)  # the only task that is asked for arrays
+        found.append(result)
+    return HttpAnswer(200, npy(found, alone=len(found) == 1), NPY, headers)

@@ -1,0 +1,205 @@
+"""The OpenAPI 3.1 document of a running service: its own models, its own limits, every status with its codes.
+
+What can be sent comes from `flambeau.protocols.parameters`, which validates requests too; statuses from
+`flambeau.protocols.errors`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flambeau.answers.embedding import NPY
+from flambeau.errors import Code
+from flambeau.protocols import schemas
+from flambeau.protocols.errors import STATUS
+from flambeau.protocols.messages import REQUEST_ID
+from flambeau.protocols.model_sentences import about
+from flambeau.protocols.parameters import NUMBERS, Number
+from flambeau.protocols.routes import Need
+from flambeau.serving.model import Model
+from flambeau.serving.service import Service
+from flambeau.settings.service import Settings
+from flambeau.version import VERSION
+
+Document = dict[str, Any]
+
+_NOT_OF_PREDICTIONS: frozenset[Code] = frozenset({"not_found", "method_not_allowed"})
+_REASONS = {
+    400: "The request is not understood, or the model refuses the input.",
+    401: "A token is needed.",
+    403: "This token is not for this, or the request comes from a page of another site.",
+    404: "There is no such model or version.",
+    408: "The request was not whole in time.",
+    413: "Larger than the service takes.",
+    415: "Of a type that is not read.",
+    422: "Read, and broken.",
+    429: "Too many requests: try again after `Retry-After`.",
+    500: "The model or the server failed.",
+    503: "Not now: try again after `Retry-After`.",
+    504: "Not in time.",
+    507: "The model ran out of memory.",
+}
+
+
+def document(service: Service, needs: Mapping[str, Need]) -> Document:
+    """The document of that service as it is now. `needs` says which routes take a token, by method and rule."""
+    default = service.get()
+    paths: Document = {"/predict": _prediction(default, service.settings, "predict", "the default model")}
+    for model in service.models():
+        route = f"/predict/{model.name}"
+        newest = service.get(model.name)
+        paths[route] = _prediction(newest, service.settings, route[1:], f"{model.name}, newest version")
+        exact = f"{route}/{model.version}"
+        paths[exact] = _prediction(model, service.settings, exact[1:], f"{model.name}, version {model.version}")
+    paths |= _operations()
+    _secure(paths, needs)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Flambeau",
+            "version": VERSION,
+            "summary": "Predictions of: " + ", ".join(model.name for model in service.models()),
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "./"}],
+        "tags": [{"name": "predictions"}, {"name": "operations", "description": "For operators and their tools."}],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "schemas": {"Error": schemas.ERROR, "Readiness": _READINESS},
+            "parameters": {"RequestId": _REQUEST_ID},
+            "headers": _HEADERS,
+        },
+    }
+
+
+def _secure(paths: Document, needs: Mapping[str, Need]) -> None:
+    """Write to each operation that it takes a token, where it does."""
+    for path, operations in paths.items():
+        rule = "/predict" if path.startswith("/predict") else path
+        for method, operation in operations.items():
+            if needs.get(f"{method.upper()} {rule}", "public") != "public":
+                operation["security"] = [{"token": []}]
+
+
+def _prediction(model: Model, settings: Settings, identity: str, which: str) -> Document:
+    named: Document = {
+        name: {"$ref": f"#/components/headers/{name}"}
+        for name in ("X-Request-ID", "Server-Timing", "X-Nonfinite-Outputs")
+    }
+    content: Document = {"application/json": {"schema": schemas.answer(model)}}
+    if model.task == "embedding":
+        content[NPY] = {}  # bytes
+    answered = {"description": schemas.told(model), "headers": named, "content": content}
+    return {
+        "post": {
+            "operationId": identity,
+            "tags": ["predictions"],
+            "summary": f"A prediction of {which}",
+            "description": (
+                f"{about(model)} At most {settings.max_body_bytes} bytes and {settings.max_items} items, "
+                f"answered within {settings.deadline:g} seconds."
+            ),
+            "parameters": [
+                *(_parameter(number) for number in NUMBERS[model.task]),
+                {"$ref": "#/components/parameters/RequestId"},
+            ],
+            "requestBody": {"required": True, "content": schemas.request_bodies(model)},
+            "responses": {"200": answered, **_refusals()},
+        }
+    }
+
+
+def _parameter(number: Number) -> Document:
+    return {
+        "name": number.name,
+        "in": number.place,
+        "description": number.meaning,
+        "schema": {
+            "type": "integer" if number.whole else "number",
+            "minimum": number.least,
+            "maximum": number.most,
+        },
+        "example": number.example,
+    }
+
+
+def _refusals() -> Document:
+    """Every status that a prediction can fail with, and the codes that it has."""
+    found: Document = {}
+    for status in sorted({STATUS[code] for code in STATUS if code not in _NOT_OF_PREDICTIONS}):
+        codes = sorted(code for code, its in STATUS.items() if its == status and code not in _NOT_OF_PREDICTIONS)
+        names = ["X-Request-ID", "Server-Timing", *(["Retry-After"] if status == 503 else [])]
+        exact = {"properties": {"code": {"enum": codes}}}
+        found[str(status)] = {
+            "description": f"{_REASONS.get(status, 'Refused.')} Code: {', '.join(codes)}.",
+            "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in names},
+            "content": {"application/json": {"schema": {"allOf": [{"$ref": "#/components/schemas/Error"}, exact]}}},
+        }
+    return found
+
+
+def _operations() -> Document:
+    refused = {
+        "description": "Refused; `code` says why.",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+    }
+
+    def get(identity: str, summary: str, responses: Document) -> Document:
+        about = {"operationId": identity, "tags": ["operations"], "summary": summary}
+        parameters = [{"$ref": "#/components/parameters/RequestId"}]
+        return {"get": {**about, "parameters": parameters, "responses": {**responses, "default": refused}}}
+
+    def json(schema: Document, meaning: str) -> Document:
+        return {"description": meaning, "content": {"application/json": {"schema": schema}}}
+
+    live = {
+        "type": "object", "required": ["status"], "properties": {"status": {"const": "live"}},
+        "additionalProperties": False,
+    }  # fmt: skip
+    readiness = {"$ref": "#/components/schemas/Readiness"}
+    text = {"description": "Prometheus' text format, version 0.0.4.", "content": {"text/plain": {}}}
+    return {
+        "/livez": get("livez", "Whether the process answers", {"200": json(live, "It does.")}),
+        "/readyz": get(
+            "readyz",
+            "Whether every model can answer",
+            {"200": json(readiness, "They can."), "503": json(readiness, "One cannot, or the service is stopping.")},
+        ),
+        "/metrics": get("metrics", "What is counted and timed", {"200": text}),
+        "/openapi.json": get("openapi", "This document", {"200": json({"type": "object"}, "It.")}),
+    }
+
+
+_READINESS: Document = {
+    "type": "object",
+    "required": ["status", "models"],
+    "properties": {
+        "status": {"enum": ["ready", "not ready", "draining"]},
+        "models": {"type": "object", "additionalProperties": {"enum": ["loading", "ready", "failed", "closed"]}},
+    },
+    "additionalProperties": False,
+}
+
+_REQUEST_ID: Document = {
+    "name": "X-Request-ID",
+    "in": "header",
+    "description": "What to call this request in its answer, in errors and in the log. Others are replaced.",
+    "schema": {"type": "string"},
+    "example": "shop-17",
+}
+
+_HEADERS: Document = {
+    "X-Request-ID": {
+        "description": "The id of the request.", "required": True,
+        "schema": {"type": "string", "pattern": f"^{REQUEST_ID.pattern}$"},
+    },
+    "Server-Timing": {
+        "description": "Milliseconds in each stage that was come to, and in total since receipt.",
+        "schema": {"type": "string"},
+    },
+    "X-Nonfinite-Outputs": {
+        "description": "How many numbers of the answer were NaN or infinite, where there were any.",
+        "schema": {"type": "integer", "minimum": 1},
+    },
+    "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 0}},
+}  # fmt: skip

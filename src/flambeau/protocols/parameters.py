@@ -1,0 +1,113 @@
+"""What a request to the native protocol may carry: the one table that validation and the OpenAPI document both read."""
+
+import re
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from flambeau.errors import RequestError
+from flambeau.protocols.messages import HttpRequest
+from flambeau.types import PipelineKind, Task
+
+BodyForm = Literal["form", "json", "raw"]
+"""How a body is read: as multipart form data, as JSON, or as the bytes of one file."""
+
+FORM_PARTS = ("file", "image")
+"""The parts of a form that carry an item; others are passed over."""
+
+MEDIA_TYPES: dict[BodyForm, tuple[str, ...]] = {
+    "form": ("multipart/form-data",),
+    "json": ("application/json",),
+    "raw": ("application/octet-stream", "binary/octet-stream", "image/*"),
+}
+"""The content types of each reading. Besides: none at all is `raw`, and whatever ends in `+json` is JSON."""
+
+TAKEN: dict[PipelineKind, tuple[BodyForm, ...]] = {
+    "image": ("form", "json", "raw"),
+    "tensor": ("json",),
+    "python": ("json", "form", "raw"),
+}
+"""What models of each kind can make something of; their pipelines refuse the rest with `unsupported_media_type`."""
+
+_WHOLE = re.compile(r"[0-9]{1,18}")
+_DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,5})?")
+
+
+def reading_of(media_type: str) -> BodyForm | None:
+    """How a body of that content type is read: lower case, without parameters, empty where the request has none."""
+    if media_type in MEDIA_TYPES["form"]:
+        return "form"
+    if media_type in MEDIA_TYPES["json"] or media_type.endswith("+json"):
+        return "json"
+    if not media_type or media_type.startswith("image/") or media_type in MEDIA_TYPES["raw"]:
+        return "raw"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number in the query or in a header, within bounds, both included."""
+
+    name: str
+    place: Literal["query", "header"]
+    whole: bool
+    least: int
+    most: int
+    meaning: str
+    example: float
+
+    def read(self, request: HttpRequest) -> float | None:
+        """What the request says, an `int` for a whole number; `None` where it is silent.
+
+        Raises `RequestError` with code `bad_request`.
+        """
+        text = self._text(request)
+        if text is None:
+            return None
+        if (_WHOLE if self.whole else _DECIMAL).fullmatch(text):
+            value = int(text) if self.whole else float(text)
+            if self.least <= value <= self.most:
+                return value
+        kind = "a whole number" if self.whole else "a number"
+        raise RequestError(f"{self._shown()} must be {kind} from {self.least} to {self.most}", code="bad_request")
+
+    def _text(self, request: HttpRequest) -> str | None:
+        if self.place == "header":
+            text = request.headers.get(self.name.lower())
+            return text and text.strip(" \t")
+        if not request.query:
+            return None
+        given = request.parameters(self.name)
+        if len(given) > 1:
+            raise RequestError(f"{self._shown()} is given {len(given)} times: give it once", code="bad_request")
+        return given[0] if given else None
+
+    def _shown(self) -> str:
+        return f"?{self.name}=" if self.place == "query" else self.name
+
+
+TOP_K = Number(
+    "top_k", "query", True, 1, 1000,
+    "How many classes to rank, best first; they stand under `predictions`.", 5,
+)  # fmt: skip
+THRESHOLD = Number(
+    "threshold", "query", False, 0, 1,
+    "Probability below which nothing counts as recognised. Without it: the service's.", 0.5,
+)  # fmt: skip
+TIMEOUT = Number(
+    "X-Request-Timeout-Ms", "header", True, 1, 10**9,
+    "Milliseconds within which the answer is wanted. It can shorten the service's deadline, not lengthen it.", 2000,
+)  # fmt: skip
+
+_PRESENT = replace(
+    THRESHOLD, meaning="Score from which on a class counts as present. Without it: the service's.", example=0.5
+)
+
+NUMBERS: dict[Task, tuple[Number, ...]] = {
+    "classification": (TOP_K, THRESHOLD, TIMEOUT),
+    "multi-label": (TOP_K, _PRESENT, TIMEOUT),
+    "regression": (TIMEOUT,),
+    "embedding": (TIMEOUT,),
+    "tensor": (TIMEOUT,),
+    "python": (TIMEOUT,),
+}
+"""What has a meaning for models of each task. All are checked for all."""

@@ -1,0 +1,387 @@
+"""Dynamic batching: a bounded queue in front of a runner's slots, and what becomes of a batch that was lost.
+
+Slot first: an entry waits for a free slot, and a free slot takes its share of what is queued, up to `max_batch_size`:
+the other slots come for theirs soon. So batches grow by themselves under load, and a lone request never waits for
+company. What came in one turn of the loop is looked at together. Everything here runs on the loop, without locks. A
+batch of one is a batch like any other.
+
+Requests are served in turn, an item each (`flambeau.serving.fair_queue`), and heavy ones leave a slot to the others
+(`flambeau.serving.fair_queue`).
+
+A batch whose worker was lost is not lost with it: inference can be repeated, so its entries go back to the head of the
+queue as suspects. Suspects run alone, one at a time, so that a second loss names the guilty one.
+"""
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from flambeau.errors import Code, RequestError
+from flambeau.runners.base import Runner, RunnerState, Slot, Work, WorkerLostError
+from flambeau.runners.watchdog import Watchdog
+from flambeau.serving.batch_sizes import BatchSizes
+from flambeau.serving.fair_queue import FairQueue, Heavies, is_heavy
+from flambeau.serving.quarantine import Quarantine
+from flambeau.telemetry import logs
+from flambeau.telemetry.metrics import ModelMetrics
+from flambeau.types import Item, Outcome, Timings
+
+Reason = Literal["full", "drained", "delay", "suspect"]
+"""Why a batch closed: it had reached its size, the queue was empty, its oldest entry had waited long enough, or its
+one entry was on board of a lost worker."""
+
+_GUILT: dict[str, Code] = {"crashed": "model_crashed", "hung": "model_timeout", "out_of_memory": "out_of_memory"}
+_SENTENCES: dict[Code, str] = {
+    "model_crashed": "the model's process crashed over this input",
+    "model_timeout": "the model gave no answer to this input in time",
+    "out_of_memory": "the model ran out of memory over this input",
+}
+_ATTEMPTS = 3  # after losses that may be the entry's own fault
+_ATTEMPTS_WHEN_KILLED = 8  # after kills from outside, which are nobody's
+_LONG = 0.1  # seconds; a suspect that takes less keeps nobody waiting
+_LATE = 0.02  # seconds; where a deadline is noticed later than so, the loop stood still
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """How batches form and how much may wait. Seconds, items and bytes."""
+
+    max_batch_size: int
+    max_queue_delay: float
+    max_queue_size: int
+    max_queue_bytes: int
+
+
+LARGEST_BATCH = 32 * 1024 * 1024
+"""Bytes of several items together: who sends much is computed alone, and no frame is larger than a worker takes."""
+
+
+@dataclass(eq=False, slots=True)
+class _Entry:
+    item: Item
+    future: "asyncio.Future[Outcome]"
+    queued_at: float
+    deadline: float
+    request: int
+    place: int  # among the items of its request
+    heavy: bool
+    expiry: asyncio.Handle | Watchdog | None = None
+    waits: bool = False
+    losses: int = 0
+    kills: int = 0
+    hung: bool = False  # among others
+    hurried: bool = False  # and was ended early, alone
+
+    @property
+    def size(self) -> int:
+        return self.item.payload.size
+
+
+class BatchQueue:
+    """The queue of one model. Every entry it takes gets exactly one outcome, or is dropped when its caller is gone."""
+
+    def __init__(self, runner: Runner, limits: BatchLimits, *, metrics: ModelMetrics) -> None:
+        self._runner = runner
+        self._limits = limits
+        self.sizes = BatchSizes(limits.max_batch_size)
+        """By the limits, until the replicas have been measured."""
+        self._metrics = metrics
+        self._requests = itertools.count()
+        self._queue: FairQueue[_Entry] = FairQueue()  # of what is not heavy
+        self._heavies: Heavies[_Entry] = Heavies()
+        self._suspects: deque[_Entry] = deque()
+        self._suspect_runs = False
+        self._suspects_rest = 0.0
+        self._waiting_bytes = 0
+        self._quarantine = Quarantine()
+        self._running: set[asyncio.Task[None]] = set()
+        self._wake_at: float | None = None
+        self._dispatching = False
+        self._closing: asyncio.Future[None] | None = None
+        metrics.watch_queue(lambda: (self._count_waiting(), self._waiting_bytes))
+        metrics.expect_batches(get_args(Reason))
+
+    async def submit(self, items: Sequence[Item], *, deadline: float) -> list[Outcome]:
+        """Answer the items of one request, in order. `deadline` is a time of the loop's clock.
+
+        Raises `RequestError` at once when they do not all fit into the queue: with code `queue_full`, or, if they never
+        will, `too_many_items` or `body_too_large`. If the caller is cancelled, what still waits is dropped before it is
+        computed.
+        """
+        held = [self._quarantine and await self._quarantine.holds(item.payload) for item in items]
+        loop = asyncio.get_running_loop()
+        now, size = loop.time(), sum(item.payload.size for item in items)
+        self._refuse_if_full(len(items), size)
+        request, heavy = next(self._requests), is_heavy(len(items), size)
+        entries = [
+            self._enqueue(_Entry(item, loop.create_future(), now, deadline, request, place, heavy), held=bool(each))
+            for place, (item, each) in enumerate(zip(items, held, strict=True))
+        ]
+        self._dispatch_soon()
+        try:
+            return [await entry.future for entry in entries]
+        finally:
+            for entry in entries:
+                if entry.expiry is not None:
+                    entry.expiry.cancel()
+                if entry.waits:
+                    self._withdraw(entry)
+
+    def _refuse_if_full(self, items: int, size: int) -> None:
+        limits, waiting = self._limits, self._count_waiting()
+        if waiting + items <= limits.max_queue_size and self._waiting_bytes + size <= limits.max_queue_bytes:
+            return
+        refusal = RequestError(f"{waiting} items are waiting already", code="queue_full")
+        if items > limits.max_queue_size:
+            message = f"{items} items in one request: the queue takes at most {limits.max_queue_size}"
+            refusal = RequestError(message, code="too_many_items")
+        elif size > limits.max_queue_bytes:
+            message = f"{size} bytes in one request: the queue takes at most {limits.max_queue_bytes}"
+            refusal = RequestError(message, code="body_too_large")
+        self._metrics.rejected(refusal.code)
+        raise refusal
+
+    def _dispatch_soon(self) -> None:
+        """Dispatch once this turn of the loop is through: what else it brings then goes into the same batches."""
+        if not self._dispatching:
+            self._dispatching = True
+            asyncio.get_running_loop().call_soon(self.dispatch)
+
+    def dispatch(self) -> None:
+        """Give what waits to free slots. Called whenever an entry came, a slot became free, or the runner changed."""
+        self._dispatching = False
+        if self._runner.state() is RunnerState.FAILED:
+            self._refuse_all()
+        if self._is_suspects_turn():
+            if (slot := self._runner.reserve(alone=True)) is None:
+                return
+            self._suspect_runs = True
+            self._begin(slot, [self._suspects.popleft()], "suspect")
+        slots = self._runner.slots()
+        while self._is_heavies_turn(slots) and (reason := self._why_close(self._heavies.queue)):
+            if (slot := self._runner.reserve()) is None:
+                return
+            self._begin(slot, self._take(self._heavies.queue, slots), reason)
+        sharing = slots - self._heavies.running
+        while self._queue and (reason := self._why_close(self._queue)):
+            if (slot := self._runner.reserve()) is None:
+                return
+            self._begin(slot, self._take(self._queue, sharing), reason)
+            sharing -= 1
+
+    def _take(self, queue: FairQueue[_Entry], sharing: int) -> list[_Entry]:
+        """The share of one slot of so many: at least one entry, no more bytes together than a frame may have (P5)."""
+        share = -(-len(queue) // max(1, sharing))
+        size = min(max(share, self.sizes.least), self.sizes.most, len(queue))
+        if self._waiting_bytes <= LARGEST_BATCH:  # as nearly always
+            return [queue.take() for _ in range(size)]
+        batch = [queue.take()]
+        held = batch[0].size
+        while len(batch) < size and (held := held + queue.first().size) <= LARGEST_BATCH:
+            batch.append(queue.take())
+        return batch
+
+    def _is_heavies_turn(self, slots: int) -> bool:
+        if not self._heavies.queue:
+            return False
+        now = asyncio.get_running_loop().time()
+        if self._heavies.may_go(now, slots=slots, others_wait=bool(self._queue)):
+            return True
+        if not self._queue:  # nothing else might call `dispatch` when the others count as gone
+            self._wake_at_latest(self._heavies.alone_at)
+        return False
+
+    def _is_suspects_turn(self) -> bool:
+        """Suspects go first, one at a time. Where there is but one slot, after a suspect that took long the others have
+        it for as long as that: inputs that hang leave them half of the time.
+        """
+        if not self._suspects or self._suspect_runs:
+            return False
+        resting = asyncio.get_running_loop().time() < self._suspects_rest
+        return not (resting and (self._queue or self._heavies.queue) and self._runner.slots() <= 1)
+
+    async def close(self) -> None:
+        """Wait until all that was taken is answered."""
+        if not self._is_idle():
+            if self._closing is None or self._closing.done():
+                self._closing = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._closing)
+
+    def _enqueue(self, entry: _Entry, *, held: bool) -> _Entry:
+        entry.expiry = asyncio.get_running_loop().call_at(entry.deadline, self._expire, entry)
+        if held:
+            self._metrics.rejected("poison_input")
+            message = "this input made the model crash or hang before, and is not tried again"
+            entry.future.set_result(Outcome(RequestError(message, code="poison_input")))
+            return entry
+        entry.waits = True
+        self._queue_of(entry).add(entry.request, entry)
+        self._waiting_bytes += entry.size
+        return entry
+
+    def _queue_of(self, entry: _Entry) -> FairQueue[_Entry]:
+        return self._heavies.queue if entry.heavy else self._queue
+
+    def _expire(self, entry: _Entry) -> None:
+        if not entry.waits and asyncio.get_running_loop().time() > entry.deadline + _LATE:
+            entry.expiry = Watchdog(0, lambda: self._end_of(entry))  # the loop stood: it may have been answered
+        else:
+            self._end_of(entry)
+
+    def _end_of(self, entry: _Entry) -> None:
+        _resolve(entry, RequestError("the answer was not ready before the deadline", code="deadline_exceeded"))
+        if entry.waits:
+            self._metrics.rejected("deadline_exceeded")
+            self._withdraw(entry)  # now, and not when its caller wakes up: an expired entry is never computed
+
+    def _withdraw(self, entry: _Entry) -> None:
+        """Take out an entry that still waits: its caller is gone, or its deadline has passed."""
+        if entry in self._suspects:
+            self._suspects.remove(entry)
+        else:
+            self._queue_of(entry).remove(entry.request, entry)
+        entry.waits = False
+        self._waiting_bytes -= entry.size
+        self._end_if_idle()
+
+    def _count_waiting(self) -> int:
+        return len(self._queue) + len(self._heavies.queue) + len(self._suspects)
+
+    def _is_idle(self) -> bool:
+        return not self._running and not self._count_waiting()
+
+    def _end_if_idle(self) -> None:
+        if self._closing is not None and not self._closing.done() and self._is_idle():
+            self._closing.set_result(None)
+
+    def _why_close(self, queue: FairQueue[_Entry]) -> Reason | None:
+        """Why the queue's next batch closes now; `None`: it is to wait, and `dispatch` will be called again in time."""
+        if len(queue) >= self.sizes.most:
+            return "full"
+        if not self._limits.max_queue_delay:
+            return "drained"
+        due = min(entry.queued_at for entry in queue.firsts()) + self._limits.max_queue_delay
+        if asyncio.get_running_loop().time() >= due:
+            return "delay"
+        self._wake_at_latest(due)
+        return None
+
+    def _wake_at_latest(self, due: float) -> None:
+        if self._wake_at is None or self._wake_at > due:
+            self._wake_at = due
+            asyncio.get_running_loop().call_at(due, self._wake)
+
+    def _wake(self) -> None:
+        self._wake_at = None  # a timer may come a little early: then who asked for it asks for another
+        self.dispatch()
+
+    def _begin(self, slot: Slot, batch: list[_Entry], reason: Reason) -> None:
+        for entry in batch:
+            entry.waits = False
+            self._waiting_bytes -= entry.size
+        if batch[0].heavy:
+            self._heavies.began()
+        self._metrics.batch(len(batch), reason)
+        task = asyncio.get_running_loop().create_task(self._run(slot, batch, suspect=reason == "suspect"))
+        self._running.add(task)
+        task.add_done_callback(self._end)
+
+    def _end(self, task: "asyncio.Task[None]") -> None:
+        self._running.discard(task)
+        self.dispatch()
+        self._end_if_idle()
+
+    async def _run(self, slot: Slot, batch: list[_Entry], *, suspect: bool) -> None:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        # Of those that were lost together most are innocent, and need not wait until the guilty have had their time.
+        hasty = suspect and bool(self._suspects) and batch[0].hung and not batch[0].hurried
+        try:
+            outcomes = await slot([Work(entry.item, entry.deadline - started) for entry in batch], hasty=hasty)
+            if len(outcomes) != len(batch):
+                raise ValueError(f"{len(outcomes)} outcomes for {len(batch)} items")
+        except WorkerLostError as loss:
+            if hasty and loss.how == "hung":
+                batch[0].hurried = True
+                self._suspect(batch)
+            else:
+                self._take_back(batch, loss)
+        except Exception as error:
+            logs.failure("the runner failed", error)
+            for entry in batch:
+                _resolve(entry, RequestError("the model could not be reached", code="internal"))
+        else:
+            for entry, outcome in zip(batch, outcomes, strict=True):
+                spent = outcome.timings
+                timings = Timings(started - entry.queued_at, spent.prepare, spent.compute, spent.finish)
+                self._metrics.timings(timings)
+                if not entry.future.done():
+                    entry.future.set_result(Outcome(outcome.result, timings))
+        finally:
+            now = loop.time()
+            took = now - started
+            if batch[0].heavy:
+                self._heavies.ended(now, took=took)
+            else:
+                self._heavies.others_ran(now)
+            if suspect:
+                self._suspect_runs = False
+                self._suspects_rest = now + (took if took > _LONG else 0.0)
+
+    def _take_back(self, batch: list[_Entry], loss: WorkerLostError) -> None:
+        """The worker is gone. An entry that was alone with it is guilty, unless somebody else killed the worker."""
+        guilt = _GUILT.get(loss.how)
+        alone = len(batch) == 1
+        if guilt and alone:  # remembered even if nobody waits for it any more
+            remember = self._quarantine.add_hang if loss.how == "hung" else self._quarantine.add
+            remember(batch[0].item.payload)
+        again = []
+        for entry in batch:
+            entry.hung |= loss.how == "hung"
+            if guilt:
+                entry.losses += 1
+            else:
+                entry.kills += 1
+            if guilt and alone:
+                _resolve(entry, RequestError(_SENTENCES[guilt], code=guilt))
+            elif entry.losses >= _ATTEMPTS or entry.kills >= _ATTEMPTS_WHEN_KILLED:
+                _resolve(entry, RequestError("the model's process was lost too often", code="model_crashed"))
+            else:
+                again.append(entry)
+        self._suspect(again)
+
+    def _suspect(self, entries: list[_Entry]) -> None:
+        """Have entries wait for another try, the oldest first. Those that were ended early are guilty of nothing yet,
+        but have their full time when the others have had theirs.
+        """
+        again = [entry for entry in entries if not entry.future.done()]
+        for entry in again:
+            entry.waits = True
+            self._waiting_bytes += entry.size
+        order = sorted((*again, *self._suspects), key=lambda entry: (entry.hurried, entry.request, entry.place))
+        self._suspects = deque(order)
+        self._metrics.retried(len(again))
+
+    def _refuse_all(self) -> None:
+        """No replica will answer: what waits is told so now and not at its deadline."""
+        for entry in (*self._suspects, *self._heavies.queue, *self._queue):
+            entry.waits = False
+            _resolve(
+                entry,
+                RequestError(
+                    "the model is not available: its replicas only crash, or are gone", code="model_unavailable"
+                ),
+            )
+        self._suspects.clear()
+        self._heavies.queue.clear()
+        self._queue.clear()
+        self._waiting_bytes = 0
+        self._end_if_idle()
+
+
+def _resolve(entry: _Entry, error: RequestError) -> None:
+    if not entry.future.done():
+        entry.future.set_result(Outcome(error))

@@ -1,0 +1,186 @@
+"""A model: a name and a version over a bundle, with its batcher and its runner."""
+
+import asyncio
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from flambeau import engines, runners, usercode
+from flambeau.bundle.storage import Bundle, ImageConfig, Manifest, PythonConfig, graph_bytes
+from flambeau.engines import optimised
+from flambeau.errors import Code, ConfigError, RequestError
+from flambeau.runners.base import ReplicaSpec, RunnerState
+from flambeau.serving.batch_sizes import UNMEASURED, measured_sizes
+from flambeau.serving.batcher import BatchLimits, BatchQueue
+from flambeau.settings.service import CpuBudget, Settings, place, usable_cores
+from flambeau.system.machine import processor
+from flambeau.telemetry import logs
+from flambeau.telemetry.metrics import Metrics
+from flambeau.types import Item, ModelState, Options, Outcome, Payload, PipelineKind, Task
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+"""What a model may be called. Names are looked up in a table and never become paths."""
+
+_UNREADY: dict[ModelState, Code] = {ModelState.LOADING: "model_loading", ModelState.CLOSED: "draining"}
+
+
+class Model:
+    """One served model. All methods but the constructor run on the loop."""
+
+    def __init__(self, bundle: Bundle, settings: Settings, *, metrics: Metrics, version: str = "1") -> None:
+        """Raises `SetupError` when the bundle may not be served so; loads nothing yet."""
+        manifest = bundle.manifest
+        self.name = settings.name or manifest.name
+        self.version = version
+        if not NAME.fullmatch(self.name):
+            raise ConfigError(f"--name {self.name!r} cannot be a model's name: use letters, digits, '.', '_' and '-'")
+        self.bundle = bundle
+        self.state = ModelState.LOADING
+        self.metrics = metrics.for_model(self.name, version)
+        self._settings = settings
+        # one row at a time: whoever shares a batch would only wait for the others, and within one compute timeout
+        self._most = settings.max_batch_size if manifest.one_row is None else 1
+        spec, self._placement = _plan(bundle, settings)
+        self.engine = spec.engine
+        self.device = spec.device
+        self._runner = runners.make(spec, settings, replicas=self._placement.replicas)
+        self._batcher = BatchQueue(
+            self._runner,
+            BatchLimits(
+                max_batch_size=measured_sizes(None, most=self._most).most,
+                max_queue_delay=settings.max_queue_delay_ms / 1000,
+                max_queue_size=settings.max_queue_size,
+                max_queue_bytes=max(settings.max_queue_bytes, settings.max_body_bytes),
+            ),
+            metrics=self.metrics,
+        )
+        self.metrics.watch_workers(self._runner.workers, self._runner.restarts)
+
+    @property
+    def kind(self) -> PipelineKind:
+        """What the model takes."""
+        return type(self.bundle.manifest.pipeline).__struct_config__.tag  # type: ignore[return-value]
+
+    @property
+    def task(self) -> Task:
+        """What the model does for its user, which decides the form of its answer."""
+        return self.bundle.manifest.what_it_does
+
+    @property
+    def threshold(self) -> float | None:
+        """The score from which on a class counts, where nobody asks for another; `None` for a model over no images."""
+        pipeline = self.bundle.manifest.pipeline
+        if not isinstance(pipeline, ImageConfig):
+            return None
+        return pipeline.threshold if self._settings.threshold is None else self._settings.threshold
+
+    async def start(self) -> None:
+        """Return when the model is warm. Raises `SetupError` when it cannot be loaded."""
+        started = time.monotonic()
+        try:
+            warm = await self._runner.start(self._on_change)
+        except BaseException:
+            self.state = ModelState.FAILED
+            raise
+        self.device = warm.device
+        self._batcher.sizes = measured_sizes(warm.cost, most=self._most)
+        self.state = ModelState.READY
+        self._on_change()
+        logs.event(
+            "model ready", model=self.name, version=self.version, task=self.task,
+            activation=self.bundle.manifest.activated_by.function, engine=self.engine, device=self.device,
+            runner=self._settings.runner,
+            replicas=self._placement.replicas, threads=self._placement.threads, batch=self._batcher.sizes.most,
+            seconds=f"{time.monotonic() - started:.2f}",
+        )  # fmt: skip
+
+    async def predict(self, payloads: Sequence[Payload], options: Options, *, deadline: float) -> list[Outcome]:
+        """One outcome per payload, in order. `deadline` is a time of the loop's clock.
+
+        Raises `RequestError` when the request as a whole cannot be taken (`queue_full`, `model_unavailable`).
+        """
+        if self.state is not ModelState.READY:
+            raise self._refusal(f"model '{self.name}' is {self.state}", _UNREADY.get(self.state, "model_unavailable"))
+        if self._runner.state() is RunnerState.FAILED:
+            raise self._refusal(f"model '{self.name}' only crashes", "model_unavailable")
+        return await self._batcher.submit([Item(payload, options) for payload in payloads], deadline=deadline)
+
+    def _refusal(self, message: str, code: Code) -> RequestError:
+        self.metrics.rejected(code)
+        return RequestError(message, code=code)
+
+    def ready(self) -> bool:
+        """Whether the model can answer now."""
+        return self.state is ModelState.READY and self._runner.state() is RunnerState.READY
+
+    def _on_change(self) -> None:
+        self.metrics.ready(self.ready())
+        self._batcher.dispatch()
+
+    async def close(self) -> None:
+        """Answer what was taken, then let go of the replicas."""
+        self.state = ModelState.CLOSED
+        self.metrics.ready(False)
+        try:
+            await asyncio.wait_for(self._batcher.close(), self._settings.drain_timeout)
+        except TimeoutError:
+            logs.event("gave up on batches that did not finish", model=self.name, after=self._settings.drain_timeout)
+        await self._runner.close(timeout=1.0)
+
+
+def _plan(bundle: Bundle, settings: Settings) -> tuple[ReplicaSpec, CpuBudget]:
+    """Decide engine, device, replicas and threads. Raises `SetupError` for what is not there or not allowed."""
+    manifest = bundle.manifest
+    if isinstance(manifest.pipeline, PythonConfig):
+        usercode.refuse_unless(settings.allow_code, f"the Python model {manifest.name}")
+        engine, default = "python", 1
+    else:
+        engine = engines.choose(bundle, settings.engine)
+        default = usable_cores() if _on_cpu(settings.device) else 1
+    placement = _measured(manifest, engine, settings) or place(
+        settings.replicas, settings.threads, default=default, cores=usable_cores()
+    )
+    spec = ReplicaSpec(
+        bundle=str(bundle.path),
+        name=manifest.name,
+        engine=engine,
+        device=settings.device,
+        threads=placement.threads,
+        max_batch=settings.max_batch_size or UNMEASURED,
+        allow_code=settings.allow_code,
+        threshold=settings.threshold,
+        max_image_pixels=settings.max_image_pixels,
+        max_json_depth=settings.max_json_depth,
+        fast_decode=settings.fast_decode,
+        wide_threads=_wide_threads(bundle, settings, engine, placement),
+    )
+    return spec, placement
+
+
+def _measured(manifest: Manifest, engine: str, settings: Settings) -> CpuBudget | None:
+    """What was measured when the bundle was built, where that was for this engine and machine and nobody says else."""
+    found = manifest.placements
+    if found is None or engine != manifest.engine or settings.replicas or settings.threads:
+        return None
+    if not _on_cpu(settings.device) or (found.processor, found.cores) != (processor(), usable_cores()):
+        return None
+    return CpuBudget(found.taken.replicas, found.taken.threads)
+
+
+_WIDE_ENGINES = frozenset({"onnxruntime"})  # whose second session is cheap and sleeps while it has nothing to do
+_WIDEST = 16  # threads; past this a single image gains nothing
+_LARGEST_WIDE = 100_000_000  # bytes of the graph and its weights, where a second session holds them once more
+
+
+def _wide_threads(bundle: Bundle, settings: Settings, engine: str, placement: CpuBudget) -> int:
+    """The threads of a batch that is alone on the machine: its cores, unless the user or the memory forbids."""
+    cores = min(usable_cores(), _WIDEST)
+    if settings.threads or placement.threads >= cores or engine not in _WIDE_ENGINES or not _on_cpu(settings.device):
+        return 0
+    return cores if graph_bytes(bundle.path) <= _LARGEST_WIDE or optimised.usable(bundle.manifest) else 0
+
+
+def _on_cpu(device: str) -> bool:
+    """Whether replicas will share the cores. The front asks no engine: it would have to import it."""
+    return device == "cpu" or (device == "auto" and not Path("/dev/nvidiactl").exists())

@@ -1,0 +1,180 @@
+"""The core that every protocol calls: model names and versions to models, coroutines to outcomes.
+
+It knows no protocol. `BlockingService` and `AttachedService` let threads call it: Flask views, the Python API, tests.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from flambeau.bundle.storage import Bundle
+from flambeau.errors import ConfigError, RequestError
+from flambeau.serving.model import Model
+from flambeau.settings.service import Settings
+from flambeau.settings.source import SourceOptions
+from flambeau.system.loop_thread import LoopThread, PerProcess
+from flambeau.telemetry import logs, tracing
+from flambeau.telemetry.metrics import Metrics
+from flambeau.types import Options, Outcome, Payload
+
+T = TypeVar("T")
+
+
+def split_options(options: dict[str, Any]) -> tuple[SourceOptions, Settings]:
+    """Sort options by name into those of the source and those of the service. Raises `ConfigError` for others."""
+    of_source = {
+        name: value
+        for name, value in options.items()
+        # the threshold of a service is its own: it must not make another bundle
+        if name in SourceOptions.__struct_fields__ and name != "threshold"
+    }
+    of_service = {name: value for name, value in options.items() if name in Settings.__dataclass_fields__}
+    if unknown := options.keys() - of_source.keys() - of_service.keys():
+        raise ConfigError(f"there is no option {sorted(unknown)[0]!r}")
+    return SourceOptions(**of_source), Settings(**of_service)
+
+
+class Service:
+    """The models of one server. One of them, the first, is the default."""
+
+    def __init__(self, bundles: Sequence[Bundle], settings: Settings) -> None:
+        """Raises `SetupError` for what is not there; loads nothing yet."""
+        self.settings = settings
+        self.metrics = Metrics(logs.dropped)
+        self.tracer = tracing.start(settings.otel_endpoint)
+        self.draining = False
+        self._models: dict[str, dict[str, Model]] = {}
+        for bundle in bundles:
+            model = Model(bundle, settings, metrics=self.metrics)
+            versions = self._models.setdefault(model.name, {})
+            if (other := versions.get(model.version)) is not None:
+                raise ConfigError(
+                    f"{other.bundle.path} and {bundle.path} are both called '{model.name}': serve them apart, each "
+                    "with a --name of its own"
+                )
+            versions[model.version] = model
+        self._default = next(iter(self._models))
+        self._started = False
+
+    async def start(self) -> None:
+        """Return when every model is warm; a second call does nothing. Raises `SetupError` if one cannot be loaded."""
+        if self._started:
+            return
+        begun: list[Model] = []
+        try:
+            for model in self.models():
+                begun.append(model)
+                await model.start()
+        except BaseException:
+            for model in begun:  # or their workers would outlive a service that never was
+                await model.close()
+            raise
+        self._started = True
+
+    def models(self) -> list[Model]:
+        """Every version of every model."""
+        return [model for versions in self._models.values() for model in versions.values()]
+
+    def get(self, name: str | None = None, version: str | None = None) -> Model:
+        """The model of that name, or the default; of that version, or the newest.
+
+        Raises `RequestError` with code `model_not_found` or `version_not_found`.
+        """
+        try:
+            versions = self._models[self._default if name is None else name]
+        except KeyError:
+            raise RequestError("there is no model of that name", code="model_not_found") from None
+        if version is None:
+            return versions[max(versions, key=int)]
+        try:
+            return versions[version]
+        except KeyError:
+            raise RequestError("the model has no such version", code="version_not_found") from None
+
+    async def predict(
+        self, model: Model, payloads: Sequence[Payload], options: Options, *, timeout: float
+    ) -> list[Outcome]:
+        """One outcome per payload, in order, within `timeout` seconds. Raises `RequestError` for the request itself."""
+        deadline = asyncio.get_running_loop().time() + timeout
+        return await model.predict(payloads, options, deadline=deadline)
+
+    def ready(self) -> bool:
+        """Whether every model can answer and the service is not stopping."""
+        return not self.draining and all(model.ready() for model in self.models())
+
+    def drain(self) -> None:
+        """From now on the service is not ready. What it has received it still answers."""
+        self.draining = True
+
+    async def close(self) -> None:
+        """Answer what was taken, then let go of every model."""
+        self.drain()
+        for model in self.models():
+            try:
+                await model.close()
+            except Exception as error:  # the others are to be let go of all the same
+                logs.failure(f"model '{model.name}' cannot be closed", error)
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.close)
+
+
+class AttachedService:
+    """A service on a loop that somebody else runs, for threads beside that loop."""
+
+    def __init__(self, service: Service, loop: asyncio.AbstractEventLoop) -> None:
+        self.service = service
+        self._loop = loop
+
+    def call(self, step: Callable[[Service], Coroutine[Any, Any, T]]) -> T:
+        """Run one coroutine of the service to its end and return its result. Not to be called on the loop itself."""
+        return asyncio.run_coroutine_threadsafe(step(self.service), self._loop).result()
+
+
+class BlockingService:
+    """A service on a loop in a background thread of its own, for callers that have no loop.
+
+    After a fork (gunicorn with --preload) the child has the object but not the thread: the first call there makes the
+    service anew, and others wait for it. Closed before the fork, it stays closed.
+    """
+
+    def __init__(self, make: Callable[[], Service]) -> None:
+        """Make and start a service. Raises `SetupError` when it cannot start."""
+        self._make = make
+        self._opened = PerProcess("the service", self._open)
+
+    def _open(self) -> tuple[LoopThread, Service]:
+        loop = LoopThread("flambeau-loop")
+        try:
+            service = self._make()
+            loop.run(service.start())
+        except BaseException:
+            loop.close()
+            raise
+        return loop, service
+
+    @property
+    def service(self) -> Service:
+        """The service, alive in this process. Raises `RequestError` (`draining`) when it is closed."""
+        return self._opened.get()[1]
+
+    def call(self, step: Callable[[Service], Coroutine[Any, Any, T]]) -> T:
+        """Run one coroutine of the service to its end and return its result."""
+        loop, service = self._opened.get()
+        return loop.run(step(service))
+
+    async def run(self, step: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine of the service for a caller on another loop. When that is cancelled, so is the coroutine."""
+        loop, _ = self._opened.get()
+        return await loop.wait(step)
+
+    def close(self) -> None:
+        """Answer what was taken, let go of the models, and end the loop.
+
+        A forked child that never called has nothing to end, and a second call does nothing.
+        """
+        if (opened := self._opened.close()) is not None:
+            loop, service = opened
+            try:
+                loop.run(service.close())
+            finally:
+                loop.close()

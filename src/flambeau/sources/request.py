@@ -1,0 +1,183 @@
+"""What the user gave, to an order for the build process: told from the form of SOURCE and the contents of its file.
+
+It holds the values that pass between the two processes. Nothing is read here but by `flambeau.checkpoints`, which runs
+nothing, and nobody's code is imported.
+"""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from flambeau import checkpoints, usercode
+from flambeau.bundle.storage import CodeReference
+from flambeau.checkpoints.report import Report
+from flambeau.errors import CodeNotAllowed, SourceError
+from flambeau.settings.service import EngineChoice
+from flambeau.settings.source import SourceOptions
+
+SourceKind = Literal["default", "pretrained", "checkpoint", "program", "onnx", "python"]
+"""`checkpoint` holds weights; `program` a network with its code: a pickled module, TorchScript, an exported one."""
+
+DEFAULT = "default"
+"""The word for the embedded model, where a command needs one. No SOURCE at all means the same."""
+
+UNPACK = "unpack it (it is a zip) and name the weights file in it"
+"""What to do with an archive of TorchServe."""
+
+
+class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What the build process is told, as JSON on its standard input. Paths are absolute.
+
+    `file` is the file that SOURCE or `--weights` names; `architecture` is a registered name, `code` somebody's own.
+    `engine` is the one to take, or `auto` to have it measured; `int8` is the folder of calibration inputs.
+    """
+
+    kind: SourceKind
+    name: str
+    options: SourceOptions
+    file: str | None = None
+    architecture: str | None = None
+    code: CodeReference | None = None
+    portable: bool = False
+    engine: EngineChoice = "auto"
+    int8: str | None = None
+
+
+class Step(msgspec.Struct, frozen=True, tag="step"):
+    """Build is doing step `number` of `of`."""
+
+    number: int
+    of: int
+    what: str
+
+
+class Advance(msgspec.Struct, frozen=True, tag="advance"):
+    """The running step has come so far, as a share of 1."""
+
+    share: float
+
+
+class Note(msgspec.Struct, frozen=True, tag="note"):
+    """Something the user should read."""
+
+    text: str
+
+
+class Failure(msgspec.Struct, frozen=True, tag="failure"):
+    """Build gave up. `error` is the name of a class in `flambeau.errors`."""
+
+    error: str
+    message: str
+
+
+class Imported(msgspec.Struct, frozen=True, tag="imported"):
+    """The files of somebody's own code that the build has imported, the absolute paths."""
+
+    files: tuple[str, ...]
+
+
+Event = Step | Advance | Note | Failure | Imported
+"""What the build process says, a line of JSON each on its standard output."""
+
+IMAGE_OPTIONS = ("labels", "task", "activation", "resize", "crop", "mean", "std", "threshold")
+_FILE_OPTIONS = ("weights_key", "samples")
+OPTIONS = (
+    "arch", "arch_args", "weights", "hidden_activation", "num_classes", "pipeline", "input_shape", "output_name",
+    *_FILE_OPTIONS, *IMAGE_OPTIONS,
+)  # fmt: skip
+
+
+def refuse_idle(options: SourceOptions, what: str, *, used: tuple[str, ...]) -> None:
+    """Raise `SourceError` for an option that would change nothing: whoever gave it expects that it does."""
+    for name in OPTIONS:
+        if name not in used and getattr(options, name) not in (None, {}):
+            raise SourceError(f"--{name.replace('_', '-')} has no effect on {what}: leave it out")
+
+
+def order_for(options: SourceOptions) -> BuildRequest:
+    """The order that SOURCE stands for. Raises `SourceError` or `CodeNotAllowed`."""
+    options = msgspec.structs.replace(options, labels=_absolute(options.labels), samples=_absolute(options.samples))
+    source = options.source
+    if source is None or (source == DEFAULT and not Path(source).exists()):
+        if options.arch or options.weights:
+            raise SourceError("--arch and --weights need a SOURCE: name the file or the architecture first")
+        refuse_idle(options, "the default model", used=("samples", *IMAGE_OPTIONS))
+        return BuildRequest(kind="default", name="efficientnet_lite0", options=options)
+    if ":" in source and not Path(source).is_file():
+        usercode.refuse_unless(options.allow_code, source)
+        refuse_idle(options, "a Python model", used=("samples",))
+        code = usercode.parse(source)
+        return BuildRequest(kind="python", name=_tame(code.name), options=options, code=code)
+    if Path(source).exists():
+        if options.weights:
+            raise SourceError(f"SOURCE {source} and --weights {options.weights} both name a file: leave one out")
+        return _order_file(source, options, name=_tame(Path(source).stem), arch=options.arch)
+    if _looks_like_path(source):
+        raise SourceError(f"{source} does not exist")
+    if options.arch:
+        raise SourceError(f"SOURCE {source} and --arch {options.arch} both name an architecture: leave one out")
+    if options.weights:
+        if not Path(options.weights).is_file():
+            raise SourceError(f"--weights {options.weights} does not exist")
+        return _order_file(options.weights, options, name=_tame(source), arch=source)
+    refuse_idle(options, source, used=("arch_args", "num_classes", "samples", *IMAGE_OPTIONS))
+    return BuildRequest(kind="pretrained", name=_tame(source), options=options, architecture=source)
+
+
+def _order_file(file: str, options: SourceOptions, *, name: str, arch: str | None) -> BuildRequest:
+    """The order for a file, by what it holds."""
+    report = checkpoints.examine(Path(file))
+    _refuse_unless_loadable(file, report, options)
+    kind: SourceKind = "onnx" if report.format == "onnx" else "checkpoint" if report.verdict == "data" else "program"
+    order = BuildRequest(kind=kind, name=name, options=options, file=str(Path(file).resolve()))
+    own = arch is not None and ":" in arch
+    used: tuple[str, ...]
+    if kind != "checkpoint" and not _holds_weights(report, options):
+        what = f"{Path(file).name}, which holds its network already"
+        refuse_idle(options, what, used=("pipeline", "input_shape", "output_name", *_FILE_OPTIONS, *IMAGE_OPTIONS))
+        return order
+    if options.arch_args and arch is None:
+        raise SourceError("--arch-args needs --arch: name the architecture that they belong to")
+    if arch is None or not own:
+        used = ("arch", "arch_args", "weights", "hidden_activation", "num_classes", *_FILE_OPTIONS, *IMAGE_OPTIONS)
+        refuse_idle(options, f"--arch {arch}" if arch else f"{Path(file).name} without --arch file.py:Class", used=used)
+        return msgspec.structs.replace(order, architecture=arch)
+    usercode.refuse_unless(options.allow_code, f"--arch {arch}")
+    used = ("arch", "arch_args", "weights", "pipeline", "input_shape", "output_name", *_FILE_OPTIONS, *IMAGE_OPTIONS)
+    refuse_idle(options, "an own network", used=used)
+    return msgspec.structs.replace(order, code=usercode.parse(str(arch)))
+
+
+def _holds_weights(report: Report, options: SourceOptions) -> bool:
+    """Whether what would be taken is a mapping of tensors, though the file names code beside it."""
+    return bool(report.entries) and not checkpoints.choose(report, options.weights_key)[0].module
+
+
+def _refuse_unless_loadable(file: str, report: Report, options: SourceOptions) -> None:
+    """Raise for a file that is nothing we load, or that carries code when code is not allowed."""
+    if report.format == "repository":
+        raise SourceError(f"{file} is a repository of bundles: name one of the bundles in it")
+    if report.verdict == "refused":
+        raise SourceError(f"{file} {report.reason}: {report.remedy}")
+    if report.verdict == "code" and not options.allow_code:
+        raise CodeNotAllowed(f"{file} {report.reason}: {report.remedy}")
+    if report.format == "mar":
+        raise SourceError(f"{file} is a TorchServe archive, which has a program of its own around the model: {UNPACK}")
+
+
+def _absolute(text: str | None) -> str | None:
+    return str(Path(text).resolve()) if text and Path(text).exists() else text
+
+
+def _looks_like_path(text: str) -> bool:
+    suffixes = {".pth", ".pt", ".pt2", ".bin", ".ckpt", ".safetensors", ".onnx", ".mar", ".tar", ".py"}
+    name = text.removeprefix("timm/").removeprefix("torchvision/")  # no folders: they say whose network is meant
+    return os.sep in name or "/" in name or Path(name).suffix in suffixes
+
+
+def _tame(text: str) -> str:
+    """A model's name out of a file's name."""
+    name = "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "_" for char in text).strip("._-")
+    return name[:64] or "model"

@@ -1,0 +1,259 @@
+"""Lines on their way to standard error, which may be closed, full, or wait for a reader that does not read.
+
+Whoever logs never waits. A `LogWriter` holds a bounded number of lines, and a thread of its own writes them; what it
+cannot hold or write is dropped and counted, and one line in its place says how many those were. A `LogChannel` is a
+worker's way to the writer of its front. They know no levels and no formats.
+"""
+
+import contextlib
+import os
+import queue
+import select
+import socket
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+_MOST_LINES, _MOST_BYTES = 16384, 4 * 1024 * 1024
+_CHUNK = 65536  # bytes that are written at once
+_AGAIN_SECONDS = 2.0  # until it is tried again to say what was lost
+_READY_SECONDS = 1.0  # to wait for a descriptor that somebody else has made non-blocking
+_LARGEST_MESSAGE = 65536  # bytes of a worker's event
+_LOST = b"\0"  # begins a message that says how many were lost; it is in no line
+
+
+class LineSink(Protocol):
+    """Where lines go. Neither waits nor raises."""
+
+    dropped: int
+    """Lines that were lost so far."""
+
+    def put(self, data: bytes) -> None:
+        """Take whole lines, with their ends."""
+
+    def full(self) -> bool:
+        """Whether what is put now is dropped, so that nobody needs to make a line for nothing."""
+
+    def lose(self, lines: int) -> None:
+        """Count lines that were lost before they came here."""
+
+    def flush(self, seconds: float) -> bool:
+        """Wait, so long at most, until what was put is written or lost. Returns whether it is."""
+
+
+class LogWriter:
+    """A sink that writes to a descriptor, which it does not own, in the order of `put`. For any thread.
+
+    For example, where 16,384 lines wait and the reader of a pipe does not read, 100 more are refused. When the reader
+    has taken half of what waits, the next line is taken again, behind one that `gap(100)` makes.
+    """
+
+    def __init__(
+        self,
+        descriptor: int,
+        gap: Callable[[int], bytes],
+        *,
+        most_lines: int = _MOST_LINES,
+        most_bytes: int = _MOST_BYTES,
+    ) -> None:
+        """`gap` makes the line that says how many were dropped. What waits is bounded in lines and in bytes."""
+        self._descriptor = descriptor
+        self._gap = gap
+        self._most_lines, self._most_bytes = most_lines, most_bytes
+        self.dropped = 0
+        self._begin()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._begin)  # a child has this object, but neither its thread nor lines
+
+    def _begin(self) -> None:
+        self._lock = threading.RLock()  # a finaliser may log while its own thread is in `put`
+        self._queue: queue.SimpleQueue[bytes | int | threading.Event] = queue.SimpleQueue()  # an int is a gap
+        self._thread: threading.Thread | None = None
+        self._taken_lines = self._taken_bytes = 0  # ever
+        self._done_lines = self._done_bytes = 0  # of these, written or lost; only the thread counts them
+        self._full = False
+        self._refused = 0  # lines, of which nothing in the queue tells
+        self._failed = 0  # lines that could not be written, and that was not said yet; the thread's own
+        self._cut = False  # whether what was written last ends within a line; the thread's own
+
+    def put(self, data: bytes) -> None:
+        with self._lock:
+            if not self._has_room(len(data)):
+                self._refuse(_lines(data))
+                return
+            if self._refused:
+                self._queue.put(self._refused)
+                self._refused = 0
+            self._taken_lines += 1
+            self._taken_bytes += len(data)
+            self._queue.put(data)
+            if self._thread is None:
+                self._start()
+
+    def full(self) -> bool:
+        return self._full and not self._has_room(0)
+
+    def lose(self, lines: int) -> None:
+        with self._lock:
+            self._refuse(lines)
+            if self._queue.empty():  # the thread may sleep; where it waits for a reader, it looks when that is over
+                self._queue.put(0)
+                self._start()
+
+    def flush(self, seconds: float) -> bool:
+        done = threading.Event()
+        with self._lock:
+            self._queue.put(done)
+            self._start()
+        return done.wait(seconds)
+
+    def _has_room(self, size: int) -> bool:
+        """Once full it takes nothing until half of it is free, so that one gap does not become many."""
+        lines = self._taken_lines - self._done_lines
+        held = self._taken_bytes - self._done_bytes + size
+        if self._full:
+            self._full = lines > self._most_lines // 2 or held > self._most_bytes // 2
+        else:
+            self._full = lines >= self._most_lines or held > self._most_bytes
+        return not self._full
+
+    def _refuse(self, lines: int) -> None:
+        self.dropped += lines
+        self._refused += lines
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="log-writer", daemon=True)
+            with contextlib.suppress(RuntimeError):  # the interpreter is on its way out: nothing is written any more
+                self._thread.start()
+
+    def _work(self) -> None:
+        while True:
+            lines, asked = self._collect()
+            if self._queue.empty():  # nobody may log for a long time: what was refused is told now
+                with self._lock:
+                    refused, self._refused = self._refused, 0
+                lines.append(refused)
+            self._write(lines)
+            if asked is not None:
+                asked.set()
+
+    def _collect(self) -> tuple[list[bytes | int], threading.Event | None]:
+        """What waits, up to a chunk; and who asked to be told when that is done."""
+        lines: list[bytes | int] = []
+        size = 0
+        while size < _CHUNK and not (lines and self._queue.empty()):
+            try:
+                each = self._queue.get(timeout=_AGAIN_SECONDS if self._failed else None)
+            except queue.Empty:
+                break
+            if isinstance(each, threading.Event):
+                return lines, each
+            lines.append(each)
+            size += len(each) if isinstance(each, bytes) else 0
+        return lines, None
+
+    def _write(self, lines: list[bytes | int]) -> None:
+        """Write lines and gaps. What cannot be written is lost, and told before what can be written next."""
+        told, self._failed = self._failed, 0
+        parts: list[tuple[bytes, int, int]] = []  # with the lines that it stands for, and is
+        for each in lines:
+            if isinstance(each, int):
+                told += each
+                continue
+            if told:
+                parts.append((self._gap(told), told, 0))
+                told = 0
+            parts.append((each, 0, 1))
+        if told:
+            parts.append((self._gap(told), told, 0))
+        if not parts:
+            return
+        data = b"".join([part for part, _, _ in parts])
+        left = len(data) - self._send(data)
+        for part, gap, own in reversed(parts) if left > 0 else ():
+            if left <= 0:
+                break
+            left -= len(part)
+            lost = _lines(part) if own else 0
+            self._failed += lost + gap
+            with self._lock:
+                self.dropped += lost
+        self._done_lines += sum(own for _, _, own in parts)
+        self._done_bytes += sum(len(part) for part, _, own in parts if own)
+
+    def _send(self, data: bytes) -> int:
+        """Write, and return how many bytes were written before something went wrong, if it did."""
+        written = 0
+        with contextlib.suppress(OSError):
+            if self._cut:
+                os.write(self._descriptor, b"\n")
+                self._cut = False
+            while written < len(data):
+                try:
+                    written += os.write(self._descriptor, data[written:] if written else data)
+                except BlockingIOError:
+                    _wait_for(self._descriptor)
+        if 0 < written < len(data):
+            self._cut = data[written - 1 : written] != b"\n"
+        return written
+
+
+class LogChannel:
+    """A sink at the end of a socket that keeps messages apart: sends at once, or drops."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._untold = 0
+        self.dropped = 0
+
+    def put(self, data: bytes) -> None:
+        try:
+            if self._untold:
+                self._sock.send(_LOST + str(self._untold).encode())
+                self._untold = 0
+            self._sock.send(data if len(data) <= _LARGEST_MESSAGE else data[: _LARGEST_MESSAGE - 1] + b"\n")
+        except OSError:  # the front does not listen, or is gone
+            self.lose(_lines(data))
+
+    def full(self) -> bool:
+        return False
+
+    def lose(self, lines: int) -> None:
+        self.dropped += lines
+        self._untold += lines
+
+    def flush(self, seconds: float) -> bool:
+        return True
+
+
+def channel() -> tuple[socket.socket, socket.socket]:
+    """The ends of a channel: where messages are received, and what a `LogChannel` takes."""
+    if not hasattr(socket, "AF_UNIX"):  # Windows, where there are no worker processes that would send anything
+        return socket.socketpair()
+    try:
+        return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError:  # macOS has these for other families only
+        return socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+
+def pass_on(receiving: socket.socket, sink: LineSink) -> None:
+    """Give a sink what comes by a channel, until an empty message comes or all of its other ends are closed."""
+    while message := receiving.recv(_LARGEST_MESSAGE):
+        if not message.startswith(_LOST):
+            sink.put(message)
+        elif message[1:].isdigit():
+            sink.lose(int(message[1:]))
+
+
+def _wait_for(descriptor: int) -> None:
+    """Return when the descriptor may take something, or a second later."""
+    ready = select.poll()
+    ready.register(descriptor, select.POLLOUT)
+    ready.poll(1000 * _READY_SECONDS)
+
+
+def _lines(data: bytes) -> int:
+    """How many lines this is; a part of one counts as one."""
+    return max(1, data.count(b"\n"))

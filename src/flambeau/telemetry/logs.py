@@ -1,0 +1,242 @@
+"""One line per event: for people time, level, message and `key=value` pairs; for machines one JSON object.
+
+Nothing a client sends can forge a line: control characters are escaped and long values cut. Only `cli` and the workers
+call `configure`; importing flambeau sets up nothing. Where lines go to a `LineSink`, nobody waits for them
+(`flambeau.telemetry.log_writer`).
+"""
+
+import functools
+import json
+import logging
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+import msgspec
+
+from flambeau.telemetry.log_writer import LineSink
+
+LOGGER = logging.getLogger("flambeau")
+_LONGEST_VALUE = 256
+_LONGEST_TEXT = 2000  # of a line that came from elsewhere
+_LONGEST_TRACEBACK = 3000  # with the rest of its line less than a pipe takes at once
+
+
+class _Event(logging.LogRecord):
+    """An event as a record of the standard library, so that anybody's handler can have it."""
+
+    pairs: dict[str, object]
+
+    def getMessage(self) -> str:  # noqa: N802  # the standard library's name
+        """The event as text: the message, then its pairs."""
+        told = [f"{key}={_render(value)}" for key, value in self.pairs.items() if value is not None]
+        return " ".join([_printable(self.msg), *told])
+
+
+def event(message: str, /, *, level: int = logging.INFO, **pairs: object) -> None:
+    """Log one event. `pairs` are appended as `key=value`, except those that are `None`; blanks are quoted."""
+    if LOGGER.isEnabledFor(level):
+        # Not `LOGGER.log`: for every request it would look through the stack for a caller that no line shows.
+        LOGGER.handle(_record(message, level, pairs))
+
+
+def _record(message: str, level: int, pairs: dict[str, object]) -> _Event:
+    record = _Event(LOGGER.name, level, "", 0, message, None, None)
+    record.pairs = pairs
+    return record
+
+
+def failure(message: str, error: BaseException, /, **pairs: object) -> None:
+    """Log an unexpected exception in one line, with the place it was raised at; the traceback follows with DEBUG."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
+    event(message, level=logging.ERROR, error=f"{type(error).__name__}: {error}", at=place, **pairs)
+    LOGGER.debug("%s", message, exc_info=error)
+
+
+def configure(level: str = "info", form: str = "text", *, stream: TextIO | None = None) -> None:
+    """Send the events of that level and above to standard error, or to `stream`; of other libraries what is a warning.
+
+    `form` is `text`, `json`, or `auto`: text on a terminal, JSON elsewhere.
+    """
+    stream = stream or sys.stderr
+    _install(logging.StreamHandler(stream), level, as_json=is_json(form, stream))
+
+
+def send_to(sink: LineSink, level: str, *, as_json: bool, descriptor: int | None = None) -> None:
+    """Send the events of that level and above to a sink.
+
+    `descriptor` is the end of a channel for the events of other processes (`flambeau.telemetry.log_writer.channel`).
+    """
+    _install(_SinkHandler(sink, descriptor), level, as_json=as_json)
+
+
+def _install(handler: logging.Handler, level: str, *, as_json: bool) -> None:
+    handler.setFormatter(_formatter(as_json=as_json))
+    foreign = logging.getLogger()
+    for ours in LOGGER.handlers:
+        foreign.removeHandler(ours)
+    foreign.addHandler(handler)
+    LOGGER.handlers[:] = [handler]
+    LOGGER.setLevel(level.upper())
+    LOGGER.propagate = False
+    if as_json:
+        logging.captureWarnings(True)
+        sys.excepthook = _uncaught
+        threading.excepthook = lambda given: _uncaught(given.exc_type, given.exc_value, given.exc_traceback)
+
+
+def is_json(form: str, stream: TextIO | None) -> bool:
+    """Whether a log of that form is JSON where it goes to `stream`, which is `None` where that is closed."""
+    return form == "json" or (form == "auto" and not (stream is not None and stream.isatty()))
+
+
+def _formatter(*, as_json: bool) -> logging.Formatter:
+    return _JsonFormatter() if as_json else _LineFormatter()
+
+
+def gap_line(lines: int, *, as_json: bool) -> bytes:
+    """The line that stands in the place of so many lines that were dropped."""
+    record = _record("lines of the log were dropped", logging.WARNING, {"dropped": lines})
+    return _encoded(_formatter(as_json=as_json).format(record))
+
+
+def in_json() -> bool:
+    """Whether the log is JSON."""
+    return any(isinstance(handler.formatter, _JsonFormatter) for handler in LOGGER.handlers)
+
+
+def descriptor() -> int | None:
+    """Where processes of ours send their events; `None` where they are to write them themselves."""
+    return next((handler.descriptor for handler in LOGGER.handlers if isinstance(handler, _SinkHandler)), None)
+
+
+def dropped() -> int:
+    """How many lines of the log were lost so far, by this process and those that send it theirs."""
+    return sum(handler.sink.dropped for handler in LOGGER.handlers if isinstance(handler, _SinkHandler))
+
+
+def flush(seconds: float) -> None:
+    """Wait until what was logged is written or lost, so long at most."""
+    for handler in LOGGER.handlers:
+        if isinstance(handler, _SinkHandler):
+            handler.sink.flush(seconds)
+
+
+class _SinkHandler(logging.Handler):
+    """Gives lines to a sink. It never raises, and prints nothing of its own."""
+
+    def __init__(self, sink: LineSink, descriptor: int | None) -> None:
+        super().__init__()
+        self.sink = sink
+        self.descriptor = descriptor
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.sink.full():
+            self.sink.lose(1)
+            return
+        try:
+            line = self.format(record)
+        except Exception as error:  # another library's: arguments that do not fit its message
+            line = self.format(
+                _record("an event cannot be shown", logging.ERROR, {"logger": record.name, "error": error})
+            )
+        self.sink.put(_encoded(line))
+
+
+def _uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    if error is not None:
+        LOGGER.critical("unexpected end", exc_info=(kind, error, trace))
+
+
+class _LineFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = f"{_clock(int(record.created))}.{int(record.msecs):03d} {record.levelname:<7} {_message(record)}"
+        if record.exc_info:  # its text may hold what a client sent, and must not look like a line of ours
+            shown = self.formatException(record.exc_info)
+            line += "".join(f"\n    | {_printable(each)}" for each in shown.split("\n"))
+        return line
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        found: dict[str, Any] = {
+            "time": f"{_utc(int(record.created))}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+        }
+        if isinstance(record, _Event):
+            found["event"] = str(record.msg)
+            for key, value in record.pairs.items():
+                if value is not None:
+                    found[key] = _json_value(value, _LONGEST_TEXT if key == "text" else _LONGEST_VALUE)
+        else:
+            found |= {"event": "message", "logger": record.name, "text": _cut(record.getMessage(), _LONGEST_TEXT)}
+        if record.exc_info:
+            found["traceback"] = self.formatException(record.exc_info)[-_LONGEST_TRACEBACK:]
+        return _one_line(found)
+
+
+def _one_line(found: dict[str, Any]) -> str:
+    """A JSON object in one line that is printable whatever its texts hold."""
+    try:
+        line = msgspec.json.encode(found).decode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which no encoding has
+        whole = {key: _encodable(value) if isinstance(value, str) else value for key, value in found.items()}
+        line = msgspec.json.encode(whole).decode()
+    # What is left are terminals' 8-bit control codes, other alphabets' line ends and the like.
+    return line if line.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
+
+
+def _encoded(line: str) -> bytes:
+    return f"{line}\n".encode("utf-8", "backslashreplace")
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _json_value(value: object, longest: int) -> float | str:
+    if isinstance(value, int):
+        return value
+    return round(value, 3) if isinstance(value, float) else _cut(str(value), longest)
+
+
+def _cut(text: str, longest: int = _LONGEST_VALUE) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def _message(record: logging.LogRecord) -> str:
+    """What the record says: of other libraries with their name, and cut and escaped, for nobody knows what it holds."""
+    if isinstance(record, _Event):
+        return record.getMessage()
+    return f"{_render(record.getMessage())} logger={record.name}"
+
+
+def _render(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.1f}"
+    text = _printable(_cut(str(value)))
+    if text and " " not in text and '"' not in text:
+        return text
+    escaped = text.replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+@functools.lru_cache(maxsize=1)
+def _clock(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(second))
+
+
+@functools.lru_cache(maxsize=1)
+def _utc(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))

@@ -1,0 +1,267 @@
+"""What is counted and timed, by Prometheus' names and units. Lives in the front process only.
+
+Labels come from loaded models and closed sets, never from request data, so the number of series is bounded; requests
+that no model can be named for are counted under `_other`, which no model can be called. Every series is there from the
+first scrape, at 0. What can be looked up (queues, workers, their memory) is looked up when somebody scrapes.
+"""
+
+import platform
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from itertools import accumulate
+from typing import Literal, get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from flambeau.errors import Code
+from flambeau.types import Timings, WorkerState, WorkerView
+from flambeau.version import VERSION
+
+
+class Distribution:
+    """How many observations fell into each bucket, the last one being without bound, and their sum."""
+
+    __slots__ = ("_bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """One observation: a bucket holds what is not above its bound."""
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.total += value
+
+
+class Distributions(Collector):
+    """One distribution for each set of labels."""
+
+    def __init__(self, name: str, meaning: str, labels: Sequence[str], bounds: Sequence[float]) -> None:
+        self._name, self._meaning, self._labels, self._bounds = name, meaning, labels, bounds
+        self._series: dict[tuple[str, ...], Distribution] = {}
+
+    def labels(self, *labels: str) -> Distribution:
+        """The distribution with those labels, made if need be."""
+        return self._series.setdefault(labels, Distribution(self._bounds))
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        family = HistogramMetricFamily(self._name, self._meaning, labels=self._labels)
+        bounds = [*map(str, map(float, self._bounds)), "+Inf"]
+        for labels, series in list(self._series.items()):
+            cumulated = [float(count) for count in accumulate(series.counts)]
+            family.add_metric(labels, list(zip(bounds, cumulated, strict=True)), series.total)
+        yield family
+
+
+Protocol = Literal["native", "page"]
+"""Who asked: a program that speaks the native protocol, or the page's form."""
+
+OTHER = "_other"
+"""The label of requests for which there is no model."""
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+_STAGES = tuple(stage.name for stage in fields(Timings))
+
+
+class Metrics:
+    """The instruments of one service, in a registry of their own: two services in one process do not collide."""
+
+    def __init__(self, log_dropped: Callable[[], int] = lambda: 0) -> None:
+        """`log_dropped` tells how many lines of the log were lost so far."""
+        self.registry = registry = CollectorRegistry()
+
+        def counter(name: str, meaning: str, *labels: str) -> Counter:
+            return Counter(f"flambeau_{name}", meaning, labels, registry=registry)
+
+        self.requests = counter(
+            "requests", "Answered requests by protocol and status.", "protocol", "model", "version", "status"
+        )
+        self.rejections = counter("rejections", "Requests refused before compute, by code.", "model", "code")
+        self.batches_closed = counter("batches_closed", "Batches by why they closed.", "model", "reason")
+        self.retries = counter("retries", "Items run again because their worker was lost.", "model")
+        self.stage_seconds = Distributions(
+            "flambeau_stage_seconds",
+            "Seconds an item spent in a stage; total: a request that was answered 200, from receipt to answer.",
+            ("model", "stage"),
+            _SECONDS,
+        )
+        self.batch_size = Distributions("flambeau_batch_size", "Items computed together.", ("model",), _SIZES)
+        self.model_ready = Gauge(
+            "flambeau_model_ready", "1 when the model can answer.", ("model", "version"), registry=registry
+        )
+        self.refusals = counter("refusals", "Requests and connections that the front refused, by code.", "code")
+        build = Gauge("flambeau_build_info", "1, with what is running.", ("version", "python"), registry=registry)
+        build.labels(VERSION, platform.python_version()).set(1)
+        self.watched: dict[str, list[ModelMetrics]] = {}
+        for each in (self.stage_seconds, self.batch_size, _Watched(self.watched), _Log(log_dropped)):
+            registry.register(each)
+        ProcessCollector(registry=registry)
+        self.other = RequestMetrics(self, OTHER, OTHER)
+
+    def for_model(self, name: str, version: str) -> "ModelMetrics":
+        """The instruments with the model's labels filled in."""
+        made = ModelMetrics(self, name, version)
+        self.watched.setdefault(name, []).append(made)
+        return made
+
+    def refused(self, code: Code, status: int) -> None:
+        """The front refused a request, or a connection, before a model was asked."""
+        self.refusals.labels(code).inc()
+        self.other.answered(status)
+
+    def render(self) -> bytes:
+        """The text exposition format of Prometheus, version 0.0.4."""
+        return generate_latest(_WithoutBirthdays(self.registry))
+
+
+class _WithoutBirthdays:
+    """A registry without the times at which counters were made: a series beside each that nobody asks for."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._registry.collect():
+            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
+            yield family
+
+
+class RequestMetrics:
+    """How the requests to one model, or to none, were answered. May be called in any thread."""
+
+    def __init__(self, metrics: Metrics, name: str, version: str) -> None:
+        self._requests = metrics.requests
+        self._name, self._version = name, version
+        self._answered: dict[tuple[Protocol, int], Counter] = {}
+        self._rejected = {code: metrics.rejections.labels(name, code) for code in get_args(Code)}
+
+    def answered(self, status: int, protocol: Protocol = "native") -> None:
+        """One request was answered."""
+        counter = self._answered.get((protocol, status))
+        if counter is None:
+            counter = self._count(status, protocol)
+        counter.inc()
+
+    def expect(self, statuses: Iterable[int]) -> None:
+        """These statuses may be answered: their series begin at 0. A second call does nothing."""
+        for status in statuses:
+            for protocol in get_args(Protocol):
+                self._count(status, protocol)
+
+    def rejected(self, code: Code) -> None:
+        """One request was refused before compute."""
+        self._rejected[code].inc()
+
+    def _count(self, status: int, protocol: Protocol) -> Counter:
+        counter = self._requests.labels(protocol, self._name, self._version, str(status))
+        return self._answered.setdefault((protocol, status), counter)
+
+
+class ModelMetrics(RequestMetrics):
+    """What one model reports, on the loop. The labels are resolved once, not per request."""
+
+    def __init__(self, metrics: Metrics, name: str, version: str) -> None:
+        super().__init__(metrics, name, version)
+        self._stages: list[Distribution] = [metrics.stage_seconds.labels(name, stage) for stage in _STAGES]
+        self._total = metrics.stage_seconds.labels(name, "total")
+        self._batch_size = metrics.batch_size.labels(name)
+        self._batches_closed = metrics.batches_closed
+        self._closed: dict[str, Counter] = {}
+        self._retries = metrics.retries.labels(name)
+        self._ready = metrics.model_ready.labels(name, version)
+        self.queue: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        self.workers: Callable[[], Sequence[WorkerView]] = lambda: ()
+        self.losses: Callable[[], Mapping[str, int]] = dict
+
+    def timings(self, timings: Timings) -> None:
+        """One item went through."""
+        queue, prepare, compute, finish = self._stages
+        queue.observe(timings.queue)
+        prepare.observe(timings.prepare)
+        compute.observe(timings.compute)
+        finish.observe(timings.finish)
+
+    def took(self, seconds: float) -> None:
+        """One request was answered 200, so long after it was received."""
+        self._total.observe(seconds)
+
+    def batch(self, size: int, reason: str) -> None:
+        """One batch closed."""
+        self._batch_size.observe(size)
+        self._closed[reason].inc()
+
+    def expect_batches(self, reasons: Iterable[str]) -> None:
+        """Batches will close for these reasons: their series begin at 0."""
+        for reason in reasons:
+            self._closed[reason] = self._batches_closed.labels(self._name, reason)
+
+    def retried(self, items: int) -> None:
+        """So many items go back to the queue."""
+        self._retries.inc(items)
+
+    def watch_queue(self, waiting: Callable[[], tuple[int, int]]) -> None:
+        """From now on this tells, whenever somebody scrapes, how many items wait and how many bytes they hold."""
+        self.queue = waiting
+
+    def watch_workers(
+        self, workers: Callable[[], Sequence[WorkerView]], losses: Callable[[], Mapping[str, int]]
+    ) -> None:
+        """From now on these tell who works for the model, and how many were lost by reason."""
+        self.workers, self.losses = workers, losses
+
+    def ready(self, ready: bool) -> None:
+        """The model can answer, or cannot."""
+        self._ready.set(int(ready))
+
+
+class _Log(Collector):
+    """What was lost of the log."""
+
+    def __init__(self, dropped: Callable[[], int]) -> None:
+        self._dropped = dropped
+
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily(
+            "flambeau_log_dropped", "Lines of the log that were dropped, for nobody took them.", value=self._dropped()
+        )
+
+
+class _Watched(Collector):
+    """What is looked up at a scrape: queues, workers and their memory. Versions of a model are taken together."""
+
+    def __init__(self, models: Mapping[str, Sequence[ModelMetrics]]) -> None:
+        self._models = models
+
+    def collect(self) -> Iterator[Metric]:
+        items = GaugeMetricFamily("flambeau_queue_items", "Items waiting.", labels=("model",))
+        size = GaugeMetricFamily("flambeau_queue_bytes", "Bytes waiting.", labels=("model",))
+        workers = GaugeMetricFamily("flambeau_workers", "Workers by state.", labels=("model", "state"))
+        memory = GaugeMetricFamily(
+            "flambeau_worker_memory_bytes", "Resident memory of a worker process.", labels=("model", "worker")
+        )
+        restarts = CounterMetricFamily(
+            "flambeau_worker_restarts", "Workers lost or unable to start, by reason.", labels=("model", "reason")
+        )
+        for name, versions in list(self._models.items()):
+            waiting = [each.queue() for each in versions]
+            items.add_metric((name,), sum(count for count, _ in waiting))
+            size.add_metric((name,), sum(count for _, count in waiting))
+            seen = [worker for each in versions for worker in each.workers()]
+            for state in get_args(WorkerState):
+                workers.add_metric((name, state), sum(worker.state == state for worker in seen))
+            for number, worker in enumerate(seen):
+                if worker.memory is not None:
+                    memory.add_metric((name, str(number)), worker.memory)
+            lost: defaultdict[str, int] = defaultdict(int)
+            for each in versions:
+                for reason, count in each.losses().items():
+                    lost[reason] += count
+            for reason, count in lost.items():
+                restarts.add_metric((name, reason), count)
+        yield from (items, size, workers, memory, restarts)

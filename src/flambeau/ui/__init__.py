@@ -1,0 +1,1 @@
+"""The page, the dashboard and the document of the interface: what a browser is shown."""
