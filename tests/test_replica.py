@@ -2,6 +2,8 @@
 
 import asyncio
 import itertools
+import os
+import py_compile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -289,9 +291,12 @@ class Model(flambeau.PythonModel):
 """
 
 
+PYTHON_MODEL = PythonConfig(CodeReference("Model", file="model.py"))
+
+
 def python_bundle(folder: Path, source: str) -> Bundle:
     (folder / "model.py").write_text(source)
-    return Bundle(folder, manifest(pipeline=PythonConfig(CodeReference("Model", file="model.py")), engine="python"))
+    return Bundle(folder, manifest(pipeline=PYTHON_MODEL, engine="python"))
 
 
 def python_replica(folder: Path, body: str) -> Replica:
@@ -389,6 +394,26 @@ def test_answers_that_are_not_finite_become_null_and_are_counted_f27(tmp_path: P
 def test_a_model_that_empties_its_batch_does_not_confuse_the_replica(tmp_path: Path) -> None:
     replica = python_replica(tmp_path, "taken = [batch.pop() for _ in list(batch)]\nreturn taken[::-1]")
     assert results(replica.run(items("1", "2", "3"))) == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("left", ["half of it", "another's"])
+def test_what_runs_is_the_source_and_no_bytecode_beside_it(tmp_path: Path, left: str) -> None:
+    """Python leaves half a file of bytecode on a full disk; and nobody verifies what else might lie there."""
+    source = MODEL.format("return [1 for item in batch]")
+    file = tmp_path / "model.py"
+    file.write_text(source.replace("1", "2"))  # as long, and as old
+    os.utime(file, (1, 1))
+    bytecode = Path(py_compile.compile(str(file), doraise=True))
+    if left == "half of it":
+        bytecode.write_bytes(bytecode.read_bytes()[:100])
+    file.write_text(source)
+    os.utime(file, (1, 1))
+    before = bytecode.read_bytes()
+    replica = open_python_model(
+        Bundle(tmp_path, manifest(pipeline=PYTHON_MODEL, engine="python")), PYTHON_MODEL, allow_code=True
+    )
+    assert results(replica.run(items("0"))) == ["1"]
+    assert bytecode.read_bytes() == before
 
 
 def test_a_python_model_needs_permission_and_the_right_class(tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ from uvicorn.server import Server, ServerState
 
 from documents import ROOT
 
-REMEDY = f"uvicorn {uvicorn.__version__} has changed: mend bounded_connection.py, connection.py or server.py in
-flambeau/http"
+REMEDY = f"uvicorn {uvicorn.__version__} has changed: mend those of flambeau/http that lean on it"
 
 OF_A_CONNECTION = (
     "client", "connections", "cycle", "flow", "headers", "loop", "parser", "pipeline", "scope", "server_state", "tasks",

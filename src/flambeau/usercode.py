@@ -6,7 +6,9 @@ Callers have asked for `--allow-code` before; `load` asks once more, so that no 
 import importlib
 import importlib.util
 import sys
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from flambeau.bundle.storage import CodeReference
@@ -63,8 +65,19 @@ def admit(folder: Path) -> None:
         sys.path.insert(0, str(folder))
 
 
+class _SourceOnly(SourceFileLoader):
+    """What runs is the file that was verified. Bytecode beside it is neither read nor written: nobody verifies it, and
+    Python leaves half of it where a disk is full or files are limited, which would fail every later start.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(path), path)
+        return code
+
+
 def _import_file(file: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    spec = importlib.util.spec_from_file_location(file.stem, file, loader=_SourceOnly(file.stem, str(file)))
     if spec is None or spec.loader is None:
         raise ImportError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
