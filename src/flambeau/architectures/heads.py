@@ -70,6 +70,7 @@ def _places(names: list[str]) -> list[str]:
 
 # Plain networks over numbers: linear layers, norms and activations, one after the other.
 
+
 NAME = "mlp"
 
 

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     import torch
 import torch
 
+# Non-maximum suppression and RoIAlign in plain PyTorch, for a torchvision whose compiled operators do not load.
+#
+# They are the operators of `torchvision.ops` in value: the same boxes in the same order, the same numbers but for the
+# order in which they are added. They serve inference only, and have no gradients.
+
 _MOST_NUMBERS = 16_000_000  # of one intermediate result of `roi_align`: 64 MB in float32
 
 

@@ -4,6 +4,8 @@ from flambeau.errors import SetupError
 from flambeau.sources.request import BuildRequest
 from flambeau.system.machine import pip_install
 
+# Which torch may read weights files: asked by every process that is about to.
+
 OLDEST_TORCH = (2, 10)
 """CVE-2026-24747: older versions can be made to corrupt memory by a weights file, even with `weights_only=True`."""
 

@@ -101,6 +101,8 @@ def _resolve(place: str) -> Any:
 
 
 # What a global could have done, for the sentence that refuses it. What is not in it is not allowed for that.
+#
+# What stands in this table is refused even with `--allow-code`, for no network needs it.
 
 
 def _table(text: str) -> dict[str, str]:

@@ -127,6 +127,7 @@ def of_graph(nodes: Iterable[Node]) -> Mapping[str, Ending]:
 
 # In what an ONNX graph ends, read off its nodes: their operators and the names of what they take and make.
 
+
 _MOST_SHOWN = 4
 _LONGEST = 1024  # names in a node; of further ones the ending is not told
 

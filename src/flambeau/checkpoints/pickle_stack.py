@@ -6,6 +6,10 @@ from typing import Any
 from flambeau.checkpoints.report import ScanError, TensorInfo, plain
 from flambeau.checkpoints.scan_budget import ScanBudget
 
+# What stands for the objects of a pickle while it is read: descriptions, of which none can do anything.
+#
+# Numbers, strings, tuples, lists and dicts stand for themselves.
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Named:
@@ -59,6 +63,10 @@ class Foreign:
 
 
 # What may be a key of a dict while a pickle is played through.
+#
+# Whoever chooses the keys chooses their hashes too: all multiples of 2**61 - 1 have the hash 0, and a dict of 100,000
+# of them takes minutes to fill. So whole numbers that large are refused, and of tuples there may be some hundred.
+
 
 _LONGEST = 2048
 _NUMBERS_BELOW = 2**61 - 1

@@ -25,6 +25,8 @@ from flambeau.offline.rows import CsvLines, JsonLines, Layout, Lines
 from flambeau.serving.service import Service
 from flambeau.settings.service import Settings, usable_cores
 
+# What the user of `flambeau predict` asked for, besides the model and the settings, and whether it can be written.
+
 TableFormat = Literal["table", "csv", "jsonl", "parquet"]
 
 _FORMATS: dict[str, TableFormat] = {

@@ -14,6 +14,11 @@ from urllib3 import BaseHTTPResponse
 
 from flambeau.errors import FlambeauError
 
+# Why a prediction failed, as a client sees it.
+#
+# ClientError ├── Refused the server answered, with an error ├── NoAnswer there was none: no connection, a broken one,
+# or no time left └── InputNotSent the input cannot be read or sent; the server was not asked
+
 
 class ClientError(FlambeauError):
     """A prediction failed.

@@ -125,6 +125,7 @@ class _Contestant:
 
 # Which of the engines that were tried is taken, and why. Knows only their figures.
 
+
 PREFERRED = "onnxruntime"
 MARGIN = 1.1
 """How many times faster another engine must be to be taken instead of ONNX Runtime, which every installation has, which

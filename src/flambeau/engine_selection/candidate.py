@@ -27,6 +27,8 @@ from flambeau.system.machine import resident_mb
 from flambeau.system.process import cpu_alarm, end_with_parent
 from flambeau.types import Tensors
 
+# What passes between a contest and its contestants, as lines of JSON.
+
 
 class Candidate(msgspec.Struct, frozen=True):
     """What a contestant is told when it is started. `batches` are the numbers of rows it will be asked for."""

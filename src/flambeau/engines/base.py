@@ -40,6 +40,9 @@ class Engine(Protocol):
 
 
 # An engine for a network whose rows are not independent: whatever it is given, it computes one row at a time.
+#
+# Such a network, for example one with `BatchNorm2d(track_running_stats=False)`, answers an image in another way when
+# others lie beside it. A stranger's image must not change an answer.
 
 
 class RowByRow:

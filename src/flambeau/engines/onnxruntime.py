@@ -21,6 +21,10 @@ from flambeau.errors import BundleError, DeviceError, EngineError
 from flambeau.system.process import give_memory_back, report_to_nobody
 from flambeau.types import Tensors
 
+# The package `onnxruntime`, loaded so that it reports to nobody.
+#
+# Only the quantiser of the build, which is a process of ours, imports it elsewhere.
+
 report_to_nobody()  # it reads its variable while it is loaded
 
 

@@ -21,6 +21,8 @@ from flambeau.protocols import dispatch
 from flambeau.protocols.messages import Charge, HttpAnswer, HttpRequest
 from flambeau.telemetry import logs
 
+# A prediction on the short way: what has come of it, and its answer as it goes over the wire.
+
 
 class Exchange:
     """A request on its way and the state of its answer, by the names that uvicorn gives to the latter."""

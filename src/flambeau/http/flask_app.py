@@ -26,6 +26,8 @@ from flambeau.sources import build_cache
 from flambeau.telemetry import logs
 from flambeau.ui import openapi_page, pages
 
+# Flask's current request as a plain value, its body counted and read.
+
 
 def http_request(gate: Gate, budget: InflightBudget) -> HttpRequest:
     """The request. Raises `RequestError` where its body is too large, or does not fit beside the others.
@@ -50,6 +52,7 @@ def http_request(gate: Gate, budget: InflightBudget) -> HttpRequest:
 
 
 # Routes for operators.
+
 
 _STATUSES = sorted({200, *STATUS.values()})
 

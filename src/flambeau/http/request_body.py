@@ -63,6 +63,13 @@ def _pages(size: int) -> mmap.mmap:
 
 
 # One budget for the bodies of all requests: what has come of them, from the first byte until they are answered.
+#
+# Every body has its own limit (`--max-body-bytes`), which says nothing about a thousand of them. Where one more piece
+# does not fit, somebody is refused with 503: first an upload that has stalled, the largest first; then the largest that
+# is not whole yet. So a few that hold much pay before the many that hold little, and what came whole is answered.
+#
+# It knows no HTTP, and belongs to one loop.
+
 
 SHARE = "flambeau.share"
 """The key under which a scope carries the share of its body."""

@@ -11,6 +11,11 @@ from typing import Literal, Protocol
 
 from flambeau.settings.service import Settings
 
+# How much of bodies is read in one turn of the loop, by all connections together.
+#
+# A socket that is full is read thirty-two times in a row before anybody else has a turn, which is milliseconds; several
+# of them are tens. So who has more than fits into this turn is read on in a later one, a few at a time, in order.
+
 _TURN = 512 * 1024  # bytes: far less than a millisecond
 _AT_ONCE = 4  # connections, each of which may read a quarter before it is asked to wait again
 

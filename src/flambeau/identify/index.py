@@ -21,6 +21,11 @@ import msgspec
 
 from flambeau.bundle.storage import ImageConfig
 
+# Names and shapes of tensors to one number, in which parts of a network can be left out at no cost.
+#
+# Every tensor has a mark, a 64-bit hash of its name and shape, and a signature is the sum of marks: what lies under a
+# path is left out by subtracting its sum. Marks find candidates; that a network is filled exactly is seen when it is.
+
 COUNTER = "num_batches_tracked"
 """What batch norms count for training only; files from before PyTorch 0.4.1 have none. It never matters."""
 

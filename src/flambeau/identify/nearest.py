@@ -110,6 +110,7 @@ def _sets(registry: Registry) -> list[frozenset[Module]]:
 
 # What is said where nothing fits: the nearest misses, and a sentence about what to try.
 
+
 _OWN = "give your own class with --arch file.py:Class --allow-code"
 _NAMED = 3
 _CLOSE = 0.6  # the share of agreeing tensors from which a miss is likely to be that network, changed

@@ -79,6 +79,10 @@ def _classes(other: Other, inside: dict[str, tuple[int, ...]]) -> int | None:
 
 
 # What layers weights belong to that are no known network's, in words: tables of vectors, recurrent layers, attention.
+#
+# So a file is called what it is, and the way out is one that its network can go: what takes whole numbers is no network
+# over decimal ones.
+
 
 _TABLE = re.compile(
     r"(\w*_)?(emb|embed|embeds|embedding|embeddings|embedder|wte|wpe|lookup|vocab|vectors)(_\w*|\d*)"

@@ -19,6 +19,12 @@ from flambeau.serving.service import Service
 from flambeau.settings.service import Settings
 from flambeau.types import Options, Outcome, Payload
 
+# Entries to outcomes, in order, with a bounded number of items and bytes in flight.
+#
+# Entries travel in chunks of a batch each. Files are read ahead in threads and asked of the service at once, so that
+# replicas find full batches; chunks come back in the order in which they were taken. What the service cannot answer
+# while its workers are being replaced is asked again: no row is lost to that. It knows no file format and no terminal.
+
 AnsweredEntry = list[tuple[InputEntry, Outcome]]
 
 _BYTES_IN_FLIGHT = 192 * 1024 * 1024  # less than the service's queue and a worker's frame may hold

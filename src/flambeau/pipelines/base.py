@@ -30,6 +30,7 @@ class Pipeline(Protocol):
 
 # The pipeline of a model, by what its manifest says. It reads no file.
 
+
 SOFTMAX = Activation("softmax")
 """What a classifier was given before bundles said what it is."""
 

@@ -21,6 +21,10 @@ from flambeau.bundle.storage import Activation
 from flambeau.errors import BundleError
 from flambeau.types import Options, Task, TensorSpec
 
+# From a network's numbers to those of the answer: softmax, sigmoid, the exponential, or nothing.
+#
+# All compute in float32. The sigmoid and the softmax are those of PyTorch to 1e-6; neither overflows.
+
 Activated = npt.NDArray[np.float32]
 
 

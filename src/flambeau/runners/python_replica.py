@@ -24,6 +24,10 @@ from flambeau.runners.base import BatchCost
 from flambeau.telemetry import logs
 from flambeau.types import Answer, Item, Outcome, Payload, Plain, Timings
 
+# One step of a batch, and what the client may see of its failure.
+#
+# It knows no model: replicas of every sort take their steps through it.
+
 P = ParamSpec("P")
 T = TypeVar("T")
 

@@ -74,6 +74,12 @@ class FairQueue(Generic[T]):
 
 
 # Which slots heavy requests may have: those of many items, or of many bytes.
+#
+# Bytes take long to read, whatever comes of them, and a batch takes long where an item makes it fail, for then each is
+# tried alone. A replica that is at it has no time for others, and two clients that send nothing else would keep two
+# replicas. So as long as others come, heavy requests leave a slot to them, and are in no batch with them. Where there
+# is only one slot, the others have it for as long as the heavy ones before.
+
 
 MOST_BYTES = 4 * 1024 * 1024
 """Photographs are below, and pictures as numbers. A JSON document of more takes above 30 ms to be looked at."""

@@ -53,6 +53,10 @@ def resident_mb() -> float:
 
 # The control groups of this process (cgroups(7), versions 1 and 2): what they leave it of cores and of memory, and whom
 # the kernel killed in them.
+#
+# A group's limits bind all groups below it, so the tightest on the way to the root counts. Only what this process can
+# see of that way is asked: inside a container its upper end is hidden. Elsewhere than on Linux nothing is limited.
+
 
 T = TypeVar("T")
 

@@ -21,6 +21,10 @@ from flambeau.errors import Code
 from flambeau.types import Timings, WorkerState, WorkerView
 from flambeau.version import VERSION
 
+# Histograms that only the loop writes to: without the locks of the Prometheus library's own, at a fifth of its cost.
+#
+# They know no model and no names of metrics.
+
 
 class Distribution:
     """How many observations fell into each bucket, the last one being without bound, and their sum."""
