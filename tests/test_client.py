@@ -128,7 +128,7 @@ def test_what_else_is_asked_comes_with_the_answer(cats: Client, cat: bytes) -> N
     assert "below the threshold 0.9" in str(unsure.reason)
     whole = cats.predict(cat, probabilities=True)
     assert (whole.class_index, whole.class_name, len(whole.probabilities)) == (285, "Egyptian_cat", 1000)
-    assert ranked.stages.keys() >= {"queue", "prepare", "compute", "finish", "total"}
+    assert ranked.stages.keys() >= {"queue", "preprocess", "inference", "postprocess", "total"}
     assert ranked.request_id
     with pytest.raises(AttributeError):
         ranked.class_name = "dog"  # type: ignore[misc]

@@ -70,7 +70,7 @@ def test_every_series_is_there_at_zero_before_the_first_request(server: ServerPr
     reasons = {dict(labels)["reason"] for labels in first["flambeau_worker_restarts_total"]}
     assert reasons == {"killed", "crashed", "hung", "out_of_memory", "failed_start"}
     stages = {dict(labels)["stage"] for labels in first["flambeau_stage_seconds_count"]}
-    assert stages == {"queue", "prepare", "compute", "finish", "total"}
+    assert stages == {"queue", "preprocess", "inference", "postprocess", "total"}
     assert {"process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds"} <= first.keys()
 
 
@@ -82,7 +82,7 @@ def test_traffic_is_counted_where_it_belongs(server: ServerProcess) -> None:
     assert value(server, "flambeau_requests_total", protocol="native", version="1", status="400") == 1
     assert value(server, "flambeau_requests_total", protocol="page", version="1", status="200") == 1
     assert value(server, "flambeau_rejections_total", code="invalid_json") == 1
-    assert value(server, "flambeau_stage_seconds_count", stage="compute") == 2
+    assert value(server, "flambeau_stage_seconds_count", stage="inference") == 2
     assert value(server, "flambeau_stage_seconds_count", stage="total") == 1
     assert value(server, "flambeau_stage_seconds_sum", stage="total") > 0
     assert value(server, "flambeau_batch_size_sum") == 2

@@ -126,7 +126,12 @@ def test_a_sample_is_answered_with_bars_times_and_commands(browser: Browser, cat
     assert len(names) == len(percents) == 5
     widths = [float(each.get_attribute("width").rstrip("%")) for each in browser.all(".card .bar rect")]
     assert [f"{width:.1f} %" for width in widths] == percents
-    assert [each.split()[0] for each in browser.texts(".part")][:4] == ["queue", "prepare", "compute", "finish"]
+    assert [each.split()[0] for each in browser.texts(".part")][:4] == [
+        "queue",
+        "preprocess",
+        "inference",
+        "postprocess",
+    ]
     assert browser.find(".whole").text.endswith(" ms")
     assert browser.find("#curl").text == f"curl -F 'file=@chelsea.jpg' '{cat_server.url}/predict?top_k=5'"
     assert f'"{cat_server.url}/predict?top_k=5",' in browser.find("#python").text

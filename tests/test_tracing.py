@@ -98,7 +98,7 @@ def test_a_request_and_its_stages_are_spans_of_the_clients_trace(server: ServerP
     answered = server.post(json={"input": 4}, headers=headers)
     ended = time.time_ns()
     assert answered.json() == {"output": 0.25}
-    spans = spans_of(collector, TRACE, {"POST /predict", "queue", "prepare", "compute", "finish"})
+    spans = spans_of(collector, TRACE, {"POST /predict", "queue", "preprocess", "inference", "postprocess"})
     request = spans.pop("POST /predict")
     assert request.parent_span_id.hex() == PARENT
     assert request.kind == Span.SPAN_KIND_SERVER
@@ -114,7 +114,7 @@ def test_a_request_and_its_stages_are_spans_of_the_clients_trace(server: ServerP
         assert span.end_time_unix_nano <= request.end_time_unix_nano
         milliseconds = (span.end_time_unix_nano - span.start_time_unix_nano) / 1e6
         assert milliseconds == pytest.approx(float(timing[name]), abs=0.01)
-    assert spans["compute"].end_time_unix_nano - spans["compute"].start_time_unix_nano >= 50e6
+    assert spans["inference"].end_time_unix_nano - spans["inference"].start_time_unix_nano >= 50e6
     assert f"trace={TRACE}" in next(line for line in server.log().splitlines() if "id=traced" in line)
 
 
@@ -122,8 +122,10 @@ def test_a_failure_is_told_with_its_code(server: ServerProcess, collector: Colle
     trace = "ab" * 16
     answered = server.post(json={"input": 0}, headers={"traceparent": f"00-{trace}-{PARENT}-01"})
     assert answered.json()["code"] == "model_error"
-    assert "compute;dur=" in answered.headers["Server-Timing"]
-    request = spans_of(collector, trace, {"POST /predict", "queue", "prepare", "compute", "finish"})["POST /predict"]
+    assert "inference;dur=" in answered.headers["Server-Timing"]
+    request = spans_of(collector, trace, {"POST /predict", "queue", "preprocess", "inference", "postprocess"})[
+        "POST /predict"
+    ]
     assert request.status.code == Status.STATUS_CODE_ERROR
     assert {each.key: each.value.string_value for each in request.attributes}["error.type"] == "model_error"
 

@@ -76,12 +76,12 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds an item spent in each stage. `prepare` and `finish` are its own, `compute` is its batch's."""
+    """Seconds an item spent in each stage. `preprocess` and `postprocess` are its own, `inference` is its batch's."""
 
     queue: float = 0.0
-    prepare: float = 0.0
-    compute: float = 0.0
-    finish: float = 0.0
+    preprocess: float = 0.0
+    inference: float = 0.0
+    postprocess: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

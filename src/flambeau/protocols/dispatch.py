@@ -128,9 +128,9 @@ def _server_timing(timings: Sequence[Timings], seconds: float) -> str:
     """W3C Server-Timing in milliseconds: the stages that were come to, each item's longest, and the whole."""
     total = f"total;dur={1000 * seconds:.2f}"
     one = longest(timings)
-    if not one.queue + one.prepare + one.compute + one.finish:
+    if not one.queue + one.preprocess + one.inference + one.postprocess:
         return total
     return (
-        f"queue;dur={1000 * one.queue:.2f}, prepare;dur={1000 * one.prepare:.2f}, "
-        f"compute;dur={1000 * one.compute:.2f}, finish;dur={1000 * one.finish:.2f}, {total}"
+        f"queue;dur={1000 * one.queue:.2f}, preprocess;dur={1000 * one.preprocess:.2f}, "
+        f"inference;dur={1000 * one.inference:.2f}, postprocess;dur={1000 * one.postprocess:.2f}, {total}"
     )

@@ -113,7 +113,7 @@ class FunctionReplica:
         good = [index for index, value in enumerate(values) if not isinstance(value, RequestError)]
         started = time.monotonic()
         answers = dict(zip(good, self._predict([values[index] for index in good]), strict=True))
-        timings = Timings(compute=time.monotonic() - started)
+        timings = Timings(inference=time.monotonic() - started)
         return [
             Outcome(
                 attempt(_function_answer, answers[index], item.payload) if index in answers else values[index], timings

@@ -190,13 +190,13 @@ class TensorReplica:
             started = time.monotonic()
             payload = attempt(self._open, item.payload)
             if isinstance(payload, RequestError):
-                traces[index] = Traced(Outcome(payload, Timings(prepare=time.monotonic() - started)), {})
+                traces[index] = Traced(Outcome(payload, Timings(preprocess=time.monotonic() - started)), {})
                 continue
             opened[index] = item if payload is item.payload else replace(item, payload=payload)
             tensors = attempt(self._pipeline.preprocess, payload)
             elapsed = time.monotonic() - started
             if isinstance(tensors, RequestError):
-                traces[index] = Traced(Outcome(tensors, Timings(prepare=elapsed)), {})
+                traces[index] = Traced(Outcome(tensors, Timings(preprocess=elapsed)), {})
             else:  # items of unlike shape are never mixed
                 shapes = tuple(array.shape[1:] for array in tensors.values())
                 groups.setdefault(shapes, []).append(_Prepared(index, tensors, elapsed))
@@ -209,7 +209,9 @@ class TensorReplica:
                     if isinstance(rows, RequestError)
                     else attempt(self._pipeline.postprocess, rows, opened[prepared.index])
                 )
-                timings = Timings(prepare=prepared.seconds, compute=compute, finish=time.monotonic() - started)
+                timings = Timings(
+                    preprocess=prepared.seconds, inference=compute, postprocess=time.monotonic() - started
+                )
                 outputs = {} if isinstance(rows, RequestError) else rows
                 traces[prepared.index] = Traced(Outcome(answer, timings), outputs)
         return [traces[index] for index in range(len(items))]

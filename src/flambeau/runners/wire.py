@@ -196,7 +196,7 @@ def _decode(decoder: msgspec.msgpack.Decoder[T], body: Buffer) -> T:
 
 def _wire_outcome(outcome: Outcome) -> _WireOutcome:
     timings = outcome.timings
-    seconds = (timings.queue, timings.prepare, timings.compute, timings.finish)
+    seconds = (timings.queue, timings.preprocess, timings.inference, timings.postprocess)
     result = outcome.result
     if isinstance(result, RequestError):
         return _WireOutcome(_WireError(result.message, result.code, result.hint), seconds)

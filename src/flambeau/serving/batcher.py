@@ -316,7 +316,7 @@ class BatchQueue:
         else:
             for entry, outcome in zip(batch, outcomes, strict=True):
                 spent = outcome.timings
-                timings = Timings(started - entry.queued_at, spent.prepare, spent.compute, spent.finish)
+                timings = Timings(started - entry.queued_at, spent.preprocess, spent.inference, spent.postprocess)
                 self._metrics.timings(timings)
                 if not entry.future.done():
                     entry.future.set_result(Outcome(outcome.result, timings))

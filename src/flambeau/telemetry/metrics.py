@@ -185,11 +185,11 @@ class ModelMetrics(RequestMetrics):
 
     def timings(self, timings: Timings) -> None:
         """One item went through."""
-        queue, prepare, compute, finish = self._stages
+        queue, preprocess, inference, postprocess = self._stages
         queue.observe(timings.queue)
-        prepare.observe(timings.prepare)
-        compute.observe(timings.compute)
-        finish.observe(timings.finish)
+        preprocess.observe(timings.preprocess)
+        inference.observe(timings.inference)
+        postprocess.observe(timings.postprocess)
 
     def took(self, seconds: float) -> None:
         """One request was answered 200, so long after it was received."""

@@ -1,6 +1,6 @@
 /** Where the time of a prediction went: `Server-Timing` to numbers, and numbers to a bar. */
 
-const STAGES = ["queue", "prepare", "compute", "finish"];
+const STAGES = ["queue", "preprocess", "inference", "postprocess"];
 
 /**
  * @param {string | null} header the value of `Server-Timing`

@@ -4,7 +4,7 @@ import { NAMES } from "./names.js";
 
 /** @typedef {{at: number, samples: Map<string, import("./exposition.js").Sample[]>}} Snapshot `at` is in seconds */
 
-const STAGES = ["queue", "prepare", "compute", "finish", "total"];
+const STAGES = ["queue", "preprocess", "inference", "postprocess", "total"];
 
 /**
  * @param {Snapshot} earlier @param {Snapshot} later
@@ -19,7 +19,7 @@ export function compare(earlier, later, model) {
   const seconds = later.at - earlier.at;
   const perSecond = (first) => (sum(grown(NAMES.requests, ({ status }) => first.includes(status[0]))) ?? 0) / seconds;
   const spent = Object.fromEntries(STAGES.map((stage) => [stage, mean(grown, NAMES.seconds, (labels) => labels.stage === stage)]));
-  const timed = values(later, `${NAMES.seconds}_count`).some(({ labels }) => labels.stage === "total") ? "total" : "compute";
+  const timed = values(later, `${NAMES.seconds}_count`).some(({ labels }) => labels.stage === "total") ? "total" : "inference";
   const buckets = bucketsOf(grown(`${NAMES.seconds}_bucket`, ({ stage }) => stage === timed));
   return {
     at: later.at,

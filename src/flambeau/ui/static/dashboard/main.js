@@ -89,7 +89,7 @@ function show() {
 
 function showRefusals(counts) {
   const text = counts.map(([code, count]) => `${code} ${plain(count)}`).join(", ");
-  document.getElementById("refusals").textContent = text ? `Refused before compute since the start: ${text}` : "";
+  document.getElementById("refusals").textContent = text ? `Refused before inference since the start: ${text}` : "";
 }
 
 function showModels(models) {
