@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from flambeau.errors import Code, RequestError
 from flambeau.http import framing
 from flambeau.http.access import Denial, Gate
-from flambeau.http.connection import serialised
+from flambeau.http.exchange import serialised
 from flambeau.http.request_body import FULL, SHARE, InflightBudget, Share
 from flambeau.http.timeouts import ConnectionMonitor, ReadTimeout, Writing
 from flambeau.protocols.errors import STATUS
