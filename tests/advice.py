@@ -243,7 +243,8 @@ def _converted(line: str, state: State) -> State:
     target = f"{state.file}.converted"
     line = line.replace("'PATH'", repr(state.file)).replace("'NEW'", repr(target))
     code = (
-        f"from flambeau.architectures import torchvision_ops; torchvision_ops.declare_missing(); import torch; {line}"
+        "from flambeau.architectures import torchvision_compat; torchvision_compat.declare_missing(); "
+        f"import torch; {line}"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=Path(state.file).parent)
     return State(target).given(dict(each for each in state.options if each[0] != "--allow-code"))

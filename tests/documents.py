@@ -117,9 +117,9 @@ WEIGHTS = {
 MAKE_WEIGHTS = """
 import sys
 import torch
-from flambeau.architectures import torchvision_ops
+from flambeau.architectures import torchvision_compat
 
-torchvision_ops.declare_missing()
+torchvision_compat.declare_missing()
 from torchvision import models
 
 name, classes, bias, winner, path = sys.argv[1:]

@@ -265,7 +265,7 @@ def run(test: Awaitable[None]) -> None:
 def fake_worker(folder: Path, body: str) -> str:
     """An executable in the place of Python whose first run is `body` and whose later ones are real workers.
 
-    `body` sees `sock`, `order` (a `WorkerOrder`), `ipc`, and `batch()`, which returns the header of the next batch.
+    `body` sees `sock`, `order` (a `WorkerConfig`), `wire`, and `batch()`, which returns the header of the next batch.
     """
     script = folder / "fake"
     script.write_text(
@@ -275,14 +275,14 @@ def fake_worker(folder: Path, body: str) -> str:
         f"    os.execv({sys.executable!r}, [{sys.executable!r}, *sys.argv[1:]])\n"
         f"open({str(folder / 'ran')!r}, 'w').close()\n"
         "import msgspec\n"
-        "from flambeau.runners import ipc\n"
+        "from flambeau.runners import wire\n"
         "from flambeau.runners.wire import *\n"
-        "from flambeau.runners.worker import WorkerOrder\n"
+        "from flambeau.runners.worker import WorkerConfig\n"
         "from flambeau.types import Outcome, Value\n"
         "sock = socket.socket(fileno=int(sys.argv[-2]))\n"
-        "order = msgspec.json.decode(sys.argv[-1], type=WorkerOrder)\n"
+        "order = msgspec.json.decode(sys.argv[-1], type=WorkerConfig)\n"
         "def batch():\n"
-        "    header = ipc.unpack_header(sock.recv(ipc.HEADER_SIZE, socket.MSG_WAITALL))\n"
+        "    header = wire.unpack_header(sock.recv(wire.HEADER_SIZE, socket.MSG_WAITALL))\n"
         "    sock.recv(header.body + header.payloads, socket.MSG_WAITALL)\n"
         "    return header\n"
         f"{body}\n"

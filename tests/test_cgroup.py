@@ -187,13 +187,16 @@ def inside(group: Path, code: str) -> str:
 
 def test_in_a_real_group_the_quota_above_counts_p9() -> None:
     with real_group("cpu", {"cpu.cfs_period_us": 100000, "cpu.cfs_quota_us": 100000}) as group:
-        code = "from flambeau import cgroup, config; print(machine.cpu_quota(), config.usable_cores())"
+        code = (
+            "from flambeau.settings import service; from flambeau.system import machine\n"
+            "print(machine.cpu_quota(), service.usable_cores())"
+        )
         assert inside(group, code).split() == ["1.0", "1"]
 
 
 def test_in_a_real_group_the_memory_above_counts_p9() -> None:
     with real_group("memory", {"memory.limit_in_bytes": 256 * MIB}) as group:
-        assert inside(group, "from flambeau import cgroup; print(machine.memory_limit())") == f"{256 * MIB}\n"
+        assert inside(group, "from flambeau.system import machine; print(machine.memory_limit())") == f"{256 * MIB}\n"
 
 
 GLUTTON = """

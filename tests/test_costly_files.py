@@ -120,7 +120,8 @@ def generated(rng: random.Random) -> bytes:
 LOOK = """
 import json, re, sys, time
 from pathlib import Path
-from flambeau import errors, inspection
+from flambeau import errors
+from flambeau.sources import inspection
 
 rows = []
 for path in sorted(Path(sys.argv[1]).iterdir()):

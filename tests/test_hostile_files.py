@@ -22,7 +22,7 @@ HANGS_AFTER = 20
 EXAMINE_ALL = """
 import faulthandler, json, resource, sys, time
 from pathlib import Path
-from flambeau.formats import examine
+from flambeau.checkpoints import examine
 
 events, watched = [], ("compile", "exec", "import", "os.", "pickle.", "subprocess.", "socket.", "ctypes.", "shutil.",
                        "marshal.", "urllib.", "webbrowser.", "pty.", "ftplib.", "sqlite3.", "code.")

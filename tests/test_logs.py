@@ -156,7 +156,7 @@ def test_auto_is_text_on_a_terminal_and_json_elsewhere(terminal: bool, is_json: 
 
 def test_in_text_a_traceback_cannot_look_like_a_line() -> None:
     code = (
-        "from flambeau import logs; logs.configure('debug', 'text')\n"
+        "from flambeau.telemetry import logs; logs.configure('debug', 'text')\n"
         "try: raise ValueError('x\\n2026-01-01T00:00:00.000 INFO    forged\\x1b[31m')\n"
         "except ValueError as error: logs.failure('failed', error, name='a\" id=forged')\n"
         "import logging; logging.getLogger('other').warning('two\\nlines')\n"

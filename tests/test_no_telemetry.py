@@ -54,10 +54,10 @@ class Net(torch.nn.Module):
         return self.fc(x)
 """
 CHILD = """
-from flambeau.doctor.child import Child
-from flambeau.doctor.source import Rehearsed
+from flambeau.doctor.child import ProbeProcess
+from flambeau.doctor.model import Rehearsed
 
-print(Child("telling_child", Rehearsed, seconds=60).answer())
+print(ProbeProcess("telling_child", Rehearsed, seconds=60).answer())
 """
 ELSEWHERE = """
 import json, os, sys

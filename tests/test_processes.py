@@ -222,7 +222,7 @@ PARENT = f"""
 import asyncio, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
-from flambeau.service import Service
+from flambeau.serving.service import Service
 from fleet import Fleet, children, make_bundle
 
 async def live():

@@ -118,8 +118,8 @@ LARGE = 80_000_000
 MEASURE = """
 import sys
 from pathlib import Path
-from flambeau.build.reading import checkpoint, tensors_file
-from flambeau.formats.report import Report
+from flambeau.builder.sandbox import checkpoint, safetensors_writer
+from flambeau.checkpoints.report import Report
 
 def anonymous():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -282,7 +282,7 @@ def test_a_reader_ends_with_its_parent(tmp_path: Path) -> None:
     """Even while it hangs: nobody ever writes into this pipe."""
     os.mkfifo(tmp_path / "never")
     script = (
-        "import sys; from pathlib import Path; from flambeau.builder import reader\n"
+        "import sys; from pathlib import Path; from flambeau.builder.sandbox import reader\n"
         "folder = Path(sys.argv[1]); begun = reader.start(folder / 'never', folder=folder, where=())\n"
         "print(begun.pid, flush=True); sys.stdin.read()"
     )

@@ -27,7 +27,7 @@ ENTER = """
 import ctypes, errno, json, mmap, os, pickle, platform, resource, signal, socket, subprocess, sys, threading, time
 from pathlib import Path
 import encodings.idna  # of what is tried later, so that it is the socket that is refused and not the import
-from flambeau.build import sandbox
+from flambeau.builder.sandbox import lockdown
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 FOLDER, PORT, PARENT = Path(sys.argv[1]), int(sys.argv[2]), os.getppid()
@@ -40,7 +40,7 @@ def call(number, *arguments):
 
 def enter(**limits):
     given = dict(memory=200 << 20, file_bytes=1 << 20, cpu_seconds=20, open_files=32) | limits
-    return sandbox.enter(sandbox.Limits(**given), readable=(readable.fileno(),))
+    return lockdown.enter(lockdown.Limits(**given), readable=(readable.fileno(),))
 
 readable = open(FOLDER / "readable", "rb")
 """

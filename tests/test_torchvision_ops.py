@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from conftest import encoded, photograph
-from flambeau.architectures import torchvision_compat
+from flambeau.architectures import box_ops
 
 DETECTOR = """
 import io
@@ -122,7 +122,7 @@ def test_non_maximum_suppression_is_that_of_a_brute_force(threshold: float) -> N
         boxes = np.concatenate([corners.min(1), corners.max(1)], 1)
         boxes[count // 2 :] = boxes[: count - count // 2]
         scores = generator.integers(0, 5, count).astype(np.float32) / 5
-        found = torchvision_compat.nms(torch.from_numpy(boxes), torch.from_numpy(scores), threshold)
+        found = box_ops.nms(torch.from_numpy(boxes), torch.from_numpy(scores), threshold)
         assert found.dtype == torch.int64
         assert found.tolist() == brute_force_nms(boxes, scores, threshold)
 
@@ -170,8 +170,8 @@ def test_roi_align_is_that_of_the_formula(ratio: int, aligned: bool) -> None:
     corners = generator.uniform(-6, 50, (30, 2, 2))
     rois = np.concatenate([generator.integers(0, 2, (30, 1)), corners.min(1), corners.max(1)], 1).astype(np.float32)
     rois = np.concatenate([rois, [[0, 5, 5, 5, 5], [1, 0, 0, 44, 36], [1, 100, 100, 140, 130]]]).astype(np.float32)
-    found = torchvision_compat.roi_align(torch.from_numpy(features), torch.from_numpy(rois), 0.25, 3, 2, ratio, aligned)
+    found = box_ops.roi_align(torch.from_numpy(features), torch.from_numpy(rois), 0.25, 3, 2, ratio, aligned)
     expected = np.stack([by_the_formula(features, roi, 0.25, (3, 2), ratio, aligned) for roi in rois])
     np.testing.assert_allclose(found.numpy(), expected, atol=2e-5)
-    none = torchvision_compat.roi_align(torch.from_numpy(features), torch.zeros(0, 5), 0.25, 3, 2, ratio, aligned)
+    none = box_ops.roi_align(torch.from_numpy(features), torch.zeros(0, 5), 0.25, 3, 2, ratio, aligned)
     assert none.shape == (0, 3, 3, 2)

@@ -1,6 +1,6 @@
 """The engine that a bundle is served with, measured where there are several, and how its replicas are placed.
 
-Only those are tried that `trials.verdict` may take: those that read the graph, and on a machine whose accelerator only
+Only those are tried that `engine_selection.benchmark` may take: those that read the graph, and on a machine whose accelerator only
 PyTorch can use, PyTorch.
 """
 

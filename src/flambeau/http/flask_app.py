@@ -77,7 +77,7 @@ def create_app(source: str | Path | None = None, **options: Any) -> Flask:
     """Build the source if need be, load it, and make the application that serves it. Raises `SetupError`.
 
     `options` are the settings of `flambeau.settings.service.Settings` and the source options of
-    `flambeau.sources.request.SourceOptions`, by name.
+    `flambeau.settings.source.SourceOptions`, by name.
     """
     make, gate = open_for_others(source, options)
     return make_app(BlockingService(make), gate)

@@ -167,7 +167,7 @@ SOURCE = (
         group=_IMAGES,
     ),
 )
-"""What `flambeau.sources.request.SourceOptions` holds, but for the two that are settings of a service too."""
+"""What `flambeau.settings.source.SourceOptions` holds, but for the two that are settings of a service too."""
 
 GROUPS = (
     _SOURCE,

@@ -3,7 +3,7 @@ it.
 
 * `messages`: what it says
 * `__main__`: its life: what it opens and tries before it locks itself in, and the lock
-* `rehearsal`: all that reading takes, done once before
+* `preload`: all that reading takes, done once before
 * `checkpoint`: the file to tensors
 * `tensors_file`: tensors to safetensors
 """
