@@ -94,7 +94,7 @@ def closed(folder: Path) -> Iterator[Stderr]:
 def limited(folder: Path) -> Iterator[Stderr]:
     """A file that may not grow beyond 64 KiB."""
     with (folder / "limited").open("wb") as file:
-        yield Stderr(file.fileno(), prefix='ulimit -f 128; exec "$@"')
+        yield Stderr(file.fileno(), prefix='export PYTHONDONTWRITEBYTECODE=1; ulimit -f 128; exec "$@"')
 
 
 @contextlib.contextmanager
