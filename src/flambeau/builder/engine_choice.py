@@ -1,7 +1,7 @@
 """The engine that a bundle is served with, measured where there are several, and how its replicas are placed.
 
-Only those are tried that `engine_selection.benchmark` may take: those that read the graph, and PyTorch on a machine whose
-accelerator only PyTorch can use.
+Only those are tried that `engine_selection.benchmark` may take: those that read the graph, and PyTorch on a machine
+whose accelerator only PyTorch can use.
 """
 
 from collections.abc import Callable
