@@ -99,7 +99,7 @@ def make_app(handle: ServiceHandle, gate: Gate, shared: InflightBudget | None = 
     `shared`: the budget for bodies, where others count in it too; else it has its own.
     """
     budget = shared or InflightBudget(handle.service.settings)
-    app = Flask(__name__)
+    app = Flask("flambeau.ui")  # whose folder holds the static files and the templates
     app.config["MAX_CONTENT_LENGTH"] = handle.service.settings.max_body_bytes
     app.extensions["flambeau"] = handle
 

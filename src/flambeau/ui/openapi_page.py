@@ -28,7 +28,7 @@ _TYPES = {
 
 def make_blueprint(handle: AttachedService | BlockingService, needs: Mapping[str, Need]) -> Blueprint:
     """The document, its page, and the files of that page. `needs` says which routes take a token."""
-    blueprint = Blueprint("openapi", __name__, template_folder="templates")
+    blueprint = Blueprint("openapi", __name__)
     folder = files("flambeau.ui") / "vendor" / "swagger-ui"
     known: dict[str, bytes] = {}
 

@@ -43,7 +43,7 @@ def make_blueprint(handle: AttachedService | BlockingService, incoming: Callable
     """`incoming` is Flask's request as a plain value, for a form that nobody has read yet.
 
     `GET /` the page, `POST /` the page with its answers, `GET /dashboard`. `?model=NAME[/VERSION]` takes a model."""
-    blueprint = Blueprint("ui", __name__, template_folder="templates")
+    blueprint = Blueprint("ui", __name__)
 
     def page(model: Model, cards: Sequence[Card] = (), parts: Sequence[Part] = (), *, status: int = 200) -> Response:
         text = render_template(
