@@ -297,7 +297,7 @@ def test_what_is_no_number_is_null_and_counted(tmp_path: Path, serve: Serve, pic
 
     made = task_models.make(
         tmp_path / "broken", Broken(), task="regression", activation=task_models.Activation("none"),
-        pipeline=task_models.ImagePipeline(resize=32, crop=32, mean=(0.5,) * 3, std=(1.0,) * 3),
+        pipeline=task_models.ImageConfig(resize=32, crop=32, mean=(0.5,) * 3, std=(1.0,) * 3),
     )  # fmt: skip
     grey = encoded(photograph("chelsea").resize((32, 32)).point(lambda _: 128))
     with serve(made.bundle.path, "--replicas", "1") as server:

@@ -61,7 +61,7 @@ class _Contestant:
             str(folder), engine, rules.device, rules.threads, rules.batches, rules.allow_code, parent=os.getpid()
         )
         self._process = subprocess.Popen(
-            [interpreter(), "-P", "-W", "ignore", "-m", __name__.replace("contest", "contestant"),
+            [interpreter(), "-P", "-W", "ignore", "-m", "flambeau.engine_selection.candidate",
              msgspec.json.encode(entry).decode()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
