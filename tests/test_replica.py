@@ -82,7 +82,7 @@ def test_items_are_computed_together_and_each_gets_its_own_rows() -> None:
     outcomes = tensor_replica(engine).run(items("[1, 2]", "[[3, 4], [5, 6]]", "[[7, 8]]", "[0, 0]"))
     assert results(outcomes) == ["[2.0,4.0]", "[[6.0,8.0],[10.0,12.0]]", "[[14.0,16.0]]", "[0.0,0.0]"]
     assert engine.sizes == [5]
-    assert all(outcome.timings.inference == outcomes[0].timings.compute for outcome in outcomes)
+    assert all(outcome.timings.inference == outcomes[0].timings.inference for outcome in outcomes)
     assert all(min(outcome.timings.preprocess, outcome.timings.postprocess) >= 0 for outcome in outcomes)
 
 
