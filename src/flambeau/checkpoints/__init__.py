@@ -1,8 +1,8 @@
 """What a file is, told from its contents without running, importing or unpickling anything in it.
 
 `examine` makes the report that everything else goes by; `choose` says where in it the weights lie. Neither imports
-torch. What a pickle of weights may name is `allowed`'s to say. Of other names, those in `dangers` are refused whatever
-is permitted, and the rest is code, for which `--allow-code` asks.
+torch. What a pickle of weights may name is `allowlist`'s to say. Of other names, those in its table of dangers are
+refused whatever is permitted, and the rest is code, for which `--allow-code` asks.
 """
 
 from flambeau.checkpoints.allowlist import BESIDE, permitted_globals

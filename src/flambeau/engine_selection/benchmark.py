@@ -1,4 +1,4 @@
-"""A contest: the engines of a bundle measured in turns, so that a noisy moment of the machine meets all of them."""
+"""A benchmark: the engines of a bundle measured in turns, so that a noisy moment of the machine meets all of them."""
 
 import contextlib
 import math
@@ -13,13 +13,13 @@ from types import TracebackType
 import msgspec
 
 from flambeau.bundle.measurements import Trial
-from flambeau.engine_selection.candidate import Candidate, GaveUp, Loaded, Reply, Round, Timed
+from flambeau.engine_selection.candidate import CandidateRequest, GaveUp, Loaded, Reply, Round, Timed
 from flambeau.system.process import NO_TELEMETRY, OWN_GROUP, interpreter
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """How a contest is held: `batches` of so many rows, each in so many `rounds` of at least so many `seconds`."""
+    """How a benchmark is held: `batches` of so many rows, each in so many `rounds` of at least so many `seconds`."""
 
     threads: int
     batches: tuple[int, ...]
@@ -36,28 +36,28 @@ def hold(folder: Path, names: Sequence[str], rules: Rules, *, tell: Callable[[st
     is raised for it. `tell` is called with a name before it is loaded.
     """
     with contextlib.ExitStack() as stack:
-        contestants: list[_Contestant] = []
+        candidates: list[_CandidateProcess] = []
         for name in names:
             if tell:
                 tell(name)
-            contestants.append(stack.enter_context(_Contestant(folder, name, rules)))
-            contestants[-1].wait()
+            candidates.append(stack.enter_context(_CandidateProcess(folder, name, rules)))
+            candidates[-1].wait()
         for _ in range(rules.rounds):
             for batch in rules.batches:
-                for contestant in contestants:
-                    contestant.turn(Round(batch, rules.seconds))
-        return [contestant.trial() for contestant in contestants]
+                for candidate in candidates:
+                    candidate.turn(Round(batch, rules.seconds))
+        return [candidate.trial() for candidate in candidates]
 
 
-class _Contestant:
-    """The process of one engine, as its contest sees it."""
+class _CandidateProcess:
+    """The process of one engine, as its benchmark sees it."""
 
     def __init__(self, folder: Path, engine: str, rules: Rules) -> None:
         self._engine = engine
         self._ms: dict[int, list[float]] = {batch: [] for batch in rules.batches}
         self._loaded: Loaded | None = None
         self._error: str | None = None
-        entry = Candidate(
+        entry = CandidateRequest(
             str(folder), engine, rules.device, rules.threads, rules.batches, rules.allow_code, parent=os.getpid()
         )
         self._process = subprocess.Popen(
@@ -113,7 +113,7 @@ class _Contestant:
             error=self._error,
         )
 
-    def __enter__(self) -> "_Contestant":
+    def __enter__(self) -> "_CandidateProcess":
         return self
 
     def __exit__(

@@ -1,7 +1,7 @@
-"""A contestant: one engine in a process of its own, measured when it is its turn.
+"""A candidate: one engine in a process of its own, measured when it is its turn.
 
-`python -m flambeau.engine_selection.candidate ENTRY`: ENTRY is the JSON of an `Candidate`; then a `Round` a line on
-standard input, and a `Reply` a line on standard output. It ends when its standard input does, or its parent.
+`python -m flambeau.engine_selection.candidate REQUEST`: REQUEST is the JSON of a `CandidateRequest`; then a `Round` a
+line on standard input, and a `Reply` a line on standard output. It ends when its standard input does, or its parent.
 """
 
 import contextlib
@@ -27,11 +27,11 @@ from flambeau.system.machine import resident_mb
 from flambeau.system.process import cpu_alarm, end_with_parent
 from flambeau.types import Tensors
 
-# What passes between a contest and its contestants, as lines of JSON.
+# What passes between a benchmark and its candidates, as lines of JSON.
 
 
-class Candidate(msgspec.Struct, frozen=True):
-    """What a contestant is told when it is started. `batches` are the numbers of rows it will be asked for."""
+class CandidateRequest(msgspec.Struct, frozen=True):
+    """What a candidate is told when it is started. `batches` are the numbers of rows it will be asked for."""
 
     bundle: str
     engine: str
@@ -50,7 +50,7 @@ class Round(msgspec.Struct, frozen=True):
 
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
-    """The contestant is warm. `agreement` is `None` for a bundle without probes."""
+    """The candidate is warm. `agreement` is `None` for a bundle without probes."""
 
     device: str
     load_seconds: float
@@ -65,7 +65,7 @@ class Timed(msgspec.Struct, frozen=True, tag="timed"):
 
 
 class GaveUp(msgspec.Struct, frozen=True, tag="gave_up"):
-    """The contestant cannot go on, and ends."""
+    """The candidate cannot go on, and ends."""
 
     reason: str
 
@@ -86,7 +86,7 @@ def main() -> int:
             with contextlib.suppress(BrokenPipeError):
                 channel.write(msgspec.json.encode(reply) + b"\n")
 
-        entry = msgspec.json.decode(sys.argv[1], type=Candidate)
+        entry = msgspec.json.decode(sys.argv[1], type=CandidateRequest)
         end_with_parent(entry.parent)
         cpu_alarm(_MOST_CPU_SECONDS * usable_cores())
         try:
@@ -103,7 +103,7 @@ def main() -> int:
     return 0
 
 
-def compete(entry: Candidate, say: Callable[[Reply], None]) -> None:
+def compete(entry: CandidateRequest, say: Callable[[Reply], None]) -> None:
     """Load, warm and check the engine, say so, and answer a line for each round on standard input."""
     opened = storage.read(Path(entry.bundle), whole=False)
     inputs, expected = split_probes(opened.probes())

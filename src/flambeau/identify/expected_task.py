@@ -55,7 +55,7 @@ def of_graph(facts: Mapping[str, str]) -> str:
 
 # What an ONNX graph takes and answers, and whether that is served: one tensor of decimal numbers in, rows first.
 #
-# It goes by what `flambeau.formats` read of the file, and reads nothing. The build says the same when it opens the
+# It goes by what `flambeau.checkpoints` read of the file, and reads nothing. The build says the same when it opens the
 # graph.
 
 

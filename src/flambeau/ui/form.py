@@ -145,7 +145,7 @@ def _nested(numbers: Sequence[float], shape: tuple[int, ...]) -> Any:
 
 # What the page's form sends, and what comes of it: a coroutine, so that no thread waits for a model.
 #
-# It writes no HTML: `flambeau.web.ui` does, in a thread, when all is there.
+# It writes no HTML: `flambeau.ui.pages` does, in a thread, when all is there.
 
 
 SUBMITTED = "flambeau.submitted"
