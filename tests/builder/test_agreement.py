@@ -15,6 +15,8 @@ from flambeau.errors import EngineError
 from flambeau.settings.source import SourceOptions
 from flambeau.sources import build_cache
 
+pytestmark = pytest.mark.usefixtures("warm_builds")
+
 NETWORK = """
 import torch
 from torch import nn

@@ -24,7 +24,8 @@ from flambeau.settings.source import SourceOptions
 from flambeau.sources import build_cache
 from flambeau.sources.request import Note
 from tests.support.photographs import encoded, photograph
-from tests.support.server import Serve, run_flambeau
+from tests.support.server import Serve
+from tests.support.warm import run_flambeau
 
 pytestmark = pytest.mark.usefixtures("warm_builds")
 

@@ -38,7 +38,7 @@ from flambeau.system import machine
 from flambeau.types import TensorSpec
 from tests.support.golden import manifest
 from tests.support.photographs import encoded, photograph
-from tests.support.server import run_flambeau
+from tests.support.warm import run_flambeau
 
 NEEDS_OPENVINO = pytest.mark.skipif(not find_spec("openvino"), reason="`make test-slow` installs OpenVINO")
 OPENVINO = pytest.param("openvino", marks=NEEDS_OPENVINO)
@@ -96,7 +96,7 @@ Built = tuple[Bundle, list[str]]
 
 
 @pytest.fixture(scope="module")
-def small(source: tuple[Path, ...], tmp_path_factory: pytest.TempPathFactory) -> Built:
+def small(source: tuple[Path, ...], tmp_path_factory: pytest.TempPathFactory, warm_builds: None) -> Built:
     """Its bundle for the second engine with an int8 graph, and the notes of the build."""
     notes: list[str] = []
     target = tmp_path_factory.mktemp("small") / "bundle"

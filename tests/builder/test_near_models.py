@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from flambeau import checkpoints
-from tests.support.server import run_flambeau
+from tests.support.warm import run_flambeau
 
 
 def network() -> nn.Sequential:

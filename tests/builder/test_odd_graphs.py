@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from flambeau.bundle import storage
-from tests.support.server import run_flambeau
+from tests.support.warm import run_flambeau
 
 pytestmark = pytest.mark.timeout(300)  # they build, and the machine may have other work
 

@@ -23,7 +23,7 @@ from flambeau.sources.inspection import inspect
 from tests.support.checkpoints import described
 from tests.support.corpus_images import prefixed
 from tests.support.corpus_numbers import write_onnx
-from tests.support.server import run_flambeau
+from tests.support.warm import run_flambeau
 
 LINE = nn.Linear(4, 3)
 

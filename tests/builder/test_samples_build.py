@@ -17,7 +17,7 @@ from flambeau.pipelines.base import open_pipeline
 from flambeau.types import Classification, Label, Scored, Task, Tensors, TensorSpec, Value
 from tests.support.golden import INPUT, OUTPUT, collected, golden_folder, python_bundle
 from tests.support.photographs import encoded
-from tests.support.server import run_flambeau
+from tests.support.warm import run_flambeau
 
 # What a folder of samples may hold
 

@@ -55,7 +55,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def built(checkpoint: Path, cache: Path) -> Bundle:
+def built(checkpoint: Path, cache: Path, warm_builds: None) -> Bundle:
     folder = checkpoint.parent / "bundle"
     return build_cache.build_into(SourceOptions(source=str(checkpoint)), folder, progress=lambda event: None)
 

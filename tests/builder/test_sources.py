@@ -29,7 +29,8 @@ from flambeau.settings.source import SourceOptions
 from flambeau.sources import build_cache
 from flambeau.sources.request import Note
 from flambeau.system import staging
-from tests.support.server import run_flambeau
+from tests.support import warm
+from tests.support.warm import run_flambeau
 
 Change = Callable[[], None]
 
@@ -148,8 +149,9 @@ class Net(Scale):
 
 
 @pytest.fixture
-def net(tmp_path: Path) -> Path:
+def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a network in `net.py`, most of it in `layers.py` beside it, and its weights."""
+    monkeypatch.setattr(build_cache, "_run_build_process", warm.run_build)
     folder = tmp_path / "own"
     folder.mkdir()
     (folder / "net.py").write_text(NET)

@@ -13,7 +13,8 @@ from flambeau.architectures import torchvision_compat
 from flambeau.bundle import storage
 from flambeau.bundle.storage import Bundle
 from tests.support.photographs import encoded, photograph
-from tests.support.server import FLAMBEAU, Serve, run_flambeau
+from tests.support.server import FLAMBEAU, Serve
+from tests.support.warm import run_flambeau
 
 NET = """
 from torch import nn

@@ -11,7 +11,7 @@ import torch
 from flambeau.architectures import torchvision_compat
 from flambeau.bundle.storage import Bundle
 from tests.support import hostile
-from tests.support.server import run_flambeau
+from tests.support.warm import run_flambeau
 
 FEW = ("T-01", "T-02", "T-04", "T-05", "T-25")
 

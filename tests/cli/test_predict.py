@@ -241,7 +241,8 @@ def test_a_run_goes_on_after_kill_9_and_ctrl_c_and_the_death_of_a_worker(tmp_pat
     """Nothing that was written is computed again, nothing is lost, and nothing of another run is mixed in."""
     (tmp_path / "stalls.py").write_text(STALLS)
     (tmp_path / "in.jsonl").write_text("".join(f"{number}\n" for number in range(40)))
-    command = ("stalls.py:Stalls", "--allow-code", "in.jsonl", "-o", "out.csv")
+    # batches that end before 20: one with it and all before it would be given up first, after a minute, and tried anew
+    command = ("stalls.py:Stalls", "--allow-code", "in.jsonl", "-o", "out.csv", "--max-batch-size", "5")
     stalled, out, computed = tmp_path / "stalled", tmp_path / "out.csv", tmp_path / "computed"
 
     def is_stalled() -> bool:  # of the two batches before 20 not all may be written, but most are

@@ -19,7 +19,8 @@ from flask import Flask
 
 import flambeau
 from flambeau.http import tokens
-from tests.support.server import Serve, ServerProcess, run_flambeau
+from tests.support.server import Serve, ServerProcess
+from tests.support.warm import run_flambeau
 
 INFER, ADMIN, HASHED, WRONG = (  # the same in every process: they stand in the names of tests
     base64.urlsafe_b64encode(hashlib.sha256(name).digest()).decode().rstrip("=")

@@ -12,7 +12,8 @@ import flambeau
 from flambeau.http.framing import length_of
 from flambeau.runners import wire
 from tests.support.fleet import wait_for
-from tests.support.server import Serve, ServerProcess, run_flambeau
+from tests.support.server import Serve, ServerProcess
+from tests.support.warm import run_flambeau
 
 LIMIT = 1_000_000
 MIB = 1 << 20

@@ -22,7 +22,8 @@ from flambeau.runners.replica import TensorReplica, open_replica
 from flambeau.types import Tensors
 from tests.support.golden import INPUT, NUMBERS, OUTPUT, collected, double, golden_folder, manifest, python_bundle
 from tests.support.photographs import encoded, photograph
-from tests.support.server import Serve, run_flambeau
+from tests.support.server import Serve
+from tests.support.warm import run_flambeau
 
 CHELSEA = {"class_index": 285, "class_id": "n02124075", "class_name": "Egyptian_cat"}
 

@@ -28,8 +28,9 @@ from flambeau.errors import BundleError
 from flambeau.types import Classification, Embedding, MultiLabel, Regression, Tensors
 from tests.support import task_models
 from tests.support.photographs import encoded, photograph
-from tests.support.server import Serve, ServerProcess, run_flambeau
+from tests.support.server import Serve, ServerProcess
 from tests.support.task_models import NAMES, Made
+from tests.support.warm import run_flambeau
 
 NPY = {"Accept": "application/x-npy"}
 MAKERS = {

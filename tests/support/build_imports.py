@@ -1,4 +1,4 @@
-"""Imports what a build of a network imports on its way; for the process that `warm` forks from."""
+"""Imports what commands and the build of a network import on their way; for the process that `warm` forks from."""
 
 import sys
 
@@ -7,7 +7,13 @@ import onnxscript  # noqa: F401
 import torch._dynamo
 import torch.onnx._internal.exporter._core  # noqa: F401
 
-import flambeau.builder.steps  # noqa: F401
+import flambeau.__main__
+import flambeau.builder.steps
+import flambeau.checkpoints
+import flambeau.cli.build
+import flambeau.cli.inspect
+import flambeau.cli.serve
+import flambeau.http.server  # noqa: F401
 from flambeau.architectures import torchvision_compat
 
 torchvision_compat.declare_missing()

@@ -21,7 +21,9 @@ NAMES = ("lane", "flask", "gunicorn", "waitress", "uwsgi", "fastapi", "uvicorn",
 ALIKE = ("uvicorn", "hypercorn", "granian")
 """Servers of an application of which `fastapi` is the hardest case: mounted, and never told of its start."""
 ERROR_KEYS = {"error", "code", "retryable", "request_id"}
-FRONTS = tuple(pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name for name in NAMES)
+OF_WSGI = ("gunicorn", "waitress", "uwsgi")
+"""Servers of the application that Flask's client asks, too; `test_wsgi.py` has what each of them does of its own."""
+FRONTS = tuple(pytest.param(name, marks=pytest.mark.slow) if name in ALIKE + OF_WSGI else name for name in NAMES)
 
 
 @dataclass(frozen=True)

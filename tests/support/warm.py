@@ -1,30 +1,39 @@
-"""Builds whose process is forked from one that has imported torch already, which is half of what a small build takes.
+"""Commands and builds whose process is forked from one that has imported torch: most of their time goes there.
 
-It runs `flambeau.builder`'s own `main`, for tests of what a build makes of a model. How the process itself is started,
-fed, stopped and refused is proved by those that start the real one: `test_sources.py`, `test_cli.py`, the documents.
+They are `flambeau`'s own `main` and that of `flambeau.builder`, for tests of what a build makes of a model and what is
+said of it. How the real processes are started, fed, stopped and refused is proved by those that start them:
+`tests.support.server.run_flambeau` and its users, and the documents.
 """
 
+import atexit
 import functools
 import io
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import subprocess
 import sys
+import tempfile
+import threading
 import warnings
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import ForkContext, ForkServerContext
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from flambeau.sources import build_cache
 from flambeau.sources.build_cache import Progress
 from flambeau.sources.request import BuildRequest, Event, Failure, Imported
 from tests.support import ROOT
 
 THEIRS = ("", str(ROOT), str(ROOT / "tests" / "networks"))
 """Folders of the tests, of which a build knows nothing."""
+
+SECONDS = 250
+"""Until a command is given up; pytest ends a test after 300."""
 
 
 @functools.cache
@@ -39,12 +48,64 @@ def _forks() -> ForkServerContext:
     return forks
 
 
-def run_build(order: BuildRequest, folder: Path, progress: Progress) -> tuple[Failure | None, tuple[str, ...]]:
+def run_flambeau(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    """Run a `flambeau` command to its end; what `server.run_flambeau` does in a process that begins from nothing."""
+    return _run([str(word) for word in arguments], cwd=cwd, serves=True)
+
+
+def open_before(*arguments: object, cwd: Path | None = None) -> None:
+    """Build what `flambeau serve` with these arguments would build, and serve nothing."""
+    done = _run(["serve", "--port", "0", *map(str, arguments)], cwd=cwd, serves=False)
+    assert done.returncode == 0, done.stderr
+
+
+def _run(words: list[str], *, cwd: Path | None, serves: bool) -> "subprocess.CompletedProcess[str]":
+    with tempfile.TemporaryDirectory() as folder:
+        given = (words, serves, str(cwd or os.getcwd()), dict(os.environ), folder)
+        process = _forks().Process(target=_command, args=given)
+        process.start()
+        process.join(SECONDS)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+        output, errors = (Path(folder, name).read_text() for name in ("output", "errors"))
+    assert process.exitcode is not None
+    assert process.exitcode != -9, f"flambeau {words} was given up or killed: {output}{errors}"
+    return subprocess.CompletedProcess(words, process.exitcode, output, errors)
+
+
+def _command(words: list[str], serves: bool, here: str, environment: Mapping[str, str], folder: str) -> None:
+    """What `python -m flambeau WORDS` would do; not `serves`: up to where it would."""
+    import flambeau.__main__
+    import flambeau.http.server
+
+    for number, name in enumerate(("output", "errors"), start=1):
+        with open(Path(folder, name), "wb") as file:
+            os.dup2(file.fileno(), number)
+    _become(here, environment)
+    sys.path.insert(0, here)  # as `python -m` has it
+    sys.argv = ["flambeau", *words]
+    build_cache._run_build_process = functools.partial(run_build, forks=multiprocessing.get_context("fork"))
+    if not serves:
+        flambeau.http.server.run = lambda *_, **__: None  # type: ignore[assignment]
+    try:
+        flambeau.__main__.main()
+    finally:
+        threading._shutdown()  # type: ignore[attr-defined]  # both as an interpreter ends, which this one does not
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def run_build(
+    order: BuildRequest, folder: Path, progress: Progress, *, forks: ForkContext | ForkServerContext | None = None
+) -> tuple[Failure | None, tuple[str, ...]]:
     """In the place of `flambeau.sources.build_cache._run_build_process`: fill the folder. Gives why not, and what was
     imported."""
-    receive, send = _forks().Pipe(duplex=False)
+    forks = forks or _forks()
+    receive, send = forks.Pipe(duplex=False)
     given = (msgspec.json.encode(order), str(folder), dict(os.environ), os.getcwd(), send)
-    process = _forks().Process(target=_main, args=given, daemon=True)
+    process = forks.Process(target=_main, args=given, daemon=True)
     process.start()
     send.close()
     failure: Failure | None = None
@@ -72,15 +133,21 @@ def run_build(order: BuildRequest, folder: Path, progress: Progress) -> tuple[Fa
 def _main(order: bytes, folder: str, environment: Mapping[str, str], here: str, events: Connection) -> None:
     """What `python -P -W ignore -m flambeau.builder FOLDER PARENT` would find, and its `main`."""
     from flambeau.builder import __main__ as build
-    from tests.support import build_imports  # both have been imported where this was forked from
+
+    _become(here, environment)
+    os.dup2(events.fileno(), 1)
+    events.close()
+    warnings.simplefilter("ignore")
+    sys.stdin = io.TextIOWrapper(io.BytesIO(order))
+    sys.argv = ["flambeau.builder", folder, str(os.getppid())]
+    sys.exit(build.main())
+
+
+def _become(here: str, environment: Mapping[str, str]) -> None:
+    """Stand in that folder, with that environment, and without what the tests have on their path."""
+    from tests.support import build_imports
 
     os.chdir(here)
     os.environ.clear()
     os.environ.update(environment)
-    os.dup2(events.fileno(), 1)
-    events.close()
-    warnings.simplefilter("ignore")
     sys.path[:] = [each for each in build_imports.PATH if each not in THEIRS]
-    sys.stdin = io.TextIOWrapper(io.BytesIO(order))
-    sys.argv = ["flambeau.builder", folder, str(os.getppid())]
-    sys.exit(build.main())

@@ -1,0 +1,106 @@
+"""Second doors: long tests of what a shorter one proves already. `make test-slow` runs them, and `make test` does not.
+
+What `make test` keeps stands beside each. A test that is long and has no such other is marked where it stands.
+"""
+
+import pytest
+
+BUILDS, CORPUS, DOCS = "test_activation_builds.py::", "test_corpus.py::", "test_docs.py::"
+TOLD = f"{CORPUS}test_the_answer_is_that_of_pytorch_or_a_way_to_it_is_told"
+EXAMPLES = f"{DOCS}test_examples_do_what_the_document_says"
+ENDS = f"{BUILDS}test_what_the_network_ends_in_is_not_applied_again"
+GRAPH = f"{BUILDS}test_an_onnx_graph_tells_what_it_ends_in"
+CTRL_C = "test_interrupt.py::test_ctrl_c_is_one_line_and_130_u15"
+LOG = "test_log_loss.py::"
+
+WHOLE = 60  # files that are more than a part of the tests
+
+DOORS = {
+    # W1, W3 to W7, U10: what is built of ResNets and of every ending, of which one of each kind stays
+    f"{BUILDS}test_one_output_can_be_a_number": "test_tasks.py::test_a_regression_is_the_networks_number_w1",
+    f"{BUILDS}test_the_softmax_over_a_checkpoint_is_said_and_can_be_declined": f"{TOLD}[multi-label]",
+    f"{BUILDS}test_the_weights_of_a_body_without_its_head_make_features": f"{BUILDS}test_features_are_never_classes",
+    f"{BUILDS}test_an_answer_does_not_depend_on_strangers[eager]":
+        f"{BUILDS}test_an_answer_does_not_depend_on_strangers[auto]",
+    f"{BUILDS}test_of_what_a_network_returns_the_user_says_what_is_served": f"{TOLD}[outputs in a tuple]",
+    f"{BUILDS}test_networks_that_would_never_start_are_refused_when_they_are_built[NeedsCompany":
+        f"{BUILDS}test_networks_that_would_never_start_are_refused_when_they_are_built[AlwaysDropping",
+    f"{BUILDS}test_a_network_over_numbers_has_no_task_to_choose[activation-softmax]":
+        f"{BUILDS}test_a_network_over_numbers_has_no_task_to_choose[task-embedding]",
+    f"{ENDS}[LogSoftmax": "test_tasks.py::test_a_softmax_in_the_network_is_not_applied_again_w2[log-softmax-inside]",
+    f"{ENDS}[Undecided": f"{ENDS}[Softmax",
+    f"{ENDS}[OnePlaceHead": f"{ENDS}[Softmax",
+    f"{GRAPH}[LogSoftmax": f"{GRAPH}[Softmax",
+    f"{GRAPH}[Identity": f"{GRAPH}[Softmax",
+    f"{TOLD}[ends in softmax]": f"{ENDS}[Softmax",
+    f"{TOLD}[ends in log_softmax]": "test_tasks.py::test_a_softmax_in_the_network_is_not_applied_again_w2",
+    f"{TOLD}[ends in sigmoid]": f"{ENDS}[Sigmoid",
+    # files by path alone
+    "test_any_file.py::test_weights_with_a_new_head_are_served_by_path_alone":
+        "test_cli.py::test_a_fine_tuned_resnet_serves_with_its_own_classes",
+    "test_cli.py::test_the_third_recipe_as_a_network":
+        "test_cli.py::test_a_network_over_numbers_serves_rows_and_lists_of_rows",
+    "test_cli.py::test_an_own_network_is_served_by_eager_pytorch_too":
+        "test_agreement.py::test_an_export_whose_small_output_is_wrong_is_not_served",
+    "test_sources.py::test_a_limit_on_the_size_of_files_is_told_as_what_it_is_a19[default]":
+        "test_sources.py::test_a_full_disk_is_told_as_what_it_is_a19",
+    "test_sources.py::test_a_limit_on_the_size_of_files_is_told_as_what_it_is_a19[torch]":
+        "test_sources.py::test_a_limit_on_the_size_of_files_is_told_as_what_it_is_a19[onnx]",
+    "test_sources.py::test_a_cache_on_a_full_disk_is_told_as_what_it_is_a19":
+        "test_sources.py::test_a_full_disk_is_told_as_what_it_is_a19",
+    "test_without_torch.py::test_an_onnx_graph_is_built_without_torch_and_answers_as_onnx_runtime_u16[of_pictures]":
+        "test_without_torch.py::test_an_onnx_graph_is_built_without_torch_and_answers_as_onnx_runtime_u16[of_numbers]",
+    "test_torchvision_ops.py::test_a_class_of_ones_own_may_import_torchvision":
+        "test_torchvision_ops.py::test_a_python_model_runs_a_detector_of_torchvisions",
+    # servers
+    "test_openapi.py::test_schemathesis_finds_nothing_at_any_task_w4[embedding]":
+        "test_openapi.py::test_schemathesis_finds_nothing_at_any_task_w4[sigmoid_outside]",
+    "test_openapi.py::test_schemathesis_finds_nothing_at_any_task_w4[regression]":
+        "test_openapi.py::test_schemathesis_finds_nothing_at_any_task_w4[sigmoid_outside]",
+    "test_standstill.py::test_many_inputs_that_hang_do_not_make_the_model_refuse_the_others_a2[1]":
+        "test_standstill.py::test_many_inputs_that_hang_do_not_make_the_model_refuse_the_others_a2[2]",
+    "test_chaos.py::test_in_short": "test_processes.py::test_a_worker_that_dies_of_itself_has_crashed_f05",
+    "test_processes.py::test_a_loop_that_stood_still_takes_no_worker_for_one_that_hangs_a3[2.5]":
+        "test_processes.py::test_a_loop_that_stood_still_takes_no_worker_for_one_that_hangs_a3[1.5]",
+    "test_no_telemetry.py::test_the_doctor_p1": "test_no_telemetry.py::test_build_and_the_engines_trials_p1",
+    f"{LOG}test_losing_the_log_costs_no_answer_p2_a21[left": f"{LOG}test_losing_the_log_costs_no_answer_p2_a21[unread",
+    f"{LOG}test_losing_the_log_costs_no_answer_p2_a21[closed": f"{LOG}test_losing_the_log_costs_no_answer_p2_a21[full",
+    f"{LOG}test_losing_the_log_costs_no_answer_p2_a21[limited": f"{LOG}test_losing_the_log_costs_no_answer_p2_a21[full",
+    f"{LOG}test_nothing_is_lost_where_somebody_reads_p2[file":
+        f"{LOG}test_nothing_is_lost_where_somebody_reads_p2[pipe",
+    f"{LOG}test_nothing_is_lost_where_somebody_reads_p2[terminal":
+        f"{LOG}test_nothing_is_lost_where_somebody_reads_p2[pipe",
+    # commands and documents
+    f"{CTRL_C}[build, at once]": f"{CTRL_C}[build, while torch is imported]",
+    f"{CTRL_C}[serve, while it builds]": f"{CTRL_C}[build, while torch is imported]",
+    f"{CTRL_C}[serve, with threads that start]": f"{CTRL_C}[serve, while its workers start]",
+    f"{CTRL_C}[bench, while engines load]": f"{CTRL_C}[predict]",
+    f"{CTRL_C}[doctor]": f"{CTRL_C}[predict]",
+    f"{EXAMPLES}[docs/quickstart.md]": f"{EXAMPLES}[README.md]",
+    f"{EXAMPLES}[docs/protocols.md]": "test_openapi.py::test_schemathesis_finds_nothing_at_an_image_model_f45",
+}  # fmt: skip
+"""By the beginning of a test's name, from its file on: which it is, and which stays."""
+
+
+def mark(items: list[pytest.Item]) -> None:
+    """Mark the second ones slow. Raises `UsageError` where a whole run lacks one of them, or what stays for it."""
+    names = {item: _named(item) for item in items}
+    second = [name for name in names.values() if name.startswith(tuple(DOORS))]
+    for item, name in names.items():
+        if name in second:
+            item.add_marker("slow")
+    if len({name.partition("::")[0] for name in names.values()}) > WHOLE:
+        stay = sorted({*names.values()} - {*second})
+        for slow, kept in DOORS.items():
+            for missing in (slow,) * (not _any(second, slow)) + (kept,) * (not _any(stay, kept)):
+                raise pytest.UsageError(f"tests/support/second.py names {missing}, which is no such test")
+
+
+def _any(names: list[str], beginning: str) -> bool:
+    return any(name.startswith(beginning) for name in names)
+
+
+def _named(item: pytest.Item) -> str:
+    """A test from its file on, whatever room it is in."""
+    file, _, test = item.nodeid.partition("::")
+    return f"{file.rpartition('/')[2]}::{test}"
