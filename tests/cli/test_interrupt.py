@@ -63,7 +63,7 @@ def interrupted(arguments: list[object], when: Callable[[int], bool], folder: Pa
         family = children(process.pid)
         os.killpg(process.pid, signal.SIGINT)  # as the terminal: to all of its foreground group
         _, errors = process.communicate(timeout=STARTUP_SECONDS)
-    ends = time.monotonic() + 10  # the kernel takes a moment to end who has lost its parent
+    ends = time.monotonic() + 60  # the kernel takes a moment to end who has lost its parent
     while (left := [each for each in family if Path(f"/proc/{each}").exists()]) and time.monotonic() < ends:
         time.sleep(0.02)
     return process.returncode, errors, left

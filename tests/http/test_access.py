@@ -71,7 +71,7 @@ def ask(
 ) -> tuple[int, dict[str, str], bytes]:
     """A request whose path is sent as it stands, which libraries would tidy up."""
     host, port = server.url.removeprefix("http://").split(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=20)
+    connection = http.client.HTTPConnection(host, int(port), timeout=60)
     given = dict(headers or {})
     connection.putrequest(method, path, skip_host="Host" in given, skip_accept_encoding=True)
     for name, value in (given | ({"Content-Length": str(len(body))} if body else {})).items():
@@ -125,7 +125,7 @@ def test_an_infer_token_is_not_an_admin_token_t10(server: ServerProcess) -> None
 def test_two_authorizations_are_not_one_t10(server: ServerProcess) -> None:
     """Whichever of the two another reader would take, only a token that is right by itself lets in."""
     host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as sock:
+    with socket.create_connection((host, int(port)), timeout=60) as sock:
         sock.sendall(
             f"GET /metrics HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {WRONG}\r\n"
             f"Authorization: Bearer {INFER}\r\nConnection: close\r\n\r\n".encode()
@@ -322,7 +322,7 @@ def test_a_route_that_declares_nothing_is_refused_even_without_tokens_t09(open_a
 def test_a_refusal_does_not_wait_for_the_body_t09(server: ServerProcess) -> None:
     host, port = server.url.removeprefix("http://").split(":")
     for more in ("Content-Length: 30000000", "Transfer-Encoding: chunked", "Content-Length: 3\r\nExpect: 100-continue"):
-        with socket.create_connection((host, int(port)), timeout=20) as sock:
+        with socket.create_connection((host, int(port)), timeout=60) as sock:
             sock.sendall(f"POST /predict HTTP/1.1\r\nHost: localhost\r\n{more}\r\n\r\n".encode())
             answer = sock.recv(65536)
         assert answer.startswith(b"HTTP/1.1 401"), more
@@ -494,16 +494,16 @@ def test_predictions_are_served_over_tls(
         assert started.url.startswith("https://")
         with requests.Session() as session:
             for _ in range(2):
-                answered = session.post(started.url + "/predict", json={"input": 4}, verify=str(cert), timeout=20)
+                answered = session.post(started.url + "/predict", json={"input": 4}, verify=str(cert), timeout=60)
                 assert answered.json() == {"output": 8.0}
         host, port = started.url.removeprefix("https://").split(":")
         context = ssl.create_default_context(cafile=str(cert))
         with (
-            socket.create_connection((host, int(port)), timeout=20) as sock,
+            socket.create_connection((host, int(port)), timeout=60) as sock,
             context.wrap_socket(sock, server_hostname="localhost") as encrypted,
         ):
             assert encrypted.version() == "TLSv1.3"
-        with socket.create_connection((host, int(port)), timeout=20) as sock:
+        with socket.create_connection((host, int(port)), timeout=60) as sock:
             sock.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert not sock.recv(100).startswith(b"HTTP/1.1 200")
         old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -512,7 +512,7 @@ def test_predictions_are_served_over_tls(
             old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
         old.set_ciphers("ALL:@SECLEVEL=0")
         with (
-            socket.create_connection((host, int(port)), timeout=20) as sock,
+            socket.create_connection((host, int(port)), timeout=60) as sock,
             pytest.raises(ssl.SSLError),
         ):
             old.wrap_socket(sock, server_hostname="localhost")

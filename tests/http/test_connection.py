@@ -38,7 +38,7 @@ class Line:
 
     def __init__(self, server: ServerProcess) -> None:
         host, port = server.url.removeprefix("http://").split(":")
-        self.sock = socket.create_connection((host, int(port)), timeout=20)
+        self.sock = socket.create_connection((host, int(port)), timeout=60)
         self._file = self.sock.makefile("rb")
 
     def __enter__(self) -> "Line":

@@ -140,7 +140,7 @@ def test_a_worker_that_does_not_begin_as_one_cannot_start_f26(
     pretend(spec, monkeypatch, first + STAY)
 
     async def talk() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await ProcessesRunner(spec, Settings(), replicas=1).start(lambda: None)
 
     with pytest.raises(EngineError, match=why):

@@ -118,7 +118,7 @@ def test_a_traceback_is_part_of_its_object(server: ServerProcess) -> None:
 
 def test_what_is_no_http_is_an_object_too(server: ServerProcess) -> None:
     host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as sock:
+    with socket.create_connection((host, int(port)), timeout=60) as sock:
         sock.sendall(b"FORGED\x1b\r\n\r\n")
         assert b" 400 " in sock.recv(1000)
     events(server)

@@ -113,7 +113,7 @@ def test_a_worker_that_hangs_is_lost_when_its_time_is_over_and_replaced_f03(spec
             pid = await fleet.pid()
             started = time.monotonic()
             assert await loss(asyncio.create_task(fleet.ask({"do": "hang"}))) == "hung"
-            assert 1.0 <= time.monotonic() - started < 20
+            assert 1.0 <= time.monotonic() - started < 60
             assert await fleet.ask(echo(1)) == [1]
             await eventually(lambda: ended(pid))
 

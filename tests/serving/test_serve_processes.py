@@ -61,7 +61,7 @@ def test_the_front_maps_neither_engine_nor_decoder_and_its_workers_no_torch_i7(
             assert "_imaging" in maps(pid)
             assert "torch" not in maps(pid)
         server.process.terminate()
-        assert server.process.wait(20) == 0
+        assert server.process.wait(60) == 0
         assert all(map(ended, workers))
 
 
@@ -132,7 +132,7 @@ def test_no_worker_outlives_a_killed_server_f08(serve: Serve, guarded: str) -> N
     with serve(guarded, "--allow-code", "--replicas", 2) as server:
         workers = children(server.process.pid)
         server.process.kill()
-        server.process.wait(20)
+        server.process.wait(60)
         wait_for(lambda: all(map(ended, workers)))
     assert len(workers) == 2
 

@@ -156,7 +156,7 @@ def test_a_signal_finishes_what_was_received_and_exits_0(serve: Serve, tmp_path:
         wait_for_log(server, "stopping: answering", lambda: None)
         (tmp_path / "go").touch()
         answers = [each.result() for each in running]
-        assert server.process.wait(20) == 0
+        assert server.process.wait(60) == 0
     assert [each.status_code for each in answers] == [200] * 4
     assert sorted(each.json()["output"] for each in answers) == [1, 2, 3, 4]
     assert "stopped" in server.log()
@@ -181,8 +181,8 @@ def test_a_second_signal_ends_it_at_once(serve: Serve, tmp_path: Path) -> None:
         wait_for_log(server, "stopping: answering", lambda: None)
         started = time.monotonic()
         server.process.terminate()
-        assert server.process.wait(20) == 128 + signal.SIGTERM
-        assert time.monotonic() - started < 10
+        assert server.process.wait(60) == 128 + signal.SIGTERM
+        assert time.monotonic() - started < 25
         client.join()
 
 
@@ -257,7 +257,7 @@ def wait_for_metric(server: ServerProcess, name: str, value: float) -> None:
 
 def test_connections_are_kept_alive(cat_server: ServerProcess) -> None:
     host, port = cat_server.url.removeprefix("http://").split(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=20)
+    connection = http.client.HTTPConnection(host, int(port), timeout=60)
     sockets = set()
     for _ in range(3):
         connection.request("GET", "/livez")
@@ -299,7 +299,7 @@ def test_concurrent_clients_get_their_own_answers(serve: Serve, double_py: Path)
 
 def _connect(server: ServerProcess) -> socket.socket:
     host, port = server.url.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=20)
+    return socket.create_connection((host, int(port)), timeout=60)
 
 
 def test_the_environment_can_set_what_flags_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -238,7 +238,7 @@ def nothing_left() -> Iterator[None]:
     yield
     gc.collect()
     with contextlib.suppress(AssertionError):  # a thread that was told to end takes a moment
-        wait_for(lambda: not _possessions() - before, seconds=5)
+        wait_for(lambda: not _possessions() - before, seconds=30)
     assert not _possessions() - before
 
 

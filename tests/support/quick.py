@@ -4,6 +4,7 @@ It is told from their code: by the names that a test, its fixtures and the funct
 While only quick tests run, one that starts a process after all fails.
 """
 
+import functools
 import sys
 import types
 from collections.abc import Iterator
@@ -21,8 +22,9 @@ STARTERS = frozenset(
 """What a test names that starts a process, or asks for what another has started."""
 
 LONG = (
-    "test_architectures.py", "test_detection.py", "test_image_limits.py::test_photographs",
-    "test_image_limits.py::test_honest", "test_every_network_without_a_task_is_named", "test_the_graph_makes_of_them_what_the_exporter_made",
+    "test_architectures.py", "test_detection.py",
+    "test_image_limits.py::test_photographs", "test_image_limits.py::test_honest",
+    "test_every_network_without_a_task_is_named", "test_the_graph_makes_of_them_what_the_exporter_made",
     "test_every_engine_is_given_one_row", "test_no_mutation_does_harm", "test_no_bytes_make_the_form_parser_raise",
     "test_a_function_that_hangs_holds_up_neither",
 )  # fmt: skip
@@ -63,17 +65,23 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 def _starts(item: pytest.Item) -> bool:
     found: set[str] = {*item.fixturenames}  # type: ignore[attr-defined]
-    seen: set[object] = set()
     for definitions in item._fixtureinfo.name2fixturedefs.values():  # type: ignore[attr-defined]
         for each in definitions:
             if not each.func.__module__.endswith("conftest"):  # those by their names
-                _collect(each.func, found, seen)
-    _collect(item.function, found, seen)  # type: ignore[attr-defined]
+                found |= _reached(each.func)
+    found |= _reached(item.function)  # type: ignore[attr-defined]
     return bool(found & STARTERS)
 
 
-def _collect(function: object, found: set[str], seen: set[object]) -> None:
+@functools.cache
+def _reached(function: object) -> set[str]:
     """The names in a function's code, and in that of the functions of ours that it names."""
+    found: set[str] = set()
+    _collect(function, found, set())
+    return found
+
+
+def _collect(function: object, found: set[str], seen: set[object]) -> None:
     function = getattr(function, "__wrapped__", function)
     if isinstance(function, type):
         for each in vars(function).values():
