@@ -14,3 +14,9 @@ def warm_builds() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build_cache, "_run_build_process", warm.run_build)
         yield
+
+
+@pytest.fixture
+def warm_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for one test."""
+    monkeypatch.setattr(build_cache, "_run_build_process", warm.run_build)

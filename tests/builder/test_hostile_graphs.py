@@ -100,6 +100,7 @@ def test_a_loop_and_a_large_constant_that_are_honest_are_served_a14(tmp_path: Pa
         assert any("in a sandbox first" in str(note) for note in notes)
 
 
+@pytest.mark.usefixtures("warm_build")
 def test_operators_of_others_are_named_with_their_domain_a19(tmp_path: Path) -> None:
     node = helper.make_node("Sharpen", ["x"], ["y"], domain="com.example")
     onnx.save(model(node), tmp_path / "own.onnx")
@@ -140,6 +141,7 @@ HIDDEN: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("place", HIDDEN)
+@pytest.mark.usefixtures("warm_build")
 def test_weights_outside_the_folder_are_seen_wherever_they_are_named_a5(tmp_path: Path, place: str) -> None:
     (tmp_path / "hidden.onnx").write_bytes(HIDDEN[place])
     (tmp_path / "beside").write_bytes(b"")
@@ -148,6 +150,7 @@ def test_weights_outside_the_folder_are_seen_wherever_they_are_named_a5(tmp_path
     assert "outside its own folder" in report.reason
 
 
+@pytest.mark.usefixtures("warm_build")
 def test_a_graph_in_two_parts_is_their_sum_a5(tmp_path: Path) -> None:
     """As protobuf has it: inputs and outputs of both."""
     whole = model(helper.make_node("Neg", ["x"], ["y"]))
@@ -206,6 +209,7 @@ def _long(folder: Path) -> None:
         (_long, "5,000 characters"),
     ],
 )
+@pytest.mark.usefixtures("warm_build")
 def test_inspect_and_build_judge_weights_beside_a_graph_alike_a5(
     tmp_path: Path, change: Callable[[Path], None], words: str
 ) -> None:
@@ -217,6 +221,7 @@ def test_inspect_and_build_judge_weights_beside_a_graph_alike_a5(
     assert words in refusal_of_build(file, tmp_path)
 
 
+@pytest.mark.usefixtures("warm_build")
 def test_the_suffix_of_an_onnx_file_decides_nothing_a5(tmp_path: Path) -> None:
     """onnx would read a name.json as JSON, and a name.onnxtxt as text."""
     made = model(helper.make_node("Neg", ["x"], ["y"]))

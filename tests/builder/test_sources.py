@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +30,6 @@ from flambeau.settings.source import SourceOptions
 from flambeau.sources import build_cache
 from flambeau.sources.request import Note
 from flambeau.system import staging
-from tests.support import warm
 from tests.support.warm import run_flambeau
 
 Change = Callable[[], None]
@@ -149,9 +149,8 @@ class Net(Scale):
 
 
 @pytest.fixture
-def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def net(tmp_path: Path, warm_build: None) -> Path:
     """The folder of a network in `net.py`, most of it in `layers.py` beside it, and its weights."""
-    monkeypatch.setattr(build_cache, "_run_build_process", warm.run_build)
     folder = tmp_path / "own"
     folder.mkdir()
     (folder / "net.py").write_text(NET)
@@ -355,11 +354,18 @@ def test_a_cache_on_a_full_disk_is_told_as_what_it_is_a19(disk: Path, monkeypatc
 # Bundles that hold other than they list
 
 
-@pytest.fixture
-def made(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle as somebody else would have built it."""
-    options = SourceOptions(source=str(scaled(tmp_path / "m.onnx", 4.0)))
-    return build_cache.build_into(options, tmp_path / "bundle", progress=lambda event: None).path
+    folder = tmp_path_factory.mktemp("theirs")
+    options = SourceOptions(source=str(scaled(folder / "m.onnx", 4.0)))
+    return build_cache.build_into(options, folder / "bundle", progress=lambda event: None).path
+
+
+@pytest.fixture
+def made(bundle: Path, tmp_path: Path) -> Path:
+    """A copy of it to be changed."""
+    return shutil.copytree(bundle, tmp_path / "bundle")
 
 
 def relisted(folder: Path) -> None:

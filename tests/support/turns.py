@@ -14,13 +14,14 @@ APART = ("test_docs.py::test_examples_do_what_the_document_says",)
 """Tests whose cases share no server and take long: each case goes to the process that is free."""
 
 SECONDS = {
-    "test_activation_builds.py": 130, "test_cli.py": 110, "test_sources.py": 90, "test_any_file.py": 80,
-    "[README.md]": 70, "[docs/quickstart.md]": 70, "test_examples_do_what_the_document_says": 20,
-    "test_processes.py": 60, "test_log_loss.py": 55, "test_offline.py": 50, "test_server.py": 45,
+    "[README.md]": 85, "test_cli.py": 80, "test_activation_builds.py": 80, "test_sources.py": 60,
+    "test_processes.py": 60, "test_corpus.py": 60, "test_any_file.py": 50, "test_log_loss.py": 40,
+    "test_detection.py": 40, "test_openapi.py": 40,
+    "test_examples_do_what_the_document_says": 20, "test_server.py": 45,
     "test_hostile_graphs.py": 45, "test_tasks.py": 40, "test_fronts.py": 40, "test_page_browser.py": 40,
     "test_predict.py": 30, "test_interrupt.py": 30, "test_evil_worker.py": 30, "test_odd_graphs.py": 25,
-    "test_architectures.py": 25, "test_corpus.py": 25, "test_near_models.py": 20, "test_without_torch.py": 20,
-    "test_hostile_files.py": 20, "test_engines.py": 20, "test_standstill.py": 20, "test_wsgi.py": 20,
+    "test_architectures.py": 25, "test_samples.py": 30, "test_shared_weights.py": 30, "test_near_models.py": 20,
+    "test_without_torch.py": 20, "test_hostile_files.py": 20, "test_engines.py": 20, "test_standstill.py": 20, "test_wsgi.py": 20,
 }  # fmt: skip
 """How long the longest take, about, by file or by case."""
 
