@@ -184,5 +184,7 @@ CASES: dict[str, Callable[[], bytes]] = {
     "onnx-places": _places,
     "safetensors-of-32,000": lambda: _tensors(32_000),
     "safetensors-nested-names": lambda: _tensors(32_000, lambda index: "module." * 6 + f"{index}.weight"),
+    "safetensors-five-nests": lambda: _tensors(
+        29_500, lambda index: f"{'abcde'[index % 5]}." + "module." * 6 + f"{index}.weight"),
     "safetensors-long-names": lambda: _tensors(16_000, lambda index: "a." * 150 + f"{index}.weight"),
 }  # fmt: skip
