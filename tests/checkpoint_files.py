@@ -1,7 +1,6 @@
 """Honest files of every kind that people have, made with the programs they have them from."""
 
 import io
-import pickle
 import zipfile
 from argparse import Namespace
 from collections.abc import Callable
