@@ -49,7 +49,7 @@ bench-micro: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.micro $(BENCH_ARGS)
 
 screenshots: $(VENV)/.installed-test
-	PYTHONPATH=tests $(BIN)/python scripts/screenshots.py
+	PYTHONPATH=. $(BIN)/python scripts/screenshots.py
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .

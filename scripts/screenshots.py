@@ -1,14 +1,11 @@
 """Take the pictures in docs/screenshots: the page and the dashboard of a real server, in a real browser.
 
-Started by `make screenshots`, which puts `tests` on the path: the browser is the tests' own.
+Started by `make screenshots`, which puts the repository on the path: browser and server are those of the tests.
 """
 
 import base64
 import contextlib
 import io
-import re
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -18,7 +15,8 @@ from pathlib import Path
 import requests
 from PIL import Image
 
-from browser import DESKTOP, PHONE, Browser, Screen, open_browser
+from tests.support.browser import DESKTOP, PHONE, Browser, Screen, open_browser
+from tests.support.server import FLAMBEAU, started
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "screenshots"
@@ -30,13 +28,8 @@ WATCHED_SECONDS = 75  # how long the dashboard looks on before its picture is ta
 @contextlib.contextmanager
 def served() -> Iterator[str]:
     """The default model on a free port; gives its address."""
-    command = [sys.executable, "-u", "-m", "flambeau", "serve", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
-        assert server.stdout is not None
-        try:
-            yield next(found.group() for line in server.stdout if (found := re.search(r"http://\S+", line)))
-        finally:
-            server.terminate()
+    with tempfile.TemporaryDirectory() as folder, started([*FLAMBEAU, "serve", "--port", "0"], Path(folder)) as server:
+        yield server.url
 
 
 @contextlib.contextmanager

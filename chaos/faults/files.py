@@ -1,4 +1,4 @@
-"""Files that cost much to look into: A4, with the cases of `tests/costly.py`."""
+"""Files that cost much to look into: A4, with the cases of `tests/support/costly.py`."""
 
 import asyncio
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from chaos.run import Report, Run, verdict
 
-_TESTS = Path(__file__).parents[2] / "tests"
+_ROOT = Path(__file__).parents[2]
 _MOST_SECONDS = 4.0  # of processor time; twice what is asked for, of which a tenth is Python's own start
 _MOST_BYTES = 512 * 10**6
 _GIVEN_UP_AFTER = 60.0
@@ -15,7 +15,7 @@ _GIVEN_UP_AFTER = 60.0
 _WRITE = """
 import sys
 from pathlib import Path
-import costly
+from tests.support import costly
 
 for name, make in costly.CASES.items():
     Path(sys.argv[1], name).write_bytes(make())
@@ -28,7 +28,7 @@ async def costly(run: Run) -> Report:
     folder = run.folder / "costly"
     folder.mkdir()
     writing = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _WRITE, str(folder), env=os.environ | {"PYTHONPATH": str(_TESTS)}
+        sys.executable, "-c", _WRITE, str(folder), env=os.environ | {"PYTHONPATH": str(_ROOT)}
     )
     await writing.wait()
     rows = [(file.name, *await _look(file)) for file in sorted(folder.iterdir())]

@@ -3,8 +3,8 @@
 A prediction whose length is declared and within the limit is collected and answered here, by `dispatch.answer`, without
 the messages, the events and the second task that ASGI costs: a third of what the front takes for a request. Everything
 else, whatever the gate refuses, and every request that was sent before the one ahead of it was answered, goes to the
-lane, which gives the same answers (`tests/test_fronts.py`, `tests/test_connection.py`). It knows nothing of what is in
-a body.
+lane, which gives the same answers (`tests/http/test_fronts.py`, `tests/http/test_connection.py`). It knows nothing of
+what is in a body.
 """
 
 import asyncio

@@ -1,0 +1,515 @@
+"""The page in a real browser: Chromium against a real server. No complaint of its console or its policy is accepted."""
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from selenium.webdriver.common.keys import Keys
+from werkzeug.serving import make_server
+
+from flambeau.serving.service import BlockingService
+from tests.support.browser import DESKTOP, PHONE, Browser, Screen, open_browser
+from tests.support.page_models import HOSTILE, application
+from tests.support.photographs import encoded, photograph
+from tests.support.server import ServerProcess
+
+pytestmark = pytest.mark.timeout(400)  # on a fresh machine the first test installs Chromium
+AXE = (Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js").read_text()
+SCREENS = [
+    pytest.param(DESKTOP, False, id="desktop, light"),
+    pytest.param(DESKTOP, True, id="desktop, dark", marks=pytest.mark.slow),
+    pytest.param(PHONE, False, id="phone, light", marks=pytest.mark.slow),
+    pytest.param(PHONE, True, id="phone, dark"),
+]
+Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+class Doorway:
+    """What stands before an application: a proxy that cuts off the prefix `/below`, and a lock, while there is a token.
+
+    The lock is on what shows predictions and metrics.
+    """
+
+    def __init__(self, app: Wsgi) -> None:
+        self._app = app
+        self.token = ""
+
+    def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        environ["PATH_INFO"] = path = environ["PATH_INFO"].removeprefix("/below")
+        closed = self.token and path.startswith(("/predict", "/metrics"))
+        if closed and environ.get("HTTP_AUTHORIZATION") != f"Bearer {self.token}":
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            start("401 Unauthorized", [("Content-Type", "application/json")])
+            return [b'{"error":"this token is not known here","code":"unauthorized","retryable":false}']
+        return self._app(environ, start)
+
+
+class Site:
+    """The models of every kind on a real port."""
+
+    def __init__(self, service: BlockingService) -> None:
+        self.doorway = Doorway(application(service).wsgi_app)
+        self._server = make_server("127.0.0.1", 0, self.doorway, threaded=True)
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.port}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture(scope="module")
+def site(several_models: BlockingService) -> Iterator[Site]:
+    site = Site(several_models)
+    yield site
+    site.close()
+
+
+@pytest.fixture(scope="module")
+def window(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with open_browser(tmp_path_factory.mktemp("profile")) as window:
+        yield window
+
+
+@pytest.fixture
+def browser(window: Browser) -> Iterator[Browser]:
+    """The window on a desktop, which has complained about nothing when the test ends."""
+    window.resize(DESKTOP)
+    window.darken(False)
+    window.open("about:blank")
+    yield window
+    assert window.complaints(refusals=True) == []
+
+
+@pytest.fixture
+def picture(tmp_path: Path, cat: bytes) -> Path:
+    """A photograph with a name that a shell and a page would stumble over."""
+    file = tmp_path / "it's <b>$(me);,.png"
+    file.write_bytes(cat)
+    return file
+
+
+def verdicts(browser: Browser, count: int) -> list[str]:
+    """The verdicts of so many cards, as soon as all are answered."""
+    browser.until(lambda: len(browser.all(".card")) == count and not browser.all(".card.busy"))
+    return browser.texts(".verdict")
+
+
+def violations(browser: Browser) -> list[str]:
+    """What axe-core finds serious or critical."""
+    browser.driver.execute_script(AXE)
+    found = browser.run("return (await axe.run()).violations")
+    return [
+        f"{each['id']}: {node['html']}"
+        for each in found
+        if each["impact"] in ("serious", "critical")
+        for node in each["nodes"]
+    ]
+
+
+# Pictures
+
+
+def test_a_sample_is_answered_with_bars_times_and_commands(browser: Browser, cat_server: ServerProcess) -> None:
+    browser.open(cat_server.url)
+    browser.find(".sample").click()
+    assert verdicts(browser, 1) == ["Egyptian cat"]
+    names, percents = browser.texts(".card .name"), browser.texts(".card .percent")
+    assert names[:2] == ["Egyptian cat", "Tabby"]
+    assert len(names) == len(percents) == 5
+    widths = [float(each.get_attribute("width").rstrip("%")) for each in browser.all(".card .bar rect")]
+    assert [f"{width:.1f} %" for width in widths] == percents
+    assert [each.split()[0] for each in browser.texts(".part")][:4] == [
+        "queue",
+        "preprocess",
+        "inference",
+        "postprocess",
+    ]
+    assert browser.find(".whole").text.endswith(" ms")
+    assert browser.find("#curl").text == f"curl -F 'file=@chelsea.jpg' '{cat_server.url}/predict?top_k=5'"
+    assert f'"{cat_server.url}/predict?top_k=5",' in browser.find("#python").text
+    assert browser.all("#spoken")[0].get_attribute("textContent") == "chelsea.jpg: Egyptian cat"
+    assert browser.complaints() == []
+
+
+def test_several_pictures_are_cards_of_their_own_and_a_bad_one_fails_alone(
+    browser: Browser, cat_server: ServerProcess, picture: Path
+) -> None:
+    coffee, text = picture.with_name("coffee.jpg"), picture.with_name("notes.jpg")
+    coffee.write_bytes(encoded(photograph("coffee"), "JPEG"))
+    text.write_text("no picture")
+    browser.open(cat_server.url)
+    browser.all("#file")[0].send_keys("\n".join(map(str, (picture, text, coffee))))
+    assert verdicts(browser, 3) == ["Egyptian cat", "Not answered", "Espresso"]
+    assert browser.texts(".source") == [picture.name, text.name, coffee.name]
+    [error] = browser.texts(".error")
+    assert error == "This is text, and not an image that this model reads: send an image (JPEG, PNG, WEBP, GIF or BMP)."
+    assert browser.run("return [...document.querySelectorAll('.card img')].filter((i) => i.naturalWidth).length") == 2
+    browser.find("#clear").click()
+    assert browser.texts(".card") == []
+    assert browser.find("#nothing").is_displayed()
+
+
+def test_the_copied_commands_are_real_ones(browser: Browser, cat_server: ServerProcess, picture: Path) -> None:
+    browser.open(cat_server.url)
+    browser.command("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
+    browser.all("#file")[0].send_keys(str(picture))
+    verdicts(browser, 1)
+    for button, shell in zip(browser.all(".copy"), (["bash", "-c"], [sys.executable, "-c"]), strict=True):
+        button.click()
+        browser.until(lambda button=button: button.text.startswith("Copied"))
+        command = browser.run("return navigator.clipboard.readText()")
+        done = subprocess.run([*shell, command], cwd=picture.parent, capture_output=True, text=True, check=False)
+        assert "Egyptian_cat" in done.stdout, (command, done.stderr)
+
+
+def test_what_is_dropped_or_pasted_is_answered(browser: Browser, cat_server: ServerProcess) -> None:
+    browser.open(cat_server.url)
+    browser.run("""
+        const picture = await (await fetch("static/samples/coffee.jpg")).blob();
+        const data = new DataTransfer();
+        data.items.add(new File([picture], "dropped.jpg", {type: "image/jpeg"}));
+        document.querySelector(".drop").dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true}));
+        document.body.dispatchEvent(new ClipboardEvent("paste", {clipboardData: data, bubbles: true}));
+    """)
+    assert verdicts(browser, 2) == ["Espresso", "Espresso"]
+
+
+def test_the_camera_takes_a_picture(browser: Browser, cat_server: ServerProcess) -> None:
+    browser.open(cat_server.url)
+    browser.find("#take").click()
+    browser.until(lambda: browser.run("return document.querySelector('video').videoWidth"))
+    browser.find("#shutter").click()
+    verdicts(browser, 1)
+    assert browser.texts(".source") == ["camera.jpg"]
+    assert browser.run("return document.querySelector('video').srcObject") is None
+
+
+def test_what_is_not_recognised_is_said(browser: Browser, cat_server: ServerProcess) -> None:
+    browser.open(cat_server.url)
+    browser.all(".sample")[2].click()
+    assert verdicts(browser, 1) == ["Not recognised"]
+    assert browser.find(".note").text.startswith("Nothing was recognised: the top probability ")
+    assert len(browser.texts(".card .name")) == 5
+
+
+def test_the_keyboard_is_enough(browser: Browser, cat_server: ServerProcess) -> None:
+    browser.open(cat_server.url)
+    order: list[str] = []
+    while order[-2:] != ["sample", "sample"]:
+        browser.press(Keys.TAB)
+        focused = browser.driver.switch_to.active_element
+        order.append(focused.get_attribute("id") or focused.get_attribute("class") or focused.text)
+        if order[-1] == "file":
+            assert browser.run("return getComputedStyle(document.querySelector('.drop')).outlineStyle") == "solid"
+        assert len(order) < 20
+    assert order[0] == "brand"
+    assert order[-4:] == ["file", "take", "sample", "sample"]
+    browser.press(Keys.ENTER)
+    assert verdicts(browser, 1) == ["Espresso"]
+
+
+def test_a_server_that_is_gone_is_said_and_the_picture_can_be_sent_again(browser: Browser, site: Site) -> None:
+    browser.open(site.url)
+    browser.command("Network.enable")
+    offline = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    contents = "new File([await (await fetch('static/samples/chelsea.jpg')).blob()], 'cat.jpg')"
+    browser.run(f"const data = new DataTransfer(); data.items.add({contents}); window.data = data")
+    browser.command("Network.emulateNetworkConditions", offline=True, **offline)
+    browser.run("document.body.dispatchEvent(new ClipboardEvent('paste', {clipboardData: window.data, bubbles: true}))")
+    assert verdicts(browser, 1) == ["Not answered"]
+    assert browser.texts(".error") == ["The server cannot be reached."]
+    browser.command("Network.emulateNetworkConditions", offline=False, **offline)
+    browser.find(".again").click()
+    browser.until(lambda: browser.texts(".verdict") == ["Egyptian cat"])
+
+
+# Every task over pictures
+
+
+def test_labels_are_marked_where_they_are_present_w4(browser: Browser, site: Site, picture: Path) -> None:
+    browser.open(f"{site.url}/?model=findings")
+    answer = requests.post(f"{site.url}/predict/findings?top_k=5", files={"file": picture.read_bytes()}).json()
+    browser.all("#file")[0].send_keys(str(picture))
+    present = [each["label"] for each in answer["labels"]]
+    [verdict] = verdicts(browser, 1)
+    assert verdict.lower() == ", ".join(present)
+    marked = browser.run("return [...document.querySelectorAll('#cards li.present .name')].map((e) => e.textContent)")
+    assert marked == [f"{name}, present" for name in present]
+    names = browser.run("return [...document.querySelectorAll('#cards .name')].map((e) => e.firstChild.data)")
+    assert names == [each["class_name"] for each in answer["predictions"]]
+    assert browser.find(".note").text == "Marked are the labels whose score is 50 % or more."
+    assert browser.complaints() == []
+
+
+def test_a_vector_can_be_copied_and_saved_w5(browser: Browser, site: Site, picture: Path, tmp_path: Path) -> None:
+    browser.open(f"{site.url}/?model=features")
+    browser.command("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
+    browser.command("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    vector = requests.post(f"{site.url}/predict/features", files={"file": picture.read_bytes()}).json()["embedding"]
+    browser.all("#file")[0].send_keys(str(picture))
+    assert verdicts(browser, 1) == ["A vector of 512 numbers"]
+    shown = browser.find(".card .text").text
+    assert [float(each) for each in shown.removesuffix(", …").split(", ")] == pytest.approx(vector[:8], rel=1e-5)
+    browser.find(".copy-all").click()
+    browser.until(lambda: browser.find(".copy-all").text.startswith("Copied"))
+    assert json.loads(browser.run("return navigator.clipboard.readText()")) == vector
+    browser.find(".save").click()
+    file = tmp_path / "embedding.json"
+    browser.until(file.exists)
+    assert json.loads(file.read_text()) == vector
+
+
+def test_a_regression_shows_its_numbers(browser: Browser, site: Site, picture: Path) -> None:
+    for model, count in (("age", 1), ("ages", 3)):
+        browser.open(f"{site.url}/?model={model}")
+        output = requests.post(f"{site.url}/predict/{model}", files={"file": picture.read_bytes()}).json()["output"]
+        browser.all("#file")[0].send_keys(str(picture))
+        [verdict] = verdicts(browser, 1)
+        if count == 1:
+            assert float(verdict) == pytest.approx(output, rel=1e-5)
+        else:
+            assert verdict == "3 numbers"
+            shown = browser.find(".card .text").text.split()
+            assert [float(each) for each in shown] == pytest.approx(output, rel=1e-5)
+
+
+# Hostile names, other models
+
+
+def test_a_hostile_class_is_shown_as_text(browser: Browser, site: Site, picture: Path) -> None:
+    """T-12."""
+    browser.open(f"{site.url}/?model=hostile")
+    browser.all("#file")[0].send_keys(str(picture))
+    assert verdicts(browser, 1) == [HOSTILE]
+    assert browser.texts(".source") == [picture.name]
+    assert browser.all(".card b") == browser.all(".card .whole")
+    assert not browser.all(".card [onerror]")
+
+
+def test_a_model_is_chosen_from_the_list_and_takes_numbers(browser: Browser, site: Site) -> None:
+    browser.open(site.url)
+    browser.all("#model option[value='iris/1']")[0].click()
+    browser.until(lambda: browser.driver.title.startswith("iris"))
+    for index, field in enumerate(browser.all("[name=number]")):
+        field.clear()
+        field.send_keys(str(index + 0.5))
+    browser.find("button.primary").click()
+    assert verdicts(browser, 1) == ["Answer"]
+    assert browser.find(".card .text").text.split() == ["[", "1,", "3,", "5,", "7", "]"]
+    assert browser.find("#curl").text == (
+        "curl -H 'Content-Type: application/json' -d '{\"input\":[0.5,1.5,2.5,3.5]}' "
+        f"'{site.url}/predict/iris/1'"
+    )  # fmt: skip
+    browser.find("summary").click()
+    browser.find("#input").send_keys("[[1, 2, 3]]")
+    browser.find("button.primary").click()
+    verdicts(browser, 2)
+    assert browser.texts(".error") == [
+        "Input must be a list of 4 numbers, or a list of such lists, but its shape is [1, 3]."
+    ]
+
+
+def test_a_python_model_takes_json(browser: Browser, site: Site) -> None:
+    browser.open(f"{site.url}/?model=Double")
+    browser.find("#input").send_keys("21")
+    browser.find("button.primary").click()
+    assert verdicts(browser, 1) == ["Answer"]
+    assert browser.find(".card .text").text == "42"
+
+
+def test_the_page_works_below_a_prefix_that_it_is_not_told(browser: Browser, site: Site) -> None:
+    browser.open(f"{site.url}/below/")
+    browser.find(".sample").click()
+    assert verdicts(browser, 1) == ["Egyptian cat"]
+    assert f"'{site.url}/below/predict?top_k=5'" in browser.find("#curl").text
+    browser.find("nav a[href=dashboard]").click()
+    browser.until(lambda: browser.texts("#state") == ["Live"])
+
+
+# Tokens
+
+
+@pytest.fixture
+def locked(site: Site) -> Iterator[Site]:
+    site.doorway.token = "opensesame"
+    yield site
+    site.doorway.token = ""
+
+
+def test_a_token_is_asked_for_once_and_never_written_on_the_page(browser: Browser, locked: Site) -> None:
+    browser.open(locked.url)
+    for sample in browser.all(".sample")[:2]:
+        sample.click()
+    browser.find("#token").send_keys("wrong", Keys.ENTER)
+    browser.until(lambda: browser.texts("#access-why") == ["This token is not known here."])
+    browser.find("#token").send_keys("opensesame", Keys.ENTER)
+    assert verdicts(browser, 2) == ["Espresso", "Egyptian cat"]
+    assert not browser.texts("#access")
+    assert '-H "Authorization: Bearer $FLAMBEAU_TOKEN"' in browser.find("#curl").text
+    assert "opensesame" not in browser.driver.page_source
+    browser.open(f"{locked.url}/dashboard")  # of the same tab
+    browser.until(lambda: browser.texts("#state") == ["Live"])
+    browser.run("sessionStorage.clear()")
+
+
+# Without JavaScript, and for everybody
+
+
+def test_a_picture_is_answered_without_javascript(browser: Browser, cat_server: ServerProcess, picture: Path) -> None:
+    with browser.without_scripts():
+        browser.open(cat_server.url)
+        browser.all("#file")[0].send_keys(str(picture))
+        browser.find("button.primary").click()
+        assert browser.until(lambda: browser.texts(".verdict")) == ["Egyptian cat"]
+        assert browser.texts("#take, .sample, .copy, #clear") == []
+
+
+@pytest.mark.parametrize(("screen", "dark"), SCREENS)
+def test_the_page_and_the_dashboard_are_accessible_and_fit(
+    browser: Browser, site: Site, screen: Screen, dark: bool
+) -> None:
+    browser.resize(screen)
+    browser.darken(dark)
+    browser.open(site.url)
+    for sample in browser.all(".sample"):
+        browser.driver.execute_script("arguments[0].click()", sample)
+    verdicts(browser, 3)
+    for address in (
+        "",
+        "?model=iris",
+        "?model=Double",
+        "?model=findings",
+        "?model=features",
+        "?model=ages",
+        "dashboard",
+    ):
+        if address:
+            browser.open(f"{site.url}/{address}")
+        if address in ("?model=findings", "?model=features", "?model=ages"):
+            browser.driver.execute_script("arguments[0].click()", browser.all(".sample")[0])
+            verdicts(browser, 1)
+        if address == "dashboard":
+            browser.until(lambda: browser.texts("#models tr"))
+        assert violations(browser) == []
+        assert browser.run("return document.documentElement.scrollWidth - innerWidth") <= 0
+
+
+# The dashboard
+
+
+def test_the_dashboard_shows_what_happens(browser: Browser, cat_server: ServerProcess, cat: bytes) -> None:
+    browser.open(f"{cat_server.url}/dashboard")
+    browser.until(lambda: browser.texts("#state") == ["Live"])
+
+    def asked_and_shown() -> bool:
+        assert cat_server.post(files={"file": cat}).status_code == 200
+        return browser.texts("#p99")[0].endswith("ms") and browser.texts("#rate") != ["0"]
+
+    browser.until(asked_and_shown)
+    assert browser.texts("#models th") == ["efficientnet_lite0"]
+    assert browser.texts("#batches .legend b") == ["1"]
+    drawn = "return document.querySelector(arguments[0]).getAttribute(arguments[1])"
+    assert browser.run(drawn, "#requests svg", "aria-label").startswith("Requests per second: answered ")
+    assert browser.run(drawn, "#latency .line.major", "d").startswith("M")
+    assert browser.complaints() == []
+
+
+EARLIER = """
+# TYPE flambeau_requests_total counter
+flambeau_requests_total{protocol="native",model="a",version="1",status="200"} 100.0
+flambeau_requests_total{protocol="page",model="a",version="1",status="415"} 7.0
+flambeau_requests_total{protocol="native",model="b",version="1",status="200"} 1000.0
+flambeau_stage_seconds_bucket{model="a",stage="total",le="0.1"} 0.0
+flambeau_stage_seconds_bucket{model="a",stage="total",le="0.2"} 0.0
+flambeau_stage_seconds_bucket{model="a",stage="total",le="+Inf"} 0.0
+flambeau_stage_seconds_count{model="a",stage="total"} 0.0
+flambeau_stage_seconds_sum{model="a",stage="total"} 0.0
+"""
+LATER = """
+flambeau_requests_total{protocol="native",model="a",version="1",status="200"} 150.0
+flambeau_requests_total{protocol="page",model="a",version="1",status="415"} 7.0
+flambeau_requests_total{protocol="native",model="a",version="1",status="503"} 20.0
+flambeau_requests_total{protocol="native",model="b",version="1",status="200"} 30.0
+flambeau_stage_seconds_bucket{model="a",stage="total",le="0.1"} 10.0
+flambeau_stage_seconds_bucket{model="a",stage="total",le="0.2"} 40.0
+flambeau_stage_seconds_bucket{model="a",stage="total",le="+Inf"} 40.0
+flambeau_stage_seconds_count{model="a",stage="total"} 40.0
+flambeau_stage_seconds_sum{model="a",stage="total"} 6.0
+flambeau_batch_size_count{model="a"} 4.0
+flambeau_batch_size_sum{model="a"} 10.0
+flambeau_rejections_total{model="a",code="queue_full"} 20.0
+flambeau_rejections_total{model="b",code="queue_full"} 1.0
+flambeau_rejections_total{model="b",code="draining"} 0.0
+flambeau_queue_items{model="a"} 3.0
+flambeau_queue_items{model="b"} 4.0
+flambeau_workers{model="a",state="busy"} 1.0
+flambeau_workers{model="a",state="idle"} 2.0
+flambeau_worker_restarts_total{model="a",reason="crash"} 5.0
+flambeau_worker_memory_bytes{model="a",worker="0"} 2e+08
+flambeau_worker_memory_bytes{model="a",worker="1"} 1e+08
+flambeau_model_ready{model="a",version="1"} 1.0
+flambeau_model_ready{model="b",version="1"} 1.0
+flambeau_model_ready{model="b",version="2"} 0.0
+"""
+
+
+@pytest.mark.slow
+def test_the_dashboard_says_when_its_server_is_gone(browser: Browser, site: Site) -> None:
+    browser.open(f"{site.url}/dashboard")
+    browser.until(lambda: browser.texts("#state") == ["Live"])
+    browser.command("Network.enable")
+    speed = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    browser.command("Network.emulateNetworkConditions", offline=True, **speed)
+    browser.until(lambda: browser.texts("#state") == ["The server cannot be reached. What is shown is old."])
+    browser.command("Network.emulateNetworkConditions", offline=False, **speed)
+    browser.until(lambda: browser.texts("#state") == ["Live"])
+
+
+def test_the_dashboard_computes_as_prometheus_does(browser: Browser, cat_server: ServerProcess) -> None:
+    """Counters that start anew (those of `b`), quantiles within a bucket, and metrics that are not there."""
+    browser.open(f"{cat_server.url}/dashboard")
+    script = """
+        const { parse } = await import("/static/dashboard/exposition.js");
+        const { compare, perModel, refusals } = await import("/static/dashboard/figures.js");
+        const [earlier, later] = arguments[0].map((text, index) => ({ at: 10 * index, samples: parse(text) }));
+        const plain = (figures) => ({ ...figures, spent: Object.fromEntries(figures.spent) });
+        return [plain(compare(earlier, later, "")), plain(compare(earlier, later, "b")), perModel(later),
+                refusals(later, "")];
+    """
+    everything, b, models, refused = browser.run(script, [EARLIER, LATER])
+    assert everything == {
+        "at": 10, "answered": 8, "refused": 0, "failed": 2, "timed": "total",
+        "median": pytest.approx(100 + 100 * 10 / 30), "slowest": pytest.approx(100 + 100 * 29.6 / 30),
+        "spent": {"total": 150}, "batch": 2.5, "waiting": 7, "waitingBytes": None, "workers": 3, "restarts": 5,
+        "memory": 3e8,
+    }  # fmt: skip
+    assert (b["answered"], b["median"], b["batch"], b["waiting"], b["memory"]) == (3, None, None, 4, None)
+    assert models == [
+        {"model": "a", "ready": True, "states": [["busy", 1], ["idle", 2]], "restarts": [["crash", 5]],
+         "memory": [2e8, 1e8]},
+        {"model": "b", "ready": False, "states": [], "restarts": [], "memory": []},
+    ]  # fmt: skip
+    assert refused == [["queue_full", 21]]
+
+
+def test_the_text_of_metrics_is_read_with_every_escape(browser: Browser, cat_server: ServerProcess) -> None:
+    browser.open(f"{cat_server.url}/dashboard")
+    script = """
+        const { parse } = await import("/static/dashboard/exposition.js");
+        return [...parse(arguments[0])].map(([name, samples]) => [name, samples.map(
+            ({ labels, value }) => [labels, String(value)])]);
+    """
+    text = '# HELP x {y="1"}\nx{a="q\\"u\\\\o\\nte{},",b=""} +Inf\nx 1e-3 1700000000\n\n???\ny{a="b"} NaN\n'
+    assert browser.run(script, text) == [
+        ["x", [[{"a": 'q"u\\o\nte{},', "b": ""}, "Infinity"], [{}, "0.001"]]],
+        ["y", [[{"a": "b"}, "NaN"]]],
+    ]

@@ -1,0 +1,58 @@
+"""The chaos harness in short: the main faults in a few seconds each, and the proof that the harness can fail.
+
+`make chaos` plays all of them for long.
+"""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.support import ROOT
+
+SHORT = ("SELF-1", "SELF-2", "F-01", "F-05", "F-19")
+LONG = (
+    "F-01/1", "F-02", "F-03", "F-04", "F-06", "F-11", "F-12", "F-13", "F-14", "F-26", "F-27", "F-46", "F-50",
+    "A2", "A2/pictures", "A3", "A4", "A11", "A12", "A21", "batching",
+)  # fmt: skip
+
+
+def play(*arguments: str) -> "dict[str, dict[str, str]]":
+    """Run the harness and return its reports by id."""
+    done = subprocess.run(
+        [sys.executable, "-m", "chaos", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=110, check=False
+    )
+    *_, line, last = done.stdout.splitlines() or ("", done.stderr)
+    assert last.endswith(" failed"), done.stderr
+    return {report["id"]: report for report in json.loads(line)}
+
+
+@pytest.fixture(scope="module")
+def reports() -> "dict[str, dict[str, str]]":
+    """The short run, once."""
+    return play("--seconds", "2.5", "--clients", "16", "--only", ",".join(SHORT))
+
+
+@pytest.mark.parametrize("fault", SHORT)
+def test_in_short(reports: "dict[str, dict[str, str]]", fault: str) -> None:
+    assert reports[fault]["verdict"] == "passed", reports[fault]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", LONG)
+def test_the_rest(fault: str) -> None:
+    report = play("--quick", "--only", fault)[fault]
+    assert report["verdict"] == "passed", report
+
+
+def test_what_cannot_be_tried_yet_does_not_count_as_passed() -> None:
+    assert play("--only", "F-18")["F-18"]["verdict"] == "not applicable yet"
+
+
+def test_an_unknown_fault_is_named() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "chaos", "--only", "F-99"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "F-99" in done.stderr

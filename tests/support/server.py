@@ -1,0 +1,140 @@
+"""Commands of `flambeau`, and real server processes: whatever serves is started, waited for and ended here."""
+
+import contextlib
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import requests
+
+from tests.support import fleet
+
+FLAMBEAU = (sys.executable, "-m", "flambeau")
+STARTUP_SECONDS = 200  # on a busy machine; pytest ends a test after 300
+ADDRESS = r"(https?://\S+)"
+
+Serve = Callable[..., "contextlib.AbstractContextManager[ServerProcess]"]
+
+
+class ServerProcess:
+    """A real server in a process of its own."""
+
+    def __init__(self, process: "subprocess.Popen[str]", folder: Path) -> None:
+        self.process = process
+        self.url = ""
+        self._log = folder / "stderr"
+        self._output = folder / "stdout"
+
+    def wait_until(self, holds: Callable[[], object], *, within: float = STARTUP_SECONDS) -> None:
+        """Return when it holds, or raise with what the process has printed instead."""
+        deadline = time.monotonic() + within
+        while not holds():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.05)
+                if holds():  # it was the last that it did
+                    return
+                raise RuntimeError(f"the server ended with {self.process.returncode}: {self._told()}")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the server was not ready in {within} s: {self._told()}")
+
+    def wait_for_address(self, pattern: str, *, within: float = STARTUP_SECONDS) -> None:
+        """Return when the process has printed its address."""
+        self.wait_until(lambda: re.search(pattern, self.output()), within=within)
+        found = re.search(pattern, self.output())
+        assert found is not None
+        self.url = found[1]
+
+    def log(self) -> str:
+        """Everything it wrote to standard error so far: of what came before, all, though a thread of its own writes."""
+        fleet.settle(self.process.pid)
+        return self._log.read_text()
+
+    def output(self) -> str:
+        """Everything it wrote to standard output so far."""
+        return self._output.read_text()
+
+    def post(self, path: str = "/predict", **arguments: object) -> requests.Response:
+        """POST to the server."""
+        return requests.post(self.url + path, timeout=60, **arguments)  # type: ignore[arg-type]
+
+    def get(self, path: str, **arguments: object) -> requests.Response:
+        """GET from the server."""
+        return requests.get(self.url + path, timeout=60, **arguments)  # type: ignore[arg-type]
+
+    def _told(self) -> str:
+        return f"{self.output()}\n{self._log.read_text() if self._log.exists() else ''}"
+
+
+@contextlib.contextmanager
+def started(
+    command: Sequence[object],
+    folder: Path,
+    *,
+    address: str | None = ADDRESS,
+    cwd: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    stderr: int | None = None,
+    group: bool = False,
+    ends_by: signal.Signals = signal.SIGTERM,
+) -> Iterator[ServerProcess]:
+    """Run a server's command until the block is left; ready as soon as it has printed what `address` finds.
+
+    What it writes lies in the folder; standard error elsewhere, where `stderr` is a descriptor or `subprocess.STDOUT`.
+    Without `address` nothing is waited for. A `group` is ended whole. Raises what a server printed that did not start,
+    and `TimeoutExpired` for one that does not end by the signal.
+    """
+    with contextlib.ExitStack() as files:
+        stdout = files.enter_context((folder / "stdout").open("w"))
+        log = files.enter_context((folder / "stderr").open("w")) if stderr is None else stderr
+        process = subprocess.Popen(
+            [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=stdout, stderr=log, text=True, cwd=cwd,
+            env={**(os.environ if environment is None else environment), "PYTHONUNBUFFERED": "1"},
+            start_new_session=group,
+        )  # fmt: skip
+    server = ServerProcess(process, folder)
+    try:
+        if address is not None:
+            server.wait_for_address(address)
+        yield server
+    finally:
+        _end(process, ends_by, group=group)
+
+
+def _end(process: "subprocess.Popen[str]", number: signal.Signals, *, group: bool) -> None:
+    def send(number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            if group:
+                os.killpg(process.pid, number)
+            else:
+                process.send_signal(number)
+
+    send(number)
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        send(signal.SIGKILL)  # else the tests of processes find it among their own
+        process.wait()
+        raise
+
+
+def free_port() -> str:
+    """A port that nobody has, and that the kernel gives to nobody who asks for any (it gives those from 32768 on)."""
+    while True:
+        port = random.randrange(10_000, 32_768)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return str(port)
+
+
+def run_flambeau(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    """Run a `flambeau` command to its end."""
+    return subprocess.run(
+        [*FLAMBEAU, *map(str, arguments)], capture_output=True, text=True, timeout=250, cwd=cwd, check=False
+    )

@@ -1,0 +1,52 @@
+"""In which turn, and in which of the run's processes, tests run.
+
+The tests of a file run in one process, because they share servers; the examples of each document on their own. What
+takes longest begins first: else one process ends with it while the others have nothing left to do.
+"""
+
+import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling, Scheduling
+
+from tests.support import quick
+
+APART = ("test_docs.py::test_examples_do_what_the_document_says",)
+"""Tests whose cases share no server and take long: each case goes to the process that is free."""
+
+SECONDS = {
+    "test_activation_builds.py": 130, "test_cli.py": 110, "test_sources.py": 90, "test_any_file.py": 80,
+    "[README.md]": 70, "[docs/quickstart.md]": 70, "test_examples_do_what_the_document_says": 20,
+    "test_processes.py": 60, "test_log_loss.py": 55, "test_offline.py": 50, "test_server.py": 45,
+    "test_hostile_graphs.py": 45, "test_tasks.py": 40, "test_fronts.py": 40, "test_page_browser.py": 40,
+    "test_predict.py": 30, "test_interrupt.py": 30, "test_evil_worker.py": 30, "test_odd_graphs.py": 25,
+    "test_architectures.py": 25, "test_corpus.py": 25, "test_near_models.py": 20, "test_without_torch.py": 20,
+    "test_hostile_files.py": 20, "test_engines.py": 20, "test_standstill.py": 20, "test_wsgi.py": 20,
+}  # fmt: skip
+"""How long the longest take, about, by file or by case."""
+
+
+class Turns(LoadFileScheduling):
+    """Files to processes in the order in which they were collected; what is apart case by case."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid if any(each in nodeid for each in APART) else super()._split_scope(nodeid)
+
+
+@pytest.hookimpl
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
+    """Ours, where files are to stay together."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    config.option.loadscopereorder = False  # by the number of tests, which says little
+    return Turns(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first."""
+    quick.mark(items)
+    items.sort(key=lambda item: -_seconds(item.nodeid))
+
+
+def _seconds(nodeid: str) -> int:
+    return next((seconds for name, seconds in SECONDS.items() if name in nodeid), 0)  # a document before all of them
