@@ -19,7 +19,7 @@ from flambeau.protocols.routes import RequiredScope
 from flambeau.settings.service import Settings, is_local
 
 PASSED = "flambeau.access"
-"""The key under which scope and environment carry the `AccessControl` that a request has passed, and for which scope."""
+"""The key under which scope and environment carry the `AccessControl` that a request has passed, and as what."""
 
 REFUSED = "flambeau.refusal"
 """The key under which a scope carries the refusal that its connection was given."""
