@@ -68,7 +68,7 @@ class AsgiFront:
         if scope["type"] == "http":
             share = None  # of a body under a server that is not ours, which counts nothing
             if SHARE not in scope:
-                share = scope[SHARE] = self._budget.open(asyncio.get_running_loop().time, None)
+                share = scope[SHARE] = Share(self._budget, asyncio.get_running_loop().time, None)
             try:
                 with contextlib.suppress(ClientGoneError):
                     await self._http(scope, receive, send, counted=share is None)

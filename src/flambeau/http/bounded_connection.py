@@ -244,7 +244,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _open_share(self) -> Share:
         """The share of the request whose head has come in the budget for bodies."""
-        share = self._share = self._budget.open(self.loop.time, lambda: self._refuse(FULL))
+        share = self._share = Share(self._budget, self.loop.time, lambda: self._refuse(FULL))
         self._shares.append(share)
         return share
 

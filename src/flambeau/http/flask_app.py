@@ -17,7 +17,7 @@ from werkzeug.exceptions import HTTPException
 from flambeau.errors import Code, RequestError
 from flambeau.http import framing
 from flambeau.http.access import PASSED, AccessControl, open_access
-from flambeau.http.request_body import FULL, InflightBudget
+from flambeau.http.request_body import FULL, InflightBudget, Share
 from flambeau.protocols import dispatch
 from flambeau.protocols.errors import STATUS, error_answer
 from flambeau.protocols.messages import SAFE_HEADERS, HttpAnswer, HttpRequest, request_id
@@ -154,7 +154,7 @@ def _headers() -> dict[str, str]:
 
 def _body(budget: InflightBudget) -> bytes:
     length = request.content_length
-    share = g.share = budget.open(time.monotonic, None)
+    share = g.share = Share(budget, time.monotonic, None)
     if not share.take(request.max_content_length or 0 if length is None else length):
         raise FULL
     return request.get_data(cache=False)
