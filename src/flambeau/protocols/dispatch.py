@@ -145,7 +145,7 @@ def _trace(service: Service, model: Model | None, request: HttpRequest, *, path:
 def _server_timing(timings: Sequence[Timings], seconds: float) -> str:
     """W3C Server-Timing in milliseconds: the stages that were come to, each item's longest, and the whole."""
     total = f"total;dur={1000 * seconds:.2f}"
-    one = longest(timings)
+    one = timings[0] if len(timings) == 1 else longest(timings)
     if not one.queue + one.preprocess + one.inference + one.postprocess:
         return total
     return (
