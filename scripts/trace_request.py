@@ -3,8 +3,8 @@
     python scripts/trace_request.py [SOURCE] [--calls]
 
 It serves the source (the embedded model without one) in this process, with worker processes, and sends a form with one
-photograph over a socket. A call is what `sys.setprofile` calls one: a coroutine that goes on counts again. The cheapest
-of several requests is shown, for clocks tick in the others. `--calls` lists the calls in their order.
+photograph over a socket. A call is what `sys.setprofile` calls one: a coroutine that goes on counts again. Of several
+requests the cheapest is shown, for clocks tick in the others. `--calls` lists the calls in their order.
 """
 
 import argparse
@@ -31,22 +31,16 @@ from flambeau.sources import build_cache
 
 PACKAGE = str(Path(flambeau.__file__).parent) + os.sep
 WARM_UP, MEASURED = 20, 9
-
 Calls = list[tuple[str, str]]  # file and function
 
 
 def form() -> bytes:
     """A request with one photograph, as curl sends it."""
     picture = files("flambeau.ui").joinpath("static", "samples", "chelsea.jpg").read_bytes()
-    part = (
-        b'--edge\r\nContent-Disposition: form-data; name="file"; filename="cat.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
-    )
-    body = part + picture + b"\r\n--edge--\r\n"
-    head = (
-        "POST /predict HTTP/1.1\r\nHost: localhost\r\nUser-Agent: curl/8.5\r\nAccept: */*\r\n"
-        f"Content-Type: multipart/form-data; boundary=edge\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+    about = b'Content-Disposition: form-data; name="file"; filename="cat.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
+    body = b"--edge\r\n" + about + picture + b"\r\n--edge--\r\n"
+    head = "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=edge\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 def measure(loop: asyncio.AbstractEventLoop, port: int) -> list[Calls]:
@@ -57,20 +51,18 @@ def measure(loop: asyncio.AbstractEventLoop, port: int) -> list[Calls]:
         if event == "call" and frame.f_code.co_filename.startswith(PACKAGE):
             found[-1].append((frame.f_code.co_filename.removeprefix(PACKAGE), frame.f_code.co_qualname))
 
-    def on_the_loop(profile: object) -> None:
-        done = threading.Event()
-        loop.call_soon_threadsafe(lambda: (sys.setprofile(profile), done.set()))  # type: ignore[arg-type]
-        done.wait()
+    async def profile(on: bool) -> None:
+        sys.setprofile(note if on else None)  # of this thread, which is the loop's
 
     request = form()
     with socket.create_connection(("127.0.0.1", port)) as sock:
         for number in range(WARM_UP + MEASURED):
             if number >= WARM_UP:
                 found.append([])
-                on_the_loop(note)
+                asyncio.run_coroutine_threadsafe(profile(True), loop).result()
             sock.sendall(request)
             answer = sock.recv(65536)
-            on_the_loop(None)
+            asyncio.run_coroutine_threadsafe(profile(False), loop).result()
             assert answer.startswith(b"HTTP/1.1 200 "), answer
     return found
 
@@ -86,14 +78,14 @@ def main() -> None:
     address = bind(settings.host, settings.port)
     found: list[Calls] = []
 
-    def ready(_: Service) -> None:
-        loop = asyncio.get_running_loop()
-
-        def work() -> None:
+    def work(loop: asyncio.AbstractEventLoop) -> None:
+        try:
             found.extend(measure(loop, address.bound.getsockname()[1]))
+        finally:
             os.kill(os.getpid(), signal.SIGTERM)
 
-        threading.Thread(target=work).start()
+    def ready(_: Service) -> None:
+        threading.Thread(target=work, args=(asyncio.get_running_loop(),)).start()
 
     run(lambda: Service([bundle], settings), address, open_access(settings, ours=True), encryption=None, on_ready=ready)
     calls = min(found, key=len)
@@ -101,8 +93,7 @@ def main() -> None:
         print("\n".join(f"{file:34}{function}" for file, function in calls))
     for file, count in Counter(file for file, _ in calls).most_common():
         print(f"{file:34}{count:4} calls of {len({name for each, name in calls if each == file}):3} functions")
-    counts = {"calls": len(calls), "functions": len(set(calls)), "files": len({file for file, _ in calls})}
-    print(json.dumps(counts))
+    print(json.dumps({"calls": len(calls), "functions": len(set(calls)), "files": len({file for file, _ in calls})}))
 
 
 if __name__ == "__main__":

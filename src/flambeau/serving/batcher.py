@@ -157,13 +157,15 @@ class BatchQueue:
             return
         if self._runner.state() is RunnerState.FAILED:
             self._refuse_all()
-        if self._is_suspects_turn():
+        if self._suspects and self._is_suspects_turn():
             if (slot := self._runner.reserve(alone=True)) is None:
                 return
             self._suspect_runs = True
             self._begin(slot, [self._suspects.popleft()], "suspect")
         slots = self._runner.slots()
-        while self._is_heavies_turn(slots) and (reason := self._why_close(self._heavies.queue)):
+        while self._heavies.queue.size and self._is_heavies_turn(slots):
+            if (reason := self._why_close(self._heavies.queue)) is None:
+                break
             if (slot := self._runner.reserve()) is None:
                 return
             self._begin(slot, self._take(self._heavies.queue, slots), reason)
@@ -187,8 +189,6 @@ class BatchQueue:
         return batch
 
     def _is_heavies_turn(self, slots: int) -> bool:
-        if not self._heavies.queue.size:
-            return False
         now = asyncio.get_running_loop().time()
         if self._heavies.may_go(now, slots=slots, others_wait=self._queue.size > 0):
             return True
@@ -200,7 +200,7 @@ class BatchQueue:
         """Suspects go first, one at a time. Where there is but one slot, after a suspect that took long the others have
         it for as long as that: inputs that hang leave them half of the time.
         """
-        if not self._suspects or self._suspect_runs:
+        if self._suspect_runs:
             return False
         resting = asyncio.get_running_loop().time() < self._suspects_rest
         return not (resting and (self._queue.size or self._heavies.queue.size) and self._runner.slots() <= 1)
