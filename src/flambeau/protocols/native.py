@@ -63,7 +63,7 @@ class Answered(NamedTuple):
     queued: float
 
 
-async def answer(service: Service, model: Model, request: HttpRequest, *, request_id: str) -> Answered:
+async def answer(service: Service, model: Model, request: HttpRequest) -> Answered:
     """Answer a prediction request to that model. Raises `RequestError` for a request that fails as a whole."""
     try:
         call = await read(request, model.kind, service.settings, task=model.task)
@@ -80,8 +80,8 @@ async def answer(service: Service, model: Model, request: HttpRequest, *, reques
     timings = [outcome.timings for _, outcome in outcomes]
     first = outcomes[0][1].result
     if len(outcomes) == 1 and isinstance(first, RequestError):
-        return Answered(error_answer(first, request_id), first, timings, queued)
-    return Answered(await render(call, outcomes, request_id=request_id), None, timings, queued)
+        return Answered(error_answer(first, request.identity), first, timings, queued)
+    return Answered(await render(call, outcomes, request_id=request.identity), None, timings, queued)
 
 
 async def read(request: HttpRequest, kind: str, settings: Settings, *, task: Task) -> Call:

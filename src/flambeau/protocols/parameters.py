@@ -60,7 +60,11 @@ class Number:
 
         Raises `RequestError` with code `bad_request`.
         """
-        text = self._text(request)
+        if self.place == "header":
+            text = request.headers.get(self.name.lower())
+            text = text and text.strip(" \t")
+        else:
+            text = self._from_query(request) if request.query else None
         if text is None:
             return None
         if (_WHOLE if self.whole else _DECIMAL).fullmatch(text):
@@ -70,12 +74,7 @@ class Number:
         kind = "a whole number" if self.whole else "a number"
         raise RequestError(f"{self._shown()} must be {kind} from {self.least} to {self.most}", code="bad_request")
 
-    def _text(self, request: HttpRequest) -> str | None:
-        if self.place == "header":
-            text = request.headers.get(self.name.lower())
-            return text and text.strip(" \t")
-        if not request.query:
-            return None
+    def _from_query(self, request: HttpRequest) -> str | None:
         given = request.parameters(self.name)
         if len(given) > 1:
             raise RequestError(f"{self._shown()} is given {len(given)} times: give it once", code="bad_request")

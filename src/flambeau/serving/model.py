@@ -36,6 +36,10 @@ class Model:
         if not NAME.fullmatch(self.name):
             raise ConfigError(f"--name {self.name!r} cannot be a model's name: use letters, digits, '.', '_' and '-'")
         self.bundle = bundle
+        self.kind: PipelineKind = type(manifest.pipeline).__struct_config__.tag  # type: ignore[assignment]
+        """What the model takes."""
+        self.task: Task = manifest.what_it_does
+        """What the model does for its user, which decides the form of its answer."""
         self.state = ModelState.LOADING
         self.metrics = metrics.for_model(self.name, version)
         self._settings = settings
@@ -56,16 +60,6 @@ class Model:
             metrics=self.metrics,
         )
         self.metrics.watch_workers(self._runner.workers, self._runner.restarts)
-
-    @property
-    def kind(self) -> PipelineKind:
-        """What the model takes."""
-        return type(self.bundle.manifest.pipeline).__struct_config__.tag  # type: ignore[return-value]
-
-    @property
-    def task(self) -> Task:
-        """What the model does for its user, which decides the form of its answer."""
-        return self.bundle.manifest.what_it_does
 
     @property
     def threshold(self) -> float | None:
