@@ -30,7 +30,7 @@ from flambeau.pipelines.image_tasks import answer_of
 from flambeau.pipelines.tensor import TensorPipeline
 from flambeau.protocols import multipart
 from flambeau.runners import wire
-from flambeau.runners.base import Batch, ReplicaInfo, RunnerState, Slot
+from flambeau.runners.base import Batch, ReplicaInfo, RunnerState, Slot, Work
 from flambeau.serving.batch_sizes import BatchSizes
 from flambeau.serving.batcher import BatchLimits, BatchQueue
 from flambeau.telemetry import logs
@@ -127,7 +127,7 @@ def numbers() -> Iterator[Measured]:
 def frames() -> Iterator[Measured]:
     """Between the front and a worker: MessagePack, and a round trip over a socketpair to a thread that echoes."""
     for count in (1, 8, 32):
-        work = [(Item(Payload("json", b"[5.1,3.5,1.4,0.2]"), Options()), 60.0)] * count
+        work = [Work(Item(Payload("json", b"[5.1,3.5,1.4,0.2]"), Options()), 60.0)] * count
         buffers = wire.pack_batch(1, 1, work)
         header = wire.unpack_header(buffers[0][: wire.HEADER_SIZE])
         body, payloads = buffers[0][wire.HEADER_SIZE :], memoryview(b"".join(buffers[1:]))

@@ -11,7 +11,7 @@ CELLS = ("class_id", "class_name", "class_index", "probability")
 """The columns of one class in a table."""
 
 
-class Classification(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class Classification(msgspec.Struct, frozen=True, array_like=True, tag=str.lower):
     """The answer of an image classifier about one image. `top` is ranked, best first, and never empty.
 
     `probabilities` are those of all classes, in the order of the model's outputs, where they were asked for.

@@ -15,7 +15,7 @@ NPY = "application/x-npy"
 """What a client says in `Accept` that wants arrays of numpy and no JSON."""
 
 
-class Embedding(msgspec.Struct, frozen=True, array_like=True, tag=6):
+class Embedding(msgspec.Struct, frozen=True, array_like=True, tag=str.lower):
     """The features of one image. `vector` are float32, in the order of the network's output."""
 
     PARTS: ClassVar[tuple[str, ...]] = ("embedding",)

@@ -10,7 +10,7 @@ from flambeau.answers import agreement, packed_array
 from flambeau.answers.base import Asked, Expected, Label, Schema, Scored, foreign, named, ranking, record
 
 
-class MultiLabel(msgspec.Struct, frozen=True, array_like=True, tag=4):
+class MultiLabel(msgspec.Struct, frozen=True, array_like=True, tag=str.lower):
     """The answer of a network that gives each class its own score.
 
     `top` is ranked, best first: every class at the threshold or above, and as many below it as were asked for; never

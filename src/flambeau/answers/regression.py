@@ -9,7 +9,7 @@ from flambeau.answers import json_values, packed_array
 from flambeau.answers.base import Asked, Expected, Schema, foreign, record
 
 
-class Regression(msgspec.Struct, frozen=True, array_like=True, tag=5):
+class Regression(msgspec.Struct, frozen=True, array_like=True, tag=str.lower):
     """The network's own numbers. `shape` is that of its output, without the row; `vector` are float64."""
 
     PARTS: ClassVar[tuple[str, ...]] = ("output",)

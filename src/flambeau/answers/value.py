@@ -9,7 +9,7 @@ from flambeau.answers import json_values
 from flambeau.answers.base import Asked, Expected, foreign
 
 
-class Value(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class Value(msgspec.Struct, frozen=True, array_like=True, tag=str.lower):
     """The answer of a network over numbers, or of a Python model: strict JSON text, made where the answer was made.
 
     `nonfinite` counts the NaN and infinite numbers that became `null`, for JSON has no word for them.

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -170,7 +170,7 @@ def _listed(output: Any) -> str:
 
 
 def _stages(timings: Timings) -> tuple[Stage, ...]:
-    spent = {stage.name: 1000 * getattr(timings, stage.name) for stage in fields(timings)}
+    spent = {name: 1000 * seconds for name, seconds in msgspec.structs.asdict(timings).items()}
     whole = sum(spent.values()) or 1.0
     stages: list[Stage] = []
     start = 0.0
