@@ -176,7 +176,7 @@ def test_several_pictures_and_a_bad_one_w4(servers: Servers, pictures: list[byte
 
 
 def test_the_sigmoid_is_torchs_and_never_overflows_w4() -> None:
-    from flambeau.pipelines.image_tasks import sigmoid
+    from flambeau.answers.activation import sigmoid
 
     numbers = np.concatenate([np.linspace(-120, 120, 20_001), [np.inf, -np.inf, 3.4e38, -3.4e38, 0.0, -0.0]])
     numbers = numbers.astype(np.float32)

@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, Generic, Literal
 
 import msgspec
 
-from flambeau.answers import Answer, Classification, Embedding, Label, MultiLabel, Plain, Regression, Scored, Value
+from flambeau.answers import Answer, Label, Plain, Scored, Value
 from flambeau.errors import RequestError
 from flambeau.items import Item, Options, Payload, PipelineKind, Tensors, TensorSpec
+from flambeau.tasks.classification import Classification
+from flambeau.tasks.embedding import Embedding
+from flambeau.tasks.multi_label import MultiLabel
+from flambeau.tasks.regression import Regression
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar  # Python's own has no default before 3.13
@@ -35,7 +39,6 @@ __all__ = [
     "Plain",
     "Regression",
     "Scored",
-    "Task",
     "TensorSpec",
     "Tensors",
     "Timings",
@@ -60,9 +63,6 @@ class Outcome(msgspec.Struct, Generic[Result], frozen=True, array_like=True):
     result: Result
     timings: Timings = Timings()
 
-
-Task = Literal["classification", "multi-label", "regression", "embedding", "tensor", "python"]
-"""What a model does for its user, which decides the form of its answer. The first four are over images."""
 
 WorkerState = Literal["starting", "idle", "busy"]
 

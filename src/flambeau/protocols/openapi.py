@@ -7,13 +7,12 @@ What can be sent comes from `flambeau.protocols.parameters`, which validates req
 from collections.abc import Mapping
 from typing import Any
 
-from flambeau.answers.embedding import NPY
 from flambeau.errors import Code
 from flambeau.protocols import schemas
 from flambeau.protocols.errors import STATUS
 from flambeau.protocols.messages import REQUEST_ID
 from flambeau.protocols.model_sentences import about
-from flambeau.protocols.parameters import NUMBERS, Number
+from flambeau.protocols.parameters import Number, numbers_of
 from flambeau.protocols.routes import Need
 from flambeau.serving.model import Model
 from flambeau.serving.service import Service
@@ -87,9 +86,8 @@ def _prediction(model: Model, settings: Settings, identity: str, which: str) -> 
         for name in ("X-Request-ID", "Server-Timing", "X-Nonfinite-Outputs")
     }
     content: Document = {"application/json": {"schema": schemas.answer(model)}}
-    if model.task == "embedding":
-        content[NPY] = {}  # bytes
-    answered = {"description": schemas.told(model), "headers": named, "content": content}
+    content |= {media_type: {} for media_type in model.does.media_types}  # bytes
+    answered = {"description": model.does.told, "headers": named, "content": content}
     return {
         "post": {
             "operationId": identity,
@@ -100,7 +98,7 @@ def _prediction(model: Model, settings: Settings, identity: str, which: str) -> 
                 f"answered within {settings.deadline:g} seconds."
             ),
             "parameters": [
-                *(_parameter(number) for number in NUMBERS[model.task]),
+                *(_parameter(number) for number in numbers_of(model.task)),
                 {"$ref": "#/components/parameters/RequestId"},
             ],
             "requestBody": {"required": True, "content": schemas.request_bodies(model)},

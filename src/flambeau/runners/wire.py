@@ -1,9 +1,9 @@
 """What the front and a worker say to each other: binary frames over a socketpair. Never pickle.
 
 A frame is a header and a body. The header carries the worker's generation and the batch's id; a frame whose pair does
-not match is dropped. A body is MessagePack of a closed set of structs, those of `flambeau.types` as they are, followed
-by the items' payload bytes as they came from the client: these are sent from where they lie and are not copied into the
-body, where their sizes stand in their places.
+not match is dropped. A body is MessagePack of a closed set of structs: those of `flambeau.types` as they are, and the
+answers of `flambeau.tasks`. The items' payload bytes follow it as they came from the client: they are sent from where
+they lie and are not copied into the body, where their sizes stand in their places.
 
 This module turns values into bytes and back. It owns no socket.
 """
@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec.structs import force_setattr
 
-from flambeau.answers import WireAnswer
 from flambeau.errors import Code, FlambeauError, RequestError
 from flambeau.runners.base import Batch, ReplicaInfo, Work
+from flambeau.tasks import ANSWERS
 from flambeau.types import Item, Outcome, Payload
 
 T = TypeVar("T")
@@ -86,7 +86,7 @@ class Failure(msgspec.Struct, frozen=True, array_like=True, tag="error"):
 
 _ENCODER = msgspec.msgpack.Encoder(enc_hook=Failure.of)
 _WORK = msgspec.msgpack.Decoder(list[Work])
-_OUTCOMES = msgspec.msgpack.Decoder(list[Outcome[WireAnswer | Failure]])
+_OUTCOMES = msgspec.msgpack.Decoder(list[Outcome[ANSWERS | Failure]])
 _READY = msgspec.msgpack.Decoder(ReplicaInfo)
 _FAILED = msgspec.msgpack.Decoder(Failed)
 

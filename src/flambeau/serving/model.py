@@ -15,9 +15,10 @@ from flambeau.serving.batch_sizes import UNMEASURED, measured_sizes
 from flambeau.serving.batcher import BatchLimits, BatchQueue
 from flambeau.settings.service import CpuBudget, Settings, place, usable_cores
 from flambeau.system.machine import processor
+from flambeau.tasks import TASKS, Task, TaskName
 from flambeau.telemetry import logs
 from flambeau.telemetry.metrics import Metrics
-from flambeau.types import Item, ModelState, Options, Outcome, Payload, PipelineKind, Task
+from flambeau.types import Item, ModelState, Options, Outcome, Payload, PipelineKind
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a model may be called. Names are looked up in a table and never become paths."""
@@ -63,9 +64,14 @@ class Model:
         return type(self.bundle.manifest.pipeline).__struct_config__.tag  # type: ignore[return-value]
 
     @property
-    def task(self) -> Task:
-        """What the model does for its user, which decides the form of its answer."""
+    def task(self) -> TaskName:
+        """What the model does for its user."""
         return self.bundle.manifest.what_it_does
+
+    @property
+    def does(self) -> Task:
+        """The same, with all that follows from it: the form of its answers first."""
+        return TASKS[self.task]
 
     @property
     def threshold(self) -> float | None:

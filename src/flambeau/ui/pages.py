@@ -15,7 +15,7 @@ from flambeau.protocols.multipart import Part
 from flambeau.serving.model import Model
 from flambeau.serving.service import AttachedService, BlockingService
 from flambeau.ui import form
-from flambeau.ui.cards import TOP_K, Card, cards_of, refused
+from flambeau.ui.cards import TOP_K, Card, cards_of, refused, teach
 from flambeau.ui.form import SUBMITTED, Submitted, filled, form_of, written
 from flambeau.version import VERSION
 
@@ -32,9 +32,6 @@ _POLICY = "; ".join(
     )
 )
 _HEADERS = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY"}
-RANKED = frozenset({"classification", "multi-label"})
-"""The tasks whose classes the page ranks."""
-
 _SAMPLES = {"chelsea.jpg": "A cat", "coffee.jpg": "A cup of coffee", "rocket.jpg": "A rocket"}
 """Pictures to try, in `static/samples`, with what is on them."""
 
@@ -44,6 +41,7 @@ def make_blueprint(handle: AttachedService | BlockingService, incoming: Callable
 
     `GET /` the page, `POST /` the page with its answers, `GET /dashboard`. `?model=NAME[/VERSION]` takes a model."""
     blueprint = Blueprint("ui", __name__)
+    teach(blueprint)
 
     def page(model: Model, cards: Sequence[Card] = (), parts: Sequence[Part] = (), *, status: int = 200) -> Response:
         text = render_template(
@@ -56,7 +54,7 @@ def make_blueprint(handle: AttachedService | BlockingService, incoming: Callable
             filled=filled(parts),
             samples=_SAMPLES,
             address=_address(model),
-            top_k=TOP_K if model.task in RANKED else None,
+            top_k=TOP_K if "top_k" in model.does.parameters else None,
             about=about(model),
         )
         return make_response(text, status)
