@@ -252,7 +252,7 @@ def test_many_long_vectors_do_not_hold_the_loop_w5() -> None:
     from flambeau.types import Options, Outcome
 
     found = Embedding(np.linspace(-1, 1, 2048, dtype="<f4").tobytes())
-    call = Call(items=[], options=Options(), top_k=None, npy=False)
+    call = Call(items=[], options=Options(), top_k=None)
     turns = 0
 
     async def others() -> None:

@@ -27,7 +27,7 @@ from flambeau.protocols.parameters import FORM_PARTS, THRESHOLD, TIMEOUT, TOP_K,
 from flambeau.serving.model import Model
 from flambeau.serving.service import Service
 from flambeau.settings.service import Settings
-from flambeau.tasks import TASKS, Task, TaskName
+from flambeau.tasks import TASKS, Renderer, TaskName
 from flambeau.types import Options, Outcome, Payload, Timings
 
 _PLAIN_ENCODINGS = ("", "7bit", "8bit", "binary")
@@ -41,15 +41,14 @@ _BYTES_AT_ONCE = 32 * 1024  # of vectors that become text before others have the
 class Call:
     """A request understood: its items (or what was wrong with one of them) and what is wanted about them.
 
-    `top_k`: how many classes are to be ranked, where that was asked for. `media_type`: what the answer is to be, where
-    that is not JSON.
+    `top_k`: how many classes are to be ranked, where that was asked for. `rendered`: what the
+    answer is to be, and by what, where that is not JSON.
     """
 
     items: list[tuple[PartName, Payload | RequestError]]
     options: Options
     top_k: int | None
-    task: Task
-    media_type: str | None
+    rendered: tuple[str, Renderer] | None = None
 
 
 class Answered(NamedTuple):
@@ -101,8 +100,8 @@ async def read(request: HttpRequest, kind: str, settings: Settings, *, task: Tas
     if request.charge is not None:
         request.charge(len(items) - 1)
     top_k = TOP_K.read(request)
-    does = TASKS[task]
-    accept = request.headers.get("accept", "") if does.media_types else ""
+    offered = TASKS[task].media_types
+    accept = request.headers.get("accept", "") if offered else ""
     return Call(
         items=items,
         options=Options(
@@ -111,8 +110,7 @@ async def read(request: HttpRequest, kind: str, settings: Settings, *, task: Tas
             probabilities=any(form == "image" for form, _ in items),
         ),
         top_k=None if top_k is None else int(top_k),
-        task=does,
-        media_type=next((each for each in does.media_types if prefers(accept, each, over=JSON)), None),
+        rendered=next((each for each in offered.items() if prefers(accept, each[0], over=JSON)), None),
     )
 
 
@@ -208,8 +206,8 @@ async def render(call: Call, outcomes: Sequence[tuple[PartName, Outcome]], *, re
     results = [outcome.result for _, outcome in outcomes]
     nonfinite = sum(result.nonfinite for result in results if not isinstance(result, RequestError))
     headers = (("X-Nonfinite-Outputs", str(nonfinite)),) if nonfinite else ()
-    if call.media_type is not None:
-        return _rendered(call.task, call.media_type, results, headers, request_id=request_id)
+    if call.rendered is not None:
+        return _rendered(*call.rendered, results, headers, request_id=request_id)
     texts: list[bytes] = []
     written = 0
     for (form, _), result in zip(outcomes, results, strict=True):
@@ -226,8 +224,8 @@ async def render(call: Call, outcomes: Sequence[tuple[PartName, Outcome]], *, re
 
 
 def _rendered(
-    task: Task,
     media_type: str,
+    renderer: Renderer,
     results: Sequence[Answer | RequestError],
     headers: tuple[tuple[str, str], ...],
     *,
@@ -237,4 +235,4 @@ def _rendered(
     failed = next((result for result in results if isinstance(result, RequestError)), None)
     if failed is not None:
         return error_answer(failed, request_id)
-    return HttpAnswer(200, task.media_types[media_type](results), media_type, headers)
+    return HttpAnswer(200, renderer(results), media_type, headers)

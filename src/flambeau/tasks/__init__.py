@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET
 
 from flambeau.answers import Expected
-from flambeau.tasks.base import CellKind, NetworkFacts, Postprocess, Task
+from flambeau.tasks.base import CellKind, NetworkFacts, Postprocess, Renderer, Task
 
 __all__ = [
     "ANSWERS",
@@ -21,6 +21,7 @@ __all__ = [
     "ImageTask",
     "NetworkFacts",
     "Postprocess",
+    "Renderer",
     "Task",
     "TaskName",
     "expectation",
