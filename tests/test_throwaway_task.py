@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 import flambeau
+from browser import open_browser
 from conftest import Serve, encoded, run_flambeau
 
 ROOT = Path(__file__).parents[1]
@@ -151,6 +152,21 @@ def test_a_task_of_two_files_is_served_shown_and_told(
     one, _ = content["application/json"]["schema"]["anyOf"]
     assert one["required"] == ["brightness", "dark"]
     assert {each.get("name") for each in operation["parameters"]} == {"X-Request-Timeout-Ms", None}
+
+
+def test_a_script_that_does_not_know_the_task_shows_the_same_card(
+    serve: Serve, package: Path, pictures: Path, built: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    chromium: str,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("PYTHONPATH", str(package))
+    with serve(built, "--replicas", "1") as server, open_browser(tmp_path) as browser:
+        browser.open(server.url)
+        browser.find("#file").send_keys("\n".join(str(file) for file in sorted(pictures.iterdir())))
+        browser.until(lambda: len(browser.all(".card")) == 3 and not browser.all(".card.busy"))
+        assert browser.texts(".card .verdict") == ["Dark", "Bright", "Not answered"]
+        assert browser.texts(".card .source") == ["a-dark.png", "b-bright.png", "c-none.png"]
+        assert [text for text in browser.texts(".card .text") if text] == ["0.2", "0.8"]
+        assert browser.complaints(refusals=True) == []
 
 
 def test_a_task_of_two_files_is_scored_into_a_table(
