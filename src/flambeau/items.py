@@ -23,7 +23,7 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shape: tuple[int, ...]
 
 
-class Payload(msgspec.Struct, frozen=True, array_like=True):
+class Payload(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One item as it came in, not yet looked into: the bytes of a file, the JSON text of one value, a whole JSON
     document that its replica is to look at, or, within one process only, the value itself.
 
@@ -52,7 +52,7 @@ class Options(msgspec.Struct, frozen=True, array_like=True, gc=False):
     probabilities: bool = False
 
 
-class Item(msgspec.Struct, frozen=True, array_like=True):
+class Item(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One unit of work for a replica."""
 
     payload: Payload

@@ -10,7 +10,7 @@ from flambeau.errors import FlambeauError
 from flambeau.types import Item, Outcome, WorkerView
 
 
-class Work(msgspec.Struct, frozen=True, array_like=True):
+class Work(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An item of a batch, and the seconds until nobody waits for its answer any more."""
 
     item: Item

@@ -37,7 +37,10 @@ def _found() -> dict[str, Task]:
             tasks.append(importlib.import_module(module.name).TASK)
     place = {name: rank for rank, name in enumerate(_FIRST)}
     tasks.sort(key=lambda task: (place.get(task.name, len(place)), task.name))
-    return {task.name: task for task in tasks}
+    found = {task.name: task for task in tasks}
+    if len(found) != len(tasks):
+        raise ImportError(f"two tasks have one name: {sorted(task.name for task in tasks)}")
+    return found
 
 
 TASKS = _found()
