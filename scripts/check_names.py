@@ -1,4 +1,4 @@
-"""Check that no class or type of Flambeau has a name that another one has: one word for one thing. Part of `make lint`."""
+"""Part of `make lint`: no class or type of Flambeau has a name that another one has."""
 
 import ast
 import sys

@@ -10,13 +10,12 @@ from typing import Any
 
 import msgspec
 
-from flambeau.answers.embedding import NPY
 from flambeau.errors import Code
 from flambeau.protocols import schemas
 from flambeau.protocols.errors import STATUS
 from flambeau.protocols.messages import REQUEST_ID, HttpAnswer, HttpRequest
 from flambeau.protocols.model_sentences import about
-from flambeau.protocols.parameters import NUMBERS, Number
+from flambeau.protocols.parameters import Number, numbers_of
 from flambeau.protocols.routes import Operation, Route, RouteTable
 from flambeau.serving.model import Model
 from flambeau.serving.service import Service
@@ -107,9 +106,8 @@ def prediction(operation: Operation) -> Document:
         for name in ("X-Request-ID", "Server-Timing", "X-Nonfinite-Outputs")
     }
     content: Document = {"application/json": {"schema": schemas.answer(model)}}
-    if model.task == "embedding":
-        content[NPY] = {}  # bytes
-    answered = {"description": schemas.told(model), "headers": named, "content": content}
+    content |= {media_type: {} for media_type in model.does.media_types}  # bytes
+    answered = {"description": model.does.told, "headers": named, "content": content}
     return {
         "operationId": operation.path[1:],
         "tags": ["predictions"],
@@ -119,7 +117,7 @@ def prediction(operation: Operation) -> Document:
             f"answered within {settings.deadline:g} seconds."
         ),
         "parameters": [
-            *(_parameter(number) for number in NUMBERS[model.task]),
+            *(_parameter(number) for number in numbers_of(model.task)),
             {"$ref": "#/components/parameters/RequestId"},
         ],
         "requestBody": {"required": True, "content": schemas.request_bodies(model)},

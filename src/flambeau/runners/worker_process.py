@@ -130,9 +130,7 @@ class WorkerProcess:
         future = self._batches[identity] = loop.create_future()
         watchdog = Watchdog(timeout, self._hang)
         try:
-            items = [(work.item, work.seconds_left) for work in batch]
-            frame = wire.pack_batch(self.generation, identity, items, wide=wide)
-            await self._send(frame)
+            await self._send(wire.pack_batch(self.generation, identity, batch, wide=wide))
             outcomes: list[Outcome] = await future
         finally:
             watchdog.cancel()
@@ -206,7 +204,7 @@ class WorkerProcess:
                 kind = EngineError
             self.started.set_exception(kind(begun.message))
         else:
-            self.started.set_result(ReplicaInfo(begun.device, begun.cost))
+            self.started.set_result(begun)
 
     def _start_too_slow(self) -> None:
         if not self.started.done():

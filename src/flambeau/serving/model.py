@@ -15,9 +15,10 @@ from flambeau.serving.batch_sizes import UNMEASURED, measured_sizes
 from flambeau.serving.batcher import BatchLimits, BatchQueue
 from flambeau.settings.service import CpuBudget, Settings, place, usable_cores
 from flambeau.system.machine import processor
+from flambeau.tasks import TASKS, TaskName
 from flambeau.telemetry import logs
 from flambeau.telemetry.metrics import Metrics
-from flambeau.types import Item, ModelState, Options, Outcome, Payload, PipelineKind, Task
+from flambeau.types import Item, ModelState, Options, Outcome, Payload, PipelineKind
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a model may be called. Names are looked up in a table and never become paths."""
@@ -38,8 +39,10 @@ class Model:
         self.bundle = bundle
         self.kind: PipelineKind = type(manifest.pipeline).__struct_config__.tag  # type: ignore[assignment]
         """What the model takes."""
-        self.task: Task = manifest.what_it_does
-        """What the model does for its user, which decides the form of its answer."""
+        self.task: TaskName = manifest.what_it_does
+        """What the model does for its user."""
+        self.does = TASKS[self.task]
+        """The same, with all that follows from it: the form of its answers first."""
         self.state = ModelState.LOADING
         self.metrics = metrics.for_model(self.name, version)
         self._settings = settings

@@ -17,7 +17,7 @@ from flambeau.protocols.routes import Route
 from flambeau.serving.model import Model
 from flambeau.serving.service import Service
 from flambeau.ui import form
-from flambeau.ui.cards import TOP_K, Card, cards_of, refused
+from flambeau.ui.cards import FILTERS, LIMITS, TOP_K, Card, cards_of, refused
 from flambeau.ui.form import filled, form_of, written
 from flambeau.version import VERSION
 
@@ -33,15 +33,14 @@ _POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-RANKED = frozenset({"classification", "multi-label"})
-"""The tasks whose classes the page ranks."""
-
 _SAMPLES = {"chelsea.jpg": "A cat", "coffee.jpg": "A cup of coffee", "rocket.jpg": "A rocket"}
 """Pictures to try, in `static/samples`, with what is on them."""
 
 
 _TEMPLATES = Environment(loader=PackageLoader("flambeau.ui"), autoescape=True)
 _TEMPLATES.globals["version"] = VERSION
+_TEMPLATES.globals.update(LIMITS)
+_TEMPLATES.filters.update(FILTERS)
 
 
 def rendered(template: str, *, status: int = 200, policy: str = _POLICY, **values: object) -> HttpAnswer:
@@ -95,7 +94,7 @@ def _page(
         root=request.root,
         # relative to the page: so the page works below any prefix
         address=f"predict/{model.name}/{model.version}" if chosen else "predict",
-        top_k=TOP_K if model.task in RANKED else None,
+        top_k=TOP_K if "top_k" in model.does.parameters else None,
         about=about(model),
     )
 
