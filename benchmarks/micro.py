@@ -22,17 +22,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from flambeau.answers.activation import Activation
 from flambeau.bundle import storage
-from flambeau.bundle.storage import Activation
 from flambeau.pipelines import json_document
+from flambeau.pipelines.base import open_pipeline
 from flambeau.pipelines.image import ImagePipeline, decode, normalise, resize_and_crop
-from flambeau.pipelines.image_tasks import answer_of
-from flambeau.pipelines.tensor import TensorPipeline
 from flambeau.protocols import multipart
 from flambeau.runners import wire
-from flambeau.runners.base import Batch, ReplicaInfo, RunnerState, Slot
+from flambeau.runners.base import Batch, ReplicaInfo, RunnerState, Slot, Work
 from flambeau.serving.batch_sizes import BatchSizes
 from flambeau.serving.batcher import BatchLimits, BatchQueue
+from flambeau.tasks import TASKS, NetworkFacts
 from flambeau.telemetry import logs
 from flambeau.telemetry.metrics import Metrics
 from flambeau.types import Item, Options, Outcome, Payload, TensorSpec, Timings, Value
@@ -80,12 +80,15 @@ def photograph(width: int, height: int) -> bytes:
 def images() -> Iterator[Measured]:
     """From the bytes of a picture to its tensor, and from logits to the answer."""
     mean, std = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
-    output = TensorSpec("output", "float32", (1000,))
+    network = NetworkFacts(
+        inputs=[TensorSpec("input", "float32", (3, 224, 224))],
+        outputs=[TensorSpec("output", "float32", (1000,))],
+        activation=Activation("softmax"),
+    )
     pipeline = ImagePipeline(
         storage.ImageConfig(),
-        answer=answer_of("classification", activation=Activation("softmax"), output=output, labels=None, threshold=0.0),
-        inputs=[TensorSpec("input", "float32", (3, 224, 224))],
-        outputs=[output],
+        postprocess=TASKS["classification"].postprocess(network),
+        inputs=network.inputs,
         max_pixels=50_000_000,
     )
     for name, size in (("500 x 375", (500, 375)), ("12 megapixels", (4000, 3000))):
@@ -116,7 +119,10 @@ def images() -> Iterator[Measured]:
 
 def numbers() -> Iterator[Measured]:
     """JSON to a tensor and back."""
-    pipeline = TensorPipeline(inputs=[TensorSpec("x", "float32", (4,))], outputs=[TensorSpec("y", "float32", (3,))])
+    pipeline = open_pipeline(
+        storage.TensorConfig(), labels=None,
+        inputs=[TensorSpec("x", "float32", (4,))], outputs=[TensorSpec("y", "float32", (3,))],
+    )  # fmt: skip
     payload = Payload("json", bytes(json_document.read_input(_NUMBERS, max_depth=32)))
     item, rows = Item(payload, Options()), {"y": np.array([[0.1, 0.2, 0.7]], np.float32)}
     yield measure("check a JSON body (front)", lambda: json_document.read_input(_NUMBERS, max_depth=32))
@@ -127,7 +133,7 @@ def numbers() -> Iterator[Measured]:
 def frames() -> Iterator[Measured]:
     """Between the front and a worker: MessagePack, and a round trip over a socketpair to a thread that echoes."""
     for count in (1, 8, 32):
-        work = [(Item(Payload("json", b"[5.1,3.5,1.4,0.2]"), Options()), 60.0)] * count
+        work = [Work(Item(Payload("json", b"[5.1,3.5,1.4,0.2]"), Options()), 60.0)] * count
         buffers = wire.pack_batch(1, 1, work)
         header = wire.unpack_header(buffers[0][: wire.HEADER_SIZE])
         body, payloads = buffers[0][wire.HEADER_SIZE :], memoryview(b"".join(buffers[1:]))

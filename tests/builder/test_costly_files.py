@@ -18,7 +18,7 @@ from tests.support import costly, forge
 
 MOST_MEMORY = 512 * 10**6
 QUICK = {  # of each kind of file and of cost one; the others are run by `make test-slow`
-    "ordered-dict", "encode", "size", "numbers-as-keys", "averaged-weights", "tar-storages", "zip-extra-fields",
+    "ordered-dict", "encode", "size", "numbers-as-keys", "averaged-weights", "zip-extra-fields",
     "onnx-places", "safetensors-nested-names",
 }  # fmt: skip
 MOST_SECONDS = 20

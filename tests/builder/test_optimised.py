@@ -1,13 +1,17 @@
 """The optimised graph: the same answers, weights that are mapped, and only where it was made for."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
 from flambeau import engines
@@ -104,6 +108,39 @@ def test_one_that_cannot_be_made_is_left_out(tmp_path: Path) -> None:
     notes: list[str] = []
     assert optimise(tmp_path, [], classes=True, tell=notes.append) is None
     assert "every worker does it when it starts" in notes[0]
+
+
+def test_weights_after_a_table_of_odd_size_are_read_where_they_lie(tmp_path: Path) -> None:
+    """ONNX Runtime packs matrices and writes them at any address, and dies of reading them there. So in a process."""
+    layers, names = [], {}
+    for n in range(4):
+        names[f"w{n}"] = np.eye(384, dtype=np.float32) * (n + 1)
+        names[f"t{n}"] = np.ones(771, np.float32)  # 3,084 bytes
+        layers += [
+            helper.make_node("MatMul", [f"y{n}", f"w{n}"], [f"m{n}"]),
+            helper.make_node("ReduceMean", [f"m{n}"], [f"s{n}"], axes=[1]),
+            helper.make_node("Mul", [f"s{n}", f"t{n}"], [f"a{n}"]),
+            helper.make_node("ReduceMean", [f"a{n}"], [f"r{n}"], axes=[1]),
+            helper.make_node("Add", [f"m{n}", f"r{n}"], [f"y{n + 1}"]),
+        ]
+    rows = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 384]) for name in ("y0", "y4")]
+    weights = [numpy_helper.from_array(array, name) for name, array in names.items()]
+    graph = helper.make_graph(layers, "odd", rows[:1], rows[1:], weights)
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+    onnx.save(model, tmp_path / ONNX)
+    code = """
+import sys
+from pathlib import Path
+import numpy as np
+from flambeau.builder.optimise import optimise
+from flambeau.engines.onnxruntime import open_session
+folder = Path(sys.argv[1])
+given = {"y0": np.random.default_rng(0).random((2, 384), dtype=np.float32)}
+answer = open_session(folder / "model.onnx").run(["y4"], given)[0]
+print(optimise(folder, [(given, {"y4": answer})], classes=False, tell=print) is not None)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
 
 
 def test_a_small_network_has_none(tmp_path: Path, cache: Path) -> None:

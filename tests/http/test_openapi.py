@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from flambeau.errors import RETRYABLE, Code
 from flambeau.protocols.errors import STATUS
-from flambeau.protocols.parameters import MEDIA_TYPES, NUMBERS, TAKEN, Number
+from flambeau.protocols.parameters import MEDIA_TYPES, TAKEN, Number, numbers_of
 from tests.support import task_models
 from tests.support.server import Serve, ServerProcess
 
@@ -134,7 +134,7 @@ def test_every_code_stands_under_its_status(cat_server: ServerProcess) -> None:
     assert STATUS.keys() >= RETRYABLE
 
 
-@pytest.mark.parametrize("number", NUMBERS["classification"], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", numbers_of("classification"), ids=lambda number: number.name)
 def test_the_bounds_of_the_document_are_the_servers(number: Number, cat_server: ServerProcess, cat: bytes) -> None:
     parameters = document(cat_server)["paths"]["/predict"]["post"]["parameters"]
     [told] = [each for each in parameters if each.get("name") == number.name]

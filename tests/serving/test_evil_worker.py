@@ -16,7 +16,7 @@ from flambeau.runners.processes import ProcessesRunner
 from flambeau.settings.service import Settings
 from tests.support.fleet import Fleet, echo, fake_worker, make_bundle, nothing_left, run
 
-READY = "g = order.generation\nsock.sendall(pack_ready(g, Ready('cpu')))\nb = batch()\n"
+READY = "g = order.generation\nsock.sendall(pack_ready(g, ReplicaInfo('cpu')))\nb = batch()\n"
 STAY = "\ntime.sleep(600)"
 FINE = "[Outcome(Value(b'\"fake\"'))]"
 
@@ -75,7 +75,7 @@ def test_a_worker_that_speaks_nonsense_is_killed_and_replaced_t14(
         f"sock.sendall(pack_outcomes(g - 1, b.batch, {FINE}))",
         f"sock.sendall(pack_outcomes(g, b.batch + 1, {FINE}))",
         f"sock.sendall(pack_outcomes(g, 0, {FINE}))",
-        "sock.sendall(pack_ready(g, Ready('again')))",
+        "sock.sendall(pack_ready(g, ReplicaInfo('again')))",
         "sock.sendall(pack_failed(g, Failed('EngineError', 'too late')))",
     ],
 )

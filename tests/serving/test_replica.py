@@ -13,9 +13,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from flambeau.bundle import storage
-from flambeau.bundle.storage import Bundle, CodeReference, Manifest, PythonConfig, Source
+from flambeau.bundle.storage import Bundle, CodeReference, Manifest, PythonConfig, Source, TensorConfig
 from flambeau.errors import CodeNotAllowed, EngineError, InvalidInput, RequestError, SourceError
-from flambeau.pipelines.tensor import TensorPipeline
+from flambeau.pipelines.base import open_pipeline
 from flambeau.runners import replica as replica_module
 from flambeau.runners.base import BatchCost, RunnerState, Work
 from flambeau.runners.python_replica import open_python_model
@@ -73,7 +73,7 @@ def manifest(**fields: object) -> Manifest:
 def tensor_replica(
     engine: Engine, folder: Path = Path(), *, wide: Engine | None = None, **fields: object
 ) -> TensorReplica:
-    pipeline = TensorPipeline(inputs=[INPUT], outputs=[OUTPUT])
+    pipeline = open_pipeline(TensorConfig(), labels=None, inputs=[INPUT], outputs=[OUTPUT])
     return TensorReplica(Bundle(folder, manifest(**fields)), engine, pipeline, device="cpu", wide=wide)
 
 

@@ -178,7 +178,7 @@ def test_several_pictures_and_a_bad_one_w4(servers: Servers, pictures: list[byte
 
 
 def test_the_sigmoid_is_torchs_and_never_overflows_w4() -> None:
-    from flambeau.pipelines.image_tasks import sigmoid
+    from flambeau.answers.activation import sigmoid
 
     numbers = np.concatenate([np.linspace(-120, 120, 20_001), [np.inf, -np.inf, 3.4e38, -3.4e38, 0.0, -0.0]])
     numbers = numbers.astype(np.float32)
@@ -254,7 +254,7 @@ def test_many_long_vectors_do_not_hold_the_loop_w5() -> None:
     from flambeau.types import Options, Outcome
 
     found = Embedding(np.linspace(-1, 1, 2048, dtype="<f4").tobytes())
-    call = Call(items=[], options=Options(), top_k=None, npy=False)
+    call = Call(items=[], options=Options(), top_k=None)
     turns = 0
 
     async def others() -> None:

@@ -103,19 +103,8 @@ def _old_pickles() -> bytes:
     return forge.legacy(body=pickle(idle + b"}"), system=system, keys=idle + b"]")
 
 
-def _tar_storages(count: int = 60_000) -> bytes:
-    one = pickle(b"(" + b"K\0" * 20 + b"1" + tuple_of(number(1), text("cpu"), name("torch", "FloatStorage")))
-    return forge.old(storages=pickle(number(count)) + (one + struct.pack("<q", 0)) * count)
-
-
-def _tar_keys(count: int = 40_000) -> bytes:
-    """Storages whose keys have one hash."""
-
-    def one(index: int) -> bytes:
-        described = pickle(tuple_of(number(_MODULUS * index), text("cpu"), name("torch", "FloatStorage")))
-        return described + struct.pack("<q", 0)
-
-    return forge.old(storages=pickle(number(count)) + b"".join(map(one, range(count))))
+def _header(told: bytes) -> bytes:
+    return struct.pack("<Q", len(told)) + told
 
 
 def _extra_fields() -> bytes:
@@ -191,11 +180,14 @@ CASES: dict[str, Callable[[], bytes]] = {
     "modules-with-long-names": lambda: _weights(_long_modules()),
     "hidden-buffers": lambda: _weights(_hidden()),
     "old-pickles": _old_pickles,
-    "tar-storages": _tar_storages,
-    "tar-keys": _tar_keys,
     "zip-extra-fields": _extra_fields,
     "onnx-places": _places,
     "safetensors-of-32,000": lambda: _tensors(32_000),
+    "safetensors-lists": lambda: _header(b'{"a":[' + b"[]," * 5_000_000 + b"[]]}"),
+    "safetensors-texts": lambda: _header(b'{"a":[' + b'"bc",' * 3_000_000 + b'""]}'),
+    "safetensors-pairs": lambda: _header(b'{"a":{' + b",".join(b'"%d":1' % n for n in range(1_300_000)) + b"}}"),
     "safetensors-nested-names": lambda: _tensors(32_000, lambda index: "module." * 6 + f"{index}.weight"),
+    "safetensors-five-nests": lambda: _tensors(
+        29_500, lambda index: f"{'abcde'[index % 5]}." + "module." * 6 + f"{index}.weight"),
     "safetensors-long-names": lambda: _tensors(16_000, lambda index: "a." * 150 + f"{index}.weight"),
 }  # fmt: skip

@@ -6,12 +6,12 @@ from typing import Any
 
 from flambeau.builder import golden_samples
 from flambeau.bundle import storage
-from flambeau.bundle.storage import Bundle, CodeReference, Manifest, PythonConfig, Source
-from flambeau.pipelines.tensor import TensorPipeline
+from flambeau.bundle.storage import Bundle, CodeReference, Manifest, PythonConfig, Source, TensorConfig
+from flambeau.pipelines.base import open_pipeline
 from flambeau.types import Tensors, TensorSpec
 
 INPUT, OUTPUT = TensorSpec("x", "float32", (2,)), TensorSpec("y", "float32", (2,))
-NUMBERS = TensorPipeline(inputs=[INPUT], outputs=[OUTPUT])
+NUMBERS = open_pipeline(TensorConfig(), labels=None, inputs=[INPUT], outputs=[OUTPUT])
 
 
 def double(batch: Tensors) -> Tensors:

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from flambeau.bundle import storage
 from flambeau.bundle.storage import Bundle
-from flambeau.http.access import open_gate
+from flambeau.http.access import open_access
 from flambeau.http.flask_app import make_app
 from flambeau.serving.service import BlockingService, Service
 from flambeau.settings.service import Settings
@@ -62,7 +62,7 @@ def open_several(default: Bundle, double_py: Path, folder: Path) -> BlockingServ
 
 def application(service: BlockingService) -> Flask:
     """The whole application over a running service."""
-    return make_app(service, open_gate(service.service.settings, ours=False))
+    return make_app(service, open_access(service.service.settings, ours=False))
 
 
 def hostile(default: Bundle, folder: Path) -> Bundle:

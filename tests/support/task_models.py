@@ -18,7 +18,8 @@ from torch import nn
 from flambeau.bundle import storage
 from flambeau.bundle.storage import Activation, Bundle, ImageConfig, Manifest, Source
 from flambeau.pipelines.image import decode, normalise, resize_and_crop
-from flambeau.types import Label, Task, TensorSpec
+from flambeau.tasks import TaskName
+from flambeau.types import Label, TensorSpec
 
 SIDE = 32
 NAMES = ("atelectasis", "effusion", "nodule", "mass", "pneumonia")
@@ -79,7 +80,7 @@ def make(
     folder: Path,
     net: nn.Module,
     *,
-    task: Task | None,
+    task: TaskName | None,
     activation: Activation | None,
     labels: Sequence[str] | None = None,
     pipeline: ImageConfig = PREPARATION,

@@ -18,12 +18,12 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageOps
 
+from flambeau.answers.activation import Activation, softmax
 from flambeau.architectures import torchvision_compat
 from flambeau.bundle import storage
-from flambeau.bundle.storage import Activation
 from flambeau.errors import InvalidInput
 from flambeau.pipelines.image import ImagePipeline
-from flambeau.pipelines.image_tasks import answer_of, softmax
+from flambeau.tasks import TASKS, NetworkFacts
 from flambeau.types import Classification, Item, Label, Options, Payload, TensorSpec
 from tests.support.photographs import encoded, photograph
 
@@ -36,18 +36,17 @@ MIB = 2**20
 def pipeline(
     *, max_pixels: int = 50_000_000, classes: int = 3, fast_decode: bool = False, **config: object
 ) -> ImagePipeline:
-    output = TensorSpec("output", "float32", (classes,))
+    network = NetworkFacts(
+        inputs=[TensorSpec("input", "float32", (3, 224, 224))],
+        outputs=[TensorSpec("output", "float32", (classes,))],
+        activation=Activation("softmax"),
+        labels=tuple(Label(f"n{index}", f"class{index}") for index in range(classes)),
+        threshold=storage.ImageConfig(**config).threshold,  # type: ignore[arg-type]
+    )
     return ImagePipeline(
         storage.ImageConfig(**config),  # type: ignore[arg-type]
-        answer=answer_of(
-            "classification",
-            activation=Activation("softmax"),
-            output=output,
-            labels=[Label(f"n{index}", f"class{index}") for index in range(classes)],
-            threshold=storage.ImageConfig(**config).threshold,  # type: ignore[arg-type]
-        ),
-        inputs=[TensorSpec("input", "float32", (3, 224, 224))],
-        outputs=[output],
+        postprocess=TASKS["classification"].postprocess(network),
+        inputs=network.inputs,
         max_pixels=max_pixels,
         fast_decode=fast_decode,
     )

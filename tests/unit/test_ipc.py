@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from flambeau.errors import Code, RequestError
 from flambeau.runners import wire
-from flambeau.runners.wire import Failed, FrameError, FrameKind, Header, Ready
+from flambeau.runners.base import ReplicaInfo, Work
+from flambeau.runners.wire import Failed, FrameError, FrameKind, Header
 from flambeau.types import (
     Classification,
     Embedding,
@@ -43,6 +44,7 @@ items = st.builds(
     st.builds(Payload, st.sampled_from(["file", "json"]), st.binary(max_size=50)),
     st.builds(Options, st.integers(1, 1000), st.none() | finite, st.booleans()),
 )
+works = st.builds(Work, items, finite)
 scored = st.builds(Scored, st.integers(0, 10_000), st.builds(Label, texts, texts), finite)
 classifications = st.builds(
     Classification,
@@ -77,8 +79,8 @@ def flat(outcome: Outcome) -> Any:
     return result, outcome.timings
 
 
-@given(U32, U64, st.lists(st.tuples(items, finite), max_size=6))
-def test_a_batch_comes_out_as_it_went_in(generation: int, batch: int, sent: list[tuple[Item, float]]) -> None:
+@given(U32, U64, st.lists(works, max_size=6))
+def test_a_batch_comes_out_as_it_went_in(generation: int, batch: int, sent: list[Work]) -> None:
     frame = b"".join(wire.pack_batch(generation, batch, sent))
     header = wire.unpack_header(frame[: wire.HEADER_SIZE])
     assert (header.kind, header.generation, header.batch) == (FrameKind.BATCH, generation, batch)
@@ -99,7 +101,7 @@ def test_outcomes_come_out_as_they_went_in(generation: int, batch: int, sent: li
 @given(U32, texts, texts)
 def test_the_first_frame_comes_out_as_it_went_in(generation: int, one: str, two: str) -> None:
     for kind, frame, sent in (
-        (FrameKind.READY, wire.pack_ready(generation, Ready(one)), Ready(one)),
+        (FrameKind.READY, wire.pack_ready(generation, ReplicaInfo(one)), ReplicaInfo(one)),
         (FrameKind.FAILED, wire.pack_failed(generation, Failed(one, two)), Failed(one, two)),
     ):
         assert wire.unpack_header(frame[: wire.HEADER_SIZE]).kind is kind
@@ -116,7 +118,7 @@ def test_a_header_comes_out_as_it_went_in(
 
 def test_the_payloads_are_not_copied() -> None:
     data = b"x" * 1000
-    [_, sent] = wire.pack_batch(1, 1, [(Item(Payload("file", data), Options()), 1.0)])
+    [_, sent] = wire.pack_batch(1, 1, [Work(Item(Payload("file", data), Options()), 1.0)])
     assert sent is data
 
 
@@ -136,9 +138,9 @@ def attempt(frame: bytes) -> None:
 
 
 frames = st.one_of(
-    st.lists(st.tuples(items, finite), max_size=3).map(lambda sent: b"".join(wire.pack_batch(1, 2, sent))),
+    st.lists(works, max_size=3).map(lambda sent: b"".join(wire.pack_batch(1, 2, sent))),
     outcomes.map(lambda sent: wire.pack_outcomes(1, 2, sent)),
-    st.builds(lambda one: wire.pack_ready(1, Ready(one)), texts),
+    st.builds(lambda one: wire.pack_ready(1, ReplicaInfo(one)), texts),
     st.builds(lambda one, two: wire.pack_failed(1, Failed(one, two)), texts, texts),
 )
 
@@ -171,13 +173,13 @@ def test_no_body_does_harm_t14(kind: FrameKind, body: bytes) -> None:
     [
         b"\xdd\xff\xff\xff\xff",  # an array of 2**32 - 1
         b"\xdd\xff\xff\xff\xff" + b"\x92" * 1000,
-        b"\x91\x92\x93\x02\xc6\xff\xff\xff\xff",  # 4 GiB of bytes
+        b"\x91\x92\x93\xa5value\xc6\xff\xff\xff\xff",  # 4 GiB of bytes
         b"\x81\xa6device\xdb\xff\xff\xff\xff",  # a text of 4 GiB
         b"\xdf\xff\xff\xff\xff",  # a map of 2**32 - 1
         b"\x91" * 100_000,  # arrays in arrays
         b"\x82\xa6device\xa1a\xa1b" + b"\x91" * 100_000,  # the same where it is skipped
-        b"\x91\x93\x93\x02\xc4\x01a\x00\x94" + 4 * (b"\xcb" + bytes(8)) + b"\x91" * 100_000,
-        b"\x91\x92\x94\x03\xa1\xff\xa4none\xc0",  # no UTF-8
+        b"\x91\x93\x93\xa5value\xc4\x01a\x00\x94" + 4 * (b"\xcb" + bytes(8)) + b"\x91" * 100_000,
+        b"\x91\x92\x94\xa5error\xa1\xff\xa4none\xc0",  # no UTF-8
         b"",
     ],
 )
@@ -218,20 +220,20 @@ def test_a_wrong_header_is_refused_before_anything_is_read_t14(data: bytes, why:
 
 @pytest.mark.parametrize("sizes", [(3, 3), (1,), (10, -5, -1), (2**62, 4), ()])
 def test_payload_lengths_that_do_not_add_up_are_refused_t14(sizes: tuple[int, ...]) -> None:
-    body = msgspec.msgpack.encode([("file", size, 1.0, 1, None, False) for size in sizes])
+    body = msgspec.msgpack.encode([((("file", size), (1, None, False)), 1.0) for size in sizes])
     with pytest.raises(FrameError):
         wire.unpack_batch(body, memoryview(b"1234"))
 
 
 def test_a_payload_that_only_this_process_understands_is_refused_t14() -> None:
-    body = msgspec.msgpack.encode([("value", 4, 1.0, 1, None, False)])
+    body = msgspec.msgpack.encode([((("value", 4), (1, None, False)), 1.0)])
     with pytest.raises(FrameError, match="no payload of kind 'value'"):
         wire.unpack_batch(body, memoryview(b"1234"))
 
 
 def test_a_classification_without_classes_and_an_unknown_code_are_refused_t14() -> None:
     zeros = (0.0, 0.0, 0.0, 0.0)
-    for result in ((1, [], 0.5, None), (3, "text", "no_such_code", None), (4, "x")):
+    for result in (("classification", [], 0.5, None), ("error", "text", "no_such_code", None), ("multilabel", "x")):
         with pytest.raises(FrameError):
             wire.unpack_outcomes(msgspec.msgpack.encode([(result, zeros)]))
 
@@ -239,23 +241,33 @@ def test_a_classification_without_classes_and_an_unknown_code_are_refused_t14() 
 ONE = [0, ["0", "cat"], 0.5]
 
 
+def test_what_a_hostile_answer_differs_from_is_taken() -> None:
+    """Else the refusals below would prove nothing."""
+    zeros = (0.0, 0.0, 0.0, 0.0)
+    for result in (
+        ("classification", [ONE], 0.5, None), ("error", "text", "internal", None), ("multilabel", [ONE], 0.5, bytes(4)),
+        ("regression", [1], bytes(8)), ("embedding", bytes(4)), ("value", b"1"),
+    ):  # fmt: skip
+        assert len(wire.unpack_outcomes(msgspec.msgpack.encode([(result, zeros)]))) == 1
+
+
 @pytest.mark.parametrize(
     "result",
     [
-        (4, [], 0.5, bytes(4)),  # no label at all
-        (4, [ONE], 0.5, b""),
-        (4, [ONE], 0.5, bytes(7)),  # bytes that are no float32
-        (4, [[0, ["0"], 0.5]], 0.5, bytes(4)),
-        (5, [2], bytes(8)),  # two numbers, and there is one
-        (5, [1], bytes(7)),
-        (5, [-1, -1], bytes(8)),
-        (5, [0], b""),
-        (5, [2**62, 2**62], bytes(8)),
-        (5, [1] * 33, bytes(8)),  # more dimensions than an array may have
-        (6, b""),
-        (6, bytes(5)),
-        (6, "text"),
-        (7, bytes(4)),
+        ("multilabel", [], 0.5, bytes(4)),  # no label at all
+        ("multilabel", [ONE], 0.5, b""),
+        ("multilabel", [ONE], 0.5, bytes(7)),  # bytes that are no float32
+        ("multilabel", [[0, ["0"], 0.5]], 0.5, bytes(4)),
+        ("regression", [2], bytes(8)),  # two numbers, and there is one
+        ("regression", [1], bytes(7)),
+        ("regression", [-1, -1], bytes(8)),
+        ("regression", [0], b""),
+        ("regression", [2**62, 2**62], bytes(8)),
+        ("regression", [1] * 33, bytes(8)),  # more dimensions than an array may have
+        ("embedding", b""),
+        ("embedding", bytes(5)),
+        ("embedding", "text"),
+        ("nothing", bytes(4)),
     ],
 )
 def test_bytes_that_are_no_array_are_refused_where_they_are_decoded_t14(result: tuple[object, ...]) -> None:

@@ -13,17 +13,25 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flambeau.answers.value import encode
+from flambeau.bundle.storage import TensorConfig
 from flambeau.errors import InvalidInput
-from flambeau.pipelines import json_numbers, tensor
 from flambeau.pipelines import json_numbers as numbers_module
-from flambeau.pipelines.tensor import MAX_ROWS, TensorPipeline
+from flambeau.pipelines import tensor
+from flambeau.pipelines.base import Pipeline, open_pipeline
+from flambeau.pipelines.tensor import MAX_ROWS
 from flambeau.types import Item, Options, Payload, TensorSpec, Value
 
 FOUR = "input must be a list of 4 numbers, or a list of such lists, but "
 
 
-def pipeline(shape: tuple[int, ...] = (4,), dtype: str = "float32") -> TensorPipeline:
-    return TensorPipeline(inputs=[TensorSpec("rows", dtype, shape)], outputs=[TensorSpec("out", "float32", (2,))])
+def pipeline(shape: tuple[int, ...] = (4,), dtype: str = "float32") -> Pipeline:
+    return open_pipeline(
+        TensorConfig(),
+        labels=None,
+        inputs=[TensorSpec("rows", dtype, shape)],
+        outputs=[TensorSpec("out", "float32", (2,))],
+    )
 
 
 def prepared(text: str, shape: tuple[int, ...] = (4,), dtype: str = "float32") -> npt.NDArray[np.generic]:
@@ -203,11 +211,13 @@ def test_32_mib_of_lists_cost_no_more_than_a_few_copies_a13(text: bytes) -> None
     """Measured in a process of its own: before, it was 674 to 1,710 MiB."""
     code = """
 import resource, sys
+from flambeau.bundle.storage import TensorConfig
 from flambeau.errors import InvalidInput
-from flambeau.pipelines.tensor import TensorPipeline
+from flambeau.pipelines.base import open_pipeline
 from flambeau.types import Payload, TensorSpec
 text = sys.stdin.buffer.read()
-pipeline = TensorPipeline(inputs=[TensorSpec("x", "float32", (4,))], outputs=[TensorSpec("y", "float32", (2,))])
+given, answered = TensorSpec("x", "float32", (4,)), TensorSpec("y", "float32", (2,))
+pipeline = open_pipeline(TensorConfig(), labels=None, inputs=[given], outputs=[answered])
 most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     pipeline.preprocess(Payload("json", text))
@@ -337,7 +347,7 @@ class Stranger:
     ids=str,
 )
 def test_answers_become_strict_json(answer: object, text: bytes) -> None:
-    assert json_numbers.encode(answer) == Value(text, nonfinite=0)
+    assert encode(answer) == Value(text, nonfinite=0)
 
 
 @pytest.mark.parametrize(
@@ -359,7 +369,7 @@ def test_answers_become_strict_json(answer: object, text: bytes) -> None:
 def test_numbers_that_are_not_finite_become_null_and_real_nulls_are_not_counted_f27(
     answer: object, text: bytes, nonfinite: int
 ) -> None:
-    assert json_numbers.encode(answer) == Value(text, nonfinite)
+    assert encode(answer) == Value(text, nonfinite)
 
 
 @pytest.mark.parametrize(
@@ -383,14 +393,14 @@ def test_numbers_that_are_not_finite_become_null_and_real_nulls_are_not_counted_
 )
 def test_a_value_without_a_json_form_is_a_type_error(answer: object) -> None:
     with pytest.raises(TypeError):
-        json_numbers.encode(answer)
+        encode(answer)
 
 
 def test_a_list_that_holds_itself_is_an_error_and_no_crash() -> None:
     endless: list[object] = []
     endless.append(endless)
     with pytest.raises(RecursionError):
-        json_numbers.encode(endless)
+        encode(endless)
 
 
 @given(
@@ -400,7 +410,7 @@ def test_a_list_that_holds_itself_is_an_error_and_no_crash() -> None:
     )
 )
 def test_any_plain_answer_is_strict_json_with_its_nulls_accounted_for_f27(answer: object) -> None:
-    value = json_numbers.encode(answer)
+    value = encode(answer)
     decoded = json.loads(value.json, parse_constant=pytest.fail)
     assert msgspec.json.decode(value.json) == decoded
     assert _nones(decoded) - _nones(answer) == value.nonfinite

@@ -1,16 +1,18 @@
 """What every answer can do, how it may be asked for, and what golden samples insist on."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import msgspec
-from msgspec import UNSET
+
+from flambeau.answers import json_values
 
 PartName = Literal["file", "image"]
 """The name of the part that carried an item, which decides the shape of a classification's body."""
 
-Schema = dict[str, Any]
-"""A JSON Schema (2020-12)."""
+Expected = Mapping[str, Any]
+"""The parts of an answer that are insisted on, by name: those that its `PARTS` names."""
 
 
 class Label(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -40,90 +42,66 @@ class Asked:
     top_k: int | None = None
 
 
-class Expected(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The parts of an answer that are insisted on. Each task has its own; `PARTS` of its answer names them.
+class Answer(msgspec.Struct, frozen=True, array_like=True, tag=str.lower):
+    """The answer to one item. It travels between processes as it is, under the name of its class.
 
-    Of a classification: its best class, and the least probability of that. Of several labels: which stand at the
-    threshold or above, and the least score of those. Of an embedding: its numbers. `output` is the JSON value of any
-    other answer; left out, it is `UNSET`, for null is a value too.
+    What a task does not say is this: no number of it is special, a table has one column for all of it, and golden
+    samples compare the whole of it.
     """
 
-    class_index: int | None = None
-    class_id: str | None = None
-    class_name: str | None = None
-    min_probability: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
-    labels: tuple[str, ...] | None = None
-    min_score: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
-    embedding: tuple[float, ...] | None = None
-    output: Any = UNSET
+    KIND: ClassVar[str] = "no class"
+    """What it is, as a sentence goes on after "the answer is"."""
 
+    PARTS: ClassVar[Mapping[str, Any]] = {"output": Any}
+    """The parts that golden samples may insist on, with their types."""
 
-class Answer(Protocol):
-    """The answer to one item. Those that travel between processes are structs, and travel as they are."""
+    RANKS: ClassVar[bool] = False
+    """Whether the largest output is the answer, so that two engines must have it at the same place."""
 
     @property
     def nonfinite(self) -> int:
         """How many of its numbers are NaN or infinite. They are `null` in JSON, which has no word for them."""
-        ...
+        return 0
 
     @property
     def size(self) -> int:
         """Bytes that it takes on its way between processes, about."""
-        ...
+        return 0
 
     def body(self, asked: Asked) -> dict[str, Any]:
         """The native JSON."""
-        ...
+        raise NotImplementedError
 
     def row(self, *, top_k: int | None, probabilities: bool) -> dict[str, Any]:
         """The cells of `flambeau predict`, by column."""
-        ...
+        return {"output": self.output}
+
+    @property
+    def output(self) -> Any:
+        """All of it as one value: what stands under `output`, or the whole body."""
+        body = self.body(Asked())
+        return body.get("output", body)
 
     def returned(self) -> Any:
         """What a caller in Python is given."""
-        ...
+        return self
 
     def differs(self, expected: Expected) -> str | None:
         """The first thing insisted on and not so: "class_id is 'a' where 'b' is expected". `None` if all is so."""
-        ...
+        if odd := foreign(expected, self):
+            return odd
+        if "output" not in expected:
+            return None
+        found = msgspec.json.decode(msgspec.json.encode(self.output))
+        return json_values.differs(expected["output"], found, "output")
 
-    def readable(self) -> Expected:
-        """What a person can read of it, to keep beside a golden sample."""
-        ...
+    def readable(self) -> dict[str, Any]:
+        """What a person can read of it, to keep beside a golden sample: the outputs that are kept beside it are the
+        same, so mostly it is nothing."""
+        return {}
 
 
-def insisted(expected: Expected) -> tuple[str, ...]:
-    """The parts that an expectation insists on, by name."""
-    silent = msgspec.structs.asdict(Expected())
-    return tuple(name for name in silent if getattr(expected, name) is not silent[name])
-
-
-def foreign(expected: Expected, parts: tuple[str, ...], *, kind: str) -> str | None:
+def foreign(expected: Expected, answer: Answer) -> str | None:
     """The sentence about a part that an answer of this kind does not have, or `None` where it has all of them."""
-    odd = next((name for name in insisted(expected) if name not in parts), None)
-    return odd and f"the answer is {kind}, and has no {odd}"
-
-
-def record(
-    required: dict[str, Schema], *, optional: dict[str, Schema] | None = None, title: str = "", open_: bool = False
-) -> Schema:
-    """The schema of an object. `open_`: it may have other members too."""
-    found: Schema = {"title": title} if title else {}
-    found |= {"type": "object", "required": list(required), "properties": required | (optional or {})}
-    return found if open_ else found | {"additionalProperties": False}
-
-
-def ranking(labels: tuple[Label, ...] | None, score: Schema) -> Schema:
-    """The schema of `predictions`, the best classes."""
-    identity, name = named(labels)
-    each = record({"class_id": identity, "class_name": name, "probability": score})
-    return {"type": "array", "items": each, "description": "Ranked, best first, when `top_k` was asked for."}
-
-
-def named(labels: tuple[Label, ...] | None) -> tuple[Schema, Schema]:
-    """The schemas of a class's id and name, with the first few as examples."""
-    first = labels[:3] if labels else (Label("0", "0"),)
-    return (
-        {"type": "string", "examples": [label.id for label in first]},
-        {"type": "string", "examples": [label.name for label in first]},
-    )
+    odd = next((name for name in expected if name not in answer.PARTS), None)
+    return odd and f"the answer is {answer.KIND}, and has no {odd}"

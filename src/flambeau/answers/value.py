@@ -1,21 +1,22 @@
-"""Any other answer: JSON text of a network over numbers or a Python model, or an object of this process."""
+"""Any other answer: JSON text of a network over numbers or a Python model, or an object of this process.
 
-from typing import Any, ClassVar
+Numpy arrays, numpy scalars and torch tensors become strict JSON, NaN and infinities null.
+"""
+
+import math
+from typing import Any
 
 import msgspec
-from msgspec import UNSET
+import numpy as np
 
-from flambeau.answers import json_values
-from flambeau.answers.base import Asked, Expected, foreign
+from flambeau.answers.base import Answer, Asked
 
 
-class Value(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class Value(Answer, frozen=True):
     """The answer of a network over numbers, or of a Python model: strict JSON text, made where the answer was made.
 
     `nonfinite` counts the NaN and infinite numbers that became `null`, for JSON has no word for them.
     """
-
-    PARTS: ClassVar[tuple[str, ...]] = ("output",)
 
     json: bytes
     nonfinite: int = 0
@@ -27,22 +28,11 @@ class Value(msgspec.Struct, frozen=True, array_like=True, tag=2):
     def body(self, asked: Asked) -> dict[str, Any]:
         return {"output": msgspec.Raw(self.json)}
 
-    def row(self, *, top_k: int | None, probabilities: bool) -> dict[str, Any]:
-        return {"output": msgspec.Raw(self.json)}
-
     def returned(self) -> Any:
         return msgspec.json.decode(self.json)
 
-    def differs(self, expected: Expected) -> str | None:
-        if odd := foreign(expected, self.PARTS, kind="no class"):
-            return odd
-        return None if expected.output is UNSET else json_values.differs(expected.output, self.returned(), "output")
 
-    def readable(self) -> Expected:
-        return Expected()
-
-
-class Plain(msgspec.Struct, frozen=True):
+class Plain(Answer, frozen=True):
     """The answer to a payload of kind `value`: an object of the model's own, which never leaves the process."""
 
     value: Any
@@ -52,14 +42,45 @@ class Plain(msgspec.Struct, frozen=True):
     def body(self, asked: Asked) -> dict[str, Any]:
         return {"output": self.value}
 
-    def row(self, *, top_k: int | None, probabilities: bool) -> dict[str, Any]:
-        return {"output": self.value}
-
     def returned(self) -> Any:
         return self.value
 
-    def differs(self, expected: Expected) -> str | None:
-        return None if expected.output is UNSET else json_values.differs(expected.output, self.value, "output")
 
-    def readable(self) -> Expected:
-        return Expected()
+def encode(answer: Any) -> Value:
+    """The JSON text of an answer, and how many of its numbers were not finite.
+
+    Raises `TypeError` (or what the object's own code raises) for a value that has no JSON form.
+    """
+    text = _ENCODER.encode(answer)
+    return Value(text, nonfinite=_count_nonfinite(answer) if b"null" in text else 0)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        if value.dtype.kind not in "biufSU":
+            raise TypeError(f"a numpy array of {value.dtype} has no JSON form")
+        if value.dtype == np.longdouble:
+            value = value.astype(np.float64)  # Python has no such number, so `tolist` would leave it as it is
+        return value.tolist()
+    if hasattr(value, "detach") and hasattr(value, "tolist"):  # a torch tensor, recognised without importing torch
+        return value.detach().cpu().tolist()
+    raise TypeError(f"a {type(value).__name__} has no JSON form")
+
+
+_ENCODER = msgspec.json.Encoder(enc_hook=_plain)
+
+
+def _count_nonfinite(value: Any) -> int:
+    """msgspec writes a number that is not finite as null; here they are told from real nulls."""
+    if isinstance(value, float):
+        return 0 if math.isfinite(value) else 1
+    if isinstance(value, dict):
+        return sum(map(_count_nonfinite, value.values()))
+    if isinstance(value, list | tuple | set | frozenset):
+        return sum(map(_count_nonfinite, value))
+    if isinstance(value, str | bytes | int | None):
+        return 0
+    try:
+        return _count_nonfinite(_plain(value))
+    except TypeError:
+        return 0

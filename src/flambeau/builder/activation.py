@@ -11,11 +11,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from flambeau.bundle.storage import Activation
+from flambeau.answers.activation import Activation
 from flambeau.checkpoints.last_operation import Ending
 from flambeau.errors import SourceError
-from flambeau.settings.source import ImageTask, OutputActivation
-from flambeau.types import Task
+from flambeau.settings.source import OutputActivation
+from flambeau.tasks import ImageTask, TaskName
 
 _NEAR = 1e-5
 """How far from 1 a row of probabilities may sum: float32 rounds each to 6e-8 of itself."""
@@ -23,9 +23,6 @@ _NEAR_BY_GRAPH = 1e-2  # where the last operation is a softmax anyway, and may h
 _UNIT_LENGTH = 1e-4
 
 _Meaning = Literal["probabilities", "logarithms", "sigmoid", "unit vectors", "unknown"]
-
-MULTI_LABEL_THRESHOLD = 0.5
-"""The probability from which a class is named when each stands on its own, unless the user says another."""
 
 _OTHERWISE = (
     "say --task multi-label if each class was trained on its own (BCEWithLogitsLoss), and --task regression or "
@@ -55,7 +52,7 @@ class ProbedOutput:
 class Decided:
     """A task, its activation, and the sentence that says both."""
 
-    task: Task
+    task: TaskName
     activation: Activation
     note: str
 
@@ -66,10 +63,9 @@ def decide(seen: ProbedOutput, task: ImageTask | None, activation: OutputActivat
     if task is None and activation is None:
         return _found(seen, meaning)
     task = task or _implied(seen, meaning, activation)
-    if task == "classification":
-        return _classification(seen, meaning, activation)
-    if task == "multi-label":
-        return _multi_label(seen, meaning, activation)
+    with_classes = {"classification": _classification, "multi-label": _multi_label}.get(task)
+    if with_classes is not None:
+        return with_classes(seen, meaning, activation)
     return _as_it_is(seen, meaning, task, activation)
 
 
@@ -157,13 +153,12 @@ def _softmax_elsewhere(seen: ProbedOutput) -> SourceError:
     )
 
 
-def _refuse_unsure(seen: ProbedOutput, task: ImageTask) -> None:
+def _refuse_unsure(seen: ProbedOutput, function: Literal["softmax", "sigmoid"]) -> None:
     """Refuse to apply an activation that nobody named to numbers which one may have made already."""
     sure = seen.registered or seen.official or seen.ending.kind == "linear"
     numbers = seen.answers
     if sure or not (_within_one(numbers) or (seen.ending.kind == "other" and numbers.max() <= 0)):
         return
-    function = "softmax" if task == "classification" else "sigmoid"
     where = "between 0 and 1" if _within_one(numbers) else "0 or below"
     logarithms = "" if _within_one(numbers) else ", which has to be the exponential of what it gives now"
     raise SourceError(
@@ -226,7 +221,7 @@ def _classification(seen: ProbedOutput, meaning: _Meaning, said: OutputActivatio
             "classification", Activation("softmax", known="architecture"), seen,
             "Flambeau applies a softmax, as these weights were trained",
         )  # fmt: skip
-    _refuse_unsure(seen, "classification")
+    _refuse_unsure(seen, "softmax")
     return _decided(
         "classification", Activation("softmax"), seen,
         f"a softmax is assumed: its {outputs} outputs are taken for the scores of classes of which one is right, and "
@@ -257,12 +252,12 @@ def _multi_label(seen: ProbedOutput, meaning: _Meaning, said: OutputActivation |
         _refuse_outside(seen)
         return _decided("multi-label", Activation("none", known="said"), seen, "Flambeau applies nothing")
     if said is None:
-        _refuse_unsure(seen, "multi-label")
+        _refuse_unsure(seen, "sigmoid")
     return _decided("multi-label", Activation("sigmoid", known="said"), seen, "Flambeau applies a sigmoid")
 
 
 def _as_it_is(seen: ProbedOutput, meaning: _Meaning, task: ImageTask, said: OutputActivation | None) -> Decided:
-    """Regression and embedding: the numbers are the answer."""
+    """Every other task: the numbers are the answer, or what it makes of them is its own."""
     if said not in (None, "none"):
         raise SourceError(
             f"--task {task} answers with the network's numbers as they are, and --activation {said} would change "

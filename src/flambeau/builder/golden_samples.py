@@ -16,12 +16,13 @@ import numpy as np
 from msgspec import UNSET
 from safetensors.numpy import save_file
 
-from flambeau.answers import Expected, insisted
+from flambeau.answers import Expected
 from flambeau.bundle.golden_samples import output_key, parse
 from flambeau.bundle.storage import SAMPLE_FILES, SAMPLE_OUTPUTS, SAMPLES
 from flambeau.errors import InvalidInput, SourceError
 from flambeau.pipelines.base import Pipeline
 from flambeau.system.machine import MIB
+from flambeau.tasks import expectation
 from flambeau.types import Answer, Item, Options, Payload, Tensors, Value
 
 EXPECTED = "expected.json"
@@ -67,7 +68,7 @@ def gather(folder: Path) -> tuple[GivenSample, ...]:
     _refuse_unfit(folder, files)
     if unknown := expected.keys() - {file.name for file in files}:
         raise SourceError(f"{EXPECTED} names {min(unknown)}, but --samples {folder} holds no such file")
-    return tuple(_read(file, expected.get(file.name, Expected())) for file in files)
+    return tuple(_read(file, expected.get(file.name, {})) for file in files)
 
 
 def _refuse_unfit(folder: Path, files: Sequence[Path]) -> None:
@@ -96,7 +97,7 @@ def _read_expected(file: Path) -> dict[str, Expected]:
         table = {}
         for key, entry in entries.items():
             name = f"{EXPECTED}, under {key},"
-            table[key] = msgspec.json.decode(entry, type=Expected)
+            table[key] = expectation(entry)
     except (OSError, ValueError, RecursionError) as error:
         raise SourceError(
             f'{name} is not a table like {{"cat.png": {{"class_name": "tabby", "min_probability": 0.5}}}}: {error}'
@@ -112,10 +113,10 @@ def _read(file: Path, expected: Expected) -> GivenSample:
         raise SourceError(f"sample {file.name} cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise SourceError(f'sample {file.name} is not a JSON text like {{"input": [1, 2]}}: {error}') from error
-    if output is not UNSET and expected.output is not UNSET:
+    if output is not UNSET and "output" in expected:
         raise SourceError(f"the output of sample {file.name} stands in it and in {EXPECTED}: leave one out")
     if output is not UNSET:
-        expected = msgspec.structs.replace(expected, output=output)
+        expected = {**expected, "output": output}
     return GivenSample(file.name, data, payload, expected)
 
 
@@ -146,9 +147,9 @@ def keep(given: Sequence[GivenSample], folder: Path) -> None:
     A build does not run the model's code. Raises `SourceError` for a sample without an output.
     """
     for each in given:
-        if odd := [part for part in insisted(each.expected) if part not in Value.PARTS]:
+        if odd := [part for part in each.expected if part not in Value.PARTS]:
             raise SourceError(f"{EXPECTED} wants {odd[0]} of {each.name}: of a Python model, state the whole output")
-        if each.expected.output is UNSET:
+        if "output" not in each.expected:
             raise SourceError(
                 f"sample {each.name} has no output, and a Python model is not run when it is built: "
                 f'state it in {EXPECTED}, or in the file as {{"input": …, "output": …}}'

@@ -10,8 +10,6 @@ be.
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -19,10 +17,10 @@ import msgspec
 
 from flambeau import checkpoints
 from flambeau.builder.sandbox.messages import LONGEST_LINE, GraphOrder, Read, ReaderMessage, ReadRefused
-from flambeau.builder.sandbox.reader import ENVIRONMENT, tame
+from flambeau.builder.sandbox.reader import single_threaded_environment, tame
 from flambeau.errors import SourceError
 from flambeau.settings.service import usable_cores
-from flambeau.system.process import NO_TELEMETRY, cpu_alarm, limit_memory
+from flambeau.system.process import cpu_alarm, ending, limit_memory, spawn_child
 
 _MEMORY = 2 << 30  # bytes beside the weights, for one row
 _TIMES = 6  # the weights: read, parsed, checked, opened, optimised, and laid out anew
@@ -43,15 +41,11 @@ def prove(file: Path, given: str, shape: tuple[int, ...]) -> str:
     size = _size(file)
     seconds = _CPU_SECONDS + size // _CPU_BYTES_PER_SECOND
     order = GraphOrder(str(file), os.getpid(), given, shape, memory=_MEMORY + _TIMES * size, cpu_seconds=seconds)
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-W", "ignore", "-m", "flambeau.builder.sandbox.onnx_graph",
-         msgspec.json.encode(order).decode()],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-        | NO_TELEMETRY
-        | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
-    )  # fmt: skip
+    process = spawn_child(
+        "flambeau.builder.sandbox.onnx_graph",
+        msgspec.json.encode(order).decode(),
+        environment=single_threaded_environment(),
+    )
     watch = threading.Timer(_SLOWEST * seconds, process.kill)
     watch.daemon = True
     watch.start()
@@ -80,8 +74,9 @@ def _ending(file: Path, code: int, order: GraphOrder) -> str:
             f"{file.name} does not come to an end: opening it and computing {what} took more than "
             f"{order.cpu_seconds} s of one processor, or all memory of this machine"
         )
-    ending = f"signal {-code}" if code < 0 else f"exit code {code}"
-    return f"{file.name} brings ONNX Runtime down ({ending}) when it is opened, or computes {what}: export it again"
+    return (
+        f"{file.name} brings ONNX Runtime down ({ending(code)}) when it is opened, or computes {what}: export it again"
+    )
 
 
 def hold(file: Path, *, given: bool) -> None:

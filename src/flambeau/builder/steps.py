@@ -16,20 +16,22 @@ import numpy as np
 from safetensors.numpy import save_file as save_arrays
 
 from flambeau import architectures, engines
+from flambeau.answers.activation import Activation
 from flambeau.answers.agreement import Agreement
 from flambeau.builder import activation, checking, engine_choice, golden_samples, labels, optimise, own_code, probing
 from flambeau.builder.filled import Filled
 from flambeau.builder.weights import Opening
 from flambeau.bundle import storage
 from flambeau.bundle.measurements import Quantised
-from flambeau.bundle.storage import Activation, ImageConfig, Manifest, Source
+from flambeau.bundle.storage import ImageConfig, Manifest, Source
 from flambeau.errors import SourceError
 from flambeau.pipelines.base import Pipeline, open_pipeline
 from flambeau.sources import request
 from flambeau.sources.request import Advance, BuildRequest, Event, Imported, Note, Step
 from flambeau.system.process import give_memory_back
 from flambeau.system.staging import no_space
-from flambeau.types import Label, Task, Tensors
+from flambeau.tasks import TASKS, TaskName
+from flambeau.types import Label, Tensors
 from flambeau.version import VERSION
 
 if TYPE_CHECKING:
@@ -75,7 +77,7 @@ class _Build:
         filled, spec = probed.filled, probed.output
         task, applied = self._decide(probed)
         filled, named = self._name(filled, task, outputs=math.prod(spec.shape))
-        classes = task == "classification"  # only there the top class is the answer
+        classes = TASKS[task].answer.RANKS  # only there the top class is the answer
         inputs, eager = probed.kept()
         pipeline = open_pipeline(
             filled.pipeline, labels=named, inputs=(filled.input,), outputs=(spec,), task=task, activation=applied
@@ -125,7 +127,7 @@ class _Build:
         allow_code = self._order.options.allow_code
         engine_choice.settle(self._folder, self._order.engine, allow_code=allow_code, tell=self._tell)
 
-    def _decide(self, probed: probing.Probed) -> tuple[Task, Activation]:
+    def _decide(self, probed: probing.Probed) -> tuple[TaskName, Activation]:
         """What the network does and what is applied to its numbers, which is said. Raises `SourceError`."""
         filled, options = probed.filled, self._order.options
         if not isinstance(filled.pipeline, ImageConfig):
@@ -143,18 +145,20 @@ class _Build:
         self._tell(decided.note)
         return decided.task, decided.activation
 
-    def _name(self, filled: Filled, task: Task, *, outputs: int) -> tuple[Filled, tuple[Label, ...] | None]:
+    def _name(self, filled: Filled, task: TaskName, *, outputs: int) -> tuple[Filled, tuple[Label, ...] | None]:
         """Keep the names of the classes, and the threshold, where the task has them. Raises `SetupError`."""
         options = self._order.options
-        if task in ("regression", "embedding"):
+        does = TASKS[task]
+        if not isinstance(filled.pipeline, ImageConfig):
+            return filled, None
+        if not does.labelled:
             used = tuple(name for name in request.OPTIONS if name not in ("labels", "threshold"))
             request.refuse_idle(options, f"{filled.name} with --task {task}, which has no classes", used=used)
             return filled, None
-        if task == "multi-label" and options.threshold is None:
-            threshold = activation.MULTI_LABEL_THRESHOLD
-            pipeline = msgspec.structs.replace(filled.pipeline, threshold=threshold)
+        if does.usual_threshold is not None and options.threshold is None:
+            pipeline = msgspec.structs.replace(filled.pipeline, threshold=does.usual_threshold)
             filled = dataclasses.replace(filled, pipeline=pipeline)
-        return filled, None if task == "tensor" else self._write_labels(filled, outputs=outputs)
+        return filled, self._write_labels(filled, outputs=outputs)
 
     def _collect(self, filled: Filled, pipeline: Pipeline) -> list[tuple[Tensors, Tensors]]:
         """Keep the golden samples, and return them as one more thing that the export is checked with."""

@@ -21,7 +21,8 @@ from safetensors.numpy import load_file
 from flambeau.answers import Expected, agreement
 from flambeau.bundle.storage import SAMPLE_FILES, SAMPLE_OUTPUTS, SAMPLES, Bundle, ImageConfig
 from flambeau.errors import BundleError, EngineError, RequestError
-from flambeau.types import Answer, Classification, Item, Options, Outcome, Payload, Tensors
+from flambeau.tasks import expectation
+from flambeau.types import Answer, Item, Options, Outcome, Payload, Tensors
 
 _TOGETHER = 8  # samples in one batch: as many as a service takes together unless it is told otherwise
 
@@ -68,7 +69,7 @@ def read(opened: Bundle) -> tuple[Sample, ...]:
     if SAMPLES not in opened.manifest.members:
         return ()
     try:
-        table = msgspec.json.decode(opened.member(SAMPLES).read_bytes(), type=dict[str, Expected])
+        table = msgspec.json.decode(opened.member(SAMPLES).read_bytes(), type=dict[str, msgspec.Raw])
         figures = SAMPLE_OUTPUTS in opened.manifest.members and not opened.quantised  # int8 has others
         tensors = load_file(opened.member(SAMPLE_OUTPUTS)) if figures else {}
         files = {name: opened.member(str(Path(SAMPLE_FILES, name))).read_bytes() for name in table}
@@ -76,7 +77,7 @@ def read(opened: Bundle) -> tuple[Sample, ...]:
             Sample(
                 name=name,
                 payload=parse(name, files[name])[0],
-                expected=expected,
+                expected=expectation(expected),
                 outputs={key.removeprefix(f"{name}/"): rows for key, rows in tensors.items() if _is_of(key, name)},
             )
             for name, expected in table.items()
@@ -140,7 +141,7 @@ def _unanswered(sample: Sample, error: RequestError, model: str) -> EngineError:
 
 def _deviation(sample: Sample, answer: Answer, outputs: Tensors) -> str | None:
     """In what an answer differs from the sample's, or `None`. What can be read comes first, the figures after it."""
-    apart = _outputs_apart(sample.outputs, outputs, classes=isinstance(answer, Classification))
+    apart = _outputs_apart(sample.outputs, outputs, classes=answer.RANKS)
     return "; ".join(why for why in (answer.differs(sample.expected), apart) if why) or None
 
 

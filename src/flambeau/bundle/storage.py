@@ -26,11 +26,13 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from flambeau.answers.activation import Activation as Activation  # of a manifest, whoever asks for it here
 from flambeau.answers.agreement import INT8_TOLERANCE, TOLERANCE, Agreement
 from flambeau.bundle.measurements import Placements, Quantised, Trials
 from flambeau.errors import BundleError
 from flambeau.settings.service import EngineName, usable_cores
-from flambeau.types import Label, Task, TensorSpec
+from flambeau.tasks import TASKS, TaskName
+from flambeau.types import Label, TensorSpec
 
 FORMAT = 1
 """The version of the format. A reader refuses any other."""
@@ -137,34 +139,6 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: str | None = None
 
 
-class Activation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What makes the network's numbers into those of the answer, and who applies it.
-
-    `function` is what stands between logits and the answer. `by`: `network` when the graph ends in it, so that its
-    outputs are the answer's numbers already; `flambeau` when the pipeline has to apply it. `logarithm`: the network
-    gives logarithms of probabilities (LogSoftmax), and the pipeline takes the exponential. `known` is how it is known:
-    the user said so, the graph's last operation shows it, the architecture is a known one, or it is assumed.
-    """
-
-    function: Literal["softmax", "sigmoid", "none"]
-    by: Literal["network", "flambeau"] = "flambeau"
-    logarithm: bool = False
-    known: Literal["said", "graph", "architecture", "assumed"] = "assumed"
-
-    def __str__(self) -> str:
-        """Which it is, by whom, and how that is known: "softmax, applied by Flambeau (assumed)"."""
-        known = {
-            "said": "as you said",
-            "graph": "its last operation shows it",
-            "architecture": "as of every network of its kind",
-            "assumed": "assumed",
-        }[self.known]
-        if self.function == "none":
-            return f"none ({known})"
-        form = ", as its logarithm" if self.logarithm else ""
-        return f"{self.function}, applied by {'the network' if self.by == 'network' else 'Flambeau'}{form} ({known})"
-
-
 class Optimised(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the optimised graph may run: with this version of `onnxruntime`, on this `processor`."""
 
@@ -188,7 +162,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     architecture: Architecture | None = None
-    task: Task | None = None
+    task: TaskName | None = None
     activation: Activation | None = None
     one_row: str | None = None
     agreement: Agreement | None = None
@@ -201,7 +175,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     members: dict[str, str] = {}
 
     @property
-    def what_it_does(self) -> Task:
+    def what_it_does(self) -> TaskName:
         """The task. Bundles that do not name it hold classifiers over images, networks over numbers, or own code."""
         if self.task is not None:
             return self.task
@@ -212,14 +186,14 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     @property
     def ranks(self) -> bool:
         """Whether the largest output is the answer, so that two engines must have it at the same place."""
-        return self.what_it_does == "classification"
+        return TASKS[self.what_it_does].answer.RANKS
 
     @property
     def activated_by(self) -> Activation:
         """The activation. Before bundles named it, every classifier was given a softmax by Flambeau."""
         if self.activation is not None:
             return self.activation
-        return Activation("softmax" if self.what_it_does == "classification" else "none")
+        return Activation("softmax" if self.task is None and isinstance(self.pipeline, ImageConfig) else "none")
 
 
 def graph_bytes(folder: Path) -> int:

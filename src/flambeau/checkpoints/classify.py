@@ -28,7 +28,7 @@ def of_pickle(found: Pickled, form: Format, size: int) -> Report:
     if not entries and not found.foreign:
         refused = _without_weights(found.value)
         return Report(form, "refused", size, refused.reason, refused.remedy, known, facts=facts)
-    if reason := _why_code(found, form, at):
+    if reason := _why_code(found, at):
         remedy = _conversion(chosen, at)
         return msgspec.structs.replace(report, verdict="code", reason=reason, remedy=remedy)
     return report
@@ -83,14 +83,12 @@ def _without_weights(value: Any) -> ScanError:
     return ScanError(f"has no weights in it but {_kind(value)}", _SAVE_WEIGHTS)
 
 
-def _why_code(found: Pickled, form: Format, at: Any) -> str:
+def _why_code(found: Pickled, at: Any) -> str:
     """Why loading it would run code. Empty where it would not."""
     if found.foreign and contents.is_module(at):
         return f"holds a whole module of class {plain(at.name)}, and loading it would run that class's code"
     if found.foreign:
         return f"holds more than weights ({plain(found.foreign[0])}), and loading it would run code of that kind"
-    if form == "torch-tar":
-        return "was saved before torch 0.2, and torch reads such files only by unpickling them in full"
     if found.beyond:
         return f"was saved with a pickle protocol that torch reads only by unpickling it in full ({found.beyond})"
     return ""

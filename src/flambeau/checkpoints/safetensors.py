@@ -1,19 +1,18 @@
 """Safetensors: eight bytes of length, a JSON header, and the tensors one after the other (T-25).
 
-The header is read by a scanner of its own, member by member, so that its size bounds the memory it can ask for, and a
-key given twice is seen.
+Its own library keeps the last of two tensors of one name and says nothing, so the header is read here.
 """
 
 import json
-import re
 import struct
+from collections import Counter
 from typing import Any, BinaryIO
 
 from flambeau.checkpoints.report import DOWNLOAD_AGAIN, ScanError, TensorInfo, TensorMapping, plain
 from flambeau.checkpoints.scan_budget import MOST_TENSORS, refuse_too_many
 
 _LONGEST_HEADER = 16 * 2**20
-_LONGEST_DESCRIPTION = 2048
+_MOST_BRACKETS = 4 * MOST_TENSORS
 _MOST_DIMENSIONS = 64
 
 _DTYPES = {
@@ -22,9 +21,6 @@ _DTYPES = {
     "BF16": ("bfloat16", 2), "F32": ("float32", 4), "F64": ("float64", 8), "C64": ("complex64", 8),
     "F8_E4M3": ("float8_e4m3fn", 1), "F8_E5M2": ("float8_e5m2", 1), "F8_E8M0": ("float8_e8m0fnu", 1),
 }  # fmt: skip
-
-_SCANNER = json.JSONDecoder()
-_BLANKS = re.compile(r"[ \t\r\n]*")
 
 
 def looks_like_safetensors(head: bytes) -> bool:
@@ -60,48 +56,23 @@ def read(file: BinaryIO, size: int) -> tuple[TensorMapping, dict[str, str]]:
 
 def _header(text: str) -> tuple[dict[str, TensorInfo], list[tuple[int, int, str]], dict[str, str]]:
     """The tensors, their spans and the metadata. Raises `ValueError` for bad JSON and `ScanError` for bad contents."""
+    if text.count("{") + text.count("[") > _MOST_BRACKETS:  # each would become an object of Python's
+        raise ScanError(f"has a header of more parts than {MOST_TENSORS:,} tensors, which no network exceeds, have")
+    described = json.loads(text, object_pairs_hook=_once)
+    if not isinstance(described, dict):
+        raise ValueError(text[:20])
+    for name in described:
+        name.encode()  # a lone surrogate is no name: UnicodeEncodeError is a ValueError
+    metadata = described.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(each, str) for each in metadata.values()):
+        raise ScanError("has metadata that is no text")
     tensors: dict[str, TensorInfo] = {}
     spans: list[tuple[int, int, str]] = []
-    metadata: dict[str, str] | None = None
-    position = _skip(text, 0, "{")
-    while text[position : position + 1] != "}":
-        name, position = _string(text, position)
-        position = _skip(text, position, ":")
-        if name == "__metadata__" and metadata is None:
-            metadata, position = _metadata(text, position)
-        elif name in tensors or name == "__metadata__":
-            raise ScanError(f"names {plain(name)} twice in its header")
-        elif len(tensors) == MOST_TENSORS:
-            raise ScanError(f"has more than {MOST_TENSORS:,} tensors")
-        else:
-            end = text.index("}", position) + 1
-            if end - position > _LONGEST_DESCRIPTION:
-                raise ScanError(f"describes its tensor {plain(name)} at a length that hides something")
-            tensors[name], span = _tensor(name, json.loads(text[position:end], object_pairs_hook=_once))
-            spans.append((*span, name))
-            position = end
-        position = _next(text, position)
-    if text[position + 1 :].strip(" \t\r\n"):
-        raise ValueError(text[position + 1 :][:20])
+    for name, tensor in described.items():
+        tensors[name], span = _tensor(name, tensor)
+        spans.append((*span, name))
     refuse_too_many(tensors)
-    return tensors, spans, metadata or {}
-
-
-def _metadata(text: str, position: int) -> tuple[dict[str, str], int]:
-    found: dict[str, str] = {}
-    position = _skip(text, position, "{")
-    while text[position : position + 1] != "}":
-        name, position = _string(text, position)
-        position = _skip(text, position, ":")
-        if text[position : position + 1] != '"':
-            raise ScanError(f"has metadata {plain(name)} that is no text")
-        if name in found:
-            raise ScanError(f"names {plain(name)} twice in its metadata")
-        if len(found) == MOST_TENSORS:
-            raise ScanError("has metadata without an end")
-        found[name], position = _string(text, position)
-        position = _next(text, position)
-    return found, position + 1
+    return tensors, spans, metadata
 
 
 def _tensor(name: str, described: Any) -> tuple[TensorInfo, tuple[int, int]]:
@@ -123,43 +94,12 @@ def _tensor(name: str, described: Any) -> tuple[TensorInfo, tuple[int, int]]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(found := dict(pairs)) != len(pairs):
-        raise ScanError("names the same thing of a tensor twice in its header")
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = Counter(name for name, _ in pairs)
+        raise ScanError(f"names {plain(names.most_common(1)[0][0])} twice in its header")
     return found
 
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, list) and all(type(number) is int and 0 <= number < 2**63 for number in value)
-
-
-def _string(text: str, position: int) -> tuple[str, int]:
-    """The string that begins at `position`, and where it ends. Raises `ValueError` where none does."""
-    if text[position : position + 1] != '"':
-        raise ValueError(position)
-    value, end = _SCANNER.raw_decode(text, position)
-    value.encode()  # a lone surrogate is no name: UnicodeEncodeError is a ValueError
-    return value, end
-
-
-def _skip(text: str, position: int, sign: str) -> int:
-    """The place of what follows `sign`, blanks around it left out. Raises `ValueError` where it does not stand."""
-    position = _blanks(text, position)
-    if text[position : position + 1] != sign:
-        raise ValueError(position)
-    return _blanks(text, position + 1)
-
-
-def _next(text: str, position: int) -> int:
-    """The place of the next member after a comma, or of the closing brace."""
-    position = _blanks(text, position)
-    if text[position : position + 1] == "}":
-        return position
-    position = _skip(text, position, ",")
-    if text[position : position + 1] == "}":
-        raise ValueError(position)
-    return position
-
-
-def _blanks(text: str, position: int) -> int:
-    found = _BLANKS.match(text, position)
-    return found.end() if found else position

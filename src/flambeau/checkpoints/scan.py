@@ -15,7 +15,6 @@ from flambeau.checkpoints import (
     pickle_vm,
     safetensors,
     torch_legacy,
-    torch_tar,
     torch_zip,
     zip_archive,
 )
@@ -24,6 +23,7 @@ from flambeau.checkpoints.zip_archive import Archive
 from flambeau.errors import SourceError
 
 _HEAD = 4096
+_TAR_MAGIC = slice(257, 262)
 _CODE_INSIDE = "give --allow-code if you trust whoever wrote it, or save its weights alone as safetensors"
 
 
@@ -76,8 +76,8 @@ def _file(file: BinaryIO, size: int, *, folder: Path) -> Report:
     head = file.read(_HEAD)
     if head.startswith(b"PK"):
         return _zip(file, size)
-    if torch_tar.looks_like_tar(head):
-        return _tar(file, size)
+    if head[_TAR_MAGIC] == b"ustar":
+        return _tar(head, size)
     if safetensors.looks_like_safetensors(head):
         return _safetensors(file, size)
     if onnx.looks_like_onnx(head):
@@ -113,16 +113,17 @@ def _zip(file: BinaryIO, size: int) -> Report:
         return _refused(form, size, refusal)
 
 
-def _tar(file: BinaryIO, size: int) -> Report:
-    form: Format = "unknown"
-    try:
-        members = torch_tar.members(file, size)
-        if not torch_tar.is_one(members):
-            raise ScanError("is a tar archive, which we never unpack", "unpack it, and give the model's file in it")
-        form = "torch-tar"
-        return classify.of_pickle(torch_tar.read(file, members), form, size)
-    except ScanError as refusal:
-        return _refused(form, size, refusal)
+def _tar(head: bytes, size: int) -> Report:
+    """What `torch.save` wrote before 0.2, whose first member is `sys_info`; or any other archive."""
+    if not head.startswith(b"sys_info\0"):
+        refusal = ScanError("is a tar archive, which we never unpack", "unpack it, and give the model's file in it")
+        return _refused("unknown", size, refusal)
+    refusal = ScanError(
+        "was saved before torch 0.2, and torch reads such files only by unpickling them in full",
+        "if you trust whoever wrote it, save its weights alone, "
+        "torch.save(torch.load('PATH', weights_only=False), 'NEW'), and give that",
+    )
+    return _refused("torch-tar", size, refusal)
 
 
 def _safetensors(file: BinaryIO, size: int) -> Report:

@@ -1,6 +1,6 @@
 """The command line: the only place that reads argv, and settings out of the environment.
 
-Four things are read from the environment elsewhere, where they are used: tokens (`web.access.gate`), the cache's folder
+Four things are read from the environment elsewhere, where they are used: tokens (`http.access`), the cache's folder
 (`sources`), OpenTelemetry's own variables (`tracing`), and the compiler's (`engines.pytorch`).
 """
 

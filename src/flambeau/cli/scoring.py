@@ -24,6 +24,7 @@ from flambeau.offline.journal import Journal, JournalPlace, Record, identify
 from flambeau.offline.rows import CsvLines, JsonLines, Layout, Lines
 from flambeau.serving.service import Service
 from flambeau.settings.service import Settings, usable_cores
+from flambeau.tasks import TASKS
 
 # What the user of `flambeau predict` asked for, besides the model and the settings, and whether it can be written.
 
@@ -102,8 +103,8 @@ class Scoring:
     ) -> None:
         """Raises `SetupError` when the model may not be run so, or an option has no effect on it."""
         kind = _KINDS[type(bundle.manifest.pipeline)]
-        task = bundle.manifest.what_it_does
-        idle = [*(["columns"] if kind == "image" else []), *([] if task == "classification" else _OF_CLASSES)]
+        does = TASKS[bundle.manifest.what_it_does]
+        idle = [*(["columns"] if kind == "image" else []), *([] if does.ranked else _OF_CLASSES)]
         for name in idle:
             if getattr(order, name):
                 raise SetupError(f"--{name.replace('_', '-')} has no effect on {bundle.manifest.name}: leave it out")
@@ -114,7 +115,7 @@ class Scoring:
         self._settings = job.settle(settings, replicas=self._replicas)
         self._service = Service([bundle], self._settings)
         self._kind = kind
-        self._layout = Layout(task=task, top_k=order.top_k, probabilities=order.probabilities)
+        self._layout = Layout(task=does.name, top_k=order.top_k, probabilities=order.probabilities)
 
     def to_stream(self) -> int:
         """Compute all rows, and show them or send them to standard output, a pipe or a device."""
@@ -126,7 +127,7 @@ class Scoring:
             if self._order.format == "table":
                 screen = Console() if sys.stdout.isatty() else Console(width=_WIDTH_OF_A_FILE)
                 bar_on = screen if screen.is_terminal else bar_on  # one terminal: the bar stays below the rows
-                sink = TableSink(screen)
+                sink = TableSink(screen, self._layout.task)
             else:
                 output = self._order.output
                 file = stack.enter_context(output.open("wb")) if output else sys.stdout.buffer

@@ -45,14 +45,14 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
     Whatever is an option here can stand in the environment (FLAMBEAU_MAX_ITEMS=16), or in a file flambeau.toml
     (max_items = 16): `flambeau config` shows what is in force.
     """
-    from flambeau.http.access import open_gate
+    from flambeau.http.access import open_access
     from flambeau.http.listening import bind, server_context
     from flambeau.http.server import run
     from flambeau.protocols.model_sentences import about
 
     source_part, settings = split_options(options)
     output = stderr_capture.begin_log(settings.log_level, settings.log_format)
-    gate, encryption = open_gate(settings, ours=True), server_context(settings)
+    access, encryption = open_access(settings, ours=True), server_context(settings)
     for variable in SECRET_VARIABLES:  # nobody else is to read them, models least of all
         os.environ.pop(variable, None)
     if file := file_of(ctx):
@@ -72,7 +72,7 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
             told = [f"{model.name}: {about(model)}" for model in service.models() if model.kind == "image"]
             _announce([f"Flambeau serves {models}: {where}", *told], where, output=output)
 
-        run(lambda: Service([bundle], settings), address, gate, encryption=encryption, on_ready=announce)
+        run(lambda: Service([bundle], settings), address, access, encryption=encryption, on_ready=announce)
     finally:
         address.close()
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from typing import BinaryIO
 
 import click
-import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -15,6 +14,7 @@ from flambeau.offline.entries import shown
 from flambeau.offline.job import Tally
 from flambeau.offline.rows import Lines, Row
 from flambeau.sources.request import Advance, Note, Step
+from flambeau.tasks import TASKS, TaskName
 from flambeau.telemetry import logs
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -93,8 +93,9 @@ def _clock(seconds: float) -> str:
 class TableSink:
     """Rows as lines of a table, shown as they come: the widths follow from the terminal and not from the rows."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, task: TaskName) -> None:
         self._console = console
+        self._task = TASKS[task]
         self._begun = False
 
     def write(self, rows: Iterable[Row]) -> None:
@@ -105,29 +106,15 @@ class TableSink:
         table.add_column("input", ratio=1, no_wrap=True, overflow="ellipsis")
         table.add_column("answer", ratio=1, no_wrap=True, overflow="ellipsis")
         for row in rows:
-            table.add_row(Text(row["input"]), _answer(row))
+            table.add_row(Text(row["input"]), self._answer(row))
         self._begun = True
         self._console.print(table)
 
-
-def _answer(row: Row) -> Text:
-    if row["error"] is not None:
-        return Text(shown(row["error"]), style="red")
-    if "output" in row:
-        return Text(_json(row["output"]))
-    if "labels" in row:
-        return Text(shown(", ".join(row["labels"]))) if row["labels"] else Text("no label", style="dim")
-    if "embedding" in row:
-        first = ", ".join(f"{number:.4g}" for number in row["embedding"][:4])
-        return Text(f"{number_of(len(row['embedding']), 'number')}: {first}, …")
-    ranked = row.get("predictions") or [row]
-    text = shown(", ".join(f"{each['class_name']} {each['probability']:.3f}" for each in ranked))
-    return Text(text) if row["recognised"] else Text(f"not recognised ({text})", style="dim")
-
-
-def _json(value: object) -> str:
-    """As JSON, which escapes what could steer a terminal."""
-    return msgspec.json.encode(value).decode()
+    def _answer(self, row: Row) -> Text:
+        if row["error"] is not None:
+            return Text(shown(row["error"]), style="red")
+        text, found = self._task.line(row)
+        return Text(shown(text), style="" if found else "dim")
 
 
 class StreamSink:

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from flambeau.system.process import NO_TELEMETRY, OWN_GROUP, interpreter
+from flambeau.system.process import ending, spawn_child
 
 Told = TypeVar("Told")
 
@@ -23,13 +23,7 @@ class ProbeProcess(Generic[Told]):
         self._told = told
         self._ends = time.monotonic() + seconds
         self._seconds = seconds
-        # -P: a file named torch.py in the current folder must not become part of us
-        self._process = subprocess.Popen(
-            [interpreter(), "-P", "-W", "ignore", "-m", module, *arguments],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            process_group=OWN_GROUP,
-            env=os.environ | NO_TELEMETRY,
-        )  # fmt: skip
+        self._process = spawn_child(module, *arguments, environment=os.environ, stderr=subprocess.PIPE)
 
     def answer(self) -> Told | str:
         """What it printed; or why there is nothing, as the end of a sentence."""
@@ -39,10 +33,8 @@ class ProbeProcess(Generic[Told]):
             return f"took longer than {self._seconds:g} seconds"
         with contextlib.suppress(msgspec.DecodeError):
             return msgspec.json.decode(output, type=self._told)
-        code = self._process.returncode
-        ending = f"signal {-code}" if code < 0 else f"exit code {code}"
         last = next((line for line in reversed(errors.decode(errors="replace").splitlines()) if line.strip()), "")
-        return f"ended with {ending}" + (f": {last.strip()}" if last else "")
+        return f"ended with {ending(self._process.returncode)}" + (f": {last.strip()}" if last else "")
 
     def __enter__(self) -> "ProbeProcess[Told]":
         return self

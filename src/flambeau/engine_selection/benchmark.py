@@ -14,7 +14,7 @@ import msgspec
 
 from flambeau.bundle.measurements import Trial
 from flambeau.engine_selection.candidate import CandidateRequest, GaveUp, Loaded, Reply, Round, Timed
-from flambeau.system.process import NO_TELEMETRY, OWN_GROUP, interpreter
+from flambeau.system.process import ending, spawn_child
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +60,12 @@ class _CandidateProcess:
         entry = CandidateRequest(
             str(folder), engine, rules.device, rules.threads, rules.batches, rules.allow_code, parent=os.getpid()
         )
-        self._process = subprocess.Popen(
-            [interpreter(), "-P", "-W", "ignore", "-m", "flambeau.engine_selection.candidate",
-             msgspec.json.encode(entry).decode()],
+        self._process = spawn_child(
+            "flambeau.engine_selection.candidate",
+            msgspec.json.encode(entry).decode(),
+            environment=os.environ | {"OMP_NUM_THREADS": str(rules.threads)},  # as a worker has it
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            process_group=OWN_GROUP,
-            env=os.environ | NO_TELEMETRY | {"OMP_NUM_THREADS": str(rules.threads)},  # as a worker has it
-        )  # fmt: skip
+        )
 
     def wait(self) -> None:
         """Return when the engine is warm, or has given up."""
@@ -96,8 +94,7 @@ class _CandidateProcess:
         return reply
 
     def _ending(self) -> str:
-        code = self._process.wait()
-        return f"its process ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}"
+        return f"its process ended with {ending(self._process.wait())}"
 
     def trial(self) -> Trial:
         """What was measured so far."""

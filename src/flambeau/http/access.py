@@ -1,26 +1,28 @@
-"""The one gate: every request of every front passes it, before its body is read. What is not permitted is refused."""
+"""Access control: every request of every front passes it, before its body is read. What is not permitted is refused.
+
+What a route requires stands in the table of routes; this knows only scopes.
+"""
 
 import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flask import Flask
-
 from flambeau.errors import Code, ConfigError, RequestError
 from flambeau.http import tokens
 from flambeau.http.origins import Hosts, Origins
 from flambeau.http.rates import Attempts, Rate
+from flambeau.http.site import site_routes
 from flambeau.protocols.errors import RateLimited, error_answer
 from flambeau.protocols.messages import Charge, HttpAnswer, sealed
-from flambeau.protocols.routes import ROUTES, Need, Routes
+from flambeau.protocols.routes import RequiredScope
 from flambeau.settings.service import Settings, is_local
 
-PASSED = "flambeau.gate"
-"""The key under which scope and environment carry the gate that a request has passed already."""
+PASSED = "flambeau.access"
+"""The key under which scope and environment carry the `AccessControl` that a request has passed, and as what."""
 
 REFUSED = "flambeau.refusal"
-"""The key under which a scope carries the refusal that the short way was given."""
+"""The key under which a scope carries the refusal that its connection was given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,55 +37,41 @@ class Denial:
         return sealed(error_answer(self.error, identity, headers=self.headers), identity)
 
 
-class Gate:
-    """The decision over one service's requests."""
+class AccessControl:
+    """The decision over one service's requests, and the table of their routes."""
 
     def __init__(self, settings: Settings, held: tuple[tokens.Token, ...], *, ours: bool) -> None:
         """`ours`: the server is `flambeau serve` itself. Raises `ConfigError`."""
         self.origins = Origins(settings)
+        self.table = site_routes(settings, tokens=bool(held))
         self._hosts = Hosts(settings, ours=ours)
         self._tokens = held
         self._rate = Rate(settings.rate_limit) if settings.rate_limit else None
         self._attempts = Attempts()
-        self._needs: dict[str, Need] = dict(ROUTES)
-        if settings.metrics_public:
-            self._needs["GET /metrics"] = "public"
-        self._routes: Routes | None = None
 
-    @property
-    def tokens_for(self) -> Mapping[str, Need]:
-        """What takes a token, by method and rule; nothing where there are none."""
-        return {route: need for route, need in self._needs.items() if need != "public"} if self._tokens else {}
+    def check(
+        self, required: RequiredScope | None, method: str, headers: Mapping[str, str], client: str
+    ) -> Denial | None:
+        """The refusal of a request, if it is refused. Header names are lower-case.
 
-    def guard(self, app: Flask) -> None:
-        """Decide over this application's routes. `app.extensions["flambeau.routes"]` is the table, to be added to."""
-        self._routes = Routes(app.url_map, self._needs)
-        app.extensions["flambeau.routes"] = self._needs
-
-    def check(self, method: str, path: str, headers: Mapping[str, str], client: str) -> Denial | None:
-        """The refusal of a request, if it is refused. Header names are lower-case; `path` is unquoted."""
-        assert self._routes is not None  # `guard` comes first
-        need = self._routes.need(method, path)
-        if need is None:
+        `required` is the scope of its route; `None` where somebody's own route declares none.
+        """
+        if required is None:
             return _refusal("forbidden", "this address is not open to anybody")
-        return self.check_need(need, method, headers, client)
-
-    def check_need(self, need: Need, method: str, headers: Mapping[str, str], client: str) -> Denial | None:
-        """The same for a request of which it is known what it needs."""
         host = headers.get("host")
         if host not in self._hosts.seen and host not in self._hosts:
             return _refusal("bad_host", "this server does not answer to the name in the header Host", _HOST_HINT)
         if "sec-fetch-site" in headers and not self.origins.may_send(method, headers):
             return _refusal("forbidden", "pages of other sites may not send requests to this server", _ORIGIN_HINT)
         token = None
-        if need != "public" and self._tokens:
+        if required != "public" and self._tokens:
             found = self._identify(headers.get("authorization"), client)
             if isinstance(found, Denial):
                 return found
-            if need == "admin" and found.scope != "admin":
+            if required == "admin" and found.scope != "admin":
                 return _refusal("forbidden", "this token is not for this: it takes one with the scope admin")
             token = found
-        if self._rate is not None and need == "infer":
+        if self._rate is not None and required == "infer":
             wait = self._rate.take(token.digest.hex() if token else network(client))
             if wait:
                 return _refusal("rate_limited", "too many requests for now", headers=(("Retry-After", str(wait)),))
@@ -146,8 +134,8 @@ def network(client: str) -> str:
         return client
 
 
-def open_gate(settings: Settings, *, ours: bool) -> Gate:
-    """The gate that the settings and the environment ask for. Raises `ConfigError` for a service open to everybody."""
+def open_access(settings: Settings, *, ours: bool) -> AccessControl:
+    """What the settings and the environment ask for. Raises `ConfigError` for a service open to everybody."""
     held = tokens.read(settings.tokens_file, os.environ)
     if ours and not held and not is_local(settings.host) and not settings.insecure_no_auth:
         raise ConfigError(
@@ -155,4 +143,4 @@ def open_gate(settings: Settings, *, ours: bool) -> Gate:
             "run 'flambeau token --scope infer > tokens; chmod 600 tokens' and add --tokens-file tokens, "
             "or --insecure-no-auth if the network in front of it is trusted"
         )
-    return Gate(settings, held, ours=ours)
+    return AccessControl(settings, held, ours=ours)

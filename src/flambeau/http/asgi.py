@@ -1,7 +1,7 @@
 """The ASGI application for servers and applications of others: uvicorn, hypercorn, Granian, FastAPI, Starlette.
 
-It is the lane over a service whose loop is its own. So it does not matter which loop a request comes on, nor whether
-the server tells of its start and end: an application that is mounted in another one often hears of neither.
+It is the ASGI front over a service whose loop is its own. So it does not matter which loop a request comes on, nor
+whether the server tells of its start and end: an application that is mounted in another one often hears of neither.
 """
 
 import asyncio
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from flambeau.errors import RequestError, SetupError
-from flambeau.http.access import Denial, Gate
-from flambeau.http.asgi_app import AsgiMessage, Lane, Receive, Send
+from flambeau.http.access import AccessControl, Denial
+from flambeau.http.asgi_app import AsgiFront, AsgiMessage, Receive, Send
 from flambeau.http.flask_app import make_app, open_for_others
 from flambeau.http.request_body import InflightBudget
 from flambeau.protocols.messages import HttpAnswer, request_id
@@ -25,12 +25,12 @@ from flambeau.telemetry import logs
 class AsgiApp:
     """An ASGI 3 application that serves a model. It loads with the server's start, or with the first request."""
 
-    def __init__(self, make: Callable[[], Service], gate: Gate) -> None:
+    def __init__(self, make: Callable[[], Service], access: AccessControl) -> None:
         self._make = make
-        self._gate = gate
+        self._access = access
         self._lock = threading.Lock()
         renew_lock_in_children(self)
-        self._opened: tuple[int, BlockingService, Lane] | None = None  # the process it was opened in comes first
+        self._opened: tuple[int, BlockingService, AsgiFront] | None = None  # the process it was opened in comes first
 
     async def __call__(self, scope: AsgiMessage, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -46,7 +46,7 @@ class AsgiApp:
 
         To be awaited at the start of an application that this one is mounted in; else its first request waits.
         """
-        await asyncio.to_thread(self._lane)
+        await asyncio.to_thread(self._front)
 
     async def close(self) -> None:
         """Answer what was taken, and let go of the model. A later request loads it again."""
@@ -54,15 +54,15 @@ class AsgiApp:
         if opened is not None and opened[0] == os.getpid():
             await asyncio.to_thread(opened[1].close)
 
-    def _lane(self) -> Lane:
-        """The lane of this process: after a fork the child has the object, but not its threads."""
+    def _front(self) -> AsgiFront:
+        """The front of this process: after a fork the child has the object, but not its threads."""
         with self._lock:
             if self._opened is None or self._opened[0] != os.getpid():
                 handle = BlockingService(self._make)
                 budget = InflightBudget(handle.service.settings)
-                app = make_app(handle, self._gate, budget)
-                lane = Lane(handle.service, app, self._gate, budget, run=handle.run)
-                self._opened = (os.getpid(), handle, lane)
+                app = make_app(handle, self._access, budget)
+                front = AsgiFront(handle.service, app, self._access, budget, run=handle.run)
+                self._opened = (os.getpid(), handle, front)
             return self._opened[2]
 
     async def _http(self, scope: AsgiMessage, receive: Receive, send: Send) -> None:
@@ -70,17 +70,17 @@ class AsgiApp:
             send = _without_connection(send)
         opened = self._opened
         if opened is not None and opened[0] == os.getpid():
-            lane = opened[2]
+            front = opened[2]
         else:
             try:
-                lane = await asyncio.to_thread(self._lane)
+                front = await asyncio.to_thread(self._front)
             except SetupError as error:
                 logs.failure("the model cannot be loaded", error)
                 refusal = Denial(RequestError("the model cannot be loaded: the log says why", code="model_unavailable"))
                 headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
                 await _send_whole(send, refusal.answer(request_id(headers)))
                 return
-        await lane({**scope, "path": _below(scope)}, receive, send)
+        await front({**scope, "path": _below(scope)}, receive, send)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
@@ -130,5 +130,5 @@ def _without_connection(send: Send) -> Send:
 
 def create_asgi_app(source: str | Path | None = None, **options: Any) -> AsgiApp:
     """Build the source if need be, and make the application that serves it. Raises `SetupError`."""
-    make, gate = open_for_others(source, options)
-    return AsgiApp(make, gate)
+    make, access = open_for_others(source, options)
+    return AsgiApp(make, access)

@@ -1,7 +1,7 @@
-"""The lane: an ASGI application that answers the hot routes on the loop and hands every other to Flask, in a thread.
+"""The ASGI application: it has the routes of the table answered, and asks Flask, in a thread, for files and the rest.
 
-It asks the gate, reads the body, with its limit, and knows nothing of what is in it. What tells how the server is has
-threads of its own, so that it is answered whatever takes the others.
+It asks access control, reads the body, with its limit, and knows nothing of what is in it. What tells how the server is
+has threads of its own, so that it is answered whatever takes the others.
 """
 
 import asyncio
@@ -15,16 +15,14 @@ from flask import Flask
 
 from flambeau.errors import RequestError
 from flambeau.http import framing, wsgi
-from flambeau.http.access import PASSED, REFUSED, Denial, Gate
+from flambeau.http.access import PASSED, REFUSED, AccessControl, Denial
 from flambeau.http.flask_app import body_too_large
 from flambeau.http.request_body import FULL, SHARE, BodyBuffer, InflightBudget, Share
 from flambeau.protocols import dispatch
 from flambeau.protocols.errors import STATUS
 from flambeau.protocols.messages import HttpAnswer, HttpRequest, request_id
-from flambeau.protocols.routes import is_vital_path
 from flambeau.serving.service import Service
 from flambeau.telemetry import logs
-from flambeau.ui import form
 
 AsgiMessage = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[AsgiMessage]]
@@ -33,7 +31,7 @@ Run = Callable[[Coroutine[Any, Any, Any]], Awaitable[Any]]
 Fields = tuple[tuple[str, str], ...]
 T = TypeVar("T")
 
-_FLASK_THREADS = 8
+_THREADS = 8
 _VITAL_THREADS = 2
 _DISCARD_AT_MOST = 8  # times the body limit: what a client may still send before it reads why it was refused
 
@@ -50,27 +48,27 @@ class _TooLargeError(Exception):
         self.more = more
 
 
-class Lane:
+class AsgiFront:
     """The ASGI application of one service."""
 
     def __init__(
-        self, service: Service, app: Flask, gate: Gate, budget: InflightBudget, *, run: Run | None = None
+        self, service: Service, app: Flask, access: AccessControl, budget: InflightBudget, *, run: Run | None = None
     ) -> None:
         """`run` takes a coroutine of the service to the service's own loop, where that is not the server's."""
         self._service = service
         self._run: Run = run or (lambda step: step)
         self._app = app
-        self._gate = gate
+        self._access = access
         self._limit = service.settings.max_body_bytes
         self._budget = budget
-        self._threads = ThreadPoolExecutor(_FLASK_THREADS, thread_name_prefix="flask")
-        self._vital_threads = ThreadPoolExecutor(_VITAL_THREADS, thread_name_prefix="flask-vital")
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="pages")
+        self._vital_threads = ThreadPoolExecutor(_VITAL_THREADS, thread_name_prefix="vital")
 
     async def __call__(self, scope: AsgiMessage, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             share = None  # of a body under a server that is not ours, which counts nothing
             if SHARE not in scope:
-                share = scope[SHARE] = self._budget.open(asyncio.get_running_loop().time, None)
+                share = scope[SHARE] = Share(self._budget, asyncio.get_running_loop().time, None)
             try:
                 with contextlib.suppress(ClientGoneError):
                     await self._http(scope, receive, send, counted=share is None)
@@ -80,15 +78,17 @@ class Lane:
 
     async def _http(self, scope: AsgiMessage, receive: Receive, send: Send, *, counted: bool) -> None:
         received = time.monotonic()
-        method = scope["method"]
+        method, path = scope["method"], scope["path"]
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        readable = self._gate.origins.headers(headers)  # by a page of another origin
-        preflight = self._gate.origins.preflight(method, headers)
+        readable = self._access.origins.headers(headers)  # by a page of another origin
+        preflight = self._access.origins.preflight(method, headers)
         if preflight is not None:
             await self._send(send, preflight, readable)
             return
         client = (scope.get("client") or ("",))[0]
-        refusal = scope.get(REFUSED) or self._gate.check(method, scope["path"], headers, client)
+        match = self._access.table.find(method, path)
+        required = self._access.table.scope_elsewhere(method, path) if match is None else match.route.scope
+        refusal = scope.get(REFUSED) or self._access.check(required, method, headers, client)
         more = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
         if refusal is None:
             try:
@@ -104,30 +104,30 @@ class Lane:
             scope[SHARE].close()  # what still comes is thrown away
             await self._refuse(refusal, scope, headers, readable, send)
             await self._discard(receive, send, more=more)
-        elif dispatch.is_hot(method, scope["path"]):
-            request = self._request(scope, headers, body, received)
-            answered = await self._unless_gone(self._run(dispatch.answer(self._service, request)), request, receive)
-            await self._send(send, answered, readable, head=method == "HEAD")
-        else:
-            scope[PASSED] = self._gate
-            if method == "POST" and scope["path"] == "/":  # a thread only writes the page, and waits for no model
-                request = self._request(scope, headers, body, received)
-                submitting = self._run(form.submit(self._service, request))
-                scope[form.SUBMITTED] = await self._unless_gone(submitting, request, receive)
-                body = b""
-            loop = asyncio.get_running_loop()
-            threads = self._vital_threads if is_vital_path(scope["path"]) else self._threads
+            return
+        loop = asyncio.get_running_loop()
+        threads = self._vital_threads if match is not None and match.route.vital else self._threads
+        if match is None or match.route.answer is None:
+            scope[PASSED] = self._access, required
             status, fields, whole = await loop.run_in_executor(threads, wsgi.call, self._app.wsgi_app, scope, body)
-            scope.pop(form.SUBMITTED, None)  # a scope lives as long as its connection
             await self._send_raw(send, status, fields + _encoded(readable), whole)
+            return
+        request = self._request(scope, headers, body, received)
+        if match.route.waits:
+            waiting = self._run(dispatch.answer(self._service, match, request))
+            answered = await self._unless_gone(waiting, request, receive)
+        else:
+            answered = await loop.run_in_executor(threads, dispatch.answer_in_thread, self._service, match, request)
+        await self._send(send, answered, readable, head=method == "HEAD")
 
     def _request(
         self, scope: AsgiMessage, headers: dict[str, str], body: bytes | memoryview, received: float
     ) -> HttpRequest:
         client = (scope.get("client") or ("",))[0]
         query = scope["query_string"].decode("latin-1")
-        charge = self._gate.charge(headers, client) if scope["method"] == "POST" else None
-        return HttpRequest(scope["method"], scope["path"], query, headers, body, received, charge)
+        charge = self._access.charge(headers, client) if scope["method"] == "POST" else None
+        root = f"{scope.get('scheme', 'http')}://{headers.get('host', '')}{scope.get('root_path', '').rstrip('/')}/"
+        return HttpRequest(scope["method"], scope["path"], query, headers, body, received, charge, root=root)
 
     async def _refuse(
         self, refusal: Denial, scope: AsgiMessage, headers: dict[str, str], readable: Fields, send: Send

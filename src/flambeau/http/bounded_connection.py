@@ -1,6 +1,6 @@
 """A connection with bounds: uvicorn's own, with limits, patience, and refusals in our own form.
 
-What is no request at all, or could be read as two, is answered here, and ends the connection. Of routes it knows which
+What is no request at all, or could be read as two, is answered here, and ends the connection. Of routes it asks which
 are answered over a spare connection, and nothing else.
 """
 
@@ -15,13 +15,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from flambeau.errors import Code, RequestError
 from flambeau.http import framing
-from flambeau.http.access import Denial, Gate
+from flambeau.http.access import AccessControl, Denial
 from flambeau.http.exchange import serialised
 from flambeau.http.request_body import FULL, SHARE, InflightBudget, Share
 from flambeau.http.timeouts import ConnectionMonitor, ReadTimeout, Writing
 from flambeau.protocols.errors import STATUS
 from flambeau.protocols.messages import request_id
-from flambeau.protocols.routes import is_vital
 from flambeau.serving.service import Service
 from flambeau.telemetry import logs
 
@@ -37,7 +36,7 @@ class Front:
     """What all connections of a server share."""
 
     service: Service
-    gate: Gate
+    access: AccessControl
     watch: ConnectionMonitor
     budget: InflightBudget
 
@@ -52,6 +51,7 @@ class BoundedConnection(HttpToolsProtocol):
     def __init__(self, front: Front, **uvicorn: object) -> None:
         super().__init__(**uvicorn)  # type: ignore[arg-type]  # uvicorn passes them on as it knows them
         self._service, self._watch, self._budget = front.service, front.watch, front.budget
+        self._access = front.access
         self._limits = front.service.settings
         self._reading, self._writing = ReadTimeout(front.watch), Writing(front.watch)
         self._address = ""
@@ -236,7 +236,7 @@ class BoundedConnection(HttpToolsProtocol):
         if self._has_wish():
             return
         self._check_head()
-        self.scope[SHARE] = self._open_share()  # type: ignore[literal-required]  # ours, for the lane
+        self.scope[SHARE] = self._open_share()  # type: ignore[literal-required]  # ours, for the ASGI front
         super().on_headers_complete()
         if self._spare is not None:
             self.cycle.keep_alive = False
@@ -244,7 +244,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _open_share(self) -> Share:
         """The share of the request whose head has come in the budget for bodies."""
-        share = self._share = self._budget.open(self.loop.time, lambda: self._refuse(FULL))
+        share = self._share = Share(self._budget, self.loop.time, lambda: self._refuse(FULL))
         self._shares.append(share)
         return share
 
@@ -261,10 +261,16 @@ class BoundedConnection(HttpToolsProtocol):
         ) or framing.too_large(self.url, self.headers, self._limits)
         if len(self.pipeline) >= _MOST_AHEAD:
             self._fault = RequestError("too many requests were sent ahead of their answers", code="bad_http")
-        if self._spare is not None and not is_vital(parser.get_method(), self.url, self.headers):
+        if self._spare is not None and not self._is_vital(parser.get_method()):
             self._fault = self._fault or self._spare
         if self._fault is not None:
             raise StopParsingError
+
+    def _is_vital(self, method: bytes) -> bool:
+        """Whether the request asks, without a body, for what is answered always."""
+        match = self._access.table.find(method.decode("latin-1"), self.url.partition(b"?")[0].decode("latin-1"))
+        has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
+        return match is not None and match.route.vital and not has_body
 
     def _expect_body(self, *, counted: bool) -> None:
         self.headers = []  # what comes after the body is not to be taken for what was checked

@@ -1,10 +1,10 @@
-"""A connection of `flambeau serve`: a bounded one, with a short way for predictions.
+"""A connection of `flambeau serve`: a bounded one, which has predictions answered itself.
 
-A prediction whose length is declared and within the limit is collected and answered here, by `dispatch.answer`, without
-the messages, the events and the second task that ASGI costs: a third of what the front takes for a request. Everything
-else, whatever the gate refuses, and every request that was sent before the one ahead of it was answered, goes to the
-lane, which gives the same answers (`tests/http/test_fronts.py`, `tests/http/test_connection.py`). It knows nothing of
-what is in a body.
+A POST to a route that waits, whose length is declared and within the limit, is collected here and given to
+`dispatch.answer` without the messages, the events and the second task that ASGI costs: a third of what the front takes
+for a request. Everything else, whatever access control refuses, and every request that was sent before the one ahead of
+it was answered, goes to the ASGI front, which gives the same answers (`tests/http/test_fronts.py`,
+`tests/http/test_connection.py`). It knows nothing of what is in a body.
 """
 
 import asyncio
@@ -21,12 +21,11 @@ from flambeau.protocols.messages import HttpAnswer
 from flambeau.telemetry import logs
 
 
-class HotConnection(BoundedConnection):
+class DispatchingConnection(BoundedConnection):
     """One client's connection. The keywords are those of uvicorn's protocol classes."""
 
     def __init__(self, front: Front, **uvicorn: object) -> None:
         super().__init__(front, **uvicorn)
-        self._gate = front.gate
         self._arriving: Exchange | None = None
         self._answering: asyncio.Task[None] | None = None
 
@@ -68,17 +67,20 @@ class HotConnection(BoundedConnection):
             self._answering.cancel()
 
     def _recognise(self) -> Exchange | None:
-        """The request whose headers are complete, if it is one for the short way.
+        """The request whose headers are complete, if it is to be answered here.
 
         Nothing that `framing` would refuse comes through: no header is there twice, and none is too long.
         """
-        path, _, query = self.url.partition(b"?")
-        parser = self.parser
-        if parser.get_method() != b"POST" or not path.startswith(b"/predict") or b"%" in path or b"#" in query:
+        url, parser = self.url, self.parser
+        if parser.get_method() != b"POST" or b"%" in url.partition(b"?")[0] or b"#" in url or not url.isascii():
             return None
         if parser.get_http_version() != "1.1":
             return None
-        if self._head > self._watch.small_head and framing.too_large(self.url, self.headers, self._limits):
+        path, _, query = url.decode().partition("?")
+        match = self._access.table.find("POST", path)
+        if match is None or not match.route.waits:
+            return None
+        if self._head > self._watch.small_head and framing.too_large(url, self.headers, self._limits):
             return None
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in self.headers}
         if len(headers) != len(self.headers) or len(headers) > self._limits.max_headers:
@@ -88,14 +90,19 @@ class HotConnection(BoundedConnection):
             return None
         if "expect" in headers or "host" not in headers or self._spare is not None:
             return None
-        if not (self.url.isascii() and dispatch.is_hot("POST", path.decode())):
-            return None
-        refusal = self._gate.check_need("infer", "POST", headers, self._address)
+        refusal = self._access.check(match.route.scope, "POST", headers, self._address)
         if refusal is not None:
-            self.scope[REFUSED] = refusal  # type: ignore[literal-required]  # ours, for the lane
+            self.scope[REFUSED] = refusal  # type: ignore[literal-required]  # ours, for the ASGI front
             return None
-        keep_alive = parser.should_keep_alive()
-        return Exchange(path.decode(), query.decode(), headers, body=BodyBuffer(length), keep_alive=keep_alive)
+        return Exchange(
+            match,
+            path,
+            query=query,
+            headers=headers,
+            body=BodyBuffer(length),
+            keep_alive=parser.should_keep_alive(),
+            root=f"{self.scheme}://{headers['host']}/",
+        )
 
     def _refuse(self, error: RequestError) -> None:
         self._forget()
@@ -108,9 +115,9 @@ class HotConnection(BoundedConnection):
             self._arriving = None
 
     async def _answer(self, exchange: Exchange) -> None:
-        request = exchange.request(self._gate.charge(exchange.headers, self._address))
+        request = exchange.request(self._access.charge(exchange.headers, self._address))
         try:
-            found = await dispatch.answer(self._service, request)
+            found = await dispatch.answer(self._service, exchange.match, request)
             if self.flow.write_paused:
                 await self.flow.drain()
             self._answering = None
@@ -128,7 +135,7 @@ class HotConnection(BoundedConnection):
     def _send(self, answer: HttpAnswer, exchange: Exchange) -> None:
         # While the service drains, the client is to take its next request elsewhere.
         keep = exchange.keep_alive and not self._service.draining
-        origins = self._gate.origins
+        origins = self._access.origins
         added = () if origins.none else origins.headers(exchange.headers)
         self.transport.write(serialised(answer, self.server_state.default_headers, added, keep=keep))
         exchange.response_complete = True

@@ -1,4 +1,4 @@
-"""A prediction on the short way: what has come of it, and its answer as it goes over the wire."""
+"""A request that its connection has answered itself: what has come of it, and its answer as it goes over the wire."""
 
 import time
 
@@ -6,20 +6,33 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from flambeau.http.request_body import BodyBuffer
 from flambeau.protocols.messages import Charge, HttpAnswer, HttpRequest
+from flambeau.protocols.routes import Match
 
 
 class Exchange:
     """A request on its way and the state of its answer, by the names that uvicorn gives to the latter."""
 
     __slots__ = (
-        "body", "disconnected", "headers", "keep_alive", "message_event", "path", "query", "received",
-        "response_complete",
+        "body", "disconnected", "headers", "keep_alive", "match", "message_event", "path", "query", "received",
+        "response_complete", "root",
     )  # fmt: skip
 
-    def __init__(self, path: str, query: str, headers: dict[str, str], *, body: BodyBuffer, keep_alive: bool) -> None:
+    def __init__(
+        self,
+        match: Match,
+        path: str,
+        *,
+        query: str,
+        headers: dict[str, str],
+        body: BodyBuffer,
+        keep_alive: bool,
+        root: str,
+    ) -> None:
+        self.match = match
         self.path = path
         self.query = query
         self.headers = headers
+        self.root = root
         self.received = time.monotonic()
         self.body = body
         self.keep_alive = keep_alive
@@ -30,7 +43,9 @@ class Exchange:
     def request(self, charge: Charge | None) -> HttpRequest:
         """The request, which has come whole. Its body is let go of here: an idle connection holds none."""
         body, self.body = self.body, BodyBuffer(0)
-        return HttpRequest("POST", self.path, self.query, self.headers, body.whole(), self.received, charge)
+        return HttpRequest(
+            "POST", self.path, self.query, self.headers, body.whole(), self.received, charge, root=self.root
+        )
 
 
 class _Unheard:

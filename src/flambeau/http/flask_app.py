@@ -1,74 +1,30 @@
 """The Flask application: every route, for `flask run`, gunicorn, waitress, and for mounting in another application.
 
-Behind `flambeau serve` the lane answers the hot routes before Flask is reached, with the same functions.
+Its views are made from the table of routes. Behind ASGI it is asked only for files, and for what is no route.
 """
 
 import dataclasses
 import math
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from flask import Blueprint, Flask, Response, g, request
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from flambeau.errors import Code, RequestError
 from flambeau.http import framing
-from flambeau.http.access import PASSED, Gate, open_gate
-from flambeau.http.request_body import FULL, InflightBudget
+from flambeau.http.access import PASSED, AccessControl, open_access
+from flambeau.http.request_body import FULL, InflightBudget, Share
 from flambeau.protocols import dispatch
 from flambeau.protocols.errors import STATUS, error_answer
 from flambeau.protocols.messages import SAFE_HEADERS, HttpAnswer, HttpRequest, request_id
+from flambeau.protocols.routes import Match, RequiredScope, Route, least
 from flambeau.serving.service import AttachedService, BlockingService, Service, split_options
 from flambeau.sources import build_cache
 from flambeau.telemetry import logs
-from flambeau.ui import openapi_page, pages
-
-# Flask's current request as a plain value, its body counted and read.
-
-
-def http_request(gate: Gate, budget: InflightBudget) -> HttpRequest:
-    """The request. Raises `RequestError` where its body is too large, or does not fit beside the others.
-
-    The server in front has read none of it, or has spooled it to a file; what is read here is held until the answer.
-    """
-    length = request.content_length
-    share = g.share = budget.open(time.monotonic, None)
-    if not share.take(request.max_content_length or 0 if length is None else length):
-        raise FULL
-    headers = {name.lower(): value for name, value in request.headers}
-    return HttpRequest(
-        method=request.method,
-        path=request.path,
-        query=request.query_string.decode("latin-1"),
-        headers=headers,
-        body=request.get_data(cache=False),
-        received=g.received,
-        identity=g.request_id,
-        charge=gate.charge(headers, request.remote_addr or "") if request.method == "POST" else None,
-    )
-
-
-# Routes for operators.
-
-
-_STATUSES = sorted({200, *STATUS.values()})
-
-
-def make_blueprint(handle: AttachedService | BlockingService) -> Blueprint:
-    """`GET /metrics`."""
-    blueprint = Blueprint("ops", __name__)
-
-    @blueprint.get("/metrics")
-    def metrics() -> Response:
-        for counted in (handle.service.metrics.other, *(model.metrics for model in handle.service.models())):
-            counted.expect(_STATUSES)
-        return Response(handle.service.metrics.render(), content_type=CONTENT_TYPE_PLAIN_0_0_4)
-
-    return blueprint
-
 
 ServiceHandle = AttachedService | BlockingService
 
@@ -79,50 +35,54 @@ def create_app(source: str | Path | None = None, **options: Any) -> Flask:
     `options` are the settings of `flambeau.settings.service.Settings` and the source options of
     `flambeau.settings.source.SourceOptions`, by name.
     """
-    make, gate = open_for_others(source, options)
-    return make_app(BlockingService(make), gate)
+    make, access = open_for_others(source, options)
+    return make_app(BlockingService(make), access)
 
 
-def open_for_others(source: str | Path | None, options: dict[str, Any]) -> tuple[Callable[[], Service], Gate]:
-    """What an application under the server of others is made of: its service, not started, and its gate."""
+def open_for_others(source: str | Path | None, options: dict[str, Any]) -> tuple[Callable[[], Service], AccessControl]:
+    """What an application under the server of others is made of: its service, not started, and its access control."""
     # Threads unless asked otherwise: the server in front may have workers of its own, and forks them as it likes.
     options = {"runner": "threads", "source": str(source) if isinstance(source, Path) else source, **options}
     source_options, settings = split_options(options)
-    gate = open_gate(settings, ours=False)
+    access = open_access(settings, ours=False)
     opened = build_cache.open_source(source_options, progress=lambda event: logs.event(str(event)))
-    return lambda: Service([opened], settings), gate
+    return lambda: Service([opened], settings), access
 
 
-def make_app(handle: ServiceHandle, gate: Gate, shared: InflightBudget | None = None) -> Flask:
-    """The application over a running service, behind its gate.
+def make_app(handle: ServiceHandle, access: AccessControl, shared: InflightBudget | None = None) -> Flask:
+    """The application over a running service, behind its access control.
 
     `shared`: the budget for bodies, where others count in it too; else it has its own.
+    `app.extensions["flambeau.routes"]` says what the rules of the application require, by method and rule; somebody's
+    own ("GET /mine") are to be added to it.
     """
     budget = shared or InflightBudget(handle.service.settings)
-    app = Flask("flambeau.ui")  # whose folder holds the static files and the templates
+    app = Flask("flambeau.ui")  # whose folder holds the static files
     app.config["MAX_CONTENT_LENGTH"] = handle.service.settings.max_body_bytes
     app.extensions["flambeau"] = handle
+    scopes: dict[str, RequiredScope] = {f"{route.method} {_rule(route)}": route.scope for route in access.table}
+    app.extensions["flambeau.routes"] = scopes
 
     def admit() -> Response | None:
-        """The gate, for a request that has not passed it on its way here."""
-        if request.environ.get(PASSED) is gate:
+        """Access control, for a request that has not passed it on its way here, as what it is here."""
+        required = _required(scopes)
+        if request.environ.get(PASSED) == (access, required):
             return None
-        headers = {name.lower(): value for name, value in request.headers}
+        headers = _headers()
         if framing.length_of(headers.get("content-length") or "0") is None:
             raise RequestError("the header Content-Length is not a plain decimal number", code="bad_http")
-        preflight = gate.origins.preflight(request.method, headers)
+        preflight = access.origins.preflight(request.method, headers)
         if preflight is not None:
             return respond(preflight)
-        refusal = gate.check(request.method, request.path, headers, request.remote_addr or "")
+        refusal = access.check(required, request.method, headers, request.remote_addr or "")
         if refusal is None:
             return None
         handle.service.metrics.refused(refusal.error.code, STATUS[refusal.error.code])
         return respond(refusal.answer(g.request_id))
 
     def let_pages_read(response: Response) -> Response:
-        if request.environ.get(PASSED) is not gate:
-            headers = {name.lower(): value for name, value in request.headers}
-            response.headers.extend(gate.origins.headers(headers))
+        if PASSED not in request.environ:
+            response.headers.extend(access.origins.headers(_headers()))
         return response
 
     app.before_request(_identify)
@@ -134,20 +94,70 @@ def make_app(handle: ServiceHandle, gate: Gate, shared: InflightBudget | None = 
     app.register_error_handler(RequestError, _request_error)
     app.register_error_handler(Exception, _unexpected)
 
-    def answer_hot(**_: str) -> Response:
-        """A hot route under plain WSGI: the same coroutine as the lane's, run on the service's own loop."""
-        incoming = http_request(gate, budget)
-        return respond(handle.call(lambda service: dispatch.answer(service, incoming)))
+    def add(route: Route) -> None:
+        def view(**parameters: str) -> Response:
+            incoming, match = http_request(access, budget), Match(route, parameters)
+            if route.waits:
+                return respond(handle.call(lambda service: dispatch.answer(service, match, incoming)))
+            return respond(dispatch.answer_in_thread(handle.service, match, incoming))
 
-    for rule in ("/predict", "/predict/<name>", "/predict/<name>/<version>"):
-        app.add_url_rule(rule, "predict", answer_hot, methods=["POST"], strict_slashes=False)
-    for rule in ("/livez", "/readyz"):
-        app.add_url_rule(rule, "health", answer_hot, methods=["GET"])
-    app.register_blueprint(make_blueprint(handle))
-    app.register_blueprint(openapi_page.make_blueprint(handle, gate.tokens_for))
-    app.register_blueprint(pages.make_blueprint(handle, lambda: http_request(gate, budget)))
-    gate.guard(app)
+        name = f"{route.method} {route.path}".replace(".", " ")  # a dot would name a blueprint
+        app.add_url_rule(_rule(route), name, view, methods=[route.method], strict_slashes=not route.slash)
+
+    for each in access.table:
+        if each.answer is not None:
+            add(each)
     return app
+
+
+def _rule(route: Route) -> str:
+    """The path of a route as Flask writes it."""
+    return re.sub(r"\{(\w+):path\}", r"<path:\1>", route.path).replace("{", "<").replace("}", ">")
+
+
+def _required(scopes: Mapping[str, RequiredScope]) -> RequiredScope | None:
+    """What the current request requires; `None` when its rule declares nothing. As `RouteTable.scope_elsewhere`."""
+    rule = request.url_rule
+    if rule is None:  # there is nothing, not by this method, or elsewhere
+        return "infer"
+    if request.method != "OPTIONS":
+        return scopes.get(f"{'GET' if request.method == 'HEAD' else request.method} {rule.rule}")
+    declared = (scopes.get(f"{method} {rule.rule}") for method in (rule.methods or set()) - {"HEAD", "OPTIONS"})
+    return least(scope for scope in declared if scope is not None)
+
+
+# Flask's current request as a plain value, its body counted and read.
+
+
+def http_request(access: AccessControl, budget: InflightBudget) -> HttpRequest:
+    """The request. Raises `RequestError` where its body is too large, or does not fit beside the others.
+
+    The server in front has read none of it, or has spooled it to a file; what is read here is held until the answer.
+    """
+    headers = _headers()
+    return HttpRequest(
+        method=request.method,
+        path=request.path,
+        query=request.query_string.decode("latin-1"),
+        headers=headers,
+        body=b"" if request.method in ("GET", "HEAD") else _body(budget),
+        received=g.received,
+        identity=g.request_id,
+        charge=access.charge(headers, request.remote_addr or "") if request.method == "POST" else None,
+        root=request.root_url,
+    )
+
+
+def _headers() -> dict[str, str]:
+    return {name.lower(): value for name, value in request.headers}
+
+
+def _body(budget: InflightBudget) -> bytes:
+    length = request.content_length
+    share = g.share = Share(budget, time.monotonic, None)
+    if not share.take(request.max_content_length or 0 if length is None else length):
+        raise FULL
+    return request.get_data(cache=False)
 
 
 def _let_go(error: BaseException | None) -> None:
@@ -166,12 +176,12 @@ def respond(answer: HttpAnswer) -> Response:
 
 def _identify() -> None:
     g.received = time.monotonic()
-    g.request_id = request_id({name.lower(): value for name, value in request.headers})
+    g.request_id = request_id(_headers())
 
 
 def _finish(response: Response) -> Response:
-    """Headers and log line of what the hot routes did not answer themselves."""
-    if "X-Request-ID" not in response.headers:  # the hot routes have put it there, and logged
+    """Headers and log line of what dispatch did not answer."""
+    if "X-Request-ID" not in response.headers:  # dispatch has put it there, and logged
         response.headers["X-Request-ID"] = g.request_id
         for name, value in SAFE_HEADERS:
             response.headers.setdefault(name, value)

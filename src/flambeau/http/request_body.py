@@ -90,37 +90,25 @@ class InflightBudget:
     def __init__(self, settings: Settings) -> None:
         self.most = settings.max_inflight_bytes or max(settings.max_body_bytes, machine.memory_limit() // _SHARE)
         self.used = 0
-        self._uploads: set[Share] = set()
-
-    def open(self, clock: Callable[[], float], give_up: Callable[[], None] | None) -> "Share":
-        """A share for one body, with nothing in it. `give_up` ends its upload, and closes the share; none: it stays."""
-        return Share(self, clock, give_up)
+        self.uploads: set[Share] = set()
+        """Those that hold something of a body that is on its way, and whose upload can be ended."""
 
     def make_room(self, size: int, wanted: "Share") -> bool:
         """Whether so many bytes fit, now or after others were given up. Those may close `wanted` itself: then not."""
         while self.used + size > self.most:
-            if not self._uploads:
+            if not self.uploads:
                 return False
             now = wanted.clock()
-            worst = max(self._uploads, key=lambda share: (now - share.since >= _STALLED, share.size, share is wanted))
+            worst = max(self.uploads, key=lambda share: (now - share.since >= _STALLED, share.size, share is wanted))
             if worst is wanted:
                 return False
-            self._uploads.discard(worst)
+            self.uploads.discard(worst)
             worst.end()
         return True
 
-    def began(self, share: "Share") -> None:
-        """The share holds something of a body that is on its way."""
-        if share.can_end:
-            self._uploads.add(share)
-
-    def came(self, share: "Share") -> None:
-        """Its body is whole, or gone."""
-        self._uploads.discard(share)
-
 
 class Share:
-    """What one body holds of the budget."""
+    """What one body holds of the budget. `give_up` ends its upload, and closes the share; without one it stays."""
 
     __slots__ = ("_budget", "_closed", "_give_up", "clock", "since", "size")
 
@@ -132,11 +120,6 @@ class Share:
         self.since = 0.0
         self.size = 0
 
-    @property
-    def can_end(self) -> bool:
-        """Whether its upload can be ended before it is whole."""
-        return self._give_up is not None
-
     def take(self, size: int) -> bool:
         """Count so many more bytes, at the cost of others if need be: false where they do not fit."""
         if self._closed:
@@ -145,15 +128,15 @@ class Share:
         if budget.used + size > budget.most and not budget.make_room(size, self):
             return False
         self.since = self.clock()
-        if not self.size:
-            budget.began(self)
+        if not self.size and self._give_up is not None:
+            budget.uploads.add(self)
         self.size += size
         budget.used += size
         return True
 
     def whole(self) -> None:
         """The body has come: from now on it stays until it is answered."""
-        self._budget.came(self)
+        self._budget.uploads.discard(self)
 
     def end(self) -> None:
         """End the upload, for others."""
@@ -166,5 +149,5 @@ class Share:
         if not self._closed:
             self._closed = True
             self._give_up = None
-            self._budget.came(self)
+            self._budget.uploads.discard(self)
             self._budget.used -= self.size

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 
 import uvicorn
 
-from flambeau.http.access import Gate
-from flambeau.http.asgi_app import Lane
+from flambeau.http.access import AccessControl
+from flambeau.http.asgi_app import AsgiFront
 from flambeau.http.bounded_connection import Front
-from flambeau.http.connection import HotConnection
+from flambeau.http.connection import DispatchingConnection
 from flambeau.http.flask_app import make_app
 from flambeau.http.listening import Address
 from flambeau.http.request_body import InflightBudget
@@ -35,7 +35,7 @@ _HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has 
 def run(
     make_service: Callable[[], Service],
     address: Address,
-    gate: Gate,
+    access: AccessControl,
     *,
     encryption: ssl.SSLContext | None,
     on_ready: Callable[[Service], None],
@@ -45,7 +45,7 @@ def run(
     `on_ready` is called when the service listens.
     """
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(make_service(), address, gate, encryption, on_ready))
+        runner.run(_serve(make_service(), address, access, encryption, on_ready))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -60,19 +60,19 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 async def _serve(
     service: Service,
     address: Address,
-    gate: Gate,
+    access: AccessControl,
     encryption: ssl.SSLContext | None,
     on_ready: Callable[[Service], None],
 ) -> None:
     await service.start()
     budget = InflightBudget(service.settings)
     connections = connections_that_fit(service.settings.max_connections)
-    app = make_app(AttachedService(service, asyncio.get_running_loop()), gate, budget)
-    lane = Lane(service, app, gate, budget)
-    front = Front(service, gate, ConnectionMonitor(service.settings, connections=connections), budget)
+    app = make_app(AttachedService(service, asyncio.get_running_loop()), access, budget)
+    application = AsgiFront(service, app, access, budget)
+    front = Front(service, access, ConnectionMonitor(service.settings, connections=connections), budget)
     config = uvicorn.Config(
-        lane,
-        http=functools.partial(HotConnection, front),  # type: ignore[arg-type]  # a maker of protocols is enough
+        application,
+        http=functools.partial(DispatchingConnection, front),  # type: ignore[arg-type]  # a maker of protocols is enough
         ws="none",
         lifespan="off",
         log_config=None,
@@ -146,7 +146,7 @@ class _Server(uvicorn.Server):
         """Take no new connection, and give the open ones time for what is on its way.
 
         uvicorn would close an idle connection at once, and with it a request that has arrived and was not yet read.
-        While the service drains every answer closes its connection (`Lane`), so this ends as soon as all are answered.
+        While the service drains every answer closes its connection, so this ends as soon as all are answered.
         """
         await self._accept_the_last(sockets or [])
         deadline = asyncio.get_running_loop().time() + _LAST_REQUESTS_SECONDS

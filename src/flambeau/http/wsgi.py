@@ -1,4 +1,4 @@
-"""Call a WSGI application (PEP 3333) with a request whose body is already here: how the lane reaches Flask."""
+"""Call a WSGI application (PEP 3333) with a request whose body is already here: how the ASGI front reaches Flask."""
 
 import io
 import sys
@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from flambeau.http.access import PASSED
-from flambeau.ui.form import SUBMITTED
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -83,5 +82,6 @@ def environ(scope: AsgiScope, body: bytes | memoryview) -> dict[str, Any]:
             key = "HTTP_" + name.upper().replace("-", "_")
             found[key] = f"{found[key]},{value}" if key in found else value
     found["CONTENT_LENGTH"] = str(len(body))
-    found |= {key: scope[key] for key in (PASSED, SUBMITTED) if key in scope}
+    if PASSED in scope:
+        found[PASSED] = scope[PASSED]
     return found

@@ -4,8 +4,8 @@ It knows the habits of tools (DataParallel, Lightning, FSDP, torch.compile, EMA)
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 import msgspec
 
@@ -26,6 +26,8 @@ _HEAD = re.compile(
     re.IGNORECASE,
 )
 _SHARE = 0.2  # of the tensors, that a part of the file must have for its prefix to be tried
+_MOST = 6_000  # tensors below a prefix that is tried; the largest network of the index has 2,683
+_MOST_IN_ALL = 40_000  # weights twice, as they are and averaged, in wrappers four deep, come to 22,000
 _DEPTH = 8
 
 
@@ -65,22 +67,37 @@ def tidy(shapes: Mapping[str, Shape]) -> Names:
 
 
 def prefixes(names: Names) -> list[str]:
-    """The dotted prefixes under which a network may lie, the empty one first."""
-    found, level = [""], [""]
+    """The dotted prefixes under which a network may lie, the shortest first.
+
+    Where more tensors lie than twice those of the largest network that is known, no network lies with its own names;
+    and no file has the index searched for as many tensors as it can repeat below `module.module.module.`.
+    """
+    found: list[str] = []
+    tried = 0
+    level = {"": list(names.shapes)}
     least = max(1, int(len(names.shapes) * _SHARE))
-    for _ in range(_DEPTH):
-        following = []
-        for prefix in level:
-            parts = Counter(rest.partition(".")[0] for rest in names.within(prefix) if "." in rest)
-            following += [f"{prefix}{part}." for part, count in parts.items() if count >= least]
-        level = following
-        found += level
+    for _ in range(_DEPTH + 1):
+        for prefix, inside in level.items():
+            if len(inside) <= _MOST and (tried := tried + len(inside)) <= _MOST_IN_ALL:
+                found.append(prefix)
+        below: dict[str, list[str]] = {}
+        for prefix, inside in level.items():
+            for rest in inside:
+                part, dot, following = rest.partition(".")
+                if dot:
+                    below.setdefault(f"{prefix}{part}.", []).append(following)
+        level = {prefix: inside for prefix, inside in below.items() if len(inside) >= least}
     return found
 
 
 def serves_training(name: str) -> bool:
     """Whether a tensor of that name serves training only: losses, metrics, counters."""
-    return any(_TRAINING.fullmatch(part) for part in name.split("."))
+    return any(map(_is_of_training, name.split(".")))
+
+
+@lru_cache(maxsize=4096)
+def _is_of_training(part: str) -> bool:
+    return _TRAINING.fullmatch(part) is not None
 
 
 def is_averaged(prefix: str) -> bool:

@@ -76,7 +76,7 @@ def compare(names: Names, prefix: str, registry: Registry, name: str) -> tuple[f
 
 def best_prefix(names: Names, registry: Registry, name: str) -> str:
     """The prefix under which the file agrees best with one network."""
-    return max(naming.prefixes(names), key=lambda prefix: compare(names, prefix, registry, name)[0])
+    return max(naming.prefixes(names), key=lambda prefix: compare(names, prefix, registry, name)[0], default="")
 
 
 def _fits(own: Shape, shape: Shape) -> bool:

@@ -6,7 +6,7 @@ shipped beside the index of architectures, and written by the same script.
 
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal
 
 import msgspec
@@ -96,9 +96,12 @@ _CONVOLUTIONS = {3: "convolutions over series", 5: "convolutions over volumes"}
 
 def is_table(name: str, shape: Shape) -> bool:
     """Whether a tensor is named as tables of vectors are (`nn.Embedding`). Patches of images are embedded, too."""
-    *path, leaf = name.split(".")
-    named = any(_TABLE.fullmatch(part) for part in path) or bool(_TABLE.fullmatch(leaf))
-    return named and len(shape) == 2 and not leaf.endswith("bias")
+    return len(shape) == 2 and not name.endswith("bias") and any(map(_is_of_tables, name.split(".")))
+
+
+@lru_cache(maxsize=4096)
+def _is_of_tables(part: str) -> bool:
+    return _TABLE.fullmatch(part) is not None
 
 
 def tables(names: Names) -> list[str]:

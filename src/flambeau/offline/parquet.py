@@ -11,6 +11,7 @@ import msgspec
 from flambeau.errors import SetupError
 from flambeau.offline.rows import Layout, WrittenRow
 from flambeau.system.machine import pip_install
+from flambeau.tasks import TASKS
 
 if TYPE_CHECKING:
     import pyarrow
@@ -28,19 +29,21 @@ def require() -> None:
 def write(target: Path, rows: Path, layout: Layout) -> None:
     """Write the rows of a JSONL file to `target`, which is whole or absent.
 
-    Probabilities, scores and embeddings are float32, which is what the model gave. `output` has the type that fits all
-    answers, or where none does, is their JSON text.
+    Probabilities, scores and embeddings are float32, which is what the model gave. `output`, and whatever else
+    may hold anything, has the type that fits all answers, or where none does, is their JSON text.
     """
     import pyarrow
     from pyarrow import parquet
 
     schema = _schema(rows, layout)
+    anything = [name for name, kind in TASKS[layout.task].columns.items() if kind == "any"]
+    as_text = [name for name in anything if schema.field(name).type == pyarrow.string()]
     fresh = target.with_name(target.name + ".new")
     with parquet.ParquetWriter(fresh, schema) as writer:
         group: list[pyarrow.RecordBatch] = []
         for part in _parts(rows):
-            if "output" in layout.columns and schema.field("output").type == pyarrow.string():
-                part = [row | {"output": _as_text(row["output"])} for row in part]
+            if as_text:
+                part = [row | {name: _as_text(row[name]) for name in as_text} for row in part]
             group.append(pyarrow.RecordBatch.from_pylist(part, schema))
             if sum(batch.nbytes for batch in group) >= _BYTES_OF_A_GROUP:
                 writer.write_table(pyarrow.Table.from_batches(group, schema))
@@ -68,30 +71,28 @@ def _schema(rows: Path, layout: Layout) -> "pyarrow.Schema":
     import pyarrow as pa
 
     text, number = pa.string(), pa.float32()
-    one = {"class_id": text, "class_name": text, "class_index": pa.int32(), "probability": number}
-    types = one | {
-        "recognised": pa.bool_(),
-        "predictions": pa.list_(pa.struct(one)),
-        "probabilities": pa.list_(number),
-        "labels": pa.list_(text),
-        "scores": pa.list_(number),
-        "embedding": pa.list_(number),
-        "output": _type_of_outputs(rows) if "output" in layout.columns else None,
-    }
+    kinds = {
+        "text": text, "whole": pa.int32(), "number": number, "truth": pa.bool_(), "texts": pa.list_(text),
+        "numbers": pa.list_(number),
+    }  # fmt: skip
+    task = TASKS[layout.task]
+    types = {name: kinds.get(kind) or _type_of_cells(rows, name) for name, kind in task.columns.items()}
+    types["predictions"] = pa.list_(pa.struct([(name, types[name]) for name in task.ranked]))
+    types["probabilities"] = kinds["numbers"]
     return pa.schema([(name, types.get(name, text)) for name in layout.columns])
 
 
-def _type_of_outputs(rows: Path) -> "pyarrow.DataType":
+def _type_of_cells(rows: Path, column: str) -> "pyarrow.DataType":
     import pyarrow as pa
 
-    found = pa.schema([("output", pa.null())])
+    found = pa.schema([(column, pa.null())])
     for part in _parts(rows):
         try:
-            of_part = pa.schema([("output", pa.array([row["output"] for row in part]).type)])
+            of_part = pa.schema([(column, pa.array([row[column] for row in part]).type)])
             found = pa.unify_schemas([found, of_part], promote_options="permissive")
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
             return pa.string()
-    return found.field("output").type
+    return found.field(column).type
 
 
 def _as_text(output: Any) -> str | None:

@@ -9,32 +9,25 @@ from typing import Any, Protocol
 
 import msgspec
 
-from flambeau.answers.classification import CELLS
 from flambeau.errors import RequestError
-from flambeau.types import Outcome, Task
+from flambeau.tasks import TASKS, TaskName
+from flambeau.types import Outcome
 
 Row = dict[str, Any]
 """The cells of a row by their columns; `None` where there is nothing, and nested lists where there are several."""
 
 _ERROR = ("error", "code")
-_COLUMNS: dict[Task, tuple[str, ...]] = {
-    "classification": (*CELLS, "recognised"),
-    "multi-label": ("labels", "scores"),
-    "embedding": ("embedding",),
-}
-"""The columns of an answer, by its task; of all others it is `output`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """What a row holds.
 
-    Of a classification the best class, and with `top_k` the ranked ones under `predictions`, with `probabilities` the
-    whole vector; of several labels those at the threshold or above, and all scores; of an embedding its numbers; of
-    anything else the model's answer under `output`.
+    The cells of its task; of one that ranks, with `top_k` the ranked ones under `predictions`, with `probabilities` the
+    whole vector.
     """
 
-    task: Task
+    task: TaskName
     top_k: int | None = None
     probabilities: bool = False
 
@@ -43,12 +36,13 @@ class Layout:
         """The columns, in their order. Every row has all of them."""
         ranked = ("predictions",) if self.top_k else ()
         vector = ("probabilities",) if self.probabilities else ()
-        return ("input", *_COLUMNS.get(self.task, ("output",)), *ranked, *vector, *_ERROR)
+        return ("input", *TASKS[self.task].columns, *ranked, *vector, *_ERROR)
 
     @property
     def flat_columns(self) -> tuple[str, ...]:
         """The columns of CSV: the second class and those after it have their own."""
-        ranked = tuple(f"{name}_{rank}" for rank in range(2, (self.top_k or 1) + 1) for name in CELLS)
+        cells = TASKS[self.task].ranked
+        ranked = tuple(f"{name}_{rank}" for rank in range(2, (self.top_k or 1) + 1) for name in cells)
         named = (name for name in self.columns if name not in ("predictions", "probabilities", *_ERROR))
         return (*named, *ranked, *_ERROR)
 

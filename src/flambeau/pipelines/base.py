@@ -1,15 +1,15 @@
-"""What a pipeline is."""
+"""What a pipeline is, and the pipeline of a model, by what its manifest says. It reads no file."""
 
 from collections.abc import Sequence
 from typing import Protocol
 
+from flambeau.answers.activation import Activation
 from flambeau.bundle import storage
-from flambeau.bundle.storage import Activation
 from flambeau.pipelines.image import ImagePipeline
-from flambeau.pipelines.image_tasks import answer_of
 from flambeau.pipelines.tensor import TensorPipeline
 from flambeau.settings.service import Settings
-from flambeau.types import Answer, Item, Label, Payload, Task, Tensors, TensorSpec
+from flambeau.tasks import TASKS, NetworkFacts, TaskName
+from flambeau.types import Answer, Item, Label, Payload, Tensors, TensorSpec
 
 
 class Pipeline(Protocol):
@@ -19,16 +19,13 @@ class Pipeline(Protocol):
         """Make one item's tensors, shape (rows, ...). Raises `InvalidInput` when the payload is at fault."""
         ...
 
-    def postprocess(self, outputs: Tensors, item: Item) -> Answer:
-        """Make the item's answer from its rows of the model's outputs."""
+    def postprocess(self, outputs: Tensors, item: Item, /) -> Answer:
+        """Make the item's answer from its rows of the model's outputs, as its task does."""
         ...
 
     def example(self) -> Payload:
         """A payload that the model can answer, to warm up with."""
         ...
-
-
-# The pipeline of a model, by what its manifest says. It reads no file.
 
 
 SOFTMAX = Activation("softmax")
@@ -41,7 +38,7 @@ def open_pipeline(
     labels: Sequence[Label] | None,
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
-    task: Task = "classification",
+    task: TaskName = "classification",
     activation: Activation = SOFTMAX,
     threshold: float | None = None,
     max_pixels: int = Settings.max_image_pixels,
@@ -52,19 +49,16 @@ def open_pipeline(
     `task` and `activation` are those of the manifest, and count over images only: numbers come out as they are.
     `threshold` as `Options.threshold`; `max_pixels` is the size of the largest image; `fast_decode` as in `decode`.
     """
-    if not isinstance(config, storage.ImageConfig):
-        return TensorPipeline(inputs=inputs, outputs=outputs)
-    return ImagePipeline(
-        config,
-        answer=answer_of(
-            task,
-            activation=activation,
-            output=outputs[0],
-            labels=labels,
-            threshold=config.threshold if threshold is None else threshold,
-        ),
+    images = config if isinstance(config, storage.ImageConfig) else None
+    usual = images.threshold if images else 0.0
+    network = NetworkFacts(
         inputs=inputs,
         outputs=outputs,
-        max_pixels=max_pixels,
-        fast_decode=fast_decode,
+        activation=activation,
+        labels=None if labels is None else tuple(labels),
+        threshold=usual if threshold is None else threshold,
     )
+    postprocess = TASKS[task if images else "tensor"].postprocess(network)
+    if images is None:
+        return TensorPipeline(postprocess=postprocess, inputs=inputs)
+    return ImagePipeline(images, postprocess=postprocess, inputs=inputs, max_pixels=max_pixels, fast_decode=fast_decode)

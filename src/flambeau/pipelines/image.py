@@ -1,4 +1,4 @@
-"""Image bytes to a normalised tensor, and a row of the output to the answer of its task.
+"""Image bytes to a normalised tensor. What a row of the output means is its task's.
 
 The numbers are torchvision's: Resize (shorter side, antialiased), CenterCrop, ToTensor, Normalize, on Pillow images.
 numpy and Pillow only; nothing here knows torch. Tested against torchvision itself over a table of odd images.
@@ -20,9 +20,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from flambeau.bundle import storage
 from flambeau.errors import InvalidInput
 from flambeau.pipelines.image_limits import trim
-from flambeau.pipelines.image_tasks import TaskAnswer
 from flambeau.pipelines.not_an_image import what_is
-from flambeau.types import Answer, Item, Payload, Tensors, TensorSpec
+from flambeau.tasks import Postprocess
+from flambeau.types import Payload, Tensors, TensorSpec
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """The parsers that request bytes may reach. Pillow has forty more, which nobody needs and attackers like."""
@@ -34,22 +34,20 @@ _LARGEST_RESIZED = 16_000_000  # pixels; past this a thin strip is cut before it
 
 
 class ImagePipeline:
-    """One image to (1, channels, crop, crop) float32, and its row of the output to what `answer` makes of it."""
+    """One image to (1, channels, crop, crop) float32, and its row of the outputs to what its task makes of it."""
 
     def __init__(
         self,
         config: storage.ImageConfig,
         *,
-        answer: TaskAnswer,
+        postprocess: Postprocess,
         inputs: Sequence[TensorSpec],
-        outputs: Sequence[TensorSpec],
         max_pixels: int,
         fast_decode: bool = False,
     ) -> None:
         self._config = config
-        self._answer = answer
+        self.postprocess = postprocess
         self._input = inputs[0].name
-        self._output = outputs[0].name
         self._max_pixels = max_pixels
         self._draft = _FAST_DECODE * config.resize if fast_decode else None
         self._mean = np.array(config.mean, np.float32)
@@ -69,10 +67,6 @@ class ImagePipeline:
         if len(self._mean) == 1:
             image = image.convert("L")
         return {self._input: normalise(np.asarray(image), self._mean, self._std)}
-
-    def postprocess(self, outputs: Tensors, item: Item) -> Answer:
-        """The answer of the network's task, of the one row that an image has."""
-        return self._answer(outputs[self._output][0], item.options)
 
     def example(self) -> Payload:
         """A grey PNG of the crop's size."""

@@ -12,8 +12,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from flambeau.types import Value
-
 _PIECE = 256 * 1024  # bytes of text that are decoded together
 _NOT_MARKS = bytes(set(range(256)) - set(b"[],"))
 _NO_BRACKETS = bytes.maketrans(b"[]", b"  ")
@@ -75,46 +73,3 @@ def _marks_of(shape: tuple[int, ...]) -> bytes:
 
 def _list_of(element: bytes, count: int) -> bytes:
     return b"[" + ((element + b",") * count)[:-1] + b"]"
-
-
-# Model answers to strict JSON: numpy arrays, numpy scalars and torch tensors included, NaN and infinities as null.
-
-
-def encode(answer: Any) -> Value:
-    """The JSON text of an answer, and how many of its numbers were not finite.
-
-    Raises `TypeError` (or what the object's own code raises) for a value that has no JSON form.
-    """
-    text = _ENCODER.encode(answer)
-    return Value(text, nonfinite=_count_nonfinite(answer) if b"null" in text else 0)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray | np.generic):
-        if value.dtype.kind not in "biufSU":
-            raise TypeError(f"a numpy array of {value.dtype} has no JSON form")
-        if value.dtype == np.longdouble:
-            value = value.astype(np.float64)  # Python has no such number, so `tolist` would leave it as it is
-        return value.tolist()
-    if hasattr(value, "detach") and hasattr(value, "tolist"):  # a torch tensor, recognised without importing torch
-        return value.detach().cpu().tolist()
-    raise TypeError(f"a {type(value).__name__} has no JSON form")
-
-
-_ENCODER = msgspec.json.Encoder(enc_hook=_plain)
-
-
-def _count_nonfinite(value: Any) -> int:
-    """msgspec writes a number that is not finite as null; here they are told from real nulls."""
-    if isinstance(value, float):
-        return 0 if math.isfinite(value) else 1
-    if isinstance(value, dict):
-        return sum(map(_count_nonfinite, value.values()))
-    if isinstance(value, list | tuple | set | frozenset):
-        return sum(map(_count_nonfinite, value))
-    if isinstance(value, str | bytes | int | None):
-        return 0
-    try:
-        return _count_nonfinite(_plain(value))
-    except TypeError:
-        return 0

@@ -15,22 +15,21 @@ import numpy as np
 import numpy.typing as npt
 
 from flambeau.errors import InvalidInput
-from flambeau.pipelines.json_numbers import UnlikeError, encode, read_rows
-from flambeau.types import Item, Payload, Tensors, TensorSpec, Value
-
-MAX_ROWS = 1024
-"""Most rows in one item; more belong into several requests."""
+from flambeau.pipelines.json_numbers import UnlikeError, read_rows
+from flambeau.tasks import Postprocess
+from flambeau.tasks.tensor import MAX_ROWS, nesting_of
+from flambeau.types import Payload, Tensors, TensorSpec
 
 _SMALL = 256 * 1024
 """Bytes of text that may be decoded as they are: what is made of them takes thirty times as much at the worst."""
 
 
 class TensorPipeline:
-    """One JSON value to (rows, *shape), and the rows of the output back to JSON."""
+    """One JSON value to (rows, *shape), and the rows of the output to what its task makes of them."""
 
-    def __init__(self, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+    def __init__(self, *, postprocess: Postprocess, inputs: Sequence[TensorSpec]) -> None:
+        self.postprocess = postprocess
         self._input = inputs[0]
-        self._output = outputs[0].name
         self._number = {"f": float, "i": int, "u": int, "b": bool}[np.dtype(self._input.dtype).kind]
 
     def preprocess(self, payload: Payload) -> Tensors:
@@ -51,15 +50,6 @@ class TensorPipeline:
         elif len(array) > MAX_ROWS:
             raise self._wrong(f"it has {len(array)} rows, and the most is {MAX_ROWS}")
         return {self._input.name: array}
-
-    def postprocess(self, outputs: Tensors, item: Item) -> Value:
-        """Rows for rows, a row for a row, a number for a number."""
-        rows = outputs[self._output]
-        depth = _depth(bytes(item.payload.data))
-        if depth > len(self._input.shape):
-            return encode(rows.tolist())
-        row = rows[0]
-        return encode(row.item() if depth == 0 and row.size == 1 else row.tolist())
 
     def example(self) -> Payload:
         """A row of zeros."""
@@ -83,12 +73,12 @@ class TensorPipeline:
 
     def _read_small(self, text: bytes) -> npt.NDArray[Any]:
         nested: Any = self._number
-        for _ in range(_depth(text)):
+        for _ in range(nesting_of(text)):
             nested = list[nested]
         return np.array(msgspec.json.decode(text, type=nested), dtype=self._input.dtype)
 
     def _read_large(self, text: bytes) -> npt.NDArray[Any]:
-        nesting = _depth(text)
+        nesting = nesting_of(text)
         if not nesting:
             return self._read_small(text)
         return read_rows(
@@ -114,12 +104,6 @@ class TensorPipeline:
     def _example_text(self) -> str:
         text = self.example().data
         return bytes(text).decode() if len(text) <= 60 else "[…]"
-
-
-def _depth(text: bytes) -> int:
-    """How many lists the JSON value `text` opens with: the nesting of its first element, hence of all of them."""
-    head = text[: len(text) - len(text.lstrip(b"[ \t\r\n"))]
-    return head.count(b"[")
 
 
 _FOUND = {

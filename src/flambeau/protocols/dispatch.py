@@ -1,93 +1,121 @@
-"""The hot routes: predictions and health, answered on the loop under every front.
+"""The table of native routes, and what is true of every answer: its headers, its line in the log, its metrics.
 
-The lane calls `answer` directly, Flask's views through a thread; so both give the same answer, log the same line and
-count in the same metrics.
+A front finds the route of a request in a table (`flambeau.protocols.routes`) and has it answered here. So every front
+gives the same answer, logs the same line and counts in the same metrics.
 """
 
-import re
 import time
-from collections.abc import Sequence
-
-import msgspec
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, cast
 
 from flambeau.errors import RequestError
-from flambeau.protocols import native
+from flambeau.protocols import native, openapi, operations
 from flambeau.protocols.errors import error_answer
-from flambeau.protocols.messages import SAFE_HEADERS, HttpAnswer, HttpRequest, sealed
+from flambeau.protocols.messages import HttpAnswer, HttpRequest, sealed
+from flambeau.protocols.native import Answered
+from flambeau.protocols.routes import Match, ProtocolFunction, Route
 from flambeau.serving.model import Model
 from flambeau.serving.service import Service
 from flambeau.telemetry import logs, tracing
 from flambeau.telemetry.tracing import longest
 from flambeau.types import Timings
 
-_PREDICT = re.compile(r"/predict(?:/([^/]+)(?:/([^/]+))?)?/?")
-_HEALTH = ("/livez", "/readyz")
 
-
-def is_hot(method: str, path: str) -> bool:
-    """Whether `answer` knows the route. All else, wrong methods included, is the Flask application's."""
-    if method == "POST":
-        return path.startswith("/predict") and _PREDICT.fullmatch(path) is not None
-    return method in ("GET", "HEAD") and path in _HEALTH
-
-
-async def answer(service: Service, request: HttpRequest) -> HttpAnswer:
-    """Answer a request for which `is_hot` holds. Never raises for what a client or a model does."""
-    identity = request.identity
-    if request.path == "/livez":
-        return sealed(HttpAnswer(200, b'{"status":"live"}'), identity)
-    if request.path == "/readyz":
-        return sealed(readiness(service), identity)
-    return await _predict(service, request, identity)
-
-
-async def _predict(service: Service, request: HttpRequest, identity: str) -> HttpAnswer:
-    matched = _PREDICT.fullmatch(request.path)
-    assert matched is not None  # by `is_hot`
-    model = None
+async def answer(service: Service, match: Match, request: HttpRequest) -> HttpAnswer:
+    """Answer a request whose route waits. Never raises for what a client or a model does."""
+    route = match.route
     try:
-        model = service.get(*matched.groups())
-        found = await native.answer(service, model, request, request_id=identity)
-    except RequestError as error:
-        if model is None:
-            service.metrics.other.rejected(error.code)
-        found = _refused(error, identity)
+        function = cast("Callable[..., Awaitable[HttpAnswer]]", route.answer)
+        found = await function(service, request, **match.parameters)
     except Exception as error:
-        logs.failure("a request failed unexpectedly", error, id=identity)
-        found = _refused(RequestError("the server failed on this request", code="internal"), identity)
-    status = found.http.status
-    seconds = time.monotonic() - request.received
-    if model is None:
-        service.metrics.other.answered(status)
-    else:
-        model.metrics.answered(status)
-        if status == 200:
-            model.metrics.took(seconds)
-    trace = None
-    if service.tracer is not None or "traceparent" in request.headers:
-        trace = _trace(service, model, request, found, identity)
-    logs.event(
-        "POST /predict",
-        id=identity,
-        trace=trace,
-        model=model.name if model else None,
-        status=status,
-        code=found.error.code if found.error else None,
-        ms=1000 * seconds,
-    )
-    timing = ("Server-Timing", _server_timing(found.timings, seconds))
-    headers = (("X-Request-ID", identity), *SAFE_HEADERS, timing, *found.http.headers)
-    return HttpAnswer(status, found.http.body, found.http.content_type, headers)
+        found = _failed(error, request)
+    return _finished(found, route, request)
 
 
-def _refused(error: RequestError, identity: str) -> native.Answered:
-    # Without its traceback, whose frames hold the body: what refers to the error is itself in one of them.
-    return native.Answered(error_answer(error, identity), error.with_traceback(None), (), 0.0)
+def answer_in_thread(service: Service, match: Match, request: HttpRequest) -> HttpAnswer:
+    """The same for a route that does not wait, in the calling thread."""
+    try:
+        function = cast("Callable[..., HttpAnswer]", match.route.answer)
+        found = function(service, request, **match.parameters)
+    except Exception as error:
+        found = _failed(error, request)
+    return _finished(found, match.route, request)
 
 
-def _trace(
-    service: Service, model: Model | None, request: HttpRequest, found: native.Answered, identity: str
-) -> str | None:
+def _finished(found: HttpAnswer, route: Route, request: HttpRequest) -> HttpAnswer:
+    if not route.quiet:
+        milliseconds = 1000 * (time.monotonic() - request.received)
+        logs.event(f"{request.method} {route.path}", id=request.identity, status=found.status, ms=milliseconds)
+    return sealed(found, request.identity)
+
+
+def _failed(error: Exception, request: HttpRequest) -> HttpAnswer:
+    return error_answer(_told(error, request), request.identity)
+
+
+def _told(error: Exception, request: HttpRequest) -> RequestError:
+    """What a client is told of an error."""
+    if isinstance(error, RequestError):
+        return error
+    logs.failure("a request failed unexpectedly", error, id=request.identity)
+    return RequestError("the server failed on this request", code="internal")
+
+
+# Predictions
+
+
+def prediction(
+    path: str,
+    infer: Callable[[Service, Model, HttpRequest], Coroutine[Any, Any, Answered]],
+    refuse: Callable[[RequestError, str], HttpAnswer],
+) -> ProtocolFunction:
+    """The function of a route by which a protocol predicts: measured, logged and traced under that path.
+
+    `infer` answers for one model, `refuse` says in the protocol's form why a request fails as a whole, and under which
+    id. The parameters of the route are `model` and `version`, where it has them.
+    """
+    name = f"POST {path}"
+
+    async def predict(
+        service: Service, request: HttpRequest, model: str | None = None, version: str | None = None
+    ) -> HttpAnswer:
+        taken = None
+        try:
+            taken = service.get(model, version)
+            found = await infer(service, taken, request)
+        except Exception as error:
+            told = _told(error, request)
+            if taken is None:
+                service.metrics.other.rejected(told.code)
+            # Without its traceback, whose frames hold the body: what refers to the error is itself in one of them.
+            found = Answered(refuse(told, request.identity), told.with_traceback(None), (), 0.0)
+        status = found.http.status
+        seconds = time.monotonic() - request.received
+        if taken is None:
+            service.metrics.other.answered(status)
+        else:
+            taken.metrics.answered(status)
+            if status == 200:
+                taken.metrics.took(seconds)
+        trace = None
+        if service.tracer is not None or "traceparent" in request.headers:
+            trace = _trace(service, taken, request, path=path, found=found)
+        logs.event(
+            name,
+            id=request.identity,
+            trace=trace,
+            model=taken.name if taken else None,
+            status=status,
+            code=found.error.code if found.error else None,
+            ms=1000 * seconds,
+        )
+        timing = ("Server-Timing", _server_timing(found.timings, seconds))
+        return HttpAnswer(status, found.http.body, found.http.content_type, (timing, *found.http.headers))
+
+    return predict
+
+
+def _trace(service: Service, model: Model | None, request: HttpRequest, *, path: str, found: Answered) -> str | None:
     """The id of the trace that the request belongs to, where there is one; its spans are made now that it is over."""
     parent = tracing.parent_of(request.headers.get("traceparent"))
     if service.tracer is None:
@@ -95,16 +123,16 @@ def _trace(
     status = found.http.status
     attributes: dict[str, str | int] = {
         "http.request.method": "POST",
-        "http.route": "/predict",
+        "http.route": path,
         "http.response.status_code": status,
-        "flambeau.request_id": identity,
+        "flambeau.request_id": request.identity,
     }
     if model is not None:
         attributes |= {"flambeau.serving.model": model.name, "flambeau.version": model.version}
     if found.error is not None:
         attributes["error.type"] = found.error.code
     return service.tracer.record(
-        "POST /predict",
+        f"POST {path}",
         parent,
         began=request.received,
         queued=found.queued,
@@ -114,23 +142,26 @@ def _trace(
     )
 
 
-def readiness(service: Service) -> HttpAnswer:
-    """200 when every model can answer, 503 when one cannot or the service is stopping."""
-    ready = service.ready()
-    body = {
-        "status": "ready" if ready else "draining" if service.draining else "not ready",
-        "models": {model.name: model.state for model in service.models()},
-    }
-    return HttpAnswer(200 if ready else 503, msgspec.json.encode(body))
-
-
 def _server_timing(timings: Sequence[Timings], seconds: float) -> str:
     """W3C Server-Timing in milliseconds: the stages that were come to, each item's longest, and the whole."""
     total = f"total;dur={1000 * seconds:.2f}"
-    one = longest(timings)
+    one = timings[0] if len(timings) == 1 else longest(timings)
     if not one.queue + one.preprocess + one.inference + one.postprocess:
         return total
     return (
         f"queue;dur={1000 * one.queue:.2f}, preprocess;dur={1000 * one.preprocess:.2f}, "
         f"inference;dur={1000 * one.inference:.2f}, postprocess;dur={1000 * one.postprocess:.2f}, {total}"
     )
+
+
+_predict = prediction("/predict", native.answer, error_answer)
+
+NATIVE = (
+    Route("POST", "/predict", "infer", _predict, describe=openapi.prediction, quiet=True, slash=True),
+    Route("POST", "/predict/{model}", "infer", _predict, describe=openapi.prediction, quiet=True, slash=True),
+    Route("POST", "/predict/{model}/{version}", "infer", _predict, describe=openapi.prediction, quiet=True, slash=True),
+    Route("GET", "/livez", "public", operations.live, describe=openapi.live, vital=True, quiet=True),
+    Route("GET", "/readyz", "public", operations.ready, describe=openapi.ready, vital=True, quiet=True),
+    Route("GET", "/metrics", "admin", operations.metrics, describe=openapi.metrics, vital=True),
+)
+"""The routes of the native protocol, and those for operators. `GET /openapi.json` is made for a whole table."""

@@ -4,7 +4,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from urllib.parse import parse_qs
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -25,7 +25,7 @@ class HttpRequest:
     """A fully received request. Header names are lower-case; `received` is `time.monotonic()` at its first byte.
 
     `charge` is there where rates are limited. `identity` is what the request is called everywhere: in answers, log and
-    spans; without one given the headers tell.
+    spans; without one given the headers tell. `root` is the URL below which the client sees the routes, with its slash.
     """
 
     method: str
@@ -36,6 +36,7 @@ class HttpRequest:
     received: float = field(default_factory=time.monotonic)
     charge: Charge | None = None
     identity: str = ""
+    root: str = "/"
 
     def __post_init__(self) -> None:
         if not self.identity:
@@ -61,8 +62,9 @@ class HttpAnswer:
 
 
 def sealed(answer: HttpAnswer, identity: str) -> HttpAnswer:
-    """The answer with the headers that every answer carries."""
-    return replace(answer, headers=(("X-Request-ID", identity), *SAFE_HEADERS, *answer.headers))
+    """The answer with the headers that every answer carries; its own go before them. No name stands twice."""
+    headers = dict((("X-Request-ID", identity), *SAFE_HEADERS, *answer.headers))
+    return HttpAnswer(answer.status, answer.body, answer.content_type, tuple(headers.items()))
 
 
 def request_id(headers: Mapping[str, str]) -> str:

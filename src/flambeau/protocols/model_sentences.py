@@ -1,24 +1,14 @@
 """What a model does and who applies which activation, in sentences for people: the page and the OpenAPI document."""
 
-from flambeau.bundle.storage import Activation
+from flambeau.answers.activation import Activation
 from flambeau.serving.model import Model
-from flambeau.types import Task
-
-_TASKS: dict[Task, str] = {
-    "classification": "Classification",
-    "multi-label": "Multi-label classification",
-    "regression": "Regression",
-    "embedding": "Embedding",
-    "tensor": "A network over numbers",
-    "python": "A model in Python",
-}
 
 _FUNCTIONS = {"softmax": "Softmax", "sigmoid": "Sigmoid"}
 
 
 def task_name(model: Model) -> str:
     """The task for people."""
-    return _TASKS[model.task]
+    return model.does.title
 
 
 def about(model: Model) -> str:

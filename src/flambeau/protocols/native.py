@@ -1,10 +1,10 @@
 """The native protocol: bodies to payloads, outcomes to the recipes' answers. Pure functions and two coroutines.
 
-one part `file`, or a raw body     what the model's task answers: `flambeau.answers`
+one part `file`, or a raw body     what the model's task answers: `flambeau.tasks`
 one part `image`                   the same, but of a classifier {"class_index": ..., "probabilities": [...]}
 JSON {"input": x}                  {"output": y}
 several parts                      {"predictions": [...]} in the order sent; a bad one fails alone
-Accept: application/x-npy          of embeddings, an array of numpy; one bad item fails the request
+Accept: another of its types       what the task renders for it; one bad item fails the request
 """
 
 import asyncio
@@ -16,8 +16,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from flambeau.answers import Answer, Asked, Embedding, PartName
-from flambeau.answers.embedding import NPY, npy
+from flambeau.answers import Answer, Asked, PartName
 from flambeau.errors import RequestError
 from flambeau.pipelines import json_document
 from flambeau.protocols import multipart
@@ -28,7 +27,8 @@ from flambeau.protocols.parameters import FORM_PARTS, THRESHOLD, TIMEOUT, TOP_K,
 from flambeau.serving.model import Model
 from flambeau.serving.service import Service
 from flambeau.settings.service import Settings
-from flambeau.types import Options, Outcome, Payload, Task, Timings
+from flambeau.tasks import TASKS, Renderer, TaskName
+from flambeau.types import Options, Outcome, Payload, Timings
 
 _PLAIN_ENCODINGS = ("", "7bit", "8bit", "binary")
 _FILE_NAME = re.compile(rb"[^\x00-\x1f\x7f]{1,255}\.[A-Za-z0-9]{2,5}")
@@ -41,13 +41,14 @@ _BYTES_AT_ONCE = 32 * 1024  # of vectors that become text before others have the
 class Call:
     """A request understood: its items (or what was wrong with one of them) and what is wanted about them.
 
-    `top_k`: how many classes are to be ranked, where that was asked for. `npy`: the answer is to be an array of numpy.
+    `top_k`: how many classes are to be ranked, where that was asked for. `rendered`: what the
+    answer is to be, and by what, where that is not JSON.
     """
 
     items: list[tuple[PartName, Payload | RequestError]]
     options: Options
     top_k: int | None
-    npy: bool
+    rendered: tuple[str, Renderer] | None = None
 
 
 class Answered(NamedTuple):
@@ -63,7 +64,7 @@ class Answered(NamedTuple):
     queued: float
 
 
-async def answer(service: Service, model: Model, request: HttpRequest, *, request_id: str) -> Answered:
+async def answer(service: Service, model: Model, request: HttpRequest) -> Answered:
     """Answer a prediction request to that model. Raises `RequestError` for a request that fails as a whole."""
     try:
         call = await read(request, model.kind, service.settings, task=model.task)
@@ -80,11 +81,11 @@ async def answer(service: Service, model: Model, request: HttpRequest, *, reques
     timings = [outcome.timings for _, outcome in outcomes]
     first = outcomes[0][1].result
     if len(outcomes) == 1 and isinstance(first, RequestError):
-        return Answered(error_answer(first, request_id), first, timings, queued)
-    return Answered(await render(call, outcomes, request_id=request_id), None, timings, queued)
+        return Answered(error_answer(first, request.identity), first, timings, queued)
+    return Answered(await render(call, outcomes, request_id=request.identity), None, timings, queued)
 
 
-async def read(request: HttpRequest, kind: str, settings: Settings, *, task: Task) -> Call:
+async def read(request: HttpRequest, kind: str, settings: Settings, *, task: TaskName) -> Call:
     """Understand a request to a model of that kind (`image`, `tensor` or `python`). Raises `RequestError`.
 
     The loop is let go on after every few hundred KiB of a form.
@@ -99,6 +100,8 @@ async def read(request: HttpRequest, kind: str, settings: Settings, *, task: Tas
     if request.charge is not None:
         request.charge(len(items) - 1)
     top_k = TOP_K.read(request)
+    offered = TASKS[task].media_types
+    accept = request.headers.get("accept", "") if offered else ""
     return Call(
         items=items,
         options=Options(
@@ -107,7 +110,7 @@ async def read(request: HttpRequest, kind: str, settings: Settings, *, task: Tas
             probabilities=any(form == "image" for form, _ in items),
         ),
         top_k=None if top_k is None else int(top_k),
-        npy=task == "embedding" and prefers(request.headers.get("accept", ""), NPY, over=JSON),
+        rendered=next((each for each in offered.items() if prefers(accept, each[0], over=JSON)), None),
     )
 
 
@@ -203,8 +206,8 @@ async def render(call: Call, outcomes: Sequence[tuple[PartName, Outcome]], *, re
     results = [outcome.result for _, outcome in outcomes]
     nonfinite = sum(result.nonfinite for result in results if not isinstance(result, RequestError))
     headers = (("X-Nonfinite-Outputs", str(nonfinite)),) if nonfinite else ()
-    if call.npy:
-        return _arrays(results, headers, request_id=request_id)
+    if call.rendered is not None:
+        return _rendered(*call.rendered, results, headers, request_id=request_id)
     texts: list[bytes] = []
     written = 0
     for (form, _), result in zip(outcomes, results, strict=True):
@@ -220,14 +223,16 @@ async def render(call: Call, outcomes: Sequence[tuple[PartName, Outcome]], *, re
     return HttpAnswer(200, text, headers=headers)
 
 
-def _arrays(
-    results: Sequence[Answer | RequestError], headers: tuple[tuple[str, str], ...], *, request_id: str
+def _rendered(
+    media_type: str,
+    renderer: Renderer,
+    results: Sequence[Answer | RequestError],
+    headers: tuple[tuple[str, str], ...],
+    *,
+    request_id: str,
 ) -> HttpAnswer:
-    """Embeddings as one array. An array has no place for an error: the first one is the answer to all."""
-    found: list[Embedding] = []
-    for result in results:
-        if isinstance(result, RequestError):
-            return error_answer(result, request_id)
-        assert isinstance(result, Embedding)  # the only task that is asked for arrays
-        found.append(result)
-    return HttpAnswer(200, npy(found, alone=len(found) == 1), NPY, headers)
+    """The answers in another form than JSON. It has no place for an error: the first one is the answer to all."""
+    failed = next((result for result in results if isinstance(result, RequestError)), None)
+    if failed is not None:
+        return error_answer(failed, request_id)
+    return HttpAnswer(200, renderer(results), media_type, headers)

@@ -1,23 +1,24 @@
 """The OpenAPI 3.1 document of a running service: its own models, its own limits, every status with its codes.
 
 What can be sent comes from `flambeau.protocols.parameters`, which validates requests too; statuses from
-`flambeau.protocols.errors`.
+`flambeau.protocols.errors`, and which operations there are from the table of routes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
 from typing import Any
 
-from flambeau.answers.embedding import NPY
+import msgspec
+
 from flambeau.errors import Code
 from flambeau.protocols import schemas
 from flambeau.protocols.errors import STATUS
-from flambeau.protocols.messages import REQUEST_ID
+from flambeau.protocols.messages import REQUEST_ID, HttpAnswer, HttpRequest
 from flambeau.protocols.model_sentences import about
-from flambeau.protocols.parameters import NUMBERS, Number
-from flambeau.protocols.routes import Need
+from flambeau.protocols.parameters import Number, numbers_of
+from flambeau.protocols.routes import Operation, Route, RouteTable
 from flambeau.serving.model import Model
 from flambeau.serving.service import Service
-from flambeau.settings.service import Settings
 from flambeau.version import VERSION
 
 Document = dict[str, Any]
@@ -40,18 +41,15 @@ _REASONS = {
 }
 
 
-def document(service: Service, needs: Mapping[str, Need]) -> Document:
-    """The document of that service as it is now. `needs` says which routes take a token, by method and rule."""
-    default = service.get()
-    paths: Document = {"/predict": _prediction(default, service.settings, "predict", "the default model")}
-    for model in service.models():
-        route = f"/predict/{model.name}"
-        newest = service.get(model.name)
-        paths[route] = _prediction(newest, service.settings, route[1:], f"{model.name}, newest version")
-        exact = f"{route}/{model.version}"
-        paths[exact] = _prediction(model, service.settings, exact[1:], f"{model.name}, version {model.version}")
-    paths |= _operations()
-    _secure(paths, needs)
+def document(service: Service, table: Iterable[Route], *, tokens: bool) -> Document:
+    """The document of that service as it is now, of the routes that are described. `tokens`: requests may need one."""
+    paths: Document = {}
+    for route, operation in _operations(service, [route for route in table if route.describe is not None]):
+        assert route.describe is not None
+        described = route.describe(operation)
+        if tokens and route.scope != "public":
+            described["security"] = [{"token": []}]
+        paths.setdefault(operation.path, {})[route.method.lower()] = described
     return {
         "openapi": "3.1.0",
         "info": {
@@ -72,40 +70,58 @@ def document(service: Service, needs: Mapping[str, Need]) -> Document:
     }
 
 
-def _secure(paths: Document, needs: Mapping[str, Need]) -> None:
-    """Write to each operation that it takes a token, where it does."""
-    for path, operations in paths.items():
-        rule = "/predict" if path.startswith("/predict") else path
-        for method, operation in operations.items():
-            if needs.get(f"{method.upper()} {rule}", "public") != "public":
-                operation["security"] = [{"token": []}]
+def _operations(service: Service, routes: list[Route]) -> Iterator[tuple[Route, Operation]]:
+    """The operations of the routes. Where a route takes a model, there is one for each, and they stand together."""
+    for named, several in groupby(routes, key=lambda route: "{model}" in route.path):
+        group = list(several)
+        for model in service.models() if named else [service.get()]:
+            for route in group:
+                yield route, _operation(service, model, route.path)
 
 
-def _prediction(model: Model, settings: Settings, identity: str, which: str) -> Document:
+def _operation(service: Service, model: Model, path: str) -> Operation:
+    which = "the default model"
+    if "{version}" in path:
+        which = f"{model.name}, version {model.version}"
+    elif "{model}" in path:
+        which, model = f"{model.name}, newest version", service.get(model.name)
+    path = path.replace("{model}", model.name).replace("{version}", model.version)
+    return Operation(path, model, which, service.settings)
+
+
+def route(table: Callable[[], RouteTable], *, tokens: bool) -> Route:
+    """The route of the document about that table, in which it stands itself."""
+
+    def answer(service: Service, request: HttpRequest) -> HttpAnswer:
+        return HttpAnswer(200, msgspec.json.encode(document(service, table(), tokens=tokens)))
+
+    return Route("GET", "/openapi.json", "public", answer, describe=_this_document)
+
+
+def prediction(operation: Operation) -> Document:
+    """A prediction of the native protocol."""
+    model, settings = operation.model, operation.settings
     named: Document = {
         name: {"$ref": f"#/components/headers/{name}"}
         for name in ("X-Request-ID", "Server-Timing", "X-Nonfinite-Outputs")
     }
     content: Document = {"application/json": {"schema": schemas.answer(model)}}
-    if model.task == "embedding":
-        content[NPY] = {}  # bytes
-    answered = {"description": schemas.told(model), "headers": named, "content": content}
+    content |= {media_type: {} for media_type in model.does.media_types}  # bytes
+    answered = {"description": model.does.told, "headers": named, "content": content}
     return {
-        "post": {
-            "operationId": identity,
-            "tags": ["predictions"],
-            "summary": f"A prediction of {which}",
-            "description": (
-                f"{about(model)} At most {settings.max_body_bytes} bytes and {settings.max_items} items, "
-                f"answered within {settings.deadline:g} seconds."
-            ),
-            "parameters": [
-                *(_parameter(number) for number in NUMBERS[model.task]),
-                {"$ref": "#/components/parameters/RequestId"},
-            ],
-            "requestBody": {"required": True, "content": schemas.request_bodies(model)},
-            "responses": {"200": answered, **_refusals()},
-        }
+        "operationId": operation.path[1:],
+        "tags": ["predictions"],
+        "summary": f"A prediction of {operation.which}",
+        "description": (
+            f"{about(model)} At most {settings.max_body_bytes} bytes and {settings.max_items} items, "
+            f"answered within {settings.deadline:g} seconds."
+        ),
+        "parameters": [
+            *(_parameter(number) for number in numbers_of(model.task)),
+            {"$ref": "#/components/parameters/RequestId"},
+        ],
+        "requestBody": {"required": True, "content": schemas.request_bodies(model)},
+        "responses": {"200": answered, **_refusals()},
     }
 
 
@@ -138,36 +154,50 @@ def _refusals() -> Document:
     return found
 
 
-def _operations() -> Document:
-    refused = {
-        "description": "Refused; `code` says why.",
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+_REFUSED: Document = {
+    "description": "Refused; `code` says why.",
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+}
+
+
+def _get(identity: str, summary: str, responses: Document) -> Document:
+    return {
+        "operationId": identity,
+        "tags": ["operations"],
+        "summary": summary,
+        "parameters": [{"$ref": "#/components/parameters/RequestId"}],
+        "responses": {**responses, "default": _REFUSED},
     }
 
-    def get(identity: str, summary: str, responses: Document) -> Document:
-        about = {"operationId": identity, "tags": ["operations"], "summary": summary}
-        parameters = [{"$ref": "#/components/parameters/RequestId"}]
-        return {"get": {**about, "parameters": parameters, "responses": {**responses, "default": refused}}}
 
-    def json(schema: Document, meaning: str) -> Document:
-        return {"description": meaning, "content": {"application/json": {"schema": schema}}}
+def _json(schema: Document, meaning: str) -> Document:
+    return {"description": meaning, "content": {"application/json": {"schema": schema}}}
 
-    live = {
+
+def live(_: Operation) -> Document:
+    """`GET /livez`."""
+    schema = {
         "type": "object", "required": ["status"], "properties": {"status": {"const": "live"}},
         "additionalProperties": False,
     }  # fmt: skip
-    readiness = {"$ref": "#/components/schemas/Readiness"}
+    return _get("livez", "Whether the process answers", {"200": _json(schema, "It does.")})
+
+
+def ready(_: Operation) -> Document:
+    """`GET /readyz`."""
+    schema = {"$ref": "#/components/schemas/Readiness"}
+    answers = {"200": _json(schema, "They can."), "503": _json(schema, "One cannot, or the service is stopping.")}
+    return _get("readyz", "Whether every model can answer", answers)
+
+
+def metrics(_: Operation) -> Document:
+    """`GET /metrics`."""
     text = {"description": "Prometheus' text format, version 0.0.4.", "content": {"text/plain": {}}}
-    return {
-        "/livez": get("livez", "Whether the process answers", {"200": json(live, "It does.")}),
-        "/readyz": get(
-            "readyz",
-            "Whether every model can answer",
-            {"200": json(readiness, "They can."), "503": json(readiness, "One cannot, or the service is stopping.")},
-        ),
-        "/metrics": get("metrics", "What is counted and timed", {"200": text}),
-        "/openapi.json": get("openapi", "This document", {"200": json({"type": "object"}, "It.")}),
-    }
+    return _get("metrics", "What is counted and timed", {"200": text})
+
+
+def _this_document(_: Operation) -> Document:
+    return _get("openapi", "This document", {"200": _json({"type": "object"}, "It.")})
 
 
 _READINESS: Document = {

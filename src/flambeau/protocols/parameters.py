@@ -4,14 +4,17 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from flambeau.answers import PartName
+from flambeau.answers.schemas import RANKED
 from flambeau.errors import RequestError
 from flambeau.protocols.messages import HttpRequest
-from flambeau.types import PipelineKind, Task
+from flambeau.tasks import TASKS, TaskName
+from flambeau.types import PipelineKind
 
 BodyForm = Literal["form", "json", "raw"]
 """How a body is read: as multipart form data, as JSON, or as the bytes of one file."""
 
-FORM_PARTS = ("file", "image")
+FORM_PARTS: tuple[PartName, ...] = ("file", "image")
 """The parts of a form that carry an item; others are passed over."""
 
 MEDIA_TYPES: dict[BodyForm, tuple[str, ...]] = {
@@ -60,7 +63,11 @@ class Number:
 
         Raises `RequestError` with code `bad_request`.
         """
-        text = self._text(request)
+        if self.place == "header":
+            text = request.headers.get(self.name.lower())
+            text = text and text.strip(" \t")
+        else:
+            text = self._from_query(request) if request.query else None
         if text is None:
             return None
         if (_WHOLE if self.whole else _DECIMAL).fullmatch(text):
@@ -70,12 +77,7 @@ class Number:
         kind = "a whole number" if self.whole else "a number"
         raise RequestError(f"{self._shown()} must be {kind} from {self.least} to {self.most}", code="bad_request")
 
-    def _text(self, request: HttpRequest) -> str | None:
-        if self.place == "header":
-            text = request.headers.get(self.name.lower())
-            return text and text.strip(" \t")
-        if not request.query:
-            return None
+    def _from_query(self, request: HttpRequest) -> str | None:
         given = request.parameters(self.name)
         if len(given) > 1:
             raise RequestError(f"{self._shown()} is given {len(given)} times: give it once", code="bad_request")
@@ -86,28 +88,18 @@ class Number:
 
 
 TOP_K = Number(
-    "top_k", "query", True, 1, 1000,
-    "How many classes to rank, best first; they stand under `predictions`.", 5,
+    "top_k", "query", True, 1, 1000, RANKED, 5,
 )  # fmt: skip
 THRESHOLD = Number(
-    "threshold", "query", False, 0, 1,
-    "Probability below which nothing counts as recognised. Without it: the service's.", 0.5,
+    "threshold", "query", False, 0, 1, "The score from which on a class counts.", 0.5,
 )  # fmt: skip
 TIMEOUT = Number(
     "X-Request-Timeout-Ms", "header", True, 1, 10**9,
     "Milliseconds within which the answer is wanted. It can shorten the service's deadline, not lengthen it.", 2000,
 )  # fmt: skip
 
-_PRESENT = replace(
-    THRESHOLD, meaning="Score from which on a class counts as present. Without it: the service's.", example=0.5
-)
 
-NUMBERS: dict[Task, tuple[Number, ...]] = {
-    "classification": (TOP_K, THRESHOLD, TIMEOUT),
-    "multi-label": (TOP_K, _PRESENT, TIMEOUT),
-    "regression": (TIMEOUT,),
-    "embedding": (TIMEOUT,),
-    "tensor": (TIMEOUT,),
-    "python": (TIMEOUT,),
-}
-"""What has a meaning for models of each task. All are checked for all."""
+def numbers_of(task: TaskName) -> tuple[Number, ...]:
+    """What has a meaning for models of a task, and which. All are checked for all."""
+    asked = TASKS[task].parameters
+    return (*(replace(each, meaning=asked[each.name]) for each in (TOP_K, THRESHOLD) if each.name in asked), TIMEOUT)

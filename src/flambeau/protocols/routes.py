@@ -1,78 +1,153 @@
-"""The table of routes: what each needs. A route that does not stand here is refused, whoever asks."""
+"""What a route is, and how a request finds its own. Which routes there are it does not know.
 
-from collections.abc import Mapping, MutableMapping
-from typing import Literal
-
-from werkzeug.exceptions import HTTPException
-from werkzeug.routing import Map, RequestRedirect
-
-from flambeau.protocols import dispatch
-
-Need = Literal["public", "infer", "admin"]
-"""Who may: everybody, whoever has a token, whoever has an admin token."""
-
-ROUTES: Mapping[str, Need] = {
-    "GET /": "public",
-    "POST /": "infer",
-    "GET /static/<path:filename>": "public",
-    "GET /livez": "public",
-    "GET /readyz": "public",
-    "GET /docs": "public",
-    "GET /docs/<name>": "public",
-    "GET /openapi.json": "public",
-    "POST /predict": "infer",
-    "POST /predict/<name>": "infer",
-    "POST /predict/<name>/<version>": "infer",
-    "GET /metrics": "admin",
-    "GET /dashboard": "public",
-}
-"""Method and rule of every route. HEAD is GET; OPTIONS, which only tells the methods, needs the least of them.
-
-The dashboard's page is public, as pages are; its figures come from `/metrics`.
+`flambeau.protocols.dispatch` has those of the native protocol, `flambeau.ui` those of the pages; `flambeau.http.site`
+puts them into the one table that dispatch, access control, Flask and the OpenAPI document read.
 """
 
-_VITAL = ("/livez", "/readyz", "/metrics", "/dashboard")
-"""What tells how the server is. It is answered whatever else is full."""
+import inspect
+import re
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from flambeau.protocols.messages import HttpAnswer
+from flambeau.serving.model import Model
+from flambeau.settings.service import Settings
+
+RequiredScope = Literal["public", "infer", "admin"]
+"""Who may: everybody, whoever has a token, whoever has an admin token."""
+
+_LEAST_FIRST: tuple[RequiredScope, ...] = ("public", "infer", "admin")
+
+ProtocolFunction = Callable[..., HttpAnswer] | Callable[..., Coroutine[Any, Any, HttpAnswer]]
+"""Called with the service, the `HttpRequest`, and the parameters of the path by their names.
+
+A coroutine function is called on the loop, a plain one in a thread. Both may raise `RequestError`.
+"""
 
 
-def is_vital_path(path: str) -> bool:
-    """Whether it is one of these, or a part of the dashboard's page."""
-    return path in _VITAL or path.startswith("/static/")
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What the OpenAPI document is to describe: a path, the model that answers there, and that model in words."""
+
+    path: str
+    model: Model
+    which: str
+    settings: Settings
 
 
-def is_vital(method: bytes, url: bytes, headers: list[tuple[bytes, bytes]]) -> bool:
-    """Whether a request, as it came, asks for such a path, without a body."""
-    return (
-        method in (b"GET", b"HEAD")
-        and is_vital_path(url.partition(b"?")[0].decode("latin-1"))
-        and not any(name in (b"content-length", b"transfer-encoding") for name, _ in headers)
-    )
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One line of the table.
+
+    In `path`, `{name}` is a parameter: one part of the path, or of a part (`/v1/models/{name}:predict`); `{name:path}`
+    is all that is left of it. `answer` is `None` for files, which Flask serves.
+    `describe` makes the operation for the OpenAPI document; `None` for pages.
+    `vital` is what tells how the server is: it is answered whatever else is full.
+    `quiet` leaves no line in the log, or writes one of its own.
+    `slash`: a slash at the end makes no difference.
+    """
+
+    method: Literal["GET", "POST", "PUT", "DELETE"]
+    path: str
+    scope: RequiredScope
+    answer: ProtocolFunction | None
+    _: KW_ONLY
+    describe: Callable[[Operation], dict[str, Any]] | None = None
+    vital: bool = False
+    quiet: bool = False
+    slash: bool = False
+    waits: bool = field(init=False)
+    """Whether `answer` is a coroutine function."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "waits", inspect.iscoroutinefunction(self.answer))
 
 
-_LEAST_FIRST: tuple[Need, ...] = ("public", "infer", "admin")
+class Match(NamedTuple):
+    """The route of a request, and the parameters of its path."""
+
+    route: Route
+    parameters: dict[str, str]
 
 
-class Routes:
-    """What a request needs, told from the application's own map of routes."""
+class RouteTable:
+    """All routes of a server, in their order. HEAD is GET."""
 
-    def __init__(self, url_map: Map, needs: MutableMapping[str, Need]) -> None:
-        self._adapter = url_map.bind("localhost")
-        self._needs = needs
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._routes = tuple(routes)
+        self._plain: dict[str, dict[str, Match]] = {}
+        templates: dict[str, list[Route]] = {}
+        for route in self._routes:
+            if "{" in route.path:
+                templates.setdefault(route.method, []).append(route)
+            else:
+                plain = self._plain.setdefault(route.method, {})
+                plain[route.path] = Match(route, {})
+                if route.slash:
+                    plain[route.path + "/"] = plain[route.path]
+        self._templates = {method: _Templates(several) for method, several in templates.items()}
+        self._methods = self._plain.keys() | templates.keys()
 
-    def need(self, method: str, path: str) -> Need | None:
-        """What the request needs; `None` when its route declares nothing.
+    def __iter__(self) -> Iterator[Route]:
+        return iter(self._routes)
 
-        What is no route at all needs a token, so that a stranger does not learn which are.
-        """
+    def find(self, method: str, path: str) -> Match | None:
+        """The route of a request. `path` is unquoted."""
         if method == "HEAD":
             method = "GET"
-        if dispatch.is_hot(method, path):
-            return self._needs.get("POST /predict" if method == "POST" else f"GET {path}")
-        try:
-            rule, _ = self._adapter.match(path, method, return_rule=True)
-        except (HTTPException, RequestRedirect):  # there is nothing, not by this method, or elsewhere
-            return "infer"
+        plain = self._plain.get(method)
+        if plain is not None and path in plain:
+            return plain[path]
+        if path and (path[0] != "/" or path.startswith("//")):  # which werkzeug, too, reads as one slash
+            return self.find(method, "/" + path.lstrip("/"))
+        templates = self._templates.get(method)
+        return None if templates is None else templates.find(path)
+
+    def scope_elsewhere(self, method: str, path: str) -> RequiredScope:
+        """What a request needs that has no route.
+
+        OPTIONS, which only tells the methods, needs the least of them. What is no route at all needs a token, so that a
+        stranger does not learn which are.
+        """
         if method != "OPTIONS":
-            return self._needs.get(f"{method} {rule.rule}")
-        declared = {self._needs.get(f"{each} {rule.rule}") for each in (rule.methods or set()) - {"HEAD", "OPTIONS"}}
-        return next((need for need in _LEAST_FIRST if need in declared), None)
+            return "infer"
+        return least(match.route.scope for each in self._methods if (match := self.find(each, path))) or "infer"
+
+
+def least(scopes: Iterable[RequiredScope]) -> RequiredScope | None:
+    """The scope that most have; `None` of none."""
+    return min(scopes, key=_LEAST_FIRST.index, default=None)
+
+
+class _Templates:
+    """The templates of one method as one pattern: whichever comes first matches."""
+
+    def __init__(self, routes: list[Route]) -> None:
+        self._routes: dict[int, tuple[Route, tuple[str, ...]]] = {}  # by the group that is the route's whole path
+        patterns = []
+        group = 1
+        for route in routes:
+            names = tuple(name for name, _ in _PARAMETER.findall(route.path))
+            self._routes[group] = route, names
+            patterns.append(f"({_pattern(route)})")
+            group += 1 + len(names)
+        self._pattern = re.compile("|".join(patterns))
+
+    def find(self, path: str) -> Match | None:
+        found = self._pattern.fullmatch(path)
+        if found is None or found.lastindex is None:
+            return None
+        group = found.lastindex  # the one that was closed last: the outermost
+        route, names = self._routes[group]
+        return Match(route, dict(zip(names, found.groups()[group:], strict=False)))
+
+
+_PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
+
+
+def _pattern(route: Route) -> str:
+    literal = (re.escape(text) for text in _PARAMETER.sub("\0", route.path).split("\0"))
+    values = (r"([^/].*?)" if rest else r"([^/]+)" for _, rest in _PARAMETER.findall(route.path))
+    pattern = next(literal) + "".join(value + text for value, text in zip(values, literal, strict=True))
+    return pattern + ("/?" if route.slash else "")

@@ -2,7 +2,6 @@
 
 import enum
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
 
 import msgspec
@@ -11,8 +10,7 @@ from flambeau.errors import FlambeauError
 from flambeau.types import Item, Outcome, WorkerView
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An item of a batch, and the seconds until nobody waits for its answer any more."""
 
     item: Item
@@ -41,8 +39,7 @@ class BatchCost(msgspec.Struct, frozen=True):
     two: Annotated[float, msgspec.Meta(gt=0)]
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicaInfo:
+class ReplicaInfo(msgspec.Struct, frozen=True):
     """What replicas say of themselves once they are warm. `cost` is `None` where there was nothing to measure."""
 
     device: str

@@ -118,7 +118,7 @@ class ProcessesRunner:
         if hasty:
             timeout = min(timeout, max(_HASTY_SHARE * timeout, _HASTY_SECONDS))
         try:
-            wide = worker.wide and not any(other.busy for other in self._ready if other is not worker)
+            wide = worker.wide and [other for other in self._ready if other.busy] == [worker]
             outcomes = await worker.answer(batch, timeout=timeout, wide=wide)
         finally:
             worker.busy = False

@@ -12,12 +12,12 @@ import msgspec
 import numpy as np
 
 from flambeau import usercode
+from flambeau.answers.value import encode
 from flambeau.architectures import torchvision_compat
 from flambeau.bundle import golden_samples
 from flambeau.bundle.golden_samples import Sample, Traced
 from flambeau.bundle.storage import Bundle, PythonConfig
 from flambeau.errors import InvalidInput, RequestError, SourceError
-from flambeau.pipelines import json_numbers
 from flambeau.pipelines.json_document import open_document
 from flambeau.python_model import PythonModel
 from flambeau.runners.base import BatchCost
@@ -164,6 +164,6 @@ def _function_answer(answer: Any, payload: Payload) -> Answer:
     if payload.kind == "value":
         return Plain(answer)
     try:
-        return json_numbers.encode(answer)
+        return encode(answer)
     except Exception as error:
         raise invalid_output(f"the model's answer has no JSON form: {error}") from error

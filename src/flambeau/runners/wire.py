@@ -1,8 +1,9 @@
 """What the front and a worker say to each other: binary frames over a socketpair. Never pickle.
 
 A frame is a header and a body. The header carries the worker's generation and the batch's id; a frame whose pair does
-not match is dropped. A body is MessagePack of a closed set of structs, the answers and those below, followed by the
-items' payload bytes as they came from the client: these are sent from where they lie and are not copied into the body.
+not match is dropped. A body is MessagePack of a closed set of structs: those of `flambeau.types` as they are, and the
+answers of `flambeau.tasks`. The items' payload bytes follow it as they came from the client: they are sent from where
+they lie and are not copied into the body, where their sizes stand in their places.
 
 This module turns values into bytes and back. It owns no socket.
 """
@@ -11,14 +12,15 @@ import enum
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import force_setattr
 
-from flambeau.answers import WireAnswer
 from flambeau.errors import Code, FlambeauError, RequestError
-from flambeau.runners.base import BatchCost
-from flambeau.types import Item, Options, Outcome, Payload, Timings
+from flambeau.runners.base import Batch, ReplicaInfo, Work
+from flambeau.tasks import ANSWERS
+from flambeau.types import Item, Outcome, Payload
 
 T = TypeVar("T")
 Buffer = bytes | bytearray | memoryview
@@ -60,13 +62,6 @@ class Header:
     wide: bool = False
 
 
-class Ready(msgspec.Struct, frozen=True):
-    """The replica is warm, on that device, and costs so much where it was measured."""
-
-    device: str
-    cost: BatchCost | None = None
-
-
 class Failed(msgspec.Struct, frozen=True):
     """The replica cannot start. `error` is the name of a class in `flambeau.errors`."""
 
@@ -74,30 +69,25 @@ class Failed(msgspec.Struct, frozen=True):
     message: str
 
 
-class _WireItem(msgspec.Struct, frozen=True, array_like=True):
-    kind: str
-    size: Annotated[int, msgspec.Meta(ge=0)]
-    seconds_left: float
-    top_k: int
-    threshold: float | None
-    probabilities: bool
+class Failure(msgspec.Struct, frozen=True, array_like=True, tag="error"):
+    """A `RequestError` on its way."""
 
-
-class _WireError(msgspec.Struct, frozen=True, array_like=True, tag=3):
     message: str
     code: Code
     hint: str | None
 
+    @classmethod
+    def of(cls, error: object) -> "Failure":
+        """The one thing that is no struct, for the encoder."""
+        if not isinstance(error, RequestError):
+            raise NotImplementedError(f"a {type(error).__name__} does not travel")
+        return cls(error.message, error.code, error.hint)
 
-class _WireOutcome(msgspec.Struct, frozen=True, array_like=True):
-    result: WireAnswer | _WireError
-    timings: tuple[float, float, float, float]
 
-
-_ENCODER = msgspec.msgpack.Encoder()
-_ITEMS = msgspec.msgpack.Decoder(list[_WireItem])
-_OUTCOMES = msgspec.msgpack.Decoder(list[_WireOutcome])
-_READY = msgspec.msgpack.Decoder(Ready)
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=Failure.of)
+_WORK = msgspec.msgpack.Decoder(list[Work])
+_OUTCOMES = msgspec.msgpack.Decoder(list[Outcome[ANSWERS | Failure]])
+_READY = msgspec.msgpack.Decoder(ReplicaInfo)
 _FAILED = msgspec.msgpack.Decoder(Failed)
 
 
@@ -118,52 +108,57 @@ def unpack_header(data: Buffer) -> Header:
     return Header(FrameKind(kind), generation, batch, body, payloads, wide)
 
 
-def pack_batch(generation: int, batch: int, items: Sequence[tuple[Item, float]], *, wide: bool = False) -> list[Buffer]:
-    """A batch as buffers to be sent one after the other. With each item goes how many seconds it has left."""
-    wire = [
-        _WireItem(
-            item.payload.kind,
-            len(item.payload.data),
-            seconds_left,
-            item.options.top_k,
-            item.options.threshold,
-            item.options.probabilities,
-        )
-        for item, seconds_left in items
-    ]
-    body = _ENCODER.encode(wire)
-    size = sum(each.size for each in wire)
-    header = pack_header(Header(FrameKind.BATCH, generation, batch, len(body), size, wide))
-    return [header + body, *(item.payload.data for item, _ in items)]
+def pack_batch(generation: int, batch: int, works: Batch, *, wide: bool = False) -> list[Buffer]:
+    """A batch as buffers to be sent one after the other."""
+    buffers: list[Buffer] = [b""]
+    sizes = 0
+    sent: list[Work] = []
+    for work in works:
+        item = work.item
+        payload = item.payload
+        buffers.append(payload.data)
+        size = len(payload.data)
+        sizes += size
+        sent.append(Work(Item(Payload(payload.kind, size), item.options), work.seconds_left))
+    body = _ENCODER.encode(sent)
+    buffers[0] = pack_header(Header(FrameKind.BATCH, generation, batch, len(body), sizes, wide)) + body
+    return buffers
 
 
-def unpack_batch(body: Buffer, payloads: memoryview) -> list[tuple[Item, float]]:
+def unpack_batch(body: Buffer, payloads: memoryview) -> list[Work]:
     """The items of a batch with the seconds each has left. Payloads are views into `payloads`. Raises `FrameError`."""
-    wire = _decode(_ITEMS, body)
-    items: list[tuple[Item, float]] = []
+    works = _decode(_WORK, body)
     start = 0
-    for each in wire:
-        if each.kind not in ("file", "json", "document"):
-            raise FrameError(f"there is no payload of kind {each.kind!r}")
-        payload = Payload(each.kind, payloads[start : start + each.size])  # type: ignore[arg-type]
-        items.append((Item(payload, Options(each.top_k, each.threshold, each.probabilities)), each.seconds_left))
-        start += each.size
+    for work in works:
+        payload = work.item.payload
+        if payload.kind == "value":
+            raise FrameError("there is no payload of kind 'value' between processes")
+        if type(payload.data) is not int or payload.data < 0:
+            raise FrameError("the size of a payload is no number of bytes")
+        end = start + payload.data
+        force_setattr(payload, "data", payloads[start:end])
+        start = end
     if start != len(payloads):
         raise FrameError(f"the payloads have {len(payloads)} bytes, and the items ask for {start}")
-    return items
+    return works
 
 
 def pack_outcomes(generation: int, batch: int, outcomes: Sequence[Outcome]) -> bytes:
     """The outcomes of a batch as one frame."""
-    return _pack(FrameKind.ANSWER, generation, batch, [_wire_outcome(outcome) for outcome in outcomes])
+    return _pack(FrameKind.ANSWER, generation, batch, outcomes)
 
 
 def unpack_outcomes(body: Buffer) -> list[Outcome]:
     """The outcomes of a batch, in order. Raises `FrameError`."""
-    return [_outcome(each) for each in _decode(_OUTCOMES, body)]
+    outcomes: list[Outcome[Any]] = _decode(_OUTCOMES, body)
+    for outcome in outcomes:
+        failure = outcome.result
+        if type(failure) is Failure:
+            force_setattr(outcome, "result", RequestError(failure.message, code=failure.code, hint=failure.hint))
+    return outcomes
 
 
-def pack_ready(generation: int, ready: Ready) -> bytes:
+def pack_ready(generation: int, ready: ReplicaInfo) -> bytes:
     """The frame of a replica that is warm."""
     return _pack(FrameKind.READY, generation, 0, ready)
 
@@ -173,7 +168,7 @@ def pack_failed(generation: int, failed: Failed) -> bytes:
     return _pack(FrameKind.FAILED, generation, 0, failed)
 
 
-def unpack_start(kind: FrameKind, body: Buffer) -> Ready | Failed:
+def unpack_start(kind: FrameKind, body: Buffer) -> ReplicaInfo | Failed:
     """The first frame of a worker. Raises `FrameError`."""
     if kind is FrameKind.READY:
         return _decode(_READY, body)
@@ -192,20 +187,3 @@ def _decode(decoder: msgspec.msgpack.Decoder[T], body: Buffer) -> T:
         return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the last: arrays nested without end
         raise FrameError(f"the body cannot be read: {error}") from error
-
-
-def _wire_outcome(outcome: Outcome) -> _WireOutcome:
-    timings = outcome.timings
-    seconds = (timings.queue, timings.preprocess, timings.inference, timings.postprocess)
-    result = outcome.result
-    if isinstance(result, RequestError):
-        return _WireOutcome(_WireError(result.message, result.code, result.hint), seconds)
-    assert isinstance(result, WireAnswer)  # payloads of kind `value` stay in their process
-    return _WireOutcome(result, seconds)
-
-
-def _outcome(wire: _WireOutcome) -> Outcome:
-    result = wire.result
-    if isinstance(result, _WireError):
-        return Outcome(RequestError(result.message, code=result.code, hint=result.hint), Timings(*wire.timings))
-    return Outcome(result, Timings(*wire.timings))

@@ -21,8 +21,8 @@ import msgspec
 
 from flambeau.errors import EngineError, RequestError, SetupError
 from flambeau.runners import wire
-from flambeau.runners.base import ReplicaSpec
-from flambeau.runners.wire import Failed, FrameKind, Header, Ready
+from flambeau.runners.base import ReplicaInfo, ReplicaSpec
+from flambeau.runners.wire import Failed, FrameKind, Header
 from flambeau.system.process import end_with_parent
 from flambeau.telemetry import logs, stderr_capture
 from flambeau.telemetry.log_writer import LineSink, LogChannel, LogWriter
@@ -108,16 +108,16 @@ class Worker:
             message = f"{spec.name} cannot be loaded: {type(error).__name__}: {error}"
             self._send(wire.pack_failed(self._generation, Failed(EngineError.__name__, message)))
             return
-        self._send(wire.pack_ready(self._generation, Ready(replica.device, replica.cost)))
+        self._send(wire.pack_ready(self._generation, ReplicaInfo(replica.device, replica.cost)))
         for header, body, payloads in self._frames():
             received = time.monotonic()
             outcomes: dict[int, Outcome] = {}
             waiting: list[tuple[int, Item]] = []
-            for index, (item, seconds_left) in enumerate(wire.unpack_batch(body, payloads)):
-                if seconds_left <= time.monotonic() - received:  # expired ones are never computed
+            for index, work in enumerate(wire.unpack_batch(body, payloads)):
+                if work.seconds_left <= time.monotonic() - received:  # expired ones are never computed
                     outcomes[index] = Outcome(EXPIRED)
                 else:
-                    waiting.append((index, item))
+                    waiting.append((index, work.item))
             answered = replica.run([item for _, item in waiting], wide=header.wide)
             outcomes |= {index: outcome for (index, _), outcome in zip(waiting, answered, strict=True)}
             ordered = [outcomes[index] for index in range(len(outcomes))]

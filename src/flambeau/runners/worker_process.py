@@ -25,7 +25,7 @@ from flambeau.runners.wire import Failed, FrameError, FrameKind, Header
 from flambeau.runners.worker import WorkerConfig
 from flambeau.settings.service import Settings
 from flambeau.system import machine
-from flambeau.system.process import NO_TELEMETRY, OWN_GROUP, interpreter
+from flambeau.system.process import spawn_child
 from flambeau.telemetry import logs
 from flambeau.types import Outcome
 
@@ -45,7 +45,7 @@ def worker_environment(threads: int) -> dict[str, str]:
         for name, value in os.environ.items()
         if name in _ENVIRONMENT or (name.startswith(_ENVIRONMENT_PREFIXES) and not _SECRET.search(name))
     }
-    return {"OMP_NUM_THREADS": str(threads)} | kept | NO_TELEMETRY
+    return {"OMP_NUM_THREADS": str(threads)} | kept
 
 
 class OomKills:
@@ -85,17 +85,17 @@ class WorkerProcess:
         order = WorkerConfig(
             spec, generation, os.getpid(), settings.max_worker_memory, settings.log_level, log, logs.in_json()
         )
-        command = [interpreter(), "-P", "-m", "flambeau.runners.worker", str(theirs.fileno())]
         # On the loop's own thread and not in a pool's: a worker ends with the thread that spawned it (PDEATHSIG).
         with theirs:
             try:
-                self._process = subprocess.Popen(
-                    [*command, msgspec.json.encode(order).decode()],
-                    pass_fds=[theirs.fileno()] if log is None else [theirs.fileno(), log],
-                    stdin=subprocess.DEVNULL,
+                self._process = spawn_child(
+                    "flambeau.runners.worker",
+                    str(theirs.fileno()),
+                    msgspec.json.encode(order).decode(),
+                    environment=worker_environment(spec.threads),
                     stdout=sys.stderr if _has_descriptor(sys.stderr) else subprocess.DEVNULL,
-                    env=worker_environment(spec.threads),
-                    process_group=OWN_GROUP,
+                    pass_fds=[theirs.fileno()] if log is None else [theirs.fileno(), log],
+                    warnings=True,
                 )
             except OSError:
                 mine.close()
@@ -130,9 +130,7 @@ class WorkerProcess:
         future = self._batches[identity] = loop.create_future()
         watchdog = Watchdog(timeout, self._hang)
         try:
-            items = [(work.item, work.seconds_left) for work in batch]
-            frame = wire.pack_batch(self.generation, identity, items, wide=wide)
-            await self._send(frame)
+            await self._send(wire.pack_batch(self.generation, identity, batch, wide=wide))
             outcomes: list[Outcome] = await future
         finally:
             watchdog.cancel()
@@ -206,7 +204,7 @@ class WorkerProcess:
                 kind = EngineError
             self.started.set_exception(kind(begun.message))
         else:
-            self.started.set_result(ReplicaInfo(begun.device, begun.cost))
+            self.started.set_result(begun)
 
     def _start_too_slow(self) -> None:
         if not self.started.done():

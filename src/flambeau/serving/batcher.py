@@ -62,6 +62,7 @@ LARGEST_BATCH = 32 * 1024 * 1024
 @dataclass(eq=False, slots=True)
 class _Entry:
     item: Item
+    size: int  # bytes
     future: "asyncio.Future[Outcome]"
     queued_at: float
     deadline: float
@@ -74,10 +75,6 @@ class _Entry:
     kills: int = 0
     hung: bool = False  # among others
     hurried: bool = False  # and was ended early, alone
-
-    @property
-    def size(self) -> int:
-        return self.item.payload.size
 
 
 class BatchQueue:
@@ -111,14 +108,17 @@ class BatchQueue:
         will, `too_many_items` or `body_too_large`. If the caller is cancelled, what still waits is dropped before it is
         computed.
         """
-        held = [self._quarantine and await self._quarantine.holds(item.payload) for item in items]
+        held = [False] * len(items)
+        if self._quarantine:
+            held = [await self._quarantine.holds(item.payload) for item in items]
         loop = asyncio.get_running_loop()
-        now, size = loop.time(), sum(item.payload.size for item in items)
+        now, sizes = loop.time(), [item.payload.size for item in items]
+        size = sum(sizes)
         self._refuse_if_full(len(items), size)
         request, heavy = next(self._requests), is_heavy(len(items), size)
         entries = [
-            self._enqueue(_Entry(item, loop.create_future(), now, deadline, request, place, heavy), held=bool(each))
-            for place, (item, each) in enumerate(zip(items, held, strict=True))
+            self._enqueue(_Entry(item, bytes_, loop.create_future(), now, deadline, request, place, heavy), held=each)
+            for place, (item, bytes_, each) in enumerate(zip(items, sizes, held, strict=True))
         ]
         self._dispatch_soon()
         try:
@@ -153,20 +153,24 @@ class BatchQueue:
     def dispatch(self) -> None:
         """Give what waits to free slots. Called whenever an entry came, a slot became free, or the runner changed."""
         self._dispatching = False
+        if not self._count_waiting():
+            return
         if self._runner.state() is RunnerState.FAILED:
             self._refuse_all()
-        if self._is_suspects_turn():
+        if self._suspects and self._is_suspects_turn():
             if (slot := self._runner.reserve(alone=True)) is None:
                 return
             self._suspect_runs = True
             self._begin(slot, [self._suspects.popleft()], "suspect")
         slots = self._runner.slots()
-        while self._is_heavies_turn(slots) and (reason := self._why_close(self._heavies.queue)):
+        while self._heavies.queue.size and self._is_heavies_turn(slots):
+            if (reason := self._why_close(self._heavies.queue)) is None:
+                break
             if (slot := self._runner.reserve()) is None:
                 return
             self._begin(slot, self._take(self._heavies.queue, slots), reason)
         sharing = slots - self._heavies.running
-        while self._queue and (reason := self._why_close(self._queue)):
+        while self._queue.size and (reason := self._why_close(self._queue)):
             if (slot := self._runner.reserve()) is None:
                 return
             self._begin(slot, self._take(self._queue, sharing), reason)
@@ -174,8 +178,8 @@ class BatchQueue:
 
     def _take(self, queue: FairQueue[_Entry], sharing: int) -> list[_Entry]:
         """The share of one slot of so many: at least one entry, no more bytes together than a frame may have (P5)."""
-        share = -(-len(queue) // max(1, sharing))
-        size = min(max(share, self.sizes.least), self.sizes.most, len(queue))
+        share = -(-queue.size // max(1, sharing))
+        size = min(max(share, self.sizes.least), self.sizes.most, queue.size)
         if self._waiting_bytes <= LARGEST_BATCH:  # as nearly always
             return [queue.take() for _ in range(size)]
         batch = [queue.take()]
@@ -185,12 +189,10 @@ class BatchQueue:
         return batch
 
     def _is_heavies_turn(self, slots: int) -> bool:
-        if not self._heavies.queue:
-            return False
         now = asyncio.get_running_loop().time()
-        if self._heavies.may_go(now, slots=slots, others_wait=bool(self._queue)):
+        if self._heavies.may_go(now, slots=slots, others_wait=self._queue.size > 0):
             return True
-        if not self._queue:  # nothing else might call `dispatch` when the others count as gone
+        if not self._queue.size:  # nothing else might call `dispatch` when the others count as gone
             self._wake_at_latest(self._heavies.alone_at)
         return False
 
@@ -198,10 +200,10 @@ class BatchQueue:
         """Suspects go first, one at a time. Where there is but one slot, after a suspect that took long the others have
         it for as long as that: inputs that hang leave them half of the time.
         """
-        if not self._suspects or self._suspect_runs:
+        if self._suspect_runs:
             return False
         resting = asyncio.get_running_loop().time() < self._suspects_rest
-        return not (resting and (self._queue or self._heavies.queue) and self._runner.slots() <= 1)
+        return not (resting and (self._queue.size or self._heavies.queue.size) and self._runner.slots() <= 1)
 
     async def close(self) -> None:
         """Wait until all that was taken is answered."""
@@ -248,7 +250,7 @@ class BatchQueue:
         self._end_if_idle()
 
     def _count_waiting(self) -> int:
-        return len(self._queue) + len(self._heavies.queue) + len(self._suspects)
+        return self._queue.size + self._heavies.queue.size + len(self._suspects)
 
     def _is_idle(self) -> bool:
         return not self._running and not self._count_waiting()
@@ -259,7 +261,7 @@ class BatchQueue:
 
     def _why_close(self, queue: FairQueue[_Entry]) -> Reason | None:
         """Why the queue's next batch closes now; `None`: it is to wait, and `dispatch` will be called again in time."""
-        if len(queue) >= self.sizes.most:
+        if queue.size >= self.sizes.most:
             return "full"
         if not self._limits.max_queue_delay:
             return "drained"

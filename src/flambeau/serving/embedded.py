@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from flambeau.answers.value import encode
 from flambeau.bundle.storage import PythonConfig
 from flambeau.errors import ConfigError, RequestError
-from flambeau.pipelines import json_numbers
 from flambeau.runners.python_replica import FunctionReplica
 from flambeau.runners.threads import ThreadsRunner
 from flambeau.serving.batcher import BatchLimits, BatchQueue
@@ -199,7 +199,7 @@ def _payload(kind: str, item: Any) -> Payload:
         return Payload("file", Path(item).read_bytes())
     if isinstance(item, bytes | bytearray | memoryview):
         return Payload("file", bytes(item))
-    return Payload("json", json_numbers.encode(item).json)
+    return Payload("json", encode(item).json)
 
 
 def _unwrap(outcome: Outcome) -> Any:

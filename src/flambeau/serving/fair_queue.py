@@ -17,16 +17,13 @@ T = TypeVar("T")
 
 
 class FairQueue(Generic[T]):
-    """Entries by the request they belong to. `request`: a number of its own for each."""
+    """Entries by the request they belong to. `request`: a number of its own for each. `size` is how many wait."""
 
-    __slots__ = ("_size", "_turns")
+    __slots__ = ("_turns", "size")
 
     def __init__(self) -> None:
         self._turns: OrderedDict[int, deque[T]] = OrderedDict()
-        self._size = 0
-
-    def __len__(self) -> int:
-        return self._size
+        self.size = 0
 
     def __iter__(self) -> Iterator[T]:
         """All that waits, a request after the other."""
@@ -40,7 +37,7 @@ class FairQueue(Generic[T]):
             self._turns[request] = deque((entry,))
         else:
             turn.append(entry)
-        self._size += 1
+        self.size += 1
 
     def first(self) -> T:
         """What `take` would give."""
@@ -56,7 +53,7 @@ class FairQueue(Generic[T]):
         entry = turn.popleft()
         if turn:
             self._turns[request] = turn
-        self._size -= 1
+        self.size -= 1
         return entry
 
     def remove(self, request: int, entry: T) -> None:
@@ -65,12 +62,12 @@ class FairQueue(Generic[T]):
         turn.remove(entry)
         if not turn:
             del self._turns[request]
-        self._size -= 1
+        self.size -= 1
 
     def clear(self) -> None:
         """Take out all."""
         self._turns.clear()
-        self._size = 0
+        self.size = 0
 
 
 # Which slots heavy requests may have: those of many items, or of many bytes.

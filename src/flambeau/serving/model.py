@@ -15,9 +15,10 @@ from flambeau.serving.batch_sizes import UNMEASURED, measured_sizes
 from flambeau.serving.batcher import BatchLimits, BatchQueue
 from flambeau.settings.service import CpuBudget, Settings, place, usable_cores
 from flambeau.system.machine import processor
+from flambeau.tasks import TASKS, TaskName
 from flambeau.telemetry import logs
 from flambeau.telemetry.metrics import Metrics
-from flambeau.types import Item, ModelState, Options, Outcome, Payload, PipelineKind, Task
+from flambeau.types import Item, ModelState, Options, Outcome, Payload, PipelineKind
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a model may be called. Names are looked up in a table and never become paths."""
@@ -36,6 +37,12 @@ class Model:
         if not NAME.fullmatch(self.name):
             raise ConfigError(f"--name {self.name!r} cannot be a model's name: use letters, digits, '.', '_' and '-'")
         self.bundle = bundle
+        self.kind: PipelineKind = type(manifest.pipeline).__struct_config__.tag  # type: ignore[assignment]
+        """What the model takes."""
+        self.task: TaskName = manifest.what_it_does
+        """What the model does for its user."""
+        self.does = TASKS[self.task]
+        """The same, with all that follows from it: the form of its answers first."""
         self.state = ModelState.LOADING
         self.metrics = metrics.for_model(self.name, version)
         self._settings = settings
@@ -56,16 +63,6 @@ class Model:
             metrics=self.metrics,
         )
         self.metrics.watch_workers(self._runner.workers, self._runner.restarts)
-
-    @property
-    def kind(self) -> PipelineKind:
-        """What the model takes."""
-        return type(self.bundle.manifest.pipeline).__struct_config__.tag  # type: ignore[return-value]
-
-    @property
-    def task(self) -> Task:
-        """What the model does for its user, which decides the form of its answer."""
-        return self.bundle.manifest.what_it_does
 
     @property
     def threshold(self) -> float | None:

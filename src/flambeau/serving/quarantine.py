@@ -34,11 +34,11 @@ class Quarantine:
 
     def __bool__(self) -> bool:
         """Whether any input is held."""
-        return bool(self._held)
+        return bool(self._held.until)
 
     async def holds(self, payload: Payload) -> bool:
         """Whether the input is held. A long one is hashed in a thread, for the loop serves others meanwhile."""
-        if not self._held or payload.kind == "value":
+        if not self._held.until or payload.kind == "value":
             return False
         long = payload.size > _LONG
         return (await asyncio.to_thread(_hash, payload) if long else _hash(payload)) in self._held
@@ -48,21 +48,18 @@ class _Memory:
     """Hashes, each for its time, and the last so many of them."""
 
     def __init__(self) -> None:
-        self._until: OrderedDict[bytes, float] = OrderedDict()
+        self.until: OrderedDict[bytes, float] = OrderedDict()
 
     def add(self, key: bytes) -> None:
-        self._until[key] = time.monotonic() + _SECONDS
-        self._until.move_to_end(key)
-        while len(self._until) > _REMEMBERED:
-            self._until.popitem(last=False)
-
-    def __len__(self) -> int:
-        return len(self._until)
+        self.until[key] = time.monotonic() + _SECONDS
+        self.until.move_to_end(key)
+        while len(self.until) > _REMEMBERED:
+            self.until.popitem(last=False)
 
     def __contains__(self, key: bytes) -> bool:
-        until = self._until.get(key)
+        until = self.until.get(key)
         if until is not None and until < time.monotonic():
-            del self._until[key]
+            del self.until[key]
             return False
         return until is not None
 

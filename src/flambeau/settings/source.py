@@ -4,10 +4,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from flambeau.tasks import ImageTask
+
 HiddenActivation = Literal["none", "relu", "gelu", "silu", "tanh", "sigmoid"]
 """What stands between the linear layers of a replaced head."""
 
-ImageTask = Literal["classification", "multi-label", "regression", "embedding"]
 OutputActivation = Literal["softmax", "sigmoid", "none"]
 """What stands between a network's last layer and the answer."""
 

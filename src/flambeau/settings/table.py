@@ -9,7 +9,8 @@ from typing import Any
 
 from flambeau.settings import service
 from flambeau.settings.schema import Setting, ValueKind
-from flambeau.settings.source import HiddenActivation, ImageTask, OutputActivation
+from flambeau.settings.source import HiddenActivation, OutputActivation
+from flambeau.tasks import TASKS
 
 TOKEN, ADMIN_TOKEN = "FLAMBEAU_TOKEN", "FLAMBEAU_ADMIN_TOKEN"
 
@@ -105,7 +106,7 @@ SOURCE = (
         "What the network does with an image: `classification` (one of several), `multi-label` (each class on its "
         "own), `regression` (numbers) or `embedding` (a vector). Not set: [found out](sources.md#task-and-activation).",
         kind="choice",
-        choices=typing.get_args(ImageTask),
+        choices=tuple(name for name, task in TASKS.items() if task.takes == "image"),
     ),
     _row(
         "activation",

@@ -26,7 +26,7 @@ from flambeau.settings.service import EngineChoice
 from flambeau.settings.source import SourceOptions
 from flambeau.sources.request import Advance, BuildRequest, Event, Failure, Imported, Note, Step, order_for, refuse_idle
 from flambeau.system import machine, staging
-from flambeau.system.process import NO_TELEMETRY, OWN_GROUP, interpreter
+from flambeau.system.process import ending, spawn_child
 from flambeau.version import VERSION
 
 _TOOLS = (
@@ -169,13 +169,10 @@ def _build(
 
 def _run_build_process(order: BuildRequest, folder: Path, progress: Progress) -> tuple[Failure | None, tuple[str, ...]]:
     """Fill `folder`. Returns why not, and the files of own code that were imported."""
-    # -P: a file named torch.py in the current folder must not become part of us
-    command = [interpreter(), "-P", "-W", "ignore", "-m", "flambeau.builder", str(folder), str(os.getpid())]
     failure: Failure | None = None
     imported: tuple[str, ...] = ()
-    environment = os.environ | NO_TELEMETRY
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, process_group=OWN_GROUP
+    with spawn_child(
+        "flambeau.builder", str(folder), str(os.getpid()), environment=os.environ, stdin=subprocess.PIPE
     ) as process:
         assert process.stdin is not None  # both are pipes, by the line above
         assert process.stdout is not None
@@ -194,9 +191,8 @@ def _run_build_process(order: BuildRequest, folder: Path, progress: Progress) ->
             process.kill()
             raise
     if failure is None and process.returncode:
-        ending = f"signal {-process.returncode}" if process.returncode < 0 else f"exit code {process.returncode}"
         hint = _HINTS.get(-process.returncode, "")
-        failure = Failure("SourceError", f"the build process ended with {ending}{hint}")
+        failure = Failure("SourceError", f"the build process ended with {ending(process.returncode)}{hint}")
     return failure, imported
 
 

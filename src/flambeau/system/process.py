@@ -1,11 +1,14 @@
-"""What a process does to itself on Linux, and sees of another, and which Python its children are started with."""
+"""How children are started, what a process does to itself on Linux, and what it sees of another."""
 
 import ctypes
 import functools
 import os
 import signal
+import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from flambeau.errors import SetupError
 
@@ -50,8 +53,37 @@ def interpreter() -> str:
     )
 
 
-OWN_GROUP = 0
-"""`process_group` of every child: a terminal's Ctrl-C is its parent's to answer, which ends it without a traceback."""
+def spawn_child(
+    module: str,
+    *arguments: str,
+    environment: Mapping[str, str],
+    stdin: int = subprocess.DEVNULL,
+    stdout: Any = subprocess.PIPE,
+    stderr: int | None = None,
+    pass_fds: Sequence[int] = (),
+    warnings: bool = False,
+) -> "subprocess.Popen[bytes]":
+    """Start a module of ours as a process of its own, with that environment and without telemetry.
+
+    It has a process group of its own: a terminal's Ctrl-C is its parent's to answer, which ends it without a traceback.
+    `warnings`: those of Python's are shown. Raises `OSError`.
+    """
+    # -P: a folder that somebody downloaded may hold a torch.py, and the user may stand in it
+    options = ("-P",) if warnings else ("-P", "-W", "ignore")
+    return subprocess.Popen(
+        [interpreter(), *options, "-m", module, *arguments],
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        env={**environment, **NO_TELEMETRY},
+        pass_fds=pass_fds,
+        process_group=0,
+    )
+
+
+def ending(code: int) -> str:
+    """How a process ended, by its return code, to read on from "ended with"."""
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
 def _is_python(file: Path) -> bool:

@@ -9,7 +9,6 @@ import platform
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
 from itertools import accumulate
 from typing import Literal, get_args
 
@@ -70,7 +69,7 @@ OTHER = "_other"
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
-_STAGES = tuple(stage.name for stage in fields(Timings))
+_STAGES = Timings.__struct_fields__
 
 
 class Metrics:

@@ -9,7 +9,6 @@ import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flambeau.errors import ConfigError
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _STANDARD_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _LAST_SPANS_SECONDS = 2.0
-_STAGES = tuple(stage.name for stage in fields(Timings))
+_STAGES = Timings.__struct_fields__
 _NOTHING = Timings()
 
 

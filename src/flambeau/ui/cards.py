@@ -1,18 +1,21 @@
-"""What the page shows of an outcome, as plain values: the same card that the script fills in."""
+"""What the page shows of an outcome, as plain values, and the words that the cards' templates are written in.
 
-import dataclasses
+A task's card is the template of its name in `templates/cards`, which is given the answer; a task without one has the
+card that shows any answer as JSON. The script fills in the same card.
+"""
+
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from flambeau.answers import Classification, Embedding, MultiLabel, Regression, Scored, Value
+from flambeau.answers import Answer, Scored
 from flambeau.errors import RequestError
 from flambeau.types import Outcome, Timings
 
-_LONGEST_SHOWN = 64 * 1024  # bytes; to write more takes so long that others would notice
+LONGEST_SHOWN = 64 * 1024  # bytes; to write more takes so long that others would notice
 
 TOP_K = 5
 """How many classes the page ranks."""
@@ -56,22 +59,12 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """The answer to one item, or the error that it met. `text` are the numbers or JSON, `more` the rest of it."""
+    """The answer to one item, or the error that it met, and where its time went."""
 
-    title: str = ""
-    bars: tuple[ScoreBar, ...] = ()
-    recognised: bool = True
-    note: str = ""
-    text: str = ""
-    more: str = ""
+    answer: Answer | None = None
     error: str = ""
     hint: str = ""
     stages: tuple[Stage, ...] = ()
-
-    @property
-    def milliseconds(self) -> float:
-        """The whole time."""
-        return sum(stage.milliseconds for stage in self.stages)
 
 
 def cards_of(outcomes: Sequence[Outcome]) -> list[Card]:
@@ -81,96 +74,16 @@ def cards_of(outcomes: Sequence[Outcome]) -> list[Card]:
 
 def refused(error: RequestError) -> Card:
     """The card of a request, or an item, that failed."""
-    return Card(title="Not answered", error=_sentence(error.message), hint=error.hint or "")
+    return Card(error=sentence(error.message), hint=error.hint or "")
 
 
 def _card(outcome: Outcome) -> Card:
     result = outcome.result
-    if isinstance(result, RequestError):
-        return refused(result)
-    return dataclasses.replace(_CARDS[type(result)](result), stages=_stages(outcome.timings))
-
-
-def _classification(answer: Classification) -> Card:
-    bars = tuple(_bar(each) for each in answer.top)
-    if not answer.recognised:
-        return Card("Not recognised", bars, recognised=False, note=_sentence(answer.reason))
-    return Card(bars[0].name, bars)
-
-
-def _multi_label(answer: MultiLabel) -> Card:
-    present = answer.labels
-    bars = tuple(
-        dataclasses.replace(_bar(each), present=place < len(present))
-        for place, each in enumerate(answer.top[: max(TOP_K, min(len(present), MOST_BARS))])
-    )
-    title = ", ".join(bar.name for bar in bars if bar.present) or "No label"
-    note = f"Marked are the labels whose score is {100 * answer.threshold:g} % or more."
-    if len(present) > MOST_BARS:
-        title, note = f"{len(present)} labels", f"{note} The first {MOST_BARS} are shown."
-    return Card(title, bars, recognised=bool(present), note=note)
-
-
-def _regression(answer: Regression) -> Card:
-    output = answer.output
-    if isinstance(output, float):
-        return Card(shown(output))
-    if answer.size > _LONGEST_SHOWN:
-        return Card(counted(answer.size // 8), note="They are more than this page shows: ask the API for them.")
-    return Card(f"{counted(answer.size // 8)}", text=_listed(output))
-
-
-def _embedding(answer: Embedding) -> Card:
-    numbers = answer.embedding.tolist()
-    first = ", ".join(shown(each) for each in numbers[:FIRST_NUMBERS])
-    rest = len(numbers) > FIRST_NUMBERS
-    return Card(
-        f"A vector of {counted(len(numbers))}",
-        text=first + (", …" if rest else ""),
-        more=msgspec.json.encode(numbers).decode() if rest else "",
-    )
-
-
-def _value(answer: Value) -> Card:
-    if len(answer.json) > _LONGEST_SHOWN:
-        note = f"The answer has {len(answer.json):,} bytes, more than this page shows: ask the API for it."
-        return Card("Answer", note=note)
-    return Card("Answer", text=msgspec.json.format(answer.json, indent=2).decode())
-
-
-_CARDS: dict[type, Callable[[Any], Card]] = {
-    Classification: _classification,
-    MultiLabel: _multi_label,
-    Regression: _regression,
-    Embedding: _embedding,
-    Value: _value,
-}
-"""The card of each answer; no form sends a payload of kind `value`, which a `Plain` would answer."""
-
-
-def _bar(scored: Scored) -> ScoreBar:
-    return ScoreBar(scored.label.name.replace("_", " "), 100 * scored.probability)
-
-
-def shown(number: float) -> str:
-    """A number of float32 for people: as many digits as it has."""
-    return f"{number:.6g}" if math.isfinite(number) else "not a number"
-
-
-def counted(count: int) -> str:
-    """How many numbers, in words: "512 numbers"."""
-    return f"{count:,} number{'' if count == 1 else 's'}"
-
-
-def _listed(output: Any) -> str:
-    """One number a line, or of nested lists the JSON."""
-    if all(isinstance(each, float) for each in output):
-        return "\n".join(shown(each) for each in output)
-    return msgspec.json.encode(output).decode()
+    return refused(result) if isinstance(result, RequestError) else Card(result, stages=_stages(outcome.timings))
 
 
 def _stages(timings: Timings) -> tuple[Stage, ...]:
-    spent = {stage.name: 1000 * getattr(timings, stage.name) for stage in fields(timings)}
+    spent = {name: 1000 * seconds for name, seconds in msgspec.structs.asdict(timings).items()}
     whole = sum(spent.values()) or 1.0
     stages: list[Stage] = []
     start = 0.0
@@ -181,6 +94,47 @@ def _stages(timings: Timings) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
-def _sentence(text: str) -> str:
+# The words of the templates.
+
+
+def bars(ranked: Sequence[Scored], present: int = 0) -> list[ScoreBar]:
+    """A bar for each class; so many of the first are marked."""
+    return [
+        ScoreBar(each.label.name.replace("_", " "), 100 * each.probability, present=place < present)
+        for place, each in enumerate(ranked)
+    ]
+
+
+def digits(number: float) -> str:
+    """A number of float32 for people: as many digits as it has."""
+    return f"{number:.6g}" if math.isfinite(number) else "not a number"
+
+
+def counted(count: int) -> str:
+    """How many numbers, in words: "512 numbers"."""
+    return f"{count:,} number{'' if count == 1 else 's'}"
+
+
+def listed(output: Any) -> str:
+    """One number a line, or of nested lists the JSON."""
+    if all(isinstance(each, float) for each in output):
+        return "\n".join(digits(each) for each in output)
+    return msgspec.json.encode(output).decode()
+
+
+def as_json(value: Any, *, indent: int = 0) -> str:
+    """JSON, on one line or indented."""
+    text = msgspec.json.encode(value)
+    return (msgspec.json.format(text, indent=indent) if indent else text).decode()
+
+
+def sentence(text: str) -> str:
     """The API's sentences begin small and end without a point."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    each.__name__: each for each in (bars, digits, counted, listed, as_json, sentence)
+}
+LIMITS = {"TOP_K": TOP_K, "MOST_BARS": MOST_BARS, "FIRST_NUMBERS": FIRST_NUMBERS, "LONGEST_SHOWN": LONGEST_SHOWN}
+"""What the templates know beside what they are given."""

@@ -148,10 +148,6 @@ def _nested(numbers: Sequence[float], shape: tuple[int, ...]) -> Any:
 # It writes no HTML: `flambeau.ui.pages` does, in a thread, when all is there.
 
 
-SUBMITTED = "flambeau.submitted"
-"""The key under which scope and environment carry what has come of a form already."""
-
-
 @dataclass(frozen=True, slots=True)
 class Submitted:
     """A form and its outcomes, or the one error; `parts` is empty where it could not be read."""

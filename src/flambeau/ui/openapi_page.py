@@ -1,17 +1,16 @@
-"""`GET /openapi.json`, and `GET /docs`: the document as a page, by Swagger UI, which lies beside it.
+"""`GET /docs`: the OpenAPI document as a page, by Swagger UI, which lies beside it.
 
 The files of the page are a closed set that is read once; no path of a request ever reaches the disk.
 """
 
-from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 
-import msgspec
-from flask import Blueprint, Response, abort, render_template
-
-from flambeau.protocols import openapi
-from flambeau.protocols.routes import Need
-from flambeau.serving.service import AttachedService, BlockingService
+from flambeau.errors import RequestError
+from flambeau.protocols.messages import HttpAnswer, HttpRequest
+from flambeau.protocols.routes import Route
+from flambeau.serving.service import Service
+from flambeau.ui.pages import rendered
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -26,32 +25,24 @@ _TYPES = {
 }
 
 
-def make_blueprint(handle: AttachedService | BlockingService, needs: Mapping[str, Need]) -> Blueprint:
-    """The document, its page, and the files of that page. `needs` says which routes take a token."""
-    blueprint = Blueprint("openapi", __name__)
-    folder = files("flambeau.ui") / "vendor" / "swagger-ui"
-    known: dict[str, bytes] = {}
+_FOLDER = files("flambeau.ui") / "vendor" / "swagger-ui"
 
-    @blueprint.get("/openapi.json")
-    def document() -> Response:
-        return Response(msgspec.json.encode(openapi.document(handle.service, needs)), content_type="application/json")
 
-    @blueprint.get("/docs")
-    def page() -> Response:
-        response = Response(render_template("docs.html"))
-        response.headers["Content-Security-Policy"] = POLICY
-        response.headers["Referrer-Policy"] = "no-referrer"
-        response.headers["X-Frame-Options"] = "DENY"
-        return response
+def page(service: Service, request: HttpRequest) -> HttpAnswer:
+    """`GET /docs`."""
+    return rendered("docs.html", policy=POLICY)
 
-    @blueprint.get("/docs/<name>")
-    def asset(name: str) -> Response:
-        if name not in _TYPES:
-            abort(404)
-        if name not in known:
-            known[name] = (folder / name).read_bytes()
-        response = Response(known[name], content_type=_TYPES[name])
-        response.headers["Cache-Control"] = "public, max-age=3600"
-        return response
 
-    return blueprint
+@cache
+def _contents(name: str) -> bytes:
+    return (_FOLDER / name).read_bytes()
+
+
+def file(service: Service, request: HttpRequest, name: str) -> HttpAnswer:
+    """`GET /docs/NAME`: a file of the page."""
+    if name not in _TYPES:
+        raise RequestError("there is nothing at this address", code="not_found")
+    return HttpAnswer(200, _contents(name), _TYPES[name], (("Cache-Control", "public, max-age=3600"),))
+
+
+ROUTES = (Route("GET", "/docs", "public", page), Route("GET", "/docs/{name}", "public", file))

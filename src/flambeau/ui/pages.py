@@ -3,20 +3,22 @@
 It makes the same calls as the API, and sends nothing back of what was uploaded.
 """
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Sequence
 
-from flask import Blueprint, Response, current_app, make_response, render_template, request
+from jinja2 import Environment, PackageLoader
 
 from flambeau.errors import RequestError
 from flambeau.protocols.errors import STATUS
-from flambeau.protocols.messages import HttpRequest
+from flambeau.protocols.messages import HttpAnswer, HttpRequest
 from flambeau.protocols.model_sentences import about
 from flambeau.protocols.multipart import Part
+from flambeau.protocols.routes import Route
 from flambeau.serving.model import Model
-from flambeau.serving.service import AttachedService, BlockingService
+from flambeau.serving.service import Service
 from flambeau.ui import form
-from flambeau.ui.cards import TOP_K, Card, cards_of, refused
-from flambeau.ui.form import SUBMITTED, Submitted, filled, form_of, written
+from flambeau.ui.cards import FILTERS, LIMITS, TOP_K, Card, cards_of, refused
+from flambeau.ui.form import filled, form_of, written
 from flambeau.version import VERSION
 
 _POLICY = "; ".join(
@@ -31,73 +33,76 @@ _POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-_HEADERS = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY"}
-RANKED = frozenset({"classification", "multi-label"})
-"""The tasks whose classes the page ranks."""
-
 _SAMPLES = {"chelsea.jpg": "A cat", "coffee.jpg": "A cup of coffee", "rocket.jpg": "A rocket"}
 """Pictures to try, in `static/samples`, with what is on them."""
 
 
-def make_blueprint(handle: AttachedService | BlockingService, incoming: Callable[[], HttpRequest]) -> Blueprint:
-    """`incoming` is Flask's request as a plain value, for a form that nobody has read yet.
-
-    `GET /` the page, `POST /` the page with its answers, `GET /dashboard`. `?model=NAME[/VERSION]` takes a model."""
-    blueprint = Blueprint("ui", __name__)
-
-    def page(model: Model, cards: Sequence[Card] = (), parts: Sequence[Part] = (), *, status: int = 200) -> Response:
-        text = render_template(
-            "index.html",
-            model=model,
-            form=form_of(model),
-            models=handle.service.models(),
-            cards=cards,
-            written=written(parts),
-            filled=filled(parts),
-            samples=_SAMPLES,
-            address=_address(model),
-            top_k=TOP_K if model.task in RANKED else None,
-            about=about(model),
-        )
-        return make_response(text, status)
-
-    @blueprint.get("/")
-    def show() -> Response:
-        try:
-            return page(form.chosen(handle.service, request.args.get("model", "")))
-        except RequestError as error:
-            return page(handle.service.get(), [refused(error)], status=STATUS[error.code])
-
-    @blueprint.post("/")
-    def submit() -> Response:
-        found: Submitted | None = request.environ.get(SUBMITTED)
-        if found is None:  # under plain WSGI
-            sent = incoming()
-            found = handle.call(lambda service: form.submit(service, sent))
-        cards = cards_of(found.outcomes) if found.error is None else [refused(found.error)]
-        return page(found.model, cards, found.parts, status=found.status)
-
-    @blueprint.get("/dashboard")
-    def dashboard() -> Response:
-        models = handle.service.models()
-        return make_response(render_template("dashboard.html", models=models, about=about))
-
-    @blueprint.after_request
-    def lock_down(response: Response) -> Response:
-        response.headers.update(_HEADERS)
-        return response
-
-    @blueprint.context_processor
-    def everywhere() -> dict[str, object]:
-        return {"version": VERSION, "documented": _has_documentation()}
-
-    return blueprint
+_TEMPLATES = Environment(loader=PackageLoader("flambeau.ui"), autoescape=True)
+_TEMPLATES.globals["version"] = VERSION
+_TEMPLATES.globals.update(LIMITS)
+_TEMPLATES.filters.update(FILTERS)
 
 
-def _address(model: Model) -> str:
-    """Where its predictions are made, relative to the page: so the page works below any prefix."""
-    return f"predict/{model.name}/{model.version}" if "model" in request.args else "predict"
+def rendered(template: str, *, status: int = 200, policy: str = _POLICY, **values: object) -> HttpAnswer:
+    """A page of that template, locked down by the policy. To be called in a thread: it takes milliseconds."""
+    text = _TEMPLATES.get_template(template).render(**values)
+    headers = (("Content-Security-Policy", policy), ("Referrer-Policy", "no-referrer"), ("X-Frame-Options", "DENY"))
+    return HttpAnswer(status, text.encode(), "text/html; charset=utf-8", headers)
 
 
-def _has_documentation() -> bool:
-    return any(rule.rule == "/docs" for rule in current_app.url_map.iter_rules())
+def show(service: Service, request: HttpRequest) -> HttpAnswer:
+    """`GET /`: the page. `?model=NAME[/VERSION]` takes a model."""
+    try:
+        return _page(service, request, form.chosen(service, next(iter(request.parameters("model")), "")))
+    except RequestError as error:
+        return _page(service, request, service.get(), [refused(error)], status=STATUS[error.code])
+
+
+async def submit(service: Service, request: HttpRequest) -> HttpAnswer:
+    """`POST /`: the page with its answers. No thread waits for a model: it only writes the page."""
+    found = await form.submit(service, request)
+    cards = cards_of(found.outcomes) if found.error is None else [refused(found.error)]
+    return await asyncio.to_thread(_page, service, request, found.model, cards, found.parts, status=found.status)
+
+
+def dashboard(service: Service, request: HttpRequest) -> HttpAnswer:
+    """`GET /dashboard`."""
+    return rendered("dashboard.html", models=service.models(), about=about)
+
+
+def _page(
+    service: Service,
+    request: HttpRequest,
+    model: Model,
+    cards: Sequence[Card] = (),
+    parts: Sequence[Part] = (),
+    *,
+    status: int = 200,
+) -> HttpAnswer:
+    chosen = bool(request.parameters("model"))
+    return rendered(
+        "index.html",
+        status=status,
+        model=model,
+        form=form_of(model),
+        models=service.models(),
+        cards=cards,
+        written=written(parts),
+        filled=filled(parts),
+        samples=_SAMPLES,
+        chosen=chosen,
+        root=request.root,
+        # relative to the page: so the page works below any prefix
+        address=f"predict/{model.name}/{model.version}" if chosen else "predict",
+        top_k=TOP_K if "top_k" in model.does.parameters else None,
+        about=about(model),
+    )
+
+
+ROUTES = (
+    Route("GET", "/", "public", show),
+    Route("POST", "/", "infer", submit),
+    Route("GET", "/dashboard", "public", dashboard, vital=True),
+    Route("GET", "/static/{filename:path}", "public", None, vital=True),
+)
+"""The dashboard's page is public, as pages are; its figures come from `/metrics`."""

@@ -27,7 +27,7 @@ import msgspec
 from flambeau import checkpoints
 from flambeau.builder.sandbox.messages import LONGEST_LINE, Read, ReaderMessage, ReadOrder, ReadRefused, TensorsWritten
 from flambeau.errors import SourceError
-from flambeau.system.process import NO_TELEMETRY, OWN_GROUP, interpreter
+from flambeau.system.process import spawn_child
 
 OUTPUT = "read.safetensors"
 """The file in `folder` that is written."""
@@ -35,7 +35,7 @@ OUTPUT = "read.safetensors"
 _SECONDS = 120.0  # for a file of no size, on a machine that is busy with other builds
 _BYTES_PER_SECOND = 5_000_000  # of a slow network disk
 _LONGEST_SENTENCE = 2000  # characters
-ENVIRONMENT = (
+_ENVIRONMENT = (
     "PATH",
     "LANG",
     "LC_ALL",
@@ -46,8 +46,14 @@ ENVIRONMENT = (
     "PYTHONPATH",
     "SYSTEMROOT",
 )
-"""What a process that is thrown away is told of this one's environment: no secrets."""
 _SINGLE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def single_threaded_environment() -> dict[str, str]:
+    """What a process that is thrown away is told of this one's environment: no secrets, and one thread."""
+    kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    return kept | dict.fromkeys(_SINGLE_THREAD, "1")
+
 
 ReadProgress = Callable[[int, int], None]
 
@@ -59,14 +65,8 @@ def start(path: Path, *, folder: Path, where: tuple[str, ...]) -> "FileReading":
     Returns at once. Call it from a thread that outlives the reading, for the other process ends with that thread.
     """
     order = ReadOrder(str(path.resolve()), str(folder.resolve() / OUTPUT), os.getpid(), where)
-    environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-    process = subprocess.Popen(
-        # -P: a folder that somebody downloaded may hold a torch.py, and the user may stand in it
-        [interpreter(), "-P", "-W", "ignore", "-m", "flambeau.builder.sandbox", msgspec.json.encode(order).decode()],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        process_group=OWN_GROUP,
-        env=environment | NO_TELEMETRY | dict.fromkeys(_SINGLE_THREAD, "1"),
+    process = spawn_child(
+        "flambeau.builder.sandbox", msgspec.json.encode(order).decode(), environment=single_threaded_environment()
     )
     return FileReading(path, folder / OUTPUT, process)
 

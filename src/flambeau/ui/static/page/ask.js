@@ -1,4 +1,4 @@
-/** One prediction: a request to the API, and what came of it as a plain value. It shows nothing. */
+/** One prediction: a request, and what came of it as a plain value. It shows nothing. */
 
 import { readTiming } from "../stages.js";
 import { fetchAllowed } from "../token.js";
@@ -7,11 +7,18 @@ import { asSentence } from "../words.js";
 /**
  * @typedef {object} Answer
  * @property {any} [body] the JSON of the answer
+ * @property {Element} [card] the answer as the server shows it
  * @property {Map<string, number>} [spent] milliseconds by stage
  * @property {string} [error] a sentence, where there is no answer
  * @property {string} [hint] what to do about it, or which request it was
  * @property {boolean} [again] whether the same request may succeed later
  */
+
+const UNREACHED = {
+  error: "The server cannot be reached.",
+  hint: "Is it still running, and are you connected to its network?",
+  again: true,
+};
 
 /**
  * @param {string} address
@@ -19,19 +26,25 @@ import { asSentence } from "../words.js";
  * @returns {Promise<Answer>} never rejects
  */
 export async function predict(address, item) {
-  let response;
-  try {
-    response = await fetchAllowed(address, { method: "POST", ...bodyOf(item) });
-  } catch {
-    return {
-      error: "The server cannot be reached.",
-      hint: "Is it still running, and are you connected to its network?",
-      again: true,
-    };
-  }
+  const response = await fetchAllowed(address, { method: "POST", ...bodyOf(item) }).catch(() => null);
+  if (!response) return UNREACHED;
   const body = await response.json().catch(() => null);
   if (response.ok && body) return { body, spent: readTiming(response.headers.get("Server-Timing")) };
   return problem(response, body);
+}
+
+/**
+ * The same by the page's own form, as without a script: its card is the answer.
+ * @param {string} page
+ * @param {File} item
+ * @returns {Promise<Answer>} never rejects
+ */
+export async function predictOnPage(page, item) {
+  const response = await fetchAllowed(page, { method: "POST", ...bodyOf(item) }).catch(() => null);
+  if (!response) return UNREACHED;
+  const shown = new DOMParser().parseFromString(await response.text().catch(() => ""), "text/html");
+  const card = shown.querySelector("#cards .card");
+  return card ? { card } : problem(response, null);
 }
 
 function bodyOf(item) {

@@ -12,7 +12,18 @@ const MOST_CARDS = 100;
 const BARS = 5; // the classes that are ranked, whatever their scores are
 const MOST_BARS = 20; // labels
 const FIRST_NUMBERS = 8; // of a vector
-const { task, threshold } = document.getElementById("ask").dataset;
+const { asks, task, threshold } = document.getElementById("ask").dataset;
+
+/** What shows the answers of each task. Those that are not here are JSON, or over pictures, cards of the server's. */
+const SHOWN = {
+  classification: (card, body) => card.showClasses(body),
+  "multi-label": (card, body) => card.showLabels(body),
+  regression: (card, body) => card.showNumbers(body.output),
+  embedding: (card, body) => card.showVector(body.embedding),
+};
+
+/** Whether the server has to make the cards of this model's answers. */
+export const madeByServer = asks === "pictures" && !(task in SHOWN);
 
 /** @typedef {import("./ask.js").Answer} Answer */
 
@@ -62,6 +73,7 @@ export class Card {
   show(answer, again) {
     this.element.removeAttribute("aria-busy");
     if (answer.error) this.showError(answer, again);
+    else if (answer.card) this.take(answer.card);
     else this.showBody(answer.body);
     if (answer.spent?.size) {
       showStages(this.part("time"), answer.spent);
@@ -84,11 +96,15 @@ export class Card {
 
   showBody(body) {
     this.element.className = "card";
-    if (task === "classification") this.showClasses(body);
-    else if (task === "multi-label") this.showLabels(body);
-    else if (task === "regression") this.showNumbers(body.output);
-    else if (task === "embedding") this.showVector(body.embedding);
+    if (task in SHOWN) SHOWN[task](this, body);
     else this.showValue(body);
+  }
+
+  /** @param {Element} card one that the server has made */
+  take(card) {
+    this.element.className = card.className;
+    const parts = [...card.querySelector(".said").children].filter((part) => !part.matches(".source"));
+    this.part("said").replaceChildren(this.part("source"), ...parts);
   }
 
   showClasses(body) {

@@ -1,9 +1,9 @@
 /** The page: what is given is sent, and what comes back is shown. */
 
 import { credentials } from "../token.js";
-import { predict } from "./ask.js";
+import { predict, predictOnPage } from "./ask.js";
 import { offerCamera } from "./camera.js";
-import { Card, putFirst } from "./cards.js";
+import { Card, madeByServer, putFirst } from "./cards.js";
 import { offerCopies, showAddress, showItem, showToken } from "./commands.js";
 import { readFields } from "./fields.js";
 import { offerPictures } from "./pictures.js";
@@ -29,7 +29,8 @@ function send(card, item) {
   card.wait("Waiting");
   waiting.push(async () => {
     card.wait("Computing");
-    card.show(await predict(address, item), () => send(card, item));
+    const asked = madeByServer ? predictOnPage(form.action, item) : predict(address, item);
+    card.show(await asked, () => send(card, item));
   });
   next();
 }

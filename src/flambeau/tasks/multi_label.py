@@ -1,23 +1,32 @@
 """Several labels at once: each class has a score of its own, and those at the threshold or above are named."""
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from flambeau.answers import agreement, packed_array
-from flambeau.answers.base import Asked, Expected, Label, Schema, Scored, foreign, named, ranking, record
+from flambeau.answers import Answer, Asked, Expected, Scored, agreement, packed_array
+from flambeau.answers.activation import applied
+from flambeau.answers.base import foreign
+from flambeau.answers.schemas import RANKED, Schema, named, ranking, record, score_of
+from flambeau.items import Item, Tensors, TensorSpec
+from flambeau.tasks.base import CellKind, NetworkFacts, Postprocess, Task, in_words
 
 
-class MultiLabel(msgspec.Struct, frozen=True, array_like=True, tag=4):
+class MultiLabel(Answer, frozen=True):
     """The answer of a network that gives each class its own score.
 
     `top` is ranked, best first: every class at the threshold or above, and as many below it as were asked for; never
     empty. `vector` are the scores of all classes, float32, in the order of the model's outputs.
     """
 
-    PARTS: ClassVar[tuple[str, ...]] = ("labels", "min_score")
+    KIND = "a list of labels"
+    PARTS: ClassVar[Mapping[str, Any]] = {
+        "labels": tuple[str, ...],
+        "min_score": Annotated[float, msgspec.Meta(ge=0, le=1)],
+    }
 
     top: Annotated[tuple[Scored, ...], msgspec.Meta(min_length=1)]
     threshold: float
@@ -62,30 +71,58 @@ class MultiLabel(msgspec.Struct, frozen=True, array_like=True, tag=4):
     def row(self, *, top_k: int | None, probabilities: bool) -> dict[str, Any]:
         return {"labels": [each.label.name for each in self.labels], "scores": self.scores}
 
-    def returned(self) -> "MultiLabel":
-        return self
-
     def differs(self, expected: Expected) -> str | None:
         """A class as near to the threshold as two engines may be apart counts for either side."""
-        if odd := foreign(expected, self.PARTS, kind="a list of labels"):
+        if odd := foreign(expected, self):
             return odd
-        if expected.labels is not None:
+        if "labels" in expected:
             apart = {each.label.name: abs(each.probability - self.threshold) for each in self.top}
-            found, wanted = {each.label.name for each in self.labels}, set(expected.labels)
+            found, wanted = {each.label.name for each in self.labels}, set(expected["labels"])
             if any(apart.get(name, 1.0) > agreement.TOLERANCE for name in found ^ wanted):
                 return f"labels are {sorted(found)} where {sorted(wanted)} are expected"
-        least = expected.min_score
+        least = expected.get("min_score")
         weakest = min((each for each in self.labels), key=lambda each: each.probability, default=None)
         if least is not None and weakest is not None and weakest.probability < least:
             return f"the score of {weakest.label.name} is {weakest.probability:.3f} where {least:g} is the least"
         return None
 
-    def readable(self) -> Expected:
-        return Expected(labels=tuple(each.label.name for each in self.labels))
+    def readable(self) -> dict[str, Any]:
+        return {"labels": [each.label.name for each in self.labels]}
 
-    @staticmethod
-    def schemas(classes: int, labels: tuple[Label, ...] | None, score: Schema) -> tuple[Schema, ...]:
-        """The schema of its body, which is the same for every part."""
+
+class MultiLabelTask(Task):
+    """Every class at the threshold or above, and the best `top_k` anyway; ties keep the order of the outputs."""
+
+    name = "multi-label"
+    title = "Multi-label classification"
+    told = "The classes whose score reaches the threshold, and the scores of all."
+    answer = MultiLabel
+    labelled = True
+    usual_threshold = 0.5
+    parameters: ClassVar[Mapping[str, str]] = {
+        "top_k": RANKED,
+        "threshold": "Score from which on a class counts as present. Without it: the service's.",
+    }
+    columns: ClassVar[Mapping[str, CellKind]] = {"labels": "texts", "scores": "numbers"}
+
+    def postprocess(self, network: NetworkFacts) -> Postprocess:
+        labels, activation, output = self.classes_of(network), network.activation, network.outputs[0].name
+
+        def answer(outputs: Tensors, item: Item) -> MultiLabel:
+            options = item.options
+            scores = applied(outputs[output][0], activation)
+            threshold = network.threshold if options.threshold is None else options.threshold
+            order = np.argsort(-scores, kind="stable")
+            # as a float64, as the answer compares them; those just below go along, for golden samples look at them
+            present = int(np.count_nonzero(scores.astype(np.float64) >= threshold - agreement.TOLERANCE))
+            best = order[: max(1, present, options.top_k)].tolist()
+            ranked = tuple(Scored(place, labels[place], float(scores[place])) for place in best)
+            return MultiLabel(ranked, threshold, packed_array.packed(scores, packed_array.SINGLE))
+
+        return answer
+
+    def schemas(self, network: NetworkFacts) -> tuple[Schema, ...]:
+        labels, score, classes = network.labels, score_of(network.activation), self.row_of(network)
         _, name = named(labels)
         present: Schema = {
             "type": "array",
@@ -97,3 +134,14 @@ class MultiLabel(msgspec.Struct, frozen=True, array_like=True, tag=4):
             "description": "The score of every class, in the order of the model's outputs.",
         }  # fmt: skip
         return (record({"labels": present, "scores": vector}, optional={"predictions": ranking(labels, score)}),)
+
+    def lead(self, outputs: Sequence[TensorSpec]) -> str:
+        count, one = in_words(outputs)
+        which = f"{count} label{'' if one else 's'}"
+        return f"Show it a picture, and it says which of {which} it finds: each on its own, none or several."
+
+    def line(self, row: Mapping[str, Any]) -> tuple[str, bool]:
+        return (", ".join(row["labels"]), True) if row["labels"] else ("no label", False)
+
+
+TASK = MultiLabelTask()

@@ -1,0 +1,60 @@
+"""The pieces that schemas of answers are made of. JSON Schema 2020-12."""
+
+import math
+from typing import Any
+
+from flambeau.answers.activation import Activation
+from flambeau.answers.base import Label
+
+Schema = dict[str, Any]
+
+NUMBER: Schema = {"type": ["number", "null"], "description": "null stands for what JSON has no number for."}
+
+RANKED = "How many classes to rank, best first; they stand under `predictions`."
+"""What `?top_k=` means to every task that has it."""
+
+
+def record(
+    required: dict[str, Schema], *, optional: dict[str, Schema] | None = None, title: str = "", open_: bool = False
+) -> Schema:
+    """The schema of an object. `open_`: it may have other members too."""
+    found: Schema = {"title": title} if title else {}
+    found |= {"type": "object", "required": list(required), "properties": required | (optional or {})}
+    return found if open_ else found | {"additionalProperties": False}
+
+
+def nested(shape: tuple[int, ...], number: Schema) -> Schema:
+    """Lists in lists of exactly that shape; of none, the number itself."""
+    row = number
+    for size in reversed(shape):
+        row = {"type": "array", "items": row, "minItems": size, "maxItems": size}
+    return row
+
+
+def one_or_several(shape: tuple[int, ...], number: Schema, *, most: int) -> Schema:
+    """A row, up to so many rows, or a number where a row is a single one."""
+    row = nested(shape, number)
+    several = {"type": "array", "items": row, "minItems": 1, "maxItems": most}
+    alone = [number] if shape and math.prod(shape) == 1 else []
+    return {"anyOf": [row, several, *alone]}
+
+
+def score_of(activation: Activation) -> Schema:
+    """The schema of a class's score: a probability, unless nobody applies an activation."""
+    return {"type": ["number", "null"]} | ({} if activation.function == "none" else {"minimum": 0, "maximum": 1})
+
+
+def ranking(labels: tuple[Label, ...] | None, score: Schema) -> Schema:
+    """The schema of `predictions`, the best classes."""
+    identity, name = named(labels)
+    each = record({"class_id": identity, "class_name": name, "probability": score})
+    return {"type": "array", "items": each, "description": "Ranked, best first, when `top_k` was asked for."}
+
+
+def named(labels: tuple[Label, ...] | None) -> tuple[Schema, Schema]:
+    """The schemas of a class's id and name, with the first few as examples."""
+    first = labels[:3] if labels else (Label("0", "0"),)
+    return (
+        {"type": "string", "examples": [label.id for label in first]},
+        {"type": "string", "examples": [label.name for label in first]},
+    )

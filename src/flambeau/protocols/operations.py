@@ -1,0 +1,32 @@
+"""What tells how the service is: whether it lives, whether it is ready, and what it has counted."""
+
+import msgspec
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+
+from flambeau.protocols.errors import STATUS
+from flambeau.protocols.messages import HttpAnswer, HttpRequest
+from flambeau.serving.service import Service
+
+_STATUSES = sorted({200, *STATUS.values()})
+
+
+async def live(service: Service, request: HttpRequest) -> HttpAnswer:
+    """200 as long as the loop answers."""
+    return HttpAnswer(200, b'{"status":"live"}')
+
+
+async def ready(service: Service, request: HttpRequest) -> HttpAnswer:
+    """200 when every model can answer, 503 when one cannot or the service is stopping."""
+    ready = service.ready()
+    body = {
+        "status": "ready" if ready else "draining" if service.draining else "not ready",
+        "models": {model.name: model.state for model in service.models()},
+    }
+    return HttpAnswer(200 if ready else 503, msgspec.json.encode(body))
+
+
+def metrics(service: Service, request: HttpRequest) -> HttpAnswer:
+    """What is counted and timed, in Prometheus' text format."""
+    for counted in (service.metrics.other, *(model.metrics for model in service.models())):
+        counted.expect(_STATUSES)
+    return HttpAnswer(200, service.metrics.render(), CONTENT_TYPE_PLAIN_0_0_4)
