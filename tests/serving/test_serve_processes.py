@@ -83,9 +83,10 @@ def test_killing_workers_under_load_loses_no_request_f01(serve: Serve, guarded: 
     with serve(guarded, "--allow-code", "--replicas", 2) as server, ThreadPoolExecutor(8) as pool:
         clients = [pool.submit(client, number) for number in range(8)]
         try:
-            for _ in range(5):
+            for kills in range(5):
                 before = len(answered)
                 wait_for(lambda: len(answered) >= before + 50 or any(each.done() for each in clients))  # noqa: B023
+                wait_for(lambda: server.log().count("worker ready") == kills)  # noqa: B023 (one that starts: no loss)
                 victim = children(server.process.pid)[0]
                 os.kill(victim, signal.SIGKILL)
                 wait_for(lambda: victim not in children(server.process.pid))  # noqa: B023
