@@ -34,7 +34,7 @@ def spec(tmp_path: Path) -> ReplicaSpec:
 def pretend(spec: ReplicaSpec, patch: pytest.MonkeyPatch, body: str) -> None:
     """Let the first worker be a fake one."""
     fake = fake_worker(Path(spec.bundle), body)
-    patch.setattr("flambeau.runners.worker_process.interpreter", lambda: fake)
+    patch.setattr("flambeau.system.process.interpreter", lambda: fake)
 
 
 @pytest.mark.parametrize(
