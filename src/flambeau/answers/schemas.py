@@ -1,10 +1,10 @@
 """The pieces that schemas of answers are made of. JSON Schema 2020-12."""
 
-import math
 from typing import Any
 
 from flambeau.answers.activation import Activation
 from flambeau.answers.base import Label
+from flambeau.items import FREE
 
 Schema = dict[str, Any]
 
@@ -24,10 +24,11 @@ def record(
 
 
 def nested(shape: tuple[int, ...], number: Schema) -> Schema:
-    """Lists in lists of exactly that shape; of none, the number itself."""
+    """Lists in lists of exactly that shape, but for what is free in it; of none, the number itself."""
     row = number
     for size in reversed(shape):
-        row = {"type": "array", "items": row, "minItems": size, "maxItems": size}
+        exactly = {"minItems": 1} if size == FREE else {"minItems": size, "maxItems": size}
+        row = {"type": "array", "items": row, **exactly}
     return row
 
 
@@ -35,7 +36,7 @@ def one_or_several(shape: tuple[int, ...], number: Schema, *, most: int) -> Sche
     """A row, up to so many rows, or a number where a row is a single one."""
     row = nested(shape, number)
     several = {"type": "array", "items": row, "minItems": 1, "maxItems": most}
-    alone = [number] if shape and math.prod(shape) == 1 else []
+    alone = [number] if shape and all(size == 1 for size in shape) else []
     return {"anyOf": [row, several, *alone]}
 
 
