@@ -23,31 +23,43 @@ FREE = -1
 """The size of an axis that is of any length."""
 
 
-class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One input or output: its name, numpy dtype and the shape of one row. The row axis itself is left out, and an
-    axis of any length is `FREE`."""
+    axis of any length is `FREE`; `least` is how long those axes are at the least."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    least: int = 1
 
     def takes(self, shape: tuple[int, ...]) -> bool:
         """Whether a row may have that shape."""
         return len(shape) == len(self.shape) and all(
-            size == own or (own == FREE and size > 0) for size, own in zip(shape, self.shape, strict=True)
+            size == own or (own == FREE and size >= self.least) for size, own in zip(shape, self.shape, strict=True)
         )
+
+    def long(self, length: int) -> tuple[int, ...]:
+        """The shape of one row whose free axes are of that length."""
+        return tuple(length if size == FREE else size for size in self.shape)
 
     @property
     def usual(self) -> tuple[int, ...]:
-        """The shape of one row to try it with: what is free is of a small length."""
-        return tuple(_USUAL_LENGTH if size == FREE else size for size in self.shape)
+        """The shape of one row to try it with."""
+        return self.long(max(self.least, USUAL_LENGTH))
+
+    @property
+    def sizes(self) -> list[str]:
+        """The sizes of one row in words: `5 or more` for an axis that is free."""
+        free = "any" if self.least == 1 else f"{self.least} or more"
+        return [free if size == FREE else str(size) for size in self.shape]
 
     def __str__(self) -> str:
-        """`float32 [N, 4]`; an axis of any length is `*`."""
-        return f"{self.dtype} [{', '.join(['N', *('*' if size == FREE else str(size) for size in self.shape)])}]"
+        """`float32 [N, 4]`."""
+        return f"{self.dtype} [{', '.join(['N', *self.sizes])}]"
 
 
-_USUAL_LENGTH = 8
+USUAL_LENGTH = 8
+"""How long a free axis is where a network is tried."""
 
 
 DType = Literal[

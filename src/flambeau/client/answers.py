@@ -97,8 +97,9 @@ class Prediction:
     `top`, the best classes with `top_k`; `class_index` and `probabilities` (of all classes) if they were asked for. Of
     a model that gives several labels: `labels`, those whose score reaches the threshold, best first, and `scores` of
     all classes, in the model's order. Of one that gives vectors: `embedding`. Of any other model, a regression too:
-    `output`, or of a network over numbers with several `outputs`, those by name. In `scores` and `embedding`, NaN stands for what was no number to JSON. `stages` are the seconds that the
-    server spent, by stage; `attempts` how often it was asked.
+    `output`, or of a network over numbers with several `outputs`, those by name. In `scores` and `embedding`, NaN
+    stands for what was no number to JSON. `stages` are the seconds that the server spent, by stage; `attempts` how
+    often it was asked.
     """
 
     raw: bytes = field(repr=False)

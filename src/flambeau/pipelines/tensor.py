@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from flambeau.errors import InvalidInput
-from flambeau.items import FREE
 from flambeau.pipelines.json_document import refuse_another
 from flambeau.pipelines.json_numbers import UnlikeError, read_rows, shape_of
 from flambeau.tasks import Postprocess
@@ -155,10 +154,9 @@ class _Input:
         if self._single:
             return f"a number, or nested lists of shape {list(shape)}, or a list of those"
         if len(shape) == 1:
-            count = "" if shape[0] == FREE else f"{shape[0]} "
+            count = "" if self.spec.sizes == ["any"] else f"{self.spec.sizes[0]} "
             return f"a list of {count}numbers, or a list of such lists"
-        sizes = ", ".join("any" if size == FREE else str(size) for size in shape)
-        return f"nested lists of shape [{sizes}], or a list of those"
+        return f"nested lists of shape [{', '.join(self.spec.sizes)}], or a list of those"
 
 
 def _has(name: str, text: bytes) -> bool:

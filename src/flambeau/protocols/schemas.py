@@ -9,7 +9,6 @@ import numpy as np
 
 from flambeau.answers.schemas import Schema, one_or_several, record
 from flambeau.errors import Code
-from flambeau.items import FREE
 from flambeau.protocols.messages import REQUEST_ID
 from flambeau.protocols.parameters import FORM_PARTS, MEDIA_TYPES, TAKEN, BodyForm
 from flambeau.serving.model import Model
@@ -94,9 +93,9 @@ def _json(model: Model) -> Schema:
 
 def _rows(spec: TensorSpec) -> Schema:
     """One row of an input, or several."""
-    sizes = [size if size != FREE else "any" for size in spec.shape]
-    told = f"{spec.dtype}, one row of shape {sizes} or at most {MAX_ROWS} of them.".replace("'", "")
-    return one_or_several(spec.shape, _number(spec), most=MAX_ROWS) | {"description": told}
+    told = f"{spec.dtype}, one row of shape [{', '.join(spec.sizes)}] or at most {MAX_ROWS} of them."
+    taken = one_or_several(spec.shape, _number(spec), most=MAX_ROWS, least=spec.least)
+    return taken | {"description": told}
 
 
 def _number(spec: TensorSpec) -> Schema:
