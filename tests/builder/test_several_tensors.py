@@ -204,7 +204,7 @@ def test_outputs_in_a_tuple_are_called_by_their_numbers_and_one_may_be_taken(
 
 def test_an_output_without_rows_is_asked_about(nets: Any, opened: Opened, tmp_path: Path) -> None:
     _, file, options = made(nets, "State", tmp_path)
-    with pytest.raises(SourceError, match="State has 2 outputs .*say which is the answer with --output-name"):
+    with pytest.raises(SourceError, match=r"State has 2 outputs .*say which is the answer with --output-name"):
         opened(file, **options)
 
 
@@ -379,7 +379,7 @@ def test_rows_of_several_lengths_at_once_get_their_own_answers(nets: Any, opened
 
 def test_a_network_of_one_length_is_not_said_to_take_any(nets: Any, opened: Opened, tmp_path: Path) -> None:
     _, file, options = made(nets, "Tens", tmp_path)
-    with pytest.raises(SourceError, match="free axes are of 8, and not of 13.*without words, with --input-shape"):
+    with pytest.raises(SourceError, match=r"free axes are of 8, and not of 13.*without words, with --input-shape"):
         opened(file, input_shape=("steps", 1), **options)
 
 

@@ -30,7 +30,7 @@ def shapes_wanted(name: str, needed: list[str]) -> SourceError:
     example = ",".join(f"{each}={place + 3}" for place, each in enumerate(needed[:_NAMED]))
     return SourceError(
         f"{name} takes {len(needed)} inputs ({', '.join(needed[:_NAMED])}): say the shape of one row of each "
-        f"with --input-shape, such as --input-shape {example}; or, where they are no decimal numbers, {sketches.AROUND}"
+        f"with --input-shape, such as --input-shape {example}, or {sketches.AROUND}"
     )
 
 

@@ -73,7 +73,7 @@ def judge(facts: Mapping[str, str], file: str) -> Judged:
     """Whether a graph with these `inputs` is served. `file` is its path, for the Python model."""
     inputs = [(found[1], found[2], found[3]) for found in _END.finditer(facts.get("inputs", ""))]
     if not inputs:
-        return _around("it takes no input", file, inputs)
+        return _around("it takes 0 inputs", file, inputs)
     with_rows = 0
     for name, dtype, text in inputs:
         if dtype not in KNOWN:
