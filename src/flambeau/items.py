@@ -1,11 +1,15 @@
 """One unit of work: what came in, what is asked about it, and the tensors on its way. It knows no answer.
 
-These structs are the wire: they travel between processes as they are.
+These structs are the wire: they travel between processes as they are. Named arrays travel as their bytes, one after the
+other, with dtype and shape told beside them; what comes from another process is checked before it is an array.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 import numpy.typing as npt
 
 Tensors = dict[str, npt.NDArray[Any]]
@@ -15,23 +19,116 @@ PipelineKind = Literal["image", "tensor", "python"]
 """What a model takes: image files, numbers as JSON, or whatever its own code makes of it."""
 
 
-class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One input or output: its name, numpy dtype and the shape of one row. The row axis itself is left out."""
+FREE = -1
+"""The size of an axis that is of any length."""
+
+
+class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One input or output: its name, numpy dtype and the shape of one row. The row axis itself is left out, and an
+    axis of any length is `FREE`; `least` is how long those axes are at the least."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    least: int = 1
+
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Whether a row may have that shape."""
+        return len(shape) == len(self.shape) and all(
+            size == own or (own == FREE and size >= self.least) for size, own in zip(shape, self.shape, strict=True)
+        )
+
+    def long(self, length: int) -> tuple[int, ...]:
+        """The shape of one row whose free axes are of that length."""
+        return tuple(length if size == FREE else size for size in self.shape)
+
+    @property
+    def usual(self) -> tuple[int, ...]:
+        """The shape of one row to try it with."""
+        return self.long(max(self.least, USUAL_LENGTH))
+
+    @property
+    def sizes(self) -> list[str]:
+        """The sizes of one row in words: `5 or more` for an axis that is free."""
+        free = "any" if self.least == 1 else f"{self.least} or more"
+        return [free if size == FREE else str(size) for size in self.shape]
+
+    def __str__(self) -> str:
+        """`float32 [N, 4]`."""
+        return f"{self.dtype} [{', '.join(['N', *self.sizes])}]"
+
+
+USUAL_LENGTH = 8
+"""How long a free axis is where a network is tried."""
+
+
+DType = Literal[
+    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"
+]
+"""What arrays between processes hold, by numpy's names. Little-endian, in row-major order."""
+
+_MOST_DIMENSIONS = 32
+
+
+class ArraySpec(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One named array on its way: the whole of its shape, its rows first."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Its bytes. Raises `ValueError` for what is the shape of no array with rows."""
+        if not 1 <= len(self.shape) <= _MOST_DIMENSIONS or min(self.shape) < 0:
+            raise ValueError(f"{list(self.shape)} is the shape of no array with rows")
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+def pack(tensors: Tensors) -> "tuple[tuple[ArraySpec, ...], bytes | memoryview]":
+    """What is told of the arrays, and their bytes: those of one array that lies in order are not copied."""
+    laid = {name: np.ascontiguousarray(each, each.dtype.newbyteorder("<")) for name, each in tensors.items()}
+    specs = tuple(ArraySpec(name, each.dtype.name, each.shape) for name, each in laid.items())  # type: ignore[arg-type]
+    if len(laid) == 1 and specs[0].size:
+        [array] = laid.values()
+        return specs, array.reshape(-1).view(np.uint8).data
+    return specs, b"".join(each.tobytes() for each in laid.values())
+
+
+def check_packed(specs: Sequence[ArraySpec], size: int) -> None:
+    """Raise `ValueError` unless so many bytes are those arrays, each with a name of its own and as many rows."""
+    if len({spec.name for spec in specs}) != len(specs) or not specs:
+        raise ValueError(f"{len(specs)} arrays do not have as many names")
+    if sum(spec.size for spec in specs) != size:
+        raise ValueError(f"{size} bytes are not the arrays that are told")
+    if len({spec.shape[0] for spec in specs}) != 1:
+        raise ValueError("the arrays have unlike numbers of rows")
+
+
+def unpack(specs: Sequence[ArraySpec], data: "bytes | memoryview") -> Tensors:
+    """The arrays, over the bytes themselves: they cannot be written to. Raises `ValueError`."""
+    check_packed(specs, len(data))
+    found, start = {}, 0
+    for spec in specs:
+        flat = np.frombuffer(data, np.dtype(spec.dtype).newbyteorder("<"), math.prod(spec.shape), start)
+        if spec.dtype == "bool" and flat.size and flat.view(np.uint8).max() > 1:
+            raise ValueError(f"{spec.name} holds what is neither true nor false")
+        found[spec.name] = flat.reshape(spec.shape)
+        start += spec.size
+    return found
 
 
 class Payload(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One item as it came in, not yet looked into: the bytes of a file, the JSON text of one value, a whole JSON
-    document that its replica is to look at, or, within one process only, the value itself.
+    document that its replica is to look at, the bytes of the network's own inputs, with `arrays` to tell them apart,
+    or, within one process only, the value itself.
 
     Between two processes the number of the bytes stands in their place, and they come behind: `runners.wire`.
     """
 
-    kind: Literal["file", "json", "document", "value"]
+    kind: Literal["file", "json", "document", "tensors", "value"]
     data: Any
+    arrays: tuple[ArraySpec, ...] = ()
 
     @property
     def size(self) -> int:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Generic, Literal
 
 import msgspec
 
-from flambeau.answers import Answer, Label, Plain, Scored, Value
+from flambeau.answers import Answer, Label, Plain, RawOutputs, Scored, Value
 from flambeau.errors import RequestError
-from flambeau.items import Item, Options, Payload, PipelineKind, Tensors, TensorSpec
+from flambeau.items import ArraySpec, Item, Options, Payload, PipelineKind, Tensors, TensorSpec
 from flambeau.tasks.classification import Classification
 from flambeau.tasks.embedding import Embedding
 from flambeau.tasks.multi_label import MultiLabel
@@ -26,6 +26,7 @@ else:
 
 __all__ = [
     "Answer",
+    "ArraySpec",
     "Classification",
     "Embedding",
     "Item",
@@ -37,6 +38,7 @@ __all__ = [
     "Payload",
     "PipelineKind",
     "Plain",
+    "RawOutputs",
     "Regression",
     "Scored",
     "TensorSpec",

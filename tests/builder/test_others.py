@@ -195,10 +195,13 @@ def test_names_of_a_file_become_literals_of_an_example_and_never_code(tmp_path: 
         ("x float32[1, 3, 64, 64]", ""),
         ("x float32[n, 3, h, w]", ""),
         ("x float32[4, 2]", "takes 4 rows at a time only"),
-        ("x float32[n, h]", "say the shape of one item with --input-shape"),
-        ("x int64[n, 4]", "its input x is int64, and only float32 is served"),
+        ("x float32[n, h]", ""),
+        ("x int64[n, 4]", ""),
         ("x float32[]", "does not say its shape"),
-        ("a float32[n, 4], b float32[n, 4]", "it takes 2 inputs (a, b) and answers with 1 output (y)"),
+        ("a float32[n, 4], b float32[n, h]", ""),
+        ("a float32[n, 4], rate int64[]", ""),
+        ("a float32[n, 4], b float32[4, 2]", "it takes 4 rows of b at a time only"),
+        ("a int64[], b int64[]", "no input of it has rows"),
         ("", "it takes 0 inputs"),
     ],
 )
@@ -206,16 +209,22 @@ def test_a_graph_is_judged_as_the_build_judges_it(inputs: str, words: str) -> No
     """U11: inspect prints a serve line for what serve takes, and for nothing else."""
     judged = judge({"inputs": inputs, "outputs": "y float32[n, 3]"}, "a.onnx")
     assert (words in judged.needs) if words else judged.needs == ""
-    assert bool(judged.example) == (bool(words) and "--input-shape" not in words and bool(inputs))
+    assert bool(judged.example) == (bool(words) and bool(inputs))
+
+
+def test_what_is_no_number_to_numpy_needs_a_python_model_of_ones_own() -> None:
+    judged = judge({"inputs": "x string[n, 4]", "outputs": "y float32[n, 3]"}, "a.onnx")
+    assert "its input x is string, and numbers of at most 64 bits are served" in judged.needs
+    assert not judged.example
 
 
 def test_inspect_fails_where_serve_would(tmp_path: Path) -> None:
-    """U11: numbers without names, an optimiser, a network that nobody knows, and a graph of two inputs."""
+    """U11: numbers without names, an optimiser, a network that nobody knows, and a graph of four rows."""
     torch.save(list(LINE.parameters()), tmp_path / "bare.pth")
     torch.save(torch.optim.SGD(LINE.parameters(), lr=0.1, momentum=0.9).state_dict(), tmp_path / "optimiser.pth")
     torch.save(corpus_nets.Digits().state_dict(), tmp_path / "mnist.pth")
-    write_onnx(tmp_path / "two.onnx", [], {"a": ["n", 4], "b": ["n", 4]}, {"a": ["n", 4]}, {})
-    for name in ("bare.pth", "optimiser.pth", "mnist.pth", "two.onnx"):
+    write_onnx(tmp_path / "four.onnx", [], {"a": [4, 4]}, {"a": [4, 4]}, {})
+    for name in ("bare.pth", "optimiser.pth", "mnist.pth", "four.onnx"):
         done = run_flambeau("inspect", tmp_path / name)
         assert done.returncode == 1, done.stdout
         assert "\nto do" in done.stdout

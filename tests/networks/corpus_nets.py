@@ -251,27 +251,6 @@ class _Served(flambeau.PythonModel):
         return self.net(torch.tensor([item]))[0].tolist()
 
 
-class ServedPair(_Served):
-    network, file = Pair, "tuple.pth"
-
-    def answer(self, item: Any) -> Any:
-        return [each[0].tolist() for each in self.net(torch.tensor([item]))]
-
-
-class ServedNamed(_Served):
-    network, file = Named, "dict.pth"
-
-    def answer(self, item: Any) -> Any:
-        return {name: each[0].tolist() for name, each in self.net(torch.tensor([item])).items()}
-
-
-class ServedTwo(_Served):
-    network, file = Two, "two.pth"
-
-    def answer(self, item: Any) -> Any:
-        return self.net(*(torch.tensor([each]) for each in item))[0].tolist()
-
-
 class ServedWords(_Served):
     network, file = Words, "words.pth"
 

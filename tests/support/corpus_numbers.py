@@ -72,20 +72,22 @@ def by_python(network: str, model: str, file: str, probe: Any, answer: Callable[
     return write
 
 
-def by_name(network: str, model: str, file: str, output: str) -> Callable[[Path], Made]:
-    """A network of several outputs: one of them by its name, or all of them by a Python model around it."""
+def by_name(network: str, file: str, shape: str, **probe: list[float]) -> Callable[[Path], Made]:
+    """A network of several inputs or outputs, by their names. One input alone is sent by itself."""
 
     def write(folder: Path) -> Made:
         built = seeded(getattr(corpus_nets, network))
         with torch.inference_mode():
-            found = built(torch.tensor([ROW]))
-        scores = (found["scores"] if isinstance(found, dict) else found[0])[0].tolist()
+            found = built(*(torch.tensor([row]) for row in probe.values()))
+        if not isinstance(found, torch.Tensor):
+            parts = found if isinstance(found, dict) else dict(zip(map(str, range(len(found))), found, strict=True))
+            found = {each: tensor[0].tolist() for each, tensor in parts.items()}
+        answer = found if isinstance(found, dict) else found[0].tolist()
         path = saved(folder, file, built.state_dict())
         name = own(folder, network)
-        return Made(
-            path, ROW, scores, options=("--arch", name, "--allow-code", "--output-name", output),
-            own=name, shape="4", python=own(folder, model), around=listed(found), task="tensor",
-        )  # fmt: skip
+        options = ("--arch", name, "--allow-code", *(("--input-shape", shape) if shape else ()))
+        sent = dict(probe) if len(probe) > 1 else next(iter(probe.values()))
+        return Made(path, sent, answer, options=options, own=name, shape=shape, task="tensor")
 
     return write
 
@@ -99,12 +101,6 @@ def nobody(name: str, file: str) -> Callable[[Path], Made]:
         return Made(path, options=options, own=own(folder, name), shape="4", task="tensor")
 
     return write
-
-
-def listed(found: Any) -> Any:
-    if isinstance(found, dict):
-        return {name: each[0].tolist() for name, each in found.items()}
-    return [each[0].tolist() for each in found]
 
 
 def embedding(folder: Path) -> Made:
@@ -161,10 +157,10 @@ def voice(folder: Path) -> Made:
     write_onnx(folder / "voice.onnx", nodes, inputs, {"output": ["n", 1], "stateN": ["n", 4]},
                weights | {"zero": np.float32(0)}, integers=("sr",))  # fmt: skip
     samples, state = torch.linspace(0, 1, 8)[None], torch.full((1, 4), 0.5)
-    probe = {"input": samples.tolist(), "state": state.tolist(), "sr": 16000}
+    probe = {"input": samples[0].tolist(), "state": state[0].tolist(), "sr": 16000}
     state = torch.tanh(samples @ torch.from_numpy(weights["w"]) + state)
-    answer = {"output": torch.sigmoid(state.sum(1, keepdim=True)).tolist(), "stateN": state.tolist()}
-    return Made(folder / "voice.onnx", probe, answer, task="python")
+    answer = {"output": torch.sigmoid(state.sum(1)).tolist(), "stateN": state[0].tolist()}
+    return Made(folder / "voice.onnx", probe, answer, task="tensor")
 
 
 def write_onnx(
@@ -229,12 +225,10 @@ KINDS = (
     Kind("a table or a linear layer", table, "options", "U14"),
     Kind("token ids", by_python("Words", "ServedWords", "words.pth", TOKENS,
                                 lambda network: network(torch.tensor([TOKENS]))[0].tolist()), "refused", "U7"),
-    Kind("outputs in a tuple", by_name("Pair", "ServedPair", "tuple.pth", "0"), "options", "U7"),
-    Kind("outputs in a dict", by_name("Named", "ServedNamed", "dict.pth", "scores"), "options", "U7"),
-    Kind("two inputs", by_python("Two", "ServedTwo", "two.pth", [ROW, [1.0, 2.0]],
-                                 lambda network: network(torch.tensor([ROW]), torch.tensor([[1.0, 2.0]]))[0].tolist()),
-         "refused", "U7"),
-    Kind("an ONNX graph with a state", voice, "refused", "U7"),
+    Kind("outputs in a tuple", by_name("Pair", "tuple.pth", "", rows=ROW), "options", "U7"),
+    Kind("outputs in a dict", by_name("Named", "dict.pth", "", rows=ROW), "options", "U7"),
+    Kind("two inputs", by_name("Two", "two.pth", "left=4,right=2", left=ROW, right=[1.0, 2.0]), "options", "U7"),
+    Kind("an ONNX graph with a state", voice, "path", "U7"),
     Kind("an ONNX graph", onnx_numbers, "path"),
     Kind("an ONNX graph of two outputs", onnx_two_outputs, "path", "W7"),
     Kind("a whole network", program("norms.pt", torch.save), "options"),

@@ -42,7 +42,7 @@ def studied(network: Any, *, output: str | None = None, **said: Any) -> tuple[ac
         name="Net",
         architecture=None,
         pipeline=ImageConfig(resize=SIDE, crop=SIDE),
-        input=TensorSpec("input", "float32", (3, SIDE, SIDE)),
+        inputs=(TensorSpec("input", "float32", (3, SIDE, SIDE)),),
     )
     probed = probing.probe(filled, output, tell=lambda text: None)
     seen = activation.ProbedOutput(
@@ -285,6 +285,6 @@ def test_a_network_over_numbers_keeps_its_own_ending() -> None:
     torch.manual_seed(0)
     for last, expected in ((nn.Softmax(dim=1), SOFTMAX), (nn.Sigmoid(), SIGMOID), (nn.Identity(), AS_IT_IS)):
         network = nn.Sequential(nn.Linear(4, 3), last)
-        filled = Filled(network, "Net", None, TensorConfig(), TensorSpec("input", "float32", (4,)))
+        filled = Filled(network, "Net", None, TensorConfig(), (TensorSpec("input", "float32", (4,)),))
         probed = probing.probe(filled, None, tell=lambda text: None)
         assert activation.over_numbers(probed.ending, probed.numbers) == expected

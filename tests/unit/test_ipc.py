@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flambeau.errors import Code, RequestError
+from flambeau.items import ArraySpec, DType, pack
 from flambeau.runners import wire
 from flambeau.runners.base import ReplicaInfo, Work
 from flambeau.runners.wire import Failed, FrameError, FrameKind, Header
@@ -27,6 +28,7 @@ from flambeau.types import (
     Options,
     Outcome,
     Payload,
+    RawOutputs,
     Regression,
     Scored,
     Timings,
@@ -44,7 +46,25 @@ items = st.builds(
     st.builds(Payload, st.sampled_from(["file", "json"]), st.binary(max_size=50)),
     st.builds(Options, st.integers(1, 1000), st.none() | finite, st.booleans()),
 )
-works = st.builds(Work, items, finite)
+DTYPES: tuple[DType, ...] = DType.__args__  # type: ignore[attr-defined]
+
+
+def made_of(names: list[str], dtype: DType, rows: int, sizes: tuple[int, ...]) -> tuple[Any, bytes]:
+    specs, data = pack({name: np.ones((rows, *sizes), dtype) for name in names})
+    return specs, bytes(data)
+
+
+packed = st.builds(
+    made_of,
+    st.lists(texts, min_size=1, max_size=3, unique=True),
+    st.sampled_from(DTYPES),
+    st.integers(0, 3),
+    st.sampled_from([(), (2,), (0, 2)]),
+)
+tensors = packed.flatmap(
+    lambda each: st.builds(Item, st.just(Payload("tensors", each[1], each[0])), st.just(Options()))
+)
+works = st.builds(Work, items | tensors, finite)
 scored = st.builds(Scored, st.integers(0, 10_000), st.builds(Label, texts, texts), finite)
 classifications = st.builds(
     Classification,
@@ -58,6 +78,7 @@ embeddings = st.builds(Embedding, vectors)
 regressions = st.sampled_from([(), (1,), (3,), (2, 2)]).flatmap(
     lambda shape: st.builds(Regression, st.just(shape), st.just(np.ones(shape, "<f8").tobytes()))
 )
+raw = packed.map(lambda each: RawOutputs(each[0], each[1]))
 values = st.builds(Value, st.binary(max_size=50), st.integers(0, 100))
 errors = st.builds(
     lambda message, code, hint: RequestError(message, code=code, hint=hint),
@@ -67,7 +88,8 @@ errors = st.builds(
 )
 timings = st.builds(Timings, seconds, seconds, seconds, seconds)
 outcomes = st.lists(
-    st.builds(Outcome, classifications | labelled | regressions | embeddings | values | errors, timings), max_size=5
+    st.builds(Outcome, classifications | labelled | regressions | embeddings | raw | values | errors, timings),
+    max_size=5,
 )
 
 
@@ -114,6 +136,36 @@ def test_a_header_comes_out_as_it_went_in(
 ) -> None:
     header = Header(kind, generation, batch, body, payloads)
     assert wire.unpack_header(wire.pack_header(header)) == header
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        Payload("tensors", b"12345678", (ArraySpec("x", "float32", (1, 3)),)),
+        Payload("tensors", b"12345678", ()),
+        Payload("tensors", b"12345678", (ArraySpec("x", "float32", (-1, -2)),)),
+        Payload("tensors", b"1234", (ArraySpec("x", "float32", ()),)),
+        Payload("tensors", b"12345678", (ArraySpec("x", "float32", (1,)), ArraySpec("x", "float32", (1,)))),
+        Payload("tensors", b"12", (ArraySpec("x", "int8", (0, 2**62)), ArraySpec("y", "int8", (2,)))),
+        Payload("tensors", b"12345678", (ArraySpec("x", "object", (1,)),)),  # type: ignore[arg-type]
+        Payload("tensors", b"1234", (ArraySpec("x", "float32", (1,) * 40),)),
+        Payload("json", b"1", (ArraySpec("x", "int8", (1,)),)),
+    ],
+)
+def test_arrays_that_are_not_what_is_told_are_no_frame(payload: Payload) -> None:
+    sent = [Work(Item(payload, Options()), 1.0)]
+    head, *data = wire.pack_batch(0, 0, sent)
+    with pytest.raises(FrameError):
+        wire.unpack_batch(bytes(head)[wire.HEADER_SIZE :], memoryview(b"".join(data)))
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (1, -1), (), (2**70,)])
+def test_an_answer_whose_arrays_are_not_what_is_told_is_no_frame(shape: tuple[int, ...]) -> None:
+    honest = wire.pack_outcomes(0, 0, [Outcome(RawOutputs((ArraySpec("y", "float32", (1, 1)),), b"1234"))])
+    body = msgspec.msgpack.decode(honest[wire.HEADER_SIZE :])
+    body[0][0][1][0][2] = [min(size, 2**63) for size in shape]
+    with pytest.raises(FrameError):
+        wire.unpack_outcomes(msgspec.msgpack.encode(body))
 
 
 def test_the_payloads_are_not_copied() -> None:

@@ -5,6 +5,7 @@ format of tables or HTTP.
 """
 
 from flambeau.answers.base import Answer, Asked, Expected, Label, PartName, Scored
+from flambeau.answers.raw_outputs import RawOutputs
 from flambeau.answers.value import Plain, Value
 
-__all__ = ["Answer", "Asked", "Expected", "Label", "PartName", "Plain", "Scored", "Value"]
+__all__ = ["Answer", "Asked", "Expected", "Label", "PartName", "Plain", "RawOutputs", "Scored", "Value"]

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import msgspec
+import numpy as np
 
 from flambeau.answers import json_values
+from flambeau.items import Tensors
 
 PartName = Literal["file", "image"]
 """The name of the part that carried an item, which decides the shape of a classification's body."""
@@ -81,6 +83,14 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag=str.lower):
         """All of it as one value: what stands under `output`, or the whole body."""
         body = self.body(Asked())
         return body.get("output", body)
+
+    def tensors(self) -> Tensors:
+        """It as named arrays of one row, for protocols that know nothing else. Raises `ValueError` where it is no
+        array of numbers."""
+        array = np.asarray(self.output)
+        if array.dtype.kind not in "fiub":
+            raise ValueError("the answer is no array of numbers")
+        return {"output": array[None]}
 
     def returned(self) -> Any:
         """What a caller in Python is given."""

@@ -1,10 +1,10 @@
 """The pieces that schemas of answers are made of. JSON Schema 2020-12."""
 
-import math
 from typing import Any
 
 from flambeau.answers.activation import Activation
 from flambeau.answers.base import Label
+from flambeau.items import FREE
 
 Schema = dict[str, Any]
 
@@ -23,19 +23,20 @@ def record(
     return found if open_ else found | {"additionalProperties": False}
 
 
-def nested(shape: tuple[int, ...], number: Schema) -> Schema:
-    """Lists in lists of exactly that shape; of none, the number itself."""
+def nested(shape: tuple[int, ...], number: Schema, *, least: int = 1) -> Schema:
+    """Lists in lists of exactly that shape, and of at least so many where it is free; of none, the number itself."""
     row = number
     for size in reversed(shape):
-        row = {"type": "array", "items": row, "minItems": size, "maxItems": size}
+        exactly = {"minItems": least} if size == FREE else {"minItems": size, "maxItems": size}
+        row = {"type": "array", "items": row, **exactly}
     return row
 
 
-def one_or_several(shape: tuple[int, ...], number: Schema, *, most: int) -> Schema:
+def one_or_several(shape: tuple[int, ...], number: Schema, *, most: int, least: int = 1) -> Schema:
     """A row, up to so many rows, or a number where a row is a single one."""
-    row = nested(shape, number)
+    row = nested(shape, number, least=least)
     several = {"type": "array", "items": row, "minItems": 1, "maxItems": most}
-    alone = [number] if shape and math.prod(shape) == 1 else []
+    alone = [number] if shape and all(size == 1 for size in shape) else []
     return {"anyOf": [row, several, *alone]}
 
 

@@ -4,32 +4,61 @@ Numpy arrays, numpy scalars and torch tensors become strict JSON, NaN and infini
 """
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
 from flambeau.answers.base import Answer, Asked
+from flambeau.items import Tensors
 
 
 class Value(Answer, frozen=True):
     """The answer of a network over numbers, or of a Python model: strict JSON text, made where the answer was made.
 
-    `nonfinite` counts the NaN and infinite numbers that became `null`, for JSON has no word for them.
+    `nonfinite` counts the NaN and infinite numbers that became `null`, for JSON has no word for them. With `key`
+    "outputs" it is an object of a network's several outputs by name.
     """
 
     json: bytes
     nonfinite: int = 0
+    key: Literal["output", "outputs"] = "output"
 
     @property
     def size(self) -> int:
         return len(self.json)
 
     def body(self, asked: Asked) -> dict[str, Any]:
-        return {"output": msgspec.Raw(self.json)}
+        return {self.key: self.output}
+
+    @property
+    def output(self) -> Any:
+        return msgspec.Raw(self.json)
+
+    def row(self, *, top_k: int | None, probabilities: bool) -> dict[str, Any]:
+        if self.key == "output":
+            return {"output": self.output}
+        return {column_of(name): each for name, each in msgspec.json.decode(self.json, type=_BY_NAME).items()}
+
+    def tensors(self) -> Tensors:
+        found = self.returned()
+        arrays = {
+            name: np.asarray(each) for name, each in (found if self.key == "outputs" else {"output": found}).items()
+        }
+        if any(array.dtype.kind not in "fiub" for array in arrays.values()):
+            raise ValueError("the answer is no array of numbers")
+        return {name: array[None] for name, array in arrays.items()}
 
     def returned(self) -> Any:
         return msgspec.json.decode(self.json)
+
+
+_BY_NAME = dict[str, msgspec.Raw]
+
+
+def column_of(output: str) -> str:
+    """The column of one of several outputs in a table."""
+    return f"output.{output}"
 
 
 class Plain(Answer, frozen=True):
@@ -46,13 +75,13 @@ class Plain(Answer, frozen=True):
         return self.value
 
 
-def encode(answer: Any) -> Value:
+def encode(answer: Any, key: Literal["output", "outputs"] = "output") -> Value:
     """The JSON text of an answer, and how many of its numbers were not finite.
 
     Raises `TypeError` (or what the object's own code raises) for a value that has no JSON form.
     """
     text = _ENCODER.encode(answer)
-    return Value(text, nonfinite=_count_nonfinite(answer) if b"null" in text else 0)
+    return Value(text, nonfinite=_count_nonfinite(answer) if b"null" in text else 0, key=key)
 
 
 def _plain(value: Any) -> Any:

@@ -5,11 +5,13 @@ that ends in `.squeeze()` loses the axis of the rows where there is one row; it 
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+
+from flambeau.items import FREE
 
 _DEEPEST = 3
 
@@ -68,5 +70,24 @@ class Answering(nn.Module):
         self._shape = shape
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        flat = pick(self.network(rows), self._name).flatten()  # or the exporter leaves out a reshape to the same shape
-        return flat.reshape(rows.shape[0], *self._shape)
+        return _laid(pick(self.network(rows), self._name), rows.shape[0], self._shape)
+
+
+class AnsweringSeveral(nn.Module):
+    """The same for several inputs and outputs."""
+
+    def __init__(self, network: Callable[..., Any], names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> None:
+        super().__init__()
+        self.network = network
+        self._outputs = tuple(zip(names, shapes, strict=True))
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        result = self.network(*inputs)
+        return tuple(_laid(pick(result, name), inputs[0].shape[0], shape) for name, shape in self._outputs)
+
+
+def _laid(tensor: torch.Tensor, rows: int, shape: tuple[int, ...]) -> torch.Tensor:
+    """The tensor as (rows, *shape); one with axes of any length as it is, for whether it fits is checked later."""
+    if FREE in shape:
+        return tensor
+    return tensor.flatten().reshape(rows, *shape)  # or the exporter leaves out a reshape to the same shape

@@ -24,13 +24,16 @@ def check(
     Returns the worst agreement.
     """
     session = open_session(file, optimised=optimised)
-    free = not one_row and session.get_inputs()[0].shape[0] != 1
+    free = not one_row and all(each.shape[0] != 1 for each in session.get_inputs())
     found: list[Agreement] = []
     for inputs, outputs in samples:
-        [(name, expected)] = outputs.items()
-        rows = [{key: array[i : i + 1] for key, array in inputs.items()} for i in range(len(expected))]
-        alone = np.concatenate([session.run([name], row)[0] for row in rows])
-        found.append(agreement.measure(expected, alone, classes=classes, each=True))
+        names = list(outputs)
+        count = len(next(iter(outputs.values())))
+        rows = [{key: array[i : i + 1] for key, array in inputs.items()} for i in range(count)]
+        computed = [[np.concatenate(each) for each in zip(*(session.run(names, row) for row in rows), strict=True)]]
         if free:
-            found.append(agreement.measure(expected, session.run([name], inputs)[0], classes=classes, each=True))
+            computed.append(session.run(names, inputs))
+        for answers in computed:
+            for name, answer in zip(names, answers, strict=True):
+                found.append(agreement.measure(outputs[name], answer, classes=classes, each=True))
     return max(found, key=lambda each: (not each.holds, each.difference))

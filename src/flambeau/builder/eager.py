@@ -4,7 +4,7 @@
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import nn
 from flambeau.architectures import single_output
 from flambeau.builder import outputs, recording
 from flambeau.builder.filled import Filled, Tell
+from flambeau.bundle.storage import ImageConfig
 from flambeau.checkpoints.last_operation import Ending
 from flambeau.errors import SourceError
 from flambeau.types import Tensors, TensorSpec
@@ -26,23 +27,27 @@ _SEED = 20120930  # probes are the same whenever the same bundle is built
 class Returned:
     """What a network returned for a few rows.
 
-    `output` is the name of the tensor that is the answer, `shape` its shape, `ending` what it ends in. `bare`: the
-    tensor was returned by itself. `without_head` is the name of an `nn.Identity` in the place of the head.
+    `outputs` are the names of the tensors that are its answer, `shapes` their shapes, `ending` what the first ends in.
+    `bare`: a tensor was returned by itself. `without_head` is the name of an `nn.Identity` in the place of the head.
     """
 
-    output: str
-    shape: tuple[int, ...]
+    outputs: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
     ending: Ending
     bare: bool
     without_head: str | None
 
 
-def probe_inputs(spec: TensorSpec, *, images: bool) -> Tensors:
+def probe_inputs(specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]], *, images: bool) -> Tensors:
     """Sample inputs. For images (4, channels, size, size): soft blobs like a photograph's, noise, faint blobs,
-    strong ones; else 8 rows."""
+    strong ones; else 8 rows of these shapes."""
     generator = torch.Generator().manual_seed(_SEED)
     if not images:
-        return {spec.name: torch.randn((8, *spec.shape), generator=generator).to(getattr(torch, spec.dtype)).numpy()}
+        return {
+            spec.name: torch.randn((8, *shapes[spec.name]), generator=generator).to(getattr(torch, spec.dtype)).numpy()
+            for spec in specs
+        }
+    [spec] = specs
     channels, size, _ = spec.shape
 
     def blobs(strength: float) -> torch.Tensor:
@@ -53,12 +58,12 @@ def probe_inputs(spec: TensorSpec, *, images: bool) -> Tensors:
     return {spec.name: torch.cat([first, noise, blobs(0.5), blobs(2.5)]).numpy()}
 
 
-def look(filled: Filled, rows: np.ndarray, wanted: str | None, *, tell: Tell) -> Returned:
+def look(filled: Filled, inputs: Tensors, wanted: str | None, *, tell: Tell) -> Returned:
     """Run the network over a few rows, and find its answer in what it returns. `wanted` is what `--output-name` says.
 
     Raises `SourceError`.
     """
-    given = torch.from_numpy(rows)
+    given = _given(filled, inputs)
     result, ending_of = _record(filled, given)
     found = single_output.parts(result)
     if not found:
@@ -66,42 +71,54 @@ def look(filled: Filled, rows: np.ndarray, wanted: str | None, *, tell: Tell) ->
             f"{filled.name} returns {type(result).__name__} without a tensor in it: one tensor with a row for each "
             "row of the input is needed, or a flambeau.PythonModel around it"
         )
-    arrays = {name or filled.output: _array(tensor, filled.name) for name, tensor in found.items()}
-    taken, note = outputs.choose(arrays, wanted, name=filled.name)
+    arrays = {name or filled.outputs[0]: _array(tensor, filled.name) for name, tensor in found.items()}
+    images = isinstance(filled.pipeline, ImageConfig)
+    taken, note = outputs.choose(arrays, wanted, name=filled.name, rows=None if images else len(given[0]))
     if note:
         tell(note)
-    tensor = found.get(taken, next(iter(found.values())))
-    ending = ending_of(tensor)
+    tensors = [found.get(name, next(iter(found.values()))) for name in taken]
+    ending = ending_of(tensors[0])
     return Returned(
-        output=taken if len(found) > 1 else filled.output,
-        shape=tuple(tensor.shape),
+        outputs=taken if len(found) > 1 else filled.outputs[:1],
+        shapes=tuple(tuple(tensor.shape) for tensor in tensors),
         ending=ending,
         bare=isinstance(result, torch.Tensor),
-        without_head=filled.without_head or _head_taken_off(filled, given[:1], after=ending),
+        without_head=filled.without_head or _head_taken_off(filled, [each[:1] for each in given], after=ending),
     )
 
 
-def answers_plainly(filled: Filled, rows: np.ndarray, shape: tuple[int, ...]) -> bool:
+def answers_plainly(filled: Filled, inputs: Tensors, shape: tuple[int, ...]) -> bool:
     """Whether the network itself answers so many rows with a tensor of that shape for each."""
+    given = _given(filled, inputs)
     with contextlib.suppress(SourceError):  # one that cannot compute a single row is told later
-        return tuple(_run(filled, torch.from_numpy(rows)).shape) == (len(rows), *shape)
+        return tuple(_run(filled, given).shape) == (len(given[0]), *shape)
     return True
 
 
-def answer(filled: Filled, rows: np.ndarray) -> np.ndarray:
-    """The network's answer to the rows, with a row for each where it has their number of rows. Raises `SourceError`."""
-    result = _run(filled, torch.from_numpy(rows))
-    try:
-        return _array(
-            single_output.shaped(single_output.pick(result, filled.output), len(rows), filled.shape), filled.name
-        )
-    except KeyError:
-        raise SourceError(
-            f"{filled.name} returned its output {filled.output} for one input and not for another"
-        ) from None
+def answer(filled: Filled, inputs: Tensors) -> Tensors:
+    """The network's answers to the rows, with a row for each where it has their number of rows. Raises
+    `SourceError`."""
+    given = _given(filled, inputs)
+    result = _run(filled, given)
+    found: Tensors = {}
+    for name, shape in zip(filled.outputs, filled.shapes, strict=True):
+        try:
+            tensor = single_output.shaped(single_output.pick(result, name), len(given[0]), shape)
+        except KeyError:
+            raise SourceError(f"{filled.name} returned its output {name} for one input and not for another") from None
+        found[name] = _array(tensor, filled.name)
+    return found
 
 
-def repeats_from_a_seed(compute: Callable[[], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def tried(filled: Filled, inputs: Tensors) -> list[np.ndarray]:
+    """What the network returns, without names; nothing where it raises."""
+    with contextlib.suppress(SourceError):
+        result = _run(filled, _given(filled, inputs))
+        return [_array(each, filled.name) for each in single_output.parts(result).values()]
+    return []
+
+
+def repeats_from_a_seed(compute: Callable[[], Tensors]) -> tuple[Tensors, Tensors]:
     """What `compute` gives when PyTorch draws the same random numbers, twice."""
     torch.manual_seed(0)
     first = compute()
@@ -109,30 +126,38 @@ def repeats_from_a_seed(compute: Callable[[], np.ndarray]) -> tuple[np.ndarray, 
     return first, compute()
 
 
-def _record(filled: Filled, rows: torch.Tensor) -> tuple[Any, Callable[[torch.Tensor], Ending]]:
+def _given(filled: Filled, inputs: Tensors) -> list[torch.Tensor]:
+    """The inputs in the order in which the network takes them."""
+    return [torch.from_numpy(inputs[spec.name]) for spec in filled.inputs]
+
+
+def _record(filled: Filled, given: Sequence[torch.Tensor]) -> tuple[Any, Callable[[torch.Tensor], Ending]]:
     """Run the network under the recorder, or without it where it cannot be recorded."""
     try:
-        return recording.run(filled.network, rows)
+        return recording.run(filled.network, *given)
     except Exception:  # that it raises without a recorder too is told below
-        return _run(filled, rows), lambda _: recording.of_script(filled.network)
+        return _run(filled, given), lambda _: recording.of_script(filled.network)
 
 
-def _head_taken_off(filled: Filled, rows: torch.Tensor, *, after: Ending) -> str | None:
+def _head_taken_off(filled: Filled, given: Sequence[torch.Tensor], *, after: Ending) -> str | None:
     try:
-        return recording.head_taken_off(filled.network, rows, after=after)
+        return recording.head_taken_off(filled.network, *given, after=after)
     except Exception:  # hooks are a courtesy: without them the user is asked
         return None
 
 
-def _run(filled: Filled, rows: torch.Tensor) -> Any:
+def _run(filled: Filled, given: Sequence[torch.Tensor]) -> Any:
     try:
         with torch.inference_mode():
-            return filled.network(rows)
+            return filled.network(*given)
     except Exception as error:
         said = str(error).strip()
         if "Traceback of TorchScript" in said:  # the last line is the error, and the rest is where
             said = said.rpartition("\n")[2]
-        raise SourceError(f"{filled.name} cannot compute an input of shape {list(rows.shape)}: {said}") from error
+        shapes = [list(each.shape) for each in given]
+        raise SourceError(
+            f"{filled.name} cannot compute an input of shape {', '.join(map(str, shapes))}: {said}"
+        ) from error
 
 
 def _array(tensor: torch.Tensor, name: str) -> np.ndarray:

@@ -1,44 +1,55 @@
 """A filled network to an ONNX graph."""
 
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from torch import nn
 
-from flambeau.architectures.single_output import Answering
+from flambeau.architectures.single_output import Answering, AnsweringSeveral
 from flambeau.builder import shared_weights
 from flambeau.builder.filled import Filled
 from flambeau.builder.shared_weights import Stored
+from flambeau.items import FREE
+from flambeau.types import Tensors
 
 ONE_FILE_LIMIT = 50_000_000
 """Bytes. More weights than that lie in a file beside the graph, `model.onnx.data`, which is mapped: within the graph
 they would be in memory three times while it is written and twice while it is loaded, and it ends at 2 GiB."""
 
 
-def export(filled: Filled, rows: np.ndarray, file: Path, stored: Stored | None) -> None:
-    """Write the ONNX graph, with a free number of rows unless the network has its own. `rows` are such as it takes.
+def export(filled: Filled, inputs: Tensors, file: Path, stored: Stored | None) -> None:
+    """Write the ONNX graph, with a free number of rows unless the network has its own. `inputs` are such as it takes.
 
-    What is `stored` beside it already, it refers to. Raises what torch raises.
+    Other axes are free where those of the inputs are. What is `stored` beside it already, it refers to. Raises what
+    torch raises.
     """
     network = answering(filled)
-    sample = torch.from_numpy(rows)
-    given, answered = filled.input.name, filled.output
+    sample = tuple(torch.from_numpy(inputs[spec.name])[: filled.rows] for spec in filled.inputs)
+    given, answered = [spec.name for spec in filled.inputs], list(filled.outputs)
+    free = [_free_axes(spec.shape, rows=not filled.rows) for spec in filled.inputs]
     if filled.exports == "torchscript":  # the newer exporter traces Python, and TorchScript has none
-        free = None if filled.rows else {given: {0: "rows"}, answered: {0: "rows"}}
+        of_outputs = [_free_axes(shape, rows=not filled.rows) for shape in filled.shapes]
+        named = dict(zip([*given, *answered], [*free, *of_outputs], strict=True))
+        axes = {
+            name: {axis: "rows" if axis == 0 else f"{name}_{axis}" for axis in each} for name, each in named.items()
+        }
         torch.onnx.export(
-            network, (sample[: filled.rows],), file,
-            dynamo=False, dynamic_axes=free, input_names=[given], output_names=[answered],
+            network, sample, file,
+            dynamo=False, dynamic_axes=axes if any(axes.values()) else None, input_names=given, output_names=answered,
         )  # fmt: skip
         return
+    shapes: Any = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in free)
+    if isinstance(network, AnsweringSeveral):  # which takes whatever it is given as one
+        shapes = (shapes,)
     program = torch.onnx.export(
         network,
-        (sample[: filled.rows],),
+        sample,
         dynamo=True,
-        dynamic_shapes=None if filled.rows else ({0: torch.export.Dim.DYNAMIC},),
-        input_names=[given],
-        output_names=[answered],
+        dynamic_shapes=shapes if any(free) else None,
+        input_names=given,
+        output_names=answered,
         verbose=False,
     )
     assert program is not None  # a path was not given, so the program is returned
@@ -48,6 +59,11 @@ def export(filled: Filled, rows: np.ndarray, file: Path, stored: Stored | None) 
     # onnxscript's rewriting rules keep the graph they saw last, and that a second copy of the weights: this lets it go
     for value in program.model.graph.initializers.values():
         value.const_value = None
+
+
+def _free_axes(shape: tuple[int, ...], *, rows: bool) -> list[int]:
+    """The axes that are of any length, that of the rows among them."""
+    return [*([0] if rows else []), *(axis for axis, size in enumerate(shape, 1) if size == FREE)]
 
 
 def _save(model: ir.Model, file: Path) -> None:
@@ -66,4 +82,8 @@ def answering(filled: Filled) -> nn.Module:
     """The network as one that returns its answer and nothing else: itself, where it does."""
     network = filled.network
     assert isinstance(network, nn.Module)  # whatever else computes has its graph already
-    return network if filled.plain else Answering(network, filled.output, filled.shape)
+    if filled.plain:
+        return network
+    if len(filled.outputs) == len(filled.inputs) == 1:
+        return Answering(network, filled.outputs[0], filled.shapes[0])
+    return AnsweringSeveral(network, filled.outputs, filled.shapes)

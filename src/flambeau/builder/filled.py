@@ -10,6 +10,7 @@ from flambeau.builder.shapes import InputForm
 from flambeau.bundle.storage import Architecture, ImageConfig, TensorConfig
 from flambeau.checkpoints.last_operation import Ending
 from flambeau.errors import SourceError
+from flambeau.items import FREE
 from flambeau.settings.source import SourceOptions
 from flambeau.sources.request import BuildRequest, refuse_idle
 from flambeau.types import TensorSpec
@@ -25,31 +26,37 @@ Exporter = Literal["dynamo", "torchscript", "ready"]
 class Filled:
     """A network that is ready to compute, and what is known of it.
 
-    `network` takes rows of `input` and answers as many rows; `rows`, where set, is the only number of rows it takes.
-    `architecture` is `None` for a network that came as a program: then only its export can serve. `labels` is where
-    the class names come from, `classes` are those that lay beside the weights. `official`: the weights are published
-    ones. `without_head` is the place of the head that the weights lack. `exports` names the exporter; with `ready` the
-    ONNX graph lies in the bundle already, `network` computes it from arrays to an array and not from tensors, and
-    `ending` is what it ends in. `output` is the name of its output and `shape` that of a row of it; `plain`: it returns
-    that tensor and nothing else. `one_row` is why it is given one row at a time.
+    `network` takes rows of its `inputs`, in their order, and answers as many rows; `rows`, where set, is the only
+    number of rows it takes. `architecture` is `None` for a network that came as a program: then only its export can
+    serve. `labels` is where the class names come from, `classes` are those that lay beside the weights. `official`: the
+    weights are published ones. `without_head` is the place of the head that the weights lack. `exports` names the
+    exporter; with `ready` the ONNX graph lies in the bundle already, `network` computes it from arrays by name to
+    arrays by name and not from tensors, and `ending` is what it ends in. `outputs` are the names of its outputs, and
+    `shapes` those of a row of each, which say what is free once it was probed; `plain`: it returns one tensor and
+    nothing else. `one_row` is why it is given one row at a time.
     """
 
     network: Callable[[Any], Any]
     name: str
     architecture: Architecture | None
     pipeline: ImageConfig | TensorConfig
-    input: TensorSpec
+    inputs: tuple[TensorSpec, ...]
     labels: str | None = None
     classes: tuple[str, ...] | None = None
     rows: int | None = None
     exports: Exporter = "dynamo"
-    output: str = "output"
-    shape: tuple[int, ...] = ()
+    outputs: tuple[str, ...] = ("output",)
+    shapes: tuple[tuple[int, ...], ...] = ((),)
     plain: bool = True
     official: bool = False
     without_head: str | None = None
     ending: Ending | None = None
     one_row: str | None = None
+
+    @property
+    def free(self) -> bool:
+        """Whether an axis besides the rows' is of any length."""
+        return any(FREE in spec.shape for spec in self.inputs)
 
 
 def dressed(
@@ -62,7 +69,7 @@ def dressed(
     tell: Tell,
     classes: tuple[str, ...] | None = None,
     exports: Exporter = "dynamo",
-    output: str = "output",
+    outputs: tuple[str, ...] = ("output",),
     ending: Ending | None = None,
 ) -> Filled:
     """A network of unknown making with the pipeline that its input asks for."""
@@ -80,12 +87,12 @@ def dressed(
         name=name,
         architecture=architecture,
         pipeline=pipeline,
-        input=taken.input,
+        inputs=taken.inputs,
         labels=options.labels,
         classes=classes,
         rows=taken.rows,
         exports=exports,
-        output=output,
+        outputs=outputs,
         ending=ending,
         one_row=taken.one_row,
     )

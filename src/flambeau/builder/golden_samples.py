@@ -48,7 +48,7 @@ class GivenSample:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """The rows of all samples and what the network gave for them: more probes for the check of an export."""
+    """The rows of samples of one shape and what the network gave for them: more probes for the check of an export."""
 
     inputs: Tensors
     outputs: Tensors
@@ -122,11 +122,11 @@ def _read(file: Path, expected: Expected) -> GivenSample:
 
 def collect(
     given: Sequence[GivenSample], folder: Path, *, pipeline: Pipeline, compute: Callable[[Tensors], Tensors]
-) -> Collected:
+) -> list[Collected]:
     """Answer the samples, each alone, and keep them with their outputs in the bundle at `folder`.
 
     `compute` is the network as PyTorch itself runs it. Raises `SourceError` that names the sample that cannot be
-    prepared or answered, or is answered in another way than the user expects.
+    prepared or answered, or is answered in another way than the user expects. Those of one shape are together.
     """
     inputs = {each.name: _prepared(each, pipeline) for each in given}
     outputs = {each.name: compute(inputs[each.name]) for each in given}
@@ -138,7 +138,13 @@ def collect(
         for name, array in tensors.items()
     }
     save_file(rows, folder / SAMPLE_OUTPUTS)
-    return Collected(_joined(inputs.values()), _joined(outputs.values()))
+    alike: dict[tuple[tuple[int, ...], ...], list[str]] = {}
+    for name, tensors in inputs.items():
+        alike.setdefault(tuple(array.shape[1:] for array in tensors.values()), []).append(name)
+    return [
+        Collected(_joined([inputs[name] for name in names]), _joined([outputs[name] for name in names]))
+        for names in alike.values()
+    ]
 
 
 def keep(given: Sequence[GivenSample], folder: Path) -> None:

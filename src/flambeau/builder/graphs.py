@@ -1,6 +1,6 @@
 """A foreign ONNX graph, proved to be one that can be opened and run: within limits, by a process that is thrown away.
 
-    graphs.prove(file, "input", (3, 224, 224))      # returns, or raises what the user is told
+    graphs.prove(file, {"input": ("float32", (1, 3, 224, 224))})      # returns, or raises what the user is told
 
 What happens over there is `flambeau.builder.sandbox.onnx_graph`'s. A graph that passed may still compute without an end
 for other numbers than it was tried with, so `hold` puts limits on the process that goes on with it, as wide as they can
@@ -11,12 +11,13 @@ import contextlib
 import os
 import signal
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from flambeau import checkpoints
-from flambeau.builder.sandbox.messages import LONGEST_LINE, GraphOrder, Read, ReaderMessage, ReadRefused
+from flambeau.builder.sandbox.messages import LONGEST_LINE, GraphOrder, Read, ReaderMessage, ReadRefused, row_in_words
 from flambeau.builder.sandbox.reader import single_threaded_environment, tame
 from flambeau.errors import SourceError
 from flambeau.settings.service import usable_cores
@@ -33,14 +34,14 @@ _CPU_SECONDS_OF_A_BUILD = 300  # a core
 _GIVEN = 10  # times that, where it computes what the user gave
 
 
-def prove(file: Path, given: str, shape: tuple[int, ...]) -> str:
-    """Open the graph and compute one row of `shape` for its input `given`, float32.
+def prove(file: Path, given: Mapping[str, tuple[str, tuple[int, ...]]]) -> str:
+    """Open the graph and compute it over inputs of these dtypes and shapes.
 
     Returns what it was locked in by, in words. Raises `SourceError`.
     """
     size = _size(file)
     seconds = _CPU_SECONDS + size // _CPU_BYTES_PER_SECOND
-    order = GraphOrder(str(file), os.getpid(), given, shape, memory=_MEMORY + _TIMES * size, cpu_seconds=seconds)
+    order = GraphOrder(str(file), os.getpid(), dict(given), memory=_MEMORY + _TIMES * size, cpu_seconds=seconds)
     process = spawn_child(
         "flambeau.builder.sandbox.onnx_graph",
         msgspec.json.encode(order).decode(),
@@ -68,7 +69,7 @@ def prove(file: Path, given: str, shape: tuple[int, ...]) -> str:
 
 
 def _ending(file: Path, code: int, order: GraphOrder) -> str:
-    what = f"one row of shape {list(order.shape)}"
+    what = row_in_words(order)
     if code in (-signal.SIGXCPU, -signal.SIGKILL):
         return (
             f"{file.name} does not come to an end: opening it and computing {what} took more than "

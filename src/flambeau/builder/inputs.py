@@ -11,7 +11,7 @@ from torch import nn
 
 from flambeau.architectures import single_output
 from flambeau.builder import signature_words
-from flambeau.builder.shapes import InputForm, as_images, of_shape
+from flambeau.builder.shapes import InputForm, as_images, of_shape, shape_of
 from flambeau.errors import SourceError
 from flambeau.identify import sketches
 from flambeau.settings.source import SourceOptions
@@ -22,25 +22,46 @@ _USUAL_SIZES = (224, 28, 32, 48, 64, 84, 96, 112, 128, 150, 160, 180, 192, 227, 
 
 
 def infer(network: nn.Module, name: str, options: SourceOptions) -> InputForm:
-    """What the network takes. Raises `SourceError` that asks for `--input-shape` where that cannot be told, and names
-    the way out of a network that is not one of one tensor in and out."""
-    signature_words.require_one_input(network, name)
-    taken = _inferred(network, name, options)
-    signature_words.require_decimals(network, name, taken.input.shape)
+    """What the network takes. Raises `SourceError` that asks for `--input-shape` where that cannot be told."""
+    needed = signature_words.arguments(network, name)
+    asked = options.input_shape
+    if isinstance(asked, dict) or len(needed) > 1:
+        taken = _several(needed, name, options)
+    elif asked is not None and any(isinstance(size, str) for size in asked):
+        taken = InputForm((TensorSpec("input", "float32", shape_of(asked)),))
+    else:
+        taken = _inferred(network, name, options)
+    signature_words.require_decimals(network, name, *(spec.usual for spec in taken.inputs))
     return taken
+
+
+def _several(needed: list[str], name: str, options: SourceOptions) -> InputForm:
+    """Several inputs, in the order in which `forward` takes them. Raises `SourceError` unless each has its shape."""
+    asked = options.input_shape
+    if not isinstance(asked, dict):
+        raise signature_words.shapes_wanted(name, needed)
+    if options.pipeline == "image":
+        raise SourceError(f"--pipeline image, but {name} takes inputs by their names: leave it out")
+    needed = needed or list(asked)
+    if asked.keys() != set(needed):
+        raise SourceError(
+            f"--input-shape names {', '.join(asked)}, but {name} takes {', '.join(needed)}: name exactly those"
+        )
+    return InputForm(tuple(TensorSpec(each, "float32", shape_of(asked[each])) for each in needed))
 
 
 def _inferred(network: nn.Module, name: str, options: SourceOptions) -> InputForm:
     layer, shape = _first_layer(network)
     channels = shape[1] if layer.startswith("Conv2d") and len(shape) == 4 else None
     if options.input_shape is not None:
+        asked = shape_of(tuple(options.input_shape))
         if channels is None and options.pipeline is None:  # three sizes alone do not make a picture
-            return InputForm(TensorSpec("input", "float32", options.input_shape))
-        return of_shape(options.input_shape, name, options)
+            return InputForm((TensorSpec("input", "float32", asked),))
+        return of_shape(asked, name, options)
     if channels in (1, 3) and options.pipeline != "tensor":
         return _by_trying(network, channels, name, options)
     if layer == "Linear" and options.pipeline != "image":
-        return InputForm(TensorSpec("input", "float32", (shape[1],)))
+        return InputForm((TensorSpec("input", "float32", (shape[1],)),))
     if layer.startswith("Embedding"):
         raise SourceError(
             f"{name} begins with a table of {shape[0]} vectors ({layer}), so it takes whole numbers such as token ids, "
@@ -87,7 +108,7 @@ def _by_trying(network: nn.Module, channels: int, name: str, options: SourceOpti
     note = (
         f"{name} takes images of {channels} channels, and {fitting} × {fitting} pixels are taken: --crop says otherwise"
     )
-    return InputForm(taken.input, image=taken.image, note=note)
+    return InputForm(taken.inputs, image=taken.image, note=note)
 
 
 def _answers_rows(network: nn.Module, shape: tuple[int, ...]) -> bool:

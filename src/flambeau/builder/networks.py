@@ -69,7 +69,7 @@ def pretrained(
         name=architecture.name,
         architecture=architecture,
         pipeline=pipeline,
-        input=TensorSpec("input", "float32", (3, pipeline.crop, pipeline.crop)),
+        inputs=(TensorSpec("input", "float32", (3, pipeline.crop, pipeline.crop)),),
         labels=options.labels or IMAGENET,
         official=True,
     )
@@ -83,7 +83,7 @@ def _over_numbers(network: nn.Module, architecture: Architecture, options: Sourc
         name=architecture.name,
         architecture=architecture,
         pipeline=TensorConfig(),
-        input=TensorSpec("input", "float32", (features,)),
+        inputs=(TensorSpec("input", "float32", (features,)),),
     )
 
 
@@ -102,7 +102,7 @@ def _over_images(network: nn.Module, fit: Fit, order: BuildRequest, weights: Wei
         name=fit.architecture.name,
         architecture=fit.architecture,
         pipeline=pipeline,
-        input=TensorSpec("input", "float32", (3, pipeline.crop, pipeline.crop)),
+        inputs=(TensorSpec("input", "float32", (3, pipeline.crop, pipeline.crop)),),
         labels=options.labels or (IMAGENET if published else None),
         classes=weights.classes,
         official=published is not None,

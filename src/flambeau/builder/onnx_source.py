@@ -3,28 +3,56 @@
 There is no PyTorch to hold it against: its own answers, row by row, are the probes that every load reproduces.
 """
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from onnx import TensorProto
 from onnx.inliner import inline_local_functions
 
 from flambeau.answers import agreement
-from flambeau.builder import graphs, outputs
+from flambeau.builder import graphs, outputs, probing
 from flambeau.builder.filled import Filled, Tell, dressed
-from flambeau.builder.shapes import of_shape
+from flambeau.builder.shapes import InputForm, of_shape, shape_of
 from flambeau.checkpoints import last_operation
 from flambeau.checkpoints.last_operation import Ending
 from flambeau.engines.onnxruntime import open_session
 from flambeau.errors import SourceError
 from flambeau.identify import sketches
+from flambeau.items import FREE, USUAL_LENGTH
 from flambeau.settings.source import SourceOptions
 from flambeau.sources.request import BuildRequest
-from flambeau.types import TensorSpec
+from flambeau.types import Tensors, TensorSpec
 
 _SEVERAL = 3  # rows to try a graph with that takes any number of them
+_LENGTHS = (USUAL_LENGTH, 64, 512)  # of free axes, to try it with
+_DTYPES: dict[int, str] = {
+    getattr(TensorProto, onnx_name): name
+    for onnx_name, name in (
+        ("FLOAT", "float32"), ("DOUBLE", "float64"), ("FLOAT16", "float16"), ("BOOL", "bool"), ("INT8", "int8"),
+        ("INT16", "int16"), ("INT32", "int32"), ("INT64", "int64"), ("UINT8", "uint8"), ("UINT16", "uint16"),
+        ("UINT32", "uint32"), ("UINT64", "uint64"),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Given:
+    """The inputs of a graph. `rows` is the number of rows that it is made for, if it is; `bare` are those without an
+    axis of rows."""
+
+    specs: tuple[TensorSpec, ...]
+    rows: int | None
+    bare: tuple[str, ...]
+
+    def tried(self, rows: int, length: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Dtypes and shapes to try the graph with as it came."""
+        return {
+            spec.name: (spec.dtype, () if spec.name in self.bare else (rows, *spec.long(length))) for spec in self.specs
+        }
 
 
 def take(order: BuildRequest, target: Path, *, tell: Tell) -> Filled:
@@ -32,41 +60,45 @@ def take(order: BuildRequest, target: Path, *, tell: Tell) -> Filled:
     file = Path(str(order.file))
     graphs.hold(file, given=bool(order.int8 or order.options.samples))
     model = _read(file)
-    given = _input(model, file)
-    made_for, shape = _shape(given, file, order.options)
-    tell(f"opened and run in a sandbox first: {graphs.prove(file, given.name, shape)}")
-    output = _answer(model, file, given.name, (made_for or _SEVERAL, *shape), order.options.output_name, tell)
-    _leave_only(output, model)
+    given = _inputs(model, file, order.options)
+    length = _prove(file, given, tell)
+    taken = _form(given, file, order.options)
+    images = taken.image is not None
+    answers = _answers(model, file, given, length, order.options.output_name, tell, images=images)
+    _leave_only(answers, model)
+    _take_rows(given, model)
     _free_rows(model)
     onnx.save(model, target)
     rows = one_row = None
-    if made_for is not None and not _same_in_batches(target, given.name, shape):
+    if given.bare:
+        rows, one_row = 1, f"its input {given.bare[0]} is one for all rows"
+    elif given.rows is not None and not _same_in_batches(target, given, length):
         model = _read(file)  # as it came
-        _leave_only(output, model)
+        _leave_only(answers, model)
         onnx.save(model, target)
-        rows, one_row = made_for, "its graph was made for one row"
-    taken = of_shape(shape, file.name, order.options)
-    taken = replace(taken, input=TensorSpec(given.name, "float32", shape), rows=rows, one_row=one_row)
-    network = _Graph(target, given.name, output)
+        rows, one_row = given.rows, "its graph was made for one row"
+    taken = replace(taken, inputs=given.specs, rows=rows, one_row=one_row)
+    network = _Graph(target, answers)
     return dressed(
-        network, taken, order,
-        name=order.name, architecture=None, tell=tell, exports="ready", output=output, ending=_ending(model, output),
+        network, taken, order, name=order.name, architecture=None, tell=tell, exports="ready", outputs=answers,
+        ending=_ending(model, answers[0]),
     )  # fmt: skip
 
 
 class _Graph:
     """The graph as a network."""
 
-    def __init__(self, target: Path, given: str, output: str) -> None:
+    def __init__(self, target: Path, outputs: tuple[str, ...]) -> None:
         self._session = open_session(target)
-        self._given = given
-        self._output = output
+        self._outputs = outputs
 
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
-        [answer] = self._session.run([self._output], {self._given: rows})
-        if not isinstance(answer, np.ndarray):  # ONNX has sequences and mappings as well
-            raise TypeError(f"its output {self._output} is a {type(answer).__name__}, and one tensor is served")
-        return answer
+    def __call__(self, inputs: Tensors) -> Tensors:
+        answers: Tensors = {}
+        for name, answer in zip(self._outputs, self._session.run(list(self._outputs), inputs), strict=True):
+            if not isinstance(answer, np.ndarray):  # ONNX has sequences and mappings as well
+                raise TypeError(f"its output {name} is a {type(answer).__name__}, and tensors are served")
+            answers[name] = answer
+        return answers
 
 
 def _read(file: Path) -> "onnx.ModelProto":
@@ -77,39 +109,79 @@ def _read(file: Path) -> "onnx.ModelProto":
     return model
 
 
-def _input(model: "onnx.ModelProto", file: Path) -> Any:
-    """The one input."""
-    name = file.name
+def _inputs(model: "onnx.ModelProto", file: Path, options: SourceOptions) -> _Given:
+    """The inputs, which have rows all of them but for those that are one for all rows."""
     weights = {each.name for each in model.graph.initializer}
     given = [each for each in model.graph.input if each.name not in weights]
-    if len(given) != 1 or not model.graph.output:
-        taken = f"{len(given)} inputs ({', '.join(each.name for each in given[:8])})"
-        answered = f"{len(model.graph.output)} outputs ({', '.join(each.name for each in model.graph.output[:8])})"
-        raise SourceError(f"{name} has {taken} and {answered}, and one tensor in is served: {sketches.ask(str(file))}")
-    kind = given[0].type.tensor_type.elem_type
-    if kind != onnx.TensorProto.FLOAT:
+    if not given or not model.graph.output:
         raise SourceError(
-            f"the input of {name} is {onnx.TensorProto.DataType.Name(kind)}, and only float32 is served: "
-            f"{sketches.ask(str(file))}"
+            f"{file.name} has {len(given)} inputs and {len(model.graph.output)} outputs, and at least one of each is "
+            f"served: {sketches.ask(str(file))}"
         )
-    return given[0]
+    specs, rows, bare = [], set(), []
+    for value in given:
+        kind = value.type.tensor_type.elem_type
+        if kind not in _DTYPES:
+            raise SourceError(
+                f"the input {value.name} of {file.name} is {TensorProto.DataType.Name(kind)}, and numbers of "
+                f"at most 64 bits are served: {sketches.ask(str(file))}"
+            )
+        named = value.type.tensor_type.HasField("shape")
+        if named and not value.type.tensor_type.shape.dim and len(given) > 1:
+            bare.append(value.name)
+            specs.append(TensorSpec(value.name, _DTYPES[kind], ()))
+            continue
+        made_for, shape = _shape(value, file, options, alone=len(given) == 1)
+        rows.add(made_for)
+        specs.append(TensorSpec(value.name, _DTYPES[kind], shape))
+    if not rows:
+        raise SourceError(f"no input of {file.name} has rows, and items are rows: {sketches.ask(str(file))}")
+    return _Given(tuple(specs), 1 if 1 in rows else None, tuple(bare))
 
 
-def _answer(
-    model: "onnx.ModelProto", file: Path, given: str, shape: tuple[int, ...], wanted: str | None, tell: Tell
-) -> str:
-    """The name of the output that is the answer.
+def _form(given: _Given, file: Path, options: SourceOptions) -> InputForm:
+    """Images where the one input looks like it, unless `--pipeline` decides; else numbers."""
+    [first, *others] = given.specs
+    if others and options.pipeline == "image":
+        raise SourceError(f"--pipeline image, but {file.name} takes {len(given.specs)} inputs: leave it out")
+    if others or first.dtype != "float32" or FREE in first.shape:
+        return InputForm(given.specs)
+    return of_shape(first.shape, file.name, options)
 
-    `shape` is that of rows to try the graph with. Raises `SourceError` where the user has to say which it is.
+
+def _prove(file: Path, given: _Given, tell: Tell) -> int:
+    """Have the graph opened and run in a sandbox, and return a length of its free axes that it computes."""
+    lengths = _LENGTHS if any(FREE in spec.shape for spec in given.specs) else _LENGTHS[:1]
+    refused: SourceError | None = None
+    for length in lengths:
+        try:
+            tell(f"opened and run in a sandbox first: {graphs.prove(file, given.tried(1, length))}")
+        except SourceError as error:
+            refused = refused or error
+        else:
+            return length
+    assert refused is not None  # or a length was returned
+    raise refused
+
+
+def _answers(
+    model: "onnx.ModelProto", file: Path, given: _Given, length: int, wanted: str | None, tell: Tell, *, images: bool
+) -> tuple[str, ...]:
+    """The names of the outputs that are the answer.
+
+    `length` is that of free axes to try the graph with. Raises `SourceError` where the user has to say which it is.
     """
     names: list[str] = [each.name for each in model.graph.output]
     if len(names) == 1 and wanted is None:
-        return names[0]
-    rows = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        return (names[0],)
+    count = 1 if given.bare else given.rows or _SEVERAL
+    tried = given.tried(count, length)
+    numbers = np.random.default_rng(0)
+    rows = {name: probing.random_rows(numbers, shape, dtype) for name, (dtype, shape) in tried.items()}
     try:
-        found = open_session(file).run(names, {given: rows})
+        found = open_session(file).run(names, rows)
     except Exception as error:  # onnxruntime raises a tree of its own
-        raise SourceError(f"{file.name} cannot compute an input of shape {list(shape)}: {error}") from error
+        raise SourceError(f"{file.name} cannot compute an input of shape {probing.shown(rows)}: {error}") from error
     arrays = {name: array for name, array in zip(names, found, strict=True) if isinstance(array, np.ndarray)}
     if wanted in names and wanted not in arrays:
         raise SourceError(
@@ -117,18 +189,40 @@ def _answer(
             f"converter writes probabilities: export it with zipmap=False, or {sketches.ask(str(file))}"
         )
     if wanted is not None and list(arrays) == [wanted]:
-        return wanted
-    taken, note = outputs.choose(arrays, wanted, name=file.name)
-    left = ", ".join(name for name in names if name != taken)
-    tell(note or f"the output {taken} of {file.name} is the answer, and {left} is not computed")
+        return (wanted,)
+    all_of_them = None if images or len(arrays) < len(names) else count
+    taken, note = outputs.choose(arrays, wanted, name=file.name, rows=all_of_them)
+    left = ", ".join(name for name in names if name not in taken)
+    tell(note or f"the output {taken[0]} of {file.name} is the answer, and {left} is not computed")
     return taken
 
 
-def _leave_only(output: str, model: "onnx.ModelProto") -> None:
+def _leave_only(answers: tuple[str, ...], model: "onnx.ModelProto") -> None:
     """Take the other outputs out of the model, so that nothing computes them."""
-    kept = [each for each in model.graph.output if each.name == output]
+    kept = [each for each in model.graph.output if each.name in answers]
     del model.graph.output[:]
     model.graph.output.extend(kept)
+
+
+def _take_rows(given: _Given, model: "onnx.ModelProto") -> None:
+    """Give those inputs an axis of rows that have none: of its only row, the graph takes what it took."""
+    for name in given.bare:
+        value = next(each for each in model.graph.input if each.name == name)
+        inner, shape = f"{name} without rows", f"{name}: no axis"
+        for node in _nodes(model.graph):
+            node.input[:] = [inner if each == name else each for each in node.input]
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(0, np.int64), shape))
+        model.graph.node.insert(0, onnx.helper.make_node("Reshape", [name, shape], [inner]))
+        value.type.tensor_type.shape.dim.add().dim_value = 1
+
+
+def _nodes(graph: "onnx.GraphProto") -> Iterator["onnx.NodeProto"]:
+    """The nodes of a graph, and of the graphs within them."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner)
 
 
 def _ending(model: "onnx.ModelProto", output: str) -> Ending:
@@ -139,33 +233,35 @@ def _ending(model: "onnx.ModelProto", output: str) -> Ending:
     return last_operation.of_graph(nodes).get(output, last_operation.UNKNOWN)
 
 
-def _shape(value: Any, file: Path, options: SourceOptions) -> tuple[int | None, tuple[int, ...]]:
-    """The number of rows it is made for, if it is, and the shape of one."""
+def _shape(value: Any, file: Path, options: SourceOptions, *, alone: bool) -> tuple[int | None, tuple[int, ...]]:
+    """The number of rows it is made for, if it is, and the shape of one. `alone`: there is no other input."""
     name = file.name
     sizes = [size.dim_value if size.HasField("dim_value") else None for size in value.type.tensor_type.shape.dim]
+    of = "its input" if alone else f"its input {value.name}"
     if not sizes:
-        raise SourceError(
-            f"{name} does not say the shape of its input: export it with one, or {sketches.ask(str(file))}"
-        )
+        raise SourceError(f"{name} does not say the shape of {of}: export it with one, or {sketches.ask(str(file))}")
     rows, *rest = sizes
     if rows not in (None, 1):
+        more = "" if alone else f" of {of}"
         raise SourceError(
-            f"{name} takes {rows} rows at a time only: export it with a free number of rows, or "
+            f"{name} takes {rows} rows{more} at a time only: export it with a free number of rows, or "
             f"{sketches.ask(str(file))}"
         )
-    if options.input_shape is not None:
-        fits = len(options.input_shape) == len(rest) and all(
-            ours in (None, asked) for ours, asked in zip(rest, options.input_shape, strict=True)
-        )
+    asked = options.input_shape
+    if isinstance(asked, dict):
+        asked = asked.get(value.name)
+    elif asked is not None and not alone:
+        raise SourceError(f"--input-shape is that of one input, and {name} takes several: name each, as in a=4,b=3,8")
+    if asked is not None:
+        wanted = shape_of(asked)
+        fits = len(wanted) == len(rest) and all(ours in (None, size) for ours, size in zip(rest, wanted, strict=True))
         if not fits:
-            raise SourceError(f"--input-shape {','.join(map(str, options.input_shape))}, but {name} takes {sizes[1:]}")
-        return rows, options.input_shape
-    if len(rest) == 3 and rest[0] in (1, 3) and rest[1:] == [None, None]:  # a network for images of any size
-        side = options.crop or 224
+            raise SourceError(f"--input-shape {','.join(map(str, asked))}, but {name} takes {sizes[1:]}")
+        return rows, wanted
+    if alone and len(rest) == 3 and rest[0] in (1, 3) and rest[1:] == [None, None] and options.pipeline != "tensor":
+        side = options.crop or 224  # a network for images of any size
         return rows, (rest[0], side, side)
-    if None in rest:
-        raise SourceError(f"{name} takes inputs of free shape {sizes}: say the shape of one item with --input-shape")
-    return rows, tuple(size for size in rest if size is not None)
+    return rows, tuple(FREE if size is None else size for size in rest)
 
 
 def _free_rows(model: "onnx.ModelProto") -> None:
@@ -177,13 +273,19 @@ def _free_rows(model: "onnx.ModelProto") -> None:
     del model.graph.value_info[:]  # sizes within, inferred for the old number of rows
 
 
-def _same_in_batches(target: Path, name: str, shape: tuple[int, ...]) -> bool:
+def _same_in_batches(target: Path, given: _Given, length: int) -> bool:
     """Whether three rows together get the answers that each gets alone: a graph may have its one row built in."""
-    rows = np.random.default_rng(0).standard_normal((3, *shape)).astype(np.float32)
+    numbers = np.random.default_rng(0)
+    tried = given.tried(_SEVERAL, length)
+    rows = {name: probing.random_rows(numbers, shape, dtype) for name, (dtype, shape) in tried.items()}
     try:
         session = open_session(target)
-        together = session.run(None, {name: rows})[0]
-        alone = np.concatenate([session.run(None, {name: row[None]})[0] for row in rows])
+        together = session.run(None, rows)
+        each = [session.run(None, {name: array[i : i + 1] for name, array in rows.items()}) for i in range(_SEVERAL)]
+        alone = [np.concatenate(parts) for parts in zip(*each, strict=True)]
     except Exception:  # that it raises is the answer
         return False
-    return together.shape == alone.shape and agreement.measure(alone, together, classes=False).holds
+    return all(
+        one.shape == other.shape and agreement.measure(one, other, classes=False).holds
+        for one, other in zip(alone, together, strict=True)
+    )

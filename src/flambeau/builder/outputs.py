@@ -15,27 +15,32 @@ _NEAR = 1e-4
 _MOST_SHOWN = 8
 
 
-def choose(found: Arrays, wanted: str | None, *, name: str) -> tuple[str, str]:
-    """The name of the answer among the outputs of `name`, and a sentence about it where it is worth one.
+def choose(found: Arrays, wanted: str | None, *, name: str, rows: int | None = None) -> tuple[tuple[str, ...], str]:
+    """The names of the answers among the outputs of `name`, and a sentence about them where it is worth one.
 
-    `wanted` is what `--output-name` says. Raises `SourceError` that lists them where none of them is certain.
+    `wanted` is what `--output-name` says. With `rows`, the number of rows that were computed, several may be answered:
+    all of them, where each has so many. Raises `SourceError` that lists them where none of them is certain.
     """
     if wanted is not None and len(found) == 1:
         raise SourceError(f"--output-name {wanted} has no effect on {name}, which has one output: leave it out")
     if wanted is not None and wanted not in found:
         raise SourceError(f"--output-name {wanted} is none of the outputs of {name}: {shown(found)}")
     if wanted is not None:
-        return wanted, ""
+        return (wanted,), ""
     if len(found) == 1:
-        return next(iter(found)), ""
+        return tuple(found), ""
     if not found:
         raise SourceError(f"{name} returns no tensor: wrap it in a flambeau.PythonModel, which may answer anything")
     if pair := _activated(found):
         taken, how, of = pair
         return (
-            taken,
+            (taken,),
             f"of its outputs {taken} is the answer, for it is the {how} of {of}: --output-name {of} takes that",
         )
+    if rows is not None and all(each.shape[:1] == (rows,) and each.dtype.kind in "fiub" for each in found.values()):
+        return tuple(
+            found
+        ), f"{name} answers with {len(found)} outputs, {shown(found)}: --output-name takes one of them"
     first = next(iter(found))
     raise SourceError(
         f"{name} has {len(found)} outputs ({shown(found)}): say which is the answer with --output-name, such as "

@@ -6,9 +6,11 @@ one whose answers depend on what else is in the batch is given one row at a time
 What only PyTorch can do is `flambeau.builder.eager`'s: a graph is probed without it.
 """
 
+import bisect
 from dataclasses import dataclass, replace
 
 import numpy as np
+from msgspec.structs import replace as replace_spec
 from PIL import Image
 
 from flambeau.answers import agreement
@@ -16,6 +18,7 @@ from flambeau.builder.filled import Filled, Tell
 from flambeau.bundle.storage import ImageConfig
 from flambeau.checkpoints.last_operation import UNKNOWN, Ending
 from flambeau.errors import SourceError
+from flambeau.items import FREE, USUAL_LENGTH
 from flambeau.types import Tensors, TensorSpec
 
 _SAME_ROW = 1e-4
@@ -29,32 +32,45 @@ _ROUNDING = 1e-9  # a largest number that is smaller than so many times another'
 _FEW = 3  # rows that show what the network returns: no length of its own is likely to be taken for theirs
 _KEPT_IMAGES = 2  # of the probes, those that go into the bundle
 _SEED = 20120930  # a graph's probes are the same whenever the same bundle is built
+_LENGTHS = (USUAL_LENGTH, 64, 512, 4096)  # of free axes, to find one that is computed
+_LONGER = 5  # how much longer what is tried second is
+_FIX_IT = "say the shape of one item, without words, with --input-shape"
 _BLOBS = 8  # a side, in a probe that is soft like a photograph
 
 
 @dataclass(frozen=True)
 class Probed:
-    """What probing found. `filled` knows its output and its rows by now.
+    """What probing found. `filled` knows its outputs and its rows by now.
 
-    `numbers` are the answers to all probes, each computed alone, shape (rows, *output.shape). `ending` is the last
-    operation, `without_head` the name of an `nn.Identity` in the place of the head, `one_row` why the network is given
-    one row at a time.
+    `answers` are those to all probes by output, each row computed alone. `longer` are the same for inputs of another
+    length, where that is free. `ending` is the last operation, `without_head` the name of an `nn.Identity` in the place
+    of the head, `one_row` why the network is given one row at a time.
     """
 
     filled: Filled
-    output: TensorSpec
+    outputs: tuple[TensorSpec, ...]
     inputs: Tensors
-    numbers: np.ndarray
+    answers: Tensors
     ending: Ending
     without_head: str | None = None
     one_row: str | None = None
+    longer: tuple[tuple[Tensors, Tensors], ...] = ()
+
+    @property
+    def output(self) -> TensorSpec:
+        """The first output: over images there is no other."""
+        return self.outputs[0]
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """The answers of the first output, shape (rows, *shape)."""
+        return self.answers[self.output.name]
 
     def kept(self) -> tuple[Tensors, Tensors]:
         """The probes that the bundle keeps, and the network's answers to them."""
         images = isinstance(self.filled.pipeline, ImageConfig)
         count = _KEPT_IMAGES if images else len(self.numbers)
-        inputs = {name: array[:count] for name, array in self.inputs.items()}
-        return inputs, {self.output.name: self.numbers[:count]}
+        return _few(self.inputs, count), _few(self.answers, count)
 
 
 def probe(filled: Filled, wanted: str | None, *, tell: Tell) -> Probed:
@@ -64,41 +80,45 @@ def probe(filled: Filled, wanted: str | None, *, tell: Tell) -> Probed:
     or answers with something that is no row of finite numbers for each row of its input.
     """
     images = isinstance(filled.pipeline, ImageConfig)
+    if filled.free:
+        filled = _with_least(filled)
     inputs = _probe_inputs(filled, images=images)
-    rows = inputs[filled.input.name]
-    filled, ending, without_head = _with_answer(filled, rows, wanted, tell=tell)
-    alone = _each_alone(filled, rows)
-    _refuse_strange(filled, alone, images=images)
-    _refuse_unless_repeated(filled, rows, alone)
-    one_row = filled.one_row or (None if filled.rows else _dependence(filled, rows, alone))
+    filled, ending, without_head = _with_answer(filled, inputs, wanted, tell=tell)
+    alone = _each_alone(filled, inputs)
+    for numbers in alone.values():
+        _refuse_strange(filled, numbers, images=images)
+    _refuse_unless_repeated(filled, inputs, alone)
+    one_row = filled.one_row or (None if filled.rows else _dependence(filled, inputs, alone))
     if one_row:
         tell(f"{filled.name} is given one row at a time, for {one_row}")
         filled = replace(filled, rows=1, one_row=one_row)
-    spec = TensorSpec(filled.output, str(alone.dtype), tuple(alone.shape[1:]))
-    return Probed(filled, spec, inputs, alone, filled.ending or ending, without_head, one_row)
+    outputs = tuple(TensorSpec(name, str(array.dtype), tuple(array.shape[1:])) for name, array in alone.items())
+    found = Probed(filled, outputs, inputs, alone, filled.ending or ending, without_head, one_row)
+    return _at_another_length(found, wanted, tell) if filled.free else found
 
 
-def compute(filled: Filled, inputs: Tensors) -> np.ndarray:
-    """What the network itself answers to the rows, shape (rows, ...), in the batches that it takes.
+def compute(filled: Filled, inputs: Tensors) -> Tensors:
+    """What the network itself answers to the rows, by output, in the batches that it takes.
 
     Raises `SourceError` when it cannot compute them.
     """
-    rows = inputs[filled.input.name]
-    most = filled.rows or len(rows)
-    return np.concatenate([_answer(filled, rows[start : start + most]) for start in range(0, len(rows), most)])
+    rows = _rows(inputs)
+    most = filled.rows or rows
+    return _joined([_answer(filled, _part(inputs, start, start + most)) for start in range(0, rows, most)])
 
 
-def _probe_inputs(filled: Filled, *, images: bool) -> Tensors:
+def _probe_inputs(filled: Filled, *, images: bool, length: int | None = None) -> Tensors:
     """Sample inputs. For images (4, channels, size, size): soft blobs like a photograph's, noise, faint blobs, strong
-    ones; else 8 rows."""
-    spec = filled.input
+    ones; else 8 rows, whose free axes are of `length`, or as long as they usually are."""
+    shapes = {spec.name: spec.long(length) if length else spec.usual for spec in filled.inputs}
     if filled.exports != "ready":
         from flambeau.builder import eager
 
-        return eager.probe_inputs(spec, images=images)
+        return eager.probe_inputs(filled.inputs, shapes, images=images)
     numbers = np.random.default_rng(_SEED)
     if not images:
-        return {spec.name: numbers.standard_normal((8, *spec.shape), np.float32).astype(spec.dtype, copy=False)}
+        return {spec.name: random_rows(numbers, (8, *shapes[spec.name]), spec.dtype) for spec in filled.inputs}
+    [spec] = filled.inputs
     channels, size, _ = spec.shape
 
     def blobs(strength: float) -> np.ndarray:
@@ -111,19 +131,24 @@ def _probe_inputs(filled: Filled, *, images: bool) -> Tensors:
 
 
 def _with_answer(
-    filled: Filled, rows: np.ndarray, wanted: str | None, *, tell: Tell
+    filled: Filled, inputs: Tensors, wanted: str | None, *, tell: Tell
 ) -> tuple[Filled, Ending, str | None]:
-    """The network with the name and the shape of its answer, how that ends, and what is in the place of its head."""
-    few = rows[: filled.rows or _FEW]
+    """The network with the names and shapes of its outputs, how it ends, and what is in the place of its head."""
+    few = _few(inputs, filled.rows or _FEW)
+    rows = _rows(few)
     if filled.exports == "ready":  # its outputs were sorted out when its graph was read
-        return replace(filled, shape=_row_shape(filled, _of_graph(filled, few).shape, len(few))), UNKNOWN, None
+        found = _of_graph(filled, few)
+        shapes = tuple(_row_shape(filled, found[name].shape, rows) for name in filled.outputs)
+        return replace(filled, shapes=shapes), UNKNOWN, None
     from flambeau.builder import eager
 
-    found = eager.look(filled, few, wanted, tell=tell)
-    filled = replace(filled, output=found.output)
-    shape = _row_shape(filled, found.shape, len(few))
-    plain = found.bare and found.shape == (len(few), *shape) and eager.answers_plainly(filled, rows[:1], shape)
-    return replace(filled, shape=shape, plain=plain), found.ending, found.without_head
+    seen = eager.look(filled, few, wanted, tell=tell)
+    filled = replace(filled, outputs=seen.outputs)
+    shapes = tuple(_row_shape(filled, whole, rows) for whole in seen.shapes)
+    plain = (
+        seen.bare and seen.shapes == ((rows, *shapes[0]),) and eager.answers_plainly(filled, _few(inputs, 1), shapes[0])
+    )
+    return replace(filled, shapes=shapes, plain=plain), seen.ending, seen.without_head
 
 
 def _row_shape(filled: Filled, whole: tuple[int, ...], rows: int) -> tuple[int, ...]:
@@ -150,28 +175,33 @@ def _row_shape(filled: Filled, whole: tuple[int, ...], rows: int) -> tuple[int, 
     return shape
 
 
-def _answer(filled: Filled, rows: np.ndarray) -> np.ndarray:
-    """The answer to the rows, shape (rows, *filled.shape). Raises `SourceError`."""
+def _answer(filled: Filled, inputs: Tensors) -> Tensors:
+    """The outputs for the rows, each of shape (rows, *its own). Raises `SourceError`."""
+    rows = _rows(inputs)
+    wholes = {name: (rows, *shape) for name, shape in zip(filled.outputs, filled.shapes, strict=True)}
     if filled.exports == "ready":
-        numbers = _squeezed_back(_of_graph(filled, rows), (len(rows), *filled.shape))
+        found = _of_graph(filled, inputs)
+        answers = {name: _squeezed_back(found[name], whole) for name, whole in wholes.items()}
     else:
         from flambeau.builder import eager
 
-        numbers = eager.answer(filled, rows)
-    if numbers.shape != (len(rows), *filled.shape):
-        raise SourceError(
-            f"{filled.name} answers {len(rows)} rows with {list(numbers.shape)}, and others with "
-            f"{list(filled.shape)} each: the same shape for every row is needed"
-        )
-    return numbers
+        answers = eager.answer(filled, inputs)
+    for name, whole in wholes.items():
+        shape = answers[name].shape
+        if len(shape) != len(whole) or any(own not in (size, FREE) for size, own in zip(shape, whole, strict=True)):
+            raise SourceError(
+                f"{filled.name} answers {rows} rows with {list(shape)}, and others with {list(whole[1:])} each: "
+                "the same shape for every row is needed"
+            )
+    return answers
 
 
-def _of_graph(filled: Filled, rows: np.ndarray) -> np.ndarray:
+def _of_graph(filled: Filled, inputs: Tensors) -> Tensors:
     try:
-        numbers: np.ndarray = filled.network(rows)
+        found: Tensors = filled.network(inputs)
     except Exception as error:  # onnxruntime raises a tree of its own
-        raise SourceError(f"{filled.name} cannot compute an input of shape {list(rows.shape)}: {error}") from error
-    return numbers
+        raise SourceError(f"{filled.name} cannot compute an input of shape {shown(inputs)}: {error}") from error
+    return found
 
 
 def _squeezed_back(numbers: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -182,10 +212,10 @@ def _squeezed_back(numbers: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return numbers.reshape(shape) if longer[0] == longer[1] else numbers
 
 
-def _each_alone(filled: Filled, rows: np.ndarray) -> np.ndarray:
-    """The answer to each row alone. Raises `SourceError` for a network that needs company."""
+def _each_alone(filled: Filled, inputs: Tensors) -> Tensors:
+    """The answers to each row alone. Raises `SourceError` for a network that needs company."""
     try:
-        return np.concatenate([_answer(filled, row[None]) for row in rows])
+        return _joined([_answer(filled, _part(inputs, row, row + 1)) for row in range(_rows(inputs))])
     except SourceError as error:
         if filled.rows:
             raise
@@ -197,7 +227,7 @@ def _each_alone(filled: Filled, rows: np.ndarray) -> np.ndarray:
 
 def _refuse_strange(filled: Filled, numbers: np.ndarray, *, images: bool) -> None:
     if not numbers.size:
-        raise SourceError(f"{filled.name} answers with rows of shape {list(filled.shape)}, which hold no number")
+        raise SourceError(f"{filled.name} answers with rows of shape {list(numbers.shape[1:])}, which hold no number")
     if numbers.dtype.kind not in "fiub" or (images and numbers.dtype.kind != "f"):
         raise SourceError(
             f"{filled.name} answers with {numbers.dtype}, and "
@@ -210,12 +240,13 @@ def _refuse_strange(filled: Filled, numbers: np.ndarray, *, images: bool) -> Non
         )
 
 
-def _refuse_unless_repeated(filled: Filled, rows: np.ndarray, alone: np.ndarray) -> None:
+def _refuse_unless_repeated(filled: Filled, inputs: Tensors, alone: Tensors) -> None:
     """Raise `SourceError` for a network that answers the same rows with other numbers when they come in other order."""
-    apart = _apart(alone, _each_alone(filled, np.ascontiguousarray(rows[::-1]))[::-1])
+    turned = _each_alone(filled, {name: np.ascontiguousarray(rows[::-1]) for name, rows in inputs.items()})
+    apart = max(_apart(alone[name], turned[name][::-1]) for name in alone)
     if apart <= _SAME_RUN:
         return
-    if filled.exports != "ready" and _repeats_from_a_seed(filled, rows[:1]):
+    if filled.exports != "ready" and _repeats_from_a_seed(filled, _few(inputs, 1)):
         raise SourceError(
             f"{filled.name} is random: it answers one input with numbers that differ from run to run ({apart:.1e} "
             "apart): call dropout as F.dropout(x, training=self.training), and add no noise when it serves"
@@ -226,19 +257,20 @@ def _refuse_unless_repeated(filled: Filled, rows: np.ndarray, alone: np.ndarray)
     )
 
 
-def _repeats_from_a_seed(filled: Filled, rows: np.ndarray) -> bool:
+def _repeats_from_a_seed(filled: Filled, inputs: Tensors) -> bool:
     from flambeau.builder import eager
 
-    return _apart(*eager.repeats_from_a_seed(lambda: _answer(filled, rows))) <= _SAME_RUN
+    first, second = eager.repeats_from_a_seed(lambda: _answer(filled, inputs))
+    return all(_apart(first[name], second[name]) <= _SAME_RUN for name in first)
 
 
-def _dependence(filled: Filled, rows: np.ndarray, alone: np.ndarray) -> str | None:
+def _dependence(filled: Filled, inputs: Tensors, alone: Tensors) -> str | None:
     """Why the network may not be given several rows, or `None` where a row's answer is the same in any company."""
     try:
-        together = _answer(filled, rows)
+        together = _answer(filled, inputs)
     except SourceError as error:
-        return f"it cannot compute {len(rows)} rows together ({error.__cause__ or error})"
-    apart = max(_apart(*each) for each in _quantities(alone, together))
+        return f"it cannot compute {_rows(inputs)} rows together ({error.__cause__ or error})"
+    apart = max(_apart(*each) for name in alone for each in _quantities(alone[name], together[name]))
     if apart <= _SAME_ROW:
         return None
     return (
@@ -262,3 +294,97 @@ def _quantities(alone: np.ndarray, together: np.ndarray) -> list[tuple[np.ndarra
 
 def _apart(expected: np.ndarray, found: np.ndarray) -> float:
     return agreement.measure(expected, found, classes=False).difference
+
+
+# Axes of any length.
+
+
+def _with_least(filled: Filled) -> Filled:
+    """The network with the least length of its free axes. Raises `SourceError` where it computes none."""
+    longest = next((length for length in _LENGTHS if _computes(filled, length)), None)
+    if longest is None:
+        raise SourceError(
+            f"{filled.name} computes no input whose free axes are of {_LENGTHS[0]} to {_LENGTHS[-1]}: {_FIX_IT}"
+        )
+    least = bisect.bisect_left(range(1, longest), True, key=lambda length: _computes(filled, length)) + 1
+    return replace(filled, inputs=tuple(replace_spec(spec, least=least) for spec in filled.inputs))
+
+
+def _computes(filled: Filled, length: int) -> bool:
+    """Whether the network makes finite numbers of a row of that length."""
+    row = _few(_probe_inputs(filled, images=False, length=length), filled.rows or 1)
+    if filled.exports == "ready":
+        try:
+            found = list(_of_graph(filled, row).values())
+        except SourceError:
+            return False
+    else:
+        from flambeau.builder import eager
+
+        found = eager.tried(filled, row)
+    return bool(found) and all(each.size and (each.dtype.kind != "f" or np.isfinite(each).all()) for each in found)
+
+
+def _at_another_length(found: Probed, wanted: str | None, tell: Tell) -> Probed:
+    """The same, with what rows of another length are answered: which axes of the outputs are as free.
+
+    Raises `SourceError` for a network that takes one length only.
+    """
+    filled = found.filled
+    least = max(spec.least for spec in filled.inputs)
+    length = max(least, USUAL_LENGTH) + _LONGER
+    inputs = _probe_inputs(filled, images=False, length=length)
+    try:
+        longer, _, _ = _with_answer(filled, inputs, wanted, tell=_quiet)
+        answers = _each_alone(longer, inputs)
+    except SourceError as error:
+        raise SourceError(
+            f"{filled.name} computes rows whose free axes are of {length - _LONGER}, and not of {length} "
+            f"({error.__cause__ or error}): {_FIX_IT}"
+        ) from error
+    if [len(shape) for shape in longer.shapes] != [len(shape) for shape in filled.shapes]:
+        raise SourceError(f"{filled.name} answers rows of another length with other axes: {_FIX_IT}")
+    outputs = []
+    for spec, shape in zip(found.outputs, longer.shapes, strict=True):
+        free = tuple(size if size == other else FREE for size, other in zip(spec.shape, shape, strict=True))
+        outputs.append(replace_spec(spec, shape=free))
+    tell(f"{filled.name} takes inputs of any length of {least} or more: tried with {length - _LONGER} and {length}")
+    filled = replace(filled, shapes=tuple(spec.shape for spec in outputs))
+    return replace(found, filled=filled, outputs=tuple(outputs), longer=((inputs, answers),))
+
+
+def _quiet(_: str) -> None:
+    """What was told already."""
+
+
+# Named arrays, row by row.
+
+
+def random_rows(numbers: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Rows to try a graph with. Whole numbers are 0 and 1: those every table of vectors has."""
+    if np.dtype(dtype).kind in "iub":
+        return numbers.integers(0, 2, shape).astype(dtype)
+    return numbers.standard_normal(shape, np.float32).astype(dtype, copy=False)
+
+
+def shown(inputs: Tensors) -> str:
+    """The shapes of inputs in words: that of one alone, several by their names."""
+    if len(inputs) == 1:
+        return str(list(next(iter(inputs.values())).shape))
+    return ", ".join(f"{name} {list(each.shape)}" for name, each in inputs.items())
+
+
+def _rows(inputs: Tensors) -> int:
+    return len(next(iter(inputs.values())))
+
+
+def _part(tensors: Tensors, start: int, end: int) -> Tensors:
+    return {name: each[start:end] for name, each in tensors.items()}
+
+
+def _few(tensors: Tensors, rows: int) -> Tensors:
+    return _part(tensors, 0, rows)
+
+
+def _joined(parts: list[Tensors]) -> Tensors:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

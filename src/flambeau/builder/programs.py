@@ -65,7 +65,7 @@ def _module(network: nn.Module, order: BuildRequest, tell: Tell, *, exports: Exp
 def _exported_program(program: "torch.export.ExportedProgram", order: BuildRequest, tell: Tell) -> Filled:
     taken = _inputs_of(program, order.options)
     network = _Program(program)
-    signature_words.require_decimals(network, "the program", taken.input.shape)
+    signature_words.require_decimals(network, "the program", taken.inputs[0].shape)
     return dressed(network, taken, order, name=order.name, architecture=None, tell=tell, exports="dynamo")
 
 
@@ -101,7 +101,7 @@ def _inputs_of(program: "torch.export.ExportedProgram", options: SourceOptions) 
     taken = of_shape(tuple(shape), "the program", options)
     fixed = isinstance(rows, int)
     why = "it was exported for one row" if fixed else None
-    return InputForm(taken.input, image=taken.image, rows=1 if fixed else None, one_row=why)
+    return InputForm(taken.inputs, image=taken.image, rows=1 if fixed else None, one_row=why)
 
 
 def _within(loaded: Any, report: Report, order: BuildRequest, tell: Tell) -> Filled:

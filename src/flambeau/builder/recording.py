@@ -16,14 +16,14 @@ from flambeau.checkpoints.last_operation import UNKNOWN, Ending, Node
 from flambeau.identify import naming
 
 
-def run(network: Callable[[torch.Tensor], Any], rows: torch.Tensor) -> tuple[Any, Callable[[torch.Tensor], Ending]]:
+def run(network: Callable[..., Any], *rows: torch.Tensor) -> tuple[Any, Callable[[torch.Tensor], Ending]]:
     """What the network returns for the rows, and a function that tells the ending of any tensor in it.
 
     Raises what the network raises.
     """
     recorder = _Recorder()
     with recorder, torch.inference_mode():
-        result = network(rows)
+        result = network(*rows)
     return result, recorder.ending
 
 
@@ -47,7 +47,7 @@ def of_script(network: object) -> Ending:
 _SCRIPT_NODES = {"prim::Constant": "Constant", "prim::GetAttr": "Constant", "prim::ListConstruct": "cat"}
 
 
-def head_taken_off(network: Callable[[torch.Tensor], Any], rows: torch.Tensor, *, after: Ending) -> str | None:
+def head_taken_off(network: Callable[..., Any], *rows: torch.Tensor, after: Ending) -> str | None:
     """The name of the `nn.Identity` that is the last layer to be called, as in `fc = nn.Identity()`; `None` without.
 
     It counts after features, or where it is named like a head: an activation that was left out may be one too.
@@ -61,7 +61,7 @@ def head_taken_off(network: Callable[[torch.Tensor], Any], rows: torch.Tensor, *
             hooks.append(module.register_forward_hook(lambda *_, name=name: last.append(name)))
     try:
         with torch.inference_mode():
-            network(rows)
+            network(*rows)
     finally:
         for hook in hooks:
             hook.remove()

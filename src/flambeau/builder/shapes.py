@@ -1,9 +1,11 @@
 """What inputs of a known shape are: images, and how those are prepared, or numbers. Without torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flambeau.bundle.storage import ImageConfig
 from flambeau.errors import SourceError
+from flambeau.items import FREE
 from flambeau.settings.source import SourceOptions
 from flambeau.types import TensorSpec
 
@@ -15,11 +17,16 @@ class InputForm:
     `rows` is the only number of rows it takes, and `one_row` why that is one.
     """
 
-    input: TensorSpec
+    inputs: tuple[TensorSpec, ...]
     image: ImageConfig | None = None
     note: str = ""
     rows: int | None = None
     one_row: str | None = None
+
+
+def shape_of(asked: Sequence[int | str]) -> tuple[int, ...]:
+    """The shape that `--input-shape` says: a word in it is an axis of any length."""
+    return tuple(FREE if isinstance(size, str) else size for size in asked)
 
 
 def of_shape(shape: tuple[int, ...], name: str, options: SourceOptions) -> InputForm:
@@ -27,7 +34,7 @@ def of_shape(shape: tuple[int, ...], name: str, options: SourceOptions) -> Input
     looks = len(shape) == 3 and shape[0] in (1, 3) and shape[1] == shape[2]
     if options.pipeline == "image" or (options.pipeline is None and looks):
         return as_images(shape, name, options)
-    return InputForm(TensorSpec("input", "float32", shape))
+    return InputForm((TensorSpec("input", "float32", shape),))
 
 
 def as_images(shape: tuple[int, ...], name: str, options: SourceOptions) -> InputForm:
@@ -39,7 +46,7 @@ def as_images(shape: tuple[int, ...], name: str, options: SourceOptions) -> Inpu
         )
     if options.crop not in (None, shape[1]):
         raise SourceError(f"--crop {options.crop}, but {name} takes images of {shape[1]} pixels: leave --crop out")
-    return InputForm(TensorSpec("input", "float32", shape), image=_prepared(shape[0], shape[1]))
+    return InputForm((TensorSpec("input", "float32", shape),), image=_prepared(shape[0], shape[1]))
 
 
 def _prepared(channels: int, side: int) -> ImageConfig:

@@ -16,26 +16,35 @@ from flambeau.identify import sketches
 _NAMED = 6
 
 
-def require_one_input(network: nn.Module, name: str) -> None:
-    """Raise `SourceError` for a network whose `forward` does not take one argument."""
+def arguments(network: nn.Module, name: str) -> list[str]:
+    """The names of the tensors that `forward` takes; none where that cannot be told. Raises `SourceError` where it
+    takes nothing."""
     needed = _arguments(network)
-    if needed is None or len(needed) == 1:
-        return
-    taken = f"{len(needed)} inputs ({', '.join(needed[:_NAMED])})" if needed else "no input"
-    raise SourceError(f"{name} takes {taken}, and one tensor in is served: {sketches.AROUND}")
+    if needed == []:
+        raise SourceError(f"{name} takes no input, and an item is a row of one at least: {sketches.AROUND}")
+    return needed or []
 
 
-def require_decimals(network: nn.Module, name: str, shape: tuple[int, ...]) -> None:
-    """Raise `SourceError` for a network that looks a row of that shape up in a table of vectors.
+def shapes_wanted(name: str, needed: list[str]) -> SourceError:
+    """What to say of a network of several inputs whose shapes nobody knows."""
+    example = ",".join(f"{each}={place + 3}" for place, each in enumerate(needed[:_NAMED]))
+    return SourceError(
+        f"{name} takes {len(needed)} inputs ({', '.join(needed[:_NAMED])}): say the shape of one row of each "
+        f"with --input-shape, such as --input-shape {example}, or {sketches.AROUND}"
+    )
+
+
+def require_decimals(network: nn.Module, name: str, *shapes: tuple[int, ...]) -> None:
+    """Raise `SourceError` for a network that looks rows of these shapes up in a table of vectors.
 
     What else it cannot compute is not judged here.
     """
     try:
         with torch.inference_mode():
-            network(torch.zeros(1, *shape))
+            network(*(torch.zeros(1, *shape) for shape in shapes))
     except (TypeError, RuntimeError) as error:
         if "indices" in str(error) and any(
-            isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in _all(network)
+            isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in network.modules()
         ):
             raise SourceError(
                 f"{name} looks its inputs up in a table of vectors, so it takes whole numbers such as token ids, and "
@@ -53,10 +62,6 @@ def of(network: nn.Module, shape: tuple[int, ...]) -> Any:
             return network(torch.zeros(1, *shape))
     except Exception:  # that it raises is the answer
         return None
-
-
-def _all(network: nn.Module) -> list[nn.Module]:
-    return list(network.modules())
 
 
 def _arguments(network: nn.Module) -> list[str] | None:

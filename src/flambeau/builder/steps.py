@@ -79,10 +79,11 @@ class _Build:
         filled, named = self._name(filled, task, outputs=math.prod(spec.shape))
         classes = TASKS[task].answer.RANKS  # only there the top class is the answer
         inputs, eager = probed.kept()
+        outputs = probed.outputs
         pipeline = open_pipeline(
-            filled.pipeline, labels=named, inputs=(filled.input,), outputs=(spec,), task=task, activation=applied
+            filled.pipeline, labels=named, inputs=filled.inputs, outputs=outputs, task=task, activation=applied
         )
-        checked = [(inputs, eager), *self._collect(filled, pipeline)]
+        checked = [(inputs, eager), *probed.longer, *self._collect(filled, pipeline)]
         ready = filled.exports == "ready"
         self._step("taking its graph as it is" if ready else "exporting it for ONNX Runtime")
         stored = self._store(filled)
@@ -112,8 +113,8 @@ class _Build:
             source=source,
             pipeline=filled.pipeline,
             engine="eager" if error else "onnxruntime",
-            inputs=(filled.input,),
-            outputs=(spec,),
+            inputs=filled.inputs,
+            outputs=outputs,
             task=task,
             activation=applied,
             one_row=probed.one_row,
@@ -131,6 +132,8 @@ class _Build:
         """What the network does and what is applied to its numbers, which is said. Raises `SourceError`."""
         filled, options = probed.filled, self._order.options
         if not isinstance(filled.pipeline, ImageConfig):
+            if len(probed.outputs) > 1:
+                return "tensor", Activation("none", known="graph")
             return "tensor", activation.over_numbers(probed.ending, probed.numbers)
         seen = activation.ProbedOutput(
             filled.name,
@@ -165,10 +168,14 @@ class _Build:
         if not self._given:
             return []
         golden = golden_samples.collect(self._given, self._folder, pipeline=pipeline, compute=_computing(filled))
-        return [(golden.inputs, golden.outputs)]
+        return [(each.inputs, each.outputs) for each in golden]
 
     def _quantise(self, filled: Filled, pipeline: Pipeline, error: str | None, *, classes: bool) -> Quantised:
         """Make the int8 twin of the graph, and say how well it agrees."""
+        if filled.free or len(filled.outputs) > 1:
+            raise SourceError(
+                f"--int8 needs a graph of one output and inputs of one shape: build {filled.name} without"
+            )
         if error or filled.rows is not None:
             why = error or f"it is given one row at a time, for {filled.one_row}"
             raise SourceError(f"--int8 needs a graph that computes batches, and {filled.name} has none ({why})")
@@ -258,7 +265,7 @@ class _Build:
         from flambeau.builder import export
 
         try:
-            export.export(filled, inputs[filled.input.name], self._graph, stored)
+            export.export(filled, inputs, self._graph, stored)
         except Exception as error:  # the exporter's own tree of exceptions is large and not public
             if no_space(error):
                 raise
@@ -305,7 +312,7 @@ class _Build:
 
 def _computing(filled: Filled) -> Callable[[Tensors], Tensors]:
     """The network itself as a function of rows."""
-    return lambda rows: {filled.output: probing.compute(filled, rows)}
+    return lambda rows: probing.compute(filled, rows)
 
 
 def _tools(filled: Filled) -> dict[str, str]:

@@ -115,7 +115,8 @@ class Scoring:
         self._settings = job.settle(settings, replicas=self._replicas)
         self._service = Service([bundle], self._settings)
         self._kind = kind
-        self._layout = Layout(task=does.name, top_k=order.top_k, probabilities=order.probabilities)
+        named = does.columns_of(bundle.manifest.outputs)
+        self._layout = Layout(task=does.name, top_k=order.top_k, probabilities=order.probabilities, named=named)
 
     def to_stream(self) -> int:
         """Compute all rows, and show them or send them to standard output, a pipe or a device."""

@@ -97,8 +97,9 @@ class Prediction:
     `top`, the best classes with `top_k`; `class_index` and `probabilities` (of all classes) if they were asked for. Of
     a model that gives several labels: `labels`, those whose score reaches the threshold, best first, and `scores` of
     all classes, in the model's order. Of one that gives vectors: `embedding`. Of any other model, a regression too:
-    `output`. In `scores` and `embedding`, NaN stands for what was no number to JSON. `stages` are the seconds that the
-    server spent, by stage; `attempts` how often it was asked.
+    `output`, or of a network over numbers with several `outputs`, those by name. In `scores` and `embedding`, NaN
+    stands for what was no number to JSON. `stages` are the seconds that the server spent, by stage; `attempts` how
+    often it was asked.
     """
 
     raw: bytes = field(repr=False)
@@ -113,6 +114,7 @@ class Prediction:
     scores: tuple[float, ...] = field(default=(), repr=False)
     embedding: tuple[float, ...] = field(default=(), repr=False)
     output: Any = None
+    outputs: Mapping[str, Any] = field(default_factory=dict)
     stages: Mapping[str, float] = field(default_factory=dict, repr=False)
     attempts: int = 1
 
@@ -153,6 +155,7 @@ def read(response: BaseHTTPResponse, *, request_id: str, attempts: int) -> Predi
         scores=_numbers(body.get("scores")),
         embedding=_numbers(body.get("embedding")),
         output=body.get("output"),
+        outputs=body.get("outputs") or {},
         stages=_stages(response.headers.get("Server-Timing", "")),
         attempts=attempts,
     )

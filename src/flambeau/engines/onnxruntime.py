@@ -172,7 +172,9 @@ class OnnxEngine:
             raise EngineError(f"onnxruntime cannot load bundle {bundle.manifest.name}: {error}") from error
         give_memory_back()  # the graph as it was read, and what optimising it took: a quarter of the whole
         self._output_names = [spec.name for spec in self.outputs]
-        self._row_by_row = self._session.get_inputs()[0].shape[0] == 1  # some foreign graphs have it built in
+        self._row_by_row = any(
+            each.shape[:1] == [1] for each in self._session.get_inputs()
+        )  # some foreign graphs have it built in
 
     def run(self, batch: Tensors) -> Tensors:
         if not self._row_by_row:

@@ -73,7 +73,9 @@ class OpenVinoEngine:
         try:
             core = openvino.Core()
             graph = core.read_model(bundle.member(ONNX))
-            self._row_by_row = graph.input(0).partial_shape[0] == 1  # some foreign graphs have it built in
+            self._row_by_row = any(
+                each.partial_shape[0] == 1 for each in graph.inputs
+            )  # some foreign graphs have it built in
             self._request = core.compile_model(graph, "CPU", _properties(threads)).create_infer_request()
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]

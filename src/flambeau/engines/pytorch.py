@@ -18,6 +18,7 @@ from flambeau.architectures import single_output
 from flambeau.bundle.storage import WEIGHTS, Bundle
 from flambeau.engines.base import Wish
 from flambeau.errors import DeviceError, EngineError
+from flambeau.items import FREE
 from flambeau.types import Tensors, TensorSpec
 
 _COMPILING = threading.Lock()
@@ -55,6 +56,8 @@ def load_compiled(bundle: Bundle, wish: Wish) -> "CompiledEngine":
 
     Raises `EngineError` where there is no C++ compiler, or the network cannot be compiled.
     """
+    if any(FREE in spec.shape for spec in bundle.manifest.inputs):
+        raise EngineError("the engine compile needs inputs of one shape: take --engine onnxruntime or eager")
     compiler = os.environ.get("CXX") or "g++"
     if shutil.which(compiler) is None:
         raise EngineError(
@@ -105,7 +108,12 @@ class EagerEngine:
         self._device = torch.device(device)
         self._network = network.to(self._device).eval()
         self._layout = torch.contiguous_format
-        if self._device.type == "cpu" and len(inputs) == 1 and len(inputs[0].shape) == 3:
+        if (
+            self._device.type == "cpu"
+            and len(inputs) == 1
+            and len(inputs[0].shape) == 3
+            and FREE not in inputs[0].shape
+        ):
             self._try_channels_last()
 
     def _try_channels_last(self) -> None:
@@ -123,7 +131,7 @@ class EagerEngine:
         with torch.inference_mode():
             tensors = [torch.from_numpy(batch[spec.name]).to(self._device) for spec in self.inputs]
             result = self._network(*(tensor.contiguous(memory_format=self._layout) for tensor in tensors))
-            return {self.outputs[0].name: _answer(result, len(tensors[0]), self.outputs[0])}
+            return _answers(result, len(tensors[0]), self.outputs)
 
     def close(self) -> None:
         del self._network
@@ -154,34 +162,38 @@ class CompiledEngine:
         with torch._dynamo.config.patch(recompile_limit=1024, accumulated_recompile_limit=4096):
             self._network = torch.compile(network, fullgraph=True, dynamic=False, options={"freezing": True})
             for size in self._sizes:
-                self._compute([np.zeros((size, *spec.shape), spec.dtype) for spec in inputs])
+                self._compute([np.zeros((size, *spec.usual), spec.dtype) for spec in inputs])
 
     def run(self, batch: Tensors) -> Tensors:
         arrays = [batch[spec.name] for spec in self.inputs]
         rows, most = len(arrays[0]), self._sizes[-1]
         parts = [self._padded([array[start : start + most] for array in arrays]) for start in range(0, rows, most)]
-        return {self.outputs[0].name: parts[0] if len(parts) == 1 else np.concatenate(parts)}
+        if len(parts) == 1:
+            return parts[0]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _padded(self, arrays: list[np.ndarray]) -> np.ndarray:
+    def _padded(self, arrays: list[np.ndarray]) -> Tensors:
         rows = len(arrays[0])
         missing = next(size for size in self._sizes if size >= rows) - rows
         if missing:
             arrays = [np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) for array in arrays]
-        return self._compute(arrays)[:rows]
+        return {name: each[:rows] for name, each in self._compute(arrays).items()}
 
-    def _compute(self, arrays: list[np.ndarray]) -> np.ndarray:
+    def _compute(self, arrays: list[np.ndarray]) -> Tensors:
         with torch.inference_mode():
             result = self._network(*(torch.from_numpy(each).to(self._device) for each in arrays))
-            return _answer(result, len(arrays[0]), self.outputs[0])
+            return _answers(result, len(arrays[0]), self.outputs)
 
     def close(self) -> None:
         del self._network
 
 
-def _answer(result: Any, rows: int, output: TensorSpec) -> np.ndarray:
-    """The answer in what a network returned, shape (rows, *output.shape)."""
-    found: np.ndarray = single_output.shaped(single_output.pick(result, output.name), rows, output.shape).cpu().numpy()
-    return found
+def _answers(result: Any, rows: int, outputs: tuple[TensorSpec, ...]) -> Tensors:
+    """The answers in what a network returned, each of shape (rows, *its own)."""
+    return {
+        spec.name: single_output.shaped(single_output.pick(result, spec.name), rows, spec.shape).cpu().numpy()
+        for spec in outputs
+    }
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ def write(target: Path, rows: Path, layout: Layout) -> None:
     from pyarrow import parquet
 
     schema = _schema(rows, layout)
-    anything = [name for name, kind in TASKS[layout.task].columns.items() if kind == "any"]
+    anything = [name for name, kind in layout.cells.items() if kind == "any"]
     as_text = [name for name in anything if schema.field(name).type == pyarrow.string()]
     fresh = target.with_name(target.name + ".new")
     with parquet.ParquetWriter(fresh, schema) as writer:
@@ -76,7 +76,7 @@ def _schema(rows: Path, layout: Layout) -> "pyarrow.Schema":
         "numbers": pa.list_(number),
     }  # fmt: skip
     task = TASKS[layout.task]
-    types = {name: kinds.get(kind) or _type_of_cells(rows, name) for name, kind in task.columns.items()}
+    types = {name: kinds.get(kind) or _type_of_cells(rows, name) for name, kind in layout.cells.items()}
     types["predictions"] = pa.list_(pa.struct([(name, types[name]) for name in task.ranked]))
     types["probabilities"] = kinds["numbers"]
     return pa.schema([(name, types.get(name, text)) for name in layout.columns])

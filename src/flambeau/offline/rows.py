@@ -3,14 +3,14 @@
 import csv
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
 
 from flambeau.errors import RequestError
-from flambeau.tasks import TASKS, TaskName
+from flambeau.tasks import TASKS, CellKind, TaskName
 from flambeau.types import Outcome
 
 Row = dict[str, Any]
@@ -30,13 +30,19 @@ class Layout:
     task: TaskName
     top_k: int | None = None
     probabilities: bool = False
+    named: Mapping[str, CellKind] | None = None
+
+    @property
+    def cells(self) -> Mapping[str, CellKind]:
+        """The columns of the task, with what they hold: those that are `named` for this network, or all that it has."""
+        return TASKS[self.task].columns if self.named is None else self.named
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns, in their order. Every row has all of them."""
         ranked = ("predictions",) if self.top_k else ()
         vector = ("probabilities",) if self.probabilities else ()
-        return ("input", *TASKS[self.task].columns, *ranked, *vector, *_ERROR)
+        return ("input", *self.cells, *ranked, *vector, *_ERROR)
 
     @property
     def flat_columns(self) -> tuple[str, ...]:

@@ -12,6 +12,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from flambeau.items import FREE
+
 _PIECE = 256 * 1024  # bytes of text that are decoded together
 _NOT_MARKS = bytes(set(range(256)) - set(b"[],"))
 _NO_BRACKETS = bytes.maketrans(b"[]", b"  ")
@@ -48,6 +50,25 @@ def read_rows(
     if filled < len(array):  # an empty list where a number belongs
         raise UnlikeError("its lists are of unlike length")
     return array.reshape(rows, *shape)
+
+
+def shape_of(text: bytes, shape: tuple[int, ...], nesting: int) -> tuple[int, ...]:
+    """The shape with its free axes as long as they are in the first row of the text. Raises `UnlikeError`."""
+    if FREE not in shape:
+        return shape
+    marks = np.frombuffer(text.translate(None, delete=_NOT_MARKS), np.uint8)
+    depths = np.cumsum((marks == ord("[")).astype(np.int32) - (marks == ord("]")))
+    found = list(shape)
+    for axis, size in enumerate(shape):
+        if size != FREE:
+            continue
+        level = nesting - len(shape) + axis + 1  # how deep the first list along the axis lies; it opens at that mark
+        if level < 1:
+            raise UnlikeError(f"its lists are nested {nesting} deep")
+        within = depths[level - 1 :]
+        ends = int(np.argmax(within < level)) or len(within)
+        found[axis] = 1 + int(((marks[level - 1 :] == ord(",")) & (within == level))[:ends].sum())
+    return tuple(found)
 
 
 def _count_rows(text: bytes, shape: tuple[int, ...], nesting: int) -> int:

@@ -1,11 +1,11 @@
-"""JSON numbers to a tensor and back, for networks over numbers.
+"""JSON numbers to tensors and back, for networks over numbers.
 
 `{"input": x}`: x is one row (the nesting of the model's input), several rows (one level more), or, where the row is a
 single number, that number alone. The answer is nested the same way: a row for a row, rows for rows, a number for a
-number.
+number. Of several inputs x is an object of those by name, and every one is one row, or every one as many rows.
 """
 
-import math
+import functools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from flambeau.errors import InvalidInput
-from flambeau.pipelines.json_numbers import UnlikeError, read_rows
+from flambeau.pipelines.json_document import refuse_another
+from flambeau.pipelines.json_numbers import UnlikeError, read_rows, shape_of
 from flambeau.tasks import Postprocess
-from flambeau.tasks.tensor import MAX_ROWS, nesting_of
+from flambeau.tasks.tensor import MAX_ROWS, inputs_of, nesting_of
 from flambeau.types import Payload, Tensors, TensorSpec
 
 _SMALL = 256 * 1024
@@ -25,12 +26,11 @@ _SMALL = 256 * 1024
 
 
 class TensorPipeline:
-    """One JSON value to (rows, *shape), and the rows of the output to what its task makes of them."""
+    """JSON values to (rows, *shape), and the rows of the outputs to what the task makes of them."""
 
     def __init__(self, *, postprocess: Postprocess, inputs: Sequence[TensorSpec]) -> None:
         self.postprocess = postprocess
-        self._input = inputs[0]
-        self._number = {"f": float, "i": int, "u": int, "b": bool}[np.dtype(self._input.dtype).kind]
+        self._inputs = [_Input(spec, several=len(inputs) > 1) for spec in inputs]
 
     def preprocess(self, payload: Payload) -> Tensors:
         """Raises `InvalidInput` with a sentence that says what was expected and what came."""
@@ -39,21 +39,78 @@ class TensorPipeline:
                 f'this model takes numbers, not a file: send JSON like {{"input": {self._example_text()}}}',
                 code="unsupported_media_type",
             )
-        array = self._read(bytes(payload.data))
-        row = self._input.shape
-        if array.shape == row:
-            array = array[None]
-        elif array.shape == () and math.prod(row) == 1:
-            array = array.reshape(1, *row)
-        elif array.shape[1:] != row or not len(array):
-            raise self._wrong(f"its shape is {list(array.shape)}")
-        elif len(array) > MAX_ROWS:
-            raise self._wrong(f"it has {len(array)} rows, and the most is {MAX_ROWS}")
-        return {self._input.name: array}
+        text = bytes(payload.data)
+        if len(self._inputs) == 1:
+            [only] = self._inputs
+            return {only.spec.name: only.read(text)[0]}
+        texts = self._named(text)
+        tensors: Tensors = {}
+        first: tuple[str, int, bool] | None = None
+        for each in self._inputs:
+            name = each.spec.name
+            rows, listed = each.read(texts[name])
+            first = first or (name, len(rows), listed)
+            if (len(rows), listed) != first[1:]:
+                told = [
+                    f"a list of {count} rows" if of else "one row" for count, of in (first[1:], (len(rows), listed))
+                ]
+                raise InvalidInput(
+                    f"'{first[0]}' is {told[0]}, and '{name}' is {told[1]}: "
+                    "send one row of every input, or as many in a list",
+                    code="invalid_tensor",
+                )
+            tensors[name] = rows
+        return tensors
 
     def example(self) -> Payload:
         """A row of zeros."""
-        return Payload("json", msgspec.json.encode(np.zeros(self._input.shape, self._input.dtype).tolist()))
+        zeros = {each.spec.name: np.zeros(each.spec.usual, each.spec.dtype).tolist() for each in self._inputs}
+        return Payload("json", msgspec.json.encode(zeros if len(zeros) > 1 else zeros[self._inputs[0].spec.name]))
+
+    def _named(self, text: bytes) -> dict[str, bytes]:
+        """The JSON text of every input."""
+        names = [each.spec.name for each in self._inputs]
+        wanted = "input must be an object with " + ", ".join(f'"{name}"' for name in names)
+        try:
+            found = inputs_of(text)
+        except msgspec.DecodeError:
+            raise InvalidInput(wanted, code="invalid_tensor") from None
+        for name in names:
+            if name not in found:
+                raise InvalidInput(f'{wanted}, but it has no "{name}"', code="invalid_tensor")
+        if odd := [name for name in found if name not in names]:
+            raise InvalidInput(f"{wanted}, and nothing else: it has {odd[0][:40]!r}", code="invalid_tensor")
+        for name, value in found.items():
+            refuse_another(text, memoryview(value), name, functools.partial(_has, name))
+        return {name: bytes(value) for name, value in found.items()}
+
+    def _example_text(self) -> str:
+        text = self.example().data
+        return bytes(text).decode() if len(text) <= 60 else "[…]"
+
+
+class _Input:
+    """One input, and how its JSON is read: `several` have their names in what is said about them."""
+
+    def __init__(self, spec: TensorSpec, *, several: bool) -> None:
+        self.spec = spec
+        self._called = f"input '{spec.name}'" if several else "input"
+        self._number = {"f": float, "i": int, "u": int, "b": bool}[np.dtype(spec.dtype).kind]
+        self._single = all(size == 1 for size in spec.shape)
+
+    def read(self, text: bytes) -> tuple[npt.NDArray[Any], bool]:
+        """The rows, and whether they came as a list. Raises `InvalidInput`."""
+        array = self._read(text)
+        row = self.spec.shape
+        if self.spec.takes(array.shape):
+            return array[None], False
+        if array.shape == () and self._single:
+            return array.reshape(1, *row), False
+        if not self.spec.takes(array.shape[1:]) or not len(array):
+            raise self._wrong(f"its shape is {list(array.shape)}")
+        if len(array) > MAX_ROWS:
+            raise self._wrong(f"it has {len(array)} rows, and the most is {MAX_ROWS}")
+        return array, True
 
     def _read(self, text: bytes) -> npt.NDArray[Any]:
         try:
@@ -75,35 +132,35 @@ class TensorPipeline:
         nested: Any = self._number
         for _ in range(nesting_of(text)):
             nested = list[nested]
-        return np.array(msgspec.json.decode(text, type=nested), dtype=self._input.dtype)
+        return np.array(msgspec.json.decode(text, type=nested), dtype=self.spec.dtype)
 
     def _read_large(self, text: bytes) -> npt.NDArray[Any]:
         nesting = nesting_of(text)
         if not nesting:
             return self._read_small(text)
-        return read_rows(
-            text, self._input.shape, self._input.dtype, number=self._number, nesting=nesting, most=MAX_ROWS
-        )
+        shape = shape_of(text, self.spec.shape, nesting)
+        return read_rows(text, shape, self.spec.dtype, number=self._number, nesting=nesting, most=MAX_ROWS)
 
     def _out_of_range(self) -> InvalidInput:
-        return self._wrong(f"one of its numbers is out of range for {self._input.dtype}")
+        return self._wrong(f"one of its numbers is out of range for {self.spec.dtype}")
 
     def _wrong(self, found: str) -> InvalidInput:
-        return InvalidInput(f"input must be {self._expected()}, but {found}", code="invalid_tensor")
+        return InvalidInput(f"{self._called} must be {self._expected()}, but {found}", code="invalid_tensor")
 
     def _expected(self) -> str:
-        shape = self._input.shape
+        shape = self.spec.shape
         if not shape:
             return "a number, or a list of numbers"
-        if math.prod(shape) == 1:
+        if self._single:
             return f"a number, or nested lists of shape {list(shape)}, or a list of those"
         if len(shape) == 1:
-            return f"a list of {shape[0]} numbers, or a list of such lists"
-        return f"nested lists of shape {list(shape)}, or a list of those"
+            count = "" if self.spec.sizes == ["any"] else f"{self.spec.sizes[0]} "
+            return f"a list of {count}numbers, or a list of such lists"
+        return f"nested lists of shape [{', '.join(self.spec.sizes)}], or a list of those"
 
-    def _example_text(self) -> str:
-        text = self.example().data
-        return bytes(text).decode() if len(text) <= 60 else "[…]"
+
+def _has(name: str, text: bytes) -> bool:
+    return name in inputs_of(text)
 
 
 _FOUND = {

@@ -82,11 +82,20 @@ def _json(model: Model) -> Schema:
     if model.kind == "image":
         return record({"image": _BASE64}, open_=True) | {"description": "An image file in base64."}
     if model.kind == "tensor":
-        spec = model.bundle.manifest.inputs[0]
-        taken = one_or_several(spec.shape, _number(spec), most=MAX_ROWS)
-        taken["description"] = f"{spec.dtype}, one row of shape {list(spec.shape)} or at most {MAX_ROWS} of them."
-        return record({"input": taken}, open_=True)
+        specs = model.bundle.manifest.inputs
+        if len(specs) == 1:
+            return record({"input": _rows(specs[0])}, open_=True)
+        named = record({spec.name: _rows(spec) for spec in specs})
+        named["description"] = "Every input by its name: one row of each, or of each as many rows."
+        return record({"input": named}, open_=True)
     return record({"input": {"description": "Whatever the model's own code takes."}}, open_=True)
+
+
+def _rows(spec: TensorSpec) -> Schema:
+    """One row of an input, or several."""
+    told = f"{spec.dtype}, one row of shape [{', '.join(spec.sizes)}] or at most {MAX_ROWS} of them."
+    taken = one_or_several(spec.shape, _number(spec), most=MAX_ROWS, least=spec.least)
+    return taken | {"description": told}
 
 
 def _number(spec: TensorSpec) -> Schema:

@@ -23,12 +23,13 @@ from flambeau.bundle.golden_samples import Traced
 from flambeau.bundle.storage import Bundle, ImageConfig, PythonConfig, split_probes
 from flambeau.engines.base import Engine
 from flambeau.errors import EngineError, RequestError
+from flambeau.pipelines import named_tensors
 from flambeau.pipelines.base import Pipeline, open_pipeline
 from flambeau.pipelines.base64_image import open_image
 from flambeau.pipelines.json_document import open_document
 from flambeau.runners.base import BatchCost, ReplicaSpec
 from flambeau.runners.python_replica import attempt, invalid_output, open_python_model
-from flambeau.types import Item, Options, Outcome, Payload, Tensors, Timings
+from flambeau.types import Answer, Item, Options, Outcome, Payload, RawOutputs, Tensors, Timings
 
 _REMEDY = "build it again here, or take another --engine"
 _MEASURED_TIMES, _MEASURING_SECONDS = 5, 0.1  # the first rounds of a slow model are enough
@@ -194,7 +195,7 @@ class TensorReplica:
                 traces[index] = Traced(Outcome(payload, Timings(preprocess=time.monotonic() - started)), {})
                 continue
             opened[index] = item if payload is item.payload else replace(item, payload=payload)
-            tensors = attempt(self._pipeline.preprocess, payload)
+            tensors = attempt(self._prepare, payload)
             elapsed = time.monotonic() - started
             if isinstance(tensors, RequestError):
                 traces[index] = Traced(Outcome(tensors, Timings(preprocess=elapsed)), {})
@@ -205,17 +206,25 @@ class TensorReplica:
         for group in groups.values():
             for prepared, (rows, compute) in zip(group, self._compute(engine, group), strict=True):
                 started = time.monotonic()
-                answer = (
-                    rows
-                    if isinstance(rows, RequestError)
-                    else attempt(self._pipeline.postprocess, rows, opened[prepared.index])
-                )
+                answer = rows if isinstance(rows, RequestError) else attempt(self._answer, rows, opened[prepared.index])
                 timings = Timings(
                     preprocess=prepared.seconds, inference=compute, postprocess=time.monotonic() - started
                 )
                 outputs = {} if isinstance(rows, RequestError) else rows
                 traces[prepared.index] = Traced(Outcome(answer, timings), outputs)
         return [traces[index] for index in range(len(items))]
+
+    def _prepare(self, payload: Payload) -> Tensors:
+        """The item's tensors: the network's own inputs where that is what was sent."""
+        if payload.kind == "tensors":
+            return named_tensors.read(self._engine.inputs, payload)
+        return self._pipeline.preprocess(payload)
+
+    def _answer(self, rows: Tensors, item: Item) -> Answer:
+        """The item's answer: the network's own outputs where its inputs were sent."""
+        if item.payload.kind == "tensors":
+            return RawOutputs.of(rows)
+        return self._pipeline.postprocess(rows, item)
 
     def _compute(self, engine: Engine, group: "list[_Prepared]") -> list[tuple[Tensors | RequestError, float]]:
         """Each item's rows and the seconds they took: as one batch, or one by one if that fails as a whole."""

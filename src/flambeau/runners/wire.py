@@ -18,6 +18,7 @@ import msgspec
 from msgspec.structs import force_setattr
 
 from flambeau.errors import Code, FlambeauError, RequestError
+from flambeau.items import check_packed
 from flambeau.runners.base import Batch, ReplicaInfo, Work
 from flambeau.tasks import ANSWERS
 from flambeau.types import Item, Outcome, Payload
@@ -119,7 +120,7 @@ def pack_batch(generation: int, batch: int, works: Batch, *, wide: bool = False)
         buffers.append(payload.data)
         size = len(payload.data)
         sizes += size
-        sent.append(Work(Item(Payload(payload.kind, size), item.options), work.seconds_left))
+        sent.append(Work(Item(Payload(payload.kind, size, payload.arrays), item.options), work.seconds_left))
     body = _ENCODER.encode(sent)
     buffers[0] = pack_header(Header(FrameKind.BATCH, generation, batch, len(body), sizes, wide)) + body
     return buffers
@@ -135,12 +136,25 @@ def unpack_batch(body: Buffer, payloads: memoryview) -> list[Work]:
             raise FrameError("there is no payload of kind 'value' between processes")
         if type(payload.data) is not int or payload.data < 0:
             raise FrameError("the size of a payload is no number of bytes")
+        _check_arrays(payload)
         end = start + payload.data
         force_setattr(payload, "data", payloads[start:end])
         start = end
     if start != len(payloads):
         raise FrameError(f"the payloads have {len(payloads)} bytes, and the items ask for {start}")
     return works
+
+
+def _check_arrays(payload: Payload) -> None:
+    """Raise `FrameError` unless the arrays that are told are what the payload has bytes for."""
+    if payload.kind != "tensors":
+        if payload.arrays:
+            raise FrameError(f"a payload of kind {payload.kind!r} has no arrays")
+        return
+    try:
+        check_packed(payload.arrays, payload.data)
+    except ValueError as error:
+        raise FrameError(f"the arrays of a payload are none: {error}") from error
 
 
 def pack_outcomes(generation: int, batch: int, outcomes: Sequence[Outcome]) -> bytes:

@@ -6,6 +6,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
+import msgspec
+
 from flambeau.types import Payload
 
 _REMEMBERED = 1024
@@ -80,4 +82,7 @@ def _with_key(payload: Payload, use: Callable[[bytes], None]) -> None:
 
 
 def _hash(payload: Payload) -> bytes:
-    return hashlib.blake2b(payload.data, digest_size=16).digest()
+    found = hashlib.blake2b(payload.data, digest_size=16)
+    if payload.arrays:  # the same bytes are other numbers in another shape
+        found.update(msgspec.msgpack.encode(payload.arrays))
+    return found.digest()

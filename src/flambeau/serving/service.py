@@ -9,13 +9,14 @@ from typing import Any, TypeVar
 
 from flambeau.bundle.storage import Bundle
 from flambeau.errors import ConfigError, RequestError
+from flambeau.serving import tensor_requests
 from flambeau.serving.model import Model
 from flambeau.settings.service import Settings
 from flambeau.settings.source import SourceOptions
 from flambeau.system.loop_thread import LoopThread, PerProcess
 from flambeau.telemetry import logs, tracing
 from flambeau.telemetry.metrics import Metrics
-from flambeau.types import Options, Outcome, Payload
+from flambeau.types import Options, Outcome, Payload, Tensors
 
 T = TypeVar("T")
 
@@ -97,6 +98,19 @@ class Service:
         """One outcome per payload, in order, within `timeout` seconds. Raises `RequestError` for the request itself."""
         deadline = asyncio.get_running_loop().time() + timeout
         return await model.predict(payloads, options, deadline=deadline)
+
+    async def infer(self, model: Model, tensors: Tensors, *, timeout: float) -> Tensors:
+        """The network's own outputs by name, a row for each row of its own inputs, within `timeout` seconds.
+
+        Nothing is prepared, and no activation is applied: what goes in and comes out has the names, dtypes and shapes
+        of the manifest. Raises `RequestError`, that of the first row that failed where one did.
+        """
+        try:
+            payloads = tensor_requests.split(model, tensors, most=self.settings.max_items)
+        except RequestError as error:
+            model.metrics.rejected(error.code)
+            raise
+        return tensor_requests.join(await self.predict(model, payloads, Options(), timeout=timeout))
 
     def ready(self) -> bool:
         """Whether every model can answer and the service is not stopping."""

@@ -14,7 +14,8 @@ from pathlib import PurePath
 from typing import Any, Literal
 
 ValueKind = Literal["text", "whole", "number", "switch", "choice", "list", "shape", "numbers", "object"]
-"""`list` is several texts, `shape` several whole numbers from 1, `numbers` one number or three, `object` a mapping."""
+"""`list` is several texts, `shape` several whole numbers from 1 or words, or a mapping of those, `numbers` one number
+or three, `object` a mapping."""
 
 OTHERS = "Others"
 """The group of settings that name none."""
@@ -90,6 +91,8 @@ class Setting:
             return None
         if not _TOML_FORMS[self.kind](value):
             raise ValueError(self._wanted(as_toml=True))
+        if self.kind == "shape" and isinstance(value, dict):
+            return {name: tuple(each) if isinstance(each, list) else (each,) for name, each in value.items()}
         taken = tuple(value) if isinstance(value, list) else float(value) if self.kind == "number" else value
         if self.kind in ("shape", "numbers") and not isinstance(taken, tuple):
             taken = (taken,)
@@ -146,11 +149,31 @@ def _switch(text: str) -> bool:
     return text.lower() in _ON
 
 
-def _shape(text: str) -> tuple[int, ...]:
-    sizes = tuple(int(size) for size in text.split(","))
-    if not _is_shape(list(sizes)):
+def _shape(text: str) -> tuple[int | str, ...] | dict[str, tuple[int | str, ...]]:
+    """`3,32,32`, a word for a length that is free (`steps,8`), and of several inputs each by name: `a=4,b=steps,8`."""
+    if "=" not in text:
+        sizes = tuple(_size(size) for size in text.split(","))
+        if not _is_shape(list(sizes)):
+            raise ValueError(text)
+        return sizes
+    named: dict[str, tuple[int | str, ...]] = {}
+    for part in text.split(","):
+        name, begins, size = part.rpartition("=")
+        if begins:
+            if not (name := name.strip()) or name in named:
+                raise ValueError(text)
+            named[name] = ()
+        elif not named:
+            raise ValueError(text)
+        last = next(reversed(named))
+        named[last] += (_size(size),)
+    if not all(_is_shape(list(sizes)) for sizes in named.values()):
         raise ValueError(text)
-    return sizes
+    return named
+
+
+def _size(text: str) -> int | str:
+    return text.strip() if text.strip().isidentifier() else int(text)
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -176,7 +199,11 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_shape(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(_is_whole(size) and size > 0 for size in value)
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(size.isidentifier() if isinstance(size, str) else _is_whole(size) and size > 0 for size in value)
+    )
 
 
 _TEXTS: dict[ValueKind, Callable[[str], Any]] = {
@@ -192,7 +219,10 @@ _TOML_FORMS: dict[ValueKind, Callable[[Any], bool]] = {
     "number": _is_number,
     "switch": lambda value: isinstance(value, bool),
     "list": lambda value: isinstance(value, list) and all(isinstance(each, str) for each in value),
-    "shape": lambda value: _is_shape(value if isinstance(value, list) else [value]),
+    "shape": lambda value: all(
+        _is_shape(each if isinstance(each, list) else [each])
+        for each in (value.values() if isinstance(value, dict) and value else [value])
+    ),
     "numbers": lambda value: (
         len(each := value if isinstance(value, list) else [value]) in (1, 3) and all(map(_is_number, each))
     ),

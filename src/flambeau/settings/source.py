@@ -13,6 +13,10 @@ OutputActivation = Literal["softmax", "sigmoid", "none"]
 """What stands between a network's last layer and the answer."""
 
 
+InputShape = tuple[int | str, ...]
+"""The shape of one row of an input; a word is the length of an axis that is free."""
+
+
 class SourceOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What the user says about a source. Paths are as given, relative to the current folder."""
 
@@ -28,7 +32,7 @@ class SourceOptions(msgspec.Struct, frozen=True, kw_only=True):
     task: ImageTask | None = None
     activation: OutputActivation | None = None
     output_name: str | None = None
-    input_shape: tuple[int, ...] | None = None
+    input_shape: InputShape | dict[str, InputShape] | None = None
     resize: int | None = None
     crop: int | None = None
     mean: tuple[float, ...] | None = None

@@ -126,8 +126,10 @@ SOURCE = (
     _row(
         "input_shape",
         "Shape of one item, for own networks.",
-        "Shape of one item for an own network, such as `4` or `3,32,32`. Not set: told from the first layer, or found "
-        "by trying.",
+        "Shape of one item, such as `4` or `3,32,32`. A word is "
+        "[a length that is free](sources.md#lengths-that-are-free), as in `steps,8`; of "
+        "[several inputs](sources.md#several-inputs-and-outputs) each is named: `left=4,right=3,8`. "
+        "Not set: told from the first layer, or found by trying.",
         kind="shape",
     ),
     _row(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
 import msgspec
 from msgspec import UNSET
 
-from flambeau.answers import Expected
+from flambeau.answers import Expected, RawOutputs
 from flambeau.tasks.base import CellKind, NetworkFacts, Postprocess, Renderer, Task
 
 __all__ = [
@@ -46,7 +46,7 @@ def _found() -> dict[str, Task]:
 TASKS = _found()
 """Every task by its name."""
 
-ANSWERS: Any = Union[tuple(dict.fromkeys(task.answer for task in TASKS.values()))]  # noqa: UP007
+ANSWERS: Any = Union[tuple(dict.fromkeys((RawOutputs, *(task.answer for task in TASKS.values()))))]  # noqa: UP007
 """Every answer that may come from another process: the closed set that is decoded."""
 
 if TYPE_CHECKING:

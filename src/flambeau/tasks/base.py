@@ -74,6 +74,10 @@ class Task:
     ranked: ClassVar[tuple[str, ...]] = ()
     """The columns of one class, where a table may hold several, ranked; they are among `columns`."""
 
+    def columns_of(self, outputs: Sequence[TensorSpec]) -> Mapping[str, CellKind]:
+        """The columns for a network with those outputs."""
+        return self.columns
+
     def postprocess(self, network: NetworkFacts) -> Postprocess:
         """How the answers of that network are made. Raises `BundleError` where its outputs cannot be of this task."""
         raise NotImplementedError

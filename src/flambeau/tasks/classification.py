@@ -60,6 +60,16 @@ class Classification(Answer, frozen=True):
     def size(self) -> int:
         return 9 * len(self.probabilities or ())
 
+    def tensors(self) -> Tensors:
+        """The ranked classes with their probabilities, and where they were asked for those of all classes."""
+        found: Tensors = {
+            "class_index": np.array([[each.index for each in self.top]], np.int64),
+            "probability": np.array([[each.probability for each in self.top]], np.float32),
+        }
+        if self.probabilities is not None:
+            found["probabilities"] = np.array([self.probabilities], np.float32)
+        return found
+
     def body(self, asked: Asked) -> dict[str, Any]:
         best = self.top[0]
         body: dict[str, Any]

@@ -42,6 +42,9 @@ class Embedding(Answer, frozen=True):
     def size(self) -> int:
         return len(self.vector)
 
+    def tensors(self) -> Tensors:
+        return {"embedding": self.embedding[None]}
+
     def body(self, asked: Asked) -> dict[str, Any]:
         return {"embedding": self.embedding.tolist()}
 

@@ -59,6 +59,9 @@ class MultiLabel(Answer, frozen=True):
     def size(self) -> int:
         return len(self.vector)
 
+    def tensors(self) -> Tensors:
+        return {"scores": self.array[None]}
+
     def body(self, asked: Asked) -> dict[str, Any]:
         body: dict[str, Any] = {
             "labels": [{"label": each.label.name, "score": each.probability} for each in self.labels],

@@ -35,6 +35,9 @@ class Regression(Answer, frozen=True):
     def size(self) -> int:
         return len(self.vector)
 
+    def tensors(self) -> Tensors:
+        return {"output": packed_array.unpacked(self.vector, packed_array.DOUBLE).reshape(1, *self.shape)}
+
     def body(self, asked: Asked) -> dict[str, Any]:
         return {"output": self.output}
 

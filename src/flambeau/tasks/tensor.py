@@ -1,46 +1,75 @@
-"""Whatever a network over numbers gives, nested as its input was."""
+"""Whatever a network over numbers gives, nested as its input was: one output by itself, several by their names."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
 
 from flambeau.answers import Value
 from flambeau.answers.schemas import NUMBER, Schema, one_or_several, record
-from flambeau.answers.value import encode
+from flambeau.answers.value import column_of, encode
 from flambeau.items import Item, Tensors, TensorSpec
-from flambeau.tasks.base import NetworkFacts, Postprocess, Task
+from flambeau.tasks.base import CellKind, NetworkFacts, Postprocess, Task
 
 MAX_ROWS = 1024
 """Most rows in one item; more belong into several requests."""
 
 
 class TensorTask(Task):
-    """Rows for rows, a row for a row, a number for a number."""
+    """Rows for rows, a row for a row, and of a network with one input a number for a number."""
 
     name = "tensor"
     title = "A network over numbers"
-    told = "The output, nested as the input was."
+    told = "The output, nested as the input was; of a network with several, each by its name."
     answer = Value
     takes = "tensor"
 
     def postprocess(self, network: NetworkFacts) -> Postprocess:
-        dimensions, output = len(network.inputs[0].shape), network.outputs[0].name
+        names = [spec.name for spec in network.outputs]
+        several, first = len(network.inputs) > 1, network.inputs[0]
 
         def answer(outputs: Tensors, item: Item) -> Value:
-            rows, nesting = outputs[output], nesting_of(bytes(item.payload.data))
-            if nesting > dimensions:
-                return encode(rows.tolist())
-            row = rows[0]
-            return encode(row.item() if nesting == 0 and row.size == 1 else row.tolist())
+            text = bytes(item.payload.data)
+            nesting = nesting_of(bytes(inputs_of(text)[first.name]) if several else text)
+
+            def nested(name: str) -> Any:
+                rows = outputs[name]
+                if nesting > len(first.shape):
+                    return rows.tolist()
+                row = rows[0]
+                return row.item() if nesting == 0 and not several and row.size == 1 else row.tolist()
+
+            if len(names) == 1:
+                return encode(nested(names[0]))
+            return encode({name: nested(name) for name in names}, "outputs")
 
         return answer
 
     def schemas(self, network: NetworkFacts) -> tuple[Schema, ...]:
-        return (record({"output": one_or_several(network.outputs[0].shape, NUMBER, most=MAX_ROWS)}),)
+        bodies = {spec.name: one_or_several(spec.shape, NUMBER, most=MAX_ROWS) for spec in network.outputs}
+        if len(bodies) == 1:
+            return (record({"output": bodies[network.outputs[0].name]}),)
+        return (record({"outputs": record(bodies)}),)
+
+    def columns_of(self, outputs: Sequence[TensorSpec]) -> Mapping[str, CellKind]:
+        return self.columns if len(outputs) == 1 else {column_of(spec.name): "any" for spec in outputs}
 
     def lead(self, outputs: Sequence[TensorSpec]) -> str:
         return "Give it numbers as JSON, and see what it makes of it."
 
+    def line(self, row: Mapping[str, Any]) -> tuple[str, bool]:
+        named = {name.removeprefix(column_of("")): row[name] for name in row if name.startswith(column_of(""))}
+        return msgspec.json.encode(named or row["output"]).decode(), True
+
 
 TASK = TensorTask()
+
+_INPUTS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def inputs_of(text: bytes) -> dict[str, msgspec.Raw]:
+    """The JSON text of each of several inputs, by name. Raises `msgspec.DecodeError`."""
+    return _INPUTS.decode(text)
 
 
 def nesting_of(text: bytes) -> int:

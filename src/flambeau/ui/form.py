@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from flambeau.errors import RequestError
+from flambeau.items import FREE
 from flambeau.protocols import multipart
 from flambeau.protocols.errors import STATUS
 from flambeau.protocols.messages import HttpRequest
@@ -34,7 +35,8 @@ MOST_NUMBERS = 32
 
 @dataclass(frozen=True, slots=True)
 class ModelForm:
-    """What the page asks for. `shape` and `whole` say how numbers are put together; `fields` are their names.
+    """What the page asks for. `shape` and `whole` say how numbers are put together; `fields` are their names, and
+    `inputs` those of several inputs.
 
     `pictures`: one or several images. `numbers`: one field each, or JSON. `json`: any JSON value, or a file where the
     model is somebody's own code.
@@ -45,12 +47,15 @@ class ModelForm:
     shape: tuple[int, ...] = ()
     whole: bool = False
     files: bool = False
+    inputs: tuple[str, ...] = ()
 
     @property
     def example(self) -> str:
         """An input as JSON text, to show in a command."""
         if self.asks == "numbers":
             return msgspec.json.encode(_nested([0] * len(self.fields), self.shape)).decode()
+        if self.inputs:
+            return "{" + ", ".join(f'"{name}": […]' for name in self.inputs) + "}"
         return "3" if self.files else "[…]"
 
 
@@ -62,11 +67,13 @@ def form_of(model: Model) -> ModelForm:
     if model.kind == "tensor" and len(inputs) == 1 and _fits_fields(inputs[0]):
         [spec] = inputs
         return ModelForm("numbers", _field_names(spec), spec.shape, whole=np.dtype(spec.dtype).kind in "iu")
-    return ModelForm("json", files=model.kind == "python")
+    return ModelForm(
+        "json", inputs=tuple(spec.name for spec in inputs if len(inputs) > 1), files=model.kind == "python"
+    )
 
 
 def _fits_fields(spec: TensorSpec) -> bool:
-    return math.prod(spec.shape) <= MOST_NUMBERS and np.dtype(spec.dtype).kind in "fiu"
+    return FREE not in spec.shape and math.prod(spec.shape) <= MOST_NUMBERS and np.dtype(spec.dtype).kind in "fiu"
 
 
 def _field_names(spec: TensorSpec) -> tuple[str, ...]:

@@ -16,14 +16,20 @@ class ReadOrder(msgspec.Struct, frozen=True):
 
 
 class GraphOrder(msgspec.Struct, frozen=True):
-    """Which ONNX graph to open, and the shape of a row for its `input`. `memory` is bytes beside what is mapped."""
+    """Which ONNX graph to open, and dtype and shape of what each of its `inputs` is tried with. `memory` is bytes
+    beside what is mapped."""
 
     source: str
     parent: int
-    input: str
-    shape: tuple[int, ...]
+    inputs: dict[str, tuple[str, tuple[int, ...]]]
     memory: int
     cpu_seconds: int
+
+
+def row_in_words(order: GraphOrder) -> str:
+    """What a graph is tried with: `one row of shape [3, 224, 224]`."""
+    shapes = [list(shape[1:]) for _, shape in order.inputs.values()]
+    return f"one row of shape {', '.join(map(str, shapes))}"
 
 
 class TensorsWritten(msgspec.Struct, frozen=True, tag="written"):

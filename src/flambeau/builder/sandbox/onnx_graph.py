@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 
 from flambeau import checkpoints
 from flambeau.builder.sandbox import lockdown
-from flambeau.builder.sandbox.messages import GraphOrder, Read, ReaderMessage, ReadRefused
+from flambeau.builder.sandbox.messages import GraphOrder, Read, ReaderMessage, ReadRefused, row_in_words
 from flambeau.engines.onnxruntime import open_session
 from flambeau.system.process import end_with_parent
 
@@ -70,7 +70,7 @@ def _why(text: str, file: Path, order: GraphOrder, foreign: str) -> str:
 
 def _too_large(file: Path, order: GraphOrder) -> str:
     return (
-        f"{file.name} asks for more than {order.memory / 1e9:.1f} GB to compute one row of shape {list(order.shape)}: "
+        f"{file.name} asks for more than {order.memory / 1e9:.1f} GB to compute {row_in_words(order)}: "
         "a graph of its size needs less"
     )
 
@@ -82,17 +82,19 @@ def _rehearse() -> None:
     made = helper.make_graph([helper.make_node("Softmax", ["x"], ["y"])], "rehearsal", [given], [answered])
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
-    open_session(model.SerializeToString(), threads=1).run(None, {"x": _row((2,))})
+    open_session(model.SerializeToString(), threads=1).run(None, {"x": _numbers("float32", (1, 2))})
 
 
-def _row(shape: tuple[int, ...]) -> np.ndarray:
-    """One row of numbers that nobody could know who made the graph, float32."""
-    return np.random.default_rng().standard_normal((1, *shape), dtype=np.float32)
+def _numbers(dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers that nobody could know who made the graph; whole ones are 0 and 1, which every table of vectors has."""
+    if np.dtype(dtype).kind in "iub":
+        return np.random.default_rng().integers(0, 2, shape).astype(dtype)
+    return np.random.default_rng().standard_normal(shape, dtype=np.float32).astype(dtype, copy=False)
 
 
 def _compute(file: Path, order: GraphOrder) -> None:
     onnx.checker.check_model(onnx.load(file, format="protobuf"))
-    open_session(file, threads=1).run(None, {order.input: _row(order.shape)})
+    open_session(file, threads=1).run(None, {name: _numbers(*each) for name, each in order.inputs.items()})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,54 @@
+"""The network's own inputs, as somebody sends them: held against what it takes, by name, dtype and shape.
+
+Nothing is converted: a dtype that is another, or a name, is told and not mended. It knows no JSON and no queue.
+"""
+
+from collections.abc import Sequence
+
+from flambeau.errors import InvalidInput
+from flambeau.items import unpack
+from flambeau.types import Payload, Tensors, TensorSpec
+
+
+def read(inputs: Sequence[TensorSpec], payload: Payload) -> Tensors:
+    """The inputs that a payload holds. Raises `InvalidInput`."""
+    try:
+        tensors = unpack(payload.arrays, payload.data)
+    except ValueError as error:
+        raise InvalidInput(f"the tensors are none: {error}", code="invalid_tensor") from error
+    rows_of(inputs, tensors)
+    return tensors
+
+
+def rows_of(inputs: Sequence[TensorSpec], tensors: Tensors) -> int:
+    """How many rows there are of every input, at least one.
+
+    Raises `InvalidInput` that names the input, what was sent and what is expected.
+    """
+    names = [spec.name for spec in inputs]
+    if odd := [name for name in tensors if name not in names]:
+        raise _wrong(f"there is no input '{odd[0]}': this model takes {_listed(inputs)}")
+    rows = 0
+    for spec in inputs:
+        if spec.name not in tensors:
+            raise _wrong(f"the input '{spec.name}' is missing: this model takes {_listed(inputs)}")
+        array = tensors[spec.name]
+        fits = array.ndim == 1 + len(spec.shape) and spec.takes(array.shape[1:])
+        if array.dtype.name != spec.dtype or not fits:
+            raise _wrong(
+                f"the input '{spec.name}' must be {spec}, but it is {array.dtype.name} of shape {list(array.shape)}"
+            )
+        if not len(array):
+            raise _wrong(f"the input '{spec.name}' has no row")
+        rows = rows or len(array)
+        if len(array) != rows:
+            raise _wrong(f"the input '{spec.name}' has {len(array)} rows, but '{names[0]}' has {rows}")
+    return rows
+
+
+def _listed(inputs: Sequence[TensorSpec]) -> str:
+    return ", ".join(f"{spec.name} ({spec})" for spec in inputs)
+
+
+def _wrong(message: str) -> InvalidInput:
+    return InvalidInput(message, code="invalid_tensor")

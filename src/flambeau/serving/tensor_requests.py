@@ -1,0 +1,47 @@
+"""A request of named arrays to items, and the outcomes of those back to one answer.
+
+An item is what an item of that model is over JSON, so that limits, batches and fairness are the same for both: a
+picture is one row, and of a network over numbers an item holds up to `MAX_ROWS` rows, which would cost more as items of
+their own than to compute.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from flambeau.errors import RequestError
+from flambeau.items import pack
+from flambeau.pipelines import named_tensors
+from flambeau.serving.model import Model
+from flambeau.tasks.tensor import MAX_ROWS
+from flambeau.types import Outcome, Payload, Tensors
+
+
+def split(model: Model, tensors: Tensors, *, most: int) -> list[Payload]:
+    """The items of a request, at most so many. Raises `RequestError`."""
+    if model.kind == "python":
+        raise RequestError(
+            f"model '{model.name}' is a Python model, which has no tensors of its own: send it a value",
+            code="unsupported_media_type",
+        )
+    rows = named_tensors.rows_of(model.bundle.manifest.inputs, tensors)
+    each = 1 if model.kind == "image" else MAX_ROWS
+    if -(-rows // each) > most:
+        raise RequestError(
+            f"the request has {rows} rows: the most is {most * each} (--max-items)", code="too_many_items"
+        )
+    parts = ({name: array[start : start + each] for name, array in tensors.items()} for start in range(0, rows, each))
+    packed = map(pack, parts)
+    return [Payload("tensors", data, arrays) for arrays, data in packed]
+
+
+def join(outcomes: Sequence[Outcome]) -> Tensors:
+    """The outputs of all items. Raises the `RequestError` of the first that failed."""
+    parts: list[Tensors] = []
+    for outcome in outcomes:
+        if isinstance(outcome.result, RequestError):
+            raise outcome.result
+        parts.append(outcome.result.tensors())
+    if len(parts) == 1:
+        return parts[0]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

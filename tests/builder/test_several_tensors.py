@@ -1,0 +1,401 @@
+"""Builds of networks with several named inputs and outputs, and of those over rows of any length: every output is the
+one of PyTorch, or of ONNX Runtime over the file itself."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+import flambeau
+from flambeau.bundle import storage
+from flambeau.bundle.storage import Bundle
+from flambeau.errors import EngineError, RequestError, SourceError
+from flambeau.settings.source import SourceOptions
+from flambeau.sources import build_cache
+from flambeau.sources.request import Note
+from flambeau.types import TensorSpec
+from tests.support import tensor_bundles
+from tests.support.server import run_flambeau
+
+pytestmark = [pytest.mark.usefixtures("warm_builds"), pytest.mark.timeout(600)]
+
+NETS = '''
+import torch
+from torch import nn
+
+
+class Two(nn.Module):
+    """Two inputs, one output."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Linear(4, 3), nn.Linear(6, 3)
+
+    def forward(self, left, right):
+        return self.left(left) * self.right(right.flatten(1)).tanh()
+
+
+class Both(Two):
+    """Two inputs, and outputs by name: one per row of the second input."""
+
+    def forward(self, left, right):
+        return {"scores": super().forward(left, right), "sums": right.sum(2), "best": left.argmax(1)}
+
+
+class Pair(nn.Module):
+    """One input, two outputs in a tuple."""
+
+    def __init__(self):
+        super().__init__()
+        self.line, self.value = nn.Linear(4, 3), nn.Linear(4, 1)
+
+    def forward(self, rows):
+        return self.line(rows), self.value(rows)
+
+
+class State(Pair):
+    """Its second output has no row for each of the input."""
+
+    def forward(self, rows):
+        return self.line(rows), self.value.weight
+
+
+class Steps(nn.Module):
+    """A series of any length through an LSTM, to its last state and a number for each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(4, 6, batch_first=True)
+        self.last, self.each = nn.Linear(6, 2), nn.Linear(6, 1)
+
+    def forward(self, series):
+        found = self.lstm(series)[0]
+        return {"last": self.last(found[:, -1]), "each": self.each(found)}
+
+
+class Wave(nn.Module):
+    """A signal of two channels, of five samples or more."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.out = nn.Conv1d(2, 4, 5), nn.Linear(4, 3)
+
+    def forward(self, signals):
+        return self.out(torch.relu(self.conv(signals)).mean(2))
+
+
+class Tens(nn.Module):
+    """Ten steps and no other number of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.line = nn.Linear(8, 2)
+
+    def forward(self, steps):
+        return self.line(steps.flatten(1))
+'''
+
+
+@pytest.fixture(scope="module")
+def nets(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("nets")
+    (folder / "tensor_nets.py").write_text(NETS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        import tensor_nets  # type: ignore[import-not-found]
+
+        yield tensor_nets
+
+
+@pytest.fixture
+def notes() -> list[str]:
+    return []
+
+
+Opened = Callable[..., Bundle]
+
+
+@pytest.fixture
+def opened(notes: list[str]) -> Opened:
+    def open_(source: Path, **options: Any) -> Bundle:
+        note = lambda event: notes.append(event.text) if isinstance(event, Note) else None  # noqa: E731
+        return build_cache.open_source(SourceOptions(source=str(source), **options), progress=note)
+
+    return open_
+
+
+def made(nets: Any, name: str, folder: Path) -> tuple[nn.Module, Path, dict[str, Any]]:
+    """A network with numbers, its file, and the options that name its class."""
+    torch.manual_seed(9)
+    network = getattr(nets, name)().eval()
+    torch.save(network.state_dict(), folder / f"{name}.pth")
+    return network, folder / f"{name}.pth", {"arch": f"{nets.__file__}:{name}", "allow_code": True}
+
+
+def computed(network: nn.Module, *rows: Any) -> Any:
+    with torch.inference_mode():
+        return network(*(torch.tensor(each, dtype=torch.float32) for each in rows))
+
+
+LEFT = [[0.5, -1.0, 2.0, 0.25], [1.0, 3.0, -2.0, 0.0]]
+RIGHT = [[[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]], [[1.0, 0.0, -1.0], [2.0, 1.0, 0.0]]]
+SHAPES = {"left": (4,), "right": (2, 3)}
+
+
+def alike(found: Any, expected: torch.Tensor) -> None:
+    np.testing.assert_allclose(np.array(found), expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "eager"])
+def test_a_network_of_two_inputs_takes_them_by_the_names_of_its_arguments(
+    nets: Any, opened: Opened, tmp_path: Path, engine: str
+) -> None:
+    network, file, options = made(nets, "Two", tmp_path)
+    bundle = opened(file, input_shape=SHAPES, **options)
+    assert [spec.name for spec in bundle.manifest.inputs] == ["left", "right"]
+    assert (bundle.manifest.engine, bundle.manifest.export_error) == ("onnxruntime", None)
+    with flambeau.load(bundle.path, allow_code=True, engine=engine) as model:
+        alike(model.predict({"right": RIGHT, "left": LEFT}), computed(network, LEFT, RIGHT))
+        alike(model.predict({"left": LEFT[1], "right": RIGHT[1]}), computed(network, LEFT, RIGHT)[1])
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "eager"])
+def test_every_output_of_a_dict_is_answered_by_its_key(
+    nets: Any, opened: Opened, notes: list[str], tmp_path: Path, engine: str
+) -> None:
+    network, file, options = made(nets, "Both", tmp_path)
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "one.json").write_text(json.dumps({"input": {"left": LEFT[0], "right": RIGHT[0]}}))
+    bundle = opened(file, input_shape=SHAPES, samples=str(tmp_path / "samples"), **options)
+    assert [(spec.name, spec.dtype, spec.shape) for spec in bundle.manifest.outputs] == [
+        ("scores", "float32", (3,)), ("sums", "float32", (2,)), ("best", "int64", ()),
+    ]  # fmt: skip
+    assert bundle.manifest.export_error is None
+    assert any("answers with 3 outputs, scores float32[N, 3], sums" in note for note in notes), notes
+    expected = computed(network, LEFT, RIGHT)
+    with flambeau.load(bundle.path, allow_code=True, engine=engine) as model:
+        found = model.predict({"left": LEFT, "right": RIGHT})
+        for name in ("scores", "sums", "best"):
+            alike(found[name], expected[name])
+        assert model.predict({"left": LEFT[1], "right": RIGHT[1]})["best"] == int(expected["best"][1])
+
+
+def test_outputs_in_a_tuple_are_called_by_their_numbers_and_one_may_be_taken(
+    nets: Any, opened: Opened, tmp_path: Path
+) -> None:
+    network, file, options = made(nets, "Pair", tmp_path)
+    line, value = computed(network, LEFT)
+    with flambeau.load(opened(file, **options).path, allow_code=True) as model:
+        found = model.predict(LEFT)
+        assert list(found) == ["0", "1"]
+        alike(found["0"], line)
+        alike(found["1"], value)
+    with flambeau.load(opened(file, output_name="1", **options).path, allow_code=True) as model:
+        alike(model.predict(LEFT), value)
+
+
+def test_an_output_without_rows_is_asked_about(nets: Any, opened: Opened, tmp_path: Path) -> None:
+    _, file, options = made(nets, "State", tmp_path)
+    with pytest.raises(SourceError, match=r"State has 2 outputs .*say which is the answer with --output-name"):
+        opened(file, **options)
+
+
+def test_shapes_that_are_missing_are_asked_for_by_the_arguments(nets: Any, opened: Opened, tmp_path: Path) -> None:
+    _, file, options = made(nets, "Two", tmp_path)
+    with pytest.raises(SourceError, match=r"takes 2 inputs \(left, right\): .*--input-shape left=3,right=4"):
+        opened(file, **options)
+    with pytest.raises(SourceError, match="names left, but Two takes left, right: name exactly those"):
+        opened(file, input_shape={"left": (4,)}, **options)
+
+
+def test_the_command_line_names_shapes_by_input(nets: Any, tmp_path: Path) -> None:
+    network, file, options = made(nets, "Two", tmp_path)
+    done = run_flambeau(
+        "build", file, "--arch", options["arch"], "--allow-code", "--input-shape", "left=4,right=2,3",
+        "-o", tmp_path / "two",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with flambeau.load(tmp_path / "two", allow_code=True) as model:
+        alike(model.predict({"left": LEFT, "right": RIGHT}), computed(network, LEFT, RIGHT))
+
+
+def test_a_torchscript_network_of_two_inputs(nets: Any, opened: Opened, tmp_path: Path) -> None:
+    network, _, _ = made(nets, "Two", tmp_path)
+    torch.jit.script(network).save(tmp_path / "two.ts")  # type: ignore[no-untyped-call]
+    bundle = opened(tmp_path / "two.ts", allow_code=True, input_shape=SHAPES)
+    with flambeau.load(bundle.path) as model:
+        alike(model.predict({"left": LEFT, "right": RIGHT}), computed(network, LEFT, RIGHT))
+
+
+# ONNX
+
+
+def test_a_graph_tells_names_dtypes_and_shapes_of_its_own(opened: Opened, tmp_path: Path) -> None:
+    tensor_bundles.write_graph(tmp_path / "several.onnx")
+    bundle = opened(tmp_path / "several.onnx")
+    assert bundle.manifest.inputs == (TensorSpec("a", "float32", (4,)), TensorSpec("b", "int64", (2, 3)))
+    given = {"a": np.array(LEFT, np.float32), "b": np.arange(12).reshape(2, 2, 3)}
+    expected = tensor_bundles.answers(given)
+    with flambeau.load(bundle.path) as model:
+        found = model.predict({name: each.tolist() for name, each in given.items()})
+    assert found["sums"] == expected["sums"].tolist()
+    np.testing.assert_allclose(found["scores"], expected["scores"], rtol=1e-5)
+
+
+def save(file: Path, nodes: list[Any], inputs: dict[str, Any], outputs: dict[str, Any], **weights: Any) -> Path:
+    def told(name: str, shape: Any) -> Any:
+        kind = TensorProto.INT64 if name in ("sr", "tokens") else TensorProto.FLOAT
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    graph = helper.make_graph(
+        nodes, "made", [told(*each) for each in inputs.items()], [told(*each) for each in outputs.items()],
+        [numpy_helper.from_array(np.asarray(each), name) for name, each in weights.items()],
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), file)
+    return file
+
+
+def test_an_input_that_is_one_for_all_rows_is_given_with_every_row(
+    opened: Opened, notes: list[str], tmp_path: Path
+) -> None:
+    nodes = [
+        helper.make_node("Cast", ["sr"], ["rate"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["x", "rate"], ["y"]),
+    ]
+    bundle = opened(save(tmp_path / "rate.onnx", nodes, {"x": ["n", 2], "sr": []}, {"y": ["n", 2]}))
+    assert any("one row at a time, for its input sr is one for all rows" in note for note in notes)
+    with flambeau.load(bundle.path) as model:
+        assert model.predict({"x": [[1, 2], [3, 4]], "sr": [10, 100]}) == [[10, 20], [300, 400]]
+        assert model.predict({"x": [1, 2], "sr": 3}) == [3, 6]
+
+
+def test_token_ids_of_any_length_are_a_graphs_own_affair(opened: Opened, tmp_path: Path) -> None:
+    table = np.random.default_rng(3).standard_normal((50, 4)).astype(np.float32)
+    nodes = [
+        helper.make_node("Gather", ["table", "tokens"], ["vectors"]),
+        helper.make_node("ReduceMean", ["vectors"], ["mean"], axes=[1], keepdims=0),
+    ]
+    outputs = {"vectors": ["n", "length", 4], "mean": ["n", 4]}
+    file = save(tmp_path / "tokens.onnx", nodes, {"tokens": ["n", "length"]}, outputs, table=table)
+    bundle = opened(file)
+    assert bundle.manifest.inputs == (TensorSpec("tokens", "int64", (-1,)),)
+    assert [spec.shape for spec in bundle.manifest.outputs] == [(-1, 4), (4,)]
+    with flambeau.load(bundle.path) as model:
+        for tokens in ([3, 14, 15, 49, 6], [7], list(range(40))):
+            found = model.predict(tokens)
+            np.testing.assert_allclose(found["mean"], table[tokens].mean(0), rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(found["vectors"], table[tokens], rtol=1e-6)
+
+
+def test_a_graph_of_a_free_length_may_be_held_to_one(opened: Opened, tmp_path: Path) -> None:
+    nodes = [helper.make_node("ReduceSum", ["x", "axis"], ["y"], keepdims=0)]
+    file = save(tmp_path / "sum.onnx", nodes, {"x": ["n", "t", 2]}, {"y": ["n", 2]}, axis=np.array([1]))
+    assert opened(file, input_shape=(3, 2)).manifest.inputs[0].shape == (3, 2)
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    with flambeau.load(opened(file).path) as model:
+        for length in (1, 3, 70_000):
+            rows = np.random.default_rng(length).standard_normal((1, length, 2)).astype(np.float32)
+            expected = session.run(None, {"x": rows})[0]
+            np.testing.assert_allclose(model.predict(rows.tolist()), expected, rtol=1e-3, atol=1e-3)
+        for wrong in ([], [[]], [[1, 2], [3]], [[1, 2, 3]], [[[[1, 2]]]], [[[1, 2]], [[1, 2], [3, 4]]]):
+            with pytest.raises(RequestError, match=r"input must be nested lists of shape \[any, 2\]") as caught:
+                model.predict(wrong)
+            assert caught.value.code == "invalid_tensor"
+
+
+# Lengths that are free
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "eager"])
+def test_a_series_of_any_length_through_an_lstm(
+    nets: Any, opened: Opened, notes: list[str], tmp_path: Path, engine: str
+) -> None:
+    network, file, options = made(nets, "Steps", tmp_path)
+    bundle = opened(file, input_shape=("steps", 4), **options)
+    assert (bundle.manifest.engine, bundle.manifest.export_error) == ("onnxruntime", None)
+    assert not notes or any("any length of 1 or more: tried with 8 and 13" in note for note in notes)
+    assert [spec.shape for spec in bundle.manifest.outputs] == [(2,), (-1, 1)]
+    with flambeau.load(bundle.path, allow_code=True, engine=engine) as model:
+        for length in (1, 3, 8, 50):
+            rows = np.random.default_rng(length).standard_normal((2, length, 4)).round(3).tolist()
+            expected = computed(network, rows)
+            found = model.predict(rows)
+            alike(found["last"], expected["last"])
+            alike(found["each"], expected["each"])
+            alike(model.predict(rows[0])["each"], expected["each"][0])
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "eager"])
+def test_the_least_length_of_a_convolution_is_found_and_told(
+    nets: Any, opened: Opened, tmp_path: Path, engine: str
+) -> None:
+    network, file, options = made(nets, "Wave", tmp_path)
+    bundle = opened(file, input_shape=(2, "samples"), **options)
+    assert bundle.manifest.inputs[0].least == 5
+    with flambeau.load(bundle.path, allow_code=True, engine=engine) as model:
+        for length in (5, 64, 999):
+            rows = np.random.default_rng(length).standard_normal((1, 2, length)).round(3).tolist()
+            alike(model.predict(rows), computed(network, rows))
+        with pytest.raises(RequestError) as caught:
+            model.predict([[1, 2, 3, 4], [1, 2, 3, 4]])
+    assert caught.value.message == (
+        "input must be nested lists of shape [2, 5 or more], or a list of those, but its shape is [2, 4]"
+    )
+
+
+def test_rows_of_several_lengths_at_once_get_their_own_answers(nets: Any, opened: Opened, tmp_path: Path) -> None:
+    """Those of one length are computed together, and never with others."""
+    from flambeau.serving.service import BlockingService, Service
+    from flambeau.settings.service import Settings
+    from flambeau.types import Options, Payload
+
+    network, file, options = made(nets, "Wave", tmp_path)
+    bundle = opened(file, input_shape=(2, "samples"), **options)
+    numbers = np.random.default_rng(0)
+    rows = [numbers.standard_normal((2, 5 + place % 4)).round(3).tolist() for place in range(24)]
+    payloads = [Payload("json", json.dumps(each).encode()) for each in rows]
+    service = BlockingService(lambda: Service([bundle], Settings(runner="processes", replicas=1, max_batch_size=24)))
+    try:
+        outcomes = service.call(lambda each: each.predict(each.get(), payloads, Options(), timeout=60.0))
+        taken = {"input": np.array(rows[:1], np.float32)}
+        inferred = service.call(lambda each: each.infer(each.get(), taken, timeout=60.0))
+        with pytest.raises(RequestError, match=r"must be float32 \[N, 2, 5 or more\], but .*\[1, 2, 3\]"):
+            service.call(lambda each: each.infer(each.get(), {"input": np.zeros((1, 2, 3), np.float32)}, timeout=60.0))
+    finally:
+        service.close()
+    for row, outcome in zip(rows, outcomes, strict=True):
+        assert not isinstance(outcome.result, RequestError)
+        alike(outcome.result.returned(), computed(network, [row])[0])
+    alike(inferred["output"], computed(network, rows[:1]))
+
+
+def test_a_network_of_one_length_is_not_said_to_take_any(nets: Any, opened: Opened, tmp_path: Path) -> None:
+    _, file, options = made(nets, "Tens", tmp_path)
+    with pytest.raises(SourceError, match=r"free axes are of 8, and not of 13.*without words, with --input-shape"):
+        opened(file, input_shape=("steps", 1), **options)
+
+
+def test_golden_samples_may_be_of_several_lengths(nets: Any, opened: Opened, tmp_path: Path) -> None:
+    _, file, options = made(nets, "Steps", tmp_path)
+    (tmp_path / "samples").mkdir()
+    for length in (2, 9):
+        text = json.dumps({"input": np.ones((length, 4)).tolist()})
+        (tmp_path / "samples" / f"{length}.json").write_text(text)
+    bundle = opened(file, input_shape=("steps", 4), samples=str(tmp_path / "samples"), **options)
+    flambeau.load(bundle.path, allow_code=True).close()
+    assert storage.SAMPLES in bundle.manifest.members
+
+
+def test_the_compiled_engine_says_that_it_takes_one_shape(nets: Any, opened: Opened, tmp_path: Path) -> None:
+    _, file, options = made(nets, "Steps", tmp_path)
+    bundle = opened(file, input_shape=("steps", 4), **options)
+    with pytest.raises(EngineError, match="needs inputs of one shape"):
+        flambeau.load(bundle.path, allow_code=True, engine="compile")

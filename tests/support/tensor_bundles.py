@@ -1,0 +1,78 @@
+"""A bundle of an ONNX graph with two named inputs and two named outputs, with torch's own numbers beside it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper
+from safetensors.numpy import save_file
+
+from flambeau.bundle import storage
+from flambeau.bundle.storage import Activation, Bundle, Manifest, Source, TensorConfig
+from flambeau.types import Tensors, TensorSpec
+
+WEIGHTS = np.random.default_rng(5).standard_normal((4, 3)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Several:
+    """`a` float32 [N, 4] and `b` int64 [N, 2, 3] to `sums` int64 [N, 2] and `scores` float32 [N, 3]."""
+
+    bundle: Bundle
+
+    def answers(self, tensors: Tensors) -> Tensors:
+        """What torch makes of the inputs."""
+        return answers(tensors)
+
+
+def answers(tensors: Tensors) -> Tensors:
+    a, b = torch.from_numpy(tensors["a"]), torch.from_numpy(tensors["b"])
+    scores = (a @ torch.from_numpy(WEIGHTS)) * b.sum((1, 2), keepdim=False)[:, None].float()
+    return {"sums": b.sum(2).numpy(), "scores": scores.numpy()}
+
+
+def write_graph(file: Path) -> None:
+    nodes = [
+        helper.make_node("ReduceSum", ["b", "last"], ["sums"], keepdims=0),
+        helper.make_node("ReduceSum", ["sums", "one"], ["total"], keepdims=1),
+        helper.make_node("Cast", ["total"], ["factor"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["a", "w"], ["product"]),
+        helper.make_node("Mul", ["product", "factor"], ["scores"]),
+    ]
+    held = [onnx.numpy_helper.from_array(array, name) for name, array in (
+        ("w", WEIGHTS), ("last", np.array([2], np.int64)), ("one", np.array([1], np.int64)),
+    )]  # fmt: skip
+    graph = helper.make_graph(
+        nodes, "several",
+        [helper.make_tensor_value_info("a", TensorProto.FLOAT, ["n", 4]),
+         helper.make_tensor_value_info("b", TensorProto.INT64, ["n", 2, 3])],
+        [helper.make_tensor_value_info("sums", TensorProto.INT64, ["n", 2]),
+         helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 3])],
+        held,
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), file)
+
+
+def several(folder: Path) -> Several:
+    """Write it as a build would."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_graph(folder / storage.ONNX)
+    numbers = np.random.default_rng(1)
+    given = {
+        "a": numbers.standard_normal((4, 4)).astype(np.float32),
+        "b": numbers.integers(0, 5, (4, 2, 3)).astype(np.int64),
+    }
+    probes = {f"input.{name}": each for name, each in given.items()}
+    probes |= {f"output.{name}": np.ascontiguousarray(each) for name, each in answers(given).items()}
+    save_file(probes, folder / storage.PROBES)
+    manifest = Manifest(
+        format=storage.FORMAT, name="several", flambeau="0", source=Source(kind="onnx", name="several.onnx"),
+        pipeline=TensorConfig(), engine="onnxruntime",
+        inputs=(TensorSpec("a", "float32", (4,)), TensorSpec("b", "int64", (2, 3))),
+        outputs=(TensorSpec("sums", "int64", (2,)), TensorSpec("scores", "float32", (3,))),
+        task="tensor", activation=Activation("none"),
+    )  # fmt: skip
+    storage.write_manifest(folder, manifest)
+    return Several(storage.read(folder))
