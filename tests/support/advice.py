@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from flambeau.builder.filled import Filled
-from flambeau.doctor import model
+from flambeau.doctor.checks import check_source
 from flambeau.errors import SetupError
 from flambeau.settings.service import Settings
 from flambeau.settings.source import SourceOptions
@@ -270,7 +270,7 @@ def _python_model(part: str, state: State, made: Made, inspected: str) -> str:
 
 def _doctored(file: Path) -> list[str]:
     """What `flambeau doctor FILE` says of the source that is not fine."""
-    found = model.look(SourceOptions(source=str(file)), Settings())
+    found = check_source(SourceOptions(source=str(file)), Settings())
     return [f"{each.found}: {each.advice}" for each in found if each.verdict != "fine"]
 
 

@@ -19,7 +19,7 @@ from flambeau.checkpoints import last_operation
 from flambeau.checkpoints.last_operation import Ending
 from flambeau.engines.onnxruntime import open_session
 from flambeau.errors import SourceError
-from flambeau.identify import sketches
+from flambeau.identify import unsupported
 from flambeau.settings.source import SourceOptions
 from flambeau.sources.request import BuildRequest
 from flambeau.types import TensorSpec
@@ -85,12 +85,14 @@ def _input(model: "onnx.ModelProto", file: Path) -> Any:
     if len(given) != 1 or not model.graph.output:
         taken = f"{len(given)} inputs ({', '.join(each.name for each in given[:8])})"
         answered = f"{len(model.graph.output)} outputs ({', '.join(each.name for each in model.graph.output[:8])})"
-        raise SourceError(f"{name} has {taken} and {answered}, and one tensor in is served: {sketches.ask(str(file))}")
+        raise SourceError(
+            f"{name} has {taken} and {answered}, and one tensor in is served: {unsupported.ask(str(file))}"
+        )
     kind = given[0].type.tensor_type.elem_type
     if kind != onnx.TensorProto.FLOAT:
         raise SourceError(
             f"the input of {name} is {onnx.TensorProto.DataType.Name(kind)}, and only float32 is served: "
-            f"{sketches.ask(str(file))}"
+            f"{unsupported.ask(str(file))}"
         )
     return given[0]
 
@@ -114,7 +116,7 @@ def _answer(
     if wanted in names and wanted not in arrays:
         raise SourceError(
             f"--output-name {wanted}: that output of {file.name} is no tensor but a sequence, as scikit-learn's "
-            f"converter writes probabilities: export it with zipmap=False, or {sketches.ask(str(file))}"
+            f"converter writes probabilities: export it with zipmap=False, or {unsupported.ask(str(file))}"
         )
     if wanted is not None and list(arrays) == [wanted]:
         return wanted
@@ -145,13 +147,13 @@ def _shape(value: Any, file: Path, options: SourceOptions) -> tuple[int | None, 
     sizes = [size.dim_value if size.HasField("dim_value") else None for size in value.type.tensor_type.shape.dim]
     if not sizes:
         raise SourceError(
-            f"{name} does not say the shape of its input: export it with one, or {sketches.ask(str(file))}"
+            f"{name} does not say the shape of its input: export it with one, or {unsupported.ask(str(file))}"
         )
     rows, *rest = sizes
     if rows not in (None, 1):
         raise SourceError(
             f"{name} takes {rows} rows at a time only: export it with a free number of rows, or "
-            f"{sketches.ask(str(file))}"
+            f"{unsupported.ask(str(file))}"
         )
     if options.input_shape is not None:
         fits = len(options.input_shape) == len(rest) and all(

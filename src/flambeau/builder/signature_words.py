@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from flambeau.errors import SourceError
-from flambeau.identify import sketches
+from flambeau.identify import unsupported
 
 _NAMED = 6
 
@@ -22,7 +22,7 @@ def require_one_input(network: nn.Module, name: str) -> None:
     if needed is None or len(needed) == 1:
         return
     taken = f"{len(needed)} inputs ({', '.join(needed[:_NAMED])})" if needed else "no input"
-    raise SourceError(f"{name} takes {taken}, and one tensor in is served: {sketches.AROUND}")
+    raise SourceError(f"{name} takes {taken}, and one tensor in is served: {unsupported.AROUND}")
 
 
 def require_decimals(network: nn.Module, name: str, shape: tuple[int, ...]) -> None:
@@ -39,7 +39,7 @@ def require_decimals(network: nn.Module, name: str, shape: tuple[int, ...]) -> N
         ):
             raise SourceError(
                 f"{name} looks its inputs up in a table of vectors, so it takes whole numbers such as token ids, and "
-                f"only decimal numbers are served: {sketches.AROUND}"
+                f"only decimal numbers are served: {unsupported.AROUND}"
             ) from None
         return
     except Exception:  # whoever computes it next says why

@@ -194,10 +194,10 @@ class _Build:
             self._step(f"fetching the weights of {architecture.name}")
             if architecture.registry != "torchvision":
                 raise SourceError(f"{architecture.name} has no weights to fetch: name a file with --weights")
-            from flambeau.architectures import torchvision_models
+            from flambeau.architectures.registries import TORCHVISION
             from flambeau.builder import networks
 
-            state, pipeline = torchvision_models.pretrained(architecture.name)
+            state, pipeline = TORCHVISION.pretrained(architecture.name)
             self._step("filling the network")
             filled = networks.pretrained(architecture, state, pipeline, order.options)
             return filled, Source(kind="pretrained", name=architecture.name)

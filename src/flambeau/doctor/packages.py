@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from flambeau.doctor.diagnosis import Finding
+from flambeau.doctor import Finding
 from flambeau.system.machine import pip_install
 
 _REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)\s*(?:(?:>=|==)\s*(?P<floor>[\d.]+))?")
@@ -57,7 +57,7 @@ def requirements() -> list[Requirement]:
     return found
 
 
-def look() -> Iterator[Finding]:
+def check_packages() -> Iterator[Finding]:
     """What is installed: one finding for what serving needs, one for each extra, and one for each that is wrong."""
     wanted = requirements()
     core = [each for each in wanted if each.extra is None]

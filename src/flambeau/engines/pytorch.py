@@ -81,7 +81,7 @@ def _filled(bundle: Bundle, wish: Wish) -> torch.nn.Module:
     # Set from the replica's own thread: OpenMP's thread count belongs to the thread that runs the operators.
     torch.set_num_threads(wish.threads)
     network = architectures.create(architecture, within=bundle.path, allow_code=wish.allow_code)
-    architectures.fill(network, load_file(bundle.member(WEIGHTS)), name=architecture.name)
+    architectures.load_weights(network, load_file(bundle.member(WEIGHTS)), name=architecture.name)
     return network
 
 
