@@ -16,7 +16,7 @@ from flambeau import checkpoints
 from flambeau.builder import parts
 from flambeau.errors import SourceError
 from flambeau.identify import detect, unsupported
-from flambeau.identify.finding import judge
+from flambeau.identify.finding import assess_graph
 from flambeau.settings.source import SourceOptions
 from flambeau.sources import request
 from flambeau.sources.inspection import inspect
@@ -50,13 +50,13 @@ def test_weights_beside_a_module_take_the_options_of_weights(tmp_path: Path) -> 
     """U5: what one sentence asked for was refused by the next as being of no effect."""
     file = tmp_path / "course.pth"
     torch.save({"classifier": LINE, "state_dict": LINE.state_dict()}, file)
-    order = request.order_for(SourceOptions(source=str(file), hidden_activation="relu", allow_code=True))
+    order = request.build_request(SourceOptions(source=str(file), hidden_activation="relu", allow_code=True))
     assert order.kind == "program"
     own = f"{corpus_nets.__file__}:Norms"
-    assert request.order_for(SourceOptions(source=str(file), arch=own, allow_code=True)).code is not None
+    assert request.build_request(SourceOptions(source=str(file), arch=own, allow_code=True)).code is not None
     torch.save({"model": LINE}, file)
     with pytest.raises(SourceError, match="--hidden-activation has no effect on"):
-        request.order_for(SourceOptions(source=str(file), hidden_activation="relu", allow_code=True))
+        request.build_request(SourceOptions(source=str(file), hidden_activation="relu", allow_code=True))
 
 
 def pruned(layer: nn.Module) -> None:
@@ -204,7 +204,7 @@ def test_names_of_a_file_become_literals_of_an_example_and_never_code(tmp_path: 
 )
 def test_a_graph_is_judged_as_the_build_judges_it(inputs: str, words: str) -> None:
     """U11: inspect prints a serve line for what serve takes, and for nothing else."""
-    judged = judge({"inputs": inputs, "outputs": "y float32[n, 3]"}, "a.onnx")
+    judged = assess_graph({"inputs": inputs, "outputs": "y float32[n, 3]"}, "a.onnx")
     assert (words in judged.needs) if words else judged.needs == ""
     assert bool(judged.example) == (bool(words) and "--input-shape" not in words and bool(inputs))
 

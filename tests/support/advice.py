@@ -22,7 +22,7 @@ from flambeau.errors import SetupError
 from flambeau.settings.service import Settings
 from flambeau.settings.source import SourceOptions
 from flambeau.sources import build_cache
-from flambeau.sources.request import BuildRequest, Failure, Imported
+from flambeau.sources.request import BuildFailure, BuildRequest, Imported
 from tests.support import ROOT
 from tests.support.corpus import Kind, Made
 
@@ -179,7 +179,7 @@ def command(*words: object, exported: bool = True) -> tuple[int, str]:
 
 def _build_here(
     order: BuildRequest, staging: Path, progress: Callable[[Any], None]
-) -> tuple[Failure | None, tuple[str, ...]]:
+) -> tuple[BuildFailure | None, tuple[str, ...]]:
     """As `flambeau.builder.__main__` does it."""
     from flambeau.builder.__main__ import _open
     from flambeau.builder.steps import build
@@ -189,7 +189,7 @@ def _build_here(
         opening = _open(order, staging)
         build(order, staging, opening=opening, say=lambda event: isinstance(event, Imported) or progress(event))
     except SetupError as error:
-        return Failure(type(error).__name__, str(error)), ()
+        return BuildFailure(type(error).__name__, str(error)), ()
     finally:
         if opening is not None:
             opening.close()

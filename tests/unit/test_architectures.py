@@ -18,7 +18,7 @@ from flambeau.bundle.storage import Architecture, CodeReference, Head, HeadLayer
 from flambeau.errors import SourceError
 from flambeau.pipelines.base import open_pipeline
 from flambeau.settings.source import SourceOptions
-from flambeau.sources.request import order_for
+from flambeau.sources.request import build_request
 from flambeau.types import Payload, TensorSpec
 from tests.support.photographs import encoded, photograph
 
@@ -114,7 +114,7 @@ def test_a_name_is_looked_up_in_the_libraries_in_turn(name: str, registry: str, 
 def test_a_network_of_either_library_can_be_the_source(source: str, tmp_path: Path) -> None:
     weights = tmp_path / "weights.safetensors"
     save_file({"fc.weight": torch.zeros(2, 2)}, weights)
-    assert order_for(SourceOptions(source=source, weights=str(weights))).architecture == source
+    assert build_request(SourceOptions(source=source, weights=str(weights))).architecture == source
 
 
 @pytest.mark.parametrize(

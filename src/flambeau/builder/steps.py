@@ -27,7 +27,7 @@ from flambeau.bundle.storage import ImageConfig, Manifest, Source
 from flambeau.errors import SourceError
 from flambeau.pipelines.base import Pipeline, open_pipeline
 from flambeau.sources import request
-from flambeau.sources.request import Advance, BuildRequest, Event, Imported, Note, Step
+from flambeau.sources.request import Advance, BuildRequest, BuildStep, Event, Imported, Note
 from flambeau.system.process import give_memory_back
 from flambeau.system.staging import no_space
 from flambeau.tasks import TASKS, TaskName
@@ -181,7 +181,7 @@ class _Build:
 
     def _step(self, what: str) -> None:
         self._number += 1
-        self._say(Step(self._number, self.STEPS, what))
+        self._say(BuildStep(self._number, self.STEPS, what))
 
     def _tell(self, text: str) -> None:
         self._say(Note(text))

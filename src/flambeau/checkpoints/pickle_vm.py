@@ -203,22 +203,22 @@ _OF_TORCH = {
 }  # fmt: skip
 """The operations that `torch.load(weights_only=True)` knows."""
 
-_Operation = Callable[[_Machine, Any], Any]
+_PickleOperation = Callable[[_Machine, Any], Any]
 
 
-def _constant(value: Any) -> _Operation:
+def _constant(value: Any) -> _PickleOperation:
     return lambda machine, _: machine.push(value)
 
 
-def _fresh(make: Callable[[], Any]) -> _Operation:
+def _fresh(make: Callable[[], Any]) -> _PickleOperation:
     return lambda machine, _: machine.push(make())
 
 
-def _tuple_of(count: int) -> _Operation:
+def _tuple_of(count: int) -> _PickleOperation:
     return lambda machine, _: machine.tuple_of(count)
 
 
-_OPERATIONS: dict[str, _Operation] = {
+_OPERATIONS: dict[str, _PickleOperation] = {
     **dict.fromkeys(("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"), _Machine.push),
     **dict.fromkeys(("FLOAT", "BINFLOAT", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"), _Machine.push),
     **dict.fromkeys(("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), _Machine.text),

@@ -13,7 +13,7 @@ from rich.text import Text
 from flambeau.offline.entries import shown
 from flambeau.offline.job import Tally
 from flambeau.offline.rows import Lines, Row
-from flambeau.sources.request import Advance, Note, Step
+from flambeau.sources.request import Advance, BuildStep, Note
 from flambeau.tasks import TASKS, TaskName
 from flambeau.telemetry import logs
 
@@ -40,10 +40,10 @@ class ProgressBar:
             console=console,
             transient=True,
         )
-        self._started = self._told = time.monotonic()
+        self._started = self._last_line = time.monotonic()
 
     def __enter__(self) -> "ProgressBar":
-        self._started = self._told = time.monotonic()
+        self._started = self._last_line = time.monotonic()
         if self._moves:
             self._progress.start()
             self._task = self._progress.add_task(
@@ -64,8 +64,8 @@ class ProgressBar:
         if self._moves:
             rate = f"{self.rate():.0f} rows/s"
             self._progress.update(self._task, completed=tally.rows, rate=rate, errors=errors)
-        elif time.monotonic() - self._told >= _SECONDS_BETWEEN_LINES:
-            self._told = time.monotonic()
+        elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
             of = "" if self._total is None else f" of {self._total}"
             left = "" if self._total is None else f", {_clock((self._total - tally.rows) / self.rate())} left"
             click.echo(f"{tally.rows}{of} rows, {errors or 'no errors'}, {self.rate():.1f} rows/s{left}", err=True)
@@ -149,7 +149,7 @@ class ShowProgress:
         self._since: float | None = None
         self._tenths = 0
 
-    def __call__(self, event: Step | Advance | Note) -> None:
+    def __call__(self, event: BuildStep | Advance | Note) -> None:
         if isinstance(event, Advance):
             self._advance(event.share)
         elif isinstance(event, Note):

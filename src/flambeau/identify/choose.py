@@ -15,7 +15,7 @@ from flambeau.identify.naming import Names
 _NAMED = 3
 
 
-class _Asked(msgspec.Struct, frozen=True):
+class _Requested(msgspec.Struct, frozen=True):
     registry: Registry
     name: str
 
@@ -60,7 +60,7 @@ def find(
 
 def _of_children(
     names: Names,
-    asked: _Asked | None,
+    asked: _Requested | None,
     activation: str | None,
     registries: tuple[Registry, ...],
     args: dict[str, Any],
@@ -83,17 +83,17 @@ def _of_children(
     return None
 
 
-def _look_up(wanted: str, registries: tuple[Registry, ...]) -> _Asked | None:
+def _look_up(wanted: str, registries: tuple[Registry, ...]) -> _Requested | None:
     """The architecture of that name."""
     asked, _, name = wanted.rpartition("/")
     for registry in registries:
         if asked in ("", registry) and name in index.facts(registry).architectures:
-            return _Asked(registry, name)
+            return _Requested(registry, name)
     return None
 
 
 def _sort(
-    names: Names, asked: _Asked | None, activation: str | None, registries: tuple[Registry, ...]
+    names: Names, asked: _Requested | None, activation: str | None, registries: tuple[Registry, ...]
 ) -> tuple[list[ArchitectureMatch], list[Mismatch]]:
     matches: list[ArchitectureMatch] = []
     refusals: list[Mismatch] = []
@@ -113,7 +113,7 @@ def _sort(
     return matches, refusals
 
 
-def _fit(matches: list[ArchitectureMatch], names: Names, asked: _Asked | None, args: dict[str, Any]) -> Identified:
+def _fit(matches: list[ArchitectureMatch], names: Names, asked: _Requested | None, args: dict[str, Any]) -> Identified:
     """Averaged weights before others, own sizes before resized ones, and libraries in the order of preference."""
     matches.sort(
         key=lambda each: (
@@ -155,11 +155,11 @@ def _fit(matches: list[ArchitectureMatch], names: Names, asked: _Asked | None, a
     return Identified(fit, notes=tuple(notes))
 
 
-def _names(found: ArchitectureMatch, asked: _Asked | None) -> tuple[str, ...]:
+def _names(found: ArchitectureMatch, asked: _Requested | None) -> tuple[str, ...]:
     return (asked.name,) if asked else index.names_of(found.candidate.registry, found.candidate.number)
 
 
-def _why(name: str, registry: Registry, others: list[str], asked: _Asked | None) -> str:
+def _why(name: str, registry: Registry, others: list[str], asked: _Requested | None) -> str:
     if asked or not others:
         return f"{name} was asked for" if asked else ""
     more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
@@ -176,7 +176,7 @@ def _pipeline(registry: Registry, name: str, size: int | None) -> ImageConfig:
     return msgspec.structs.replace(own, resize=size, crop=size) if size and size != own.crop else own
 
 
-def _asked_in_vain(names: Names, asked: _Asked, args: dict[str, Any], refusals: list[Mismatch]) -> Identified:
+def _asked_in_vain(names: Names, asked: _Requested, args: dict[str, Any], refusals: list[Mismatch]) -> Identified:
     prefix = nearest.best_prefix(names, asked.registry, asked.name)
     _, miss = nearest.compare(names, prefix, asked.registry, asked.name)
     if args.keys() - {"num_classes"} and (fit := _unseen(names, asked, args, prefix)):
@@ -184,7 +184,7 @@ def _asked_in_vain(names: Names, asked: _Asked, args: dict[str, Any], refusals: 
     return Identified(None, (miss,), nearest.asked_in_vain(miss, refusals))
 
 
-def _unseen(names: Names, asked: _Asked, args: dict[str, Any], prefix: str) -> Fit | None:
+def _unseen(names: Names, asked: _Requested, args: dict[str, Any], prefix: str) -> Fit | None:
     """A network whose arguments change its shapes, as the index cannot know: filling it shows whether it fits."""
     network = index.facts(asked.registry).networks[asked.number]
     inside = names.within(prefix)

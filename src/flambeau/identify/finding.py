@@ -118,14 +118,14 @@ def task_of_graph(facts: Mapping[str, str]) -> str:
 _END = re.compile(r"(.+?) (\w+|\?)\[([^\[\]]*)\](?:, |$)")
 
 
-class Judged(msgspec.Struct, frozen=True):
+class GraphAssessment(msgspec.Struct, frozen=True):
     """`needs` is why a graph cannot be served as it is, and what to do; `example` a Python model that serves it."""
 
     needs: str = ""
     example: str = ""
 
 
-def judge(facts: Mapping[str, str], file: str) -> Judged:
+def assess_graph(facts: Mapping[str, str], file: str) -> GraphAssessment:
     """Whether a graph with these `inputs` is served. `file` is its path, for the Python model."""
     inputs = [(found[1], found[2], found[3]) for found in _END.finditer(facts.get("inputs", ""))]
     outputs = [found[1] for found in _END.finditer(facts.get("outputs", ""))]
@@ -144,12 +144,12 @@ def judge(facts: Mapping[str, str], file: str) -> Judged:
     free = [size for size in sizes if not size.isdigit()]
     pictures = len(sizes) == 3 and sizes[0] in ("1", "3") and len(free) == 2 and sizes[0] not in free
     if free and not pictures:
-        return Judged(f"it takes inputs of free shape [{text}]: say the shape of one item with --input-shape")
-    return Judged()
+        return GraphAssessment(f"it takes inputs of free shape [{text}]: say the shape of one item with --input-shape")
+    return GraphAssessment()
 
 
-def _around(why: str, file: str, inputs: list[tuple[str, str, str]]) -> Judged:
+def _around(why: str, file: str, inputs: list[tuple[str, str, str]]) -> GraphAssessment:
     known = {"float16", "float32", "float64", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"}
     if not inputs or any(dtype not in known for _, dtype, _ in inputs):
-        return Judged(f"{why}; {unsupported.AROUND}")
-    return Judged(f"{why}; {unsupported.PRINTED}", unsupported.graph_sketch(file, inputs))
+        return GraphAssessment(f"{why}; {unsupported.AROUND}")
+    return GraphAssessment(f"{why}; {unsupported.PRINTED}", unsupported.graph_sketch(file, inputs))

@@ -16,7 +16,7 @@ from flambeau.checkpoints.allowlist import ITEM_SIZES
 from flambeau.checkpoints.report import Report, TensorMapping
 from flambeau.errors import SourceError
 from flambeau.identify import unsupported
-from flambeau.identify.finding import ONE_OUTPUT, Fit, Near, Published, asks, judge, task_of_fit, task_of_graph
+from flambeau.identify.finding import ONE_OUTPUT, Fit, Near, Published, asks, assess_graph, task_of_fit, task_of_graph
 from flambeau.sources import request
 
 
@@ -75,8 +75,8 @@ def inspect(path: Path, *, weights_key: str | None = None, arch: str | None = No
     needs, example, task = "", "", ""
     if report.format == "onnx":
         task = task_of_graph(report.facts)
-        judged = judge(report.facts, str(path.resolve()))
-        needs, example = judged.needs, judged.example
+        assessment = assess_graph(report.facts, str(path.resolve()))
+        needs, example = assessment.needs, assessment.example
     elif report.format != "bundle":
         try:
             checkpoints.choose(report, weights_key)
