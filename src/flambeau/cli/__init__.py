@@ -12,7 +12,6 @@ import sys
 
 import click
 
-from flambeau.cli.terminal import printable
 from flambeau.errors import SetupError
 from flambeau.system.process import NO_TELEMETRY, open_standard_streams
 from flambeau.telemetry import logs, stderr_capture
@@ -79,6 +78,8 @@ def main() -> None:
         if logs.in_json():
             logs.event(str(error), level=logging.ERROR, exit=error.exit_code)
         else:
+            from flambeau.cli.terminal import printable
+
             click.echo(f"flambeau: {printable(str(error))}", err=True)
         sys.exit(error.exit_code)
     except click.Abort:

@@ -15,7 +15,8 @@ from rich.console import Console
 
 from flambeau.bundle.storage import Bundle, ImageConfig, PythonConfig, TensorConfig
 from flambeau.cli.options import HELP, SettingOption, SettingsCommand, source_options
-from flambeau.cli.terminal import ProgressBar, ShowProgress, StreamSink, TableSink, number_of
+from flambeau.cli.predict_output import ProgressBar, StreamSink, TableSink, number_of
+from flambeau.cli.terminal import ShowProgress
 from flambeau.errors import ConfigError, SetupError
 from flambeau.offline import job, parquet
 from flambeau.offline.entries import InputEntry, Wanted, WantedKind
