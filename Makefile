@@ -21,7 +21,7 @@ help:
 	@echo "make bench   measure it against its peers, which are installed first   (BENCH_ARGS='--quick')"
 	@echo "make bench-micro   measure the parts of a request: decoding, frames, queue, JSON   (BENCH_ARGS='--json')"
 	@echo "make screenshots   take the pictures of the page in docs/screenshots anew, with a real browser"
-	@echo "make lint    ruff, mypy, import-linter   make format      let ruff mend what it can"
+	@echo "make lint    ruff, names, mypy, import-linter   make format      let ruff mend what it can"
 	@echo "make docs    write the tables of docs/configuration.md from the table of settings"
 	@echo "make venv    only make the environment in .venv"
 
@@ -54,6 +54,7 @@ screenshots: $(VENV)/.installed-test
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python scripts/check_names.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

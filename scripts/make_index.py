@@ -23,14 +23,15 @@ import msgspec
 import torch
 from torch import nn
 
-from flambeau.architectures import efficientnet_lite, torchvision_compat, torchvision_models
-from flambeau.architectures.meta_init import hollow
+from flambeau.architectures import efficientnet_lite, torchvision_compat
+from flambeau.architectures.meta_init import meta_init
+from flambeau.architectures.registries import TORCHVISION
 from flambeau.bundle.storage import HeadLayer, ImageConfig
 from flambeau.identify.index import (
     CLASSES,
     COUNTER,
     REGISTRIES,
-    Block,
+    HeadBlock,
     Index,
     LayerPlace,
     Network,
@@ -152,7 +153,7 @@ def look_at(construct: Constructor, size: int) -> Found | None:
 def made(construct: Constructor, **args: Any) -> nn.Module:
     """The network: without numbers, or, where its constructor mixes parameters with others, with nothing but shapes."""
     try:
-        with hollow():
+        with meta_init():
             return construct(**args)
     except (NotImplementedError, RuntimeError):
         with torch.device("meta"):
@@ -187,7 +188,7 @@ def find_positions(construct: Constructor, shapes: dict[str, Shape], size: int) 
     return None
 
 
-def find_block(network: nn.Module, head: str) -> Block | None:
+def find_block(network: nn.Module, head: str) -> HeadBlock | None:
     """The `nn.Sequential` that has the head for a layer."""
     path = head.rpartition(".")[0]
     block = network.get_submodule(path)
@@ -196,7 +197,7 @@ def find_block(network: nn.Module, head: str) -> Block | None:
     layers = tuple(LayerPlace(name, *kind_of(layer)) for name, layer in block.named_children())
     working = [layer for layer in layers if layer.kind != "identity"]
     flat = working[0].kind == "linear"
-    return Block(path, flat, layers)
+    return HeadBlock(path, flat, layers)
 
 
 def kind_of(layer: nn.Module) -> tuple[str, Shape]:
@@ -243,7 +244,7 @@ def of_torchvision() -> Architectures:
 
     for name in models.list_models(module=models):
         entries = models.get_model_weights(name)
-        pipeline = torchvision_models.pipeline_of(getattr(entries, "IMAGENET1K_V1", entries.DEFAULT))
+        pipeline = TORCHVISION.pipeline_of(getattr(entries, "IMAGENET1K_V1", entries.DEFAULT))
         args: dict[str, Any] = {"weights": None}
         if name in ("googlenet", "inception_v3"):
             args["init_weights"] = False
@@ -302,7 +303,7 @@ def published_by_torchvision() -> Published:
         for entry in models.get_model_weights(name):
             digits = Path(entry.url).stem.rpartition("-")[2]
             if len(digits) >= 8 and not set(digits) - set("0123456789abcdef"):
-                yield digits, str(entry), name, torchvision_models.pipeline_of(entry)
+                yield digits, str(entry), name, TORCHVISION.pipeline_of(entry)
             else:
                 print(f"{entry}: its file's name, {Path(entry.url).name}, has no hash", file=sys.stderr)
 

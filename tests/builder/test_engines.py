@@ -318,7 +318,7 @@ OFF = Agreement(samples=2, difference=0.02, same_top_class=True)
     ],
 )  # fmt: skip
 def test_auto_takes_the_fastest_that_agrees_and_is_worth_it(tried: list[Trial], taken: str | None, why: str) -> None:
-    found, sentence = benchmark.judge(tried)
+    found, sentence = benchmark.select_engine(tried)
     assert found == taken
     assert why in sentence
 
@@ -360,14 +360,14 @@ def test_a_build_tries_the_engines_and_keeps_the_figures(default_bundle: Bundle)
     assert found is not None
     assert [each.engine for each in found.engines] == ["onnxruntime", "openvino"]
     assert all(each.ms.keys() == {1, 8} and each.agreement and each.agreement.holds for each in found.engines)
-    assert benchmark.judge(found.engines) == (default_bundle.manifest.engine, found.why)
+    assert benchmark.select_engine(found.engines) == (default_bundle.manifest.engine, found.why)
     assert found.processor == machine.processor()
 
 
 def test_the_cache_knows_the_processor_that_the_choice_was_measured_on(
     default_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order = build_cache.order_for(SourceOptions())
+    order = build_cache.build_request(SourceOptions())
     here = build_cache._key(order)
     monkeypatch.setattr(machine, "processor", lambda: "another")
     assert build_cache._key(order) != here

@@ -19,7 +19,7 @@ from flambeau.answers import agreement
 from flambeau.builder.optimise import optimise
 from flambeau.bundle import storage
 from flambeau.bundle.storage import ONNX, OPTIMISED_ONNX, Bundle, Optimised, split_probes
-from flambeau.engines import optimised
+from flambeau.engines import base
 from flambeau.engines.base import Engine
 from flambeau.errors import BundleError
 from flambeau.runners.base import ReplicaSpec
@@ -59,7 +59,7 @@ def mapped(opened: Bundle) -> bool:
 
 
 def test_a_session_maps_the_weights_of_the_optimised_graph(default_bundle: Bundle) -> None:
-    assert optimised.usable(default_bundle.manifest)
+    assert base.may_run_optimised(default_bundle.manifest)
     with loaded(default_bundle), loaded(default_bundle, alone=True):
         assert mapped(default_bundle)
 

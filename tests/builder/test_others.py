@@ -15,8 +15,8 @@ import corpus_nets
 from flambeau import checkpoints
 from flambeau.builder import parts
 from flambeau.errors import SourceError
-from flambeau.identify import detect, sketches, unsupported
-from flambeau.identify.expected_task import judge
+from flambeau.identify import detect, unsupported
+from flambeau.identify.finding import assess_graph
 from flambeau.settings.source import SourceOptions
 from flambeau.sources import request
 from flambeau.sources.inspection import inspect
@@ -50,13 +50,13 @@ def test_weights_beside_a_module_take_the_options_of_weights(tmp_path: Path) -> 
     """U5: what one sentence asked for was refused by the next as being of no effect."""
     file = tmp_path / "course.pth"
     torch.save({"classifier": LINE, "state_dict": LINE.state_dict()}, file)
-    order = request.order_for(SourceOptions(source=str(file), hidden_activation="relu", allow_code=True))
+    order = request.build_request(SourceOptions(source=str(file), hidden_activation="relu", allow_code=True))
     assert order.kind == "program"
     own = f"{corpus_nets.__file__}:Norms"
-    assert request.order_for(SourceOptions(source=str(file), arch=own, allow_code=True)).code is not None
+    assert request.build_request(SourceOptions(source=str(file), arch=own, allow_code=True)).code is not None
     torch.save({"model": LINE}, file)
     with pytest.raises(SourceError, match="--hidden-activation has no effect on"):
-        request.order_for(SourceOptions(source=str(file), hidden_activation="relu", allow_code=True))
+        request.build_request(SourceOptions(source=str(file), hidden_activation="relu", allow_code=True))
 
 
 def pruned(layer: nn.Module) -> None:
@@ -154,7 +154,7 @@ def test_every_network_without_a_task_is_named_with_its_classes() -> None:
         assert (found.known.task, found.known.classes) == (other.task, 7 if other.classes else None)
         assert f"this is torchvision's {found.known.names[0]}" in found.advice
         assert f"{other.task} is not served yet" in found.advice
-        example = sketches.of_images(found.known, "a.pth", ())
+        example = unsupported.image_sketch(found.known, "a.pth", ())
         assert bool(example) == (other.task not in ("video classification", "optical flow"))
         ast.parse(example)
 
@@ -167,14 +167,14 @@ def test_a_segmenter_with_its_head_for_training_is_made_with_it() -> None:
         network = models.segmentation.fcn_resnet50(weights=None, weights_backbone=None, num_classes=3, aux_loss=True)
     known = detect(described(dict(network.state_dict()))).known
     assert known is not None
-    assert "aux_loss=True" in sketches.of_images(known, "a.pth", ("model",))
+    assert "aux_loss=True" in unsupported.image_sketch(known, "a.pth", ("model",))
 
 
 def test_names_of_a_file_become_literals_of_an_example_and_never_code(tmp_path: Path) -> None:
     """U7, U11: a Python model is printed to be run, and the names in it are a stranger's."""
     evil = 'x"]); import os; os.system("touch canary"); ("'
     inputs = [(evil, "float32", "n, 4"), ("it's", "int64", ""), ("line\nbreak", "float32", "n")]
-    text = sketches.of_graph("a'b.onnx", inputs)
+    text = unsupported.graph_sketch("a'b.onnx", inputs)
     calls = {
         node.func.attr
         for node in ast.walk(ast.parse(text))
@@ -183,7 +183,7 @@ def test_names_of_a_file_become_literals_of_an_example_and_never_code(tmp_path: 
     assert "system" not in calls
     assert evil in {node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)}
     known = unsupported.Known(("fcn_resnet50",), "semantic segmentation", "p'q.", 3, False)
-    tree = ast.parse(sketches.of_images(known, "a'b.pth", ("key'], exit(), ['",)))
+    tree = ast.parse(unsupported.image_sketch(known, "a'b.pth", ("key'], exit(), ['",)))
     names = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     assert "exit" not in names
 
@@ -207,13 +207,13 @@ def test_names_of_a_file_become_literals_of_an_example_and_never_code(tmp_path: 
 )
 def test_a_graph_is_judged_as_the_build_judges_it(inputs: str, words: str) -> None:
     """U11: inspect prints a serve line for what serve takes, and for nothing else."""
-    judged = judge({"inputs": inputs, "outputs": "y float32[n, 3]"}, "a.onnx")
+    judged = assess_graph({"inputs": inputs, "outputs": "y float32[n, 3]"}, "a.onnx")
     assert (words in judged.needs) if words else judged.needs == ""
     assert bool(judged.example) == (bool(words) and bool(inputs))
 
 
 def test_what_is_no_number_to_numpy_needs_a_python_model_of_ones_own() -> None:
-    judged = judge({"inputs": "x string[n, 4]", "outputs": "y float32[n, 3]"}, "a.onnx")
+    judged = assess_graph({"inputs": "x string[n, 4]", "outputs": "y float32[n, 3]"}, "a.onnx")
     assert "its input x is string, and numbers of at most 64 bits are served" in judged.needs
     assert not judged.example
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from flambeau import engines
 from flambeau.answers import agreement
-from flambeau.architectures import torchvision_models
+from flambeau.architectures.registries import TORCHVISION
 from flambeau.builder import shared_weights
 from flambeau.builder.quantise import quantise
 from flambeau.builder.shared_weights import scale_of
@@ -50,7 +50,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ResNet-18 of 47 MB."""
     torch.manual_seed(0)
     file = tmp_path_factory.mktemp("checkpoint") / "resnet18.pth"
-    torch.save(trained(torchvision_models.constructor("resnet18")()).state_dict(), file)
+    torch.save(trained(TORCHVISION.constructor("resnet18")()).state_dict(), file)
     return file
 
 

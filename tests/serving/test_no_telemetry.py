@@ -55,10 +55,9 @@ class Net(torch.nn.Module):
         return self.fc(x)
 """
 CHILD = """
-from flambeau.doctor.child import ProbeProcess
-from flambeau.doctor.model import Rehearsed
+from flambeau.doctor.probes import LoadResult, ProbeProcess
 
-print(ProbeProcess("telling_child", Rehearsed, seconds=60).answer())
+print(ProbeProcess("telling_child", LoadResult, seconds=60).answer())
 """
 ELSEWHERE = """
 import json, os, sys

@@ -17,12 +17,12 @@ import pytest
 from click.testing import CliRunner
 
 from flambeau.builder.filled import Filled
-from flambeau.doctor import model
+from flambeau.doctor.checks import check_source
 from flambeau.errors import SetupError
 from flambeau.settings.service import Settings
 from flambeau.settings.source import SourceOptions
 from flambeau.sources import build_cache
-from flambeau.sources.request import BuildRequest, Failure, Imported
+from flambeau.sources.request import BuildFailure, BuildRequest, Imported
 from tests.support import ROOT
 from tests.support.corpus import Kind, Made
 
@@ -179,7 +179,7 @@ def command(*words: object, exported: bool = True) -> tuple[int, str]:
 
 def _build_here(
     order: BuildRequest, staging: Path, progress: Callable[[Any], None]
-) -> tuple[Failure | None, tuple[str, ...]]:
+) -> tuple[BuildFailure | None, tuple[str, ...]]:
     """As `flambeau.builder.__main__` does it."""
     from flambeau.builder.__main__ import _open
     from flambeau.builder.steps import build
@@ -189,7 +189,7 @@ def _build_here(
         opening = _open(order, staging)
         build(order, staging, opening=opening, say=lambda event: isinstance(event, Imported) or progress(event))
     except SetupError as error:
-        return Failure(type(error).__name__, str(error)), ()
+        return BuildFailure(type(error).__name__, str(error)), ()
     finally:
         if opening is not None:
             opening.close()
@@ -270,7 +270,7 @@ def _python_model(part: str, state: State, made: Made, inspected: str) -> str:
 
 def _doctored(file: Path) -> list[str]:
     """What `flambeau doctor FILE` says of the source that is not fine."""
-    found = model.look(SourceOptions(source=str(file)), Settings())
+    found = check_source(SourceOptions(source=str(file)), Settings())
     return [f"{each.found}: {each.advice}" for each in found if each.verdict != "fine"]
 
 

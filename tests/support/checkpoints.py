@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from flambeau.architectures import efficientnet_lite, timm_models, torchvision_compat, torchvision_models
-from flambeau.architectures.meta_init import NotHollow, hollow, require_numbers
+from flambeau.architectures import efficientnet_lite, torchvision_compat
+from flambeau.architectures.meta_init import MetaInitError, meta_init, require_numbers
+from flambeau.architectures.registries import TIMM, TORCHVISION
 from flambeau.checkpoints.report import TensorInfo
 
 State = dict[str, torch.Tensor]
@@ -55,16 +56,16 @@ class Case:
     @cached_property
     def own(self) -> State:
         """The tensors of the network under its own names, without numbers."""
-        with hollow():
+        with meta_init():
             return dict(self.make().state_dict())
 
     def network(self) -> nn.Module:
         """The network with numbers, in evaluation mode; the same every time."""
         try:
-            with hollow():
+            with meta_init():
                 network = self.make().eval()
             require_numbers(network)
-        except NotHollow:
+        except MetaInitError:
             network = self.make().eval()
         for module in network.modules():
             for name, parameter in list(module.named_parameters(recurse=False)):
@@ -183,21 +184,21 @@ _WAYS: tuple[tuple[str, Change, Callable[[State], object]], ...] = (
 
 def every_torchvision_model() -> Iterator[Case]:
     """Each of them, in one way after another."""
-    for number, name in enumerate(torchvision_models.names()):
+    for number, name in enumerate(TORCHVISION.names()):
         way, change, wrap = _WAYS[number % len(_WAYS)]
         classes = 2 + number
-        make = partial(torchvision_models.constructor(name), num_classes=classes)
+        make = partial(TORCHVISION.constructor(name), num_classes=classes)
         yield Case(f"{name}, {way}", make, name, classes, change, wrap)
 
 
 def model(name: str, path: str = "", put: Maker = nn.Identity, **args: Any) -> Maker:
     """The maker of a torchvision model, with something else put at a path."""
-    return _replaced(partial(torchvision_models.constructor(name), **args), path, put)
+    return _replaced(partial(TORCHVISION.constructor(name), **args), path, put)
 
 
 def timm_model(name: str, path: str = "", put: Maker = nn.Identity, **args: Any) -> Maker:
     """The same of timm's."""
-    return _replaced(partial(timm_models.constructor(name), **args), path, put)
+    return _replaced(partial(TIMM.constructor(name), **args), path, put)
 
 
 def _replaced(construct: Maker, path: str, put: Maker) -> Maker:

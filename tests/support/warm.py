@@ -26,7 +26,7 @@ import pytest
 
 from flambeau.sources import build_cache
 from flambeau.sources.build_cache import Progress
-from flambeau.sources.request import BuildRequest, Event, Failure, Imported
+from flambeau.sources.request import BuildFailure, BuildRequest, Event, Imported
 from tests.support import ROOT
 
 THEIRS = ("", str(ROOT), str(ROOT / "tests" / "networks"))
@@ -99,7 +99,7 @@ def _command(words: list[str], serves: bool, here: str, environment: Mapping[str
 
 def run_build(
     order: BuildRequest, folder: Path, progress: Progress, *, forks: ForkContext | ForkServerContext | None = None
-) -> tuple[Failure | None, tuple[str, ...]]:
+) -> tuple[BuildFailure | None, tuple[str, ...]]:
     """In the place of `flambeau.sources.build_cache._run_build_process`: fill the folder. Gives why not, and what was
     imported."""
     forks = forks or _forks()
@@ -108,13 +108,13 @@ def run_build(
     process = forks.Process(target=_main, args=given, daemon=True)
     process.start()
     send.close()
-    failure: Failure | None = None
+    failure: BuildFailure | None = None
     imported: tuple[str, ...] = ()
     try:
         with receive, open(receive.fileno(), "rb", closefd=False) as lines:
             for line in lines:
                 event = msgspec.json.decode(line, type=Event)
-                if isinstance(event, Failure):
+                if isinstance(event, BuildFailure):
                     failure = event
                 elif isinstance(event, Imported):
                     imported = event.files
@@ -126,7 +126,7 @@ def run_build(
     finally:
         process.join()
     if failure is None and process.exitcode:
-        failure = Failure("SourceError", f"the build process ended with {process.exitcode}")
+        failure = BuildFailure("SourceError", f"the build process ended with {process.exitcode}")
     return failure, imported
 
 

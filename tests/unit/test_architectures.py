@@ -9,16 +9,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from flambeau import architectures
-from flambeau.architectures import efficientnet_lite, torchvision_models
-from flambeau.architectures.meta_init import NotHollow, hollow, require_numbers
+from flambeau import architectures, identify
+from flambeau.architectures.meta_init import MetaInitError, meta_init, require_numbers
+from flambeau.architectures.registries import TORCHVISION
 from flambeau.builder import labels
 from flambeau.bundle import storage
 from flambeau.bundle.storage import Architecture, CodeReference, Head, HeadLayer
 from flambeau.errors import SourceError
 from flambeau.pipelines.base import open_pipeline
 from flambeau.settings.source import SourceOptions
-from flambeau.sources.request import order_for
+from flambeau.sources.request import build_request
 from flambeau.types import Payload, TensorSpec
 from tests.support.photographs import encoded, photograph
 
@@ -29,12 +29,12 @@ def test_efficientnet_lite0_takes_its_published_weights_and_knows_an_egyptian_ca
     network = architectures.create(architectures.find("efficientnet_lite0"))
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     assert weights.keys() == network.state_dict().keys()
-    architectures.fill(network, weights, name="efficientnet_lite0")
+    architectures.load_weights(network, weights, name="efficientnet_lite0")
     assert not any(parameter.requires_grad for parameter in network.parameters())
     assert not network.training
     names = labels.load("imagenet", outputs=1000)
     prepare = open_pipeline(
-        efficientnet_lite.pipeline_for("efficientnet_lite0"), labels=names,
+        identify.pipeline_for("flambeau", "efficientnet_lite0"), labels=names,
         inputs=[TensorSpec("input", "float32", (3, 224, 224))], outputs=[TensorSpec("output", "float32", (1000,))],
     )  # fmt: skip
     image = prepare.preprocess(Payload("file", encoded(photograph("chelsea"))))["input"]
@@ -56,17 +56,17 @@ def test_the_lite_family_has_the_published_numbers_of_parameters(name: str, mill
     with torch.device("meta"):
         network = architectures.create(architectures.find(name))
     assert sum(parameter.numel() for parameter in network.parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
-    size = efficientnet_lite.pipeline_for(name).crop
+    size = identify.pipeline_for("flambeau", name).crop
     with torch.device("meta"):
         assert network(torch.empty(2, 3, size, size)).shape == (2, 1000)
 
 
 def test_every_classification_model_of_torchvision_is_found_with_sane_sizes() -> None:
-    names = torchvision_models.names()
+    names = TORCHVISION.names()
     assert {"resnet18", "densenet121", "inception_v3", "vit_b_16", "mobilenet_v3_small"} <= set(names)
     for name in names:
         assert architectures.find(name).registry == "torchvision"
-        found = torchvision_models.pipeline_for(name)
+        found = identify.pipeline_for("torchvision", name)
         assert 224 <= found.crop <= found.resize <= 600, name
         assert all(0.4 < mean < 0.6 for mean in found.mean), name
         assert all(0.2 < deviation < 0.6 for deviation in found.std), name
@@ -80,18 +80,18 @@ def test_every_classification_model_of_torchvision_is_found_with_sane_sizes() ->
     ],
 )  # fmt: skip
 def test_models_of_another_size_take_the_sizes_they_were_trained_with(name: str, resize: int, crop: int) -> None:
-    found = torchvision_models.pipeline_for(name)
+    found = identify.pipeline_for("torchvision", name)
     assert (found.resize, found.crop) == (resize, crop)
 
 
 def test_a_model_of_the_recipes_size_takes_the_recipe() -> None:
-    assert torchvision_models.pipeline_for("densenet121") == storage.ImageConfig()
+    assert identify.pipeline_for("torchvision", "densenet121") == storage.ImageConfig()
 
 
-@pytest.mark.parametrize("name", torchvision_models.names())
+@pytest.mark.parametrize("name", TORCHVISION.names())
 def test_every_classification_model_is_constructed_and_answers_classes(name: str) -> None:
     """On the meta device: shapes without numbers."""
-    size = torchvision_models.pipeline_for(name).crop
+    size = identify.pipeline_for("torchvision", name).crop
     network = architectures.create(architectures.find(name, args={"num_classes": 3})).to("meta")
     with torch.device("meta"), torch.inference_mode():
         assert network(torch.empty(1, 3, size, size)).shape == (1, 3)
@@ -114,7 +114,7 @@ def test_a_name_is_looked_up_in_the_libraries_in_turn(name: str, registry: str, 
 def test_a_network_of_either_library_can_be_the_source(source: str, tmp_path: Path) -> None:
     weights = tmp_path / "weights.safetensors"
     save_file({"fc.weight": torch.zeros(2, 2)}, weights)
-    assert order_for(SourceOptions(source=source, weights=str(weights))).architecture == source
+    assert build_request(SourceOptions(source=source, weights=str(weights))).architecture == source
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_weights_that_do_not_fit_are_reported_whole() -> None:
     weights = Net().state_dict() | {"extra.a": torch.ones(1), "extra.b": torch.ones(1), "line.bias": torch.ones(7)}
     del weights["line.weight"]
     with pytest.raises(SourceError) as caught:
-        architectures.fill(Net(), weights, name="Net")
+        architectures.load_weights(Net(), weights, name="Net")
     assert str(caught.value) == (
         "the weights do not fit Net: 1 missing: line.weight; 2 unexpected: extra.a, extra.b; "
         "1 of another shape: line.bias is (7,) in the file and (1,) in Net"
@@ -162,14 +162,14 @@ def test_a_long_report_is_cut() -> None:
     many = {f"extra.{number}": torch.ones(1) for number in range(9)}
     shown = ", ".join(list(many)[:8])
     with pytest.raises(SourceError, match=re.escape("6 missing: line.bias, line.weight, norm.bias, norm.")) as caught:
-        architectures.fill(Net(), many, name="Net")
+        architectures.load_weights(Net(), many, name="Net")
     assert str(caught.value).endswith(f"; 9 unexpected: {shown}, …")
 
 
 def test_a_network_is_filled_with_the_numbers_of_the_file() -> None:
     torch.manual_seed(3)
     weights, network = Net().state_dict(), Net()
-    architectures.fill(network, weights, name="Net")
+    architectures.load_weights(network, weights, name="Net")
     assert all(torch.equal(network.state_dict()[key], weights[key]) for key in weights)
 
 
@@ -177,7 +177,7 @@ def test_weights_from_before_batch_norm_counted_batches_still_fit() -> None:
     """torchvision's own densenet121 file is one of them."""
     weights, network = Net().state_dict(), Net()
     del weights["norm.num_batches_tracked"]
-    architectures.fill(network, weights, name="Net")
+    architectures.load_weights(network, weights, name="Net")
     assert torch.equal(network.line.weight, weights["line.weight"])
 
 
@@ -187,7 +187,7 @@ def test_weights_of_another_precision_take_the_networks(dtype: torch.dtype) -> N
         key: value.to(dtype) if value.is_floating_point() else value for key, value in Net().state_dict().items()
     }
     network = Net().eval()
-    architectures.fill(network, weights, name="Net")
+    architectures.load_weights(network, weights, name="Net")
     assert network(torch.ones(1, 2)).dtype == torch.float32
     assert torch.equal(network.line.weight, weights["line.weight"].float())
 
@@ -196,7 +196,7 @@ def test_tensors_of_a_file_are_taken_as_they_are(tmp_path: Path) -> None:
     """Not copied: so a network is as large as its file, and may lie in it."""
     save_file(Net().state_dict(), tmp_path / "w")
     weights, network = load_file(tmp_path / "w"), Net()
-    architectures.fill(network, weights, name="Net")
+    architectures.load_weights(network, weights, name="Net")
     assert network.line.weight.data_ptr() == weights["line.weight"].data_ptr()
     assert network.norm.running_mean.data_ptr() == weights["norm.running_mean"].data_ptr()
 
@@ -211,7 +211,7 @@ def test_a_network_is_constructed_without_numbers(name: str) -> None:
 
 def test_what_other_threads_construct_meanwhile_has_numbers() -> None:
     made: list[nn.Module] = []
-    with hollow():
+    with meta_init():
         thread = threading.Thread(target=lambda: made.append(nn.Linear(2, 2)))
         thread.start()
         thread.join()
@@ -240,11 +240,11 @@ class Looking(nn.Module):
 def test_a_constructor_that_looks_at_its_parameters_is_given_numbers(
     monkeypatch: pytest.MonkeyPatch, kept: bool
 ) -> None:
-    with hollow():
+    with meta_init():
         network = Looking(kept=kept)
-    with pytest.raises(NotHollow, match="table"):
+    with pytest.raises(MetaInitError, match="table"):
         require_numbers(network)
-    monkeypatch.setattr(torchvision_models, "constructor", lambda _: Looking)
+    monkeypatch.setattr(TORCHVISION, "constructor", lambda _: Looking)
     network = architectures.create(Architecture("torchvision", "resnet18", {"kept": kept}))
     assert torch.equal(network.table, torch.arange(2.0))
 
@@ -255,7 +255,7 @@ def test_a_constructor_that_reads_its_parameters_is_given_numbers(monkeypatch: p
         network.largest = float(network.line.weight.max())  # type: ignore[assignment]
         return network
 
-    monkeypatch.setattr(torchvision_models, "constructor", lambda _: construct)
+    monkeypatch.setattr(TORCHVISION, "constructor", lambda _: construct)
     assert architectures.create(Architecture("torchvision", "resnet18")).largest != 0
 
 
@@ -308,6 +308,6 @@ def test_pretrained_files_with_old_names_are_renamed(monkeypatch: pytest.MonkeyP
 
     old = {"features.denseblock1.denselayer1.norm.1.weight": torch.ones(1), "features.norm0.weight": torch.ones(1)}
     monkeypatch.setattr(models.DenseNet121_Weights, "get_state_dict", lambda *_, **__: old)
-    state, pipeline = torchvision_models.pretrained("densenet121")
+    state, pipeline = TORCHVISION.pretrained("densenet121")
     assert list(state) == ["features.denseblock1.denselayer1.norm1.weight", "features.norm0.weight"]
     assert (pipeline.resize, pipeline.crop) == (256, 224)

@@ -15,8 +15,9 @@ import pytest
 import torch
 from torch import nn
 
-from flambeau import architectures
-from flambeau.architectures import efficientnet_lite, timm_models, torchvision_models
+from flambeau import architectures, identify
+from flambeau.architectures import efficientnet_lite
+from flambeau.architectures.registries import TIMM, TORCHVISION
 from flambeau.bundle import storage
 from flambeau.bundle.storage import ImageConfig
 from flambeau.checkpoints.report import TensorInfo
@@ -91,7 +92,7 @@ def filled(case: Case, network: nn.Module, finding: Identified) -> nn.Module:
     weights = case.change(dict(network.state_dict()))
     stored = msgspec.json.decode(msgspec.json.encode(fit.architecture), type=storage.Architecture)
     built = architectures.create(stored)
-    architectures.fill(built, {ours: weights[theirs] for theirs, ours in fit.keys.items()}, name=case.name)
+    architectures.load_weights(built, {ours: weights[theirs] for theirs, ours in fit.keys.items()}, name=case.name)
     return built
 
 
@@ -175,9 +176,9 @@ def hold(own: State, classes: int, registry: index.Registry, name: str) -> None:
 
 def test_the_index_is_the_installed_torchvision() -> None:
     assert index.facts("torchvision").version == importlib.metadata.version("torchvision").partition("+")[0]
-    assert sorted(index.facts("torchvision").architectures) == torchvision_models.names()
-    every = CASES[: len(torchvision_models.names())]
-    assert [case.found for case in every] == torchvision_models.names()
+    assert sorted(index.facts("torchvision").architectures) == TORCHVISION.names()
+    every = CASES[: len(TORCHVISION.names())]
+    assert [case.found for case in every] == TORCHVISION.names()
     for case in every:
         hold(case.own, case.classes or 0, "torchvision", case.found or "")
 
@@ -193,8 +194,8 @@ def test_the_index_has_the_installed_timm() -> None:
     """A sample of its networks, and all but the few names that are no classifiers of square images."""
     facts = index.facts("timm")
     assert facts.version == importlib.metadata.version("timm")
-    assert facts.architectures.keys() <= set(timm_models.names())
-    left_out = set(timm_models.names()) - facts.architectures.keys()
+    assert facts.architectures.keys() <= set(TIMM.names())
+    left_out = set(TIMM.names()) - facts.architectures.keys()
     assert len(left_out) < 20
     assert all("sapiens2" in name or name.endswith("_enc") for name in left_out)
     for name in ("beit_base_patch16_224", "cait_xxs24_224", "coat_tiny", "fastvit_t8", "nfnet_f0", "tinynet_a"):
@@ -246,7 +247,7 @@ def test_the_published_files_of_the_lite_family_are_known_by_their_contents(numb
     found = published(storage.sha256_of(file), architecture=f"efficientnet_lite{number}")
     assert found is not None
     assert found.name == file.name
-    assert found.pipeline == efficientnet_lite.pipeline_for(f"efficientnet_lite{number}")
+    assert found.pipeline == identify.pipeline_for("flambeau", f"efficientnet_lite{number}")
 
 
 @pytest.mark.parametrize(
@@ -321,7 +322,7 @@ def test_a_name_that_the_installed_library_lacks_is_not_offered(monkeypatch: pyt
 
 def test_constructors_are_found_in_the_text_of_the_library() -> None:
     index._constructors.cache_clear()
-    assert set(torchvision_models.names()) <= index._constructors("torchvision")
+    assert set(TORCHVISION.names()) <= index._constructors("torchvision")
     assert index.facts("timm").architectures.keys() <= index._constructors("timm")
 
 

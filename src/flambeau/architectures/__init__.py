@@ -4,13 +4,13 @@ One of the three homes of torch (with `build` and `engines.pytorch`). It builds 
 not read files.
 """
 
-import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flambeau import usercode
 from flambeau.architectures import torchvision_compat
+from flambeau.architectures.registries import REGISTRIES
 from flambeau.bundle.storage import Architecture
 from flambeau.errors import SourceError
 
@@ -18,11 +18,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-_HOMES = {
-    "torchvision": "flambeau.architectures.torchvision_models",
-    "flambeau": "flambeau.architectures.own_models",
-    "timm": "flambeau.architectures.timm_models",
-}
 _SHOWN = 8  # keys of each kind in a report of differences
 
 
@@ -33,11 +28,11 @@ def find(name: str, *, args: Mapping[str, Any] | None = None) -> Architecture:
     """
     asked, _, plain = name.rpartition("/")
     known: list[str] = []
-    for registry, home in _HOMES.items():
-        if asked in ("", registry):
-            names = importlib.import_module(home).names()
+    for name_of_registry, registry in REGISTRIES.items():
+        if asked in ("", name_of_registry):
+            names = registry.names()
             if plain in names:
-                return Architecture(registry=registry, name=plain, args=dict(args or {}))  # type: ignore[arg-type]
+                return Architecture(registry=name_of_registry, name=plain, args=dict(args or {}))  # type: ignore[arg-type]
             known += names
     import difflib
 
@@ -58,7 +53,7 @@ def create(architecture: Architecture, *, within: Path | None = None, allow_code
         torchvision_compat.stand_by()
         constructor = usercode.load(architecture.code, within=within, allow_code=allow_code)
     else:
-        constructor = importlib.import_module(_HOMES[architecture.registry]).constructor(architecture.name)
+        constructor = REGISTRIES[architecture.registry].constructor(architecture.name)
     try:
         network = _construct(architecture, constructor)
     except SourceError:
@@ -72,7 +67,7 @@ def create(architecture: Architecture, *, within: Path | None = None, allow_code
 
 def _construct(architecture: Architecture, constructor: Callable[..., Any]) -> Any:
     from flambeau.architectures import heads
-    from flambeau.architectures.meta_init import NotHollow, hollow, require_numbers
+    from flambeau.architectures.meta_init import MetaInitError, meta_init, require_numbers
 
     def whole() -> Any:
         network = constructor(**architecture.args)
@@ -83,15 +78,15 @@ def _construct(architecture: Architecture, constructor: Callable[..., Any]) -> A
     if architecture.code is not None:  # what own code does with its parameters is its own affair
         return whole()
     try:
-        with hollow():
+        with meta_init():
             network = whole()
         require_numbers(network)
-    except (NotHollow, NotImplementedError, RuntimeError):  # the latter two are what reading a meta tensor raises
+    except (MetaInitError, NotImplementedError, RuntimeError):  # the latter two are what reading a meta tensor raises
         return whole()
     return network
 
 
-def fill(network: "nn.Module", weights: Mapping[str, "torch.Tensor"], *, name: str) -> None:
+def load_weights(network: "nn.Module", weights: Mapping[str, "torch.Tensor"], *, name: str) -> None:
     """Fill the network with exactly its own weights. Raises `SourceError` with the differences otherwise.
 
     Batch counters of batch norms may be missing, as in every file from before PyTorch 0.4.1: they serve training only.

@@ -13,9 +13,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from flambeau import identify
-from flambeau.bundle.storage import ImageConfig
-
 
 class _Scale(NamedTuple):
     width: float
@@ -33,7 +30,7 @@ _SCALES = {
 }
 
 
-class _Stage(NamedTuple):
+class _StageSpec(NamedTuple):
     repeats: int
     kernel: int
     stride: int
@@ -42,13 +39,13 @@ class _Stage(NamedTuple):
 
 
 _STAGES = (
-    _Stage(1, 3, 1, 1, 16),
-    _Stage(2, 3, 2, 6, 24),
-    _Stage(2, 5, 2, 6, 40),
-    _Stage(3, 3, 2, 6, 80),
-    _Stage(3, 5, 1, 6, 112),
-    _Stage(4, 5, 2, 6, 192),
-    _Stage(1, 3, 1, 6, 320),
+    _StageSpec(1, 3, 1, 1, 16),
+    _StageSpec(2, 3, 2, 6, 24),
+    _StageSpec(2, 5, 2, 6, 40),
+    _StageSpec(3, 3, 2, 6, 80),
+    _StageSpec(3, 5, 1, 6, 112),
+    _StageSpec(4, 5, 2, 6, 192),
+    _StageSpec(1, 3, 1, 6, 320),
 )
 _STEM_CHANNELS = 32
 _HEAD_CHANNELS = 1280
@@ -69,11 +66,6 @@ def size_of(name: str) -> int:
     return _SCALES[name].size
 
 
-def pipeline_for(name: str) -> ImageConfig:
-    """How images are prepared for that member: the recipe's margin around its own input size."""
-    return identify.pipeline_for("flambeau", name)
-
-
 class EfficientNetLite(nn.Module):
     """Images (N, 3, size, size), float32 and normalised, to logits (N, num_classes)."""
 
@@ -88,7 +80,7 @@ class EfficientNetLite(nn.Module):
             out = _round_channels(stage.channels, scale.width)
             for repeat in range(math.ceil(stage.repeats * scale.depth) if scaled else stage.repeats):
                 stride = stage.stride if repeat == 0 else 1
-                blocks.append(_Block(channels, out, kernel=stage.kernel, stride=stride, expand=stage.expand))
+                blocks.append(_InvertedResidual(channels, out, kernel=stage.kernel, stride=stride, expand=stage.expand))
                 channels = out
         self._blocks = nn.ModuleList(blocks)
         self._conv_head = _SameConv2d(channels, _HEAD_CHANNELS, 1)
@@ -106,7 +98,7 @@ class EfficientNetLite(nn.Module):
         return logits
 
 
-class _Block(nn.Module):
+class _InvertedResidual(nn.Module):
     """Inverted residual: expand 1x1, depthwise kxk, project 1x1; added to its input where the shapes allow."""
 
     def __init__(self, channels: int, out: int, *, kernel: int, stride: int, expand: int) -> None:

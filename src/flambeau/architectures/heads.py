@@ -35,7 +35,7 @@ def attach(network: nn.Module, head: Head) -> None:
     except AttributeError:
         raise SourceError(f"{type(network).__name__} has no {head.path} that a head could take the place of") from None
     if len(head.layers) == 1 and not head.layers[0].name:
-        setattr(owner, name, make(head.layers[0]))
+        setattr(owner, name, _make(head.layers[0]))
         return
     layers = {layer.name: layer for layer in head.layers}
     chain = nn.Sequential()
@@ -43,19 +43,11 @@ def attach(network: nn.Module, head: Head) -> None:
         kept = None if place in layers else getattr(own, place, None)
         if place not in layers and not isinstance(kept, nn.Module):
             raise SourceError(f"the head's place {place} is empty, and {head.path} has no layer of its own there")
-        chain.add_module(place, make(layers[place]) if kept is None else kept)
+        chain.add_module(place, _make(layers[place]) if kept is None else kept)
     setattr(owner, name, chain)
 
 
-def sequential(layers: Sequence[HeadLayer]) -> nn.Sequential:
-    """The layers one after the other, under their names."""
-    chain = nn.Sequential()
-    for layer in layers:
-        chain.add_module(layer.name, make(layer))
-    return chain
-
-
-def make(layer: HeadLayer) -> nn.Module:
+def _make(layer: HeadLayer) -> nn.Module:
     """One layer, for vectors: rows (N, sizes[0])."""
     maker = _MAKERS[layer.kind]
     return maker(*layer.sizes, bias=layer.bias) if layer.kind == "linear" else maker(*layer.sizes)
@@ -71,9 +63,12 @@ def _places(names: list[str]) -> list[str]:
 # Plain networks over numbers: linear layers, norms and activations, one after the other.
 
 
-NAME = "mlp"
+PLAIN_NETWORK = "mlp"
 
 
 def construct(layers: Sequence[dict[str, Any]]) -> nn.Sequential:
     """The network of these layers, each as `HeadLayer` has it. Rows (N, inputs), float32, to rows (N, outputs)."""
-    return sequential(msgspec.convert(layers, list[HeadLayer]))
+    chain = nn.Sequential()
+    for layer in msgspec.convert(layers, list[HeadLayer]):
+        chain.add_module(layer.name, _make(layer))
+    return chain

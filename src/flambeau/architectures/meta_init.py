@@ -2,10 +2,10 @@
 
 Parameters go to torch's meta device the moment a module registers them, so whatever initialises them afterwards works
 on shapes alone. Buffers stay real: constructors compute with them, and not all of them are kept in weights files. The
-numbers come with `architectures.fill`, which leaves no parameter without them. This module knows no architecture.
+numbers come with `architectures.load_weights`, which leaves no parameter without them. It knows no architecture.
 
 A few constructors look at the device of their own parameters and put other tensors there, or copy from there: such a
-network cannot be made like this, and is `NotHollow`.
+network cannot be made like this, and is `MetaInitError`.
 """
 
 import contextlib
@@ -32,26 +32,26 @@ class _Idle(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class NotHollow(Exception):
+class MetaInitError(Exception):
     """The network has tensors without numbers that filling would not give it."""
 
 
 def require_numbers(network: nn.Module) -> None:
-    """Raise `NotHollow` unless everything but the parameters is real."""
+    """Raise `MetaInitError` unless everything but the parameters is real."""
     for path, module in network.named_modules():
         others = {**module._buffers, **{name: value for name, value in vars(module).items() if name[0] != "_"}}
         for name, value in others.items():
             if isinstance(value, torch.Tensor) and value.is_meta:
-                raise NotHollow(f"{path}.{name}")
+                raise MetaInitError(f"{path}.{name}")
 
 
-_thread = threading.local()  # replicas are made side by side, and only those within a block of their own are hollow
+_thread = threading.local()  # replicas are made side by side, and only those within a block of their own are meta
 
 
 def _empty(*registered: Any) -> nn.Parameter | None:
     """The same parameter without numbers; `None` leaves it as it is."""
     parameter = registered[-1]  # of (module, name, parameter)
-    if not getattr(_thread, "hollow", False) or parameter is None or parameter.is_meta:
+    if not getattr(_thread, "meta", False) or parameter is None or parameter.is_meta:
         return None
     shape = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
     return nn.Parameter(shape, requires_grad=parameter.requires_grad)
@@ -62,11 +62,11 @@ register_module_parameter_registration_hook(_empty)  # type: ignore[arg-type]  #
 
 
 @contextlib.contextmanager
-def hollow() -> Iterator[None]:
+def meta_init() -> Iterator[None]:
     """Modules constructed by this thread within the block get parameters on the meta device."""
-    _thread.hollow = True
+    _thread.meta = True
     try:
         with _Idle():
             yield
     finally:
-        _thread.hollow = False
+        _thread.meta = False

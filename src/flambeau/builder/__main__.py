@@ -13,7 +13,7 @@ import msgspec
 from flambeau.builder.requirements import require
 from flambeau.builder.weights import Opening
 from flambeau.errors import SetupError
-from flambeau.sources.request import BuildRequest, Event, Failure
+from flambeau.sources.request import BuildFailure, BuildRequest, Event
 from flambeau.system.machine import pip_install
 from flambeau.system.process import end_with_parent
 from flambeau.system.staging import no_space, no_space_at
@@ -37,19 +37,19 @@ def main() -> int:
 
         build(order, Path(sys.argv[1]), opening=opening, say=say)
     except SetupError as error:
-        say(Failure(type(error).__name__, str(error)))
+        say(BuildFailure(type(error).__name__, str(error)))
         return 1
     except MemoryError:
-        say(Failure("SourceError", "this machine has too little memory to build the bundle"))
+        say(BuildFailure("SourceError", "this machine has too little memory to build the bundle"))
         return 1
     except Exception as error:
         if no_space(error):
-            say(Failure("SourceError", no_space_at(Path(sys.argv[1]))))
+            say(BuildFailure("SourceError", no_space_at(Path(sys.argv[1]))))
             return 1
         import traceback
 
         traceback.print_exc()
-        say(Failure("SourceError", f"building failed unexpectedly: {type(error).__name__}: {error}"))
+        say(BuildFailure("SourceError", f"building failed unexpectedly: {type(error).__name__}: {error}"))
         return 1
     finally:
         if opening is not None:

@@ -130,7 +130,7 @@ def _found(seen: ProbedOutput, meaning: _Meaning) -> Decided:
     if seen.registered or seen.ending.kind == "linear" or (seen.named and seen.ending.kind != "other"):
         return _classification(seen, meaning, None)
     raise SourceError(
-        f"{seen.name} ends in {seen.ending.said} with {outputs} outputs, which may be features or classes: say "
+        f"{seen.name} ends in {seen.ending.text} with {outputs} outputs, which may be features or classes: say "
         "--task embedding or --task regression if they are no classes, --task classification if one of them is right "
         f"for an image, or --task multi-label if each stands on its own{_probability_hint(seen)}"
     )
@@ -147,7 +147,7 @@ def _probability_hint(seen: ProbedOutput) -> str:
 
 def _softmax_elsewhere(seen: ProbedOutput) -> SourceError:
     return SourceError(
-        f"{seen.name} ends in {seen.ending.said}, but the numbers for an image do not sum to 1: some of them were left "
+        f"{seen.name} ends in {seen.ending.text}, but the numbers for an image do not sum to 1: some of them were left "
         "out, or it runs over another axis than the classes, such as the images of a batch (dim=0): mend it to dim=1, "
         "or say what they are with --task classification --activation none, --task regression or --task embedding"
     )
@@ -162,7 +162,7 @@ def _refuse_unsure(seen: ProbedOutput, function: Literal["softmax", "sigmoid"]) 
     where = "between 0 and 1" if _within_one(numbers) else "0 or below"
     logarithms = "" if _within_one(numbers) else ", which has to be the exponential of what it gives now"
     raise SourceError(
-        f"{seen.name} ends in {seen.ending.said}, and all its numbers are {where}: say --activation none if they are "
+        f"{seen.name} ends in {seen.ending.text}, and all its numbers are {where}: say --activation none if they are "
         f"probabilities already{logarithms}, and --activation {function} if they are scores to which that has to be "
         "applied"
     )
@@ -282,7 +282,7 @@ def _all_of(outputs: int) -> str:
 def _why(seen: ProbedOutput) -> str:
     """Why the numbers are taken for probabilities."""
     if seen.ending.kind in ("softmax", "log-softmax"):
-        return f"it ends in {seen.ending.said}"
+        return f"it ends in {seen.ending.text}"
     return "every row of them sums to 1"
 
 

@@ -15,7 +15,7 @@ from flambeau.bundle.measurements import Trial, Trials
 from flambeau.bundle.storage import Bundle, Manifest
 from flambeau.engine_selection import benchmark, replica_scaling
 from flambeau.engine_selection.benchmark import Rules, hold
-from flambeau.engines import optimised
+from flambeau.engines import base
 from flambeau.errors import SourceError
 from flambeau.settings.service import EngineChoice, place, usable_cores
 from flambeau.system.machine import processor
@@ -46,9 +46,9 @@ def _measured(opened: Bundle, *, allow_code: bool, tell: Notify) -> None:
     if len(candidates) < 2:
         return
     tried = hold(opened.path, candidates, _rules(allow_code=allow_code))
-    chosen, why = benchmark.judge(tried)
+    chosen, why = benchmark.select_engine(tried)
     for trial in tried:
-        if reason := benchmark.out(trial):
+        if reason := benchmark.why_not(trial):
             tell(f"{trial.engine} is not taken: {reason}")
     if chosen is not None:
         tell(f"engine: {why}")
@@ -77,8 +77,8 @@ def _fixed(opened: Bundle, wanted: str, *, allow_code: bool, tell: Notify) -> No
     """Take the engine that the user names, when it can load the bundle and agrees."""
     [trial] = hold(opened.path, [wanted], _rules(allow_code=allow_code))
     loose = wanted == "onnxruntime-int8"  # how far it is from PyTorch was said when it was made
-    if trial.error or (not loose and benchmark.out(trial)):
-        raise SourceError(f"--engine {wanted} cannot serve {opened.manifest.name}: {benchmark.out(trial)}")
+    if trial.error or (not loose and benchmark.why_not(trial)):
+        raise SourceError(f"--engine {wanted} cannot serve {opened.manifest.name}: {benchmark.why_not(trial)}")
     why = f"{wanted} was asked for, and takes {benchmark.score(trial):.3g} ms"
     tell(f"engine: {why}")
     _write(opened, wanted, why, [trial])
@@ -88,7 +88,7 @@ def _place(opened: Bundle, *, tell: Notify) -> None:
     """Measure how many replicas this machine is best shared between. Where they would not share the weights, one per
     core it is, for then each that is tried takes the memory of a copy."""
     manifest, cores = opened.manifest, usable_cores()
-    if manifest.engine not in replica_scaling.MEASURED or not optimised.usable(manifest) or cores < 2:
+    if manifest.engine not in replica_scaling.MEASURED or not base.may_run_optimised(manifest) or cores < 2:
         return
     found = replica_scaling.measure(opened, manifest.engine, cores=cores, processor=processor())
     tell(f"placed as {found}")

@@ -17,8 +17,8 @@ from pathlib import Path
 import msgspec
 
 from flambeau import checkpoints
-from flambeau.builder.sandbox.messages import LONGEST_LINE, GraphOrder, Read, ReaderMessage, ReadRefused, row_in_words
-from flambeau.builder.sandbox.reader import single_threaded_environment, tame
+from flambeau.builder.sandbox import LONGEST_LINE, GraphRequest, Read, ReaderMessage, ReadRefused, row_in_words
+from flambeau.builder.sandbox.reader import printable_text, single_threaded_environment
 from flambeau.errors import SourceError
 from flambeau.settings.service import usable_cores
 from flambeau.system.process import cpu_alarm, ending, limit_memory, spawn_child
@@ -41,7 +41,7 @@ def prove(file: Path, given: Mapping[str, tuple[str, tuple[int, ...]]]) -> str:
     """
     size = _size(file)
     seconds = _CPU_SECONDS + size // _CPU_BYTES_PER_SECOND
-    order = GraphOrder(str(file), os.getpid(), dict(given), memory=_MEMORY + _TIMES * size, cpu_seconds=seconds)
+    order = GraphRequest(str(file), os.getpid(), dict(given), memory=_MEMORY + _TIMES * size, cpu_seconds=seconds)
     process = spawn_child(
         "flambeau.builder.sandbox.onnx_graph",
         msgspec.json.encode(order).decode(),
@@ -62,13 +62,13 @@ def prove(file: Path, given: Mapping[str, tuple[str, tuple[int, ...]]]) -> str:
     with contextlib.suppress(msgspec.MsgspecError):
         said = msgspec.json.decode(line, type=ReaderMessage) if line else None
     if isinstance(said, ReadRefused):
-        raise SourceError(tame(said.reason))
+        raise SourceError(printable_text(said.reason))
     if not isinstance(said, Read) or code:
         raise SourceError(_ending(file, code, order))
-    return tame(said.sandbox)
+    return printable_text(said.sandbox)
 
 
-def _ending(file: Path, code: int, order: GraphOrder) -> str:
+def _ending(file: Path, code: int, order: GraphRequest) -> str:
     what = row_in_words(order)
     if code in (-signal.SIGXCPU, -signal.SIGKILL):
         return (

@@ -13,7 +13,7 @@ from flambeau.architectures import single_output
 from flambeau.builder import signature_words
 from flambeau.builder.shapes import InputForm, as_images, of_shape, shape_of
 from flambeau.errors import SourceError
-from flambeau.identify import sketches
+from flambeau.identify import unsupported
 from flambeau.settings.source import SourceOptions
 from flambeau.types import TensorSpec
 
@@ -65,7 +65,7 @@ def _inferred(network: nn.Module, name: str, options: SourceOptions) -> InputFor
     if layer.startswith("Embedding"):
         raise SourceError(
             f"{name} begins with a table of {shape[0]} vectors ({layer}), so it takes whole numbers such as token ids, "
-            f"and only decimal numbers are served: {sketches.AROUND}"
+            f"and only decimal numbers are served: {unsupported.AROUND}"
         )
     raise SourceError(
         f"the input of {name} cannot be told from its first layer ({layer}): "
@@ -100,7 +100,7 @@ def _by_trying(network: nn.Module, channels: int, name: str, options: SourceOpti
         shape = (channels, computed, computed)
         raise SourceError(
             f"{begins}, but does not turn images of {tried} into rows of numbers: serve it over numbers with "
-            f"--input-shape {','.join(map(str, shape))} --pipeline tensor, or {sketches.AROUND}"
+            f"--input-shape {','.join(map(str, shape))} --pipeline tensor, or {unsupported.AROUND}"
         )
     taken = as_images((channels, fitting, fitting), name, options)
     if options.crop:

@@ -15,7 +15,7 @@ from flambeau.builder.labels import IMAGENET
 from flambeau.builder.weights import Weights
 from flambeau.bundle.storage import Architecture, ImageConfig, TensorConfig
 from flambeau.errors import SourceError
-from flambeau.identify import sketches
+from flambeau.identify import unsupported
 from flambeau.identify.finding import Fit, Identified
 from flambeau.settings.source import SourceOptions
 from flambeau.sources.request import BuildRequest, refuse_idle
@@ -51,7 +51,7 @@ def registered(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
     network = architectures.create(fit.architecture)
     whole = parts.multiplied_out(weights.tensors)
     tensors = {ours: whole[theirs] for theirs, ours in fit.keys.items()}
-    architectures.fill(network, tensors, name=fit.architecture.name)
+    architectures.load_weights(network, tensors, name=fit.architecture.name)
     if fit.pipeline is None:
         return _over_numbers(network, fit.architecture, options)
     return _over_images(network, fit, order, weights, tell=tell)
@@ -62,7 +62,7 @@ def pretrained(
 ) -> Filled:
     """The network of a name with the weights that its library fetched, and the transform published with them."""
     network = architectures.create(architecture)
-    architectures.fill(network, state, name=architecture.name)
+    architectures.load_weights(network, state, name=architecture.name)
     pipeline = customised(pipeline, options)
     return Filled(
         network=network,
@@ -131,7 +131,7 @@ def own(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
     network = architectures.create(architecture, allow_code=options.allow_code)
     tensors = {_unwrapped(key, weights.tensors): tensor for key, tensor in weights.tensors.items()}
     tensors = parts.multiplied_out(tensors, unless=network.state_dict().keys())
-    architectures.fill(network, tensors, name=code.name)
+    architectures.load_weights(network, tensors, name=code.name)
     taken = inputs.infer(network, code.name, options)
     return dressed(network, taken, order, name=code.name, architecture=architecture, classes=weights.classes, tell=tell)
 
@@ -149,6 +149,6 @@ def _nothing_fits(order: BuildRequest, finding: Identified) -> str:
     others = [near.name for near in finding.near[1:]]
     also = f" (nearest after that: {', '.join(others)})" if others and order.architecture is None else ""
     advice = finding.advice
-    if finding.known and sketches.of_images(finding.known, "", ()):
-        advice = advice.replace(sketches.AROUND, sketches.ask(str(order.file)))
+    if finding.known and unsupported.image_sketch(finding.known, "", ()):
+        advice = advice.replace(unsupported.AROUND, unsupported.ask(str(order.file)))
     return f"{Path(str(order.file)).name}: {advice}{also}"

@@ -21,7 +21,7 @@ from flambeau.checkpoints import last_operation
 from flambeau.checkpoints.last_operation import Ending
 from flambeau.engines.onnxruntime import open_session
 from flambeau.errors import SourceError
-from flambeau.identify import sketches
+from flambeau.identify import unsupported
 from flambeau.items import FREE, USUAL_LENGTH
 from flambeau.settings.source import SourceOptions
 from flambeau.sources.request import BuildRequest
@@ -116,7 +116,7 @@ def _inputs(model: "onnx.ModelProto", file: Path, options: SourceOptions) -> _Gi
     if not given or not model.graph.output:
         raise SourceError(
             f"{file.name} has {len(given)} inputs and {len(model.graph.output)} outputs, and at least one of each is "
-            f"served: {sketches.ask(str(file))}"
+            f"served: {unsupported.ask(str(file))}"
         )
     specs, rows, bare = [], set(), []
     for value in given:
@@ -124,7 +124,7 @@ def _inputs(model: "onnx.ModelProto", file: Path, options: SourceOptions) -> _Gi
         if kind not in _DTYPES:
             raise SourceError(
                 f"the input {value.name} of {file.name} is {TensorProto.DataType.Name(kind)}, and numbers of "
-                f"at most 64 bits are served: {sketches.ask(str(file))}"
+                f"at most 64 bits are served: {unsupported.ask(str(file))}"
             )
         named = value.type.tensor_type.HasField("shape")
         if named and not value.type.tensor_type.shape.dim and len(given) > 1:
@@ -135,7 +135,7 @@ def _inputs(model: "onnx.ModelProto", file: Path, options: SourceOptions) -> _Gi
         rows.add(made_for)
         specs.append(TensorSpec(value.name, _DTYPES[kind], shape))
     if not rows:
-        raise SourceError(f"no input of {file.name} has rows, and items are rows: {sketches.ask(str(file))}")
+        raise SourceError(f"no input of {file.name} has rows, and items are rows: {unsupported.ask(str(file))}")
     return _Given(tuple(specs), 1 if 1 in rows else None, tuple(bare))
 
 
@@ -186,7 +186,7 @@ def _answers(
     if wanted in names and wanted not in arrays:
         raise SourceError(
             f"--output-name {wanted}: that output of {file.name} is no tensor but a sequence, as scikit-learn's "
-            f"converter writes probabilities: export it with zipmap=False, or {sketches.ask(str(file))}"
+            f"converter writes probabilities: export it with zipmap=False, or {unsupported.ask(str(file))}"
         )
     if wanted is not None and list(arrays) == [wanted]:
         return (wanted,)
@@ -239,13 +239,13 @@ def _shape(value: Any, file: Path, options: SourceOptions, *, alone: bool) -> tu
     sizes = [size.dim_value if size.HasField("dim_value") else None for size in value.type.tensor_type.shape.dim]
     of = "its input" if alone else f"its input {value.name}"
     if not sizes:
-        raise SourceError(f"{name} does not say the shape of {of}: export it with one, or {sketches.ask(str(file))}")
+        raise SourceError(f"{name} does not say the shape of {of}: export it with one, or {unsupported.ask(str(file))}")
     rows, *rest = sizes
     if rows not in (None, 1):
         more = "" if alone else f" of {of}"
         raise SourceError(
             f"{name} takes {rows} rows{more} at a time only: export it with a free number of rows, or "
-            f"{sketches.ask(str(file))}"
+            f"{unsupported.ask(str(file))}"
         )
     asked = options.input_shape
     if isinstance(asked, dict):

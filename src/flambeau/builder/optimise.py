@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 from flambeau.builder import checking
 from flambeau.bundle.storage import ONNX, OPTIMISED_ONNX, Optimised, graph_bytes
-from flambeau.engines import optimised
+from flambeau.engines import base
 from flambeau.engines.onnxruntime import write_optimised
 from flambeau.system.process import give_memory_back
 from flambeau.types import Tensors
@@ -29,7 +29,7 @@ def optimise(
 
     `None` where it is not worth it, or does not give the answers `checked`: then the plain graph serves as ever.
     """
-    where = optimised.here()
+    where = base.optimised_for_here()
     if where is None or graph_bytes(folder) < _TOO_SMALL:
         return None
     target = folder / OPTIMISED_ONNX

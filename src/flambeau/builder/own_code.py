@@ -12,7 +12,7 @@ import msgspec
 from flambeau.builder import golden_samples
 from flambeau.bundle import storage
 from flambeau.bundle.storage import CodeReference, Manifest, PythonConfig, Source
-from flambeau.sources.request import BuildRequest, Event, Step
+from flambeau.sources.request import BuildRequest, BuildStep, Event
 from flambeau.version import VERSION
 
 
@@ -21,7 +21,7 @@ def build(
 ) -> None:
     """The bundle of a Python model: its file and its name. The code is copied, not run."""
     assert order.code is not None  # `flambeau.sources.request` gives every Python model its reference
-    say(Step(1, 1, f"packing {order.name}"))
+    say(BuildStep(1, 1, f"packing {order.name}"))
     code = keep_code(order.code, folder, portable=order.portable)
     source = Source(kind="python", name=Path(code.file).name if code.file else str(code.module))
     manifest = Manifest(

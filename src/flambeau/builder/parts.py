@@ -1,14 +1,14 @@
 """Weights that are kept in parts, multiplied out as the layers that keep them do it in evaluation mode.
 
-What the parts are is told by `flambeau.identify.reparametrised`; here are the formulas of `torch.nn.utils`.
+What the parts are is told by `flambeau.identify.naming`; here are the formulas of `torch.nn.utils`.
 """
 
 from collections.abc import Collection, Mapping
 
 import torch
 
-from flambeau.identify import reparametrised
-from flambeau.identify.reparametrised import Made
+from flambeau.identify import naming
+from flambeau.identify.naming import Made
 
 
 def multiplied_out(tensors: Mapping[str, torch.Tensor], *, unless: Collection[str] = ()) -> dict[str, torch.Tensor]:
@@ -16,7 +16,7 @@ def multiplied_out(tensors: Mapping[str, torch.Tensor], *, unless: Collection[st
 
     Parts whose keys are all in `unless` stay: the network that is to be filled keeps them in parts itself.
     """
-    _, made = reparametrised.fold({key: tuple(tensor.shape) for key, tensor in tensors.items()})
+    _, made = naming.fold_parts({key: tuple(tensor.shape) for key, tensor in tensors.items()})
     made = {key: each for key, each in made.items() if not set(each.parts) <= set(unless)}
     gone = {part for each in made.values() for part in each.parts}
     kept = {key: tensor for key, tensor in tensors.items() if key not in gone}

@@ -20,7 +20,7 @@ from flambeau.builder.weights import Weights
 from flambeau.bundle import storage
 from flambeau.checkpoints.report import Report
 from flambeau.errors import SourceError
-from flambeau.identify import sketches
+from flambeau.identify import unsupported
 from flambeau.settings.source import SourceOptions
 from flambeau.sources.request import BuildRequest
 
@@ -86,7 +86,7 @@ def _inputs_of(program: "torch.export.ExportedProgram", options: SourceOptions) 
     placeholders = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
     if len(placeholders) != 1:
         raise SourceError(
-            f"the program takes {len(placeholders)} inputs, and one tensor in is served: {sketches.AROUND}"
+            f"the program takes {len(placeholders)} inputs, and one tensor in is served: {unsupported.AROUND}"
         )
     value = placeholders[0].meta["val"]
     rows, *shape = value.shape
@@ -97,7 +97,7 @@ def _inputs_of(program: "torch.export.ExportedProgram", options: SourceOptions) 
     if isinstance(rows, int) and rows != 1:
         raise SourceError(f"the program takes {rows} rows at a time only: export it with a free number of rows")
     if value.dtype != torch.float32:
-        raise SourceError(f"the program takes {value.dtype}, and only float32 is served: {sketches.AROUND}")
+        raise SourceError(f"the program takes {value.dtype}, and only float32 is served: {unsupported.AROUND}")
     taken = of_shape(tuple(shape), "the program", options)
     fixed = isinstance(rows, int)
     why = "it was exported for one row" if fixed else None

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from flambeau.errors import SourceError
-from flambeau.identify import sketches
+from flambeau.identify import unsupported
 
 _NAMED = 6
 
@@ -21,7 +21,7 @@ def arguments(network: nn.Module, name: str) -> list[str]:
     takes nothing."""
     needed = _arguments(network)
     if needed == []:
-        raise SourceError(f"{name} takes no input, and an item is a row of one at least: {sketches.AROUND}")
+        raise SourceError(f"{name} takes no input, and an item is a row of one at least: {unsupported.AROUND}")
     return needed or []
 
 
@@ -30,7 +30,7 @@ def shapes_wanted(name: str, needed: list[str]) -> SourceError:
     example = ",".join(f"{each}={place + 3}" for place, each in enumerate(needed[:_NAMED]))
     return SourceError(
         f"{name} takes {len(needed)} inputs ({', '.join(needed[:_NAMED])}): say the shape of one row of each "
-        f"with --input-shape, such as --input-shape {example}, or {sketches.AROUND}"
+        f"with --input-shape, such as --input-shape {example}, or {unsupported.AROUND}"
     )
 
 
@@ -48,7 +48,7 @@ def require_decimals(network: nn.Module, name: str, *shapes: tuple[int, ...]) ->
         ):
             raise SourceError(
                 f"{name} looks its inputs up in a table of vectors, so it takes whole numbers such as token ids, and "
-                f"only decimal numbers are served: {sketches.AROUND}"
+                f"only decimal numbers are served: {unsupported.AROUND}"
             ) from None
         return
     except Exception:  # whoever computes it next says why

@@ -27,7 +27,7 @@ from flambeau.bundle.storage import ImageConfig, Manifest, Source
 from flambeau.errors import SourceError
 from flambeau.pipelines.base import Pipeline, open_pipeline
 from flambeau.sources import request
-from flambeau.sources.request import Advance, BuildRequest, Event, Imported, Note, Step
+from flambeau.sources.request import Advance, BuildRequest, BuildStep, Event, Imported, Note
 from flambeau.system.process import give_memory_back
 from flambeau.system.staging import no_space
 from flambeau.tasks import TASKS, TaskName
@@ -188,7 +188,7 @@ class _Build:
 
     def _step(self, what: str) -> None:
         self._number += 1
-        self._say(Step(self._number, self.STEPS, what))
+        self._say(BuildStep(self._number, self.STEPS, what))
 
     def _tell(self, text: str) -> None:
         self._say(Note(text))
@@ -201,10 +201,10 @@ class _Build:
             self._step(f"fetching the weights of {architecture.name}")
             if architecture.registry != "torchvision":
                 raise SourceError(f"{architecture.name} has no weights to fetch: name a file with --weights")
-            from flambeau.architectures import torchvision_models
+            from flambeau.architectures.registries import TORCHVISION
             from flambeau.builder import networks
 
-            state, pipeline = torchvision_models.pretrained(architecture.name)
+            state, pipeline = TORCHVISION.pretrained(architecture.name)
             self._step("filling the network")
             filled = networks.pretrained(architecture, state, pipeline, order.options)
             return filled, Source(kind="pretrained", name=architecture.name)

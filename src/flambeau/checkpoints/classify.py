@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from flambeau.checkpoints import allowlist, contents, weights
+from flambeau.checkpoints import allowlist, weights
 from flambeau.checkpoints.pickle_stack import Foreign, Tensor
 from flambeau.checkpoints.pickle_vm import Pickled
 from flambeau.checkpoints.report import UNTRUSTED, Format, Global, Report, ScanError, TensorMapping, plain
@@ -20,8 +20,8 @@ def of_pickle(found: Pickled, form: Format, size: int) -> Report:
     known = _globals(found)
     if refused := _refusal(found):
         return Report(form, "refused", size, reason=refused.reason, remedy=refused.remedy, globals=known)
-    entries = contents.entries(found.value, found.budget, size=size)
-    classes = contents.classes(found.value, found.budget)
+    entries = weights.entries(found.value, found.budget, size=size)
+    classes = weights.classes(found.value, found.budget)
     facts = {} if entries else {"holds": _kind(found.value)}
     report = Report(form, "data", size, globals=known, entries=entries, classes=classes, facts=facts)
     chosen, at = _chosen(report, found.value)
@@ -85,7 +85,7 @@ def _without_weights(value: Any) -> ScanError:
 
 def _why_code(found: Pickled, at: Any) -> str:
     """Why loading it would run code. Empty where it would not."""
-    if found.foreign and contents.is_module(at):
+    if found.foreign and weights.is_module(at):
         return f"holds a whole module of class {plain(at.name)}, and loading it would run that class's code"
     if found.foreign:
         return f"holds more than weights ({plain(found.foreign[0])}), and loading it would run code of that kind"
@@ -99,7 +99,7 @@ def _conversion(entry: TensorMapping | None, at: Any) -> str:
     if entry is None:
         return "if you trust whoever wrote it, give --allow-code"
     way = "".join(["torch.load('PATH', weights_only=False)", *(f"[{plain(key)!r}]" for key in entry.where)])
-    if contents.is_module(at):
+    if weights.is_module(at):
         way += ".state_dict()"
     elif entry.aside:
         way = f"{{k: v for k, v in {way}.items() if torch.is_tensor(v)}}"

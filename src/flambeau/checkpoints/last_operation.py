@@ -14,10 +14,10 @@ OperationKind = Literal["softmax", "log-softmax", "sigmoid", "linear", "features
 
 
 class Ending(msgspec.Struct, frozen=True):
-    """What a network ends in. `said` names it for people, with its article: "a softmax"."""
+    """What a network ends in. `text` names it for people, with its article: "a softmax"."""
 
     kind: OperationKind
-    said: str
+    text: str
 
 
 UNKNOWN = Ending("unknown", "an operation that cannot be told")
@@ -136,7 +136,7 @@ _NODES, _OUTPUTS = 1, 12  # GraphProto
 _TAKES, _MAKES, _OPERATOR = 1, 2, 4  # NodeProto
 
 
-class Walk(Protocol):
+class GraphReader(Protocol):
     """Reads the messages of a file, as `onnx_file` does. Its messages and places are passed on to it, no more."""
 
     def message(self, span: Any, /) -> Any:
@@ -156,17 +156,17 @@ class Walk(Protocol):
         ...
 
 
-def told(walk: Walk, graph: Any) -> str:
+def graph_ends_in(reader: GraphReader, graph: Any) -> str:
     """The endings of the graph's outputs in words: `a softmax`, or of several `logits: a linear layer, ...`."""
-    found = of_graph(_nodes(walk, graph))
-    names = [walk.text(walk.message(span), 1) for span in walk.spans(graph, _OUTPUTS)]
-    said = [(name, found.get(name, UNKNOWN).said) for name in names[:_MOST_SHOWN]]
-    if len(said) == 1:
-        return said[0][1]
-    return ", ".join(f"{name}: {ending}" for name, ending in said)
+    found = of_graph(_nodes(reader, graph))
+    names = [reader.text(reader.message(span), 1) for span in reader.spans(graph, _OUTPUTS)]
+    text = [(name, found.get(name, UNKNOWN).text) for name in names[:_MOST_SHOWN]]
+    if len(text) == 1:
+        return text[0][1]
+    return ", ".join(f"{name}: {ending}" for name, ending in text)
 
 
-def _nodes(walk: Walk, graph: Any) -> Iterator[Node]:
-    for node in map(walk.message, walk.spans(graph, _NODES)):
-        takes, makes = walk.texts(node, _TAKES)[:_LONGEST], walk.texts(node, _MAKES)[:_LONGEST]
-        yield Node(walk.text(node, _OPERATOR), tuple(takes), tuple(makes))
+def _nodes(reader: GraphReader, graph: Any) -> Iterator[Node]:
+    for node in map(reader.message, reader.spans(graph, _NODES)):
+        takes, makes = reader.texts(node, _TAKES)[:_LONGEST], reader.texts(node, _MAKES)[:_LONGEST]
+        yield Node(reader.text(node, _OPERATOR), tuple(takes), tuple(makes))

@@ -14,8 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from flambeau.checkpoints import last_operation
-from flambeau.checkpoints.report import DOWNLOAD_AGAIN, ScanError, plain
-from flambeau.checkpoints.scan_budget import ScanBudget
+from flambeau.checkpoints.report import DOWNLOAD_AGAIN, ScanBudget, ScanError, plain
 
 _MOST_FIELDS = 600_000
 _LONGEST_TEXT = 1024
@@ -50,42 +49,42 @@ def looks_like_onnx(head: bytes) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Graph:
+class GraphSummary:
     """What a file says of itself: `facts` for people, and the files of further weights, relative to its folder."""
 
     facts: dict[str, str]
     external: tuple[str, ...]
 
 
-def read(file: BinaryIO, size: int, *, folder: Path) -> Graph:
+def read(file: BinaryIO, size: int, *, folder: Path) -> GraphSummary:
     """Producer, opsets, inputs, outputs and the files in `folder` that hold further weights.
 
     Raises `ScanError` for a message that is damaged, has no graph, or keeps weights where they cannot be taken from.
     """
-    walk = _Walk(file)
-    model = walk.message((0, size))
-    if not walk.spans(model, _GRAPH) or not walk.spans(model, _OPSETS):
+    reader = _MessageReader(file)
+    model = reader.message((0, size))
+    if not reader.spans(model, _GRAPH) or not reader.spans(model, _OPSETS):
         raise ScanError("begins as an ONNX model and holds no graph", DOWNLOAD_AGAIN)
-    opsets = [walk.message(span) for span in walk.spans(model, _OPSETS)]  # domain 1, version 2
-    named = {walk.text(opset, 1): next(iter(opset[2]), 0) for opset in opsets}
-    search = _Search(walk)
-    graph = walk.message(*walk.spans(model, _GRAPH))
+    opsets = [reader.message(span) for span in reader.spans(model, _OPSETS)]  # domain 1, version 2
+    named = {reader.text(opset, 1): next(iter(opset[2]), 0) for opset in opsets}
+    search = _Search(reader)
+    graph = reader.message(*reader.spans(model, _GRAPH))
     weights = search.graph(graph, level=0)
     search.rest(model)
     for place in search.external:
         _refuse_unless_beside(place, folder)
-    inputs = [_value(walk, span) for span in walk.spans(graph, _INPUTS)]
+    inputs = [_value(reader, span) for span in reader.spans(graph, _INPUTS)]
     facts = {
-        "producer": f"{walk.text(model, _PRODUCER)} {walk.text(model, _VERSION)}".strip(),
+        "producer": f"{reader.text(model, _PRODUCER)} {reader.text(model, _VERSION)}".strip(),
         "opset": ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in named.items()),
         "operators of others": ", ".join(list(search.foreign)[:_MOST_SHOWN]),
         # before IR version 4 every weight was listed as an input too
         "inputs": ", ".join([text for name, text in inputs if name not in weights][:_MOST_SHOWN]),
-        "outputs": ", ".join([_value(walk, span)[1] for span in walk.spans(graph, _OUTPUTS)][:_MOST_SHOWN]),
-        "ends in": last_operation.told(walk, graph),
+        "outputs": ", ".join([_value(reader, span)[1] for span in reader.spans(graph, _OUTPUTS)][:_MOST_SHOWN]),
+        "ends in": last_operation.graph_ends_in(reader, graph),
         "external data": ", ".join(list(search.external)[:_MOST_SHOWN]),
     }
-    return Graph({name: plain(text) for name, text in facts.items() if text}, tuple(search.external))
+    return GraphSummary({name: plain(text) for name, text in facts.items() if text}, tuple(search.external))
 
 
 def _refuse_unless_beside(place: str, folder: Path) -> None:
@@ -119,38 +118,38 @@ class _Search:
     both in the order met.
     """
 
-    def __init__(self, walk: "_Walk") -> None:
+    def __init__(self, reader: "_MessageReader") -> None:
         self.external: dict[str, None] = {}
         self.foreign: dict[str, None] = {}
-        self._walk = walk
+        self._walk = reader
 
     def graph(self, graph: ProtoMessage, *, level: int) -> set[str]:
         """Look through a GraphProto. Returns the names of its weights."""
         if level > _MOST_LEVELS:
             raise ScanError(f"nests its graphs more than {_MOST_LEVELS} levels deep")
-        walk = self._walk
+        reader = self._walk
         names = set()
-        for tensor in map(walk.message, walk.spans(graph, _INITIALIZERS)):
+        for tensor in map(reader.message, reader.spans(graph, _INITIALIZERS)):
             self._tensor(tensor)
-            names.add(walk.text(tensor, _NAME))
-        for sparse in map(walk.message, walk.spans(graph, _SPARSE_INITIALIZERS)):
+            names.add(reader.text(tensor, _NAME))
+        for sparse in map(reader.message, reader.spans(graph, _SPARSE_INITIALIZERS)):
             names.add(self._sparse(sparse))
-        for node in map(walk.message, walk.spans(graph, _NODES)):
+        for node in map(reader.message, reader.spans(graph, _NODES)):
             self._node(node, level=level)
         return names
 
     def rest(self, model: ProtoMessage) -> None:
         """Look through what a ModelProto has beside its graph: functions, and the two graphs of each training."""
-        walk = self._walk
-        for function in map(walk.message, walk.spans(model, _FUNCTIONS)):
-            for node in map(walk.message, walk.spans(function, _NODES_OF_A_FUNCTION)):
+        reader = self._walk
+        for function in map(reader.message, reader.spans(model, _FUNCTIONS)):
+            for node in map(reader.message, reader.spans(function, _NODES_OF_A_FUNCTION)):
                 self._node(node, level=0)
-            for attribute in map(walk.message, walk.spans(function, _ATTRIBUTES_OF_A_FUNCTION)):
+            for attribute in map(reader.message, reader.spans(function, _ATTRIBUTES_OF_A_FUNCTION)):
                 self._attribute(attribute, level=0)
-        for training in map(walk.message, walk.spans(model, _TRAINING)):
+        for training in map(reader.message, reader.spans(model, _TRAINING)):
             for number in (1, 2):
-                if spans := walk.spans(training, number):
-                    self.graph(walk.message(*spans), level=0)
+                if spans := reader.spans(training, number):
+                    self.graph(reader.message(*spans), level=0)
 
     def _node(self, node: ProtoMessage, *, level: int) -> None:
         domain = self._walk.text(node, _DOMAIN)
@@ -160,15 +159,15 @@ class _Search:
             self._attribute(attribute, level=level)
 
     def _attribute(self, attribute: ProtoMessage, *, level: int) -> None:
-        walk = self._walk
+        reader = self._walk
         for number in _TENSORS_OF_AN_ATTRIBUTE:
-            for tensor in map(walk.message, walk.spans(attribute, number)):
+            for tensor in map(reader.message, reader.spans(attribute, number)):
                 self._tensor(tensor)
         for number in _SPARSE_OF_AN_ATTRIBUTE:
-            for sparse in map(walk.message, walk.spans(attribute, number)):
+            for sparse in map(reader.message, reader.spans(attribute, number)):
                 self._sparse(sparse)
         for number in _GRAPHS_OF_AN_ATTRIBUTE:
-            for graph in map(walk.message, walk.spans(attribute, number)):
+            for graph in map(reader.message, reader.spans(attribute, number)):
                 self.graph(graph, level=level + 1)
 
     def _sparse(self, sparse: ProtoMessage) -> str:
@@ -184,20 +183,20 @@ class _Search:
                 self.external[self._walk.text(pair, 2)] = None
 
 
-def _value(walk: "_Walk", span: Span) -> tuple[str, str]:
+def _value(reader: "_MessageReader", span: Span) -> tuple[str, str]:
     """A ValueInfoProto: its name, and how it is shown. Its type is nested as type.tensor_type.shape.dim."""
-    value = walk.message(span)
-    name = walk.text(value, 1)
-    kind = walk.inner(walk.inner(value, 2), 1)
+    value = reader.message(span)
+    name = reader.text(value, 1)
+    kind = reader.inner(reader.inner(value, 2), 1)
     element = kind[1][-1] if kind[1] else 0
     sizes = []
-    for dimension in map(walk.message, walk.spans(walk.inner(kind, 2), 1)):
-        sizes.append(walk.text(dimension, 2) or str(next(iter(dimension[1]), "?")))
+    for dimension in map(reader.message, reader.spans(reader.inner(kind, 2), 1)):
+        sizes.append(reader.text(dimension, 2) or str(next(iter(dimension[1]), "?")))
     dtype = _ELEMENTS.get(element, "?") if isinstance(element, int) else "?"
     return name, f"{name} {dtype}[{', '.join(sizes)}]"
 
 
-class _Walk:
+class _MessageReader:
     """Reads messages of a file, with a limit on how many fields it reads in all."""
 
     def __init__(self, file: BinaryIO) -> None:

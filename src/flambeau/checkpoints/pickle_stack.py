@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from flambeau.checkpoints.report import ScanError, TensorInfo, plain
-from flambeau.checkpoints.scan_budget import ScanBudget
+from flambeau.checkpoints.report import ScanBudget, ScanError, TensorInfo, plain
 
 # What stands for the objects of a pickle while it is read: descriptions, of which none can do anything.
 #

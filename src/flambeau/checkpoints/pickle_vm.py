@@ -15,8 +15,7 @@ from typing import Any
 from flambeau.checkpoints import reduce_calls
 from flambeau.checkpoints.allowlist import ALLOWED, NAMESPACE, UNHOLDABLE
 from flambeau.checkpoints.pickle_stack import Foreign, Named, PlainObject, Stack, kind
-from flambeau.checkpoints.report import DOWNLOAD_AGAIN, ScanError
-from flambeau.checkpoints.scan_budget import MOST_OPERATIONS, ScanBudget
+from flambeau.checkpoints.report import DOWNLOAD_AGAIN, MOST_OPERATIONS, ScanBudget, ScanError
 
 MOST_BYTES = 32 * 2**20
 """The largest pickle that is read. A tensor takes some 150 bytes of it."""
@@ -83,7 +82,7 @@ class _Machine(Stack):
     def play(self, data: bytes, start: int) -> None:
         stream = io.BytesIO(data)
         stream.seek(start)
-        steps = _STEPS
+        steps = _OPERATIONS
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a bad escape in a string is the file's affair
             for opcode, argument, position in pickletools.genops(stream):
@@ -204,22 +203,22 @@ _OF_TORCH = {
 }  # fmt: skip
 """The operations that `torch.load(weights_only=True)` knows."""
 
-_Step = Callable[[_Machine, Any], Any]
+_PickleOperation = Callable[[_Machine, Any], Any]
 
 
-def _constant(value: Any) -> _Step:
+def _constant(value: Any) -> _PickleOperation:
     return lambda machine, _: machine.push(value)
 
 
-def _fresh(make: Callable[[], Any]) -> _Step:
+def _fresh(make: Callable[[], Any]) -> _PickleOperation:
     return lambda machine, _: machine.push(make())
 
 
-def _tuple_of(count: int) -> _Step:
+def _tuple_of(count: int) -> _PickleOperation:
     return lambda machine, _: machine.tuple_of(count)
 
 
-_STEPS: dict[str, _Step] = {
+_OPERATIONS: dict[str, _PickleOperation] = {
     **dict.fromkeys(("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"), _Machine.push),
     **dict.fromkeys(("FLOAT", "BINFLOAT", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"), _Machine.push),
     **dict.fromkeys(("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), _Machine.text),

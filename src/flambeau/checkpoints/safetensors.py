@@ -8,8 +8,15 @@ import struct
 from collections import Counter
 from typing import Any, BinaryIO
 
-from flambeau.checkpoints.report import DOWNLOAD_AGAIN, ScanError, TensorInfo, TensorMapping, plain
-from flambeau.checkpoints.scan_budget import MOST_TENSORS, refuse_too_many
+from flambeau.checkpoints.report import (
+    DOWNLOAD_AGAIN,
+    MOST_TENSORS,
+    ScanError,
+    TensorInfo,
+    TensorMapping,
+    plain,
+    refuse_too_many,
+)
 
 _LONGEST_HEADER = 16 * 2**20
 _MOST_BRACKETS = 4 * MOST_TENSORS

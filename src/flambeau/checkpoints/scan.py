@@ -1,25 +1,19 @@
-"""`examine`: which format a file has, and who looks into it. It knows what begins how, and no format from within."""
+"""`examine`: which format a file has, and who looks into it; and what a folder is.
+
+It knows what begins how, and no format of files from within.
+"""
 
 import os
-from pathlib import Path
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import msgspec
 
-from flambeau.checkpoints import (
-    allowlist,
-    classify,
-    file_magic,
-    folders,
-    onnx,
-    pickle_vm,
-    safetensors,
-    torch_legacy,
-    torch_zip,
-    zip_archive,
-)
+from flambeau.bundle import storage
+from flambeau.checkpoints import allowlist, classify, file_magic, onnx, pickle_vm, safetensors, torch_file, zip_archive
 from flambeau.checkpoints.report import Format, Report, ScanError, plain
-from flambeau.checkpoints.zip_archive import Archive
 from flambeau.errors import SourceError
 
 _HEAD = 4096
@@ -36,23 +30,23 @@ def examine(path: Path) -> Report:
     """
     try:
         if path.is_dir():
-            return _folder(path)
+            try:
+                return _folder_report(path)
+            except ScanError as refusal:
+                return _refused("unknown", 0, refusal)
         if not path.is_file():
             raise SourceError(f"{path} {'is no regular file' if path.exists() else 'does not exist'}: name a file")
         with path.open("rb") as file:
             report = _file(file, os.fstat(file.fileno()).st_size, folder=path.parent)
-        return _part(path, report) if report.verdict == "refused" else report
+        part_of_a_folder = path.suffix == ".distcp" and (path.parent / ".metadata").is_file()
+        if report.verdict == "refused" and part_of_a_folder:
+            reason = "is one part of a checkpoint of torch.distributed.checkpoint"
+            return _refused(
+                report.format, report.size, ScanError(reason, f"give its folder, {plain(path.parent.name)}")
+            )
+        return report
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _part(path: Path, report: Report) -> Report:
-    """The report on a file that is one part of a whole folder, and nothing by itself: said of what it is."""
-    if path.suffix == ".distcp" and (path.parent / ".metadata").is_file():
-        return _refused(report.format, report.size, ScanError(
-            "is one part of a checkpoint of torch.distributed.checkpoint", f"give its folder, {plain(path.parent.name)}"
-        ))  # fmt: skip
-    return report
 
 
 def files_beside(path: Path) -> tuple[Path, ...]:
@@ -63,13 +57,6 @@ def files_beside(path: Path) -> tuple[Path, ...]:
         except ScanError as refusal:
             raise SourceError(f"{path.name} {refusal.reason}: {refusal.remedy}") from None
     return tuple(path.parent / place for place in found.external)
-
-
-def _folder(path: Path) -> Report:
-    try:
-        return folders.read(path)
-    except ScanError as refusal:
-        return _refused("unknown", 0, refusal)
 
 
 def _file(file: BinaryIO, size: int, *, folder: Path) -> Report:
@@ -89,25 +76,25 @@ def _zip(file: BinaryIO, size: int) -> Report:
     form: Format = "unknown"
     try:
         archive = zip_archive.read(file, size)
-        if is_torchscript(archive):
+        if file_magic.is_torchscript(archive):
             form = "torchscript"
-            refuse_bomb(archive)
+            file_magic.refuse_bomb(archive)
             reason = "holds code in TorchScript's language beside its weights"
             weights = "torch.jit.load('PATH', 'cpu').state_dict()"
             return _code(form, size, reason, weights=weights)
-        if is_pt2(archive):
+        if file_magic.is_pt2(archive):
             form = "pt2"
-            refuse_bomb(archive)
+            file_magic.refuse_bomb(archive)
             reason = "is a program of torch.export, whose parts torch may unpickle"
             return _code(form, size, reason, weights="torch.export.load('PATH').state_dict")
-        if is_mar(archive):
+        if file_magic.is_mar(archive):
             form = "mar"
-            facts = mar_facts(archive)
-            refuse_bomb(archive)
+            facts = file_magic.mar_facts(archive)
+            file_magic.refuse_bomb(archive)
             return _code(form, size, "is an archive of TorchServe with Python code of its author's", facts=facts)
-        if torch_zip.is_one(archive):
+        if torch_file.is_zip(archive):
             form = "torch-zip"
-            return classify.of_pickle(torch_zip.read(archive), form, size)
+            return classify.of_pickle(torch_file.read_zip(archive), form, size)
         raise file_magic.of_archive(archive)
     except ScanError as refusal:
         return _refused(form, size, refusal)
@@ -146,8 +133,8 @@ def _pickle(file: BinaryIO, size: int, head: bytes) -> Report:
     """torch before 1.6, any other pickle, or none: text may be one too (protocol 0), so it is tried."""
     first = pickle_vm.read(head)
     try:
-        if torch_legacy.is_one(first):
-            return classify.of_pickle(torch_legacy.read(file, size), "torch-legacy", size)
+        if torch_file.is_legacy(first):
+            return classify.of_pickle(torch_file.read_legacy(file, size), "torch-legacy", size)
         if head.startswith(b"\x80") or first.end or first.foreign:
             file.seek(0)
             found = pickle_vm.read(file.read(pickle_vm.MOST_BYTES))
@@ -155,7 +142,7 @@ def _pickle(file: BinaryIO, size: int, head: bytes) -> Report:
                 return classify.of_stray_pickle(found, size)
         raise file_magic.of_head(head)
     except ScanError as refusal:
-        return _refused("torch-legacy" if torch_legacy.is_one(first) else "unknown", size, refusal)
+        return _refused("torch-legacy" if torch_file.is_legacy(first) else "unknown", size, refusal)
 
 
 def _only_looks_like_a_pickle(found: pickle_vm.Pickled, head: bytes) -> bool:
@@ -175,65 +162,104 @@ def _refused(form: Format, size: int, refusal: ScanError) -> Report:
     return Report(form, "refused", size, reason=refusal.reason, remedy=refusal.remedy)
 
 
-# Zip archives that carry code: TorchScript, `torch.export`'s `.pt2` and TorchServe's `.mar`, told by their members.
-#
-# Nothing in them is run or imported, and of the whole archive at most a manifest is unpacked.
+# Folders: a bundle, a repository of bundles, or something else, with the files in it that may be what was meant.
 
 
-_MOST_TIMES = 20
-_FREE_BYTES = 2**20
+_MOST_FILES = 10_000
 _LARGEST_MANIFEST = 2**20
-_MAR_MANIFEST = "MAR-INF/MANIFEST.json"
-_MOST_MAR_MEMBERS = 1000
-
-_PT2_MARKS = ("archive_format", "serialized_exported_program.json")
+_LIKELY = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".onnx", ".pt2")
 
 
-def is_torchscript(archive: Archive) -> bool:
-    """Whether it is what `torch.jit.save` writes: constants, and code in TorchScript's language."""
-    return any(_inner(name) == "constants.pkl" for name in archive.members)
+def _folder_report(path: Path) -> Report:
+    """What a folder is. Raises `ScanError` for one that holds no bundle."""
+    size = sum(file.stat().st_size for file in islice(path.rglob("*"), _MOST_FILES) if file.is_file())
+    if (path / storage.MANIFEST).is_file():
+        return _bundle_report(path, size)
+    names = sorted({place.relative_to(path).parts[0] for place in islice(_manifests(path), _MOST_FILES)})
+    if names:
+        return Report("repository", "data", size, facts={"models": ", ".join(map(plain, names[:16]))})
+    files = sorted(file.name for file in islice(path.iterdir(), _MOST_FILES) if file.suffix.lower() in _LIKELY)
+    if (path / "saved_model.pb").is_file():
+        raise ScanError(
+            "is a model of TensorFlow, not of PyTorch", "export it to ONNX with tf2onnx, and give that file"
+        )
+    if (path / "data.pkl").is_file():
+        raise ScanError("is a file of torch.save that was unpacked", "give the file itself, as it was downloaded")
+    if (path / ".metadata").is_file() and any(path.glob("*.distcp")):
+        raise ScanError(
+            "is a checkpoint of torch.distributed.checkpoint, whose tensors lie in parts",
+            "join them, if you trust whoever wrote it, for that unpickles: "
+            "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER NEW.pth, and give NEW.pth",
+        )
+    if shards := next(path.glob("*.index.json"), None):
+        raise ScanError(
+            f"is a checkpoint in several files ({plain(shards.name)})",
+            "join them into one: load each, and save the state_dict as one safetensors file",
+        )
+    if files:
+        raise ScanError("is neither a bundle nor a repository", f"give the file in it: {plain(', '.join(files))}")
+    raise ScanError(
+        "is a folder without a bundle or a model in it", "give a model's file, or a folder of flambeau build"
+    )
 
 
-def is_pt2(archive: Archive) -> bool:
-    """Whether it is what `torch.export.save` writes, since 2.6 or before it."""
-    return any(_inner(name) in _PT2_MARKS or name in _PT2_MARKS for name in archive.members)
+def _manifests(path: Path) -> Iterator[Path]:
+    """The manifests of a repository: NAME/manifest.json, or NAME/VERSION/manifest.json."""
+    for pattern in (f"*/{storage.MANIFEST}", f"*/*/{storage.MANIFEST}"):
+        yield from path.glob(pattern)
 
 
-def is_mar(archive: Archive) -> bool:
-    """Whether it is what `torch-model-archiver` writes."""
-    return _MAR_MANIFEST in archive.members
+def _refuse_unlisted(path: Path, manifest: storage.Manifest) -> None:
+    """Raise `ScanError` where a graph keeps weights in a file that the manifest does not list, and so nobody
+    verifies."""
+    for name in (storage.ONNX, storage.OPTIMISED_ONNX, storage.INT8_ONNX):
+        if name not in manifest.members or not (path / name).is_file():
+            continue
+        with (path / name).open("rb") as file:
+            found = onnx.read(file, os.fstat(file.fileno()).st_size, folder=path)
+        for place in found.external:
+            if str(PurePosixPath(place)) not in manifest.members:
+                raise ScanError(
+                    f"is a bundle whose {name} keeps weights in {plain(place)}, which is no member of it",
+                    "build it again with flambeau build",
+                )
 
 
-def refuse_bomb(archive: Archive) -> None:
-    """Raise `ScanError` for an archive that unpacks to far more than it is (T-04)."""
-    packed = sum(member.packed for member in archive.members.values())
-    unpacked = sum(member.size for member in archive.members.values())
-    if unpacked > _MOST_TIMES * packed + _FREE_BYTES:
-        raise ScanError(f"would unpack to {unpacked:,} bytes from {packed:,}: more than {_MOST_TIMES} times is a bomb")
-
-
-def mar_facts(archive: Archive) -> dict[str, str]:
-    """What the manifest of a `.mar` says: model, version, handler, weights. Raises `ScanError` for a damaged one."""
-    if len(archive.members) > _MOST_MAR_MEMBERS:
-        raise ScanError(f"holds {len(archive.members):,} members; {_MOST_MAR_MEMBERS:,} are enough for any .mar")
+def _bundle_report(path: Path, size: int) -> Report:
     try:
-        manifest: Any = msgspec.json.decode(archive.read(_MAR_MANIFEST, limit=_LARGEST_MANIFEST))
-    except (msgspec.DecodeError, RecursionError):
-        raise ScanError(f"is a .mar whose {_MAR_MANIFEST} is not JSON") from None
-    model = manifest.get("model") if isinstance(manifest, dict) else None
-    if not isinstance(model, dict):
-        raise ScanError(f"is a .mar whose {_MAR_MANIFEST} names no model")
-    said = {
-        "model": model.get("modelName"),
-        "version": model.get("modelVersion"),
-        "handler": model.get("handler"),
-        "weights": model.get("serializedFile"),
-        "architecture": model.get("modelFile"),
-        "runtime": manifest.get("runtime"),
+        with (path / storage.MANIFEST).open("rb") as file:
+            header: Any = msgspec.json.decode(file.read(_LARGEST_MANIFEST))
+        if header.get("format") != storage.FORMAT:
+            raise ScanError(
+                f"is a bundle of format {plain(str(header.get('format')))}; this flambeau reads {storage.FORMAT}",
+                "build it again with flambeau build",
+            )
+        manifest = msgspec.convert(header, storage.Manifest, str_keys=True)  # JSON has no other keys
+    except (msgspec.MsgspecError, AttributeError, RecursionError):
+        raise ScanError(
+            f"is a bundle whose {storage.MANIFEST} is damaged", "build it again with flambeau build"
+        ) from None
+    if fault := storage.members_fault(path, manifest):
+        raise ScanError(f"is a bundle that {plain(fault)}", "build it again with flambeau build")
+    _refuse_unlisted(path, manifest)
+    facts = {
+        "name": plain(manifest.name),
+        "engine": manifest.engine,
+        "flambeau": plain(manifest.flambeau),
     }
-    return {name: plain(value) for name, value in said.items() if isinstance(value, str) and value}
-
-
-def _inner(name: str) -> str:
-    """A member's name without the folder at the top."""
-    return name.partition("/")[2]
+    if manifest.outputs:
+        facts["outputs"] = plain(", ".join(f"{each.name} {each.dtype}{[*each.shape]}" for each in manifest.outputs))
+    facts["task"] = manifest.what_it_does
+    facts["activation"] = str(manifest.activated_by)
+    if manifest.one_row:
+        facts["one row"] = plain(f"at a time, for {manifest.one_row}")
+    if manifest.architecture:
+        facts["architecture"] = plain(manifest.architecture.name)
+    code = getattr(manifest.pipeline, "code", None) or (manifest.architecture and manifest.architecture.code)
+    if code is None:
+        return Report("bundle", "data", size, facts=facts)
+    return Report(
+        "bundle", "code", size, facts=facts,
+        reason=f"is a bundle with code of its author's in it ({plain(code.name)}), which runs when it is served",
+        remedy="give --allow-code if you trust whoever wrote it",
+    )  # fmt: skip

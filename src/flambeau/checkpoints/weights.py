@@ -1,9 +1,12 @@
-"""Which of a file's mappings holds the weights to serve."""
+"""Which of a file's mappings holds the weights to serve, and where mappings lie in what a pickle describes."""
 
+from collections.abc import Iterator
 from math import prod
+from typing import Any
 
 from flambeau.checkpoints.allowlist import ITEM_SIZES
-from flambeau.checkpoints.report import Report, TensorMapping
+from flambeau.checkpoints.pickle_stack import Foreign, PlainObject, Tensor
+from flambeau.checkpoints.report import Report, ScanBudget, ScanError, TensorMapping, refuse_too_many
 from flambeau.errors import SourceError
 
 _PLAIN = (
@@ -89,3 +92,151 @@ def _way(entry: TensorMapping) -> str:
 def _listed(entries: list[TensorMapping]) -> str:
     names = [f"{_way(entry)} ({len(entry.tensors)} tensors)" for entry in entries[:_MOST_LISTED]]
     return ", ".join(names) + (f" and {len(entries) - _MOST_LISTED} more" if len(entries) > _MOST_LISTED else "")
+
+
+# Where mappings of tensors lie in what a pickle describes, and the class names that may lie beside them.
+
+
+_DEEPEST = 4
+_LONGEST_PREFIX = 1000  # characters of a tensor's name within a module
+_OF_A_TENSOR = 200  # units of the budget
+_MOST_ENTRIES = 1000
+_MOST_CLASSES = 100_000
+_FREE_BYTES = 64 * 2**20
+_MOST_TIMES = 8
+
+_NOT_WEIGHTS = ("optim", "lr_sched", "scheduler", "scaler", "amp", "rng", "cuda_rng", "callbacks", "loops", "grad")
+"""What keys begin with under which training keeps its own tensors."""
+_OF_OPTIMISERS = {
+    "step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "grad_avg",
+    "acc_delta", "sum", "ax", "eta", "mu", "prev", "step_size",
+}  # fmt: skip
+
+_CLASS_KEYS = ("classes", "class_names", "labels", "names", "categories", "class_to_idx", "idx_to_class", "id2label")
+
+
+def _mappings(value: Any, budget: ScanBudget) -> Iterator[tuple[tuple[str, ...], dict[Any, Any], bool]]:
+    """Every mapping of the contents with the keys that lead to it, and whether it is a module; outermost first, each
+    once.
+    """
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), value)]
+    seen: set[int] = set()
+    while waiting:
+        following: list[tuple[tuple[str, ...], Any]] = []
+        for where, found in waiting:
+            if id(found) in seen:
+                continue
+            seen.add(id(found))
+            members = _members(found, budget)
+            if members is None:
+                continue
+            yield where, members, is_module(found)
+            if len(where) < _DEEPEST:
+                following += [
+                    ((*where, key), member)
+                    for key, member in members.items()
+                    if type(key) is str and isinstance(member, dict | Foreign) and not key.startswith(_NOT_WEIGHTS)
+                ]
+        waiting = following
+
+
+def _members(value: Any, budget: ScanBudget) -> dict[Any, Any] | None:
+    if isinstance(value, Foreign):
+        return _state_dict(value, budget) or value.items
+    return value if isinstance(value, dict) else None
+
+
+def entries(value: Any, budget: ScanBudget, *, size: int) -> tuple[TensorMapping, ...]:
+    """The mappings that hold tensors, without an optimiser's. Raises `ScanError` where they outgrow a file of
+    `size`."""
+    found: list[TensorMapping] = []
+    total = 0
+    for where, members, module in _mappings(value, budget):
+        budget.charge_for(members)
+        tensors = {key: item for key, item in members.items() if type(key) is str and isinstance(item, Tensor)}
+        if not tensors or tensors.keys() <= _OF_OPTIMISERS:
+            continue
+        if len(found) == _MOST_ENTRIES:
+            break
+        budget.charge(_OF_A_TENSOR * len(tensors))
+        refuse_too_many(tensors)
+        total += sum(tensor.size for tensor in tensors.values())
+        aside = tuple(key for key in members if type(key) is str and key not in tensors)
+        found.append(TensorMapping(where, {key: tensor.info for key, tensor in tensors.items()}, aside, module))
+    if total > _MOST_TIMES * size + _FREE_BYTES:
+        raise ScanError(f"has {size:,} bytes and tensors of {total:,}: they share storages, and grow when it is loaded")
+    return tuple(found)
+
+
+def _state_dict(module: Any, budget: ScanBudget) -> dict[str, Any] | None:
+    """The tensors of a pickled `torch.nn.Module`, named as `state_dict()` would name them."""
+    if not is_module(module):
+        return None
+    found: dict[str, Any] = {}
+    waiting: list[tuple[str, Any]] = [("", module)]
+    seen: set[int] = set()
+    while waiting:
+        prefix, at = waiting.pop()
+        if id(at) in seen or len(prefix) > _LONGEST_PREFIX:
+            continue
+        seen.add(id(at))
+        transient = at.state.get("_non_persistent_buffers_set")
+        members = transient.members if isinstance(transient, PlainObject) else ()
+        budget.charge_for(members)
+        hidden = {name for name in members if type(name) is str}
+        for part in ("_parameters", "_buffers"):
+            for name, item in _named(at.state.get(part), prefix, budget):
+                if isinstance(item, Tensor) and name not in hidden:
+                    found[f"{prefix}{name}"] = item
+        children = [(f"{prefix}{name}.", child) for name, child in _named(at.state.get("_modules"), prefix, budget)]
+        waiting += [(name, child) for name, child in reversed(children) if is_module(child)]
+    return found
+
+
+def _named(members: Any, prefix: str, budget: ScanBudget) -> list[tuple[str, Any]]:
+    """The members that have names, which are to get the prefix."""
+    found = _dict(members)
+    budget.charge((_OF_A_TENSOR + len(prefix)) * len(found))
+    return [(name, item) for name, item in found.items() if type(name) is str and len(name) <= _LONGEST_PREFIX]
+
+
+def is_module(value: Any) -> bool:
+    """Whether it is a pickled `torch.nn.Module`, by the state that all of them have."""
+    return isinstance(value, Foreign) and isinstance(value.state, dict) and "_parameters" in value.state
+
+
+def _dict(value: Any) -> dict[Any, Any]:
+    members = value.items if isinstance(value, Foreign) else value
+    return members if isinstance(members, dict) else {}
+
+
+def classes(value: Any, budget: ScanBudget) -> tuple[str, ...] | None:
+    """The class names that a checkpoint keeps beside its weights, in the order of the outputs."""
+    for _, members, _ in _mappings(value, budget):
+        for key in _CLASS_KEYS:
+            budget.charge_for(members.get(key))
+            if found := _classes(members.get(key)):
+                return found
+    return None
+
+
+def _classes(value: Any) -> tuple[str, ...] | None:
+    if isinstance(value, list | tuple):
+        names = list(value)
+    elif not isinstance(value, dict) or not value:
+        return None
+    elif all(type(index) is int and 0 <= index < len(value) for index in value.values()):  # class_to_idx
+        names = _dense({index: name for name, index in value.items()}, count=len(value))
+    else:  # idx_to_class; JSON has made strings of the numbers, perhaps
+        names = _dense({_number(index): name for index, name in value.items()}, count=len(value))
+    whole = 1 < len(names) <= _MOST_CLASSES and all(type(name) is str and name for name in names)
+    return tuple(names) if whole else None
+
+
+def _dense(names: dict[Any, Any], *, count: int) -> list[Any]:
+    """The names by their numbers from 0, or nothing where a number is missing or given twice."""
+    return [names.get(index) for index in range(count)] if len(names) == count else []
+
+
+def _number(index: Any) -> Any:
+    return int(index) if type(index) is str and index.isdecimal() and len(index) < 8 else index

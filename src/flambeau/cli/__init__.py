@@ -12,14 +12,16 @@ import sys
 
 import click
 
-from flambeau.cli.terminal import printable
 from flambeau.errors import SetupError
 from flambeau.system.process import NO_TELEMETRY, open_standard_streams
 from flambeau.telemetry import logs, stderr_capture
 from flambeau.version import VERSION
 
-_COMMANDS = ("serve", "build", "inspect", "predict", "bench", "config", "doctor", "token")
-"""Each is the function of that name in the module of that name."""
+_COMMANDS = {
+    "serve": "serve", "build": "source", "inspect": "source", "predict": "predict", "bench": "bench",
+    "config": "config", "doctor": "doctor", "token": "config",
+}  # fmt: skip
+"""Each is the function of that name in this module."""
 
 _METRICS_IN_FILES = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")
 """Where the Prometheus library shares what it counts: with nobody here, and a full volume would end the service."""
@@ -34,7 +36,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(f"flambeau.cli.{cmd_name}"), cmd_name)
+        command: click.Command = getattr(importlib.import_module(f"flambeau.cli.{_COMMANDS[cmd_name]}"), cmd_name)
         return command
 
 
@@ -76,6 +78,8 @@ def main() -> None:
         if logs.in_json():
             logs.event(str(error), level=logging.ERROR, exit=error.exit_code)
         else:
+            from flambeau.cli.terminal import printable
+
             click.echo(f"flambeau: {printable(str(error))}", err=True)
         sys.exit(error.exit_code)
     except click.Abort:

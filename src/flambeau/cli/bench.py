@@ -94,7 +94,7 @@ def _tell(engine: str) -> None:
 
 def _verdict(opened: Bundle, tried: list[Trial]) -> tuple[str, str]:
     """What `auto` would take of what was tried; the bundle's own choice where it can take none of that."""
-    chosen, why = benchmark.judge(tried)
+    chosen, why = benchmark.select_engine(tried)
     own = opened.manifest.engine
     if chosen is None:
         return own, opened.manifest.export_error or "no engine that auto may take was measured"

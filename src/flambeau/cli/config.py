@@ -1,9 +1,9 @@
-"""`flambeau config`: what is in force, and where it was given."""
+"""`flambeau config`: what is in force, and where it was given; and `flambeau token`."""
 
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import click
 import msgspec
@@ -20,6 +20,7 @@ from flambeau.cli.options import (
 )
 from flambeau.cli.terminal import printable
 from flambeau.errors import ConfigError
+from flambeau.http import tokens
 from flambeau.serving.service import split_options
 from flambeau.settings import loading, table
 from flambeau.settings.schema import Setting, to_toml
@@ -117,3 +118,19 @@ def _toml_line(each: _InForce) -> str:
         return f"# {each.setting.name} ="
     given = each.place != "default"
     return f"{'' if given else '# '}{each.setting.name} = {to_toml(each.value)}"
+
+
+# `flambeau token`
+
+
+@click.command()
+@click.option("--scope", type=click.Choice(get_args(tokens.Scope)), help="Print a line for a tokens file instead.")
+def token(*, scope: str | None) -> None:
+    """Print a fresh token of 256 bits.
+
+    \b
+      export FLAMBEAU_TOKEN=$(flambeau token)
+      (umask 077; flambeau token --scope infer >> tokens)
+    """
+    text = tokens.fresh()
+    click.echo(text if scope is None else f"{scope} {text}")

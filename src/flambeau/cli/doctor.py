@@ -6,8 +6,8 @@ import msgspec
 from flambeau.cli.options import file_of
 from flambeau.cli.serve import serve
 from flambeau.cli.terminal import printable
+from flambeau.doctor import Finding, Verdict
 from flambeau.doctor.checks import examine
-from flambeau.doctor.diagnosis import Finding, Verdict
 from flambeau.errors import SetupError
 from flambeau.serving.service import split_options
 from flambeau.settings.service import Settings

@@ -1,20 +1,35 @@
 """`flambeau predict`: answers to many inputs, without a server."""
 
+import asyncio
+import contextlib
+import itertools
 import os
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
+from rich.console import Console
 
+from flambeau.bundle.storage import Bundle, ImageConfig, PythonConfig, TensorConfig
 from flambeau.cli.options import HELP, SettingOption, SettingsCommand, source_options
-from flambeau.cli.scoring import read_order
+from flambeau.cli.predict_output import ProgressBar, StreamSink, TableSink, number_of
 from flambeau.cli.terminal import ShowProgress
-from flambeau.errors import SetupError
-from flambeau.serving.service import split_options
+from flambeau.errors import ConfigError, SetupError
+from flambeau.offline import job, parquet
+from flambeau.offline.entries import InputEntry, Wanted, WantedKind
+from flambeau.offline.inputs import Inputs
+from flambeau.offline.job import RowSink, Tally
+from flambeau.offline.journal import Journal, JournalPlace, Record, identify
+from flambeau.offline.rows import CsvLines, JsonLines, Layout, Lines
+from flambeau.serving.service import Service, split_options
 from flambeau.settings import service
+from flambeau.settings.service import Settings, usable_cores
 from flambeau.sources import build_cache
 from flambeau.system import staging
+from flambeau.tasks import TASKS
 from flambeau.telemetry import logs
 
 _SETTINGS = (  # of `serve`: those that mean something without HTTP
@@ -36,7 +51,7 @@ _DEFAULTS = {"max_batch_size": None, "compute_timeout": 60.0, "log_level": "warn
 @click.option("--probabilities", is_flag=True, help="Add all probabilities of each image.")
 @click.option("--column", metavar="NAME", help="Column of a table that names images, or field of a JSON line.")
 @click.option("--columns", metavar="A,B,...", help="Columns of a CSV file that hold the numbers.")
-def predict(*, source: str | None, inputs: tuple[str, ...], max_batch_size: int | None, **options: Any) -> None:
+def predict(*, source: str | None, inputs: tuple[str, ...], max_batch_size: int | None, **flags: Any) -> None:
     """Predict each INPUT with the model SOURCE, on all cores, into a table or a file.
 
     \b
@@ -52,25 +67,24 @@ def predict(*, source: str | None, inputs: tuple[str, ...], max_batch_size: int 
     """
     if source is None or not inputs:
         raise click.UsageError("name a SOURCE and at least one INPUT, such as: flambeau predict default photos/")
-    from flambeau.cli.scoring import Scoring  # with all that draws on the terminal, which the other commands do without
 
-    order = read_order(inputs, options)
-    source_part, settings = split_options(options | {"source": source})
+    options = read_options(inputs, flags)
+    source_part, settings = split_options(flags | {"source": source})
     logs.configure(settings.log_level)
     progress = ShowProgress()
     try:
         bundle = build_cache.open_source(source_part, progress=progress)
     finally:
         progress.done()
-    scoring = Scoring(order, bundle, settings, max_batch_size=max_batch_size)
+    scoring = Scoring(options, bundle, settings, max_batch_size=max_batch_size)
     try:
-        code = scoring.to_file() if order.resumes else scoring.to_stream()
+        code = scoring.to_file() if options.resumes else scoring.to_stream()
     except OSError as error:
         if not staging.no_space(error):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's last flush
-        onwards = ", and start it again: it goes on from there" if order.resumes else ""
-        where = order.output or "standard output"
+        onwards = ", and start it again: it goes on from there" if options.resumes else ""
+        where = options.output or "standard output"
         raise SetupError(f"the rows cannot be written to {where}: it has no space left: make room{onwards}") from None
     sys.exit(code)
 
@@ -80,3 +94,216 @@ predict.params.extend(  # the options of `serve` that mean something here
     for each in service.rows()
     if each.name in _SETTINGS
 )
+
+
+# One run, from its options to its exit code, and what is said about it on standard error.
+
+
+# What the user of `flambeau predict` asked for, besides the model and the settings, and whether it can be written.
+
+TableFormat = Literal["table", "csv", "jsonl", "parquet"]
+
+_FORMATS: dict[str, TableFormat] = {
+    ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """What the user asked for, besides the model and the settings."""
+
+    inputs: tuple[str, ...]
+    output: Path | None
+    format: TableFormat
+    overwrite: bool
+    top_k: int | None
+    probabilities: bool
+    column: str | None
+    columns: tuple[str, ...]
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the rows go into a file that a later start can go on from, and not into a pipe or a device."""
+        return self.output is not None and (self.output.is_file() or not self.output.exists())
+
+
+def read_options(inputs: tuple[str, ...], flags: dict[str, Any]) -> PredictOptions:
+    """Take what is ours out of the flags of the command. Raises `SetupError` for what cannot be written."""
+    columns = flags.pop("columns")
+    ours = {name: flags.pop(name) for name in ("output", "format", "overwrite", "top_k", "probabilities", "column")}
+    ours["format"] = _format(ours["output"], ours["format"])
+    options = PredictOptions(inputs=inputs, columns=tuple(columns.split(",")) if columns else (), **ours)
+    if options.probabilities and options.format not in ("jsonl", "parquet"):
+        raise ConfigError(f"--probabilities are too many for a {options.format}: write .jsonl or .parquet with -o")
+    if options.output is None:
+        if options.format == "parquet":
+            raise ConfigError("--format parquet needs a file: name it with -o")
+    elif options.output.is_dir() or not options.output.parent.is_dir():
+        raise ConfigError(f"-o {options.output} cannot be a file: name one in a folder that exists")
+    elif options.format == "table" or (options.format == "parquet" and not options.resumes):
+        raise ConfigError(f"--format {options.format} cannot be written to {options.output}: leave -o out, or take csv")
+    if options.format == "parquet":
+        parquet.require()
+    return options
+
+
+def _format(output: Path | None, wanted: TableFormat | None) -> TableFormat:
+    if wanted is not None:
+        return wanted
+    if output is None:
+        return "table" if sys.stdout.isatty() else "jsonl"
+    try:
+        return _FORMATS[output.suffix.lower()]
+    except KeyError:
+        raise ConfigError(
+            f"-o {output} does not tell its format: call it .csv, .jsonl or .parquet, or add --format"
+        ) from None
+
+
+_KINDS: dict[type, WantedKind] = {ImageConfig: "image", TensorConfig: "tensor", PythonConfig: "python"}
+_BATCHES: dict[WantedKind, int] = {"image": 8, "python": 8, "tensor": 64}
+_OF_CLASSES = ("top_k", "probabilities")  # options of a classifier: where several labels may be right, all are there
+_EXIT_WITH_ERRORS = 3
+_EXIT_BROKEN_PIPE = 141  # as a shell shows a program that SIGPIPE ended
+_WIDTH_OF_A_FILE = 120  # columns of a table that goes into a pipe
+
+
+class Scoring:
+    """All inputs through one model. Its two ways return the exit code and raise `SetupError`."""
+
+    def __init__(
+        self, options: PredictOptions, bundle: Bundle, settings: Settings, *, max_batch_size: int | None
+    ) -> None:
+        """Raises `SetupError` when the model may not be run so, or an option has no effect on it."""
+        kind = _KINDS[type(bundle.manifest.pipeline)]
+        does = TASKS[bundle.manifest.what_it_does]
+        idle = [*(["columns"] if kind == "image" else []), *([] if does.ranked else _OF_CLASSES)]
+        for name in idle:
+            if getattr(options, name):
+                raise SetupError(f"--{name.replace('_', '-')} has no effect on {bundle.manifest.name}: leave it out")
+        self._options = options
+        self._bundle = bundle
+        self._replicas = settings.replicas or usable_cores()
+        settings = replace(settings, max_batch_size=max_batch_size or _BATCHES[kind])
+        self._settings = job.settle(settings, replicas=self._replicas)
+        self._service = Service([bundle], self._settings)
+        self._kind = kind
+        named = does.columns_of(bundle.manifest.outputs)
+        self._layout = Layout(task=does.name, top_k=options.top_k, probabilities=options.probabilities, named=named)
+
+    def to_stream(self) -> int:
+        """Compute all rows, and show them or send them to standard output, a pipe or a device."""
+        inputs, tally = self._inputs(), Tally()
+        total = inputs.count()
+        with contextlib.ExitStack() as stack:
+            bar_on = Console(stderr=True)
+            sink: RowSink
+            if self._options.format == "table":
+                screen = Console() if sys.stdout.isatty() else Console(width=_WIDTH_OF_A_FILE)
+                bar_on = screen if screen.is_terminal else bar_on  # one terminal: the bar stays below the rows
+                sink = TableSink(screen, self._layout.task)
+            else:
+                output = self._options.output
+                file = stack.enter_context(output.open("wb")) if output else sys.stdout.buffer
+                sink = StreamSink(file, self._lines())
+            try:
+                seconds = self._score(iter(inputs), sink, tally=tally, total=total, bar_on=bar_on)
+            except BrokenPipeError:  # whoever read them has enough
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's last flush
+                return _EXIT_BROKEN_PIPE
+        return self._end(inputs, tally, seconds)
+
+    def to_file(self) -> int:
+        """Compute the rows that a file lacks, and append them."""
+        output = self._options.output
+        assert output is not None  # one that resumes has one
+        place = JournalPlace(output, parquet=self._options.format == "parquet")
+        for name in self._options.inputs:
+            if Path(name).resolve() in place.own:
+                raise ConfigError(f"{name} is both read and written: name another file with -o")
+        inputs = self._inputs(place.own)
+        total = inputs.count()
+        if total == 0:
+            raise self._nothing()
+        journal = Journal(place, self._record(inputs), self._lines(), overwrite=self._options.overwrite)
+        with contextlib.closing(journal):
+            entries = iter(inputs)
+            tally = job.pass_by(entries, journal.written(), where=output)
+            if tally.kept and tally.kept != total:
+                click.echo(f"{output} has {number_of(tally.kept, 'row')} already: going on from there", err=True)
+            seconds = self._score(entries, journal, tally=tally, total=total, bar_on=Console(stderr=True))
+            journal.finish(rows=tally.rows, errors=tally.errors, layout=self._layout)
+        return self._end(inputs, tally, seconds)
+
+    def _inputs(self, own: frozenset[Path] = frozenset()) -> Inputs:
+        options = self._options
+        wanted = Wanted(kind=self._kind, column=options.column, columns=options.columns)
+        return Inputs(options.inputs, wanted, own=own, listed=lambda: open(0, "rb", closefd=False))
+
+    def _lines(self) -> Lines:
+        return CsvLines(self._layout) if self._options.format == "csv" else JsonLines()
+
+    def _record(self, inputs: Inputs) -> Record:
+        options, settings = self._options, self._settings
+        tables = {str(table): table.stat() for table in inputs.tables() if table.is_file()}
+        return Record(
+            model=self._bundle.manifest.name,
+            bundle=identify(self._bundle),
+            engine=self._service.get().engine,
+            options={
+                "format": options.format,
+                "top-k": options.top_k,
+                "probabilities": options.probabilities,
+                "column": options.column,
+                "columns": list(options.columns),
+                "threshold": settings.threshold,
+                "max-image-pixels": settings.max_image_pixels,
+            },
+            tables={name: (found.st_size, found.st_mtime_ns) for name, found in tables.items()},
+        )
+
+    def _score(
+        self, entries: Iterator[InputEntry], sink: RowSink, *, tally: Tally, total: int | None, bar_on: Console
+    ) -> float:
+        """Compute the rows of these entries, and return the seconds it took.
+
+        Raises `SetupError` when there is nothing to be computed and never was.
+        """
+        first = next(entries, None)
+        if first is None:
+            if not tally.rows:
+                raise self._nothing()
+            return 0.0
+        with ProgressBar(tally, total=total, log_level=self._settings.log_level, console=bar_on) as bar:
+            try:
+                asyncio.run(
+                    job.run(
+                        self._service, itertools.chain([first], entries), self._layout,
+                        sink=sink, tally=tally, replicas=self._replicas, on_rows=bar.update,
+                    )
+                )  # fmt: skip
+            except (KeyboardInterrupt, SystemExit):
+                hint = "the same command goes on" if self._options.resumes else "name a file with -o to keep them"
+                click.echo(f"stopped after {number_of(tally.rows, 'row')}: {hint}", err=True)
+                raise
+            return bar.seconds()
+
+    def _nothing(self) -> SetupError:
+        return SetupError(f"there is nothing to predict in {' '.join(self._options.inputs)}: name other inputs")
+
+    def _end(self, inputs: Inputs, tally: Tally, seconds: float) -> int:
+        """Say what came of it, and return the exit code."""
+        if inputs.passed_over:
+            what = ", ".join(f"{count} {suffix}" for suffix, count in sorted(inputs.passed_over.items()))
+            click.echo(f"passed over: {what}", err=True)
+        if tally.nonfinite:
+            click.echo(f"numbers that were NaN or infinite, and are null now: {tally.nonfinite}", err=True)
+        counted = f"{number_of(tally.rows, 'row')}, {number_of(tally.errors, 'error')}"
+        fresh = tally.rows - tally.kept
+        if fresh:
+            told = f"{counted} ({tally.kept} rows from before)" if tally.kept else counted
+            told += f", {seconds:.1f} s, {fresh / seconds:.1f} rows/s"
+        else:
+            told = f"{self._options.output} is complete: {counted}"
+        click.echo(told, err=True)
+        return _EXIT_WITH_ERRORS if tally.errors else 0

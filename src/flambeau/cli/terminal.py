@@ -1,145 +1,15 @@
-"""What `flambeau predict` shows: its progress on standard error, and its rows as a table where a person reads them."""
+"""What a terminal is shown by any command: text that a file's author may have written, and what a build is doing."""
 
 import time
-from collections.abc import Iterable
-from typing import BinaryIO
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
-from flambeau.offline.entries import shown
-from flambeau.offline.job import Tally
-from flambeau.offline.rows import Lines, Row
-from flambeau.sources.request import Advance, Note, Step
-from flambeau.tasks import TASKS, TaskName
-from flambeau.telemetry import logs
-
-_SECONDS_BETWEEN_LINES = 10.0
-_WIDEST = 120  # columns of a table
-
-
-class ProgressBar:
-    """A moving bar on a terminal, and otherwise a line every ten seconds."""
-
-    def __init__(self, tally: Tally, *, total: int | None, log_level: str, console: Console) -> None:
-        """`total` is the number of rows in the end, where it is known."""
-        self._tally = tally
-        self._total = total
-        self._log_level = log_level
-        self._moves = console.is_terminal
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TextColumn("{task.fields[errors]}", style="red"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-        )
-        self._started = self._told = time.monotonic()
-
-    def __enter__(self) -> "ProgressBar":
-        self._started = self._told = time.monotonic()
-        if self._moves:
-            self._progress.start()
-            self._task = self._progress.add_task(
-                "predict", total=self._total, completed=self._tally.rows, rate="", errors=""
-            )
-            logs.configure(self._log_level)  # to the standard error that is now above the bar
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._moves:
-            self._progress.stop()
-            logs.configure(self._log_level)
-
-    def update(self) -> None:
-        """The tally has changed."""
-        tally = self._tally
-        errors = number_of(tally.errors, "error") if tally.errors else ""
-        if self._moves:
-            rate = f"{self.rate():.0f} rows/s"
-            self._progress.update(self._task, completed=tally.rows, rate=rate, errors=errors)
-        elif time.monotonic() - self._told >= _SECONDS_BETWEEN_LINES:
-            self._told = time.monotonic()
-            of = "" if self._total is None else f" of {self._total}"
-            left = "" if self._total is None else f", {_clock((self._total - tally.rows) / self.rate())} left"
-            click.echo(f"{tally.rows}{of} rows, {errors or 'no errors'}, {self.rate():.1f} rows/s{left}", err=True)
-
-    def seconds(self) -> float:
-        """Since the beginning of this start."""
-        return time.monotonic() - self._started
-
-    def rate(self) -> float:
-        """Rows per second of this start."""
-        return (self._tally.rows - self._tally.kept) / max(self.seconds(), 1e-3)
-
-
-def number_of(count: int, what: str) -> str:
-    """So many of them, in words: 1 row, 2 rows."""
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-class TableSink:
-    """Rows as lines of a table, shown as they come: the widths follow from the terminal and not from the rows."""
-
-    def __init__(self, console: Console, task: TaskName) -> None:
-        self._console = console
-        self._task = TASKS[task]
-        self._begun = False
-
-    def write(self, rows: Iterable[Row]) -> None:
-        """Show some rows."""
-        table = Table(
-            box=None, pad_edge=False, expand=True, width=min(self._console.width, _WIDEST), show_header=not self._begun
-        )
-        table.add_column("input", ratio=1, no_wrap=True, overflow="ellipsis")
-        table.add_column("answer", ratio=1, no_wrap=True, overflow="ellipsis")
-        for row in rows:
-            table.add_row(Text(row["input"]), self._answer(row))
-        self._begun = True
-        self._console.print(table)
-
-    def _answer(self, row: Row) -> Text:
-        if row["error"] is not None:
-            return Text(shown(row["error"]), style="red")
-        text, found = self._task.line(row)
-        return Text(shown(text), style="" if found else "dim")
-
-
-class StreamSink:
-    """Rows as lines of text, for another program."""
-
-    def __init__(self, file: BinaryIO, lines: Lines) -> None:
-        self._file = file
-        self._lines = lines
-        self._file.write(lines.header)
-
-    def write(self, rows: Iterable[Row]) -> None:
-        """Send some rows."""
-        self._file.write(self._lines.encode(rows))
-        self._file.flush()
-
-
-# Text that may hold what a file's author wrote, made fit for a terminal.
+from flambeau.sources.request import Advance, BuildStep, Note
 
 
 def printable(text: str) -> str:
     """The text with a question mark for whatever would steer a terminal. Names of tensors come from the file."""
     return "".join(char if char.isprintable() else "?" for char in text)
-
-
-# What a build is doing, told on standard error.
 
 
 class ShowProgress:
@@ -149,7 +19,7 @@ class ShowProgress:
         self._since: float | None = None
         self._tenths = 0
 
-    def __call__(self, event: Step | Advance | Note) -> None:
+    def __call__(self, event: BuildStep | Advance | Note) -> None:
         if isinstance(event, Advance):
             self._advance(event.share)
         elif isinstance(event, Note):

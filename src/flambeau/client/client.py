@@ -31,7 +31,7 @@ _MOST_MILLISECONDS = 10**9  # that the server reads; and it has a deadline of it
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
+class _RequestOptions:
     """What is wanted about an input, and of which model."""
 
     model: str | None
@@ -120,8 +120,8 @@ class Client:
         `top_k` asks for the best classes, `probabilities` for those of all, `threshold` (0 to 1) says below which
         nothing is recognised. Raises `ClientError`.
         """
-        wish = _Wish(model, version, top_k, threshold, probabilities, as_json)
-        return self._ask(item, wish, timeout=self._timeout if timeout is None else timeout)
+        options = _RequestOptions(model, version, top_k, threshold, probabilities, as_json)
+        return self._ask(item, options, timeout=self._timeout if timeout is None else timeout)
 
     def predict_many(
         self,
@@ -143,8 +143,8 @@ class Client:
         """
         if not 1 <= concurrency <= _MOST_CONNECTIONS:
             raise ValueError(f"concurrency {concurrency} must be from 1 to {_MOST_CONNECTIONS}")
-        wish = _Wish(model, version, top_k, threshold, probabilities, as_json)
-        return self._ask_many(items, wish, timeout=self._timeout if timeout is None else timeout, width=concurrency)
+        options = _RequestOptions(model, version, top_k, threshold, probabilities, as_json)
+        return self._ask_many(items, options, timeout=self._timeout if timeout is None else timeout, width=concurrency)
 
     def ready(self) -> bool:
         """Whether the service is there and can answer."""
@@ -168,11 +168,11 @@ class Client:
         self.close()
 
     def _ask_many(
-        self, items: Iterable[Any], wish: _Wish, *, timeout: float, width: int
+        self, items: Iterable[Any], options: _RequestOptions, *, timeout: float, width: int
     ) -> Iterator[Prediction | ClientError]:
         def ask(item: Any) -> Prediction | ClientError:
             try:
-                return self._ask(item, wish, timeout=timeout)
+                return self._ask(item, options, timeout=timeout)
             except ClientError as error:
                 return error
 
@@ -188,9 +188,9 @@ class Client:
         finally:
             threads.shutdown(cancel_futures=True)
 
-    def _ask(self, item: Any, wish: _Wish, *, timeout: float) -> Prediction:
+    def _ask(self, item: Any, options: _RequestOptions, *, timeout: float) -> Prediction:
         deadline = time.monotonic() + timeout
-        path, body, identity = self._base + wish.path(), wish.body(item), uuid.uuid4().hex
+        path, body, identity = self._base + options.path(), options.body(item), uuid.uuid4().hex
         for attempt in itertools.count(1):
             try:
                 left = max(deadline - time.monotonic(), 1e-3)

@@ -4,12 +4,34 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from flambeau.doctor import devices, machine, model, packages, port, sandbox_layers
-from flambeau.doctor.diagnosis import Finding
-from flambeau.errors import ConfigError
+from flambeau import engines
+from flambeau.bundle import storage
+from flambeau.bundle.storage import MANIFEST, SAMPLES, Bundle, PythonConfig
+from flambeau.doctor import Finding, probes
+from flambeau.doctor.machine import check_address, check_devices, check_machine, check_sandbox
+from flambeau.doctor.packages import check_packages, version
+from flambeau.doctor.probes import LoadRequest, load_process
+from flambeau.errors import ConfigError, SetupError
 from flambeau.settings.service import Settings
 from flambeau.settings.source import SourceOptions
-from flambeau.sources import build_cache
+from flambeau.sources import build_cache, request
+from flambeau.sources.inspection import inspect
+from flambeau.sources.request import BuildRequest
+from flambeau.system.machine import pip_install
+
+_BUILD = "flambeau build makes a bundle of it, which can be loaded here"
+
+
+def examine(options: SourceOptions, settings: Settings) -> Iterator[tuple[str, list[Finding]]]:
+    """The findings by room, in the order they are shown; each room when it is done."""
+    with contextlib.ExitStack() as stack:
+        sandbox = stack.enter_context(probes.sandbox_process())
+        torch = stack.enter_context(probes.torch_process()) if version("torch") else None
+        yield "machine", [*check_machine(_cache()), *check_address(settings)]
+        yield "packages", [*check_packages()]
+        yield "sandbox", [*check_sandbox(sandbox.answer())]
+        yield "devices", [*check_devices(torch.answer() if torch else None)]
+        yield "source", [*check_source(options, settings)]
 
 
 def _cache() -> Path | None:
@@ -20,15 +42,83 @@ def _cache() -> Path | None:
         return None
 
 
-def examine(options: SourceOptions, settings: Settings) -> Iterator[tuple[str, list[Finding]]]:
-    """The findings by room, in the order they are shown; each room when it is done."""
-    with contextlib.ExitStack() as stack:
-        locked_in = stack.enter_context(sandbox_layers.ask())
-        torch = devices.ask()
-        if torch is not None:
-            stack.enter_context(torch)
-        yield "machine", [*machine.look(_cache()), *port.look(settings)]
-        yield "packages", [*packages.look()]
-        yield "sandbox", [*sandbox_layers.look(locked_in.answer())]
-        yield "devices", [*devices.look(torch.answer() if torch else None)]
-        yield "source", [*model.look(options, settings)]
+# What is to be served: a bundle is verified, and loaded and warmed up as a worker does it; a file is looked at.
+
+
+def check_source(options: SourceOptions, settings: Settings) -> Iterator[Finding]:
+    """Whether the source can be served here. No source at all is the built-in model, which needs no look."""
+    source = options.source
+    if source is None or source == request.DEFAULT:
+        return
+    path = Path(source)
+    if (path / MANIFEST).is_file():
+        yield from _of_bundle(path, settings)
+    elif path.is_file():
+        yield from _of_file(path, options)
+    else:
+        try:
+            order = request.build_request(options)
+        except SetupError as error:
+            yield Finding("source", "broken", str(error), "see docs/sources.md for what can be served")
+        else:
+            yield _buildable(source, order)
+
+
+def _of_bundle(path: Path, settings: Settings) -> Iterator[Finding]:
+    try:
+        opened = storage.read(path)
+    except SetupError as error:
+        yield Finding("bundle", "broken", str(error), "build it again: flambeau build SOURCE -o DIR")
+        return
+    manifest = opened.manifest
+    size = sum((path / name).stat().st_size for name in manifest.members)
+    yield Finding(
+        "bundle", "fine", f"{manifest.name}: all {len(manifest.members)} members are whole, {size / 1e6:.1f} MB"
+    )
+    if isinstance(manifest.pipeline, PythonConfig):
+        if not settings.allow_code:
+            yield Finding("model", "broken", "it is code, which is not run here", "if you trust it, add --allow-code")
+            return
+    elif not (able := engines.able(opened)):
+        yield Finding("engines", "broken", "none of those installed reads it", "pip install onnxruntime")
+        return
+    else:
+        yield Finding("engines", "fine", f"{', '.join(able)} can run it; it was built for {manifest.engine}")
+    yield _load(opened, settings)
+
+
+def _load(opened: Bundle, settings: Settings) -> Finding:
+    load = LoadRequest(
+        folder=str(opened.path), engine=settings.engine, device=settings.device, threshold=settings.threshold,
+        allow_code=settings.allow_code,
+    )  # fmt: skip
+    with load_process(load, seconds=settings.startup_timeout) as process:
+        loaded = process.answer()
+    if isinstance(loaded, str):
+        return Finding("model", "broken", f"loading it {loaded}", "free memory, or take another --engine")
+    if loaded.error:
+        return Finding("model", "broken", loaded.error, "build it again here, or take another --engine")
+    warm = f"{loaded.engine} on {loaded.device} is warm after {loaded.seconds:.2f} s, {loaded.memory_mb:.0f} MB larger"
+    samples = ", and its golden samples reproduce" if SAMPLES in opened.manifest.members else ""
+    return Finding("model", "fine", warm + samples)
+
+
+def _of_file(path: Path, options: SourceOptions) -> Iterator[Finding]:
+    try:
+        order = request.build_request(options)
+        found = inspect(path, weights_key=options.weights_key) if options.arch is None else None
+    except SetupError as error:
+        yield Finding("source", "broken", str(error), f"flambeau inspect {path} shows what is in it")
+        return
+    if found and found.needs:
+        yield Finding("source", "warning", f"{path} lacks something to be served", found.needs)
+    else:
+        yield _buildable(str(path), order)
+
+
+def _buildable(source: str, order: BuildRequest) -> Finding:
+    """Whether the packages are there that its build needs. Each is named like the extra that has it."""
+    needed = {"python": None, "onnx": "onnx"}.get(order.kind, "torch")
+    if needed is not None and version(needed) is None:
+        return Finding("source", "broken", f"{source} is not built without the package {needed}", pip_install(needed))
+    return Finding("source", "fine", f"{source} can be built", _BUILD)

@@ -1,16 +1,24 @@
-"""The machine: cores, memory, processor, files, and the folder that bundles are kept in. Linux says most of it."""
+"""The machine: cores, memory, files, the folder of bundles, the address, the sandbox and devices.
+
+Linux says most of it; what the processes of `probes` found is given here.
+"""
 
 import contextlib
 import os
 import platform
 import shutil
+import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from flambeau.doctor.diagnosis import Finding
-from flambeau.settings.service import usable_cores
+from flambeau.doctor import Finding
+from flambeau.doctor.probes import SandboxLayers, TorchDevices
+from flambeau.errors import PortInUse
+from flambeau.http.listening import bind
+from flambeau.settings.service import Settings, is_local, unix_path, usable_cores
 from flambeau.system import machine
-from flambeau.system.machine import MIB, processor, saturates
+from flambeau.system.machine import MIB, pip_install, processor, saturates
 
 _LITTLE_MEMORY = 1024 * MIB
 _FEW_FILES = 1024
@@ -19,7 +27,7 @@ _LITTLE_SHARED = 64 * MIB
 _NAME_ANOTHER = "name another folder: FLAMBEAU_CACHE=/path/to/folder"
 
 
-def look(cache: Path | None) -> Iterator[Finding]:
+def check_machine(cache: Path | None) -> Iterator[Finding]:
     """What the machine is like. `cache` is the folder of built bundles."""
     yield Finding("python", "fine", f"{platform.python_version()} on {platform.platform(terse=True)}")
     yield _cores()
@@ -104,3 +112,82 @@ def _disk(cache: Path | None) -> Finding:
 
 def _size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+# The address that a service would listen on: whether it is free, and who could reach it.
+
+
+def check_address(settings: Settings) -> Iterator[Finding]:
+    """Take the address for a moment."""
+    host, port = settings.host, settings.port
+    if unix_path(host) is not None:
+        yield _socket_file(host)
+        return
+    where = f"{host}:{port}"
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+            probe.bind(address)
+            probe.listen(1)
+    except OSError as error:
+        yield Finding(
+            "address", "broken", f"{where} cannot be listened on: {error.strerror}",
+            "stop who has it, or take another: --port 0 takes a free one",
+        )  # fmt: skip
+        return
+    reach = "this machine alone" if is_local(host) else "everybody who can reach this machine"
+    yield Finding("address", "fine", f"{where} is free, for {reach}")
+
+
+def _socket_file(host: str) -> Finding:
+    try:
+        bind(host, 0).close()
+    except PortInUse as error:
+        what, _, remedy = str(error).rpartition(": ")
+        return Finding("address", "broken", what, remedy)
+    return Finding("address", "fine", f"{host} is free, for this machine alone")
+
+
+# The sandbox that checkpoints are read in: which of its layers this system has.
+
+
+def check_sandbox(layers: SandboxLayers | str) -> Iterator[Finding]:
+    """What stands; a text says why it could not be tried."""
+    if isinstance(layers, str):
+        yield Finding("sandbox", "broken", f"entering it {layers}", "report this, with the output of flambeau doctor")
+        return
+    parts = {"limits": layers.limits, "seccomp": layers.system_calls, "Landlock": layers.files}
+    standing = ", ".join(name for name, stands in parts.items() if stands)
+    if all(parts.values()):
+        yield Finding("sandbox", "fine", f"checkpoints are read behind {standing}")
+        return
+    missing = ", ".join(name for name, stands in parts.items() if not stands)
+    advice = "read checkpoints of strangers elsewhere"
+    if sys.platform == "linux":
+        advice = "Landlock needs Linux 5.13 and seccomp x86-64 or aarch64; a container's own filter may forbid both"
+    found = f"without {missing}" + (f"; there is {standing}" if standing else "")
+    yield Finding("sandbox", "warning", found, advice)
+
+
+# What can compute besides the processor: as torch sees it, and as the system does.
+
+
+def check_devices(seen: TorchDevices | str | None) -> Iterator[Finding]:
+    """What was seen; a text says why nothing was, and `None` that there is no torch."""
+    graphics = Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists()
+    if isinstance(seen, str):
+        advice = f"run python -c 'import torch' to see why, and install it again: {pip_install('torch')}"
+        yield Finding("torch", "broken", f"importing it {seen}", advice)
+        return
+    if seen is not None and (seen.gpus or seen.mps):
+        names = ", ".join(seen.gpus) or "an Apple GPU"
+        yield Finding("devices", "fine", f"{names}, by torch {seen.version}; ONNX Runtime computes on the processor")
+    elif graphics and seen is not None and seen.made_for is None:
+        advice = "to use it, install a torch made for CUDA: https://pytorch.org/get-started/locally"
+        yield Finding("devices", "warning", f"an NVIDIA GPU, and torch {seen.version} made for the processor", advice)
+    elif graphics and seen is not None:
+        advice = "see nvidia-smi: the driver may be too old for it, or the container was started without --gpus all"
+        yield Finding("devices", "warning", f"an NVIDIA GPU that torch {seen.version} cannot use", advice)
+    else:
+        yield Finding("devices", "fine", "the processor")

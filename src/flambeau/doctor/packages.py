@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from flambeau.doctor.diagnosis import Finding
+from flambeau.doctor import Finding
 from flambeau.system.machine import pip_install
 
 _REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)\s*(?:(?:>=|==)\s*(?P<floor>[\d.]+))?")
@@ -57,11 +57,11 @@ def requirements() -> list[Requirement]:
     return found
 
 
-def look() -> Iterator[Finding]:
+def check_packages() -> Iterator[Finding]:
     """What is installed: one finding for what serving needs, one for each extra, and one for each that is wrong."""
     wanted = requirements()
     core = [each for each in wanted if each.extra is None]
-    wrong = [finding for each in core if (finding := judge(each)) is not None]
+    wrong = [finding for each in core if (finding := check_requirement(each)) is not None]
     yield from wrong
     if not wrong:
         yield Finding("packages", "fine", f"all {len(core)} that serving needs")
@@ -86,7 +86,7 @@ def _of_extra(extra: str, wanted: list[Requirement], *, others: set[str]) -> Ite
     if all(each.name in others for each in there) and not _whole(wanted):
         yield Finding(extra, "note", "not installed", f"to {purpose}: {install}")
         return
-    wrong = [finding for each in there if (finding := judge(each)) is not None]
+    wrong = [finding for each in there if (finding := check_requirement(each)) is not None]
     yield from wrong
     missing = [each.name for each in wanted if not version(each.name)]
     if missing:
@@ -95,7 +95,7 @@ def _of_extra(extra: str, wanted: list[Requirement], *, others: set[str]) -> Ite
         yield Finding(extra, "fine", ", ".join(f"{each.name} {version(each.name)}" for each in there))
 
 
-def judge(wanted: Requirement) -> Finding | None:
+def check_requirement(wanted: Requirement) -> Finding | None:
     """What is wrong with a package, or `None`."""
     found = version(wanted.name)
     if found is None:

@@ -149,7 +149,7 @@ def by_auto(trial: Trial, trials: Sequence[Trial]) -> bool:
     return trial.engine in (PREFERRED, "openvino")
 
 
-def out(trial: Trial) -> str | None:
+def why_not(trial: Trial) -> str | None:
     """Why an engine cannot be taken, or `None` when it can."""
     if trial.error is not None:
         return trial.error
@@ -158,9 +158,9 @@ def out(trial: Trial) -> str | None:
     return None if trial.ms else "it was not measured"
 
 
-def judge(trials: Sequence[Trial]) -> tuple[str | None, str]:
+def select_engine(trials: Sequence[Trial]) -> tuple[str | None, str]:
     """The name of the engine that `auto` takes and a sentence that says why; no name when it can take none."""
-    fit = sorted((trial for trial in trials if by_auto(trial, trials) and out(trial) is None), key=score)
+    fit = sorted((trial for trial in trials if by_auto(trial, trials) and why_not(trial) is None), key=score)
     if not fit:
         return None, "no engine that was tried can be taken"
     fastest = fit[0]

@@ -27,11 +27,11 @@ make the choice a matter of luck. A lone request has all cores either way."""
 def measure(opened: Bundle, engine: str, *, cores: int, processor: str) -> Placements:
     """Try all cores as replicas of one thread, of two, of four ..., and as one replica of all. Raises `SetupError`."""
     trying = [(replicas, cores // replicas) for replicas in _halves(cores)]
-    crews = [_crew(opened, engine, replicas, threads) for replicas, threads in trying]
-    rates: list[list[float]] = [[] for _ in crews]
+    placements = [_replica_calls(opened, engine, replicas, threads) for replicas, threads in trying]
+    rates: list[list[float]] = [[] for _ in placements]
     for _ in range(_ROUNDS):  # in turns: a noisy moment of the machine meets all of them
-        for crew, found in zip(crews, rates, strict=True):
-            found.append(_per_second(crew))
+        for calls, found in zip(placements, rates, strict=True):
+            found.append(_per_second(calls))
     tried = tuple(
         Placed(replicas, threads, round(statistics.median(found), 3))
         for (replicas, threads), found in zip(trying, rates, strict=True)
@@ -53,7 +53,7 @@ def _halves(cores: int) -> list[int]:
     return found
 
 
-def _crew(opened: Bundle, engine: str, replicas: int, threads: int) -> list[Callable[[], object]]:
+def _replica_calls(opened: Bundle, engine: str, replicas: int, threads: int) -> list[Callable[[], object]]:
     """One call for each replica, which answers one example. All are warm."""
     manifest = opened.manifest
     assert not isinstance(manifest.pipeline, PythonConfig)  # it has no engine
@@ -74,10 +74,10 @@ def _crew(opened: Bundle, engine: str, replicas: int, threads: int) -> list[Call
     return calls
 
 
-def _per_second(crew: list[Callable[[], object]]) -> float:
+def _per_second(calls: list[Callable[[], object]]) -> float:
     """How much all of them answer in a second, at work at the same time."""
     done: list[float] = []
-    begin = threading.Barrier(len(crew))
+    begin = threading.Barrier(len(calls))
 
     def work(call: Callable[[], object]) -> None:
         begin.wait()
@@ -87,7 +87,7 @@ def _per_second(crew: list[Callable[[], object]]) -> float:
             count += 1
         done.append(count / (time.perf_counter() - started))
 
-    threads = [threading.Thread(target=work, args=(call,)) for call in crew]
+    threads = [threading.Thread(target=work, args=(call,)) for call in calls]
     for thread in threads:
         thread.start()
     for thread in threads:

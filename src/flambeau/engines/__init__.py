@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from flambeau.bundle.storage import INT8_ONNX, ONNX, WEIGHTS, Bundle
-from flambeau.engines.base import Engine, RowByRow, Wish
+from flambeau.engines.base import Engine, LoadOptions, RowByRow
 from flambeau.errors import EngineError
-from flambeau.settings.service import EngineChoice as Wanted
+from flambeau.settings.service import EngineChoice
 from flambeau.system.machine import pip_install
 from flambeau.telemetry import logs
 
@@ -42,7 +42,7 @@ _KINDS = {
 }
 
 
-def choose(bundle: Bundle, wanted: Wanted) -> str:
+def choose(bundle: Bundle, wanted: EngineChoice) -> str:
     """The engine that will run the bundle: the one asked for, or with `auto` the bundle's own choice.
 
     A choice that was made on another machine gives way to ONNX Runtime where it is not installed.
@@ -90,15 +90,15 @@ def load(
     max_batch: int = 8,
     alone: bool = False,
 ) -> Engine:
-    """Load the bundle's model into an engine, as a `Wish` says. `device` is what `resolve_device` gave.
+    """Load the bundle's model into an engine, as `LoadOptions` say. `device` is what `resolve_device` gave.
 
     Where the manifest says `one_row`, the engine computes the rows of a batch one after the other.
 
     Raises `EngineError`, or `CodeNotAllowed` when the engine needs the architecture's code.
     """
     loader = getattr(_home(engine), _kind(engine).load)
-    wish = Wish(device=device, threads=threads, allow_code=allow_code, max_batch=max_batch, alone=alone)
-    loaded: Engine = loader(bundle, wish)
+    options = LoadOptions(device=device, threads=threads, allow_code=allow_code, max_batch=max_batch, alone=alone)
+    loaded: Engine = loader(bundle, options)
     return loaded if bundle.manifest.one_row is None else RowByRow(loaded)
 
 

@@ -1,15 +1,19 @@
-"""What an engine is: one loaded model on one device."""
+"""What an engine is: one loaded model on one device. The front asks here too, so this imports no engine."""
 
+import functools
+import importlib.metadata
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from flambeau.bundle.storage import Manifest, Optimised
+from flambeau.system.machine import processor
 from flambeau.types import Tensors, TensorSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wish:
+class LoadOptions:
     """How an engine is to be loaded.
 
     `threads` bounds the engine's own. `max_batch` is the most rows that will usually be computed together; more are
@@ -62,3 +66,26 @@ class RowByRow:
 
     def close(self) -> None:
         self._engine.close()
+
+
+# Whether a bundle's optimised graph may run here: it is made for one processor and one version of ONNX Runtime. The
+# front asks too, so this imports neither.
+
+
+_DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
+
+
+@functools.cache
+def optimised_for_here() -> Optimised | None:
+    """What a graph that is optimised now and here is good for; `None` where ONNX Runtime's version cannot be told."""
+    for name in _DISTRIBUTIONS:
+        try:
+            return Optimised(onnxruntime=importlib.metadata.version(name), processor=processor())
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def may_run_optimised(manifest: Manifest) -> bool:
+    """Whether the bundle has an optimised graph, and this is the place it was made for."""
+    return manifest.optimised is not None and manifest.optimised == optimised_for_here()

@@ -15,8 +15,8 @@ import numpy as np
 import onnxruntime as onnxruntime
 
 from flambeau.bundle.storage import INT8_ONNX, ONNX, OPTIMISED_ONNX, Bundle
-from flambeau.engines import optimised
-from flambeau.engines.base import Wish
+from flambeau.engines import base
+from flambeau.engines.base import LoadOptions
 from flambeau.errors import BundleError, DeviceError, EngineError
 from flambeau.system.process import give_memory_back, report_to_nobody
 from flambeau.types import Tensors
@@ -46,7 +46,7 @@ def open_session(
     options.add_session_config_entry("session.force_spinning_stop", "1")
     # Weights apart from what is computed: the arena that both share otherwise grows by doubling.
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
-    if optimised:
+    if base:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     kind, _, index = device.partition(":")
     if kind == "cuda":
@@ -130,7 +130,7 @@ def resolve_device(device: str) -> str:
     return f"cuda:{index or 0}"
 
 
-def load(bundle: Bundle, wish: Wish) -> "OnnxEngine":
+def load(bundle: Bundle, options: LoadOptions) -> "OnnxEngine":
     """Open a session on the bundle's graph: the optimised one, on the machine it was made for.
 
     The graph is data: `allow_code` is not needed.
@@ -138,33 +138,33 @@ def load(bundle: Bundle, wish: Wish) -> "OnnxEngine":
     if ONNX not in bundle.manifest.members:
         reason = bundle.manifest.export_error or "it was built without"
         raise EngineError(f"bundle {bundle.manifest.name} has no ONNX graph ({reason}): take --engine eager")
-    mapped = wish.device == "cpu" and optimised.usable(bundle.manifest)
-    return OnnxEngine(bundle, OPTIMISED_ONNX if mapped else ONNX, wish)
+    mapped = options.device == "cpu" and base.may_run_optimised(bundle.manifest)
+    return OnnxEngine(bundle, OPTIMISED_ONNX if mapped else ONNX, options)
 
 
-def load_int8(bundle: Bundle, wish: Wish) -> "OnnxEngine":
+def load_int8(bundle: Bundle, options: LoadOptions) -> "OnnxEngine":
     """Open a session on the bundle's quantised graph, where it was built with one."""
     if INT8_ONNX not in bundle.manifest.members:
         raise EngineError(
             f"bundle {bundle.manifest.name} has no quantised graph: "
             "build it with --int8 and a folder of images, or take --engine onnxruntime"
         )
-    return OnnxEngine(bundle, INT8_ONNX, wish)
+    return OnnxEngine(bundle, INT8_ONNX, options)
 
 
 class OnnxEngine:
     """One ONNX Runtime session."""
 
-    def __init__(self, bundle: Bundle, member: str, wish: Wish) -> None:
+    def __init__(self, bundle: Bundle, member: str, options: LoadOptions) -> None:
         self.inputs = bundle.manifest.inputs
         self.outputs = bundle.manifest.outputs
         try:
             self._session = open_session(
                 bundle.member(member),
-                threads=wish.threads,
-                alone=wish.alone,
+                threads=options.threads,
+                alone=options.alone,
                 optimised=member == OPTIMISED_ONNX,
-                device=wish.device,
+                device=options.device,
             )
         except BundleError:
             raise

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from flambeau.bundle.storage import ONNX, Bundle
-from flambeau.engines.base import Wish
+from flambeau.engines.base import LoadOptions
 from flambeau.errors import DeviceError, EngineError
 from flambeau.system.process import give_memory_back
 from flambeau.types import Tensors
@@ -41,12 +41,12 @@ def resolve_device(device: str) -> str:
     raise DeviceError(f"openvino computes on the CPU here, not on {device!r}: take --device cpu, or another --engine")
 
 
-def load(bundle: Bundle, wish: Wish) -> "OpenVinoEngine":
+def load(bundle: Bundle, options: LoadOptions) -> "OpenVinoEngine":
     """Compile the bundle's ONNX graph for this processor. The graph is data: `allow_code` is not needed."""
     if ONNX not in bundle.manifest.members:
         reason = bundle.manifest.export_error or "it was built without"
         raise EngineError(f"bundle {bundle.manifest.name} has no ONNX graph ({reason}): take --engine eager")
-    return OpenVinoEngine(bundle, threads=wish.threads)
+    return OpenVinoEngine(bundle, threads=options.threads)
 
 
 def _properties(threads: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from flambeau import architectures
 from flambeau.architectures import single_output
 from flambeau.bundle.storage import WEIGHTS, Bundle
-from flambeau.engines.base import Wish
+from flambeau.engines.base import LoadOptions
 from flambeau.errors import DeviceError, EngineError
 from flambeau.items import FREE
 from flambeau.types import Tensors, TensorSpec
@@ -45,14 +45,14 @@ def resolve_device(device: str) -> str:
     return kind
 
 
-def load(bundle: Bundle, wish: Wish) -> "EagerEngine":
+def load(bundle: Bundle, options: LoadOptions) -> "EagerEngine":
     """Construct the architecture and fill it with the bundle's weights."""
-    network = _filled(bundle, wish)
-    return EagerEngine(network, bundle.manifest.inputs, bundle.manifest.outputs, device=wish.device)
+    network = _filled(bundle, options)
+    return EagerEngine(network, bundle.manifest.inputs, bundle.manifest.outputs, device=options.device)
 
 
-def load_compiled(bundle: Bundle, wish: Wish) -> "CompiledEngine":
-    """The same network, compiled for batches of up to `wish.max_batch` rows. The first time that takes minutes.
+def load_compiled(bundle: Bundle, options: LoadOptions) -> "CompiledEngine":
+    """The same network, compiled for batches of up to `options.max_batch` rows. The first time that takes minutes.
 
     Raises `EngineError` where there is no C++ compiler, or the network cannot be compiled.
     """
@@ -64,11 +64,15 @@ def load_compiled(bundle: Bundle, wish: Wish) -> "CompiledEngine":
             f"the engine compile needs a C++ compiler, and there is no {compiler} here: "
             "install one (apt-get install g++), or take --engine onnxruntime"
         )
-    network = _filled(bundle, wish)
+    network = _filled(bundle, options)
     with _COMPILING, _compiler_cache():
         try:
             return CompiledEngine(
-                network, bundle.manifest.inputs, bundle.manifest.outputs, device=wish.device, max_batch=wish.max_batch
+                network,
+                bundle.manifest.inputs,
+                bundle.manifest.outputs,
+                device=options.device,
+                max_batch=options.max_batch,
             )
         except Exception as error:  # the compiler's own tree of exceptions is large and not public
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -77,14 +81,14 @@ def load_compiled(bundle: Bundle, wish: Wish) -> "CompiledEngine":
             ) from error
 
 
-def _filled(bundle: Bundle, wish: Wish) -> torch.nn.Module:
+def _filled(bundle: Bundle, options: LoadOptions) -> torch.nn.Module:
     architecture = bundle.manifest.architecture
     if architecture is None:
         raise EngineError(f"bundle {bundle.manifest.name} names no architecture: take --engine onnxruntime")
     # Set from the replica's own thread: OpenMP's thread count belongs to the thread that runs the operators.
-    torch.set_num_threads(wish.threads)
-    network = architectures.create(architecture, within=bundle.path, allow_code=wish.allow_code)
-    architectures.fill(network, load_file(bundle.member(WEIGHTS)), name=architecture.name)
+    torch.set_num_threads(options.threads)
+    network = architectures.create(architecture, within=bundle.path, allow_code=options.allow_code)
+    architectures.load_weights(network, load_file(bundle.member(WEIGHTS)), name=architecture.name)
     return network
 
 

@@ -6,15 +6,17 @@ has threads of its own, so that it is answered whatever takes the others.
 
 import asyncio
 import contextlib
+import io
+import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flask import Flask
 
 from flambeau.errors import RequestError
-from flambeau.http import framing, wsgi
+from flambeau.http import framing
 from flambeau.http.access import PASSED, REFUSED, AccessControl, Denial
 from flambeau.http.flask_app import body_too_large
 from flambeau.http.request_body import FULL, SHARE, BodyBuffer, InflightBudget, Share
@@ -24,6 +26,11 @@ from flambeau.protocols.messages import HttpAnswer, HttpRequest, request_id
 from flambeau.serving.service import Service
 from flambeau.telemetry import logs
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+AsgiScope = MutableMapping[str, Any]
+AsgiHeaders = list[tuple[bytes, bytes]]
 AsgiMessage = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[AsgiMessage]]
 Send = Callable[[AsgiMessage], Awaitable[None]]
@@ -109,7 +116,7 @@ class AsgiFront:
         threads = self._vital_threads if match is not None and match.route.vital else self._threads
         if match is None or match.route.answer is None:
             scope[PASSED] = self._access, required
-            status, fields, whole = await loop.run_in_executor(threads, wsgi.call, self._app.wsgi_app, scope, body)
+            status, fields, whole = await loop.run_in_executor(threads, call, self._app.wsgi_app, scope, body)
             await self._send_raw(send, status, fields + _encoded(readable), whole)
             return
         request = self._request(scope, headers, body, received)
@@ -217,9 +224,7 @@ class AsgiFront:
             headers.append((b"content-length", str(len(answer.body)).encode()))
         await self._send_raw(send, answer.status, headers, b"" if head else answer.body, end=end)
 
-    async def _send_raw(
-        self, send: Send, status: int, headers: wsgi.AsgiHeaders, body: bytes, *, end: bool = True
-    ) -> None:
+    async def _send_raw(self, send: Send, status: int, headers: AsgiHeaders, body: bytes, *, end: bool = True) -> None:
         lowered = [(name.lower(), value) for name, value in headers]
         if self._service.draining:  # the client is to take its next request elsewhere
             lowered.append((b"connection", b"close"))
@@ -227,5 +232,81 @@ class AsgiFront:
         await send({"type": "http.response.body", "body": body, "more_body": not end})
 
 
-def _encoded(headers: Fields) -> wsgi.AsgiHeaders:
+def _encoded(headers: Fields) -> AsgiHeaders:
     return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+
+
+# Call a WSGI application (PEP 3333) with a request whose body is already here: how the ASGI front reaches Flask.
+
+
+def call(app: "WSGIApplication", scope: AsgiScope, body: bytes | memoryview) -> tuple[int, AsgiHeaders, bytes]:
+    """Run the application to its end, in the calling thread. Returns status, headers and the whole body."""
+    started: list[tuple[str, list[tuple[str, str]]]] = []
+    written: list[bytes] = []
+
+    def start_response(
+        status: str, headers: list[tuple[str, str]], exc_info: object = None, /
+    ) -> Callable[[bytes], object]:
+        started[:] = [(status, headers)]
+        return written.append
+
+    chunks: Iterable[bytes] = app(environ(scope, body), start_response)
+    try:
+        written.extend(chunks)
+    finally:
+        close = getattr(chunks, "close", None)
+        if close is not None:
+            close()
+    [(status, headers)] = started
+    encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    return int(status.split(" ", 1)[0]), encoded, b"".join(written)
+
+
+class _View(io.RawIOBase):
+    """A long body as a file, without a copy of it."""
+
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        size = min(len(buffer), len(self._view))
+        buffer[:size] = self._view[:size]
+        self._view = self._view[size:]
+        return size
+
+
+def environ(scope: AsgiScope, body: bytes | memoryview) -> dict[str, Any]:
+    """The WSGI environment of an ASGI scope."""
+    server, client = scope.get("server") or ("localhost", 80), scope.get("client") or ("", 0)
+    found: dict[str, Any] = {
+        "REQUEST_METHOD": scope["method"],
+        "SCRIPT_NAME": scope.get("root_path", ""),
+        "PATH_INFO": scope["path"].encode("utf-8").decode("latin-1"),
+        "QUERY_STRING": scope["query_string"].decode("latin-1"),
+        "SERVER_NAME": str(server[0]),
+        "SERVER_PORT": str(server[1] or 0),
+        "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
+        "REMOTE_ADDR": str(client[0]),
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": scope.get("scheme", "http"),
+        "wsgi.input": io.BytesIO(body) if isinstance(body, bytes) else io.BufferedReader(_View(body)),
+        "wsgi.input_terminated": True,
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+    }
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        if name == "content-type":
+            found["CONTENT_TYPE"] = value
+        elif name not in ("content-length", "transfer-encoding") and "_" not in name:
+            key = "HTTP_" + name.upper().replace("-", "_")
+            found[key] = f"{found[key]},{value}" if key in found else value
+    found["CONTENT_LENGTH"] = str(len(body))
+    if PASSED in scope:
+        found[PASSED] = scope[PASSED]
+    return found

@@ -1,4 +1,4 @@
-"""A connection with bounds: uvicorn's own, with limits, patience, and refusals in our own form.
+"""A connection with bounds: uvicorn's own, with limits, timeouts, and refusals in our own form.
 
 What is no request at all, or could be read as two, is answered here, and ends the connection. Of routes it asks which
 are answered over a spare connection, and nothing else.
@@ -11,16 +11,15 @@ from collections import deque
 from dataclasses import dataclass
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from flambeau.errors import Code, RequestError
 from flambeau.http import framing
 from flambeau.http.access import AccessControl, Denial
-from flambeau.http.exchange import serialised
 from flambeau.http.request_body import FULL, SHARE, InflightBudget, Share
-from flambeau.http.timeouts import ConnectionMonitor, ReadTimeout, Writing
+from flambeau.http.timeouts import ConnectionMonitor, ReadTimeout, WriteTimeout
 from flambeau.protocols.errors import STATUS
-from flambeau.protocols.messages import request_id
+from flambeau.protocols.messages import HttpAnswer, request_id
 from flambeau.serving.service import Service
 from flambeau.telemetry import logs
 
@@ -37,7 +36,7 @@ class Front:
 
     service: Service
     access: AccessControl
-    watch: ConnectionMonitor
+    monitor: ConnectionMonitor
     budget: InflightBudget
 
 
@@ -50,13 +49,13 @@ class BoundedConnection(HttpToolsProtocol):
 
     def __init__(self, front: Front, **uvicorn: object) -> None:
         super().__init__(**uvicorn)  # type: ignore[arg-type]  # uvicorn passes them on as it knows them
-        self._service, self._watch, self._budget = front.service, front.watch, front.budget
+        self._service, self._monitor, self._budget = front.service, front.monitor, front.budget
         self._access = front.access
         self._limits = front.service.settings
-        self._reading, self._writing = ReadTimeout(front.watch), Writing(front.watch)
+        self._reading, self._writing = ReadTimeout(front.monitor), WriteTimeout(front.monitor)
         self._address = ""
         self._fault: RequestError | None = None
-        self._closing = False  # at the last look
+        self._closing = False  # at the last check
         self._deaf = False  # it has been answered for the last time, and what still comes is not read
         self._ended = False  # the client sends nothing more, and may still read
         self._lingers: float | None = None  # until when it may still send, to be able to read its refusal
@@ -69,17 +68,17 @@ class BoundedConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._address = self.client[0] if self.client else ""
-        room = self._watch.enter(self._address)
-        if len(self.connections) > self._watch.connections and not self._watch.make_room():
+        room = self._monitor.enter(self._address)
+        if len(self.connections) > self._monitor.connections and not self._monitor.make_room():
             self._spare = RequestError("there are too many connections to this server", code="overloaded")
         elif not room:
             self._spare = RequestError("there are too many connections from this address", code="rate_limited")
-        if self._spare is not None and not self._watch.spare(self):
+        if self._spare is not None and not self._monitor.spare(self):
             self._refuse(self._spare)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._watch.leave(self._address, self)
+        self._monitor.leave(self._address, self)
         while self._shares:
             self._shares.popleft().close()
 
@@ -128,7 +127,7 @@ class BoundedConnection(HttpToolsProtocol):
         if self._reading.waiting != "rest":
             self._bound()
         if self._reading.waiting == "body" and not self._deaf:
-            self._watch.turns.took(self._piece, pause=self.flow.pause_reading, resume=self._read_on)
+            self._monitor.turns.took(self._piece, pause=self.flow.pause_reading, resume=self._read_on)
 
     def _read_on(self) -> None:
         if not self.transport.is_closing():
@@ -144,12 +143,12 @@ class BoundedConnection(HttpToolsProtocol):
             try:
                 self.parser.feed_data(data)
                 return
-            except httptools.HttpParserUpgrade as wish:
+            except httptools.HttpParserUpgrade as upgrade:
                 parser = self.parser
-                head = framing.without_wish(parser.get_method(), self.url, parser.get_http_version(), self.headers)
+                head = framing.without_upgrade(parser.get_method(), self.url, parser.get_http_version(), self.headers)
                 self.parser = httptools.HttpRequestParser(self)
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-                data = head + data[wish.args[0] :]
+                data = head + data[upgrade.args[0] :]
 
     def _has_wish(self) -> bool:
         """Whether the head is to be read again, without the wish to change the protocol."""
@@ -174,7 +173,7 @@ class BoundedConnection(HttpToolsProtocol):
             if found is not None:
                 self._refuse(found)
 
-    def look(self, now: float) -> None:
+    def check(self, now: float) -> None:
         """Act on what is overdue."""
         left = self.transport.get_write_buffer_size()
         if self._lingers is not None:  # it is answered, and has a moment to read that
@@ -229,7 +228,7 @@ class BoundedConnection(HttpToolsProtocol):
         if self._deaf:
             raise StopParsingError
         super().on_message_begin()
-        self._reading.waiting, self._reading.since = "head", self._watch.now
+        self._reading.waiting, self._reading.since = "head", self._monitor.now
         self._head, self._chunks = self._piece, 0
 
     def on_headers_complete(self) -> None:
@@ -275,7 +274,7 @@ class BoundedConnection(HttpToolsProtocol):
     def _expect_body(self, *, counted: bool) -> None:
         self.headers = []  # what comes after the body is not to be taken for what was checked
         self._reading.waiting = "body"
-        self._reading.again(self._watch.now)
+        self._reading.again(self._monitor.now)
         self._body = self._around = 0
         self._counted = counted
 
@@ -297,13 +296,13 @@ class BoundedConnection(HttpToolsProtocol):
         super().on_message_complete()
 
     def _has_come(self) -> None:
-        self._reading.waiting, self._reading.since = "rest", self._watch.now
+        self._reading.waiting, self._reading.since = "rest", self._monitor.now
         self._deaf = not self.cycle.keep_alive
         if self._share is not None:
             self._share.whole()
 
     def on_response_complete(self) -> None:
-        """As uvicorn's, without a timer for every pause: `look` sees those that are too long."""
+        """As uvicorn's, without a timer for every pause: `check` sees those that are too long."""
         self.server_state.total_requests += 1
         if self._shares:
             self._shares.popleft().close()
@@ -315,7 +314,7 @@ class BoundedConnection(HttpToolsProtocol):
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         elif self._reading.waiting == "rest":
-            self._reading.since = self._watch.now
+            self._reading.since = self._monitor.now
 
     # Refusals
 
@@ -347,3 +346,14 @@ class BoundedConnection(HttpToolsProtocol):
     def _note(self, code: Code, why: str) -> None:
         self._service.metrics.refused(code, STATUS[code])
         logs.event("refused", why=why, status=STATUS[code], code=code, client=self._address)
+
+
+def serialised(
+    answer: HttpAnswer, defaults: list[tuple[bytes, bytes]], more: tuple[tuple[str, str], ...], *, keep: bool
+) -> bytes:
+    """The answer as it goes over the wire, with the headers that the server adds to every answer (Date)."""
+    added = "".join([f"{name.lower()}: {value}\r\n" for name, value in answer.headers + more])
+    closing = "" if keep else "connection: close\r\n"
+    head = f"content-type: {answer.content_type}\r\n{added}content-length: {len(answer.body)}\r\n{closing}\r\n"
+    default = b"".join([b"%b: %b\r\n" % each for each in defaults])
+    return b"".join((STATUS_LINE[answer.status], default, head.encode("latin-1"), answer.body))

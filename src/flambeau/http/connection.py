@@ -13,12 +13,60 @@ import time
 from flambeau.errors import RequestError
 from flambeau.http import framing
 from flambeau.http.access import REFUSED
-from flambeau.http.bounded_connection import BoundedConnection, Front, StopParsingError
-from flambeau.http.exchange import Exchange, serialised
+from flambeau.http.bounded_connection import BoundedConnection, Front, StopParsingError, serialised
 from flambeau.http.request_body import BodyBuffer
 from flambeau.protocols import dispatch
-from flambeau.protocols.messages import HttpAnswer
+from flambeau.protocols.messages import Charge, HttpAnswer, HttpRequest
+from flambeau.protocols.routes import Match
 from flambeau.telemetry import logs
+
+
+class _Unheard:
+    """Stands where uvicorn has the event that its applications wait for."""
+
+    def set(self) -> None: ...
+
+
+_NOBODY_WAITS = _Unheard()
+
+
+class Exchange:
+    """A request on its way and the state of its answer, by the names that uvicorn gives to the latter."""
+
+    __slots__ = (
+        "body", "disconnected", "headers", "keep_alive", "match", "message_event", "path", "query", "received",
+        "response_complete", "root",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        match: Match,
+        path: str,
+        *,
+        query: str,
+        headers: dict[str, str],
+        body: BodyBuffer,
+        keep_alive: bool,
+        root: str,
+    ) -> None:
+        self.match = match
+        self.path = path
+        self.query = query
+        self.headers = headers
+        self.root = root
+        self.received = time.monotonic()
+        self.body = body
+        self.keep_alive = keep_alive
+        self.disconnected = False
+        self.response_complete = False
+        self.message_event = _NOBODY_WAITS
+
+    def request(self, charge: Charge | None) -> HttpRequest:
+        """The request, which has come whole. Its body is let go of here: an idle connection holds none."""
+        body, self.body = self.body, BodyBuffer(0)
+        return HttpRequest(
+            "POST", self.path, self.query, self.headers, body.whole(), self.received, charge, root=self.root
+        )
 
 
 class DispatchingConnection(BoundedConnection):
@@ -80,7 +128,7 @@ class DispatchingConnection(BoundedConnection):
         match = self._access.table.find("POST", path)
         if match is None or not match.route.waits:
             return None
-        if self._head > self._watch.small_head and framing.too_large(url, self.headers, self._limits):
+        if self._head > self._monitor.small_head and framing.too_large(url, self.headers, self._limits):
             return None
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in self.headers}
         if len(headers) != len(self.headers) or len(headers) > self._limits.max_headers:

@@ -60,11 +60,13 @@ def fault(*, method: bytes, version: str, url: bytes, headers: Headers) -> Reque
     return None
 
 
-def without_wish(method: bytes, url: bytes, version: str, headers: Headers) -> bytes:
+def without_upgrade(method: bytes, url: bytes, version: str, headers: Headers) -> bytes:
     """The head as it came, but for the wish to change the protocol."""
     kept = [(name, value) for name, value in headers if name not in (b"upgrade", b"http2-settings", b"connection")]
-    wishes = {wish.strip().lower() for name, value in headers if name == b"connection" for wish in value.split(b",")}
-    kept += [(b"connection", wish) for wish in (b"close", b"keep-alive") if wish in wishes]
+    options = {
+        option.strip().lower() for name, value in headers if name == b"connection" for option in value.split(b",")
+    }
+    kept += [(b"connection", option) for option in (b"close", b"keep-alive") if option in options]
     lines = [b"%b: %b\r\n" % each for each in kept]
     return b"%b %b HTTP/%b\r\n%b\r\n" % (method, url, version.encode(), b"".join(lines))
 

@@ -130,7 +130,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._address = address
         self._service = front.service
-        self._watch = front.watch
+        self._monitor = front.monitor
         self._on_ready = on_ready
         self._asked = False  # to stop, by somebody who may ask again
 
@@ -139,7 +139,7 @@ class _Server(uvicorn.Server):
             await super().startup(sockets)
         except OSError as error:  # somebody else began to listen while the model was loading
             raise self._address.cannot_listen(error) from error
-        self._watch.start(lambda: self.server_state.connections)  # type: ignore[arg-type,return-value]  # all ours
+        self._monitor.start(lambda: self.server_state.connections)  # type: ignore[arg-type,return-value]  # all ours
         self._on_ready(self._service)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -153,7 +153,7 @@ class _Server(uvicorn.Server):
         while self.server_state.connections and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.01)
         await super().shutdown(sockets)
-        self._watch.stop()
+        self._monitor.stop()
 
     async def _accept_the_last(self, sockets: list[socket.socket]) -> None:
         """Stop listening without losing those who have connected already.

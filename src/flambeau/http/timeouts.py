@@ -1,4 +1,4 @@
-"""How long a client may take, and how many may be there: a look at every connection twice a second, and no timers.
+"""How long a client may take, and how many may be there: a check of every connection twice a second, and no timers.
 
 It knows no HTTP; a connection tells it what it waits for.
 """
@@ -50,7 +50,7 @@ class Turns:
 
 
 TICK = 0.5
-"""Seconds between two looks. Nobody is cut off early: a time has passed when it has for sure."""
+"""Seconds between two checks. Nobody is cut off early: a time has passed when it has for sure."""
 
 _PER_ADDRESS = 64
 SPARE = 32
@@ -65,10 +65,10 @@ Waiting = Literal["rest", "head", "body"]
 """What a connection waits for: a request to begin, its head to be whole, its body to be whole."""
 
 
-class Watched(Protocol):
-    """A connection, as far as patience goes."""
+class MonitoredConnection(Protocol):
+    """A connection, as the monitor sees it."""
 
-    def look(self, now: float) -> None:
+    def check(self, now: float) -> None:
         """Act on what is overdue."""
         ...
 
@@ -99,36 +99,36 @@ class ConnectionMonitor:
         """Bytes: a head of no more is within every limit but that of the number of headers."""
         self.turns = Turns()
         self._by_address: Counter[str] = Counter()
-        self._connections: Callable[[], Collection[Watched]] = list
-        self._spares: dict[Watched, None] = {}  # in the order in which they came
-        self._idle: list[Watched] = []  # at the last look; the next to make way is the last
+        self._connections: Callable[[], Collection[MonitoredConnection]] = list
+        self._spares: dict[MonitoredConnection, None] = {}  # in the order in which they came
+        self._idle: list[MonitoredConnection] = []  # at the last check; the next to make way is the last
         self._idle_at = -1.0
         self._timer: asyncio.TimerHandle | None = None
 
-    def start(self, connections: Callable[[], Collection[Watched]]) -> None:
-        """Look at these from now on, on the running loop."""
+    def start(self, connections: Callable[[], Collection[MonitoredConnection]]) -> None:
+        """Check these from now on, on the running loop."""
         loop = asyncio.get_running_loop()
         self._connections = connections
 
-        def look() -> None:
+        def check() -> None:
             self.now = loop.time()
-            self._timer = loop.call_later(TICK, look)
+            self._timer = loop.call_later(TICK, check)
             some(list(connections()))
 
-        def some(left: list[Watched]) -> None:
+        def some(left: list[MonitoredConnection]) -> None:
             """In parts, for those who are there in time are not to wait until a thousand others are refused."""
             here = connections()
             for each in left[-_AT_A_TIME:]:
                 if each in here:
-                    each.look(self.now)
+                    each.check(self.now)
             del left[-_AT_A_TIME:]
             if left:
                 loop.call_soon(some, left)
 
-        look()
+        check()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Check no more."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -145,7 +145,7 @@ class ConnectionMonitor:
 
         First those whose head does not end, the oldest first; then idle ones, which may be in the middle of nothing.
         """
-        if self._idle_at != self.now:  # once between two looks: a flood of newcomers is not to cost more than they do
+        if self._idle_at != self.now:  # once between two checks: a flood of newcomers is not to cost more than they do
             waiting = [
                 (not each.has_half_a_head, since, each)
                 for each in self._connections()
@@ -160,7 +160,7 @@ class ConnectionMonitor:
                 return True
         return False
 
-    def spare(self, newcomer: Watched) -> bool:
+    def spare(self, newcomer: MonitoredConnection) -> bool:
         """Give it a spare connection: false when all of them are at work.
 
         Where one still waits for its head, it makes way, however short it was there: who asks for health asks at once.
@@ -174,7 +174,7 @@ class ConnectionMonitor:
         self._spares[newcomer] = None
         return True
 
-    def leave(self, address: str, connection: Watched) -> None:
+    def leave(self, address: str, connection: MonitoredConnection) -> None:
         """One connection less."""
         self._spares.pop(connection, None)
         self._by_address[address] -= 1
@@ -187,10 +187,10 @@ class ReadTimeout:
 
     __slots__ = ("_limits", "arrived", "since", "waiting")
 
-    def __init__(self, watch: ConnectionMonitor) -> None:
-        self._limits = watch.limits
+    def __init__(self, monitor: ConnectionMonitor) -> None:
+        self._limits = monitor.limits
         self.waiting: Waiting = "rest"
-        self.since = watch.now
+        self.since = monitor.now
         self.arrived = 0  # bytes of the body since then
 
     def overdue(self, now: float) -> bool:
@@ -217,18 +217,18 @@ class ReadTimeout:
         self.since, self.arrived = now, 0
 
 
-class Writing:
+class WriteTimeout:
     """Whether a client reads what it is sent."""
 
     __slots__ = ("_left", "_limits", "_since")
 
-    def __init__(self, watch: ConnectionMonitor) -> None:
-        self._limits = watch.limits
+    def __init__(self, monitor: ConnectionMonitor) -> None:
+        self._limits = monitor.limits
         self._since: float | None = None
         self._left = 0
 
     def overdue(self, left: int, now: float) -> bool:
-        """Whether so many bytes that are `left` have been waiting too long. To be asked at every look."""
+        """Whether so many bytes that are `left` have been waiting too long. To be asked at every check."""
         if not left:
             self._since = None
             return False

@@ -10,7 +10,7 @@ import msgspec
 
 from flambeau.bundle.storage import ImageConfig
 from flambeau.checkpoints.report import TensorInfo
-from flambeau.identify import choose, index, nearest, reparametrised
+from flambeau.identify import choose, index, naming, nearest
 from flambeau.identify.finding import Identified, Published
 from flambeau.identify.index import REGISTRIES, Registry
 
@@ -29,9 +29,9 @@ def detect(
     for its constructor. `hidden_activation` (relu, gelu, silu, tanh, sigmoid, none) says what stands between the linear
     layers of a replaced head. timm's architectures count when it is installed, unless `timm` says otherwise.
     """
-    shapes, made = reparametrised.fold({key: info.shape for key, info in tensors.items()})
+    shapes, made = naming.fold_parts({key: info.shape for key, info in tensors.items()})
     found = choose.find(shapes, wanted=wanted, args=args, activation=hidden_activation, registries=_registries(timm))
-    if found.fit is None and (module := reparametrised.unknown(shapes)):
+    if found.fit is None and (module := naming.unknown_parametrisation(shapes)):
         return msgspec.structs.replace(found, advice=nearest.parametrised(module))
     notes = [f"{next(iter(made))} is kept in parts, which are multiplied out"] if made else []
     return msgspec.structs.replace(found, notes=(*found.notes, *notes))

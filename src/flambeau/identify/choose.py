@@ -1,21 +1,21 @@
 """Which of the networks that fit is taken, and what is said where none does."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from flambeau.bundle.storage import Architecture, ImageConfig
-from flambeau.identify import index, layers, match, naming, nearest, plain_networks, unnamed_children, unsupported
+from flambeau.identify import index, layers, match, naming, nearest, unsupported
 from flambeau.identify.finding import Fit, Identified
-from flambeau.identify.index import REGISTRIES, Registry, Shape
-from flambeau.identify.match import Match, Mismatch
+from flambeau.identify.index import CLASSES, COUNTER, REGISTRIES, Registry, Shape
+from flambeau.identify.match import ArchitectureMatch, Mismatch
 from flambeau.identify.naming import Names
 
 _NAMED = 3
 
 
-class _Wanted(msgspec.Struct, frozen=True):
+class _Requested(msgspec.Struct, frozen=True):
     registry: Registry
     name: str
 
@@ -35,9 +35,9 @@ def find(
     """See `flambeau.identify.detect`."""
     if activation not in (None, *layers.ACTIVATIONS):
         return Identified(None, advice=nearest.no_activation(str(activation)))
-    names = naming.tidy(shapes)
-    if wanted == plain_networks.NAME:
-        return plain_networks.find(names, args, asked=True) or Identified(None, advice=nearest.no_chain(names))
+    names = naming.unwrap(shapes)
+    if wanted == layers.PLAIN_NETWORK:
+        return layers.find_plain(names, args, asked=True) or Identified(None, advice=nearest.no_chain(names))
     asked = None
     if wanted is not None:
         asked = _look_up(wanted, registries)
@@ -49,7 +49,7 @@ def find(
         return _fit(matches, names, asked, dict(args))
     if asked is None and (known := unsupported.find(names)):
         return Identified(None, advice=nearest.no_task(known), known=known)
-    if asked is None and (chain := plain_networks.find(names, args)):
+    if asked is None and (chain := layers.find_plain(names, args)):
         return chain
     if not refusals and (found := _of_children(names, asked, activation, registries, dict(args))):
         return found
@@ -60,7 +60,7 @@ def find(
 
 def _of_children(
     names: Names,
-    asked: _Wanted | None,
+    asked: _Requested | None,
     activation: str | None,
     registries: tuple[Registry, ...],
     args: dict[str, Any],
@@ -70,7 +70,7 @@ def _of_children(
     What its own `forward` did between them does not show, and a class around them has another: so it is taken for the
     architecture's where somebody names that, and is else asked for.
     """
-    for found in unnamed_children.renamed(names, registries, wanted=asked.number if asked else None):
+    for found in renamed(names, registries, wanted=asked.number if asked else None):
         matches, refusals = _sort(found.names, asked, activation, registries)
         [name, *_] = index.names_of(found.registry, found.number)
         if matches and asked:
@@ -83,19 +83,19 @@ def _of_children(
     return None
 
 
-def _look_up(wanted: str, registries: tuple[Registry, ...]) -> _Wanted | None:
+def _look_up(wanted: str, registries: tuple[Registry, ...]) -> _Requested | None:
     """The architecture of that name."""
     asked, _, name = wanted.rpartition("/")
     for registry in registries:
         if asked in ("", registry) and name in index.facts(registry).architectures:
-            return _Wanted(registry, name)
+            return _Requested(registry, name)
     return None
 
 
 def _sort(
-    names: Names, asked: _Wanted | None, activation: str | None, registries: tuple[Registry, ...]
-) -> tuple[list[Match], list[Mismatch]]:
-    matches: list[Match] = []
+    names: Names, asked: _Requested | None, activation: str | None, registries: tuple[Registry, ...]
+) -> tuple[list[ArchitectureMatch], list[Mismatch]]:
+    matches: list[ArchitectureMatch] = []
     refusals: list[Mismatch] = []
     done: set[tuple[Registry, int, str]] = set()
     for candidate in match.candidates(names, registries):
@@ -105,7 +105,7 @@ def _sort(
         if not index.names_of(candidate.registry, candidate.number):
             continue
         found = match.match(candidate, names, activation=activation)
-        if isinstance(found, Match):
+        if isinstance(found, ArchitectureMatch):
             done.add(known)
             matches.append(found)
         else:
@@ -113,7 +113,7 @@ def _sort(
     return matches, refusals
 
 
-def _fit(matches: list[Match], names: Names, asked: _Wanted | None, args: dict[str, Any]) -> Identified:
+def _fit(matches: list[ArchitectureMatch], names: Names, asked: _Requested | None, args: dict[str, Any]) -> Identified:
     """Averaged weights before others, own sizes before resized ones, and libraries in the order of preference."""
     matches.sort(
         key=lambda each: (
@@ -155,11 +155,11 @@ def _fit(matches: list[Match], names: Names, asked: _Wanted | None, args: dict[s
     return Identified(fit, notes=tuple(notes))
 
 
-def _names(found: Match, asked: _Wanted | None) -> tuple[str, ...]:
+def _names(found: ArchitectureMatch, asked: _Requested | None) -> tuple[str, ...]:
     return (asked.name,) if asked else index.names_of(found.candidate.registry, found.candidate.number)
 
 
-def _why(name: str, registry: Registry, others: list[str], asked: _Wanted | None) -> str:
+def _why(name: str, registry: Registry, others: list[str], asked: _Requested | None) -> str:
     if asked or not others:
         return f"{name} was asked for" if asked else ""
     more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
@@ -176,7 +176,7 @@ def _pipeline(registry: Registry, name: str, size: int | None) -> ImageConfig:
     return msgspec.structs.replace(own, resize=size, crop=size) if size and size != own.crop else own
 
 
-def _asked_in_vain(names: Names, asked: _Wanted, args: dict[str, Any], refusals: list[Mismatch]) -> Identified:
+def _asked_in_vain(names: Names, asked: _Requested, args: dict[str, Any], refusals: list[Mismatch]) -> Identified:
     prefix = nearest.best_prefix(names, asked.registry, asked.name)
     _, miss = nearest.compare(names, prefix, asked.registry, asked.name)
     if args.keys() - {"num_classes"} and (fit := _unseen(names, asked, args, prefix)):
@@ -184,7 +184,7 @@ def _asked_in_vain(names: Names, asked: _Wanted, args: dict[str, Any], refusals:
     return Identified(None, (miss,), nearest.asked_in_vain(miss, refusals))
 
 
-def _unseen(names: Names, asked: _Wanted, args: dict[str, Any], prefix: str) -> Fit | None:
+def _unseen(names: Names, asked: _Requested, args: dict[str, Any], prefix: str) -> Fit | None:
     """A network whose arguments change its shapes, as the index cannot know: filling it shows whether it fits."""
     network = index.facts(asked.registry).networks[asked.number]
     inside = names.within(prefix)
@@ -206,4 +206,93 @@ def _unseen(names: Names, asked: _Wanted, args: dict[str, Any], prefix: str) -> 
         aside=(*names.aside, *(names.keys[name] for name in beside)),
         why=f"{asked.name} was asked for with arguments of its own: whether the weights fit shows when they fill it",
         pipeline=_pipeline(asked.registry, asked.name, args.get("image_size", args.get("img_size"))),
+    )
+
+
+# Networks whose children lie in an `nn.Sequential`, and so have lost their names: fastai's, and many tutorials'.
+#
+#     features = nn.Sequential(*list(resnet18().children())[:-1])    # features.4.0.conv1.weight: layer1.0.conv1.weight
+#
+# Within a child the names are the architecture's own. The children stand in their order, those without weights too, so
+# that the numbers leave gaps and say nothing more. An architecture whose children have, in order, exactly the names and
+# shapes of the file's gives them their names back, and what follows goes on as if they had never been lost.
+
+
+PLACE = "children"
+"""The name under which the children lie once they have their names back."""
+
+_FEWEST = 10  # tensors: fewer are alike by chance
+
+ChildTensors = frozenset[tuple[str, Shape]]
+
+
+class Renamed(msgspec.Struct, frozen=True):
+    """The tensors with the names of one architecture's children, which lay numbered at `prefix`."""
+
+    names: Names
+    prefix: str
+    registry: Registry
+    number: int
+
+
+def renamed(names: Names, registries: tuple[Registry, ...], *, wanted: int | None = None) -> Iterator[Renamed]:
+    """Every way to give numbered children the names of an architecture's, in the order of `registries`.
+
+    With `wanted`, a number in the index of the one registry that is given, only that network's.
+    """
+    for prefix in naming.prefixes(names):
+        inside = {key: shape for key, shape in names.within(prefix).items() if not key.endswith(COUNTER)}
+        numbered = dict.fromkeys(key.partition(".")[0] for key in inside)
+        if len(inside) < _FEWEST or not all(map(layers.is_place, numbered)):
+            continue
+        places = sorted(numbered, key=int)
+        theirs = [_child(inside, place) for place in places]
+        for registry in registries:
+            for number in _alike(registry, inside, places[0]):
+                if wanted not in (None, number) or not index.names_of(registry, number):
+                    continue
+                own = index.shapes(registry).of(number)
+                called = _called(registry, number, own)
+                if len(own) >= _FEWEST and [_child(own, name) for name in called] == theirs[: len(called)]:
+                    new = dict(zip(places, called, strict=False))
+                    yield Renamed(_under(names, prefix, new), prefix, registry, number)
+
+
+def _alike(registry: Registry, inside: Mapping[str, Shape], place: str) -> Iterator[int]:
+    """The networks whose first module is the first of the file's: a look at one module of each is quick."""
+    known = index.shapes(registry)
+    for number, (paths, kinds) in enumerate(known.networks):
+        _, dot, rest = known.paths[paths].partition(" ")[0].partition(".")
+        path = f"{place}.{rest}{dot}"
+        if all(inside.get(path + name) == shape for name, shape in known.kinds[kinds[0]]):
+            yield number
+
+
+def _called(registry: Registry, number: int, own: Mapping[str, Shape]) -> list[str]:
+    """The names of a network's children that have weights, in order, without its head."""
+    network = index.facts(registry).networks[number]
+    heads = {path.partition(".")[0] for path in (*network.heads, *network.aux)}
+    return [name for name in dict.fromkeys(key.partition(".")[0] for key in own) if name not in heads]
+
+
+def _child(shapes: Mapping[str, Shape], name: str) -> ChildTensors:
+    """The tensors of one child. A shape that depends on the number of classes is no body's."""
+    path = f"{name}."
+    return frozenset(
+        (key[len(path) :], shape) for key, shape in shapes.items() if key.startswith(path) and CLASSES not in shape
+    )
+
+
+def _under(names: Names, prefix: str, called: Mapping[str, str]) -> Names:
+    """The names with the children's own in the place of their numbers, apart from what else lies at `prefix`."""
+
+    def new(name: str) -> str:
+        place, dot, rest = name[len(prefix) :].partition(".")
+        found = name.startswith(prefix) and place in called
+        return f"{prefix}{PLACE}.{called[place]}{dot}{rest}" if found else name
+
+    return Names(
+        {new(name): shape for name, shape in names.shapes.items()},
+        {new(name): key for name, key in names.keys.items()},
+        names.aside,
     )

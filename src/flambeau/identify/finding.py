@@ -1,8 +1,15 @@
-"""What was found out about the network that weights belong to: values only, without behaviour."""
+"""What was found out about the network that weights belong to, and what a build will take it for.
+
+It knows architectures and names of operations only, and opens nothing.
+"""
+
+import re
+from collections.abc import Mapping
 
 import msgspec
 
 from flambeau.bundle.storage import Architecture, ImageConfig
+from flambeau.identify import unsupported
 from flambeau.identify.unsupported import Known
 
 
@@ -54,3 +61,96 @@ class Published(msgspec.Struct, frozen=True):
     architecture: str
     name: str
     pipeline: ImageConfig
+
+
+# What a build will take weights or a graph for, in words, before it is built: the task, and the activation by whom.
+# The build looks at the numbers as well, and has the last word. It knows architectures and names of operations only.
+
+
+ONE_OUTPUT = (
+    "it has one output, of which a softmax would always make 1: say --task regression if it is a number, or "
+    "--task multi-label if it is the score of one class (binary, trained with BCEWithLogitsLoss)"
+)
+
+_OTHERWISE = (
+    "say --task multi-label if each class was trained on its own (BCEWithLogitsLoss), --task regression or --task "
+    "embedding if they are no classes"
+)
+_IMAGES = re.compile(r"[^\[]+\[[^,\]]+, [13], [^,\]]+, [^,\]]+\]")
+
+
+def task_of_fit(fit: Fit, *, official: bool) -> str:
+    """The task of an architecture with these weights; empty over numbers, and where it has to be asked."""
+    if fit.pipeline is None or asks(fit):
+        return ""
+    if official:
+        return "classification: Flambeau applies a softmax, as these weights were trained"
+    if fit.features:
+        return f"embedding: without its head it makes {fit.classes} features"
+    return f"classification, assumed: Flambeau applies a softmax to its {fit.classes} outputs; {_OTHERWISE}"
+
+
+def asks(fit: Fit) -> bool:
+    """Whether the user has to say the task."""
+    return fit.pipeline is not None and fit.classes == 1
+
+
+def task_of_graph(facts: Mapping[str, str]) -> str:
+    """The task of an ONNX graph with these facts of its file; empty over numbers, and for several outputs."""
+    ends = facts.get("ends in", "")
+    if not ends or ": " in ends or not _IMAGES.fullmatch(facts.get("inputs", "")):
+        return ""
+    if ends in ("a softmax", "a log-softmax"):
+        return f"classification: it ends in {ends}, and Flambeau applies none"
+    if ends == "a sigmoid":
+        return "multi-label: it ends in a sigmoid, and Flambeau applies none"
+    if ends == "a linear layer":
+        return f"classification, assumed: Flambeau applies a softmax; {_OTHERWISE}"
+    return f"it ends in {ends}, which may be features or classes: say --task embedding or --task classification"
+
+
+# What an ONNX graph takes, and whether that is served: tensors of numbers, rows first.
+#
+# It goes by what `flambeau.checkpoints` read of the file, and reads nothing. The build says the same when it opens the
+# graph.
+
+
+_END = re.compile(r"(.+?) (\w+|\?)\[([^\[\]]*)\](?:, |$)")
+
+
+class GraphAssessment(msgspec.Struct, frozen=True):
+    """`needs` is why a graph cannot be served as it is, and what to do; `example` a Python model that serves it."""
+
+    needs: str = ""
+    example: str = ""
+
+
+def assess_graph(facts: Mapping[str, str], file: str) -> GraphAssessment:
+    """Whether a graph with these `inputs` is served. `file` is its path, for the Python model."""
+    inputs = [(found[1], found[2], found[3]) for found in _END.finditer(facts.get("inputs", ""))]
+    if not inputs:
+        return _around("it takes 0 inputs", file, inputs)
+    with_rows = 0
+    for name, dtype, text in inputs:
+        if dtype not in SERVED_DTYPES:
+            return _around(f"its input {name} is {dtype}, and numbers of at most 64 bits are served", file, inputs)
+        rows = text.partition(", ")[0]
+        if not rows and len(inputs) == 1:
+            return _around(f"its input {name} does not say its shape, or has none", file, inputs)
+        if rows.isdigit() and rows != "1":
+            of = f" of {name}" if len(inputs) > 1 else ""
+            return _around(f"it takes {rows} rows{of} at a time only", file, inputs)
+        with_rows += bool(rows)
+    return GraphAssessment() if with_rows else _around("no input of it has rows, and items are rows", file, inputs)
+
+
+SERVED_DTYPES = frozenset(
+    ("float16", "float32", "float64", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+)
+"""The dtypes of inputs that are served."""
+
+
+def _around(why: str, file: str, inputs: list[tuple[str, str, str]]) -> GraphAssessment:
+    if not inputs or any(dtype not in SERVED_DTYPES for _, dtype, _ in inputs):
+        return GraphAssessment(f"{why}; {unsupported.AROUND}")
+    return GraphAssessment(f"{why}; {unsupported.PRINTED}", unsupported.graph_sketch(file, inputs))

@@ -75,7 +75,7 @@ class LayerPlace(msgspec.Struct, frozen=True, array_like=True):
     sizes: Shape = ()
 
 
-class Block(msgspec.Struct, frozen=True, array_like=True):
+class HeadBlock(msgspec.Struct, frozen=True, array_like=True):
     """The `nn.Sequential` around the last layer. `flat`: it is given vectors, and not feature maps."""
 
     path: str
@@ -118,7 +118,7 @@ class Network(msgspec.Struct, frozen=True, array_like=True):
     outputs: dict[str, Shape]
     aux: tuple[str, ...] = ()
     positions: Positions | None = None
-    block: Block | None = None
+    block: HeadBlock | None = None
     trunk: int = 0
 
     @property

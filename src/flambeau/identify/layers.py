@@ -6,12 +6,15 @@ between the numbers of a `nn.Sequential`. What is not certain is refused, with w
 
 import re
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import msgspec
 
-from flambeau.bundle.storage import HeadLayer
-from flambeau.identify.index import COUNTER, Block, Shape
+from flambeau.bundle.storage import Architecture, HeadLayer
+from flambeau.identify import naming, unsupported
+from flambeau.identify.finding import Fit, Identified
+from flambeau.identify.index import COUNTER, HeadBlock, Shape
+from flambeau.identify.naming import Names
 
 _SHOWN = 12
 LayerActivation = Literal["relu", "gelu", "silu", "tanh", "sigmoid"]
@@ -71,7 +74,7 @@ def _layer(path: str, tensors: dict[str, Shape]) -> HeadLayer:
     raise Unclear(f"a layer {path} that is neither linear nor a norm ({shown})".replace("  ", " "))
 
 
-def chain(found: list[HeadLayer], *, activation: str | None, own: Block | None = None) -> Chain:
+def chain(found: list[HeadLayer], *, activation: str | None, own: HeadBlock | None = None) -> Chain:
     """The whole chain, places without weights included. Raises `Unclear`.
 
     A place before the first linear layer does nothing outside of training (dropout) or to vectors (flatten). Places
@@ -107,7 +110,7 @@ def _named(found: list[HeadLayer], activation: str | None) -> list[HeadLayer]:
     return layers
 
 
-def _numbered(found: list[HeadLayer], activation: str | None, own: Block | None) -> tuple[list[HeadLayer], str]:
+def _numbered(found: list[HeadLayer], activation: str | None, own: HeadBlock | None) -> tuple[list[HeadLayer], str]:
     linears = _linears(found)
     kept = {layer.name: layer for layer in own.layers if layer.sizes} if own else {}
     gaps = [place for place in range(len(found)) if _gap(found, place)]
@@ -195,3 +198,67 @@ def describe(found: list[HeadLayer]) -> str:
             words.append("perhaps something without weights")
         words.append("→".join(map(str, layer.sizes)) if layer.kind == "linear" else f"{layer.kind} of {layer.sizes[0]}")
     return ", ".join(words if len(words) <= _SHOWN else [*words[:_SHOWN], "…"])
+
+
+# Plain networks over numbers: nothing but linear layers and norms, one after the other. What its weights do not show
+# is never guessed: a chain with places without weights needs an activation's name.
+
+
+PLAIN_NETWORK = "mlp"
+
+
+def find_plain(names: Names, args: Mapping[str, Any], *, asked: bool = False) -> Identified | None:
+    """The chain that the file is, or why it is not certain; `None` for a file that has other layers than these.
+
+    `asked`: somebody named it so, which tells a linear layer without bias from a table of vectors.
+    """
+    shapes = {name: shape for name, shape in names.shapes.items() if not naming.serves_training(name)}
+    path = naming.common_path(shapes)
+    inner = {name: name[len(path) + 1 if path else 0 :] for name in shapes}
+    try:
+        found = read({short: shapes[name] for name, short in inner.items()})
+    except Unclear:
+        return None
+    if not found or unsupported.tables(names):  # an embedding's table is two-dimensional as well
+        return None
+    if any("." in layer.name for layer in found):  # a transformer has nothing but such layers, and is no chain of them
+        return None
+    activation = args.get("activation")
+    if activation not in (None, *ACTIVATIONS):
+        known = ", ".join(ACTIVATIONS[:-1])
+        return Identified(
+            None, advice=f"the activation {activation!r} of --arch-args is not known: say {known} or none"
+        )
+    if unsupported.bare_table(found) and not asked:
+        [layer] = found
+        told = f"{layer.sizes[1]} x {layer.sizes[0]} numbers without a bias are a linear layer, or a table of vectors"
+        remedy = f"say --arch {PLAIN_NETWORK} if it is a layer ({describe(found)}); else {unsupported.AROUND}"
+        return Identified(None, advice=f"{told}: {remedy}")
+    if any(layer.kind == "layer_norm" for layer in found) and not asked:
+        told = "a norm without running statistics may be a LayerNorm, or one over the rows of a batch"
+        own = "give your own class with --arch file.py:Class --allow-code"
+        advice = f"{told} ({describe(found)}): say --arch {PLAIN_NETWORK} if it is a LayerNorm, or {own}"
+        return Identified(None, advice=advice)
+    try:
+        found_chain = chain(found, activation=activation)
+    except Unclear as unclear:
+        remedy = "give your own class with --arch file.py:Class --allow-code"
+        if not unclear.gap:
+            told = "these are linear layers and norms over numbers, and how they are joined cannot be told"
+            return Identified(None, advice=f"{told} ({unclear}): {remedy}")
+        remedy = (
+            f"""name the activation with --arch {PLAIN_NETWORK} --arch-args '{{"activation": "relu"}}' """
+            f"({', '.join(ACTIVATIONS[1:])}), or {remedy}"
+        )
+        return Identified(None, advice=f"this is a plain network over numbers ({unclear}): {remedy}")
+    alone = found_chain.layers[0].name == ""
+    built = [msgspec.structs.replace(layer, name=layer.name or "0") for layer in found_chain.layers]
+    fit = Fit(
+        architecture=Architecture("flambeau", PLAIN_NETWORK, {"layers": msgspec.to_builtins(built)}),
+        classes=found_chain.outputs,
+        keys={names.keys[name]: f"0.{short}" if alone else short for name, short in inner.items()},
+        aside=(*names.aside, *(names.keys[name] for name in names.shapes.keys() - shapes.keys())),
+        why=f"nothing but {'a linear layer' if len(found) == 1 else 'layers in a chain'}: {describe(found)}",
+        pipeline=None,
+    )
+    return Identified(fit, notes=(found_chain.note,) if found_chain.note else ())

@@ -38,7 +38,7 @@ class Candidate(msgspec.Struct, frozen=True):
         return (block.path,) if self.whole and block else self.network.heads
 
 
-class Match(msgspec.Struct, frozen=True):
+class ArchitectureMatch(msgspec.Struct, frozen=True):
     """A network that the file fills. `size` is that of its images, in pixels, where its positions tell another."""
 
     candidate: Candidate
@@ -84,7 +84,7 @@ def _tables(registry: Registry, whole: bool) -> dict[tuple[str, ...], dict[int, 
     return tables
 
 
-def match(candidate: Candidate, names: Names, *, activation: str | None) -> Match | Mismatch:
+def match(candidate: Candidate, names: Names, *, activation: str | None) -> ArchitectureMatch | Mismatch:
     """Account for everything in the file that is not the body."""
     try:
         return _match(candidate, names, activation)
@@ -105,7 +105,7 @@ class _Found(msgspec.Struct, frozen=True):
     bare: bool = False
 
 
-def _match(candidate: Candidate, names: Names, activation: str | None) -> Match:
+def _match(candidate: Candidate, names: Names, activation: str | None) -> ArchitectureMatch:
     network, prefix = candidate.network, candidate.prefix
     inside = names.within(prefix)
     unused = [prefix + name for name in inside if _under(name, network.aux)]
@@ -130,7 +130,7 @@ def _match(candidate: Candidate, names: Names, activation: str | None) -> Match:
     if unused:
         notes.append(f"{', '.join(network.aux)} serve training only and are set aside")
     keys = {prefix + name: name for name in body} | found.keys
-    return Match(
+    return ArchitectureMatch(
         candidate,
         found.classes,
         keys={names.keys[name]: key for name, key in keys.items()},

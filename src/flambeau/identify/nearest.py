@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Iterable
 from functools import cache
 
-from flambeau.identify import index, layers, naming, plain_networks, sketches, unsupported
+from flambeau.identify import index, layers, naming, unsupported
 from flambeau.identify.finding import Identified, Near
 from flambeau.identify.index import CLASSES, COUNTER, Registry, Shape
 from flambeau.identify.match import Mismatch
@@ -127,9 +127,8 @@ def no_task(known: Known) -> str:
     """Where the network is known, and nothing here serves what it does."""
     classes = f" with {known.classes} classes" if known.classes else ""
     also = f" (or {', '.join(known.names[1:])}, which has the same weights)" if known.names[1:] else ""
-    return (
-        f"this is torchvision's {known.names[0]}{also}{classes}: {known.task} is not served yet, but {sketches.AROUND}"
-    )
+    name = f"torchvision's {known.names[0]}{also}{classes}"
+    return f"this is {name}: {known.task} is not served yet, but {unsupported.AROUND}"
 
 
 def parametrised(module: str) -> str:
@@ -145,7 +144,10 @@ def unknown(wanted: str, registries: tuple[Registry, ...]) -> str:
     asked, _, name = wanted.rpartition("/")
     if "timm" not in registries and asked in ("", "timm") and name in index.facts("timm").architectures:
         return f"{name} is an architecture of timm, which is not installed: {pip_install('timm')}"
-    known = {plain_networks.NAME, *(name for registry in registries for name in index.facts(registry).architectures)}
+    known = {
+        layers.PLAIN_NETWORK,
+        *(name for registry in registries for name in index.facts(registry).architectures),
+    }
     close = difflib.get_close_matches(name, sorted(known), n=_NAMED)
     hint = f"did you mean {' or '.join(close)}?" if close else f"write a torchvision or timm model's name, or {_OWN}"
     return f"there is no architecture named {wanted!r}: {hint}"
@@ -223,9 +225,8 @@ def of_refusals(refusals: list[Mismatch]) -> str:
 def _of_layers(told: str, whole: bool) -> str:
     """What to do about a network that is known by its kinds of layers only. `whole`: it takes whole numbers."""
     if whole:
-        return (
-            f"these weights have {told}, so their network may take whole numbers such as token ids: {sketches.AROUND}"
-        )
+        takes = "so their network may take whole numbers such as token ids"
+        return f"these weights have {told}, {takes}: {unsupported.AROUND}"
     return (
         f"no architecture that flambeau knows resembles these weights, which have {told}: {_OWN}, and the shape of one "
         "item with --input-shape"

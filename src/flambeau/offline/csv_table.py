@@ -22,7 +22,7 @@ _EXACT = 2.0**63  # past this, JSON readers take a whole number for a decimal on
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _CsvLine:
     """The cells of a line, or why it has none, and its number in the file."""
 
     line: int
@@ -66,7 +66,7 @@ def count(file: BinaryIO, table: Path, wanted: Wanted) -> int:
     return sum(1 for _ in rows) + (0 if _find_columns(first, wanted).headed else 1)
 
 
-def _rows(file: BinaryIO, table: Path) -> Iterator[_Row]:
+def _rows(file: BinaryIO, table: Path) -> Iterator[_CsvLine]:
     # A path may hold bytes that are not text: they pass through unharmed, as lone surrogates.
     text = (line.decode("utf-8", "surrogateescape") for line in lines(file))
     first = next(text, "").removeprefix("\N{BYTE ORDER MARK}")
@@ -78,13 +78,13 @@ def _rows(file: BinaryIO, table: Path) -> Iterator[_Row]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield _Row(reader.line_num, bad_input(f"the line is not CSV: {error}"))
+            yield _CsvLine(reader.line_num, bad_input(f"the line is not CSV: {error}"))
             continue
         if cells:
-            yield _Row(reader.line_num, cells)
+            yield _CsvLine(reader.line_num, cells)
 
 
-def _find_columns(first: _Row, wanted: Wanted) -> _Columns:
+def _find_columns(first: _CsvLine, wanted: Wanted) -> _Columns:
     if isinstance(first.cells, RequestError):
         raise first.cells
     header = tuple(shown(cell.strip()) for cell in first.cells)
@@ -104,7 +104,7 @@ def _find_columns(first: _Row, wanted: Wanted) -> _Columns:
     return _Columns(tuple(range(len(header))), names, headed)
 
 
-def _cells(row: _Row, columns: _Columns) -> list[str]:
+def _cells(row: _CsvLine, columns: _Columns) -> list[str]:
     """The cells that are wanted. Raises `RequestError`."""
     if isinstance(row.cells, RequestError):
         raise row.cells

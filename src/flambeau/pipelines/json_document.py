@@ -21,11 +21,11 @@ SHORT = 64 * 1024
 T = TypeVar("T", bound=msgspec.Struct)
 
 
-class _Document(msgspec.Struct):
+class _InputDocument(msgspec.Struct):
     input: msgspec.Raw
 
 
-_DECODER = msgspec.json.Decoder(_Document)
+_DECODER = msgspec.json.Decoder(_InputDocument)
 _QUOTE = 2
 _NOT_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
 _MARKS = bytes.maketrans(b'[{]}"', b"\x01\x01\xff\xff\x02")  # as signed bytes: one level down, one up, and the quote

@@ -1,6 +1,6 @@
 """What a route is, and how a request finds its own. Which routes there are it does not know.
 
-`flambeau.protocols.dispatch` has those of the native protocol, `flambeau.ui` those of the pages; `flambeau.http.site`
+`flambeau.protocols.dispatch` has those of the native protocol, `flambeau.ui` those of the pages; `flambeau.http.access`
 puts them into the one table that dispatch, access control, Flask and the OpenAPI document read.
 """
 

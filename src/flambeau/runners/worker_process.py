@@ -1,4 +1,4 @@
-"""One worker process as the loop of the front sees it: spawned, given batches, watched, and buried.
+"""One worker process as the loop of the front sees it: spawned, given batches, watched, and reaped.
 
 It knows no queue and starts no successor; `flambeau.runners.processes` does.
 """
@@ -262,7 +262,7 @@ class WorkerProcess:
             with contextlib.suppress(OSError):
                 await self._writer.wait_closed()
         except Exception as error:
-            logs.failure("a worker cannot be buried", error)
+            logs.failure("a worker cannot be reaped", error)
         finally:  # whatever went wrong, its place must be filled again
             self._lose("crashed")
             self.gone.set()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flambeau import engines, runners, usercode
 from flambeau.bundle.storage import Bundle, ImageConfig, Manifest, PythonConfig, graph_bytes
-from flambeau.engines import optimised
+from flambeau.engines import base
 from flambeau.errors import Code, ConfigError, RequestError
 from flambeau.runners.base import ReplicaSpec, RunnerState
 from flambeau.serving.batch_sizes import UNMEASURED, measured_sizes
@@ -175,7 +175,7 @@ def _wide_threads(bundle: Bundle, settings: Settings, engine: str, placement: Cp
     cores = min(usable_cores(), _WIDEST)
     if settings.threads or placement.threads >= cores or engine not in _WIDE_ENGINES or not _on_cpu(settings.device):
         return 0
-    return cores if graph_bytes(bundle.path) <= _LARGEST_WIDE or optimised.usable(bundle.manifest) else 0
+    return cores if graph_bytes(bundle.path) <= _LARGEST_WIDE or base.may_run_optimised(bundle.manifest) else 0
 
 
 def _on_cpu(device: str) -> bool:

@@ -24,7 +24,17 @@ from flambeau.bundle.storage import CodeReference
 from flambeau.errors import BundleError, ConfigError, SetupError, SourceError
 from flambeau.settings.service import EngineChoice
 from flambeau.settings.source import SourceOptions
-from flambeau.sources.request import Advance, BuildRequest, Event, Failure, Imported, Note, Step, order_for, refuse_idle
+from flambeau.sources.request import (
+    Advance,
+    BuildFailure,
+    BuildRequest,
+    BuildStep,
+    Event,
+    Imported,
+    Note,
+    build_request,
+    refuse_idle,
+)
 from flambeau.system import machine, staging
 from flambeau.system.process import ending, spawn_child
 from flambeau.version import VERSION
@@ -42,7 +52,7 @@ _HINTS: dict[int, str] = {
 
 _ATTEMPTS = 3
 
-Progress = Callable[[Step | Advance | Note], None]
+Progress = Callable[[BuildStep | Advance | Note], None]
 
 
 def open_source(options: SourceOptions, *, progress: Progress) -> storage.Bundle:
@@ -54,7 +64,7 @@ def open_source(options: SourceOptions, *, progress: Progress) -> storage.Bundle
         refuse_idle(options, "a bundle", used=())
         return _foreign(Path(options.source))
     for attempt in range(_ATTEMPTS):
-        order = order_for(options)
+        order = build_request(options)
         before = _identities(order)
         target = cache_folder() / "bundles" / f"{order.name}-{_key(order)[:16]}"
         try:
@@ -121,7 +131,7 @@ def build_into(
     if options.source and (Path(options.source) / storage.MANIFEST).is_file():
         raise SourceError(f"{options.source} is a bundle already: serve it, or build from its source")
     calibration = str(Path(int8).resolve()) if int8 else None
-    order = msgspec.structs.replace(order_for(options), portable=True, engine=engine, int8=calibration)
+    order = msgspec.structs.replace(build_request(options), portable=True, engine=engine, int8=calibration)
     if order.kind == "python":
         for flag, given in (("--engine", engine != "auto"), ("--int8", int8)):
             if given:
@@ -167,9 +177,11 @@ def _build(
         folder.rename(target)
 
 
-def _run_build_process(order: BuildRequest, folder: Path, progress: Progress) -> tuple[Failure | None, tuple[str, ...]]:
+def _run_build_process(
+    order: BuildRequest, folder: Path, progress: Progress
+) -> tuple[BuildFailure | None, tuple[str, ...]]:
     """Fill `folder`. Returns why not, and the files of own code that were imported."""
-    failure: Failure | None = None
+    failure: BuildFailure | None = None
     imported: tuple[str, ...] = ()
     with spawn_child(
         "flambeau.builder", str(folder), str(os.getpid()), environment=os.environ, stdin=subprocess.PIPE
@@ -181,7 +193,7 @@ def _run_build_process(order: BuildRequest, folder: Path, progress: Progress) ->
             process.stdin.close()
             for line in process.stdout:
                 event = msgspec.json.decode(line, type=Event)
-                if isinstance(event, Failure):
+                if isinstance(event, BuildFailure):
                     failure = event
                 elif isinstance(event, Imported):
                     imported = event.files
@@ -192,7 +204,7 @@ def _run_build_process(order: BuildRequest, folder: Path, progress: Progress) ->
             raise
     if failure is None and process.returncode:
         hint = _HINTS.get(-process.returncode, "")
-        failure = Failure("SourceError", f"the build process ended with {ending(process.returncode)}{hint}")
+        failure = BuildFailure("SourceError", f"the build process ended with {ending(process.returncode)}{hint}")
     return failure, imported
 
 

@@ -15,8 +15,8 @@ from flambeau.bundle.storage import ImageConfig
 from flambeau.checkpoints.allowlist import ITEM_SIZES
 from flambeau.checkpoints.report import Report, TensorMapping
 from flambeau.errors import SourceError
-from flambeau.identify import expected_task, sketches
-from flambeau.identify.finding import Fit, Near, Published
+from flambeau.identify import unsupported
+from flambeau.identify.finding import ONE_OUTPUT, Fit, Near, Published, asks, assess_graph, task_of_fit, task_of_graph
 from flambeau.sources import request
 
 
@@ -74,9 +74,9 @@ def inspect(path: Path, *, weights_key: str | None = None, arch: str | None = No
         return found
     needs, example, task = "", "", ""
     if report.format == "onnx":
-        task = expected_task.of_graph(report.facts)
-        judged = expected_task.judge(report.facts, str(path.resolve()))
-        needs, example = judged.needs, judged.example
+        task = task_of_graph(report.facts)
+        assessment = assess_graph(report.facts, str(path.resolve()))
+        needs, example = assessment.needs, assessment.example
     elif report.format != "bundle":
         try:
             checkpoints.choose(report, weights_key)
@@ -99,13 +99,13 @@ def _with_code(found: Inspection, *, whole: bool) -> Inspection:
 
 
 def _with_network(found: Inspection, entry: TensorMapping, arch: str | None) -> Inspection:
-    finding = identify.detect(entry.tensors, wanted=arch)
-    found = msgspec.structs.replace(found, near=finding.near, notes=finding.notes)
-    fit = finding.fit
+    identified = identify.detect(entry.tensors, wanted=arch)
+    found = msgspec.structs.replace(found, near=identified.near, notes=identified.notes)
+    fit = identified.fit
     if fit is None:
-        known = finding.known
-        example = known and sketches.of_images(known, str(Path(found.file).resolve()), entry.where)
-        needs = finding.advice.replace(sketches.AROUND, sketches.PRINTED) if example else finding.advice
+        known = identified.known
+        example = known and unsupported.image_sketch(known, str(Path(found.file).resolve()), entry.where)
+        needs = identified.advice.replace(unsupported.AROUND, unsupported.PRINTED) if example else identified.advice
         return msgspec.structs.replace(found, needs=needs, example=example or "")
     name = fit.architecture.name
     official = identify.published(str(found.sha256), architecture=name)
@@ -115,12 +115,12 @@ def _with_network(found: Inspection, entry: TensorMapping, arch: str | None) -> 
         classes=fit.classes,
         features=fit.features,
         also_fits=fit.same_weights,
-        notes=tuple(note for note in (fit.why, *finding.notes) if note),
+        notes=tuple(note for note in (fit.why, *identified.notes) if note),
         official=official,
         preprocessing=official.pipeline if official else fit.pipeline,
-        task=expected_task.of_fit(fit, official=official is not None),
-        serve=None if expected_task.asks(fit) else _command(found, fit, arch, official),
-        needs=expected_task.ONE_OUTPUT if expected_task.asks(fit) else "",
+        task=task_of_fit(fit, official=official is not None),
+        serve=None if asks(fit) else _command(found, fit, arch, official),
+        needs=ONE_OUTPUT if asks(fit) else "",
     )
 
 

@@ -1,4 +1,4 @@
-"""What the user gave, to an order for the build process: told from the form of SOURCE and the contents of its file.
+"""What the user gave, to a request to the build process: told from the form of SOURCE and the contents of its file.
 
 It holds the values that pass between the two processes. Nothing is read here but by `flambeau.checkpoints`, which runs
 nothing, and nobody's code is imported.
@@ -45,7 +45,7 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     int8: str | None = None
 
 
-class Step(msgspec.Struct, frozen=True, tag="step"):
+class BuildStep(msgspec.Struct, frozen=True, tag="step"):
     """Build is doing step `number` of `of`."""
 
     number: int
@@ -65,7 +65,7 @@ class Note(msgspec.Struct, frozen=True, tag="note"):
     text: str
 
 
-class Failure(msgspec.Struct, frozen=True, tag="failure"):
+class BuildFailure(msgspec.Struct, frozen=True, tag="failure"):
     """Build gave up. `error` is the name of a class in `flambeau.errors`."""
 
     error: str
@@ -78,7 +78,7 @@ class Imported(msgspec.Struct, frozen=True, tag="imported"):
     files: tuple[str, ...]
 
 
-Event = Step | Advance | Note | Failure | Imported
+Event = BuildStep | Advance | Note | BuildFailure | Imported
 """What the build process says, a line of JSON each on its standard output."""
 
 IMAGE_OPTIONS = ("labels", "task", "activation", "resize", "crop", "mean", "std", "threshold")
@@ -96,8 +96,8 @@ def refuse_idle(options: SourceOptions, what: str, *, used: tuple[str, ...]) -> 
             raise SourceError(f"--{name.replace('_', '-')} has no effect on {what}: leave it out")
 
 
-def order_for(options: SourceOptions) -> BuildRequest:
-    """The order that SOURCE stands for. Raises `SourceError` or `CodeNotAllowed`."""
+def build_request(options: SourceOptions) -> BuildRequest:
+    """The request that SOURCE stands for. Raises `SourceError` or `CodeNotAllowed`."""
     options = msgspec.structs.replace(options, labels=_absolute(options.labels), samples=_absolute(options.samples))
     source = options.source
     if source is None or (source == DEFAULT and not Path(source).exists()):
@@ -109,11 +109,11 @@ def order_for(options: SourceOptions) -> BuildRequest:
         usercode.refuse_unless(options.allow_code, source)
         refuse_idle(options, "a Python model", used=("samples",))
         code = usercode.parse(source)
-        return BuildRequest(kind="python", name=_tame(code.name), options=options, code=code)
+        return BuildRequest(kind="python", name=_model_name(code.name), options=options, code=code)
     if Path(source).exists():
         if options.weights:
             raise SourceError(f"SOURCE {source} and --weights {options.weights} both name a file: leave one out")
-        return _order_file(source, options, name=_tame(Path(source).stem), arch=options.arch)
+        return _request_for_file(source, options, name=_model_name(Path(source).stem), arch=options.arch)
     if _looks_like_path(source):
         raise SourceError(f"{source} does not exist")
     if options.arch:
@@ -121,13 +121,13 @@ def order_for(options: SourceOptions) -> BuildRequest:
     if options.weights:
         if not Path(options.weights).is_file():
             raise SourceError(f"--weights {options.weights} does not exist")
-        return _order_file(options.weights, options, name=_tame(source), arch=source)
+        return _request_for_file(options.weights, options, name=_model_name(source), arch=source)
     refuse_idle(options, source, used=("arch_args", "num_classes", "samples", *IMAGE_OPTIONS))
-    return BuildRequest(kind="pretrained", name=_tame(source), options=options, architecture=source)
+    return BuildRequest(kind="pretrained", name=_model_name(source), options=options, architecture=source)
 
 
-def _order_file(file: str, options: SourceOptions, *, name: str, arch: str | None) -> BuildRequest:
-    """The order for a file, by what it holds."""
+def _request_for_file(file: str, options: SourceOptions, *, name: str, arch: str | None) -> BuildRequest:
+    """The request for a file, by what it holds."""
     report = checkpoints.examine(Path(file))
     _refuse_unless_loadable(file, report, options)
     kind: SourceKind = "onnx" if report.format == "onnx" else "checkpoint" if report.verdict == "data" else "program"
@@ -177,7 +177,7 @@ def _looks_like_path(text: str) -> bool:
     return os.sep in name or "/" in name or Path(name).suffix in suffixes
 
 
-def _tame(text: str) -> str:
+def _model_name(text: str) -> str:
     """A model's name out of a file's name."""
     name = "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "_" for char in text).strip("._-")
     return name[:64] or "model"

@@ -102,7 +102,7 @@ class Metrics:
         build = Gauge("flambeau_build_info", "1, with what is running.", ("version", "python"), registry=registry)
         build.labels(VERSION, platform.python_version()).set(1)
         self.watched: dict[str, list[ModelMetrics]] = {}
-        for each in (self.stage_seconds, self.batch_size, _Watched(self.watched), _Log(log_dropped)):
+        for each in (self.stage_seconds, self.batch_size, _AtScrape(self.watched), _Log(log_dropped)):
             registry.register(each)
         ProcessCollector(registry=registry)
         self.other = RequestMetrics(self, OTHER, OTHER)
@@ -235,7 +235,7 @@ class _Log(Collector):
         )
 
 
-class _Watched(Collector):
+class _AtScrape(Collector):
     """What is looked up at a scrape: queues, workers and their memory. Versions of a model are taken together."""
 
     def __init__(self, models: Mapping[str, Sequence[ModelMetrics]]) -> None:

@@ -1,8 +1,8 @@
-"""The throw-away process: `python -m flambeau.builder.sandbox ORDER`, where ORDER is the JSON of an `ReadOrder`.
+"""The throw-away process: `python -m flambeau.builder.sandbox ORDER`, where ORDER is the JSON of an `ReadRequest`.
 
 In this order, and the order is the point: bind itself to its parent; open the file, once; have its structure examined;
-import torch and rehearse; open the output; shut the door; and only then unpickle and write. So whatever code the file
-could bring to run finds an empty room. It is answered on standard output; see `flambeau.builder.sandbox.messages`.
+import torch and preload; open the output; lock itself in; and only then unpickle and write. So whatever code the file
+could bring to run finds an empty room. It is answered on standard output; see `flambeau.builder.sandbox`.
 """
 
 import math
@@ -16,8 +16,7 @@ from typing import IO
 import msgspec
 
 from flambeau import checkpoints
-from flambeau.builder.sandbox import lockdown
-from flambeau.builder.sandbox.messages import Read, ReaderMessage, ReadOrder, ReadRefused, TensorsWritten
+from flambeau.builder.sandbox import Read, ReaderMessage, ReadRefused, ReadRequest, TensorsWritten, lockdown
 from flambeau.checkpoints.report import Report, TensorMapping
 from flambeau.errors import SetupError, SourceError
 from flambeau.system.process import end_with_parent
@@ -35,7 +34,7 @@ Say = Callable[[ReaderMessage], None]
 
 def main() -> int:
     """Read one file. Returns the exit code."""
-    order = msgspec.json.decode(sys.argv[1], type=ReadOrder)
+    order = msgspec.json.decode(sys.argv[1], type=ReadRequest)
     end_with_parent(order.parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the parent's to answer, and it ends this
     channel = os.fdopen(os.dup(1), "wb", buffering=0)
@@ -65,8 +64,8 @@ def main() -> int:
     return 0
 
 
-def _read(file: IO[bytes], order: ReadOrder, *, name: str, say: Say) -> lockdown.Sandbox:
-    """Read the open file and write the output, behind the door. Raises `SetupError`, `OSError` and `MemoryError`."""
+def _read(file: IO[bytes], order: ReadRequest, *, name: str, say: Say) -> lockdown.Sandbox:
+    """Read the open file and write the output, locked in. Raises `SetupError`, `OSError` and `MemoryError`."""
     same = Path(f"/proc/self/fd/{file.fileno()}")  # the very file that is open, whatever its path leads to by now
     mapped = same if same.exists() else None
     opened = _identity(os.fstat(file.fileno()))
@@ -87,11 +86,10 @@ def _read(file: IO[bytes], order: ReadOrder, *, name: str, say: Say) -> lockdown
     import torch
 
     from flambeau.builder.sandbox import checkpoint, safetensors_writer
-    from flambeau.builder.sandbox.preload import rehearse
 
     torch.set_num_threads(1)  # and no other thread will be started, for none can be
     permitted = checkpoints.permitted_globals()
-    rehearse(permitted)
+    checkpoint.preload(permitted)
     with open(order.output, "xb", opener=_private) as output:
         os.dup2(1, 2)  # what is printed from here on is the file's own choice of words
         held = lockdown.enter(_limits(report, entry, name), readable=(file.fileno(),))

@@ -4,14 +4,21 @@ Everything is held against the report that `flambeau.checkpoints` made of the sa
 runs inside the sandbox, with everything open and imported that it needs.
 """
 
+import argparse
+import collections
+import io
+import pathlib
 import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import torch
+from torch import nn
 
+from flambeau.builder.sandbox import safetensors_writer
 from flambeau.checkpoints.report import Report, TensorMapping
 from flambeau.errors import SourceError
 
@@ -79,3 +86,37 @@ def _words(tensor: Any) -> str:
         return "nothing"
     dtype = _dtype(tensor) if isinstance(tensor, torch.Tensor) else tensor.dtype
     return f"{dtype} of shape {list(tensor.shape)}"
+
+
+# Everything that reading a torch file can take, done once with a file of our own, before the process locks itself in.
+#
+# Python imports much of itself when it is first needed (an encoding, a part of numpy), and a process that is locked in
+# opens no file. What weights may name is a closed set (`flambeau.checkpoints.allowlist`), so all of it can be tried.
+
+
+_NUMBERS = "?bBhHiIqQefdFD"  # numpy's letters for its kinds of numbers
+
+
+def preload(permitted: Sequence[tuple[Any, str]]) -> None:
+    """Write and read one of each, in both formats. `permitted` as for `checkpoint.load`."""
+    parameter = nn.Parameter(torch.ones(2))
+    parameter.note = 1  # type: ignore[attr-defined]  # it is rebuilt in another way then
+    old = {
+        "tensors": {"turned": torch.zeros(2, 3).t(), "half": torch.zeros(2, dtype=torch.bfloat16)},
+        "parameters": [nn.Parameter(torch.ones(2)), parameter],
+    }
+    new = old | {
+        "tensors": {str(dtype): torch.zeros(2, 3, dtype=dtype).t() for dtype in safetensors_writer.DTYPES},
+        "complex": [torch.zeros(1, dtype=dtype) for dtype in (torch.complex64, torch.complex128)],
+        "numbers": [np.dtype(letter).type(0) for letter in _NUMBERS],
+        "values": [b"\xff", "\xff", bytearray(b"\xff"), 1j, {1}, 2**70, collections.Counter("a"), torch.Size([1])],
+        "beside": [argparse.Namespace(a=1), pathlib.PurePosixPath("a"), pathlib.PureWindowsPath("a")],
+        "places": [torch.device("cpu"), torch.float32, collections.OrderedDict(a=1)],
+    }
+    for content, zipped in ((old, False), (new, True)):
+        file = io.BytesIO()
+        torch.save(content, file, _use_new_zipfile_serialization=zipped)
+        file.seek(0)
+        with torch.serialization.safe_globals(list(permitted)):
+            read = torch.load(file, map_location="cpu", weights_only=True)
+        safetensors_writer.write(read["tensors"], io.BytesIO(), say=lambda done, total: None)

@@ -1,6 +1,6 @@
-"""The door that a process shuts behind itself before it looks at a foreign file (T-01, T-02, T-04; the way to T-32).
+"""The sandbox that a process enters before it looks at a foreign file (T-01, T-02, T-04; the way to T-32).
 
-Three walls, each of which holds without the others, and each of which stands where the system has it:
+Three layers, each of which holds without the others, and each of which stands where the system has it:
 
 * limits of the process (POSIX): memory, length of a file, open files, processor time, no core file, and no processes
   for users other than root
@@ -9,8 +9,8 @@ Three walls, each of which holds without the others, and each of which stands wh
 * files (Linux 5.13 and newer, Landlock): none can be opened but those that are named. Seccomp cannot do this, for it
   sees a pointer where a path is; without it a taken over process reads the user's keys and its parent's memory
 
-There is no way back through the door. What holds is told by the `Sandbox` that `enter` returns, so that nobody is
-promised more than there is. On other systems the child is still a process of its own with a clock running.
+There is no way back. What holds is told by the `Sandbox` that `enter` returns, so that nobody is promised more than
+there is. On other systems the child is still a process of its own with a clock running.
 """
 
 import ctypes
@@ -55,23 +55,23 @@ class Sandbox:
     files: bool
 
     def __str__(self) -> str:
-        walls = []
+        layers = []
         if self.system_calls:
-            walls.append("no network, no new files, no processes")
+            layers.append("no network, no new files, no processes")
         if self.files:
-            walls.append("no other files")
+            layers.append("no other files")
         if self.memory is not None:
-            walls.append(f"at most {self.memory / 1e9:.1f} GB")
+            layers.append(f"at most {self.memory / 1e9:.1f} GB")
         if self.limits:
-            walls.append("limited time")
-        return ", ".join(walls) or "a process of its own and nothing more: this system has no sandbox that we know"
+            layers.append("limited time")
+        return ", ".join(layers) or "a process of its own and nothing more: this system has no sandbox that we know"
 
 
 def enter(limits: Limits, *, readable: Sequence[int] = ()) -> Sandbox:
     """Lock this process in, for good. The files behind the descriptors `readable` can still be opened for reading.
 
     Whatever it needs later must be imported, opened and tried before. To be called while there is one thread: the
-    system calls are taken from all, the files from the calling one only. Raises `OSError` when a wall that the system
+    system calls are taken from all, the files from the calling one only. Raises `OSError` when a layer that the system
     has does not stand.
     """
     mapped = _mapped()

@@ -2,7 +2,7 @@
 (A14).
 
 It checks the graph, has ONNX Runtime optimise it, which computes whatever is constant in it, and computes one row; all
-of that behind the door of `flambeau.builder.sandbox.lockdown`. A graph may hold a loop without an end, or ask for more
+of that in the sandbox of `flambeau.builder.sandbox.lockdown`. A graph may hold a loop without an end, or ask for more
 memory than the machine has: then it is this process that ends. It answers on standard output, with a `Read` or a
 `ReadRefused`.
 """
@@ -18,15 +18,14 @@ import onnx
 from onnx import TensorProto, helper
 
 from flambeau import checkpoints
-from flambeau.builder.sandbox import lockdown
-from flambeau.builder.sandbox.messages import GraphOrder, Read, ReaderMessage, ReadRefused, row_in_words
+from flambeau.builder.sandbox import GraphRequest, Read, ReaderMessage, ReadRefused, lockdown, row_in_words
 from flambeau.engines.onnxruntime import open_session
 from flambeau.system.process import end_with_parent
 
 
 def main() -> int:
     """Open one graph. Returns the exit code."""
-    order = msgspec.json.decode(sys.argv[1], type=GraphOrder)
+    order = msgspec.json.decode(sys.argv[1], type=GraphRequest)
     end_with_parent(order.parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = os.fdopen(os.dup(1), "wb", buffering=0)
@@ -39,7 +38,7 @@ def main() -> int:
     foreign = ""
     try:
         foreign = checkpoints.examine(file).facts.get("operators of others", "")
-        _rehearse()
+        _preload()
         opened = [os.open(path, os.O_RDONLY) for path in (file, *checkpoints.files_beside(file))]
         os.dup2(1, 2)  # what is printed from here on is the graph's own choice of words
         limits = lockdown.Limits(
@@ -56,7 +55,7 @@ def main() -> int:
     return 0
 
 
-def _why(text: str, file: Path, order: GraphOrder, foreign: str) -> str:
+def _why(text: str, file: Path, order: GraphRequest, foreign: str) -> str:
     """The sentence for an error that says `text`. `foreign` are the operators that ONNX does not define."""
     if any(words in text.lower() for words in ("bad_alloc", "bad allocation", "failed to allocate")):
         return _too_large(file, order)
@@ -68,18 +67,18 @@ def _why(text: str, file: Path, order: GraphOrder, foreign: str) -> str:
     return f"{file.name} is not an ONNX model that can be run: {text}"
 
 
-def _too_large(file: Path, order: GraphOrder) -> str:
+def _too_large(file: Path, order: GraphRequest) -> str:
     return (
         f"{file.name} asks for more than {order.memory / 1e9:.1f} GB to compute {row_in_words(order)}: "
         "a graph of its size needs less"
     )
 
 
-def _rehearse() -> None:
+def _preload() -> None:
     """Check, open and run a graph, so that all that this takes is loaded."""
     given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])
     answered = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])
-    made = helper.make_graph([helper.make_node("Softmax", ["x"], ["y"])], "rehearsal", [given], [answered])
+    made = helper.make_graph([helper.make_node("Softmax", ["x"], ["y"])], "preload", [given], [answered])
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     open_session(model.SerializeToString(), threads=1).run(None, {"x": _numbers("float32", (1, 2))})
@@ -92,7 +91,7 @@ def _numbers(dtype: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng().standard_normal(shape, dtype=np.float32).astype(dtype, copy=False)
 
 
-def _compute(file: Path, order: GraphOrder) -> None:
+def _compute(file: Path, order: GraphRequest) -> None:
     onnx.checker.check_model(onnx.load(file, format="protobuf"))
     open_session(file, threads=1).run(None, {name: _numbers(*each) for name, each in order.inputs.items()})
 

@@ -25,7 +25,7 @@ from typing import IO
 import msgspec
 
 from flambeau import checkpoints
-from flambeau.builder.sandbox.messages import LONGEST_LINE, Read, ReaderMessage, ReadOrder, ReadRefused, TensorsWritten
+from flambeau.builder.sandbox import LONGEST_LINE, Read, ReaderMessage, ReadRefused, ReadRequest, TensorsWritten
 from flambeau.errors import SourceError
 from flambeau.system.process import spawn_child
 
@@ -64,7 +64,7 @@ def start(path: Path, *, folder: Path, where: tuple[str, ...]) -> "FileReading":
 
     Returns at once. Call it from a thread that outlives the reading, for the other process ends with that thread.
     """
-    order = ReadOrder(str(path.resolve()), str(folder.resolve() / OUTPUT), os.getpid(), where)
+    order = ReadRequest(str(path.resolve()), str(folder.resolve() / OUTPUT), os.getpid(), where)
     process = spawn_child(
         "flambeau.builder.sandbox", msgspec.json.encode(order).decode(), environment=single_threaded_environment()
     )
@@ -108,13 +108,13 @@ class FileReading:
             said = self._listen(progress)
             code = self._process.wait()
             if isinstance(said, ReadRefused):
-                raise SourceError(tame(said.reason))
+                raise SourceError(printable_text(said.reason))
             if late.is_set():
                 raise SourceError(f"{self._path.name} was not read within {seconds:g} s: fetch or save it again")
             if said is None or code:
                 raise SourceError(f"the process that read {self._path.name} {_ending(code)}")
             self._verify()
-            self.sandbox = tame(said.sandbox)
+            self.sandbox = printable_text(said.sandbox)
             self._whole = True
         finally:
             watch.cancel()
@@ -170,7 +170,7 @@ def _pipe(process: "subprocess.Popen[bytes]") -> IO[bytes]:
     return process.stdout
 
 
-def tame(sentence: str) -> str:
+def printable_text(sentence: str) -> str:
     """Text that can be shown on a terminal, whoever wrote it."""
     return "".join(char if char.isprintable() else "?" for char in sentence[:_LONGEST_SENTENCE])
 

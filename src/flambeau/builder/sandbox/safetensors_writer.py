@@ -1,6 +1,6 @@
 """Tensors to an open safetensors file, one at a time, each from where it lies: for a mapped file that takes no memory.
 
-safetensors' own writer opens a file of its own, which is not to be had behind the door; it takes no tensors that share
+safetensors' own writer opens a file of its own, which is not to be had in the sandbox; it takes no tensors that share
 memory or are not contiguous, so that a copy of them all would have to be made first; and until 0.6 it made one itself.
 This reads nothing and knows no torch file.
 """
