@@ -23,7 +23,6 @@ REPORTING = dict.fromkeys(VARIABLES, "0")  # somebody's shell that wants it
 TELLING = f"""
 import json, os, sys
 import flambeau
-from tests.support import ROOT
 
 def tell(where):
     found = {{name: os.environ.get(name) for name in {VARIABLES!r}}}
@@ -62,7 +61,6 @@ print(ProbeProcess("telling_child", LoadResult, seconds=60).answer())
 ELSEWHERE = """
 import json, os, sys
 import flambeau
-from tests.support import ROOT
 
 with flambeau.load(sys.argv[1], engine="onnxruntime") as model:
     print(json.dumps({name: os.environ.get(name) for name in json.loads(sys.argv[2])}))
