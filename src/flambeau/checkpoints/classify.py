@@ -34,7 +34,7 @@ def of_pickle(found: Pickled, form: Format, size: int) -> Report:
     return report
 
 
-def of_stray_pickle(found: Pickled, size: int) -> Report:
+def of_other_pickle(found: Pickled, size: int) -> Report:
     """The report on a pickle that torch did not write. It is refused, whatever it names."""
     naming = f" that names {plain(found.foreign[0])}" if found.foreign else ""
     refused = _refusal(found) or ScanError(

@@ -139,7 +139,7 @@ def _pickle(file: BinaryIO, size: int, head: bytes) -> Report:
             file.seek(0)
             found = pickle_vm.read(file.read(pickle_vm.MOST_BYTES))
             if not _only_looks_like_a_pickle(found, head):
-                return classify.of_stray_pickle(found, size)
+                return classify.of_other_pickle(found, size)
         raise file_magic.of_head(head)
     except ScanError as refusal:
         return _refused("torch-legacy" if torch_file.is_legacy(first) else "unknown", size, refusal)

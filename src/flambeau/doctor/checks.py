@@ -57,11 +57,11 @@ def check_source(options: SourceOptions, settings: Settings) -> Iterator[Finding
         yield from _of_file(path, options)
     else:
         try:
-            order = request.build_request(options)
+            build = request.build_request(options)
         except SetupError as error:
             yield Finding("source", "broken", str(error), "see docs/sources.md for what can be served")
         else:
-            yield _buildable(source, order)
+            yield _buildable(source, build)
 
 
 def _of_bundle(path: Path, settings: Settings) -> Iterator[Finding]:
@@ -105,7 +105,7 @@ def _load(opened: Bundle, settings: Settings) -> Finding:
 
 def _of_file(path: Path, options: SourceOptions) -> Iterator[Finding]:
     try:
-        order = request.build_request(options)
+        build = request.build_request(options)
         found = inspect(path, weights_key=options.weights_key) if options.arch is None else None
     except SetupError as error:
         yield Finding("source", "broken", str(error), f"flambeau inspect {path} shows what is in it")
@@ -113,12 +113,12 @@ def _of_file(path: Path, options: SourceOptions) -> Iterator[Finding]:
     if found and found.needs:
         yield Finding("source", "warning", f"{path} lacks something to be served", found.needs)
     else:
-        yield _buildable(str(path), order)
+        yield _buildable(str(path), build)
 
 
-def _buildable(source: str, order: BuildRequest) -> Finding:
+def _buildable(source: str, build: BuildRequest) -> Finding:
     """Whether the packages are there that its build needs. Each is named like the extra that has it."""
-    needed = {"python": None, "onnx": "onnx"}.get(order.kind, "torch")
+    needed = {"python": None, "onnx": "onnx"}.get(build.kind, "torch")
     if needed is not None and version(needed) is None:
         return Finding("source", "broken", f"{source} is not built without the package {needed}", pip_install(needed))
     return Finding("source", "fine", f"{source} can be built", _BUILD)

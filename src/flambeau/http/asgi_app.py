@@ -116,7 +116,7 @@ class AsgiFront:
         threads = self._vital_threads if match is not None and match.route.vital else self._threads
         if match is None or match.route.answer is None:
             scope[PASSED] = self._access, required
-            status, fields, whole = await loop.run_in_executor(threads, call, self._app.wsgi_app, scope, body)
+            status, fields, whole = await loop.run_in_executor(threads, call_wsgi, self._app.wsgi_app, scope, body)
             await self._send_raw(send, status, fields + _encoded(readable), whole)
             return
         request = self._request(scope, headers, body, received)
@@ -239,7 +239,7 @@ def _encoded(headers: Fields) -> AsgiHeaders:
 # Call a WSGI application (PEP 3333) with a request whose body is already here: how the ASGI front reaches Flask.
 
 
-def call(app: "WSGIApplication", scope: AsgiScope, body: bytes | memoryview) -> tuple[int, AsgiHeaders, bytes]:
+def call_wsgi(app: "WSGIApplication", scope: AsgiScope, body: bytes | memoryview) -> tuple[int, AsgiHeaders, bytes]:
     """Run the application to its end, in the calling thread. Returns status, headers and the whole body."""
     started: list[tuple[str, list[tuple[str, str]]]] = []
     written: list[bytes] = []

@@ -64,11 +64,11 @@ def open_source(options: SourceOptions, *, progress: Progress) -> storage.Bundle
         refuse_idle(options, "a bundle", used=())
         return _foreign(Path(options.source))
     for attempt in range(_ATTEMPTS):
-        order = build_request(options)
-        before = _identities(order)
-        target = cache_folder() / "bundles" / f"{order.name}-{_key(order)[:16]}"
+        request = build_request(options)
+        before = _identities(request)
+        target = cache_folder() / "bundles" / f"{request.name}-{_key(request)[:16]}"
         try:
-            return _cached(order, target, before, progress=progress)
+            return _cached(request, target, before, progress=progress)
         except _Changed as change:
             if attempt == _ATTEMPTS - 1:
                 raise SourceError(f"{change}: start again when it is whole") from None
@@ -80,7 +80,7 @@ class _Changed(Exception):
     """A file was changed while a bundle was built of it. The text names it."""
 
 
-def _cached(order: BuildRequest, target: Path, before: "_Identities", *, progress: Progress) -> storage.Bundle:
+def _cached(request: BuildRequest, target: Path, before: "_Identities", *, progress: Progress) -> storage.Bundle:
     """The bundle at `target` in the cache, built if it is not there. Raises `SetupError` or `_Changed`."""
     home = target.parent
     with contextlib.ExitStack() as held:
@@ -104,7 +104,7 @@ def _cached(order: BuildRequest, target: Path, before: "_Identities", *, progres
                     raise _unwritable(home, removing) from removing
         staging.clear(home)
         try:
-            _build(order, target, before, progress=progress, record=used)
+            _build(request, target, before, progress=progress, record=used)
         except OSError as error:
             raise _unwritable(home, error) from error
     return storage.read(target)
@@ -131,8 +131,8 @@ def build_into(
     if options.source and (Path(options.source) / storage.MANIFEST).is_file():
         raise SourceError(f"{options.source} is a bundle already: serve it, or build from its source")
     calibration = str(Path(int8).resolve()) if int8 else None
-    order = msgspec.structs.replace(build_request(options), portable=True, engine=engine, int8=calibration)
-    if order.kind == "python":
+    request = msgspec.structs.replace(build_request(options), portable=True, engine=engine, int8=calibration)
+    if request.kind == "python":
         for flag, given in (("--engine", engine != "auto"), ("--int8", int8)):
             if given:
                 raise SourceError(f"{flag} has no effect on a Python model: leave it out")
@@ -141,7 +141,7 @@ def build_into(
             target.rmdir()
         target.parent.mkdir(parents=True, exist_ok=True)
         staging.clear(target.parent, glob.escape(target.name))
-        _build(order, target, _identities(order), progress=progress)
+        _build(request, target, _identities(request), progress=progress)
     except _Changed as change:
         raise SourceError(f"{change}: build again when it is whole") from None
     except OSError as error:
@@ -150,7 +150,7 @@ def build_into(
 
 
 def _build(
-    order: BuildRequest, target: Path, before: "_Identities", *, progress: Progress, record: Path | None = None
+    request: BuildRequest, target: Path, before: "_Identities", *, progress: Progress, record: Path | None = None
 ) -> None:
     """Run the build process into a folder beside `target`, and move it there when it is whole.
 
@@ -159,14 +159,14 @@ def _build(
     """
     began = time.time_ns()
     with staging.filling(target) as folder:
-        failure, used = _run_build_process(order, folder, progress)
+        failure, used = _run_build_process(request, folder, progress)
         built_of = None if failure else storage.source_sha256(folder)
-        if changed := _replaced(before, order, built_of):  # which may be why it failed
+        if changed := _replaced(before, request, built_of):  # which may be why it failed
             raise _Changed(f"{changed} was changed while it was being built")
         if failure is not None:
             kind = getattr(errors, failure.error, SourceError)
             raise kind(failure.message)
-        if order.portable:  # a temporary folder is its maker's alone, and this one is made to be carried elsewhere
+        if request.portable:  # a temporary folder is its maker's alone, and this one is made to be carried elsewhere
             folder.chmod(0o755)
             for file in folder.rglob("*"):
                 file.chmod(0o755 if file.is_dir() else 0o644)
@@ -178,7 +178,7 @@ def _build(
 
 
 def _run_build_process(
-    order: BuildRequest, folder: Path, progress: Progress
+    request: BuildRequest, folder: Path, progress: Progress
 ) -> tuple[BuildFailure | None, tuple[str, ...]]:
     """Fill `folder`. Returns why not, and the files of own code that were imported."""
     failure: BuildFailure | None = None
@@ -189,7 +189,7 @@ def _run_build_process(
         assert process.stdin is not None  # both are pipes, by the line above
         assert process.stdout is not None
         try:
-            process.stdin.write(msgspec.json.encode(order))
+            process.stdin.write(msgspec.json.encode(request))
             process.stdin.close()
             for line in process.stdout:
                 event = msgspec.json.decode(line, type=Event)
@@ -208,28 +208,28 @@ def _run_build_process(
     return failure, imported
 
 
-def _key(order: BuildRequest) -> str:
+def _key(request: BuildRequest) -> str:
     """A hash of everything the bundle depends on: contents of files, settings, versions of the tools."""
     # A permission changes nothing of the bundle, nor does where a file lies and how it was named on the command line.
-    options = msgspec.structs.replace(order.options, allow_code=True, source=None, weights=None)
-    digest = hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(order, options=options, file=None)))
+    options = msgspec.structs.replace(request.options, allow_code=True, source=None, weights=None)
+    digest = hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(request, options=options, file=None)))
     for package in _TOOLS:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             digest.update(f"{package} {importlib.metadata.version(package)}\n".encode())
     digest.update(f"on {machine.processor()}\n".encode())  # its graph is optimised, and its engine measured, for it
     digest.update(f"flambeau {VERSION} format {storage.FORMAT}\n".encode())
-    for file in _files(order):
+    for file in _files(request):
         digest.update(f"{file.name} {storage.sha256_of(file)}\n".encode())
     return digest.hexdigest()
 
 
-def _files(order: BuildRequest) -> list[Path]:
+def _files(request: BuildRequest) -> list[Path]:
     """Every file that the user gave, and those that belong to it. Raises `SourceError`."""
-    named = (order.file, order.options.labels, _file_of(order.code))
+    named = (request.file, request.options.labels, _file_of(request.code))
     files = [Path(file) for file in named if file is not None and Path(file).is_file()]
-    if order.kind == "onnx":
-        files += checkpoints.files_beside(Path(str(order.file)))
-    for folder in (order.options.samples, order.int8):
+    if request.kind == "onnx":
+        files += checkpoints.files_beside(Path(str(request.file)))
+    for folder in (request.options.samples, request.int8):
         files += sorted(file for file in Path(folder).rglob("*") if file.is_file()) if folder else []
     return files
 
@@ -238,22 +238,22 @@ _Identities = dict[Path, tuple[int, int, int, int, int]]
 """What tells that a file is the one it was: whatever is done to one, it gets another time of its last change."""
 
 
-def _identities(order: BuildRequest) -> _Identities:
-    found = {file: file.stat() for file in _files(order)}
+def _identities(request: BuildRequest) -> _Identities:
+    found = {file: file.stat() for file in _files(request)}
     return {
         file: (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         for file, status in found.items()
     }
 
 
-def _replaced(before: _Identities, order: BuildRequest, built_of: str | None) -> str | None:
+def _replaced(before: _Identities, request: BuildRequest, built_of: str | None) -> str | None:
     """The name of a file that is not the one it was, if there is one. `built_of` is the sha256 that the build read."""
-    after = _identities(order)
+    after = _identities(request)
     for file in before.keys() | after.keys():
         if before.get(file) != after.get(file):
             return file.name
-    if built_of is not None and order.file is not None and storage.sha256_of(Path(order.file)) != built_of:
-        return Path(order.file).name  # a network disk that is slow to tell
+    if built_of is not None and request.file is not None and storage.sha256_of(Path(request.file)) != built_of:
+        return Path(request.file).name  # a network disk that is slow to tell
     return None
 
 

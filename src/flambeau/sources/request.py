@@ -131,23 +131,23 @@ def _request_for_file(file: str, options: SourceOptions, *, name: str, arch: str
     report = checkpoints.examine(Path(file))
     _refuse_unless_loadable(file, report, options)
     kind: SourceKind = "onnx" if report.format == "onnx" else "checkpoint" if report.verdict == "data" else "program"
-    order = BuildRequest(kind=kind, name=name, options=options, file=str(Path(file).resolve()))
+    request = BuildRequest(kind=kind, name=name, options=options, file=str(Path(file).resolve()))
     own = arch is not None and ":" in arch
     used: tuple[str, ...]
     if kind != "checkpoint" and not _holds_weights(report, options):
         what = f"{Path(file).name}, which holds its network already"
         refuse_idle(options, what, used=("pipeline", "input_shape", "output_name", *_FILE_OPTIONS, *IMAGE_OPTIONS))
-        return order
+        return request
     if options.arch_args and arch is None:
         raise SourceError("--arch-args needs --arch: name the architecture that they belong to")
     if arch is None or not own:
         used = ("arch", "arch_args", "weights", "hidden_activation", "num_classes", *_FILE_OPTIONS, *IMAGE_OPTIONS)
         refuse_idle(options, f"--arch {arch}" if arch else f"{Path(file).name} without --arch file.py:Class", used=used)
-        return msgspec.structs.replace(order, architecture=arch)
+        return msgspec.structs.replace(request, architecture=arch)
     usercode.refuse_unless(options.allow_code, f"--arch {arch}")
     used = ("arch", "arch_args", "weights", "pipeline", "input_shape", "output_name", *_FILE_OPTIONS, *IMAGE_OPTIONS)
     refuse_idle(options, "an own network", used=used)
-    return msgspec.structs.replace(order, code=usercode.parse(str(arch)))
+    return msgspec.structs.replace(request, code=usercode.parse(str(arch)))
 
 
 def _holds_weights(report: Report, options: SourceOptions) -> bool:

@@ -1,4 +1,4 @@
-"""The throw-away process: `python -m flambeau.builder.sandbox ORDER`, where ORDER is the JSON of an `ReadRequest`.
+"""The throw-away process: `python -m flambeau.builder.sandbox REQUEST`, where REQUEST is the JSON of a `ReadRequest`.
 
 In this order, and the order is the point: bind itself to its parent; open the file, once; have its structure examined;
 import torch and preload; open the output; lock itself in; and only then unpickle and write. So whatever code the file
@@ -34,8 +34,8 @@ Say = Callable[[ReaderMessage], None]
 
 def main() -> int:
     """Read one file. Returns the exit code."""
-    order = msgspec.json.decode(sys.argv[1], type=ReadRequest)
-    end_with_parent(order.parent)
+    request = msgspec.json.decode(sys.argv[1], type=ReadRequest)
+    end_with_parent(request.parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the parent's to answer, and it ends this
     channel = os.fdopen(os.dup(1), "wb", buffering=0)
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -44,17 +44,17 @@ def main() -> int:
     def say(message: ReaderMessage) -> None:
         channel.write(msgspec.json.encode(message) + b"\n")
 
-    name = Path(order.source).name
+    name = Path(request.source).name
     try:
-        with open(order.source, "rb") as file:
-            held = _read(file, order, name=name, say=say)
+        with open(request.source, "rb") as file:
+            held = _read(file, request, name=name, say=say)
     except SetupError as error:
         say(ReadRefused(str(error)))
     except MemoryError:
         say(ReadRefused(f"{name} takes more memory to read than a file of its size should: do not use the file"))
     except OSError as error:
         if no_space(error):
-            say(ReadRefused(no_space_at(Path(order.output).parent)))
+            say(ReadRefused(no_space_at(Path(request.output).parent)))
             return 0
         say(ReadRefused(f"{name} cannot be read ({error.strerror or error}): check the file"))
     except Exception as error:
@@ -64,20 +64,20 @@ def main() -> int:
     return 0
 
 
-def _read(file: IO[bytes], order: ReadRequest, *, name: str, say: Say) -> lockdown.Sandbox:
+def _read(file: IO[bytes], request: ReadRequest, *, name: str, say: Say) -> lockdown.Sandbox:
     """Read the open file and write the output, locked in. Raises `SetupError`, `OSError` and `MemoryError`."""
     same = Path(f"/proc/self/fd/{file.fileno()}")  # the very file that is open, whatever its path leads to by now
     mapped = same if same.exists() else None
     opened = _identity(os.fstat(file.fileno()))
-    report = checkpoints.examine(mapped or Path(order.source))
-    if _identity(os.stat(mapped or order.source)) != opened:
+    report = checkpoints.examine(mapped or Path(request.source))
+    if _identity(os.stat(mapped or request.source)) != opened:
         raise SourceError(f"{name} was exchanged while it was being read: try again when it is whole")
     if report.verdict != "data":
         raise SourceError(f"{name} {report.reason}: {report.remedy}")
-    entry = next((each for each in report.entries if each.where == order.where), None)
+    entry = next((each for each in report.entries if each.where == request.where), None)
     if entry is None:
         raise SourceError(
-            f"{name} holds no tensors at {'.'.join(order.where) or 'its top'}: name another --weights-key"
+            f"{name} holds no tensors at {'.'.join(request.where) or 'its top'}: name another --weights-key"
         )
 
     from flambeau.builder.requirements import require_torch
@@ -90,7 +90,7 @@ def _read(file: IO[bytes], order: ReadRequest, *, name: str, say: Say) -> lockdo
     torch.set_num_threads(1)  # and no other thread will be started, for none can be
     permitted = checkpoints.permitted_globals()
     checkpoint.preload(permitted)
-    with open(order.output, "xb", opener=_private) as output:
+    with open(request.output, "xb", opener=_private) as output:
         os.dup2(1, 2)  # what is printed from here on is the file's own choice of words
         held = lockdown.enter(_limits(report, entry, name), readable=(file.fileno(),))
         loaded = checkpoint.load(file, mapped, report, name=name, permitted=permitted)

@@ -1,4 +1,4 @@
-"""The throw-away process that opens a foreign ONNX graph first: `python -m flambeau.builder.sandbox.onnx_graph ORDER`
+"""The throw-away process that opens a foreign ONNX graph first: `python -m flambeau.builder.sandbox.onnx_graph REQUEST`
 (A14).
 
 It checks the graph, has ONNX Runtime optimise it, which computes whatever is constant in it, and computes one row; all
@@ -25,8 +25,8 @@ from flambeau.system.process import end_with_parent
 
 def main() -> int:
     """Open one graph. Returns the exit code."""
-    order = msgspec.json.decode(sys.argv[1], type=GraphRequest)
-    end_with_parent(order.parent)
+    request = msgspec.json.decode(sys.argv[1], type=GraphRequest)
+    end_with_parent(request.parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -34,7 +34,7 @@ def main() -> int:
     def say(message: ReaderMessage) -> None:
         channel.write(msgspec.json.encode(message) + b"\n")
 
-    file = Path(order.source)
+    file = Path(request.source)
     foreign = ""
     try:
         foreign = checkpoints.examine(file).facts.get("operators of others", "")
@@ -42,23 +42,23 @@ def main() -> int:
         opened = [os.open(path, os.O_RDONLY) for path in (file, *checkpoints.files_beside(file))]
         os.dup2(1, 2)  # what is printed from here on is the graph's own choice of words
         limits = lockdown.Limits(
-            memory=order.memory, file_bytes=0, cpu_seconds=order.cpu_seconds, open_files=len(opened) + 32
+            memory=request.memory, file_bytes=0, cpu_seconds=request.cpu_seconds, open_files=len(opened) + 32
         )
         held = lockdown.enter(limits, readable=opened)
-        _compute(file, order)
+        _compute(file, request)
     except MemoryError:
-        say(ReadRefused(_too_large(file, order)))
+        say(ReadRefused(_too_large(file, request)))
     except Exception as error:  # onnx, protobuf and ONNX Runtime raise trees of their own
-        say(ReadRefused(_why(str(error).strip(), file, order, foreign)))
+        say(ReadRefused(_why(str(error).strip(), file, request, foreign)))
     else:
         say(Read(str(held)))
     return 0
 
 
-def _why(text: str, file: Path, order: GraphRequest, foreign: str) -> str:
+def _why(text: str, file: Path, request: GraphRequest, foreign: str) -> str:
     """The sentence for an error that says `text`. `foreign` are the operators that ONNX does not define."""
     if any(words in text.lower() for words in ("bad_alloc", "bad allocation", "failed to allocate")):
-        return _too_large(file, order)
+        return _too_large(file, request)
     if foreign and ("not a registered" in text or "No Op registered" in text or "No opset import" in text):
         return (
             f"{file.name} uses operators that are not ONNX's own ({foreign}), and ONNX Runtime lacks one of them: "
@@ -67,9 +67,9 @@ def _why(text: str, file: Path, order: GraphRequest, foreign: str) -> str:
     return f"{file.name} is not an ONNX model that can be run: {text}"
 
 
-def _too_large(file: Path, order: GraphRequest) -> str:
+def _too_large(file: Path, request: GraphRequest) -> str:
     return (
-        f"{file.name} asks for more than {order.memory / 1e9:.1f} GB to compute {row_in_words(order)}: "
+        f"{file.name} asks for more than {request.memory / 1e9:.1f} GB to compute {row_in_words(request)}: "
         "a graph of its size needs less"
     )
 
@@ -91,9 +91,9 @@ def _numbers(dtype: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng().standard_normal(shape, dtype=np.float32).astype(dtype, copy=False)
 
 
-def _compute(file: Path, order: GraphRequest) -> None:
+def _compute(file: Path, request: GraphRequest) -> None:
     onnx.checker.check_model(onnx.load(file, format="protobuf"))
-    open_session(file, threads=1).run(None, {name: _numbers(*each) for name, each in order.inputs.items()})
+    open_session(file, threads=1).run(None, {name: _numbers(*each) for name, each in request.inputs.items()})
 
 
 if __name__ == "__main__":

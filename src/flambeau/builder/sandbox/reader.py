@@ -64,9 +64,9 @@ def start(path: Path, *, folder: Path, where: tuple[str, ...]) -> "FileReading":
 
     Returns at once. Call it from a thread that outlives the reading, for the other process ends with that thread.
     """
-    order = ReadRequest(str(path.resolve()), str(folder.resolve() / OUTPUT), os.getpid(), where)
+    request = ReadRequest(str(path.resolve()), str(folder.resolve() / OUTPUT), os.getpid(), where)
     process = spawn_child(
-        "flambeau.builder.sandbox", msgspec.json.encode(order).decode(), environment=single_threaded_environment()
+        "flambeau.builder.sandbox", msgspec.json.encode(request).decode(), environment=single_threaded_environment()
     )
     return FileReading(path, folder / OUTPUT, process)
 
