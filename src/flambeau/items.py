@@ -85,14 +85,14 @@ class ArraySpec(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
-def pack(tensors: Tensors) -> "tuple[tuple[ArraySpec, ...], bytes | memoryview]":
+def pack(tensors: Tensors) -> tuple[tuple[ArraySpec, ...], bytearray | memoryview]:
     """What is told of the arrays, and their bytes: those of one array that lies in order are not copied."""
     laid = {name: np.ascontiguousarray(each, each.dtype.newbyteorder("<")) for name, each in tensors.items()}
     specs = tuple(ArraySpec(name, each.dtype.name, each.shape) for name, each in laid.items())  # type: ignore[arg-type]
     if len(laid) == 1 and specs[0].size:
         [array] = laid.values()
         return specs, array.reshape(-1).view(np.uint8).data
-    return specs, b"".join(each.tobytes() for each in laid.values())
+    return specs, bytearray().join(each.tobytes() for each in laid.values())  # PyTorch warns of what is read-only
 
 
 def check_packed(specs: Sequence[ArraySpec], size: int) -> None:
@@ -105,8 +105,8 @@ def check_packed(specs: Sequence[ArraySpec], size: int) -> None:
         raise ValueError("the arrays have unlike numbers of rows")
 
 
-def unpack(specs: Sequence[ArraySpec], data: "bytes | memoryview") -> Tensors:
-    """The arrays, over the bytes themselves: they cannot be written to. Raises `ValueError`."""
+def unpack(specs: Sequence[ArraySpec], data: bytes | bytearray | memoryview) -> Tensors:
+    """The arrays, over the bytes themselves. Raises `ValueError`."""
     check_packed(specs, len(data))
     found, start = {}, 0
     for spec in specs:

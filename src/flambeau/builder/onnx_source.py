@@ -14,7 +14,7 @@ from onnx import TensorProto
 from onnx.inliner import inline_local_functions
 
 from flambeau.answers import agreement
-from flambeau.builder import graphs, outputs, probing
+from flambeau.builder import graphs, outputs, row_arrays
 from flambeau.builder.filled import Filled, Tell, dressed
 from flambeau.builder.shapes import InputForm, of_shape, shape_of
 from flambeau.checkpoints import last_operation
@@ -142,9 +142,11 @@ def _inputs(model: "onnx.ModelProto", file: Path, options: SourceOptions) -> _Gi
 def _form(given: _Given, file: Path, options: SourceOptions) -> InputForm:
     """Images where the one input looks like it, unless `--pipeline` decides; else numbers."""
     [first, *others] = given.specs
-    if others and options.pipeline == "image":
-        raise SourceError(f"--pipeline image, but {file.name} takes {len(given.specs)} inputs: leave it out")
-    if others or first.dtype != "float32" or FREE in first.shape:
+    no_pictures = len(others) > 0 or first.dtype != "float32" or FREE in first.shape
+    if no_pictures and options.pipeline == "image":
+        taken = ", ".join(f"{spec.name} {spec}" for spec in given.specs)
+        raise SourceError(f"--pipeline image, but {file.name} takes {taken}, which are no pictures: leave it out")
+    if no_pictures:
         return InputForm(given.specs)
     return of_shape(first.shape, file.name, options)
 
@@ -158,10 +160,13 @@ def _prove(file: Path, given: _Given, tell: Tell) -> int:
             tell(f"opened and run in a sandbox first: {graphs.prove(file, given.tried(1, length))}")
         except SourceError as error:
             refused = refused or error
+            if "that can be run" not in str(error):  # it was too much, and longer rows are no less
+                break
         else:
             return length
-    assert refused is not None  # or a length was returned
-    raise refused
+    if len(lengths) == 1:
+        raise refused or AssertionError("a length was tried")
+    raise SourceError(f"{refused}: if that is for its free length, say the shape of one item with --input-shape")
 
 
 def _answers(
@@ -177,11 +182,11 @@ def _answers(
     count = 1 if given.bare else given.rows or _SEVERAL
     tried = given.tried(count, length)
     numbers = np.random.default_rng(0)
-    rows = {name: probing.random_rows(numbers, shape, dtype) for name, (dtype, shape) in tried.items()}
+    rows = {name: row_arrays.random_rows(numbers, shape, dtype) for name, (dtype, shape) in tried.items()}
     try:
         found = open_session(file).run(names, rows)
     except Exception as error:  # onnxruntime raises a tree of its own
-        raise SourceError(f"{file.name} cannot compute an input of shape {probing.shown(rows)}: {error}") from error
+        raise SourceError(f"{file.name} cannot compute an input of shape {row_arrays.shown(rows)}: {error}") from error
     arrays = {name: array for name, array in zip(names, found, strict=True) if isinstance(array, np.ndarray)}
     if wanted in names and wanted not in arrays:
         raise SourceError(
@@ -277,7 +282,7 @@ def _same_in_batches(target: Path, given: _Given, length: int) -> bool:
     """Whether three rows together get the answers that each gets alone: a graph may have its one row built in."""
     numbers = np.random.default_rng(0)
     tried = given.tried(_SEVERAL, length)
-    rows = {name: probing.random_rows(numbers, shape, dtype) for name, (dtype, shape) in tried.items()}
+    rows = {name: row_arrays.random_rows(numbers, shape, dtype) for name, (dtype, shape) in tried.items()}
     try:
         session = open_session(target)
         together = session.run(None, rows)

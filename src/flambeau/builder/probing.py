@@ -15,6 +15,7 @@ from PIL import Image
 
 from flambeau.answers import agreement
 from flambeau.builder.filled import Filled, Tell
+from flambeau.builder.row_arrays import few, joined, part, random_rows, rows_in, shown
 from flambeau.bundle.storage import ImageConfig
 from flambeau.checkpoints.last_operation import UNKNOWN, Ending
 from flambeau.errors import SourceError
@@ -70,7 +71,7 @@ class Probed:
         """The probes that the bundle keeps, and the network's answers to them."""
         images = isinstance(self.filled.pipeline, ImageConfig)
         count = _KEPT_IMAGES if images else len(self.numbers)
-        return _few(self.inputs, count), _few(self.answers, count)
+        return few(self.inputs, count), few(self.answers, count)
 
 
 def probe(filled: Filled, wanted: str | None, *, tell: Tell) -> Probed:
@@ -102,9 +103,9 @@ def compute(filled: Filled, inputs: Tensors) -> Tensors:
 
     Raises `SourceError` when it cannot compute them.
     """
-    rows = _rows(inputs)
+    rows = rows_in(inputs)
     most = filled.rows or rows
-    return _joined([_answer(filled, _part(inputs, start, start + most)) for start in range(0, rows, most)])
+    return joined([_answer(filled, part(inputs, start, start + most)) for start in range(0, rows, most)])
 
 
 def _probe_inputs(filled: Filled, *, images: bool, length: int | None = None) -> Tensors:
@@ -134,19 +135,19 @@ def _with_answer(
     filled: Filled, inputs: Tensors, wanted: str | None, *, tell: Tell
 ) -> tuple[Filled, Ending, str | None]:
     """The network with the names and shapes of its outputs, how it ends, and what is in the place of its head."""
-    few = _few(inputs, filled.rows or _FEW)
-    rows = _rows(few)
+    first = few(inputs, filled.rows or _FEW)
+    rows = rows_in(first)
     if filled.exports == "ready":  # its outputs were sorted out when its graph was read
-        found = _of_graph(filled, few)
+        found = _of_graph(filled, first)
         shapes = tuple(_row_shape(filled, found[name].shape, rows) for name in filled.outputs)
         return replace(filled, shapes=shapes), UNKNOWN, None
     from flambeau.builder import eager
 
-    seen = eager.look(filled, few, wanted, tell=tell)
+    seen = eager.look(filled, first, wanted, tell=tell)
     filled = replace(filled, outputs=seen.outputs)
     shapes = tuple(_row_shape(filled, whole, rows) for whole in seen.shapes)
     plain = (
-        seen.bare and seen.shapes == ((rows, *shapes[0]),) and eager.answers_plainly(filled, _few(inputs, 1), shapes[0])
+        seen.bare and seen.shapes == ((rows, *shapes[0]),) and eager.answers_plainly(filled, few(inputs, 1), shapes[0])
     )
     return replace(filled, shapes=shapes, plain=plain), seen.ending, seen.without_head
 
@@ -177,7 +178,7 @@ def _row_shape(filled: Filled, whole: tuple[int, ...], rows: int) -> tuple[int, 
 
 def _answer(filled: Filled, inputs: Tensors) -> Tensors:
     """The outputs for the rows, each of shape (rows, *its own). Raises `SourceError`."""
-    rows = _rows(inputs)
+    rows = rows_in(inputs)
     wholes = {name: (rows, *shape) for name, shape in zip(filled.outputs, filled.shapes, strict=True)}
     if filled.exports == "ready":
         found = _of_graph(filled, inputs)
@@ -215,7 +216,7 @@ def _squeezed_back(numbers: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def _each_alone(filled: Filled, inputs: Tensors) -> Tensors:
     """The answers to each row alone. Raises `SourceError` for a network that needs company."""
     try:
-        return _joined([_answer(filled, _part(inputs, row, row + 1)) for row in range(_rows(inputs))])
+        return joined([_answer(filled, part(inputs, row, row + 1)) for row in range(rows_in(inputs))])
     except SourceError as error:
         if filled.rows:
             raise
@@ -246,7 +247,7 @@ def _refuse_unless_repeated(filled: Filled, inputs: Tensors, alone: Tensors) -> 
     apart = max(_apart(alone[name], turned[name][::-1]) for name in alone)
     if apart <= _SAME_RUN:
         return
-    if filled.exports != "ready" and _repeats_from_a_seed(filled, _few(inputs, 1)):
+    if filled.exports != "ready" and _repeats_from_a_seed(filled, few(inputs, 1)):
         raise SourceError(
             f"{filled.name} is random: it answers one input with numbers that differ from run to run ({apart:.1e} "
             "apart): call dropout as F.dropout(x, training=self.training), and add no noise when it serves"
@@ -269,7 +270,7 @@ def _dependence(filled: Filled, inputs: Tensors, alone: Tensors) -> str | None:
     try:
         together = _answer(filled, inputs)
     except SourceError as error:
-        return f"it cannot compute {_rows(inputs)} rows together ({error.__cause__ or error})"
+        return f"it cannot compute {rows_in(inputs)} rows together ({error.__cause__ or error})"
     apart = max(_apart(*each) for name in alone for each in _quantities(alone[name], together[name]))
     if apart <= _SAME_ROW:
         return None
@@ -312,7 +313,7 @@ def _with_least(filled: Filled) -> Filled:
 
 def _computes(filled: Filled, length: int) -> bool:
     """Whether the network makes finite numbers of a row of that length."""
-    row = _few(_probe_inputs(filled, images=False, length=length), filled.rows or 1)
+    row = few(_probe_inputs(filled, images=False, length=length), filled.rows or 1)
     if filled.exports == "ready":
         try:
             found = list(_of_graph(filled, row).values())
@@ -355,36 +356,3 @@ def _at_another_length(found: Probed, wanted: str | None, tell: Tell) -> Probed:
 
 def _quiet(_: str) -> None:
     """What was told already."""
-
-
-# Named arrays, row by row.
-
-
-def random_rows(numbers: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Rows to try a graph with. Whole numbers are 0 and 1: those every table of vectors has."""
-    if np.dtype(dtype).kind in "iub":
-        return numbers.integers(0, 2, shape).astype(dtype)
-    return numbers.standard_normal(shape, np.float32).astype(dtype, copy=False)
-
-
-def shown(inputs: Tensors) -> str:
-    """The shapes of inputs in words: that of one alone, several by their names."""
-    if len(inputs) == 1:
-        return str(list(next(iter(inputs.values())).shape))
-    return ", ".join(f"{name} {list(each.shape)}" for name, each in inputs.items())
-
-
-def _rows(inputs: Tensors) -> int:
-    return len(next(iter(inputs.values())))
-
-
-def _part(tensors: Tensors, start: int, end: int) -> Tensors:
-    return {name: each[start:end] for name, each in tensors.items()}
-
-
-def _few(tensors: Tensors, rows: int) -> Tensors:
-    return _part(tensors, 0, rows)
-
-
-def _joined(parts: list[Tensors]) -> Tensors:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

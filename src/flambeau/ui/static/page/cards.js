@@ -163,7 +163,7 @@ export class Card {
 
   showValue(body) {
     this.part("verdict").textContent = "Answer";
-    this.write("text", JSON.stringify("output" in body ? body.output : body, null, 2));
+    this.write("text", JSON.stringify("output" in body ? body.output : (body.outputs ?? body), null, 2));
   }
 
   write(name, text) {
