@@ -34,9 +34,9 @@ class GraphRequest(msgspec.Struct, frozen=True):
     cpu_seconds: int
 
 
-def row_in_words(order: GraphRequest) -> str:
+def row_in_words(request: GraphRequest) -> str:
     """What a graph is tried with: `one row of shape [3, 224, 224]`."""
-    shapes = [list(shape[1:]) for _, shape in order.inputs.values()]
+    shapes = [list(shape[1:]) for _, shape in request.inputs.values()]
     return f"one row of shape {', '.join(map(str, shapes))}"
 
 
