@@ -59,7 +59,6 @@ DOORS = {
         "test_openapi.py::test_schemathesis_finds_nothing_at_any_task_w4[sigmoid_outside]",
     "test_standstill.py::test_many_inputs_that_hang_do_not_make_the_model_refuse_the_others_a2[1]":
         "test_standstill.py::test_many_inputs_that_hang_do_not_make_the_model_refuse_the_others_a2[2]",
-    "test_chaos.py::test_in_short": "test_processes.py::test_a_worker_that_dies_of_itself_has_crashed_f05",
     "test_processes.py::test_a_loop_that_stood_still_takes_no_worker_for_one_that_hangs_a3[2.5]":
         "test_processes.py::test_a_loop_that_stood_still_takes_no_worker_for_one_that_hangs_a3[1.5]",
     "test_no_telemetry.py::test_the_doctor_p1": "test_no_telemetry.py::test_build_and_the_engines_trials_p1",
