@@ -10,9 +10,9 @@ import torch.onnx._internal.exporter._core  # noqa: F401
 import flambeau.__main__
 import flambeau.builder.steps
 import flambeau.checkpoints
-import flambeau.cli.build
-import flambeau.cli.inspect
+import flambeau.cli.predict
 import flambeau.cli.serve
+import flambeau.cli.source
 import flambeau.http.server  # noqa: F401
 from flambeau.architectures import torchvision_compat
 

@@ -83,7 +83,7 @@ class AccessControl:
         return None
 
     def charge(self, headers: Mapping[str, str], client: str) -> Charge | None:
-        """Counts the further items of a request that has passed; `None` where rates are not limited (A16)."""
+        """Counts the further items of a request that has passed; `None` where rates are not limited."""
         if self._rate is None:
             return None
         rate = self._rate

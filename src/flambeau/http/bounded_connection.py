@@ -83,7 +83,7 @@ class BoundedConnection(HttpToolsProtocol):
             self._shares.popleft().close()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # whether the connection is kept, to answer
-        """The client sends nothing more. It may be gone, or wait for its answer with one half closed (A10)."""
+        """The client sends nothing more. It may be gone, or wait for its answer with one half closed."""
         if self._deaf and self._lingers is not None:
             return False
         self._ended = True

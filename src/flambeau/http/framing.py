@@ -26,7 +26,7 @@ def length_of(value: str) -> int | None:
     """The number of bytes that a Content-Length announces; `None` where it is not one plain decimal number.
 
     `int` reads more than RFC 9110 (8.6) has: signs, underscores, digits of other scripts. Zeros in front are refused
-    too, and more than 19 digits: readers that cut a number off, or overflow, would see another one (A1).
+    too, and more than 19 digits: readers that cut a number off, or overflow, would see another one.
     """
     found = _LENGTH.fullmatch(value)
     return int(found[1]) if found else None

@@ -177,7 +177,7 @@ class BatchQueue:
             sharing -= 1
 
     def _take(self, queue: FairQueue[_Entry], sharing: int) -> list[_Entry]:
-        """The share of one slot of so many: at least one entry, no more bytes together than a frame may have (P5)."""
+        """The share of one slot of so many: at least one entry, no more bytes together than a frame may have."""
         share = -(-queue.size // max(1, sharing))
         size = min(max(share, self.sizes.least), self.sizes.most, queue.size)
         if self._waiting_bytes <= LARGEST_BATCH:  # as nearly always

@@ -1,7 +1,7 @@
 """A folder that is filled beside its place and then moved there, so that it is whole or absent; and locks by name.
 
 Whoever fills a folder holds a lock on it. What nobody holds was left behind by a process that was killed, and is
-cleared away by the next one (A15). It knows nothing of what the folders hold.
+cleared away by the next one. It knows nothing of what the folders hold.
 """
 
 import contextlib

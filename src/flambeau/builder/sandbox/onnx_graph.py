@@ -1,5 +1,4 @@
 """The throw-away process that opens a foreign ONNX graph first: `python -m flambeau.builder.sandbox.onnx_graph REQUEST`
-(A14).
 
 It checks the graph, has ONNX Runtime optimise it, which computes whatever is constant in it, and computes one row; all
 of that in the sandbox of `flambeau.builder.sandbox.lockdown`. A graph may hold a loop without an end, or ask for more
