@@ -204,7 +204,7 @@ ROWS = {
 
 
 def test_rows_are_reproduced_alone_and_together(tmp_path: Path) -> None:
-    found = collected(tmp_path / "bundle", ROWS)
+    [found] = collected(tmp_path / "bundle", ROWS)  # all are of one shape
     assert found.inputs["x"].tolist() == [[3, 4], [5, 6], [1, 2]]
     assert found.outputs["y"].tolist() == [[6, 8], [10, 12], [2, 4]]
     engine = Engine()

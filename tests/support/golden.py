@@ -26,7 +26,7 @@ def golden_folder(folder: Path, files: dict[str, object]) -> Path:
     return folder
 
 
-def collected(folder: Path, files: dict[str, object], **options: Any) -> golden_samples.Collected:
+def collected(folder: Path, files: dict[str, object], **options: Any) -> list[golden_samples.Collected]:
     """Collect the samples of a doubling network into the bundle at `folder`."""
     given = golden_samples.gather(golden_folder(folder.with_name("given"), files))
     folder.mkdir()
