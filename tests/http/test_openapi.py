@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -195,7 +196,8 @@ def test_the_page_of_the_document_is_locked_down_and_its_files_are_a_closed_set(
 
 def dumped(chromium: str, url: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     """What a browser makes of a page, and its log. Where Chromium itself crashes (SIGTRAP), it is asked again."""
-    for turn in range(3):
+    for turn in range(6):
+        time.sleep(turn)
         done = subprocess.run(
             [
                 chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
