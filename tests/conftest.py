@@ -3,6 +3,8 @@
 import compileall
 import contextlib
 import os
+import resource
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +44,14 @@ def pytest_collection() -> Iterator[None]:
         return (yield)
     finally:
         sys.dont_write_bytecode = before
+
+
+@pytest.fixture(autouse=True)
+def _unlimited() -> Iterator[None]:
+    """No test leaves a limit on the process of all tests: a browser that comes later crashes of it without a word."""
+    yield
+    assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
+    assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -195,22 +194,16 @@ def test_the_page_of_the_document_is_locked_down_and_its_files_are_a_closed_set(
 
 
 def dumped(chromium: str, url: str, folder: Path) -> "subprocess.CompletedProcess[str]":
-    """What a browser makes of a page, and its log. Where Chromium itself crashes (SIGTRAP), it is asked again."""
-    for turn in range(6):
-        time.sleep(turn)
-        done = subprocess.run(
-            [
-                chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-                "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-                f"--user-data-dir={folder / str(turn)}", "--virtual-time-budget=10000", "--enable-logging=stderr",
-                "--dump-dom", url,
-            ],
-            capture_output=True, text=True, timeout=100, check=False,
-        )  # fmt: skip
-        if done.returncode >= 0:
-            break
-    done.check_returncode()
-    return done
+    """What a browser makes of a page, and its log."""
+    return subprocess.run(
+        [
+            chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+            "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+            f"--user-data-dir={folder}", "--virtual-time-budget=10000", "--enable-logging=stderr",
+            "--dump-dom", url,
+        ],
+        capture_output=True, text=True, timeout=100, check=True,
+    )  # fmt: skip
 
 
 @pytest.mark.timeout(400)  # on a fresh machine the first test with a browser installs it

@@ -26,7 +26,7 @@ import flambeau
 
 def tell(where):
     found = {{name: os.environ.get(name) for name in {VARIABLES!r}}}
-    print("TOLD " + json.dumps([where, found]), file=sys.stderr, flush=True)
+    sys.stderr.write("TOLD " + json.dumps([where, found]) + "\\n")
 
 
 class Telling(flambeau.PythonModel):
@@ -42,7 +42,7 @@ import torch
 
 found = {{name: os.environ.get(name) for name in {VARIABLES!r}}}
 where = getattr(sys.modules["__main__"].__spec__, "name", "")
-print("TOLD " + json.dumps([where, found]), file=sys.stderr, flush=True)
+sys.stderr.write("TOLD " + json.dumps([where, found]) + "\\n")
 
 
 class Net(torch.nn.Module):

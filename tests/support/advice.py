@@ -152,7 +152,7 @@ def command(*words: object, exported: bool = True) -> tuple[int, str]:
     The build runs here too, and not in a process of its own, which would import PyTorch for each of hundreds. Unless
     `exported`, what PyTorch can serve is not exported, which takes most of a build's time.
     """
-    from flambeau.builder import export
+    from flambeau.builder import export, graphs
     from flambeau.cli import cli
 
     whole = export.export
@@ -167,6 +167,9 @@ def command(*words: object, exported: bool = True) -> tuple[int, str]:
         warnings.simplefilter("ignore")  # as the build's own process does: its exporter warns of itself
         patch.setattr(build_cache, "_run_build_process", _build_here)
         patch.setattr(export, "export", unless_eager)
+        patch.setattr(
+            graphs, "hold", lambda file, given: None
+        )  # it limits its process for good, and this one is pytest's
         if modules is not None:
             patch.setitem(sys.modules, "corpus_nets", modules)
         done = CliRunner().invoke(cli, [str(word) for word in words])
