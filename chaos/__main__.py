@@ -14,6 +14,7 @@ from chaos.run import Report, Run
 from chaos.server import ServerError
 
 _QUICK_SECONDS = 4.0
+_QUICK_LEAK_SECONDS = 60.0  # within four, a worker's first half megabyte looks like a leak
 _LONGEST_FAULT = 600.0  # seconds beyond its own length after which a fault is given up
 
 
@@ -26,7 +27,7 @@ _LONGEST_FAULT = 600.0  # seconds beyond its own length after which a fault is g
     "--leak-seconds", default=300.0, show_default=True, help="How long the leak run takes; less tells little."
 )
 @click.option("--headline-seconds", default=60.0, show_default=True, help="How long the headline runs take.")
-@click.option("--quick", is_flag=True, help=f"{_QUICK_SECONDS:g} s for each fault, for the test suite.")
+@click.option("--quick", is_flag=True, help=f"{_QUICK_SECONDS:g} s for each fault, {_QUICK_LEAK_SECONDS:g} for leaks.")
 @click.option("--ledger", type=click.Path(path_type=Path), help="Append every request to this file, as JSON lines.")
 def main(
     only: str,
@@ -44,7 +45,8 @@ def main(
     except ValueError as error:
         raise click.UsageError(f"--only {error}") from error
     if quick:
-        seconds = leak_seconds = headline_seconds = min(seconds, _QUICK_SECONDS)
+        seconds = headline_seconds = min(seconds, _QUICK_SECONDS)
+        leak_seconds = min(leak_seconds, _QUICK_LEAK_SECONDS)
     with tempfile.TemporaryDirectory(prefix="flambeau-chaos-") as folder:
         run = Run(
             Path(folder), seconds=seconds, clients=clients, seed=seed,
