@@ -84,6 +84,8 @@ class Connection(asyncio.Protocol):
         self._drained.set()
 
     def data_received(self, data: bytes) -> None:
+        if self._waiting is not None and self._waiting.cancelled():
+            return  # the answer to a client that left at this moment, before it closed
         if self._waiting is None or self._waiting.done():
             self.stray += len(data)
             return
