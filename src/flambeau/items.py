@@ -85,13 +85,10 @@ class ArraySpec(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
-def pack(tensors: Tensors) -> tuple[tuple[ArraySpec, ...], bytearray | memoryview]:
-    """What is told of the arrays, and their bytes: those of one array that lies in order are not copied."""
+def pack(tensors: Tensors) -> tuple[tuple[ArraySpec, ...], bytearray]:
+    """What is told of the arrays, and their bytes: a copy, for a network may write into its input."""
     laid = {name: np.ascontiguousarray(each, each.dtype.newbyteorder("<")) for name, each in tensors.items()}
     specs = tuple(ArraySpec(name, each.dtype.name, each.shape) for name, each in laid.items())  # type: ignore[arg-type]
-    if len(laid) == 1 and specs[0].size:
-        [array] = laid.values()
-        return specs, array.reshape(-1).view(np.uint8).data
     return specs, bytearray().join(each.tobytes() for each in laid.values())  # PyTorch warns of what is read-only
 
 

@@ -332,3 +332,11 @@ def test_bytes_that_are_no_array_are_refused_where_they_are_decoded_t14(result: 
 def test_a_worker_begins_with_one_of_two_frames_t14(kind: FrameKind) -> None:
     with pytest.raises(FrameError, match=f"first frame is {kind.name}"):
         wire.unpack_start(kind, b"\x81\xa6device\xa3cpu")
+
+
+def test_what_is_packed_is_a_copy() -> None:
+    """A replica in a thread computes on these bytes, and a network may write into its input."""
+    array = np.ones((2, 3), np.float32)
+    _, data = pack({"x": array})
+    data[:] = bytes(len(data))
+    assert array.tolist() == [[1, 1, 1], [1, 1, 1]]
