@@ -21,6 +21,7 @@ from flambeau.bundle import storage
 from flambeau.bundle.storage import ONNX, OPTIMISED_ONNX, Bundle, Optimised, split_probes
 from flambeau.engines import base
 from flambeau.engines.base import Engine
+from flambeau.engines.onnxruntime import onnxruntime, open_session
 from flambeau.errors import BundleError
 from flambeau.runners.base import ReplicaSpec
 from flambeau.runners.replica import open_replica
@@ -80,6 +81,14 @@ def test_on_another_machine_the_plain_graph_serves(copied: Path) -> None:
         assert not mapped(opened)
         [(name, expected)] = eager.items()
         assert agreement.measure(expected, engine.run(inputs)[name], classes=True).holds
+
+
+def test_the_plain_graph_is_optimised_when_it_is_loaded_and_the_optimised_one_is_not(default_bundle: Bundle) -> None:
+    level = onnxruntime.GraphOptimizationLevel
+    plain = open_session(default_bundle.member(ONNX))
+    ours = open_session(default_bundle.member(OPTIMISED_ONNX), optimised=True)
+    assert plain.get_session_options().graph_optimization_level == level.ORT_ENABLE_ALL
+    assert ours.get_session_options().graph_optimization_level == level.ORT_DISABLE_ALL
 
 
 def test_a_worker_refuses_an_optimised_graph_that_was_changed(copied: Path) -> None:

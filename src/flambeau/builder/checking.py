@@ -16,14 +16,14 @@ def check(
     samples: Iterable[tuple[Tensors, Tensors]],
     *,
     classes: bool,
-    optimised: bool = False,
+    as_written: bool = False,
     one_row: bool = False,
 ) -> Agreement:
     """Run the graph over inputs with known outputs, one by one and, unless it takes `one_row`, together.
 
-    Returns the worst agreement.
+    `as_written`: nothing is optimised while it is loaded. Returns the worst agreement.
     """
-    session = open_session(file, optimised=optimised)
+    session = open_session(file, optimised=as_written)
     free = not one_row and all(each.shape[0] != 1 for each in session.get_inputs())
     found: list[Agreement] = []
     for inputs, outputs in samples:

@@ -17,6 +17,11 @@ _TOO_SMALL = 1_000_000
 """Bytes of graph and weights. Below that there is next to nothing to share, and loading takes a millisecond."""
 
 
+def worth_it(folder: Path) -> bool:
+    """Whether the bundle's graph is large enough for a second one that is optimised beforehand."""
+    return graph_bytes(folder) >= _TOO_SMALL
+
+
 def optimise(
     folder: Path,
     checked: Sequence[tuple[Tensors, Tensors]],
@@ -27,16 +32,16 @@ def optimise(
 ) -> Optimised | None:
     """Write the optimised graph into the bundle at `folder`, and return where it may run.
 
-    `None` where it is not worth it, or does not give the answers `checked`: then the plain graph serves as ever.
+    `None` where it does not give the answers `checked`: then the plain graph serves, and is optimised by every worker.
     """
     where = base.optimised_for_here()
-    if where is None or graph_bytes(folder) < _TOO_SMALL:
+    if where is None:
         return None
     target = folder / OPTIMISED_ONNX
     try:
         write_optimised(folder / ONNX, target)
         align(target)
-        found = checking.check(target, checked, classes=classes, optimised=True, one_row=one_row)
+        found = checking.check(target, checked, classes=classes, one_row=one_row, as_written=True)
         reason = "" if found.holds else f"its answers are others: {found}"
     except Exception as error:  # whatever it is, the plain graph is there
         reason = f"{type(error).__name__}: {str(error).strip()}"

@@ -23,7 +23,7 @@ from flambeau.builder.filled import Filled
 from flambeau.builder.weights import Opening
 from flambeau.bundle import storage
 from flambeau.bundle.measurements import Quantised
-from flambeau.bundle.storage import ImageConfig, Manifest, Source
+from flambeau.bundle.storage import ImageConfig, Manifest, Optimised, Source
 from flambeau.errors import SourceError
 from flambeau.pipelines.base import Pipeline, open_pipeline
 from flambeau.sources import request
@@ -92,15 +92,18 @@ class _Build:
         self._step("checking that its answers repeat" if ready else "checking the export against PyTorch")
         one_row = probed.one_row is not None
         found: Agreement | None = None
-        if not error:
+        here: Optimised | None = None
+        if not error and optimise.worth_it(self._folder):
+            # As it is written: optimised while it is loaded, its weights would be in memory twice more.
+            found, wrong = self._check(checked, classes=classes, one_row=one_row, as_written=True)
+            if not wrong:
+                here = optimise.optimise(self._folder, checked, classes=classes, one_row=one_row, tell=self._tell)
+        if not error and here is None:
             found, error = self._check(checked, classes=classes, one_row=one_row)
         if found is None or not found.holds:
             for file in self._folder.glob(f"{storage.ONNX}*"):
                 file.unlink()
         self._conclude(filled, found, error)
-        here = None
-        if not error:
-            here = optimise.optimise(self._folder, checked, classes=classes, one_row=one_row, tell=self._tell)
         int8 = self._quantise(filled, pipeline, error, classes=classes) if self._order.int8 else None
         self._step("writing the bundle")
         probes = {f"input.{name}": array for name, array in inputs.items()}
@@ -274,11 +277,11 @@ class _Build:
         return None
 
     def _check(
-        self, checked: list[tuple[Tensors, Tensors]], *, classes: bool, one_row: bool
+        self, checked: list[tuple[Tensors, Tensors]], *, classes: bool, one_row: bool, as_written: bool = False
     ) -> tuple[Agreement | None, str | None]:
         """How well the graph agrees with the network, and why it cannot serve, if so."""
         try:
-            found = checking.check(self._graph, checked, classes=classes, one_row=one_row)
+            found = checking.check(self._graph, checked, classes=classes, one_row=one_row, as_written=as_written)
         except Exception as error:  # onnxruntime raises a tree of its own, over what only the exporter holds right
             if no_space(error):
                 raise
