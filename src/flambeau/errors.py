@@ -39,6 +39,7 @@ Code = Literal[
     "invalid_tensor",
     "json_not_finite",
     "json_too_deep",
+    "load_failed",
     "method_not_allowed",
     "missing_file",
     "model_crashed",

@@ -83,4 +83,6 @@ class ModelState(enum.StrEnum):
     LOADING = "loading"
     READY = "ready"
     FAILED = "failed"
+    UNLOADING = "unloading"
+    UNLOADED = "unloaded"
     CLOSED = "closed"

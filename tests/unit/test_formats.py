@@ -232,6 +232,12 @@ def test_a_bundle_and_a_repository_of_bundles(default_bundle: Bundle, tmp_path: 
     assert (report.format, report.facts["models"]) == ("repository", "cats")
 
 
+def test_models_as_files_are_a_repository_too(tmp_path: Path) -> None:
+    (tmp_path / "cats.pth").write_bytes(b"x")
+    report = examine(tmp_path)
+    assert (report.format, report.facts["models"]) == ("repository", "cats")
+
+
 def test_a_bundle_with_code_is_code(default_bundle: Bundle, tmp_path: Path) -> None:
     manifest = json.loads((default_bundle.path / "manifest.json").read_bytes())
     manifest["pipeline"] = {"kind": "python", "code": {"name": "Double", "file": "code/double.py"}}
@@ -251,7 +257,7 @@ def test_a_damaged_bundle_is_refused(manifest: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("member", "words", "remedy"),
     [
-        ("model.safetensors", "neither a bundle", "model.safetensors"),
+        ("pytorch_model.bin.index.json", "several files", "join them"),
         ("saved_model.pb", "TensorFlow", "ONNX"),
         ("data.pkl", "unpacked", "as it was downloaded"),
         ("notes.txt", "without a bundle", "flambeau build"),

@@ -4,7 +4,6 @@ It knows what begins how, and no format of files from within.
 """
 
 import os
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -12,7 +11,17 @@ from typing import Any, BinaryIO
 import msgspec
 
 from flambeau.bundle import storage
-from flambeau.checkpoints import allowlist, classify, file_magic, onnx, pickle_vm, safetensors, torch_file, zip_archive
+from flambeau.checkpoints import (
+    allowlist,
+    classify,
+    file_magic,
+    onnx,
+    pickle_vm,
+    repository,
+    safetensors,
+    torch_file,
+    zip_archive,
+)
 from flambeau.checkpoints.report import Format, Report, ScanError, plain
 from flambeau.errors import SourceError
 
@@ -175,7 +184,7 @@ def _folder_report(path: Path) -> Report:
     size = sum(file.stat().st_size for file in islice(path.rglob("*"), _MOST_FILES) if file.is_file())
     if (path / storage.MANIFEST).is_file():
         return _bundle_report(path, size)
-    names = sorted({place.relative_to(path).parts[0] for place in islice(_manifests(path), _MOST_FILES)})
+    names = list(repository.read(path))
     if names:
         return Report("repository", "data", size, facts={"models": ", ".join(map(plain, names[:16]))})
     files = sorted(file.name for file in islice(path.iterdir(), _MOST_FILES) if file.suffix.lower() in _LIKELY)
@@ -201,12 +210,6 @@ def _folder_report(path: Path) -> Report:
     raise ScanError(
         "is a folder without a bundle or a model in it", "give a model's file, or a folder of flambeau build"
     )
-
-
-def _manifests(path: Path) -> Iterator[Path]:
-    """The manifests of a repository: NAME/manifest.json, or NAME/VERSION/manifest.json."""
-    for pattern in (f"*/{storage.MANIFEST}", f"*/*/{storage.MANIFEST}"):
-        yield from path.glob(pattern)
 
 
 def _refuse_unlisted(path: Path, manifest: storage.Manifest) -> None:

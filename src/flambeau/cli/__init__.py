@@ -19,7 +19,7 @@ from flambeau.version import VERSION
 
 _COMMANDS = {
     "serve": "serve", "build": "source", "inspect": "source", "predict": "predict", "bench": "bench",
-    "config": "config", "doctor": "doctor", "token": "config",
+    "models": "models", "config": "config", "doctor": "doctor", "token": "config",
 }  # fmt: skip
 """Each is the function of that name in this module."""
 
@@ -53,6 +53,7 @@ def cli() -> None:
       flambeau build my.pth -o bundle                         once, then: flambeau serve bundle
       flambeau predict default photos/ -o answers.csv         many files at once, without a server
       flambeau bench default                                  the engines of this machine, side by side
+      flambeau models load cats 2                             of a running service: load, switch, unload versions
       flambeau config                                         what is set, and where it was set
       flambeau doctor                                         what is wrong with this machine, and what to do
       flambeau token                                          a fresh token for --tokens-file

@@ -99,6 +99,11 @@ def source_options(command: F) -> F:
     return _add(click.argument("source", required=False)(command), options)
 
 
+def more_sources(command: F) -> F:
+    """Further models, after SOURCE."""
+    return click.argument("more", nargs=-1, metavar="[NAME=SOURCE]...")(command)
+
+
 def config_option(command: F) -> F:
     """--config, whose file stands below the environment."""
     return click.option(

@@ -9,11 +9,21 @@ from typing import Any
 
 import click
 
-from flambeau.cli.options import HELP, SettingsCommand, config_option, file_of, settings_options, source_options
+from flambeau.bundle.storage import Bundle
+from flambeau.cli.options import (
+    HELP,
+    SettingsCommand,
+    config_option,
+    file_of,
+    more_sources,
+    settings_options,
+    source_options,
+)
 from flambeau.cli.terminal import ShowProgress
+from flambeau.serving.model import Model
+from flambeau.serving.opening import open_models
 from flambeau.serving.service import Service, split_options
 from flambeau.settings.table import SECRET_VARIABLES
-from flambeau.sources import build_cache
 from flambeau.telemetry import logs, stderr_capture
 
 _EXAMPLES = """
@@ -22,6 +32,7 @@ Examples:
   flambeau serve                                        the built-in classifier, on http://127.0.0.1:5000
   flambeau serve my.pth --labels names.txt --threshold 0.5
   flambeau serve net.pth --arch net.py:Net --allow-code
+  flambeau serve cats=cats.pth dogs=dogs-bundle/        several models: POST /predict/cats, /predict/dogs
   flambeau config --toml > flambeau.toml                a file to start from; then: flambeau serve
 """
 
@@ -29,10 +40,11 @@ Examples:
 @click.command(cls=SettingsCommand, context_settings=HELP, epilog=_EXAMPLES)
 @config_option
 @source_options
+@more_sources
 @settings_options
 @click.pass_context
-def serve(ctx: click.Context, /, **options: Any) -> None:
-    """Serve SOURCE by HTTP.
+def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
+    """Serve SOURCE by HTTP, or several: NAME=SOURCE NAME=SOURCE.
 
     \b
     SOURCE is one of
@@ -40,7 +52,7 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
       model.pth             weights (their network is found), ONNX, and others: see `flambeau inspect`
       resnet18              any classification model of torchvision; --weights names its file
       file.py:Class         a flambeau.PythonModel, with --allow-code
-      a folder              a bundle that `flambeau build` made
+      a folder              a bundle that `flambeau build` made, or a repository: models in folders or files
 
     Whatever is an option here can stand in the environment (FLAMBEAU_MAX_ITEMS=16), or in a file flambeau.toml
     (max_items = 16): `flambeau config` shows what is in force.
@@ -61,20 +73,32 @@ def serve(ctx: click.Context, /, **options: Any) -> None:
     try:
         progress, started = ShowProgress(), time.monotonic()
         try:
-            bundle = build_cache.open_source(source_part, progress=progress)
+            models = open_models(source_part, settings, progress=progress, more=more)
         finally:
             progress.done()
-        logs.event("bundle opened", name=bundle.manifest.name, seconds=f"{time.monotonic() - started:.2f}")
+        names = (each.manifest.name if isinstance(each, Bundle) else each.declared.name for each in models)
+        logs.event("models opened", names=",".join(names), seconds=f"{time.monotonic() - started:.2f}")
         where = address.url("http" if encryption is None else "https")
 
         def announce(service: Service) -> None:
-            models = ", ".join(f"{model.name} on {model.engine}, {model.device}" for model in service.models())
-            told = [f"{model.name}: {about(model)}" for model in service.models() if model.kind == "image"]
-            _announce([f"Flambeau serves {models}: {where}", *told], where, output=output)
+            loaded = service.models()
+            names = ", ".join(f"{_called(model)} on {model.engine}, {model.device}" for model in loaded[:_MOST_NAMED])
+            if len(loaded) > _MOST_NAMED:
+                names += f" and {len(loaded) - _MOST_NAMED} more"
+            told = [f"{_called(model)}: {about(model)}" for model in loaded[:_MOST_NAMED] if model.kind == "image"]
+            faults = [f"{name}, version {version}, is not served: {why}" for name, version, why in service.faults()]
+            _announce([f"Flambeau serves {names}: {where}", *told, *faults], where, output=output)
 
-        run(lambda: Service([bundle], settings), address, access, encryption=encryption, on_ready=announce)
+        run(lambda: Service(models, settings), address, access, encryption=encryption, on_ready=announce)
     finally:
         address.close()
+
+
+_MOST_NAMED = 8
+
+
+def _called(model: Model) -> str:
+    return model.name if model.version == "1" else f"{model.name} (version {model.version})"
 
 
 def _announce(lines: list[str], url: str, *, output: int) -> None:

@@ -27,7 +27,7 @@ _FORMATS: dict[Format, str] = {
     "onnx": "ONNX",
     "mar": "TorchServe archive",
     "bundle": "bundle of flambeau build",
-    "repository": "repository of bundles",
+    "repository": "repository of models",
     "unknown": "unknown",
 }
 _MOST_SHOWN = 8

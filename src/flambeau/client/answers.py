@@ -161,6 +161,17 @@ def read(response: BaseHTTPResponse, *, request_id: str, attempts: int) -> Predi
     )
 
 
+def read_object(response: BaseHTTPResponse, *, request_id: str) -> dict[str, Any]:
+    """The JSON object of an answer about models. Raises `Refused` for an error."""
+    try:
+        body = json.loads(response.data)
+    except ValueError:
+        body = None
+    if response.status != 200 or not isinstance(body, dict):
+        raise _refusal(response, body, response.headers.get("X-Request-ID", request_id))
+    return body
+
+
 def _numbers(listed: Any) -> tuple[float, ...]:
     return tuple(math.nan if each is None else each for each in listed or ())
 

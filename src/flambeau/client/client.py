@@ -6,6 +6,7 @@ server asks for; all of it stays within the timeout.
 """
 
 import itertools
+import json
 import random
 import time
 import uuid
@@ -27,6 +28,7 @@ from flambeau.version import VERSION
 _CONNECT_SECONDS = 10.0  # a host that does not answer at all is given up earlier than a slow model
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _MOST_CONNECTIONS = 64
+_LOAD_SECONDS = 600.0
 _MOST_MILLISECONDS = 10**9  # that the server reads; and it has a deadline of its own
 
 
@@ -157,6 +159,41 @@ class Client:
             return False
         return found.status == 200
 
+    def models(self) -> dict[str, Any]:
+        """Every model of the service, with its versions and their states. Raises `ClientError`."""
+        return self._manage("GET", "/models")
+
+    def model(self, name: str, version: str | int | None = None) -> dict[str, Any]:
+        """A model, or one version of it, in full. Raises `ClientError`."""
+        return self._manage("GET", _model_path(name) if version is None else _model_path(name, str(version)))
+
+    def load(self, name: str, version: str | int, *, timeout: float = _LOAD_SECONDS) -> dict[str, Any]:
+        """Load a version and return the model as it is then. It may be built first, which takes time.
+
+        Raises `ClientError`: with code `load_failed` the version cannot be loaded, and nothing has changed.
+        """
+        return self._manage("POST", _model_path(name, "versions", str(version), "load"), timeout=timeout)
+
+    def unload(self, name: str, version: str | int, *, timeout: float = _LOAD_SECONDS) -> dict[str, Any]:
+        """Let go of a version, once it has answered what it has. Raises `ClientError`."""
+        return self._manage("POST", _model_path(name, "versions", str(version), "unload"), timeout=timeout)
+
+    def set_default(self, name: str, version: str | int | None, *, timeout: float = _LOAD_SECONDS) -> dict[str, Any]:
+        """Have a version answer by default; `None`: the newest that is loaded. Raises `ClientError`."""
+        number = None if version is None else str(version)
+        return self._manage("PUT", _model_path(name), {"default_version": number}, timeout=timeout)
+
+    def set_aliases(self, name: str, aliases: dict[str, str], *, timeout: float = _LOAD_SECONDS) -> dict[str, Any]:
+        """Replace the aliases of a model: versions by alias. Raises `ClientError`."""
+        return self._manage("PUT", _model_path(name), {"aliases": aliases}, timeout=timeout)
+
+    def _manage(self, method: str, path: str, change: Any = None, *, timeout: float | None = None) -> dict[str, Any]:
+        body = RequestBody(b"" if change is None else json.dumps(change).encode(), "application/json")
+        left = self._timeout if timeout is None else timeout
+        identity = uuid.uuid4().hex
+        found = self._send(self._base + path, body, identity, left=left, method=method)
+        return answers.read_object(found, request_id=identity)
+
     def close(self) -> None:
         """Close the connections."""
         self._pool.close()
@@ -204,7 +241,9 @@ class Client:
             time.sleep(pause)
         raise AssertionError("this is a bug: counting has come to an end")
 
-    def _send(self, path: str, body: RequestBody, identity: str, *, left: float) -> urllib3.BaseHTTPResponse:
+    def _send(
+        self, path: str, body: RequestBody, identity: str, *, left: float, method: str = "POST"
+    ) -> urllib3.BaseHTTPResponse:
         """Ask once, and tell the server how long somebody waits for the answer. Raises `NoAnswer`."""
         headers = {
             "Content-Type": body.content_type,
@@ -214,7 +253,7 @@ class Client:
         timeout = urllib3.Timeout(total=left, connect=min(left, _CONNECT_SECONDS))
         try:
             return self._pool.urlopen(
-                "POST", path, body=body.content, headers=self._headers | headers,
+                method, path, body=body.content, headers=self._headers | headers,
                 retries=False, redirect=False, timeout=timeout,
             )  # fmt: skip
         except ReadTimeoutError:
@@ -227,6 +266,10 @@ class Client:
                 f"{self._url} cannot be asked: {error}", code="connection_failed",
                 retryable=not isinstance(error, SSLError), request_id=identity,
             ) from error  # fmt: skip
+
+
+def _model_path(*parts: str) -> str:
+    return "/".join(["/models", *(quote(part, safe="") for part in parts)])
 
 
 def _pause(error: ClientError, attempt: int) -> float:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from flambeau.errors import Code, ConfigError, RequestError
 from flambeau.http import tokens
 from flambeau.http.origins import Hosts, Origins
-from flambeau.protocols import openapi
+from flambeau.protocols import models, openapi
 from flambeau.protocols.dispatch import NATIVE
 from flambeau.protocols.errors import RateLimited, error_answer
 from flambeau.protocols.messages import Charge, HttpAnswer, sealed
@@ -48,7 +48,7 @@ class AccessControl:
     def __init__(self, settings: Settings, held: tuple[tokens.Token, ...], *, ours: bool) -> None:
         """`ours`: the server is `flambeau serve` itself. Raises `ConfigError`."""
         self.origins = Origins(settings)
-        self.table = site_routes(settings, tokens=bool(held))
+        self.table = site_routes(settings, ours=ours, tokens=bool(held))
         self._hosts = Hosts(settings, ours=ours)
         self._tokens = held
         self._rate = Rate(settings.rate_limit) if settings.rate_limit else None
@@ -214,10 +214,11 @@ class Attempts:
 # The one table of routes of a server: the protocols', the pages', and the document about them.
 
 
-def site_routes(settings: Settings, *, tokens: bool) -> RouteTable:
-    """The table. `tokens`: some requests need one."""
+def site_routes(settings: Settings, *, ours: bool, tokens: bool) -> RouteTable:
+    """The table. `ours`: the server is `flambeau serve` itself. `tokens`: some requests need one."""
     document = openapi.route(lambda: table, tokens=tokens)
-    routes = [*NATIVE, document, *pages.ROUTES, *openapi_page.ROUTES]
+    about_models = models.routes(ours=ours, guarded=tokens or is_local(settings.host))
+    routes = [*NATIVE, *about_models, document, *pages.ROUTES, *openapi_page.ROUTES]
     if settings.metrics_public:
         routes = [replace(route, scope="public") if route.path == "/metrics" else route for route in routes]
     table = RouteTable(routes)

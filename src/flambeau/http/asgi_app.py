@@ -134,7 +134,9 @@ class AsgiFront:
         query = scope["query_string"].decode("latin-1")
         charge = self._access.charge(headers, client) if scope["method"] == "POST" else None
         root = f"{scope.get('scheme', 'http')}://{headers.get('host', '')}{scope.get('root_path', '').rstrip('/')}/"
-        return HttpRequest(scope["method"], scope["path"], query, headers, body, received, charge, root=root)
+        return HttpRequest(
+            scope["method"], scope["path"], query, headers, body, received, charge, root=root, client=client
+        )
 
     async def _refuse(
         self, refusal: Denial, scope: AsgiMessage, headers: dict[str, str], readable: Fields, send: Send

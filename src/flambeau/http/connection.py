@@ -61,11 +61,19 @@ class Exchange:
         self.response_complete = False
         self.message_event = _NOBODY_WAITS
 
-    def request(self, charge: Charge | None) -> HttpRequest:
+    def request(self, charge: Charge | None, client: str) -> HttpRequest:
         """The request, which has come whole. Its body is let go of here: an idle connection holds none."""
         body, self.body = self.body, BodyBuffer(0)
         return HttpRequest(
-            "POST", self.path, self.query, self.headers, body.whole(), self.received, charge, root=self.root
+            "POST",
+            self.path,
+            self.query,
+            self.headers,
+            body.whole(),
+            self.received,
+            charge,
+            root=self.root,
+            client=client,
         )
 
 
@@ -163,7 +171,7 @@ class DispatchingConnection(BoundedConnection):
             self._arriving = None
 
     async def _answer(self, exchange: Exchange) -> None:
-        request = exchange.request(self._access.charge(exchange.headers, self._address))
+        request = exchange.request(self._access.charge(exchange.headers, self._address), self._address)
         try:
             found = await dispatch.answer(self._service, exchange.match, request)
             if self.flow.write_paused:

@@ -22,8 +22,8 @@ from flambeau.protocols import dispatch
 from flambeau.protocols.errors import STATUS, error_answer
 from flambeau.protocols.messages import SAFE_HEADERS, HttpAnswer, HttpRequest, request_id
 from flambeau.protocols.routes import Match, RequiredScope, Route, least
+from flambeau.serving.opening import open_models
 from flambeau.serving.service import AttachedService, BlockingService, Service, split_options
-from flambeau.sources import build_cache
 from flambeau.telemetry import logs
 
 ServiceHandle = AttachedService | BlockingService
@@ -45,8 +45,8 @@ def open_for_others(source: str | Path | None, options: dict[str, Any]) -> tuple
     options = {"runner": "threads", "source": str(source) if isinstance(source, Path) else source, **options}
     source_options, settings = split_options(options)
     access = open_access(settings, ours=False)
-    opened = build_cache.open_source(source_options, progress=lambda event: logs.event(str(event)))
-    return lambda: Service([opened], settings), access
+    opened = open_models(source_options, settings, progress=lambda event: logs.event(str(event)))
+    return lambda: Service(opened, settings), access
 
 
 def make_app(handle: ServiceHandle, access: AccessControl, shared: InflightBudget | None = None) -> Flask:
@@ -145,6 +145,7 @@ def http_request(access: AccessControl, budget: InflightBudget) -> HttpRequest:
         identity=g.request_id,
         charge=access.charge(headers, request.remote_addr or "") if request.method == "POST" else None,
         root=request.root_url,
+        client=request.remote_addr or "",
     )
 
 

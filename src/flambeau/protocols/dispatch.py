@@ -81,8 +81,8 @@ def prediction(
     ) -> HttpAnswer:
         taken = None
         try:
-            taken = service.get(model, version)
-            found = await infer(service, taken, request)
+            with service.using(model, version) as taken:
+                found = await infer(service, taken, request)
         except Exception as error:
             told = _told(error, request)
             if taken is None:
@@ -158,8 +158,26 @@ _predict = prediction("/predict", native.answer, error_answer)
 
 NATIVE = (
     Route("POST", "/predict", "infer", _predict, describe=openapi.prediction, quiet=True, slash=True),
-    Route("POST", "/predict/{model}", "infer", _predict, describe=openapi.prediction, quiet=True, slash=True),
-    Route("POST", "/predict/{model}/{version}", "infer", _predict, describe=openapi.prediction, quiet=True, slash=True),
+    Route(
+        "POST",
+        "/predict/{model}",
+        "infer",
+        _predict,
+        describe=openapi.prediction,
+        quiet=True,
+        slash=True,
+        by_model=True,
+    ),
+    Route(
+        "POST",
+        "/predict/{model}/{version}",
+        "infer",
+        _predict,
+        describe=openapi.prediction,
+        quiet=True,
+        slash=True,
+        by_model=True,
+    ),
     Route("GET", "/livez", "public", operations.live, describe=openapi.live, vital=True, quiet=True),
     Route("GET", "/readyz", "public", operations.ready, describe=openapi.ready, vital=True, quiet=True),
     Route("GET", "/metrics", "admin", operations.metrics, describe=openapi.metrics, vital=True),

@@ -38,6 +38,7 @@ STATUS: dict[Code, int] = {
     "unsupported_media_type": 415,
     "expectation_failed": 417,
     "image_undecodable": 422,
+    "load_failed": 422,
     "poison_input": 422,
     "rate_limited": 429,
     "too_many_attempts": 429,

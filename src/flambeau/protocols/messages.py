@@ -26,6 +26,7 @@ class HttpRequest:
 
     `charge` is there where rates are limited. `identity` is what the request is called everywhere: in answers, log and
     spans; without one given the headers tell. `root` is the URL below which the client sees the routes, with its slash.
+    `client` is its address, where it is known.
     """
 
     method: str
@@ -37,6 +38,7 @@ class HttpRequest:
     charge: Charge | None = None
     identity: str = ""
     root: str = "/"
+    client: str = ""
 
     def __post_init__(self) -> None:
         if not self.identity:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from flambeau.errors import Code
-from flambeau.protocols import schemas
+from flambeau.protocols import model_views, schemas
 from flambeau.protocols.errors import STATUS
 from flambeau.protocols.messages import REQUEST_ID, HttpAnswer, HttpRequest
 from flambeau.protocols.model_sentences import about
@@ -19,6 +19,7 @@ from flambeau.protocols.parameters import Number, numbers_of
 from flambeau.protocols.routes import Operation, Route, RouteTable
 from flambeau.serving.model import Model
 from flambeau.serving.service import Service
+from flambeau.types import ModelState
 from flambeau.version import VERSION
 
 Document = dict[str, Any]
@@ -55,15 +56,19 @@ def document(service: Service, table: Iterable[Route], *, tokens: bool) -> Docum
         "info": {
             "title": "Flambeau",
             "version": VERSION,
-            "summary": "Predictions of: " + ", ".join(model.name for model in service.models()),
+            "summary": "Predictions of: " + ", ".join(dict.fromkeys(model.name for model in service.models())),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "./"}],
-        "tags": [{"name": "predictions"}, {"name": "operations", "description": "For operators and their tools."}],
+        "tags": [
+            {"name": "predictions"},
+            {"name": "models"},
+            {"name": "operations", "description": "For operators and their tools."},
+        ],
         "paths": paths,
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
-            "schemas": {"Error": schemas.ERROR, "Readiness": _READINESS},
+            "schemas": {"Error": schemas.ERROR, "Readiness": _READINESS, **_VIEWS},
             "parameters": {"RequestId": _REQUEST_ID},
             "headers": _HEADERS,
         },
@@ -72,19 +77,20 @@ def document(service: Service, table: Iterable[Route], *, tokens: bool) -> Docum
 
 def _operations(service: Service, routes: list[Route]) -> Iterator[tuple[Route, Operation]]:
     """The operations of the routes. Where a route takes a model, there is one for each, and they stand together."""
-    for named, several in groupby(routes, key=lambda route: "{model}" in route.path):
+    for by_model, several in groupby(routes, key=lambda route: route.by_model):
         group = list(several)
-        for model in service.models() if named else [service.get()]:
+        for model in service.models() if by_model else [service.shown()]:
             for route in group:
-                yield route, _operation(service, model, route.path)
+                yield route, _operation(service, model, route)
 
 
-def _operation(service: Service, model: Model, path: str) -> Operation:
-    which = "the default model"
-    if "{version}" in path:
-        which = f"{model.name}, version {model.version}"
-    elif "{model}" in path:
-        which, model = f"{model.name}, newest version", service.get(model.name)
+def _operation(service: Service, model: Model, route: Route) -> Operation:
+    path = route.path
+    if not route.by_model:
+        return Operation(path, model, "the default model", service.settings)
+    which = f"{model.name}, version {model.version}"
+    if "{version}" not in path:
+        which, model = f"{model.name}, its default version", service.get(model.name)
     path = path.replace("{model}", model.name).replace("{version}", model.version)
     return Operation(path, model, which, service.settings)
 
@@ -196,6 +202,67 @@ def metrics(_: Operation) -> Document:
     return _get("metrics", "What is counted and timed", {"200": text})
 
 
+def models(_: Operation) -> Document:
+    """`GET /models`."""
+    return _get("models", "Every model, its versions and their states", {"200": _view("ModelList", "They.")})
+
+
+def model(_: Operation) -> Document:
+    """`GET /models/{model}`."""
+    return _about_model("model", "A model in full", ("model",), {"200": _view("ModelDetail", "It.")})
+
+
+def model_version(_: Operation) -> Document:
+    """`GET /models/{model}/{version}`."""
+    answers = {"200": _view("VersionDetail", "It.")}
+    return _about_model("model_version", "A version of a model in full", ("model", "version"), answers)
+
+
+def model_load(_: Operation) -> Document:
+    """`POST /models/{model}/versions/{version}/load`."""
+    return _about_model("load", "Load a version; the newest answers by default", ("model", "version"), _CHANGED)
+
+
+def model_unload(_: Operation) -> Document:
+    """`POST /models/{model}/versions/{version}/unload`."""
+    return _about_model("unload", "Let go of a version, once it has answered", ("model", "version"), _CHANGED)
+
+
+def model_change(_: Operation) -> Document:
+    """`PUT /models/{model}`."""
+    described = _about_model("set", "Set the default version and the aliases", ("model",), _CHANGED)
+    change = {
+        "type": "object",
+        "properties": {
+            "default_version": {"type": ["string", "null"]},
+            "aliases": {"type": "object", "additionalProperties": {"type": "string"}},
+        },
+        "additionalProperties": False,
+    }
+    described["requestBody"] = {"required": True, "content": {"application/json": {"schema": change}}}
+    return described
+
+
+def _about_model(identity: str, summary: str, names: tuple[str, ...], responses: Document) -> Document:
+    described = _get(identity, summary, responses)
+    described["tags"] = ["models"]
+    described["parameters"] += [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+    ]
+    return described
+
+
+def _view(name: str, meaning: str) -> Document:
+    return _json({"$ref": f"#/components/schemas/{name}"}, meaning)
+
+
+_CHANGED: Document = {"200": _view("ModelSummary", "The model, as it is then.")}
+_, _VIEWS = msgspec.json.schema_components(
+    [model_views.ModelList, model_views.ModelDetail, model_views.VersionDetail],
+    ref_template="#/components/schemas/{name}",
+)
+
+
 def _this_document(_: Operation) -> Document:
     return _get("openapi", "This document", {"200": _json({"type": "object"}, "It.")})
 
@@ -205,7 +272,7 @@ _READINESS: Document = {
     "required": ["status", "models"],
     "properties": {
         "status": {"enum": ["ready", "not ready", "draining"]},
-        "models": {"type": "object", "additionalProperties": {"enum": ["loading", "ready", "failed", "closed"]}},
+        "models": {"type": "object", "additionalProperties": {"enum": [*ModelState]}},
     },
     "additionalProperties": False,
 }

@@ -16,11 +16,11 @@ async def live(service: Service, request: HttpRequest) -> HttpAnswer:
 
 
 async def ready(service: Service, request: HttpRequest) -> HttpAnswer:
-    """200 when every model can answer, 503 when one cannot or the service is stopping."""
+    """200 when every model that is loaded can answer, 503 when one cannot or the service is stopping."""
     ready = service.ready()
     body = {
         "status": "ready" if ready else "draining" if service.draining else "not ready",
-        "models": {model.name: model.state for model in service.models()},
+        "models": {served.name: served.state for served in service.table.served()},
     }
     return HttpAnswer(200 if ready else 503, msgspec.json.encode(body))
 

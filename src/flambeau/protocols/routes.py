@@ -46,6 +46,7 @@ class Route:
     `vital` is what tells how the server is: it is answered whatever else is full.
     `quiet` leaves no line in the log, or writes one of its own.
     `slash`: a slash at the end makes no difference.
+    `by_model`: the document has an operation for each model, with that model's own schema.
     """
 
     method: Literal["GET", "POST", "PUT", "DELETE"]
@@ -57,6 +58,7 @@ class Route:
     vital: bool = False
     quiet: bool = False
     slash: bool = False
+    by_model: bool = False
     waits: bool = field(init=False)
     """Whether `answer` is a coroutine function."""
 

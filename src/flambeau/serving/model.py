@@ -72,6 +72,11 @@ class Model:
             return None
         return pipeline.threshold if self._settings.threshold is None else self._settings.threshold
 
+    @property
+    def batch_size(self) -> int:
+        """The most items that are computed together."""
+        return self._batcher.sizes.most
+
     async def start(self) -> None:
         """Return when the model is warm. Raises `SetupError` when it cannot be loaded."""
         started = time.monotonic()

@@ -4,13 +4,15 @@ It knows no protocol. `BlockingService` and `AttachedService` let threads call i
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from flambeau.bundle.storage import Bundle
 from flambeau.errors import ConfigError, RequestError
 from flambeau.serving import tensor_requests
 from flambeau.serving.model import Model
+from flambeau.serving.model_table import ModelTable
+from flambeau.serving.opening import Opened
 from flambeau.settings.service import Settings
 from flambeau.settings.source import SourceOptions
 from flambeau.system.loop_thread import LoopThread, PerProcess
@@ -36,61 +38,51 @@ def split_options(options: dict[str, Any]) -> tuple[SourceOptions, Settings]:
 
 
 class Service:
-    """The models of one server. One of them, the first, is the default."""
+    """The models of one server. One of them is the default."""
 
-    def __init__(self, bundles: Sequence[Bundle], settings: Settings) -> None:
+    def __init__(self, models: Sequence[Opened], settings: Settings) -> None:
         """Raises `SetupError` for what is not there; loads nothing yet."""
         self.settings = settings
         self.metrics = Metrics(logs.dropped)
         self.tracer = tracing.start(settings.otel_endpoint)
         self.draining = False
-        self._models: dict[str, dict[str, Model]] = {}
-        for bundle in bundles:
-            model = Model(bundle, settings, metrics=self.metrics)
-            versions = self._models.setdefault(model.name, {})
-            if (other := versions.get(model.version)) is not None:
-                raise ConfigError(
-                    f"{other.bundle.path} and {bundle.path} are both called '{model.name}': serve them apart, each "
-                    "with a --name of its own"
-                )
-            versions[model.version] = model
-        self._default = next(iter(self._models))
+        self.table = ModelTable(models, settings, self.metrics)
         self._started = False
 
     async def start(self) -> None:
-        """Return when every model is warm; a second call does nothing. Raises `SetupError` if one cannot be loaded."""
-        if self._started:
-            return
-        begun: list[Model] = []
-        try:
-            for model in self.models():
-                begun.append(model)
-                await model.start()
-        except BaseException:
-            for model in begun:  # or their workers would outlive a service that never was
-                await model.close()
-            raise
-        self._started = True
+        """Return when the models are warm; a second call does nothing.
+
+        Raises `SetupError` if one cannot be loaded that has to be: the only one, or any with `strict`.
+        """
+        if not self._started:
+            await self.table.start()
+            self._started = True
 
     def models(self) -> list[Model]:
-        """Every version of every model."""
-        return [model for versions in self._models.values() for model in versions.values()]
+        """Every version of every model that is loaded."""
+        return self.table.models()
 
     def get(self, name: str | None = None, version: str | None = None) -> Model:
-        """The model of that name, or the default; of that version, or the newest.
+        """The model of that name, or the default; of that version or alias, or the one that answers by default.
 
-        Raises `RequestError` with code `model_not_found` or `version_not_found`.
+        Raises `RequestError` with code `model_not_found` or `version_not_found`; `model_loading` or `model_unavailable`
+        for one that is not loaded.
         """
-        try:
-            versions = self._models[self._default if name is None else name]
-        except KeyError:
-            raise RequestError("there is no model of that name", code="model_not_found") from None
-        if version is None:
-            return versions[max(versions, key=int)]
-        try:
-            return versions[version]
-        except KeyError:
-            raise RequestError("the model has no such version", code="version_not_found") from None
+        return self.table.get(name, version)
+
+    def using(self, name: str | None = None, version: str | None = None) -> contextlib.AbstractContextManager[Model]:
+        """The same model, which stays loaded until the block is left: what answers a request holds its model so."""
+        return self.table.using(name, version)
+
+    def faults(self) -> list[tuple[str, str, str]]:
+        """Name, version and reason of everything that could not be loaded."""
+        return self.table.faults()
+
+    def shown(self) -> Model:
+        """The model to show first: the default, or another where that is not loaded. Raises `RequestError`."""
+        with contextlib.suppress(RequestError):
+            return self.get()
+        return next(iter(self.models()), None) or self.get()
 
     async def predict(
         self, model: Model, payloads: Sequence[Payload], options: Options, *, timeout: float
@@ -113,8 +105,9 @@ class Service:
         return tensor_requests.join(await self.predict(model, payloads, Options(), timeout=timeout))
 
     def ready(self) -> bool:
-        """Whether every model can answer and the service is not stopping."""
-        return not self.draining and all(model.ready() for model in self.models())
+        """Whether every model that is loaded can answer, there is one, and the service is not stopping."""
+        models = self.models()
+        return not self.draining and bool(models) and all(model.ready() for model in models)
 
     def drain(self) -> None:
         """From now on the service is not ready. What it has received it still answers."""
@@ -123,11 +116,7 @@ class Service:
     async def close(self) -> None:
         """Answer what was taken, then let go of every model."""
         self.drain()
-        for model in self.models():
-            try:
-                await model.close()
-            except Exception as error:  # the others are to be let go of all the same
-                logs.failure(f"model '{model.name}' cannot be closed", error)
+        await self.table.close()
         if self.tracer is not None:
             await asyncio.to_thread(self.tracer.close)
 

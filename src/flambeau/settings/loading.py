@@ -60,8 +60,10 @@ def _is_of_kubernetes(variable: str, text: str) -> bool:
     )
 
 
-def from_file(path: Path, *, named: bool) -> dict[str, GivenValue]:
+def from_file(path: Path, *, named: bool, apart: Collection[str] = ()) -> dict[str, GivenValue]:
     """The settings that stand in a configuration file, by name; paths are relative to it. Raises `ConfigError`.
+
+    Keys that are `apart` are no settings, and are passed over.
 
     A file that was not `named`, and merely lies where the command was started, may have come with the model: it can
     give no permission.
@@ -75,6 +77,8 @@ def from_file(path: Path, *, named: bool) -> dict[str, GivenValue]:
         raise ConfigError(f"{path} is not TOML: {error}") from None
     given: dict[str, GivenValue] = {}
     for key, value in document.items():
+        if key in apart:
+            continue
         place = _place(path, text, key)
         setting = _setting(key, value, place)
         if setting.name in given:

@@ -66,6 +66,25 @@ class Settings:
         "Name of the model in URLs. Default: taken from the source.",
         long="Name of the model in URLs: letters, digits, `.`, `_` and `-`. Not set: taken from the source.",
     )
+    default: str | None = _model(
+        None,
+        "Model that answers POST /predict, of several. Default: the first.",
+        long="Of [several models](models.md), the one that answers `POST /predict`, which names none. Not set: the "
+        "first.",
+        metavar="NAME",
+    )
+    strict: bool = _model(
+        False,
+        "Of several models, start only if all can be loaded.",
+        long="Of [several models](models.md), start only if all can be loaded. Not set: those that can are served.",
+    )
+    keep_loaded: int = _model(
+        1,
+        "Former default versions of a model that stay loaded, so that going back to them takes no time.",
+        long="How many former default versions of a model stay loaded when [a newer one takes over](models.md), so "
+        "that going back to them takes no time. Each takes the memory of a model.",
+        minimum=0,
+    )
     engine: EngineChoice = _model(
         "auto",
         "What runs the model; auto is the bundle's own choice, checked and where there are several measured.",

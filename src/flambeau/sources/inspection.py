@@ -61,8 +61,10 @@ def inspect(path: Path, *, weights_key: str | None = None, arch: str | None = No
     report = checkpoints.examine(path)
     sha256 = storage.sha256_of(path) if path.is_file() else None
     found = Inspection(file=str(path), report=report, sha256=sha256)
-    if report.verdict == "refused" or report.format == "repository":
-        return msgspec.structs.replace(found, needs=report.remedy or "name one of the bundles in it")
+    if report.verdict == "refused":
+        return msgspec.structs.replace(found, needs=report.remedy)
+    if report.format == "repository":
+        return msgspec.structs.replace(found, serve=f"flambeau serve {path}")
     module = True
     if report.entries:
         entry, note = checkpoints.choose(report, weights_key)

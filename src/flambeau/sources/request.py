@@ -158,7 +158,9 @@ def _holds_weights(report: Report, options: SourceOptions) -> bool:
 def _refuse_unless_loadable(file: str, report: Report, options: SourceOptions) -> None:
     """Raise for a file that is nothing we load, or that carries code when code is not allowed."""
     if report.format == "repository":
-        raise SourceError(f"{file} is a repository of bundles: name one of the bundles in it")
+        raise SourceError(
+            f"{file} is a repository of models: name one of the models in it, or serve them all with flambeau serve"
+        )
     if report.verdict == "refused":
         raise SourceError(f"{file} {report.reason}: {report.remedy}")
     if report.verdict == "code" and not options.allow_code:

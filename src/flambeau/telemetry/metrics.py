@@ -113,6 +113,11 @@ class Metrics:
         self.watched.setdefault(name, []).append(made)
         return made
 
+    def forget(self, model: "ModelMetrics") -> None:
+        """The model is gone: nothing of it is looked up any more. What was counted stays."""
+        self.watched[model.name].remove(model)
+        model.ready(False)
+
     def refused(self, code: Code, status: int) -> None:
         """The front refused a request, or a connection, before a model was asked."""
         self.refusals.labels(code).inc()
@@ -140,7 +145,7 @@ class RequestMetrics:
 
     def __init__(self, metrics: Metrics, name: str, version: str) -> None:
         self._requests = metrics.requests
-        self._name, self._version = name, version
+        self.name, self.version = name, version
         self._answered: dict[tuple[Protocol, int], Counter] = {}
         self._rejected = {code: metrics.rejections.labels(name, code) for code in get_args(Code)}
 
@@ -162,7 +167,7 @@ class RequestMetrics:
         self._rejected[code].inc()
 
     def _count(self, status: int, protocol: Protocol) -> Counter:
-        counter = self._requests.labels(protocol, self._name, self._version, str(status))
+        counter = self._requests.labels(protocol, self.name, self.version, str(status))
         return self._answered.setdefault((protocol, status), counter)
 
 
@@ -202,7 +207,7 @@ class ModelMetrics(RequestMetrics):
     def expect_batches(self, reasons: Iterable[str]) -> None:
         """Batches will close for these reasons: their series begin at 0."""
         for reason in reasons:
-            self._closed[reason] = self._batches_closed.labels(self._name, reason)
+            self._closed[reason] = self._batches_closed.labels(self.name, reason)
 
     def retried(self, items: int) -> None:
         """So many items go back to the queue."""

@@ -172,6 +172,8 @@ class Submitted:
 
 def chosen(service: Service, text: str) -> Model:
     """The model that `?model=NAME[/VERSION]` takes. Raises `RequestError`."""
+    if not text:
+        return service.shown()
     name, _, version = text.partition("/")
     return service.get(name or None, version or None)
 
@@ -179,7 +181,7 @@ def chosen(service: Service, text: str) -> Model:
 async def submit(service: Service, request: HttpRequest) -> Submitted:
     """Read the form and have it answered."""
     settings = service.settings
-    model, parts = service.get(), []
+    model, parts = service.shown(), []
     try:
         model = chosen(service, next(iter(request.parameters("model")), ""))
         content_type = request.headers.get("content-type", "")
@@ -187,7 +189,8 @@ async def submit(service: Service, request: HttpRequest) -> Submitted:
         payloads = read_form(form_of(model), parts, max_depth=settings.max_json_depth)
         if request.charge is not None:
             request.charge(len(payloads) - 1)
-        outcomes = await service.predict(model, payloads, Options(top_k=TOP_K), timeout=settings.deadline)
+        with service.using(model.name, model.version):
+            outcomes = await service.predict(model, payloads, Options(top_k=TOP_K), timeout=settings.deadline)
         if len(outcomes) == 1 and isinstance(outcomes[0].result, RequestError):
             raise outcomes[0].result
         found = Submitted(model, parts, outcomes)

@@ -55,7 +55,7 @@ def show(service: Service, request: HttpRequest) -> HttpAnswer:
     try:
         return _page(service, request, form.chosen(service, next(iter(request.parameters("model")), "")))
     except RequestError as error:
-        return _page(service, request, service.get(), [refused(error)], status=STATUS[error.code])
+        return _page(service, request, service.shown(), [refused(error)], status=STATUS[error.code])
 
 
 async def submit(service: Service, request: HttpRequest) -> HttpAnswer:
@@ -67,7 +67,7 @@ async def submit(service: Service, request: HttpRequest) -> HttpAnswer:
 
 def dashboard(service: Service, request: HttpRequest) -> HttpAnswer:
     """`GET /dashboard`."""
-    return rendered("dashboard.html", models=service.models(), about=about)
+    return rendered("dashboard.html", models=service.models(), faults=service.faults(), about=about)
 
 
 def _page(

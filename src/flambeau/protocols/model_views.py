@@ -1,0 +1,104 @@
+"""Models and their versions as the routes about them show them. The OpenAPI schemas are made from these values."""
+
+from datetime import datetime
+
+import msgspec
+
+from flambeau.serving.versions import ServedModel, Version
+from flambeau.types import ModelState, TensorSpec
+
+
+class VersionSummary(msgspec.Struct, omit_defaults=True):
+    """A version in a list."""
+
+    version: str
+    state: ModelState
+    error: str | None = None
+
+
+class ModelSummary(msgspec.Struct):
+    """A model in a list. `default_version` answers where a request names none; `null`: none is loaded."""
+
+    name: str
+    state: ModelState
+    default_version: str | None
+    aliases: dict[str, str]
+    versions: list[VersionSummary]
+
+
+class ModelList(msgspec.Struct):
+    """`GET /models`. `default` is the model of `POST /predict`."""
+
+    default: str
+    models: list[ModelSummary]
+
+
+class VersionDetail(msgspec.Struct, omit_defaults=True):
+    """A version in full. All but the first three members are there while it is loaded.
+
+    `memory` is the resident bytes of its workers together, where they have processes of their own.
+    """
+
+    name: str
+    version: str
+    state: ModelState
+    error: str | None = None
+    source: str | None = None
+    sha256: str | None = None
+    loaded_at: datetime | None = None
+    task: str | None = None
+    activation: str | None = None
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    labels: list[str] | None = None
+    threshold: float | None = None
+    engine: str | None = None
+    device: str | None = None
+    agreement: str | None = None
+    batch_size: int | None = None
+    queued: int | None = None
+    workers: int | None = None
+    memory: int | None = None
+
+
+class ModelDetail(msgspec.Struct):
+    """A model in full."""
+
+    name: str
+    state: ModelState
+    default_version: str | None
+    aliases: dict[str, str]
+    versions: list[VersionDetail]
+
+
+def summary_of(served: ServedModel) -> ModelSummary:
+    """A model in a list."""
+    versions = [VersionSummary(number, each.state, each.fault or None) for number, each in served.versions.items()]
+    return ModelSummary(served.name, served.state, served.current, served.aliases, versions)
+
+
+def detail_of(served: ServedModel) -> ModelDetail:
+    """A model in full. Reads files: not on the loop."""
+    versions = [version_detail_of(each) for each in served.versions.values()]
+    return ModelDetail(served.name, served.state, served.current, served.aliases, versions)
+
+
+def version_detail_of(entry: Version) -> VersionDetail:
+    """A version in full. Reads files: not on the loop."""
+    model, declaration = entry.model, entry.declaration
+    detail = VersionDetail(declaration.name, declaration.version, entry.state, entry.fault or None)
+    if model is None:
+        return detail
+    manifest = model.bundle.manifest
+    workers = model.metrics.workers()
+    memory = [each.memory for each in workers if each.memory is not None]
+    labels = model.bundle.labels()
+    detail.source, detail.sha256, detail.loaded_at = manifest.source.name, manifest.source.sha256, entry.loaded_at
+    detail.task, detail.activation = model.task, manifest.activated_by.function
+    detail.inputs, detail.outputs = manifest.inputs, manifest.outputs
+    detail.labels = [each.name for each in labels] if labels else None
+    detail.threshold, detail.engine, detail.device = model.threshold, model.engine, model.device
+    detail.agreement = None if manifest.agreement is None else str(manifest.agreement)
+    detail.batch_size, detail.queued = model.batch_size, model.metrics.queue()[0]
+    detail.workers, detail.memory = len(workers), sum(memory) if memory else None
+    return detail

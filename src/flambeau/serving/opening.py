@@ -1,0 +1,61 @@
+"""What the user named, to models that a service can be made of: sources opened, and built where need be.
+
+One plain source is one bundle, and has to open. Of several models, or of a repository, each opens by itself: what is
+wrong with one is kept beside it (`OpenedModel`), and the others are served.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from flambeau.bundle.storage import Bundle
+from flambeau.errors import ConfigError, SetupError
+from flambeau.settings.service import Settings
+from flambeau.settings.source import SourceOptions
+from flambeau.sources import build_cache, declarations
+from flambeau.sources.build_cache import Progress
+from flambeau.sources.declarations import Declaration, DeclaredModel
+from flambeau.sources.request import Note
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedModel:
+    """A declared model, and for each version that is loaded at the start its bundle, or why there is none."""
+
+    declared: DeclaredModel
+    opened: dict[str, Bundle | SetupError]
+
+
+Opened = Bundle | OpenedModel
+
+
+def open_models(
+    options: SourceOptions, settings: Settings, *, progress: Progress, more: Sequence[str] = ()
+) -> list[Opened]:
+    """The models that `options.source` and `more` name. Raises `SetupError`."""
+    sources = [each for each in (options.source, *more) if each is not None]
+    declared = declarations.declare(sources, msgspec.structs.replace(options, source=None))
+    if declared is None:
+        return [build_cache.open_source(options, progress=progress)]
+    if settings.name is not None:
+        raise ConfigError(f"--name {settings.name} is for one model, and these have names of their own: leave it out")
+    return [_open_model(each, progress) for each in declared]
+
+
+def _open_model(declared: DeclaredModel, progress: Progress) -> OpenedModel:
+    opened: dict[str, Bundle | SetupError] = {}
+    for each in declared.wanted():
+        progress(Note(f"model {each.name}, version {each.version}"))
+        try:
+            opened[each.version] = open_declaration(each, progress=progress)
+        except SetupError as error:
+            opened[each.version] = error
+    return OpenedModel(declared, opened)
+
+
+def open_declaration(declaration: Declaration, *, progress: Progress) -> Bundle:
+    """The bundle of a version. Raises `SetupError`."""
+    if declaration.fault:
+        raise ConfigError(declaration.fault)
+    return build_cache.open_source(declaration.source, progress=progress)

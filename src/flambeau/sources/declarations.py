@@ -1,0 +1,185 @@
+"""What is to be served, before any of it is opened: `NAME=SOURCE` on the command line, or a repository's folder.
+
+A declaration says where a version of a model comes from and what is set for it alone. One that cannot be read is
+declared all the same, with the reason: it must not keep the others from being served.
+"""
+
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from flambeau.checkpoints import repository
+from flambeau.checkpoints.repository import NAME, OPTIONS, Place, newest_first
+from flambeau.errors import ConfigError
+from flambeau.settings import loading, table
+from flambeau.settings.source import SourceOptions
+from flambeau.sources.request import refuse_idle
+
+_GROUPS = frozenset({"Source", "Images", "Model", "Batches and queue", "Workers"})
+_OF_THE_SERVICE = frozenset({"name", "default", "strict", "keep_loaded", *table.PERMISSIONS})
+_TABLE_KEYS = ("default_version", "aliases")
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """A version of a model: its source, and the settings of the service that have other values for it.
+
+    `fault` says why it cannot even be opened.
+    """
+
+    name: str
+    version: str
+    source: SourceOptions
+    settings: dict[str, Any] = field(default_factory=dict)
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredModel:
+    """A model with its versions, newest first.
+
+    `default` is the version that `model.toml` names; `repository` the folder that is to be read again for newer ones.
+    """
+
+    name: str
+    versions: tuple[Declaration, ...]
+    default: str | None = None
+    aliases: dict[str, str] = field(default_factory=dict)
+    repository: Path | None = None
+
+    def wanted(self) -> list[Declaration]:
+        """The versions to load at the start: the one that answers by default, and those that have an alias."""
+        names = {self.default or self.versions[0].version, *self.aliases.values()}
+        return [each for each in self.versions if each.version in names]
+
+
+def declare(sources: Sequence[str], options: SourceOptions) -> list[DeclaredModel] | None:
+    """The models of several `NAME=SOURCE`, or of one folder that is a repository; `None` for one plain source.
+
+    `options` are what else was said about the source: of several models there is nothing to say together but that
+    their code may run. Raises `ConfigError`.
+    """
+    named = [_split(text) for text in sources]
+    if len(named) == 1 and named[0] is None:
+        folder = Path(sources[0])
+        found = declare_repository(folder, options) if folder.is_dir() else []
+        if found:
+            _refuse_options(options, f"the repository {folder}")
+        return found or None
+    if not named:
+        return None
+    _refuse_options(options, "several models")
+    models: dict[str, DeclaredModel] = {}
+    for text, pair in zip(sources, named, strict=True):
+        if pair is None:
+            raise ConfigError(f"{text} has no name beside the other models: write NAME={text}")
+        name, source = pair
+        if name in models:
+            raise ConfigError(f"two models are called {name}: give each a name of its own, NAME=SOURCE")
+        declaration = Declaration(name, "1", SourceOptions(source=source, allow_code=options.allow_code))
+        models[name] = DeclaredModel(name, (declaration,))
+    return list(models.values())
+
+
+def declare_repository(folder: Path, options: SourceOptions) -> list[DeclaredModel]:
+    """The models of a repository as it is now; none for a folder that is none. Raises `OSError`."""
+    return [_declared(folder, name, places, options) for name, places in repository.read(folder).items()]
+
+
+def _split(text: str) -> tuple[str, str] | None:
+    """The name and the source of `NAME=SOURCE`; `None` for a source alone, such as a file with a `=` in its name."""
+    name, equals, source = text.partition("=")
+    if not equals or not source or not NAME.fullmatch(name) or Path(text).exists():
+        return None
+    return name, source
+
+
+def _refuse_options(options: SourceOptions, what: str) -> None:
+    refuse_idle(options, f"{what}, each of which is described in a {OPTIONS} of its own", used=())
+
+
+def _declared(folder: Path, name: str, places: dict[str, Place], options: SourceOptions) -> DeclaredModel:
+    """A repository's model. What is wrong with its options is the fault of each version."""
+    versions = [_version(name, version, places[version], options) for version in newest_first(list(places))]
+    default: str | None = None
+    aliases: dict[str, str] = {}
+    first = next(iter(places.values()))
+    try:
+        default, aliases = _versions_meant(first.options[:1], places)
+    except ConfigError as error:
+        versions = [Declaration(each.name, each.version, each.source, fault=str(error)) for each in versions]
+    return DeclaredModel(name, tuple(versions), default, aliases, folder)
+
+
+def _version(name: str, version: str, place: Place, options: SourceOptions) -> Declaration:
+    given: dict[str, Any] = {}
+    fault = ""
+    try:
+        for file in place.options:
+            given |= _options(file)
+    except ConfigError as error:
+        fault = str(error)
+    source = given.pop("source", None) or (str(place.source) if place.source else None)
+    if source is None and not fault:
+        fault = _no_source(place)
+    of_source = {key: value for key, value in given.items() if key in SourceOptions.__struct_fields__}
+    of_source.pop("threshold", None)  # it is the service's: it must not make another bundle
+    settings = {key: value for key, value in given.items() if key not in of_source}
+    described = SourceOptions(source=source, allow_code=options.allow_code, **of_source)
+    return Declaration(name, version, described, settings, fault)
+
+
+def _no_source(place: Place) -> str:
+    if not place.candidates:
+        return f"{place.folder} holds no model: put a bundle or a file there, or name its source in {OPTIONS}"
+    several = ", ".join(place.candidates)
+    return f'{place.folder} holds several files that may be the model ({several}): write source = "FILE" into {OPTIONS}'
+
+
+def _options(file: Path) -> dict[str, Any]:
+    """The options of a file, by name; paths are relative to it. Raises `ConfigError`."""
+    given = loading.from_file(file, named=True, apart=_TABLE_KEYS)
+    for name, each in given.items():
+        if name in table.PERMISSIONS:
+            raise ConfigError(
+                f"{each.place}: {name} is a permission, which a model cannot give itself: give it to serve"
+            )
+        if table.rows()[name].group not in _GROUPS or name in _OF_THE_SERVICE:
+            raise ConfigError(
+                f"{each.place}: {name} is a setting of the whole service, and not of one model: take it away"
+            )
+    return {name: each.value for name, each in given.items()}
+
+
+class _VersionsMeant(msgspec.Struct, rename=None):
+    default_version: str | int | None = None
+    aliases: dict[str, str | int] = {}
+
+
+def _versions_meant(files: Iterable[Path], places: dict[str, Place]) -> tuple[str | None, dict[str, str]]:
+    """The default version and the aliases that a model's own file names. Raises `ConfigError`."""
+    for file in files:
+        try:
+            found = msgspec.convert(tomllib.loads(file.read_text(encoding="utf-8")), _VersionsMeant)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"{file}: {error}") from None
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{file} cannot be read: {error}") from None
+        aliases = {alias: str(version) for alias, version in found.aliases.items()}
+        default = None if found.default_version is None else str(found.default_version)
+        for what, version in (("default_version", default), *aliases.items()):
+            if version is not None and version not in places:
+                there = ", ".join(newest_first(list(places)))
+                raise ConfigError(f"{file}: {what} = {version} is no version of this model: there are {there}")
+        for alias in aliases:
+            if not NAME.fullmatch(alias) or alias in places:
+                raise ConfigError(
+                    f"{file}: {alias} cannot be an alias: it is a version, or has other characters than letters, "
+                    "digits, '.', '_' and '-'"
+                )
+        return default, aliases
+    return None, {}
