@@ -9,7 +9,7 @@ from flambeau.items import ArraySpec, Tensors, check_packed, pack, unpack
 
 
 class RawOutputs(Answer, frozen=True):
-    """Named arrays, with a row for each row of the item. `arrays`: their names, dtypes and shapes. `data`: the bytes."""
+    """Named arrays, a row for each row of the item. `arrays`: their names, dtypes and shapes. `data`: their bytes."""
 
     KIND = "arrays"
 
