@@ -531,7 +531,7 @@ def test_a_certificate_that_cannot_be_used_is_told_before_anything_is_loaded(
         ({"tls_key": key}, "without --tls-certificate"),
         ({"tls_certificate": cert, "tls_key": other}, "another certificate"),
         ({"tls_certificate": tmp_path / "none", "tls_key": key}, "cannot be read"),
-        ({"tls_certificate": tmp_path / "text", "tls_key": key}, "not in PEM"),
+        ({"tls_certificate": tmp_path / "text", "tls_key": key}, "not a PEM file"),
     ):
         with pytest.raises(flambeau.SetupError, match=says):
             server_context(Settings(**{name: str(file) for name, file in given.items()}))

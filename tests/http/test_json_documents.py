@@ -98,7 +98,7 @@ def test_what_is_no_image_is_told_what_to_send_u4(cats: Front, sent: object, sta
          "Content-Transfer-Encoding"),
         ('name="file"', b"cat.jpg", "missing_file", "-F file=@NAME"),
         ('name="image"', b"/home/me/pictures/my cat.jpeg", "missing_file", "-F file=@NAME"),
-        ('name="file"', base64.b64encode(bytes(300)), "unsupported_content_encoding", "text in base64"),
+        ('name="file"', base64.b64encode(bytes(300)), "unsupported_content_encoding", "base64 text"),
     ],
 )  # fmt: skip
 def test_a_part_that_is_no_file_is_told_what_it_is_u4(

@@ -66,11 +66,11 @@ def test_rows_are_answered_with_rows_and_a_row_with_a_row(server: ServerProcess,
         ),
         (
             {**ONE, "b": TWO["b"]},
-            "'a' is one row, and 'b' is a list of 2 rows: send one row of every input, or as many in a list",
+            "'a' is one row, and 'b' is a list of 2 rows: send one row of each, or lists of equal length",
         ),
         (
             {"a": TWO["a"], "b": [ONE["b"]]},
-            "'a' is a list of 2 rows, and 'b' is a list of 1 rows: send one row of every input, or as many in a list",
+            "'a' is a list of 2 rows, and 'b' is a list of 1 rows: send one row of each, or lists of equal length",
         ),
     ],
 )

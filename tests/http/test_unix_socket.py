@@ -121,7 +121,7 @@ def test_one_that_loads_its_model_keeps_its_socket_and_what_is_on_its_way_is_ans
 def test_what_is_no_free_address_is_told_with_a_remedy_u19(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("mine")
-    with pytest.raises(PortInUse, match="which is no socket"):
+    with pytest.raises(PortInUse, match="it is not a socket"):
         bind(f"unix:{file}", 0)
     assert file.read_text() == "mine"
     with pytest.raises(PortInUse, match="No such file or directory"):

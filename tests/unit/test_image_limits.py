@@ -56,7 +56,7 @@ def test_what_would_take_long_is_refused_before_it_is_decoded_a2(name: str) -> N
     error = refusal(data)
     assert time.process_time() - started < 2  # of the process itself; decoded they took from 0.6 to 180
     assert error.code == "image_too_large"
-    assert "takes too long to decode: save the image anew" in error.message
+    assert "takes too long to decode: save the image again" in error.message
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_the_answer_is_nested_as_the_input_was(
         ('{"a": 1}', "it has an object where a number belongs"),
         ("[1, [2], 3, 4]", "it has a list where a number belongs"),
         ("[[1, 2, 3, 4], 5]", "it has a number where a list belongs"),
-        ("[[1, 2, 3, 4], [5, 6, 7]]", "its lists are of unlike length"),
+        ("[[1, 2, 3, 4], [5, 6, 7]]", "its lists are of unequal length"),
         ("[]", "its shape is [0]"),
         ("[[]]", "its shape is [1, 0]"),
         ("5", "its shape is []"),
@@ -119,7 +119,7 @@ def test_the_answer_is_nested_as_the_input_was(
         ("[1, 2, 3, -1e39]", "one of its numbers is out of range for float32"),
         (f"[1, 2, 3, {'9' * 5000}]", "one of its numbers is out of range"),
         (f"[{','.join(['[1, 2, 3, 4]'] * (MAX_ROWS + 1))}]", "it has 1025 rows, and the most is 1024"),
-        ("[" * 70 + "1" + "]" * 70, "its lists are of unlike length"),
+        ("[" * 70 + "1" + "]" * 70, "its lists are of unequal length"),
     ],
 )
 def test_a_wrong_input_is_described_in_a_sentence(text: str, found: str) -> None:

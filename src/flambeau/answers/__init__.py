@@ -1,7 +1,7 @@
-"""What answers are made of: their base, the values without a form of their own, and what is computed of numbers.
+"""Answers: their base class, the answers that belong to no task, and the computations on their numbers.
 
-The answers with a form of their own stand with their tasks, in `flambeau.tasks`. Nothing here knows a network, a file
-format of tables or HTTP.
+A task's own answer is in its module in `flambeau.tasks`. Nothing here depends on a network, a table's file format or
+HTTP.
 """
 
 from flambeau.answers.base import Answer, Asked, Expected, Label, PartName, Scored

@@ -1,6 +1,6 @@
-"""From a network's numbers to those of the answer: softmax, sigmoid, the exponential, or nothing.
+"""Activations, from the network's numbers to those of the answer: softmax, sigmoid, the exponential, or none.
 
-All compute in float32. The sigmoid and the softmax are those of PyTorch to 1e-6; neither overflows.
+All compute in float32. Softmax and sigmoid agree with PyTorch's to 1e-6; neither overflows.
 """
 
 from typing import Literal
@@ -13,12 +13,12 @@ Activated = npt.NDArray[np.float32]
 
 
 class Activation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What makes the network's numbers into those of the answer, and who applies it.
+    """The function between the network's logits and the numbers of the answer, and who applies it.
 
-    `function` is what stands between logits and the answer. `by`: `network` when the graph ends in it, so that its
-    outputs are the answer's numbers already; `flambeau` when the pipeline has to apply it. `logarithm`: the network
-    gives logarithms of probabilities (LogSoftmax), and the pipeline takes the exponential. `known` is how it is known:
-    the user said so, the graph's last operation shows it, the architecture is a known one, or it is assumed.
+    `by`: `network` if the graph ends in `function`, so that its outputs are the answer's numbers already; `flambeau` if
+    the pipeline has to apply it. `logarithm`: the network gives logarithms of probabilities (LogSoftmax), and the
+    pipeline takes the exponential. `known` says how it is known: the user said so, the graph's last operation shows it,
+    the architecture is a known one, or it is assumed.
     """
 
     function: Literal["softmax", "sigmoid", "none"]
@@ -27,11 +27,11 @@ class Activation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     known: Literal["said", "graph", "architecture", "assumed"] = "assumed"
 
     def __str__(self) -> str:
-        """Which it is, by whom, and how that is known: "softmax, applied by Flambeau (assumed)"."""
+        """The function, who applies it, and how that is known: "softmax, applied by Flambeau (assumed)"."""
         known = {
             "said": "as you said",
             "graph": "its last operation shows it",
-            "architecture": "as of every network of its kind",
+            "architecture": "a known architecture",
             "assumed": "assumed",
         }[self.known]
         if self.function == "none":
@@ -41,7 +41,7 @@ class Activation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def applied(row: npt.NDArray[np.generic], activation: Activation) -> Activated:
-    """What an activation makes of one row, of any shape. What the network has applied is not applied again."""
+    """Apply an activation to one row, of any shape. One that the network has applied is not applied again."""
     numbers = row.astype(np.float32)
     if activation.logarithm:
         with np.errstate(over="ignore"):
@@ -55,7 +55,7 @@ def applied(row: npt.NDArray[np.generic], activation: Activation) -> Activated:
 def softmax(logits: npt.NDArray[np.floating]) -> Activated:
     """Probabilities of one row of logits, shape (classes,), summing to 1. Shifted by the maximum against overflow.
 
-    Where a logit is NaN or positively infinite there are no probabilities: all are NaN.
+    If a logit is NaN or positive infinity, all probabilities are NaN.
     """
     with np.errstate(invalid="ignore"):
         shifted = np.exp(logits.astype(np.float32) - logits.max())
@@ -64,7 +64,7 @@ def softmax(logits: npt.NDArray[np.floating]) -> Activated:
 
 
 def sigmoid(logits: npt.NDArray[np.floating]) -> Activated:
-    """1 / (1 + exp(-x)) of each number. The exponential is of -|x|, which is at most 1. NaN stays NaN."""
+    """1 / (1 + exp(-x)) of each number, computed from exp(-|x|), which is at most 1. NaN stays NaN."""
     numbers = logits.astype(np.float32)
     small = np.exp(-np.abs(numbers))
     one = np.float32(1)

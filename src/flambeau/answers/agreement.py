@@ -1,4 +1,4 @@
-"""Does an engine give the same answers as eager PyTorch? Measured on the probe samples, at build and again at load."""
+"""Whether an engine gives the same answers as eager PyTorch, measured on the probe samples, at build and at load."""
 
 from typing import Any
 
@@ -7,30 +7,30 @@ import numpy as np
 import numpy.typing as npt
 
 TOLERANCE = 1e-3
-"""Largest relative difference that counts as agreement. float32 convolutions summed in another order differ by 1e-6
-to 1e-5 here; a wrong padding, a lost layer or half precision differs by more than 1e-2."""
+"""The largest relative difference that counts as agreement. float32 convolutions that sum in another order differ by
+1e-6 to 1e-5 here; wrong padding, a missing layer or half precision differs by more than 1e-2."""
 
 _NOTHING = 1e-6
-"""Outputs below this are taken for zero: there rounding is all there is."""
+"""Outputs below this count as zero: they are rounding errors."""
 
 
 INT8_TOLERANCE = 5e-2
-"""The same for a quantised graph and its own recorded answers. Its arithmetic is exact wherever it runs; what is left
-in floating point between may round to the next of 256 levels on another processor."""
+"""The same for a quantised graph and its own recorded answers. Its integer arithmetic is exact everywhere; the
+floating-point steps in between may round to the next of 256 levels on another processor."""
 
 _FEW_OUTPUTS = 16
-"""So many may be quantities of their own, a price beside a share of 1. More are of one kind."""
+"""Up to this many outputs may be different quantities, such as a price and a share of 1. More are of one kind."""
 
-_ROUNDING = 1e-9  # an output that is smaller than so many times another is none
-_ALLOWED = 10  # times the tolerance, for an output by its own scale: it may be a difference of larger numbers
+_ROUNDING = 1e-9  # an output smaller than this fraction of the largest is ignored
+_ALLOWED = 10  # times the tolerance, for an output by its own scale: it may be the difference of larger numbers
 
 
 class Agreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How well an engine reproduced eager PyTorch.
 
     `difference` is the largest |engine - eager| of any sample, relative to the largest |eager| of all samples; or a
-    tenth of the same of one output by its own scale, where that is more.
-    `same_top_class` is true when every sample's largest output stands at the same place.
+    tenth of that ratio for a single output by its own scale, if that is more.
+    `same_top_class` is true if every sample's largest output is at the same index.
     """
 
     samples: int
@@ -58,10 +58,12 @@ def measure(
     tolerance: float = TOLERANCE,
     each: bool = False,
 ) -> Agreement:
-    """Hold `engine` against `eager`, both of shape (samples, ...). Without `classes` the top class is not asked for.
+    """Compare `engine` with `eager`, both of shape (samples, ...). Without `classes` the top class is not compared.
 
-    `each`: a few outputs are held each by its own scale too, so that one of small numbers cannot hide beside one of
-    large numbers.
+    `each`: if there are only a few outputs, each is also compared by its own scale. So an error in an output of small
+    numbers cannot hide beside an output of large numbers. For example, eager gives a price of 1000 and a share of 0.5,
+    and the engine a share of 0.6. By the common scale they differ by 0.1 / 1000 = 1e-4, which passes. By the share's
+    own scale they differ by 0.1 / 0.5 = 0.2, of which a tenth, 0.02, does not pass.
     """
     samples = len(eager)
     if eager.shape != engine.shape or not np.isfinite(engine).all():
@@ -77,10 +79,10 @@ def measure(
 
 
 def _by_own_scales(expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> float:
-    """The largest difference of an output relative to its own largest number; 0 where that would tell nothing.
+    """The largest difference of an output relative to its own largest number; 0 if that would be meaningless.
 
-    Of one sample it would not: any output is near 0 now and then. Numbers that lie on the grid of the largest one are
-    what it was subtracted from, as 1 - p beside p: they are known to a few steps of that grid.
+    It is for a single sample, because any output is close to 0 now and then. An output whose numbers all lie on the
+    float32 grid of the largest one came from subtracting it, like 1 - p beside p: a few steps of that grid are allowed.
     """
     if len(expected) < 2 or not 1 < expected.shape[1] <= _FEW_OUTPUTS:
         return 0.0

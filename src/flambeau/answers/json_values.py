@@ -1,4 +1,4 @@
-"""Where two JSON values differ, as a sentence. Decimal numbers are compared within the tolerance of agreement."""
+"""Compare two JSON values, and say where they differ. Decimal numbers are compared within agreement's tolerance."""
 
 import contextlib
 import itertools
@@ -9,11 +9,11 @@ import msgspec
 
 from flambeau.answers import agreement
 
-_ZERO = 1e-6  # numbers that lie nearer than this are apart by rounding alone
+_ZERO = 1e-6  # numbers closer than this differ by rounding alone
 
 
 def differs(expected: Any, found: Any, where: str) -> str | None:
-    """The first place where two JSON values differ, or `None`. `where` is what the outermost is called."""
+    """A sentence about the first place where two JSON values differ, or `None`. `where` names the outermost value."""
     if isinstance(expected, dict) and isinstance(found, dict):
         if odd := sorted(expected.keys() ^ found.keys()):
             return f"{where} {'has' if odd[0] in found else 'lacks'} {odd[0]!r}"
@@ -30,9 +30,9 @@ def differs(expected: Any, found: Any, where: str) -> str | None:
 
 
 def _same(expected: Any, found: Any) -> bool:
-    """Numbers within the tolerance; whole numbers, which are counts and names, and all else equal."""
+    """Decimal numbers within the tolerance. All else must be equal, including whole numbers: counts and names."""
     if {type(expected), type(found)} in ({float}, {float, int}):  # not bool, which is an int to isinstance
-        with contextlib.suppress(OverflowError):  # a whole number past every float: equal to none
+        with contextlib.suppress(OverflowError):  # a whole number too large for a float equals none
             return math.isclose(expected, found, rel_tol=agreement.TOLERANCE, abs_tol=_ZERO)
     return type(expected) is type(found) and bool(expected == found)
 

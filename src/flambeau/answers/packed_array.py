@@ -1,7 +1,7 @@
-"""Arrays on their way between processes: bytes, and no list of floats.
+"""Arrays as they are sent between processes: as bytes, not as lists of floats.
 
-An array of a hundred thousand numbers is decoded in no time, and the front holds nothing but its bytes. What a worker
-sends is checked before it is believed: bytes that are no array of that shape are refused where they are decoded.
+So an array of a hundred thousand numbers is decoded in almost no time, and the front holds only its bytes. Arrays from
+a worker are checked when they are decoded: bytes that do not make an array of the given shape are refused.
 """
 
 import math
@@ -21,16 +21,16 @@ def packed(array: npt.NDArray[Any], dtype: "np.dtype[Any]") -> bytes:
 
 
 def check(data: bytes, dtype: "np.dtype[Any]", shape: tuple[int, ...] | None = None) -> None:
-    """Raise `ValueError` unless `data` are numbers of that type, at least one, and as many as `shape` asks for."""
+    """Raise `ValueError` unless `data` holds numbers of `dtype`, at least one, and as many as `shape` requires."""
     count, rest = divmod(len(data), dtype.itemsize)
     if rest or not count:
-        raise ValueError(f"{len(data)} bytes are no numbers of {dtype.itemsize} bytes each")
+        raise ValueError(f"{len(data)} bytes cannot be numbers of {dtype.itemsize} bytes each")
     if shape is not None and (len(shape) > _MOST_DIMENSIONS or min(shape, default=1) < 1 or math.prod(shape) != count):
-        raise ValueError(f"{count} numbers are no array of that shape")
+        raise ValueError(f"{count} numbers cannot be an array of that shape")
 
 
 def unpacked(data: bytes, dtype: "np.dtype[Any]") -> npt.NDArray[Any]:
-    """The numbers as an array of shape (numbers,), over the bytes themselves: it cannot be written to."""
+    """The numbers as a read-only array of shape (numbers,), over the bytes themselves."""
     return np.frombuffer(data, dtype)
 
 
@@ -40,5 +40,5 @@ def elements(shape: tuple[int, ...]) -> int:
 
 
 def count_nonfinite(array: npt.NDArray[Any]) -> int:
-    """How many of its numbers are NaN or infinite."""
+    """How many numbers in the array are NaN or infinite."""
     return int(array.size - np.count_nonzero(np.isfinite(array)))

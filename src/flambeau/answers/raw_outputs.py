@@ -1,4 +1,4 @@
-"""The network's own outputs: the answer to whoever sends its own inputs. No task has made anything of them."""
+"""The network's own outputs, without postprocessing: the answer to a client that sends the network's own inputs."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from flambeau.items import ArraySpec, Tensors, check_packed, pack, unpack
 
 
 class RawOutputs(Answer, frozen=True):
-    """Named arrays, a row for each row of the item. `data` are their bytes, as `arrays` tells them apart."""
+    """Named arrays, a row for each row of the item. `arrays`: their names, dtypes and shapes. `data`: their bytes."""
 
     KIND = "arrays"
 

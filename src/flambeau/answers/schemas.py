@@ -1,4 +1,4 @@
-"""The pieces that schemas of answers are made of. JSON Schema 2020-12."""
+"""Building blocks for the schemas of answers, in JSON Schema 2020-12."""
 
 from typing import Any
 
@@ -8,23 +8,26 @@ from flambeau.items import FREE
 
 Schema = dict[str, Any]
 
-NUMBER: Schema = {"type": ["number", "null"], "description": "null stands for what JSON has no number for."}
+NUMBER: Schema = {"type": ["number", "null"], "description": "null stands for NaN or an infinity."}
 
-RANKED = "How many classes to rank, best first; they stand under `predictions`."
-"""What `?top_k=` means to every task that has it."""
+RANKED = "How many classes to rank, best first, under `predictions`."
+"""The meaning of `?top_k=`, for every task that has it."""
 
 
 def record(
     required: dict[str, Schema], *, optional: dict[str, Schema] | None = None, title: str = "", open_: bool = False
 ) -> Schema:
-    """The schema of an object. `open_`: it may have other members too."""
+    """The schema of an object. `open_`: other members are allowed."""
     found: Schema = {"title": title} if title else {}
     found |= {"type": "object", "required": list(required), "properties": required | (optional or {})}
     return found if open_ else found | {"additionalProperties": False}
 
 
 def nested(shape: tuple[int, ...], number: Schema, *, least: int = 1) -> Schema:
-    """Lists in lists of exactly that shape, and of at least so many where it is free; of none, the number itself."""
+    """The schema of nested lists of exactly that shape; an axis with a free size has `least` elements or more.
+
+    For an empty shape, the schema of the number itself.
+    """
     row = number
     for size in reversed(shape):
         exactly = {"minItems": least} if size == FREE else {"minItems": size, "maxItems": size}
@@ -33,7 +36,7 @@ def nested(shape: tuple[int, ...], number: Schema, *, least: int = 1) -> Schema:
 
 
 def one_or_several(shape: tuple[int, ...], number: Schema, *, most: int, least: int = 1) -> Schema:
-    """A row, up to so many rows, or a number where a row is a single one."""
+    """The schema of a row, of up to `most` rows, or, if a row is a single number, of that number alone."""
     row = nested(shape, number, least=least)
     several = {"type": "array", "items": row, "minItems": 1, "maxItems": most}
     alone = [number] if shape and all(size == 1 for size in shape) else []
@@ -41,7 +44,7 @@ def one_or_several(shape: tuple[int, ...], number: Schema, *, most: int, least: 
 
 
 def score_of(activation: Activation) -> Schema:
-    """The schema of a class's score: a probability, unless nobody applies an activation."""
+    """The schema of a class's score: a probability, unless there is no activation."""
     return {"type": ["number", "null"]} | ({} if activation.function == "none" else {"minimum": 0, "maximum": 1})
 
 
@@ -49,7 +52,7 @@ def ranking(labels: tuple[Label, ...] | None, score: Schema) -> Schema:
     """The schema of `predictions`, the best classes."""
     identity, name = named(labels)
     each = record({"class_id": identity, "class_name": name, "probability": score})
-    return {"type": "array", "items": each, "description": "Ranked, best first, when `top_k` was asked for."}
+    return {"type": "array", "items": each, "description": "The ranked classes, best first, if `top_k` was given."}
 
 
 def named(labels: tuple[Label, ...] | None) -> tuple[Schema, Schema]:

@@ -1,6 +1,6 @@
-"""Any other answer: JSON text of a network over numbers or a Python model, or an object of this process.
+"""Any other answer: the JSON text of a network over numbers or a Python model, or an object within this process.
 
-Numpy arrays, numpy scalars and torch tensors become strict JSON, NaN and infinities null.
+Numpy arrays, numpy scalars and torch tensors become strict JSON; NaN and infinities become null.
 """
 
 import math
@@ -14,10 +14,10 @@ from flambeau.items import Tensors
 
 
 class Value(Answer, frozen=True):
-    """The answer of a network over numbers, or of a Python model: strict JSON text, made where the answer was made.
+    """The answer of a network over numbers, or of a Python model: strict JSON text, encoded in the replica.
 
-    `nonfinite` counts the NaN and infinite numbers that became `null`, for JSON has no word for them. With `key`
-    "outputs" it is an object of a network's several outputs by name.
+    `nonfinite` counts the NaN and infinite numbers that became `null`, since JSON cannot express them. With `key`
+    "outputs" the text is an object of a network's several outputs by name.
     """
 
     json: bytes
@@ -46,7 +46,7 @@ class Value(Answer, frozen=True):
             name: np.asarray(each) for name, each in (found if self.key == "outputs" else {"output": found}).items()
         }
         if any(array.dtype.kind not in "fiub" for array in arrays.values()):
-            raise ValueError("the answer is no array of numbers")
+            raise ValueError("the answer is not an array of numbers")
         return {name: array[None] for name, array in arrays.items()}
 
     def returned(self) -> Any:
@@ -57,12 +57,12 @@ _BY_NAME = dict[str, msgspec.Raw]
 
 
 def column_of(output: str) -> str:
-    """The column of one of several outputs in a table."""
+    """The table column of one of several outputs."""
     return f"output.{output}"
 
 
 class Plain(Answer, frozen=True):
-    """The answer to a payload of kind `value`: an object of the model's own, which never leaves the process."""
+    """The answer to a payload of kind `value`: the model's own object, which never leaves the process."""
 
     value: Any
     nonfinite: int = 0
@@ -76,7 +76,7 @@ class Plain(Answer, frozen=True):
 
 
 def encode(answer: Any, key: Literal["output", "outputs"] = "output") -> Value:
-    """The JSON text of an answer, and how many of its numbers were not finite.
+    """An answer as JSON text, with the count of its numbers that are not finite.
 
     Raises `TypeError` (or what the object's own code raises) for a value that has no JSON form.
     """
@@ -89,7 +89,7 @@ def _plain(value: Any) -> Any:
         if value.dtype.kind not in "biufSU":
             raise TypeError(f"a numpy array of {value.dtype} has no JSON form")
         if value.dtype == np.longdouble:
-            value = value.astype(np.float64)  # Python has no such number, so `tolist` would leave it as it is
+            value = value.astype(np.float64)  # Python has no such type, so `tolist` would not convert it
         return value.tolist()
     if hasattr(value, "detach") and hasattr(value, "tolist"):  # a torch tensor, recognised without importing torch
         return value.detach().cpu().tolist()
@@ -100,7 +100,7 @@ _ENCODER = msgspec.json.Encoder(enc_hook=_plain)
 
 
 def _count_nonfinite(value: Any) -> int:
-    """msgspec writes a number that is not finite as null; here they are told from real nulls."""
+    """Count the non-finite numbers in a value: msgspec writes them as null, like real nulls."""
     if isinstance(value, float):
         return 0 if math.isfinite(value) else 1
     if isinstance(value, dict):

@@ -1,1 +1,1 @@
-"""HTTP: the only home of flask and of the server."""
+"""HTTP: the server, its fronts, and everything that needs Flask."""

@@ -1,6 +1,6 @@
-"""Access control: every request of every front passes it, before its body is read. What is not permitted is refused.
+"""Access control: every front checks every request here before it reads the body. What is not permitted is refused.
 
-What a route requires stands in the table of routes; this knows only scopes.
+The scope that a route requires is in the table of routes.
 """
 
 import ipaddress
@@ -24,15 +24,15 @@ from flambeau.system.machine import pip_install
 from flambeau.ui import openapi_page, pages
 
 PASSED = "flambeau.access"
-"""The key under which scope and environment carry the `AccessControl` that a request has passed, and as what."""
+"""The key in an ASGI scope or a WSGI environment for the `AccessControl` that a request passed, and for which scope."""
 
 REFUSED = "flambeau.refusal"
-"""The key under which a scope carries the refusal that its connection was given."""
+"""The key in an ASGI scope for the refusal that the connection has already got from access control."""
 
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """Why a request does not get through, and the headers that say what would help."""
+    """Why a request is refused, and the headers that tell the client what to do."""
 
     error: RequestError
     headers: tuple[tuple[str, str], ...] = ()
@@ -43,7 +43,7 @@ class Denial:
 
 
 class AccessControl:
-    """The decision over one service's requests, and the table of their routes."""
+    """Decides on the requests to one service; holds the table of their routes."""
 
     def __init__(self, settings: Settings, held: tuple[tokens.Token, ...], *, ours: bool) -> None:
         """`ours`: the server is `flambeau serve` itself. Raises `ConfigError`."""
@@ -57,12 +57,12 @@ class AccessControl:
     def check(
         self, required: RequiredScope | None, method: str, headers: Mapping[str, str], client: str
     ) -> Denial | None:
-        """The refusal of a request, if it is refused. Header names are lower-case.
+        """Why a request is refused; `None` if it may pass. Header names are lower-case.
 
-        `required` is the scope of its route; `None` where somebody's own route declares none.
+        `required` is the scope of its route; `None` for an application's own route that declares none.
         """
         if required is None:
-            return _refusal("forbidden", "this address is not open to anybody")
+            return _refusal("forbidden", "this route is closed: it declares no required scope")
         host = headers.get("host")
         if host not in self._hosts.seen and host not in self._hosts:
             return _refusal("bad_host", "this server does not answer to the name in the header Host", _HOST_HINT)
@@ -74,7 +74,7 @@ class AccessControl:
             if isinstance(found, Denial):
                 return found
             if required == "admin" and found.scope != "admin":
-                return _refusal("forbidden", "this token is not for this: it takes one with the scope admin")
+                return _refusal("forbidden", "this address needs a token with the scope admin")
             token = found
         if self._rate is not None and required == "infer":
             wait = self._rate.take(token.digest.hex() if token else network(client))
@@ -83,7 +83,7 @@ class AccessControl:
         return None
 
     def charge(self, headers: Mapping[str, str], client: str) -> Charge | None:
-        """Counts the further items of a request that has passed; `None` where rates are not limited."""
+        """What charges the items of a request after its first; `None` where rates are not limited."""
         if self._rate is None:
             return None
         rate = self._rate
@@ -92,13 +92,13 @@ class AccessControl:
         def take(items: int) -> None:
             if items >= rate.most:  # waiting would not help
                 raise RequestError(
-                    f"a request of {items + 1} items is more than the {rate.most} that may be sent in the time "
-                    "(--rate-limit), for each counts",
+                    f"the request has {items + 1} items, and each counts: the rate limit allows {rate.most} "
+                    "(--rate-limit)",
                     code="too_many_items",
                 )
             wait = rate.take(key, items) if items > 0 else 0
             if wait:
-                raise RateLimited(f"{items + 1} items are more than are left for now, and each counts", wait)
+                raise RateLimited(f"the rate limit has no room for {items + 1} items now: each counts", wait)
 
         return take
 
@@ -130,7 +130,7 @@ def _refusal(code: Code, message: str, hint: str | None = None, *, headers: tupl
 
 
 def network(client: str) -> str:
-    """What counts as one client: an address of IPv4, or the /64 of one of IPv6, which a single customer has."""
+    """What counts as one client: an IPv4 address, or the /64 of an IPv6 address, which one customer has to itself."""
     if ":" not in client:
         return client
     try:
@@ -140,7 +140,7 @@ def network(client: str) -> str:
 
 
 def open_access(settings: Settings, *, ours: bool) -> AccessControl:
-    """What the settings and the environment ask for. Raises `ConfigError` for a service open to everybody."""
+    """The access control of the settings and the environment. Raises `ConfigError` for a service open to everybody."""
     held = tokens.read(settings.tokens_file, os.environ)
     if ours and not held and not is_local(settings.host) and not settings.insecure_no_auth:
         raise ConfigError(
@@ -151,7 +151,7 @@ def open_access(settings: Settings, *, ours: bool) -> AccessControl:
     return AccessControl(settings, held, ours=ours)
 
 
-# How often: requests by the `limits` library where a rate is set, and wrong tokens always. Memory is bounded.
+# Rates: of requests, by the `limits` library, where a rate is set; of wrong tokens always. Memory is bounded.
 
 
 _MOST_KEYS = 4096
@@ -159,7 +159,7 @@ _ATTEMPTS, _ATTEMPT_WINDOW = 10, 60.0
 
 
 class Rate:
-    """So many requests in so much time for each key: two counters a key, whatever the rate."""
+    """A rate limit for each key: two counters per key, whatever the rate."""
 
     def __init__(self, text: str) -> None:
         """`text` is as in `100/minute`. Raises `ConfigError`."""
@@ -178,28 +178,28 @@ class Rate:
         self._limiter = SlidingWindowCounterRateLimiter(self._storage)
 
     def take(self, key: str, items: int = 1) -> int:
-        """Count so many items of `key`: 0 when they may go on, else the seconds after which it may try again.
+        """Count `items` of `key`: 0 if they may go on, else the seconds until the key may try again.
 
-        What may not go on is not counted.
+        Refused items are not counted.
         """
         if (
             len(self._storage.storage) > 2 * _MOST_KEYS
             and self._limiter.get_window_stats(self._rate, key).remaining == self._rate.amount
         ):
-            key = "others"  # newcomers share one, so that a flood of addresses cannot take the memory
+            key = "others"  # new keys share one, so that a flood of addresses cannot fill the memory
         if self._limiter.hit(self._rate, key, cost=items):
             return 0
         return max(1, math.ceil(self._limiter.get_window_stats(self._rate, key).reset_time - time.time()))
 
 
 class Attempts:
-    """Wrong tokens by client address. A right token is never refused for another's wrong ones behind one address."""
+    """Wrong tokens by client network. A right token always passes, whatever wrong ones came from the same address."""
 
     def __init__(self) -> None:
         self._failed: OrderedDict[str, tuple[float, int]] = OrderedDict()  # when its window began, and how many
 
     def note(self, address: str) -> int:
-        """Count a wrong token: 0 while that may be a mistake, else the seconds after which it may try again."""
+        """Count a wrong token: 0 while it may be a mistake, else the seconds until the client may try again."""
         now = time.monotonic()
         began, count = self._failed.get(address, (now, 0))
         if now - began >= _ATTEMPT_WINDOW:
@@ -211,11 +211,16 @@ class Attempts:
         return 0 if count < _ATTEMPTS else math.ceil(_ATTEMPT_WINDOW - (now - began))
 
 
-# The one table of routes of a server: the protocols', the pages', and the document about them.
+# The one table of routes of a server: those of the protocols and of the pages, and the document about them.
 
 
+<<<<<<< HEAD
 def site_routes(settings: Settings, *, ours: bool, tokens: bool) -> RouteTable:
     """The table. `ours`: the server is `flambeau serve` itself. `tokens`: some requests need one."""
+=======
+def site_routes(settings: Settings, *, tokens: bool) -> RouteTable:
+    """The table. `tokens`: some requests need a token."""
+>>>>>>> lb
     document = openapi.route(lambda: table, tokens=tokens)
     about_models = models.routes(ours=ours, guarded=tokens or is_local(settings.host))
     routes = [*NATIVE, *about_models, document, *pages.ROUTES, *openapi_page.ROUTES]

@@ -1,7 +1,7 @@
-"""The ASGI application for servers and applications of others: uvicorn, hypercorn, Granian, FastAPI, Starlette.
+"""The ASGI application for other servers and frameworks: uvicorn, hypercorn, Granian, FastAPI, Starlette.
 
-It is the ASGI front over a service whose loop is its own. So it does not matter which loop a request comes on, nor
-whether the server tells of its start and end: an application that is mounted in another one often hears of neither.
+It is the ASGI front over a service with a loop of its own. So it does not matter on which loop a request arrives, nor
+whether the server sends lifespan events: an application mounted in another one often gets none.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from flambeau.telemetry import logs
 
 
 class AsgiApp:
-    """An ASGI 3 application that serves a model. It loads with the server's start, or with the first request."""
+    """An ASGI 3 application that serves a model. It loads when the server starts, or at the first request."""
 
     def __init__(self, make: Callable[[], Service], access: AccessControl) -> None:
         self._make = make
@@ -37,19 +37,19 @@ class AsgiApp:
             await self._http(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
-        elif scope["type"] == "websocket":  # there is none here: the handshake is refused
+        elif scope["type"] == "websocket":  # not supported: refuse the handshake
             await receive()
             await send({"type": "websocket.close", "code": 1000})
 
     async def start(self) -> None:
-        """Load the model, if that was not done. Raises `SetupError`.
+        """Load the model, unless it is loaded. Raises `SetupError`.
 
-        To be awaited at the start of an application that this one is mounted in; else its first request waits.
+        Await this when the application around this one starts; otherwise the first request waits for the model.
         """
         await asyncio.to_thread(self._front)
 
     async def close(self) -> None:
-        """Answer what was taken, and let go of the model. A later request loads it again."""
+        """Answer the requests in progress, and close the model. A later request loads it again."""
         opened, self._opened = self._opened, None
         if opened is not None and opened[0] == os.getpid():
             await asyncio.to_thread(opened[1].close)
@@ -97,9 +97,9 @@ class AsgiApp:
 
 
 def _below(scope: AsgiMessage) -> str:
-    """The path as this application knows it: without the root path, which servers and frameworks leave in it.
+    """The path within this application: without the root path, which servers and frameworks leave in it.
 
-    Where a proxy has cut off its part already (`FastAPI(root_path=...)`), only what Starlette mounted below it is left.
+    If a proxy has removed its own prefix already (`FastAPI(root_path=...)`), only Starlette's mount prefix is removed.
     """
     path, whole = str(scope["path"]), scope.get("root_path", "").rstrip("/")
     mounted = whole.removeprefix(scope.get("app_root_path", "").rstrip("/"))
@@ -117,7 +117,7 @@ async def _send_whole(send: Send, answer: HttpAnswer) -> None:
 
 
 def _without_connection(send: Send) -> Send:
-    """In HTTP/2 a connection belongs to the server alone, and a header about it is an error."""
+    """Drop the header Connection, which is an error in HTTP/2: there the server alone manages the connection."""
 
     async def sender(message: AsgiMessage) -> None:
         if message["type"] == "http.response.start":
@@ -129,6 +129,9 @@ def _without_connection(send: Send) -> Send:
 
 
 def create_asgi_app(source: str | Path | None = None, **options: Any) -> AsgiApp:
-    """Build the source if need be, and make the application that serves it. Raises `SetupError`."""
+    """Build the source if need be, and make the application that serves it. Raises `SetupError`.
+
+    `options` are those of `create_app`.
+    """
     make, access = open_for_others(source, options)
     return AsgiApp(make, access)

@@ -1,7 +1,7 @@
-"""The ASGI application: it has the routes of the table answered, and asks Flask, in a thread, for files and the rest.
+"""The ASGI front: it dispatches the routes of the table, and calls Flask, in a thread, for files and everything else.
 
-It asks access control, reads the body, with its limit, and knows nothing of what is in it. What tells how the server is
-has threads of its own, so that it is answered whatever takes the others.
+It checks access control and reads the body, up to its limit, without looking into it. Vital routes, which report the
+server's health, have threads of their own, so that they are answered whatever occupies the others.
 """
 
 import asyncio
@@ -40,15 +40,15 @@ T = TypeVar("T")
 
 _THREADS = 8
 _VITAL_THREADS = 2
-_DISCARD_AT_MOST = 8  # times the body limit: what a client may still send before it reads why it was refused
+_DISCARD_AT_MOST = 8  # times the body limit: what a client may still send before the connection is closed on it
 
 
 class ClientGoneError(Exception):
-    """The client closed the connection before its request was whole."""
+    """The client closed the connection before its request was complete or answered."""
 
 
 class _TooLargeError(Exception):
-    """The body is over the limit; `more` of it is to come."""
+    """The body is over the limit; `more`: the client is still sending it."""
 
     def __init__(self, *, more: bool) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class AsgiFront:
     def __init__(
         self, service: Service, app: Flask, access: AccessControl, budget: InflightBudget, *, run: Run | None = None
     ) -> None:
-        """`run` takes a coroutine of the service to the service's own loop, where that is not the server's."""
+        """`run` runs a coroutine of the service on the service's own loop, if that is not the server's."""
         self._service = service
         self._run: Run = run or (lambda step: step)
         self._app = app
@@ -73,7 +73,7 @@ class AsgiFront:
 
     async def __call__(self, scope: AsgiMessage, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            share = None  # of a body under a server that is not ours, which counts nothing
+            share = None  # made here under another server; our own connections bring one in the scope
             if SHARE not in scope:
                 share = scope[SHARE] = Share(self._budget, asyncio.get_running_loop().time, None)
             try:
@@ -87,7 +87,7 @@ class AsgiFront:
         received = time.monotonic()
         method, path = scope["method"], scope["path"]
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        readable = self._access.origins.headers(headers)  # by a page of another origin
+        readable = self._access.origins.headers(headers)  # these let a page of another origin read the answer
         preflight = self._access.origins.preflight(method, headers)
         if preflight is not None:
             await self._send(send, preflight, readable)
@@ -106,9 +106,9 @@ class AsgiFront:
                 refusal = Denial(RequestError(body_too_large(self._limit), code="body_too_large"))
                 more = error.more
         if refusal is not None:
-            # A client that asks first does not send what is refused.
+            # A client that sent Expect: 100-continue does not send a body that is refused.
             more = more and "expect" not in headers
-            scope[SHARE].close()  # what still comes is thrown away
+            scope[SHARE].close()  # the rest of the body is discarded
             await self._refuse(refusal, scope, headers, readable, send)
             await self._discard(receive, send, more=more)
             return
@@ -141,7 +141,7 @@ class AsgiFront:
     async def _refuse(
         self, refusal: Denial, scope: AsgiMessage, headers: dict[str, str], readable: Fields, send: Send
     ) -> None:
-        """Answer, but do not end the answer yet."""
+        """Send the whole refusal, but do not end the response yet."""
         identity, code = request_id(headers), refusal.error.code
         client = (scope.get("client") or ("",))[0]
         self._service.metrics.refused(code, STATUS[code])
@@ -151,7 +151,7 @@ class AsgiFront:
         await self._send(send, refusal.answer(identity), readable + closing, head=scope["method"] == "HEAD", end=False)
 
     async def _discard(self, receive: Receive, send: Send, *, more: bool) -> None:
-        """Throw away what is on its way, and end the answer.
+        """Discard the rest of the body, and end the response.
 
         Closing at once would reset the connection while the client still sends, and it would never read the answer.
         """
@@ -163,7 +163,7 @@ class AsgiFront:
         await send({"type": "http.response.body", "body": b""})
 
     async def _unless_gone(self, answer: Awaitable[T], request: HttpRequest, receive: Receive) -> T:
-        """The answer. When the client leaves, what it waited for is cancelled, and not computed if it still waits."""
+        """The answer. If the client leaves, it is cancelled, and items that are still queued are not computed."""
         answering = asyncio.current_task()
         assert answering is not None  # coroutines run in tasks
         gone = False
@@ -188,10 +188,10 @@ class AsgiFront:
             watching.cancel()
 
     async def _read_body(self, headers: dict[str, str], receive: Receive, share: Share | None) -> bytes | memoryview:
-        """The whole body, counted in the share if there is one.
+        """The whole body, counted in `share` if that is given.
 
-        Raises `_TooLargeError`, `ClientGoneError` when it never ends, and `RequestError` for a length that is none
-        and for a body that does not fit beside the others.
+        Raises `_TooLargeError`, `ClientGoneError` if the client leaves before the end, and `RequestError` for an
+        invalid Content-Length and for a body that does not fit into the budget.
         """
         declared = headers.get("content-length")
         length = self._limit if declared is None else framing.length_of(declared)
@@ -228,7 +228,7 @@ class AsgiFront:
 
     async def _send_raw(self, send: Send, status: int, headers: AsgiHeaders, body: bytes, *, end: bool = True) -> None:
         lowered = [(name.lower(), value) for name, value in headers]
-        if self._service.draining:  # the client is to take its next request elsewhere
+        if self._service.draining:  # so that the client sends its next request elsewhere
             lowered.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": status, "headers": lowered})
         await send({"type": "http.response.body", "body": body, "more_body": not end})
@@ -238,11 +238,11 @@ def _encoded(headers: Fields) -> AsgiHeaders:
     return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
 
 
-# Call a WSGI application (PEP 3333) with a request whose body is already here: how the ASGI front reaches Flask.
+# Calling a WSGI application (PEP 3333) with a fully received request: how the ASGI front reaches Flask.
 
 
 def call_wsgi(app: "WSGIApplication", scope: AsgiScope, body: bytes | memoryview) -> tuple[int, AsgiHeaders, bytes]:
-    """Run the application to its end, in the calling thread. Returns status, headers and the whole body."""
+    """Run the application to completion in the calling thread. Returns status, headers and the whole body."""
     started: list[tuple[str, list[tuple[str, str]]]] = []
     written: list[bytes] = []
 
@@ -265,7 +265,7 @@ def call_wsgi(app: "WSGIApplication", scope: AsgiScope, body: bytes | memoryview
 
 
 class _View(io.RawIOBase):
-    """A long body as a file, without a copy of it."""
+    """A long body as a file, without copying it."""
 
     def __init__(self, view: memoryview) -> None:
         self._view = view

@@ -1,7 +1,7 @@
-"""A connection with bounds: uvicorn's own, with limits, timeouts, and refusals in our own form.
+"""A bounded connection: uvicorn's own, with limits, timeouts, and refusals in our own form.
 
-What is no request at all, or could be read as two, is answered here, and ends the connection. Of routes it asks which
-are answered over a spare connection, and nothing else.
+A malformed request, or one that two parsers could read differently, is refused here and ends the connection. The only
+thing it needs to know of a route is whether it is vital, and so answered over a spare connection.
 """
 
 import asyncio
@@ -23,16 +23,16 @@ from flambeau.protocols.messages import HttpAnswer, request_id
 from flambeau.serving.service import Service
 from flambeau.telemetry import logs
 
-_MOST_AHEAD = 64  # requests sent before the first of them was answered
-_LINGER = 2.0  # seconds in which a client that still sends may read why it was refused
-_PROBE = 0.02  # seconds after the end of a client's input, before it is asked whether it is still there
-_STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"  # of all interim answers the one that every client passes over
+_MOST_AHEAD = 64  # pipelined requests: sent before the first of them was answered
+_LINGER = 2.0  # seconds in which a client that is still sending may read why it was refused
+_PROBE = 0.02  # seconds from the end of a client's input to the probe whether the client is still there
+_STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"  # the interim response that every client ignores
 _TCP_CLOSE = 7  # a state of TCP_INFO, tcp(7)
 
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """What all connections of a server share."""
+    """What all connections of a server have in common."""
 
     service: Service
     access: AccessControl
@@ -41,7 +41,7 @@ class Front:
 
 
 class StopParsingError(Exception):
-    """Raised within the parser's callbacks, to have it stop."""
+    """Raised in the parser's callbacks to stop it."""
 
 
 class BoundedConnection(HttpToolsProtocol):
@@ -55,15 +55,15 @@ class BoundedConnection(HttpToolsProtocol):
         self._reading, self._writing = ReadTimeout(front.monitor), WriteTimeout(front.monitor)
         self._address = ""
         self._fault: RequestError | None = None
-        self._closing = False  # at the last check
-        self._deaf = False  # it has been answered for the last time, and what still comes is not read
+        self._closing = False  # whether it was closing at the last check
+        self._deaf = False  # no further request is taken, and further input is ignored
         self._ended = False  # the client sends nothing more, and may still read
-        self._lingers: float | None = None  # until when it may still send, to be able to read its refusal
-        self._spare: RequestError | None = None  # why it is here beyond the limits: for what must be answered always
-        self._shares: deque[Share] = deque()  # of the requests that are not answered yet, in their order
-        self._share: Share | None = None  # of the last one
-        self._counted = False  # whether the bytes of the body are
-        self._piece = self._head = self._body = self._around = self._chunks = 0  # bytes, but for the last
+        self._lingers: float | None = None  # until when the client may still send, so that it can read its refusal
+        self._spare: RequestError | None = None  # why this is a spare connection, which answers vital routes only
+        self._shares: deque[Share] = deque()  # of the unanswered requests, in order
+        self._share: Share | None = None  # of the latest request
+        self._counted = False  # whether `_body` counts the bytes of the body
+        self._piece = self._head = self._body = self._around = self._chunks = 0  # bytes; the last, a number of chunks
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -83,13 +83,13 @@ class BoundedConnection(HttpToolsProtocol):
             self._shares.popleft().close()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # whether the connection is kept, to answer
-        """The client sends nothing more. It may be gone, or wait for its answer with one half closed."""
+        """The client sends nothing more: it is gone, or it has half-closed the connection and waits for its answer."""
         if self._deaf and self._lingers is not None:
             return False
         self._ended = True
         if self._reading.waiting != "rest":
             self._refuse(RequestError("the request ended before it was whole", code="bad_http"))
-        if self.scheme == "https" or not self._is_answering():  # TLS has no half that could be closed alone
+        if self.scheme == "https" or not self._is_answering():  # TLS cannot be half-closed
             return False
         self.loop.call_later(_PROBE, self._probe)
         return True
@@ -98,7 +98,7 @@ class BoundedConnection(HttpToolsProtocol):
         return bool(self.pipeline) or (self.cycle is not None and not self.cycle.response_complete)
 
     def _probe(self) -> None:
-        """Tell those who wait from those who are gone: what is sent to the latter is answered by their system."""
+        """Find out whether the client still waits: if it is gone, its system resets the connection on any output."""
         started = getattr(self.cycle, "response_started", False)
         if self.transport.is_closing() or not self._is_answering() or started or self.scope["http_version"] == "1.0":
             return
@@ -134,10 +134,10 @@ class BoundedConnection(HttpToolsProtocol):
             self.flow.resume_reading()
 
     def _feed(self, data: bytes) -> None:
-        """Parse. A wish to change the protocol is passed over (RFC 9110, 7.8).
+        """Parse. A head that asks to switch protocols (Upgrade) is answered as if it did not (RFC 9110, 7.8).
 
-        The parser takes what follows such a head for another protocol. So a new one is given the head without the wish,
-        and then the rest.
+        The parser takes what follows such a head for another protocol. So a new parser gets the head without those
+        headers, and then the rest.
         """
         while data:
             try:
@@ -151,7 +151,7 @@ class BoundedConnection(HttpToolsProtocol):
                 data = head + data[upgrade.args[0] :]
 
     def _has_wish(self) -> bool:
-        """Whether the head is to be read again, without the wish to change the protocol."""
+        """Whether the head asks to switch protocols: `_feed` then parses it again, without those headers."""
         return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
 
     def _count(self, size: int) -> None:
@@ -162,10 +162,12 @@ class BoundedConnection(HttpToolsProtocol):
             self._around += size
 
     def _bound(self) -> None:
-        """Refuse a head that does not end, and a body of little but its framing."""
+        """Refuse a head that does not end, and a body that is mostly framing."""
         if self._reading.waiting == "body":
             if self._counted and framing.too_much_overhead(self._chunks, self._around - self._body):
-                self._refuse(RequestError("there is too much around the chunks of the body", code="too_many_chunks"))
+                self._refuse(
+                    RequestError("the chunks of the body have too many extensions or trailers", code="too_many_chunks")
+                )
         elif self._head > self._limits.max_request_line:
             found = framing.too_large(self.url, self.headers, self._limits)
             if found is None and self._head > self._limits.max_request_line + self._limits.max_headers_bytes:
@@ -174,9 +176,9 @@ class BoundedConnection(HttpToolsProtocol):
                 self._refuse(found)
 
     def check(self, now: float) -> None:
-        """Act on what is overdue."""
+        """Act on whatever is overdue."""
         left = self.transport.get_write_buffer_size()
-        if self._lingers is not None:  # it is answered, and has a moment to read that
+        if self._lingers is not None:  # refused, with a moment left to read why
             if now > self._lingers:
                 self.transport.abort()
             return
@@ -186,16 +188,16 @@ class BoundedConnection(HttpToolsProtocol):
             self._note("client_too_slow", "the client does not read its answer")
             self.transport.abort()
         elif self.transport.is_closing():
-            if not left and self._closing:  # with TLS a client can leave our goodbye unanswered
+            if not left and self._closing:  # a TLS client may never answer our close
                 self.transport.abort()
             self._closing = True
-        elif self.flow.read_paused:  # we let the client wait, and not it us
+        elif self.flow.read_paused:  # we keep the client waiting, so its time starts anew
             self._reading.again(now)
         elif self._spare is not None and self._reading.waits_for_head(now):
             self._refuse(self._spare)
         elif self._reading.overdue(now):
             if self._reading.waiting != "rest":
-                self._refuse(RequestError("the request did not come in time", code="client_too_slow"))
+                self._refuse(RequestError("the request did not arrive in time", code="client_too_slow"))
             elif self._spare is not None:
                 self._refuse(self._spare)
             elif self.cycle is None or self.cycle.response_complete:
@@ -203,26 +205,28 @@ class BoundedConnection(HttpToolsProtocol):
 
     @property
     def idle_since(self) -> float | None:
-        """Since when it waits for a head, or its rest, with nothing to answer; `None` where that is not so."""
+        """Since when it waits for a head, or the rest of one, with nothing to answer; `None` if it does not."""
         if self._reading.waiting == "body" or self._is_answering() or self._deaf or self.transport.is_closing():
             return None
         return self._reading.since
 
     @property
     def has_half_a_head(self) -> bool:
-        """Whether a head has begun, and has not ended."""
+        """Whether a head has begun and not ended."""
         return self._reading.waiting == "head"
 
     def make_way(self) -> None:
-        """End, for somebody who may have more to say. An idle connection ends as it would after `--idle-timeout`."""
+        """Close, to make room for a new connection. An idle connection closes as it would after `--idle-timeout`."""
         if self._spare is not None:
             self._refuse(self._spare)
         elif self.has_half_a_head:
-            self._refuse(RequestError("the request did not come in time, and others wait", code="overloaded"))
+            self._refuse(
+                RequestError("the request did not arrive in time, and other clients are waiting", code="overloaded")
+            )
         else:
             self.transport.close()
 
-    # What the parser calls
+    # Callbacks of the parser
 
     def on_message_begin(self) -> None:
         if self._deaf:
@@ -242,7 +246,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._expect_body(counted=True)
 
     def _open_share(self) -> Share:
-        """The share of the request whose head has come in the budget for bodies."""
+        """The share in the budget for bodies of the request whose head is complete."""
         share = self._share = Share(self._budget, self.loop.time, lambda: self._refuse(FULL))
         self._shares.append(share)
         return share
@@ -259,20 +263,22 @@ class BoundedConnection(HttpToolsProtocol):
             method=parser.get_method(), version=parser.get_http_version(), url=self.url, headers=self.headers
         ) or framing.too_large(self.url, self.headers, self._limits)
         if len(self.pipeline) >= _MOST_AHEAD:
-            self._fault = RequestError("too many requests were sent ahead of their answers", code="bad_http")
+            self._fault = RequestError(
+                f"more than {_MOST_AHEAD} requests were sent before the first was answered", code="bad_http"
+            )
         if self._spare is not None and not self._is_vital(parser.get_method()):
             self._fault = self._fault or self._spare
         if self._fault is not None:
             raise StopParsingError
 
     def _is_vital(self, method: bytes) -> bool:
-        """Whether the request asks, without a body, for what is answered always."""
+        """Whether the request has no body, and its route is vital."""
         match = self._access.table.find(method.decode("latin-1"), self.url.partition(b"?")[0].decode("latin-1"))
         has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
         return match is not None and match.route.vital and not has_body
 
     def _expect_body(self, *, counted: bool) -> None:
-        self.headers = []  # what comes after the body is not to be taken for what was checked
+        self.headers = []  # trailers must not pass for headers that were checked
         self._reading.waiting = "body"
         self._reading.again(self._monitor.now)
         self._body = self._around = 0
@@ -281,7 +287,7 @@ class BoundedConnection(HttpToolsProtocol):
     def on_chunk_header(self) -> None:
         self._chunks += 1
         if framing.too_many_chunks(self._chunks, self._body):
-            self._fault = RequestError("the body comes in too many pieces", code="too_many_chunks")
+            self._fault = RequestError("the body comes in too many chunks, or too small ones", code="too_many_chunks")
             raise StopParsingError
 
     def on_body(self, body: bytes) -> None:
@@ -302,7 +308,7 @@ class BoundedConnection(HttpToolsProtocol):
             self._share.whole()
 
     def on_response_complete(self) -> None:
-        """As uvicorn's, without a timer for every pause: `check` sees those that are too long."""
+        """As uvicorn's, without a timer for every idle connection: `check` closes those that are idle for too long."""
         self.server_state.total_requests += 1
         if self._shares:
             self._shares.popleft().close()
@@ -319,21 +325,21 @@ class BoundedConnection(HttpToolsProtocol):
     # Refusals
 
     def _refuse(self, error: RequestError) -> None:
-        """Answer, if it is this one's turn, and end the connection."""
+        """Answer with the error, unless earlier answers are still to come, and end the connection."""
         sending = self._reading.waiting == "body" or self._spare is not None
         self._deaf = True
         self._note(error.code, error.message)
         if self._share is not None and self._reading.waiting == "body":
             self._share.close()
         pending = self.cycle is not None and not self.cycle.response_complete
-        if pending and self._reading.waiting == "head":  # of an earlier request, which came whole: it is answered
+        if pending and self._reading.waiting == "head":  # an earlier request, which is complete, is still answered
             self.cycle.keep_alive = False
             return
         started = pending and getattr(self.cycle, "response_started", False)
         if not started and not self.pipeline:
             answer = Denial(error).answer(request_id({}))
             self.transport.write(serialised(answer, self.server_state.default_headers, (), keep=False))
-        if pending:  # nobody else is to answer it
+        if pending:  # nothing else may answer it
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if sending and not self._ended and self.transport.can_write_eof():
@@ -351,7 +357,7 @@ class BoundedConnection(HttpToolsProtocol):
 def serialised(
     answer: HttpAnswer, defaults: list[tuple[bytes, bytes]], more: tuple[tuple[str, str], ...], *, keep: bool
 ) -> bytes:
-    """The answer as it goes over the wire, with the headers that the server adds to every answer (Date)."""
+    """The bytes of an answer, with the headers that the server adds to every answer (Date)."""
     added = "".join([f"{name.lower()}: {value}\r\n" for name, value in answer.headers + more])
     closing = "" if keep else "connection: close\r\n"
     head = f"content-type: {answer.content_type}\r\n{added}content-length: {len(answer.body)}\r\n{closing}\r\n"

@@ -1,10 +1,10 @@
-"""A connection of `flambeau serve`: a bounded one, which has predictions answered itself.
+"""A connection of `flambeau serve`: a bounded connection that dispatches predictions itself.
 
-A POST to a route that waits, whose length is declared and within the limit, is collected here and given to
-`dispatch.answer` without the messages, the events and the second task that ASGI costs: a third of what the front takes
-for a request. Everything else, whatever access control refuses, and every request that was sent before the one ahead of
-it was answered, goes to the ASGI front, which gives the same answers (`tests/http/test_fronts.py`,
-`tests/http/test_connection.py`). It knows nothing of what is in a body.
+A POST to a coroutine route, with a declared length within the limit, is collected here and passed to `dispatch.answer`.
+That saves the messages, the events and the second task of ASGI: a third of the front's time for a request. Everything
+else goes to the ASGI front, as do requests that access control refuses and those sent before an earlier one was
+answered. Both give the same answers (`tests/http/test_fronts.py`, `tests/http/test_connection.py`). Bodies are not
+parsed here.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from flambeau.telemetry import logs
 
 
 class _Unheard:
-    """Stands where uvicorn has the event that its applications wait for."""
+    """In place of the event that uvicorn's applications wait for."""
 
     def set(self) -> None: ...
 
@@ -31,7 +31,7 @@ _NOBODY_WAITS = _Unheard()
 
 
 class Exchange:
-    """A request on its way and the state of its answer, by the names that uvicorn gives to the latter."""
+    """A request in progress and the state of its answer, under uvicorn's names for the latter."""
 
     __slots__ = (
         "body", "disconnected", "headers", "keep_alive", "match", "message_event", "path", "query", "received",
@@ -61,8 +61,13 @@ class Exchange:
         self.response_complete = False
         self.message_event = _NOBODY_WAITS
 
+<<<<<<< HEAD
     def request(self, charge: Charge | None, client: str) -> HttpRequest:
         """The request, which has come whole. Its body is let go of here: an idle connection holds none."""
+=======
+    def request(self, charge: Charge | None) -> HttpRequest:
+        """The request, now complete. The exchange drops its body, so that an idle connection holds none."""
+>>>>>>> lb
         body, self.body = self.body, BodyBuffer(0)
         return HttpRequest(
             "POST",
@@ -93,7 +98,7 @@ class DispatchingConnection(BoundedConnection):
         if self._arriving is None:
             super().on_headers_complete()
         else:
-            self.cycle = self._arriving  # type: ignore[assignment]  # what uvicorn asks of it, it has
+            self.cycle = self._arriving  # type: ignore[assignment]  # it has the attributes that uvicorn uses
             self._open_share()
             self._expect_body(counted=False)
 
@@ -102,7 +107,7 @@ class DispatchingConnection(BoundedConnection):
             super().on_body(body)
             return
         self._take(len(body))
-        if not self._arriving.body.add(body):  # the parser counts too: this is a second lock on the same door
+        if not self._arriving.body.add(body):  # a second check: the parser counts too
             self._fault = framing.BAD_HTTP
             raise StopParsingError
 
@@ -119,13 +124,13 @@ class DispatchingConnection(BoundedConnection):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._forget()
-        if self._answering is not None:  # what the client waited for is not computed if it still waits
+        if self._answering is not None:  # items that are still queued are then not computed
             self._answering.cancel()
 
     def _recognise(self) -> Exchange | None:
-        """The request whose headers are complete, if it is to be answered here.
+        """The request whose headers are complete, if it is to be answered here; else `None`.
 
-        Nothing that `framing` would refuse comes through: no header is there twice, and none is too long.
+        Whatever `framing` would refuse gives `None`, as do headers that appear twice.
         """
         url, parser = self.url, self.parser
         if parser.get_method() != b"POST" or b"%" in url.partition(b"?")[0] or b"#" in url or not url.isascii():
@@ -165,7 +170,7 @@ class DispatchingConnection(BoundedConnection):
         super()._refuse(error)
 
     def _forget(self) -> None:
-        """Let go of what has come of a body that will not be answered."""
+        """Drop the part of a body that has arrived, and will not be answered."""
         if self._arriving is not None:
             self._arriving.body = BodyBuffer(0)
             self._arriving = None
@@ -189,7 +194,7 @@ class DispatchingConnection(BoundedConnection):
                 self.transport.close()
 
     def _send(self, answer: HttpAnswer, exchange: Exchange) -> None:
-        # While the service drains, the client is to take its next request elsewhere.
+        # While the service drains, connections close, so that clients send their next request elsewhere.
         keep = exchange.keep_alive and not self._service.draining
         origins = self._access.origins
         added = () if origins.none else origins.headers(exchange.headers)

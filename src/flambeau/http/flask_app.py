@@ -1,6 +1,6 @@
 """The Flask application: every route, for `flask run`, gunicorn, waitress, and for mounting in another application.
 
-Its views are made from the table of routes. Behind ASGI it is asked only for files, and for what is no route.
+Its views are made from the table of routes. Behind the ASGI front it serves only files and paths without a route.
 """
 
 import dataclasses
@@ -40,8 +40,8 @@ def create_app(source: str | Path | None = None, **options: Any) -> Flask:
 
 
 def open_for_others(source: str | Path | None, options: dict[str, Any]) -> tuple[Callable[[], Service], AccessControl]:
-    """What an application under the server of others is made of: its service, not started, and its access control."""
-    # Threads unless asked otherwise: the server in front may have workers of its own, and forks them as it likes.
+    """For an application under another server: what makes its service, not started, and its access control."""
+    # Threads unless asked otherwise: the server in front may have workers of its own, and fork them at any time.
     options = {"runner": "threads", "source": str(source) if isinstance(source, Path) else source, **options}
     source_options, settings = split_options(options)
     access = open_access(settings, ours=False)
@@ -52,19 +52,19 @@ def open_for_others(source: str | Path | None, options: dict[str, Any]) -> tuple
 def make_app(handle: ServiceHandle, access: AccessControl, shared: InflightBudget | None = None) -> Flask:
     """The application over a running service, behind its access control.
 
-    `shared`: the budget for bodies, where others count in it too; else it has its own.
-    `app.extensions["flambeau.routes"]` says what the rules of the application require, by method and rule; somebody's
-    own ("GET /mine") are to be added to it.
+    `shared`: the budget for bodies, if another front counts in it too; by default the application has its own.
+    `app.extensions["flambeau.routes"]` maps method and rule to the required scope. Add routes of your own to it, such
+    as "GET /mine": without a scope they are closed.
     """
     budget = shared or InflightBudget(handle.service.settings)
-    app = Flask("flambeau.ui")  # whose folder holds the static files
+    app = Flask("flambeau.ui")  # this package has the static files
     app.config["MAX_CONTENT_LENGTH"] = handle.service.settings.max_body_bytes
     app.extensions["flambeau"] = handle
     scopes: dict[str, RequiredScope] = {f"{route.method} {_rule(route)}": route.scope for route in access.table}
     app.extensions["flambeau.routes"] = scopes
 
     def admit() -> Response | None:
-        """Access control, for a request that has not passed it on its way here, as what it is here."""
+        """Access control, unless the request has passed it already with the scope of the rule that matched here."""
         required = _required(scopes)
         if request.environ.get(PASSED) == (access, required):
             return None
@@ -111,14 +111,14 @@ def make_app(handle: ServiceHandle, access: AccessControl, shared: InflightBudge
 
 
 def _rule(route: Route) -> str:
-    """The path of a route as Flask writes it."""
+    """The path of a route in Flask's syntax."""
     return re.sub(r"\{(\w+):path\}", r"<path:\1>", route.path).replace("{", "<").replace("}", ">")
 
 
 def _required(scopes: Mapping[str, RequiredScope]) -> RequiredScope | None:
-    """What the current request requires; `None` when its rule declares nothing. As `RouteTable.scope_elsewhere`."""
+    """The scope the current request requires; `None` if its rule declares none. As `RouteTable.scope_elsewhere`."""
     rule = request.url_rule
-    if rule is None:  # there is nothing, not by this method, or elsewhere
+    if rule is None:  # no such path, no such method, or a redirect
         return "infer"
     if request.method != "OPTIONS":
         return scopes.get(f"{'GET' if request.method == 'HEAD' else request.method} {rule.rule}")
@@ -126,13 +126,13 @@ def _required(scopes: Mapping[str, RequiredScope]) -> RequiredScope | None:
     return least(scope for scope in declared if scope is not None)
 
 
-# Flask's current request as a plain value, its body counted and read.
+# Flask's current request as a plain value, with its body counted and read.
 
 
 def http_request(access: AccessControl, budget: InflightBudget) -> HttpRequest:
-    """The request. Raises `RequestError` where its body is too large, or does not fit beside the others.
+    """The current request. Raises `RequestError` if its body is too large, or does not fit into the budget.
 
-    The server in front has read none of it, or has spooled it to a file; what is read here is held until the answer.
+    The server in front has not read the body, or has spooled it to a file; here it is held until the answer.
     """
     headers = _headers()
     return HttpRequest(
@@ -162,14 +162,14 @@ def _body(budget: InflightBudget) -> bytes:
 
 
 def _let_go(error: BaseException | None) -> None:
-    """Of the body's share, once the request is answered."""
+    """Release the body's share once the request is answered."""
     share = g.pop("share", None)
     if share is not None:
         share.close()
 
 
 def respond(answer: HttpAnswer) -> Response:
-    """A plain answer as Flask's response."""
+    """An answer as Flask's response."""
     response = Response(answer.body, status=answer.status, content_type=answer.content_type)
     response.headers.extend(answer.headers)
     return response
@@ -181,8 +181,8 @@ def _identify() -> None:
 
 
 def _finish(response: Response) -> Response:
-    """Headers and log line of what dispatch did not answer."""
-    if "X-Request-ID" not in response.headers:  # dispatch has put it there, and logged
+    """Add the headers and the log line of an answer that did not come from dispatch."""
+    if "X-Request-ID" not in response.headers:  # else dispatch has added and logged them
         response.headers["X-Request-ID"] = g.request_id
         for name, value in SAFE_HEADERS:
             response.headers.setdefault(name, value)
@@ -198,7 +198,7 @@ _CODES: dict[int, Code] = {404: "not_found", 405: "method_not_allowed", 413: "bo
 
 
 def _http_error(error: HTTPException) -> Response:
-    """Werkzeug's own errors in our shape. Redirects pass as they are."""
+    """Werkzeug's errors in the shape of ours. Redirects stay as they are."""
     status = error.code or 500
     if status < 400:
         return error.get_response()  # type: ignore[return-value]
@@ -207,7 +207,7 @@ def _http_error(error: HTTPException) -> Response:
         "not_found": "there is nothing at this address",
         "method_not_allowed": f"{request.method} is not answered at this address",
         "body_too_large": body_too_large(request.max_content_length or 0),
-        "bad_request": "the request cannot be understood",
+        "bad_request": "the request is malformed",
         "internal": "the server failed on this request",
     }[code]
     headers = error.get_response().headers
@@ -218,12 +218,12 @@ def _http_error(error: HTTPException) -> Response:
 
 
 def body_too_large(limit: int) -> str:
-    """The sentence about a body over the limit."""
+    """The message about a body over the limit."""
     return f"the body is larger than the {_size(limit)} that this server takes (--max-body-bytes)"
 
 
 def _size(count: int) -> str:
-    """Bytes as people read them, without rounding a limit up."""
+    """A number of bytes for people, never rounded up."""
     for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if count >= size:
             return f"{count // size} {unit}" if count % size == 0 else f"{math.floor(10 * count / size) / 10:g} {unit}"

@@ -1,6 +1,7 @@
-"""What HTTP/1.1 permits and we do not: sizes of heads, and whatever two readers could take for two things (T-17).
+"""Requests that HTTP/1.1 permits and we refuse: heads that are too large, or that two parsers could read differently.
 
-The parser refuses most of it; here stands what it lets through. Nothing is known of routes or bodies.
+The parser refuses most of the latter (T-17); these are the checks for what it lets through. Routes and the contents of
+bodies play no part here.
 """
 
 import re
@@ -11,57 +12,57 @@ from flambeau.settings.service import Settings
 Headers = list[tuple[bytes, bytes]]
 
 FREE_CHUNKS = 4096
-"""So many chunks of a body may be of any size."""
+"""A body in no more chunks than this may have chunks of any size."""
 
 MOST_CHUNKS = 65_536
 LEAST_MEAN_CHUNK = 16
 _OVERHEAD_PER_CHUNK, _FREE_OVERHEAD = 64, 256 * 1024
 
-BAD_HTTP = RequestError("this is not a request of HTTP/1.1", code="bad_http")
+BAD_HTTP = RequestError("this is not a valid HTTP/1.1 request", code="bad_http")
 
 _LENGTH = re.compile(r"[ \t]*(0|[1-9][0-9]{0,18})[ \t]*")
 
 
 def length_of(value: str) -> int | None:
-    """The number of bytes that a Content-Length announces; `None` where it is not one plain decimal number.
+    """The number of bytes that a Content-Length announces; `None` if it is not one plain decimal number.
 
-    `int` reads more than RFC 9110 (8.6) has: signs, underscores, digits of other scripts. Zeros in front are refused
-    too, and more than 19 digits: readers that cut a number off, or overflow, would see another one.
+    `int` accepts more than RFC 9110 (8.6): signs, underscores, digits of other scripts. Leading zeros and more than 19
+    digits are refused too: a parser that truncates the number, or overflows, would read another one.
     """
     found = _LENGTH.fullmatch(value)
     return int(found[1]) if found else None
 
 
 def fault(*, method: bytes, version: str, url: bytes, headers: Headers) -> RequestError | None:
-    """What is wrong with a head although the parser took it.
+    """The error in a head that the parser accepted, or `None`.
 
-    A wish to change the protocol (Upgrade) is none: it is not granted, and the request answered as what it is
+    Asking to switch protocols (Upgrade) is not an error: it is ignored, and the request answered as it stands
     (RFC 9110, 7.8).
     """
     if method == b"CONNECT":
-        return RequestError("this server is no proxy", code="bad_http")
+        return RequestError("this server is not a proxy", code="bad_http")
     if version not in ("1.1", "1.0"):
-        return RequestError("only HTTP/1.1 and HTTP/1.0 are spoken here", code="bad_http")
+        return RequestError("only HTTP/1.1 and HTTP/1.0 are supported", code="bad_http")
     if not url.startswith(b"/") or b"#" in url:
-        return RequestError("the address of the request has to be a path", code="bad_http")
+        return RequestError("the request target must be a path", code="bad_http")
     hosts = 0
     for name, value in headers:
         if name == b"host":
             hosts += 1
         elif name == b"transfer-encoding":
             if version == "1.0" or value.lower() != b"chunked":
-                return RequestError("a body comes whole or chunked, and in no other encoding", code="bad_http")
+                return RequestError("the only Transfer-Encoding is chunked, over HTTP/1.1", code="bad_http")
         elif name == b"content-length" and length_of(value.decode("latin-1")) is None:
             return RequestError("the header Content-Length is not a plain decimal number", code="bad_http")
         elif name == b"expect" and value.lower() != b"100-continue":
-            return RequestError("nothing but 100-continue can be expected", code="expectation_failed")
+            return RequestError("the header Expect must be 100-continue", code="expectation_failed")
     if hosts > 1 or (hosts == 0 and version == "1.1"):
         return RequestError("the request needs the header Host, once", code="bad_http")
     return None
 
 
 def without_upgrade(method: bytes, url: bytes, version: str, headers: Headers) -> bytes:
-    """The head as it came, but for the wish to change the protocol."""
+    """The head as it came, without the headers that ask to switch protocols."""
     kept = [(name, value) for name, value in headers if name not in (b"upgrade", b"http2-settings", b"connection")]
     options = {
         option.strip().lower() for name, value in headers if name == b"connection" for option in value.split(b",")
@@ -72,7 +73,7 @@ def without_upgrade(method: bytes, url: bytes, version: str, headers: Headers) -
 
 
 def too_large(url: bytes, headers: Headers, limits: Settings) -> RequestError | None:
-    """What of a head is too long."""
+    """The error if the URL, a header, all headers together or their number are over a limit; else `None`."""
     if len(url) > limits.max_request_line:
         return RequestError(
             f"the address is longer than the {limits.max_request_line} bytes that this server takes "
@@ -97,18 +98,18 @@ def too_large(url: bytes, headers: Headers, limits: Settings) -> RequestError | 
 
 
 def head_too_large(message: str) -> RequestError:
-    """A refusal by the size of a head."""
+    """The error for a head over a limit."""
     return RequestError(message, code="headers_too_large")
 
 
 def too_many_chunks(chunks: int, body: int) -> bool:
-    """Whether a body of so many bytes comes in too many pieces, or too small ones (T-21).
+    """Whether `body` bytes in so many chunks are too many chunks, or too small ones (T-21).
 
-    The empty chunk at the end is one of them.
+    The empty chunk at the end counts.
     """
     return chunks > MOST_CHUNKS + 1 or (chunks > FREE_CHUNKS + 1 and body < LEAST_MEAN_CHUNK * chunks)
 
 
 def too_much_overhead(chunks: int, overhead: int) -> bool:
-    """Whether what stands around the chunks, extensions and trailers, is more than chunks need."""
+    """Whether the bytes around the chunks, such as extensions and trailers, are more than chunks need."""
     return overhead > _FREE_OVERHEAD + _OVERHEAD_PER_CHUNK * chunks

@@ -1,7 +1,7 @@
-"""The address that `flambeau serve` listens on: a port, or a Unix socket, taken before anything is loaded.
+"""The address that `flambeau serve` listens on: a port, or a Unix socket, bound before anything is loaded.
 
-A Unix socket is a file that outlives a process which was killed. Whoever listens on one holds a lock beside it, so that
-a file without its owner is known from one whose owner still loads its model, and is replaced.
+The file of a Unix socket outlives a process that was killed. So each server holds a lock beside its file. That tells an
+abandoned file, which is replaced, from that of a server which is still loading its model.
 """
 
 import contextlib
@@ -22,42 +22,45 @@ _LONGEST_PATH = 107  # bytes, of sun_path in unix(7), which ends in a zero
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An address that was taken and is not listened on yet."""
+    """An address that is bound, but not listened on yet."""
 
     bound: socket.socket
     file: Path | None = None
-    """Of a Unix socket."""
+    """The file of a Unix socket."""
     lock: int | None = None
     """The descriptor that holds the lock beside that file."""
 
     def url(self, scheme: str) -> str:
-        """How a client writes it."""
+        """The address as a client writes it."""
         if self.file is not None:
             return f"unix:{self.file}"
         host, port = self.bound.getsockname()[:2]
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     def cannot_listen(self, error: OSError) -> PortInUse:
-        """The sentence for somebody else who listens there by now."""
+        """The error when another process has begun to listen there since."""
         if self.file is not None:
             return _no_socket(self.file, error.strerror or str(error))
         host, port = self.bound.getsockname()[:2]
         return _no_port(host, port, error)
 
     def refuse_newcomers(self, listening: socket.socket) -> None:
-        """Let the kernel take no new connection; those that wait to be accepted stay. `listening` is a copy of ours."""
+        """Make the kernel refuse new connections; those that wait to be accepted stay.
+
+        `listening` is a duplicate of the server's socket.
+        """
         if self.file is not None:
             self._remove_file()
         elif sys.platform == "linux":
             _make_deaf(listening)
 
     def close(self) -> None:
-        """Let go of the address, and leave no file."""
+        """Release the address, and remove its files."""
         self.bound.close()
         if self.file is not None and self.lock is not None:
             self._remove_file()
             with contextlib.suppress(FileNotFoundError):
-                _lock_of(self.file).unlink()  # while it is held, so that nobody waits for a file that is gone
+                _lock_of(self.file).unlink()  # while it is held, so that no other server locks a removed file
             os.close(self.lock)
 
     def _remove_file(self) -> None:
@@ -67,13 +70,13 @@ class Address:
 
 
 def bind(host: str, port: int) -> Address:
-    """Take the address without listening on it. `unix:PATH` as host is a Unix socket. Raises `PortInUse`."""
+    """Bind the address without listening on it. `unix:PATH` as host is a Unix socket. Raises `PortInUse`."""
     if (path := unix_path(host)) is not None:
         return _bind_file(path)
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         taken = socket.socket(family, kind, protocol)
-        if sys.platform != "win32":  # there the option means that the port may be stolen
+        if sys.platform != "win32":  # there this option would let another process take the port over
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(address)
     except OSError as error:
@@ -82,7 +85,7 @@ def bind(host: str, port: int) -> Address:
 
 
 def _bind_file(path: Path) -> Address:
-    """Its permissions follow the umask: who may write to the file may connect (unix(7))."""
+    """Bind a Unix socket. The umask sets its permissions: whoever may write to the file may connect (unix(7))."""
     path = path.absolute()
     if sys.platform == "win32":
         raise _no_socket(path, "this system has no Unix sockets")
@@ -107,7 +110,7 @@ def _lock_of(path: Path) -> Path:
 
 
 def _lock(path: Path) -> int:
-    """Hold the lock of a Unix socket; nobody else listens there or is about to."""
+    """Take the lock of a Unix socket, which proves that no other server listens there or is about to."""
     import fcntl
 
     while True:
@@ -119,7 +122,7 @@ def _lock(path: Path) -> int:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(held).st_ino == os.stat(_lock_of(path)).st_ino:
                 return held
-        except FileNotFoundError:  # whoever had it has just removed it
+        except FileNotFoundError:  # its last holder has just removed it
             pass
         except OSError as error:
             os.close(held)
@@ -128,13 +131,13 @@ def _lock(path: Path) -> int:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove a socket that nobody listens on. Raises `PortInUse` where somebody does, or where it is another file."""
+    """Remove a socket that no process listens on. Raises `PortInUse` if one does, or if the file is not a socket."""
     try:
         kind = path.lstat().st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(kind):
-        raise _no_socket(path, "there is a file of that name, which is no socket")
+        raise _no_socket(path, "there is a file of that name, and it is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(str(path))
@@ -149,29 +152,29 @@ def _no_port(host: str, port: int, error: OSError) -> PortInUse:
 
 
 def _no_socket(path: Path, why: str) -> PortInUse:
-    return PortInUse(f"cannot listen on unix:{path} ({why}): name another --host unix:PATH in a folder of yours")
+    return PortInUse(f"cannot listen on unix:{path} ({why}): choose another --host unix:PATH, in a folder of yours")
 
 
 _SO_ATTACH_FILTER = 26  # socket(7)
 
 
 class _SocketFilter(ctypes.Structure):
-    """struct sock_fprog: how many instructions there are, and where."""
+    """struct sock_fprog: the number of instructions, and their address."""
 
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
 
 
 def _make_deaf(listening: socket.socket) -> None:
-    """Have the kernel drop whatever asks for a new connection, with a filter of one instruction: return 0 bytes."""
+    """Make the kernel drop new connections, with a socket filter of one instruction: return 0 bytes."""
     program = _SocketFilter(1, (0x06).to_bytes(8, sys.byteorder))  # BPF_RET | BPF_K, with k = 0
     listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, bytes(program))
 
 
-# TLS from a certificate and its key, in two files of PEM. Versions before 1.2 are not spoken.
+# TLS, from a certificate and its key in two PEM files. Versions before 1.2 are not supported.
 
 
 def server_context(settings: Settings) -> ssl.SSLContext | None:
-    """What the server encrypts with; `None` when it is not asked to. Raises `ConfigError`."""
+    """The TLS context of the settings; `None` without TLS. Raises `ConfigError`."""
     certificate, key = settings.tls_certificate, settings.tls_key
     if certificate is None and key is None:
         return None
@@ -183,7 +186,7 @@ def server_context(settings: Settings) -> ssl.SSLContext | None:
             with open(file, "rb"):
                 pass
         except OSError as error:
-            raise ConfigError(f"{flag} {file} cannot be read ({error.strerror}): give a file in PEM") from error
+            raise ConfigError(f"{flag} {file} cannot be read ({error.strerror}): give a PEM file") from error
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
@@ -194,11 +197,11 @@ def server_context(settings: Settings) -> ssl.SSLContext | None:
         if "KEY_VALUES_MISMATCH" in why or "key values mismatch" in why:
             why = "the key belongs to another certificate"
         elif "PEM lib" in why:
-            why = "one of them is not in PEM, or they are of different kinds"
+            why = "one of them is not a PEM file, or they are of different kinds"
         raise ConfigError(f"--tls-certificate {certificate} and --tls-key {key} cannot be used: {why}") from error
     return context
 
 
 def _no_password() -> str:
-    """Instead of OpenSSL's own question on the terminal, for which a service would wait for ever."""
-    raise ValueError("the key is encrypted: take the password off with openssl pkey")
+    """Replaces OpenSSL's prompt on the terminal, at which a service would wait for ever."""
+    raise ValueError("the key is encrypted: remove its password with openssl pkey")

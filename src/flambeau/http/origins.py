@@ -1,6 +1,7 @@
-"""Where a request says that it goes to and comes from: Host against DNS rebinding, and the origins of other pages.
+"""The checks of Host, against DNS rebinding, and of Origin, against requests from foreign pages.
 
-It trusts nobody who is not a browser to tell the truth; browsers do, and only they can be made to ask for others.
+A client that is not a browser can put anything into these headers. That does no harm: browsers set them truthfully, and
+only a browser can be tricked into sending requests for somebody else.
 """
 
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ _PREFLIGHT_SECONDS = "600"
 
 
 class Hosts:
-    """The names that this server answers to; all of them, where nothing was said."""
+    """The host names that this server answers to; every name, if no setting restricts them."""
 
     def __init__(self, settings: Settings, *, ours: bool) -> None:
         """`ours`: the server is `flambeau serve` itself, and knows where it listens."""
@@ -27,14 +28,14 @@ class Hosts:
             allowed |= {"localhost", "127.0.0.1", "[::1]"}
         self._allowed = allowed
         self.seen: set[str | None] = set()
-        """Some of those that were found to be ours, as they came; to be looked at first."""
+        """A cache of Host headers that passed, verbatim; look here first."""
 
     def __contains__(self, host: str | None) -> bool:
-        """Whether a Host header, port and all, is one of ours. `None` stands for a request without one."""
+        """Whether a Host header, with its port if any, is allowed. `None` stands for a request without one."""
         if not self._allowed or host is None:
             return True
         name = host.lower()
-        if not name.endswith("]"):  # an address of IPv6 without a port
+        if not name.endswith("]"):  # not an IPv6 address without a port
             before, colon, port = name.rpartition(":")
             if colon and port.isascii() and port.isdigit():
                 name = before
@@ -46,10 +47,10 @@ class Hosts:
 
 
 class Origins:
-    """The pages of other origins that may call this server from a browser; none, where nothing was said."""
+    """The other origins whose pages may call this server from a browser; none by default."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises `ConfigError` for what is no origin."""
+        """Raises `ConfigError` for a member of `--cors-origins` that is not an origin."""
         self._listed = frozenset(each.lower().rstrip("/") for each in listed(settings.cors_origins))
         for each in self._listed - {"*"}:
             scheme, separator, rest = each.partition("://")
@@ -58,11 +59,11 @@ class Origins:
         self.none = not self._listed
 
     def lists(self, origin: str | None) -> bool:
-        """Whether pages of that origin may call."""
+        """Whether pages of that origin may call this server."""
         return origin is not None and ("*" in self._listed or origin.lower() in self._listed)
 
     def may_send(self, method: str, headers: Mapping[str, str]) -> bool:
-        """False for what a foreign page makes a browser send although nobody listed it (CSRF)."""
+        """False for a request that an unlisted foreign page makes a browser send (CSRF)."""
         return (
             headers.get("sec-fetch-site") != "cross-site"
             or method in _SAFE_METHODS
@@ -70,7 +71,7 @@ class Origins:
         )
 
     def headers(self, headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-        """What an answer carries so that the page may read it."""
+        """The headers of an answer that let a page of a listed origin read it."""
         if self.none:
             return ()
         origin = headers.get("origin")
@@ -83,7 +84,7 @@ class Origins:
         )
 
     def preflight(self, method: str, headers: Mapping[str, str]) -> HttpAnswer | None:
-        """The answer to a browser that asks whether it may; `None` when this is no such question from a listed page."""
+        """The answer to a preflight request from a page of a listed origin; `None` for any other request."""
         if method != "OPTIONS" or self.none or "access-control-request-method" not in headers:
             return None
         if not self.lists(headers.get("origin")):

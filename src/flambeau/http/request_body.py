@@ -1,8 +1,8 @@
-"""The body of a request while it comes in: never copied as a whole, and never longer than it said it would be.
+"""The body of a request as it arrives: a long one is never copied as a whole, and none is longer than announced.
 
-A short body is a list of pieces, joined at the end. A long one is written where it will lie, into pages that the system
-gives as they are written to and takes back at once: a client that announces much and sends little costs little, nothing
-is moved on the loop, and memory after a flood is what it was before it.
+A short body is a list of pieces, joined at the end. A long one is written straight to its place, in pages that the
+system hands out as they are written to and takes back at once. So a client that announces much and sends little costs
+little, the loop does not copy the body again, and memory after a flood is what it was before.
 """
 
 import mmap
@@ -13,11 +13,11 @@ from flambeau.settings.service import Settings
 from flambeau.system import machine
 
 JOINED = 256 * 1024
-"""Bytes: up to here a body is joined, which takes far less than a millisecond."""
+"""Bytes: a body up to this size is joined from its pieces, which takes far less than a millisecond."""
 
 
 class BodyBuffer:
-    """What has come of a body. `most`: what it may come to, as its length was announced or as the limit is."""
+    """The part of a body that has arrived. `most`: the bytes it may have, as announced or by the limit."""
 
     __slots__ = ("_pages", "_pieces", "most", "size")
 
@@ -28,9 +28,9 @@ class BodyBuffer:
         self._pages: mmap.mmap | None = None
 
     def add(self, piece: bytes) -> bool:
-        """Take the next piece: false, and nothing is taken, where that is more than there may be.
+        """Add the next piece. False if the body would be longer than `most`: then nothing is added.
 
-        Raises `RequestError` with code `overloaded` where the system has no memory.
+        Raises `RequestError` with code `overloaded` if the system has no memory.
         """
         end = self.size + len(piece)
         if end > self.most:
@@ -47,7 +47,7 @@ class BodyBuffer:
         return True
 
     def whole(self) -> bytes | memoryview:
-        """All of it."""
+        """The whole body; a view if it is long."""
         if self._pages is not None:
             return memoryview(self._pages)[: self.size]
         return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
@@ -62,39 +62,42 @@ def _pages(size: int) -> mmap.mmap:
         raise RequestError("there is no memory for this body", code="overloaded") from None
 
 
-# One budget for the bodies of all requests: what has come of them, from the first byte until they are answered.
-#
-# Every body has its own limit (`--max-body-bytes`), which says nothing about a thousand of them. Where one more piece
-# does not fit, somebody is refused with 503: first an upload that has stalled, the largest first; then the largest that
-# is not whole yet. So a few that hold much pay before the many that hold little, and what came whole is answered.
-#
-# It knows no HTTP, and belongs to one loop.
+# The budget for the bodies of all requests.
 
 
 SHARE = "flambeau.share"
-"""The key under which a scope carries the share of its body."""
+"""The key in an ASGI scope for the share of the request's body."""
 
 FULL = RequestError(
-    "the bodies of the requests that are being answered fill the memory for them: try again",
+    "the bodies of other requests fill the memory for request bodies: try again",
     code="overloaded",
-    hint="the operator can give them more with --max-inflight-bytes",
+    hint="the operator can raise the limit with --max-inflight-bytes",
 )
 
-_SHARE = 4  # of the memory that this process may use
+_SHARE = 4  # the budget is the memory that this process may use, divided by this
 _STALLED = 1.0  # seconds without a byte
 
 
 class InflightBudget:
-    """The bytes that all bodies together may hold."""
+    """The bytes that the bodies of all requests may hold together, from their first byte until they are answered.
+
+    Every body has its own limit (`--max-body-bytes`), but a thousand bodies within it are still too much. If one more
+    piece does not fit, an upload is refused with 503: first those that have stalled, the largest first; then the
+    largest that is not complete. So a few large uploads are refused before many small ones, and a complete body is
+    always answered. Example: of 110 MB, an incomplete upload holds 60 and two complete bodies 20 each. A piece of
+    15 MB of a new request then ends the upload of 60 MB.
+
+    A budget belongs to one loop.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.most = settings.max_inflight_bytes or max(settings.max_body_bytes, machine.memory_limit() // _SHARE)
         self.used = 0
         self.uploads: set[Share] = set()
-        """Those that hold something of a body that is on its way, and whose upload can be ended."""
+        """The shares that hold part of a body that is still arriving, and whose upload can be ended."""
 
     def make_room(self, size: int, wanted: "Share") -> bool:
-        """Whether so many bytes fit, now or after others were given up. Those may close `wanted` itself: then not."""
+        """Whether `size` bytes fit, if need be after other uploads were ended. False if `wanted` is the one to end."""
         while self.used + size > self.most:
             if not self.uploads:
                 return False
@@ -108,7 +111,7 @@ class InflightBudget:
 
 
 class Share:
-    """What one body holds of the budget. `give_up` ends its upload, and closes the share; without one it stays."""
+    """One body's part of the budget. `give_up` ends its upload and closes the share; without it, no upload is ended."""
 
     __slots__ = ("_budget", "_closed", "_give_up", "clock", "since", "size")
 
@@ -121,9 +124,9 @@ class Share:
         self.size = 0
 
     def take(self, size: int) -> bool:
-        """Count so many more bytes, at the cost of others if need be: false where they do not fit."""
+        """Count `size` more bytes, if need be by ending other uploads. False if they do not fit."""
         if self._closed:
-            return True  # what still comes is thrown away
+            return True  # the rest of the body is discarded
         budget = self._budget
         if budget.used + size > budget.most and not budget.make_room(size, self):
             return False
@@ -135,17 +138,17 @@ class Share:
         return True
 
     def whole(self) -> None:
-        """The body has come: from now on it stays until it is answered."""
+        """The body is complete: from now on it is held until the request is answered."""
         self._budget.uploads.discard(self)
 
     def end(self) -> None:
-        """End the upload, for others."""
+        """End the upload, to make room."""
         if self._give_up is not None:
             self._give_up()
         self.close()
 
     def close(self) -> None:
-        """The body is let go of. A second call does nothing."""
+        """Release the body's bytes. A second call does nothing."""
         if not self._closed:
             self._closed = True
             self._give_up = None

@@ -1,6 +1,6 @@
 """The server process: a bound socket, a service, and uvicorn between them, on one loop.
 
-The port is taken before anything is loaded, and listened on only when every model is warm.
+The port is bound before anything is loaded. The server listens on it only when every model is warm.
 """
 
 import asyncio
@@ -40,9 +40,9 @@ def run(
     encryption: ssl.SSLContext | None,
     on_ready: Callable[[Service], None],
 ) -> None:
-    """Serve until a signal asks to stop; then answer what was received. Raises `SetupError` if it cannot start.
+    """Serve until a signal, then answer what was received, and return. Raises `SetupError` if it cannot start.
 
-    `on_ready` is called when the service listens.
+    `on_ready` is called when the server listens.
     """
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(make_service(), address, access, encryption, on_ready))
@@ -72,7 +72,7 @@ async def _serve(
     front = Front(service, access, ConnectionMonitor(service.settings, connections=connections), budget)
     config = uvicorn.Config(
         application,
-        http=functools.partial(DispatchingConnection, front),  # type: ignore[arg-type]  # a maker of protocols is enough
+        http=functools.partial(DispatchingConnection, front),  # type: ignore[arg-type]  # uvicorn only calls it
         ws="none",
         lifespan="off",
         log_config=None,
@@ -91,13 +91,13 @@ async def _serve(
     logs.event("stopped")
 
 
-_OTHER_FILES = 256  # libraries, workers, the log, and what threads have open
+_OTHER_FILES = 256  # for libraries, workers, the log and threads
 
 
 def connections_that_fit(wanted: int) -> int:
-    """How many of so many connections this process can have open: one that is not accepted cannot ask for health.
+    """How many of `wanted` connections fit into the limit of open files, with room for spare ones for health checks.
 
-    The limit of open files is raised as far as it may be, for systemd and shells begin with 1,024.
+    The limit is raised first, as far as the system allows: systemd and shells start processes with 1,024.
     """
     try:
         import resource
@@ -115,14 +115,17 @@ def connections_that_fit(wanted: int) -> int:
         return wanted
     fit = max(1, soft - SPARE - _OTHER_FILES)
     logs.event(
-        "fewer connections than --max-connections fit into the limit of open files: raise it with ulimit -n",
+        "the limit of open files allows fewer connections than --max-connections: raise it with ulimit -n",
         level=logging.WARNING, files=soft, connections=fit,
     )  # fmt: skip
     return fit
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, but for signals: its own handling raises the signal again at the end, and the exit code is not 0."""
+    """uvicorn's server with its own signals and shutdown.
+
+    uvicorn would raise the signal again at the end, so that the exit code is not 0.
+    """
 
     def __init__(
         self, config: uvicorn.Config, front: Front, address: Address, on_ready: Callable[[Service], None]
@@ -132,21 +135,21 @@ class _Server(uvicorn.Server):
         self._service = front.service
         self._monitor = front.monitor
         self._on_ready = on_ready
-        self._asked = False  # to stop, by somebody who may ask again
+        self._asked = False  # whether a signal has asked to stop; the second one ends the process
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:
             await super().startup(sockets)
-        except OSError as error:  # somebody else began to listen while the model was loading
+        except OSError as error:  # another process began to listen while the model was loading
             raise self._address.cannot_listen(error) from error
         self._monitor.start(lambda: self.server_state.connections)  # type: ignore[arg-type,return-value]  # all ours
         self._on_ready(self._service)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no new connection, and give the open ones time for what is on its way.
+        """Accept no new connections, and give the open ones time for requests that are on their way.
 
-        uvicorn would close an idle connection at once, and with it a request that has arrived and was not yet read.
-        While the service drains every answer closes its connection, so this ends as soon as all are answered.
+        uvicorn would close an idle connection at once, and lose a request that has arrived but was not read yet. While
+        the service drains, every answer closes its connection, so this ends as soon as all are answered.
         """
         await self._accept_the_last(sockets or [])
         deadline = asyncio.get_running_loop().time() + _LAST_REQUESTS_SECONDS
@@ -156,11 +159,11 @@ class _Server(uvicorn.Server):
         self._monitor.stop()
 
     async def _accept_the_last(self, sockets: list[socket.socket]) -> None:
-        """Stop listening without losing those who have connected already.
+        """Stop listening without losing clients that have connected already.
 
-        The kernel accepts connections before we do, and resets those that still wait for us when the listening socket
-        is closed, with the requests they have sent. So the socket is kept open a moment longer under another
-        descriptor, made deaf to new connections, and emptied.
+        The kernel accepts connections before we do. When the listening socket is closed, it resets those that we have
+        not accepted, and the requests they have sent are lost. So a duplicate keeps the socket open a moment longer,
+        refuses new connections, and the waiting ones are accepted.
         """
         spares = [each.dup() for each in sockets]
         for server in self.servers:
@@ -177,7 +180,7 @@ class _Server(uvicorn.Server):
                     )
 
     def _make_protocol(self) -> asyncio.Protocol:
-        """As uvicorn makes its own in `startup`."""
+        """As uvicorn does in `startup`."""
         protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
             config=self.config,
             server_state=self.server_state,
@@ -192,9 +195,9 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def signals_handled(self) -> Iterator[None]:
-        """SIGTERM, SIGINT and SIGHUP stop the service; the second one ends the process at once.
+        """SIGTERM, SIGINT and SIGHUP stop the service; a second SIGTERM or SIGINT ends the process at once.
 
-        A SIGHUP that was ignored at the start (nohup) stays ignored: whoever did that wants to outlive the terminal.
+        A SIGHUP that was ignored at the start (nohup) stays ignored: the process is meant to outlive its terminal.
         """
         handled = [signal.SIGINT, signal.SIGTERM]
         if _HANGUP is not None and signal.getsignal(_HANGUP) is not signal.SIG_IGN:
@@ -210,7 +213,7 @@ class _Server(uvicorn.Server):
                 signal.signal(each, handler)
 
     def _stop(self, number: int) -> None:
-        counts = number != _HANGUP  # a terminal's end is told twice, by the kernel and by its shell
+        counts = number != _HANGUP  # a terminal that closes sends SIGHUP twice, from the kernel and from its shell
         if self._asked and counts:
             logs.event("stopping at once", signal=signal.Signals(number).name)
             logs.flush(_LAST_LINES_SECONDS)

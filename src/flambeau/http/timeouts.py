@@ -1,6 +1,6 @@
-"""How long a client may take, and how many may be there: a check of every connection twice a second, and no timers.
+"""Timeouts and limits for connections: one check of every connection twice a second, instead of a timer for each.
 
-It knows no HTTP; a connection tells it what it waits for.
+Nothing here depends on HTTP: a connection sets what it waits for.
 """
 
 import asyncio
@@ -11,19 +11,21 @@ from typing import Literal, Protocol
 
 from flambeau.settings.service import Settings
 
-# How much of bodies is read in one turn of the loop, by all connections together.
-#
-# A socket that is full is read thirty-two times in a row before anybody else has a turn, which is milliseconds; several
-# of them are tens. So who has more than fits into this turn is read on in a later one, a few at a time, in order.
+# Turns: how much of their bodies all connections together read in one turn of the loop.
 
 _TURN = 512 * 1024  # bytes: far less than a millisecond
-_AT_ONCE = 4  # connections, each of which may read a quarter before it is asked to wait again
+_AT_ONCE = 4  # paused connections that resume in one turn, each for about a quarter of it
 
 TurnStep = Callable[[], None]
 
 
 class Turns:
-    """The turns of one loop."""
+    """Shares out the turns of one loop among connections that receive bodies.
+
+    A full socket is read thirty-two times in a row before anything else gets a turn. That takes milliseconds, and tens
+    of them for several sockets. So a connection with more data than fits into this turn is paused, and resumes in a
+    later one: a few at a time, in order.
+    """
 
     def __init__(self) -> None:
         self._left = _TURN
@@ -31,7 +33,7 @@ class Turns:
         self._scheduled = False
 
     def took(self, size: int, *, pause: TurnStep, resume: TurnStep) -> None:
-        """So many bytes were read. `pause` is called where that was enough, and `resume` when its turn comes again."""
+        """Count bytes that were read. If the turn is used up, calls `pause` now, and `resume` in a later turn."""
         self._left -= size
         if not self._scheduled:
             self._scheduled = True
@@ -50,63 +52,63 @@ class Turns:
 
 
 TICK = 0.5
-"""Seconds between two checks. Nobody is cut off early: a time has passed when it has for sure."""
+"""Seconds between two checks. No client is cut off early: a timeout counts as passed one tick late."""
 
 _PER_ADDRESS = 64
 SPARE = 32
-"""Connections beyond the limit, over which health and the operator's pages are answered, and nothing else."""
+"""Connections beyond the limit, which answer health and the operator's pages, and nothing else."""
 
 _HEAD_SECONDS = 1.0
-"""A head comes in one piece, as a rule. Where others wait, a connection that has had so long for its head makes way."""
+"""A head usually arrives in one piece. A connection that has waited this long for its head gives way to new ones."""
 
 _AT_A_TIME = 64
 
 Waiting = Literal["rest", "head", "body"]
-"""What a connection waits for: a request to begin, its head to be whole, its body to be whole."""
+"""What a connection waits for: the beginning of a request, the rest of its head, the rest of its body."""
 
 
 class MonitoredConnection(Protocol):
     """A connection, as the monitor sees it."""
 
     def check(self, now: float) -> None:
-        """Act on what is overdue."""
+        """Act on whatever is overdue."""
         ...
 
     @property
     def idle_since(self) -> float | None:
-        """Since when it waits for a head with nothing to answer; `None` where that is not so."""
+        """Since when it waits for a head, with nothing to answer; `None` if it does not."""
         ...
 
     @property
     def has_half_a_head(self) -> bool:
-        """Whether a head has begun, and has not ended."""
+        """Whether a head has begun and not ended."""
         ...
 
     def make_way(self) -> None:
-        """End, for another."""
+        """Close, to make room for a new connection."""
         ...
 
 
 class ConnectionMonitor:
-    """The clock of all connections, which is read and not asked, and who is connected from where."""
+    """Checks all connections for timeouts, and counts them. `now` is the loop's time at the last check."""
 
     def __init__(self, limits: Settings, *, connections: int) -> None:
-        """`connections`: the most that there may be."""
+        """`connections`: the limit on open connections."""
         self.limits = limits
         self.connections = connections
         self.now = 0.0
         self.small_head = min(limits.max_request_line, limits.max_header_bytes, limits.max_headers_bytes)
-        """Bytes: a head of no more is within every limit but that of the number of headers."""
+        """Bytes: a head up to this size is within every limit except that on the number of headers."""
         self.turns = Turns()
         self._by_address: Counter[str] = Counter()
         self._connections: Callable[[], Collection[MonitoredConnection]] = list
-        self._spares: dict[MonitoredConnection, None] = {}  # in the order in which they came
-        self._idle: list[MonitoredConnection] = []  # at the last check; the next to make way is the last
+        self._spares: dict[MonitoredConnection, None] = {}  # in order of arrival
+        self._idle: list[MonitoredConnection] = []  # as of `_idle_at`; the last one makes way first
         self._idle_at = -1.0
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, connections: Callable[[], Collection[MonitoredConnection]]) -> None:
-        """Check these from now on, on the running loop."""
+        """Check these connections from now on, on the running loop."""
         loop = asyncio.get_running_loop()
         self._connections = connections
 
@@ -116,7 +118,7 @@ class ConnectionMonitor:
             some(list(connections()))
 
         def some(left: list[MonitoredConnection]) -> None:
-            """In parts, for those who are there in time are not to wait until a thousand others are refused."""
+            """Check a few at a time, so that prompt clients do not wait while a thousand others are refused."""
             here = connections()
             for each in left[-_AT_A_TIME:]:
                 if each in here:
@@ -128,12 +130,12 @@ class ConnectionMonitor:
         check()
 
     def stop(self) -> None:
-        """Check no more."""
+        """Stop checking."""
         if self._timer is not None:
             self._timer.cancel()
 
     def enter(self, address: str) -> bool:
-        """Count a connection: false when there are too many from there. `leave` is called for either."""
+        """Count a connection. False if there are too many from that address. Call `leave` for it in either case."""
         self._by_address[address] += 1
         most = self.limits.max_connections_per_address
         if most is None:
@@ -141,11 +143,11 @@ class ConnectionMonitor:
         return not most or self._by_address[address] <= most
 
     def make_room(self) -> bool:
-        """End a connection that holds a place and asks for nothing; false when there is none.
+        """Close a connection that takes a place without sending a request; false if there is none.
 
-        First those whose head does not end, the oldest first; then idle ones, which may be in the middle of nothing.
+        First those with an unfinished head, the oldest first; then idle ones, the oldest first.
         """
-        if self._idle_at != self.now:  # once between two checks: a flood of newcomers is not to cost more than they do
+        if self._idle_at != self.now:  # once between two checks: so a flood of new connections costs no more
             waiting = [
                 (not each.has_half_a_head, since, each)
                 for each in self._connections()
@@ -161,9 +163,10 @@ class ConnectionMonitor:
         return False
 
     def spare(self, newcomer: MonitoredConnection) -> bool:
-        """Give it a spare connection: false when all of them are at work.
+        """Make `newcomer` a spare connection. False if all of them are busy.
 
-        Where one still waits for its head, it makes way, however short it was there: who asks for health asks at once.
+        If all are taken, the oldest that still waits for a head makes way, however new it is: a health check sends its
+        request at once.
         """
         if len(self._spares) >= SPARE:
             oldest = next((each for each in self._spares if each.idle_since is not None), None)
@@ -175,7 +178,7 @@ class ConnectionMonitor:
         return True
 
     def leave(self, address: str, connection: MonitoredConnection) -> None:
-        """One connection less."""
+        """Count a connection out."""
         self._spares.pop(connection, None)
         self._by_address[address] -= 1
         if not self._by_address[address]:
@@ -194,7 +197,7 @@ class ReadTimeout:
         self.arrived = 0  # bytes of the body since then
 
     def overdue(self, now: float) -> bool:
-        """Whether the client has had its time. A body's begins anew when enough of it came."""
+        """Whether the client has used up its time. For a body the time starts anew when enough bytes arrived."""
         passed = now - self.since - TICK
         limits = self._limits
         if self.waiting == "rest":
@@ -209,16 +212,16 @@ class ReadTimeout:
         return False
 
     def waits_for_head(self, now: float) -> bool:
-        """Whether a head, or its end, has not come for as long as others need."""
+        """Whether the client has taken longer over a head than usual (`_HEAD_SECONDS`)."""
         return self.waiting != "body" and now - self.since - TICK > _HEAD_SECONDS
 
     def again(self, now: float) -> None:
-        """Its time begins now."""
+        """Start the client's time anew."""
         self.since, self.arrived = now, 0
 
 
 class WriteTimeout:
-    """Whether a client reads what it is sent."""
+    """Whether a client reads its answer."""
 
     __slots__ = ("_left", "_limits", "_since")
 
@@ -228,7 +231,7 @@ class WriteTimeout:
         self._left = 0
 
     def overdue(self, left: int, now: float) -> bool:
-        """Whether so many bytes that are `left` have been waiting too long. To be asked at every check."""
+        """Whether the `left` unsent bytes have been waiting too long. Call it at every check."""
         if not left:
             self._since = None
             return False

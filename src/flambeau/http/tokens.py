@@ -1,6 +1,6 @@
 """Bearer tokens: read from a file or the environment, kept as hashes, and compared in constant time.
 
-The text of a token is forgotten as soon as it is hashed. This module never takes one from the command line.
+The text of a token is dropped as soon as it is hashed. Tokens never come from the command line.
 """
 
 import hashlib
@@ -17,20 +17,20 @@ from flambeau.errors import ConfigError
 from flambeau.settings.table import ADMIN_TOKEN, TOKEN
 
 Scope = Literal["infer", "admin"]
-"""What a token is for. `admin` includes `infer`."""
+"""What a token permits. `admin` includes `infer`."""
 
 _VARIABLES: Mapping[str, Scope] = {TOKEN: "infer", ADMIN_TOKEN: "admin"}
 """The environment variables that hold one token each."""
 
 _SCOPES = get_args(Scope)
-_SHORTEST = 22  # characters: 128 bits, where each carries the six of base64
+_SHORTEST = 22  # characters: 128 bits, at base64's six bits each
 _HASHED = re.compile(r"sha256:([0-9a-f]{64})")
 _BEARER = re.compile(r"bearer +(\S+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One token: what it is for, and its SHA-256."""
+    """One token: its scope, and its SHA-256."""
 
     scope: Scope
     digest: bytes
@@ -42,7 +42,7 @@ def fresh() -> str:
 
 
 def read(file: str | None, environment: Mapping[str, str]) -> tuple[Token, ...]:
-    """The tokens of the file and of the environment; none where neither has any. Raises `ConfigError`."""
+    """The tokens of the file and of the environment, possibly none. Raises `ConfigError`."""
     found = [] if file is None else _from_file(Path(file))
     for variable, scope in _VARIABLES.items():
         if text := environment.get(variable):
@@ -54,7 +54,7 @@ def _from_file(path: Path) -> list[Token]:
     try:
         with path.open(encoding="utf-8") as file:
             if os.name == "posix" and os.fstat(file.fileno()).st_mode & 0o077:
-                raise ConfigError(f"--tokens-file {path} can be read by others than its owner: chmod 600 {path}")
+                raise ConfigError(f"--tokens-file {path} can be read by others, not only its owner: chmod 600 {path}")
             lines = [line.partition("#")[0].split() for line in file]
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not text"
@@ -81,13 +81,13 @@ def _token(scope: Scope, text: str, where: str) -> Token:
 
 
 def presented(authorization: str) -> str | None:
-    """The token of an Authorization header; `None` when it is no bearer token."""
+    """The token in an Authorization header; `None` if it holds no bearer token."""
     found = _BEARER.fullmatch(authorization)
     return found[1] if found else None
 
 
 def match(tokens: Iterable[Token], text: str) -> Token | None:
-    """The token that this is. Takes the same time whichever it is, and whether it is one."""
+    """The token with that text, or `None`. Takes the same time whether or not a token matches, and whichever does."""
     digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
     found = None
     for token in tokens:

@@ -1,1 +1,1 @@
-"""Pipelines: payload to tensors, tensors to answer."""
+"""Pipelines: from payload to tensors, and from tensors to answer."""

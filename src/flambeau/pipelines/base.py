@@ -1,4 +1,4 @@
-"""What a pipeline is, and the pipeline of a model, by what its manifest says. It reads no file."""
+"""The protocol of pipelines, and the choice of a model's pipeline from its manifest. No file is read here."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -13,10 +13,10 @@ from flambeau.types import Answer, Item, Label, Payload, Tensors, TensorSpec
 
 
 class Pipeline(Protocol):
-    """The way from one item's payload to tensors, and from its rows of the outputs to its answer. Stateless."""
+    """Preprocess and postprocess of a model: payload to tensors, rows of the outputs to answer. Stateless."""
 
     def preprocess(self, payload: Payload) -> Tensors:
-        """Make one item's tensors, shape (rows, ...). Raises `InvalidInput` when the payload is at fault."""
+        """Make one item's tensors, shape (rows, ...). Raises `InvalidInput` if the payload is at fault."""
         ...
 
     def postprocess(self, outputs: Tensors, item: Item, /) -> Answer:
@@ -24,12 +24,12 @@ class Pipeline(Protocol):
         ...
 
     def example(self) -> Payload:
-        """A payload that the model can answer, to warm up with."""
+        """A payload that the model can answer, for warm-up."""
         ...
 
 
 SOFTMAX = Activation("softmax")
-"""What a classifier was given before bundles said what it is."""
+"""The activation of a classifier in bundles from before the manifest named one."""
 
 
 def open_pipeline(
@@ -44,10 +44,11 @@ def open_pipeline(
     max_pixels: int = Settings.max_image_pixels,
     fast_decode: bool = False,
 ) -> Pipeline:
-    """The two halves of a model's way. Without `labels` the classes are named by their numbers.
+    """The pipeline of a model. Without `labels`, classes are named by their numbers.
 
-    `task` and `activation` are those of the manifest, and count over images only: numbers come out as they are.
-    `threshold` as `Options.threshold`; `max_pixels` is the size of the largest image; `fast_decode` as in `decode`.
+    `task` and `activation` are the manifest's, and apply to image models only: a network over numbers has its outputs
+    unchanged. `threshold` as in `Options.threshold`; `max_pixels` is the size of the largest image; `fast_decode` lets
+    `decode` read JPEGs at a reduced size.
     """
     images = config if isinstance(config, storage.ImageConfig) else None
     usual = images.threshold if images else 0.0

@@ -3,7 +3,7 @@
     {"image": "<base64>"}  {"input": "<base64>"}  {"inputs": "<base64>"}   each may be a data URL, or {"b64": "..."}
     {"instances": [{"b64": "<base64>"}]}                                   one, also as {"image_bytes": {"b64": "..."}}
 
-All are answered as the part `file` is. Several instances are refused: several images are the parts of a form.
+All are answered like the part `file`. Several instances are refused: send several images as the parts of a form.
 """
 
 import binascii
@@ -16,7 +16,7 @@ from flambeau.pipelines import json_document
 from flambeau.types import Payload
 
 SEND = 'send {"image": "<the file in base64>"}, or the file itself as multipart field \'file\' or as the body'
-"""What is always right, as the end of a sentence."""
+"""What is always accepted, as the end of a sentence."""
 
 _NAMES = ("image", "input", "inputs", "instances")
 
@@ -43,14 +43,14 @@ _BLANKS = re.compile(r"[ \t\r\n]+")
 
 
 def open_image(payload: Payload, *, max_depth: int) -> Payload:
-    """The file in a payload of kind `document`; others are as they were. Raises `RequestError`."""
+    """The file in a payload of kind `document`; other payloads unchanged. Raises `RequestError`."""
     if payload.kind != "document":
         return payload
     return Payload("file", read_image(bytes(payload.data), max_depth=max_depth))
 
 
 def read_image(body: bytes, *, max_depth: int) -> bytes:
-    """The bytes of the one file in a JSON document. Raises `RequestError`, with a sentence that says what to send."""
+    """The bytes of the file in a JSON document. Raises `RequestError` that says what to send."""
     try:
         document = json_document.decode(body, _DOCUMENT, max_depth=max_depth)
     except msgspec.ValidationError:
@@ -59,7 +59,7 @@ def read_image(body: bytes, *, max_depth: int) -> bytes:
     if not found:
         raise _not_taken('the JSON object has neither "image" nor "input"', code="invalid_json")
     if len(found) > 1:
-        raise _not_taken(f"the JSON object has {' and '.join(map(_quoted, found))}: one image is taken at a time")
+        raise _not_taken(f"the JSON object has {' and '.join(map(_quoted, found))}, but only one image is allowed")
     [(name, value)] = found.items()
     json_document.refuse_another(body, value, name, lambda rest: len(memoryview(getattr(_DOCUMENT.decode(rest), name))))
     return _decoded(_text(_only_instance(value) if name == "instances" else value, name), name)
@@ -72,14 +72,14 @@ def _only_instance(value: memoryview) -> memoryview:
         raise _not_taken('"instances" is not a list') from None
     if len(instances) != 1:
         raise _not_taken(
-            f'"instances" has {len(instances)} members, and one image is taken at a time',
-            hint="several images are several parts 'file' of one multipart form",
+            f'"instances" has {len(instances)} members, but only one image is allowed',
+            hint="send several images as several parts 'file' of one multipart form",
         )
     return memoryview(instances[0])
 
 
 def _text(value: memoryview, name: str) -> str:
-    """The text that stands there, or in the objects around it."""
+    """The base64 text: the value itself, or wrapped in up to two objects."""
     for _ in range(3):
         try:
             if bytes(value[:1]) != b"{":
@@ -94,7 +94,7 @@ def _text(value: memoryview, name: str) -> str:
         key = "b64" if memoryview(wrapped.b64) else "image_bytes"
         _refuse_another_wrapped(text, inner, key)
         value = inner
-    raise _not_taken(f'this model takes an image, and "{name}" is neither base64 nor {{"b64": "<base64>"}}')
+    raise _not_taken(f'this model takes an image, but "{name}" is neither base64 nor {{"b64": "<base64>"}}')
 
 
 def _refuse_another_wrapped(text: bytes, inner: memoryview, key: str) -> None:
@@ -105,13 +105,13 @@ def _decoded(text: str, name: str) -> bytes:
     if text.startswith("data:"):
         header = _DATA_URL.match(text)
         if header is None or not header[0].lower().removesuffix(",").endswith(";base64"):
-            raise _not_taken(f'the data URL in "{name}" is not in base64', code="input_rejected")
+            raise _not_taken(f'the data URL in "{name}" is not base64', code="input_rejected")
         text = text[header.end() :]
     text = _BLANKS.sub("", text).translate(_URL_SAFE).rstrip("=")
     try:
         data = binascii.a2b_base64(text + "=" * (-len(text) % 4), strict_mode=True)
     except (ValueError, binascii.Error):
-        raise _not_taken(f'"{name}" has {len(text)} characters that are not base64', code="input_rejected") from None
+        raise _not_taken(f'"{name}", {len(text)} characters long, is not valid base64', code="input_rejected") from None
     if not data:
         raise InvalidInput(f'"{name}" is empty', code="empty_body")
     return data

@@ -1,6 +1,6 @@
-"""How a picture lies, from the metadata beside it: EXIF, or XMP where EXIF does not say.
+"""An image's orientation, from its EXIF, or from its XMP if EXIF has none.
 
-Read here and not by Pillow, which copies every value of the table: its entries may all point at the same megabytes.
+It is not read by Pillow, which copies every value of the table: the entries may all point at the same megabytes.
 """
 
 import re
@@ -10,11 +10,11 @@ import zlib
 _ORIENTATION = 0x0112
 _SHORT = 3
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
-_LONGEST = 1 << 18  # bytes of metadata that are looked at
+_LONGEST = 1 << 18  # bytes of metadata that are read
 
 
 def orientation(exif: bytes | None, xmp: bytes | None = None) -> int | None:
-    """The orientation, 1 to 8 where it is a lawful one (CIPA DC-008, 4.6.4); `None` where nothing tells it.
+    """The orientation, 1 to 8 if it is valid (CIPA DC-008, 4.6.4); `None` if the metadata has none.
 
     `exif` is a TIFF structure, with or without `Exif\\0\\0` before it.
     """
@@ -25,7 +25,7 @@ def orientation(exif: bytes | None, xmp: bytes | None = None) -> int | None:
 
 
 def _from_exif(exif: bytes) -> int | None:
-    """The entry of the first table; a damaged one says nothing, for a good picture with it is still a good picture."""
+    """The entry of the first table. A damaged table is ignored: the image may still be good."""
     tiff = exif.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None:
@@ -43,7 +43,7 @@ def _from_exif(exif: bytes) -> int | None:
 
 
 def from_text(text: bytes) -> bytes | None:
-    """EXIF as ImageMagick writes it into a PNG: `name`, `length` and hexadecimal digits, a line each."""
+    """EXIF as ImageMagick writes it into a PNG: an empty line, name, length, and lines of hexadecimal digits."""
     try:
         return bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii"))
     except ValueError:
@@ -51,7 +51,7 @@ def from_text(text: bytes) -> bytes | None:
 
 
 def inflated(packed: bytes) -> bytes:
-    """The beginning of what is packed, as far as metadata is looked at; nothing where it is damaged."""
+    """The unpacked metadata, up to the length that is read; empty if it is damaged."""
     try:
         return zlib.decompressobj().decompress(packed, _LONGEST)
     except zlib.error:

@@ -1,12 +1,13 @@
-"""Image bytes to a normalised tensor. What a row of the output means is its task's.
+"""Image bytes to a normalised tensor. The task makes the answer from the outputs.
 
 The numbers are torchvision's: Resize (shorter side, antialiased), CenterCrop, ToTensor, Normalize, on Pillow images.
-numpy and Pillow only; nothing here knows torch. Tested against torchvision itself over a table of odd images.
+Only numpy and Pillow are needed, not torch. Tested against torchvision itself over a table of odd images.
 
 Images are decoded as training scripts decode them, with `convert("RGB")`: alpha is dropped, palettes and CMYK are
-looked up, of an animation the first frame counts. Two things differ from that script on purpose: EXIF orientation is
-applied (a phone's portrait photograph stands upright), and 16-bit samples are scaled to 8 bits where Pillow's own
-conversion would clip nearly all of them to white. What Pillow gets of a file is said by `image_limits`.
+converted, and of an animation only the first frame is used. Two things differ from such scripts on purpose: EXIF
+orientation is applied (a phone's portrait photograph is turned upright), and 16-bit samples are scaled to 8 bits,
+because Pillow's own conversion would clip nearly all of them to white. `image_limits` decides how much of a file Pillow
+gets to see.
 """
 
 import io
@@ -25,16 +26,16 @@ from flambeau.tasks import Postprocess
 from flambeau.types import Payload, Tensors, TensorSpec
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-"""The parsers that request bytes may reach. Pillow has forty more, which nobody needs and attackers like."""
+"""The parsers that may see a request's bytes. Pillow has forty more, which few need and attackers like."""
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-_FILTER_REACH = 2  # source pixels to each side that the widest filter, bicubic, looks at when it enlarges
-_FAST_DECODE = 3  # times the resized form: what a JPEG is decoded to at least, where it may be decoded smaller
-_LARGEST_RESIZED = 16_000_000  # pixels; past this a thin strip is cut before it is resized
+_FILTER_REACH = 2  # source pixels on each side that the widest filter, bicubic, reads when it enlarges
+_FAST_DECODE = 3  # times `resize`: the least shorter side of a JPEG that is decoded at a reduced size
+_LARGEST_RESIZED = 16_000_000  # pixels; a thin strip that would be larger is cut before it is resized
 
 
 class ImagePipeline:
-    """One image to (1, channels, crop, crop) float32, and its row of the outputs to what its task makes of it."""
+    """One image to (1, channels, crop, crop) float32, and its row of the outputs to the task's answer."""
 
     def __init__(
         self,
@@ -54,7 +55,7 @@ class ImagePipeline:
         self._std = np.array(config.std, np.float32)
 
     def preprocess(self, payload: Payload) -> Tensors:
-        """Raises `InvalidInput`: not an image, too large by its header, or broken."""
+        """Raises `InvalidInput` if the payload is not an image, is too large by its header, or is broken."""
         if payload.kind != "file":
             raise InvalidInput(
                 "this model takes an image, not JSON: send the file as multipart field 'file'",
@@ -78,8 +79,8 @@ class ImagePipeline:
 def decode(data: bytes | memoryview, *, max_pixels: int, shorter_side: int | None = None) -> Image.Image:
     """The first frame of an image file, upright, as 8-bit RGB.
 
-    With `shorter_side` a JPEG may come out at a half, a quarter or an eighth of its size, as long as its shorter side
-    stays that long: its blocks are then decoded to fewer pixels each, which is several times as fast and not exact.
+    With `shorter_side` a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as its shorter side
+    is at least that long. Its blocks are then decoded to fewer pixels each: several times as fast, but not exact.
 
     Raises `InvalidInput` with code `unsupported_image_format`, `image_too_large` (decided before anything is decoded,
     by the header's pixels and by what decoding them would take) or `image_undecodable`.
@@ -91,7 +92,7 @@ def decode(data: bytes | memoryview, *, max_pixels: int, shorter_side: int | Non
         raise _unsupported(trimmed.data) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large("an image of that size", max_pixels) from None
-    except Exception:  # a parser may raise anything over hostile bytes; all of it means the same to the client
+    except Exception:  # on hostile bytes a parser may raise anything; it all means the same to the client
         raise _undecodable() from None
     width, height = image.size
     if width * height > max_pixels:
@@ -111,30 +112,30 @@ def _to_rgb(image: Image.Image, bits: int | None) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey: I;16 and its byte orders; Pillow widens some files to I
         samples = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
         return Image.fromarray((samples * 255 // _white(samples, bits)).astype(np.uint8)).convert("RGB")
-    image.info.pop("transparency", None)  # dropped in any case, and where it is a table Pillow warns that it drops it
+    image.info.pop("transparency", None)  # dropped in any case; if it is a table, Pillow would warn
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _white(samples: npt.NDArray[np.uint32], bits: int | None) -> int:
-    """The sample that is white, of a 16-bit grey image of which so many bits are significant.
+    """The value of white in a 16-bit grey image, `bits` of which are significant.
 
-    A PNG's samples fill all 16 bits, whatever its chunk sBIT says (W3C PNG, third edition, 11.3.2.4): it tells how
-    many bits they had before they were scaled. Some writers put the chunk beside samples that they did not scale. Then
-    all of these lie below 2**bits, and not all of them can have come of scaling: what is white follows from the file,
-    and not from a guess.
+    A PNG's samples fill all 16 bits, whatever its chunk sBIT says (W3C PNG, third edition, 11.3.2.4): sBIT is how many
+    bits they had before they were scaled. But some writers add the chunk to samples that they did not scale. Then all
+    samples are below 2**bits, and they cannot all be the result of scaling. So the file itself decides, not a guess.
+    For example, with 12 bits and the samples 0, 1000 and 4095, white is 4095: a scaled 12-bit sample cannot be 1000.
     """
     if not bits or not 8 <= bits < 16 or samples.max(initial=0) >= 1 << bits:
         return 65535
-    before = samples >> (16 - bits)  # what they were, had they been scaled
+    before = samples >> (16 - bits)  # the samples before scaling, if they were scaled
     scaled = (
         before << (16 - bits),  # filled up with zeros
-        before << (16 - bits) | before >> (2 * bits - 16),  # with the upper bits anew
+        before << (16 - bits) | before >> (2 * bits - 16),  # filled up with the upper bits
         (before * 65535 + ((1 << bits) - 1) // 2) // ((1 << bits) - 1),  # multiplied
     )
     return 65535 if any(np.array_equal(samples, each) for each in scaled) else (1 << bits) - 1
 
 
-_TURNS = {  # by EXIF orientation (CIPA DC-008, 4.6.4): what brings the picture upright
+_TURNS = {  # by EXIF orientation (CIPA DC-008, 4.6.4): the transposition that turns the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -154,7 +155,7 @@ def resize_and_crop(image: Image.Image, resize: int, crop: int, *, resampling: I
     """torchvision's `Resize(resize)` and `CenterCrop(crop)` on an RGB image.
 
     A strip so thin that its resized form would not fit in memory is cut around the crop first, with a margin for the
-    filter; that path agrees with torchvision's to one grey level, the ordinary one exactly.
+    filter. The result then agrees with torchvision's to one grey level, otherwise exactly.
     """
     width, height = image.size
     target = (resize, int(resize * height / width)) if width <= height else (int(resize * width / height), resize)
@@ -169,12 +170,12 @@ def resize_and_crop(image: Image.Image, resize: int, crop: int, *, resampling: I
 def _resize_around_crop(
     image: Image.Image, target: tuple[int, int], crop: int, resampling: Image.Resampling
 ) -> Image.Image:
-    """Resize only the columns (or rows) of a thin strip that the centre crop will keep."""
+    """Resize only those columns (or rows) of a thin strip that the centre crop keeps."""
     axis = 0 if target[0] > target[1] else 1
     scale = image.size[axis] / target[axis]
-    margin = _FILTER_REACH * max(1, math.ceil(1 / scale)) + 2  # output pixels that the filter looks at, and spare
+    margin = _FILTER_REACH * max(1, math.ceil(1 / scale)) + 2  # output pixels that the filter reads, and two to spare
     start = max(0, round((target[axis] - crop) / 2) - margin)
-    start -= start % 2  # `round` goes to the even neighbour: an even shift leaves the crop where it was
+    start -= start % 2  # `round` rounds halves to even: only an even shift leaves the crop in its place
     size = target[axis] - 2 * start
     box = [0.0, 0.0, float(image.size[0]), float(image.size[1])]
     box[axis], box[axis + 2] = start * scale, min((start + size) * scale, box[axis + 2])
@@ -184,7 +185,7 @@ def _resize_around_crop(
 
 
 def _center_crop(image: Image.Image, size: int) -> Image.Image:
-    """Cut the middle out; where the image is smaller, black fills up, as in torchvision."""
+    """Cut out the middle. A smaller image is padded with black, as in torchvision."""
     width, height = image.size
     if width < size or height < size:
         left, top = max(0, size - width) // 2, max(0, size - height) // 2
@@ -200,8 +201,8 @@ def normalise(
 ) -> npt.NDArray[np.float32]:
     """ToTensor and Normalize: (height, width, channels) or (height, width) to (1, channels, height, width).
 
-    The recipe's three steps in float32, to the last bit; one channel after the other, so that each runs over memory
-    that lies together: eight times as fast as over all channels at once.
+    The recipe's three steps in float32, to the last bit. One channel at a time, so that each step runs over contiguous
+    memory: eight times as fast as over all channels at once.
     """
     height, width = pixels.shape[:2]
     interleaved = pixels.reshape(height, width, -1)
@@ -219,7 +220,7 @@ def _too_large(what: str, max_pixels: int) -> InvalidInput:
 
 
 def _unsupported(data: bytes) -> InvalidInput:
-    """Say what was sent, where its bytes tell, and what to send."""
+    """Says what was sent, if its bytes show it, and what to send."""
     name, remedy = what_is(data)
     taken = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
     if name is None:

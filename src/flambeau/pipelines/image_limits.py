@@ -1,11 +1,11 @@
-"""What a decoder gets of a file: its pixels, and no more work than they are worth.
+"""Limits on image files: the decoder gets the pixels without the metadata, and only files it can decode in time.
 
-Pixels and bytes are bounded by settings; this bounds what the two do not: scans, segments, chunks, blocks, commands.
-A file of a few hundred kilobytes could otherwise keep a decoder busy for half a minute. The measure is an honest
-picture of the most pixels that are taken: no file may cost a decoder much more. Metadata is left out, so that it
-neither costs anything nor decides whether the pixels can be read; how the picture lies is read from it before.
+Settings bound pixels and bytes; this module bounds scans, segments, chunks, blocks and commands. Otherwise a file of a
+few hundred kilobytes could keep a decoder busy for half a minute. The yardstick is an ordinary image of the most pixels
+allowed: no file may cost a decoder much more. Metadata is removed, so that it costs no time and cannot make an image
+unreadable; the orientation is read from it first.
 
-It looks at bytes, decodes nothing, and leaves what is damaged to the decoder, which knows the sentence for it.
+Only the file's structure is read here, and nothing is decoded. Damaged files are left to the decoder to report.
 """
 
 import re
@@ -15,18 +15,18 @@ from dataclasses import dataclass
 from flambeau.errors import InvalidInput
 from flambeau.pipelines import exif
 
-_MOST_PARTS = 10_000  # segments, chunks of metadata or blocks; a photograph has dozens
-_MOST_PNG_CHUNKS = 100_000  # some writers cut the pixels into chunks of a row or less
-_SCANS_ALWAYS, _SCANS_EVER = 30, 1_000  # of a JPEG, whatever its size; a usual progressive one has ten
+_MOST_PARTS = 10_000  # JPEG segments or WebP chunks; a photograph has dozens
+_MOST_PNG_CHUNKS = 100_000  # or GIF blocks; some writers split the pixels into chunks of a row or less
+_SCANS_ALWAYS, _SCANS_EVER = 30, 1_000  # JPEG scans: allowed at any size, and never more; progressive files have ten
 _SCANNED_PIXELS = 1_500_000_000  # scans times pixels
-_RUN_LENGTH_PIXELS, _RUN_LENGTH_BYTES = 4_000_000, 4 << 20  # of a BMP, whose runs are decoded by Python
+_RUN_LENGTH_PIXELS, _RUN_LENGTH_BYTES = 4_000_000, 4 << 20  # of a BMP, whose runs are decoded in Python
 
 
 @dataclass(frozen=True, slots=True)
 class Trimmed:
     """A file without its metadata.
 
-    `orientation` is EXIF's, `bits` how many bits of a grey sample are significant by the file's own word.
+    `orientation` is EXIF's; `bits` is how many bits of a grey sample are significant, as the file declares.
     """
 
     data: bytes
@@ -35,7 +35,7 @@ class Trimmed:
 
 
 def trim(data: bytes) -> Trimmed:
-    """The part of an image file that a decoder is to see. Raises `InvalidInput` where decoding would take too long."""
+    """The part of an image file that the decoder gets. Raises `InvalidInput` if decoding would take too long."""
     if data.startswith(b"\xff\xd8\xff"):
         return _jpeg(data)
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -50,16 +50,16 @@ def trim(data: bytes) -> Trimmed:
 
 
 def _too_dear(what: str) -> InvalidInput:
-    """`what` says what it is, and what there is too much of."""
-    return InvalidInput(f"{what} takes too long to decode: save the image anew and send that", code="image_too_large")
+    """`what` names the format, and what the file has too much of."""
+    return InvalidInput(f"{what} takes too long to decode: save the image again and send that", code="image_too_large")
 
 
 # -- JPEG (ITU-T T.81, annex B) ----------------------------------------------------------------------------------
 
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
-_MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # restarts stand within a scan
+_MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # restart markers are part of a scan
 _SOS, _EOI = 0xDA, 0xD9
-_ALONE = frozenset((0x01, *range(0xD0, 0xD9)))  # markers that no segment follows
+_ALONE = frozenset((0x01, *range(0xD0, 0xD9)))  # markers without a segment
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _METADATA = frozenset((*range(0xE0, 0xF0), 0xFE))
 
@@ -89,7 +89,7 @@ def _jpeg(data: bytes) -> Trimmed:
             exif_data = segment[10:]
         elif code == 0xE1 and xmp is None and segment.startswith(b"http://ns.adobe.com/xap/1.0/\0", 4):
             xmp = segment[33:]
-        # JFIF's and Adobe's say which colours these are
+        # JFIF's and Adobe's segments define the colour space
         colours = (code == 0xE0 and segment.startswith(b"JFIF", 4)) or (
             code == 0xEE and segment.startswith(b"Adobe", 4)
         )
@@ -103,9 +103,9 @@ def _jpeg(data: bytes) -> Trimmed:
 
 
 def _check_scans(data: bytes, width: int, height: int) -> None:
-    """Every scan of a JPEG goes over all of its pixels, however few bytes it has."""
+    """Bound the scans: each one costs the decoder a pass over all pixels, however few bytes it has."""
     most = max(_SCANS_ALWAYS, min(_SCANS_EVER, _SCANNED_PIXELS // max(1, width * height)))
-    if data.count(b"\xff\xda") <= most:  # data that is no marker has a zero after 255
+    if data.count(b"\xff\xda") <= most:  # outside markers, 255 is always followed by a zero
         return
     at = scans = parts = 0
     while (marker := _MARKER_IN_SCAN.search(data, at)) is not None and data[marker.start() + 1] != _EOI:
@@ -121,11 +121,11 @@ def _check_scans(data: bytes, width: int, height: int) -> None:
 # -- PNG (W3C, third edition) ------------------------------------------------------------------------------------
 
 _RAW_PROFILE = b"Raw profile type exif"
-_NEEDED = frozenset((b"tRNS",))  # of those that a decoder may do without
+_NEEDED = frozenset((b"tRNS",))  # ancillary chunks that are kept
 
 
 def _png(data: bytes) -> Trimmed:
-    """Critical chunks alone. Without those of an animation, its default picture is left, which is its first."""
+    """Keep the critical chunks only. Without its chunks an animation is reduced to its default image, the first."""
     kept = [data[:8]]
     found: dict[bytes, bytes] = {}
     bits = None
@@ -156,7 +156,7 @@ def _png(data: bytes) -> Trimmed:
 
 
 def _keep_metadata(found: dict[bytes, bytes], kind: bytes, contents: bytes) -> None:
-    """Note what may tell how the picture lies, the first of each."""
+    """Keep the first chunk of each kind that may hold the orientation."""
     if kind == b"eXIf":
         found.setdefault(kind, contents)
     elif kind == b"iTXt" and contents.startswith(b"XML:com.adobe.xmp\0"):
@@ -175,7 +175,7 @@ _GRAPHIC_CONTROL = 0xF9
 
 
 def _gif(data: bytes) -> bytes:
-    """The screen, and what follows its last extension before the first frame; further frames are not decoded."""
+    """Keep the screen, the last graphic control before the first frame, and the rest; Pillow decodes one frame only."""
     at = 13 + ((3 << ((data[10] & 7) + 1)) if len(data) > 10 and data[10] & 0x80 else 0)
     screen, control = data[:at], b""
     parts = 0
@@ -196,7 +196,7 @@ def _gif(data: bytes) -> bytes:
 
 
 def _webp_orientation(data: bytes) -> int | None:
-    """From the chunks that stand behind the picture; an animation has a chunk for each frame before them."""
+    """From the chunks after the image. An animation has a chunk for each frame before them."""
     found: dict[bytes, bytes] = {}
     at, parts = 12, 0
     while at + 8 <= len(data) and parts <= _MOST_PARTS:
@@ -209,7 +209,7 @@ def _webp_orientation(data: bytes) -> int | None:
 
 
 def _check_bmp(data: bytes) -> None:
-    """Run-length commands are read one by one by Pillow's own Python, and rows are filled up pixel by pixel."""
+    """Bound run-length coded files: Pillow reads their commands one by one in Python, and pads rows pixel by pixel."""
     if len(data) < 34 or int.from_bytes(data[14:18], "little") < 40:
         return
     width, height, _, _, compression = struct.unpack_from("<llHHL", data, 18)

@@ -1,8 +1,8 @@
 """The JSON document of a prediction: `{"input": ...}`, checked strictly, its value left unparsed.
 
-The front looks at short documents, so that a mistake is told at once, and gives its replicas the long ones as they are:
-they can take longer than a loop may stand still. Whoever does it, the sentences are the same. Every step runs at the
-speed of C, takes time in proportion to the text, and makes no objects of what is in it.
+The front checks short documents, so that mistakes are reported at once. It passes long ones to the replica unchecked:
+they could hold up the loop for too long. The error messages are the same in both places. Every step runs at the speed
+of C in linear time, and makes no objects from the contents.
 """
 
 import re
@@ -16,7 +16,7 @@ from flambeau.errors import RequestError
 from flambeau.types import Payload
 
 SHORT = 64 * 1024
-"""Bytes: a document of no more is looked at in much less than 5 ms, whatever is in it."""
+"""Bytes: a document up to this size is checked in much less than 5 ms, whatever is in it."""
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -28,7 +28,7 @@ class _InputDocument(msgspec.Struct):
 _DECODER = msgspec.json.Decoder(_InputDocument)
 _QUOTE = 2
 _NOT_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
-_MARKS = bytes.maketrans(b'[{]}"', b"\x01\x01\xff\xff\x02")  # as signed bytes: one level down, one up, and the quote
+_MARKS = bytes.maketrans(b'[{]}"', b"\x01\x01\xff\xff\x02")  # as signed bytes: +1 opens a level, -1 closes one, 2 is "
 _PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 _HALF = re.compile(rb"\\u[dD][89abcdefABCDEF][0-9a-fA-F]{2}")
 _SURROGATE = "it has half of a surrogate pair, such as \\ud800, which is no character"
@@ -61,13 +61,13 @@ _REST = msgspec.json.Decoder(_Rest)
 def decode(body: bytes, decoder: "msgspec.json.Decoder[T]", *, max_depth: int) -> T:
     """The document as the decoder's struct, whose fields are `Raw`.
 
-    Raises `RequestError` as `read_input` does, and `msgspec.ValidationError` for JSON that is no such struct.
+    Raises `RequestError` as `read_input` does, and `msgspec.ValidationError` for JSON that does not fit the struct.
     """
     if deeper_than(body, max_depth):
         raise RequestError(f"the JSON is nested more than {max_depth} levels deep", code="json_too_deep")
     try:
         if not body.isascii():
-            body.decode("utf-8")  # the decoder passes over what lies under `Raw` without reading its strings
+            body.decode("utf-8")  # the decoder does not check the strings within a `Raw` field
         return decoder.decode(body)
     except msgspec.ValidationError:
         raise
@@ -81,15 +81,16 @@ def decode(body: bytes, decoder: "msgspec.json.Decoder[T]", *, max_depth: int) -
 
 
 def refuse_another(body: bytes, value: memoryview, name: str, look: Callable[[bytes], object]) -> None:
-    """Raise `RequestError` when the object has a second member of that name (T-22): readers differ in which one counts.
+    """Raise `RequestError` if the object has a second member of that name (T-22): parsers differ in which one counts.
 
-    `value` is the one that was found, a view into `body`. It is cut out with its name, and what is left is looked at
-    again: that costs nothing of the value, which is nearly all there is. `look`: whether it finds another.
+    `value` is the member that was found, a view into `body`. It is cut out with its name, and `look` says whether the
+    rest has another. So the value, which is nearly the whole document, is not parsed again. For example, with `name`
+    "input", `{"input": [1], "a": 2, "input": [3]}` is looked at again as `{"input": [1], "a": 2, "":0}`.
     """
-    if b"\\" not in body and body.count(b'"%b"' % name.encode()) < 2:  # no name is spelled with escapes
+    if b"\\" not in body and body.count(b'"%b"' % name.encode()) < 2:  # without escapes the name has one spelling
         return
     start = _offset(value, body)
-    closing = body.rfind(b'"', 0, start)  # of the name; one that is spelled with escapes has no quote within, either
+    closing = body.rfind(b'"', 0, start)  # of the name; even one written with escapes has no bare quote inside
     opening = body.rfind(b'"', 0, closing)
     rest = body[:opening] + b'"":0' + body[start + len(value) :]
     if look(rest):
@@ -97,7 +98,7 @@ def refuse_another(body: bytes, value: memoryview, name: str, look: Callable[[by
 
 
 def _offset(view: memoryview, body: bytes) -> int:
-    """Where in `body` the view begins, by their addresses."""
+    """The offset of `view` in `body`, from their addresses."""
     whole, part = (np.frombuffer(each, np.uint8).__array_interface__["data"][0] for each in (body, view))
     return int(part - whole)
 
@@ -105,12 +106,13 @@ def _offset(view: memoryview, body: bytes) -> int:
 def deeper_than(body: bytes, levels: int) -> bool:
     """Whether arrays and objects are nested deeper than `levels`.
 
-    All but brackets and quotes is thrown away; what stands behind an odd number of quotes is text; the rest is summed
-    up. Linear, at the speed of C, and without recursion. Whether the brackets match is for the decoder to say.
+    Everything but brackets and quotes is dropped; brackets after an odd number of quotes are inside a string; the
+    others are summed up. Linear, at the speed of C, without recursion. The decoder checks whether the brackets match.
+    For example, in `{"a": [1, "]"]}` the levels are 1, 2, 1, 0: the bracket in the string does not count.
     """
     if body.count(b"[") + body.count(b"{") <= levels:
         return False
-    if b"\\" in body:  # escaped quotes are text
+    if b"\\" in body:  # escaped quotes do not end a string
         body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
     marks = np.frombuffer(body.translate(_MARKS, _NOT_MARKS), np.int8)
     quotes = marks == _QUOTE
@@ -119,7 +121,7 @@ def deeper_than(body: bytes, levels: int) -> bool:
 
 
 def _has_lone_surrogate(body: bytes) -> bool:
-    """Whether an escape such as \\ud800 stands without its other half: no text has such a character (RFC 8259, 8.2)."""
+    """Whether an escape such as \\ud800 lacks its other half: then it is not a character (RFC 8259, 8.2)."""
     if b"\\u" not in body:
         return False
     return _HALF.search(_PAIR.sub(b"", body.replace(b"\\\\", b""))) is not None
@@ -138,7 +140,7 @@ def _where(error: msgspec.DecodeError) -> str:
 
 
 def open_document(payload: Payload, *, max_depth: int) -> Payload:
-    """What a replica makes of a document that the front has not looked at: its input. Others are as they were."""
+    """The input of a document that the front has not checked; other payloads unchanged. Called in the replica."""
     if payload.kind != "document":
         return payload
     return Payload("json", read_input(bytes(payload.data), max_depth=max_depth))

@@ -1,8 +1,8 @@
-"""Large JSON lists of numbers, read against the shape they must have: in linear time, and with little memory.
+"""Read large JSON lists of numbers against the shape they must have, in linear time and with little memory.
 
-A decoder makes an object of every number and list, some thirty bytes for each of the text, before anybody can count
-them. Here brackets and commas are compared with those of the shape first; then the numbers go into the array piece by
-piece.
+A decoder makes an object of every number and list, some thirty bytes for each byte of text, before they can be counted.
+Here the brackets and commas are compared with those of the shape first; then the numbers go into the array piece by
+piece. For example, rows of shape (2, 3) must have the brackets and commas `[[,,],[,,]]`.
 """
 
 import math
@@ -20,18 +20,18 @@ _NO_BRACKETS = bytes.maketrans(b"[]", b"  ")
 
 
 class UnlikeError(ValueError):
-    """The text is of another form; the message says in which way, as the end of a sentence that begins with "but"."""
+    """The text does not have the shape; the message says how, and completes a sentence that ends in "but"."""
 
 
 def read_rows(
     text: bytes, shape: tuple[int, ...], dtype: str, *, number: type, nesting: int, most: int
 ) -> npt.NDArray[Any]:
-    """The (rows, *shape) array of a JSON value: a row, nested as deep as the shape, or a list of rows.
+    """The array, shape (rows, *shape), of a JSON value: a row, nested as deep as the shape, or a list of rows.
 
-    `number` is the Python type of each, `nesting` how many lists the text opens with, `most` bounds the rows. Raises
-    `UnlikeError`, `msgspec.DecodeError` where something else than a number stands, and `OverflowError`.
+    `number` is the Python type of each number, `nesting` how many lists the text opens with, `most` the limit on rows.
+    Raises `UnlikeError`, `msgspec.DecodeError` for anything but numbers, and `OverflowError`.
     """
-    msgspec.json.decode(text, type=msgspec.Raw)  # the grammar as a whole; makes nothing of it
+    msgspec.json.decode(text, type=msgspec.Raw)  # checks the grammar of the whole text, and makes no objects
     rows = _count_rows(text, shape, nesting)
     if rows > most:
         raise UnlikeError(f"it has {rows} rows, and the most is {most}")
@@ -43,17 +43,17 @@ def read_rows(
         piece = b"[" + text[start:end].translate(_NO_BRACKETS) + b"]"
         numbers = msgspec.json.decode(piece, type=list[number])  # type: ignore[valid-type]
         if filled + len(numbers) > len(array):
-            raise UnlikeError("its lists are of unlike length")
+            raise UnlikeError("its lists are of unequal length")
         array[filled : filled + len(numbers)] = np.array(numbers, dtype)
         filled += len(numbers)
         start = end + 1
     if filled < len(array):  # an empty list where a number belongs
-        raise UnlikeError("its lists are of unlike length")
+        raise UnlikeError("its lists are of unequal length")
     return array.reshape(rows, *shape)
 
 
 def shape_of(text: bytes, shape: tuple[int, ...], nesting: int) -> tuple[int, ...]:
-    """The shape with its free axes as long as they are in the first row of the text. Raises `UnlikeError`."""
+    """The shape, with its free axes set to their lengths in the first row of the text. Raises `UnlikeError`."""
     if FREE not in shape:
         return shape
     marks = np.frombuffer(text.translate(None, delete=_NOT_MARKS), np.uint8)
@@ -62,7 +62,7 @@ def shape_of(text: bytes, shape: tuple[int, ...], nesting: int) -> tuple[int, ..
     for axis, size in enumerate(shape):
         if size != FREE:
             continue
-        level = nesting - len(shape) + axis + 1  # how deep the first list along the axis lies; it opens at that mark
+        level = nesting - len(shape) + axis + 1  # the depth of the first list along the axis; it opens at that mark
         if level < 1:
             raise UnlikeError(f"its lists are nested {nesting} deep")
         within = depths[level - 1 :]
@@ -72,7 +72,7 @@ def shape_of(text: bytes, shape: tuple[int, ...], nesting: int) -> tuple[int, ..
 
 
 def _count_rows(text: bytes, shape: tuple[int, ...], nesting: int) -> int:
-    """How many rows the text has, if its brackets and commas are those of rows of that shape. Raises `UnlikeError`."""
+    """How many rows the text has. Raises `UnlikeError` unless its brackets and commas are those of rows of `shape`."""
     if b'"' in text:
         raise UnlikeError("it has text where a number belongs")
     if nesting not in (len(shape), len(shape) + 1):

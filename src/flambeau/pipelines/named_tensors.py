@@ -1,6 +1,6 @@
-"""The network's own inputs, as somebody sends them: held against what it takes, by name, dtype and shape.
+"""The network's own inputs, as a client sends them: checked against the model's specs by name, dtype and shape.
 
-Nothing is converted: a dtype that is another, or a name, is told and not mended. It knows no JSON and no queue.
+Nothing is converted: a wrong name or dtype is an error.
 """
 
 from collections.abc import Sequence
@@ -11,17 +11,17 @@ from flambeau.types import Payload, Tensors, TensorSpec
 
 
 def read(inputs: Sequence[TensorSpec], payload: Payload) -> Tensors:
-    """The inputs that a payload holds. Raises `InvalidInput`."""
+    """The inputs in a payload. Raises `InvalidInput`."""
     try:
         tensors = unpack(payload.arrays, payload.data)
     except ValueError as error:
-        raise InvalidInput(f"the tensors are none: {error}", code="invalid_tensor") from error
+        raise InvalidInput(f"the tensors cannot be read: {error}", code="invalid_tensor") from error
     rows_of(inputs, tensors)
     return tensors
 
 
 def rows_of(inputs: Sequence[TensorSpec], tensors: Tensors) -> int:
-    """How many rows there are of every input, at least one.
+    """The number of rows, the same for every input and at least one.
 
     Raises `InvalidInput` that names the input, what was sent and what is expected.
     """

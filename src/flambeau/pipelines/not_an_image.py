@@ -1,4 +1,4 @@
-"""What was sent where an image was expected, by its first bytes, and what to do about it."""
+"""Recognise what was sent in place of an image, by its first bytes, and say what to do about it."""
 
 import re
 
@@ -30,9 +30,9 @@ _HEAD = 1024
 
 
 def what_is(data: bytes) -> tuple[str | None, str]:
-    """What a file is that is not one of the images that are read, and what to do: both as parts of a sentence.
+    """What a file is, if it is not an image we read, and what to do about it: both as parts of a sentence.
 
-    `None` where its bytes do not tell.
+    `None` for the first if its bytes do not show it.
     """
     name = _name(data)
     if name is None:
@@ -66,7 +66,7 @@ def _name(data: bytes) -> str | None:
 
 
 def _of_brands(data: bytes) -> str:
-    """Of a file in boxes: its main brand, or one that it says it is compatible with."""
+    """The name of a file in boxes, by its main brand or a compatible one."""
     end = min(int.from_bytes(data[:4]), 128)
     for at in (8, *range(16, end, 4)):
         if name := _BRANDS.get(data[at : at + 4]):
@@ -87,7 +87,7 @@ def _of_text(head: bytes) -> str | None:
     if lowered.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
         return "an HTML page"
     if lowered.startswith((b"http://", b"https://")) and b"\n" not in text.strip():
-        return "the address of something"
+        return "a URL"
     if text and all(byte >= 32 or byte in b"\t\r\n\f\x1b" for byte in text):
         return "JSON" if text[:1] in b"{[" else "text"
     return None

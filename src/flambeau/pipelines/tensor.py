@@ -1,8 +1,8 @@
 """JSON numbers to tensors and back, for networks over numbers.
 
-`{"input": x}`: x is one row (the nesting of the model's input), several rows (one level more), or, where the row is a
-single number, that number alone. The answer is nested the same way: a row for a row, rows for rows, a number for a
-number. Of several inputs x is an object of those by name, and every one is one row, or every one as many rows.
+`{"input": x}`: x is one row (nested like the model's input), several rows (one level deeper), or, if a row is a single
+number, that number alone. The answer is nested the same way: a row for a row, rows for rows, a number for a number.
+With several inputs, x is an object of inputs by name: one row of each, or the same number of rows of each.
 """
 
 import functools
@@ -22,18 +22,18 @@ from flambeau.tasks.tensor import MAX_ROWS, inputs_of, nesting_of
 from flambeau.types import Payload, Tensors, TensorSpec
 
 _SMALL = 256 * 1024
-"""Bytes of text that may be decoded as they are: what is made of them takes thirty times as much at the worst."""
+"""Bytes of text that are decoded in one go. The decoded objects take up to thirty times as much."""
 
 
 class TensorPipeline:
-    """JSON values to (rows, *shape), and the rows of the outputs to what the task makes of them."""
+    """JSON values to tensors, shape (rows, *shape), and the rows of the outputs to the task's answer."""
 
     def __init__(self, *, postprocess: Postprocess, inputs: Sequence[TensorSpec]) -> None:
         self.postprocess = postprocess
         self._inputs = [_Input(spec, several=len(inputs) > 1) for spec in inputs]
 
     def preprocess(self, payload: Payload) -> Tensors:
-        """Raises `InvalidInput` with a sentence that says what was expected and what came."""
+        """Raises `InvalidInput` that says what was expected and what was sent."""
         if payload.kind != "json":
             raise InvalidInput(
                 f'this model takes numbers, not a file: send JSON like {{"input": {self._example_text()}}}',
@@ -56,19 +56,19 @@ class TensorPipeline:
                 ]
                 raise InvalidInput(
                     f"'{first[0]}' is {told[0]}, and '{name}' is {told[1]}: "
-                    "send one row of every input, or as many in a list",
+                    "send one row of each, or lists of equal length",
                     code="invalid_tensor",
                 )
             tensors[name] = rows
         return tensors
 
     def example(self) -> Payload:
-        """A row of zeros."""
+        """A row of zeros for each input."""
         zeros = {each.spec.name: np.zeros(each.spec.usual, each.spec.dtype).tolist() for each in self._inputs}
         return Payload("json", msgspec.json.encode(zeros if len(zeros) > 1 else zeros[self._inputs[0].spec.name]))
 
     def _named(self, text: bytes) -> dict[str, bytes]:
-        """The JSON text of every input."""
+        """The JSON text of every input, by name. Raises `InvalidInput`."""
         names = [each.spec.name for each in self._inputs]
         wanted = "input must be an object with " + ", ".join(f'"{name}"' for name in names)
         try:
@@ -90,7 +90,7 @@ class TensorPipeline:
 
 
 class _Input:
-    """One input, and how its JSON is read: `several` have their names in what is said about them."""
+    """Reads the JSON of one input. With `several` inputs, errors name the input."""
 
     def __init__(self, spec: TensorSpec, *, several: bool) -> None:
         self.spec = spec
@@ -114,7 +114,7 @@ class _Input:
 
     def _read(self, text: bytes) -> npt.NDArray[Any]:
         try:
-            with np.errstate(over="ignore"):  # a number too large becomes infinite, and is refused below
+            with np.errstate(over="ignore"):  # a number that is too large becomes infinite, and is refused below
                 array = self._read_small(text) if len(text) <= _SMALL else self._read_large(text)
         except UnlikeError as error:
             raise self._wrong(str(error)) from None
@@ -123,7 +123,7 @@ class _Input:
         except OverflowError:
             raise self._out_of_range() from None
         except ValueError:
-            raise self._wrong("its lists are of unlike length") from None
+            raise self._wrong("its lists are of unequal length") from None
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise self._out_of_range()
         return array
@@ -171,7 +171,7 @@ _EXPECTED = {"array": "a list", "int": "a whole number", "bool": "a truth value"
 
 
 def _in_words(error: msgspec.DecodeError) -> str:
-    """msgspec's finding as the end of a sentence: "it has text where a number belongs"."""
+    """msgspec's error as the end of a sentence: "it has text where a number belongs"."""
     message = str(error)
     if match := re.match(r"Expected `(\w+)`, got `(\w+)`", message):
         expected, found = match.groups()

@@ -1,1 +1,1 @@
-"""Other people's requests to ours and back: pure functions over plain values, whatever the server."""
+"""Protocols: from a client's request to payloads, and from outcomes to its answer. Pure functions, for any server."""

@@ -1,7 +1,7 @@
-"""The table of native routes, and what is true of every answer: its headers, its line in the log, its metrics.
+"""The native routes, and what every answer has in common: its headers, its log line and its metrics.
 
-A front finds the route of a request in a table (`flambeau.protocols.routes`) and has it answered here. So every front
-gives the same answer, logs the same line and counts in the same metrics.
+A front finds a request's route in a table (`flambeau.protocols.routes`) and calls this module to answer it. So every
+front gives the same answer, logs the same line and counts in the same metrics.
 """
 
 import time
@@ -22,7 +22,7 @@ from flambeau.types import Timings
 
 
 async def answer(service: Service, match: Match, request: HttpRequest) -> HttpAnswer:
-    """Answer a request whose route waits. Never raises for what a client or a model does."""
+    """Answer a request whose route is a coroutine function. Never raises for what a client or a model does."""
     route = match.route
     try:
         function = cast("Callable[..., Awaitable[HttpAnswer]]", route.answer)
@@ -33,7 +33,7 @@ async def answer(service: Service, match: Match, request: HttpRequest) -> HttpAn
 
 
 def answer_in_thread(service: Service, match: Match, request: HttpRequest) -> HttpAnswer:
-    """The same for a route that does not wait, in the calling thread."""
+    """The same for a route with a plain function, in the calling thread."""
     try:
         function = cast("Callable[..., HttpAnswer]", match.route.answer)
         found = function(service, request, **match.parameters)
@@ -54,7 +54,7 @@ def _failed(error: Exception, request: HttpRequest) -> HttpAnswer:
 
 
 def _told(error: Exception, request: HttpRequest) -> RequestError:
-    """What a client is told of an error."""
+    """The error as the client sees it: unexpected ones are logged, and their details kept from the client."""
     if isinstance(error, RequestError):
         return error
     logs.failure("a request failed unexpectedly", error, id=request.identity)
@@ -69,10 +69,10 @@ def prediction(
     infer: Callable[[Service, Model, HttpRequest], Coroutine[Any, Any, Answered]],
     refuse: Callable[[RequestError, str], HttpAnswer],
 ) -> ProtocolFunction:
-    """The function of a route by which a protocol predicts: measured, logged and traced under that path.
+    """The function of a prediction route: it measures, logs and traces every request under `path`.
 
-    `infer` answers for one model, `refuse` says in the protocol's form why a request fails as a whole, and under which
-    id. The parameters of the route are `model` and `version`, where it has them.
+    `infer` answers for one model. `refuse` makes the protocol's error answer to a request that fails as a whole, from
+    the error and the request id. The route may have the path parameters `model` and `version`.
     """
     name = f"POST {path}"
 
@@ -87,7 +87,7 @@ def prediction(
             told = _told(error, request)
             if taken is None:
                 service.metrics.other.rejected(told.code)
-            # Without its traceback, whose frames hold the body: what refers to the error is itself in one of them.
+            # Drop the traceback: its frames hold the body, and this frame refers to the error: a reference cycle.
             found = Answered(refuse(told, request.identity), told.with_traceback(None), (), 0.0)
         status = found.http.status
         seconds = time.monotonic() - request.received
@@ -116,7 +116,7 @@ def prediction(
 
 
 def _trace(service: Service, model: Model | None, request: HttpRequest, *, path: str, found: Answered) -> str | None:
-    """The id of the trace that the request belongs to, where there is one; its spans are made now that it is over."""
+    """The id of the request's trace, if it has one. Its spans are recorded now that the request is over."""
     parent = tracing.parent_of(request.headers.get("traceparent"))
     if service.tracer is None:
         return parent.trace if parent else None
@@ -143,7 +143,7 @@ def _trace(service: Service, model: Model | None, request: HttpRequest, *, path:
 
 
 def _server_timing(timings: Sequence[Timings], seconds: float) -> str:
-    """W3C Server-Timing in milliseconds: the stages that were come to, each item's longest, and the whole."""
+    """W3C Server-Timing in milliseconds: each stage that was reached, as its longest time over all items; the total."""
     total = f"total;dur={1000 * seconds:.2f}"
     one = timings[0] if len(timings) == 1 else longest(timings)
     if not one.queue + one.preprocess + one.inference + one.postprocess:
@@ -182,4 +182,4 @@ NATIVE = (
     Route("GET", "/readyz", "public", operations.ready, describe=openapi.ready, vital=True, quiet=True),
     Route("GET", "/metrics", "admin", operations.metrics, describe=openapi.metrics, vital=True),
 )
-"""The routes of the native protocol, and those for operators. `GET /openapi.json` is made for a whole table."""
+"""The routes of the native protocol and those for operators. `GET /openapi.json` is added to the complete table."""

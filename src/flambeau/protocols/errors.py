@@ -1,4 +1,4 @@
-"""From an error's code to HTTP: the one table of statuses, and the one shape of an error body."""
+"""Errors over HTTP: the one table from codes to statuses, and the one shape of an error body."""
 
 from typing import Any
 
@@ -56,13 +56,14 @@ STATUS: dict[Code, int] = {
     "model_timeout": 504,
     "out_of_memory": 507,
 }
-"""`input_rejected` is 400, as the recipes' clients expect of a bad input; only file contents are 422."""
+"""The status of every code. `input_rejected` is 400, as the recipes' clients expect for a bad input; 422 is for broken
+file contents and for inputs that crash the model."""
 
 _RETRY_AFTER_SECONDS = "1"
 
 
 class RateLimited(RequestError):
-    """The client has sent too many for now; it may try again in so many seconds."""
+    """The client is over its rate limit; it may try again in `wait` seconds."""
 
     def __init__(self, message: str, wait: int) -> None:
         super().__init__(message, code="rate_limited")
@@ -70,7 +71,7 @@ class RateLimited(RequestError):
 
 
 def error_body(error: RequestError, request_id: str) -> dict[str, Any]:
-    """The members of an error: a sentence, its code, whether to try again, and the id to ask about."""
+    """The members of an error body: a sentence, its code, whether to try again, the request id, and a hint if any."""
     body: dict[str, Any] = {
         "error": error.message,
         "code": error.code,

@@ -1,4 +1,4 @@
-"""A request and its answer as plain values, so that protocol code is pure functions under every front."""
+"""A request and its answer as plain values, so that protocol code is pure functions behind every front."""
 
 import re
 import secrets
@@ -8,25 +8,30 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qs
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-"""What a client may call its request."""
+"""A valid X-Request-ID."""
 
 JSON = "application/json"
 
 SAFE_HEADERS = (("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"))
-"""On every answer: predictions are private, and nothing is to be guessed from content."""
+"""On every answer: predictions are private, and browsers must not guess a content type."""
 
 
 Charge = Callable[[int], None]
-"""Counts so many items more than the first of a request. Raises `RequestError` when that is above the client's rate."""
+"""Charges the items of a request after its first to the client's rate limit. Raises `RequestError` above the limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
     """A fully received request. Header names are lower-case; `received` is `time.monotonic()` at its first byte.
 
+<<<<<<< HEAD
     `charge` is there where rates are limited. `identity` is what the request is called everywhere: in answers, log and
     spans; without one given the headers tell. `root` is the URL below which the client sees the routes, with its slash.
     `client` is its address, where it is known.
+=======
+    `charge` is set where rates are limited. `identity` is the request id in answers, log and spans; by default it comes
+    from the headers. `root` is the URL below which the client sees the routes, with a slash at the end.
+>>>>>>> lb
     """
 
     method: str
@@ -42,20 +47,20 @@ class HttpRequest:
 
     def __post_init__(self) -> None:
         if not self.identity:
-            object.__setattr__(self, "identity", request_id(self.headers))  # once: it may be drawn by lot
+            object.__setattr__(self, "identity", request_id(self.headers))  # once: it may be random
 
     def parameters(self, name: str) -> list[str]:
-        """Every value that the query gives to that name."""
+        """Every value of that name in the query."""
         return parse_qs(self.query, keep_blank_values=True).get(name, []) if self.query else []
 
     def media_type(self) -> str:
-        """The content type in lower case, without its parameters; empty where there is none."""
+        """The content type in lower case, without its parameters; empty if there is none."""
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """What goes back. `headers` are besides Content-Type and Content-Length."""
+    """An answer. `headers` come in addition to Content-Type and Content-Length."""
 
     status: int
     body: bytes
@@ -64,21 +69,21 @@ class HttpAnswer:
 
 
 def sealed(answer: HttpAnswer, identity: str) -> HttpAnswer:
-    """The answer with the headers that every answer carries; its own go before them. No name stands twice."""
+    """The answer with the headers that every answer carries. Its own override them, so no name appears twice."""
     headers = dict((("X-Request-ID", identity), *SAFE_HEADERS, *answer.headers))
     return HttpAnswer(answer.status, answer.body, answer.content_type, tuple(headers.items()))
 
 
 def request_id(headers: Mapping[str, str]) -> str:
-    """The client's X-Request-ID where it is harmless, else a new one."""
+    """The client's X-Request-ID if it is valid, else a new random one."""
     given = headers.get("x-request-id", "")
     return given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
 
 
 def prefers(accept: str, media_type: str, *, over: str) -> bool:
-    """Whether an `Accept` header names that type, and no less than the other (RFC 9110, 12.5.1).
+    """Whether an `Accept` header names `media_type` with at least the quality of `over` (RFC 9110, 12.5.1).
 
-    A type that is not named is not meant: `*/*` asks for what is usual.
+    Only a type named in full counts: `*/*` asks for the usual one.
     """
     if media_type not in accept.lower():
         return False

@@ -1,7 +1,7 @@
-"""Bodies of multipart/form-data (RFC 7578) into parts, without copying their contents.
+"""Split a multipart/form-data body (RFC 7578) into parts, without copying their contents.
 
-Stricter than browsers need: a body that ends before its closing boundary is an error and never a form without files.
-It is read in steps, each far below 5 ms whatever is sent, so that a loop can do something else between two.
+Stricter than browsers need: a body that ends before its closing boundary is an error, never a form without files.
+The body is parsed in steps, each far below 5 ms whatever is sent, so that the loop can do other work in between.
 """
 
 import asyncio
@@ -14,16 +14,18 @@ from flambeau.errors import RequestError
 
 T = TypeVar("T")
 Steps = Generator[None, None, T]
-"""Work in steps, and what comes of it."""
+"""Work in steps: a generator that yields after each step and returns the result."""
 
-_WINDOW = 128 * 1024  # bytes that are searched in one step
+_WINDOW = 128 * 1024  # bytes searched in one step
 _LONGEST_BOUNDARY = 70  # RFC 2046, 5.1.1
 _LONGEST_PADDING = 128  # blanks after a boundary
 _LONGEST_PART_HEADER = 8192
-_CHEAP_HEADER = 512  # bytes: several of these are read in one step
+_FIRST_WINDOW = 4 * 1024  # bytes; it doubles up to `_WINDOW`
+_PART_COST = 8 * 1024  # bytes that could be searched in the time that a part takes beside its search
+_CHEAP_HEADER = 512  # bytes: shorter part headers do not end a step
 _MOST_LINES, _MOST_PARAMETERS = 32, 16
 
-# Possessive: nothing in a header makes it go back over what it has passed.
+# Possessive quantifiers: no header can make the pattern backtrack.
 _PARAMETER = re.compile(r';[ \t]*+([^\s=;"]++)[ \t]*+=[ \t]*+("(?:[^"\\]|\\.)*+"|[^;"]*+)', re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
@@ -32,7 +34,7 @@ _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 class Part:
     """One part: the name of its form field, and its contents.
 
-    `is_file`: it was given the name of a file. `encoding`: its Content-Transfer-Encoding in lower case, if any.
+    `is_file`: it has a file name. `encoding`: its Content-Transfer-Encoding in lower case, if any.
     """
 
     name: str
@@ -42,7 +44,7 @@ class Part:
 
 
 async def parse(body: bytes | memoryview, content_type: str, *, max_parts: int) -> list[Part]:
-    """The parts in the order sent. The loop is let go on after each step.
+    """The parts in the order sent. Yields to the event loop after each step.
 
     Raises `RequestError` with code `invalid_multipart`, `multipart_truncated` or `too_many_parts`.
     """
@@ -56,7 +58,7 @@ async def parse(body: bytes | memoryview, content_type: str, *, max_parts: int) 
 
 
 def steps(body: bytes | memoryview, content_type: str, *, max_parts: int) -> Steps[list[Part]]:
-    """The same as a generator, which gives way after each step and returns the parts."""
+    """The same as a generator, which yields after each step and returns the parts."""
     delimiter = b"--" + _boundary(content_type)
     view = memoryview(body)
     # A preamble before the first boundary is allowed and ignored (RFC 2046, 5.1.1).
@@ -64,15 +66,17 @@ def steps(body: bytes | memoryview, content_type: str, *, max_parts: int) -> Ste
     if bytes(view[: len(delimiter)]) != delimiter:
         position = (yield from _find(view, b"\r\n" + delimiter, 0)) + 2
         if position == 1:
-            raise _invalid("the boundary of the header never appears in the body")
+            raise _invalid("the boundary named in Content-Type never appears in the body")
     parts: list[Part] = []
+    searched = 0  # bytes since the last step ended, and something for each part
     while True:
         position += len(delimiter)
         if bytes(view[position : position + 2]) == b"--":
             return parts
         start = _skip_line_end(view, position)
         head, content = _head(view, start, delimiter)
-        if len(head) > _CHEAP_HEADER:
+        if len(head) > _CHEAP_HEADER or searched > _WINDOW:
+            searched = 0
             yield
         end = yield from _find(view, b"\r\n" + delimiter, content - 2)
         if end < 0:
@@ -81,20 +85,24 @@ def steps(body: bytes | memoryview, content_type: str, *, max_parts: int) -> Ste
             most = f"{max_parts} part{'' if max_parts == 1 else 's'}"
             raise RequestError(f"the form has more than {most} (--max-items)", code="too_many_parts")
         parts.append(_part(head, view[content : max(content, end)]))
+        searched += end - content + _PART_COST
         position = end + 2
 
 
 def _find(view: memoryview, text: bytes, start: int) -> Steps[int]:
-    """Where the text begins at or after `start`; -1 where it does not."""
+    """The position of `text` at or after `start`; -1 if it is not there."""
+    window = _FIRST_WINDOW  # a short part is found without a copy of what follows it
     while True:
-        end = start + _WINDOW + len(text) - 1
+        end = start + window + len(text) - 1
         found = bytes(view[start:end]).find(text)
         if found >= 0:
             return start + found
         if end >= len(view):
             return -1
-        start += _WINDOW
-        yield
+        start += window
+        if window == _WINDOW:
+            yield
+        window = min(2 * window, _WINDOW)
 
 
 def _boundary(content_type: str) -> bytes:
@@ -112,12 +120,12 @@ def _skip_line_end(view: memoryview, position: int) -> int:
     if end < 0 and position + len(line) == len(view):
         raise _truncated()
     if end < 0 or line[:end].strip(b" \t"):
-        raise _invalid("a boundary line carries something else")
+        raise _invalid("a boundary line has other text after the boundary")
     return position + end + 2
 
 
 def _head(view: memoryview, start: int, delimiter: bytes) -> tuple[bytes, int]:
-    """The header lines of the part that begins there, of which there may be none, and where its contents begin."""
+    """The header lines of the part at `start`, possibly none, and the position at which its contents begin."""
     window = bytes(view[start - 2 : start + _LONGEST_PART_HEADER + 4])
     end = window.find(b"\r\n\r\n")
     if end < 0:
@@ -131,7 +139,7 @@ def _head(view: memoryview, start: int, delimiter: bytes) -> tuple[bytes, int]:
 def _part(head: bytes, data: memoryview) -> Part:
     lines = head.split(b"\r\n", _MOST_LINES)
     if len(lines) > _MOST_LINES:
-        raise _invalid(f"a part has more than {_MOST_LINES} lines of header")
+        raise _invalid(f"a part has more than {_MOST_LINES} header lines")
     name, is_file, encoding = None, False, ""
     for line in lines:
         key, _, value = line.partition(b":")
@@ -147,7 +155,7 @@ def _part(head: bytes, data: memoryview) -> Part:
 
 
 def _parameters(header: str) -> dict[str, str]:
-    """The parameters of a header's value by their names in lower case, the first of each name."""
+    """The parameters of a header's value by lower-case name; of several with one name, the first."""
     found: dict[str, str] = {}
     for count, match in enumerate(_PARAMETER.finditer(header)):
         if count == _MOST_PARAMETERS:

@@ -1,10 +1,10 @@
-"""The native protocol: bodies to payloads, outcomes to the recipes' answers. Pure functions and two coroutines.
+"""The native protocol: from bodies to payloads, and from outcomes to the recipes' answers.
 
-one part `file`, or a raw body     what the model's task answers: `flambeau.tasks`
-one part `image`                   the same, but of a classifier {"class_index": ..., "probabilities": [...]}
+one part `file`, or a raw body     the answer of the model's task: `flambeau.tasks`
+one part `image`                   the same, but from a classifier {"class_index": ..., "probabilities": [...]}
 JSON {"input": x}                  {"output": y}
 several parts                      {"predictions": [...]} in the order sent; a bad one fails alone
-Accept: another of its types       what the task renders for it; one bad item fails the request
+Accept: a type the task renders    the task's rendering; one bad item fails the request
 """
 
 import asyncio
@@ -34,15 +34,15 @@ _PLAIN_ENCODINGS = ("", "7bit", "8bit", "binary")
 _FILE_NAME = re.compile(rb"[^\x00-\x1f\x7f]{1,255}\.[A-Za-z0-9]{2,5}")
 _BASE64 = re.compile(rb"(?:data:[^,]{0,200},)?[A-Za-z0-9+/=_\s-]{64,}")
 
-_BYTES_AT_ONCE = 32 * 1024  # of vectors that become text before others have their turn: about a millisecond
+_BYTES_AT_ONCE = 32 * 1024  # of vectors encoded before the loop gets another turn: about a millisecond
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request understood: its items (or what was wrong with one of them) and what is wanted about them.
+    """A parsed request: its items (or the error of an item) and the options for them.
 
-    `top_k`: how many classes are to be ranked, where that was asked for. `rendered`: what the
-    answer is to be, and by what, where that is not JSON.
+    `top_k`: how many classes to rank, if the client asked. `rendered`: the media type of the answer and its renderer,
+    if that is not JSON.
     """
 
     items: list[tuple[PartName, Payload | RequestError]]
@@ -52,10 +52,10 @@ class Call:
 
 
 class Answered(NamedTuple):
-    """An answer, with what only the log and the trace want of it.
+    """An answer, with what only the log and the trace need.
 
-    `error` is that of an item that was sent alone, `timings` are the items', and `queued` is the time of
-    `time.monotonic()` at which they were handed to the model.
+    `error`: that of the request, or of its only item. `timings`: one per item. `queued`: `time.monotonic()` when the
+    items were handed to the model.
     """
 
     http: HttpAnswer
@@ -65,7 +65,7 @@ class Answered(NamedTuple):
 
 
 async def answer(service: Service, model: Model, request: HttpRequest) -> Answered:
-    """Answer a prediction request to that model. Raises `RequestError` for a request that fails as a whole."""
+    """Answer a prediction request to `model`. Raises `RequestError` for a request that fails as a whole."""
     try:
         call = await read(request, model.kind, service.settings, task=model.task)
         timeout = _timeout(request, service.settings.deadline)
@@ -86,12 +86,14 @@ async def answer(service: Service, model: Model, request: HttpRequest) -> Answer
 
 
 async def read(request: HttpRequest, kind: str, settings: Settings, *, task: TaskName) -> Call:
-    """Understand a request to a model of that kind (`image`, `tensor` or `python`). Raises `RequestError`.
+    """Parse a request to a model of that kind (`image`, `tensor` or `python`). Raises `RequestError`.
 
-    The loop is let go on after every few hundred KiB of a form.
+    Yields to the event loop while it parses a long form.
     """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise RequestError("a compressed body is not read: send it as it is", code="unsupported_content_encoding")
+        raise RequestError(
+            "compressed bodies are not supported: send the body uncompressed", code="unsupported_content_encoding"
+        )
     items = await _read_items(request, kind, settings)
     if len(items) > settings.max_items:
         raise RequestError(
@@ -135,13 +137,11 @@ async def _read_items(
     if reading == "raw":
         return [("file", Payload("file", request.body))]
     if media_type == "application/x-www-form-urlencoded" and kind == "image":
-        raise _nothing_sent(
-            kind, code="missing_file"
-        )  # a form without files: what the recipe's client sends by mistake
+        raise _nothing_sent(kind, code="missing_file")  # a form without files: the usual mistake with the recipe
     wanted = (
         "multipart form data or an image" if kind == "image" else "JSON with the header Content-Type: application/json"
     )
-    raise RequestError(f"a body of that Content-Type is not read: send {wanted}", code="unsupported_media_type")
+    raise RequestError(f"this Content-Type is not supported: send {wanted}", code="unsupported_media_type")
 
 
 def _form(name: str) -> PartName:
@@ -149,9 +149,9 @@ def _form(name: str) -> PartName:
 
 
 def document(body: bytes | memoryview, kind: str, *, max_depth: int) -> Payload:
-    """A JSON document as a payload: its input, or as a whole where its replica is to look at it.
+    """A JSON document as a payload: its input, or the whole document where the replica is to parse it.
 
-    That is what is long, for the loop serves others too; and what goes to a model of images, for base64.
+    Replicas parse long documents, which would hold up the loop, and those for image models, which carry base64.
     """
     if kind == "image" or len(body) > json_document.SHORT:
         return Payload("document", body)
@@ -159,25 +159,25 @@ def document(body: bytes | memoryview, kind: str, *, max_depth: int) -> Payload:
 
 
 def _file(part: Part, kind: str) -> Payload | RequestError:
-    """The file in a part; or what was put there in its place, and how to send a file."""
+    """The file in a part; or the error that says what was sent instead, and how to send a file."""
     if not part.data:
         return RequestError("the file is empty", code="empty_body")
     where = f"the part '{_form(part.name)}'"
     if part.encoding not in _PLAIN_ENCODINGS:
         return RequestError(
-            f"{where} is in another form (Content-Transfer-Encoding): send the file's bytes as they are",
+            f"{where} is encoded (Content-Transfer-Encoding): send the file's bytes as they are",
             code="unsupported_content_encoding",
         )
     if kind == "image" and not part.is_file:
         start = bytes(part.data[:1024])
         if len(part.data) <= 260 and _FILE_NAME.fullmatch(start):
             return RequestError(
-                f"{where} is the name of a file, and not a file: send its contents (with curl: -F file=@NAME)",
+                f"{where} is the name of a file, not a file: send its contents (with curl: -F file=@NAME)",
                 code="missing_file",
             )
         if _BASE64.fullmatch(start):
             return RequestError(
-                f"{where} is text in base64: send the file's bytes as they are, "
+                f"{where} is base64 text: send the file's bytes as they are, "
                 'or JSON: {"image": "<the file in base64>"}',
                 code="unsupported_content_encoding",
             )
@@ -185,7 +185,7 @@ def _file(part: Part, kind: str) -> Payload | RequestError:
 
 
 def _nothing_sent(kind: str, *, code: Literal["empty_body", "missing_file"]) -> RequestError:
-    if kind == "image":  # the sentence of the second recipe, which its clients compare
+    if kind == "image":  # the second recipe's own sentence: its clients compare it
         return RequestError("no image part", code=code, hint="send the image as multipart form field 'file' or 'image'")
     if code == "missing_file":
         return RequestError("no file part", code=code, hint="send the file as multipart form field 'file'")
@@ -199,9 +199,9 @@ def _timeout(request: HttpRequest, most: float) -> float:
 
 
 async def render(call: Call, outcomes: Sequence[tuple[PartName, Outcome]], *, request_id: str) -> HttpAnswer:
-    """The answer to a request: one item's own, or a list in which items' errors stand at their places.
+    """The answer to a request: that of its only item, or a list with the items' errors in their places.
 
-    Long vectors become text an item at a time: between two of them the loop is everybody's.
+    Long vectors are encoded item by item, and the loop gets a turn in between.
     """
     results = [outcome.result for _, outcome in outcomes]
     nonfinite = sum(result.nonfinite for result in results if not isinstance(result, RequestError))
@@ -231,7 +231,7 @@ def _rendered(
     *,
     request_id: str,
 ) -> HttpAnswer:
-    """The answers in another form than JSON. It has no place for an error: the first one is the answer to all."""
+    """The answers in a form other than JSON. It has no place for an error, so the first error answers the request."""
     failed = next((result for result in results if isinstance(result, RequestError)), None)
     if failed is not None:
         return error_answer(failed, request_id)

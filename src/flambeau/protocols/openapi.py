@@ -1,7 +1,7 @@
 """The OpenAPI 3.1 document of a running service: its own models, its own limits, every status with its codes.
 
-What can be sent comes from `flambeau.protocols.parameters`, which validates requests too; statuses from
-`flambeau.protocols.errors`, and which operations there are from the table of routes.
+Bodies and parameters come from `flambeau.protocols.parameters`, which also validates requests; statuses from
+`flambeau.protocols.errors`, and operations from the table of routes.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -26,24 +26,24 @@ Document = dict[str, Any]
 
 _NOT_OF_PREDICTIONS: frozenset[Code] = frozenset({"not_found", "method_not_allowed"})
 _REASONS = {
-    400: "The request is not understood, or the model refuses the input.",
-    401: "A token is needed.",
-    403: "This token is not for this, or the request comes from a page of another site.",
+    400: "The request is malformed, or the model rejects the input.",
+    401: "The request has no token, or one that is not known.",
+    403: "The token lacks the scope, or the request comes from a page of another site.",
     404: "There is no such model or version.",
-    408: "The request was not whole in time.",
-    413: "Larger than the service takes.",
-    415: "Of a type that is not read.",
-    422: "Read, and broken.",
+    408: "The request did not arrive in time.",
+    413: "The request is larger than the service takes.",
+    415: "The type or encoding of the body is not supported.",
+    422: "The input is broken, or crashes the model.",
     429: "Too many requests: try again after `Retry-After`.",
     500: "The model or the server failed.",
-    503: "Not now: try again after `Retry-After`.",
-    504: "Not in time.",
+    503: "Unavailable for now: try again after `Retry-After`.",
+    504: "The answer was not ready in time.",
     507: "The model ran out of memory.",
 }
 
 
 def document(service: Service, table: Iterable[Route], *, tokens: bool) -> Document:
-    """The document of that service as it is now, of the routes that are described. `tokens`: requests may need one."""
+    """The document of a service as it is now, with every route that has a description. `tokens`: some require one."""
     paths: Document = {}
     for route, operation in _operations(service, [route for route in table if route.describe is not None]):
         assert route.describe is not None
@@ -76,8 +76,13 @@ def document(service: Service, table: Iterable[Route], *, tokens: bool) -> Docum
 
 
 def _operations(service: Service, routes: list[Route]) -> Iterator[tuple[Route, Operation]]:
+<<<<<<< HEAD
     """The operations of the routes. Where a route takes a model, there is one for each, and they stand together."""
     for by_model, several in groupby(routes, key=lambda route: route.by_model):
+=======
+    """The operations of the routes. A route that takes a model has one for each model; they are grouped by model."""
+    for named, several in groupby(routes, key=lambda route: "{model}" in route.path):
+>>>>>>> lb
         group = list(several)
         for model in service.models() if by_model else [service.shown()]:
             for route in group:
@@ -96,7 +101,7 @@ def _operation(service: Service, model: Model, route: Route) -> Operation:
 
 
 def route(table: Callable[[], RouteTable], *, tokens: bool) -> Route:
-    """The route of the document about that table, in which it stands itself."""
+    """The route of the document about that table, which includes this route."""
 
     def answer(service: Service, request: HttpRequest) -> HttpAnswer:
         return HttpAnswer(200, msgspec.json.encode(document(service, table(), tokens=tokens)))
@@ -105,7 +110,7 @@ def route(table: Callable[[], RouteTable], *, tokens: bool) -> Route:
 
 
 def prediction(operation: Operation) -> Document:
-    """A prediction of the native protocol."""
+    """A prediction route of the native protocol."""
     model, settings = operation.model, operation.settings
     named: Document = {
         name: {"$ref": f"#/components/headers/{name}"}
@@ -146,7 +151,7 @@ def _parameter(number: Number) -> Document:
 
 
 def _refusals() -> Document:
-    """Every status that a prediction can fail with, and the codes that it has."""
+    """Every status that a prediction can fail with, and its codes."""
     found: Document = {}
     for status in sorted({STATUS[code] for code in STATUS if code not in _NOT_OF_PREDICTIONS}):
         codes = sorted(code for code, its in STATUS.items() if its == status and code not in _NOT_OF_PREDICTIONS)
@@ -186,20 +191,23 @@ def live(_: Operation) -> Document:
         "type": "object", "required": ["status"], "properties": {"status": {"const": "live"}},
         "additionalProperties": False,
     }  # fmt: skip
-    return _get("livez", "Whether the process answers", {"200": _json(schema, "It does.")})
+    return _get("livez", "Whether the process is live", {"200": _json(schema, "The process is live.")})
 
 
 def ready(_: Operation) -> Document:
     """`GET /readyz`."""
     schema = {"$ref": "#/components/schemas/Readiness"}
-    answers = {"200": _json(schema, "They can."), "503": _json(schema, "One cannot, or the service is stopping.")}
+    answers = {
+        "200": _json(schema, "Every model can."),
+        "503": _json(schema, "A model cannot, or the service is stopping."),
+    }
     return _get("readyz", "Whether every model can answer", answers)
 
 
 def metrics(_: Operation) -> Document:
     """`GET /metrics`."""
     text = {"description": "Prometheus' text format, version 0.0.4.", "content": {"text/plain": {}}}
-    return _get("metrics", "What is counted and timed", {"200": text})
+    return _get("metrics", "The metrics", {"200": text})
 
 
 def models(_: Operation) -> Document:
@@ -264,7 +272,7 @@ _, _VIEWS = msgspec.json.schema_components(
 
 
 def _this_document(_: Operation) -> Document:
-    return _get("openapi", "This document", {"200": _json({"type": "object"}, "It.")})
+    return _get("openapi", "This document", {"200": _json({"type": "object"}, "The document.")})
 
 
 _READINESS: Document = {
@@ -280,7 +288,7 @@ _READINESS: Document = {
 _REQUEST_ID: Document = {
     "name": "X-Request-ID",
     "in": "header",
-    "description": "What to call this request in its answer, in errors and in the log. Others are replaced.",
+    "description": "An id for this request in its answer, in errors and in the log. An invalid one is replaced.",
     "schema": {"type": "string"},
     "example": "shop-17",
 }
@@ -291,11 +299,11 @@ _HEADERS: Document = {
         "schema": {"type": "string", "pattern": f"^{REQUEST_ID.pattern}$"},
     },
     "Server-Timing": {
-        "description": "Milliseconds in each stage that was come to, and in total since receipt.",
+        "description": "Milliseconds in each stage that was reached, and in total since receipt.",
         "schema": {"type": "string"},
     },
     "X-Nonfinite-Outputs": {
-        "description": "How many numbers of the answer were NaN or infinite, where there were any.",
+        "description": "How many numbers of the answer were NaN or infinite, if any.",
         "schema": {"type": "integer", "minimum": 1},
     },
     "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 0}},

@@ -1,4 +1,4 @@
-"""What tells how the service is: whether it lives, whether it is ready, and what it has counted."""
+"""The routes for operators: whether the service is live, whether it is ready, and its metrics."""
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
@@ -11,7 +11,7 @@ _STATUSES = sorted({200, *STATUS.values()})
 
 
 async def live(service: Service, request: HttpRequest) -> HttpAnswer:
-    """200 as long as the loop answers."""
+    """200 as long as the loop runs."""
     return HttpAnswer(200, b'{"status":"live"}')
 
 
@@ -26,7 +26,7 @@ async def ready(service: Service, request: HttpRequest) -> HttpAnswer:
 
 
 def metrics(service: Service, request: HttpRequest) -> HttpAnswer:
-    """What is counted and timed, in Prometheus' text format."""
+    """The metrics, in Prometheus' text format."""
     for counted in (service.metrics.other, *(model.metrics for model in service.models())):
         counted.expect(_STATUSES)
     return HttpAnswer(200, service.metrics.render(), CONTENT_TYPE_PLAIN_0_0_4)

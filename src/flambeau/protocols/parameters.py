@@ -1,4 +1,4 @@
-"""What a request to the native protocol may carry: the one table that validation and the OpenAPI document both read."""
+"""The bodies and parameters of native requests: the one table for both validation and the OpenAPI document."""
 
 import re
 from dataclasses import dataclass, replace
@@ -12,31 +12,34 @@ from flambeau.tasks import TASKS, TaskName
 from flambeau.types import PipelineKind
 
 BodyForm = Literal["form", "json", "raw"]
-"""How a body is read: as multipart form data, as JSON, or as the bytes of one file."""
+"""How a body is parsed: as multipart form data, as JSON, or as the bytes of one file."""
 
 FORM_PARTS: tuple[PartName, ...] = ("file", "image")
-"""The parts of a form that carry an item; others are passed over."""
+"""The parts of a form that carry an item; other parts are ignored."""
 
 MEDIA_TYPES: dict[BodyForm, tuple[str, ...]] = {
     "form": ("multipart/form-data",),
     "json": ("application/json",),
     "raw": ("application/octet-stream", "binary/octet-stream", "image/*"),
 }
-"""The content types of each reading. Besides: none at all is `raw`, and whatever ends in `+json` is JSON."""
+"""The content types of each body form. Also, no content type means `raw`, and any type that ends in `+json` is JSON."""
 
 TAKEN: dict[PipelineKind, tuple[BodyForm, ...]] = {
     "image": ("form", "json", "raw"),
     "tensor": ("json",),
     "python": ("json", "form", "raw"),
 }
-"""What models of each kind can make something of; their pipelines refuse the rest with `unsupported_media_type`."""
+"""The body forms that models of each kind take; their pipelines refuse the rest with `unsupported_media_type`."""
 
 _WHOLE = re.compile(r"[0-9]{1,18}")
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,5})?")
 
 
 def reading_of(media_type: str) -> BodyForm | None:
-    """How a body of that content type is read: lower case, without parameters, empty where the request has none."""
+    """The form of a body with that content type; `None` if it is not supported.
+
+    `media_type` is in lower case, without parameters, and empty if the request has none.
+    """
     if media_type in MEDIA_TYPES["form"]:
         return "form"
     if media_type in MEDIA_TYPES["json"] or media_type.endswith("+json"):
@@ -48,7 +51,7 @@ def reading_of(media_type: str) -> BodyForm | None:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number in the query or in a header, within bounds, both included."""
+    """A number in the query or in a header, from `least` to `most`, both included."""
 
     name: str
     place: Literal["query", "header"]
@@ -59,7 +62,7 @@ class Number:
     example: float
 
     def read(self, request: HttpRequest) -> float | None:
-        """What the request says, an `int` for a whole number; `None` where it is silent.
+        """The number in the request, an `int` for a whole number; `None` if it has none.
 
         Raises `RequestError` with code `bad_request`.
         """
@@ -91,7 +94,7 @@ TOP_K = Number(
     "top_k", "query", True, 1, 1000, RANKED, 5,
 )  # fmt: skip
 THRESHOLD = Number(
-    "threshold", "query", False, 0, 1, "The score from which on a class counts.", 0.5,
+    "threshold", "query", False, 0, 1, "The lowest score at which a class counts.", 0.5,
 )  # fmt: skip
 TIMEOUT = Number(
     "X-Request-Timeout-Ms", "header", True, 1, 10**9,
@@ -100,6 +103,6 @@ TIMEOUT = Number(
 
 
 def numbers_of(task: TaskName) -> tuple[Number, ...]:
-    """What has a meaning for models of a task, and which. All are checked for all."""
+    """The numbers with a meaning for a task, with that meaning. Every request has all of them checked."""
     asked = TASKS[task].parameters
     return (*(replace(each, meaning=asked[each.name]) for each in (TOP_K, THRESHOLD) if each.name in asked), TIMEOUT)

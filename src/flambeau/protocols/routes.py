@@ -1,4 +1,4 @@
-"""What a route is, and how a request finds its own. Which routes there are it does not know.
+"""Routes, and the table that finds the route of a request. The routes themselves are defined elsewhere.
 
 `flambeau.protocols.dispatch` has those of the native protocol, `flambeau.ui` those of the pages; `flambeau.http.access`
 puts them into the one table that dispatch, access control, Flask and the OpenAPI document read.
@@ -15,12 +15,12 @@ from flambeau.serving.model import Model
 from flambeau.settings.service import Settings
 
 RequiredScope = Literal["public", "infer", "admin"]
-"""Who may: everybody, whoever has a token, whoever has an admin token."""
+"""Who may use a route: everybody, holders of a token, holders of an admin token."""
 
 _LEAST_FIRST: tuple[RequiredScope, ...] = ("public", "infer", "admin")
 
 ProtocolFunction = Callable[..., HttpAnswer] | Callable[..., Coroutine[Any, Any, HttpAnswer]]
-"""Called with the service, the `HttpRequest`, and the parameters of the path by their names.
+"""Called with the service, the `HttpRequest`, and the path parameters by name.
 
 A coroutine function is called on the loop, a plain one in a thread. Both may raise `RequestError`.
 """
@@ -28,7 +28,7 @@ A coroutine function is called on the loop, a plain one in a thread. Both may ra
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What the OpenAPI document is to describe: a path, the model that answers there, and that model in words."""
+    """One operation of the OpenAPI document: a path, the model that answers there, and that model in words."""
 
     path: str
     model: Model
@@ -40,13 +40,19 @@ class Operation:
 class Route:
     """One line of the table.
 
-    In `path`, `{name}` is a parameter: one part of the path, or of a part (`/v1/models/{name}:predict`); `{name:path}`
-    is all that is left of it. `answer` is `None` for files, which Flask serves.
+    In `path`, `{name}` is a parameter: one segment of the path, or part of one (`/v1/models/{name}:predict`);
+    `{name:path}` is the rest of the path. `answer` is `None` for files, which Flask serves.
     `describe` makes the operation for the OpenAPI document; `None` for pages.
+<<<<<<< HEAD
     `vital` is what tells how the server is: it is answered whatever else is full.
     `quiet` leaves no line in the log, or writes one of its own.
     `slash`: a slash at the end makes no difference.
     `by_model`: the document has an operation for each model, with that model's own schema.
+=======
+    `vital`: the route reports the server's health, and is answered however full the server is.
+    `quiet`: dispatch logs no line for it; the route may log its own.
+    `slash`: the path may also end in a slash.
+>>>>>>> lb
     """
 
     method: Literal["GET", "POST", "PUT", "DELETE"]
@@ -67,14 +73,14 @@ class Route:
 
 
 class Match(NamedTuple):
-    """The route of a request, and the parameters of its path."""
+    """The route of a request, and its path parameters."""
 
     route: Route
     parameters: dict[str, str]
 
 
 class RouteTable:
-    """All routes of a server, in their order. HEAD is GET."""
+    """All routes of a server, in order. HEAD matches as GET."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._routes = tuple(routes)
@@ -95,22 +101,22 @@ class RouteTable:
         return iter(self._routes)
 
     def find(self, method: str, path: str) -> Match | None:
-        """The route of a request. `path` is unquoted."""
+        """The route of a request, or `None`. `path` is unquoted."""
         if method == "HEAD":
             method = "GET"
         plain = self._plain.get(method)
         if plain is not None and path in plain:
             return plain[path]
-        if path and (path[0] != "/" or path.startswith("//")):  # which werkzeug, too, reads as one slash
+        if path and (path[0] != "/" or path.startswith("//")):  # one slash, as in werkzeug
             return self.find(method, "/" + path.lstrip("/"))
         templates = self._templates.get(method)
         return None if templates is None else templates.find(path)
 
     def scope_elsewhere(self, method: str, path: str) -> RequiredScope:
-        """What a request needs that has no route.
+        """The scope required of a request that has no route.
 
-        OPTIONS, which only tells the methods, needs the least of them. What is no route at all needs a token, so that a
-        stranger does not learn which are.
+        OPTIONS, which only lists the methods, requires the least scope of the routes at that path. A path without
+        routes requires a token, so that a stranger cannot find out which paths exist.
         """
         if method != "OPTIONS":
             return "infer"
@@ -118,15 +124,15 @@ class RouteTable:
 
 
 def least(scopes: Iterable[RequiredScope]) -> RequiredScope | None:
-    """The scope that most have; `None` of none."""
+    """The scope that admits the most clients; `None` if there are no scopes."""
     return min(scopes, key=_LEAST_FIRST.index, default=None)
 
 
 class _Templates:
-    """The templates of one method as one pattern: whichever comes first matches."""
+    """The path templates of one method as one pattern. The first one that matches wins."""
 
     def __init__(self, routes: list[Route]) -> None:
-        self._routes: dict[int, tuple[Route, tuple[str, ...]]] = {}  # by the group that is the route's whole path
+        self._routes: dict[int, tuple[Route, tuple[str, ...]]] = {}  # by the group around the route's whole path
         patterns = []
         group = 1
         for route in routes:
@@ -140,7 +146,7 @@ class _Templates:
         found = self._pattern.fullmatch(path)
         if found is None or found.lastindex is None:
             return None
-        group = found.lastindex  # the one that was closed last: the outermost
+        group = found.lastindex  # the group that closed last: the outermost
         route, names = self._routes[group]
         return Match(route, dict(zip(names, found.groups()[group:], strict=False)))
 

@@ -1,6 +1,6 @@
-"""What models take and give as JSON Schema (2020-12), from their bundles and the contract that validates requests.
+"""JSON Schema (2020-12) of a model's requests and answers, from its bundle and the table that validates requests.
 
-It knows no route and no status; `flambeau.protocols.openapi` puts these into a document.
+Routes and statuses are left to `flambeau.protocols.openapi`, which puts these schemas into a document.
 """
 
 from typing import Any, get_args
@@ -17,7 +17,7 @@ from flambeau.tasks.tensor import MAX_ROWS
 from flambeau.types import TensorSpec
 
 _WHOLE_FILE: Schema = {"type": "string", "format": "binary", "minLength": 1}
-_PART: Schema = {"contentMediaType": "application/octet-stream"}  # no type: it is bytes, whatever they say
+_PART: Schema = {"contentMediaType": "application/octet-stream"}  # no `type`: any bytes are accepted
 
 ERROR: Schema = {
     "type": "object",
@@ -25,24 +25,28 @@ ERROR: Schema = {
     "required": ["error", "code", "retryable", "request_id"],
     "properties": {
         "error": {"type": "string", "description": "What is wrong, in a sentence for people."},
-        "code": {"type": "string", "enum": sorted(get_args(Code)), "description": "The reason: a closed set."},
+        "code": {"type": "string", "enum": sorted(get_args(Code)), "description": "The reason, from a closed set."},
         "retryable": {"type": "boolean", "description": "Whether the same request may succeed if it is sent again."},
-        "request_id": {"type": "string", "pattern": f"^{REQUEST_ID.pattern}$", "description": "What to ask about."},
-        "hint": {"type": "string", "description": "The remedy, where there is one."},
+        "request_id": {
+            "type": "string",
+            "pattern": f"^{REQUEST_ID.pattern}$",
+            "description": "The id of the request, as in the log: quote it when you report a problem.",
+        },
+        "hint": {"type": "string", "description": "A remedy, if there is one."},
     },
     "additionalProperties": False,
 }
 
 
 def request_bodies(model: Model) -> dict[str, Schema]:
-    """What a body to that model may be, by content type."""
+    """The schemas of request bodies to that model, by content type."""
     kind = model.kind
     schemas: dict[BodyForm, Schema] = {"form": _form(model), "json": _json(model), "raw": _WHOLE_FILE}
     return {media_type: {"schema": schemas[reading]} for reading in TAKEN[kind] for media_type in MEDIA_TYPES[reading]}
 
 
 def answer(model: Model) -> Schema:
-    """What that model answers with status 200."""
+    """The schema of that model's answer with status 200."""
     bundle = model.bundle
     items = model.does.schemas(
         NetworkFacts(
@@ -64,8 +68,8 @@ def _form(model: Model) -> Schema:
         "properties": parts,
         "minProperties": 1,
         "description": (
-            f"At least one part {' or '.join(FORM_PARTS)}; others are passed over. "
-            "Several are answered in the order sent, and a bad one among them fails alone."
+            f"At least one part {' or '.join(FORM_PARTS)}; other parts are ignored. "
+            "Several parts are answered in the order sent, and a bad one fails alone."
         ),
     }
 
@@ -86,13 +90,13 @@ def _json(model: Model) -> Schema:
         if len(specs) == 1:
             return record({"input": _rows(specs[0])}, open_=True)
         named = record({spec.name: _rows(spec) for spec in specs})
-        named["description"] = "Every input by its name: one row of each, or of each as many rows."
+        named["description"] = "Every input by name: one row of each, or the same number of rows of each."
         return record({"input": named}, open_=True)
     return record({"input": {"description": "Whatever the model's own code takes."}}, open_=True)
 
 
 def _rows(spec: TensorSpec) -> Schema:
-    """One row of an input, or several."""
+    """The schema of one row of an input, or several."""
     told = f"{spec.dtype}, one row of shape [{', '.join(spec.sizes)}] or at most {MAX_ROWS} of them."
     taken = one_or_several(spec.shape, _number(spec), most=MAX_ROWS, least=spec.least)
     return taken | {"description": told}
@@ -109,7 +113,7 @@ def _number(spec: TensorSpec) -> Schema:
 
 
 def _bounds(numbers: "np.finfo[Any]") -> Schema:
-    """From where on a number is rounded to infinity; of float64 whatever JSON can be read into is taken."""
+    """The bounds past which a number rounds to infinity. float64 has none here: every number that parses is finite."""
     if numbers.bits == 64:
         return {}
     most = float(numbers.max) + 2.0 ** (int(numbers.maxexp) - int(numbers.nmant) - 2)

@@ -1,7 +1,7 @@
-"""What models do for their users: a module for each task, found by being here.
+"""Tasks: what models do for their users. Each module here is one task, and is found by being in this package.
 
-A module defines the answer of its task and `TASK`, and nothing else in the service names it. What may come from another
-process, from `--task` and from a manifest is what is found here, and no more.
+A module defines the answer of its task and `TASK`; nothing else in the service names it. The tasks found here are the
+only ones accepted from another process, from `--task` and from a manifest.
 """
 
 import importlib
@@ -27,7 +27,7 @@ __all__ = [
     "expectation",
 ]
 
-_FIRST = ("classification", "multi-label", "regression", "embedding")  # in help and in messages; others by name
+_FIRST = ("classification", "multi-label", "regression", "embedding")  # first in help and messages; others by name
 
 
 def _found() -> dict[str, Task]:
@@ -39,15 +39,15 @@ def _found() -> dict[str, Task]:
     tasks.sort(key=lambda task: (place.get(task.name, len(place)), task.name))
     found = {task.name: task for task in tasks}
     if len(found) != len(tasks):
-        raise ImportError(f"two tasks have one name: {sorted(task.name for task in tasks)}")
+        raise ImportError(f"two tasks have the same name: {sorted(task.name for task in tasks)}")
     return found
 
 
 TASKS = _found()
-"""Every task by its name."""
+"""Every task by name."""
 
 ANSWERS: Any = Union[tuple(dict.fromkeys((RawOutputs, *(task.answer for task in TASKS.values()))))]  # noqa: UP007
-"""Every answer that may come from another process: the closed set that is decoded."""
+"""Every answer that is accepted from another process: a closed set for the decoder."""
 
 if TYPE_CHECKING:
     TaskName: TypeAlias = str
@@ -66,9 +66,9 @@ _Expectation = msgspec.defstruct(
 
 
 def expectation(text: msgspec.Raw) -> Expected:
-    """What is insisted on of an answer, out of JSON: parts of any task, of the right types. Raises `ValueError`.
+    """The expected parts of an answer, from JSON: parts of any task, with their types checked. Raises `ValueError`.
 
-    A part that is null is not insisted on; but for `output`, for null is a value too.
+    A part that is null is not compared, except `output`, where null is a value too.
     """
     parts = msgspec.structs.asdict(msgspec.json.decode(text, type=_Expectation))
     silent = {"output": UNSET}

@@ -1,4 +1,4 @@
-"""What a task is: what a model does for its user, and all that follows from it. It knows no bundle and no HTTP."""
+"""The base of all tasks: what a model does for its user, and all that follows from it. No bundles, no HTTP."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from flambeau.errors import BundleError
 from flambeau.items import Item, PipelineKind, Tensors, TensorSpec
 
 CellKind = Literal["text", "whole", "number", "truth", "texts", "numbers", "any"]
-"""What a column of a table holds."""
+"""The type of a table's column."""
 
 Postprocess = Callable[[Tensors, Item], Answer]
-"""Make an item's answer of its rows of the network's outputs."""
+"""Makes an item's answer from its rows of the network's outputs."""
 
 Renderer = Callable[[Sequence[Any]], bytes]
-"""Make a body of the answers to a request: of one where it had one item."""
+"""Makes a response body from the answers to a request, one for each item."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkFacts:
-    """What a task is told of the network that it answers for. Without `labels` its classes are called by number."""
+    """What a task knows of its network. Without `labels`, classes are named by their numbers."""
 
     inputs: Sequence[TensorSpec]
     outputs: Sequence[TensorSpec]
@@ -34,88 +34,92 @@ class NetworkFacts:
 
 
 class Task:
-    """What a model does for its user. Stateless, and one for each module of this room: its `TASK`.
+    """What a model does for its user. Stateless; each module of this package has one, its `TASK`.
 
-    What is left out here is left to the answer: a task that says no more than its name, its title, its answer, its
-    postprocess and its schema is whole.
+    A complete task defines `name`, `title`, `told`, `answer`, `postprocess` and `schemas`; the rest has defaults, here
+    and in its answer. For example, a task over images that says whether a picture is dark: an answer with the field
+    `dark`, a postprocess that compares the network's number with the threshold, and the schema of `{"dark": true}`.
     """
 
     name: ClassVar[str]
-    """What manifests, `--task` and the page's templates call it."""
+    """The name in manifests, in `--task` and of the page's template."""
 
     title: ClassVar[str]
-    """What people call it."""
+    """The name for people."""
 
     told: ClassVar[str]
-    """Its answer, in a sentence for the OpenAPI document."""
+    """The answer, in a sentence for the OpenAPI document."""
 
     answer: ClassVar[type[Answer]]
 
     takes: ClassVar[PipelineKind] = "image"
 
     labelled: ClassVar[bool] = False
-    """Whether the outputs are classes, which may be named, and have a threshold."""
+    """Whether the outputs are classes, which can have labels and a threshold."""
 
     usual_threshold: ClassVar[float | None] = None
-    """What a build takes unless the user says another."""
+    """The threshold of a build, unless the user gives another."""
 
     parameters: ClassVar[Mapping[str, str]] = {}
-    """What a client may ask in the query, with its meaning here."""
+    """The query parameters that a client may send, with their meaning for this task."""
 
     parts: ClassVar[Mapping[PartName, str]] = {}
-    """How the parts of a form are answered, where that is not the same for all."""
+    """How each part of a form is answered, if that depends on the part."""
 
     media_types: ClassVar[Mapping[str, Renderer]] = {}
-    """What the answer may be besides JSON, for a client that prefers it in `Accept`. A bad item fails the request."""
+    """Media types of the answer other than JSON, for a client that prefers one in `Accept`. There one bad item fails
+    the request."""
 
     columns: ClassVar[Mapping[str, CellKind]] = {"output": "any"}
-    """The columns of its rows in a table, in their order."""
+    """The columns of the answer in a table, in order."""
 
     ranked: ClassVar[tuple[str, ...]] = ()
-    """The columns of one class, where a table may hold several, ranked; they are among `columns`."""
+    """Those of `columns` that describe one class, and are repeated in a table of several ranked classes."""
 
     def columns_of(self, outputs: Sequence[TensorSpec]) -> Mapping[str, CellKind]:
-        """The columns for a network with those outputs."""
+        """The columns for a network with these outputs."""
         return self.columns
 
     def postprocess(self, network: NetworkFacts) -> Postprocess:
-        """How the answers of that network are made. Raises `BundleError` where its outputs cannot be of this task."""
+        """The function that makes the network's answers. Raises `BundleError` if its outputs do not fit this task."""
         raise NotImplementedError
 
     def schemas(self, network: NetworkFacts) -> tuple[Schema, ...]:
-        """The schemas of one item's body: one, or one for each form that it can have."""
+        """The schemas of one item's body: one, or one for each form of it."""
         raise NotImplementedError
 
     def lead(self, outputs: Sequence[TensorSpec]) -> str:
-        """What a person may try, for the page."""
+        """The page's first sentence: what a visitor can try."""
         return "Show it a picture, and see what it makes of it."
 
     def line(self, row: Mapping[str, Any]) -> tuple[str, bool]:
-        """The answer of a table's row in a line, and whether there is one."""
+        """The answer in a table's row as one line of text, and whether the model found anything."""
         cells = {name: row[name] for name in self.columns}
         return msgspec.json.encode(cells.get("output") if len(cells) == 1 else cells).decode(), True
 
     def row_of(self, network: NetworkFacts) -> int:
-        """How many numbers the network gives, in one row. Raises `BundleError` where it gives them otherwise."""
+        """How many numbers the output has. Raises `BundleError` unless they are one row."""
         output = network.outputs[0]
         if len(output.shape) != 1:
             raise BundleError(
-                f"the task {self.name} needs one row of numbers, and {output.name} has shape {list(output.shape)}: "
+                f"the task {self.name} needs one row of numbers, but {output.name} has shape {list(output.shape)}: "
                 "build it again with --task regression"
             )
         return output.shape[0]
 
     def classes_of(self, network: NetworkFacts) -> Sequence[Label]:
-        """A label for each output. Raises `BundleError` where there are too few."""
+        """A label for each output. Raises `BundleError` if there are too few."""
         count = self.row_of(network)
         classes = network.labels or [Label(str(index), str(index)) for index in range(count)]
         if len(classes) < count:
-            raise BundleError(f"there are {len(classes)} labels for {count} classes: build it again with all of them")
+            raise BundleError(
+                f"there are {len(classes)} labels for {count} classes: build it again with a label for each"
+            )
         return classes
 
 
 def in_words(outputs: Sequence[TensorSpec]) -> tuple[str, bool]:
-    """How many outputs there are, for people, and whether that is one."""
+    """The number of outputs, for people, and whether it is one."""
     shape = outputs[0].shape
     count = shape[0] if shape else 1
     return f"{count:,}", count == 1

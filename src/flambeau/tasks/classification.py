@@ -1,4 +1,4 @@
-"""One of several classes: the answer of a classifier over images."""
+"""Classification: an image's class, one of several."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ CELLS = ("class_id", "class_name", "class_index", "probability")
 class Classification(Answer, frozen=True):
     """The answer of an image classifier about one image. `top` is ranked, best first, and never empty.
 
-    `probabilities` are those of all classes, in the order of the model's outputs, where they were asked for.
+    `probabilities`: those of all classes, in the order of the model's outputs, if they were asked for.
     """
 
     KIND = "a class"
@@ -45,7 +45,7 @@ class Classification(Answer, frozen=True):
 
     @property
     def reason(self) -> str:
-        """Why nothing was recognised, as a sentence."""
+        """The sentence that says why nothing was recognised."""
         return (
             f"nothing was recognised: the top probability {self.top[0].probability:.3f} "
             f"is below the threshold {self.threshold:g}"
@@ -53,7 +53,7 @@ class Classification(Answer, frozen=True):
 
     @property
     def nonfinite(self) -> int:
-        """One NaN among the network's numbers makes all probabilities NaN."""
+        """All or none: one NaN among the network's numbers makes every probability NaN."""
         return 0 if math.isfinite(self.top[0].probability) else len(self.probabilities or self.top)
 
     @property
@@ -61,7 +61,7 @@ class Classification(Answer, frozen=True):
         return 9 * len(self.probabilities or ())
 
     def tensors(self) -> Tensors:
-        """The ranked classes with their probabilities, and where they were asked for those of all classes."""
+        """The ranked classes and their probabilities, and those of all classes if they were asked for."""
         found: Tensors = {
             "class_index": np.array([[each.index for each in self.top]], np.int64),
             "probability": np.array([[each.probability for each in self.top]], np.float32),
@@ -102,7 +102,7 @@ class Classification(Answer, frozen=True):
             if expected.get(name) not in (None, found):
                 return f"{name} is {found!r} where {expected[name]!r} is expected"
         least = expected.get("min_probability")
-        if least is not None and not best.probability >= least:  # NaN is not enough either
+        if least is not None and not best.probability >= least:  # NaN fails too
             return f"the probability of {best.label.name} is {best.probability:.3f} where {least:g} is the least"
         return None
 
@@ -112,20 +112,20 @@ class Classification(Answer, frozen=True):
 
 
 class ClassificationTask(Task):
-    """The best `top_k` classes; ties keep the order of the model's outputs."""
+    """The best `top_k` classes. Ties keep the order of the model's outputs."""
 
     name = "classification"
     title = "Classification"
-    told = "The best class: by name for the part `file` or a raw body, by index for the part `image`."
+    told = "The best class: its name for the part `file` or a raw body, its index for the part `image`."
     answer = Classification
     labelled = True
     parameters: ClassVar[Mapping[str, str]] = {
         "top_k": RANKED,
-        "threshold": "Probability below which nothing counts as recognised. Without it: the service's.",
+        "threshold": "The lowest probability at which a class counts as recognised. Default: the service's.",
     }
     parts: ClassVar[Mapping[PartName, str]] = {
-        "file": "Answered by the class's name.",
-        "image": "Answered by the class's index.",
+        "file": "Answered with the class's name.",
+        "image": "Answered with the class's index.",
     }
     columns: ClassVar[Mapping[str, CellKind]] = {
         "class_id": "text", "class_name": "text", "class_index": "whole", "probability": "number",
@@ -137,7 +137,7 @@ class ClassificationTask(Task):
         labels, activation, output = self.classes_of(network), network.activation, network.outputs[0].name
         if network.outputs[0].shape == (1,) and activation.function == "softmax":
             raise BundleError(
-                "a softmax over one output is 1.0 whatever the image is: "
+                "a softmax over one output is 1.0 for every image: "
                 "build it again with --task multi-label (one yes or no) or --task regression (one number)"
             )
 
@@ -154,11 +154,11 @@ class ClassificationTask(Task):
         return answer
 
     def schemas(self, network: NetworkFacts) -> tuple[Schema, ...]:
-        """For the part `file` and for the part `image`."""
+        """Two: for the part `file` and for the part `image`."""
         labels, score, classes = network.labels, score_of(network.activation), self.row_of(network)
         identity, name = named(labels)
         abstention: dict[str, Schema] = {
-            "reason": {"type": "string", "description": "Why nothing was recognised; the class is null then."},
+            "reason": {"type": "string", "description": "Why nothing was recognised. The class is then null."},
             "predictions": ranking(labels, score),
         }
         vector: Schema = {"type": "array", "items": score, "minItems": classes, "maxItems": classes}

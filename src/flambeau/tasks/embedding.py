@@ -1,4 +1,4 @@
-"""A vector that stands for an image: near to those of images that are like it."""
+"""Embedding: a vector that stands for an image, and is close to those of similar images."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,11 @@ from flambeau.items import Item, Tensors, TensorSpec
 from flambeau.tasks.base import CellKind, NetworkFacts, Postprocess, Renderer, Task, in_words
 
 NPY = "application/x-npy"
-"""What a client says in `Accept` that wants arrays of numpy and no JSON."""
+"""The media type in `Accept` that asks for a numpy array instead of JSON."""
 
 
 class Embedding(Answer, frozen=True):
-    """The features of one image. `vector` are float32, in the order of the network's output."""
+    """The features of one image. `vector`: the numbers, as float32, in the order of the network's output."""
 
     KIND = "a vector"
     PARTS: ClassVar[Mapping[str, Any]] = {"embedding": tuple[float, ...]}
@@ -31,7 +31,7 @@ class Embedding(Answer, frozen=True):
 
     @property
     def embedding(self) -> npt.NDArray[np.float32]:
-        """The numbers, shape (dimensions,). The array cannot be written to: copy it first."""
+        """The numbers, shape (dimensions,). The array is read-only: copy it to change it."""
         return packed_array.unpacked(self.vector, packed_array.SINGLE)
 
     @property
@@ -52,7 +52,7 @@ class Embedding(Answer, frozen=True):
         return {"embedding": self.embedding.tolist()}
 
     def differs(self, expected: Expected) -> str | None:
-        """The vector as a whole is compared: where its largest number is 10, two of 0.001 and 0.002 are alike."""
+        """Compares the vector as a whole: if its largest number is 10, then 0.001 and 0.002 count as the same."""
         if odd := foreign(expected, self):
             return odd
         if "embedding" not in expected:
@@ -67,7 +67,7 @@ class Embedding(Answer, frozen=True):
 
 
 def npy(found: Sequence[Embedding]) -> bytes:
-    """The bytes of a .npy file, float32: (dimensions,) for one that was sent alone, else (items, dimensions)."""
+    """The bytes of a .npy file, float32: shape (dimensions,) for one item, (items, dimensions) for several."""
     file = io.BytesIO()
     array = found[0].embedding if len(found) == 1 else np.stack([each.embedding for each in found])
     np.save(file, array, allow_pickle=False)
@@ -75,13 +75,13 @@ def npy(found: Sequence[Embedding]) -> bytes:
 
 
 class EmbeddingTask(Task):
-    """The vector as it is."""
+    """The network's numbers as a vector, after its activation if it has one."""
 
     name = "embedding"
     title = "Embedding"
     told = (
-        f"The vector. With `Accept: {NPY}` it is an array of numpy, float32: of shape (dimensions,) for one item, "
-        "(items, dimensions) for several; then one bad item fails the request."
+        f"The vector. With `Accept: {NPY}` it is a numpy array, float32: of shape (dimensions,) for one item, "
+        "(items, dimensions) for several; one bad item then fails the request."
     )
     answer = Embedding
     media_types: ClassVar[Mapping[str, Renderer]] = {NPY: npy}
@@ -103,7 +103,7 @@ class EmbeddingTask(Task):
         count, _ = in_words(outputs)
         return (
             f"Show it a picture, and it gives the vector that stands for it: {count} numbers, "
-            "near to those of pictures that are like it."
+            "close to those of similar pictures."
         )
 
     def line(self, row: Mapping[str, Any]) -> tuple[str, bool]:

@@ -1,4 +1,4 @@
-"""Several labels at once: each class has a score of its own, and those at the threshold or above are named."""
+"""Multi-label classification: each class has its own score, and those at or above the threshold are the labels."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
@@ -18,8 +18,8 @@ from flambeau.tasks.base import CellKind, NetworkFacts, Postprocess, Task, in_wo
 class MultiLabel(Answer, frozen=True):
     """The answer of a network that gives each class its own score.
 
-    `top` is ranked, best first: every class at the threshold or above, and as many below it as were asked for; never
-    empty. `vector` are the scores of all classes, float32, in the order of the model's outputs.
+    `top` is ranked, best first, and never empty: every class at or above the threshold, more if `top_k` asks for them,
+    and any just below the threshold. `vector`: the scores of all classes, float32, in the order of the model's outputs.
     """
 
     KIND = "a list of labels"
@@ -37,7 +37,7 @@ class MultiLabel(Answer, frozen=True):
 
     @property
     def labels(self) -> tuple[Scored, ...]:
-        """The classes at the threshold or above, best first."""
+        """The classes at or above the threshold, best first."""
         return tuple(each for each in self.top if each.probability >= self.threshold)
 
     @property
@@ -75,7 +75,7 @@ class MultiLabel(Answer, frozen=True):
         return {"labels": [each.label.name for each in self.labels], "scores": self.scores}
 
     def differs(self, expected: Expected) -> str | None:
-        """A class as near to the threshold as two engines may be apart counts for either side."""
+        """A class within the tolerance of the threshold may be a label or not: two engines may differ by as much."""
         if odd := foreign(expected, self):
             return odd
         if "labels" in expected:
@@ -94,17 +94,17 @@ class MultiLabel(Answer, frozen=True):
 
 
 class MultiLabelTask(Task):
-    """Every class at the threshold or above, and the best `top_k` anyway; ties keep the order of the outputs."""
+    """Every class at or above the threshold, and the best `top_k` in any case. Ties keep the order of the outputs."""
 
     name = "multi-label"
     title = "Multi-label classification"
-    told = "The classes whose score reaches the threshold, and the scores of all."
+    told = "The classes whose score reaches the threshold, and the scores of all classes."
     answer = MultiLabel
     labelled = True
     usual_threshold = 0.5
     parameters: ClassVar[Mapping[str, str]] = {
         "top_k": RANKED,
-        "threshold": "Score from which on a class counts as present. Without it: the service's.",
+        "threshold": "The lowest score at which a class counts as present. Default: the service's.",
     }
     columns: ClassVar[Mapping[str, CellKind]] = {"labels": "texts", "scores": "numbers"}
 
@@ -116,7 +116,7 @@ class MultiLabelTask(Task):
             scores = applied(outputs[output][0], activation)
             threshold = network.threshold if options.threshold is None else options.threshold
             order = np.argsort(-scores, kind="stable")
-            # as a float64, as the answer compares them; those just below go along, for golden samples look at them
+            # In float64, as the answer compares them. Those just below are kept too: golden samples compare them.
             present = int(np.count_nonzero(scores.astype(np.float64) >= threshold - agreement.TOLERANCE))
             best = order[: max(1, present, options.top_k)].tolist()
             ranked = tuple(Scored(place, labels[place], float(scores[place])) for place in best)
@@ -130,7 +130,7 @@ class MultiLabelTask(Task):
         present: Schema = {
             "type": "array",
             "items": record({"label": name, "score": score}),
-            "description": "The classes whose score is the threshold or above it, best first.",
+            "description": "The classes whose score is at or above the threshold, best first.",
         }
         vector: Schema = {
             "type": "array", "items": score, "minItems": classes, "maxItems": classes,

@@ -1,4 +1,4 @@
-"""Whatever a Python model returns. Its own code makes the answer, so there is nothing to be made of outputs here."""
+"""The answer of a Python model. Its own code makes the answer, so this task has no postprocess."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from flambeau.tasks.base import NetworkFacts, Task
 
 
 class PythonTask(Task):
-    """What the model's own code answers."""
+    """The answer of the model's own code."""
 
     name = "python"
     title = "A model in Python"

@@ -1,4 +1,4 @@
-"""Numbers that mean what they are: the answer of a regression over images."""
+"""Regression: the network's numbers about an image, taken at face value."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from flambeau.tasks.base import NetworkFacts, Postprocess, Task, in_words
 
 
 class Regression(Answer, frozen=True):
-    """The network's own numbers. `shape` is that of its output, without the row; `vector` are float64."""
+    """The network's own numbers. `shape`: that of its output, without the row. `vector`: the numbers, as float64."""
 
     KIND = "a number"
 
@@ -23,7 +23,7 @@ class Regression(Answer, frozen=True):
 
     @property
     def output(self) -> Any:
-        """A number for a network with one output, else lists that are nested as its output is."""
+        """A number for a network with one output, else lists nested as the output is."""
         array = packed_array.unpacked(self.vector, packed_array.DOUBLE)
         return array.item() if array.size == 1 else array.reshape(self.shape).tolist()
 
@@ -43,7 +43,7 @@ class Regression(Answer, frozen=True):
 
 
 class RegressionTask(Task):
-    """The numbers as they are."""
+    """The network's numbers, after its activation if it has one."""
 
     name = "regression"
     title = "Regression"

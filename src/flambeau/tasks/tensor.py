@@ -1,4 +1,4 @@
-"""Whatever a network over numbers gives, nested as its input was: one output by itself, several by their names."""
+"""The outputs of a network over numbers, nested as its input was: one output by itself, several by name."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,15 +12,19 @@ from flambeau.items import Item, Tensors, TensorSpec
 from flambeau.tasks.base import CellKind, NetworkFacts, Postprocess, Task
 
 MAX_ROWS = 1024
-"""Most rows in one item; more belong into several requests."""
+"""The most rows in one item; send more in several requests."""
 
 
 class TensorTask(Task):
-    """Rows for rows, a row for a row, and of a network with one input a number for a number."""
+    """Rows for rows, a row for a row, and a number for a number if the network has one input.
+
+    For example, a network that sums an input of shape (2,) answers `[1, 2]` with `[3.0]` and `[[1, 2]]` with
+    `[[3.0]]`. One with an input of shape (1,) also answers `2` with `2.0`.
+    """
 
     name = "tensor"
     title = "A network over numbers"
-    told = "The output, nested as the input was; of a network with several, each by its name."
+    told = "The output, nested as the input was; if the network has several, each by name."
     answer = Value
     takes = "tensor"
 
@@ -68,11 +72,11 @@ _INPUTS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def inputs_of(text: bytes) -> dict[str, msgspec.Raw]:
-    """The JSON text of each of several inputs, by name. Raises `msgspec.DecodeError`."""
+    """The JSON text of each input, by name, for a network with several. Raises `msgspec.DecodeError`."""
     return _INPUTS.decode(text)
 
 
 def nesting_of(text: bytes) -> int:
-    """How many lists the JSON value `text` opens with: the nesting of its first element, hence of all of them."""
+    """How many lists the JSON value `text` opens with: the nesting of its first number, hence of every number."""
     head = text[: len(text) - len(text.lstrip(b"[ \t\r\n"))]
     return head.count(b"[")

@@ -1,1 +1,1 @@
-"""The page, the dashboard and the document of the interface: what a browser is shown."""
+"""The pages for a browser: the model's page, the dashboard and the API documentation."""

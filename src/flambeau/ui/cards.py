@@ -1,7 +1,7 @@
-"""What the page shows of an outcome, as plain values, and the words that the cards' templates are written in.
+"""The page's cards for outcomes, as plain values, and the filters that the cards' templates use.
 
-A task's card is the template of its name in `templates/cards`, which is given the answer; a task without one has the
-card that shows any answer as JSON. The script fills in the same card.
+A task's card is the template of its name in `templates/cards`, rendered with the answer. A task without a template has
+the card `any`, which shows the answer as JSON. The page's script fills in the same cards.
 """
 
 import math
@@ -15,16 +15,16 @@ from flambeau.answers import Answer, Scored
 from flambeau.errors import RequestError
 from flambeau.types import Outcome, Timings
 
-LONGEST_SHOWN = 64 * 1024  # bytes; to write more takes so long that others would notice
+LONGEST_SHOWN = 64 * 1024  # bytes; rendering more takes so long that other requests would suffer
 
 TOP_K = 5
 """How many classes the page ranks."""
 
 MOST_BARS = 20
-"""How many labels it shows where more reach the threshold."""
+"""The most labels that the page shows, if more reach the threshold."""
 
 FIRST_NUMBERS = 8
-"""How many numbers of a vector it shows."""
+"""How many numbers of a vector the page shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class ScoreBar:
     present: bool = False
 
     def __str__(self) -> str:
-        """The probability for people."""
+        """The probability as text: "12.5 %"."""
         if not math.isfinite(self.percent):
             return "not a number"
         return f"{self.percent:.1f} %" if self.percent >= 0.05 else "< 0.1 %"
@@ -49,7 +49,7 @@ class ScoreBar:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Where time went: `start` and `share` are percent of the whole."""
+    """One stage of the time spent. `start` and `share` are percent of the total."""
 
     name: str
     milliseconds: float
@@ -59,7 +59,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """The answer to one item, or the error that it met, and where its time went."""
+    """The answer to one item, or its error, with the stages of the time spent."""
 
     answer: Answer | None = None
     error: str = ""
@@ -73,7 +73,7 @@ def cards_of(outcomes: Sequence[Outcome]) -> list[Card]:
 
 
 def refused(error: RequestError) -> Card:
-    """The card of a request, or an item, that failed."""
+    """The card of a failed request or item."""
     return Card(error=sentence(error.message), hint=error.hint or "")
 
 
@@ -94,11 +94,11 @@ def _stages(timings: Timings) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
-# The words of the templates.
+# The filters of the templates.
 
 
 def bars(ranked: Sequence[Scored], present: int = 0) -> list[ScoreBar]:
-    """A bar for each class; so many of the first are marked."""
+    """A bar for each class; the first `present` are marked."""
     return [
         ScoreBar(each.label.name.replace("_", " "), 100 * each.probability, present=place < present)
         for place, each in enumerate(ranked)
@@ -106,30 +106,30 @@ def bars(ranked: Sequence[Scored], present: int = 0) -> list[ScoreBar]:
 
 
 def digits(number: float) -> str:
-    """A number of float32 for people: as many digits as it has."""
+    """A float32 number as text, to six digits."""
     return f"{number:.6g}" if math.isfinite(number) else "not a number"
 
 
 def counted(count: int) -> str:
-    """How many numbers, in words: "512 numbers"."""
+    """A count of numbers as text: "512 numbers"."""
     return f"{count:,} number{'' if count == 1 else 's'}"
 
 
 def listed(output: Any) -> str:
-    """One number a line, or of nested lists the JSON."""
+    """One number per line; nested lists as JSON."""
     if all(isinstance(each, float) for each in output):
         return "\n".join(digits(each) for each in output)
     return msgspec.json.encode(output).decode()
 
 
 def as_json(value: Any, *, indent: int = 0) -> str:
-    """JSON, on one line or indented."""
+    """JSON on one line, or indented."""
     text = msgspec.json.encode(value)
     return (msgspec.json.format(text, indent=indent) if indent else text).decode()
 
 
 def sentence(text: str) -> str:
-    """The API's sentences begin small and end without a point."""
+    """An API message as a sentence: they start in lower case and have no full stop."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
@@ -137,4 +137,4 @@ FILTERS: dict[str, Callable[..., Any]] = {
     each.__name__: each for each in (bars, digits, counted, listed, as_json, sentence)
 }
 LIMITS = {"TOP_K": TOP_K, "MOST_BARS": MOST_BARS, "FIRST_NUMBERS": FIRST_NUMBERS, "LONGEST_SHOWN": LONGEST_SHOWN}
-"""What the templates know beside what they are given."""
+"""The globals of the templates."""

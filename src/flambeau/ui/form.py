@@ -1,7 +1,7 @@
-"""The form of a model: which fields it has, and what was put into them.
+"""The page's form for a model: its fields, and the items that were entered.
 
-It reads parts of a form and knows neither HTML nor answers. The fields are `file` (as often as there are files),
-`input` (JSON text) and `number` (once for each number of the model's input, in row-major order).
+It reads the parts of a submitted form; HTML and cards are made elsewhere. The fields are `file` (one for each file),
+`input` (JSON text) and `number` (one for each number of the model's input, in row-major order).
 """
 
 import math
@@ -30,16 +30,16 @@ _LONGEST_SHOWN = 64 * 1024  # bytes
 _LONGEST_NUMBER = 400  # bytes; float64 has numbers of 309 digits
 
 MOST_NUMBERS = 32
-"""A larger input is written as JSON: nobody fills in more fields."""
+"""The most number fields. A larger input is entered as JSON: nobody fills in more fields."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelForm:
-    """What the page asks for. `shape` and `whole` say how numbers are put together; `fields` are their names, and
-    `inputs` those of several inputs.
+    """The form of a model.
 
-    `pictures`: one or several images. `numbers`: one field each, or JSON. `json`: any JSON value, or a file where the
-    model is somebody's own code.
+    `asks`: `pictures` for one or more images; `numbers` for one field per number, or JSON; `json` for any JSON value,
+    or a file if the model is a Python model. `fields`: the names of the numbers, which have the shape `shape` and are
+    integers if `whole`. `files`: whether the form takes files. `inputs`: the names of the inputs, if there are several.
     """
 
     asks: Literal["pictures", "numbers", "json"]
@@ -51,7 +51,7 @@ class ModelForm:
 
     @property
     def example(self) -> str:
-        """An input as JSON text, to show in a command."""
+        """An example input as JSON text, for the commands on the page."""
         if self.asks == "numbers":
             return msgspec.json.encode(_nested([0] * len(self.fields), self.shape)).decode()
         if self.inputs:
@@ -85,7 +85,7 @@ def _field_names(spec: TensorSpec) -> tuple[str, ...]:
 def read_form(form: ModelForm, parts: Sequence[Part], *, max_depth: int) -> list[Payload]:
     """The items in the order of the form, at least one.
 
-    Files go before JSON text, and that before single numbers. Raises `RequestError` for a form that says nothing.
+    Files take precedence over JSON text, and JSON text over the number fields. Raises `RequestError` for an empty form.
     """
     if form.files and (files := [part.data for part in parts if part.name == "file" and part.data]):
         return [Payload("file", data) for data in files]
@@ -107,16 +107,16 @@ def _text(parts: Sequence[Part]) -> memoryview:
 
 
 def written(parts: Sequence[Part]) -> str:
-    """The JSON text as it was written, to stand in the form again; nothing where it is long, which would cost everyone.
+    """The JSON text as entered, to fill the form again; empty if it is long, because rendering it would hold up others.
 
-    What is not UTF-8 becomes replacement characters, which no JSON has.
+    Bytes that are not UTF-8 become replacement characters.
     """
     found = _text(parts)
     return bytes(found).decode(errors="replace") if len(found) <= _LONGEST_SHOWN else ""
 
 
 def filled(parts: Sequence[Part]) -> list[str]:
-    """The single numbers as they were written."""
+    """The contents of the number fields, as entered."""
     return [bytes(part.data[:_LONGEST_NUMBER]).decode(errors="replace") for part in parts if part.name == "number"]
 
 
@@ -141,7 +141,7 @@ def _number(name: str, text: str, *, whole: bool) -> float:
 
 
 def _nested(numbers: Sequence[float], shape: tuple[int, ...]) -> Any:
-    """The numbers as lists in lists; without a shape the number itself."""
+    """The numbers as nested lists of that shape; for an empty shape, the number itself."""
     if not shape:
         return numbers[0]
     nested: list[Any] = list(numbers)
@@ -150,14 +150,12 @@ def _nested(numbers: Sequence[float], shape: tuple[int, ...]) -> Any:
     return nested
 
 
-# What the page's form sends, and what comes of it: a coroutine, so that no thread waits for a model.
-#
-# It writes no HTML: `flambeau.ui.pages` does, in a thread, when all is there.
+# Submitting the form: a coroutine, so that no thread waits for a model. `flambeau.ui.pages` then renders the HTML.
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A form and its outcomes, or the one error; `parts` is empty where it could not be read."""
+    """A submitted form and its outcomes, or its error. `parts` is empty if the form could not be read."""
 
     model: Model
     parts: Sequence[Part] = ()
@@ -171,7 +169,7 @@ class Submitted:
 
 
 def chosen(service: Service, text: str) -> Model:
-    """The model that `?model=NAME[/VERSION]` takes. Raises `RequestError`."""
+    """The model that `?model=NAME[/VERSION]` selects. Raises `RequestError`."""
     if not text:
         return service.shown()
     name, _, version = text.partition("/")
@@ -179,7 +177,7 @@ def chosen(service: Service, text: str) -> Model:
 
 
 async def submit(service: Service, request: HttpRequest) -> Submitted:
-    """Read the form and have it answered."""
+    """Read the form and predict its items."""
     settings = service.settings
     model, parts = service.shown(), []
     try:
@@ -195,6 +193,7 @@ async def submit(service: Service, request: HttpRequest) -> Submitted:
             raise outcomes[0].result
         found = Submitted(model, parts, outcomes)
     except RequestError as error:
-        found = Submitted(model, parts, error=error.with_traceback(None))  # its frames hold the body, and this
+        # Without the traceback: its frames hold the body, and `found`: a reference cycle.
+        found = Submitted(model, parts, error=error.with_traceback(None))
     model.metrics.answered(found.status, "page")
     return found

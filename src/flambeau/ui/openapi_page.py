@@ -1,6 +1,6 @@
-"""`GET /docs`: the OpenAPI document as a page, by Swagger UI, which lies beside it.
+"""`GET /docs`: the OpenAPI document as a page, with Swagger UI, whose files are part of this package.
 
-The files of the page are a closed set that is read once; no path of a request ever reaches the disk.
+The files are a closed set, each read once; a request's path never reaches the disk.
 """
 
 from functools import cache
@@ -16,7 +16,8 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""Of the page /docs: Swagger UI needs no inline script or style and no `eval`; its stylesheet has icons in it."""
+"""The content security policy of /docs. Swagger UI needs no inline scripts or styles and no `eval`; its stylesheet has
+`data:` icons."""
 
 _TYPES = {
     "swagger-ui.css": "text/css; charset=utf-8",
@@ -39,7 +40,7 @@ def _contents(name: str) -> bytes:
 
 
 def file(service: Service, request: HttpRequest, name: str) -> HttpAnswer:
-    """`GET /docs/NAME`: a file of the page."""
+    """`GET /docs/NAME`: one of the page's files. Raises `RequestError` for any other name."""
     if name not in _TYPES:
         raise RequestError("there is nothing at this address", code="not_found")
     return HttpAnswer(200, _contents(name), _TYPES[name], (("Cache-Control", "public, max-age=3600"),))

@@ -1,6 +1,6 @@
-"""The page and the dashboard: what a browser is shown. Without JavaScript the page's form still works.
+"""The model's page and the dashboard. Without JavaScript the page's form still works.
 
-It makes the same calls as the API, and sends nothing back of what was uploaded.
+The page makes the same calls as the API. Uploaded files are never sent back.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ _POLICY = "; ".join(
         "default-src 'none'",
         "script-src 'self'",
         "style-src 'self'",
-        "img-src 'self' blob:",  # what was chosen is shown from the browser's own memory
+        "img-src 'self' blob:",  # chosen images are shown from the browser's own memory
         "connect-src 'self'",
         "base-uri 'none'",
         "form-action 'self'",
@@ -34,7 +34,7 @@ _POLICY = "; ".join(
     )
 )
 _SAMPLES = {"chelsea.jpg": "A cat", "coffee.jpg": "A cup of coffee", "rocket.jpg": "A rocket"}
-"""Pictures to try, in `static/samples`, with what is on them."""
+"""Pictures to try, in `static/samples`, with their descriptions."""
 
 
 _TEMPLATES = Environment(loader=PackageLoader("flambeau.ui"), autoescape=True)
@@ -44,14 +44,14 @@ _TEMPLATES.filters.update(FILTERS)
 
 
 def rendered(template: str, *, status: int = 200, policy: str = _POLICY, **values: object) -> HttpAnswer:
-    """A page of that template, locked down by the policy. To be called in a thread: it takes milliseconds."""
+    """A page from a template, with that content security policy. Call it in a thread: it takes milliseconds."""
     text = _TEMPLATES.get_template(template).render(**values)
     headers = (("Content-Security-Policy", policy), ("Referrer-Policy", "no-referrer"), ("X-Frame-Options", "DENY"))
     return HttpAnswer(status, text.encode(), "text/html; charset=utf-8", headers)
 
 
 def show(service: Service, request: HttpRequest) -> HttpAnswer:
-    """`GET /`: the page. `?model=NAME[/VERSION]` takes a model."""
+    """`GET /`: the page. `?model=NAME[/VERSION]` selects the model."""
     try:
         return _page(service, request, form.chosen(service, next(iter(request.parameters("model")), "")))
     except RequestError as error:
@@ -59,7 +59,7 @@ def show(service: Service, request: HttpRequest) -> HttpAnswer:
 
 
 async def submit(service: Service, request: HttpRequest) -> HttpAnswer:
-    """`POST /`: the page with its answers. No thread waits for a model: it only writes the page."""
+    """`POST /`: the page with the answers. A thread renders the page, but none waits for the model."""
     found = await form.submit(service, request)
     cards = cards_of(found.outcomes) if found.error is None else [refused(found.error)]
     return await asyncio.to_thread(_page, service, request, found.model, cards, found.parts, status=found.status)
@@ -92,7 +92,7 @@ def _page(
         samples=_SAMPLES,
         chosen=chosen,
         root=request.root,
-        # relative to the page: so the page works below any prefix
+        # relative to the page, so that it works below any prefix
         address=f"predict/{model.name}/{model.version}" if chosen else "predict",
         top_k=TOP_K if "top_k" in model.does.parameters else None,
         about=about(model),
@@ -105,4 +105,4 @@ ROUTES = (
     Route("GET", "/dashboard", "public", dashboard, vital=True),
     Route("GET", "/static/{filename:path}", "public", None, vital=True),
 )
-"""The dashboard's page is public, as pages are; its figures come from `/metrics`."""
+"""The dashboard is public, like every page; its figures come from `/metrics`, which has a scope of its own."""
