@@ -214,13 +214,8 @@ class Attempts:
 # The one table of routes of a server: those of the protocols and of the pages, and the document about them.
 
 
-<<<<<<< HEAD
 def site_routes(settings: Settings, *, ours: bool, tokens: bool) -> RouteTable:
-    """The table. `ours`: the server is `flambeau serve` itself. `tokens`: some requests need one."""
-=======
-def site_routes(settings: Settings, *, tokens: bool) -> RouteTable:
-    """The table. `tokens`: some requests need a token."""
->>>>>>> lb
+    """The table. `ours`: the server is `flambeau serve` itself. `tokens`: some requests need a token."""
     document = openapi.route(lambda: table, tokens=tokens)
     about_models = models.routes(ours=ours, guarded=tokens or is_local(settings.host))
     routes = [*NATIVE, *about_models, document, *pages.ROUTES, *openapi_page.ROUTES]

@@ -61,13 +61,8 @@ class Exchange:
         self.response_complete = False
         self.message_event = _NOBODY_WAITS
 
-<<<<<<< HEAD
     def request(self, charge: Charge | None, client: str) -> HttpRequest:
-        """The request, which has come whole. Its body is let go of here: an idle connection holds none."""
-=======
-    def request(self, charge: Charge | None) -> HttpRequest:
         """The request, now complete. The exchange drops its body, so that an idle connection holds none."""
->>>>>>> lb
         body, self.body = self.body, BodyBuffer(0)
         return HttpRequest(
             "POST",

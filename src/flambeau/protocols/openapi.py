@@ -76,13 +76,8 @@ def document(service: Service, table: Iterable[Route], *, tokens: bool) -> Docum
 
 
 def _operations(service: Service, routes: list[Route]) -> Iterator[tuple[Route, Operation]]:
-<<<<<<< HEAD
-    """The operations of the routes. Where a route takes a model, there is one for each, and they stand together."""
+    """The operations of the routes. A route `by_model` has one for each model; they are grouped by model."""
     for by_model, several in groupby(routes, key=lambda route: route.by_model):
-=======
-    """The operations of the routes. A route that takes a model has one for each model; they are grouped by model."""
-    for named, several in groupby(routes, key=lambda route: "{model}" in route.path):
->>>>>>> lb
         group = list(several)
         for model in service.models() if by_model else [service.shown()]:
             for route in group:
