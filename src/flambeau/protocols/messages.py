@@ -24,14 +24,9 @@ Charge = Callable[[int], None]
 class HttpRequest:
     """A fully received request. Header names are lower-case; `received` is `time.monotonic()` at its first byte.
 
-    <<<<<<< HEAD
-        `charge` is there where rates are limited. `identity` is what the request is called everywhere: in answers, log and
-        spans; without one given the headers tell. `root` is the URL below which the client sees the routes, with its slash.
-        `client` is its address, where it is known.
-    =======
-        `charge` is set where rates are limited. `identity` is the request id in answers, log and spans; by default it comes
-        from the headers. `root` is the URL below which the client sees the routes, with a slash at the end.
-    >>>>>>> lb
+    `charge` is set where rates are limited. `identity` is the request id in answers, log and spans; by default it comes
+    from the headers. `root` is the URL below which the client sees the routes, with a slash at the end. `client` is the
+    client's address, where it is known.
     """
 
     method: str

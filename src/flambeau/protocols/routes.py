@@ -40,19 +40,13 @@ class Operation:
 class Route:
     """One line of the table.
 
-        In `path`, `{name}` is a parameter: one segment of the path, or part of one (`/v1/models/{name}:predict`);
-        `{name:path}` is the rest of the path. `answer` is `None` for files, which Flask serves.
-        `describe` makes the operation for the OpenAPI document; `None` for pages.
-    <<<<<<< HEAD
-        `vital` is what tells how the server is: it is answered whatever else is full.
-        `quiet` leaves no line in the log, or writes one of its own.
-        `slash`: a slash at the end makes no difference.
-        `by_model`: the document has an operation for each model, with that model's own schema.
-    =======
-        `vital`: the route reports the server's health, and is answered however full the server is.
-        `quiet`: dispatch logs no line for it; the route may log its own.
-        `slash`: the path may also end in a slash.
-    >>>>>>> lb
+    In `path`, `{name}` is a parameter: one segment of the path, or part of one (`/v1/models/{name}:predict`);
+    `{name:path}` is the rest of the path. `answer` is `None` for files, which Flask serves.
+    `describe` makes the operation for the OpenAPI document; `None` for pages.
+    `vital`: the route reports the server's health, and is answered however full the server is.
+    `quiet`: dispatch logs no line for it; the route may log its own.
+    `slash`: the path may also end in a slash.
+    `by_model`: the OpenAPI document has one operation for each model, with that model's own schema.
     """
 
     method: Literal["GET", "POST", "PUT", "DELETE"]
