@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from flambeau.bundle.storage import Bundle
+from flambeau.checkpoints.repository import NAME
 from flambeau.errors import ConfigError, RequestError, SetupError
 from flambeau.serving.model import Model
 from flambeau.serving.opening import Opened, OpenedModel, open_declaration
@@ -268,6 +269,13 @@ class ModelTable:
     async def set_aliases(self, name: str, aliases: dict[str, str]) -> None:
         """Replace the names that lead to versions of a model, and load those versions if need be."""
         served = self.named(name)
+        for alias in aliases:
+            if not NAME.fullmatch(alias) or alias in served.versions:
+                raise RequestError(
+                    f"{alias} cannot be an alias: it is a version, or has other characters than letters, digits, '.', "
+                    "'_' and '-'",
+                    code="bad_request",
+                )
         meant = {alias: self.version(name, number) for alias, number in aliases.items()}
 
         async def point() -> None:

@@ -1,0 +1,269 @@
+"""Several models and versions in one service: routes, swaps, access, the command, the client. All over HTTP."""
+
+import hashlib
+import itertools
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+import flambeau
+from tests.support.server import Serve, ServerProcess
+from tests.support.warm import run_flambeau
+
+TIMES = """
+import flambeau
+
+
+class Times(flambeau.PythonModel):
+    def load(self):
+        self.factor = {factor}
+
+    def predict(self, batch):
+        return [item * self.factor for item in batch]
+"""
+INFER, ADMIN = (hashlib.sha256(name).hexdigest() for name in (b"infer", b"admin"))
+HOW = 'source = "times.py:Times"\n'
+
+
+def put(repository: Path, version: str, factor: object, *, model: str = "times") -> None:
+    """A version whose answers are the input times `factor`."""
+    folder = repository / model / version
+    folder.mkdir(parents=True)
+    (folder / "times.py").write_text(TIMES.format(factor=factor))
+    (folder / "model.toml").write_text(HOW)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    folder = tmp_path / "repository"
+    put(folder, "1", 10)
+    put(folder, "2", 20)
+    return folder
+
+
+def ask(server: ServerProcess, path: str = "/predict", number: int = 1) -> Any:
+    response = server.post(path, json={"input": number})
+    return response.json()["output"] if response.status_code == 200 else (response.status_code, response.json()["code"])
+
+
+def states(server: ServerProcess, model: str = "times") -> dict[str, str]:
+    return {each["version"]: each["state"] for each in server.get(f"/models/{model}").json()["versions"]}
+
+
+def change(server: ServerProcess, path: str, **body: Any) -> requests.Response:
+    method = "PUT" if body else "POST"
+    return requests.request(method, server.url + path, json=body or None, timeout=60)
+
+
+def test_versions_are_loaded_switched_and_unloaded_while_it_serves(serve: Serve, repository: Path) -> None:
+    with serve(repository, "--allow-code", "--replicas", "1") as server:
+        assert states(server) == {"2": "ready", "1": "unloaded"}
+        assert (ask(server), ask(server, "/predict/times"), ask(server, "/predict/times/2")) == (20, 20, 20)
+        assert ask(server, "/predict/times/1") == (503, "model_unavailable")
+        assert ask(server, "/predict/times/3") == (404, "version_not_found")
+
+        # a new version is put into the folder, loaded beside the old one, and answers in its place
+        put(repository, "3", 30)
+        loaded = change(server, "/models/times/versions/3/load")
+        assert (loaded.status_code, loaded.json()["default_version"]) == (200, "3")
+        assert (ask(server), ask(server, "/predict/times/2")) == (30, 20)
+
+        # back is one call; and an alias leads to a version
+        assert change(server, "/models/times", default_version="2").json()["default_version"] == "2"
+        assert ask(server) == 20
+        assert change(server, "/models/times", aliases={"stable": "1"}).status_code == 200
+        assert ask(server, "/predict/times/stable") == 10
+
+        assert change(server, "/models/times/versions/3/unload").status_code == 200
+        assert states(server) == {"3": "unloaded", "2": "ready", "1": "ready"}
+        shutil.rmtree(repository / "times" / "3")
+        assert "3" not in states_after_listing(server)
+
+        lines = [line for line in server.log().splitlines() if re.search(r"model (load|set|unload) ", line)]
+        assert len(lines) == 4
+        assert all("by=127.0.0.1" in line and "outcome=done" in line and "seconds=" in line for line in lines)
+        assert "asked=3 before=2 default=3" in lines[0]
+
+
+def states_after_listing(server: ServerProcess) -> dict[str, str]:
+    server.wait_until(lambda: len(server.get("/models").json()["models"][0]["versions"]) == 2, within=10)
+    return states(server)
+
+
+def test_a_version_that_cannot_be_loaded_changes_nothing(serve: Serve, repository: Path) -> None:
+    with serve(repository, "--allow-code", "--replicas", "1") as server:
+        put(repository, "3", "1 / 0")
+        (repository / "times" / "4").mkdir()
+        (repository / "times" / "4" / "times.pth").write_bytes(b"no weights")
+        for version, words in (("3", "ZeroDivisionError"), ("4", "is text, not a model")):
+            refused = change(server, f"/models/times/versions/{version}/load")
+            assert (refused.status_code, refused.json()["code"]) == (422, "load_failed")
+            assert words in refused.json()["error"]
+        assert states(server) == {"4": "failed", "3": "failed", "2": "ready", "1": "unloaded"}
+        assert (ask(server), server.get("/readyz").status_code) == (20, 200)
+        put(repository, "5", 50)
+        assert change(server, "/models/times/versions/5/load").status_code == 200
+        assert ask(server) == 50
+
+
+def test_one_bad_model_keeps_no_other_from_serving(serve: Serve, repository: Path) -> None:
+    (repository / "bad.pth").write_bytes(b"no weights")
+    with serve(repository, "--allow-code", "--replicas", "1", "--default", "times") as server:
+        assert ask(server) == 20
+        assert ask(server, "/predict/bad") == (503, "model_unavailable")
+        bad, times = server.get("/models").json()["models"]
+        assert (bad["name"], bad["state"], times["state"]) == ("bad", "failed", "ready")
+        assert "is text, not a model" in bad["versions"][0]["error"]
+        assert "bad, version 1, is not served" in server.output()
+        assert server.get("/readyz").json()["models"] == {"bad": "failed", "times": "ready"}
+        assert "is text, not a model" in server.get("/dashboard").text
+    done = run_flambeau("serve", repository, "--allow-code", "--port", "0", "--strict")
+    assert done.returncode
+    assert "bad: " in done.stderr
+
+
+def test_no_request_is_lost_or_answered_by_two_versions_f18(serve: Serve, repository: Path) -> None:
+    """F-18: the default goes back and forth under load, and what it leaves is unloaded at once.
+
+    A request that was begun after the change was answered is answered by the new version.
+    """
+    with serve(repository, "--allow-code", "--replicas", "1", "--keep-loaded", "0") as server:
+        stop, faults, answered = threading.Event(), [], []
+
+        def client() -> None:
+            with requests.Session() as session:
+                for number in itertools.count(1):
+                    if stop.is_set():
+                        return
+                    response = session.post(server.url + "/predict", json={"input": [number, number]}, timeout=60)
+                    answer = response.json().get("output")
+                    answered.append(answer)
+                    if answer not in ([number, number] * 10, [number, number] * 20):
+                        faults.append(response.text)
+
+        clients = [threading.Thread(target=client) for _ in range(8)]
+        for each in clients:
+            each.start()
+        try:
+            for version, factor in (("1", 10), ("2", 20)) * 4:
+                assert change(server, "/models/times", default_version=version).status_code == 200
+                assert ask(server) == factor
+        finally:
+            stop.set()
+            for each in clients:
+                each.join()
+        assert not faults
+        assert len(answered) > 100
+        assert states(server) == {"2": "ready", "1": "unloaded"}
+
+
+def test_several_sources_are_served_by_name(serve: Serve, repository: Path, cat: bytes) -> None:
+    (repository / "double.py").write_text(TIMES.format(factor=2).replace("Times", "Double"))
+    with serve(f"double={repository / 'double.py'}:Double", "photos=default", "--allow-code") as server:
+        assert ask(server) == 2
+        answer = server.post("/predict/photos", files={"file": cat})
+        assert answer.json() == {"class_id": "n02124075", "class_name": "Egyptian_cat"}
+        double, photos = server.get("/models").json()["models"]
+        assert (double["name"], photos["name"]) == ("double", "photos")
+        detail = server.get("/models/photos/1").json()
+        assert (detail["task"], detail["activation"], len(detail["labels"])) == ("classification", "softmax", 1000)
+        assert detail["memory"] > 10_000_000
+        assert detail["inputs"][0]["shape"] == [3, 224, 224]
+        page = server.get("/", params={"model": "photos"}).text
+        assert "<h1>photos</h1>" in page
+        paths = server.get("/openapi.json").json()["paths"]
+        assert {"/predict/photos", "/predict/double/1", "/models", "/models/{model}"} <= paths.keys()
+
+
+def test_who_may_change_models(serve: Serve, repository: Path, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f"infer {INFER}\nadmin {ADMIN}\n")
+    tokens.chmod(0o600)
+
+    def load(server: ServerProcess, token: str) -> int:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return requests.post(f"{server.url}/models/times/versions/1/load", headers=headers, timeout=60).status_code
+
+    with serve(repository, "--allow-code", "--replicas", "1", "--tokens-file", tokens) as server:
+        assert [load(server, token) for token in ("", "x" * 40, INFER, ADMIN)] == [401, 401, 403, 200]
+        assert 'by="token sha256:' in server.log()
+        assert server.get("/models").status_code == 401
+        assert server.get("/models", headers={"Authorization": f"Bearer {INFER}"}).status_code == 200
+    with serve(repository, "--allow-code", "--replicas", "1", "--host", "0.0.0.0", "--insecure-no-auth") as server:
+        refused = change(server, "/models/times/versions/1/load")
+        assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+        assert "--tokens-file" in refused.json()["error"]
+
+
+def test_under_the_servers_of_others_models_are_shown_and_not_changed(repository: Path) -> None:
+    app = flambeau.create_app(repository, allow_code=True, replicas=1)
+    client = app.test_client()
+    try:
+        assert client.post("/predict/times", json={"input": 1}).json == {"output": 20}
+        assert client.get("/models/times").json["default_version"] == "2"
+        for answer in (client.post("/models/times/versions/1/load"), client.put("/models/times", json={})):
+            assert answer.status_code == 403
+            assert "may have other processes" in answer.json["error"]
+    finally:
+        app.extensions["flambeau"].close()
+
+
+@pytest.fixture(scope="module")
+def one_server(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp("models") / "repository"
+    put(folder, "1", 10)
+    put(folder, "2", 20)
+    with serve(folder, "--allow-code", "--replicas", "1") as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "words"),
+    [
+        ('{"default": "1"}', "bad_request", "unknown field"),
+        ('{"aliases": {"stable": 1}}', "bad_request", "Expected `str`"),
+        ('{"default_version": "7"}', "version_not_found", "no such version"),
+        ('{"aliases": {"a/b": "1"}}', "bad_request", "cannot be an alias"),
+        ('{"aliases": {"1": "2"}}', "bad_request", "cannot be an alias"),
+        ("{", "invalid_json", "not JSON"),
+        ("\xff", "invalid_json", "not JSON"),
+    ],
+)
+def test_a_change_that_is_none_is_refused(one_server: ServerProcess, body: str, code: str, words: str) -> None:
+    refused = requests.put(one_server.url + "/models/times", data=body.encode("latin-1"), timeout=60)
+    assert refused.json()["code"] == code
+    assert words in refused.json()["error"]
+    assert one_server.get("/models/times").json()["aliases"] == {}
+
+
+def test_the_command_and_the_client_do_the_same(one_server: ServerProcess) -> None:
+    def models(*words: str) -> str:
+        done = run_flambeau("models", "--server", one_server.url, *words)
+        return done.stdout if done.returncode == 0 else done.stderr
+
+    assert models("list").splitlines() == [
+        "MODEL    VERSION  STATE", "times *  2        ready     default", "times    1        unloaded",
+    ]  # fmt: skip
+    assert "times  1        ready" in models("load", "times", "1")
+    assert "times  1        ready  default" in models("default", "times", "1")
+    assert ask(one_server) == 10
+    assert "stable" in models("alias", "times", "stable=1")
+    assert '"engine": "python"' in models("show", "times", "1")
+    assert "the model has no such version" in models("load", "times", "9")
+    assert "ALIAS=VERSION" in models("alias", "times", "stable")
+    with flambeau.Client(one_server.url) as client:
+        assert client.models()["models"][0]["aliases"] == {"stable": "1"}
+        assert client.set_default("times", None)["default_version"] == "2"
+        assert client.set_aliases("times", {})["aliases"] == {}
+        assert client.unload("times", 1)["versions"][1]["state"] == "unloaded"
+        assert client.model("times", 2)["state"] == "ready"
+        with pytest.raises(flambeau.ClientError) as refused:
+            client.load("nobody", 1)
+        assert refused.value.code == "model_not_found"
+    assert ask(one_server) == 20
