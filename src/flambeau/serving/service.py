@@ -1,4 +1,4 @@
-"""The core that every protocol calls: model names and versions to models, coroutines to outcomes.
+"""The core that every protocol calls: it finds the model by name and version, and returns its outcomes.
 
 It knows no protocol. `BlockingService` and `AttachedService` let threads call it: Flask views, the Python API, tests.
 """
@@ -22,11 +22,11 @@ T = TypeVar("T")
 
 
 def split_options(options: dict[str, Any]) -> tuple[SourceOptions, Settings]:
-    """Sort options by name into those of the source and those of the service. Raises `ConfigError` for others."""
+    """Split options by name into source options and service settings. Raises `ConfigError` for an unknown name."""
     of_source = {
         name: value
         for name, value in options.items()
-        # the threshold of a service is its own: it must not make another bundle
+        # the threshold is a service setting here: it must not cause another bundle to be built
         if name in SourceOptions.__struct_fields__ and name != "threshold"
     }
     of_service = {name: value for name, value in options.items() if name in Settings.__dataclass_fields__}
@@ -39,7 +39,7 @@ class Service:
     """The models of one server. One of them, the first, is the default."""
 
     def __init__(self, bundles: Sequence[Bundle], settings: Settings) -> None:
-        """Raises `SetupError` for what is not there; loads nothing yet."""
+        """Raises `SetupError` for a missing engine, device or permission; loads nothing yet."""
         self.settings = settings
         self.metrics = Metrics(logs.dropped)
         self.tracer = tracing.start(settings.otel_endpoint)
@@ -67,7 +67,7 @@ class Service:
                 begun.append(model)
                 await model.start()
         except BaseException:
-            for model in begun:  # or their workers would outlive a service that never was
+            for model in begun:  # or their workers would outlive a service that never started
                 await model.close()
             raise
         self._started = True
@@ -77,7 +77,7 @@ class Service:
         return [model for versions in self._models.values() for model in versions.values()]
 
     def get(self, name: str | None = None, version: str | None = None) -> Model:
-        """The model of that name, or the default; of that version, or the newest.
+        """The model called `name` (or the default model), in `version` (or the newest version).
 
         Raises `RequestError` with code `model_not_found` or `version_not_found`.
         """
@@ -95,15 +95,18 @@ class Service:
     async def predict(
         self, model: Model, payloads: Sequence[Payload], options: Options, *, timeout: float
     ) -> list[Outcome]:
-        """One outcome per payload, in order, within `timeout` seconds. Raises `RequestError` for the request itself."""
+        """One outcome per payload, in order, within `timeout` seconds.
+
+        Raises `RequestError` when the request as a whole is refused.
+        """
         deadline = asyncio.get_running_loop().time() + timeout
         return await model.predict(payloads, options, deadline=deadline)
 
     async def infer(self, model: Model, tensors: Tensors, *, timeout: float) -> Tensors:
-        """The network's own outputs by name, a row for each row of its own inputs, within `timeout` seconds.
+        """The network's raw outputs by name, one row for each input row, within `timeout` seconds.
 
-        Nothing is prepared, and no activation is applied: what goes in and comes out has the names, dtypes and shapes
-        of the manifest. Raises `RequestError`, that of the first row that failed where one did.
+        Nothing is preprocessed and no activation is applied: inputs and outputs have the names, dtypes and shapes of
+        the manifest. Raises `RequestError`; if a row failed, the error of the first that did.
         """
         try:
             payloads = tensor_requests.split(model, tensors, most=self.settings.max_items)
@@ -117,42 +120,42 @@ class Service:
         return not self.draining and all(model.ready() for model in self.models())
 
     def drain(self) -> None:
-        """From now on the service is not ready. What it has received it still answers."""
+        """Stop being ready. Requests already received are still answered."""
         self.draining = True
 
     async def close(self) -> None:
-        """Answer what was taken, then let go of every model."""
+        """Answer the accepted requests, then release every model."""
         self.drain()
         for model in self.models():
             try:
                 await model.close()
-            except Exception as error:  # the others are to be let go of all the same
+            except Exception as error:  # the other models must be released all the same
                 logs.failure(f"model '{model.name}' cannot be closed", error)
         if self.tracer is not None:
             await asyncio.to_thread(self.tracer.close)
 
 
 class AttachedService:
-    """A service on a loop that somebody else runs, for threads beside that loop."""
+    """A service on an event loop that somebody else runs, for calls from other threads."""
 
     def __init__(self, service: Service, loop: asyncio.AbstractEventLoop) -> None:
         self.service = service
         self._loop = loop
 
     def call(self, step: Callable[[Service], Coroutine[Any, Any, T]]) -> T:
-        """Run one coroutine of the service to its end and return its result. Not to be called on the loop itself."""
+        """Run one coroutine of the service to its end and return its result. Do not call it on the loop itself."""
         return asyncio.run_coroutine_threadsafe(step(self.service), self._loop).result()
 
 
 class BlockingService:
     """A service on a loop in a background thread of its own, for callers that have no loop.
 
-    After a fork (gunicorn with --preload) the child has the object but not the thread: the first call there makes the
-    service anew, and others wait for it. Closed before the fork, it stays closed.
+    After a fork (gunicorn with --preload) the child has the object but not the thread: the first call there creates
+    the service again, and concurrent calls wait for it. A service closed before the fork stays closed.
     """
 
     def __init__(self, make: Callable[[], Service]) -> None:
-        """Make and start a service. Raises `SetupError` when it cannot start."""
+        """Create and start a service. Raises `SetupError` when it cannot start."""
         self._make = make
         self._opened = PerProcess("the service", self._open)
 
@@ -177,14 +180,14 @@ class BlockingService:
         return loop.run(step(service))
 
     async def run(self, step: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine of the service for a caller on another loop. When that is cancelled, so is the coroutine."""
+        """Run a coroutine of the service for a caller on another loop. Cancelling the caller cancels the coroutine."""
         loop, _ = self._opened.get()
         return await loop.wait(step)
 
     def close(self) -> None:
-        """Answer what was taken, let go of the models, and end the loop.
+        """Answer the accepted requests, release the models, and end the loop.
 
-        A forked child that never called has nothing to end, and a second call does nothing.
+        In a forked child that never made a call there is nothing to end; a second call does nothing.
         """
         if (opened := self._opened.close()) is not None:
             loop, service = opened
