@@ -8,7 +8,7 @@ from flambeau.sources.request import Advance, BuildStep, Note
 
 
 def printable(text: str) -> str:
-    """The text with a question mark for each character that is not printable: tensor names come from untrusted files."""
+    """The text with a question mark for each unprintable character: names of tensors come from untrusted files."""
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
