@@ -278,7 +278,7 @@ class Scoring:
                     )
                 )  # fmt: skip
             except (KeyboardInterrupt, SystemExit):
-                hint = "the same command goes on" if self._options.resumes else "name a file with -o to keep them"
+                hint = "run the same command to resume" if self._options.resumes else "name a file with -o to keep them"
                 click.echo(f"stopped after {number_of(tally.rows, 'row')}: {hint}", err=True)
                 raise
             return bar.seconds()
