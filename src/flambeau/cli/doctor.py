@@ -46,8 +46,8 @@ def doctor(*, as_json: bool, arguments: tuple[str, ...]) -> None:
         click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2))
     else:
         warnings = sum(finding.verdict == "warning" for finding in every)
-        counts = [f"{count} {word}" for count, word in ((broken, "broken"), (warnings, "to be warned of")) if count]
-        click.echo(f"\n{len(every)} things looked at: {', '.join(counts) or 'nothing is wrong'}")
+        counts = [f"{count} {word}" for count, word in ((broken, "broken"), (warnings, "with a warning")) if count]
+        click.echo(f"\n{len(every)} checks: {', '.join(counts) or 'nothing is wrong'}")
     raise click.exceptions.Exit(1 if broken else 0)
 
 
