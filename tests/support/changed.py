@@ -243,7 +243,7 @@ def refusals() -> Iterator[Case]:
 
     gap = "fc has 512→40, something without weights, 40→7: name what stands between them with --hidden-activation relu"
     yield head("resnet18", "fc", chain(L(512, 40), R, L(40, 7)), gap)
-    yield head("resnet18", "fc", chain(L(512, 40), R, B(40), D, L(40, 7)), "do not show which", hidden_activation="relu")
+    yield head("resnet18", "fc", chain(L(512, 40), R, B(40), D, L(40, 7)), "do not show", hidden_activation="relu")
     yield head("resnet18", "fc", named(fc1=L(512, 40), act=R, fc2=L(40, 7)), "--hidden-activation relu")
     yield head("resnet18", "fc", L(1024, 7), "fc takes 1024 features where there are 512")
     yield head("resnet18", "fc", chain(chain(L(512, 40), R), L(40, 7)), "layers within layers (0.0, 1)")

@@ -117,7 +117,7 @@ _END = re.compile(r"(.+?) (\w+|\?)\[([^\[\]]*)\](?:, |$)")
 
 
 class GraphAssessment(msgspec.Struct, frozen=True):
-    """`needs` says why a graph cannot be served as it is, and the remedy; `example` is a Python model that serves it."""
+    """`needs` says why a graph cannot be served as it is, and the remedy; `example` is a Python model that does it."""
 
     needs: str = ""
     example: str = ""
