@@ -33,7 +33,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What brings other packages with it is imported when it is first asked for: numpy and Pillow, or urllib3."""
+    """Import on first use whatever needs other packages: numpy and Pillow, or urllib3."""
     if name in ("Client", "ClientError"):
         from flambeau import client
 
@@ -49,8 +49,8 @@ def create_app(source: str | None = None, **options: Any) -> "Flask":
     """A Flask application that serves a model: for gunicorn, waitress, `flask run`, or mounting in your own.
 
     `source` and the `options` are those of `flambeau serve`, with underscores: `create_app("densenet121",
-    weights="densenet.pth", labels="imagenet")`. The model is built if it has to be, and loaded before this returns.
-    Raises `SetupError` when it cannot be.
+    weights="densenet.pth", labels="imagenet")`. The model is built if it is not in the cache, and loaded before this
+    returns. Raises `SetupError` when that fails.
     """
     from flambeau.http.flask_app import create_app as create
 
@@ -60,9 +60,10 @@ def create_app(source: str | None = None, **options: Any) -> "Flask":
 def create_asgi_app(source: str | None = None, **options: Any) -> "AsgiApp":
     """An ASGI application that serves a model: for uvicorn, hypercorn, Granian, or mounting in FastAPI or Starlette.
 
-    The arguments are those of `create_app`. The model is built before this returns, if it has to be, and loaded when
-    the server starts. A server or framework that does not tell so makes the first request wait for it; `await
-    app.start()` and `await app.close()` do the same by hand. Raises `SetupError` when it cannot be built.
+    The arguments are those of `create_app`. The model is built before this returns, if it is not in the cache, and
+    loaded when the server sends its startup event. If a server or framework sends none, the first request waits for
+    the load; `await app.start()` and `await app.close()` do the same by hand. Raises `SetupError` when it cannot be
+    built.
     """
     from flambeau.http.asgi import create_asgi_app as create
 

@@ -5,9 +5,9 @@ import sys
 
 
 def main() -> None:
-    """Run the command line. Ctrl-C ends every command with one line and the code 130, at whatever moment it comes."""
+    """Run the command line. Ctrl-C at any moment ends any command with one line and exit code 130."""
     try:
-        from flambeau.cli import main as run  # it takes a while, in which somebody may change their mind
+        from flambeau.cli import main as run  # inside `try`: the import takes a while, and Ctrl-C may come during it
 
         run()
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""The exception tree: what can go wrong, said once.
+"""The exception tree: everything that Flambeau raises on purpose.
 
     FlambeauError
     ├── SetupError            the operator must act; a command prints the sentence and exits with `exit_code`
@@ -6,7 +6,7 @@
     │   ├── LabelsError       the labels file is unreadable or does not fit the model
     │   ├── BundleError       the bundle is damaged, incomplete or of another format
     │   ├── EngineError       the engine is missing, cannot load the model, or disagrees with its probes
-    │   ├── DeviceError       the device asked for is not there
+    │   ├── DeviceError       the requested device is not there
     │   ├── CodeNotAllowed    the source carries code and --allow-code was not given
     │   ├── ConfigError       a setting has a bad value
     │   └── PortInUse         the address cannot be bound
@@ -67,7 +67,7 @@ Code = Literal[
     "uri_too_long",
     "version_not_found",
 ]
-"""Every reason a request can fail for: a closed set, stable for clients."""
+"""Every reason why a request can fail: a closed set, stable for clients."""
 
 RETRYABLE: frozenset[Code] = frozenset(
     {
@@ -82,7 +82,7 @@ RETRYABLE: frozenset[Code] = frozenset(
         "too_many_attempts",
     }
 )
-"""The codes after which the same request may succeed if it is sent again."""
+"""The codes after which the same request may succeed if sent again."""
 
 
 class FlambeauError(Exception):
@@ -112,7 +112,7 @@ class EngineError(SetupError):
 
 
 class DeviceError(SetupError):
-    """The device that was asked for is not there."""
+    """The requested device is not there."""
 
 
 class CodeNotAllowed(SetupError):
@@ -136,7 +136,7 @@ class PortInUse(SetupError):
 class RequestError(FlambeauError):
     """One request, or one item of it, cannot be answered.
 
-    `code` is the machine-readable reason; `hint`, where given, is a second sentence with the remedy.
+    `code` is the machine-readable reason; `hint`, if given, is a second sentence with the remedy.
     """
 
     def __init__(self, message: str, *, code: Code, hint: str | None = None) -> None:
@@ -147,12 +147,12 @@ class RequestError(FlambeauError):
 
     @property
     def retryable(self) -> bool:
-        """Whether the same request may succeed if it is sent again."""
+        """Whether the same request may succeed if sent again."""
         return self.code in RETRYABLE
 
 
 class InvalidInput(RequestError):
-    """The input is at fault. A Python model raises it to say so; the message goes to the client as it is."""
+    """The input is at fault. A Python model raises it to say so; the client gets the message unchanged."""
 
     def __init__(self, message: str, *, code: Code = "input_rejected", hint: str | None = None) -> None:
         super().__init__(message, code=code, hint=hint)

@@ -1,7 +1,7 @@
-"""One unit of work: what came in, what is asked about it, and the tensors on its way. It knows no answer.
+"""One unit of work: the payload, the client's options, and tensors with their specs. It knows no answer.
 
-These structs are the wire: they travel between processes as they are. Named arrays travel as their bytes, one after the
-other, with dtype and shape told beside them; what comes from another process is checked before it is an array.
+These structs are the wire format between processes. Named arrays are sent as their bytes, one after the other, with
+their dtypes and shapes in a spec; bytes from another process are checked before they become arrays.
 """
 
 import math
@@ -16,16 +16,16 @@ Tensors = dict[str, npt.NDArray[Any]]
 """Named arrays. Axis 0 of each is the row; all arrays of one `Tensors` have the same number of rows."""
 
 PipelineKind = Literal["image", "tensor", "python"]
-"""What a model takes: image files, numbers as JSON, or whatever its own code makes of it."""
+"""What a model takes: image files, numbers as JSON, or whatever its own Python code accepts."""
 
 
 FREE = -1
-"""The size of an axis that is of any length."""
+"""The size of a free axis, one of any length."""
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One input or output: its name, numpy dtype and the shape of one row. The row axis itself is left out, and an
-    axis of any length is `FREE`; `least` is how long those axes are at the least."""
+    """One input or output: its name, its numpy dtype and the shape of one row, without the row axis itself. An axis of
+    any length is `FREE`; `least` is the least length of such axes."""
 
     name: str
     dtype: str
@@ -33,23 +33,23 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     least: int = 1
 
     def takes(self, shape: tuple[int, ...]) -> bool:
-        """Whether a row may have that shape."""
+        """Whether a row may have this shape."""
         return len(shape) == len(self.shape) and all(
             size == own or (own == FREE and size >= self.least) for size, own in zip(shape, self.shape, strict=True)
         )
 
     def long(self, length: int) -> tuple[int, ...]:
-        """The shape of one row whose free axes are of that length."""
+        """The shape of one row whose free axes all have this length."""
         return tuple(length if size == FREE else size for size in self.shape)
 
     @property
     def usual(self) -> tuple[int, ...]:
-        """The shape of one row to try it with."""
+        """The shape of one row for trying out the network."""
         return self.long(max(self.least, USUAL_LENGTH))
 
     @property
     def sizes(self) -> list[str]:
-        """The sizes of one row in words: `5 or more` for an axis that is free."""
+        """The sizes of one row in words: `any` or `5 or more` for a free axis."""
         free = "any" if self.least == 1 else f"{self.least} or more"
         return [free if size == FREE else str(size) for size in self.shape]
 
@@ -59,19 +59,19 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
 
 USUAL_LENGTH = 8
-"""How long a free axis is where a network is tried."""
+"""The length of a free axis when a network is tried out."""
 
 
 DType = Literal[
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"
 ]
-"""What arrays between processes hold, by numpy's names. Little-endian, in row-major order."""
+"""The dtypes of arrays sent between processes, by numpy's names. Little-endian, in row-major order."""
 
 _MOST_DIMENSIONS = 32
 
 
 class ArraySpec(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One named array on its way: the whole of its shape, its rows first."""
+    """The spec of one named array as it is sent: its shape is complete, the row axis first."""
 
     name: str
     dtype: DType
@@ -79,21 +79,21 @@ class ArraySpec(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def size(self) -> int:
-        """Its bytes. Raises `ValueError` for what is the shape of no array with rows."""
+        """The array's size in bytes. Raises `ValueError` for a shape that no array with rows can have."""
         if not 1 <= len(self.shape) <= _MOST_DIMENSIONS or min(self.shape) < 0:
             raise ValueError(f"{list(self.shape)} is the shape of no array with rows")
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 def pack(tensors: Tensors) -> tuple[tuple[ArraySpec, ...], bytearray]:
-    """What is told of the arrays, and their bytes: a copy, for a network may write into its input."""
+    """The arrays' specs and bytes. The bytes are a copy, because a network may write into its input."""
     laid = {name: np.ascontiguousarray(each, each.dtype.newbyteorder("<")) for name, each in tensors.items()}
     specs = tuple(ArraySpec(name, each.dtype.name, each.shape) for name, each in laid.items())  # type: ignore[arg-type]
-    return specs, bytearray().join(each.tobytes() for each in laid.values())  # PyTorch warns of what is read-only
+    return specs, bytearray().join(each.tobytes() for each in laid.values())  # PyTorch warns about read-only memory
 
 
 def check_packed(specs: Sequence[ArraySpec], size: int) -> None:
-    """Raise `ValueError` unless so many bytes are those arrays, each with a name of its own and as many rows."""
+    """Raise `ValueError` unless the arrays take `size` bytes and have distinct names and the same number of rows."""
     if len({spec.name for spec in specs}) != len(specs) or not specs:
         raise ValueError(f"{len(specs)} arrays do not have as many names")
     if sum(spec.size for spec in specs) != size:
@@ -103,7 +103,7 @@ def check_packed(specs: Sequence[ArraySpec], size: int) -> None:
 
 
 def unpack(specs: Sequence[ArraySpec], data: bytes | bytearray | memoryview) -> Tensors:
-    """The arrays, over the bytes themselves. Raises `ValueError`."""
+    """The arrays, as views of `data`. Raises `ValueError`."""
     check_packed(specs, len(data))
     found, start = {}, 0
     for spec in specs:
@@ -116,11 +116,13 @@ def unpack(specs: Sequence[ArraySpec], data: bytes | bytearray | memoryview) -> 
 
 
 class Payload(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One item as it came in, not yet looked into: the bytes of a file, the JSON text of one value, a whole JSON
-    document that its replica is to look at, the bytes of the network's own inputs, with `arrays` to tell them apart,
-    or, within one process only, the value itself.
+    """One item as it came in, not yet parsed.
 
-    Between two processes the number of the bytes stands in their place, and they come behind: `runners.wire`.
+    By `kind`, `data` is: `file`, the bytes of a file; `json`, the JSON text of one value; `document`, a whole JSON
+    document for the replica to parse; `tensors`, the bytes of the network's own inputs, described by `arrays`; `value`,
+    the value itself, within one process only.
+
+    On the wire between two processes, `data` is the number of the bytes, which follow separately (`runners.wire`).
     """
 
     kind: Literal["file", "json", "document", "tensors", "value"]
@@ -129,16 +131,16 @@ class Payload(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def size(self) -> int:
-        """Bytes; a value that never was bytes has none."""
+        """The size in bytes; 0 for a value, which never was bytes."""
         return 0 if self.kind == "value" else len(self.data)
 
 
 class Options(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a client may ask about its answer.
+    """The client's options for its answer.
 
     `top_k`: how many classes to rank, best first. `threshold`: the probability below which nothing counts as
-    recognised, and no label as present; `None` takes the model's. `probabilities`: whether a classification is to
-    carry the whole vector.
+    recognised, and no label as present; `None` takes the model's. `probabilities`: whether a classification includes
+    the whole vector.
     """
 
     top_k: int = 1

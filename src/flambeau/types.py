@@ -1,5 +1,4 @@
-"""The values that travel between rooms, and between processes as they are. No behaviour beyond what a value can know
-of itself."""
+"""The values that pass between rooms, and unchanged between processes. They have no behaviour beyond their own data."""
 
 import enum
 from dataclasses import dataclass
@@ -60,7 +59,7 @@ class Timings(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Outcome(msgspec.Struct, Generic[Result], frozen=True, array_like=True):
-    """What became of one item: an answer or the error that it alone met, with its timings."""
+    """The outcome of one item: its answer or its own error, with its timings."""
 
     result: Result
     timings: Timings = Timings()
@@ -71,14 +70,14 @@ WorkerState = Literal["starting", "idle", "busy"]
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """A replica as an operator sees it. `memory` is the resident bytes of its process, where it has one of its own."""
+    """A replica as an operator sees it. `memory` is the resident bytes of its process, if it has one of its own."""
 
     state: WorkerState
     memory: int | None = None
 
 
 class ModelState(enum.StrEnum):
-    """Where a model is in its life."""
+    """The stages in a model's life."""
 
     LOADING = "loading"
     READY = "ready"

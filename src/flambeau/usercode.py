@@ -1,6 +1,6 @@
-"""Import a class from somebody's own code: the only place where such code enters a process.
+"""Import a class from the user's own code: the only place where such code enters a process.
 
-Callers have asked for `--allow-code` before; `load` asks once more, so that no path leads around it.
+Callers have checked `--allow-code` already; `load` checks it once more, so that no path leads around it.
 """
 
 import importlib
@@ -16,7 +16,7 @@ from flambeau.errors import CodeNotAllowed, SourceError
 
 
 def refuse_unless(allowed: bool, what: str) -> None:
-    """Raise `CodeNotAllowed` unless the operator allowed code. `what` names the thing that carries it."""
+    """Raise `CodeNotAllowed` unless the operator allowed code. `what` names the thing that carries the code."""
     if not allowed:
         raise CodeNotAllowed(f"{what} is code that would run with your rights: if you trust it, add --allow-code")
 
@@ -24,7 +24,7 @@ def refuse_unless(allowed: bool, what: str) -> None:
 def parse(text: str) -> CodeReference:
     """Read `package.module:Class` or `path/file.py:Class`. Raises `SourceError`.
 
-    The folder that siblings are imported from is the file's own, or for a module the current one.
+    The root for imports is the file's own folder, or, for a module, the current folder.
     """
     place, colon, name = text.rpartition(":")
     if not colon or not place or not name.isidentifier():
@@ -60,14 +60,15 @@ def load(reference: CodeReference, *, within: Path | None, allow_code: bool) -> 
 
 
 def admit(folder: Path) -> None:
-    """Let code that was allowed import what lies beside it."""
+    """Let allowed code import the modules beside it."""
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
 
 class _SourceOnly(SourceFileLoader):
-    """What runs is the file that was verified. Bytecode beside it is neither read nor written: nobody verifies it, and
-    Python leaves half of it where a disk is full or files are limited, which would fail every later start.
+    """Loads source files only, so that the verified file is what runs. Bytecode is neither read nor written: nobody
+    verifies it, and on a full disk or under a file size limit Python leaves half a file, on which every later start
+    would fail.
     """
 
     def get_code(self, fullname: str) -> CodeType:

@@ -1,3 +1,3 @@
-"""The version, in a module without imports: the build reads it here."""
+"""The version, in a module without imports: packaging reads it from here."""
 
 VERSION = "0.1.0"

@@ -257,7 +257,7 @@ def test_quantised_weights_are_refused_with_the_way_to_floats(tmp_path: Path) ->
         (corpus_nets.Wave, "which have convolutions over series"),
         (lambda: nn.Sequential(nn.Conv3d(1, 2, 3), nn.Linear(2, 2)), "which have convolutions over volumes"),
         (lambda: nn.ModuleDict({"users": nn.Embedding(50, 8), "films": nn.Embedding(70, 8)}),
-         "these are linear layers and norms over numbers, and how they are joined cannot be told"),
+         "these are linear layers and norms over numbers, and the weights do not show how they are joined"),
     ],
     ids=["embedding", "lstm", "gru", "attention", "conv1d", "conv3d", "factors"],
 )  # fmt: skip

@@ -134,7 +134,7 @@ def test_wrong_settings_are_a_finding_and_torch_is_not_imported_here(tmp_path: P
         "                         -> correct it: nothing is served before",
     ]
     assert any(line.startswith(("  ok       sandbox", "  warning  sandbox")) for line in lines)
-    assert "things looked at" in lines[-1]
+    assert " checks: " in lines[-1]
 
 
 def test_arguments_that_serve_does_not_take_are_refused(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_parquet_has_the_type_that_fits_all_outputs(
         (
             ["default", "x.png", "-o", "precious.csv"],
             1,
-            "precious.csv exists, and nothing tells that `flambeau predict`",
+            "precious.csv exists, and there is no record that `flambeau predict`",
         ),
         (["default", "precious.csv", "-o", "precious.csv", "--overwrite"], 78, "is both read and written"),
         (["default", "*.gif"], 1, "no file matches *.gif"),

@@ -276,7 +276,7 @@ def test_a_run_goes_on_after_kill_9_and_ctrl_c_and_the_death_of_a_worker(tmp_pat
         _, told = process.communicate(timeout=30)
         assert process.returncode == 130
         assert f"out.csv has {kept} rows already: going on from there" in told
-        assert "the same command goes on" in told
+        assert "run the same command to resume" in told
 
     stalled.unlink()
     with running(*command, cwd=tmp_path) as process:

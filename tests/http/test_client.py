@@ -194,9 +194,9 @@ def test_values_go_as_json_and_come_back(gated: ServerProcess) -> None:
 @pytest.mark.parametrize(
     ("item", "options", "sentence"),
     [
-        ("absent.png", {}, "a text is taken for a path unless as_json=True"),
+        ("absent.png", {}, "a string is taken for a path unless as_json=True"),
         ([float("nan")], {}, "cannot be sent as JSON"),
-        (object(), {}, "object is nothing that JSON has"),
+        (object(), {}, "object has no JSON form"),
         (io.StringIO("text"), {}, 'open it with the mode "rb"'),
         ([1], {"probabilities": True}, "probabilities are of images"),
     ],

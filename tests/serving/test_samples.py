@@ -285,7 +285,7 @@ def test_every_replica_is_held_to_the_samples(tmp_path: Path) -> None:
     done = run_flambeau("serve", tmp_path / "out", "--allow-code", "--replicas", "2", "--port", "0")
     assert done.returncode == 1
     assert done.stdout == ""
-    assert "does not reproduce the answer to its sample a.json: output is 63 where 42 is expected: mend" in done.stderr
+    assert "does not reproduce the answer to its sample a.json: output is 63 where 42 is expected: fix" in done.stderr
 
 
 @pytest.mark.parametrize(

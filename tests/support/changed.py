@@ -243,7 +243,7 @@ def refusals() -> Iterator[Case]:
 
     gap = "fc has 512→40, something without weights, 40→7: name what stands between them with --hidden-activation relu"
     yield head("resnet18", "fc", chain(L(512, 40), R, L(40, 7)), gap)
-    yield head("resnet18", "fc", chain(L(512, 40), R, B(40), D, L(40, 7)), "cannot be told", hidden_activation="relu")
+    yield head("resnet18", "fc", chain(L(512, 40), R, B(40), D, L(40, 7)), "do not show", hidden_activation="relu")
     yield head("resnet18", "fc", named(fc1=L(512, 40), act=R, fc2=L(40, 7)), "--hidden-activation relu")
     yield head("resnet18", "fc", L(1024, 7), "fc takes 1024 features where there are 512")
     yield head("resnet18", "fc", chain(chain(L(512, 40), R), L(40, 7)), "layers within layers (0.0, 1)")
@@ -265,7 +265,7 @@ def refusals() -> Iterator[Case]:
         "[64, 1, 7, 7] for [64, 3, 7, 7]",
     )
     yield refused("resnet18, counter of no norm", small, "conv1.num_batches", more("conv1.num_batches_tracked"))
-    yield refused("two resnet18", small, "the file has 122 tensors more", twice)
+    yield refused("two resnet18", small, "the file has 122 more tensors", twice)
     arcface = backbone("fc.", arcface__weight=(7, 512))
     yield refused("resnet18 and the centres of ArcFace", small, "arcface.weight is not named like a head's", arcface)
     yield refused("a UNet", UNet, "no architecture that flambeau knows resembles these weights")

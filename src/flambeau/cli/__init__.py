@@ -1,6 +1,6 @@
-"""The command line: the only place that reads argv, and settings out of the environment.
+"""The command line: the only place that reads argv, and settings from the environment.
 
-Four things are read from the environment elsewhere, where they are used: tokens (`http.access`), the cache's folder
+Four other things are read from the environment where they are used: tokens (`http.access`), the cache folder
 (`sources`), OpenTelemetry's own variables (`tracing`), and the compiler's (`engines.pytorch`).
 """
 
@@ -21,14 +21,15 @@ _COMMANDS = {
     "serve": "serve", "build": "source", "inspect": "source", "predict": "predict", "bench": "bench",
     "models": "models", "config": "config", "doctor": "doctor", "token": "config",
 }  # fmt: skip
-"""Each is the function of that name in this module."""
+"""The module of each command; its function has the command's name."""
 
 _METRICS_IN_FILES = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")
-"""Where the Prometheus library shares what it counts: with nobody here, and a full volume would end the service."""
+"""Variables that make the Prometheus library share its counts in files. Nobody reads them here, and a full volume would
+end the service."""
 
 
 class _Commands(click.Group):
-    """A group that imports a command when it is asked for: a server does not wait for what it never runs."""
+    """A group that imports a command only when it is called: a server does not wait for code that it never runs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -49,19 +50,19 @@ def cli() -> None:
       flambeau serve                                          the embedded ImageNet classifier
       flambeau serve my.pth --labels names.txt                a file: its network is found
       flambeau serve double.py:Double --allow-code            a model in your own Python
-      flambeau inspect my.pth                                 what it is, is it safe, what would be served
+      flambeau inspect my.pth                                 what it is, whether it is safe, how it is served
       flambeau build my.pth -o bundle                         once, then: flambeau serve bundle
       flambeau predict default photos/ -o answers.csv         many files at once, without a server
       flambeau bench default                                  the engines of this machine, side by side
       flambeau models load cats 2                             of a running service: load, switch, unload versions
       flambeau config                                         what is set, and where it was set
-      flambeau doctor                                         what is wrong with this machine, and what to do
+      flambeau doctor                                         what is wrong with this machine, and how to fix it
       flambeau token                                          a fresh token for --tokens-file
     """
 
 
 def main() -> None:
-    """Run a command. What the operator must mend is one line on standard error, and an exit code."""
+    """Run a command. A problem that the operator must fix is one line on standard error, and an exit code."""
     open_standard_streams()
     stderr_capture.forgive()
     os.environ.update(NO_TELEMETRY)
@@ -70,7 +71,7 @@ def main() -> None:
     logs.configure()
     _stop_orderly()
     try:
-        code = cli.main(standalone_mode=False)  # what a command exits with, if it says so
+        code = cli.main(standalone_mode=False)  # the command's exit code, if it sets one
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
         error.show()
@@ -88,7 +89,7 @@ def main() -> None:
 
 
 def _stop_orderly() -> None:
-    """Clean up what was begun when the process is asked to stop; by a terminal that goes away, unless under nohup."""
+    """Make SIGTERM, and SIGHUP unless under nohup, end the process with its clean-up done."""
     asked = [signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         asked.append(signal.SIGHUP)

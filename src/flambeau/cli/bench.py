@@ -23,7 +23,7 @@ _BATCHES = (1, 2, 4, 8)
 
 
 class Table(msgspec.Struct, frozen=True):
-    """What the command found. `auto` is the engine that `--engine auto` would take, and `why` says why."""
+    """The results. `auto` is the engine that `--engine auto` would take, and `why` is the reason."""
 
     model: str
     processor: str
@@ -41,9 +41,11 @@ class Table(msgspec.Struct, frozen=True):
     "names",
     multiple=True,
     type=click.Choice(typing.get_args(EngineName)),
-    help="Measure this one; may be repeated. Default: all that are installed.",
+    help="Engine to measure; may be repeated. Default: all that are installed.",
 )
-@click.option("--threads", type=click.IntRange(1), help="Threads of each engine. Default: as a service's replica has.")
+@click.option(
+    "--threads", type=click.IntRange(1), help="Threads of each engine. Default: those of a service's replica."
+)
 @click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="As in flambeau serve.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Turns of each engine and batch.")
 @click.option("--seconds", type=click.FloatRange(0.01), default=0.3, show_default=True, help="Length of a turn.")
@@ -59,11 +61,11 @@ def bench(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Measure every installed engine on SOURCE: milliseconds an image by batch, agreement, memory, load time.
+    """Measure every installed engine on SOURCE: milliseconds per image by batch, agreement, memory, load time.
 
     SOURCE is what `flambeau serve` takes. Each engine runs in a process of its own, and they take turns; a figure is
     the median of its turns. The difference is from eager PyTorch on the bundle's probe samples, relative to the largest
-    output. Memory is what the process grew by the engine.
+    output. Memory is how much the process grew with the engine.
     """
     progress = ShowProgress()
     try:
@@ -93,7 +95,7 @@ def _tell(engine: str) -> None:
 
 
 def _verdict(opened: Bundle, tried: list[Trial]) -> tuple[str, str]:
-    """What `auto` would take of what was tried; the bundle's own choice where it can take none of that."""
+    """The engine that `auto` would take among those measured, or the bundle's own if it can take none; and why."""
     chosen, why = benchmark.select_engine(tried)
     own = opened.manifest.engine
     if chosen is None:

@@ -1,4 +1,4 @@
-"""`flambeau config`: what is in force, and where it was given; and `flambeau token`."""
+"""`flambeau config` shows the settings in force and where each was given; `flambeau token` prints a fresh token."""
 
 import os
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ _HIDDEN = "(set, not shown)"
 
 @dataclass(frozen=True, slots=True)
 class _InForce:
-    """A setting as it is: its value, and where it was given."""
+    """A setting in force: its value, and where it was given."""
 
     setting: Setting
     value: Any
@@ -54,13 +54,13 @@ class _InForce:
 def config(ctx: click.Context, /, *, as_json: bool, as_toml: bool, **options: Any) -> None:
     """Show every setting of `flambeau serve`: its value, and where that was given. It takes the same arguments.
 
-    A flag wins over the environment, which wins over the file flambeau.toml, which wins over the default. What is wrong
-    in any of them is an error, as it is for `flambeau serve`. Secrets are never shown.
+    A flag wins over the environment, which wins over the file flambeau.toml, which wins over the default. A mistake in
+    any of them is an error, as it is for `flambeau serve`. Secrets are never shown.
     """
-    split_options(options)  # refuses what cannot be used together
+    split_options(options)  # refuses settings that cannot be used together
     settings = [_InForce(each, options[each.name], place_of(ctx, each)) for each in table.rows().values()]
     if as_json and as_toml:
-        raise ConfigError("--json and --toml cannot both be had: leave one out")
+        raise ConfigError("--json and --toml cannot be combined: leave one out")
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(_document(ctx, settings)), indent=2))
     else:
@@ -69,7 +69,7 @@ def config(ctx: click.Context, /, *, as_json: bool, as_toml: bool, **options: An
 
 for _each in config.params:
     if isinstance(_each, SettingOption):
-        _each.hidden = True  # `flambeau serve --help` has them
+        _each.hidden = True  # `flambeau serve --help` lists them
 
 
 def _document(ctx: click.Context, settings: list[_InForce]) -> dict[str, Any]:

@@ -22,10 +22,10 @@ _MARKS: dict[Verdict, tuple[str, str]] = {
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object, when all is done.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[SOURCE] [OPTIONS OF SERVE]")
 def doctor(*, as_json: bool, arguments: tuple[str, ...]) -> None:
-    """Look at the machine, the packages, the devices and the sandbox, and at SOURCE, and say what to do.
+    """Check the machine, the packages, the devices, the sandbox and SOURCE, and say what to do.
 
-    The arguments are those of `flambeau serve`: what would be served, where. A bundle is verified, loaded and warmed
-    up, and its golden samples are held against their answers. The exit code is 1 when something is broken.
+    The arguments are those of `flambeau serve`: what would be served, and where. A bundle is verified, loaded and
+    warmed up, and its golden samples are compared with their answers. The exit code is 1 if something is broken.
 
     \b
     Examples:
@@ -46,13 +46,13 @@ def doctor(*, as_json: bool, arguments: tuple[str, ...]) -> None:
         click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2))
     else:
         warnings = sum(finding.verdict == "warning" for finding in every)
-        counts = [f"{count} {word}" for count, word in ((broken, "broken"), (warnings, "to be warned of")) if count]
-        click.echo(f"\n{len(every)} things looked at: {', '.join(counts) or 'nothing is wrong'}")
+        counts = [f"{count} {word}" for count, word in ((broken, "broken"), (warnings, "with a warning")) if count]
+        click.echo(f"\n{len(every)} checks: {', '.join(counts) or 'nothing is wrong'}")
     raise click.exceptions.Exit(1 if broken else 0)
 
 
 def _settings(arguments: tuple[str, ...]) -> tuple[list[Finding], SourceOptions, Settings]:
-    """What `flambeau serve` would make of the arguments; where they are wrong the finding, and the defaults."""
+    """The arguments as `flambeau serve` would read them; if they are wrong, a finding and the defaults."""
     try:
         with serve.make_context("serve", [*arguments]) as ctx:
             options, settings = split_options(dict(ctx.params))

@@ -1,4 +1,4 @@
-"""Options of commands out of the table of settings, and which value of a setting wins.
+"""Makes the options of commands from the table of settings, and decides which value of a setting wins.
 
 A flag wins over the environment, that over `flambeau.toml`, and that over the default. The help of a command shows its
 options under the headings of the table.
@@ -19,7 +19,7 @@ from flambeau.settings.schema import Setting
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_GIVEN = "flambeau.given"  # in the context: what the environment and the file hold, by name
+_GIVEN = "flambeau.given"  # in the context: the settings of the environment and the file, by name
 _FILE = "flambeau.file"
 _SOURCE_NAMES = frozenset(each.name for each in table.SOURCE)
 
@@ -28,14 +28,14 @@ HELP = {"max_content_width": 100}
 
 
 class SettingType(click.ParamType):  # type: ignore[type-arg]  # click is generic since 8.4
-    """The text of a flag as a setting's value. Raises `ConfigError`, so that a bad value reads alike wherever it is."""
+    """Reads a flag's text as a setting's value. Raises `ConfigError`: a bad value gets the same message everywhere."""
 
     def __init__(self, setting: Setting) -> None:
         self.name = setting.kind
         self._setting = setting
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The value; one that is no text was read and checked before."""
+        """The value; if it is not text, it was read and checked before."""
         if not isinstance(value, str):
             return value
         try:
@@ -45,7 +45,7 @@ class SettingType(click.ParamType):  # type: ignore[type-arg]  # click is generi
 
 
 class SettingOption(click.Option):
-    """A flag that a row of the table makes."""
+    """A flag made from a row of the table."""
 
     def __init__(self, setting: Setting, **changes: Any) -> None:
         switch = setting.kind == "switch"
@@ -62,22 +62,22 @@ class SettingsCommand(click.Command):
     """A command that takes settings: from its flags, the environment and, if it has --config, a file."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the environment, and then the arguments over it. A command without --config is told its source here."""
+        """Read the environment, then the arguments over it. A command without --config takes its source from these."""
         wanted = {each.setting.name for each in self.params if isinstance(each, SettingOption)}
         reads_file = any(each.name == "config" for each in self.params)
         wanted = wanted | {"source"} if reads_file else wanted - _SOURCE_NAMES
-        helps = not {*ctx.help_option_names}.isdisjoint(args)  # which must not depend on what is set
+        helps = not {*ctx.help_option_names}.isdisjoint(args)  # the help must not depend on the settings
         _take(ctx, {} if helps else loading.from_environment(os.environ, wanted=wanted))
         rest = super().parse_args(ctx, args)
         _drop_description(ctx)
         return rest
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The options by heading: the command's own first."""
+        """Write the options by heading, the command's own first."""
         headings: dict[str, list[click.Parameter]] = {"Options": []}
         headings |= {group: [] for group in table.grouped()}
         for each in self.get_params(ctx):
-            if isinstance(each, click.Argument):  # the usage line shows it, and the text says what it is
+            if isinstance(each, click.Argument):  # the usage line shows it, and the text describes it
                 continue
             heading = each.setting.group if isinstance(each, SettingOption) else "Options"
             headings[heading].append(each)
@@ -94,7 +94,7 @@ def settings_options(command: F) -> F:
 
 
 def source_options(command: F) -> F:
-    """SOURCE, and the options that say what it is."""
+    """SOURCE, and the options that describe it."""
     options = [SettingOption(each) for each in table.SOURCE if each.name != "source"]
     return _add(click.argument("source", required=False)(command), options)
 
@@ -105,7 +105,7 @@ def more_sources(command: F) -> F:
 
 
 def config_option(command: F) -> F:
-    """--config, whose file stands below the environment."""
+    """--config. The environment wins over its file."""
     return click.option(
         "--config",
         metavar="FILE",
@@ -114,7 +114,7 @@ def config_option(command: F) -> F:
         envvar="FLAMBEAU_CONFIG",
         type=click.Path(path_type=Path),
         callback=_read_file,
-        help=f"File of settings. Default: {loading.FILE}, where it lies in the current folder.",
+        help=f"File of settings. Default: {loading.FILE} in the current folder, if there is one.",
     )(command)
 
 
@@ -132,7 +132,7 @@ def _read_file(ctx: click.Context, _: click.Parameter, named: Path | None) -> No
     if named is None and not file.is_file():
         return
     in_file, above = loading.from_file(file, named=named is not None), ctx.meta[_GIVEN]
-    if "source" in in_file and "source" in above:  # what the file says of its own source says nothing of another
+    if "source" in in_file and "source" in above:  # the file's options describe its own source, not this one
         in_file = {name: each for name, each in in_file.items() if name not in _SOURCE_NAMES}
     _take(ctx, in_file | above)
     ctx.meta[_FILE] = file
@@ -144,7 +144,7 @@ def _take(ctx: click.Context, given: dict[str, GivenValue]) -> None:
 
 
 def _drop_description(ctx: click.Context) -> None:
-    """A SOURCE on the command line comes without what the environment or a file say of theirs."""
+    """Drop the source options of the environment and the file if the command line names another SOURCE."""
     given: dict[str, GivenValue] = ctx.meta[_GIVEN]
     if "source" in given and ctx.params["source"] != given["source"].value:
         for name in _SOURCE_NAMES & given.keys() - {"source"}:
@@ -154,13 +154,13 @@ def _drop_description(ctx: click.Context) -> None:
 
 
 def file_of(ctx: click.Context) -> Path | None:
-    """The configuration file that was read."""
+    """The configuration file that was read, or `None`."""
     file: Path | None = ctx.meta.get(_FILE)
     return file
 
 
 def place_of(ctx: click.Context, setting: Setting) -> str:
-    """Where the value in force was given, as people are told."""
+    """Where the value in force was given, in words."""
     source = ctx.get_parameter_source(setting.name)
     if source is ParameterSource.COMMANDLINE:
         return "SOURCE" if setting.name == "source" else setting.flag

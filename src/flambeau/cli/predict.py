@@ -1,4 +1,4 @@
-"""`flambeau predict`: answers to many inputs, without a server."""
+"""`flambeau predict`: answers many inputs without a server."""
 
 import asyncio
 import contextlib
@@ -32,11 +32,11 @@ from flambeau.system import staging
 from flambeau.tasks import TASKS
 from flambeau.telemetry import logs
 
-_SETTINGS = (  # of `serve`: those that mean something without HTTP
+_SETTINGS = (  # settings of `serve` that have a meaning without HTTP
     "engine", "device", "runner", "replicas", "threads", "max_batch_size", "threshold", "max_image_pixels",
     "compute_timeout", "startup_timeout", "max_worker_memory", "log_level", "allow_code",
 )  # fmt: skip
-_DEFAULTS = {"max_batch_size": None, "compute_timeout": 60.0, "log_level": "warning"}  # that differ from `serve`'s
+_DEFAULTS = {"max_batch_size": None, "compute_timeout": 60.0, "log_level": "warning"}  # those that differ from `serve`
 
 
 @click.command(cls=SettingsCommand, context_settings=HELP)
@@ -45,8 +45,8 @@ _DEFAULTS = {"max_batch_size": None, "compute_timeout": 60.0, "log_level": "warn
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="A .csv, .jsonl or .parquet file."
 )
-@click.option("--format", type=click.Choice(("table", "csv", "jsonl", "parquet")), help="Whatever FILE is called.")
-@click.option("--overwrite", is_flag=True, help="Start anew, whatever FILE holds.")
+@click.option("--format", type=click.Choice(("table", "csv", "jsonl", "parquet")), help="Default: by the name of FILE.")
+@click.option("--overwrite", is_flag=True, help="Start again and replace FILE.")
 @click.option("--top-k", type=click.IntRange(1, 1000), metavar="K", help="Add the best K classes of each image.")
 @click.option("--probabilities", is_flag=True, help="Add all probabilities of each image.")
 @click.option("--column", metavar="NAME", help="Column of a table that names images, or field of a JSON line.")
@@ -56,14 +56,14 @@ def predict(*, source: str | None, inputs: tuple[str, ...], max_batch_size: int 
 
     \b
     SOURCE is what `flambeau serve` takes, and `default` is the built-in model. INPUT is one of
-      photo.jpg             an image, or for a model in Python any file
+      photo.jpg             an image; for a Python model any file
       photos/               all images below a folder
       'photos/**/*.png'     a pattern, in quotes
       list.csv, list.jsonl  a table: of paths for an image model, of inputs for others
       -                     paths on standard input, one a line
 
-    Rows stand in the order of the inputs, and a bad input is a row with its error. The same command goes on where an
-    earlier one was interrupted.
+    Rows are in the order of the inputs, and a bad input gives a row with its error. The same command, run again,
+    resumes where it was interrupted.
     """
     if source is None or not inputs:
         raise click.UsageError("name a SOURCE and at least one INPUT, such as: flambeau predict default photos/")
@@ -83,23 +83,18 @@ def predict(*, source: str | None, inputs: tuple[str, ...], max_batch_size: int 
         if not staging.no_space(error):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's last flush
-        onwards = ", and start it again: it goes on from there" if options.resumes else ""
+        onwards = ", and run it again: it resumes there" if options.resumes else ""
         where = options.output or "standard output"
         raise SetupError(f"the rows cannot be written to {where}: it has no space left: make room{onwards}") from None
     sys.exit(code)
 
 
-predict.params.extend(  # the options of `serve` that mean something here
+predict.params.extend(
     SettingOption(each, default=_DEFAULTS.get(each.name, each.default))
     for each in service.rows()
     if each.name in _SETTINGS
 )
 
-
-# One run, from its options to its exit code, and what is said about it on standard error.
-
-
-# What the user of `flambeau predict` asked for, besides the model and the settings, and whether it can be written.
 
 TableFormat = Literal["table", "csv", "jsonl", "parquet"]
 
@@ -110,7 +105,7 @@ _FORMATS: dict[str, TableFormat] = {
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions:
-    """What the user asked for, besides the model and the settings."""
+    """The command's options, except those of the source and the service."""
 
     inputs: tuple[str, ...]
     output: Path | None
@@ -123,12 +118,12 @@ class PredictOptions:
 
     @property
     def resumes(self) -> bool:
-        """Whether the rows go into a file that a later start can go on from, and not into a pipe or a device."""
+        """Whether the rows go into a file that a later run can resume, rather than into a pipe or a device."""
         return self.output is not None and (self.output.is_file() or not self.output.exists())
 
 
 def read_options(inputs: tuple[str, ...], flags: dict[str, Any]) -> PredictOptions:
-    """Take what is ours out of the flags of the command. Raises `SetupError` for what cannot be written."""
+    """Take these options out of the command's flags. Raises `SetupError` if the output cannot be written like that."""
     columns = flags.pop("columns")
     ours = {name: flags.pop(name) for name in ("output", "format", "overwrite", "top_k", "probabilities", "column")}
     ours["format"] = _format(ours["output"], ours["format"])
@@ -162,19 +157,19 @@ def _format(output: Path | None, wanted: TableFormat | None) -> TableFormat:
 
 _KINDS: dict[type, WantedKind] = {ImageConfig: "image", TensorConfig: "tensor", PythonConfig: "python"}
 _BATCHES: dict[WantedKind, int] = {"image": 8, "python": 8, "tensor": 64}
-_OF_CLASSES = ("top_k", "probabilities")  # options of a classifier: where several labels may be right, all are there
+_OF_CLASSES = ("top_k", "probabilities")  # options of a ranked task: a multi-label answer has every label anyway
 _EXIT_WITH_ERRORS = 3
-_EXIT_BROKEN_PIPE = 141  # as a shell shows a program that SIGPIPE ended
-_WIDTH_OF_A_FILE = 120  # columns of a table that goes into a pipe
+_EXIT_BROKEN_PIPE = 141  # what a shell reports for a program ended by SIGPIPE
+_WIDTH_OF_A_FILE = 120  # columns of a table written to a pipe
 
 
 class Scoring:
-    """All inputs through one model. Its two ways return the exit code and raise `SetupError`."""
+    """Runs all inputs through one model. `to_stream` and `to_file` return the exit code and raise `SetupError`."""
 
     def __init__(
         self, options: PredictOptions, bundle: Bundle, settings: Settings, *, max_batch_size: int | None
     ) -> None:
-        """Raises `SetupError` when the model may not be run so, or an option has no effect on it."""
+        """Raises `SetupError` when the settings do not allow the model, or an option has no effect on it."""
         kind = _KINDS[type(bundle.manifest.pipeline)]
         does = TASKS[bundle.manifest.what_it_does]
         idle = [*(["columns"] if kind == "image" else []), *([] if does.ranked else _OF_CLASSES)]
@@ -192,7 +187,7 @@ class Scoring:
         self._layout = Layout(task=does.name, top_k=options.top_k, probabilities=options.probabilities, named=named)
 
     def to_stream(self) -> int:
-        """Compute all rows, and show them or send them to standard output, a pipe or a device."""
+        """Compute all rows, and write them to the terminal, standard output, a pipe or a device."""
         inputs, tally = self._inputs(), Tally()
         total = inputs.count()
         with contextlib.ExitStack() as stack:
@@ -208,13 +203,13 @@ class Scoring:
                 sink = StreamSink(file, self._lines())
             try:
                 seconds = self._score(iter(inputs), sink, tally=tally, total=total, bar_on=bar_on)
-            except BrokenPipeError:  # whoever read them has enough
+            except BrokenPipeError:  # the reader has enough
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's last flush
                 return _EXIT_BROKEN_PIPE
         return self._end(inputs, tally, seconds)
 
     def to_file(self) -> int:
-        """Compute the rows that a file lacks, and append them."""
+        """Compute the rows that are missing in the file, and append them."""
         output = self._options.output
         assert output is not None  # one that resumes has one
         place = JournalPlace(output, parquet=self._options.format == "parquet")
@@ -267,7 +262,7 @@ class Scoring:
     ) -> float:
         """Compute the rows of these entries, and return the seconds it took.
 
-        Raises `SetupError` when there is nothing to be computed and never was.
+        Raises `SetupError` when there is nothing to compute now and was nothing before.
         """
         first = next(entries, None)
         if first is None:
@@ -283,7 +278,7 @@ class Scoring:
                     )
                 )  # fmt: skip
             except (KeyboardInterrupt, SystemExit):
-                hint = "the same command goes on" if self._options.resumes else "name a file with -o to keep them"
+                hint = "run the same command to resume" if self._options.resumes else "name a file with -o to keep them"
                 click.echo(f"stopped after {number_of(tally.rows, 'row')}: {hint}", err=True)
                 raise
             return bar.seconds()
@@ -292,7 +287,7 @@ class Scoring:
         return SetupError(f"there is nothing to predict in {' '.join(self._options.inputs)}: name other inputs")
 
     def _end(self, inputs: Inputs, tally: Tally, seconds: float) -> int:
-        """Say what came of it, and return the exit code."""
+        """Print the summary, and return the exit code."""
         if inputs.passed_over:
             what = ", ".join(f"{count} {suffix}" for suffix, count in sorted(inputs.passed_over.items()))
             click.echo(f"passed over: {what}", err=True)

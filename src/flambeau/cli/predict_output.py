@@ -1,4 +1,4 @@
-"""What `flambeau predict` shows: its progress on standard error, and its rows as a table where a person reads them."""
+"""Output of `flambeau predict`: its progress, and its rows as a table for people or as lines for programs."""
 
 import time
 from collections.abc import Iterable
@@ -21,10 +21,10 @@ _WIDEST = 120  # columns of a table
 
 
 class ProgressBar:
-    """A moving bar on a terminal, and otherwise a line every ten seconds."""
+    """A moving bar on a terminal; elsewhere a line every ten seconds."""
 
     def __init__(self, tally: Tally, *, total: int | None, log_level: str, console: Console) -> None:
-        """`total` is the number of rows in the end, where it is known."""
+        """`total` is the final number of rows, if it is known."""
         self._tally = tally
         self._total = total
         self._log_level = log_level
@@ -48,7 +48,7 @@ class ProgressBar:
             self._task = self._progress.add_task(
                 "predict", total=self._total, completed=self._tally.rows, rate="", errors=""
             )
-            logs.configure(self._log_level)  # to the standard error that is now above the bar
+            logs.configure(self._log_level)  # again, because standard error now prints above the bar
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -57,7 +57,7 @@ class ProgressBar:
             logs.configure(self._log_level)
 
     def update(self) -> None:
-        """The tally has changed."""
+        """Show the tally, which has changed."""
         tally = self._tally
         errors = number_of(tally.errors, "error") if tally.errors else ""
         if self._moves:
@@ -70,16 +70,16 @@ class ProgressBar:
             click.echo(f"{tally.rows}{of} rows, {errors or 'no errors'}, {self.rate():.1f} rows/s{left}", err=True)
 
     def seconds(self) -> float:
-        """Since the beginning of this start."""
+        """Seconds since this run began."""
         return time.monotonic() - self._started
 
     def rate(self) -> float:
-        """Rows per second of this start."""
+        """Rows per second in this run."""
         return (self._tally.rows - self._tally.kept) / max(self.seconds(), 1e-3)
 
 
 def number_of(count: int, what: str) -> str:
-    """So many of them, in words: 1 row, 2 rows."""
+    """A count in words: 1 row, 2 rows."""
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
@@ -90,7 +90,7 @@ def _clock(seconds: float) -> str:
 
 
 class TableSink:
-    """Rows as lines of a table, shown as they come: the widths follow from the terminal and not from the rows."""
+    """Rows as lines of a table, shown as they come: column widths depend on the terminal, not on the rows."""
 
     def __init__(self, console: Console, task: TaskName) -> None:
         self._console = console
@@ -125,6 +125,6 @@ class StreamSink:
         self._file.write(lines.header)
 
     def write(self, rows: Iterable[Row]) -> None:
-        """Send some rows."""
+        """Write some rows."""
         self._file.write(self._lines.encode(rows))
         self._file.flush()

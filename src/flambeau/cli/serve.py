@@ -44,7 +44,7 @@ Examples:
 @settings_options
 @click.pass_context
 def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
-    """Serve SOURCE by HTTP, or several: NAME=SOURCE NAME=SOURCE.
+    """Serve SOURCE over HTTP, or several models: NAME=SOURCE NAME=SOURCE.
 
     \b
     SOURCE is one of
@@ -54,7 +54,7 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
       file.py:Class         a flambeau.PythonModel, with --allow-code
       a folder              a bundle that `flambeau build` made, or a repository: models in folders or files
 
-    Whatever is an option here can stand in the environment (FLAMBEAU_MAX_ITEMS=16), or in a file flambeau.toml
+    Every option can also be set in the environment (FLAMBEAU_MAX_ITEMS=16) or in a file flambeau.toml
     (max_items = 16): `flambeau config` shows what is in force.
     """
     from flambeau.http.access import open_access
@@ -65,11 +65,11 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
     source_part, settings = split_options(options)
     output = stderr_capture.begin_log(settings.log_level, settings.log_format)
     access, encryption = open_access(settings, ours=True), server_context(settings)
-    for variable in SECRET_VARIABLES:  # nobody else is to read them, models least of all
+    for variable in SECRET_VARIABLES:  # nobody else may read them, models least of all
         os.environ.pop(variable, None)
     if file := file_of(ctx):
         logs.event("settings read", file=file)
-    address = bind(settings.host, settings.port)  # before anything is loaded: a taken port is known at once
+    address = bind(settings.host, settings.port)  # before anything is loaded: a taken port is reported at once
     try:
         progress, started = ShowProgress(), time.monotonic()
         try:
@@ -102,7 +102,7 @@ def _called(model: Model) -> str:
 
 
 def _announce(lines: list[str], url: str, *, output: int) -> None:
-    """Print lines to a descriptor without waiting: nobody may read there, or a terminal be stopped."""
+    """Print lines to a descriptor without waiting: nobody may be reading it, or its terminal may be stopped."""
 
     def write() -> None:
         data = "".join(f"{line}\n" for line in lines).encode(sys.stdout.encoding if sys.stdout else "utf-8", "replace")

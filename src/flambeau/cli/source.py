@@ -1,4 +1,4 @@
-"""`flambeau inspect` and `flambeau build`: what a source is, and the bundle that is made of it."""
+"""`flambeau inspect` says what a source is; `flambeau build` makes a bundle of it."""
 
 import typing
 from pathlib import Path
@@ -37,9 +37,9 @@ _MOST_SHOWN = 8
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
 @click.option("--weights-key", metavar="KEY", help="Which of several sets of weights to look at.")
-@click.option("--arch", metavar="NAME", help="Hold the weights against this architecture only.")
+@click.option("--arch", metavar="NAME", help="Compare the weights with this architecture only.")
 def inspect(file: Path, *, as_json: bool, weights_key: str | None, arch: str | None) -> None:
-    """Tell what FILE is, whether it is safe, and what `flambeau serve` would do with it.
+    """Say what FILE is, whether it is safe, and what `flambeau serve` would do with it.
 
     Nothing in the file is run, imported or unpickled. The exit code is 1 for a file that cannot be served as it is.
     """
@@ -56,7 +56,7 @@ def inspect(file: Path, *, as_json: bool, weights_key: str | None, arch: str | N
 
 
 def _lines(found: Inspection) -> list[tuple[str, str]]:
-    """What is shown, as (word, text); the word stands once for several lines."""
+    """The lines of the report, as (word, text); the word is empty where a line continues the one before."""
     report = found.report
     lines = [("file", found.file), ("size", _size(report.size)), ("format", _FORMATS[report.format])]
     if found.sha256:
@@ -124,13 +124,13 @@ def _count(number: int) -> str:
     type=click.Choice(typing.get_args(EngineChoice)),
     default="auto",
     show_default=True,
-    help="What will serve it; auto measures those that are installed.",
+    help="Engine that will serve it; auto measures those that are installed.",
 )
 @click.option(
     "--int8",
     metavar="DIR",
     type=click.Path(exists=True, file_okay=False),
-    help="Add a quantised graph, calibrated with the images in DIR; taken by name only: --engine onnxruntime-int8.",
+    help="Add a quantised graph, calibrated with the images in DIR; used only with --engine onnxruntime-int8.",
 )
 @click.option(
     "-o",
@@ -145,7 +145,7 @@ def build(*, output: Path, engine: EngineChoice, int8: str | None, **options: An
 
     SOURCE is what `flambeau serve` takes. The export for ONNX Runtime is checked against PyTorch, and the figures are
     kept in the bundle's manifest.json. With --samples, inputs of yours are kept too, and `flambeau serve` refuses to
-    become ready when their answers do not reproduce.
+    become ready if it does not reproduce their answers.
     """
     progress = ShowProgress()
     try:

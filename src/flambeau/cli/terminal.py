@@ -1,4 +1,4 @@
-"""What a terminal is shown by any command: text that a file's author may have written, and what a build is doing."""
+"""Output to a terminal, for any command: text made safe to print, and the progress of a build."""
 
 import time
 
@@ -8,12 +8,12 @@ from flambeau.sources.request import Advance, BuildStep, Note
 
 
 def printable(text: str) -> str:
-    """The text with a question mark for whatever would steer a terminal. Names of tensors come from the file."""
+    """The text with a question mark for each unprintable character: names of tensors come from untrusted files."""
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
 class ShowProgress:
-    """Tells on standard error what the build is doing and how far it is, and how long the last step took."""
+    """Shows the build's steps, their progress and their duration on standard error."""
 
     def __init__(self) -> None:
         self._since: float | None = None
@@ -37,7 +37,7 @@ class ShowProgress:
             click.echo(f" {self._tenths}0%" if self._tenths % 5 == 0 else ".", err=True, nl=False)
 
     def done(self) -> None:
-        """The running step has ended."""
+        """End the line of the running step with its duration."""
         if self._since is not None:
             click.echo(f" {time.monotonic() - self._since:.1f} s", err=True)
             self._since = None

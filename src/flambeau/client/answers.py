@@ -1,4 +1,4 @@
-"""Answers of the service to plain objects, and its errors to exceptions."""
+"""Turns the service's answers into plain objects, and its errors into exceptions."""
 
 import json
 import math
@@ -14,18 +14,20 @@ from urllib3 import BaseHTTPResponse
 
 from flambeau.errors import FlambeauError
 
-# Why a prediction failed, as a client sees it.
+# The exceptions of a client:
 #
-# ClientError ├── Refused the server answered, with an error ├── NoAnswer there was none: no connection, a broken one,
-# or no time left └── InputNotSent the input cannot be read or sent; the server was not asked
+#     ClientError
+#     ├── Refused         the server answered with an error
+#     ├── NoAnswer        there was no answer: no connection, a broken one, or no time left
+#     └── InputNotSent    the input cannot be read or sent; the server was not asked
 
 
 class ClientError(FlambeauError):
     """A prediction failed.
 
-    `code` is a word for programs and `retryable` says whether the same request may succeed later. `status` is that of
-    HTTP, `None` without an answer; `request_id` is what the server's log has; `hint` a second sentence, or `None`.
-    `attempts` counts how often the server was asked.
+    `code` is a word for programs, and `retryable` says whether the same request may succeed later. `status` is the HTTP
+    status, `None` without an answer; `request_id` is the id in the server's log; `hint` is a second sentence, or
+    `None`. `attempts` counts how often the server was asked.
     """
 
     def __init__(
@@ -49,16 +51,17 @@ class ClientError(FlambeauError):
 
 
 class Refused(ClientError):
-    """The server answered with an error. `code` is one of docs/protocols.md, or `http_502` where another answered.
+    """The server answered with an error. `code` is one of docs/protocols.md, or, if something else answered (a proxy),
+    `http_` and the status, such as `http_502`.
 
-    `retry_after` is the seconds that the server wants to be left alone, or `None`.
+    `retry_after` is the server's Retry-After in seconds, or `None`.
     """
 
     retry_after: float | None = None
 
 
 class NoAnswer(ClientError):
-    """There was no answer: `code` is `connection_failed`, or `timeout` when the time was over."""
+    """There was no answer: `code` is `connection_failed`, or `timeout` when the time ran out."""
 
 
 class InputNotSent(ClientError, ValueError):
@@ -93,13 +96,13 @@ class ScoredLabel:
 class Prediction:
     """The answer to one input.
 
-    Of an image classifier: `class_id` and `class_name`, `None` when nothing was recognised, and then `reason` says why;
-    `top`, the best classes with `top_k`; `class_index` and `probabilities` (of all classes) if they were asked for. Of
-    a model that gives several labels: `labels`, those whose score reaches the threshold, best first, and `scores` of
-    all classes, in the model's order. Of one that gives vectors: `embedding`. Of any other model, a regression too:
-    `output`, or of a network over numbers with several `outputs`, those by name. In `scores` and `embedding`, NaN
-    stands for what was no number to JSON. `stages` are the seconds that the server spent, by stage; `attempts` how
-    often it was asked.
+    An image classifier sets `class_id` and `class_name` (both `None` when nothing was recognised; then `reason` says
+    why), `top`, the best classes if `top_k` was given, and `class_index` and `probabilities` (of all classes) if those
+    were asked for. A multi-label model sets `labels`, those whose score reaches the threshold, best first, and `scores`
+    of all classes, in the model's order. An embedding model sets `embedding`. Any other model, a regression too, sets
+    `output`; a network over numbers with several outputs sets `outputs`, by name. In `scores` and `embedding`, NaN
+    stands for a number that JSON does not have. `stages` are the seconds that the server spent, by stage; `attempts` is
+    how often it was asked.
     """
 
     raw: bytes = field(repr=False)
@@ -120,7 +123,7 @@ class Prediction:
 
     @property
     def recognised(self) -> bool:
-        """Whether there is an answer, and not only a reason why there is none."""
+        """Whether something was recognised; if not, `reason` says why."""
         return self.reason is None
 
     def json(self) -> Any:
@@ -129,7 +132,7 @@ class Prediction:
 
 
 def read(response: BaseHTTPResponse, *, request_id: str, attempts: int) -> Prediction:
-    """The prediction that a response holds. Raises `Refused` for an error, and for what is no answer of a service."""
+    """The prediction in a response. Raises `Refused` for an error, and for an answer that is not a service's."""
     identity = response.headers.get("X-Request-ID", request_id)
     try:
         body = json.loads(response.data)
@@ -141,7 +144,7 @@ def read(response: BaseHTTPResponse, *, request_id: str, attempts: int) -> Predi
         RankedClass(each["class_id"], each["class_name"], each["probability"]) for each in body.get("predictions", ())
     )
     index = body.get("class_index")
-    named = top[0] if index is not None and top else None  # asked for probabilities: the classes stand in the ranking
+    named = top[0] if index is not None and top else None  # with probabilities, only the ranking has the class's name
     return Prediction(
         raw=response.data,
         request_id=identity,

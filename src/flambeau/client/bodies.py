@@ -1,6 +1,6 @@
-"""Inputs to bodies of requests: files and pictures as bytes, everything else as JSON.
+"""Turns inputs into request bodies: files and pictures as bytes, everything else as JSON.
 
-numpy and Pillow are used where an input is theirs, and are not imported for any other.
+numpy and Pillow are used only if an input is of their types; otherwise they are not imported.
 """
 
 import io
@@ -16,27 +16,27 @@ from urllib3 import encode_multipart_formdata
 from flambeau.client.answers import InputNotSent
 
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
-_QUICK = 1  # of zlib's levels: a network on one machine is faster than a small file is made
+_QUICK = 1  # zlib's fastest level: compressing further takes longer than sending the bytes within one machine
 
 
 @dataclass(frozen=True, slots=True)
 class RequestBody:
-    """What is sent, and its Content-Type."""
+    """The bytes to send, and their Content-Type."""
 
     content: bytes
     content_type: str
 
     @property
     def is_file(self) -> bool:
-        """Whether it is a file's contents, and not JSON."""
+        """Whether the content is a file rather than JSON."""
         return self.content_type != "application/json"
 
 
 def body_of(item: Any, *, as_json: bool) -> RequestBody:
-    """The body for an input. Raises `InputNotSent` for one that cannot be read, or is nothing that JSON has.
+    """The body for an input. Raises `InputNotSent` if it cannot be read, or has no JSON form.
 
-    A path, bytes, an open file, a Pillow image and an array of bytes that is a picture (height, width, and 3 or 4
-    channels or none) are sent as files. `as_json` sends the value as JSON whatever it is.
+    A path, bytes, an open file, a Pillow image and a picture as a uint8 array (height, width, and 3 or 4 channels or
+    none) are sent as files. `as_json` sends any value as JSON.
     """
     if not as_json:
         content = _file(item)
@@ -57,7 +57,7 @@ def as_image_part(body: RequestBody) -> RequestBody:
 
 
 def _file(item: Any) -> bytes | None:
-    """The contents of what is a file, or `None` for what is none."""
+    """The contents of an input that is a file or a picture, else `None`."""
     if isinstance(item, bytes | bytearray | memoryview):
         return bytes(item)
     if isinstance(item, str | os.PathLike):
@@ -65,7 +65,7 @@ def _file(item: Any) -> bytes | None:
             return Path(item).read_bytes()
         except (OSError, ValueError) as error:
             raise InputNotSent(
-                f"the file {str(item)!r} cannot be read ({error}): a text is taken for a path unless as_json=True"
+                f"the file {str(item)!r} cannot be read ({error}): a string is taken for a path unless as_json=True"
             ) from error
     if hasattr(item, "read"):
         content = item.read()
@@ -90,14 +90,14 @@ def _is_picture(item: Any) -> bool:
 
 
 def _png(image: Any) -> bytes:
-    """A Pillow image without loss."""
+    """A Pillow image as PNG, without loss."""
     file = io.BytesIO()
     (image if image.mode in _PNG_MODES else image.convert("RGB")).save(file, "PNG", compress_level=_QUICK)
     return file.getvalue()
 
 
 def _plain(value: Any) -> Any:
-    """Arrays, tensors and their numbers as JSON has them."""
+    """Arrays, tensors and their numbers as values that JSON can encode."""
     if hasattr(value, "tolist"):
         return value.tolist()
-    raise TypeError(f"{type(value).__name__} is nothing that JSON has")
+    raise TypeError(f"{type(value).__name__} has no JSON form")

@@ -1,8 +1,8 @@
-"""The client: predictions of a running service, with patience.
+"""The client: predictions of a running service, with retries.
 
-What fails for a moment is asked again, for a prediction changes nothing on the server: answers that say `retryable`,
-and connections that could not be made or broke. The pauses grow, are drawn by lot, and are never shorter than the
-server asks for; all of it stays within the timeout.
+A request is sent again if the answer says `retryable`, or the connection failed or broke: a prediction changes nothing
+on the server. The pauses are random, grow, and are never shorter than the server asks for; everything stays within the
+timeout.
 """
 
 import itertools
@@ -25,16 +25,16 @@ from flambeau.client.answers import ClientError, NoAnswer, Prediction, Refused
 from flambeau.client.bodies import RequestBody, as_image_part, body_of
 from flambeau.version import VERSION
 
-_CONNECT_SECONDS = 10.0  # a host that does not answer at all is given up earlier than a slow model
+_CONNECT_SECONDS = 10.0  # a host that does not answer is given up earlier than a slow model
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _MOST_CONNECTIONS = 64
 _LOAD_SECONDS = 600.0
-_MOST_MILLISECONDS = 10**9  # that the server reads; and it has a deadline of its own
+_MOST_MILLISECONDS = 10**9  # the largest value that the server accepts; it has a deadline of its own
 
 
 @dataclass(frozen=True, slots=True)
 class _RequestOptions:
-    """What is wanted about an input, and of which model."""
+    """The options of a prediction, and its model."""
 
     model: str | None
     version: str | int | None
@@ -51,7 +51,7 @@ class _RequestOptions:
         """The path and query of the request."""
         names = [str(each) for each in (self.model, self.version) if each is not None]
         query: dict[str, Any] = {"top_k": self.top_k, "threshold": self.threshold}
-        if self.probabilities:  # the ranking has the names, which the answer to the part `image` has not
+        if self.probabilities:  # only the ranking has the classes' names: the answer to a form with an image has none
             query["top_k"] = self.top_k or 1
         text = urlencode({name: value for name, value in query.items() if value is not None})
         return "/".join(["/predict", *(quote(name, safe="") for name in names)]) + (f"?{text}" if text else "")
@@ -65,8 +65,8 @@ class _RequestOptions:
 class Client:
     """Asks a service for predictions: `Client().predict("cat.jpg").class_name`.
 
-    It may be used from many threads, which share its connections. It holds connections open: close it, or use it as a
-    context.
+    Many threads may use it; they share its connections. It keeps connections open: close it, or use it in a `with`
+    statement.
     """
 
     def __init__(
@@ -78,10 +78,10 @@ class Client:
         retries: int = 5,
         ca_certs: str | None = None,
     ) -> None:
-        """`timeout` is the seconds for one prediction, with all its attempts; `retries` how many follow the first.
+        """`timeout` is the seconds for one prediction with all its attempts; `retries` is how many follow the first.
 
-        `ca_certs` names a file of certificates to trust, instead of the system's. Nothing is sent yet. Raises
-        `ValueError` for an address that is none.
+        `ca_certs` names a file of certificates to trust instead of the system's. Nothing is sent yet. Raises
+        `ValueError` for an invalid address, token, timeout or number of retries.
         """
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -117,10 +117,10 @@ class Client:
     ) -> Prediction:
         """The answer to one input.
 
-        `item`: a path (also as text), bytes, a file opened with "rb", a Pillow image, a picture as an array of bytes;
-        or anything that JSON has, arrays too. `as_json` sends it as JSON whatever it is: a text, an array of bytes.
-        `top_k` asks for the best classes, `probabilities` for those of all, `threshold` (0 to 1) says below which
-        nothing is recognised. Raises `ClientError`.
+        `item`: a path (also as a string), bytes, a file opened with "rb", a Pillow image or a picture as a uint8 array;
+        or any value with a JSON form, arrays too. `as_json` sends it as JSON in any case, also a string or a uint8
+        array. `top_k` asks for the best classes, `probabilities` for the probabilities of all; below `threshold`
+        (0 to 1) nothing counts as recognised. Raises `ClientError`.
         """
         options = _RequestOptions(model, version, top_k, threshold, probabilities, as_json)
         return self._ask(item, options, timeout=self._timeout if timeout is None else timeout)
@@ -138,9 +138,9 @@ class Client:
         timeout: float | None = None,
         concurrency: int = 8,
     ) -> Iterator[Prediction | ClientError]:
-        """The answers to many inputs, in their order; where one failed, its `ClientError` stands in its place.
+        """The answers to many inputs, in order; a failed one gives its `ClientError` instead.
 
-        `concurrency`, 1 to 64, is how many are asked at a time; the service makes batches of them. `items` are drawn as
+        `concurrency`, 1 to 64, is how many are asked at a time; the service makes batches of them. `items` are taken as
         they are needed, so there may be any number. `timeout` is for each.
         """
         if not 1 <= concurrency <= _MOST_CONNECTIONS:
@@ -149,7 +149,7 @@ class Client:
         return self._ask_many(items, options, timeout=self._timeout if timeout is None else timeout, width=concurrency)
 
     def ready(self) -> bool:
-        """Whether the service is there and can answer."""
+        """Whether the service can be reached and is ready."""
         timeout = urllib3.Timeout(min(self._timeout, _CONNECT_SECONDS))
         try:
             found = self._pool.urlopen(
@@ -218,7 +218,7 @@ class Client:
         try:
             for item in items:
                 asked.append(threads.submit(ask, item))
-                if len(asked) >= 2 * width:  # enough that none idles while the oldest is slow
+                if len(asked) >= 2 * width:  # enough to keep every thread busy while the oldest is slow
                     yield asked.popleft().result()
             while asked:
                 yield asked.popleft().result()
@@ -244,7 +244,7 @@ class Client:
     def _send(
         self, path: str, body: RequestBody, identity: str, *, left: float, method: str = "POST"
     ) -> urllib3.BaseHTTPResponse:
-        """Ask once, and tell the server how long somebody waits for the answer. Raises `NoAnswer`."""
+        """Ask once, and tell the server how long this client will wait. Raises `NoAnswer`."""
         headers = {
             "Content-Type": body.content_type,
             "X-Request-ID": identity,
@@ -273,7 +273,7 @@ def _model_path(*parts: str) -> str:
 
 
 def _pause(error: ClientError, attempt: int) -> float:
-    """Seconds before the next attempt: by lot, so that clients who failed together do not come back together."""
+    """Seconds before the next attempt: random, so that clients that failed together do not come back together."""
     longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (attempt - 1))
     wanted = error.retry_after if isinstance(error, Refused) else None
     return (wanted or 0.0) + random.uniform(0, longest)  # noqa: S311 (no secret depends on it)

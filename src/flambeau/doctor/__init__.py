@@ -1,6 +1,6 @@
-"""`flambeau doctor`: what this machine and its packages are like, and what to do about what is not right.
+"""`flambeau doctor`: checks this machine and its packages, and says how to fix what is wrong.
 
-Every room looks at one subject and gives findings; nothing here mends anything. torch, the sandbox and models are tried
+Each room checks one subject and gives findings; nothing here changes anything. torch, the sandbox and models are tried
 in processes of their own.
 """
 
@@ -9,11 +9,11 @@ from typing import Literal
 import msgspec
 
 Verdict = Literal["fine", "note", "warning", "broken"]
-"""`note` asks for nothing; with `broken` something that was asked for does not work."""
+"""`note` needs no action; `broken` means that something the user asked for does not work."""
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing that was looked at: its `subject`, what was `found`, and `advice`, what to do about it."""
+    """The result of one check: its `subject`, what was `found`, and `advice` on what to do."""
 
     subject: str
     verdict: Verdict

@@ -1,6 +1,6 @@
-"""A probe of the doctor's, in a process of its own: `python -m flambeau.doctor sandbox`, `torch` or `load REQUEST`.
+"""A probe of the doctor, run as a process: `python -m flambeau.doctor sandbox`, `torch` or `load REQUEST`.
 
-It prints one JSON object. Each probe imports what it tries, and nothing of the others'. Nobody imports this module.
+It prints one JSON object. Each probe imports only what it tries itself. No module imports this one.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from flambeau.system.machine import MIB, resident_mb
 
 
 def _sandbox() -> SandboxLayers:
-    """What the sandbox says, held against an attempt to open a file."""
+    """The layers that the sandbox reports; that of files is checked by an attempt to open one."""
     from flambeau.builder.sandbox import lockdown
 
     stands = lockdown.enter(lockdown.Limits(memory=256 * MIB, file_bytes=MIB, cpu_seconds=10))
@@ -39,13 +39,13 @@ def _torch() -> TorchDevices:
         gpus=[torch.cuda.get_device_name(each) for each in range(torch.cuda.device_count())] if cuda else [],
         mps=torch.backends.mps.is_available(),
     )
-    if cuda:  # seeing is not computing: a driver may be too old for what it is asked
+    if cuda:  # a visible GPU may still not compute: the driver may be too old
         torch.ones(8, device="cuda").sum().item()
     return seen
 
 
 def _load(text: str) -> LoadResult:
-    """Load it in a thread of this process, which is thrown away after it; its probes and golden samples run too."""
+    """Load a bundle in a thread of this process, which ends afterwards. Its probes and golden samples run too."""
     from flambeau.bundle import storage
     from flambeau.errors import SetupError
     from flambeau.serving.service import BlockingService, Service
@@ -77,7 +77,7 @@ _PROBES: dict[str, Callable[..., msgspec.Struct]] = {"sandbox": _sandbox, "torch
 
 
 def main() -> None:
-    """Run the probe that is named, and print its result."""
+    """Run the probe that argv names, and print its result."""
     name, *arguments = sys.argv[1:]
     with contextlib.redirect_stdout(sys.stderr):  # standard output is for the result alone
         result = _PROBES[name](*arguments)

@@ -1,4 +1,4 @@
-"""The whole examination, room by room. What takes long runs in processes beside the rest."""
+"""The whole examination, room by room. Slow checks run in processes beside the others."""
 
 import contextlib
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ _BUILD = "flambeau build makes a bundle of it, which can be loaded here"
 
 
 def examine(options: SourceOptions, settings: Settings) -> Iterator[tuple[str, list[Finding]]]:
-    """The findings by room, in the order they are shown; each room when it is done."""
+    """The findings by room, in the order in which they are shown, each room as soon as it is done."""
     with contextlib.ExitStack() as stack:
         sandbox = stack.enter_context(probes.sandbox_process())
         torch = stack.enter_context(probes.torch_process()) if version("torch") else None
@@ -35,18 +35,18 @@ def examine(options: SourceOptions, settings: Settings) -> Iterator[tuple[str, l
 
 
 def _cache() -> Path | None:
-    """The folder of built bundles, if there can be one."""
+    """The folder of built bundles, or `None` if this user cannot have one."""
     try:
         return build_cache.cache_folder()
     except ConfigError:
         return None
 
 
-# What is to be served: a bundle is verified, and loaded and warmed up as a worker does it; a file is looked at.
+# The source: a bundle is verified, loaded and warmed up as a worker would do it; a file is inspected.
 
 
 def check_source(options: SourceOptions, settings: Settings) -> Iterator[Finding]:
-    """Whether the source can be served here. No source at all is the built-in model, which needs no look."""
+    """Whether the source can be served here. No source means the built-in model, which needs no check."""
     source = options.source
     if source is None or source == request.DEFAULT:
         return
@@ -73,7 +73,7 @@ def _of_bundle(path: Path, settings: Settings) -> Iterator[Finding]:
     manifest = opened.manifest
     size = sum((path / name).stat().st_size for name in manifest.members)
     yield Finding(
-        "bundle", "fine", f"{manifest.name}: all {len(manifest.members)} members are whole, {size / 1e6:.1f} MB"
+        "bundle", "fine", f"{manifest.name}: all {len(manifest.members)} members are intact, {size / 1e6:.1f} MB"
     )
     if isinstance(manifest.pipeline, PythonConfig):
         if not settings.allow_code:
@@ -111,14 +111,16 @@ def _of_file(path: Path, options: SourceOptions) -> Iterator[Finding]:
         yield Finding("source", "broken", str(error), f"flambeau inspect {path} shows what is in it")
         return
     if found and found.needs:
-        yield Finding("source", "warning", f"{path} lacks something to be served", found.needs)
+        yield Finding("source", "warning", f"{path} cannot be served as it is", found.needs)
     else:
         yield _buildable(str(path), build)
 
 
 def _buildable(source: str, build: BuildRequest) -> Finding:
-    """Whether the packages are there that its build needs. Each is named like the extra that has it."""
+    """Whether the package that its build needs is installed. The package has the name of its extra."""
     needed = {"python": None, "onnx": "onnx"}.get(build.kind, "torch")
     if needed is not None and version(needed) is None:
-        return Finding("source", "broken", f"{source} is not built without the package {needed}", pip_install(needed))
+        return Finding(
+            "source", "broken", f"{source} cannot be built without the package {needed}", pip_install(needed)
+        )
     return Finding("source", "fine", f"{source} can be built", _BUILD)

@@ -1,6 +1,6 @@
-"""The machine: cores, memory, files, the folder of bundles, the address, the sandbox and devices.
+"""Checks of the machine: cores, memory, files, the folder of bundles, the address, the sandbox and devices.
 
-Linux says most of it; what the processes of `probes` found is given here.
+Most of it comes from Linux; the results of the processes of `probes` are passed in.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ _NAME_ANOTHER = "name another folder: FLAMBEAU_CACHE=/path/to/folder"
 
 
 def check_machine(cache: Path | None) -> Iterator[Finding]:
-    """What the machine is like. `cache` is the folder of built bundles."""
+    """Check the machine itself. `cache` is the folder of built bundles."""
     yield Finding("python", "fine", f"{platform.python_version()} on {platform.platform(terse=True)}")
     yield _cores()
     yield from _memory()
@@ -80,7 +80,7 @@ def _open_files() -> Iterator[Finding]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     found = f"at most {soft} open files"
     if 0 <= soft < _FEW_FILES:
-        advice = f"raise it, for each connection is one: ulimit -n {max(4096, hard)}"
+        advice = f"raise the limit, because each connection takes one: ulimit -n {max(4096, hard)}"
         yield Finding("open files", "warning", found, advice)
     else:
         yield Finding("open files", "fine", found)
@@ -114,11 +114,11 @@ def _size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
-# The address that a service would listen on: whether it is free, and who could reach it.
+# The address that a service would listen on: whether it is free, and who can reach it.
 
 
 def check_address(settings: Settings) -> Iterator[Finding]:
-    """Take the address for a moment."""
+    """Check the address by taking it for a moment."""
     host, port = settings.host, settings.port
     if unix_path(host) is not None:
         yield _socket_file(host)
@@ -133,7 +133,7 @@ def check_address(settings: Settings) -> Iterator[Finding]:
     except OSError as error:
         yield Finding(
             "address", "broken", f"{where} cannot be listened on: {error.strerror}",
-            "stop who has it, or take another: --port 0 takes a free one",
+            "stop the process that has it, or take another: --port 0 takes a free one",
         )  # fmt: skip
         return
     reach = "this machine alone" if is_local(host) else "everybody who can reach this machine"
@@ -149,11 +149,11 @@ def _socket_file(host: str) -> Finding:
     return Finding("address", "fine", f"{host} is free, for this machine alone")
 
 
-# The sandbox that checkpoints are read in: which of its layers this system has.
+# The layers of the sandbox in which checkpoints are read.
 
 
 def check_sandbox(layers: SandboxLayers | str) -> Iterator[Finding]:
-    """What stands; a text says why it could not be tried."""
+    """Check which sandbox layers work here. A string says why they could not be tried."""
     if isinstance(layers, str):
         yield Finding("sandbox", "broken", f"entering it {layers}", "report this, with the output of flambeau doctor")
         return
@@ -170,11 +170,11 @@ def check_sandbox(layers: SandboxLayers | str) -> Iterator[Finding]:
     yield Finding("sandbox", "warning", found, advice)
 
 
-# What can compute besides the processor: as torch sees it, and as the system does.
+# Accelerators, as torch sees them and as the system does.
 
 
 def check_devices(seen: TorchDevices | str | None) -> Iterator[Finding]:
-    """What was seen; a text says why nothing was, and `None` that there is no torch."""
+    """Check the accelerators. A string in `seen` says why torch could not be asked; `None` means there is no torch."""
     graphics = Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists()
     if isinstance(seen, str):
         advice = f"run python -c 'import torch' to see why, and install it again: {pip_install('torch')}"

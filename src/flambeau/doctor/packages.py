@@ -1,4 +1,4 @@
-"""The installed packages against what this Flambeau says it needs. None of them is imported."""
+"""Compares the installed packages with the requirements of this Flambeau. None of them is imported."""
 
 import importlib.metadata
 import importlib.util
@@ -22,7 +22,7 @@ _DANGERS = {
     "werkzeug": "older ones have known holes",
     "urllib3": "older ones can be made to fill the memory by a compressed answer (CVE-2025-66471)",
 }
-"""Why a floor is one of safety, where it is."""
+"""The reason for a minimum version that is about security."""
 
 _FOR = {
     "torch": "build bundles, and serve with PyTorch itself",
@@ -36,7 +36,7 @@ _FOR = {
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """A package that is needed, from which version on, and the extra that it belongs to."""
+    """A required package, its minimum version, and the extra that it belongs to."""
 
     name: str
     floor: str | None
@@ -44,7 +44,7 @@ class Requirement:
 
 
 def requirements() -> list[Requirement]:
-    """What this Flambeau says it needs on this platform, but for what only its developers do."""
+    """The requirements of this Flambeau on this platform, without those for its developers."""
     found = []
     for text in importlib.metadata.requires("flambeau") or []:
         package, _, marker = text.partition(";")
@@ -58,7 +58,7 @@ def requirements() -> list[Requirement]:
 
 
 def check_packages() -> Iterator[Finding]:
-    """What is installed: one finding for what serving needs, one for each extra, and one for each that is wrong."""
+    """Check the packages: a finding for what serving needs, one for each extra, and one for each wrong package."""
     wanted = requirements()
     core = [each for each in wanted if each.extra is None]
     wrong = [finding for each in core if (finding := check_requirement(each)) is not None]
@@ -80,7 +80,7 @@ def _whole(wanted: list[Requirement]) -> bool:
 
 
 def _of_extra(extra: str, wanted: list[Requirement], *, others: set[str]) -> Iterator[Finding]:
-    """What is there of an extra. Packages of `others`, which are installed, are no sign that it was wanted."""
+    """Check an extra. Packages that also belong to `others`, the installed extras, do not show that it was wanted."""
     there = [each for each in wanted if version(each.name)]
     purpose, install = _FOR.get(extra, "use it"), pip_install(extra)
     if all(each.name in others for each in there) and not _whole(wanted):
@@ -96,7 +96,7 @@ def _of_extra(extra: str, wanted: list[Requirement], *, others: set[str]) -> Ite
 
 
 def check_requirement(wanted: Requirement) -> Finding | None:
-    """What is wrong with a package, or `None`."""
+    """The finding if a package is missing or too old, else `None`."""
     found = version(wanted.name)
     if found is None:
         return Finding(wanted.name, "broken", "not installed", f"pip install {wanted.name}")
@@ -115,14 +115,14 @@ def version(package: str) -> str | None:
 
 
 def _release(text: str) -> tuple[int, ...]:
-    """A version as numbers, without what stands behind them: 2.10.0+cpu, 3.0rc1."""
+    """A version as numbers, without a suffix such as in 2.10.0+cpu or 3.0rc1."""
     numbers = re.match(r"\d+(\.\d+)*", text)
     parts = tuple(map(int, numbers[0].split("."))) if numbers else ()
     return parts + (0,) * (4 - len(parts))
 
 
 def _torchvision_beside_torch() -> Iterator[Finding]:
-    """torchvision's compiled part names the libraries of the torch that it was made for."""
+    """Check whether torchvision was made for this torch: its compiled part names the libraries of its own torch."""
     torch, vision = _folder("torch"), _folder("torchvision")
     compiled = next(vision.glob("_C*.so"), None) if vision else None
     if torch is None or compiled is None:

@@ -1,6 +1,6 @@
-"""What may hang, crash, or leave something behind is tried in processes: started at once, asked for at the end.
+"""Probes that may hang, crash or leave something behind run in processes: started at once, collected at the end.
 
-`flambeau.doctor.__main__` is what runs in them. This module imports nothing of what they try.
+`flambeau.doctor.__main__` runs in them. This module imports nothing that they try.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ _SECONDS_OF_THE_SANDBOX = 20.0
 
 
 class SandboxLayers(msgspec.Struct, frozen=True):
-    """Which layers stand, as `flambeau.builder.sandbox.lockdown` has them."""
+    """Which sandbox layers work, by the names of `flambeau.builder.sandbox.lockdown`."""
 
     limits: bool
     system_calls: bool
@@ -29,7 +29,7 @@ class SandboxLayers(msgspec.Struct, frozen=True):
 
 
 class TorchDevices(msgspec.Struct, frozen=True):
-    """What torch sees: `made_for` is the version of CUDA or ROCm, and `None` where it was made for none."""
+    """The devices that torch sees. `made_for` is its version of CUDA or ROCm, `None` if it was made for neither."""
 
     version: str
     made_for: str | None
@@ -38,7 +38,7 @@ class TorchDevices(msgspec.Struct, frozen=True):
 
 
 class LoadRequest(msgspec.Struct, frozen=True):
-    """The bundle that is to be loaded, and how."""
+    """The bundle to load, and its settings."""
 
     folder: str
     engine: str
@@ -48,7 +48,7 @@ class LoadRequest(msgspec.Struct, frozen=True):
 
 
 class LoadResult(msgspec.Struct, frozen=True):
-    """What came of loading a bundle: `error` says why it cannot be served."""
+    """The result of loading a bundle. `error` says why it cannot be served; empty if it can."""
 
     engine: str = ""
     device: str = ""
@@ -61,17 +61,17 @@ Printed = TypeVar("Printed")
 
 
 class ProbeProcess(Generic[Printed]):
-    """A module of ours, run as a process. It prints one JSON object, and whatever else on standard error."""
+    """A module of ours, run as a process. It prints one JSON object; everything else goes to standard error."""
 
     def __init__(self, module: str, kind: type[Printed], *, arguments: Sequence[str] = (), seconds: float) -> None:
-        """Start it. `kind` is the type of what it prints, and `seconds` how long it may take."""
+        """Start the process. `kind` is the type of its result, and `seconds` is how long it may take."""
         self._kind = kind
         self._ends = time.monotonic() + seconds
         self._seconds = seconds
         self._process = spawn_child(module, *arguments, environment=os.environ, stderr=subprocess.PIPE)
 
     def answer(self) -> Printed | str:
-        """What it printed; or why there is nothing, as the end of a sentence."""
+        """Its result; or the reason why there is none, as the end of a sentence."""
         try:
             output, errors = self._process.communicate(timeout=max(0.0, self._ends - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -87,20 +87,20 @@ class ProbeProcess(Generic[Printed]):
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.kill()  # it holds nothing that is worth an orderly end
+        self._process.kill()  # it has nothing that needs an orderly end
         self._process.communicate()
 
 
 def sandbox_process() -> ProbeProcess[SandboxLayers]:
-    """Lock a process in as the reader of checkpoints is."""
+    """Start a process in the sandbox of the checkpoint reader."""
     return ProbeProcess(_MODULE, SandboxLayers, arguments=["sandbox"], seconds=_SECONDS_OF_THE_SANDBOX)
 
 
 def torch_process() -> ProbeProcess[TorchDevices]:
-    """Import torch."""
+    """Start a process that imports torch."""
     return ProbeProcess(_MODULE, TorchDevices, arguments=["torch"], seconds=_SECONDS_OF_TORCH)
 
 
 def load_process(request: LoadRequest, *, seconds: float) -> ProbeProcess[LoadResult]:
-    """Load a bundle and warm it up as a worker does."""
+    """Start a process that loads a bundle and warms it up as a worker does."""
     return ProbeProcess(_MODULE, LoadResult, arguments=["load", msgspec.json.encode(request).decode()], seconds=seconds)

@@ -1,6 +1,6 @@
-"""From names and shapes of tensors to the network they belong to, without torch and without reading a number.
+"""Identifies the architecture of weights by the names and shapes of their tensors, without torch and without a number.
 
-It is certain, or it refuses and says what came near. It reads no file and constructs nothing.
+The result is certain, or it is a refusal that names the nearest architectures. It reads no file and constructs nothing.
 """
 
 from collections.abc import Mapping
@@ -23,11 +23,11 @@ def detect(
     hidden_activation: str | None = None,
     timm: bool | None = None,
 ) -> Identified:
-    """The network that these tensors fill completely, or the nearest misses.
+    """The architecture that these tensors fill completely, or the nearest misses.
 
     With `wanted`, a registered name such as `resnet50` or `timm/resnet50`, only that one is tried; `args` are arguments
-    for its constructor. `hidden_activation` (relu, gelu, silu, tanh, sigmoid, none) says what stands between the linear
-    layers of a replaced head. timm's architectures count when it is installed, unless `timm` says otherwise.
+    for its constructor. `hidden_activation` (relu, gelu, silu, tanh, sigmoid, none) is the activation between the
+    linear layers of a replaced head. timm's architectures count if timm is installed, unless `timm` says otherwise.
     """
     shapes, made = naming.fold_parts({key: info.shape for key, info in tensors.items()})
     found = choose.find(shapes, wanted=wanted, args=args, activation=hidden_activation, registries=_registries(timm))
@@ -38,7 +38,7 @@ def detect(
 
 
 def published(sha256: str, *, architecture: str) -> Published | None:
-    """The official weights of that architecture whose file has this sha256, or `None`."""
+    """The official weights of this architecture whose file has this sha256, or `None`."""
     for registry in REGISTRIES:
         facts = index.facts(registry)
         for digits, weights in facts.weights.items():
@@ -48,10 +48,10 @@ def published(sha256: str, *, architecture: str) -> Published | None:
 
 
 def pipeline_for(registry: Registry, name: str) -> ImageConfig:
-    """How images are prepared for an architecture; the recipe's transform for one that the index does not have.
+    """The image transform of an architecture, or the default recipe's if the index does not have the architecture.
 
-    The recipe serves all of torchvision's models of its size. A model trained at another size takes the sizes of its
-    library's metadata, for at 224 it would be wrong rather than slightly different.
+    The recipe fits all of torchvision's models of its size. A model trained at another size takes the size from its
+    library's metadata: at 224 its answers would be wrong, not just slightly different.
     """
     facts = index.facts(registry)
     found = facts.architectures.get(name)

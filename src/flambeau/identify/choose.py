@@ -1,4 +1,9 @@
-"""Which of the networks that fit is taken, and what is said where none does."""
+"""Chooses among the architectures that fit, or gives advice if none does.
+
+Example: weights with the names and shapes of resnet50 fit torchvision's `resnet50` and, with timm installed, also
+`timm/resnet50`, `resnetaa50` and `resnetblur50`, which differ only in what weights do not show. torchvision comes
+first, so `resnet50` is chosen, and the others are listed in `same_weights`.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -65,10 +70,10 @@ def _of_children(
     registries: tuple[Registry, ...],
     args: dict[str, Any],
 ) -> Identified | None:
-    """A network whose children have numbers for names.
+    """A network whose children are numbered instead of named.
 
-    What its own `forward` did between them does not show, and a class around them has another: so it is taken for the
-    architecture's where somebody names that, and is else asked for.
+    The weights do not show what its `forward` does between the children, and the class around them may do something
+    else. So it is taken for the architecture only if the user names that; otherwise the advice asks for the name.
     """
     for found in renamed(names, registries, wanted=asked.number if asked else None):
         matches, refusals = _sort(found.names, asked, activation, registries)
@@ -84,7 +89,7 @@ def _of_children(
 
 
 def _look_up(wanted: str, registries: tuple[Registry, ...]) -> _Requested | None:
-    """The architecture of that name."""
+    """The architecture called `wanted`, or `None`."""
     asked, _, name = wanted.rpartition("/")
     for registry in registries:
         if asked in ("", registry) and name in index.facts(registry).architectures:
@@ -114,7 +119,9 @@ def _sort(
 
 
 def _fit(matches: list[ArchitectureMatch], names: Names, asked: _Requested | None, args: dict[str, Any]) -> Identified:
-    """Averaged weights before others, own sizes before resized ones, and libraries in the order of preference."""
+    """Choose a match: with a head before without, averaged weights before others, the architecture's own image size
+    before another, then the library by preference, then the first name in alphabetical order.
+    """
     matches.sort(
         key=lambda each: (
             each.features,
@@ -166,7 +173,7 @@ def _why(name: str, registry: Registry, others: list[str], asked: _Requested | N
     first = "torchvision's come first" if registry == "torchvision" else "its name is the plainest"
     return (
         f"{', '.join(others[:_NAMED])}{more} have weights of the same names and shapes and differ in what these do not "
-        f"show, such as stride, activation or input size; {name} was taken because {first}, and --arch takes another"
+        f"show, such as stride, activation or input size; {name} was taken because {first}, and --arch selects another"
     )
 
 
@@ -185,7 +192,9 @@ def _asked_in_vain(names: Names, asked: _Requested, args: dict[str, Any], refusa
 
 
 def _unseen(names: Names, asked: _Requested, args: dict[str, Any], prefix: str) -> Fit | None:
-    """A network whose arguments change its shapes, as the index cannot know: filling it shows whether it fits."""
+    """A fit for constructor arguments that change shapes, which the index does not know. Loading the weights will show
+    whether they fit; `None` if they cannot.
+    """
     network = index.facts(asked.registry).networks[asked.number]
     inside = names.within(prefix)
     counts = {
@@ -204,30 +213,30 @@ def _unseen(names: Names, asked: _Requested, args: dict[str, Any], prefix: str) 
         classes=classes,
         keys={names.keys[prefix + name]: name for name in inside},
         aside=(*names.aside, *(names.keys[name] for name in beside)),
-        why=f"{asked.name} was asked for with arguments of its own: whether the weights fit shows when they fill it",
+        why=f"{asked.name} was asked for with arguments of its own: loading the weights shows whether they fit",
         pipeline=_pipeline(asked.registry, asked.name, args.get("image_size", args.get("img_size"))),
     )
 
 
-# Networks whose children lie in an `nn.Sequential`, and so have lost their names: fastai's, and many tutorials'.
+# Networks whose children lie in an `nn.Sequential` and so have lost their names, as in fastai and many tutorials:
 #
 #     features = nn.Sequential(*list(resnet18().children())[:-1])    # features.4.0.conv1.weight: layer1.0.conv1.weight
 #
-# Within a child the names are the architecture's own. The children stand in their order, those without weights too, so
-# that the numbers leave gaps and say nothing more. An architecture whose children have, in order, exactly the names and
-# shapes of the file's gives them their names back, and what follows goes on as if they had never been lost.
+# Names within a child are the architecture's own. Children without weights take numbers too, so only the order of the
+# numbers counts. If an architecture's children have, in order, exactly the names and shapes of the file's, they get
+# their names back, and the search goes on with those.
 
 
 PLACE = "children"
-"""The name under which the children lie once they have their names back."""
+"""The name under which the renamed children lie."""
 
-_FEWEST = 10  # tensors: fewer are alike by chance
+_FEWEST = 10  # tensors: fewer may be alike by chance
 
 ChildTensors = frozenset[tuple[str, Shape]]
 
 
 class Renamed(msgspec.Struct, frozen=True):
-    """The tensors with the names of one architecture's children, which lay numbered at `prefix`."""
+    """The tensors, with the children that lay numbered at `prefix` renamed as in one architecture."""
 
     names: Names
     prefix: str
@@ -236,9 +245,9 @@ class Renamed(msgspec.Struct, frozen=True):
 
 
 def renamed(names: Names, registries: tuple[Registry, ...], *, wanted: int | None = None) -> Iterator[Renamed]:
-    """Every way to give numbered children the names of an architecture's, in the order of `registries`.
+    """Every way to rename numbered children as in an architecture, in the order of `registries`.
 
-    With `wanted`, a number in the index of the one registry that is given, only that network's.
+    With `wanted`, a number in the index of the only registry, just that network is tried.
     """
     for prefix in naming.prefixes(names):
         inside = {key: shape for key, shape in names.within(prefix).items() if not key.endswith(COUNTER)}
@@ -259,7 +268,7 @@ def renamed(names: Names, registries: tuple[Registry, ...], *, wanted: int | Non
 
 
 def _alike(registry: Registry, inside: Mapping[str, Shape], place: str) -> Iterator[int]:
-    """The networks whose first module is the first of the file's: a look at one module of each is quick."""
+    """The networks whose first module equals the file's first one: a quick test before the full comparison."""
     known = index.shapes(registry)
     for number, (paths, kinds) in enumerate(known.networks):
         _, dot, rest = known.paths[paths].partition(" ")[0].partition(".")
@@ -276,7 +285,7 @@ def _called(registry: Registry, number: int, own: Mapping[str, Shape]) -> list[s
 
 
 def _child(shapes: Mapping[str, Shape], name: str) -> ChildTensors:
-    """The tensors of one child. A shape that depends on the number of classes is no body's."""
+    """The tensors of one child, without those whose shape depends on the number of classes."""
     path = f"{name}."
     return frozenset(
         (key[len(path) :], shape) for key, shape in shapes.items() if key.startswith(path) and CLASSES not in shape
@@ -284,7 +293,7 @@ def _child(shapes: Mapping[str, Shape], name: str) -> ChildTensors:
 
 
 def _under(names: Names, prefix: str, called: Mapping[str, str]) -> Names:
-    """The names with the children's own in the place of their numbers, apart from what else lies at `prefix`."""
+    """The names with the children's numbers replaced by their names, below `PLACE`, apart from the rest at `prefix`."""
 
     def new(name: str) -> str:
         place, dot, rest = name[len(prefix) :].partition(".")

@@ -1,6 +1,7 @@
-"""What was found out about the network that weights belong to, and what a build will take it for.
+"""The findings about weights or a graph: its architecture, its task, and whether it can be served.
 
-It knows architectures and names of operations only, and opens nothing.
+It knows architectures and names of operations only, and opens nothing. The build looks at the numbers as well, and has
+the last word.
 """
 
 import re
@@ -14,13 +15,13 @@ from flambeau.identify.unsupported import Known
 
 
 class Fit(msgspec.Struct, frozen=True):
-    """A network that the weights fill completely.
+    """An architecture that the weights fill completely.
 
     `architecture` has everything its constructor needs, the number of classes and a replaced head included. `keys` maps
-    each used key of the file to the network's own; `aside` names the file's keys that serve training only.
+    each used key of the file to the network's own; `aside` names the file's keys that are for training only.
     `same_weights` are other architectures that these weights fill as well, and `why` says in one sentence why this one
-    was taken.
-    `pipeline` is `None` for a network over numbers. `features`: it has no head, and `classes` counts its features.
+    was chosen. `pipeline` is `None` for a network over numbers. `features`: there is no head, and `classes` counts the
+    features.
     """
 
     architecture: Architecture
@@ -34,7 +35,7 @@ class Fit(msgspec.Struct, frozen=True):
 
 
 class Near(msgspec.Struct, frozen=True):
-    """A network that the weights nearly fill, with what differs. `misshaped` holds (key, file's shape, network's)."""
+    """An architecture that the weights nearly fill, and what differs. `misshaped`: (key, file's shape, network's)."""
 
     name: str
     missing: tuple[str, ...]
@@ -43,9 +44,9 @@ class Near(msgspec.Struct, frozen=True):
 
 
 class Identified(msgspec.Struct, frozen=True):
-    """The fit, or the nearest misses with a sentence that says what to try. `notes` are worth telling in any case.
+    """The fit, or the nearest misses with a sentence of advice. `notes` are for the user in either case.
 
-    `known` is a network of torchvision's that has no task here yet.
+    `known` is a network of torchvision whose task is not supported yet.
     """
 
     fit: Fit | None
@@ -63,8 +64,7 @@ class Published(msgspec.Struct, frozen=True):
     pipeline: ImageConfig
 
 
-# What a build will take weights or a graph for, in words, before it is built: the task, and the activation by whom.
-# The build looks at the numbers as well, and has the last word. It knows architectures and names of operations only.
+# The task that a build will assume, in words, and which activation is applied by whom.
 
 
 ONE_OUTPUT = (
@@ -80,7 +80,7 @@ _IMAGES = re.compile(r"[^\[]+\[[^,\]]+, [13], [^,\]]+, [^,\]]+\]")
 
 
 def task_of_fit(fit: Fit, *, official: bool) -> str:
-    """The task of an architecture with these weights; empty over numbers, and where it has to be asked."""
+    """The task of an architecture with these weights; empty over numbers, and if the user has to name it."""
     if fit.pipeline is None or asks(fit):
         return ""
     if official:
@@ -91,12 +91,12 @@ def task_of_fit(fit: Fit, *, official: bool) -> str:
 
 
 def asks(fit: Fit) -> bool:
-    """Whether the user has to say the task."""
+    """Whether the user has to name the task."""
     return fit.pipeline is not None and fit.classes == 1
 
 
 def task_of_graph(facts: Mapping[str, str]) -> str:
-    """The task of an ONNX graph with these facts of its file; empty over numbers, and for several outputs."""
+    """The task of an ONNX graph, by the facts of its file; empty over numbers, and for several outputs."""
     ends = facts.get("ends in", "")
     if not ends or ": " in ends or not _IMAGES.fullmatch(facts.get("inputs", "")):
         return ""
@@ -109,24 +109,22 @@ def task_of_graph(facts: Mapping[str, str]) -> str:
     return f"it ends in {ends}, which may be features or classes: say --task embedding or --task classification"
 
 
-# What an ONNX graph takes, and whether that is served: tensors of numbers, rows first.
-#
-# It goes by what `flambeau.checkpoints` read of the file, and reads nothing. The build says the same when it opens the
-# graph.
+# Whether an ONNX graph can be served: it must take tensors of numbers, rows first. The facts come from
+# `flambeau.checkpoints`; the build says the same when it opens the graph.
 
 
 _END = re.compile(r"(.+?) (\w+|\?)\[([^\[\]]*)\](?:, |$)")
 
 
 class GraphAssessment(msgspec.Struct, frozen=True):
-    """`needs` is why a graph cannot be served as it is, and what to do; `example` a Python model that serves it."""
+    """`needs` says why a graph cannot be served as it is, and the remedy; `example` is a Python model that does it."""
 
     needs: str = ""
     example: str = ""
 
 
 def assess_graph(facts: Mapping[str, str], file: str) -> GraphAssessment:
-    """Whether a graph with these `inputs` is served. `file` is its path, for the Python model."""
+    """Whether a graph with these inputs can be served. `file` is its path, for the Python model."""
     inputs = [(found[1], found[2], found[3]) for found in _END.finditer(facts.get("inputs", ""))]
     if not inputs:
         return _around("it takes 0 inputs", file, inputs)
@@ -147,7 +145,7 @@ def assess_graph(facts: Mapping[str, str], file: str) -> GraphAssessment:
 SERVED_DTYPES = frozenset(
     ("float16", "float32", "float64", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 )
-"""The dtypes of inputs that are served."""
+"""The dtypes of inputs that can be served."""
 
 
 def _around(why: str, file: str, inputs: list[tuple[str, str, str]]) -> GraphAssessment:

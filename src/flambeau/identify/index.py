@@ -1,8 +1,8 @@
-"""The shipped index: what the weights of every known architecture look like, and how its images are prepared.
+"""The shipped index of known architectures: the names and shapes of their weights, and their image transforms.
 
-`scripts/make_index.py` writes it, from the libraries themselves; this module reads it. For each library there are two
-files: facts, which an exact match needs, and shapes, which only a search for the nearest misses opens. It imports no
-library: one counts as present when it can be found.
+`scripts/make_index.py` writes it from the libraries themselves; this module reads it. Each library has two files:
+facts, for exact matches, and shapes, opened only to search for the nearest misses or for renamed children. No library
+is imported: one counts as present if it can be found.
 """
 
 import gzip
@@ -21,21 +21,20 @@ import msgspec
 
 from flambeau.bundle.storage import ImageConfig
 
-# Names and shapes of tensors to one number, in which parts of a network can be left out at no cost.
-#
-# Every tensor has a mark, a 64-bit hash of its name and shape, and a signature is the sum of marks: what lies under a
-# path is left out by subtracting its sum. Marks find candidates; that a network is filled exactly is seen when it is.
+# Signatures: names and shapes of tensors as one number. Every tensor has a mark, a 64-bit hash of its name and shape,
+# and a signature is the sum of marks, so subtracting a path's sum leaves that path out. Signatures find candidates;
+# whether the weights really fill a network shows when they are loaded.
 
 COUNTER = "num_batches_tracked"
-"""What batch norms count for training only; files from before PyTorch 0.4.1 have none. It never matters."""
+"""The counter of batch norms, for training only; files from before PyTorch 0.4.1 have none. It never matters."""
 
-_DEPTH = 8  # no architecture has its head deeper than half of this, and a hostile name may have any number of parts
+_DEPTH = 8  # at least twice the depth of any architecture's head; a hostile name may have any number of parts
 _MASK = 2**64 - 1
 Shape = tuple[int, ...]
 
 
 class Signature:
-    """The sums of a mapping of tensor names to shapes, for each dotted path in it that a head could have."""
+    """The sum of marks for each dotted path, of a mapping from tensor names to shapes, that a head could have."""
 
     def __init__(self, shapes: Mapping[str, Shape]) -> None:
         self._sums: dict[str, int] = defaultdict(int)
@@ -50,7 +49,7 @@ class Signature:
                 self._sums[path] += mark
 
     def without(self, paths: Iterable[str]) -> int:
-        """The signature of everything but what lies under `paths`, none of which may lie under another."""
+        """The signature of everything except what lies under `paths`. No path may lie under another."""
         return (self._sums[""] - sum(self._sums.get(path, 0) for path in paths)) & _MASK
 
 
@@ -61,10 +60,10 @@ def _mark(name: str, shape: Shape) -> int:
 
 Registry = Literal["torchvision", "flambeau", "timm"]
 REGISTRIES: tuple[Registry, ...] = ("torchvision", "flambeau", "timm")
-"""In the order of preference: where weights fit several, the first one that has them is taken."""
+"""The libraries in order of preference: if weights fit several, the first is taken."""
 
 CLASSES = 0
-"""Stands in a shape of the index for the number of classes."""
+"""Stands for the number of classes in the shapes of the index."""
 
 
 class LayerPlace(msgspec.Struct, frozen=True, array_like=True):
@@ -76,7 +75,7 @@ class LayerPlace(msgspec.Struct, frozen=True, array_like=True):
 
 
 class HeadBlock(msgspec.Struct, frozen=True, array_like=True):
-    """The `nn.Sequential` around the last layer. `flat`: it is given vectors, and not feature maps."""
+    """The `nn.Sequential` around the last layer. `flat`: its input is vectors, not feature maps."""
 
     path: str
     flat: bool
@@ -89,12 +88,12 @@ class HeadBlock(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def features(self) -> int:
-        """How many numbers that layer takes; 0 where it is neither linear nor a norm."""
+        """The input width of that layer; 0 if it is neither linear nor a norm."""
         return next((layer.sizes[0] for layer in self.layers if layer.sizes), 0)
 
 
 class Positions(msgspec.Struct, frozen=True, array_like=True):
-    """A table with a row for each patch of the image, and so the one tensor that depends on the image's size.
+    """A table with a row for each patch of the image: the only tensor that depends on the image's size.
 
     Its shape is (1, (size / patch)² + extra, features); `argument` is the constructor's name for the size.
     """
@@ -107,11 +106,11 @@ class Positions(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Network(msgspec.Struct, frozen=True, array_like=True):
-    """What the weights of an architecture, or of several that weights do not tell apart, look like.
+    """The weights of an architecture, or of several whose weights have the same names and shapes.
 
     `outputs` are all tensors of the modules that depend on the number of classes, in order. `body` is the signature
-    without those, without `aux` (heads that serve training only) and `positions`; `trunk` is the one without the whole
-    block instead.
+    without those, without `aux` (heads for training only) and without `positions`; `trunk` leaves out the whole `block`
+    instead of `outputs`.
     """
 
     body: int
@@ -128,12 +127,12 @@ class Network(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def apart(self) -> tuple[str, ...]:
-        """What no signature has in it, beside the head."""
+        """The paths, besides the head, that no signature includes."""
         return (*self.aux, self.positions.key) if self.positions else self.aux
 
 
 class OfficialWeights(msgspec.Struct, frozen=True, array_like=True):
-    """Official weights: their name, whose they are, and the transform of their recipe, as a number in `pipelines`."""
+    """Official weights: their name, their architecture, and their recipe's transform, as a number in `pipelines`."""
 
     name: str
     architecture: str
@@ -151,10 +150,10 @@ class Index(msgspec.Struct, frozen=True):
 
 
 class Shapes(msgspec.Struct, frozen=True):
-    """Every tensor of a library's networks, but for counters and heads that serve training only.
+    """Every tensor of a library's networks, except counters and heads for training only.
 
-    `kinds` are sets of (name, shape) that modules have; `paths` are lists of modules, separated by blanks. A network,
-    in the order of `Index.networks`, is a number in `paths`, and for each module a number in `kinds`.
+    `kinds` are the sets of (name, shape) that occur in modules; `paths` are lists of modules, separated by blanks. A
+    network, in the order of `Index.networks`, is a number in `paths` and, for each module, a number in `kinds`.
     """
 
     kinds: tuple[tuple[tuple[str, Shape], ...], ...]
@@ -167,7 +166,7 @@ class Shapes(msgspec.Struct, frozen=True):
         return list(zip(self.paths[paths].split(" "), kinds, strict=True))
 
     def of(self, number: int) -> dict[str, Shape]:
-        """The tensors of a network, in order; the number of classes stands as `CLASSES`."""
+        """The tensors of a network, in order; `CLASSES` stands for the number of classes."""
         return {
             f"{path}.{name}" if path else name: shape
             for path, kind in self.modules(number)
@@ -177,31 +176,31 @@ class Shapes(msgspec.Struct, frozen=True):
 
 @cache
 def facts(registry: Registry) -> Index:
-    """What an exact match needs to know of a library."""
+    """A library's facts, for exact matches."""
     return msgspec.json.decode(read(f"{registry}.json.gz"), type=Index)
 
 
 @cache
 def shapes(registry: Registry) -> Shapes:
-    """What a search for the nearest misses needs to know of a library."""
+    """A library's shapes, for the search for the nearest misses and for renamed children."""
     return msgspec.json.decode(read(f"{registry}_shapes.json.gz"), type=Shapes)
 
 
 @cache
 def names_of(registry: Registry, number: int) -> tuple[str, ...]:
-    """The architectures that a network of the index stands for, the plainest name first."""
+    """The architectures that a network of the index stands for, the shortest name first."""
     found = (name for name, (network, _) in facts(registry).architectures.items() if network == number)
     return tuple(sorted((name for name in found if not lacks(registry, name)), key=lambda name: (len(name), name)))
 
 
 def called(registry: Registry, name: str) -> str:
-    """The name as `--arch` takes it: torchvision's go before timm's of the same name."""
+    """The name as `--arch` takes it: if torchvision and timm have the same name, timm's gets a prefix."""
     taken = registry == "timm" and name in facts("torchvision").architectures
     return f"{registry}/{name}" if taken else name
 
 
 def read(name: str) -> bytes:
-    """A file that is shipped with the index, unpacked."""
+    """A file of the index, unpacked."""
     return gzip.decompress(files("flambeau.identify").joinpath("index", name).read_bytes())
 
 
@@ -213,7 +212,7 @@ def present(registry: Registry) -> bool:
 
 @cache
 def lacks(registry: Registry, name: str) -> bool:
-    """Whether the installed library, being of another version than the index, has no constructor of that name."""
+    """Whether the installed library, of another version than the index, has no constructor of this name."""
     if registry == "flambeau" or not present(registry):
         return False
     if importlib.metadata.version(registry).partition("+")[0] == facts(registry).version:
@@ -223,7 +222,7 @@ def lacks(registry: Registry, name: str) -> bool:
 
 @cache
 def _constructors(registry: Registry) -> frozenset[str]:
-    """The functions that the library's modules of models define, as their text has them."""
+    """The functions that the library's model files define, read from their source text."""
     spec = importlib.util.find_spec(registry)
     folders = spec.submodule_search_locations if spec else None
     texts = (file.read_text("utf-8") for folder in folders or () for file in Path(folder, "models").glob("*.py"))

@@ -1,7 +1,11 @@
-"""A chain of layers from names and shapes: what was put in place of a head, or a plain network over numbers.
+"""Reads a chain of layers from names and shapes: a replaced head, or a plain network over numbers.
 
-Linear layers and norms show in the weights; activations, dropout and whatever else has no weights show at most as gaps
-between the numbers of a `nn.Sequential`. What is not certain is refused, with what was seen.
+Linear layers and norms show in the weights. Activations, dropout and other layers without weights show at most as gaps
+between the numbers of an `nn.Sequential`. Whatever is not certain is refused, with what was seen.
+
+Example: `0.weight` [16, 4], `0.bias`, `3.weight` [3, 16] and `3.bias` are a linear layer 4→16, two places without
+weights, and a linear layer 16→3. With the activation `relu`, place 1 becomes the ReLU and place 2 does nothing (it was
+dropout, say); without its name the chain is unclear.
 """
 
 import re
@@ -19,13 +23,13 @@ from flambeau.identify.naming import Names
 _SHOWN = 12
 LayerActivation = Literal["relu", "gelu", "silu", "tanh", "sigmoid"]
 ACTIVATIONS: tuple[str, ...] = (*get_args(LayerActivation), "none")
-"""What may be said of the places between linear layers that have no weights."""
+"""The activations that the user can name for the places without weights between linear layers."""
 
 
 class Unclear(Exception):
-    """No error: the layers cannot be told for certain. The message is what was seen.
+    """The layers are not certain. This is no error; the message is what was seen.
 
-    `gap`: the name of an activation would do.
+    `gap`: naming an activation would settle it.
     """
 
     def __init__(self, seen: str, *, gap: bool = False) -> None:
@@ -34,7 +38,8 @@ class Unclear(Exception):
 
 
 class Chain(msgspec.Struct, frozen=True):
-    """Layers in order, and what was assumed of those that have no weights, in words."""
+    """Layers in order, with `features` going in and `outputs` coming out. `note` says, in words, what was assumed about
+    places without weights."""
 
     layers: tuple[HeadLayer, ...]
     features: int
@@ -43,12 +48,12 @@ class Chain(msgspec.Struct, frozen=True):
 
 
 def is_place(name: str) -> bool:
-    """Whether it is a place in a `nn.Sequential`. Nobody's has a thousand layers, and a hostile name any number."""
+    """Whether a name is a place in an `nn.Sequential`. None has a thousand layers; a hostile name may be any number."""
     return name.isascii() and name.isdigit() and len(name) <= 3 and (name == "0" or name[0] != "0")
 
 
 def read(shapes: Mapping[str, Shape]) -> list[HeadLayer]:
-    """The layers that have weights, in the order of their places. Raises `Unclear` for others than linear and norms."""
+    """The layers with weights, in the order of their places. Raises `Unclear` unless all are linear or norms."""
     modules: dict[str, dict[str, Shape]] = {}
     for name, shape in shapes.items():
         path, _, leaf = name.rpartition(".")
@@ -77,10 +82,11 @@ def _layer(path: str, tensors: dict[str, Shape]) -> HeadLayer:
 def chain(found: list[HeadLayer], *, activation: str | None, own: HeadBlock | None = None) -> Chain:
     """The whole chain, places without weights included. Raises `Unclear`.
 
-    A place before the first linear layer does nothing outside of training (dropout) or to vectors (flatten). Places
-    between two linear layers hold `activation` where they lie side by side; apart, nobody can say which has it. Where
-    `own`, the block that the chain replaces, has the same layers around a gap, the gap is filled as it is there: such
-    places are left out of the chain, which by the contract of `Head` keeps the architecture's own.
+    A place without weights before the first linear layer does nothing outside training (dropout) or to vectors
+    (flatten). Adjacent places between two linear layers hold `activation`; if they are separated by a norm, nobody can
+    say which one has it. If `own`, the block that the chain replaces, has the same layers around a gap, the gap is
+    filled as there: such places are left out of the chain, which by the contract of `Head` keeps the architecture's
+    own.
     """
     if not any(layer.kind == "linear" for layer in found):
         raise Unclear("no linear layer")
@@ -116,7 +122,7 @@ def _numbered(found: list[HeadLayer], activation: str | None, own: HeadBlock | N
     gaps = [place for place in range(len(found)) if _gap(found, place)]
     alike = {place for place in gaps if _alike(found, place, list(kept))}
     if activation and alike >= {place for place in gaps if linears[0] < place <= linears[-1]}:
-        alike = {place for place in alike if place <= linears[0]}  # what was said would have no effect otherwise
+        alike = {place for place in alike if place <= linears[0]}  # otherwise `activation` would have no effect
     notes: list[str] = []
     layers: list[HeadLayer] = []
     for place, layer in enumerate(found):
@@ -141,7 +147,7 @@ def _linears(found: list[HeadLayer]) -> list[int]:
 
 
 def _alike(found: list[HeadLayer], place: int, own: list[str]) -> bool:
-    """Whether the architecture's own block has weights at both ends of the gap before a place, and none in between."""
+    """Whether the architecture's own block has the same gap before a place, between the same layers."""
     name = found[place].name
     if name not in own:
         return False
@@ -159,15 +165,15 @@ def _activated(names: list[str], found: list[HeadLayer], place: int, activation:
     if activation == "none":
         return [HeadLayer(name, "identity") for name in names]
     if _gaps_between_linears(found, place) > 1:
-        raise Unclear(f"{describe(found)}: which of these has the activation cannot be told")
+        raise Unclear(f"{describe(found)}: the weights do not show which of these has the activation")
     if activation is None:
         raise Unclear(describe(found), gap=True)
-    # Dropout beside it does nothing, so the first of the places is as good as any.
+    # Dropout beside the activation does nothing, so any of the places will do: take the first.
     return [HeadLayer(names[0], activation), *(HeadLayer(name, "identity") for name in names[1:])]  # type: ignore[arg-type]
 
 
 def _gaps_between_linears(found: list[HeadLayer], place: int) -> int:
-    """How many separate places without weights lie between the two linear layers around a place."""
+    """The number of separate gaps between the two linear layers around a place."""
     first = max(index for index in range(place) if found[index].kind == "linear")
     last = min(index for index in range(place, len(found)) if found[index].kind == "linear")
     if not is_place(found[place].name):
@@ -176,15 +182,17 @@ def _gaps_between_linears(found: list[HeadLayer], place: int) -> int:
 
 
 def _refuse_unordered(found: list[HeadLayer]) -> None:
-    """Names have no order of their own, and some files sort them: two layers alike could stand either way round."""
+    """Raise `Unclear` if named layers may be in the wrong order. Names have no order of their own, and some files sort
+    them: two layers of the same shape could stand either way round.
+    """
     sizes = [layer.sizes for layer in found if layer.kind == "linear"]
     names = [layer.name for layer in found]
     if len(set(sizes)) < len(sizes) and names != sorted(names, key=_natural):
-        raise Unclear(f"{describe(found)}: their order cannot be told")
+        raise Unclear(f"{describe(found)}: the weights do not show their order")
 
 
 def _natural(name: str) -> str:
-    """`fc10` after `fc2`."""
+    """A sort key that puts `fc10` after `fc2`."""
     return re.sub(r"\d+", lambda digits: digits[0].zfill(9), name)
 
 
@@ -200,17 +208,17 @@ def describe(found: list[HeadLayer]) -> str:
     return ", ".join(words if len(words) <= _SHOWN else [*words[:_SHOWN], "…"])
 
 
-# Plain networks over numbers: nothing but linear layers and norms, one after the other. What its weights do not show
-# is never guessed: a chain with places without weights needs an activation's name.
+# Plain networks over numbers: nothing but linear layers and norms, one after the other. An activation is never guessed:
+# a chain with places without weights needs its name.
 
 
 PLAIN_NETWORK = "mlp"
 
 
 def find_plain(names: Names, args: Mapping[str, Any], *, asked: bool = False) -> Identified | None:
-    """The chain that the file is, or why it is not certain; `None` for a file that has other layers than these.
+    """The file as a plain network, or the reason why that is not certain; `None` if it has other layers.
 
-    `asked`: somebody named it so, which tells a linear layer without bias from a table of vectors.
+    `asked`: the user named it with `--arch`, which distinguishes a linear layer without bias from a table of vectors.
     """
     shapes = {name: shape for name, shape in names.shapes.items() if not naming.serves_training(name)}
     path = naming.common_path(shapes)
@@ -221,7 +229,7 @@ def find_plain(names: Names, args: Mapping[str, Any], *, asked: bool = False) ->
         return None
     if not found or unsupported.tables(names):  # an embedding's table is two-dimensional as well
         return None
-    if any("." in layer.name for layer in found):  # a transformer has nothing but such layers, and is no chain of them
+    if any("." in layer.name for layer in found):  # a transformer has only such layers, but is no chain
         return None
     activation = args.get("activation")
     if activation not in (None, *ACTIVATIONS):
@@ -244,7 +252,7 @@ def find_plain(names: Names, args: Mapping[str, Any], *, asked: bool = False) ->
     except Unclear as unclear:
         remedy = "give your own class with --arch file.py:Class --allow-code"
         if not unclear.gap:
-            told = "these are linear layers and norms over numbers, and how they are joined cannot be told"
+            told = "these are linear layers and norms over numbers, and the weights do not show how they are joined"
             return Identified(None, advice=f"{told} ({unclear}): {remedy}")
         remedy = (
             f"""name the activation with --arch {PLAIN_NETWORK} --arch-args '{{"activation": "relu"}}' """

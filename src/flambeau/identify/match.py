@@ -1,7 +1,7 @@
-"""Names and shapes against the index: every network that they fill completely, and every one whose head is not clear.
+"""Compares names and shapes with the index: which networks they fill completely, and which only lack a clear head.
 
-Candidates come from signatures. For each, all that is not the network's body is accounted for: its head, heads that
-serve training only, and what lies beside the network. What is left over refuses the candidate.
+Candidates come from signatures. For each, every tensor outside the body must be accounted for: the head, heads for
+training only, and what lies beside the network. A tensor left over refuses the candidate.
 """
 
 import math
@@ -19,7 +19,7 @@ from flambeau.identify.naming import Names
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """A network of the index whose body lies under `prefix`. `whole`: its block of last layers is another."""
+    """A network of the index whose body lies under `prefix`. `whole`: its whole block of last layers was replaced."""
 
     registry: Registry
     number: int
@@ -28,7 +28,7 @@ class Candidate(msgspec.Struct, frozen=True):
 
     @property
     def network(self) -> Network:
-        """What the index has of it."""
+        """Its entry in the index."""
         return index.facts(self.registry).networks[self.number]
 
     @property
@@ -39,7 +39,7 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class ArchitectureMatch(msgspec.Struct, frozen=True):
-    """A network that the file fills. `size` is that of its images, in pixels, where its positions tell another."""
+    """A network that the file fills. `size`: the side of its images in pixels, if it is not the architecture's own."""
 
     candidate: Candidate
     classes: int
@@ -53,7 +53,7 @@ class ArchitectureMatch(msgspec.Struct, frozen=True):
 
 
 class Mismatch(msgspec.Struct, frozen=True):
-    """A network whose body is in the file, and why it is none the less no fit. `gap`: an activation's name would do."""
+    """A network whose body is in the file, and why it does not fit. `gap`: naming an activation would settle it."""
 
     candidate: Candidate
     why: str
@@ -61,7 +61,7 @@ class Mismatch(msgspec.Struct, frozen=True):
 
 
 def candidates(names: Names, registries: tuple[Registry, ...]) -> Iterator[Candidate]:
-    """Every network whose body the file has, those first that keep their own head."""
+    """Every network whose body the file has. For each prefix, networks that keep their own last block come first."""
     for prefix in naming.prefixes(names):
         marks = Signature(names.within(prefix))
         for whole in (False, True):
@@ -73,7 +73,7 @@ def candidates(names: Names, registries: tuple[Registry, ...]) -> Iterator[Candi
 
 @cache
 def _tables(registry: Registry, whole: bool) -> dict[tuple[str, ...], dict[int, list[int]]]:
-    """For each set of paths to leave out, the networks by the signature of what stays."""
+    """For each set of paths to leave out, the networks by the signature of the rest."""
     tables: dict[tuple[str, ...], dict[int, list[int]]] = {}
     for number, network in enumerate(index.facts(registry).networks):
         if whole and not network.block:
@@ -85,7 +85,7 @@ def _tables(registry: Registry, whole: bool) -> dict[tuple[str, ...], dict[int, 
 
 
 def match(candidate: Candidate, names: Names, *, activation: str | None) -> ArchitectureMatch | Mismatch:
-    """Account for everything in the file that is not the body."""
+    """Account for every tensor of the file outside the body."""
     try:
         return _match(candidate, names, activation)
     except Unclear as unclear:
@@ -93,9 +93,9 @@ def match(candidate: Candidate, names: Names, *, activation: str | None) -> Arch
 
 
 class _Found(msgspec.Struct, frozen=True):
-    """A head: its classes, what stands in the place of the architecture's own, and the way from names to its keys.
+    """A head: its number of classes, the replacement of the architecture's own if any, and its keys by name.
 
-    `bare`: there is none, and the classes are features.
+    `bare`: there is no head, and `classes` counts features.
     """
 
     classes: int
@@ -117,7 +117,7 @@ def _match(candidate: Candidate, names: Names, activation: str | None) -> Archit
     group = {name: shape for name, shape in inside.items() if _under(name, candidate.heads)}
     found = _head(candidate, group, left, activation)
     if foreign := left.keys() - found.keys.keys():
-        raise Unclear(f"the file has {len(foreign)} tensors more: {', '.join(sorted(foreign)[:3])}, …")
+        raise Unclear(f"the file has {len(foreign)} more tensors: {', '.join(sorted(foreign)[:3])}, …")
     args: dict[str, Any] = {} if found.head else {"num_classes": found.classes}
     notes = [found.note] if found.note else []
     size = None
@@ -148,7 +148,7 @@ def _under(name: str, paths: tuple[str, ...]) -> bool:
 
 
 def _beside(names: Names, prefix: str, inside: Mapping[str, Shape]) -> tuple[list[str], dict[str, Shape]]:
-    """What lies outside the prefix: what serves training only, with copies of the weights, and the rest."""
+    """The tensors outside the prefix: those for training only (and copies of the weights), and the rest."""
     outside = names.outside(prefix)
     copies: set[str] = set()
     for other in naming.prefixes(names):
@@ -161,7 +161,7 @@ def _beside(names: Names, prefix: str, inside: Mapping[str, Shape]) -> tuple[lis
 
 
 def _size(positions: Positions, shape: Shape) -> int | None:
-    """The size of image that a table of positions is for, or `None` for the architecture's own. Raises `Unclear`."""
+    """The image size that a table of positions is for, or `None` for the architecture's own. Raises `Unclear`."""
     if shape == positions.shape:
         return None
     if len(shape) == 3 and (shape[0], shape[2]) == (positions.shape[0], positions.shape[2]):
@@ -174,12 +174,12 @@ def _size(positions: Positions, shape: Shape) -> int | None:
 def _head(
     candidate: Candidate, group: Mapping[str, Shape], left: Mapping[str, Shape], activation: str | None
 ) -> _Found:
-    """The head at its own place, or else the one among what lies outside. Raises `Unclear`."""
+    """The head: at the architecture's own place, or else among the tensors outside. Raises `Unclear`."""
     network, prefix = candidate.network, candidate.prefix
     if not candidate.whole and (classes := _classes(network.outputs, group)):
         return _Found(classes, {prefix + name: name for name in group})
     if len(candidate.heads) != 1:
-        raise Unclear(f"its heads ({', '.join(candidate.heads)}) are others")
+        raise Unclear(f"its heads ({', '.join(candidate.heads)}) are not the architecture's own")
     [path] = candidate.heads
     if group:
         inner = {prefix + name: name[len(path) + 1 :] for name in group}
@@ -191,7 +191,7 @@ def _head(
         raise Unclear(f"the file has no {path}: it makes features and no classes")
     outer = naming.common_path(left)
     if strange := [name for name in left if not naming.is_head(name)]:
-        raise Unclear(f"the file has {len(left)} tensors more, and {strange[0]} is not named like a head's")
+        raise Unclear(f"the file has {len(left)} more tensors, and {strange[0]} is not named like a head's")
     inner = {name: name[len(outer) + 1 if outer else 0 :] for name in left}
     place = outer or ", ".join(dict.fromkeys(name.partition(".")[0] for name in left))
     found = _replaced(candidate, inner, left, path, activation, seen=place)
@@ -200,7 +200,9 @@ def _head(
 
 
 def _features(candidate: Candidate) -> int | None:
-    """How many features come out of the body, where that is certain: a linear layer stands in its head's place."""
+    """The number of features that the body gives, if certain: the architecture's own head is a linear layer, or a block
+    that takes vectors.
+    """
     if candidate.whole:
         return candidate.network.block.features if candidate.network.block and candidate.network.block.flat else None
     last = candidate.network.outputs.get(f"{candidate.heads[-1]}.weight", ())
@@ -208,7 +210,7 @@ def _features(candidate: Candidate) -> int | None:
 
 
 def _classes(outputs: Mapping[str, Shape], group: Mapping[str, Shape]) -> int | None:
-    """The number of classes, if the head is the architecture's own."""
+    """The number of classes if the head is the architecture's own, else `None`."""
     group = {name: shape for name, shape in group.items() if not name.endswith(COUNTER)}
     if group.keys() != outputs.keys():
         return None
@@ -230,7 +232,7 @@ def _replaced(
     *,
     seen: str,
 ) -> _Found:
-    """What was put in the place of the head at `path`, and is at `seen` in the file. `inner` are its names within.
+    """The replacement of the head at `path`, which is at `seen` in the file. `inner` are its names within the head.
 
     Raises `Unclear`.
     """
@@ -259,6 +261,6 @@ def _replaced(
 
 
 def _another_width(seen: str, taken: int, features: int) -> str:
-    """Why a head is not that of this body. fastai's joins the largest and the average of each feature map."""
+    """Why a head does not fit this body. fastai's joins the maximum and the average of each feature map."""
     pools = ", as fastai's head does, which joins two poolings" if taken == 2 * features else ""
     return f"{seen} takes {taken} features where there are {features}{pools}"

@@ -1,4 +1,5 @@
-"""The names of a file's tensors: what training tools put around them is taken off, what only training needs set aside.
+"""Cleans the names of a file's tensors: removes what training tools add to them, and sets aside what only training
+needs.
 
 It knows the habits of tools (DataParallel, Lightning, FSDP, torch.compile, EMA), and no architecture.
 """
@@ -26,16 +27,16 @@ _HEAD = re.compile(
     r"(_\w*|\d*)",
     re.IGNORECASE,
 )
-_SHARE = 0.2  # of the tensors, that a part of the file must have for its prefix to be tried
-_MOST = 6_000  # tensors below a prefix that is tried; the largest network of the index has 2,683
-_MOST_IN_ALL = 40_000  # weights twice, as they are and averaged, in wrappers four deep, come to 22,000
+_SHARE = 0.2  # a prefix is tried if at least this share of the tensors lies below it
+_MOST = 6_000  # most tensors below a prefix that is tried; the largest network of the index has 2,683
+_MOST_IN_ALL = 40_000  # over all prefixes; plain and averaged weights in four nested wrappers make 22,000
 _DEPTH = 8
 
 
 class Names(msgspec.Struct, frozen=True):
-    """The tensors under their own names: `shapes` by name, `keys` from a name to the file's key for it.
+    """The tensors under their cleaned names: `shapes` by name, and `keys`, the file's key for each name.
 
-    `aside` are the file's keys that are nobody's weights.
+    `aside` are the file's keys that belong to no weights.
     """
 
     shapes: dict[str, Shape]
@@ -43,16 +44,16 @@ class Names(msgspec.Struct, frozen=True):
     aside: tuple[str, ...] = ()
 
     def within(self, prefix: str) -> dict[str, Shape]:
-        """The tensors whose name begins with `prefix`, which is taken off."""
+        """The tensors whose name begins with `prefix`, without it."""
         return {name[len(prefix) :]: shape for name, shape in self.shapes.items() if name.startswith(prefix)}
 
     def outside(self, prefix: str) -> dict[str, Shape]:
-        """The other tensors."""
+        """The tensors whose name does not begin with `prefix`."""
         return {name: shape for name, shape in self.shapes.items() if not name.startswith(prefix)}
 
 
 def unwrap(shapes: Mapping[str, Shape]) -> Names:
-    """Take off what compilers and wrappers put inside of names; rename DenseNets from before torchvision 0.3."""
+    """Remove what compilers and wrappers put into names; rename DenseNets from before torchvision 0.3."""
     keys: dict[str, str] = {}
     aside = []
     for key in shapes:
@@ -62,7 +63,7 @@ def unwrap(shapes: Mapping[str, Shape]) -> Names:
             continue
         name = ".".join([*(part for part in path if part not in _WRAPPERS), last])
         keys[_OLD_DENSENET.sub(r"\1\2.", name)] = key
-    if len(keys) + len(aside) != len(shapes):  # two keys under one name: then the wrappers mean something
+    if len(keys) + len(aside) != len(shapes):  # two keys got one name: then the wrappers mean something
         keys = {key: key for key in shapes if key not in aside}
     return Names({name: shapes[key] for name, key in keys.items()}, keys, tuple(aside))
 
@@ -70,8 +71,8 @@ def unwrap(shapes: Mapping[str, Shape]) -> Names:
 def prefixes(names: Names) -> list[str]:
     """The dotted prefixes under which a network may lie, the shortest first.
 
-    Where more tensors lie than twice those of the largest network that is known, no network lies with its own names;
-    and no file has the index searched for as many tensors as it can repeat below `module.module.module.`.
+    A prefix with more than twice the tensors of the largest known network is skipped. The limit over all prefixes keeps
+    a hostile file from having its tensors searched again and again below `module.module.module.`.
     """
     found: list[str] = []
     tried = 0
@@ -92,7 +93,7 @@ def prefixes(names: Names) -> list[str]:
 
 
 def serves_training(name: str) -> bool:
-    """Whether a tensor of that name serves training only: losses, metrics, counters."""
+    """Whether a tensor of this name is for training only: losses, metrics, counters."""
     return any(map(_is_of_training, name.split(".")))
 
 
@@ -102,20 +103,20 @@ def _is_of_training(part: str) -> bool:
 
 
 def is_averaged(prefix: str) -> bool:
-    """Whether a prefix says that what lies under it is the moving average of weights."""
+    """Whether a prefix says that the weights under it are a moving average."""
     return any(_AVERAGED.fullmatch(part) for part in prefix.split("."))
 
 
 def is_head(name: str) -> bool:
-    """Whether a tensor that lies beside a backbone is named as those of heads are.
+    """Whether a tensor beside a backbone is named like a head's.
 
-    Others may be of any use: the centres of ArcFace are as many vectors of features as there are classes, and no layer.
+    Others may be anything: ArcFace's centres, for one, are one vector of features per class, but no layer.
     """
     return any(_HEAD.fullmatch(part) for part in name.split(".")[:-1])
 
 
 def common_path(names: Iterable[str]) -> str:
-    """The longest dotted path that all modules of these tensors lie in or are, without a dot at its end."""
+    """The longest dotted path shared by the modules of all these tensors, without a dot at its end."""
     paths = [name.split(".")[:-1] for name in names]
     shared = []
     for parts in zip(*paths, strict=False):
@@ -125,19 +126,18 @@ def common_path(names: Iterable[str]) -> str:
     return ".".join(shared)
 
 
-# Weights that are kept in parts: pruned with a mask, or normed by their length or their largest singular value.
-# `torch.nn.utils.prune`, `weight_norm` and `spectral_norm` leave the parts of a weight in a checkpoint where nobody
-# calls `remove` first, such as `fc.weight_orig` and `fc.weight_mask`. Names and shapes tell such parts;
-# `flambeau.builder.parts` multiplies them out. Parts that are not understood stay as they are.
+# Weights kept in parts: `torch.nn.utils.prune`, `weight_norm` and `spectral_norm` leave parts of a weight, such as
+# `fc.weight_orig` and `fc.weight_mask`, in a checkpoint unless `remove` is called first. Names and shapes identify the
+# parts; `flambeau.builder.parts` multiplies them out. Parts that are not understood stay as they are.
 
 
 How = Literal["pruned", "weight_norm", "spectral_norm"]
 
 
 class Made(msgspec.Struct, frozen=True):
-    """A weight that parts make. `parts` are their keys: (weight, mask), (length, direction) or (weight, u, v).
+    """A weight made from parts. `parts` are their keys: (weight, mask), (length, direction) or (weight, u, v).
 
-    `axis` is the one that is kept apart by a norm, or `None` where the norm is of the whole.
+    `axis` is the axis along which the norm is taken separately; `None` if there is one norm of the whole, or none.
     """
 
     how: How
@@ -163,7 +163,7 @@ _FIRST = re.compile(r"((?:.*\.)?)(?:(\w+)_(?:orig|g)|parametrizations\.(\w+)\.or
 
 
 def fold_parts(shapes: Mapping[str, Shape]) -> tuple[dict[str, Shape], dict[str, Made]]:
-    """The tensors with each weight in the place of its parts, and how each of those weights is made."""
+    """The tensors with the parts of each weight replaced by the weight, and how each of those weights is made."""
     made: dict[str, Made] = {}
     places: dict[str, str] = {}
     for key in shapes:
@@ -190,7 +190,7 @@ def fold_parts(shapes: Mapping[str, Shape]) -> tuple[dict[str, Shape], dict[str,
 
 
 def unknown_parametrisation(keys: Mapping[str, Shape]) -> str:
-    """A parametrisation that `fold_parts` does not know: the path of its module; empty where there is none."""
+    """The path of a module with a parametrisation that `fold_parts` does not know; empty if there is none."""
     found = next((key for key in keys if ".parametrizations." in f".{key}"), "")
     return f".{found}".partition(".parametrizations.")[0].removeprefix(".") or ("its top" if found else "")
 
@@ -201,7 +201,7 @@ def _whole(made: Made) -> str:
 
 
 def _fitting(how: How, parts: tuple[str, ...], shapes: Mapping[str, Shape]) -> Made | None:
-    """What the parts make, if all of them are there and their shapes are those of such parts."""
+    """The weight that the parts make, if all of them are there and their shapes fit together."""
     if not all(part in shapes for part in parts):
         return None
     sizes = [shapes[part] for part in parts]
@@ -218,7 +218,7 @@ def _fitting(how: How, parts: tuple[str, ...], shapes: Mapping[str, Shape]) -> M
         ]
         return Made(how, parts, axes[0]) if axes else None
     weight, one, other = sizes
-    for axis, size in enumerate(weight):  # the first is that of linear layers and convolutions; transposed ones: 1
+    for axis, size in enumerate(weight):  # axis 0 for linear layers and convolutions, 1 for transposed ones
         rest = 1
         for place, each in enumerate(weight):
             rest *= each if place != axis else 1

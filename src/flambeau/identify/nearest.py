@@ -1,7 +1,7 @@
-"""The nearest misses: the networks that agree with most of a file, and what differs.
+"""The nearest misses, with the advice for weights that fit no architecture.
 
-Modules are compared first, as numbers; then the best few tensor by tensor. It reads the shapes of the index, which an
-exact match does without.
+All networks are compared by module first, as numbers; then the best few by tensor. This reads the shapes of the index,
+which an exact match does not need.
 """
 
 import difflib
@@ -17,14 +17,14 @@ from flambeau.identify.unsupported import Known
 from flambeau.system.machine import pip_install
 
 LEAST = 0.1
-"""The share of tensors in which a network has to agree with a file to be worth naming."""
+"""The share of tensors that must agree for a network to be worth naming."""
 
 _MOST = 3
 _CLOSER_LOOK = 8  # networks, of those that share most modules
 
 
 def nearest(names: Names, registries: Iterable[Registry]) -> list[tuple[float, Near]]:
-    """At most three networks with the share of tensors that agree, the best first."""
+    """At most three networks, each with the share of tensors that agree, the best first."""
     scored = []
     for prefix in naming.prefixes(names):
         inside = names.within(prefix)
@@ -51,7 +51,7 @@ def nearest(names: Names, registries: Iterable[Registry]) -> list[tuple[float, N
 
 
 def compare(names: Names, prefix: str, registry: Registry, name: str) -> tuple[float, Near]:
-    """How the file differs from one network: the share of tensors that agree, and the rest by the file's keys."""
+    """Compare the file with one network: the share of tensors that agree, and the differences by the file's keys."""
     number, _ = index.facts(registry).architectures[name]
     network = index.facts(registry).networks[number]
     own = index.shapes(registry).of(number)
@@ -87,7 +87,7 @@ Module = tuple[str, int]
 
 
 def _modules(registry: Registry, shapes: dict[str, Shape]) -> frozenset[Module]:
-    """The modules of a file with the numbers that the index has for their shapes, or -1 where it has none."""
+    """The modules of a file, each with its number in the index's kinds, or -1 if it has none."""
     modules: dict[str, list[tuple[str, Shape]]] = {}
     for key, shape in shapes.items():
         path, _, leaf = key.rpartition(".")
@@ -108,7 +108,7 @@ def _sets(registry: Registry) -> list[frozenset[Module]]:
     return [frozenset(shapes.modules(number)) for number in range(len(shapes.networks))]
 
 
-# What is said where nothing fits: the nearest misses, and a sentence about what to try.
+# Advice for each way in which nothing fits.
 
 
 _OWN = "give your own class with --arch file.py:Class --allow-code"
@@ -117,14 +117,14 @@ _CLOSE = 0.6  # the share of agreeing tensors from which a miss is likely to be 
 
 
 def no_chain(names: Names) -> str:
-    """Where `--arch mlp` was said of something else."""
+    """The file is not the plain network that `--arch mlp` says it is."""
     if table := unsupported.nothing_but_tables(names):
         return table
     return f"this is no plain network over numbers: it has other layers than linear ones and norms; {_OWN}"
 
 
 def no_task(known: Known) -> str:
-    """Where the network is known, and nothing here serves what it does."""
+    """The network is known, but its task is not supported."""
     classes = f" with {known.classes} classes" if known.classes else ""
     also = f" (or {', '.join(known.names[1:])}, which has the same weights)" if known.names[1:] else ""
     name = f"torchvision's {known.names[0]}{also}{classes}"
@@ -132,7 +132,7 @@ def no_task(known: Known) -> str:
 
 
 def parametrised(module: str) -> str:
-    """Where a weight is kept in parts that nobody here can put together."""
+    """A weight is kept in parts by an unknown parametrisation."""
     return (
         f"{module} keeps its weight in a parametrisation that is not known: take it off before torch.save, "
         f"with torch.nn.utils.parametrize.remove_parametrizations, or {_OWN}"
@@ -140,7 +140,7 @@ def parametrised(module: str) -> str:
 
 
 def unknown(wanted: str, registries: tuple[Registry, ...]) -> str:
-    """Where `--arch` names nothing that is there."""
+    """`--arch` names no known architecture."""
     asked, _, name = wanted.rpartition("/")
     if "timm" not in registries and asked in ("", "timm") and name in index.facts("timm").architectures:
         return f"{name} is an architecture of timm, which is not installed: {pip_install('timm')}"
@@ -154,19 +154,19 @@ def unknown(wanted: str, registries: tuple[Registry, ...]) -> str:
 
 
 def no_activation(said: str) -> str:
-    """Where `--hidden-activation` is none."""
+    """`--hidden-activation` names no known activation."""
     return f"--hidden-activation {said} is not known: say {', '.join(layers.ACTIVATIONS[:-1])} or none"
 
 
 def asked_in_vain(miss: Near, refusals: list[Mismatch]) -> str:
-    """Where `--arch` names a network that the weights do not fill."""
+    """`--arch` names a network that the weights do not fill."""
     if refusals:
         return of_refusals(refusals)
     return f"{_differences(miss)}: try without --arch, which looks for the nearest, or {_OWN}"
 
 
 def nothing(names: Names, refusals: list[Mismatch], registries: tuple[Registry, ...]) -> Identified:
-    """Where no architecture fits."""
+    """No architecture fits: the nearest misses, and what to try."""
     ranked = nearest(names, registries)
     misses = tuple(miss for _, miss in ranked)
     if refusals:
@@ -197,7 +197,7 @@ def nothing(names: Names, refusals: list[Mismatch], registries: tuple[Registry, 
 
 
 def of_children(name: str, prefix: str) -> str:
-    """Where the children of an architecture have numbers for names, and everything else fits."""
+    """The children of an architecture are numbered instead of named, and everything else fits."""
     where = f"at {prefix.rstrip('.')}" if prefix else "numbered"
     return (
         f"the weights are those of {name}, its children {where} as in nn.Sequential(*{name}().children()): say "
@@ -207,12 +207,12 @@ def of_children(name: str, prefix: str) -> str:
 
 
 def assumed(name: str) -> str:
-    """What is told of a network whose children have numbers for names, when it was asked for."""
+    """The note on a network with numbered children that the user named."""
     return f"its children are numbered, and what has no weights between them is taken as in {name}"
 
 
 def of_refusals(refusals: list[Mismatch]) -> str:
-    """What to do about a body that was found with a head that was not understood."""
+    """The body is known, but its head is not understood."""
     best = next((each for each in refusals if each.gap), refusals[0])
     [name, *_] = index.names_of(best.candidate.registry, best.candidate.number)
     remedy = _OWN
@@ -223,7 +223,7 @@ def of_refusals(refusals: list[Mismatch]) -> str:
 
 
 def _of_layers(told: str, whole: bool) -> str:
-    """What to do about a network that is known by its kinds of layers only. `whole`: it takes whole numbers."""
+    """Only the kinds of layers are known. `whole`: the network may take whole numbers."""
     if whole:
         takes = "so their network may take whole numbers such as token ids"
         return f"these weights have {told}, {takes}: {unsupported.AROUND}"

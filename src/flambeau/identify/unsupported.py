@@ -1,6 +1,6 @@
-"""Networks of torchvision's that have no task here yet: detectors, segmenters, and those over videos.
+"""Networks of torchvision whose tasks are not supported yet: detection, segmentation, video and optical flow.
 
-They are known by name, so that their files are called what they are, with a Python model that serves them. The list is
+They are known by name, so that messages can name the network and offer a Python model that serves it. The list is
 shipped beside the index of architectures, and written by the same script.
 """
 
@@ -23,9 +23,9 @@ UnsupportedTask = Literal[
 
 
 class Other(msgspec.Struct, frozen=True, array_like=True):
-    """One of them. `body` is the signature without `heads`, which depend on the number of classes, and `aux`.
+    """One such network. `body` is its signature without `heads`, which depend on the number of classes, and `aux`.
 
-    `classes` names a tensor whose first size is the number of classes times `each`; empty where nothing depends on it.
+    `classes` names a tensor whose first size is the number of classes times `each`; empty if nothing depends on it.
     """
 
     name: str
@@ -38,9 +38,9 @@ class Other(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Known(msgspec.Struct, frozen=True):
-    """What a file holds: `names` are all that have such weights; `classes` is `None` where they have no such number.
+    """A file's network: `names` are all networks with such weights; `classes` is `None` if they have no such number.
 
-    `aux`: the file has the heads that serve training only.
+    `aux`: the file has the heads for training only.
     """
 
     names: tuple[str, ...]
@@ -52,12 +52,12 @@ class Known(msgspec.Struct, frozen=True):
 
 @cache
 def known() -> tuple[Other, ...]:
-    """All of them."""
+    """All networks of the list."""
     return msgspec.json.decode(index.read("torchvision_others.json.gz"), type=tuple[Other, ...])
 
 
 def find(names: Names) -> Known | None:
-    """The networks that these tensors are, whatever their number of classes."""
+    """The networks that these tensors belong to, for any number of classes."""
     for prefix in naming.prefixes(names):
         inside = names.within(prefix)
         marks = Signature(inside)
@@ -71,17 +71,15 @@ def find(names: Names) -> Known | None:
 
 
 def _classes(other: Other, inside: dict[str, tuple[int, ...]]) -> int | None:
-    """The number of classes; 0 where the file's head is none of this network's."""
+    """The number of classes; 0 if the file's head does not fit this network, `None` if it has no such number."""
     if not other.classes:
         return None
     shape = inside.get(other.classes, ())
     return shape[0] // other.each if len(shape) and shape[0] % other.each == 0 else 0
 
 
-# What layers weights belong to that are no known network's, in words: tables of vectors, recurrent layers, attention.
-#
-# So a file is called what it is, and the way out is one that its network can go: what takes whole numbers is no network
-# over decimal ones.
+# The layers of an unknown network, in words: tables of vectors, recurrent layers, attention. A network with tables may
+# take whole numbers, so the advice for it is another than for networks over decimal numbers.
 
 
 _TABLE = re.compile(
@@ -95,7 +93,7 @@ _CONVOLUTIONS = {3: "convolutions over series", 5: "convolutions over volumes"}
 
 
 def is_table(name: str, shape: Shape) -> bool:
-    """Whether a tensor is named as tables of vectors are (`nn.Embedding`). Patches of images are embedded, too."""
+    """Whether a tensor is named like a table of vectors (`nn.Embedding`). Embeddings of image patches may be, too."""
     return len(shape) == 2 and not name.endswith("bias") and any(map(_is_of_tables, name.split(".")))
 
 
@@ -105,7 +103,7 @@ def _is_of_tables(part: str) -> bool:
 
 
 def tables(names: Names) -> list[str]:
-    """The tensors that are named as tables of vectors, and have no bias beside them as linear layers do."""
+    """The tensors that are named like tables of vectors and have no bias beside them, as a linear layer would."""
     return [
         name
         for name, shape in names.shapes.items()
@@ -114,7 +112,7 @@ def tables(names: Names) -> list[str]:
 
 
 def nothing_but_tables(names: Names) -> str:
-    """What is said of a file that holds tables of vectors and no network; empty where it has other tensors."""
+    """The message for a file with tables of vectors and no network; empty if it has other tensors."""
     found = tables(names)
     if not found or len(found) < len(names.shapes):
         return ""
@@ -123,7 +121,7 @@ def nothing_but_tables(names: Names) -> str:
 
 
 def words(names: Names) -> tuple[str, bool]:
-    """The telling kinds of layers, in words, and whether the network takes whole numbers; no words where none tells."""
+    """The characteristic layers, in words, and whether there are tables; no words if no layer is characteristic."""
     shapes = names.shapes
     found = tables(names)
     told = [_table(shapes, name) for name in found[:2]]
@@ -153,22 +151,22 @@ def _recurrent(shapes: Mapping[str, Shape], name: str) -> str:
     return f"{kind} over steps of {width[0]} numbers" if width else kind
 
 
-# Python models, as text, for files that have no task here yet: what `flambeau inspect` prints to be saved and served.
-# Names out of a file go into the text as literals, whatever they hold: nothing of a file becomes code.
+# Python models as text, for files that cannot be served directly: `flambeau inspect` prints them. Names from a file go
+# into the text as literals: nothing of a file becomes code.
 
 
 AROUND = (
     "a PythonModel of your own serves it, as in docs/sources.md#a-python-model-around-a-network: "
     "flambeau serve file.py:Model --allow-code"
 )
-"""The way out for whatever computes in PyTorch and is no network of one tensor in and out."""
+"""The remedy for everything that computes in PyTorch but is no network from one tensor to one tensor."""
 
 PRINTED = "save the Python model below as file.py, and flambeau serve file.py:Model --allow-code"
-"""The way out where `flambeau inspect` prints one."""
+"""The remedy if `flambeau inspect` prints a Python model."""
 
 
 def ask(file: str) -> str:
-    """The way out where a command line has no room for a Python model."""
+    """The remedy in commands that do not print the Python model themselves."""
     return f"flambeau inspect {file} prints a Python model that serves it"
 
 
@@ -232,9 +230,9 @@ class Model(flambeau.PythonModel):
 
 
 def image_sketch(known: Known, file: str, where: Sequence[str]) -> str:
-    """The Python model of a detector or a segmenter, whose weights lie in `file` under the keys of `where`.
+    """A Python model for a detector or a segmenter whose weights lie in `file` under the keys of `where`.
 
-    Empty for a task that needs more than a picture.
+    Empty for a task that needs more than one picture.
     """
     boxes = known.task in ("object detection", "instance segmentation", "keypoint detection")
     if not boxes and known.task != "semantic segmentation":
@@ -262,7 +260,7 @@ def image_sketch(known: Known, file: str, where: Sequence[str]) -> str:
 
 
 def graph_sketch(file: str, inputs: Sequence[tuple[str, str, str]]) -> str:
-    """The Python model of an ONNX graph with these inputs, each (name, dtype, sizes in words)."""
+    """A Python model for an ONNX graph with these inputs, each (name, dtype, sizes in words)."""
     kinds = {name: dtype for name, dtype, _ in inputs}
     example = ", ".join(f'"{name}": ...' if name.isidentifier() else "..." for name in kinds)
     return _GRAPH.format(file=file, kinds=kinds, example=example)

@@ -1,7 +1,7 @@
-"""CSV: each line is a row of numbers, or names a file. A header is found by itself.
+"""CSV: each line is a row of numbers, or names a file. A header is detected.
 
-Commas, semicolons and tabs are told apart by the first line. It does not know what shape a model takes: the pipeline
-does.
+The first line shows whether commas, semicolons or tabs separate the cells. The shape that a model takes is not known
+here; the pipeline knows it.
 """
 
 import csv
@@ -18,12 +18,12 @@ from flambeau.errors import RequestError
 from flambeau.offline.entries import PATH_COLUMNS, InputEntry, Wanted, bad_input, either, lines, path_entry, shown
 from flambeau.types import Payload
 
-_EXACT = 2.0**63  # past this, JSON readers take a whole number for a decimal one anyway
+_EXACT = 2.0**63  # from here on, JSON readers treat a whole number as a decimal one anyway
 
 
 @dataclass(frozen=True, slots=True)
 class _CsvLine:
-    """The cells of a line, or why it has none, and its number in the file."""
+    """The cells of a line or its error, and its number in the file."""
 
     line: int
     cells: list[str] | RequestError
@@ -31,7 +31,7 @@ class _CsvLine:
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """The places of the columns wanted, the names or numbers of all, and whether the first line is a header."""
+    """The indices of the wanted columns, the names (or numbers) of all, and whether the first line is a header."""
 
     places: tuple[int, ...]
     names: tuple[str, ...]
@@ -39,7 +39,7 @@ class _Columns:
 
 
 def entries(file: BinaryIO, table: Path, wanted: Wanted) -> Iterator[InputEntry]:
-    """An entry for each line below the header. Raises `RequestError` for a table without the columns wanted."""
+    """An entry for each line below the header. Raises `RequestError` for a table without the wanted columns."""
     rows = _rows(file, table)
     first = next(rows, None)
     if first is None:
@@ -58,7 +58,7 @@ def entries(file: BinaryIO, table: Path, wanted: Wanted) -> Iterator[InputEntry]
 
 
 def count(file: BinaryIO, table: Path, wanted: Wanted) -> int:
-    """How many entries there are. Raises `RequestError` for a table without the columns wanted."""
+    """The number of entries. Raises `RequestError` for a table without the wanted columns."""
     rows = _rows(file, table)
     first = next(rows, None)
     if first is None:
@@ -67,7 +67,7 @@ def count(file: BinaryIO, table: Path, wanted: Wanted) -> int:
 
 
 def _rows(file: BinaryIO, table: Path) -> Iterator[_CsvLine]:
-    # A path may hold bytes that are not text: they pass through unharmed, as lone surrogates.
+    # A path may contain bytes that are not text: they pass through unchanged, as lone surrogates.
     text = (line.decode("utf-8", "surrogateescape") for line in lines(file))
     first = next(text, "").removeprefix("\N{BYTE ORDER MARK}")
     delimiter = "\t" if table.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
@@ -105,7 +105,7 @@ def _find_columns(first: _CsvLine, wanted: Wanted) -> _Columns:
 
 
 def _cells(row: _CsvLine, columns: _Columns) -> list[str]:
-    """The cells that are wanted. Raises `RequestError`."""
+    """The wanted cells. Raises `RequestError`."""
     if isinstance(row.cells, RequestError):
         raise row.cells
     if len(row.cells) != len(columns.names):
@@ -114,7 +114,7 @@ def _cells(row: _CsvLine, columns: _Columns) -> list[str]:
 
 
 def _numbers(cells: Sequence[str], columns: _Columns) -> Payload:
-    """The numbers of a line as JSON: a list, or where one column is wanted, the number alone. Raises `RequestError`."""
+    """The numbers of a line as JSON: a list, or just the number if there is one column. Raises `RequestError`."""
     numbers = [_number(cell) for cell in cells]
     for place, cell, number in zip(columns.places, cells, numbers, strict=True):
         if number is None:
@@ -123,12 +123,12 @@ def _numbers(cells: Sequence[str], columns: _Columns) -> Payload:
 
 
 def _number(cell: str) -> int | float | None:
-    """The number that a cell holds, or `None`. A whole number stays one, for models that take no others."""
+    """The number in a cell, or `None`. A whole number stays one, for models that take only those."""
     text = cell.strip()
     try:
         number = float(text)
     except ValueError:
         return None
-    if not math.isfinite(number) or "_" in text:  # Python reads 1_000 as a number, and nobody else does
+    if not math.isfinite(number) or "_" in text:  # only Python reads 1_000 as a number
         return None
     return int(text) if abs(number) < _EXACT and text.lstrip("+-").isdigit() else number

@@ -1,4 +1,4 @@
-"""What there is to be predicted, and what the user said about how to find it. Values only; nothing is read here."""
+"""The entries to be predicted, and the user's options for finding them. Values only; no input is opened here."""
 
 import re
 from collections.abc import Iterator
@@ -12,21 +12,21 @@ from flambeau.types import Payload
 WantedKind = Literal["image", "tensor", "python"]
 
 IMAGES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"})
-"""Suffixes of the files that are taken out of a folder for an image model."""
+"""Suffixes of the files that an image model takes from a folder."""
 
 TABLES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson"})
-"""Suffixes of the files that hold one input a line."""
+"""Suffixes of the files with one input per line."""
 
 PATH_COLUMNS = ("path", "file", "image", "filename")
-"""The columns of a table that may name an image, in the order in which they are looked for."""
+"""The columns of a table that may name an image, in the order of the search."""
 
 LARGEST = 128 * 1024 * 1024
-"""Bytes; no file and no line of a table that is longer is read."""
+"""Most bytes of a file, or of a line of a table."""
 
 
 @dataclass(frozen=True, slots=True)
 class InputEntry:
-    """A row to be: what it is called, and the file to read for it, its payload, or why it has neither."""
+    """The input of one row: its name, and a file to read, a payload, or the error if there is neither."""
 
     name: str
     content: Path | Payload | RequestError
@@ -36,7 +36,8 @@ class InputEntry:
 class Wanted:
     """The kind of the model, and the columns of tables that the user named.
 
-    `column` names the path of an image, or the field of a JSON line; `columns` the numbers of a CSV line.
+    `column` is the column with the paths of images, or the field of a JSON line; `columns` are those with the numbers
+    of a CSV line.
     """
 
     kind: WantedKind
@@ -48,18 +49,18 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def shown(path: str | Path) -> str:
-    """A path as the text of a row: always one line, and always UTF-8, which a file's name on Linux need not be."""
+    """A path as text for a row: always one line, and always UTF-8 (a file name on Linux may be something else)."""
     text = str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def either(names: tuple[str, ...]) -> str:
-    """Names as a part of a sentence: "a, b or c"."""
+    """Names as part of a sentence: "a, b or c"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def bad_input(message: str, code: Code = "input_rejected") -> RequestError:
-    """Why one entry cannot be predicted, where it never reaches the model."""
+    """The error of an entry that never reaches the model."""
     return RequestError(message, code=code)
 
 
@@ -71,7 +72,7 @@ def path_entry(text: str, table: Path) -> InputEntry:
 
 
 def lines(file: BinaryIO) -> Iterator[bytes]:
-    """The lines of a file with their ends. One that is too long is cut to `LARGEST` bytes, to fit in memory."""
+    """The lines of a file, with their line ends. A longer line is cut to `LARGEST` bytes, to fit in memory."""
     while line := file.readline(LARGEST):
         rest = line
         while len(rest) == LARGEST and not rest.endswith(b"\n"):

@@ -1,8 +1,8 @@
-"""What the user named on the command line, as entries: files, folders, patterns, tables, and lists of them.
+"""Turns the command line's arguments into entries: files, folders, patterns, tables, and lists of them.
 
-The order is the user's, and by name within a folder or a pattern: the same names give the same entries, by which a
-later start goes on. The names of the folders on the way to a file are in memory, and no file's contents. It decides by
-suffix alone, and opens tables only.
+The order is the user's, and by name within a folder or a pattern: the same arguments give the same entries, so that a
+later run can resume. Only the names in the folders on the way to a file are kept in memory, no contents. It decides by
+suffix alone, and opens only tables.
 """
 
 import glob
@@ -17,11 +17,11 @@ from flambeau.offline import tables
 from flambeau.offline.entries import IMAGES, TABLES, InputEntry, Wanted, bad_input, shown
 
 LIST = "-"
-"""The argument that stands for a list of paths on standard input."""
+"""The argument for a list of paths on standard input."""
 
 
 class Inputs:
-    """The entries of the command line's arguments. Iterating anew begins anew, but for standard input."""
+    """The entries of the command line's arguments. They can be iterated again, except those from standard input."""
 
     def __init__(
         self,
@@ -31,14 +31,16 @@ class Inputs:
         own: frozenset[Path] = frozenset(),
         listed: Callable[[], BinaryIO],
     ) -> None:
-        """`own` are the files that we write, resolved: no folder or pattern gives them. `listed` opens the list."""
+        """`own` are the resolved paths of the files that we write: folders and patterns leave them out. `listed` opens
+        the list on standard input.
+        """
         self._arguments = arguments
         self._wanted = wanted
         self._own = own
         self._own_names = {path.name for path in own}
         self._listed = listed
         self.passed_over: Counter[str] = Counter()
-        """What lay in folders and was not taken, as counts by suffix, once all was iterated."""
+        """Files in folders that were skipped, counted by suffix; complete after an iteration."""
 
     def __iter__(self) -> Iterator[InputEntry]:
         self.passed_over.clear()
@@ -51,9 +53,9 @@ class Inputs:
                 yield self._file(path)
 
     def count(self) -> int | None:
-        """How many entries there are, or `None` where a list on standard input leaves that open.
+        """The number of entries, or `None` if there is a list on standard input.
 
-        Raises `SetupError` for a pattern that nothing matches, and for a table without the columns that are wanted.
+        Raises `SetupError` for a pattern that matches nothing, and for a table without the wanted columns.
         """
         if LIST in self._arguments:
             return None
@@ -63,7 +65,7 @@ class Inputs:
         )
 
     def tables(self) -> Iterator[Path]:
-        """The tables that were named, themselves."""
+        """The tables among the arguments."""
         return (Path(each) for each in self._arguments if each != LIST and tables.is_table(Path(each)))
 
     def _file(self, path: Path) -> InputEntry:
@@ -73,7 +75,7 @@ class Inputs:
         return InputEntry(shown(path), path)
 
     def _paths(self) -> Iterator[Path | InputEntry]:
-        """Files to be, and an error in the place of a folder that cannot be read."""
+        """The paths of files, with an error in place of a folder that cannot be read."""
         for argument in self._arguments:
             if argument == LIST:
                 for line in self._listed():
@@ -88,18 +90,18 @@ class Inputs:
         return self._walk(path) if path.is_dir() else iter((path,))
 
     def _matching(self, pattern: str) -> Iterator[Path]:
-        """The files that match: all of them if the pattern ends in a suffix, else those that a folder would give."""
+        """The files that match: all if the pattern ends in a suffix, else those that would be taken from a folder."""
         suffix = Path(pattern).suffix
         chosen = bool(suffix) and not glob.has_magic(suffix)
         found = sorted(path for path in glob.iglob(pattern, recursive=True) if not os.path.isdir(path))
         if not found:
             raise SetupError(
-                f"no file matches {pattern}: mend the pattern, and quote it so that the shell leaves it alone"
+                f"no file matches {pattern}: correct the pattern, and quote it so that the shell leaves it alone"
             )
         return (Path(path) for path in found if (self._is_foreign(path) if chosen else self._takes(path)))
 
     def _walk(self, folder: Path) -> Iterator[Path | InputEntry]:
-        """The files below a folder, depth first. Hidden ones and links to folders are passed over."""
+        """The files below a folder, depth first. Hidden files and links to folders are skipped."""
         levels = [iter([f"{folder}/"])]
         while levels:
             path = next(levels[-1], None)
@@ -118,7 +120,7 @@ class Inputs:
                     levels.append(map(path.__add__, names))
 
     def _names(self, folder: str) -> Iterator[str]:
-        """What is taken of a folder: names of files, and names of folders with a slash at the end."""
+        """The names to take from a folder: files, and folders with a slash at the end."""
         with os.scandir(folder) as found:
             for each in found:
                 if each.name.startswith("."):
@@ -131,7 +133,7 @@ class Inputs:
                     yield each.name
 
     def _takes(self, path: str) -> bool:
-        """Whether a file that was not named itself is an input, by its suffix. Counts it if it is not."""
+        """Whether a file from a folder or a pattern is an input, by its suffix. Counts it as skipped if not."""
         suffix = os.path.splitext(path)[1].lower()
         taken = {"image": IMAGES, "tensor": TABLES}.get(self._wanted.kind)
         if taken is not None and suffix not in taken:
@@ -140,5 +142,5 @@ class Inputs:
         return self._is_foreign(path)
 
     def _is_foreign(self, path: str) -> bool:
-        """Whether a file is not one of those that we write."""
+        """Whether a file is none of those that we write."""
         return os.path.basename(path) not in self._own_names or Path(path).resolve() not in self._own

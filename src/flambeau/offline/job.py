@@ -1,4 +1,4 @@
-"""A run from its first input to its last row: what is there is kept, what is missing is computed and appended."""
+"""A run from its first input to its last row: existing rows are kept, missing rows are computed and appended."""
 
 import asyncio
 import contextlib
@@ -19,24 +19,22 @@ from flambeau.serving.service import Service
 from flambeau.settings.service import Settings
 from flambeau.types import Options, Outcome, Payload
 
-# Entries to outcomes, in order, with a bounded number of items and bytes in flight.
-#
-# Entries travel in chunks of a batch each. Files are read ahead in threads and asked of the service at once, so that
-# replicas find full batches; chunks come back in the order in which they were taken. What the service cannot answer
-# while its workers are being replaced is asked again: no row is lost to that. It knows no file format and no terminal.
+# Entries to outcomes, in order, with a bounded number of items and bytes in flight. A chunk of entries is one batch.
+# Files are read ahead in threads, so that replicas find full batches; chunks come back in the order in which they were
+# taken. Items that the service cannot answer while its workers are being replaced are asked again: no row is lost.
 
 AnsweredEntry = list[tuple[InputEntry, Outcome]]
 
-_BYTES_IN_FLIGHT = 192 * 1024 * 1024  # less than the service's queue and a worker's frame may hold
-_AHEAD = 4  # chunks that are being read or wait for those before them, besides two for each replica
+_BYTES_IN_FLIGHT = 192 * 1024 * 1024  # less than the service's queue and a worker's frame can take
+_AHEAD = 4  # chunks that are being read or wait for earlier ones, besides two for each replica
 _READERS = 4
 _PAUSE = 0.25  # seconds before a model that was not available is asked again
-_PATIENCE = 300.0  # seconds without an answer, after which a model that only crashes is given up
+_PATIENCE = 300.0  # seconds without an answer before a model that only crashes is given up
 _LOST = frozenset({"model_crashed", "model_timeout", "model_unavailable", "out_of_memory", "poison_input"})
 
 
 def chunks_in_flight(replicas: int) -> int:
-    """The most chunks, of `max_batch_size` items each, that are on their way at a time."""
+    """The most chunks, of `max_batch_size` items each, in flight at a time."""
     return 2 * replicas + _AHEAD
 
 
@@ -45,7 +43,7 @@ async def answers(
 ) -> AsyncGenerator[AnsweredEntry, None]:
     """The outcomes of all entries, in order, a chunk at a time.
 
-    Raises `EngineError` when the model does nothing but crash. What iterating over `entries` raises comes through.
+    Raises `EngineError` when the model only crashes, and whatever iterating over `entries` raises.
     """
     batch = service.settings.max_batch_size
     source, asking = EntrySource(entries, ahead=chunks_in_flight(replicas) * batch), _Asking(service, options)
@@ -84,7 +82,7 @@ class _Flight:
 
 
 class _Asking:
-    """Payloads to outcomes, with as much patience as it takes while workers are replaced."""
+    """Asks the service for outcomes, and asks again while workers are being replaced."""
 
     def __init__(self, service: Service, options: Options) -> None:
         self._service = service
@@ -96,7 +94,7 @@ class _Asking:
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
 
     def close(self) -> None:
-        """End the threads when they are done."""
+        """End the threads once their running reads are done."""
         self._readers.shutdown(wait=False, cancel_futures=True)
 
     async def answer(self, entries: list[InputEntry]) -> AnsweredEntry:
@@ -115,10 +113,10 @@ class _Asking:
     async def _ask(self, payloads: list[Payload]) -> list[Outcome]:
         """One outcome per payload. Raises `EngineError` when the model only crashes.
 
-        Where no replica was left for some of them, these are asked again, each alone: guilty ones are among them, and
-        a batch with one of those would be lost again before it is known which.
+        Payloads for which no replica was left are asked again, each alone: the input at fault may be among them, and a
+        batch with it would be lost again before it is identified.
         """
-        async with self._recovering:  # if others do that now, they must be alone
+        async with self._recovering:  # another chunk may be asking again, and must be alone
             pass
         outcomes = await self._ask_once(payloads)
         if any(map(_found_no_replica, outcomes)):
@@ -160,12 +158,12 @@ def _found_no_replica(outcome: Outcome) -> bool:
     return isinstance(outcome.result, RequestError) and outcome.result.code == "model_unavailable"
 
 
-_DEADLINE = 86_400.0  # seconds; an item waits for those before it, each of which has its own time, and for nothing else
-_DRAIN = 1.0  # seconds; an interrupted run wants nothing more of what is being computed
+_DEADLINE = 86_400.0  # seconds; an item waits only for those before it, and each of these has its own time limit
+_DRAIN = 1.0  # seconds; an interrupted run does not need the running batches
 
 
 class RowSink(Protocol):
-    """Where rows go: a file, or standard output."""
+    """A destination of rows: a file, or standard output."""
 
     def write(self, rows: list[Row]) -> None:
         """Take some rows, in order."""
@@ -174,9 +172,9 @@ class RowSink(Protocol):
 
 @dataclass
 class Tally:
-    """What has become of the inputs so far. `kept` are rows of an earlier start; they count as rows too.
+    """Counts of the run so far. `kept` are the rows of an earlier run, which count in `rows` too.
 
-    `nonfinite` counts the numbers of answers that were NaN or infinite, and are null in the rows.
+    `nonfinite` counts the numbers in answers that were NaN or infinite; they are null in the rows.
     """
 
     rows: int = 0
@@ -186,7 +184,7 @@ class Tally:
 
 
 def settle(settings: Settings, *, replicas: int) -> Settings:
-    """The settings of a service that nobody else uses: its queue holds all that is in flight, and patience is cheap."""
+    """The settings of a service without other users: its queue holds all that is in flight, and items may wait long."""
     in_flight = chunks_in_flight(replicas) * settings.max_batch_size
     return dataclasses.replace(
         settings,
@@ -197,7 +195,7 @@ def settle(settings: Settings, *, replicas: int) -> Settings:
 
 
 def pass_by(entries: Iterator[InputEntry], written: Iterable[WrittenRow], *, where: object) -> Tally:
-    """Take as many entries as have rows. Raises `SetupError` when the rows are of other entries."""
+    """Skip the entries that have rows already. Raises `SetupError` when the rows belong to other entries."""
     tally = Tally()
     for row in written:
         entry = next(entries, None)
@@ -205,7 +203,7 @@ def pass_by(entries: Iterator[InputEntry], written: Iterable[WrittenRow], *, whe
             now = f"and that input is {entry.name} now" if entry else "and there are fewer inputs now"
             raise SetupError(
                 f"row {tally.rows + 1} of {where} is of {row.input}, {now}: "
-                "name the same inputs to go on, or start anew with --overwrite"
+                "name the same inputs to resume, or start again with --overwrite"
             )
         tally.rows += 1
         tally.kept += 1
@@ -223,7 +221,9 @@ async def run(
     replicas: int,
     on_rows: Callable[[], None],
 ) -> None:
-    """Compute the rows of all entries and write them, in order. `tally` counts along; then `on_rows` is called."""
+    """Compute the rows of all entries and write them, in order. After each chunk, `tally` is updated and `on_rows` is
+    called.
+    """
     options = Options(top_k=layout.top_k or 1, probabilities=layout.probabilities)
     try:
         await service.start()

@@ -1,10 +1,10 @@
-"""A file of rows that a later start can go on from, whatever ended the one before it.
+"""A file of rows that a later run can resume, whatever ended the run before it.
 
-    out.csv            the rows; of a Parquet file they are kept in out.parquet.partial.jsonl until all are there
+    out.csv            the rows; for a Parquet file they are kept in out.parquet.partial.jsonl until all are there
     out.csv.run.json   what the rows depend on: the model and the options
 
-Rows are appended some at a time and handed to the kernel at once, so that a killed process loses none but the line that
-it was writing; that one is cut off by the next start. It does not know what a row means.
+Rows are appended a few at a time and handed to the kernel at once, so that a killed process loses only the line that it
+was writing; the next run cuts that line off. It does not know what a row means.
 """
 
 import contextlib
@@ -25,9 +25,9 @@ from flambeau.version import VERSION
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """The contents of `*.run.json`. `rows` and `errors` are there when the run is complete.
+    """The contents of `*.run.json`. `rows` and `errors` are set once the run is complete.
 
-    `tables` are the size in bytes and the time of change of each table among the inputs.
+    `tables` has, for each table among the inputs, its size in bytes and its modification time in nanoseconds.
     """
 
     flambeau: str = VERSION
@@ -41,7 +41,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def identify(bundle: Bundle) -> str:
-    """A sha256 of all that a bundle's answers depend on."""
+    """A sha256 of everything that a bundle's answers depend on."""
     manifest = bundle.manifest
     told = msgspec.json.encode([manifest.pipeline, manifest.outputs, sorted(manifest.members.items())])
     return hashlib.sha256(told).hexdigest()
@@ -49,24 +49,24 @@ def identify(bundle: Bundle) -> str:
 
 @dataclass(frozen=True)
 class JournalPlace:
-    """The files of a run, named after the one that the user wants."""
+    """The files of a run, named after the user's output file."""
 
     target: Path
     parquet: bool
 
     @property
     def rows(self) -> Path:
-        """Where rows are appended."""
+        """The file to which rows are appended."""
         return self._beside(".partial.jsonl") if self.parquet else self.target
 
     @property
     def record(self) -> Path:
-        """What the rows depend on."""
+        """The file that records what the rows depend on."""
         return self._beside(".run.json")
 
     @property
     def own(self) -> frozenset[Path]:
-        """All of them, resolved."""
+        """The resolved paths of all these files."""
         return frozenset(path.resolve() for path in (self.target, self.rows, self.record))
 
     def _beside(self, suffix: str) -> Path:
@@ -74,10 +74,10 @@ class JournalPlace:
 
 
 class Journal:
-    """The rows of a run, open for more of them."""
+    """The rows of a run, open for appending."""
 
     def __init__(self, place: JournalPlace, record: Record, lines: Lines, *, overwrite: bool) -> None:
-        """Open what an earlier start has left, or begin. Raises `SetupError` when it is not of this run."""
+        """Resume an earlier run, or begin a new one. Raises `SetupError` when the files belong to another run."""
         self.place = place
         self._record = record
         self._lines = lines
@@ -95,7 +95,7 @@ class Journal:
                 self._write_record(record)
 
     def _earlier(self) -> Record | None:
-        """The record of an earlier start of this run. Raises `SetupError` where a file is of another, or not ours."""
+        """The record of an earlier start of this run. Raises `SetupError` if a file is of another run, or not ours."""
         place = self.place
         there = [path for path in (place.target, place.rows) if path.exists() and path.stat().st_size]
         if not there:
@@ -104,18 +104,18 @@ class Journal:
             before = msgspec.json.decode(place.record.read_bytes(), type=Record)
         except (OSError, msgspec.DecodeError):
             raise SetupError(
-                f"{there[0]} exists, and nothing tells that `flambeau predict` wrote it: "
+                f"{there[0]} exists, and there is no record that `flambeau predict` wrote it: "
                 "name another file with -o, or replace it with --overwrite"
             ) from None
         if difference := _difference(before, self._record):
             raise SetupError(
                 f"{place.target} was begun {difference}: "
-                "give the same command to go on, name another file with -o, or start anew with --overwrite"
+                "run the same command to resume, name another file with -o, or start again with --overwrite"
             )
         return before
 
     def written(self) -> Iterator[WrittenRow]:
-        """The rows that are there, in order; what is left of a line that was cut short is removed at the end."""
+        """The rows in the file, in order. Then an incomplete last line is removed."""
         if self._whole:
             yield from parquet.written(self.place.target)
             return
@@ -138,16 +138,16 @@ class Journal:
                 self._append(header)
 
     def write(self, rows: Iterable[Row]) -> None:
-        """Append rows. Raises `SetupError` when the disk takes no more, or the file cannot be added to."""
+        """Append rows. Raises `SetupError` when the disk is full, or the file is complete."""
         if self._whole:
-            raise SetupError(f"{self.place.target} is complete and cannot be added to: start anew with --overwrite")
+            raise SetupError(f"{self.place.target} is complete and cannot be added to: start again with --overwrite")
         with _told(self.place.rows):
             self._append(self._lines.encode(rows))
 
     def finish(self, *, rows: int, errors: int, layout: Layout) -> None:
-        """All rows are there: say so in the record, and make the Parquet file of them where one is wanted.
+        """Note in the record that all rows are there, and make the Parquet file if one is wanted.
 
-        Killed at any point of this, the next start finds all rows and does it again.
+        If this is killed at any point, the next run finds all rows and does it again.
         """
         place = self.place
         if self._whole:
@@ -161,7 +161,7 @@ class Journal:
                 place.rows.unlink()
 
     def close(self) -> None:
-        """Let go of the files; a second call does nothing."""
+        """Close the files; a second call does nothing."""
         if not self._whole:
             self._file.close()
 
@@ -170,12 +170,12 @@ class Journal:
         self._file.flush()
 
     def _strange(self, number: int) -> SetupError:
-        return SetupError(f"line {number} of {self.place.rows} is not one of ours: start anew with --overwrite")
+        return SetupError(f"line {number} of {self.place.rows} is not one of ours: start again with --overwrite")
 
     def _lock(self) -> None:
         try:
             import fcntl
-        except ImportError:  # Windows: whoever starts two runs into one file there gets what they asked for
+        except ImportError:  # Windows has no such lock: two runs into one file will spoil it
             return
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -190,7 +190,7 @@ class Journal:
 
 
 def _difference(before: Record, now: Record) -> str | None:
-    """What the two runs do not share, as the middle of a sentence."""
+    """The first difference between two runs, as the middle of a sentence; `None` if there is none."""
     if before.bundle != now.bundle:
         return f"with another model ({before.model} {before.bundle[:8]}, and this is {now.model} {now.bundle[:8]})"
     if before.engine != now.engine:
@@ -211,10 +211,10 @@ def _value(value: object) -> str:
 
 @contextlib.contextmanager
 def _told(file: Path) -> Iterator[None]:
-    """What the file system refuses, as the sentence for the operator."""
+    """Turn an error of the file system into a `SetupError`."""
     try:
         yield
     except OSError as error:
         raise SetupError(
-            f"{file} cannot be written ({error.strerror}): mend that, and the same command goes on from there"
+            f"{file} cannot be written ({error.strerror}): fix that, and run the same command to resume"
         ) from error

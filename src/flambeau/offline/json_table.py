@@ -1,4 +1,4 @@
-"""JSONL: each line is an input, or names a file. It does not know what shape a model takes: the pipeline does."""
+"""JSONL: each line is an input, or names a file. The pipeline, not this module, knows the shape that a model takes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +41,7 @@ def entries(file: BinaryIO, table: Path, wanted: Wanted) -> Iterator[InputEntry]
 
 
 def count(file: BinaryIO) -> int:
-    """How many entries there are."""
+    """The number of entries."""
     return sum(1 for line in lines(file) if not line.isspace())
 
 
@@ -51,7 +51,7 @@ def _value(line: bytes, wanted: Wanted) -> bytes:
         raise bad_input(f"the line is longer than {LARGEST} bytes", "body_too_large")
     try:
         if not line.isascii():
-            line.decode()  # the decoders below pass over strings without reading them
+            line.decode()  # the decoders below skip strings without checking them
         if not line.lstrip().startswith(b"{"):
             return bytes(_ANYTHING.decode(line))
         fields = _FIELDS.decode(line)

@@ -1,4 +1,4 @@
-"""The rows of a finished run as a Parquet file, a part at a time. The only home of pyarrow, which is an extra."""
+"""Writes the rows of a finished run as a Parquet file, part by part. Only this module uses pyarrow, an extra."""
 
 import itertools
 from collections.abc import Iterator
@@ -27,10 +27,10 @@ def require() -> None:
 
 
 def write(target: Path, rows: Path, layout: Layout) -> None:
-    """Write the rows of a JSONL file to `target`, which is whole or absent.
+    """Write the rows of a JSONL file to `target`, which is complete or absent.
 
-    Probabilities, scores and embeddings are float32, which is what the model gave. `output`, and whatever else
-    may hold anything, has the type that fits all answers, or where none does, is their JSON text.
+    Probabilities, scores and embeddings are float32, as the model gave them. `output`, and any other column of free
+    form, has a type that fits all answers, or holds their JSON text if there is none.
     """
     import pyarrow
     from pyarrow import parquet
@@ -53,7 +53,7 @@ def write(target: Path, rows: Path, layout: Layout) -> None:
 
 
 def written(target: Path) -> Iterator[WrittenRow]:
-    """What a file that `write` has written holds, in order."""
+    """The rows of a file that `write` wrote, in order."""
     from pyarrow import parquet
 
     with parquet.ParquetFile(target) as file:

@@ -1,7 +1,7 @@
-"""Entries from a thread of their own, and files into memory: the slow outside world, away from the loop.
+"""Finds entries in a thread, and reads files into memory: slow input, kept away from the loop.
 
-The thread looks for entries and measures their files ahead of the loop, within bounds. A list on standard input may
-come slowly: what has come is given at once, and a list that never ends keeps no process from ending.
+The thread finds entries and measures their files ahead of the loop, within bounds. A list on standard input may come
+slowly: entries are passed on at once, and a list that never ends does not keep the process from ending.
 """
 
 import asyncio
@@ -22,21 +22,21 @@ _BYTES_OF_A_CHUNK = 32 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some entries, and the bytes that their contents take in memory once they are read."""
+    """Some entries, and the bytes that their contents will take in memory."""
 
     entries: list[InputEntry]
     size: int
 
 
 class EntrySource:
-    """The entries of an iterable, looked for in a daemon thread. Its methods run on the loop."""
+    """The entries of an iterable, found by a daemon thread. The public methods run on the loop."""
 
     def __init__(self, entries: Iterable[InputEntry], *, ahead: int) -> None:
-        """At most `ahead` entries wait, and not many more bytes than belong into a chunk."""
+        """At most `ahead` entries wait, with not many more bytes than one chunk may have."""
         self._loop = asyncio.get_running_loop()
         self._arrived = asyncio.Event()
         self._ahead = ahead
-        self._changed = threading.Condition()  # guards all below
+        self._changed = threading.Condition()  # guards the attributes below
         self._waiting: deque[tuple[InputEntry, int]] = deque()
         self._bytes = 0
         self._ended = False
@@ -44,9 +44,9 @@ class EntrySource:
         threading.Thread(target=self._look, args=(entries,), name="look", daemon=True).start()
 
     async def take(self, most: int) -> Chunk:
-        """The next entries, as soon as there is one: `most` of them or fewer large ones; none at the end.
+        """The next entries, as soon as there is one: at most `most`, fewer if they are large; none at the end.
 
-        Raises what iterating raised.
+        Raises whatever the iteration raised.
         """
         chunk = None
         while chunk is None:
@@ -57,7 +57,7 @@ class EntrySource:
         return chunk
 
     def _grab(self, most: int) -> Chunk | None:
-        """What is there now, or `None` when there is nothing yet."""
+        """The entries that are there now, or `None` if there are none yet."""
         taken: list[InputEntry] = []
         size = 0
         with self._changed:
@@ -95,7 +95,7 @@ class EntrySource:
 
 
 def _measure(entry: InputEntry) -> tuple[InputEntry, int]:
-    """The entry with its size in bytes, or with why it will not be read."""
+    """The entry with its size in bytes; with an error and 0 if it will not be read."""
     if isinstance(entry.content, RequestError):
         return entry, 0
     if isinstance(entry.content, Payload):
@@ -113,7 +113,7 @@ def _measure(entry: InputEntry) -> tuple[InputEntry, int]:
 
 
 def read(entries: list[InputEntry]) -> list[Payload | RequestError]:
-    """The contents of each entry, or why it has none. Blocks."""
+    """The contents of each entry, or its error. Blocks."""
     return [_contents(entry) for entry in entries]
 
 

@@ -1,4 +1,4 @@
-"""Outcomes to rows, and the columns that rows have. It knows no file format."""
+"""Outcomes to rows with their columns, and rows to lines of CSV or JSONL and back."""
 
 import csv
 import io
@@ -14,17 +14,17 @@ from flambeau.tasks import TASKS, CellKind, TaskName
 from flambeau.types import Outcome
 
 Row = dict[str, Any]
-"""The cells of a row by their columns; `None` where there is nothing, and nested lists where there are several."""
+"""The cells of a row by column. A cell is `None` if there is nothing, and a list if there are several values."""
 
 _ERROR = ("error", "code")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What a row holds.
+    """The columns of a row.
 
-    The cells of its task; of one that ranks, with `top_k` the ranked ones under `predictions`, with `probabilities` the
-    whole vector.
+    These are the cells of its task. A task that ranks adds, with `top_k`, the ranked classes under `predictions`, and
+    with `probabilities` the whole vector.
     """
 
     task: TaskName
@@ -34,19 +34,19 @@ class Layout:
 
     @property
     def cells(self) -> Mapping[str, CellKind]:
-        """The columns of the task, with what they hold: those that are `named` for this network, or all that it has."""
+        """The columns of the task and the kinds of their cells: those `named` for this network, or else all."""
         return TASKS[self.task].columns if self.named is None else self.named
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns, in their order. Every row has all of them."""
+        """All columns, in order. Every row has all of them."""
         ranked = ("predictions",) if self.top_k else ()
         vector = ("probabilities",) if self.probabilities else ()
         return ("input", *self.cells, *ranked, *vector, *_ERROR)
 
     @property
     def flat_columns(self) -> tuple[str, ...]:
-        """The columns of CSV: the second class and those after it have their own."""
+        """The columns of CSV, in which the second and every further class has columns of its own."""
         cells = TASKS[self.task].ranked
         ranked = tuple(f"{name}_{rank}" for rank in range(2, (self.top_k or 1) + 1) for name in cells)
         named = (name for name in self.columns if name not in ("predictions", "probabilities", *_ERROR))
@@ -69,11 +69,11 @@ class Layout:
         return flat
 
 
-# Rows to lines of text and back: CSV and JSONL. Every row is one line, so that a file cut short can be mended.
+# Rows to lines of text and back: CSV and JSONL. Every row is one line, so that a truncated file can be repaired.
 
 
 class WrittenRow(msgspec.Struct, frozen=True):
-    """What a later start must know of a row: which input it is of, and whether that failed."""
+    """What a later run must know about a row: its input, and the error's code if it failed."""
 
     input: str
     code: str | None = None
@@ -83,19 +83,19 @@ class Lines(Protocol):
     """A text format of rows."""
 
     header: bytes
-    """The first line of a file, with its end; empty where the format has none."""
+    """The first line of a file, with its line end; empty if the format has none."""
 
     def encode(self, rows: Iterable[Row]) -> bytes:
-        """Whole lines, one for each row."""
+        """Complete lines, one for each row."""
         ...
 
     def read(self, line: bytes) -> WrittenRow:
-        """What a line is of. Raises `ValueError` for one that we have not written."""
+        """Read a line. Raises `ValueError` for one that we did not write."""
         ...
 
 
 class JsonLines:
-    """A JSON object a line; all have the same keys."""
+    """One JSON object per line; all have the same keys."""
 
     header = b""
     _decoder = msgspec.json.Decoder(WrittenRow)
@@ -108,7 +108,7 @@ class JsonLines:
 
 
 class CsvLines:
-    """Cells with commas between them; lists in a cell are JSON, and line ends within one are escaped."""
+    """Cells separated by commas; a list in a cell is JSON, and line ends within a cell are escaped."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout

@@ -1,4 +1,4 @@
-"""Tables by their suffix: the one door to CSV and JSONL."""
+"""Tables by their suffix: the only entry point to CSV and JSONL."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,12 +9,12 @@ from flambeau.offline.entries import TABLES, InputEntry, Wanted, bad_input, show
 
 
 def is_table(path: Path) -> bool:
-    """Whether a file holds one input a line, by its suffix."""
+    """Whether a file has one input per line, by its suffix."""
     return path.suffix.lower() in TABLES
 
 
 def entries(table: Path, wanted: Wanted) -> Iterator[InputEntry]:
-    """The entries of a table, one after the other. A table that cannot be used at all is one entry, with its error."""
+    """The entries of a table, one after the other. An unusable table is one entry, with its error."""
     try:
         with table.open("rb") as file:
             if _is_json(table):
@@ -28,14 +28,14 @@ def entries(table: Path, wanted: Wanted) -> Iterator[InputEntry]:
 
 
 def count(table: Path, wanted: Wanted) -> int:
-    """How many entries a table has. Raises `SetupError` when it lacks the columns that are wanted."""
+    """The number of entries in a table. Raises `SetupError` when it lacks the wanted columns."""
     try:
         with table.open("rb") as file:
             return json_table.count(file) if _is_json(table) else csv_table.count(file, table, wanted)
     except RequestError as error:
         raise SetupError(f"{shown(table)} cannot be used: {error.message}") from None
     except OSError:
-        return 1  # the entry that says so
+        return 1  # the entry with this error
 
 
 def _is_json(table: Path) -> bool:

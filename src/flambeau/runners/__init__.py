@@ -1,5 +1,5 @@
-"""Runners by name: where replicas live. One is imported when it is asked for, so that a front whose replicas are
-processes imports neither their engines nor Pillow.
+"""Runners by name: where replicas live. A runner is imported only when it is asked for: a front whose replicas are
+processes then imports neither their engines nor Pillow.
 """
 
 from flambeau.runners.base import ObservedRunner, ReplicaSpec

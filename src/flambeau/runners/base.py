@@ -1,4 +1,4 @@
-"""What a runner is, what it is handed, and how it says that a worker was lost."""
+"""The interface of a runner: the batches it takes, the slots it gives, and the error for a lost worker."""
 
 import enum
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from flambeau.types import Item, Outcome, WorkerView
 
 
 class Work(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """An item of a batch, and the seconds until nobody waits for its answer any more."""
+    """An item of a batch, and the seconds until its deadline."""
 
     item: Item
     seconds_left: float
@@ -22,10 +22,10 @@ Batch = Sequence[Work]
 
 
 class Slot(Protocol):
-    """Room for one batch at a replica, reserved: call it once."""
+    """Reserved room for one batch at a replica. Call it once."""
 
     def __call__(self, batch: Batch, *, hasty: bool = False) -> Awaitable[list[Outcome]]:
-        """One outcome per item, in order. `hasty`: others wait, so it is ended early; where that is possible.
+        """One outcome per item, in order. `hasty`: others wait, so the batch gets less time, if the runner can end it.
 
         Raises `WorkerLostError` when the replica's process was lost before it answered.
         """
@@ -33,14 +33,14 @@ class Slot(Protocol):
 
 
 class BatchCost(msgspec.Struct, frozen=True):
-    """Seconds that the engine takes over one item, and over two together, measured while it warmed up."""
+    """Seconds that the engine takes for one item, and for two together, measured while it warmed up."""
 
     one: Annotated[float, msgspec.Meta(gt=0)]
     two: Annotated[float, msgspec.Meta(gt=0)]
 
 
 class ReplicaInfo(msgspec.Struct, frozen=True):
-    """What replicas say of themselves once they are warm. `cost` is `None` where there was nothing to measure."""
+    """What replicas report once they are warm. `cost` is `None` if there was nothing to measure."""
 
     device: str
     cost: BatchCost | None = None
@@ -49,14 +49,14 @@ class ReplicaInfo(msgspec.Struct, frozen=True):
 Loss = Literal["killed", "crashed", "hung", "out_of_memory"]
 
 Restart = Literal[Loss, "failed_start"]
-"""Why another worker had to be started: the one before was lost, or did not become warm."""
+"""Why a worker had to be replaced: it was lost, or it did not become warm."""
 
 
 class WorkerLostError(FlambeauError):
     """The process that had the batch is gone, and the batch has no answer.
 
-    `killed`: by somebody else's SIGKILL, which says nothing about the batch. `crashed`: by a signal of its own making
-    or by exiting. `hung`: by us, for it gave no answer in time. `out_of_memory`: by the kernel.
+    `killed`: by a SIGKILL from outside, which says nothing about the batch. `crashed`: by a signal of its own making or
+    by exiting. `hung`: by us, because it gave no answer in time. `out_of_memory`: by the kernel.
     """
 
     def __init__(self, how: Loss) -> None:
@@ -65,7 +65,7 @@ class WorkerLostError(FlambeauError):
 
 
 class RunnerState(enum.Enum):
-    """`RESTARTING`: no replica can answer now, but one is on its way. `FAILED`: replicas do nothing but die."""
+    """`RESTARTING`: no replica can answer now, but one is starting. `FAILED`: replicas only crash, or are gone."""
 
     READY = "ready"
     RESTARTING = "restarting"
@@ -73,7 +73,7 @@ class RunnerState(enum.Enum):
 
 
 class Runner(Protocol):
-    """A home of replicas. All methods are called on the loop."""
+    """The place where replicas live. All methods are called on the loop."""
 
     async def start(self, on_change: Callable[[], None]) -> ReplicaInfo:
         """Return when every replica is warm. Raises `SetupError` when one cannot start.
@@ -83,11 +83,11 @@ class Runner(Protocol):
         ...
 
     def reserve(self, *, alone: bool = False) -> Slot | None:
-        """Take a free slot, or `None` when none is free. `alone`: at a replica that does nothing else meanwhile."""
+        """A free slot, now reserved, or `None`. `alone`: at a replica that does nothing else meanwhile."""
         ...
 
     def slots(self) -> int:
-        """How many slots there are now, free or not."""
+        """The number of slots now, free or not."""
         ...
 
     def state(self) -> RunnerState:
@@ -95,30 +95,28 @@ class Runner(Protocol):
         ...
 
     async def close(self, timeout: float) -> None:
-        """Let running batches finish for at most `timeout` seconds, then let go of the replicas."""
+        """Let running batches finish for at most `timeout` seconds, then release the replicas."""
         ...
 
 
 class ObservedRunner(Runner, Protocol):
-    """A runner that an operator can look at, from any thread."""
+    """A runner whose state operators can read, from any thread."""
 
     def workers(self) -> list[WorkerView]:
-        """Every replica, each always at its place."""
+        """Every replica, each always at the same index."""
         ...
 
     def restarts(self) -> Mapping[str, int]:
-        """How many workers had to be replaced so far, by every `Restart`."""
+        """The number of workers replaced so far, for every `Restart`."""
         ...
 
 
-# What every replica of a model is opened with: plain values, so that it can be sent to another process.
-
-
 class ReplicaSpec(msgspec.Struct, frozen=True):
-    """`bundle` is the folder's path, `device` is as the user asked, `threads` bounds the engine's own.
+    """How to open a replica: plain values, so that they can be sent to another process.
 
-    `max_batch` is the most items that are usually answered together. `wide_threads`: how many the engine may take for a
-    batch that is alone on the machine; 0 where that is not offered.
+    `bundle` is the folder's path, `device` is as the user asked, `threads` bounds the engine's own. `max_batch` is the
+    usual maximum of items in a batch. `wide_threads`: threads of the engine for a batch that has the machine to itself;
+    0 if there is no such mode.
     """
 
     bundle: str

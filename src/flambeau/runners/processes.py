@@ -1,8 +1,8 @@
-"""Replicas in processes of their own, one each. Whatever happens to one, the front learns of it in milliseconds.
+"""Replicas in worker processes, one each. Whatever happens to a worker, the front learns of it in milliseconds.
 
-Workers are spawned, never forked from a process with threads. Their socket, their sentinel and their batches belong to
-the loop. A worker that is lost is first taken out of the dispatch set; then its unanswered batches are handed back by
-raising `WorkerLostError`; then another is started.
+Workers are spawned, never forked from a process with threads. Their sockets, their sentinels and their batches belong
+to the loop. A lost worker is first taken out of the dispatch set; then its unanswered batches are handed back by
+raising `WorkerLostError`; then another worker is started.
 """
 
 import asyncio
@@ -24,13 +24,13 @@ from flambeau.telemetry import logs
 from flambeau.types import Outcome, WorkerView
 
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.1, 30.0  # seconds
-_HASTY_SHARE, _HASTY_SECONDS = 1 / 8, 0.5  # of --compute-timeout, and the least, for a batch that is ended early
-_PAUSE_AFTER_FAILURE = 1.0  # seconds, after one of our own in keeping a place
-_CRASHES_TO_FAIL, _CRASH_WINDOW = 5, 60.0  # so many deaths in so many seconds, without an answer in between
-_MODELS_OWN = ("crashed", "out_of_memory")  # deaths that tell of a broken model, as a start that fails does
-"""A hang tells of its input alone: who sends many that hang must not have the model refuse everybody else's, or take it
-out of service. A model that hangs over all of them hangs over its next start's examples, too; where it has none, the
-log says so. Each worker lost so took its time, so that no pause is needed.
+_HASTY_SHARE, _HASTY_SECONDS = 1 / 8, 0.5  # the time of a hasty batch: a share of --compute-timeout, and at least this
+_PAUSE_AFTER_FAILURE = 1.0  # seconds, after an error of our own in `_keep`
+_CRASHES_TO_FAIL, _CRASH_WINDOW = 5, 60.0  # this many crashes in this many seconds, without an answer in between
+_MODELS_OWN = ("crashed", "out_of_memory")  # losses that suggest a broken model, as a failed start does
+"""A hang is not among them: it says something about its input alone, and a client that sends many such inputs must not
+take the model out of service for everybody else. A model that hangs on every input also hangs on the examples of its
+next start; if it has none, the log says so. No pause is needed after a hang: it took its time already.
 """
 _HANGS_TO_TELL = 5  # without an answer in between
 
@@ -42,9 +42,9 @@ class ProcessesRunner:
         self._spec = spec
         self._settings = settings
         self._replicas = replicas
-        self._workers: set[WorkerProcess] = set()  # all whose process may still be there
+        self._workers: set[WorkerProcess] = set()  # all whose process may still exist
         self._ready: list[WorkerProcess] = []
-        self._places: list[WorkerProcess | None] = [None] * replicas  # who is warm at each place, for operators
+        self._places: list[WorkerProcess | None] = [None] * replicas  # the warm worker of each replica, for operators
         self._restarts: dict[str, int] = dict.fromkeys(get_args(Restart), 0)
         self._keepers: list[asyncio.Task[None]] = []
         self._generations = 0
@@ -71,7 +71,7 @@ class ProcessesRunner:
         self._ready = list(opened)
         self._places = list(opened)
         costs = [warm.cost for warm in (worker.started.result() for worker in opened) if warm.cost is not None]
-        # While they warm up they disturb each other: the least doubt is in the one that gains least from a batch.
+        # Workers disturb each other while they warm up: trust the measurement in which a batch gains least.
         return ReplicaInfo(
             opened[0].started.result().device, max(costs, key=lambda cost: cost.two / cost.one, default=None)
         )
@@ -127,7 +127,7 @@ class ProcessesRunner:
         return outcomes
 
     async def _keep(self, place: int, first: WorkerProcess) -> None:
-        """Wait for a worker to be lost, and start another in its place, for ever, whatever goes wrong over it."""
+        """Replace the worker at `place` whenever it is lost, for ever, whatever goes wrong meanwhile."""
         worker: WorkerProcess | None = first
         while True:
             try:
@@ -155,12 +155,12 @@ class ProcessesRunner:
     def _put_in(self, place: int, worker: WorkerProcess) -> None:
         self._ready.append(worker)
         self._places[place] = worker
-        self._ready.sort(key=lambda each: not each.wide)  # the first free one is taken
+        self._ready.sort(key=lambda each: not each.wide)  # the wide worker first: `reserve` takes the first free one
         self._failed = False
         self._on_change()
 
     async def _replace(self, *, wide: bool) -> WorkerProcess:
-        """Start workers until one is warm. The pauses grow with the crashes since the last answer."""
+        """Start workers until one is warm. The pause before a start grows with the crashes since the last answer."""
         while True:
             await asyncio.sleep(self._pause())
             try:
@@ -207,7 +207,7 @@ class ProcessesRunner:
             logs.event("the model only crashes: it is unavailable", level=logging.ERROR, model=self._spec.name)
 
     async def _spawn(self, *, wide: bool) -> WorkerProcess:
-        """Start a worker. One of them alone may be `wide`: a second session for all cores takes memory."""
+        """Start a worker. Only one of them may be `wide`: a second session for all cores takes memory."""
         spec = self._spec if wide else msgspec.structs.replace(self._spec, wide_threads=0)
         self._generations += 1
         self._workers = {worker for worker in self._workers if not worker.gone.is_set()}

@@ -1,4 +1,4 @@
-"""A replica of a function: a Python model's `predict`, or anybody's callable. It knows no engine and no pipeline."""
+"""A replica of a function: a Python model's `predict`, or any callable. It knows no engine and no pipeline."""
 
 import functools
 import logging
@@ -24,16 +24,12 @@ from flambeau.runners.base import BatchCost
 from flambeau.telemetry import logs
 from flambeau.types import Answer, Item, Outcome, Payload, Plain, Timings
 
-# One step of a batch, and what the client may see of its failure.
-#
-# It knows no model: replicas of every sort take their steps through it.
-
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 def attempt(step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | RequestError:
-    """Take one step of a batch, and turn what it raises into the one error the client may see.
+    """Run one step of a batch, for any kind of replica, and turn what it raises into an error that the client may see.
 
     The client never sees the text of a foreign exception, which may hold paths or data. The log does.
     """
@@ -43,7 +39,7 @@ def attempt(step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Requ
         return error
     except MemoryError:
         return RequestError("the model ran out of memory over this input", code="out_of_memory")
-    except BaseException as error:  # a model's sys.exit(), or a timeout of gevent's: its failure, not our end
+    except BaseException as error:  # a model's sys.exit(), or a gevent timeout: its failure must not end us
         if isinstance(error, KeyboardInterrupt) and _may_be_ctrl_c():
             raise
         logs.failure("the model failed on an input", error)
@@ -53,13 +49,13 @@ def attempt(step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Requ
 
 
 def _may_be_ctrl_c() -> bool:
-    """Whether a `KeyboardInterrupt` in this thread may be the user's; else it can only come of a model's code."""
+    """Whether a `KeyboardInterrupt` in this thread may be the user's; otherwise only the model's code can raise it."""
     in_main = threading.current_thread() is threading.main_thread()
     return in_main and signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, signal.SIG_DFL, None)
 
 
 def invalid_output(message: str) -> RequestError:
-    """The error of an answer that cannot be sent; `message` says in the log why not."""
+    """Log `message`, the reason why an answer cannot be sent, and return the error for the client."""
     logs.event(message, level=logging.ERROR)
     return RequestError("the model gave an answer that cannot be sent", code="model_output_invalid")
 
@@ -67,7 +63,7 @@ def invalid_output(message: str) -> RequestError:
 def open_python_model(
     opened: Bundle, pipeline: PythonConfig, *, allow_code: bool, max_json_depth: int = 32
 ) -> "FunctionReplica":
-    """Import the model's class, make one and load it. Raises `SetupError`."""
+    """Import the model's class, instantiate it and load it. Raises `SetupError`."""
     torchvision_compat.stand_by()
     found = usercode.load(pipeline.code, within=opened.path, allow_code=allow_code)
     where = f"{pipeline.code.file or pipeline.code.module}:{pipeline.code.name}"
@@ -93,19 +89,19 @@ class FunctionReplica:
         max_json_depth: int = 32,
     ) -> None:
         self.device = "cpu"
-        self.cost: BatchCost | None = None  # what its items look like is not known
+        self.cost: BatchCost | None = None  # not measured: no example item is known
         self._function = function
         self._name = name
         self._golden = golden
         self._open = functools.partial(open_document, max_depth=max_json_depth)
 
     def warm_up(self) -> None:
-        """Reproduce the golden samples, if there are any: what else the items look like its author alone knows."""
+        """Reproduce the golden samples, if there are any: only the author knows what other items look like."""
         golden_samples.reproduce(
             self._golden,
             lambda items: [Traced(outcome, {}) for outcome in self.run(items)],
             model=self._name,
-            remedy="mend the model, or build the bundle again with the outputs that are right",
+            remedy="fix the model, or build the bundle again with the right outputs",
         )
 
     def run(self, items: Sequence[Item], *, wide: bool = False) -> list[Outcome]:
@@ -122,7 +118,7 @@ class FunctionReplica:
         ]
 
     def _predict(self, batch: list[Any]) -> list[Any]:
-        """Answer the items together; if that fails as a whole, each alone, so that only the guilty one fails."""
+        """Answer the items together; if that fails as a whole, one by one, so that only the item at fault fails."""
         if not batch:
             return []
         answers = attempt(self._checked_predict, batch)
@@ -158,7 +154,7 @@ def _item_value(payload: Payload) -> Any:
 
 
 def _function_answer(answer: Any, payload: Payload) -> Answer:
-    """An answer in the form its item came in: a value for a value, else JSON."""
+    """An answer in the form of its item: a value for a value, else JSON."""
     if isinstance(answer, BaseException):
         raise answer
     if payload.kind == "value":

@@ -1,7 +1,8 @@
-"""A replica: one engine with its pipeline, and the way of a batch through it. A function's is in `function_replica`.
+"""A replica: one engine with its pipeline, and the way of a batch through them. That of a Python model or function is
+in `flambeau.runners.python_replica`.
 
-A bad item fails alone: each is prepared on its own, and when a batch fails as a whole its items are run again one by
-one. What a replica returns is one outcome per item, always. It knows no queue, no thread and no protocol.
+A bad item fails alone: each is preprocessed on its own, and when a batch fails as a whole its items are run again one
+by one. A replica always returns one outcome per item. It knows no queue, no thread and no protocol.
 """
 
 import functools
@@ -32,7 +33,7 @@ from flambeau.runners.python_replica import attempt, invalid_output, open_python
 from flambeau.types import Answer, Item, Options, Outcome, Payload, RawOutputs, Tensors, Timings
 
 _REMEDY = "build it again here, or take another --engine"
-_MEASURED_TIMES, _MEASURING_SECONDS = 5, 0.1  # the first rounds of a slow model are enough
+_MEASURED_TIMES, _MEASURING_SECONDS = 5, 0.1  # rounds, and seconds after which a slow model gets no further round
 
 
 class Replica(Protocol):
@@ -40,10 +41,10 @@ class Replica(Protocol):
 
     device: str
     cost: BatchCost | None
-    """What an item takes, once it is warm; `None` where that was not measured."""
+    """The cost of an item once the replica is warm; `None` if it was not measured."""
 
     def warm_up(self) -> None:
-        """Run the way of a request once. Raises `SetupError` when the answer is not what the bundle promises."""
+        """Run a request through all steps once. Raises `SetupError` when the answer is not what the bundle promises."""
         ...
 
     def run(self, items: Sequence[Item], *, wide: bool = False) -> list[Outcome]:
@@ -54,12 +55,12 @@ class Replica(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Release the model."""
         ...
 
 
 def open_replica(spec: ReplicaSpec) -> Replica:
-    """Open the replica that the bundle's pipeline asks for. Raises `SetupError`."""
+    """Open the replica for the bundle's kind of pipeline. Raises `SetupError`."""
     opened = engines.to_reproduce(storage.read(Path(spec.bundle), whole=False), spec.engine)
     manifest = opened.manifest
     if isinstance(manifest.pipeline, PythonConfig):
@@ -104,10 +105,10 @@ class _Prepared:
 
 
 class TensorReplica:
-    """An engine between the two halves of a pipeline.
+    """A pipeline around an engine: preprocess, inference, postprocess.
 
-    `wide`: the same engine with more threads, for a batch that has the machine to itself. `open_document`: what the
-    pipeline takes, out of a JSON document that nobody has looked at.
+    `wide`: the same engine with more threads, for a batch that has the machine to itself. `open_document` turns a raw
+    JSON document into the payload that the pipeline takes.
     """
 
     def __init__(
@@ -155,13 +156,13 @@ class TensorReplica:
         measured = attempt(self._measure, self._pipeline.preprocess(example))
         self.cost = (
             BatchCost(1.0, math.inf) if isinstance(measured, RequestError) else measured
-        )  # it knows single items
+        )  # it cannot join two items
 
     def _measure(self, one: Tensors) -> BatchCost:
-        """What the engine takes over one item and over two: the best of a few times, for the machine may be busy.
+        """Time the engine on one item and on two together: the best of a few rounds, because the machine may be busy.
 
-        Where one takes so long that two would keep others waiting, two are not tried: they are held for too long.
-        Nor where the network computes one row at a time: then a batch would only make its items wait for each other.
+        Two are not tried, and count as infinitely long, if one already takes so long that two would keep others
+        waiting; nor if the network computes one row at a time: a batch would only make its items wait for each other.
         """
         started = time.perf_counter()
         self._engine.run(one)
@@ -184,7 +185,7 @@ class TensorReplica:
         return [traced.outcome for traced in self._trace(items, wide=wide)]
 
     def _trace(self, items: Sequence[Item], *, wide: bool = False) -> list[Traced]:
-        """One outcome per item, in order, with the item's rows of the outputs; none where it got no answer."""
+        """One outcome per item, in order, with the item's rows of the outputs (none if it failed)."""
         traces: dict[int, Traced] = {}
         groups: dict[tuple[tuple[int, ...], ...], list[_Prepared]] = {}
         opened: dict[int, Item] = {}
@@ -199,7 +200,7 @@ class TensorReplica:
             elapsed = time.monotonic() - started
             if isinstance(tensors, RequestError):
                 traces[index] = Traced(Outcome(tensors, Timings(preprocess=elapsed)), {})
-            else:  # items of unlike shape are never mixed
+            else:  # only items of the same shape share a batch
                 shapes = tuple(array.shape[1:] for array in tensors.values())
                 groups.setdefault(shapes, []).append(_Prepared(index, tensors, elapsed))
         engine = self._wide if wide else self._engine
@@ -215,19 +216,19 @@ class TensorReplica:
         return [traces[index] for index in range(len(items))]
 
     def _prepare(self, payload: Payload) -> Tensors:
-        """The item's tensors: the network's own inputs where that is what was sent."""
+        """The item's tensors: as sent if the client sent the network's own inputs, else from the pipeline."""
         if payload.kind == "tensors":
             return named_tensors.read(self._engine.inputs, payload)
         return self._pipeline.preprocess(payload)
 
     def _answer(self, rows: Tensors, item: Item) -> Answer:
-        """The item's answer: the network's own outputs where its inputs were sent."""
+        """The item's answer: the network's own outputs if the client sent its inputs, else from the pipeline."""
         if item.payload.kind == "tensors":
             return RawOutputs.of(rows)
         return self._pipeline.postprocess(rows, item)
 
     def _compute(self, engine: Engine, group: "list[_Prepared]") -> list[tuple[Tensors | RequestError, float]]:
-        """Each item's rows and the seconds they took: as one batch, or one by one if that fails as a whole."""
+        """Each item's rows and their seconds: computed as one batch, or one by one if the batch fails as a whole."""
         started = time.monotonic()
         outputs = attempt(_run_engine, engine, [prepared.tensors for prepared in group])
         elapsed = time.monotonic() - started

@@ -14,11 +14,11 @@ from flambeau.runners.replica import Replica
 from flambeau.telemetry import logs
 from flambeau.types import Outcome, WorkerView
 
-_GIVE_UP_SECONDS = 5.0  # for the other replicas, when one cannot start
+_GIVE_UP_SECONDS = 5.0  # for the other replicas to end, when one cannot start
 
 
 class ThreadsRunner:
-    """A thread per replica; the thread opens its replica, warms it, and takes batches until it is told to stop."""
+    """A thread per replica. Each opens its replica, warms it up, and answers batches until the runner is closed."""
 
     def __init__(self, open_replica: Callable[[], Replica], *, name: str, replicas: int) -> None:
         self._open_replica = open_replica
@@ -61,7 +61,7 @@ class ThreadsRunner:
     def slots(self) -> int:
         return self._replicas
 
-    async def _run(self, batch: Batch, *, hasty: bool = False) -> list[Outcome]:  # nobody can end a thread early
+    async def _run(self, batch: Batch, *, hasty: bool = False) -> list[Outcome]:  # a thread cannot be ended early
         loop = asyncio.get_running_loop()
         done: asyncio.Future[list[Outcome]] = loop.create_future()
         self._work.put(_Job(batch, _Reply(loop, done)))
@@ -87,7 +87,7 @@ class ThreadsRunner:
     async def close(self, timeout: float) -> None:
         self._closed = True
         for _ in self._threads:
-            self._work.put(None)  # behind the running batches: a thread finishes what it has
+            self._work.put(None)  # a thread finishes its running batch first
         await asyncio.to_thread(self._join, timeout)
 
     def _join(self, timeout: float) -> None:
@@ -101,7 +101,7 @@ class ThreadsRunner:
         except SetupError as error:
             ready.fail(error)
             return
-        except BaseException as error:  # whatever it is, the one who waits must hear of it
+        except BaseException as error:  # whatever it is, `start` must report it
             logs.LOGGER.debug("%s cannot be loaded", self._name, exc_info=error)
             ready.fail(EngineError(f"{self._name} cannot be loaded: {type(error).__name__}: {error}"))
             return
@@ -110,7 +110,7 @@ class ThreadsRunner:
             work.reply.give(_answer(replica, work.batch))
         try:
             replica.close()
-        except BaseException as error:  # nobody is left who could be told
+        except BaseException as error:  # no caller is left to raise it to
             logs.failure("a replica cannot be closed", error)
 
 
@@ -143,7 +143,7 @@ class _Reply(Generic[T]):
             if not self.future.done():
                 step()
 
-        # The loop is closed when the process ends in the middle of a batch: then nobody waits any more.
+        # The loop is closed if the process ends in the middle of a batch: then nobody waits any more.
         with contextlib.suppress(RuntimeError):
             self.loop.call_soon_threadsafe(unless_given_up)
 

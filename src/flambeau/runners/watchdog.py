@@ -1,22 +1,21 @@
-"""Time limits for what happens elsewhere while this loop may stand still: they end nothing that the loop has not had
-time to hear of.
+"""Time limits that count only the seconds in which the loop was awake, so that a stalled loop blames nobody.
 
-When a front goes on after it was stopped (SIGSTOP, a paused machine, a step that blocked the loop), all its timers are
-overdue at once, while the answers that came meanwhile lie unread in the sockets; and where the machine was paused, its
-workers have stood as long. So what is counted is not the clock's seconds but those that the loop was awake.
+When a front resumes after a stop (SIGSTOP, a paused machine, a step that blocked the loop), all its timers are overdue
+at once, while the answers that came meanwhile lie unread in the sockets. If the machine was paused, the workers stood
+still as long. So the limit does not run on the clock's seconds.
 """
 
 import asyncio
 from collections.abc import Callable
 
-_TICK = 0.25  # seconds; a standing loop uses up one of them, however long it stands
-_LAST_TURNS, _TURN = 4, 0.02  # turns of the loop in which it may yet read an answer, and seconds between them
+_TICK = 0.25  # seconds; a stalled loop uses up one tick, however long it stalls
+_LAST_TURNS, _TURN = 4, 0.02  # extra turns of the loop in which it may still read an answer, and seconds between them
 
 
 class Watchdog:
-    """Calls `bite` on the loop when it has been awake for so many seconds, unless it is cancelled before.
+    """Calls `bite` once the loop has been awake for `seconds`, unless cancelled before.
 
-    Then it gives the loop a few turns more to read what has come: 0 seconds are these turns alone.
+    Before it bites, the loop gets a few more turns to read what has arrived. 0 seconds means these turns alone.
     """
 
     __slots__ = ("_bite", "_handle", "_left", "_loop", "_turns")
@@ -29,13 +28,13 @@ class Watchdog:
         self._look()
 
     def cancel(self) -> None:
-        """Never bite."""
+        """Do not bite any more."""
         self._handle.cancel()
 
     def _look(self) -> None:
         tick = min(self._left, _TICK)
         if tick > 0:
-            self._left -= tick  # and not by the time that it will have taken
+            self._left -= tick  # not the time that really passes until the next look
         elif self._turns > 0:
             self._turns -= 1
             tick = _TURN

@@ -1,9 +1,9 @@
-"""What the front and a worker say to each other: binary frames over a socketpair. Never pickle.
+"""The protocol between front and worker: binary frames over a socketpair. Never pickle.
 
 A frame is a header and a body. The header carries the worker's generation and the batch's id; a frame whose pair does
-not match is dropped. A body is MessagePack of a closed set of structs: those of `flambeau.types` as they are, and the
-answers of `flambeau.tasks`. The items' payload bytes follow it as they came from the client: they are sent from where
-they lie and are not copied into the body, where their sizes stand in their places.
+not match is dropped. A body is MessagePack of a closed set of structs: those of `flambeau.types` and the answers of
+`flambeau.tasks`. After the body of a batch come the items' payload bytes, as the client sent them: they are sent from
+where they lie, without a copy, and the body holds only their sizes.
 
 This module turns values into bytes and back. It owns no socket.
 """
@@ -32,18 +32,19 @@ _HEADER = struct.Struct(
 _MAGIC = b"fb"
 HEADER_SIZE = _HEADER.size
 LARGEST_BODY = 256 * 1024 * 1024
-"""Bytes of a frame's body, and of the payloads of a batch of several items; one item may be larger alone."""
+"""Most bytes of a frame's body. The payloads that follow it have a limit of their own."""
 
 LARGEST_PAYLOADS = 1 << 30
-"""Bytes; the most that `--max-body-bytes` can be. A longer frame is refused before anything is allocated."""
+"""Most bytes of a frame's payloads, and the maximum of `--max-body-bytes`. A longer frame is refused before anything is
+allocated."""
 
 
 class FrameError(FlambeauError):
-    """The other side sent what is not a frame: it cannot be trusted any more."""
+    """The other side sent something that is no frame: it cannot be trusted any more."""
 
 
 class FrameKind(enum.IntEnum):
-    """What a frame is. The front sends BATCH; a worker READY or FAILED once, and then ANSWER."""
+    """The kind of a frame. The front sends BATCH; a worker sends READY or FAILED once, and then ANSWER."""
 
     BATCH = 1
     READY = 2
@@ -53,7 +54,7 @@ class FrameKind(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The fixed part of a frame. Sizes are bytes. `wide`: the batch is alone on the machine, and may have its cores."""
+    """The fixed part of a frame. Sizes are bytes. `wide`: the batch has the machine to itself and may use all cores."""
 
     kind: FrameKind
     generation: int
@@ -71,7 +72,7 @@ class Failed(msgspec.Struct, frozen=True):
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True, tag="error"):
-    """A `RequestError` on its way."""
+    """A `RequestError` as it is sent."""
 
     message: str
     code: Code
@@ -79,7 +80,7 @@ class Failure(msgspec.Struct, frozen=True, array_like=True, tag="error"):
 
     @classmethod
     def of(cls, error: object) -> "Failure":
-        """The one thing that is no struct, for the encoder."""
+        """Encode a `RequestError`, the only value here that is no struct."""
         if not isinstance(error, RequestError):
             raise NotImplementedError(f"a {type(error).__name__} does not travel")
         return cls(error.message, error.code, error.hint)
@@ -110,7 +111,7 @@ def unpack_header(data: Buffer) -> Header:
 
 
 def pack_batch(generation: int, batch: int, works: Batch, *, wide: bool = False) -> list[Buffer]:
-    """A batch as buffers to be sent one after the other."""
+    """A batch as buffers, to be sent one after the other."""
     buffers: list[Buffer] = [b""]
     sizes = 0
     sent: list[Work] = []
@@ -146,7 +147,7 @@ def unpack_batch(body: Buffer, payloads: memoryview) -> list[Work]:
 
 
 def _check_arrays(payload: Payload) -> None:
-    """Raise `FrameError` unless the arrays that are told are what the payload has bytes for."""
+    """Raise `FrameError` unless the declared arrays match the payload's bytes."""
     if payload.kind != "tensors":
         if payload.arrays:
             raise FrameError(f"a payload of kind {payload.kind!r} has no arrays")
@@ -173,17 +174,17 @@ def unpack_outcomes(body: Buffer) -> list[Outcome]:
 
 
 def pack_ready(generation: int, ready: ReplicaInfo) -> bytes:
-    """The frame of a replica that is warm."""
+    """The frame that says a replica is warm."""
     return _pack(FrameKind.READY, generation, 0, ready)
 
 
 def pack_failed(generation: int, failed: Failed) -> bytes:
-    """The frame of a replica that cannot start."""
+    """The frame that says a replica cannot start."""
     return _pack(FrameKind.FAILED, generation, 0, failed)
 
 
 def unpack_start(kind: FrameKind, body: Buffer) -> ReplicaInfo | Failed:
-    """The first frame of a worker. Raises `FrameError`."""
+    """Read the first frame of a worker. Raises `FrameError`."""
     if kind is FrameKind.READY:
         return _decode(_READY, body)
     if kind is FrameKind.FAILED:

@@ -30,13 +30,13 @@ from flambeau.types import Item, Outcome
 
 EXPIRED = RequestError("the answer was not ready before the deadline", code="deadline_exceeded")
 _LAST_LINES_SECONDS = 1.0
-_LARGEST_ANSWERS = wire.LARGEST_BODY * 3 // 4  # of one batch; the rest is for what goes with them
+_LARGEST_ANSWERS = wire.LARGEST_BODY * 3 // 4  # bytes, for one batch; the rest of the frame is for what encloses them
 
 
 class WorkerConfig(msgspec.Struct, frozen=True):
-    """What a worker is told. `parent` is the process that started it; `memory` bounds its address space, in bytes.
+    """A worker's configuration. `parent` is the process that started it; `memory` bounds its address space, in bytes.
 
-    `log` is the descriptor of the channel for its events; without one they are text, on standard error.
+    `log` is the descriptor of the channel for its events; without one it writes them as text to standard error.
     """
 
     spec: ReplicaSpec
@@ -52,7 +52,7 @@ def main() -> None:
     """Answer batches until the socket closes."""
     order = msgspec.json.decode(sys.argv[2], type=WorkerConfig)
     restrict(order)
-    stderr_capture.forgive(output=True)  # a model that prints does not fail for it
+    stderr_capture.forgive(output=True)  # a model that prints must not fail over it
     sink = _events(order.log)
     logs.send_to(sink, order.log_level, as_json=order.log_in_json)
     with socket.socket(fileno=int(sys.argv[1])) as sock:
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def _events(channel: int | None) -> LineSink:
-    """Where the events of this process go: none of them may make a batch wait."""
+    """The sink for this process's events. It never makes a batch wait."""
     if channel is not None:
         return LogChannel(socket.socket(fileno=channel))
     sink = LogWriter(2, functools.partial(logs.gap_line, as_json=False))
@@ -72,10 +72,10 @@ def restrict(order: WorkerConfig) -> None:
     """Bind this process to its parent and its share of the machine."""
     end_with_parent(order.parent)
     faulthandler.enable(2)
-    # A stopping service drains: a terminal's Ctrl-C and a supervisor's SIGTERM to the group are the front's to answer.
+    # A stopping service drains: the front handles Ctrl-C in a terminal, and a supervisor's SIGTERM to the group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if hasattr(signal, "SIGHUP"):  # a terminal that goes away tells all of its group
+    if hasattr(signal, "SIGHUP"):  # a closing terminal sends it to the whole group
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # inputs are private: none of them goes into a core file
     if order.memory is not None:
@@ -83,7 +83,7 @@ def restrict(order: WorkerConfig) -> None:
     if sys.platform == "linux":
         score = Path("/proc/self/oom_score_adj")
         if int(score.read_text()) < 500:  # a container may have been given more, and only root may lower it
-            score.write_text("500")  # if the kernel must kill one of us, then not the front
+            score.write_text("500")  # if the kernel must kill one of us, let it not be the front
 
 
 class Worker:
@@ -94,7 +94,7 @@ class Worker:
         self._generation = generation
 
     def live(self, spec: ReplicaSpec) -> None:
-        """Open the replica, say so, and answer batches until the socket closes."""
+        """Open the replica, report that it is ready, and answer batches until the socket closes."""
         from flambeau.runners.replica import open_replica  # after `restrict`: this imports the engine's libraries
 
         try:
@@ -103,7 +103,7 @@ class Worker:
         except SetupError as error:
             self._send(wire.pack_failed(self._generation, Failed(type(error).__name__, str(error))))
             return
-        except BaseException as error:  # a model's own; Ctrl-C is the front's to answer
+        except BaseException as error:  # of the model's own making: Ctrl-C never arrives here
             logs.LOGGER.debug("%s cannot be loaded", spec.name, exc_info=error)
             message = f"{spec.name} cannot be loaded: {type(error).__name__}: {error}"
             self._send(wire.pack_failed(self._generation, Failed(EngineError.__name__, message)))
@@ -114,7 +114,7 @@ class Worker:
             outcomes: dict[int, Outcome] = {}
             waiting: list[tuple[int, Item]] = []
             for index, work in enumerate(wire.unpack_batch(body, payloads)):
-                if work.seconds_left <= time.monotonic() - received:  # expired ones are never computed
+                if work.seconds_left <= time.monotonic() - received:  # an expired item is never computed
                     outcomes[index] = Outcome(EXPIRED)
                 else:
                     waiting.append((index, work.item))
@@ -154,7 +154,7 @@ class Worker:
 
 
 def _bounded(outcome: Outcome, batch: list[Outcome]) -> Outcome:
-    """The outcome, or an error where it takes more than its share of the largest frame."""
+    """The outcome, or an error if it takes more than its share of the largest frame."""
     result = outcome.result
     if not isinstance(result, RequestError) and result.size > _LARGEST_ANSWERS // len(batch):
         logs.event("the model's answer is too large to be sent", level=logging.ERROR, bytes=result.size)

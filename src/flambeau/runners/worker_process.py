@@ -1,4 +1,4 @@
-"""One worker process as the loop of the front sees it: spawned, given batches, watched, and reaped.
+"""One worker process as the front's loop sees it: spawned, given batches, watched, and reaped.
 
 It knows no queue and starts no successor; `flambeau.runners.processes` does.
 """
@@ -29,17 +29,17 @@ from flambeau.system.process import spawn_child
 from flambeau.telemetry import logs
 from flambeau.types import Outcome
 
-_PIECE = 256 * 1024  # bytes that are handed to the system at a time
-_ABORT_GRACE = 1.0  # seconds a hung worker has to print where it hangs
-_LAST_WORDS = 1.0  # seconds to read what a worker said before it died, and for one that hung up to die
-_END_SECONDS = 5.0  # to reap what was killed
+_PIECE = 256 * 1024  # bytes handed to the system at a time
+_ABORT_GRACE = 1.0  # seconds for a hung worker to print its stack
+_LAST_WORDS = 1.0  # seconds to read what a worker sent before it died, and for one that closed its socket to die
+_END_SECONDS = 5.0  # to reap a killed worker
 _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "HOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "PYTHONPATH")
 _ENVIRONMENT_PREFIXES = ("CUDA_", "NVIDIA_", "OMP_", "MKL_", "ORT_", "TORCH_", "PYTORCH_", "COVERAGE_")
 _SECRET = re.compile("TOKEN|KEY|SECRET|PASSW|CREDENTIAL")
 
 
 def worker_environment(threads: int) -> dict[str, str]:
-    """What a worker sees of the environment: no tokens and no keys, whatever the operator's shell holds."""
+    """The environment of a worker: no tokens and no keys, whatever the operator's shell holds."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -49,13 +49,13 @@ def worker_environment(threads: int) -> dict[str, str]:
 
 
 class OomKills:
-    """What the kernel killed for want of memory in this control group. Each kill explains one worker's death."""
+    """Counts the kernel's out-of-memory kills in this control group. Each kill explains one worker's death."""
 
     def __init__(self) -> None:
         self._explained = machine.oom_kills()
 
     def explain_one(self) -> bool:
-        """Whether there was a kill that has not explained another death."""
+        """Whether there was a kill that has not explained a death yet; it now explains this one."""
         if machine.oom_kills() <= self._explained:
             return False
         self._explained += 1
@@ -73,7 +73,7 @@ class WorkerProcess:
         self.started: asyncio.Future[ReplicaInfo] = loop.create_future()
         self.started.add_done_callback(lambda started: started.cancelled() or started.exception())  # if nobody asks
         self.lost: asyncio.Future[Loss] = loop.create_future()
-        self.gone = asyncio.Event()  # dead, reaped, and all that belonged to it closed
+        self.gone = asyncio.Event()  # dead, reaped, and its socket closed
         self._startup = Watchdog(settings.startup_timeout, self._start_too_slow)
         self._batches: dict[int, asyncio.Future[list[Outcome]]] = {}
         self._last_batch = 0
@@ -85,7 +85,7 @@ class WorkerProcess:
         order = WorkerConfig(
             spec, generation, os.getpid(), settings.max_worker_memory, settings.log_level, log, logs.in_json()
         )
-        # On the loop's own thread and not in a pool's: a worker ends with the thread that spawned it (PDEATHSIG).
+        # On the loop's own thread, not in a pool: a worker ends with the thread that spawned it (PDEATHSIG).
         with theirs:
             try:
                 self._process = spawn_child(
@@ -107,24 +107,24 @@ class WorkerProcess:
             loop.add_reader(self._sentinel, self._on_death)
 
     async def connect(self) -> None:
-        """Begin to listen to the worker."""
+        """Start listening to the worker."""
         reader, self._writer = await asyncio.open_connection(sock=self._sock)
         self._listener = asyncio.get_running_loop().create_task(self._listen(reader))
 
     @property
     def alive(self) -> bool:
-        """Whether it may be given a batch."""
+        """Whether the worker can take a batch."""
         return not self.lost.done() and self._funeral is None
 
     def unanswered(self) -> list["asyncio.Future[list[Outcome]]"]:
-        """The batches that it has."""
+        """The futures of the batches that the worker has not answered."""
         return list(self._batches.values())
 
     async def answer(self, batch: Batch, *, timeout: float, wide: bool = False) -> list[Outcome]:
-        """Have a batch answered, `wide` with all cores. Raises `WorkerLostError`."""
+        """Send a batch and return its outcomes; `wide` uses all cores. Raises `WorkerLostError`."""
         loop = asyncio.get_running_loop()
         if not self.alive:
-            raise WorkerLostError("killed")  # whatever became of it, this batch had no part in it
+            raise WorkerLostError("killed")  # this batch had no part in the loss
         self._last_batch += 1
         identity = self._last_batch
         future = self._batches[identity] = loop.create_future()
@@ -141,9 +141,9 @@ class WorkerProcess:
         return outcomes
 
     async def _send(self, frame: list[wire.Buffer]) -> None:
-        """Send a batch. What is long goes piece by piece, and the loop goes on between two of them.
+        """Send a batch. A long one goes piece by piece, so that the loop can do other work between two pieces.
 
-        A worker that is lost meanwhile is told of by `lost`.
+        A worker that is lost meanwhile shows in `lost`; nothing is raised.
         """
         if sum(map(len, frame)) <= _PIECE:
             self._writer.writelines(frame)
@@ -158,7 +158,7 @@ class WorkerProcess:
                     await self._writer.drain()
 
     async def end(self) -> None:
-        """End the worker now, and return when nothing is left of it. A second call does nothing."""
+        """Kill the worker now, and return when it is reaped. A second call does nothing."""
         self._startup.cancel()
         self._kill()
         self._lose("killed")
@@ -171,7 +171,7 @@ class WorkerProcess:
                 header = wire.unpack_header(await reader.readexactly(wire.HEADER_SIZE))
                 self._take(header, await reader.readexactly(header.body))
         except (asyncio.IncompleteReadError, OSError):
-            # Dead, or dying, or alive without a socket: the sentinel tells, and if it does not the worker is killed.
+            # Dead, dying, or alive without a socket: the sentinel reports a death; without one the worker is killed.
             Watchdog(_LAST_WORDS, self._misbehaved)
             if self._sentinel < 0 and self._funeral is None:  # no sentinels on this system
                 await asyncio.to_thread(self._process.wait)
@@ -181,7 +181,7 @@ class WorkerProcess:
                 "a worker does not keep to the protocol and is killed", level=logging.ERROR, pid=self.pid, error=error
             )
             self._misbehaved()
-        except Exception as error:  # our own failure: else the worker would be taken for one that hangs
+        except Exception as error:  # our own failure, which must not look like a hang of the worker
             logs.failure("a worker cannot be listened to and is killed", error)
             self._lose("killed")
             self._kill()
@@ -212,9 +212,9 @@ class WorkerProcess:
         self._kill()
 
     def _hang(self) -> None:
-        """The batch had its time. The worker is taken for lost now; it may print where it hangs before it is killed.
+        """The batch had its time: the worker counts as lost now, and may print its stack before it is killed.
 
-        One that somebody stopped (SIGSTOP, a debugger) does not hang over its batch: that is a kill from outside.
+        A worker that somebody stopped (SIGSTOP, a debugger) does not hang over its batch: that is a kill from outside.
         """
         how: Loss = "killed" if self._is_stopped() else "hung"
         self._signal(signal.SIGABRT)
@@ -249,9 +249,9 @@ class WorkerProcess:
         self._funeral = asyncio.get_running_loop().create_task(self._bury(code))
 
     async def _bury(self, code: int) -> None:
-        """Read what the dead worker said last, an answer or why it cannot start; then what it has not said is lost."""
+        """Read the dead worker's last frames: an answer, or why it cannot start. Then unanswered batches are lost."""
         try:
-            if self._listener is None:  # it was ended before anybody listened to it
+            if self._listener is None:  # it was ended before `connect`
                 self._lose(self._cause(code))
                 self._sock.close()
                 return
@@ -263,7 +263,7 @@ class WorkerProcess:
                 await self._writer.wait_closed()
         except Exception as error:
             logs.failure("a worker cannot be reaped", error)
-        finally:  # whatever went wrong, its place must be filled again
+        finally:  # whatever went wrong, its successor must be started
             self._lose("crashed")
             self.gone.set()
 

@@ -1,4 +1,4 @@
-"""How large batches are to be, by what a model takes over one item and over two together. It knows no queue."""
+"""Batch sizes from two measurements: the time of one item, and the time of two together. It knows no queue."""
 
 import math
 from dataclasses import dataclass
@@ -6,30 +6,33 @@ from dataclasses import dataclass
 from flambeau.runners.base import BatchCost
 
 _MOST = 32  # items
-_PAYS = 0.85  # two items together must take less than so much of their time one after the other
-_LONGEST_BATCH = 0.1  # seconds, by the time of two: how long a batch may keep a newcomer waiting
-_UNBROKEN = 0.025  # seconds of work at a stretch, beside which the hand-over to a worker (up to 1 ms) is small
-_WORTH_A_SLOT = 0.0005  # seconds of work: to wake a worker costs half of it
+_PAYS = 0.85  # batching pays if two items together take less than this share of their time one after the other
+_LONGEST_BATCH = 0.1  # seconds, estimated from the time of two: how long a batch may keep a new request waiting
+_UNBROKEN = 0.025  # seconds of work without a break; handing over to a worker (up to 1 ms) is small beside it
+_WORTH_A_SLOT = 0.0005  # seconds of work; waking a worker costs half of this
 
 
 @dataclass(frozen=True, slots=True)
 class BatchSizes:
-    """How many items a batch has at most; and how many a slot is given at least, before another shares with it."""
+    """Items per batch: `most`, and the `least` that a slot gets before another slot shares the work."""
 
     most: int
     least: int = 1
 
 
 def measured_sizes(cost: BatchCost | None, *, most: int = 0) -> BatchSizes:
-    """The sizes for a model of that cost; `most` where somebody has said it, 0 to find it here.
+    """The batch sizes for a model of this cost. `most` is the user's maximum, or 0 to derive it from the cost.
 
-    What a batch saves is the cost of a call. Where that is small against the item, a long batch only makes all of its
-    items wait for the last; then a slot is given what keeps it busy for 25 ms, so that it seldom waits for the front.
+    A batch saves the cost of a call. If that is small against the item, a long batch only makes all of its items wait
+    for the last; then a slot gets 25 ms of work, so that it seldom waits for the front.
+
+    Example: one item takes 10 ms. If two together take 12 ms (6 ms each, less than 85 % of 10), batching pays, and a
+    batch has at most 100 / 6 = 16 items. If two take 20 ms it does not, and a batch has at most 25 / 10 = 2.
     """
     if cost is None:
         return BatchSizes(most or UNMEASURED)
     each = cost.two / 2
-    if not math.isfinite(each):  # two together failed, or would be held for too long
+    if not math.isfinite(each):  # two together failed, were not tried, or would take too long
         return BatchSizes(most or 1)
     if not most:
         stretch = _LONGEST_BATCH if each < _PAYS * cost.one else _UNBROKEN
@@ -38,4 +41,4 @@ def measured_sizes(cost: BatchCost | None, *, most: int = 0) -> BatchSizes:
 
 
 UNMEASURED = 8
-"""Items: what a Python model is given at most, for it asked for lists."""
+"""Most items in a batch of a Python model: it takes lists, so it gets batches without a measurement."""

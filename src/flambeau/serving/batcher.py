@@ -1,15 +1,17 @@
-"""Dynamic batching: a bounded queue in front of a runner's slots, and what becomes of a batch that was lost.
+"""Dynamic batching: a bounded queue in front of a runner's slots, and the retry of batches whose worker was lost.
 
-Slot first: an entry waits for a free slot, and a free slot takes its share of what is queued, up to `max_batch_size`:
-the other slots come for theirs soon. So batches grow by themselves under load, and a lone request never waits for
-company. What came in one turn of the loop is looked at together. Everything here runs on the loop, without locks. A
+Slot first: entries wait for a free slot, and a free slot takes its share of the queue, up to `max_batch_size`; the
+other slots will take theirs soon. So batches grow by themselves under load, and a lone request never waits for others.
+Entries that arrive in one turn of the loop are dispatched together. Everything here runs on the loop, without locks. A
 batch of one is a batch like any other.
 
-Requests are served in turn, an item each (`flambeau.serving.fair_queue`), and heavy ones leave a slot to the others
-(`flambeau.serving.fair_queue`).
+Requests are served in turn, one item each, and heavy ones leave a slot to the others (`flambeau.serving.fair_queue`).
 
-A batch whose worker was lost is not lost with it: inference can be repeated, so its entries go back to the head of the
-queue as suspects. Suspects run alone, one at a time, so that a second loss names the guilty one.
+Inference can be repeated, so a batch whose worker was lost is retried: its entries become suspects, which go before the
+queue. Suspects run alone, one at a time, so that a second loss names the input at fault.
+
+Example: a worker crashes over the batch A, B, C. All three become suspects. A runs alone and is answered. B runs alone
+and its worker crashes again: B gets `model_crashed` and goes into quarantine. C runs alone and is answered.
 """
 
 import asyncio
@@ -30,8 +32,8 @@ from flambeau.telemetry.metrics import ModelMetrics
 from flambeau.types import Item, Outcome, Timings
 
 Reason = Literal["full", "drained", "delay", "suspect"]
-"""Why a batch closed: it had reached its size, the queue was empty, its oldest entry had waited long enough, or its
-one entry was on board of a lost worker."""
+"""Why a batch closed: it was full, a slot was free and there is no delay to wait for more, its oldest entry had waited
+`max_queue_delay`, or its one entry is a suspect."""
 
 _GUILT: dict[str, Code] = {"crashed": "model_crashed", "hung": "model_timeout", "out_of_memory": "out_of_memory"}
 _SENTENCES: dict[Code, str] = {
@@ -39,15 +41,15 @@ _SENTENCES: dict[Code, str] = {
     "model_timeout": "the model gave no answer to this input in time",
     "out_of_memory": "the model ran out of memory over this input",
 }
-_ATTEMPTS = 3  # after losses that may be the entry's own fault
-_ATTEMPTS_WHEN_KILLED = 8  # after kills from outside, which are nobody's
-_LONG = 0.1  # seconds; a suspect that takes less keeps nobody waiting
-_LATE = 0.02  # seconds; where a deadline is noticed later than so, the loop stood still
+_ATTEMPTS = 3  # losses that the entry may have caused
+_ATTEMPTS_WHEN_KILLED = 8  # kills from outside, which no entry caused
+_LONG = 0.1  # seconds; a suspect that takes less needs no pause after it
+_LATE = 0.02  # seconds; if a deadline is noticed later than this, the loop stood still
 
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """How batches form and how much may wait. Seconds, items and bytes."""
+    """How batches form and how much may wait: in items, seconds, items and bytes."""
 
     max_batch_size: int
     max_queue_delay: float
@@ -56,7 +58,7 @@ class BatchLimits:
 
 
 LARGEST_BATCH = 32 * 1024 * 1024
-"""Bytes of several items together: who sends much is computed alone, and no frame is larger than a worker takes."""
+"""Most bytes in a batch of several items. A larger item is computed alone, and no frame exceeds what a worker takes."""
 
 
 @dataclass(eq=False, slots=True)
@@ -73,21 +75,21 @@ class _Entry:
     waits: bool = False
     losses: int = 0
     kills: int = 0
-    hung: bool = False  # among others
-    hurried: bool = False  # and was ended early, alone
+    hung: bool = False  # it was in a batch that hung
+    hurried: bool = False  # it hung alone, and was ended early
 
 
 class BatchQueue:
-    """The queue of one model. Every entry it takes gets exactly one outcome, or is dropped when its caller is gone."""
+    """The queue of one model. Every entry gets exactly one outcome, or is dropped when its caller is gone."""
 
     def __init__(self, runner: Runner, limits: BatchLimits, *, metrics: ModelMetrics) -> None:
         self._runner = runner
         self._limits = limits
         self.sizes = BatchSizes(limits.max_batch_size)
-        """By the limits, until the replicas have been measured."""
+        """Taken from the limits until the replicas have been measured."""
         self._metrics = metrics
         self._requests = itertools.count()
-        self._queue: FairQueue[_Entry] = FairQueue()  # of what is not heavy
+        self._queue: FairQueue[_Entry] = FairQueue()  # light requests
         self._heavies: Heavies[_Entry] = Heavies()
         self._suspects: deque[_Entry] = deque()
         self._suspect_runs = False
@@ -105,8 +107,8 @@ class BatchQueue:
         """Answer the items of one request, in order. `deadline` is a time of the loop's clock.
 
         Raises `RequestError` at once when they do not all fit into the queue: with code `queue_full`, or, if they never
-        will, `too_many_items` or `body_too_large`. If the caller is cancelled, what still waits is dropped before it is
-        computed.
+        will, `too_many_items` or `body_too_large`. If the caller is cancelled, entries that still wait are dropped and
+        never computed.
         """
         held = [False] * len(items)
         if self._quarantine:
@@ -145,13 +147,13 @@ class BatchQueue:
         raise refusal
 
     def _dispatch_soon(self) -> None:
-        """Dispatch once this turn of the loop is through: what else it brings then goes into the same batches."""
+        """Dispatch at the end of this turn of the loop, so that whatever else arrives in it joins the same batches."""
         if not self._dispatching:
             self._dispatching = True
             asyncio.get_running_loop().call_soon(self.dispatch)
 
     def dispatch(self) -> None:
-        """Give what waits to free slots. Called whenever an entry came, a slot became free, or the runner changed."""
+        """Give waiting entries to free slots. Called when an entry comes, a slot is freed, or the runner changes."""
         self._dispatching = False
         if not self._count_waiting():
             return
@@ -177,10 +179,13 @@ class BatchQueue:
             sharing -= 1
 
     def _take(self, queue: FairQueue[_Entry], sharing: int) -> list[_Entry]:
-        """The share of one slot of so many: at least one entry, no more bytes together than a frame may have."""
+        """Take one slot's share out of `sharing` slots: at least one entry, and `LARGEST_BATCH` bytes if several.
+
+        Example: with 8 entries waiting and 2 slots, the slot takes 4.
+        """
         share = -(-queue.size // max(1, sharing))
         size = min(max(share, self.sizes.least), self.sizes.most, queue.size)
-        if self._waiting_bytes <= LARGEST_BATCH:  # as nearly always
+        if self._waiting_bytes <= LARGEST_BATCH:  # nearly always
             return [queue.take() for _ in range(size)]
         batch = [queue.take()]
         held = batch[0].size
@@ -192,13 +197,15 @@ class BatchQueue:
         now = asyncio.get_running_loop().time()
         if self._heavies.may_go(now, slots=slots, others_wait=self._queue.size > 0):
             return True
-        if not self._queue.size:  # nothing else might call `dispatch` when the others count as gone
+        if not self._queue.size:  # nothing else might call `dispatch` when light requests count as absent
             self._wake_at_latest(self._heavies.alone_at)
         return False
 
     def _is_suspects_turn(self) -> bool:
-        """Suspects go first, one at a time. Where there is but one slot, after a suspect that took long the others have
-        it for as long as that: inputs that hang leave them half of the time.
+        """Whether a suspect may run. Suspects go first, one at a time.
+
+        If there is only one slot, a suspect that took long is followed by a pause of the same length for the other
+        entries: inputs that hang leave them half of the time.
         """
         if self._suspect_runs:
             return False
@@ -206,7 +213,7 @@ class BatchQueue:
         return not (resting and (self._queue.size or self._heavies.queue.size) and self._runner.slots() <= 1)
 
     async def close(self) -> None:
-        """Wait until all that was taken is answered."""
+        """Wait until every accepted entry is answered."""
         if not self._is_idle():
             if self._closing is None or self._closing.done():
                 self._closing = asyncio.get_running_loop().create_future()
@@ -229,7 +236,7 @@ class BatchQueue:
 
     def _expire(self, entry: _Entry) -> None:
         if not entry.waits and asyncio.get_running_loop().time() > entry.deadline + _LATE:
-            entry.expiry = Watchdog(0, lambda: self._end_of(entry))  # the loop stood: it may have been answered
+            entry.expiry = Watchdog(0, lambda: self._end_of(entry))  # the loop stood still: an answer may be unread
         else:
             self._end_of(entry)
 
@@ -237,10 +244,10 @@ class BatchQueue:
         _resolve(entry, RequestError("the answer was not ready before the deadline", code="deadline_exceeded"))
         if entry.waits:
             self._metrics.rejected("deadline_exceeded")
-            self._withdraw(entry)  # now, and not when its caller wakes up: an expired entry is never computed
+            self._withdraw(entry)  # now, not when its caller wakes up: an expired entry is never computed
 
     def _withdraw(self, entry: _Entry) -> None:
-        """Take out an entry that still waits: its caller is gone, or its deadline has passed."""
+        """Remove a waiting entry: its caller is gone, or its deadline has passed."""
         if entry in self._suspects:
             self._suspects.remove(entry)
         else:
@@ -260,7 +267,7 @@ class BatchQueue:
             self._closing.set_result(None)
 
     def _why_close(self, queue: FairQueue[_Entry]) -> Reason | None:
-        """Why the queue's next batch closes now; `None`: it is to wait, and `dispatch` will be called again in time."""
+        """Why the queue's next batch closes now; `None` if it has to wait: `dispatch` is then called again in time."""
         if queue.size >= self.sizes.most:
             return "full"
         if not self._limits.max_queue_delay:
@@ -277,7 +284,7 @@ class BatchQueue:
             asyncio.get_running_loop().call_at(due, self._wake)
 
     def _wake(self) -> None:
-        self._wake_at = None  # a timer may come a little early: then who asked for it asks for another
+        self._wake_at = None  # a timer may fire a little early: `dispatch` then sets another
         self.dispatch()
 
     def _begin(self, slot: Slot, batch: list[_Entry], reason: Reason) -> None:
@@ -299,7 +306,7 @@ class BatchQueue:
     async def _run(self, slot: Slot, batch: list[_Entry], *, suspect: bool) -> None:
         loop = asyncio.get_running_loop()
         started = loop.time()
-        # Of those that were lost together most are innocent, and need not wait until the guilty have had their time.
+        # Most entries of a lost batch are not at fault, and should not wait out the full timeout of those that are.
         hasty = suspect and bool(self._suspects) and batch[0].hung and not batch[0].hurried
         try:
             outcomes = await slot([Work(entry.item, entry.deadline - started) for entry in batch], hasty=hasty)
@@ -334,10 +341,13 @@ class BatchQueue:
                 self._suspects_rest = now + (took if took > _LONG else 0.0)
 
     def _take_back(self, batch: list[_Entry], loss: WorkerLostError) -> None:
-        """The worker is gone. An entry that was alone with it is guilty, unless somebody else killed the worker."""
+        """Handle a lost worker. An entry that was alone with it is at fault, unless the worker was killed from outside.
+
+        The others become suspects, up to `_ATTEMPTS` losses or `_ATTEMPTS_WHEN_KILLED` kills.
+        """
         guilt = _GUILT.get(loss.how)
         alone = len(batch) == 1
-        if guilt and alone:  # remembered even if nobody waits for it any more
+        if guilt and alone:  # remember it even if nobody waits for its answer any more
             remember = self._quarantine.add_hang if loss.how == "hung" else self._quarantine.add
             remember(batch[0].item.payload)
         again = []
@@ -356,8 +366,8 @@ class BatchQueue:
         self._suspect(again)
 
     def _suspect(self, entries: list[_Entry]) -> None:
-        """Have entries wait for another try, the oldest first. Those that were ended early are guilty of nothing yet,
-        but have their full time when the others have had theirs.
+        """Make entries suspects, the oldest first. One that was ended early is not blamed yet: it gets its full time
+        after the other suspects have had theirs.
         """
         again = [entry for entry in entries if not entry.future.done()]
         for entry in again:
@@ -368,7 +378,7 @@ class BatchQueue:
         self._metrics.retried(len(again))
 
     def _refuse_all(self) -> None:
-        """No replica will answer: what waits is told so now and not at its deadline."""
+        """No replica will answer: fail every waiting entry now rather than at its deadline."""
         for entry in (*self._suspects, *self._heavies.queue, *self._queue):
             entry.waits = False
             _resolve(

@@ -1,6 +1,6 @@
 """Models and batching without HTTP, for other people's programs: `flambeau.load` and `flambeau.Batcher`.
 
-Calls block and may come from any number of threads. Underneath run the same batcher, runner and replica as behind the
+Calls block and may come from any number of threads. Underneath run the same batch queue, runner and replica as in the
 server, on a loop in a thread of their own.
 """
 
@@ -27,19 +27,19 @@ from flambeau.types import Item, Options, Outcome, Payload
 In = TypeVar("In")
 Out = TypeVar("Out")
 
-_END_SECONDS = 1.0  # for the threads of a function, once every caller has been answered
+_END_SECONDS = 1.0  # for the function's threads to end, once every caller has been answered
 
 
 class Batcher(Generic[In, Out]):
-    """Dynamic batching over any function from a list to a list of the same length.
+    """Dynamic batching for any function from a list to a list of the same length.
 
         predict = flambeau.Batcher(model_on_a_list, max_batch_size=32)
-        answer = predict(item)          # from any thread; items of concurrent calls go through together
+        answer = predict(item)          # from any thread; items of concurrent calls share batches
 
-    A call waits for its own answer, at most `deadline` seconds. It raises what the function raised over its item; when
-    a batch fails as a whole its items are tried one by one, so that only the guilty one fails. An exception instance
-    as an answer fails that item alone. When `max_queue_size` items wait, a call raises `RequestError` (`queue_full`)
-    at once. `replicas` threads call the function, one batch each at a time.
+    A call waits for its own answer, at most `deadline` seconds. It raises what the function raised on its item: when a
+    batch fails as a whole, its items are run again one by one, so that only the item at fault fails. If the function
+    returns an exception instance as an answer, that item alone fails. When `max_queue_size` items wait, a call raises
+    `RequestError` (`queue_full`) at once. `replicas` threads call the function, each with one batch at a time.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Batcher(Generic[In, Out]):
         deadline: float = 60.0,
         replicas: int = 1,
     ) -> None:
-        if max_batch_size < 1:  # where a service would measure
+        if max_batch_size < 1:  # a service would take 0 as "measure it"
             raise ConfigError(f"max_batch_size {max_batch_size} is too small: the least is 1")
         settings = Settings(  # checks the bounds
             max_batch_size=max_batch_size,
@@ -90,14 +90,14 @@ class Batcher(Generic[In, Out]):
 
     def map(self, items: Sequence[In]) -> list[Out]:
         """The function's answers to several items, in order, however many. Raises for the first one that failed."""
-        opened = self._opened.get()  # in a forked child (gunicorn --preload) its own
+        opened = self._opened.get()  # a forked child (gunicorn --preload) has its own
         return [_unwrap(outcome) for outcome in opened.loop.run(self._submit(opened.batcher, items))]
 
     def close(self) -> None:
-        """Answer what was taken, and end the threads, within `deadline` and a few seconds.
+        """Answer the accepted items and end the threads, within `deadline` plus a few seconds.
 
         Further calls raise `RequestError` (`draining`). A function that hangs keeps its thread, which ends with the
-        process; nobody waits for it. In a forked child that never called there is nothing to end.
+        process; `close` does not wait for it. In a forked child that never made a call there is nothing to end.
         """
         if (opened := self._opened.close()) is not None:
             try:
@@ -112,7 +112,7 @@ class Batcher(Generic[In, Out]):
         self.close()
 
     async def _submit(self, batcher: BatchQueue, items: Sequence[In]) -> list[Outcome]:
-        """Slice by slice where they are more than the queue takes at once."""
+        """Submit the items, in slices if there are more than the queue holds."""
         deadline = asyncio.get_running_loop().time() + self._deadline
         outcomes: list[Outcome] = []
         most = self._limits.max_queue_size
@@ -125,7 +125,7 @@ class Batcher(Generic[In, Out]):
 
     async def _end(self, opened: "_Opened") -> None:
         try:
-            await asyncio.wait_for(opened.batcher.close(), self._deadline)  # by then every caller has been told
+            await asyncio.wait_for(opened.batcher.close(), self._deadline)  # by then every caller has its answer
         except TimeoutError:
             logs.event("gave up on a function that does not return", after=self._deadline)
         await opened.runner.close(timeout=_END_SECONDS)
@@ -133,7 +133,7 @@ class Batcher(Generic[In, Out]):
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """What a `Batcher` is in one process."""
+    """The part of a `Batcher` that each process has for itself."""
 
     loop: LoopThread
     runner: ThreadsRunner
@@ -141,18 +141,18 @@ class _Opened:
 
 
 class LoadedModel:
-    """A model in this process: the answers of the service, without the service."""
+    """A model in this process: the answers of a server, without the server."""
 
     def __init__(self, service: BlockingService) -> None:
         self._service = service
 
     def predict(self, item: Any, *, top_k: int = 5, threshold: float | None = None) -> Any:
-        """Answer one item: image bytes or a path for an image model, else a number, list or whatever the model takes.
+        """Answer one item: image bytes or a path for an image model, else a number, a list or whatever the model takes.
 
-        An image model gives what its task gives: a `flambeau.types.Classification` with the best `top_k` classes and
-        all probabilities; a `MultiLabel` with its `labels` and `scores`; a `Regression` with its `output`; an
-        `Embedding` whose `embedding` is an array of float32. Others give their answer as plain Python values.
-        `threshold` as in `flambeau serve`. Raises `RequestError`.
+        The answer of an image model depends on its task: a `flambeau.types.Classification` with the best `top_k`
+        classes and all probabilities; a `MultiLabel` with its `labels` and `scores`; a `Regression` with its `output`;
+        an `Embedding` whose `embedding` is a float32 array. Other models return plain Python values. `threshold` is as
+        in `flambeau serve`. Raises `RequestError`.
         """
         kind = self._service.service.get().kind
         payload = _payload(kind, item)
@@ -165,7 +165,7 @@ class LoadedModel:
         return _unwrap(outcome)
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Release the model."""
         self._service.close()
 
     def __enter__(self) -> "LoadedModel":
@@ -178,8 +178,8 @@ class LoadedModel:
 def load(source: str | Path | None = None, **options: Any) -> LoadedModel:
     """Load a model into this process: `flambeau.load("bundle").predict(image_bytes)`.
 
-    `source` and the `options` are those of `flambeau serve`, with underscores. The model is built if it has to be. A
-    Python model runs in this process only (`runner="threads"`, as without the option). Raises `SetupError`.
+    `source` and the `options` are those of `flambeau serve`, with underscores. The model is built if it is not in the
+    cache. A Python model runs in this process only (`runner="threads"`, the default here). Raises `SetupError`.
     """
     options.setdefault("runner", "threads")
     source_options, settings = split_options({"source": None if source is None else str(source), **options})

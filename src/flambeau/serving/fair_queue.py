@@ -1,12 +1,12 @@
-"""A queue that serves requests in turn: an item of the first, an item of the second, and so on round again.
+"""A round-robin queue over requests: one item of the first, one of the second, and so on, then round again.
 
-Who sends one item waits for at most one item of every request ahead, however many each of them brought; and who sent
-many has one item more done in every round, however many come after.
+A request with one item waits for at most one item of each request ahead of it, however many items those have. A request
+with many items gets one of them done in every round, however many requests come after it.
 
-Example: request A brings three items, then B one and C two. They are taken in the order A1 B1 C1 A2 C2 A3. If D comes
-with one item when B1 has been taken, it goes on with C1 A2 D1 C2 A3.
+Example: request A has three items, then B comes with one and C with two. They are taken in the order A1 B1 C1 A2 C2 A3.
+If D comes with one item once B1 has been taken, the order goes on with C1 A2 D1 C2 A3.
 
-It knows nothing of what waits in it. Each step takes the same time, however much waits.
+The queue knows nothing about its entries. `add` and `take` cost the same however much waits.
 """
 
 from collections import OrderedDict, deque
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class FairQueue(Generic[T]):
-    """Entries by the request they belong to. `request`: a number of its own for each. `size` is how many wait."""
+    """Entries by request. `request` is a number unique to each request; `size` is the number of waiting entries."""
 
     __slots__ = ("_turns", "size")
 
@@ -26,12 +26,12 @@ class FairQueue(Generic[T]):
         self.size = 0
 
     def __iter__(self) -> Iterator[T]:
-        """All that waits, a request after the other."""
+        """All waiting entries, one request after the other."""
         for turn in self._turns.values():
             yield from turn
 
     def add(self, request: int, entry: T) -> None:
-        """Behind what waits of its request; a request that does not wait yet has its turn after all that do."""
+        """Append an entry behind the others of its request. A new request takes its turn after all waiting ones."""
         turn = self._turns.get(request)
         if turn is None:
             self._turns[request] = deque((entry,))
@@ -40,15 +40,15 @@ class FairQueue(Generic[T]):
         self.size += 1
 
     def first(self) -> T:
-        """What `take` would give."""
+        """The entry that `take` would return."""
         return next(iter(self._turns.values()))[0]
 
     def firsts(self) -> Iterator[T]:
-        """The first of each request."""
+        """The first entry of each request."""
         return (turn[0] for turn in self._turns.values())
 
     def take(self) -> T:
-        """Take out the next, after which its request has its turn again when all others have had theirs."""
+        """Remove and return the next entry. Its request takes its next turn after all others have had theirs."""
         request, turn = self._turns.popitem(last=False)
         entry = turn.popleft()
         if turn:
@@ -57,7 +57,7 @@ class FairQueue(Generic[T]):
         return entry
 
     def remove(self, request: int, entry: T) -> None:
-        """Take out an entry that waits here, in a time that only its own request's items add to."""
+        """Remove a waiting entry. The cost grows only with the items of its own request."""
         turn = self._turns[request]
         turn.remove(entry)
         if not turn:
@@ -65,56 +65,57 @@ class FairQueue(Generic[T]):
         self.size -= 1
 
     def clear(self) -> None:
-        """Take out all."""
+        """Remove everything."""
         self._turns.clear()
         self.size = 0
 
 
-# Which slots heavy requests may have: those of many items, or of many bytes.
-#
-# Bytes take long to read, whatever comes of them, and a batch takes long where an item makes it fail, for then each is
-# tried alone. A replica that is at it has no time for others, and two clients that send nothing else would keep two
-# replicas. So as long as others come, heavy requests leave a slot to them, and are in no batch with them. Where there
-# is only one slot, the others have it for as long as the heavy ones before.
+# Heavy requests: those with many items or many bytes. Reading many bytes takes long, and so does a batch in which one
+# item fails, because each item is then run alone. Two clients that send nothing else would occupy two replicas.
 
 
 MOST_BYTES = 4 * 1024 * 1024
-"""Photographs are below, and pictures as numbers. A JSON document of more takes above 30 ms to be looked at."""
+"""Photographs are smaller, and so are pictures as numbers. A larger JSON document takes over 30 ms to scan."""
 MOST_ITEMS = 8
 
-_COMPANY = 0.1  # seconds for which the slot of the last of the others is kept
+_COMPANY = 0.1  # seconds for which a slot stays reserved after the last batch of light requests
 
 
 def is_heavy(items: int, size: int) -> bool:
-    """Whether a request of so many items and bytes is heavy."""
+    """Whether a request with this many items and bytes is heavy."""
     return items > MOST_ITEMS or size > MOST_BYTES
 
 
 class Heavies(Generic[T]):
-    """What waits of heavy requests, and how many batches of them run. Times are of one clock, which callers read."""
+    """The queue of heavy requests, and the count of their running batches.
+
+    While light requests come, heavy ones leave one slot to them and never share a batch with them. If there is only one
+    slot, each heavy batch is followed by a pause of the same length for the light ones. All times passed in must be of
+    one clock.
+    """
 
     def __init__(self) -> None:
         self.queue: FairQueue[T] = FairQueue()
         self.running = 0
         self.alone_at = 0.0
-        """When the others count as gone, unless they come again."""
+        """From when on light requests count as absent, unless more come."""
         self._rest = 0.0
 
     def others_ran(self, now: float) -> None:
-        """A batch of others is through."""
+        """Record the end of a batch of light requests."""
         self.alone_at = now + _COMPANY
 
     def began(self) -> None:
-        """A batch of heavy requests runs."""
+        """Record the start of a heavy batch."""
         self.running += 1
 
     def ended(self, now: float, *, took: float) -> None:
-        """A batch of them is through."""
+        """Record the end of a heavy batch that took `took` seconds."""
         self.running -= 1
         self._rest = now + took
 
     def may_go(self, now: float, *, slots: int, others_wait: bool) -> bool:
-        """Whether their next batch may have a slot, if one of so many is free."""
+        """Whether the next heavy batch may take a free slot, out of `slots` in all."""
         if slots <= 1:
             return not others_wait or now >= self._rest
         return self.running < slots - 1 or not (others_wait or now < self.alone_at)

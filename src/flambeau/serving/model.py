@@ -1,4 +1,4 @@
-"""A model: a name and a version over a bundle, with its batcher and its runner."""
+"""A model: a bundle served under a name and a version, with its batch queue and its runner."""
 
 import asyncio
 import re
@@ -21,16 +21,16 @@ from flambeau.telemetry.metrics import Metrics
 from flambeau.types import Item, ModelState, Options, Outcome, Payload, PipelineKind
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-"""What a model may be called. Names are looked up in a table and never become paths."""
+"""Allowed model names. A name is looked up in a table and never becomes a path."""
 
 _UNREADY: dict[ModelState, Code] = {ModelState.LOADING: "model_loading", ModelState.CLOSED: "draining"}
 
 
 class Model:
-    """One served model. All methods but the constructor run on the loop."""
+    """One served model. All methods except the constructor run on the loop."""
 
     def __init__(self, bundle: Bundle, settings: Settings, *, metrics: Metrics, version: str = "1") -> None:
-        """Raises `SetupError` when the bundle may not be served so; loads nothing yet."""
+        """Raises `SetupError` when the settings do not allow this bundle to be served; loads nothing yet."""
         manifest = bundle.manifest
         self.name = settings.name or manifest.name
         self.version = version
@@ -38,15 +38,16 @@ class Model:
             raise ConfigError(f"--name {self.name!r} cannot be a model's name: use letters, digits, '.', '_' and '-'")
         self.bundle = bundle
         self.kind: PipelineKind = type(manifest.pipeline).__struct_config__.tag  # type: ignore[assignment]
-        """What the model takes."""
+        """The kind of its pipeline: what the model takes as input."""
         self.task: TaskName = manifest.what_it_does
         """What the model does for its user."""
         self.does = TASKS[self.task]
-        """The same, with all that follows from it: the form of its answers first."""
+        """The task's properties, above all the form of its answers."""
         self.state = ModelState.LOADING
         self.metrics = metrics.for_model(self.name, version)
         self._settings = settings
-        # one row at a time: whoever shares a batch would only wait for the others, and within one compute timeout
+        # a network that takes one row at a time gains nothing from a batch: its items would only wait for each other,
+        # and share one compute timeout
         self._most = settings.max_batch_size if manifest.one_row is None else 1
         spec, self._placement = _plan(bundle, settings)
         self.engine = spec.engine
@@ -66,7 +67,7 @@ class Model:
 
     @property
     def threshold(self) -> float | None:
-        """The score from which on a class counts, where nobody asks for another; `None` for a model over no images."""
+        """The lowest score at which a class counts, unless the request asks for another; `None` except over images."""
         pipeline = self.bundle.manifest.pipeline
         if not isinstance(pipeline, ImageConfig):
             return None
@@ -121,7 +122,7 @@ class Model:
         self._batcher.dispatch()
 
     async def close(self) -> None:
-        """Answer what was taken, then let go of the replicas."""
+        """Answer the accepted requests, then release the replicas."""
         self.state = ModelState.CLOSED
         self.metrics.ready(False)
         try:
@@ -132,7 +133,7 @@ class Model:
 
 
 def _plan(bundle: Bundle, settings: Settings) -> tuple[ReplicaSpec, CpuBudget]:
-    """Decide engine, device, replicas and threads. Raises `SetupError` for what is not there or not allowed."""
+    """Decide engine, device, replicas and threads. Raises `SetupError` for what is missing or not allowed."""
     manifest = bundle.manifest
     if isinstance(manifest.pipeline, PythonConfig):
         usercode.refuse_unless(settings.allow_code, f"the Python model {manifest.name}")
@@ -161,7 +162,10 @@ def _plan(bundle: Bundle, settings: Settings) -> tuple[ReplicaSpec, CpuBudget]:
 
 
 def _measured(manifest: Manifest, engine: str, settings: Settings) -> CpuBudget | None:
-    """What was measured when the bundle was built, where that was for this engine and machine and nobody says else."""
+    """The placement measured when the bundle was built, if it holds for this engine and machine.
+
+    `None` when it does not, or when the user set replicas or threads.
+    """
     found = manifest.placements
     if found is None or engine != manifest.engine or settings.replicas or settings.threads:
         return None
@@ -170,13 +174,13 @@ def _measured(manifest: Manifest, engine: str, settings: Settings) -> CpuBudget 
     return CpuBudget(found.taken.replicas, found.taken.threads)
 
 
-_WIDE_ENGINES = frozenset({"onnxruntime"})  # whose second session is cheap and sleeps while it has nothing to do
+_WIDE_ENGINES = frozenset({"onnxruntime"})  # a second session of it is cheap, and its threads sleep while idle
 _WIDEST = 16  # threads; past this a single image gains nothing
-_LARGEST_WIDE = 100_000_000  # bytes of the graph and its weights, where a second session holds them once more
+_LARGEST_WIDE = 100_000_000  # bytes of graph and weights, if a second session needs its own copy
 
 
 def _wide_threads(bundle: Bundle, settings: Settings, engine: str, placement: CpuBudget) -> int:
-    """The threads of a batch that is alone on the machine: its cores, unless the user or the memory forbids."""
+    """Threads for a batch that has the machine to itself: all cores; 0 if the user or the memory forbids."""
     cores = min(usable_cores(), _WIDEST)
     if settings.threads or placement.threads >= cores or engine not in _WIDE_ENGINES or not _on_cpu(settings.device):
         return 0
@@ -184,5 +188,5 @@ def _wide_threads(bundle: Bundle, settings: Settings, engine: str, placement: Cp
 
 
 def _on_cpu(device: str) -> bool:
-    """Whether replicas will share the cores. The front asks no engine: it would have to import it."""
+    """Whether replicas will share the cores. The front does not ask the engine: that would mean importing it."""
     return device == "cpu" or (device == "auto" and not Path("/dev/nvidiactl").exists())

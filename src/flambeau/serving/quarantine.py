@@ -1,4 +1,4 @@
-"""Inputs that crashed a model, remembered for a while so that they do not crash it again. Knows hashes, not inputs."""
+"""Inputs that crashed a model, kept out for a while so that they do not crash it again. Stores hashes, not inputs."""
 
 import asyncio
 import hashlib
@@ -12,14 +12,14 @@ from flambeau.types import Payload
 
 _REMEMBERED = 1024
 _SECONDS = 600.0
-_LONG = 1024 * 1024  # bytes; to hash as many takes a millisecond
+_LONG = 1024 * 1024  # bytes; hashing this many takes a millisecond
 
 
 class Quarantine:
-    """The last inputs that were alone with a worker when it died, and those that were alone with one that hung.
+    """The most recent inputs that were alone with a worker when it crashed or hung.
 
-    A crash convicts at once. A hang does not: it is told by a clock, and what made a worker slow may have been the
-    machine. An input is held when it has hung alone a second time.
+    A crash puts an input into quarantine at once. A hang does not: only a clock tells it, and the machine may have been
+    what was slow. An input is held once it has hung alone a second time.
     """
 
     def __init__(self) -> None:
@@ -27,11 +27,11 @@ class Quarantine:
         self._hung_once = _Memory()
 
     def add(self, payload: Payload) -> None:
-        """Hold an input. One of kind `value` cannot have crashed another process."""
+        """Hold an input. Payloads of kind `value` are ignored: they never leave this process."""
         _with_key(payload, self._held.add)
 
     def add_hang(self, payload: Payload) -> None:
-        """Hold an input if this was its second hang, and else remember its first."""
+        """Hold an input if this was its second hang; otherwise remember the first."""
         _with_key(payload, lambda key: (self._held if key in self._hung_once else self._hung_once).add(key))
 
     def __bool__(self) -> bool:
@@ -39,7 +39,7 @@ class Quarantine:
         return bool(self._held.until)
 
     async def holds(self, payload: Payload) -> bool:
-        """Whether the input is held. A long one is hashed in a thread, for the loop serves others meanwhile."""
+        """Whether the input is held. A long one is hashed in a thread, so that the loop can serve others meanwhile."""
         if not self._held.until or payload.kind == "value":
             return False
         long = payload.size > _LONG
@@ -47,7 +47,7 @@ class Quarantine:
 
 
 class _Memory:
-    """Hashes, each for its time, and the last so many of them."""
+    """The last `_REMEMBERED` hashes, each for `_SECONDS`."""
 
     def __init__(self) -> None:
         self.until: OrderedDict[bytes, float] = OrderedDict()
@@ -67,7 +67,7 @@ class _Memory:
 
 
 def _with_key(payload: Payload, use: Callable[[bytes], None]) -> None:
-    """Hash an input and use its hash: at once, or where it is long when a thread has made it."""
+    """Call `use` with the hash of an input: at once, or, if the input is long, when a thread has hashed it."""
     if payload.kind == "value":
         return
     if payload.size <= _LONG:
@@ -83,6 +83,6 @@ def _with_key(payload: Payload, use: Callable[[bytes], None]) -> None:
 
 def _hash(payload: Payload) -> bytes:
     found = hashlib.blake2b(payload.data, digest_size=16)
-    if payload.arrays:  # the same bytes are other numbers in another shape
+    if payload.arrays:  # the same bytes with another shape or dtype are another input
         found.update(msgspec.msgpack.encode(payload.arrays))
     return found.digest()

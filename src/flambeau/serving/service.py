@@ -1,4 +1,4 @@
-"""The core that every protocol calls: model names and versions to models, coroutines to outcomes.
+"""The core that every protocol calls: it finds the model by name and version, and returns its outcomes.
 
 It knows no protocol. `BlockingService` and `AttachedService` let threads call it: Flask views, the Python API, tests.
 """
@@ -24,11 +24,11 @@ T = TypeVar("T")
 
 
 def split_options(options: dict[str, Any]) -> tuple[SourceOptions, Settings]:
-    """Sort options by name into those of the source and those of the service. Raises `ConfigError` for others."""
+    """Split options by name into source options and service settings. Raises `ConfigError` for an unknown name."""
     of_source = {
         name: value
         for name, value in options.items()
-        # the threshold of a service is its own: it must not make another bundle
+        # the threshold is a service setting here: it must not cause another bundle to be built
         if name in SourceOptions.__struct_fields__ and name != "threshold"
     }
     of_service = {name: value for name, value in options.items() if name in Settings.__dataclass_fields__}
@@ -41,7 +41,7 @@ class Service:
     """The models of one server. One of them is the default."""
 
     def __init__(self, models: Sequence[Opened], settings: Settings) -> None:
-        """Raises `SetupError` for what is not there; loads nothing yet."""
+        """Raises `SetupError` for a missing engine, device or permission; loads nothing yet."""
         self.settings = settings
         self.metrics = Metrics(logs.dropped)
         self.tracer = tracing.start(settings.otel_endpoint)
@@ -63,7 +63,7 @@ class Service:
         return self.table.models()
 
     def get(self, name: str | None = None, version: str | None = None) -> Model:
-        """The model of that name, or the default; of that version or alias, or the one that answers by default.
+        """The model called `name` (or the default model), in that version or alias (or in its default version).
 
         Raises `RequestError` with code `model_not_found` or `version_not_found`; `model_loading` or `model_unavailable`
         for one that is not loaded.
@@ -87,15 +87,18 @@ class Service:
     async def predict(
         self, model: Model, payloads: Sequence[Payload], options: Options, *, timeout: float
     ) -> list[Outcome]:
-        """One outcome per payload, in order, within `timeout` seconds. Raises `RequestError` for the request itself."""
+        """One outcome per payload, in order, within `timeout` seconds.
+
+        Raises `RequestError` when the request as a whole is refused.
+        """
         deadline = asyncio.get_running_loop().time() + timeout
         return await model.predict(payloads, options, deadline=deadline)
 
     async def infer(self, model: Model, tensors: Tensors, *, timeout: float) -> Tensors:
-        """The network's own outputs by name, a row for each row of its own inputs, within `timeout` seconds.
+        """The network's raw outputs by name, one row for each input row, within `timeout` seconds.
 
-        Nothing is prepared, and no activation is applied: what goes in and comes out has the names, dtypes and shapes
-        of the manifest. Raises `RequestError`, that of the first row that failed where one did.
+        Nothing is preprocessed and no activation is applied: inputs and outputs have the names, dtypes and shapes of
+        the manifest. Raises `RequestError`; if a row failed, the error of the first that did.
         """
         try:
             payloads = tensor_requests.split(model, tensors, most=self.settings.max_items)
@@ -110,11 +113,11 @@ class Service:
         return not self.draining and bool(models) and all(model.ready() for model in models)
 
     def drain(self) -> None:
-        """From now on the service is not ready. What it has received it still answers."""
+        """Stop being ready. Requests already received are still answered."""
         self.draining = True
 
     async def close(self) -> None:
-        """Answer what was taken, then let go of every model."""
+        """Answer the accepted requests, then release every model."""
         self.drain()
         await self.table.close()
         if self.tracer is not None:
@@ -122,26 +125,26 @@ class Service:
 
 
 class AttachedService:
-    """A service on a loop that somebody else runs, for threads beside that loop."""
+    """A service on an event loop that somebody else runs, for calls from other threads."""
 
     def __init__(self, service: Service, loop: asyncio.AbstractEventLoop) -> None:
         self.service = service
         self._loop = loop
 
     def call(self, step: Callable[[Service], Coroutine[Any, Any, T]]) -> T:
-        """Run one coroutine of the service to its end and return its result. Not to be called on the loop itself."""
+        """Run one coroutine of the service to its end and return its result. Do not call it on the loop itself."""
         return asyncio.run_coroutine_threadsafe(step(self.service), self._loop).result()
 
 
 class BlockingService:
     """A service on a loop in a background thread of its own, for callers that have no loop.
 
-    After a fork (gunicorn with --preload) the child has the object but not the thread: the first call there makes the
-    service anew, and others wait for it. Closed before the fork, it stays closed.
+    After a fork (gunicorn with --preload) the child has the object but not the thread: the first call there creates
+    the service again, and concurrent calls wait for it. A service closed before the fork stays closed.
     """
 
     def __init__(self, make: Callable[[], Service]) -> None:
-        """Make and start a service. Raises `SetupError` when it cannot start."""
+        """Create and start a service. Raises `SetupError` when it cannot start."""
         self._make = make
         self._opened = PerProcess("the service", self._open)
 
@@ -166,14 +169,14 @@ class BlockingService:
         return loop.run(step(service))
 
     async def run(self, step: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine of the service for a caller on another loop. When that is cancelled, so is the coroutine."""
+        """Run a coroutine of the service for a caller on another loop. Cancelling the caller cancels the coroutine."""
         loop, _ = self._opened.get()
         return await loop.wait(step)
 
     def close(self) -> None:
-        """Answer what was taken, let go of the models, and end the loop.
+        """Answer the accepted requests, release the models, and end the loop.
 
-        A forked child that never called has nothing to end, and a second call does nothing.
+        In a forked child that never made a call there is nothing to end; a second call does nothing.
         """
         if (opened := self._opened.close()) is not None:
             loop, service = opened

@@ -1,8 +1,8 @@
-"""A request of named arrays to items, and the outcomes of those back to one answer.
+"""Splits a request of named arrays into items, and joins their outcomes into one answer.
 
-An item is what an item of that model is over JSON, so that limits, batches and fairness are the same for both: a
-picture is one row, and of a network over numbers an item holds up to `MAX_ROWS` rows, which would cost more as items of
-their own than to compute.
+An item is the same as over JSON, so that limits, batches and fairness are the same for both. For an image model an item
+is one row. For a network over numbers it holds up to `MAX_ROWS` rows: handling each row as an item would cost more than
+computing it.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from flambeau.types import Outcome, Payload, Tensors
 
 
 def split(model: Model, tensors: Tensors, *, most: int) -> list[Payload]:
-    """The items of a request, at most so many. Raises `RequestError`."""
+    """The items of a request, `most` of them at most. Raises `RequestError`."""
     if model.kind == "python":
         raise RequestError(
             f"model '{model.name}' is a Python model, which has no tensors of its own: send it a value",

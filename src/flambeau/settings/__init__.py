@@ -1,1 +1,1 @@
-"""Everything that can be set, once: name, default, meaning and bounds; and where its value came from."""
+"""Every setting, defined once: name, default, meaning and bounds; and where its value came from."""

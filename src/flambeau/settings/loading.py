@@ -1,7 +1,7 @@
-"""Where settings come from beside the command line: environment variables, and `flambeau.toml`.
+"""Reads settings from environment variables and from `flambeau.toml`.
 
-What is unknown or wrong there is an error that names the place. Which of several values wins is decided by
-`flambeau.cli.options`.
+An unknown setting or a bad value is an error that names the place. `flambeau.cli.options` decides which of several
+values wins.
 """
 
 import difflib
@@ -17,7 +17,7 @@ from flambeau.settings import table
 from flambeau.settings.schema import Setting, to_toml
 
 FILE = "flambeau.toml"
-"""The configuration file that is read where it lies in the current folder."""
+"""The configuration file that is read if it lies in the current folder."""
 
 _PREFIX = "FLAMBEAU_"
 _OF_KUBERNETES = re.compile(r"FLAMBEAU_(\w+_)?(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP|SCTP))(_\w+)?")
@@ -26,17 +26,17 @@ _ADDRESS_OF_KUBERNETES = re.compile(r"(tcp|udp|sctp)://\S+")
 
 @dataclass(frozen=True, slots=True)
 class GivenValue:
-    """A setting's value and where it was given, as people are told: FLAMBEAU_PORT, or flambeau.toml, line 3."""
+    """A setting's value, and where it was given, in words: "FLAMBEAU_PORT", or "flambeau.toml, line 3"."""
 
     value: Any
     place: str
 
 
 def from_environment(environment: Mapping[str, str], *, wanted: Collection[str]) -> dict[str, GivenValue]:
-    """The settings `wanted` that stand in the environment, by name. An empty variable counts as not set.
+    """The settings in `wanted` that the environment gives, by name. An empty variable counts as not set.
 
-    Raises `ConfigError` for a bad value, and for a variable of ours that does not exist. What Kubernetes puts into
-    every container beside a Service called flambeau (FLAMBEAU_PORT=tcp://..., FLAMBEAU_SERVICE_HOST) is passed over.
+    Raises `ConfigError` for a bad value, and for an unknown variable with our prefix. Ignores the variables that
+    Kubernetes sets in every container for a Service called flambeau (FLAMBEAU_PORT=tcp://..., FLAMBEAU_SERVICE_HOST).
     """
     known = {each.variable: each for each in table.rows().values()}
     given: dict[str, GivenValue] = {}
@@ -61,12 +61,12 @@ def _is_of_kubernetes(variable: str, text: str) -> bool:
 
 
 def from_file(path: Path, *, named: bool, apart: Collection[str] = ()) -> dict[str, GivenValue]:
-    """The settings that stand in a configuration file, by name; paths are relative to it. Raises `ConfigError`.
+    """The settings in a configuration file, by name; paths in it are relative to it. Raises `ConfigError`.
 
-    Keys that are `apart` are no settings, and are passed over.
+    Keys listed in `apart` are not settings, and are skipped.
 
-    A file that was not `named`, and merely lies where the command was started, may have come with the model: it can
-    give no permission.
+    A file that was not `named` but merely lies in the current folder may have come with the model: it can give no
+    permission.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -97,7 +97,7 @@ def from_file(path: Path, *, named: bool, apart: Collection[str] = ()) -> dict[s
 
 
 def _place(path: Path, text: str, key: str) -> str:
-    """The file and the line of a key, as far as it can be told: tomllib does not keep it."""
+    """The file and the line of a key, as well as they can be found: tomllib does not keep lines."""
     name = re.escape(key)
     pattern = re.compile(rf"\s*(\[\s*)?[\"']?{name}[\"']?\s*[.=\]]")
     line = next((number for number, each in enumerate(text.splitlines(), 1) if pattern.match(each)), None)
@@ -105,7 +105,7 @@ def _place(path: Path, text: str, key: str) -> str:
 
 
 def _setting(key: str, value: Any, place: str) -> Setting:
-    """The setting that a key names: that of a flag, with hyphens or underscores. Raises `ConfigError`."""
+    """The setting that a key names: the flag's name, with hyphens or underscores. Raises `ConfigError`."""
     name = key.replace("-", "_")
     if name in table.rows():
         return table.rows()[name]
@@ -119,14 +119,16 @@ def _setting(key: str, value: Any, place: str) -> Setting:
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     """The remedy for a name that does not exist."""
-    bare = {each.removeprefix(_PREFIX): each for each in known}  # or all that begin alike would be near each other
+    bare = {each.removeprefix(_PREFIX): each for each in known}  # with the prefix, all names would look alike
     found = difflib.get_close_matches(name.removeprefix(_PREFIX), list(bare), n=1, cutoff=0.7)
     near = f"write {bare[found[0]]}, or take it away" if found else ""
     return near or "take it away; `flambeau config` shows those there are"
 
 
 def _from_folder(setting: Setting, value: Any, folder: Path) -> Any:
-    """A path as seen from the file that names it. What is no path (imagenet, resnet18, package.module:Class) stays."""
+    """Resolve a path against the folder of its file. A value that is no path (imagenet, resnet18, package.module:Class)
+    stays as it is.
+    """
     if not isinstance(value, str) or folder.resolve() == Path.cwd():
         return value
     moved = str(folder / Path(value).expanduser())
@@ -134,6 +136,6 @@ def _from_folder(setting: Setting, value: Any, folder: Path) -> Any:
         file, colon, _ = value.rpartition(":")
         if colon:
             return moved if file.endswith(".py") else value
-    if setting.name in ("source", "labels"):  # a path or a name: whatever lies in the current folder is not meant
+    if setting.name in ("source", "labels"):  # a path or a name: never a file of that name in the current folder
         return moved if Path(moved).exists() or Path(value).exists() else value
     return moved if setting.is_path else value

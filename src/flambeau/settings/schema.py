@@ -1,7 +1,7 @@
-"""One setting: the row that a flag, a variable, a key of flambeau.toml and a line of the documentation are made from.
+"""One setting: a flag, a variable, a key of flambeau.toml and a line of the documentation are made from it.
 
-It reads a setting's value out of text and out of TOML, and says what would be right where it cannot. Where a value came
-from, and which of several wins, is not known here.
+This module reads a setting's value from text and from TOML; its errors say what would be right. It does not know where
+a value came from, nor which of several wins.
 """
 
 import json
@@ -14,11 +14,11 @@ from pathlib import PurePath
 from typing import Any, Literal
 
 ValueKind = Literal["text", "whole", "number", "switch", "choice", "list", "shape", "numbers", "object"]
-"""`list` is several texts, `shape` several whole numbers from 1 or words, or a mapping of those, `numbers` one number
-or three, `object` a mapping."""
+"""`list`: several strings. `shape`: several whole numbers from 1, or words, or a mapping of such shapes by name.
+`numbers`: one number or three. `object`: a mapping."""
 
 OTHERS = "Others"
-"""The group of settings that name none."""
+"""The group of settings that do not name one."""
 
 _ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _PATHS = ("FILE", "DIR")
@@ -30,10 +30,10 @@ _METAVARS: dict[ValueKind, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """A setting: its `name` is that of the keyword, and the others follow from it.
+    """A setting. `name` is the keyword; the flag and the variable follow from it.
 
-    `meaning` is one line for `--help`; `long`, where given, is what the documentation says instead. Bounds are
-    inclusive. A setting whose `metavar` is FILE or DIR is a path. `unset` is the word that spells "not set", `None`.
+    `meaning` is one line for `--help`; `long`, if given, replaces it in the documentation. Bounds are inclusive. A
+    setting whose `metavar` is FILE or DIR is a path. `unset` is the word that means "not set" (`None`).
     """
 
     name: str
@@ -50,7 +50,7 @@ class Setting:
 
     @property
     def flag(self) -> str:
-        """The option of a command: --max-items."""
+        """The command-line flag: --max-items."""
         return "--" + self.name.replace("_", "-")
 
     @property
@@ -60,12 +60,12 @@ class Setting:
 
     @property
     def is_path(self) -> bool:
-        """Whether its value names a file or a folder, and nothing else."""
+        """Whether its value is always the path of a file or a folder."""
         return self.metavar in _PATHS
 
     @property
     def placeholder(self) -> str:
-        """What stands for the value in `--help`: its choices, its unit or its kind."""
+        """The placeholder for the value in `--help`: its choices, its unit or its kind."""
         if self.metavar or self.choices:
             return self.metavar or "|".join(self.choices)
         if self.kind in ("whole", "number"):
@@ -75,7 +75,7 @@ class Setting:
         return _METAVARS.get(self.kind, "")
 
     def from_text(self, text: str) -> Any:
-        """The value that a flag or a variable spells. Raises `ValueError` with the end of a sentence: "is not ..."."""
+        """Read the text of a flag or a variable. Raises `ValueError` with the end of a sentence: "is not ..."."""
         if text == self.unset:
             return None
         try:
@@ -86,7 +86,7 @@ class Setting:
         return value
 
     def from_toml(self, value: Any) -> Any:
-        """The value that TOML spells: numbers are numbers there, and no text. Raises `ValueError` as `from_text`."""
+        """Read a TOML value, in which numbers are numbers, not text. Raises `ValueError` as `from_text` does."""
         if value is not None and value == self.unset:
             return None
         if not _TOML_FORMS[self.kind](value):
@@ -100,19 +100,19 @@ class Setting:
         return taken
 
     def check(self, value: Any) -> None:
-        """Raise `ValueError`, with the end of a sentence, for a value that is out of bounds."""
+        """Raise `ValueError`, with the end of a sentence, for a value out of bounds."""
         if value is None:
             return
         if self.choices and value not in self.choices:
             raise ValueError(f"is not one of {', '.join(self.choices)}")
-        # `not (a <= b)` and not `a > b`: NaN compares false with everything and must not slip through
+        # `not (a <= b)`, not `a > b`: NaN compares false with everything and must not slip through
         if self.minimum is not None and not (self.minimum <= value):
             raise ValueError(f"is too small: the least is {self.minimum}")
         if self.maximum is not None and not (value <= self.maximum):
             raise ValueError(f"is too large: the most is {self.maximum}")
 
     def _wanted(self, *, as_toml: bool) -> str:
-        """What is wrong with a value of another kind, and what would be right."""
+        """The error for a value of another kind: what is wrong, and what would be right."""
         lists, one = ("[3, 32, 32]", "[0.485, 0.456, 0.406]"), ("3,32,32", "0.485,0.456,0.406")
         shape, numbers = lists if as_toml else one
         least = "" if self.minimum is None else f", {self.minimum} or more"
@@ -133,7 +133,7 @@ class Setting:
 
 
 def kind_of(hint: Any) -> ValueKind:
-    """The kind of a field's type: `whole` for `int | None`, `choice` for a Literal."""
+    """The setting's kind for a type hint: `whole` for `int | None`, `choice` for a Literal."""
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
     origin = typing.get_origin(hint)
@@ -150,7 +150,7 @@ def _switch(text: str) -> bool:
 
 
 def _shape(text: str) -> tuple[int | str, ...] | dict[str, tuple[int | str, ...]]:
-    """`3,32,32`, a word for a length that is free (`steps,8`), and of several inputs each by name: `a=4,b=steps,8`."""
+    """Read `3,32,32`; `steps,8`, where a word is a free length; or several inputs by name: `a=4,b=steps,8`."""
     if "=" not in text:
         sizes = tuple(_size(size) for size in text.split(","))
         if not _is_shape(list(sizes)):
@@ -231,7 +231,7 @@ _TOML_FORMS: dict[ValueKind, Callable[[Any], bool]] = {
 
 
 def to_toml(value: Any) -> str:
-    """A setting's value as TOML spells it."""
+    """A setting's value, written as TOML."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple | list):

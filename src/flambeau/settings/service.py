@@ -1,8 +1,8 @@
-"""Every setting of a service once: its name, default, meaning and bounds.
+"""Every setting of a service, defined once: name, default, meaning and bounds.
 
-The command line, the environment, `flambeau.toml` and the documentation are made from this table (with that of the
-source, `flambeau.settings.table`), and `create_app` takes the same names as keywords. This module reads neither argv,
-nor the environment, nor a file.
+Flags, environment variables, the keys of `flambeau.toml` and the documentation are made from this table and that of the
+source (`flambeau.settings.table`); `create_app` takes the same names as keywords. This module reads neither argv, nor
+the environment, nor a file.
 """
 
 import functools
@@ -26,10 +26,10 @@ LogFormat = Literal["auto", "text", "json"]
 
 
 def _setting(default: Any, meaning: str, *, group: str = OTHERS, long: str = "", **bounds: Any) -> Any:
-    """A dataclass field that carries its own documentation: `meaning` is a line for `--help`.
+    """A dataclass field with its own documentation: `meaning` is a line for `--help`.
 
-    `group` is the heading it stands under, and `long` what the documentation says instead of `meaning`. `bounds`:
-    minimum, maximum, choices, metavar (FILE and DIR make it a path).
+    `group` is its heading; `long` replaces `meaning` in the documentation. `bounds`: minimum, maximum, choices, metavar
+    (FILE and DIR make it a path), unset.
     """
     return field(default=default, metadata={"meaning": meaning, "group": group, "long": long, **bounds})
 
@@ -87,9 +87,9 @@ class Settings:
     )
     engine: EngineChoice = _model(
         "auto",
-        "What runs the model; auto is the bundle's own choice, checked and where there are several measured.",
-        long="What runs the model: `onnxruntime`, `openvino`, `eager` (PyTorch itself), `compile`, `onnxruntime-int8`, "
-        "or `auto`, the bundle's own choice. See [engines.md](engines.md).",
+        "Engine that runs the model; auto is the bundle's own choice: checked, and measured if there are several.",
+        long="Engine that runs the model: `onnxruntime`, `openvino`, `eager` (PyTorch itself), `compile`, "
+        "`onnxruntime-int8`, or `auto`, the bundle's own choice. See [engines.md](engines.md).",
         choices=get_args(EngineChoice),
         metavar="ENGINE",
     )
@@ -101,17 +101,17 @@ class Settings:
     )
     runner: RunnerName = _worker(
         "processes" if os.name == "posix" else "threads",
-        "Where replicas live: in processes that may die without harm, or in threads of this one.",
-        long="Where replicas live: in `processes` that may die without harm, or in `threads` of this one. On Windows, "
-        "and for `create_app`, the default is `threads`.",
+        "Where replicas live: in processes that may crash without harm, or in threads of this one.",
+        long="Where replicas live: in `processes` that may crash without harm, or in `threads` of this one. On "
+        "Windows, and for `create_app`, the default is `threads`.",
         choices=("processes", "threads"),
     )
     replicas: int | None = _worker(
         None,
         "Replicas of the model, one batch each at a time. Default: auto, as many as the build measured best.",
         long="Replicas of the model, one batch each at a time. Not set, or `auto`: what the build "
-        "[measured](engines.md#replicas-and-threads) to answer most on this machine; where nothing was measured, one "
-        "per core on the CPU, one on an accelerator, one for Python models.",
+        "[measured](engines.md#replicas-and-threads) to give the highest throughput on this machine; if nothing was "
+        "measured, one per core on the CPU, one on an accelerator, one for Python models.",
         minimum=1,
         metavar="N|auto",
         unset="auto",
@@ -127,9 +127,8 @@ class Settings:
     )
     max_batch_size: int = _queue(
         0,
-        "Most items computed together. 0: by measurement, as many as pay, or one; 8 for Python models.",
-        long="Most items computed together. 0: [by measurement](performance.md#batches), as many as pay; 8 for Python "
-        "models.",
+        "Most items in a batch. 0: measured, as many as pay off, or one; 8 for Python models.",
+        long="Most items in a batch. 0: [measured](performance.md#batches), as many as pay off; 8 for Python models.",
         minimum=0,
     )
     max_queue_delay_ms: float = _queue(
@@ -144,12 +143,12 @@ class Settings:
     max_queue_bytes: int = _queue(
         256 * MIB,
         "Most bytes waiting; further ones are answered 503.",
-        long="Most bytes waiting (256 MiB, and one body at least). Further ones are answered 503 `queue_full`.",
+        long="Most bytes waiting (256 MiB, and at least one body). Further ones are answered 503 `queue_full`.",
         minimum=1,
     )
     deadline: float = _limit(
         60.0,
-        "Seconds within which a request is answered, once it is received whole.",
+        "Seconds within which a request is answered, once it is complete.",
         long="Seconds within which a request is answered. After that it is answered 504.",
         minimum=0,
     )
@@ -171,9 +170,9 @@ class Settings:
     max_inflight_bytes: int | None = _limit(
         None,
         "Most bytes of all request bodies together. Default: a quarter of the memory.",
-        long="Most bytes of all request bodies together, from their first byte until they are answered. Where more "
-        "come, the largest uploads that are not whole are answered 503. Not set: a quarter of the memory that the "
-        "process may use, by the machine and its control groups, and room for one body at least.",
+        long="Most bytes of all request bodies together, from their first byte until they are answered. If more "
+        "arrive, the largest incomplete uploads are answered 503. Not set: a quarter of the memory that the machine "
+        "and the control groups leave to the process, and room for at least one body.",
         minimum=1,
     )
     max_json_depth: int = _limit(
@@ -187,18 +186,18 @@ class Settings:
     )
     max_image_pixels: int = _limit(
         40_000_000,
-        "Largest image, read from its header; larger is 413.",
+        "Largest image, as its header says; larger ones are answered 413.",
         long="Largest image, width times height as its header says. Larger ones are answered 413.",
         minimum=1,
     )
     fast_decode: bool = _model(
         False,
-        "Decode large JPEGs to fewer pixels: faster, and up to four grey levels off the exact way.",
-        long="Decode large JPEGs to fewer pixels: faster, and up to four grey levels off "
-        "[the exact way](performance.md#photographs).",
+        "Decode large JPEGs to fewer pixels: faster, and off by up to four grey levels.",
+        long="Decode large JPEGs to fewer pixels: faster, and off by up to four grey levels from "
+        "[exact decoding](performance.md#photographs).",
     )
     compute_timeout: float = _worker(
-        20.0, "Seconds a worker process may take over a batch before it is taken for hung and killed.", minimum=0.1
+        20.0, "Seconds a worker process may take for a batch before it counts as hung and is killed.", minimum=0.1
     )
     startup_timeout: float = _worker(120.0, "Seconds a worker process may take to become warm.", minimum=0.1)
     max_worker_memory: int | None = _worker(
@@ -207,19 +206,19 @@ class Settings:
         long="Bytes of address space a worker process may take. Not set: unbounded.",
         minimum=64 * MIB,
     )
-    drain_timeout: float = _worker(30.0, "Seconds a stopping service gives to what it has received.", minimum=0)
+    drain_timeout: float = _worker(30.0, "Seconds a stopping service has to answer what it has received.", minimum=0)
     log_level: LogLevel = _log(
         "info",
-        "Least that is logged; debug adds tracebacks.",
-        long="Least that is logged. `debug` adds the tracebacks of failed models.",
+        "Lowest level that is logged; debug adds tracebacks.",
+        long="Lowest level that is logged. `debug` adds the tracebacks of failed models.",
         choices=("debug", "info", "warning", "error"),
     )
     allow_code: bool = _model(
         False,
-        "Run code that the source carries (Python models, own architectures).",
-        long="Run code that the source carries: Python models, own architectures.",
+        "Run code that the source carries (Python models, your own architectures).",
+        long="Run code that the source carries: Python models, your own architectures.",
     )
-    insecure_no_auth: bool = _address(False, "Listen beyond loopback although nobody is asked who they are.")
+    insecure_no_auth: bool = _address(False, "Listen beyond loopback without asking anybody for a token.")
 
     # Access
     tokens_file: str | None = _access(
@@ -235,11 +234,10 @@ class Settings:
     )
     allowed_hosts: str | None = _access(
         None,
-        "Names that requests may have in their header Host. Default: on loopback its names, else any.",
+        "Names that requests may have in their Host header. Default: on loopback its own names, else any.",
         metavar="NAME,NAME",
-        long="Names, separated by commas, that requests may have in their header `Host`. Not set: `localhost`, "
-        "`127.0.0.1` and `[::1]` when it listens on loopback or a Unix socket, which are always allowed there; "
-        "else any.",
+        long="Names, separated by commas, that requests may have in their `Host` header. On loopback or a Unix socket, "
+        "`localhost`, `127.0.0.1` and `[::1]` are always allowed. Not set: these alone there, else any.",
     )
     cors_origins: str | None = _access(
         None,
@@ -249,21 +247,21 @@ class Settings:
     )
     tls_certificate: str | None = _access(
         None,
-        "Certificate for TLS and its chain, in PEM.",
+        "TLS certificate and its chain, in PEM.",
         metavar="FILE",
-        long="Certificate for TLS and its chain, a file in PEM. Needs `--tls-key`.",
+        long="TLS certificate and its chain, a PEM file. Needs `--tls-key`.",
     )
     tls_key: str | None = _access(
         None,
-        "Its private key, in PEM.",
+        "Private key of the TLS certificate, in PEM.",
         metavar="FILE",
-        long="Its private key, a file in PEM without a password.",
+        long="Private key of the TLS certificate, a PEM file without a password.",
     )
     rate_limit: str | None = _access(
         None,
-        "Most predictions of each token, or each address where there are none: 100/minute.",
+        "Most predictions per token, or per address if there are no tokens: 100/minute.",
         metavar="RATE",
-        long="Most predictions of each token, or of each address where there are no tokens: `100/minute`, "
+        long="Most predictions per token, or per address if there are no tokens: `100/minute`, "
         "`5/second`. Further ones are answered 429. Needs the extra `rate-limit`.",
     )
 
@@ -276,34 +274,34 @@ class Settings:
     )
     max_connections_per_address: int | None = _connection(
         None,
-        "Most connections of one address; 0 is without bound. Default: 64, and without bound on loopback.",
+        "Most connections from one address; 0 is no limit. Default: 64, and no limit on loopback.",
         minimum=0,
-        long="Most connections of one address; 0 is without bound. Not set: 64, and without bound on loopback, "
-        "where proxies and benchmarks are. Raise it behind a proxy on another machine.",
+        long="Most connections from one address; 0 is no limit. Not set: 64, and no limit on loopback, where proxies "
+        "and benchmarks run. Raise it behind a proxy on another machine.",
     )
     header_timeout: float = _connection(
         10.0,
-        "Seconds within which a request's headers are whole.",
+        "Seconds within which a request's headers must be complete.",
         minimum=0.1,
-        long="Seconds within which a request's headers are whole; else it is answered 408.",
+        long="Seconds within which a request's headers must be complete; else it is answered 408.",
     )
     body_timeout: float = _connection(
         10.0,
-        "Seconds over which a body is to come at --min-body-rate; slower ones are answered 408.",
+        "Seconds over which a body must arrive at --min-body-rate; slower ones are answered 408.",
         minimum=0.1,
-        long="Seconds over which a body has to come at `--min-body-rate`; else it is answered 408.",
+        long="Seconds over which a body must arrive at `--min-body-rate`; else it is answered 408.",
     )
     min_body_rate: int = _connection(
         1024,
-        "Least bytes a second of a body that is on its way.",
+        "Least bytes a second of a body that is being received.",
         minimum=0,
-        long="Least bytes a second of a body that is on its way, and of an answer that is being read.",
+        long="Least bytes a second of a body that is being received, and of an answer that is being read.",
     )
     write_timeout: float = _connection(
         30.0,
-        "Seconds over which a client is to read its answer at --min-body-rate; else it is cut off.",
+        "Seconds over which a client must read its answer at --min-body-rate; else it is disconnected.",
         minimum=0.1,
-        long="Seconds over which a client has to read its answer at `--min-body-rate`; else it is cut off.",
+        long="Seconds over which a client must read its answer at `--min-body-rate`; else it is disconnected.",
     )
     idle_timeout: float = _connection(
         15.0,
@@ -335,7 +333,7 @@ class Settings:
         long="Most bytes of all headers together. More are answered 431.",
     )
 
-    # What operators see
+    # Log and traces
     log_format: LogFormat = _log(
         "auto",
         "How the log is written: text for people, json for machines; auto is text on a terminal.",
@@ -379,12 +377,12 @@ _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 def unix_path(host: str) -> Path | None:
-    """The file of a Unix socket, where `--host` names one: `unix:PATH`."""
+    """The file of the Unix socket if `--host` names one (`unix:PATH`), else `None`."""
     return Path(host.removeprefix("unix:")) if host.startswith("unix:") and host != "unix:" else None
 
 
 def is_local(host: str) -> bool:
-    """Whether only this machine can reach what listens there: loopback, or a Unix socket."""
+    """Whether only this machine can connect to `host`: loopback, or a Unix socket."""
     return host in _LOOPBACK or unix_path(host) is not None
 
 
@@ -406,8 +404,9 @@ class CpuBudget:
 def place(replicas: int | None, threads: int | None, *, default: int, cores: int) -> CpuBudget:
     """Share `cores` between replicas: the one place where the thread budget is decided.
 
-    More runnable threads than cores is a cliff for OpenMP and for spinning thread pools, so a replica gets
-    `cores // replicas` threads and at least one. Only who asks for more, in replicas or in threads, gets more.
+    OpenMP and spinning thread pools slow down sharply with more runnable threads than cores, so a replica gets
+    `cores // replicas` threads and at least one. More only if the user asks for more replicas or threads. Example: 8
+    cores and 2 replicas give 4 threads each.
     """
     count = replicas or default
     return CpuBudget(replicas=count, threads=threads or max(1, cores // count))

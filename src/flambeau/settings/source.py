@@ -1,4 +1,4 @@
-"""What the user can say about a source: which network it is, what it takes, and what its answers mean."""
+"""The options of a source: its architecture, its input, and the meaning of its answers."""
 
 from typing import Any, Literal
 
@@ -7,18 +7,18 @@ import msgspec
 from flambeau.tasks import ImageTask
 
 HiddenActivation = Literal["none", "relu", "gelu", "silu", "tanh", "sigmoid"]
-"""What stands between the linear layers of a replaced head."""
+"""The activation between the linear layers of a replaced head."""
 
 OutputActivation = Literal["softmax", "sigmoid", "none"]
-"""What stands between a network's last layer and the answer."""
+"""The activation between a network's last layer and the answer."""
 
 
 InputShape = tuple[int | str, ...]
-"""The shape of one row of an input; a word is the length of an axis that is free."""
+"""The shape of one row of an input; a word stands for an axis of free length."""
 
 
 class SourceOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user says about a source. Paths are as given, relative to the current folder."""
+    """What the user says about a source. Paths are as the user gave them, relative to the current folder."""
 
     source: str | None = None
     arch: str | None = None

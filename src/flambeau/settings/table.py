@@ -1,6 +1,6 @@
-"""The table of all that can be set: what the source is, and how the service runs (`flambeau.settings.service`).
+"""The table of all settings: those of the source, and those of the service (`flambeau.settings.service`).
 
-Commands, the environment, `flambeau.toml` and docs/configuration.md are made from it. It reads none of them.
+Commands, environment variables, `flambeau.toml` and docs/configuration.md are made from it. It reads none of them.
 """
 
 import functools
@@ -16,16 +16,16 @@ TOKEN, ADMIN_TOKEN = "FLAMBEAU_TOKEN", "FLAMBEAU_ADMIN_TOKEN"
 
 VARIABLES = {
     "FLAMBEAU_CONFIG": "The configuration file, as `--config`.",
-    "FLAMBEAU_CACHE": "The folder that built bundles are kept in.",
+    "FLAMBEAU_CACHE": "The folder for built bundles.",
     TOKEN: "The token that clients must show.",
-    ADMIN_TOKEN: "The token for what operators do.",
+    ADMIN_TOKEN: "The token for operators.",
 }
-"""Variables that are read and are no settings. What is secret stands here, and never in a flag."""
+"""Variables that are read but are no settings. A secret is given in one of these, never in a flag."""
 
 SECRET_VARIABLES = (TOKEN, ADMIN_TOKEN)
 
 PERMISSIONS = ("allow_code", "insecure_no_auth")
-"""Settings that let something happen which is refused otherwise: somebody has to say so."""
+"""Settings that permit something risky: somebody has to give them on purpose."""
 
 _SOURCE, _IMAGES = "Source", "Images"
 
@@ -40,22 +40,22 @@ def _row(
 SOURCE = (
     _row(
         "source",
-        "What is served.",
-        "What is served: a file, a folder, the name of a network, or `file.py:Class`, as [below](#what-the-source-is). "
+        "What to serve.",
+        "What to serve: a file, a folder, the name of a network, or `file.py:Class`, as [below](#what-the-source-is). "
         "Not set: the built-in model.",
         metavar="SOURCE",
     ),
     _row(
         "arch",
-        "Network of a weights file: a name, or module:Class.",
-        "Network of a weights file: a name, or `file.py:Class` or `package.module:Class` with `--allow-code`. "
-        "Not set: it is found.",
+        "Architecture of a weights file: a name, or module:Class.",
+        "Architecture of a weights file: a name, or `file.py:Class` or `package.module:Class` with `--allow-code`. "
+        "Not set: found from the weights.",
         metavar="NAME",
     ),
     _row(
         "arch_args",
-        "Its keyword arguments.",
-        "Keyword arguments of the network, as a JSON object; in a configuration file a table.",
+        "Keyword arguments of the architecture.",
+        "Keyword arguments of the architecture, as a JSON object; in a configuration file a table.",
         kind="object",
     ),
     _row(
@@ -72,9 +72,8 @@ SOURCE = (
     ),
     _row(
         "hidden_activation",
-        "What stands between the linear layers of a replaced head; weights do not show it.",
-        "What stands between the linear layers of a replaced head: `relu`, `gelu`, `silu`, `tanh`, `sigmoid` or "
-        "`none`.",
+        "Activation between the linear layers of a replaced head; the weights do not show it.",
+        "Activation between the linear layers of a replaced head: `relu`, `gelu`, `silu`, `tanh`, `sigmoid` or `none`.",
         kind="choice",
         choices=typing.get_args(HiddenActivation),
         metavar="NAME",
@@ -82,27 +81,27 @@ SOURCE = (
     _row(
         "labels",
         "Class names: a file, or imagenet.",
-        "Class names: `imagenet`, or a file (JSON, or one name a line). Not set: official weights have ImageNet's, "
-        "names that lie beside the weights are taken, others answer class numbers.",
+        "Class names: `imagenet`, or a file (JSON, or one name a line). Not set: ImageNet's for official weights, else "
+        "the names stored with the weights, else class numbers.",
         metavar="FILE",
     ),
     _row(
         "num_classes",
         "Number of classes; checked against the file.",
-        "Number of classes. Not needed; where given, it is checked against the weights.",
+        "Number of classes. Not needed; if given, it is checked against the weights.",
         kind="whole",
         minimum=1,
     ),
     _row(
         "pipeline",
-        "What an own network takes; else found out.",
-        "What an own network takes: `image` or `tensor`. Not set: told from its first layer.",
+        "Input of your own network. Default: found from its first layer.",
+        "Input of your own network: `image` or `tensor`. Not set: found from its first layer.",
         kind="choice",
         choices=("image", "tensor"),
     ),
     _row(
         "task",
-        "What the network does with an image; else found out.",
+        "What the network does with an image. Default: found out.",
         "What the network does with an image: `classification` (one of several), `multi-label` (each class on its "
         "own), `regression` (numbers) or `embedding` (a vector). Not set: [found out](sources.md#task-and-activation).",
         kind="choice",
@@ -110,8 +109,8 @@ SOURCE = (
     ),
     _row(
         "activation",
-        "What makes the network's last numbers into the answer; else found out.",
-        "What Flambeau applies to the network's last numbers: `softmax`, `sigmoid` or `none`. Not set: "
+        "Activation that Flambeau applies to the network's outputs. Default: found out.",
+        "Activation that Flambeau applies to the network's outputs: `softmax`, `sigmoid` or `none`. Not set: "
         "[found out](sources.md#task-and-activation).",
         kind="choice",
         choices=typing.get_args(OutputActivation),
@@ -119,22 +118,22 @@ SOURCE = (
     _row(
         "output_name",
         "Which of several outputs is the answer: its name, or its number.",
-        "Which of several outputs is the answer: its name in an ONNX graph, or the key or the number in what an own "
+        "Which of several outputs is the answer: its name in an ONNX graph, or the key or the number in what your own "
         "network returns.",
         metavar="NAME",
     ),
     _row(
         "input_shape",
-        "Shape of one item, for own networks.",
+        "Shape of one item, for your own network.",
         "Shape of one item, such as `4` or `3,32,32`. A word is "
-        "[a length that is free](sources.md#lengths-that-are-free), as in `steps,8`; of "
-        "[several inputs](sources.md#several-inputs-and-outputs) each is named: `left=4,right=3,8`. "
-        "Not set: told from the first layer, or found by trying.",
+        "[a free length](sources.md#lengths-that-are-free), as in `steps,8`; "
+        "[several inputs](sources.md#several-inputs-and-outputs) are named: `left=4,right=3,8`. "
+        "Not set: found from the first layer, or by trying.",
         kind="shape",
     ),
     _row(
         "samples",
-        "Inputs to keep in the bundle: no service is ready before it answers them as PyTorch does now.",
+        "Inputs to keep in the bundle: a service is ready only when it answers them as PyTorch does now.",
         "Folder of [golden samples](operations.md#golden-samples) to keep in the bundle.",
         metavar="DIR",
     ),
@@ -170,7 +169,7 @@ SOURCE = (
         group=_IMAGES,
     ),
 )
-"""What `flambeau.settings.source.SourceOptions` holds, but for the two that are settings of a service too."""
+"""The fields of `flambeau.settings.source.SourceOptions`, except the two that are service settings too."""
 
 GROUPS = (
     _SOURCE,
@@ -184,7 +183,7 @@ GROUPS = (
     "Connections",
     "Log and traces",
 )
-"""The order of the groups; others follow as they come."""
+"""The groups in order; any others follow as they come."""
 
 
 @functools.cache
@@ -194,7 +193,7 @@ def rows() -> dict[str, Setting]:
 
 
 def grouped() -> dict[str, list[Setting]]:
-    """All settings by the heading it stands under, in the order of the headings."""
+    """All settings by heading, in the order of the headings."""
     headings: dict[str, list[Setting]] = {group: [] for group in GROUPS}
     for each in rows().values():
         headings.setdefault(each.group, []).append(each)

@@ -1,1 +1,1 @@
-"""What the user gave, to a bundle: told, found in the cache, or built by a process of its own."""
+"""From a source to its bundle: recognise the source, find its bundle in the cache, or have it built."""

@@ -1,7 +1,7 @@
-"""What the user gave, to a bundle: found in the cache, or built by a process of its own.
+"""The bundle of a source: found in the cache, or built by a process of its own.
 
 torch lives in that process and dies with it. This module hashes files and starts the process; it neither reads
-checkpoints nor imports anybody's code. What the user gave is told by `flambeau.sources.request`.
+checkpoints nor imports anybody's code. `flambeau.sources.request` recognises the source.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ _HINTS: dict[int, str] = {
     signal.SIGKILL: ": this machine may have too little memory",
     signal.SIGPROF: ": it computed for longer than any model should take, which the file makes it do",
 }
-"""What to say of the signal that ended a build."""
+"""Hints for the signal that ended a build."""
 
 _ATTEMPTS = 3
 
@@ -58,7 +58,7 @@ Progress = Callable[[BuildStep | Advance | Note], None]
 def open_source(options: SourceOptions, *, progress: Progress) -> storage.Bundle:
     """The bundle of a source: the folder itself, the cached one, or a new one. Raises `SetupError`.
 
-    A file that is replaced while it is built makes another bundle: then it is begun anew.
+    If a file changes while its bundle is built, the build starts again, up to `_ATTEMPTS` times in all.
     """
     if options.source and (Path(options.source) / storage.MANIFEST).is_file():
         refuse_idle(options, "a bundle", used=())
@@ -77,7 +77,7 @@ def open_source(options: SourceOptions, *, progress: Progress) -> storage.Bundle
 
 
 class _Changed(Exception):
-    """A file was changed while a bundle was built of it. The text names it."""
+    """A file changed while a bundle was being built from it. The text names the file."""
 
 
 def _cached(request: BuildRequest, target: Path, before: "_Identities", *, progress: Progress) -> storage.Bundle:
@@ -88,7 +88,7 @@ def _cached(request: BuildRequest, target: Path, before: "_Identities", *, progr
             held.enter_context(staging.lock(home, target.name))
         except OSError as error:
             if not (target / storage.MANIFEST).is_file():
-                raise _unwritable(home, error) from error  # else it is there to be read, which needs no lock
+                raise _unwritable(home, error) from error  # otherwise the bundle is there, and reading needs no lock
         used = home / f".{target.name}.used.json"
         if (target / storage.MANIFEST).is_file():
             try:
@@ -111,7 +111,7 @@ def _cached(request: BuildRequest, target: Path, before: "_Identities", *, progr
 
 
 def _foreign(folder: Path) -> storage.Bundle:
-    """A bundle that somebody gives, whose graphs are looked at too: they may name files that its manifest does not."""
+    """A bundle that the user names. Its graphs are examined too: they may name files that its manifest does not."""
     opened = storage.read(folder)
     report = checkpoints.examine(folder)
     if report.verdict == "refused":
@@ -122,9 +122,9 @@ def _foreign(folder: Path) -> storage.Bundle:
 def build_into(
     options: SourceOptions, target: Path, *, progress: Progress, engine: EngineChoice = "auto", int8: str | None = None
 ) -> storage.Bundle:
-    """Build a bundle that can be carried elsewhere. `target` must not exist, or be an empty folder.
+    """Build a portable bundle. `target` must be a new or an empty folder. Raises `SetupError`.
 
-    `engine` fixes its choice; `int8` names a folder of inputs to calibrate a quantised graph with.
+    `engine` fixes the engine; `int8` names a folder of inputs to calibrate a quantised graph with.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise SourceError(f"{target} exists and is not empty: name a new folder with -o")
@@ -152,21 +152,21 @@ def build_into(
 def _build(
     request: BuildRequest, target: Path, before: "_Identities", *, progress: Progress, record: Path | None = None
 ) -> None:
-    """Run the build process into a folder beside `target`, and move it there when it is whole.
+    """Run the build process in a folder beside `target`, and rename that to `target` when it is complete.
 
-    `record`: where the files of own code that it imported are listed, with their sha256. That is done first: a bundle
-    whose list was lost, for its build was killed in between, would be taken for one that nobody's code belongs to.
+    `record`: the file that lists the user's own code that was imported, with its sha256. It is written first: if the
+    build were killed in between, a bundle without its list would look as if it used no code of the user's.
     """
     began = time.time_ns()
     with staging.filling(target) as folder:
         failure, used = _run_build_process(request, folder, progress)
         built_of = None if failure else storage.source_sha256(folder)
-        if changed := _replaced(before, request, built_of):  # which may be why it failed
+        if changed := _replaced(before, request, built_of):  # this may be why the build failed
             raise _Changed(f"{changed} was changed while it was being built")
         if failure is not None:
             kind = getattr(errors, failure.error, SourceError)
             raise kind(failure.message)
-        if request.portable:  # a temporary folder is its maker's alone, and this one is made to be carried elsewhere
+        if request.portable:  # only its owner may read a temporary folder, but this one will be copied elsewhere
             folder.chmod(0o755)
             for file in folder.rglob("*"):
                 file.chmod(0o755 if file.is_dir() else 0o644)
@@ -180,7 +180,7 @@ def _build(
 def _run_build_process(
     request: BuildRequest, folder: Path, progress: Progress
 ) -> tuple[BuildFailure | None, tuple[str, ...]]:
-    """Fill `folder`. Returns why not, and the files of own code that were imported."""
+    """Fill `folder`. Returns the failure, if any, and the files of the user's own code that were imported."""
     failure: BuildFailure | None = None
     imported: tuple[str, ...] = ()
     with spawn_child(
@@ -199,7 +199,7 @@ def _run_build_process(
                     imported = event.files
                 else:
                     progress(event)
-        except BaseException:  # we are told to stop: so is the child, or leaving this block would wait for it
+        except BaseException:  # we must stop, and so must the child: leaving this block would wait for it
             process.kill()
             raise
     if failure is None and process.returncode:
@@ -209,14 +209,14 @@ def _run_build_process(
 
 
 def _key(request: BuildRequest) -> str:
-    """A hash of everything the bundle depends on: contents of files, settings, versions of the tools."""
-    # A permission changes nothing of the bundle, nor does where a file lies and how it was named on the command line.
+    """A hash of everything the bundle depends on: contents of files, settings, versions of the tools, processor."""
+    # The bundle does not depend on a permission, nor on where a file lies and how the command line names it.
     options = msgspec.structs.replace(request.options, allow_code=True, source=None, weights=None)
     digest = hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(request, options=options, file=None)))
     for package in _TOOLS:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             digest.update(f"{package} {importlib.metadata.version(package)}\n".encode())
-    digest.update(f"on {machine.processor()}\n".encode())  # its graph is optimised, and its engine measured, for it
+    digest.update(f"on {machine.processor()}\n".encode())  # the graph is optimised and the engine chosen for it
     digest.update(f"flambeau {VERSION} format {storage.FORMAT}\n".encode())
     for file in _files(request):
         digest.update(f"{file.name} {storage.sha256_of(file)}\n".encode())
@@ -224,7 +224,7 @@ def _key(request: BuildRequest) -> str:
 
 
 def _files(request: BuildRequest) -> list[Path]:
-    """Every file that the user gave, and those that belong to it. Raises `SourceError`."""
+    """Every file that the user gave, and the files that belong to it. Raises `SourceError`."""
     named = (request.file, request.options.labels, _file_of(request.code))
     files = [Path(file) for file in named if file is not None and Path(file).is_file()]
     if request.kind == "onnx":
@@ -235,7 +235,7 @@ def _files(request: BuildRequest) -> list[Path]:
 
 
 _Identities = dict[Path, tuple[int, int, int, int, int]]
-"""What tells that a file is the one it was: whatever is done to one, it gets another time of its last change."""
+"""Device, inode, size and times of each file, to tell whether it changed: every change sets a new ctime."""
 
 
 def _identities(request: BuildRequest) -> _Identities:
@@ -247,18 +247,18 @@ def _identities(request: BuildRequest) -> _Identities:
 
 
 def _replaced(before: _Identities, request: BuildRequest, built_of: str | None) -> str | None:
-    """The name of a file that is not the one it was, if there is one. `built_of` is the sha256 that the build read."""
+    """The name of a file that changed, or `None`. `built_of` is the sha256 of the file that the build read."""
     after = _identities(request)
     for file in before.keys() | after.keys():
         if before.get(file) != after.get(file):
             return file.name
     if built_of is not None and request.file is not None and storage.sha256_of(Path(request.file)) != built_of:
-        return Path(request.file).name  # a network disk that is slow to tell
+        return Path(request.file).name  # a network disk that is slow to report the change
     return None
 
 
 def _hashed(files: tuple[str, ...], *, began: int) -> dict[str, str]:
-    """The sha256 of own code by its path; of code that was changed after `began`, one that no file has."""
+    """The sha256 of the user's code by path; for code changed after `began`, a text that matches no file."""
     return {
         file: "changed while it was built" if Path(file).stat().st_ctime_ns >= began else storage.sha256_of(Path(file))
         for file in files
@@ -267,10 +267,10 @@ def _hashed(files: tuple[str, ...], *, began: int) -> dict[str, str]:
 
 
 def _stale(used: Path) -> str | None:
-    """The name of a file whose code the cached network was built with, and that is another by now."""
+    """The name of a code file that changed since the cached bundle was built with it, or `None`."""
     try:
         known = msgspec.json.decode(used.read_bytes(), type=dict[str, str])
-    except FileNotFoundError:  # nobody's code was imported
+    except FileNotFoundError:  # no code of the user's was imported
         return None
     except (OSError, msgspec.MsgspecError):
         return used.name
@@ -282,7 +282,7 @@ def _stale(used: Path) -> str | None:
 
 
 def _file_of(code: CodeReference | None) -> str | None:
-    """The file that holds referenced code, where it can be told without importing anything."""
+    """The file that holds referenced code, if it can be found without importing anything."""
     if code is None or code.file:
         return code.file if code else None
     base = Path(code.root or ".", *str(code.module).split("."))
@@ -290,22 +290,25 @@ def _file_of(code: CodeReference | None) -> str | None:
 
 
 def cache_folder() -> Path:
-    """Where bundles are kept between starts: FLAMBEAU_CACHE, else the user's cache folder. Raises `ConfigError`."""
+    """The folder that keeps bundles between starts: FLAMBEAU_CACHE, else in the user's cache folder.
+
+    Raises `ConfigError`.
+    """
     if named := os.environ.get("FLAMBEAU_CACHE"):
         return Path(named)
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flambeau"
-    except RuntimeError:  # no HOME, and a user id that no name belongs to
+    except RuntimeError:  # no HOME, and a user id without a name
         raise ConfigError(
-            "there is no folder to keep bundles in, for this user has no home: name one with FLAMBEAU_CACHE"
+            "there is no folder to keep bundles in, because this user has no home: name one with FLAMBEAU_CACHE"
         ) from None
 
 
 def _unwritable(home: Path, error: OSError) -> SetupError:
-    """What to say when the cache does not take what is built."""
+    """The error for a bundle that cannot be written to the cache."""
     if staging.no_space(error):
         return SourceError(
-            f"{home} has no space left for the bundle ({error.strerror}): make room there, or name another folder "
+            f"{home} has no space left for the bundle ({error.strerror}): free some there, or name another folder "
             "with FLAMBEAU_CACHE"
         )
     return ConfigError(

@@ -1,4 +1,4 @@
-"""What a file is and what `flambeau serve` would do with it, without loading it: formats and detection put together.
+"""What a file is and what `flambeau serve` would do with it, without loading it: its format and its architecture.
 
 It runs nothing, imports nobody's code, and needs no torch.
 """
@@ -21,7 +21,7 @@ from flambeau.sources import request
 
 
 class WeightsReport(msgspec.Struct, frozen=True):
-    """The tensors that would be served: how many, of which dtypes, how many bytes, and where in the file they lie."""
+    """The tensors that would be served: their number, dtypes and bytes, and where in the file they lie."""
 
     where: str
     tensors: int
@@ -32,10 +32,11 @@ class WeightsReport(msgspec.Struct, frozen=True):
 
 
 class Inspection(msgspec.Struct, frozen=True):
-    """What is worth knowing of a file. `serve` is the command that serves it, and `needs` what it lacks.
+    """The findings about a file. `serve` is the command that serves it; `needs` says what is missing.
 
-    With `features` its `classes` are none. `task` says what it is taken for, and which activation is applied by whom.
-    Without `serve` it cannot be served as it is; `example`, if any, is a Python model, as text, that serves it.
+    If `features` is set, `classes` counts features, not classes. `task` is the detected task, and which activation is
+    applied by whom. Without `serve` the file cannot be served as it is; `example`, if any, is the source of a Python
+    model that serves it.
     """
 
     file: str
@@ -57,7 +58,7 @@ class Inspection(msgspec.Struct, frozen=True):
 
 
 def inspect(path: Path, *, weights_key: str | None = None, arch: str | None = None) -> Inspection:
-    """Look at a file or folder. Raises `SourceError` when it does not exist or cannot be read, and for a wrong key."""
+    """Examine a file or folder. Raises `SourceError` when it does not exist or cannot be read, and for a wrong key."""
     report = checkpoints.examine(path)
     sha256 = storage.sha256_of(path) if path.is_file() else None
     found = Inspection(file=str(path), report=report, sha256=sha256)
@@ -90,13 +91,13 @@ def inspect(path: Path, *, weights_key: str | None = None, arch: str | None = No
 
 
 def _with_code(found: Inspection, *, whole: bool) -> Inspection:
-    """What a file that carries code needs. `whole`: the network itself is code, and what it is shows when it runs."""
+    """What a file that carries code needs. `whole`: the network itself is code, known only once it runs."""
     allowed = f"flambeau serve {found.file} --allow-code"
     if found.report.format == "mar":
         return msgspec.structs.replace(found, serve=None, needs=request.UNPACK)
     if whole or (found.architecture and not found.needs):
         return msgspec.structs.replace(found, serve=allowed, needs=found.report.remedy)
-    # weights beside code: the code has to be allowed, and the weights need what they need without it
+    # weights beside code: the code has to be allowed, and the weights need the same as without it
     return msgspec.structs.replace(found, needs=f"{found.report.remedy}; and {found.needs}")
 
 

@@ -1,6 +1,6 @@
-"""What the user gave, to a request to the build process: told from the form of SOURCE and the contents of its file.
+"""Recognises a source, by the form of SOURCE and the contents of its file, and makes the request to the build process.
 
-It holds the values that pass between the two processes. Nothing is read here but by `flambeau.checkpoints`, which runs
+It also defines the values that pass between the two processes. Only `flambeau.checkpoints` reads files here; it runs
 nothing, and nobody's code is imported.
 """
 
@@ -18,20 +18,20 @@ from flambeau.settings.service import EngineChoice
 from flambeau.settings.source import SourceOptions
 
 SourceKind = Literal["default", "pretrained", "checkpoint", "program", "onnx", "python"]
-"""`checkpoint` holds weights; `program` a network with its code: a pickled module, TorchScript, an exported one."""
+"""`checkpoint` holds weights; `program` a network with its code: a pickled module, TorchScript or a torch.export."""
 
 DEFAULT = "default"
-"""The word for the embedded model, where a command needs one. No SOURCE at all means the same."""
+"""The name of the built-in model, for commands that need a SOURCE. No SOURCE at all means the same."""
 
 UNPACK = "unpack it (it is a zip) and name the weights file in it"
-"""What to do with an archive of TorchServe."""
+"""The remedy for a TorchServe archive."""
 
 
 class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What the build process is told, as JSON on its standard input. Paths are absolute.
+    """A request to the build process, sent as JSON on its standard input. Paths are absolute.
 
-    `file` is the file that SOURCE or `--weights` names; `architecture` is a registered name, `code` somebody's own.
-    `engine` is the one to take, or `auto` to have it measured; `int8` is the folder of calibration inputs.
+    `file` is the file that SOURCE or `--weights` names; `architecture` is a registered name, `code` the user's own
+    class. `engine` is the engine to use, or `auto` to have it measured; `int8` is the folder of calibration inputs.
     """
 
     kind: SourceKind
@@ -46,7 +46,7 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BuildStep(msgspec.Struct, frozen=True, tag="step"):
-    """Build is doing step `number` of `of`."""
+    """The build is at step `number` of `of`."""
 
     number: int
     of: int
@@ -54,7 +54,7 @@ class BuildStep(msgspec.Struct, frozen=True, tag="step"):
 
 
 class Advance(msgspec.Struct, frozen=True, tag="advance"):
-    """The running step has come so far, as a share of 1."""
+    """Progress of the running step, from 0 to 1."""
 
     share: float
 
@@ -66,20 +66,20 @@ class Note(msgspec.Struct, frozen=True, tag="note"):
 
 
 class BuildFailure(msgspec.Struct, frozen=True, tag="failure"):
-    """Build gave up. `error` is the name of a class in `flambeau.errors`."""
+    """The build failed. `error` is the name of a class in `flambeau.errors`."""
 
     error: str
     message: str
 
 
 class Imported(msgspec.Struct, frozen=True, tag="imported"):
-    """The files of somebody's own code that the build has imported, the absolute paths."""
+    """The absolute paths of the user's own code files that the build imported."""
 
     files: tuple[str, ...]
 
 
 Event = BuildStep | Advance | Note | BuildFailure | Imported
-"""What the build process says, a line of JSON each on its standard output."""
+"""What the build process writes to its standard output, one line of JSON each."""
 
 IMAGE_OPTIONS = ("labels", "task", "activation", "resize", "crop", "mean", "std", "threshold")
 _FILE_OPTIONS = ("weights_key", "samples")
@@ -90,14 +90,14 @@ OPTIONS = (
 
 
 def refuse_idle(options: SourceOptions, what: str, *, used: tuple[str, ...]) -> None:
-    """Raise `SourceError` for an option that would change nothing: whoever gave it expects that it does."""
+    """Raise `SourceError` for an option that would have no effect: the user who gave it expects one."""
     for name in OPTIONS:
         if name not in used and getattr(options, name) not in (None, {}):
             raise SourceError(f"--{name.replace('_', '-')} has no effect on {what}: leave it out")
 
 
 def build_request(options: SourceOptions) -> BuildRequest:
-    """The request that SOURCE stands for. Raises `SourceError` or `CodeNotAllowed`."""
+    """The build request for a source. Raises `SourceError` or `CodeNotAllowed`."""
     options = msgspec.structs.replace(options, labels=_absolute(options.labels), samples=_absolute(options.samples))
     source = options.source
     if source is None or (source == DEFAULT and not Path(source).exists()):
@@ -151,12 +151,12 @@ def _request_for_file(file: str, options: SourceOptions, *, name: str, arch: str
 
 
 def _holds_weights(report: Report, options: SourceOptions) -> bool:
-    """Whether what would be taken is a mapping of tensors, though the file names code beside it."""
+    """Whether the file's weights would be used, although it also names code."""
     return bool(report.entries) and not checkpoints.choose(report, options.weights_key)[0].module
 
 
 def _refuse_unless_loadable(file: str, report: Report, options: SourceOptions) -> None:
-    """Raise for a file that is nothing we load, or that carries code when code is not allowed."""
+    """Raise for a file that we cannot load, or that carries code when code is not allowed."""
     if report.format == "repository":
         raise SourceError(
             f"{file} is a repository of models: name one of the models in it, or serve them all with flambeau serve"
@@ -175,11 +175,11 @@ def _absolute(text: str | None) -> str | None:
 
 def _looks_like_path(text: str) -> bool:
     suffixes = {".pth", ".pt", ".pt2", ".bin", ".ckpt", ".safetensors", ".onnx", ".mar", ".tar", ".py"}
-    name = text.removeprefix("timm/").removeprefix("torchvision/")  # no folders: they say whose network is meant
+    name = text.removeprefix("timm/").removeprefix("torchvision/")  # these are no folders: they name the library
     return os.sep in name or "/" in name or Path(name).suffix in suffixes
 
 
 def _model_name(text: str) -> str:
-    """A model's name out of a file's name."""
+    """A model's name, made from a file's name."""
     name = "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "_" for char in text).strip("._-")
     return name[:64] or "model"

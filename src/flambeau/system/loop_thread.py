@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, for callers that have none; and what is to live in one process and no child."""
+"""An event loop in a thread of its own, for callers without one; and resources that a forked child must not inherit."""
 
 import asyncio
 import concurrent.futures
@@ -13,11 +13,11 @@ from flambeau.errors import RequestError
 
 T = TypeVar("T")
 
-_END_SECONDS = 5.0  # for what runs on the loop to take notice that it ends
+_END_SECONDS = 5.0  # for cancelled tasks on the loop to end
 
 
 class LoopThread:
-    """A running loop. Any number of threads may have it run coroutines; none waits for one that cannot end."""
+    """A running loop. Any number of threads may run coroutines on it; when it closes, none waits for ever."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -30,8 +30,8 @@ class LoopThread:
     def run(self, step: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end, and return its result or raise what it raised.
 
-        Raises `RequestError` (`draining`) when the loop is closed, or is closed meanwhile. A caller that is interrupted
-        (Ctrl-C, a timeout of gevent's) takes the coroutine along.
+        Raises `RequestError` (`draining`) when the loop is closed, or is closed meanwhile. If the caller is interrupted
+        (Ctrl-C, a gevent timeout), the coroutine is cancelled.
         """
         future = self._begin(step)
         try:
@@ -49,7 +49,7 @@ class LoopThread:
             return asyncio.run_coroutine_threadsafe(step, self._loop)
 
     async def wait(self, step: Coroutine[Any, Any, T]) -> T:
-        """The same for a caller on another loop, which does not stand still meanwhile. Cancelled, it takes it along."""
+        """As `run`, for a caller on another loop, without blocking it. Cancelling the caller cancels the coroutine."""
         future = self._begin(step)
         try:
             return await asyncio.wrap_future(future)
@@ -60,7 +60,7 @@ class LoopThread:
             raise _closed(self._name) from None
 
     def close(self) -> None:
-        """End the loop, within seconds: what still runs on it is cancelled. A second call does nothing."""
+        """End the loop within seconds: tasks that still run are cancelled. A second call does nothing."""
         with self._lock:
             if self._closed:
                 return
@@ -86,9 +86,10 @@ def _closed(name: str) -> RequestError:
 
 
 class PerProcess(Generic[T]):
-    """What belongs to one process, such as threads: a forked child (gunicorn --preload) makes its own at first use.
+    """A value that belongs to one process, such as threads: a forked child (gunicorn --preload) makes its own at first
+    use.
 
-    While one thread makes it, the others wait: none sees the parent's, of which the child has but the shell.
+    While one thread makes it, the others wait: none sees the parent's value, whose threads the child does not have.
     """
 
     def __init__(self, name: str, make: Callable[[], T]) -> None:
@@ -100,7 +101,7 @@ class PerProcess(Generic[T]):
         renew_lock_in_children(self)
 
     def get(self) -> T:
-        """This process's own. Raises `RequestError` (`draining`) when it is closed, here or before the fork."""
+        """This process's value. Raises `RequestError` (`draining`) when it is closed, here or before the fork."""
         if self._closed:
             raise _closed(self._name)
         process, made = self._made
@@ -112,7 +113,7 @@ class PerProcess(Generic[T]):
             return self._made[1]
 
     def close(self) -> T | None:
-        """Give away this process's own, for the caller to end; `None` when it has none, or it was given away before."""
+        """Hand this process's value to the caller, who ends it; `None` if there is none, or it was closed before."""
         with self._lock:
             closed, self._closed = self._closed, True
             process, made = self._made
@@ -120,13 +121,13 @@ class PerProcess(Generic[T]):
 
 
 class Locked(Protocol):
-    """What is guarded by a lock of its own."""
+    """An object with a lock of its own."""
 
     _lock: threading.Lock
 
 
 def renew_lock_in_children(owner: Locked) -> None:
-    """Give forked children a lock that is free: a thread that they do not have may hold the parent's for ever."""
+    """Give forked children a fresh lock: the old one may be held for ever by a thread that the child does not have."""
     reference = weakref.ref(owner)
 
     def renew() -> None:

@@ -1,4 +1,7 @@
-"""What machine this is, for choices that were measured on it and hold for no other."""
+"""The machine: its processor and memory, the limits of the process's control groups, and how an extra is installed.
+
+The processor's name identifies the machine for choices that were measured on it and hold for no other.
+"""
 
 import functools
 import importlib.metadata
@@ -19,9 +22,9 @@ MIB = 1024 * 1024
 
 @functools.cache
 def processor() -> str:
-    """The processor's name with what it can compute: two machines that differ in either are held for different ones.
+    """The processor's name and instruction sets. Two machines that differ in either count as different.
 
-    A name alone does not tell: in a virtual machine it may be "AMD EPYC" whatever the generation.
+    The name alone is not enough: in a virtual machine it may be "AMD EPYC" for every generation.
     """
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -35,12 +38,12 @@ def processor() -> str:
 
 
 def saturates() -> bool:
-    """Whether products of bytes are added in 16 bits here: on x86 processors that lack VNNI."""
+    """Whether int8 products are summed in 16 bits, as on x86 processors without VNNI."""
     return platform.machine() in ("x86_64", "AMD64") and "vnni" not in processor()
 
 
 def resident_mb() -> float:
-    """The memory of this process that is in RAM now, in MiB; where the system does not say, the most it ever was."""
+    """The resident memory of this process in MiB; its peak, if the system does not give the present value."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
@@ -51,62 +54,60 @@ def resident_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / MIB
 
 
-# The control groups of this process (cgroups(7), versions 1 and 2): what they leave it of cores and of memory, and whom
-# the kernel killed in them.
-#
-# A group's limits bind all groups below it, so the tightest on the way to the root counts. Only what this process can
-# see of that way is asked: inside a container its upper end is hidden. Elsewhere than on Linux nothing is limited.
+# The control groups of this process (cgroups(7), versions 1 and 2): their limits on cores and memory, and their
+# out-of-memory kills. A group's limits bind all groups below it, so the tightest on the way to the root counts; inside
+# a container the upper end of that way is hidden. Except on Linux, nothing is limited.
 
 
 T = TypeVar("T")
 
 _ROOT = Path("/")
-_ASSUMED_MEMORY = 1 << 30  # bytes, where no system says how much there is
+_ASSUMED_MEMORY = 1 << 30  # bytes, if the system does not say how much there is
 
 
 def cpu_quota(root: Path = _ROOT) -> float | None:
-    """The cores whose time this process may use, by the tightest quota. `None` where there is none.
+    """The cores whose time this process may use, by the tightest quota; `None` without a quota.
 
-    `root`: where `proc` and the mount points of the groups are looked for.
+    `root`: the folder in which `proc` and the mount points of the groups are looked for.
     """
     return min(_of_groups("cpu", _quota, root), default=None)
 
 
 def memory_limit(root: Path = _ROOT) -> int:
-    """The bytes of memory that this process may use at most, with all that is in its groups: the least of what the
-    groups allow and what the machine has.
+    """The bytes of memory that this process and all others in its groups may use together: the least of the groups'
+    limits and the machine's memory.
     """
     return min([_physical_memory(), *_of_groups("memory", _memory, root)])
 
 
 def oom_kills(root: Path = _ROOT) -> int:
-    """How many processes the kernel has killed so far for want of memory: in this process's group, or where no group
-    counts them on the whole machine.
+    """How many processes the kernel has killed for want of memory so far: in this process's group, or, if no group
+    counts them, on the whole machine.
     """
-    nearest = next(_of_groups("memory", _killed, root), None)  # it counts whoever's limit it was
+    nearest = next(_of_groups("memory", _killed, root), None)  # it counts every kill, whichever group's limit it was
     return _counters(root / "proc/vmstat").get("oom_kill", 0) if nearest is None else nearest
 
 
 def _of_groups(controller: str, read: Callable[[Path], T | None], root: Path) -> Iterator[T]:
-    """What is known of this process's own group of a controller, and of each one above it, in that order."""
+    """What `read` finds in this process's group of a controller, and in each group above it, in that order."""
     for group in _groups(controller, root):
         try:
             found = read(group)
-        except (OSError, ValueError, IndexError):  # no such limit here: the root has none, and version 2 may lack it
+        except (OSError, ValueError, IndexError):  # no such limit: the root has none, and version 2 may lack the file
             continue
         if found is not None:
             yield found
 
 
 def _groups(controller: str, root: Path) -> Iterator[Path]:
-    """The folders of this process's groups, from its own to the mount point, of version 1 and then of version 2."""
+    """The folders of this process's groups, from its own up to the mount point; version 1 first, then version 2."""
     memberships = _memberships(root)
     for mount in _mounts(root):
         path = memberships.get("" if mount.kind == "cgroup2" else controller)
         if path is None or (mount.kind == "cgroup" and controller not in mount.options):
             continue
         top = root / mount.point.lstrip("/")
-        try:  # a container may be shown its own group alone, or a path as another namespace sees it
+        try:  # a container may see only its own group, or a path of another namespace
             below = PurePosixPath(path).relative_to(mount.group)
         except ValueError:
             below = PurePosixPath()
@@ -118,7 +119,7 @@ def _groups(controller: str, root: Path) -> Iterator[Path]:
 
 
 def _memberships(root: Path) -> dict[str, str]:
-    """The path of this process's group by controller; that of version 2 under the empty name."""
+    """The path of this process's group by controller; the path in version 2 has the empty name."""
     found: dict[str, str] = {}
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
@@ -128,7 +129,7 @@ def _memberships(root: Path) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class _Mount:
-    """A hierarchy of groups: its mount point, and the path of the group that is seen there."""
+    """A mounted hierarchy of groups: its mount point, and the path of the group that is visible there."""
 
     kind: str
     options: list[str]
@@ -137,7 +138,7 @@ class _Mount:
 
 
 def _mounts(root: Path) -> list[_Mount]:
-    """The hierarchies that are mounted, those of version 1 first (proc(5), /proc/self/mountinfo)."""
+    """The mounted hierarchies, those of version 1 first (proc(5), /proc/self/mountinfo)."""
     found = []
     for line in _lines(root / "proc/self/mountinfo"):
         before, _, after = line.partition(" - ")
@@ -173,7 +174,7 @@ def _memory(group: Path) -> int | None:
     if file.exists():
         text = file.read_text().strip()
         return None if text == "max" else int(text)
-    # Version 1 says here what groups above demand, also those that a container does not see.
+    # Version 1 includes the limits of the groups above, even of those that a container does not see.
     above = _counters(group / "memory.stat").get("hierarchical_memory_limit")
     own = int((group / "memory.limit_in_bytes").read_text())
     return own if above is None else min(own, above)
@@ -184,7 +185,7 @@ def _killed(group: Path) -> int | None:
 
 
 def _counters(file: Path) -> dict[str, int]:
-    """A file of the kernel with a name and a whole number in each line."""
+    """Read a kernel file with a name and a whole number in each line."""
     return {name: int(number) for name, number in (line.split() for line in _lines(file))}
 
 
@@ -195,17 +196,16 @@ def _physical_memory() -> int:
         return _ASSUMED_MEMORY
 
 
-# How an extra of Flambeau is added to this installation, as a command that works here.
-
-
 @functools.cache
 def pip_install(extra: str) -> str:
-    """The command, for sentences. What was installed from a folder is on no index: there the folder is named."""
+    """The command that adds an extra to this installation, for messages. If Flambeau was installed from a folder, the
+    command names the folder: no index has it.
+    """
     return "pip install " + shlex.quote(f"{_origin() or 'flambeau'}[{extra}]")
 
 
 def _origin() -> str | None:
-    """The folder that this installation was made from (PEP 610), where it was one and is still there."""
+    """The folder that this installation was made from (PEP 610), if it was a folder and still exists."""
     try:
         told = json.loads(importlib.metadata.distribution("flambeau").read_text("direct_url.json") or "{}")
         folder = unquote(urlsplit(told["url"]).path) if "dir_info" in told else ""

@@ -1,4 +1,4 @@
-"""How children are started, what a process does to itself on Linux, and what it sees of another."""
+"""Starting child processes, limits that a process sets for itself, and what it can see of another."""
 
 import ctypes
 import functools
@@ -15,17 +15,17 @@ from flambeau.errors import SetupError
 _PR_SET_PDEATHSIG = 1
 
 NO_TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-"""What keeps libraries from reporting to their makers, in the environment of every process of ours.
+"""Variables that turn off the telemetry of libraries, set in every process of ours.
 
-ONNX Runtime does since 1.29, to Microsoft, from the moment it is loaded; Hugging Face's hub would, if anybody asked it
-for a file. OpenVINO has no variable for it: `flambeau.engines.openvino`.
+Since 1.29, ONNX Runtime reports to Microsoft from the moment it is loaded; Hugging Face's hub would report if it were
+asked for a file. OpenVINO has no such variable: see `flambeau.engines.openvino`.
 """
 
 
 def report_to_nobody() -> None:
-    """Have libraries that are loaded from now on report to nobody, unless this process was told otherwise.
+    """Turn off the telemetry of libraries that are loaded from now on, unless the environment already decides.
 
-    For somebody else's process, which may want that; ours are started with `NO_TELEMETRY`, whatever was wanted.
+    This is for somebody else's process, which may want telemetry; our own always start with `NO_TELEMETRY`.
     """
     for name, value in NO_TELEMETRY.items():
         os.environ.setdefault(name, value)
@@ -33,10 +33,10 @@ def report_to_nobody() -> None:
 
 @functools.cache
 def interpreter() -> str:
-    """The Python that sees the packages which this process sees, to start children with.
+    """The Python to start children with: one that sees the same packages as this process.
 
-    Mostly `sys.executable`. In servers that embed Python (uWSGI, mod_wsgi) that is the Python which the environment was
-    made from, or the server itself; then it is the environment's own. Raises `SetupError` where there is none.
+    Usually `sys.executable`. In servers that embed Python (uWSGI, mod_wsgi) that is the server itself, or the Python
+    that the environment was made from; then it is the environment's own Python. Raises `SetupError` if there is none.
     """
     given = Path(sys.executable or "")
     if _is_python(given) and (sys.prefix == sys.base_prefix or given.is_relative_to(sys.prefix)):
@@ -63,12 +63,12 @@ def spawn_child(
     pass_fds: Sequence[int] = (),
     warnings: bool = False,
 ) -> "subprocess.Popen[bytes]":
-    """Start a module of ours as a process of its own, with that environment and without telemetry.
+    """Start a module of ours as a child process, with this environment and without telemetry.
 
-    It has a process group of its own: a terminal's Ctrl-C is its parent's to answer, which ends it without a traceback.
-    `warnings`: those of Python's are shown. Raises `OSError`.
+    The child has a process group of its own: the parent handles Ctrl-C in a terminal, and ends the child without a
+    traceback. `warnings`: show Python's warnings. Raises `OSError`.
     """
-    # -P: a folder that somebody downloaded may hold a torch.py, and the user may stand in it
+    # -P: the current folder may be a download that holds a torch.py
     options = ("-P",) if warnings else ("-P", "-W", "ignore")
     return subprocess.Popen(
         [interpreter(), *options, "-m", module, *arguments],
@@ -82,7 +82,7 @@ def spawn_child(
 
 
 def ending(code: int) -> str:
-    """How a process ended, by its return code, to read on from "ended with"."""
+    """How a process ended, by its return code, in words that follow "ended with"."""
     return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
@@ -91,31 +91,31 @@ def _is_python(file: Path) -> bool:
 
 
 def end_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent is gone, however that ended (prctl(2), PR_SET_PDEATHSIG).
+    """Have the kernel kill this process when its parent is gone, however it ended (prctl(2), PR_SET_PDEATHSIG).
 
-    `parent` is its process id; in a container that may well be 1.
+    `parent` is the parent's process id; in a container that may well be 1.
     """
     if sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was gone before the kernel was asked
+    if os.getppid() != parent:  # the parent was gone before the call
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def open_standard_streams() -> None:
-    """Put the null device in the place of each standard stream that is closed.
+    """Open the null device for each standard stream that is closed.
 
-    Else a socket or a file that is opened later would get its number, and with it whatever a library prints.
+    Otherwise a socket or file opened later would get its number, and with it whatever a library prints.
     """
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it takes the lowest number that is free
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest free number
 
 
 def limit_memory(more: int) -> None:
-    """Let this process and its children map at most so many bytes beyond what it has mapped (RLIMIT_AS)."""
+    """Let this process, and each child, map at most `more` bytes beyond what this process maps now (RLIMIT_AS)."""
     try:
         import resource
 
@@ -128,14 +128,14 @@ def limit_memory(more: int) -> None:
 
 
 def cpu_alarm(seconds: float) -> None:
-    """Have SIGPROF end this process when it has computed so long, on all processors together. Its children are free."""
+    """Have SIGPROF end this process after `seconds` of processor time, over all its threads. Children do not count."""
     if hasattr(signal, "setitimer"):
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def resident_bytes(pid: int) -> int | None:
-    """The memory of a process that is in RAM, what it shares with others included; `None` where nobody can tell."""
+    """The resident bytes of a process, shared memory included; `None` if the system does not say."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):  # it has just ended, or this system has no such file
@@ -143,7 +143,7 @@ def resident_bytes(pid: int) -> int | None:
 
 
 def give_memory_back() -> None:
-    """Return to the system what this process has freed, which glibc keeps otherwise."""
+    """Return freed memory to the system; glibc would keep it."""
     if sys.platform != "linux":
         return
     libc = ctypes.CDLL(None)

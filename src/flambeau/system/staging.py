@@ -1,7 +1,7 @@
-"""A folder that is filled beside its place and then moved there, so that it is whole or absent; and locks by name.
+"""Folders that are filled beside their target and then renamed, so that a target is complete or absent; locks by name.
 
-Whoever fills a folder holds a lock on it. What nobody holds was left behind by a process that was killed, and is
-cleared away by the next one. It knows nothing of what the folders hold.
+A process that fills a folder holds a lock on it. An unfinished folder without a lock was left behind by a killed
+process, and the next process deletes it. The module does not know what the folders contain.
 """
 
 import contextlib
@@ -18,16 +18,16 @@ except ImportError:  # Windows: nothing is locked, so nothing is cleared away ei
     fcntl = None  # type: ignore[assignment]
 
 _MARK = ".flambeau-unfinished-"
-"""Stands in the name of every such folder, and in no other: what has it may be deleted."""
+"""Part of the name of every unfinished folder, and of no other: a folder with this mark may be deleted."""
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WORDS_OF_NO_SPACE = ("No space left on device", "File too large", "os error 28", "os error 27", "Disk quota exceeded")
 
 
 @contextlib.contextmanager
 def filling(target: Path) -> Iterator[Path]:
-    """A new folder beside `target`, to be filled and renamed; it is gone afterwards if it was not.
+    """A new folder beside `target`, for the caller to fill and rename. If the block raises, the folder is deleted.
 
-    Raises `OSError` where it cannot be made.
+    Raises `OSError` if it cannot be made.
     """
     held, folder = _made(target)
     try:
@@ -40,7 +40,7 @@ def filling(target: Path) -> Iterator[Path]:
 
 
 def _made(target: Path) -> tuple[int, Path]:
-    """A folder and its lock. Between the two another process may take it for one that nobody holds: then one more."""
+    """A new folder and its lock. If another process deletes the folder before it is locked, make one more."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}{_MARK}", dir=target.parent))
         held = None
@@ -54,7 +54,7 @@ def _made(target: Path) -> tuple[int, Path]:
 
 
 def clear(parent: Path, name: str = "*") -> None:
-    """Delete the unfinished folders for `name` in `parent` that nobody fills any more."""
+    """Delete the unfinished folders for `name` in `parent` whose process is gone."""
     for folder in parent.glob(f".{name}{_MARK}*"):
         with contextlib.suppress(OSError):  # another process was faster, or it is another user's
             held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -66,7 +66,7 @@ def clear(parent: Path, name: str = "*") -> None:
 
 
 def _take(held: int) -> bool | None:
-    """Lock what is open: whether that went well, or `None` where the system cannot tell."""
+    """Lock an open folder. Returns whether it worked, or `None` if the system has no such locks."""
     if fcntl is None:
         return None
     try:
@@ -80,9 +80,9 @@ def _take(held: int) -> bool | None:
 
 @contextlib.contextmanager
 def lock(home: Path, name: str) -> Iterator[None]:
-    """Keep other processes from working at the same name at the same time: they wait. Raises `OSError`."""
+    """Hold the lock of a name; other processes that want it wait. Raises `OSError`."""
     home.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:  # two builds at once cost time, and the later rename fails with a clear error
+    if fcntl is None:  # without a lock two builds cost time, and the second rename fails with a clear error
         yield
         return
     with (home / f".{name}.lock").open("w") as file:
@@ -91,7 +91,7 @@ def lock(home: Path, name: str) -> Iterator[None]:
 
 
 def no_space_at(folder: Path) -> str:
-    """What to say then. `folder` is an unfinished one, or any other."""
+    """The message when no space is left. `folder` is an unfinished folder or any other."""
     return (
         f"{folder.parent if _MARK in folder.name else folder} has no space left for the bundle, or a limit on the size "
         "of files is set: make room, or lift the limit (ulimit -f)"
@@ -99,9 +99,9 @@ def no_space_at(folder: Path) -> str:
 
 
 def no_space(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, says that what was written found no room.
+    """Whether an error, or one of its causes, means that there was no space left to write.
 
-    Libraries in other languages say it by their words alone.
+    Libraries in other languages say so only in the text of their errors.
     """
     seen = 0
     while error is not None and seen < 10:

@@ -1,1 +1,1 @@
-"""What a running service tells its operator: events, figures, spans."""
+"""What a running service reports to its operator: events, metrics, spans."""

@@ -1,8 +1,8 @@
-"""Lines on their way to standard error, which may be closed, full, or wait for a reader that does not read.
+"""Writes log lines to standard error, which may be closed, full, or have a reader that does not read.
 
-Whoever logs never waits. A `LogWriter` holds a bounded number of lines, and a thread of its own writes them; what it
-cannot hold or write is dropped and counted, and one line in its place says how many those were. A `LogChannel` is a
-worker's way to the writer of its front. They know no levels and no formats.
+Logging never waits. A `LogWriter` holds a bounded number of lines, and a thread of its own writes them; lines that it
+cannot hold or write are dropped and counted, and one line in their place says how many there were. A `LogChannel` sends
+a worker's lines to the writer in its front. They know no levels and no formats.
 """
 
 import contextlib
@@ -15,37 +15,37 @@ from collections.abc import Callable
 from typing import Protocol
 
 _MOST_LINES, _MOST_BYTES = 16384, 4 * 1024 * 1024
-_CHUNK = 65536  # bytes that are written at once
-_AGAIN_SECONDS = 2.0  # until it is tried again to say what was lost
-_READY_SECONDS = 1.0  # to wait for a descriptor that somebody else has made non-blocking
+_CHUNK = 65536  # bytes written at once
+_AGAIN_SECONDS = 2.0  # until the next attempt to report lost lines
+_READY_SECONDS = 1.0  # to wait for a descriptor that somebody else made non-blocking
 _LARGEST_MESSAGE = 65536  # bytes of a worker's event
-_LOST = b"\0"  # begins a message that says how many were lost; it is in no line
+_LOST = b"\0"  # begins a message with the number of lost lines; no line contains it
 
 
 class LineSink(Protocol):
-    """Where lines go. Neither waits nor raises."""
+    """A destination of log lines. It neither waits nor raises."""
 
     dropped: int
-    """Lines that were lost so far."""
+    """The number of lines lost so far."""
 
     def put(self, data: bytes) -> None:
-        """Take whole lines, with their ends."""
+        """Take complete lines, with their line ends."""
 
     def full(self) -> bool:
-        """Whether what is put now is dropped, so that nobody needs to make a line for nothing."""
+        """Whether a line put now would be dropped, so that it need not be formatted."""
 
     def lose(self, lines: int) -> None:
-        """Count lines that were lost before they came here."""
+        """Count lines that were lost before they reached the sink."""
 
     def flush(self, seconds: float) -> bool:
-        """Wait, so long at most, until what was put is written or lost. Returns whether it is."""
+        """Wait for at most `seconds` until every line put so far is written or lost. Returns whether that is so."""
 
 
 class LogWriter:
-    """A sink that writes to a descriptor, which it does not own, in the order of `put`. For any thread.
+    """A sink that writes lines to a descriptor, in the order of `put`, from any thread. It does not own the descriptor.
 
-    For example, where 16,384 lines wait and the reader of a pipe does not read, 100 more are refused. When the reader
-    has taken half of what waits, the next line is taken again, behind one that `gap(100)` makes.
+    Example: 16,384 lines wait because nobody reads the pipe, so the next 100 are dropped. Once the reader has taken
+    half of the waiting lines, new lines are accepted again; the first comes after the line that `gap(100)` makes.
     """
 
     def __init__(
@@ -56,25 +56,25 @@ class LogWriter:
         most_lines: int = _MOST_LINES,
         most_bytes: int = _MOST_BYTES,
     ) -> None:
-        """`gap` makes the line that says how many were dropped. What waits is bounded in lines and in bytes."""
+        """`gap` makes the line that says how many were dropped. Waiting lines are bounded in number and in bytes."""
         self._descriptor = descriptor
         self._gap = gap
         self._most_lines, self._most_bytes = most_lines, most_bytes
         self.dropped = 0
         self._begin()
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._begin)  # a child has this object, but neither its thread nor lines
+            os.register_at_fork(after_in_child=self._begin)  # a child has neither the thread nor the waiting lines
 
     def _begin(self) -> None:
-        self._lock = threading.RLock()  # a finaliser may log while its own thread is in `put`
+        self._lock = threading.RLock()  # a finaliser may log while the same thread is in `put`
         self._queue: queue.SimpleQueue[bytes | int | threading.Event] = queue.SimpleQueue()  # an int is a gap
         self._thread: threading.Thread | None = None
         self._taken_lines = self._taken_bytes = 0  # ever
         self._done_lines = self._done_bytes = 0  # of these, written or lost; only the thread counts them
         self._full = False
-        self._refused = 0  # lines, of which nothing in the queue tells
-        self._failed = 0  # lines that could not be written, and that was not said yet; the thread's own
-        self._cut = False  # whether what was written last ends within a line; the thread's own
+        self._refused = 0  # dropped lines that no gap in the queue stands for yet
+        self._failed = 0  # lines that could not be written and are not reported yet; only the thread uses it
+        self._cut = False  # whether the last write ended within a line; only the thread uses it
 
     def put(self, data: bytes) -> None:
         with self._lock:
@@ -96,7 +96,7 @@ class LogWriter:
     def lose(self, lines: int) -> None:
         with self._lock:
             self._refuse(lines)
-            if self._queue.empty():  # the thread may sleep; where it waits for a reader, it looks when that is over
+            if self._queue.empty():  # wake the thread; if it waits for a reader, it will look afterwards anyway
                 self._queue.put(0)
                 self._start()
 
@@ -108,7 +108,7 @@ class LogWriter:
         return done.wait(seconds)
 
     def _has_room(self, size: int) -> bool:
-        """Once full it takes nothing until half of it is free, so that one gap does not become many."""
+        """Whether there is room. Once full, there is none until half is free, so that one gap does not become many."""
         lines = self._taken_lines - self._done_lines
         held = self._taken_bytes - self._done_bytes + size
         if self._full:
@@ -124,13 +124,13 @@ class LogWriter:
     def _start(self) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="log-writer", daemon=True)
-            with contextlib.suppress(RuntimeError):  # the interpreter is on its way out: nothing is written any more
+            with contextlib.suppress(RuntimeError):  # the interpreter is shutting down: nothing is written any more
                 self._thread.start()
 
     def _work(self) -> None:
         while True:
             lines, asked = self._collect()
-            if self._queue.empty():  # nobody may log for a long time: what was refused is told now
+            if self._queue.empty():  # report dropped lines now: nobody may log for a long time
                 with self._lock:
                     refused, self._refused = self._refused, 0
                 lines.append(refused)
@@ -139,7 +139,7 @@ class LogWriter:
                 asked.set()
 
     def _collect(self) -> tuple[list[bytes | int], threading.Event | None]:
-        """What waits, up to a chunk; and who asked to be told when that is done."""
+        """The waiting lines, up to a chunk, and the event to set once they are done."""
         lines: list[bytes | int] = []
         size = 0
         while size < _CHUNK and not (lines and self._queue.empty()):
@@ -154,9 +154,9 @@ class LogWriter:
         return lines, None
 
     def _write(self, lines: list[bytes | int]) -> None:
-        """Write lines and gaps. What cannot be written is lost, and told before what can be written next."""
+        """Write lines and gaps. Lines that cannot be written are lost, and reported before the next written line."""
         told, self._failed = self._failed, 0
-        parts: list[tuple[bytes, int, int]] = []  # with the lines that it stands for, and is
+        parts: list[tuple[bytes, int, int]] = []  # bytes, the lines that a gap stands for, and 1 for a line
         for each in lines:
             if isinstance(each, int):
                 told += each
@@ -183,7 +183,7 @@ class LogWriter:
         self._done_bytes += sum(len(part) for part, _, own in parts if own)
 
     def _send(self, data: bytes) -> int:
-        """Write, and return how many bytes were written before something went wrong, if it did."""
+        """Write, and return how many bytes were written before an error, if there was one."""
         written = 0
         with contextlib.suppress(OSError):
             if self._cut:
@@ -200,7 +200,7 @@ class LogWriter:
 
 
 class LogChannel:
-    """A sink at the end of a socket that keeps messages apart: sends at once, or drops."""
+    """A sink over a socket that keeps message boundaries. It sends a line at once, or drops it."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -214,7 +214,7 @@ class LogChannel:
                 self._sock.send(_LOST + str(self._untold).encode())
                 self._untold = 0
             self._sock.send(data if len(data) <= _LARGEST_MESSAGE else data[: _LARGEST_MESSAGE - 1] + b"\n")
-        except OSError:  # the front does not listen, or is gone
+        except OSError:  # the front does not read, or is gone
             self.lose(_lines(data))
 
     def full(self) -> bool:
@@ -229,17 +229,17 @@ class LogChannel:
 
 
 def channel() -> tuple[socket.socket, socket.socket]:
-    """The ends of a channel: where messages are received, and what a `LogChannel` takes."""
-    if not hasattr(socket, "AF_UNIX"):  # Windows, where there are no worker processes that would send anything
+    """The ends of a channel: the receiving one, and the one for a `LogChannel`."""
+    if not hasattr(socket, "AF_UNIX"):  # Windows, where no worker process sends anything
         return socket.socketpair()
     try:
         return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    except OSError:  # macOS has these for other families only
+    except OSError:  # macOS has SEQPACKET for other families only
         return socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
 
 
 def pass_on(receiving: socket.socket, sink: LineSink) -> None:
-    """Give a sink what comes by a channel, until an empty message comes or all of its other ends are closed."""
+    """Pass a channel's messages to a sink, until an empty message comes or all sending ends are closed."""
     while message := receiving.recv(_LARGEST_MESSAGE):
         if not message.startswith(_LOST):
             sink.put(message)
@@ -248,12 +248,12 @@ def pass_on(receiving: socket.socket, sink: LineSink) -> None:
 
 
 def _wait_for(descriptor: int) -> None:
-    """Return when the descriptor may take something, or a second later."""
+    """Return when the descriptor can be written to, or a second later."""
     ready = select.poll()
     ready.register(descriptor, select.POLLOUT)
     ready.poll(1000 * _READY_SECONDS)
 
 
 def _lines(data: bytes) -> int:
-    """How many lines this is; a part of one counts as one."""
+    """The number of lines; a part of a line counts as one."""
     return max(1, data.count(b"\n"))

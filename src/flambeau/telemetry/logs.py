@@ -1,7 +1,7 @@
-"""One line per event: for people time, level, message and `key=value` pairs; for machines one JSON object.
+"""One line per event: time, level, message and `key=value` pairs for people, or one JSON object for machines.
 
 Nothing a client sends can forge a line: control characters are escaped and long values cut. Only `cli` and the workers
-call `configure`; importing flambeau sets up nothing. Where lines go to a `LineSink`, nobody waits for them
+call `configure`; importing flambeau sets up nothing. If lines go to a `LineSink`, logging never waits
 (`flambeau.telemetry.log_writer`).
 """
 
@@ -22,12 +22,12 @@ from flambeau.telemetry.log_writer import LineSink
 
 LOGGER = logging.getLogger("flambeau")
 _LONGEST_VALUE = 256
-_LONGEST_TEXT = 2000  # of a line that came from elsewhere
-_LONGEST_TRACEBACK = 3000  # with the rest of its line less than a pipe takes at once
+_LONGEST_TEXT = 2000  # of a captured line
+_LONGEST_TRACEBACK = 3000  # with the rest of its line, less than a pipe takes at once
 
 
 class _Event(logging.LogRecord):
-    """An event as a record of the standard library, so that anybody's handler can have it."""
+    """An event as a record of the standard library, so that any handler can take it."""
 
     pairs: dict[str, object]
 
@@ -40,7 +40,7 @@ class _Event(logging.LogRecord):
 def event(message: str, /, *, level: int = logging.INFO, **pairs: object) -> None:
     """Log one event. `pairs` are appended as `key=value`, except those that are `None`; blanks are quoted."""
     if LOGGER.isEnabledFor(level):
-        # Not `LOGGER.log`: for every request it would look through the stack for a caller that no line shows.
+        # Not `LOGGER.log`: that would search the stack, for every event, for a caller that no line shows.
         LOGGER.handle(_record(message, level, pairs))
 
 
@@ -51,7 +51,7 @@ def _record(message: str, level: int, pairs: dict[str, object]) -> _Event:
 
 
 def failure(message: str, error: BaseException, /, **pairs: object) -> None:
-    """Log an unexpected exception in one line, with the place it was raised at; the traceback follows with DEBUG."""
+    """Log an unexpected exception in one line, with the place where it was raised; the traceback is logged at DEBUG."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
     event(message, level=logging.ERROR, error=f"{type(error).__name__}: {error}", at=place, **pairs)
@@ -59,7 +59,7 @@ def failure(message: str, error: BaseException, /, **pairs: object) -> None:
 
 
 def configure(level: str = "info", form: str = "text", *, stream: TextIO | None = None) -> None:
-    """Send the events of that level and above to standard error, or to `stream`; of other libraries what is a warning.
+    """Send the events of this level and above, and warnings of other libraries, to standard error or to `stream`.
 
     `form` is `text`, `json`, or `auto`: text on a terminal, JSON elsewhere.
     """
@@ -68,9 +68,10 @@ def configure(level: str = "info", form: str = "text", *, stream: TextIO | None 
 
 
 def send_to(sink: LineSink, level: str, *, as_json: bool, descriptor: int | None = None) -> None:
-    """Send the events of that level and above to a sink.
+    """Send the events of this level and above to a sink.
 
-    `descriptor` is the end of a channel for the events of other processes (`flambeau.telemetry.log_writer.channel`).
+    `descriptor` is the sending end of a channel for the events of other processes
+    (`flambeau.telemetry.log_writer.channel`).
     """
     _install(_SinkHandler(sink, descriptor), level, as_json=as_json)
 
@@ -91,7 +92,7 @@ def _install(handler: logging.Handler, level: str, *, as_json: bool) -> None:
 
 
 def is_json(form: str, stream: TextIO | None) -> bool:
-    """Whether a log of that form is JSON where it goes to `stream`, which is `None` where that is closed."""
+    """Whether a log of this form is JSON on `stream`, which is `None` if it is closed."""
     return form == "json" or (form == "auto" and not (stream is not None and stream.isatty()))
 
 
@@ -100,7 +101,7 @@ def _formatter(*, as_json: bool) -> logging.Formatter:
 
 
 def gap_line(lines: int, *, as_json: bool) -> bytes:
-    """The line that stands in the place of so many lines that were dropped."""
+    """The line in place of `lines` dropped lines."""
     record = _record("lines of the log were dropped", logging.WARNING, {"dropped": lines})
     return _encoded(_formatter(as_json=as_json).format(record))
 
@@ -111,17 +112,17 @@ def in_json() -> bool:
 
 
 def descriptor() -> int | None:
-    """Where processes of ours send their events; `None` where they are to write them themselves."""
+    """The descriptor to which our other processes send their events; `None` if they write them themselves."""
     return next((handler.descriptor for handler in LOGGER.handlers if isinstance(handler, _SinkHandler)), None)
 
 
 def dropped() -> int:
-    """How many lines of the log were lost so far, by this process and those that send it theirs."""
+    """How many log lines were lost so far, by this process and by those that send it their events."""
     return sum(handler.sink.dropped for handler in LOGGER.handlers if isinstance(handler, _SinkHandler))
 
 
 def flush(seconds: float) -> None:
-    """Wait until what was logged is written or lost, so long at most."""
+    """Wait for at most `seconds` until everything logged so far is written or lost."""
     for handler in LOGGER.handlers:
         if isinstance(handler, _SinkHandler):
             handler.sink.flush(seconds)
@@ -141,7 +142,7 @@ class _SinkHandler(logging.Handler):
             return
         try:
             line = self.format(record)
-        except Exception as error:  # another library's: arguments that do not fit its message
+        except Exception as error:  # of another library: its arguments do not fit its message
             line = self.format(
                 _record("an event cannot be shown", logging.ERROR, {"logger": record.name, "error": error})
             )
@@ -156,7 +157,7 @@ def _uncaught(kind: type[BaseException], error: BaseException | None, trace: Tra
 class _LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = f"{_clock(int(record.created))}.{int(record.msecs):03d} {record.levelname:<7} {_message(record)}"
-        if record.exc_info:  # its text may hold what a client sent, and must not look like a line of ours
+        if record.exc_info:  # the text may contain a client's data, and must not look like a line of ours
             shown = self.formatException(record.exc_info)
             line += "".join(f"\n    | {_printable(each)}" for each in shown.split("\n"))
         return line
@@ -181,13 +182,13 @@ class _JsonFormatter(logging.Formatter):
 
 
 def _one_line(found: dict[str, Any]) -> str:
-    """A JSON object in one line that is printable whatever its texts hold."""
+    """A JSON object in one line, printable whatever its texts contain."""
     try:
         line = msgspec.json.encode(found).decode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which no encoding has
+    except UnicodeEncodeError:  # half of a surrogate pair, which cannot be encoded
         whole = {key: _encodable(value) if isinstance(value, str) else value for key, value in found.items()}
         line = msgspec.json.encode(whole).decode()
-    # What is left are terminals' 8-bit control codes, other alphabets' line ends and the like.
+    # What may be left: 8-bit control codes for terminals, line ends of other alphabets and the like.
     return line if line.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 
 
@@ -210,7 +211,7 @@ def _cut(text: str, longest: int = _LONGEST_VALUE) -> str:
 
 
 def _message(record: logging.LogRecord) -> str:
-    """What the record says: of other libraries with their name, and cut and escaped, for nobody knows what it holds."""
+    """The record's message. One of another library gets its name, and is cut and escaped: it may contain anything."""
     if isinstance(record, _Event):
         return record.getMessage()
     return f"{_render(record.getMessage())} logger={record.name}"

@@ -1,8 +1,8 @@
-"""What is counted and timed, by Prometheus' names and units. Lives in the front process only.
+"""Counters and timings, in Prometheus' names and units. They live in the front process only.
 
-Labels come from loaded models and closed sets, never from request data, so the number of series is bounded; requests
-that no model can be named for are counted under `_other`, which no model can be called. Every series is there from the
-first scrape, at 0. What can be looked up (queues, workers, their memory) is looked up when somebody scrapes.
+Labels come from loaded models and closed sets, never from request data, so the number of series is bounded. Requests
+for no known model are counted under `_other`, a name that no model can have. Every series is there from the first
+scrape, at 0. Queues, workers and their memory are read at each scrape.
 """
 
 import platform
@@ -20,13 +20,11 @@ from flambeau.errors import Code
 from flambeau.types import Timings, WorkerState, WorkerView
 from flambeau.version import VERSION
 
-# Histograms that only the loop writes to: without the locks of the Prometheus library's own, at a fifth of its cost.
-#
-# They know no model and no names of metrics.
+# Histograms that only the loop writes to: they need none of the Prometheus library's locks, at a fifth of its cost.
 
 
 class Distribution:
-    """How many observations fell into each bucket, the last one being without bound, and their sum."""
+    """The number of observations in each bucket (the last has no bound), and their sum."""
 
     __slots__ = ("_bounds", "counts", "total")
 
@@ -36,7 +34,7 @@ class Distribution:
         self.total = 0.0
 
     def observe(self, value: float) -> None:
-        """One observation: a bucket holds what is not above its bound."""
+        """Count one observation. A bucket holds the values up to and including its bound."""
         self.counts[bisect_left(self._bounds, value)] += 1
         self.total += value
 
@@ -49,7 +47,7 @@ class Distributions(Collector):
         self._series: dict[tuple[str, ...], Distribution] = {}
 
     def labels(self, *labels: str) -> Distribution:
-        """The distribution with those labels, made if need be."""
+        """The distribution with these labels, made on first use."""
         return self._series.setdefault(labels, Distribution(self._bounds))
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
@@ -62,10 +60,10 @@ class Distributions(Collector):
 
 
 Protocol = Literal["native", "page"]
-"""Who asked: a program that speaks the native protocol, or the page's form."""
+"""Where a request came from: a program that speaks the native protocol, or the page's form."""
 
 OTHER = "_other"
-"""The label of requests for which there is no model."""
+"""The label of requests for no known model."""
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -73,10 +71,10 @@ _STAGES = Timings.__struct_fields__
 
 
 class Metrics:
-    """The instruments of one service, in a registry of their own: two services in one process do not collide."""
+    """The metrics of one service, in a registry of their own: two services in one process do not collide."""
 
     def __init__(self, log_dropped: Callable[[], int] = lambda: 0) -> None:
-        """`log_dropped` tells how many lines of the log were lost so far."""
+        """`log_dropped` returns how many lines of the log were lost so far."""
         self.registry = registry = CollectorRegistry()
 
         def counter(name: str, meaning: str, *labels: str) -> Counter:
@@ -90,7 +88,7 @@ class Metrics:
         self.retries = counter("retries", "Items run again because their worker was lost.", "model")
         self.stage_seconds = Distributions(
             "flambeau_stage_seconds",
-            "Seconds an item spent in a stage; total: a request that was answered 200, from receipt to answer.",
+            "Seconds an item spent in a stage; total: a request answered 200, from receipt to answer.",
             ("model", "stage"),
             _SECONDS,
         )
@@ -108,7 +106,7 @@ class Metrics:
         self.other = RequestMetrics(self, OTHER, OTHER)
 
     def for_model(self, name: str, version: str) -> "ModelMetrics":
-        """The instruments with the model's labels filled in."""
+        """The metrics with the model's labels filled in."""
         made = ModelMetrics(self, name, version)
         self.watched.setdefault(name, []).append(made)
         return made
@@ -119,7 +117,7 @@ class Metrics:
         model.ready(False)
 
     def refused(self, code: Code, status: int) -> None:
-        """The front refused a request, or a connection, before a model was asked."""
+        """Count a request or a connection that the front refused before it reached a model."""
         self.refusals.labels(code).inc()
         self.other.answered(status)
 
@@ -129,7 +127,7 @@ class Metrics:
 
 
 class _WithoutBirthdays:
-    """A registry without the times at which counters were made: a series beside each that nobody asks for."""
+    """A registry without the creation times of counters: a useless second series beside each."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
@@ -141,7 +139,7 @@ class _WithoutBirthdays:
 
 
 class RequestMetrics:
-    """How the requests to one model, or to none, were answered. May be called in any thread."""
+    """Counts how the requests to one model, or to none, were answered. May be called in any thread."""
 
     def __init__(self, metrics: Metrics, name: str, version: str) -> None:
         self._requests = metrics.requests
@@ -150,20 +148,20 @@ class RequestMetrics:
         self._rejected = {code: metrics.rejections.labels(name, code) for code in get_args(Code)}
 
     def answered(self, status: int, protocol: Protocol = "native") -> None:
-        """One request was answered."""
+        """Count an answered request."""
         counter = self._answered.get((protocol, status))
         if counter is None:
             counter = self._count(status, protocol)
         counter.inc()
 
     def expect(self, statuses: Iterable[int]) -> None:
-        """These statuses may be answered: their series begin at 0. A second call does nothing."""
+        """Make series that begin at 0 for these statuses. A second call does nothing."""
         for status in statuses:
             for protocol in get_args(Protocol):
                 self._count(status, protocol)
 
     def rejected(self, code: Code) -> None:
-        """One request was refused before compute."""
+        """Count a request that was refused before compute."""
         self._rejected[code].inc()
 
     def _count(self, status: int, protocol: Protocol) -> Counter:
@@ -172,7 +170,7 @@ class RequestMetrics:
 
 
 class ModelMetrics(RequestMetrics):
-    """What one model reports, on the loop. The labels are resolved once, not per request."""
+    """The metrics of one model, updated on the loop. Labels are resolved once, not per request."""
 
     def __init__(self, metrics: Metrics, name: str, version: str) -> None:
         super().__init__(metrics, name, version)
@@ -188,7 +186,7 @@ class ModelMetrics(RequestMetrics):
         self.losses: Callable[[], Mapping[str, int]] = dict
 
     def timings(self, timings: Timings) -> None:
-        """One item went through."""
+        """Count the stages of an item."""
         queue, preprocess, inference, postprocess = self._stages
         queue.observe(timings.queue)
         preprocess.observe(timings.preprocess)
@@ -196,52 +194,52 @@ class ModelMetrics(RequestMetrics):
         postprocess.observe(timings.postprocess)
 
     def took(self, seconds: float) -> None:
-        """One request was answered 200, so long after it was received."""
+        """Count a request that was answered 200 so many seconds after it was received."""
         self._total.observe(seconds)
 
     def batch(self, size: int, reason: str) -> None:
-        """One batch closed."""
+        """Count a closed batch of `size` items."""
         self._batch_size.observe(size)
         self._closed[reason].inc()
 
     def expect_batches(self, reasons: Iterable[str]) -> None:
-        """Batches will close for these reasons: their series begin at 0."""
+        """Make series that begin at 0 for these reasons of closing a batch."""
         for reason in reasons:
             self._closed[reason] = self._batches_closed.labels(self.name, reason)
 
     def retried(self, items: int) -> None:
-        """So many items go back to the queue."""
+        """Count items that go back to the queue."""
         self._retries.inc(items)
 
     def watch_queue(self, waiting: Callable[[], tuple[int, int]]) -> None:
-        """From now on this tells, whenever somebody scrapes, how many items wait and how many bytes they hold."""
+        """Set the function that returns, at each scrape, how many items wait and how many bytes they hold."""
         self.queue = waiting
 
     def watch_workers(
         self, workers: Callable[[], Sequence[WorkerView]], losses: Callable[[], Mapping[str, int]]
     ) -> None:
-        """From now on these tell who works for the model, and how many were lost by reason."""
+        """Set the functions that return the model's workers, and how many were lost, by reason."""
         self.workers, self.losses = workers, losses
 
     def ready(self, ready: bool) -> None:
-        """The model can answer, or cannot."""
+        """Record whether the model can answer."""
         self._ready.set(int(ready))
 
 
 class _Log(Collector):
-    """What was lost of the log."""
+    """Counts the lost lines of the log."""
 
     def __init__(self, dropped: Callable[[], int]) -> None:
         self._dropped = dropped
 
     def collect(self) -> Iterator[Metric]:
         yield CounterMetricFamily(
-            "flambeau_log_dropped", "Lines of the log that were dropped, for nobody took them.", value=self._dropped()
+            "flambeau_log_dropped", "Log lines that were dropped because nobody read them.", value=self._dropped()
         )
 
 
 class _AtScrape(Collector):
-    """What is looked up at a scrape: queues, workers and their memory. Versions of a model are taken together."""
+    """Queues, workers and their memory, read at each scrape. The versions of a model are added up."""
 
     def __init__(self, models: Mapping[str, Sequence[ModelMetrics]]) -> None:
         self._models = models

@@ -1,8 +1,8 @@
-"""The log of a service, and what is printed past it: by workers, models, libraries in C.
+"""The log of a service, and the capture of whatever workers, models and C libraries print past it.
 
-Standard output and error become a pipe that a thread always empties, so that whoever prints never waits for a reader of
-the log. Where the log is JSON, every line that comes through it becomes an event of its own: text of a client that a
-model prints cannot forge one. Where the log is text it is passed on as it is. Events of workers come by a channel.
+Standard output and standard error become a pipe that a thread always empties, so that printing never waits for a reader
+of the log. In a JSON log, every captured line becomes an event of its own: text from a client that a model prints
+cannot forge an event. In a text log, lines are passed on unchanged. The events of workers come by a channel.
 """
 
 import atexit
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 _LONGEST_LINE = 2000  # bytes; a longer one becomes several
 _CHUNK = 65536
-_PIPE_BYTES = 1024 * 1024  # that others may write while our thread does not get its turn
+_PIPE_BYTES = 1024 * 1024  # room for what others print while our thread does not run
 _REST_OF_A_LINE_SECONDS = 0.05
-_LAST_WORDS_SECONDS = 1.0  # for what others wrote last, and for their events
-_LAST_LINES_SECONDS = 2.0  # for the reader of the log
+_LAST_WORDS_SECONDS = 1.0  # to read the last output and events of other processes
+_LAST_LINES_SECONDS = 2.0  # for the log's reader to take the last lines
 
 
 def forgive(*, output: bool = False) -> None:
-    """From now on nothing fails because standard error cannot be written to, or a stream was closed at the start.
+    """From now on, printing never fails because standard error cannot be written to or was closed at the start.
 
-    `output`: nor because of standard output, which is no more than a log here. Whoever prints may still have to wait;
-    a service does not, see `begin_log`.
+    `output`: the same for standard output, in processes where it is only a log. Printing may still have to wait; in a
+    service it does not, see `begin_log`.
     """
     sys.stderr = _text(_Forgiving(2))
     if output or sys.stdout is None:
@@ -47,9 +47,9 @@ def _text(raw: io.RawIOBase) -> io.TextIOWrapper:
 
 
 def begin_log(level: str, form: str) -> int:
-    """Begin the log of this process, `form` being `auto`, `text` or `json`. Nobody who logs or prints waits.
+    """Begin the log of this process in the form `auto`, `text` or `json`. Neither logging nor printing ever waits.
 
-    Returns the descriptor of what was standard output; -1 where that was closed.
+    Returns a descriptor of the former standard output; -1 if that was closed.
     """
     as_json = logs.is_json(form, sys.stderr)
     _flush()
@@ -64,8 +64,8 @@ def begin_log(level: str, form: str) -> int:
     ]
     for each in threads:
         each.start()
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what a model prints is read as it comes
-    if not as_json:  # what is printed here keeps its place between the events
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a model's output is read as it comes
+    if not as_json:  # keep what this process prints in order with its events
         sys.stderr = _text(_Direct(writer, real >= 0 and os.isatty(real)))
     atexit.register(_restore, real, writer, sending, threads)
     return output
@@ -78,20 +78,20 @@ def _flush() -> None:
 
 
 def _divert() -> int:
-    """Put a pipe in the place of standard output and error. Returns its end for reading."""
+    """Replace standard output and standard error by a pipe. Returns its reading end."""
     reading, writing = os.pipe()
-    with contextlib.suppress(ImportError, AttributeError, OSError):  # another system, or more than this user may have
+    with contextlib.suppress(ImportError, AttributeError, OSError):  # another system, or above this user's limit
         import fcntl
 
         fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-    for each in (1, 2):  # inherited by every process that is started from now on
+    for each in (1, 2):  # every process started from now on inherits them
         os.dup2(writing, each)
     os.close(writing)
     return reading
 
 
 def _restore(real: int, writer: LogWriter, sending: socket.socket, threads: list[threading.Thread]) -> None:
-    """Write what is left, but wait for nobody who does not take it."""
+    """Write what is left, and give up on a reader that does not take it."""
     _flush()
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for each in (1, 2):
@@ -106,7 +106,7 @@ def _restore(real: int, writer: LogWriter, sending: socket.socket, threads: list
 
 
 def _tell(pipe: int, writer: LogWriter) -> None:
-    """Make events of the lines."""
+    """Turn the pipe's lines into events."""
     with open(pipe, "rb") as lines:
         while line := lines.readline(_LONGEST_LINE):
             if writer.full():
@@ -116,7 +116,7 @@ def _tell(pipe: int, writer: LogWriter) -> None:
 
 
 def _copy(pipe: int, writer: LogWriter) -> None:
-    """Pass on what comes, whole lines where they come soon."""
+    """Pass on the pipe's contents, in whole lines if the rest of a line comes soon."""
     rest = b""
     while True:
         if rest and not select.select((pipe,), (), (), _REST_OF_A_LINE_SECONDS)[0]:
@@ -135,7 +135,7 @@ def _copy(pipe: int, writer: LogWriter) -> None:
 
 
 class _Forgiving(io.RawIOBase):
-    """A standard stream, which may be full, closed or without a reader."""
+    """A standard stream that drops what cannot be written: it may be full, closed or without a reader."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ class _Forgiving(io.RawIOBase):
 
 
 class _Direct(_Forgiving):
-    """What this process itself prints on standard error, straight to the writer."""
+    """Standard error of this process itself, straight to the log writer."""
 
     def __init__(self, writer: LogWriter, terminal: bool) -> None:
         super().__init__(2)

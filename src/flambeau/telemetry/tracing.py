@@ -1,7 +1,7 @@
 """Traces: the W3C header `traceparent`, and OpenTelemetry spans of requests and their stages.
 
-The header is read with nothing installed, so that the log can name the trace. Spans need the extra `otel`, whose
-packages are imported when somebody asks for spans and never otherwise. It knows no HTTP and no model.
+Reading the header needs no package, so that the log can always name the trace. Spans need the extra `otel`, whose
+packages are imported only if spans are asked for. It knows no HTTP and no model.
 """
 
 import os
@@ -28,7 +28,7 @@ _NOTHING = Timings()
 
 
 class Parent(NamedTuple):
-    """The span that a request belongs to, as its client says: ids in hexadecimal."""
+    """The client's span that a request belongs to. Ids are in hexadecimal."""
 
     trace: str
     span: str
@@ -36,7 +36,7 @@ class Parent(NamedTuple):
 
 
 def parent_of(header: str | None) -> Parent | None:
-    """What `traceparent` says, or `None` where it is absent or breaks a rule of W3C Trace Context, level 1."""
+    """The parent that `traceparent` names, or `None` if it is absent or breaks a rule of W3C Trace Context, level 1."""
     matched = _TRACEPARENT.fullmatch(header) if header else None
     if matched is None:
         return None
@@ -47,17 +47,17 @@ def parent_of(header: str | None) -> Parent | None:
 
 
 def longest(timings: Sequence[Timings]) -> Timings:
-    """Of several items each stage's longest."""
+    """For each stage, the longest time among the items."""
     if len(timings) == 1:
         return timings[0]
     return Timings(*(max(getattr(each, stage) for each in timings) for stage in _STAGES)) if timings else _NOTHING
 
 
 class Tracer:
-    """Makes spans of what is over, and has the SDK's own thread send them."""
+    """Makes the spans of finished requests; the SDK's own thread sends them."""
 
     def __init__(self, endpoint: str | None) -> None:
-        """`endpoint` is the collector's base URL; without one the standard variables tell. Raises `ImportError`."""
+        """`endpoint` is the collector's base URL; without one the standard variables apply. Raises `ImportError`."""
         from opentelemetry import trace
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
@@ -84,13 +84,13 @@ class Tracer:
         attributes: Mapping[str, str | int],
         failed: bool,
     ) -> str:
-        """Make the spans of a request that ends now; gives its trace's id.
+        """Make the spans of a request that ends now; returns the id of its trace.
 
-        `began` and `queued` are times of `time.monotonic()`. A stage has its exact duration, of several items the
-        longest, and begins where the one before ended.
+        `began` and `queued` are times of `time.monotonic()`. A stage begins where the one before ended, and has its
+        exact duration (the longest, if there are several items).
         """
         now = time.monotonic()
-        epoch = time.time_ns() - round(now * 1e9)  # what to add to a monotonic time
+        epoch = time.time_ns() - round(now * 1e9)  # to be added to a monotonic time
         context = self._context(parent)
         request = self._tracer.start_span(
             name,
@@ -121,17 +121,17 @@ class Tracer:
         return found
 
     def close(self) -> None:
-        """Send what was not sent yet, and give up after two seconds: a collector may be away. Blocks."""
-        # The exporter would try again for half a minute, and a pool's thread could not be left behind.
+        """Send the remaining spans, and give up after two seconds: the collector may be away. Blocks."""
+        # The exporter would retry for half a minute, and a pool's thread could not be abandoned.
         sending = threading.Thread(target=self._provider.shutdown, name="last-spans", daemon=True)
         sending.start()
         sending.join(_LAST_SPANS_SECONDS)
 
 
 def start(endpoint: str | None) -> Tracer | None:
-    """The tracer that was asked for by the setting or by OpenTelemetry's own variables, or `None`.
+    """The tracer, if the setting or one of OpenTelemetry's own variables asks for it, or `None`.
 
-    Raises `ConfigError` when it was asked for by the setting and the extra is not installed.
+    Raises `ConfigError` if the setting asks for it and the extra is not installed.
     """
     by_variable = [name for name in _STANDARD_VARIABLES if os.environ.get(name)]
     if not endpoint and not by_variable:
@@ -142,5 +142,5 @@ def start(endpoint: str | None) -> Tracer | None:
         remedy = f"install them with: {pip_install('otel')}"
         if endpoint:
             raise ConfigError(f"--otel-endpoint {endpoint} needs OpenTelemetry's packages: {remedy}") from None
-        logs.event(f"no spans are sent, for OpenTelemetry's packages are not here: {remedy}", variable=by_variable[0])
+        logs.event(f"no spans are sent: OpenTelemetry's packages are not installed: {remedy}", variable=by_variable[0])
         return None
