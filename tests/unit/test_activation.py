@@ -243,7 +243,7 @@ def test_of_several_outputs_the_user_says_which_is_the_answer() -> None:
     """W7, U7: of a tuple by its number, of a mapping by its key. Of scores and probabilities the latter are taken."""
     with pytest.raises(SourceError, match=r"2 outputs \(0 float32\[N, 5\], 1 float32\[N, 10\]\).*--output-name 0"):
         studied(made("ScoresAndFeatures"))
-    with pytest.raises(SourceError, match="--output-name features is none of the outputs"):
+    with pytest.raises(SourceError, match="--output-name features is not an output of"):
         studied(made("ScoresAndFeatures"), output="features")
     _, probed = studied(made("ScoresAndFeatures"), output="1", task="embedding")
     assert (probed.output.name, probed.output.shape) == ("1", (10,))
