@@ -42,7 +42,7 @@ from tests.support.warm import run_flambeau
         ({"a.json": {"input": 1}, "expected.json": b"{"}, "expected.json is not a table like .*truncated"),
         ({"a.json": {"input": 1}, "expected.json": {"a.json": {"class": 1}}}, "under a.json, .* unknown field `class`"),
         ({"a.json": {"input": 1}, "expected.json": {"a.json": {"min_probability": 2}}}, "under a.json, .* <= 1.0"),
-        ({"a.json": {"input": 1, "output": 2}, "expected.json": {"a.json": {"output": 3}}}, "a.json stands in it and"),
+        ({"a.json": {"input": 1, "output": 2}, "expected.json": {"a.json": {"output": 3}}}, "is given in it and"),
     ],
 )  # fmt: skip
 def test_a_folder_that_holds_something_else_is_refused_by_name(

@@ -192,8 +192,8 @@ def test_what_the_user_says_decides(name: str, said: dict[str, Any], task: str, 
         ("Net", {"task": "classification", "activation": "none"}, "no probabilities.*leave --activation out"),
         ("Net", {"activation": "none"}, "add --task regression or --task embedding"),
         ("Net", {"task": "regression", "activation": "sigmoid"}, "leave it out"),
-        ("OneScore", {"task": "classification"}, "one class is no choice.*--task regression"),
-        ("OneScore", {"activation": "softmax"}, "one class is no choice.*--task regression"),
+        ("OneScore", {"task": "classification"}, "one class leaves nothing to choose.*--task regression"),
+        ("OneScore", {"activation": "softmax"}, "one class leaves nothing to choose.*--task regression"),
     ],
 )
 def test_a_contradiction_is_refused_and_nothing_is_applied_twice(name: str, said: dict[str, Any], says: str) -> None:

@@ -30,7 +30,7 @@ _Meaning = Literal["probabilities", "logarithms", "sigmoid", "unit vectors", "un
 
 _OTHERWISE = (
     "say --task multi-label if each class was trained on its own (BCEWithLogitsLoss), and --task regression or "
-    "--task embedding if they are no classes"
+    "--task embedding if they are not classes"
 )
 
 
@@ -138,7 +138,7 @@ def _found(seen: ProbedOutput, meaning: _Meaning) -> Decided:
         return _classification(seen, meaning, None)
     raise SourceError(
         f"{seen.name} ends in {seen.ending.text} with {outputs} outputs, which may be features or classes: say "
-        "--task embedding or --task regression if they are no classes, --task classification if one of them is right "
+        "--task embedding or --task regression if they are not classes, --task classification if one of them is right "
         f"for an image, or --task multi-label if each stands on its own{_probability_hint(seen)}"
     )
 
@@ -197,8 +197,8 @@ def _classification(seen: ProbedOutput, meaning: _Meaning, said: OutputActivatio
     outputs = seen.answers.shape[1]
     if outputs == 1 and said != "none":
         raise SourceError(
-            f"{seen.name} has one output, and one class is no choice: say --task regression if it is a number, or "
-            "--task multi-label if it is the score of one class (binary, trained with BCEWithLogitsLoss)"
+            f"{seen.name} has one output, and one class leaves nothing to choose: say --task regression if it "
+            "is a number, or --task multi-label if it is the score of one class (binary, trained with BCEWithLogitsLoss)"
         )
     if said in ("softmax", "sigmoid"):
         _refuse_twice(seen, meaning, said)

@@ -114,7 +114,7 @@ def _read(file: Path, expected: Expected) -> GivenSample:
     except ValueError as error:
         raise SourceError(f'sample {file.name} is not a JSON text like {{"input": [1, 2]}}: {error}') from error
     if output is not UNSET and "output" in expected:
-        raise SourceError(f"the output of sample {file.name} stands in it and in {EXPECTED}: leave one out")
+        raise SourceError(f"the output of sample {file.name} is given in it and in {EXPECTED}: leave one out")
     if output is not UNSET:
         expected = {**expected, "output": output}
     return GivenSample(file.name, data, payload, expected)

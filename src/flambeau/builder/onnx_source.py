@@ -145,7 +145,7 @@ def _form(given: _Given, file: Path, options: SourceOptions) -> InputForm:
     no_pictures = len(others) > 0 or first.dtype != "float32" or FREE in first.shape
     if no_pictures and options.pipeline == "image":
         taken = ", ".join(f"{spec.name} {spec}" for spec in given.specs)
-        raise SourceError(f"--pipeline image, but {file.name} takes {taken}, which are no pictures: leave it out")
+        raise SourceError(f"--pipeline image, but {file.name} takes {taken}, which are not images: leave it out")
     if no_pictures:
         return InputForm(given.specs)
     return of_shape(first.shape, file.name, options)
@@ -166,7 +166,7 @@ def _prove(file: Path, given: _Given, tell: Tell) -> int:
             return length
     if len(lengths) == 1:
         raise refused or AssertionError("a length was tried")
-    raise SourceError(f"{refused}: if that is for its free length, say the shape of one item with --input-shape")
+    raise SourceError(f"{refused}: if its free length is the cause, say the shape of one item with --input-shape")
 
 
 def _answers(
@@ -190,7 +190,7 @@ def _answers(
     arrays = {name: array for name, array in zip(names, found, strict=True) if isinstance(array, np.ndarray)}
     if wanted in names and wanted not in arrays:
         raise SourceError(
-            f"--output-name {wanted}: that output of {file.name} is no tensor but a sequence, as scikit-learn's "
+            f"--output-name {wanted}: that output of {file.name} is not a tensor but a sequence, as scikit-learn's "
             f"converter writes probabilities: export it with zipmap=False, or {unsupported.ask(str(file))}"
         )
     if wanted is not None and list(arrays) == [wanted]:

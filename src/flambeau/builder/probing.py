@@ -227,7 +227,7 @@ def _each_alone(filled: Filled, inputs: Tensors) -> Tensors:
 
 def _refuse_strange(filled: Filled, numbers: np.ndarray, *, images: bool) -> None:
     if not numbers.size:
-        raise SourceError(f"{filled.name} answers with rows of shape {list(numbers.shape[1:])}, which hold no number")
+        raise SourceError(f"{filled.name} answers with rows of shape {list(numbers.shape[1:])}, which hold no numbers")
     if numbers.dtype.kind not in "fiub" or (images and numbers.dtype.kind != "f"):
         raise SourceError(
             f"{filled.name} answers with {numbers.dtype}, and "

@@ -46,7 +46,7 @@ def gather(folder: Path, pipeline: Pipeline) -> list[Tensors]:
     if not FEWEST <= len(files) <= MOST:
         raise SourceError(
             f"--int8 {folder} holds {len(files)} files: calibrating takes {FEWEST} to {MOST}, "
-            "a hundred that look like what will be asked do well"
+            "a hundred that look like real requests are enough"
         )
     return [_prepared(file, pipeline) for file in files]
 

@@ -304,7 +304,7 @@ def members_fault(path: Path, manifest: Manifest) -> str | None:
     """
     for code in (getattr(manifest.pipeline, "code", None), manifest.architecture and manifest.architecture.code):
         if code and code.file and code.file not in manifest.members:
-            return f"names code that is no member of it: {code.file}"
+            return f"names code that is not a member of it: {code.file}"
     for name in manifest.members:
         parts = Path(name).parts
         if os.path.isabs(name) or ".." in parts:
@@ -313,9 +313,9 @@ def members_fault(path: Path, manifest: Manifest) -> str | None:
             return f"has a symbolic link for its member {name}, where a file belongs"
     if isinstance(manifest.pipeline, ImageConfig) and (manifest.task is None) != (manifest.activation is None):
         present, missing = ("task", "activation") if manifest.activation is None else ("activation", "task")
-        return f"names its {present} and not its {missing}, so that nothing tells what its numbers are"
+        return f"names its {present} and not its {missing}, so the meaning of its outputs is unknown"
     if not isinstance(manifest.pipeline, PythonConfig) and PROBES not in manifest.members:
-        return f"has no {PROBES}, so that nothing tells whether it computes what it should"
+        return f"has no {PROBES}, so its answers cannot be checked"
     return None
 
 

@@ -104,7 +104,7 @@ def _refuse_unless_beside(place: str, folder: Path) -> None:
                     "put the file itself in its place",
                 )
         if not stat.S_ISREG(mode):
-            raise ScanError(f"keeps weights in {plain(repr(place))}, which is no file")
+            raise ScanError(f"keeps weights in {plain(repr(place))}, which is not a file")
     except OSError as error:
         raise ScanError(
             f"keeps weights in {plain(repr(place))}, and that cannot be opened ({error.strerror})",

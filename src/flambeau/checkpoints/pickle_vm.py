@@ -113,7 +113,7 @@ class _Machine(Stack):
         self._stack.append(self._named(module, name))
 
     def extension(self, code: int) -> None:
-        raise ScanError(f"asks for an object by the extension code {code} (EXT), so that what it calls cannot be told")
+        raise ScanError(f"asks for an object by the extension code {code} (EXT), which hides what it calls")
 
     def _named(self, module: str, name: str) -> Named:
         if len(module) + len(name) > _LONGEST_NAME:
@@ -180,7 +180,7 @@ class _Machine(Stack):
     def persistent(self, _: None) -> None:
         identity = self._stack.pop()
         if self._of_storage is None:
-            raise ScanError("asks for a persistent object that is no storage of tensors")
+            raise ScanError("asks for a persistent object that is not a storage of tensors")
         self.budget.charge_for_each(identity)
         try:
             self._stack.append(self._of_storage(identity))

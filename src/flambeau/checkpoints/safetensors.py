@@ -72,7 +72,7 @@ def _header(text: str) -> tuple[dict[str, TensorInfo], list[tuple[int, int, str]
         name.encode()  # raises for a lone surrogate: UnicodeEncodeError is a ValueError
     metadata = described.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(each, str) for each in metadata.values()):
-        raise ScanError("has metadata that is no text")
+        raise ScanError("has metadata that is not text")
     tensors: dict[str, TensorInfo] = {}
     spans: list[tuple[int, int, str]] = []
     for name, tensor in described.items():
@@ -89,7 +89,7 @@ def _tensor(name: str, described: Any) -> tuple[TensorInfo, tuple[int, int]]:
     if type(kind) is not str or kind not in _DTYPES:
         raise ScanError(f"gives its tensor {plain(name)} a dtype that is not known: {plain(repr(kind))}")
     if not _is_whole(shape) or len(shape) > _MOST_DIMENSIONS or not _is_whole(span) or len(span) != 2:
-        raise ScanError(f"gives its tensor {plain(name)} a shape or a place that is no list of whole numbers")
+        raise ScanError(f"gives its tensor {plain(name)} a shape or a place that is not a list of whole numbers")
     dtype, size = _DTYPES[kind]
     for count in shape:
         size *= count

@@ -188,7 +188,7 @@ def _folder_report(path: Path) -> Report:
         raise ScanError("is a file of torch.save that was unpacked", "give the file itself, as it was downloaded")
     if (path / ".metadata").is_file() and any(path.glob("*.distcp")):
         raise ScanError(
-            "is a checkpoint of torch.distributed.checkpoint, whose tensors lie in parts",
+            "is a checkpoint of torch.distributed.checkpoint, whose tensors are in several files",
             "join them, if you trust its author, because that unpickles: "
             "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER NEW.pth, and give NEW.pth",
         )
@@ -221,7 +221,7 @@ def _refuse_unlisted(path: Path, manifest: storage.Manifest) -> None:
         for place in found.external:
             if str(PurePosixPath(place)) not in manifest.members:
                 raise ScanError(
-                    f"is a bundle whose {name} keeps weights in {plain(place)}, which is no member of it",
+                    f"is a bundle whose {name} keeps weights in {plain(place)}, which is not a member of it",
                     "build it again with flambeau build",
                 )
 

@@ -71,7 +71,7 @@ class _StoragesOfZip:
             return known
         member = self._archive.members.get(f"{self._top}/data/{storage.key}")
         if member is None:
-            raise ScanError(f"lacks the storage {plain(storage.key)} that its tensors lie in", DOWNLOAD_AGAIN)
+            raise ScanError(f"lacks the storage {plain(storage.key)} that its tensors use", DOWNLOAD_AGAIN)
         if member.size != storage.size:
             raise ScanError(
                 f"declares a storage of {storage.size:,} bytes where it holds {member.size:,} (CVE-2026-24747 is a lie "
@@ -84,7 +84,7 @@ class _StoragesOfZip:
 def storage_of(identity: Any, *, parts: int) -> Storage:
     """The storage that a persistent id of torch describes. Raises `ScanError` for any other id."""
     if type(identity) is not tuple or len(identity) != parts or identity[0] != "storage":
-        raise ScanError("asks for a persistent object that is no storage of tensors")
+        raise ScanError("asks for a persistent object that is not a storage of tensors")
     kind, key, location, count = identity[1:5]
     if not isinstance(kind, Named) or kind.name not in STORAGES:
         raise ScanError("asks for a storage of a kind that holds no plain numbers")
@@ -180,7 +180,7 @@ def _view(storage: Storage, place: Any) -> Storage:
 def _compare(file: BinaryIO, storages: dict[str, Storage], keys: Any, *, start: int, size: int) -> None:
     """Check the storages that follow against the pickle: all present, each of the right size, and nothing after."""
     if type(keys) is not list or not all(type(key) is str for key in keys) or sorted(keys) != sorted(storages):
-        raise ScanError("lists other storages than its tensors lie in")
+        raise ScanError("lists other storages than its tensors use")
     position = start
     for key in keys:
         file.seek(position)

@@ -163,7 +163,7 @@ def _name(raw: bytes) -> str:
     try:
         name = raw.decode("utf-8")
     except UnicodeDecodeError:
-        raise ScanError(f"holds a member whose name is no text: {plain(repr(raw))}") from None
+        raise ScanError(f"holds a member whose name is not text: {plain(repr(raw))}") from None
     parts = name.removesuffix("/").split("/")
     if not _SAFE_NAME.fullmatch(name) or any(part in ("", ".", "..") for part in parts) or ":" in "".join(parts[1:]):
         raise ScanError(f"holds a member with a name that leads elsewhere: {plain(repr(name))}")
