@@ -198,7 +198,8 @@ def _classification(seen: ProbedOutput, meaning: _Meaning, said: OutputActivatio
     if outputs == 1 and said != "none":
         raise SourceError(
             f"{seen.name} has one output, and one class leaves nothing to choose: say --task regression if it "
-            "is a number, or --task multi-label if it is the score of one class (binary, trained with BCEWithLogitsLoss)"
+            "is a number, or --task multi-label if it is the score of one class (binary, trained with "
+            "BCEWithLogitsLoss)"
         )
     if said in ("softmax", "sigmoid"):
         _refuse_twice(seen, meaning, said)
