@@ -60,8 +60,8 @@ def find(loaded: Any, entry: TensorMapping, *, name: str) -> dict[str, torch.Ten
         told, found = entry.tensors.get(key), tensors.get(key)
         if told is None or found is None or (told.dtype, told.shape) != (_dtype(found), tuple(found.shape)):
             raise SourceError(
-                f"{name} contradicts itself about {key!r}: {_words(told)} by its structure, {_words(found)} when read: "
-                "do not use the file"
+                f"{name} contradicts itself about {key!r}: {_words(told)} by its structure, and {_words(found)} "
+                "when read: do not use the file"
             )
         if found.layout is not torch.strided or found.device.type != "cpu" or found.is_quantized:
             raise SourceError(f"{name} holds {key!r} in a form without plain numbers ({found.type()}): {_REMEDY}")
