@@ -331,7 +331,7 @@ def test_of_two_outputs_of_an_onnx_graph_the_probabilities_are_taken(
     made = built(tmp_path / "two.onnx")
     assert made.manifest.activation == Activation("softmax", by="network", known="graph")
     assert [each.name for each in made.manifest.outputs] == ["probabilities"]
-    assert any("of its outputs probabilities is the answer, for it is the softmax of logits" in note for note in notes)
+    assert any("its output probabilities is the answer, because it is the softmax of logits" in note for note in notes)
     assert answer(made, cat).probabilities == pytest.approx(logits(cat).softmax(0).tolist(), abs=1e-5)
     made = built(tmp_path / "two.onnx", output_name="logits", task="embedding")
     assert np.allclose(answer(made, cat).embedding, logits(cat), atol=1e-4)

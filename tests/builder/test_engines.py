@@ -446,7 +446,7 @@ def test_a_calibration_file_that_is_no_input_is_named(default_bundle: Bundle, tm
     for index in range(8):
         (tmp_path / f"{index}.png").write_bytes(b"no image")
     pipeline = open_pipeline(made.pipeline, labels=None, inputs=made.inputs, outputs=made.outputs)
-    with pytest.raises(SourceError, match=r"0\.png in --int8 is no input of this model: "):
+    with pytest.raises(SourceError, match=r"0\.png in --int8 is not a valid input for this model: "):
         quantise.gather(tmp_path, pipeline)
 
 

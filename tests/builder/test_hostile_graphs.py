@@ -205,7 +205,7 @@ def _long(folder: Path) -> None:
     [
         (_symlink, "which is a symbolic link"),
         (_missing, "No such file"),
-        (_folder, "which is no file"),
+        (_folder, "which is not a file"),
         (_long, "5,000 characters"),
     ],
 )

@@ -83,7 +83,7 @@ def test_the_probabilities_of_scikit_learn_are_no_tensor(tmp_path: Path) -> None
     ]
     file = graph(tmp_path / "trees.onnx", [classifier, zipped], outputs, rows="N")
     said = refused(file, "--output-name", "chances")
-    assert "no tensor but a sequence" in said
+    assert "not a tensor but a sequence" in said
     assert "zipmap=False" in said
 
 

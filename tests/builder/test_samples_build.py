@@ -42,7 +42,7 @@ from tests.support.warm import run_flambeau
         ({"a.json": {"input": 1}, "expected.json": b"{"}, "expected.json is not a table like .*truncated"),
         ({"a.json": {"input": 1}, "expected.json": {"a.json": {"class": 1}}}, "under a.json, .* unknown field `class`"),
         ({"a.json": {"input": 1}, "expected.json": {"a.json": {"min_probability": 2}}}, "under a.json, .* <= 1.0"),
-        ({"a.json": {"input": 1, "output": 2}, "expected.json": {"a.json": {"output": 3}}}, "a.json stands in it and"),
+        ({"a.json": {"input": 1, "output": 2}, "expected.json": {"a.json": {"output": 3}}}, "is given in it and"),
     ],
 )  # fmt: skip
 def test_a_folder_that_holds_something_else_is_refused_by_name(
@@ -73,8 +73,8 @@ def test_a_folder_with_what_is_no_file_or_too_much_is_refused(tmp_path: Path) ->
     ("files", "why"),
     [
         ({"a.json": {"input": [1, 2], "output": [2, 5]}}, r"sample a\.json .*: output\[1\] is 4\.0 where 5 is"),
-        ({"a.json": {"input": [1]}}, r"sample a\.json is no input of this model: .*shape is \[1\]"),
-        ({"a.png": b"\x89PNG"}, r"sample a\.png is no input of this model: this model takes numbers"),
+        ({"a.json": {"input": [1]}}, r"sample a\.json is not a valid input for this model: .*shape is \[1\]"),
+        ({"a.png": b"\x89PNG"}, r"sample a\.png is not a valid input for this model: this model takes numbers"),
         ({"a.json": {"input": [3e38, 1]}}, r"sample a\.json with numbers that are not finite, in y"),
         (
             {"a.json": {"input": [1, 2]}, "expected.json": {"a.json": {"class_index": 1}}},
@@ -144,7 +144,7 @@ def test_each_part_of_a_class_may_be_insisted_on(tmp_path: Path, expected: dict[
 )
 def test_a_sample_that_is_no_image_is_named(tmp_path: Path, content: bytes, why: str) -> None:
     pipeline = open_pipeline(storage.ImageConfig(), labels=None, inputs=[INPUT], outputs=[OUTPUT])
-    with pytest.raises(SourceError, match=f"sample a.gif is no input of this model: .*({why})"):
+    with pytest.raises(SourceError, match=f"sample a.gif is not a valid input for this model: .*({why})"):
         collected(tmp_path / "bundle", {"a.gif": content}, pipeline=pipeline)
 
 

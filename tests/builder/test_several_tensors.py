@@ -271,7 +271,7 @@ def test_an_input_that_is_one_for_all_rows_is_given_with_every_row(
         helper.make_node("Mul", ["x", "rate"], ["y"]),
     ]
     bundle = opened(save(tmp_path / "rate.onnx", nodes, {"x": ["n", 2], "sr": []}, {"y": ["n", 2]}))
-    assert any("one row at a time, for its input sr is one for all rows" in note for note in notes)
+    assert any("one row at a time, because its input sr is one for all rows" in note for note in notes)
     with flambeau.load(bundle.path) as model:
         assert model.predict({"x": [[1, 2], [3, 4]], "sr": [10, 100]}) == [[10, 20], [300, 400]]
         assert model.predict({"x": [1, 2], "sr": 3}) == [3, 6]
@@ -379,7 +379,7 @@ def test_rows_of_several_lengths_at_once_get_their_own_answers(nets: Any, opened
 
 def test_a_network_of_one_length_is_not_said_to_take_any(nets: Any, opened: Opened, tmp_path: Path) -> None:
     _, file, options = made(nets, "Tens", tmp_path)
-    with pytest.raises(SourceError, match=r"free axes are of 8, and not of 13.*without words, with --input-shape"):
+    with pytest.raises(SourceError, match=r"free axes are 8 long, but not 13.*without words, with --input-shape"):
         opened(file, input_shape=("steps", 1), **options)
 
 

@@ -414,7 +414,7 @@ def test_weights_that_a_graph_names_and_the_manifest_does_not_are_refused_a17(ma
     assert "weights.bin" in listed["members"]
     del listed["members"]["weights.bin"]
     (made / "manifest.json").write_text(json.dumps(listed))
-    assert "weights.bin, which is no member" in refused(made)
+    assert "weights.bin, which is not a member" in refused(made)
     assert manifest["members"].keys() == listed["members"].keys()
 
 

@@ -189,11 +189,11 @@ def test_what_the_user_says_decides(name: str, said: dict[str, Any], task: str, 
         ("Sigmoid", {"activation": "sigmoid"}, "ends in a sigmoid.*leave --activation out"),
         ("Softmax", {"task": "multi-label"}, "say --task classification"),
         ("Net", {"task": "multi-label", "activation": "softmax"}, "--activation sigmoid, or --task classification"),
-        ("Net", {"task": "classification", "activation": "none"}, "no probabilities.*leave --activation out"),
+        ("Net", {"task": "classification", "activation": "none"}, "not probabilities.*leave --activation out"),
         ("Net", {"activation": "none"}, "add --task regression or --task embedding"),
         ("Net", {"task": "regression", "activation": "sigmoid"}, "leave it out"),
-        ("OneScore", {"task": "classification"}, "one class is no choice.*--task regression"),
-        ("OneScore", {"activation": "softmax"}, "one class is no choice.*--task regression"),
+        ("OneScore", {"task": "classification"}, "one class leaves nothing to choose.*--task regression"),
+        ("OneScore", {"activation": "softmax"}, "one class leaves nothing to choose.*--task regression"),
     ],
 )
 def test_a_contradiction_is_refused_and_nothing_is_applied_twice(name: str, said: dict[str, Any], says: str) -> None:
@@ -243,7 +243,7 @@ def test_of_several_outputs_the_user_says_which_is_the_answer() -> None:
     """W7, U7: of a tuple by its number, of a mapping by its key. Of scores and probabilities the latter are taken."""
     with pytest.raises(SourceError, match=r"2 outputs \(0 float32\[N, 5\], 1 float32\[N, 10\]\).*--output-name 0"):
         studied(made("ScoresAndFeatures"))
-    with pytest.raises(SourceError, match="--output-name features is none of the outputs"):
+    with pytest.raises(SourceError, match="--output-name features is not an output of"):
         studied(made("ScoresAndFeatures"), output="features")
     _, probed = studied(made("ScoresAndFeatures"), output="1", task="embedding")
     assert (probed.output.name, probed.output.shape) == ("1", (10,))

@@ -215,7 +215,7 @@ def test_a_file_of_another_kind_is_guessed(contents: bytes, words: str, remedy: 
 def test_what_cannot_be_opened_is_a_source_error(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="does not exist"):
         examine(tmp_path / "nothing")
-    with pytest.raises(SourceError, match="no regular file"):
+    with pytest.raises(SourceError, match="not a regular file"):
         examine(Path("/dev/null"))
 
 

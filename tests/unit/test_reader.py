@@ -304,7 +304,7 @@ def test_a_reader_ends_with_its_parent(tmp_path: Path) -> None:
         ("x" * 100_000, "was taken over by it, and was killed"),
         ('{"type":"read","sandbox":"all is well"}', "did not write safetensors"),
         ('{"type":"refused","reason":"no \\u001b[2J good"}', r"^no \?\[2J good$"),
-        ("", "ended with exit code 0 and no word"),
+        ("", "ended with exit code 0 and no message"),
     ],
 )
 def test_a_reader_that_was_taken_over_is_not_believed_t32(tmp_path: Path, said: str, why: str) -> None:

@@ -1,7 +1,7 @@
-"""Names to constructors: torchvision's classification models, the EfficientNet-Lite family, timm's, and own code.
+"""Architectures by name: torchvision's classification models, EfficientNet-Lite, timm's, and the user's own code.
 
-One of the three homes of torch (with `build` and `engines.pytorch`). It builds empty networks and fills them; it does
-not read files.
+Constructs networks without weights, and fills them; reads no files. One of the three packages that import torch (with
+`builder` and `engines.pytorch`).
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ _SHOWN = 8  # keys of each kind in a report of differences
 
 
 def find(name: str, *, args: Mapping[str, Any] | None = None) -> Architecture:
-    """The architecture of that name; `timm/NAME` is timm's where torchvision has one of the same name.
+    """The architecture of that name. `timm/NAME` is timm's, where torchvision has one of the same name.
 
     Raises `SourceError` with the nearest names when there is none.
     """
@@ -42,10 +42,10 @@ def find(name: str, *, args: Mapping[str, Any] | None = None) -> Architecture:
 
 
 def create(architecture: Architecture, *, within: Path | None = None, allow_code: bool = False) -> "nn.Module":
-    """Construct the network, in evaluation mode, with weights that still have to be filled.
+    """Construct the network in evaluation mode, without its weights: `load_weights` fills them.
 
-    The parameters of a registered architecture have shapes and no numbers. `within` is the bundle that own code belongs
-    to. Raises `SourceError` when the constructor refuses its arguments.
+    The parameters of a registered architecture have shapes but no values. `within` is the bundle that own code belongs
+    to. Raises `SourceError` when the constructor fails.
     """
     from torch import nn
 
@@ -75,13 +75,13 @@ def _construct(architecture: Architecture, constructor: Callable[..., Any]) -> A
             heads.attach(network, architecture.head)
         return network
 
-    if architecture.code is not None:  # what own code does with its parameters is its own affair
+    if architecture.code is not None:  # own code may need real parameters
         return whole()
     try:
         with meta_init():
             network = whole()
         require_numbers(network)
-    except (MetaInitError, NotImplementedError, RuntimeError):  # the latter two are what reading a meta tensor raises
+    except (MetaInitError, NotImplementedError, RuntimeError):  # reading a meta tensor raises the latter two
         return whole()
     return network
 
@@ -89,9 +89,8 @@ def _construct(architecture: Architecture, constructor: Callable[..., Any]) -> A
 def load_weights(network: "nn.Module", weights: Mapping[str, "torch.Tensor"], *, name: str) -> None:
     """Fill the network with exactly its own weights. Raises `SourceError` with the differences otherwise.
 
-    Batch counters of batch norms may be missing, as in every file from before PyTorch 0.4.1: they serve training only.
-    Weights kept in another precision take the network's; others are taken as they are, mapped from a file or not, and
-    not copied.
+    The batch counters of batch norms may be missing, as in every file from before PyTorch 0.4.1: only training needs
+    them. Weights of another precision are converted to the network's; others are used without copying, mapped or not.
     """
     expected = network.state_dict()
     missing = sorted(key for key in expected.keys() - weights.keys() if not key.endswith("num_batches_tracked"))
@@ -110,6 +109,6 @@ def load_weights(network: "nn.Module", weights: Mapping[str, "torch.Tensor"], *,
         raise SourceError(f"the weights do not fit {name}: " + "; ".join(problems))
     for key, tensor in weights.items():
         expected[key] = tensor.to(expected[key].dtype)
-    # The network's own dictionary, for it carries the versions of its layers, which a plain one and safetensors lose.
+    # The network's own dictionary carries the versions of its layers, which a plain one and safetensors lose.
     network.load_state_dict(expected, strict=True, assign=True)
     network.requires_grad_(False)

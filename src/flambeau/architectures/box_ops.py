@@ -1,19 +1,19 @@
 """Non-maximum suppression and RoIAlign in plain PyTorch, for a torchvision whose compiled operators do not load.
 
-They are the operators of `torchvision.ops` in value: the same boxes in the same order, the same numbers but for the
-order in which they are added. They serve inference only, and have no gradients.
+They give the same results as `torchvision.ops`: the same boxes in the same order, and the same numbers except for the
+order of summing. For inference only: they have no gradients.
 """
 
 import torch
 
-_MOST_NUMBERS = 16_000_000  # of one intermediate result of `roi_align`: 64 MB in float32
+_MOST_NUMBERS = 16_000_000  # in one intermediate result of `roi_align`: 64 MB in float32
 
 
 def nms(boxes: torch.Tensor, scores: torch.Tensor, threshold: float) -> torch.Tensor:
-    """The indices, int64, of the boxes that are kept, the best score first.
+    """The indices, int64, of the boxes to keep, the best score first.
 
-    `boxes` is (N, 4) as x1, y1, x2, y2, and `scores` (N,). A box goes when one that is kept before it overlaps it by
-    more than `threshold` (intersection over union). Equal scores keep the order of their boxes.
+    `boxes` is (N, 4) as x1, y1, x2, y2, and `scores` (N,). A box is dropped if one kept before it overlaps it by more
+    than `threshold` (intersection over union). Equal scores keep the order of their boxes.
     """
     left, top, right, bottom = boxes.unbind(1)
     areas = (right - left) * (bottom - top)
@@ -26,7 +26,7 @@ def nms(boxes: torch.Tensor, scores: torch.Tensor, threshold: float) -> torch.Te
         high = (torch.minimum(bottom[best], bottom[waiting]) - torch.maximum(top[best], top[waiting])).clamp(min=0)
         shared = wide * high
         overlap = (shared / (areas[best] + areas[waiting] - shared)).double()  # torchvision compares with a double
-        waiting = waiting[~(overlap > threshold)]  # two boxes of no size overlap by NaN, and both stay
+        waiting = waiting[~(overlap > threshold)]  # two boxes of size zero overlap by NaN, and both stay
     return torch.stack(kept) if kept else torch.empty(0, dtype=torch.int64, device=boxes.device)
 
 
@@ -41,12 +41,12 @@ def roi_align(
 ) -> torch.Tensor:
     """The averages of the bins of each region, (K, C, height, width), from feature maps (N, C, H, W).
 
-    `rois` is (K, 5): the number of the map, and x1, y1, x2, y2 in pixels of an image, which `scale` makes those of the
-    map. A bin is the average of `sampling_ratio` × `sampling_ratio` points, or of as many as it has pixels, rounded up,
-    where that is not positive; a point is interpolated between the four pixels around it (He et al., Mask R-CNN, 2017,
-    section 3). `aligned` takes pixels at their centres.
+    `rois` is (K, 5): the index of the map, and x1, y1, x2, y2 in pixels of the image; `scale` converts these to pixels
+    of the map. A bin is the average of `sampling_ratio` × `sampling_ratio` points, or if that is not positive, of as
+    many as the bin has pixels, rounded up. A point is interpolated between the four pixels around it (He et al., Mask
+    R-CNN, 2017, section 3). `aligned` measures from the centres of pixels.
 
-    Points form a grid, so the weights of rows and of columns are apart: a bin is `rows @ map @ columns`.
+    The points form a grid, so rows and columns have separate weights: a bin is `rows @ map @ columns`.
     """
     taken = features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
     places = rois.to(taken.dtype)
@@ -66,14 +66,14 @@ def roi_align(
 def _weights(
     start: torch.Tensor, length: torch.Tensor, bins: int, size: int, sampling_ratio: int, aligned: bool
 ) -> torch.Tensor:
-    """What each pixel of an axis of `size` gives to each bin of each region: (K, bins, size)."""
+    """The weight of each pixel along an axis of `size` in each bin of each region: (K, bins, size)."""
     if not aligned:
         length = length.clamp(min=1.0)
     step = length / bins
     count = torch.full_like(step, sampling_ratio) if sampling_ratio > 0 else step.ceil()
     most = max(1, int(count.max())) if len(count) else 1
     number = torch.arange(most, dtype=start.dtype, device=start.device)
-    within = number[None, :] < count[:, None]  # (K, most): adaptive regions have points of their own number
+    within = number[None, :] < count[:, None]  # (K, most): in adaptive mode each region has its own number of points
     offset = (number[None, :] + 0.5) * (step / count.clamp(min=1))[:, None]
     first = start[:, None] + torch.arange(bins, dtype=start.dtype, device=start.device)[None, :] * step[:, None]
     points = first[:, :, None] + offset[:, None, :]  # (K, bins, most)

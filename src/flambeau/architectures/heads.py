@@ -1,4 +1,4 @@
-"""Heads and plain networks from their description: layers of a closed set, put where an architecture had its own."""
+"""Build replaced heads and plain networks from descriptions with a closed set of layers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,10 +23,12 @@ _MAKERS: dict[str, Callable[..., nn.Module]] = {
 
 
 def attach(network: nn.Module, head: Head) -> None:
-    """Put `head` in the place of the module at `head.path`.
+    """Replace the module at `head.path` by `head`.
 
-    Where its layers have numbers for names, a number that none of them has keeps the architecture's own layer: so the
-    activation between two linear layers stays what it was. Raises `SourceError` where there is nothing to replace.
+    If the layers' names are numbers, the architecture's own layer stays at every missing number, for example the
+    activation between two linear layers: mobilenet_v3's `classifier` is 0 Linear, 1 Hardswish, 2 Dropout, 3 Linear, and
+    a head with layers "0" and "3" keeps the Hardswish and the Dropout. Raises `SourceError` if there is nothing to
+    replace, or nothing to keep at a missing number.
     """
     parent, _, name = head.path.rpartition(".")
     try:
@@ -48,13 +50,13 @@ def attach(network: nn.Module, head: Head) -> None:
 
 
 def _make(layer: HeadLayer) -> nn.Module:
-    """One layer, for vectors: rows (N, sizes[0])."""
+    """One layer, for rows of shape (N, sizes[0])."""
     maker = _MAKERS[layer.kind]
     return maker(*layer.sizes, bias=layer.bias) if layer.kind == "linear" else maker(*layer.sizes)
 
 
 def _places(names: list[str]) -> list[str]:
-    """Every place up to the last, where they are numbers; else the names as they are."""
+    """If the names are numbers, every number up to the largest; else the names themselves."""
     if not all(name.isdigit() for name in names):
         return names
     return [str(number) for number in range(max(map(int, names)) + 1)]
@@ -67,7 +69,7 @@ PLAIN_NETWORK = "mlp"
 
 
 def construct(layers: Sequence[dict[str, Any]]) -> nn.Sequential:
-    """The network of these layers, each as `HeadLayer` has it. Rows (N, inputs), float32, to rows (N, outputs)."""
+    """The network of these layers, each with a `HeadLayer`'s fields. Rows (N, inputs), float32, to (N, outputs)."""
     chain = nn.Sequential()
     for layer in msgspec.convert(layers, list[HeadLayer]):
         chain.add_module(layer.name, _make(layer))

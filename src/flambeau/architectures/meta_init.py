@@ -1,11 +1,11 @@
-"""Networks without numbers: constructing one costs neither the time nor the memory of its random start.
+"""Construct networks without values, which saves the time and the memory of random initialisation.
 
-Parameters go to torch's meta device the moment a module registers them, so whatever initialises them afterwards works
-on shapes alone. Buffers stay real: constructors compute with them, and not all of them are kept in weights files. The
-numbers come with `architectures.load_weights`, which leaves no parameter without them. It knows no architecture.
+Parameters move to torch's meta device as soon as a module registers them, so initialising them only works on shapes.
+Buffers stay real: constructors compute with them, and weights files do not hold all of them.
+`architectures.load_weights` fills in the values and leaves no parameter without. Knows no architecture.
 
-A few constructors look at the device of their own parameters and put other tensors there, or copy from there: such a
-network cannot be made like this, and is `MetaInitError`.
+A few constructors look at the device of their own parameters and put other tensors there, or copy from there. Such a
+network cannot be made this way, and raises `MetaInitError`.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ _FILLS: frozenset[object] = frozenset(
 
 
 class _Idle(TorchFunctionMode):
-    """Filling a tensor that has no numbers makes torch work out shapes; here it does nothing at once."""
+    """Skips in-place initialisation of meta tensors, for which torch would still work out shapes."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _FILLS and args[0].is_meta:
@@ -33,11 +33,11 @@ class _Idle(TorchFunctionMode):
 
 
 class MetaInitError(Exception):
-    """The network has tensors without numbers that filling would not give it."""
+    """The network has tensors without values that `load_weights` would not fill."""
 
 
 def require_numbers(network: nn.Module) -> None:
-    """Raise `MetaInitError` unless everything but the parameters is real."""
+    """Raise `MetaInitError` unless all tensors except the parameters are real."""
     for path, module in network.named_modules():
         others = {**module._buffers, **{name: value for name, value in vars(module).items() if name[0] != "_"}}
         for name, value in others.items():
@@ -45,11 +45,11 @@ def require_numbers(network: nn.Module) -> None:
                 raise MetaInitError(f"{path}.{name}")
 
 
-_thread = threading.local()  # replicas are made side by side, and only those within a block of their own are meta
+_thread = threading.local()  # replicas are constructed in parallel, and only those inside `meta_init` are meta
 
 
 def _empty(*registered: Any) -> nn.Parameter | None:
-    """The same parameter without numbers; `None` leaves it as it is."""
+    """The registration hook: the same parameter on the meta device, or `None` to leave it as it is."""
     parameter = registered[-1]  # of (module, name, parameter)
     if not getattr(_thread, "meta", False) or parameter is None or parameter.is_meta:
         return None
@@ -57,13 +57,13 @@ def _empty(*registered: Any) -> nn.Parameter | None:
     return nn.Parameter(shape, requires_grad=parameter.requires_grad)
 
 
-# Once and for good: torch iterates over its hooks in every thread, and none may come or go meanwhile.
+# Registered once and never removed: torch iterates over its hooks in every thread, and they must not change meanwhile.
 register_module_parameter_registration_hook(_empty)  # type: ignore[arg-type]  # torch declares that it returns nothing
 
 
 @contextlib.contextmanager
 def meta_init() -> Iterator[None]:
-    """Modules constructed by this thread within the block get parameters on the meta device."""
+    """Modules that this thread constructs inside the block get parameters on the meta device."""
     _thread.meta = True
     try:
         with _Idle():

@@ -1,6 +1,6 @@
 """The registries of architectures: torchvision's classification models, timm's if it is installed, and Flambeau's own.
 
-Their constructors are given no weights, and fetch none. Each library is imported when it is asked for.
+Their constructors load and fetch no weights. Each library is imported only when used.
 """
 
 import importlib.util
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 class ModelRegistry(Protocol):
-    """Names, and constructors that take `num_classes`."""
+    """The names of architectures, and their constructors, which take `num_classes` (the plain network: `layers`)."""
 
     def names(self) -> list[str]:
-        """Every architecture of it."""
+        """All architectures in this registry."""
         ...
 
     def constructor(self, name: str) -> "Callable[..., nn.Module]":
-        """The constructor of that name."""
+        """The constructor of the architecture `name`."""
         ...
 
 
@@ -48,7 +48,7 @@ class TorchvisionModels:
         def construct(**args: Any) -> "nn.Module":
             if name in ("googlenet", "inception_v3"):
                 args = {"init_weights": False, "transform_input": True, **args}
-            if name.startswith("vit_"):  # their positions are counted for one size: vit_h_14's weights are for 518
+            if name.startswith("vit_"):  # position embeddings are for one image size: vit_h_14's weights are for 518
                 args = {"image_size": identify.pipeline_for("torchvision", name).crop, **args}
             network: nn.Module = models.get_model(name, weights=None, **args)
             return network
@@ -56,7 +56,7 @@ class TorchvisionModels:
         return construct
 
     def pretrained(self, name: str) -> "tuple[Mapping[str, torch.Tensor], ImageConfig]":
-        """torchvision's default weights for that model, fetched by torchvision's own API, with their own transform.
+        """torchvision's default weights for that model, fetched through torchvision, with the transform they come with.
 
         Raises `SourceError` naming `--weights` when they cannot be fetched.
         """
@@ -71,12 +71,12 @@ class TorchvisionModels:
                 f"the pretrained weights of {name} could not be fetched from {weights.url} ({error}): "
                 f"fetch the file by other means and name it with --weights"
             ) from error
-        # DenseNet's files are older than its names, which torchvision's own loader changes as well.
+        # DenseNet's files use older layer names, which torchvision's own loader renames too.
         names = naming.unwrap({key: tuple(tensor.shape) for key, tensor in state.items()})
         return {name: state[key] for name, key in names.keys.items()}, self.pipeline_of(weights)
 
     def pipeline_of(self, weights: Any) -> ImageConfig:
-        """The transform that torchvision publishes with an entry of its weights."""
+        """The transform that torchvision publishes with these weights."""
         transform = weights.transforms()
         return ImageConfig(
             resize=transform.resize_size[0],
@@ -125,4 +125,4 @@ TORCHVISION = TorchvisionModels()
 TIMM = TimmModels()
 
 REGISTRIES: dict[str, ModelRegistry] = {"torchvision": TORCHVISION, "flambeau": OwnModels(), "timm": TIMM}
-"""In the order of preference."""
+"""By name, in order of preference."""

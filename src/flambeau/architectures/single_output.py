@@ -1,7 +1,9 @@
-"""What a network returns, to the one tensor that is its answer: a row of numbers for each row of its input.
+"""Pick the answer from what a network returns: a tensor with a row for each row of the input.
 
-Networks return a tensor; or a tuple or a mapping of them, of which one is the answer, by its place or key. A network
-that ends in `.squeeze()` loses the axis of the rows where there is one row; it is put back.
+A network returns a tensor, or a tuple or mapping of tensors, from which the answer is picked by index or key. One that
+ends in `.squeeze()` drops the axis of the rows when there is only one row; that axis is restored.
+
+Example: a result `{"logits": t, "aux": [u]}` has the parts `logits` and `aux.0`.
 """
 
 import dataclasses
@@ -17,9 +19,9 @@ _DEEPEST = 3
 
 
 def parts(result: Any, *, depth: int = _DEEPEST) -> dict[str, torch.Tensor]:
-    """The tensors in what a network returned, by name: keys, fields or numbers, joined by dots where they are nested.
+    """The tensors in what a network returned, by name: keys, fields or indices, joined by dots where nested.
 
-    One tensor alone has the empty name. What is no tensor is passed over.
+    A single tensor has the empty name. Other values are skipped.
     """
     if isinstance(result, torch.Tensor):
         return {"": result}
@@ -42,7 +44,7 @@ def _children(result: Any) -> list[tuple[str, Any]]:
 
 
 def pick(result: Any, name: str) -> torch.Tensor:
-    """The tensor of that name; where there is only one, it has any name. Raises `KeyError` when it is not there."""
+    """The tensor of that name, or the only one whatever the name. Raises `KeyError` if there is none of that name."""
     found = parts(result)
     if len(found) == 1:
         return next(iter(found.values()))
@@ -50,7 +52,7 @@ def pick(result: Any, name: str) -> torch.Tensor:
 
 
 def shaped(tensor: torch.Tensor, rows: int, shape: tuple[int, ...]) -> torch.Tensor:
-    """The tensor with the axis of its rows and those axes of length 1 that were squeezed away: (rows, *shape)."""
+    """The tensor as (rows, *shape), with squeezed axes of length 1 restored; unchanged if more than that differs."""
     if tensor.dim() == 1 + len(shape):
         return tensor
     longer = [size for size in (rows, *shape) if size != 1]
@@ -58,9 +60,10 @@ def shaped(tensor: torch.Tensor, rows: int, shape: tuple[int, ...]) -> torch.Ten
 
 
 class Answering(nn.Module):
-    """A network that returns nothing but its answer, to be exported.
+    """Wraps a network for export so that it returns only its answer.
 
-    What `shaped` asks in Python, a graph has to do in any case: it may squeeze one row where several are kept.
+    It always reshapes, where `shaped` looks at the tensor first: the graph is for any number of rows, and the network
+    may squeeze a single row but not several.
     """
 
     def __init__(self, network: Callable[..., Any], name: str, shape: tuple[int, ...]) -> None:
@@ -74,7 +77,7 @@ class Answering(nn.Module):
 
 
 class AnsweringSeveral(nn.Module):
-    """The same for several inputs and outputs."""
+    """`Answering` for several inputs and outputs."""
 
     def __init__(self, network: Callable[..., Any], names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> None:
         super().__init__()
@@ -87,7 +90,7 @@ class AnsweringSeveral(nn.Module):
 
 
 def _laid(tensor: torch.Tensor, rows: int, shape: tuple[int, ...]) -> torch.Tensor:
-    """The tensor as (rows, *shape); one with axes of any length as it is, for whether it fits is checked later."""
+    """The tensor as (rows, *shape). With free axes it is left as it is, and its shape is checked later."""
     if FREE in shape:
         return tensor
-    return tensor.flatten().reshape(rows, *shape)  # or the exporter leaves out a reshape to the same shape
+    return tensor.flatten().reshape(rows, *shape)  # without flatten, the exporter drops a reshape to the same shape

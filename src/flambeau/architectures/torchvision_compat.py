@@ -1,12 +1,12 @@
-"""The remedy for a torchvision whose compiled operators do not match the installed torch.
+"""A fix for a torchvision whose compiled operators do not match the installed torch.
 
-torchvision's wheels on PyPI are built against CUDA. Beside a CPU build of torch the compiled part does not load, and
-then `import torchvision` stops with "operator torchvision::nms does not exist": torchvision registers shape functions
-for operators that nothing declared. Declaring them first lets models and transforms import and run. Two of them,
-non-maximum suppression and RoIAlign, have a stand-in in plain PyTorch (`box_ops`), so that detectors run as well.
+torchvision's wheels on PyPI are built against CUDA. With a CPU build of torch the compiled part does not load, and
+`import torchvision` fails with "operator torchvision::nms does not exist": torchvision registers shape functions for
+operators that nothing declared. Declaring them first lets models and transforms import and run. Two of them,
+non-maximum suppression and RoIAlign, have a replacement in plain PyTorch (`box_ops`), so that detectors run too.
 
-`declare_missing` applies it before an import of our own; `stand_by` waits for somebody else's code to import
-torchvision, and costs nothing where it never does.
+`declare_missing` applies the fix before an import of our own. `stand_by` applies it when other code imports
+torchvision, and costs nothing if none does.
 """
 
 import importlib.util
@@ -34,9 +34,9 @@ _SCHEMAS = (
 )
 _PACKAGE = "torchvision"
 _STANDING_IN = ("torchvision.ops.boxes", "torchvision.ops.roi_align")
-"""The modules that ask whether the compiled part is there before they call an operator that has a stand-in."""
+"""The modules that check for the compiled part before they call an operator that has a replacement."""
 
-_LOCK = threading.Lock()  # replicas in threads come here side by side, and a namespace can be declared once
+_LOCK = threading.Lock()  # replicas in threads may get here at once, and a namespace can be declared only once
 
 
 def declare_missing() -> None:
@@ -47,14 +47,14 @@ def declare_missing() -> None:
 
 
 def stand_by() -> None:
-    """Have the operators declared when torchvision is imported, whoever does it. A second call does nothing."""
+    """Declare the operators when any code imports torchvision. A second call does nothing."""
     if _PACKAGE not in sys.modules and not any(isinstance(finder, _Remedy) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Remedy())
 
 
 @cache
 def _declare_once() -> "torch.library.Library | None":
-    """The library object: the cache keeps it, and with it the declarations."""
+    """The library object, which the cache keeps alive, and with it the declarations."""
     import torch
 
     from flambeau.architectures import box_ops
@@ -74,7 +74,7 @@ def _compiled_part_loads() -> bool:
 
     spec = importlib.util.find_spec(_PACKAGE)  # finds the package without importing it
     if spec is None or not spec.submodule_search_locations:
-        return True  # no torchvision: the import that follows says so better
+        return True  # no torchvision: the import that follows reports it better
     folder = Path(spec.submodule_search_locations[0])
     for library in (*folder.glob("_C.*"), *folder.glob("_C_stable.*")):
         try:
@@ -87,7 +87,7 @@ def _compiled_part_loads() -> bool:
 
 
 class _Remedy(MetaPathFinder):
-    """Finds torchvision where it lies, and the modules of it that are treated once they have run."""
+    """Finds torchvision, and those of its modules that are patched, and wraps their loaders."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != _PACKAGE and name not in _STANDING_IN:
@@ -99,7 +99,7 @@ class _Remedy(MetaPathFinder):
 
 
 class _Treated(Loader):
-    """The loader of a module, with the remedy before torchvision runs and after a module of operators has."""
+    """A module's loader that applies the fix: before torchvision itself runs, and after a module of operators has."""
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
@@ -116,4 +116,4 @@ class _Treated(Loader):
             vars(module).update(_has_ops=lambda: True, _assert_has_ops=lambda: None)
 
     def __getattr__(self, name: str) -> object:
-        return getattr(self._loader, name)  # what importlib.resources and others ask of a loader
+        return getattr(self._loader, name)  # importlib.resources and others use more of a loader

@@ -1,5 +1,5 @@
-"""From a source to a bundle: read the weights, fill the network strictly, export it, check the export, write it all.
+"""Builds a bundle from a source: read the weights, fill the network strictly, export it, check the export, write all.
 
-Run as a process of its own (`python -m flambeau.builder`), which `flambeau.sources.build_cache` starts. With
-`architectures` and `engines.pytorch`, the only home of torch.
+Runs as a separate process (`python -m flambeau.builder`), started by `flambeau.sources.build_cache`. Apart from
+`architectures` and `engines.pytorch`, only this package imports torch.
 """

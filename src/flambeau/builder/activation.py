@@ -1,8 +1,12 @@
-"""What a network over images does for its user, and what makes its numbers into the answer.
+"""Decide the task of a network over images, and the activation that turns its outputs into the answer.
 
-In this order, and always said: what the user says; the network's last operation, held against the numbers that it gives
-for the probes; an architecture that is known; the form of the outputs. Features are never taken for classes, and one
-output never for a softmax: where a guess could be wrong, the user is asked.
+The evidence, in order: the user's options; the network's last operation, checked against its outputs for the probes;
+a known architecture; the form of the outputs. The decision is always reported. Features are never taken for classes,
+and a single output never for a softmax: where a guess could be wrong, the user is asked.
+
+Example: a network that ends in a linear layer of 5 outputs is taken for a classifier, and a softmax is applied. One
+that ends in a sigmoid is multi-label, and nothing is applied. One with a single linear output raises `SourceError`,
+which asks for `--task regression` or `--task multi-label`.
 """
 
 from dataclasses import dataclass
@@ -19,24 +23,24 @@ from flambeau.tasks import ImageTask, TaskName
 
 _NEAR = 1e-5
 """How far from 1 a row of probabilities may sum: float32 rounds each to 6e-8 of itself."""
-_NEAR_BY_GRAPH = 1e-2  # where the last operation is a softmax anyway, and may have computed in half precision
+_NEAR_BY_GRAPH = 1e-2  # the same where the last operation is a softmax anyway, perhaps in half precision
 _UNIT_LENGTH = 1e-4
 
 _Meaning = Literal["probabilities", "logarithms", "sigmoid", "unit vectors", "unknown"]
 
 _OTHERWISE = (
     "say --task multi-label if each class was trained on its own (BCEWithLogitsLoss), and --task regression or "
-    "--task embedding if they are no classes"
+    "--task embedding if they are not classes"
 )
 
 
 @dataclass(frozen=True)
 class ProbedOutput:
-    """What is known of a network over images before its task is.
+    """What is known about a network over images before its task is decided.
 
-    `answers` are its outputs for the probes, shape (rows, outputs); `ending` is its last operation. `official`: these
-    are published weights of a classifier; `registered`: it is a known architecture, which classifies. `without_head`
-    is the name of the `nn.Identity` in the place of its head. `named`: somebody named as many classes.
+    `answers` are its outputs for the probes, shape (rows, outputs); `ending` is its last operation. `official`: the
+    weights are published ones, of a classifier; `registered`: the architecture is known, and classifies. `without_head`
+    is the name of the `nn.Identity` that replaced its head. `named`: there are as many class names as outputs.
     """
 
     name: str
@@ -50,7 +54,7 @@ class ProbedOutput:
 
 @dataclass(frozen=True)
 class Decided:
-    """A task, its activation, and the sentence that says both."""
+    """A task, its activation, and the note that reports both."""
 
     task: TaskName
     activation: Activation
@@ -58,7 +62,10 @@ class Decided:
 
 
 def decide(seen: ProbedOutput, task: ImageTask | None, activation: OutputActivation | None) -> Decided:
-    """The task and the activation. Raises `SourceError` for what contradicts the network, and where it has to ask."""
+    """The task and the activation, from the options `task` and `activation` as far as the user gave them.
+
+    Raises `SourceError` when the options contradict the network, and when the user has to decide.
+    """
     meaning = _meaning(seen)
     if task is None and activation is None:
         return _found(seen, meaning)
@@ -70,7 +77,7 @@ def decide(seen: ProbedOutput, task: ImageTask | None, activation: OutputActivat
 
 
 def over_numbers(ending: Ending, answers: npt.NDArray[Any]) -> Activation:
-    """The activation of a network over numbers: what it ends in is its own, and nothing is added."""
+    """The activation of a network over numbers: only the network's own; Flambeau applies none."""
     meaning = _meaning(ProbedOutput("", answers, ending)) if answers.ndim == 2 else "unknown"
     function: Literal["softmax", "sigmoid", "none"] = "none"
     if meaning == "sigmoid":
@@ -81,7 +88,7 @@ def over_numbers(ending: Ending, answers: npt.NDArray[Any]) -> Activation:
 
 
 def _meaning(seen: ProbedOutput) -> _Meaning:
-    """What the numbers are, by the last operation and by themselves: a softmax may be written in many ways."""
+    """What the numbers are, by the last operation and by their values: a softmax can be written in many ways."""
     numbers = seen.answers.astype(np.float64)
     several = numbers.shape[1] > 1
     if several and numbers.min() >= 0 and _sums_to_one(numbers, by_graph=seen.ending.kind == "softmax"):
@@ -104,7 +111,7 @@ def _within_one(numbers: npt.NDArray[np.float64]) -> bool:
 
 
 def _found(seen: ProbedOutput, meaning: _Meaning) -> Decided:
-    """Nobody said anything."""
+    """The decision when the user gave neither option."""
     outputs = seen.answers.shape[1]
     if meaning == "sigmoid":
         return _multi_label(seen, meaning, None)
@@ -131,7 +138,7 @@ def _found(seen: ProbedOutput, meaning: _Meaning) -> Decided:
         return _classification(seen, meaning, None)
     raise SourceError(
         f"{seen.name} ends in {seen.ending.text} with {outputs} outputs, which may be features or classes: say "
-        "--task embedding or --task regression if they are no classes, --task classification if one of them is right "
+        "--task embedding or --task regression if they are not classes, --task classification if one of them is right "
         f"for an image, or --task multi-label if each stands on its own{_probability_hint(seen)}"
     )
 
@@ -141,20 +148,20 @@ def _classes_instead() -> str:
 
 
 def _probability_hint(seen: ProbedOutput) -> str:
-    """What to add where all numbers are between 0 and 1."""
+    """An addition to the advice where all numbers are between 0 and 1."""
     return ", with --activation none if they are probabilities already" if _within_one(seen.answers) else ""
 
 
 def _softmax_elsewhere(seen: ProbedOutput) -> SourceError:
     return SourceError(
         f"{seen.name} ends in {seen.ending.text}, but the numbers for an image do not sum to 1: some of them were left "
-        "out, or it runs over another axis than the classes, such as the images of a batch (dim=0): mend it to dim=1, "
+        "out, or it runs over another axis than the classes, such as the images of a batch (dim=0): fix it to dim=1, "
         "or say what they are with --task classification --activation none, --task regression or --task embedding"
     )
 
 
 def _refuse_unsure(seen: ProbedOutput, function: Literal["softmax", "sigmoid"]) -> None:
-    """Refuse to apply an activation that nobody named to numbers which one may have made already."""
+    """Refuse to apply an activation that the user did not name where the network may have applied one already."""
     sure = seen.registered or seen.official or seen.ending.kind == "linear"
     numbers = seen.answers
     if sure or not (_within_one(numbers) or (seen.ending.kind == "other" and numbers.max() <= 0)):
@@ -169,7 +176,7 @@ def _refuse_unsure(seen: ProbedOutput, function: Literal["softmax", "sigmoid"]) 
 
 
 def _implied(seen: ProbedOutput, meaning: _Meaning, activation: OutputActivation | None) -> ImageTask:
-    """The task of which only the activation was said."""
+    """The task, where the user named only the activation."""
     if activation == "softmax":
         return "classification"
     if activation == "sigmoid":
@@ -190,8 +197,9 @@ def _classification(seen: ProbedOutput, meaning: _Meaning, said: OutputActivatio
     outputs = seen.answers.shape[1]
     if outputs == 1 and said != "none":
         raise SourceError(
-            f"{seen.name} has one output, and one class is no choice: say --task regression if it is a number, or "
-            "--task multi-label if it is the score of one class (binary, trained with BCEWithLogitsLoss)"
+            f"{seen.name} has one output, and one class leaves nothing to choose: say --task regression if it "
+            "is a number, or --task multi-label if it is the score of one class (binary, trained with "
+            "BCEWithLogitsLoss)"
         )
     if said in ("softmax", "sigmoid"):
         _refuse_twice(seen, meaning, said)
@@ -257,7 +265,7 @@ def _multi_label(seen: ProbedOutput, meaning: _Meaning, said: OutputActivation |
 
 
 def _as_it_is(seen: ProbedOutput, meaning: _Meaning, task: ImageTask, said: OutputActivation | None) -> Decided:
-    """Every other task: the numbers are the answer, or what it makes of them is its own."""
+    """Any other task: the network's numbers are answered as they are."""
     if said not in (None, "none"):
         raise SourceError(
             f"--task {task} answers with the network's numbers as they are, and --activation {said} would change "
@@ -280,14 +288,14 @@ def _all_of(outputs: int) -> str:
 
 
 def _why(seen: ProbedOutput) -> str:
-    """Why the numbers are taken for probabilities."""
+    """Why the numbers count as probabilities."""
     if seen.ending.kind in ("softmax", "log-softmax"):
         return f"it ends in {seen.ending.text}"
     return "every row of them sums to 1"
 
 
 def _refuse_twice(seen: ProbedOutput, meaning: _Meaning, said: str) -> None:
-    """Refuse to apply an activation to what has been activated."""
+    """Refuse to apply an activation where the network has already applied one."""
     if meaning in ("probabilities", "logarithms", "sigmoid"):
         how = "it ends in a sigmoid" if meaning == "sigmoid" else _why(seen)
         raise SourceError(
@@ -299,7 +307,7 @@ def _refuse_twice(seen: ProbedOutput, meaning: _Meaning, said: str) -> None:
 def _refuse_outside(seen: ProbedOutput) -> None:
     if not _within_one(seen.answers):
         raise SourceError(
-            f"--activation none, but the outputs of {seen.name} are no probabilities: they reach from "
+            f"--activation none, but the outputs of {seen.name} are not probabilities: they range from "
             f"{seen.answers.min():.3g} to {seen.answers.max():.3g}: leave --activation out, or say --task regression "
             "or --task embedding"
         )

@@ -1,4 +1,4 @@
-"""A graph run over inputs whose answers are known: how well it reproduces them. Without torch."""
+"""Run a graph over inputs with known outputs and measure how well it reproduces them. Imports no torch."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,9 +19,9 @@ def check(
     as_written: bool = False,
     one_row: bool = False,
 ) -> Agreement:
-    """Run the graph over inputs with known outputs, one by one and, unless it takes `one_row`, together.
+    """Run the graph over (inputs, known outputs), row by row and also in batches, unless it takes `one_row`.
 
-    `as_written`: nothing is optimised while it is loaded. Returns the worst agreement.
+    `as_written`: load the graph without optimising it. Returns the worst agreement.
     """
     session = open_session(file, optimised=as_written)
     free = not one_row and all(each.shape[0] != 1 for each in session.get_inputs())

@@ -1,6 +1,6 @@
-"""The part of probing that only PyTorch can do: drawing its probes, running a network, and telling what it returned.
+"""The part of probing that needs PyTorch: drawing probes, running the network, and finding the answer it returned.
 
-`flambeau.builder.probing` imports it where it probes a network of PyTorch's, and does without where it has a graph.
+`flambeau.builder.probing` imports this for PyTorch networks only, not for ONNX graphs.
 """
 
 import contextlib
@@ -27,8 +27,9 @@ _SEED = 20120930  # probes are the same whenever the same bundle is built
 class Returned:
     """What a network returned for a few rows.
 
-    `outputs` are the names of the tensors that are its answer, `shapes` their shapes, `ending` what the first ends in.
-    `bare`: a tensor was returned by itself. `without_head` is the name of an `nn.Identity` in the place of the head.
+    `outputs` are the names of the tensors that are its answer, `shapes` their shapes, `ending` the last operation of
+    the first. `bare`: it returned one tensor by itself. `without_head` is the name of an `nn.Identity` that replaced
+    the head.
     """
 
     outputs: tuple[str, ...]
@@ -39,8 +40,8 @@ class Returned:
 
 
 def probe_inputs(specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]], *, images: bool) -> Tensors:
-    """Sample inputs. For images (4, channels, size, size): soft blobs like a photograph's, noise, faint blobs,
-    strong ones; else 8 rows of these shapes."""
+    """Probe inputs. For images, shape (4, channels, size, size): soft blobs like a photograph's, noise, faint blobs,
+    strong blobs. Otherwise 8 random rows of these `shapes`."""
     generator = torch.Generator().manual_seed(_SEED)
     if not images:
         return {
@@ -59,7 +60,7 @@ def probe_inputs(specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ..
 
 
 def look(filled: Filled, inputs: Tensors, wanted: str | None, *, tell: Tell) -> Returned:
-    """Run the network over a few rows, and find its answer in what it returns. `wanted` is what `--output-name` says.
+    """Run the network over a few rows and find its answer in what it returns. `wanted` is the value of `--output-name`.
 
     Raises `SourceError`.
     """
@@ -88,15 +89,15 @@ def look(filled: Filled, inputs: Tensors, wanted: str | None, *, tell: Tell) -> 
 
 
 def answers_plainly(filled: Filled, inputs: Tensors, shape: tuple[int, ...]) -> bool:
-    """Whether the network itself answers so many rows with a tensor of that shape for each."""
+    """Whether the network itself returns a tensor of shape (rows, *shape) for these rows."""
     given = _given(filled, inputs)
-    with contextlib.suppress(SourceError):  # one that cannot compute a single row is told later
+    with contextlib.suppress(SourceError):  # a network that cannot compute a single row is reported later
         return tuple(_run(filled, given).shape) == (len(given[0]), *shape)
     return True
 
 
 def answer(filled: Filled, inputs: Tensors) -> Tensors:
-    """The network's answers to the rows, with a row for each where it has their number of rows. Raises
+    """The network's answers by output, as (rows, *shape) where they have the right number of elements. Raises
     `SourceError`."""
     given = _given(filled, inputs)
     result = _run(filled, given)
@@ -111,7 +112,7 @@ def answer(filled: Filled, inputs: Tensors) -> Tensors:
 
 
 def tried(filled: Filled, inputs: Tensors) -> list[np.ndarray]:
-    """What the network returns, without names; nothing where it raises."""
+    """The arrays that the network returns, without names; empty where it raises."""
     with contextlib.suppress(SourceError):
         result = _run(filled, _given(filled, inputs))
         return [_array(each, filled.name) for each in single_output.parts(result).values()]
@@ -119,7 +120,7 @@ def tried(filled: Filled, inputs: Tensors) -> list[np.ndarray]:
 
 
 def repeats_from_a_seed(compute: Callable[[], Tensors]) -> tuple[Tensors, Tensors]:
-    """What `compute` gives when PyTorch draws the same random numbers, twice."""
+    """The results of two calls of `compute` with PyTorch's random numbers seeded alike."""
     torch.manual_seed(0)
     first = compute()
     torch.manual_seed(0)
@@ -127,22 +128,22 @@ def repeats_from_a_seed(compute: Callable[[], Tensors]) -> tuple[Tensors, Tensor
 
 
 def _given(filled: Filled, inputs: Tensors) -> list[torch.Tensor]:
-    """The inputs in the order in which the network takes them."""
+    """The inputs as tensors, in the network's order."""
     return [torch.from_numpy(inputs[spec.name]) for spec in filled.inputs]
 
 
 def _record(filled: Filled, given: Sequence[torch.Tensor]) -> tuple[Any, Callable[[torch.Tensor], Ending]]:
-    """Run the network under the recorder, or without it where it cannot be recorded."""
+    """Run the network under the recorder, or without where it cannot be recorded."""
     try:
         return recording.run(filled.network, *given)
-    except Exception:  # that it raises without a recorder too is told below
+    except Exception:  # if it raises without the recorder too, `_run` reports it
         return _run(filled, given), lambda _: recording.of_script(filled.network)
 
 
 def _head_taken_off(filled: Filled, given: Sequence[torch.Tensor], *, after: Ending) -> str | None:
     try:
         return recording.head_taken_off(filled.network, *given, after=after)
-    except Exception:  # hooks are a courtesy: without them the user is asked
+    except Exception:  # where hooks fail, the user is asked instead
         return None
 
 
@@ -152,7 +153,7 @@ def _run(filled: Filled, given: Sequence[torch.Tensor]) -> Any:
             return filled.network(*given)
     except Exception as error:
         said = str(error).strip()
-        if "Traceback of TorchScript" in said:  # the last line is the error, and the rest is where
+        if "Traceback of TorchScript" in said:  # the last line is the error
             said = said.rpartition("\n")[2]
         shapes = [list(each.shape) for each in given]
         raise SourceError(

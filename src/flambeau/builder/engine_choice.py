@@ -1,7 +1,7 @@
-"""The engine that a bundle is served with, measured where there are several, and how its replicas are placed.
+"""Choose the engine that serves a bundle, by measurement where there are several, and place its replicas.
 
-Only those are tried that `engine_selection.benchmark` may take: those that read the graph, and PyTorch on a machine
-whose accelerator only PyTorch can use.
+Only engines that `engine_selection.benchmark` may choose are tried: those that read the graph, and PyTorch on a machine
+with an accelerator that only PyTorch can use.
 """
 
 from collections.abc import Callable
@@ -21,15 +21,15 @@ from flambeau.settings.service import EngineChoice, place, usable_cores
 from flambeau.system.machine import processor
 from flambeau.system.process import give_memory_back
 
-_FULL_BATCH = 8  # what a service takes together unless it is told otherwise
+_FULL_BATCH = 8  # a service's default batch size
 _TOO_SMALL = 1_000_000
-"""Bytes of graph and weights. Below that an answer takes less than bringing it to the engine and back, whichever."""
+"""Bytes of graph and weights. Below that, computing an answer takes less than the overhead of any engine."""
 
 Notify = Callable[[str], None]
 
 
 def settle(folder: Path, wanted: EngineChoice, *, allow_code: bool, tell: Notify) -> None:
-    """Write into the manifest of the bundle in `folder` which engine serves it, and what was measured to find out.
+    """Write the engine that serves the bundle in `folder` into its manifest, with the measurements behind the choice.
 
     Raises `SourceError` when the engine that the user wants cannot serve it.
     """
@@ -49,7 +49,7 @@ def _measured(opened: Bundle, *, allow_code: bool, tell: Notify) -> None:
     chosen, why = benchmark.select_engine(tried)
     for trial in tried:
         if reason := benchmark.why_not(trial):
-            tell(f"{trial.engine} is not taken: {reason}")
+            tell(f"{trial.engine} is not chosen: {reason}")
     if chosen is not None:
         tell(f"engine: {why}")
         _write(opened, chosen, why, tried)
@@ -67,16 +67,16 @@ def _candidates(opened: Bundle) -> list[str]:
 
 
 def _accelerated() -> bool:
-    """Whether this machine has an accelerator that only PyTorch can use, which is there."""
+    """Whether this machine has an accelerator that only PyTorch can use."""
     import torch
 
     return torch.cuda.is_available() and engines.resolve_device("onnxruntime", "auto") == "cpu"
 
 
 def _fixed(opened: Bundle, wanted: str, *, allow_code: bool, tell: Notify) -> None:
-    """Take the engine that the user names, when it can load the bundle and agrees."""
+    """Choose the engine that the user names. Raises `SourceError` unless it loads and agrees with PyTorch."""
     [trial] = hold(opened.path, [wanted], _rules(allow_code=allow_code))
-    loose = wanted == "onnxruntime-int8"  # how far it is from PyTorch was said when it was made
+    loose = wanted == "onnxruntime-int8"  # its distance from PyTorch was reported when it was made
     if trial.error or (not loose and benchmark.why_not(trial)):
         raise SourceError(f"--engine {wanted} cannot serve {opened.manifest.name}: {benchmark.why_not(trial)}")
     why = f"{wanted} was asked for, and takes {benchmark.score(trial):.3g} ms"
@@ -85,8 +85,11 @@ def _fixed(opened: Bundle, wanted: str, *, allow_code: bool, tell: Notify) -> No
 
 
 def _place(opened: Bundle, *, tell: Notify) -> None:
-    """Measure how many replicas this machine is best shared between. Where they would not share the weights, one per
-    core it is, for then each that is tried takes the memory of a copy."""
+    """Measure how many replicas serve best on this machine.
+
+    Skipped where replicas would not share the weights: each one tried would take the memory of another copy. Then the
+    default stays, one replica per core.
+    """
     manifest, cores = opened.manifest, usable_cores()
     if manifest.engine not in replica_scaling.MEASURED or not base.may_run_optimised(manifest) or cores < 2:
         return
@@ -97,7 +100,7 @@ def _place(opened: Bundle, *, tell: Notify) -> None:
 
 
 def _rules(*, allow_code: bool) -> Rules:
-    """As a worker of a service will run, where nothing is said about replicas and threads."""
+    """The rules that match a service's worker with default replicas and threads."""
     cores = usable_cores()
     threads = place(None, None, default=cores, cores=cores).threads
     return Rules(threads=threads, batches=(1, _FULL_BATCH), rounds=3, seconds=0.06, allow_code=allow_code)

@@ -1,4 +1,4 @@
-"""A filled network to an ONNX graph."""
+"""Export a filled network to an ONNX graph."""
 
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,15 @@ from flambeau.items import FREE
 from flambeau.types import Tensors
 
 ONE_FILE_LIMIT = 50_000_000
-"""Bytes. More weights than that lie in a file beside the graph, `model.onnx.data`, which is mapped: within the graph
-they would be in memory three times while it is written and twice while it is loaded, and it ends at 2 GiB."""
+"""Bytes of weights. More than that go to a file beside the graph, `model.onnx.data`, which is mapped. Inside the graph,
+which is limited to 2 GiB, they would be in memory three times while it is written and twice while it is loaded."""
 
 
 def export(filled: Filled, inputs: Tensors, file: Path, stored: Stored | None) -> None:
-    """Write the ONNX graph, with a free number of rows unless the network has its own. `inputs` are such as it takes.
+    """Write the ONNX graph to `file`, traced with the example `inputs`.
 
-    Other axes are free where those of the inputs are. What is `stored` beside it already, it refers to. Raises what
-    torch raises.
+    The number of rows is free unless `filled.rows` fixes it; other axes are free where the inputs' are. Weights that
+    are `stored` already are referred to instead of written. Raises what torch raises.
     """
     network = answering(filled)
     sample = tuple(torch.from_numpy(inputs[spec.name])[: filled.rows] for spec in filled.inputs)
@@ -41,7 +41,7 @@ def export(filled: Filled, inputs: Tensors, file: Path, stored: Stored | None) -
         )  # fmt: skip
         return
     shapes: Any = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in free)
-    if isinstance(network, AnsweringSeveral):  # which takes whatever it is given as one
+    if isinstance(network, AnsweringSeveral):  # its forward takes *inputs, which count as one argument
         shapes = (shapes,)
     program = torch.onnx.export(
         network,
@@ -56,18 +56,18 @@ def export(filled: Filled, inputs: Tensors, file: Path, stored: Stored | None) -
     if stored is not None:
         shared_weights.refer(program.model, stored)
     _save(program.model, file)
-    # onnxscript's rewriting rules keep the graph they saw last, and that a second copy of the weights: this lets it go
+    # onnxscript's rewrite rules keep the last graph they saw, and with it a second copy of the weights: free that.
     for value in program.model.graph.initializers.values():
         value.const_value = None
 
 
 def _free_axes(shape: tuple[int, ...], *, rows: bool) -> list[int]:
-    """The axes that are of any length, that of the rows among them."""
+    """The indices of the free axes, including that of the rows where `rows` says so."""
     return [*([0] if rows else []), *(axis for axis, size in enumerate(shape, 1) if size == FREE)]
 
 
 def _save(model: ir.Model, file: Path) -> None:
-    """Write the graph, its own weights within it or beside it; those that lie elsewhere already stay there."""
+    """Write the graph with its own weights inside or beside it. Weights in another file already stay there."""
     given = [value for value in model.graph.initializers.values() if value.const_value is not None]
     own = [value for value in given if not isinstance(value.const_value, ir.ExternalTensor)]
     if sum(value.const_value.nbytes for value in own if value.const_value is not None) > ONE_FILE_LIMIT:
@@ -79,9 +79,9 @@ def _save(model: ir.Model, file: Path) -> None:
 
 
 def answering(filled: Filled) -> nn.Module:
-    """The network as one that returns its answer and nothing else: itself, where it does."""
+    """A network that returns its answer and nothing else: the network itself, where it already does."""
     network = filled.network
-    assert isinstance(network, nn.Module)  # whatever else computes has its graph already
+    assert isinstance(network, nn.Module)  # anything else comes with its graph
     if filled.plain:
         return network
     if len(filled.outputs) == len(filled.inputs) == 1:

@@ -1,4 +1,4 @@
-"""A network that is ready to compute, and the pipeline that its input asks for. Without torch, for graphs have none."""
+"""A network that is ready to compute, with the pipeline for its input. Imports no torch, because graphs need none."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from flambeau.sources.request import BuildRequest, refuse_idle
 from flambeau.types import TensorSpec
 
 OF_ANY_NETWORK = ("arch", "arch_args", "weights", "weights_key", "pipeline", "input_shape", "output_name", "samples")
-"""Options that have an effect on every network, whatever it takes."""
+"""Options that have an effect on every network, whatever its input."""
 
 Tell = Callable[[str], None]
 Exporter = Literal["dynamo", "torchscript", "ready"]
@@ -24,16 +24,18 @@ Exporter = Literal["dynamo", "torchscript", "ready"]
 
 @dataclass(frozen=True)
 class Filled:
-    """A network that is ready to compute, and what is known of it.
+    """A network that is ready to compute, and what is known about it.
 
-    `network` takes rows of its `inputs`, in their order, and answers as many rows; `rows`, where set, is the only
-    number of rows it takes. `architecture` is `None` for a network that came as a program: then only its export can
-    serve. `labels` is where the class names come from, `classes` are those that lay beside the weights. `official`: the
-    weights are published ones. `without_head` is the place of the head that the weights lack. `exports` names the
-    exporter; with `ready` the ONNX graph lies in the bundle already, `network` computes it from arrays by name to
-    arrays by name and not from tensors, and `ending` is what it ends in. `outputs` are the names of its outputs, and
-    `shapes` those of a row of each, which say what is free once it was probed; `plain`: it returns one tensor and
-    nothing else. `one_row` is why it is given one row at a time.
+    `network` takes tensors of rows, one for each of its `inputs` in order, and returns as many rows. With `exports`
+    `ready` it is an ONNX graph, in the bundle already, that maps arrays by name to arrays by name instead.
+
+    * `rows`: where set, the only number of rows it takes; `one_row`: why it is given one row at a time
+    * `architecture`: `None` for a network that came as a program, which only its export can serve
+    * `labels`: where the class names come from; `classes`: class names found beside the weights
+    * `official`: the weights are published ones; `without_head`: where the head belongs that the weights lack
+    * `exports`: the exporter; `ending`: the last operation, where the graph gave it
+    * `outputs`: the names of its outputs; `shapes`: the shape of one row of each, with free axes marked after probing
+    * `plain`: it returns one tensor and nothing else
     """
 
     network: Callable[[Any], Any]
@@ -55,7 +57,7 @@ class Filled:
 
     @property
     def free(self) -> bool:
-        """Whether an axis besides the rows' is of any length."""
+        """Whether any axis other than the rows' may have any length."""
         return any(FREE in spec.shape for spec in self.inputs)
 
 
@@ -72,14 +74,14 @@ def dressed(
     outputs: tuple[str, ...] = ("output",),
     ending: Ending | None = None,
 ) -> Filled:
-    """A network of unknown making with the pipeline that its input asks for."""
+    """A network outside the registries, with the pipeline for its input `taken`."""
     options = order.options
     if taken.note:
         tell(taken.note)
     pipeline: ImageConfig | TensorConfig = TensorConfig()
     if taken.image is not None:
         pipeline = customised(taken.image, options)
-        tell(f"images are prepared with {pipeline}: --resize, --crop, --mean and --std say otherwise")
+        tell(f"images are prepared with {pipeline}: --resize, --crop, --mean and --std change that")
     else:
         refuse_idle(options, f"{name}, a network over numbers", used=OF_ANY_NETWORK)
     return Filled(
@@ -99,7 +101,7 @@ def dressed(
 
 
 def customised(pipeline: ImageConfig, options: SourceOptions) -> ImageConfig:
-    """The pipeline with what the user says about it. Raises `SourceError` for numbers that do not fit its channels."""
+    """The pipeline with the user's options applied. Raises `SourceError` for numbers that do not fit its channels."""
     asked = {key: getattr(options, key) for key in ("resize", "crop", "mean", "std", "threshold")}
     for key in ("mean", "std"):
         if asked[key] is not None and len(asked[key]) != len(pipeline.mean):

@@ -1,8 +1,8 @@
-"""Golden samples at build: a folder of inputs, answered by the network itself, kept in the bundle.
+"""Golden samples at build time: a folder of inputs, answered by the network itself and kept in the bundle.
 
-What the user expects of the answers is held against them here, once. What is kept are the network's whole outputs, and
-`flambeau.bundle.golden_samples` holds every replica to those. It knows no torch: the network is handed in as a
-function.
+The user's expectations are checked here, once. The bundle keeps the network's full outputs, and
+`flambeau.bundle.golden_samples` checks every replica against those. This module does not import torch: the network is
+passed in as a function.
 """
 
 import re
@@ -26,19 +26,19 @@ from flambeau.tasks import expectation
 from flambeau.types import Answer, Item, Options, Payload, Tensors, Value
 
 EXPECTED = "expected.json"
-"""The file among the samples that is none: {"chelsea.png": {"class_name": "Egyptian_cat"}}."""
+"""The file of expected answers, beside the samples: {"chelsea.png": {"class_name": "Egyptian_cat"}}."""
 
 MOST = 64
-"""Samples in a bundle: every replica answers all of them before it is ready."""
+"""The most samples in a bundle: every replica answers all of them before it is ready."""
 
 MOST_BYTES = 64 * MIB
 
-_NAME = re.compile(r"\w[\w .,()+@=-]{0,99}(?<![ .])")  # a file's name on every system
+_NAME = re.compile(r"\w[\w .,()+@=-]{0,99}(?<![ .])")  # a file name that every system accepts
 
 
 @dataclass(frozen=True, slots=True)
 class GivenSample:
-    """A sample as the user gave it. `data` is its file, `payload` what a request with it would carry."""
+    """A sample as the user gave it. `data` is the file's contents, `payload` what a request with it would carry."""
 
     name: str
     data: bytes
@@ -48,16 +48,16 @@ class GivenSample:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """The rows of samples of one shape and what the network gave for them: more probes for the check of an export."""
+    """The rows of samples of one shape, and the network's outputs for them: more probes to check an export with."""
 
     inputs: Tensors
     outputs: Tensors
 
 
 def gather(folder: Path) -> tuple[GivenSample, ...]:
-    """Read the samples of a folder, in the order of their names. Raises `SourceError` that names the one at fault.
+    """Read the samples in a folder, ordered by name. Raises `SourceError` that names the sample at fault.
 
-    Files whose names begin with a dot are passed over: they are the system's.
+    Files whose names begin with a dot are skipped: they are the system's.
     """
     try:
         files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
@@ -114,7 +114,7 @@ def _read(file: Path, expected: Expected) -> GivenSample:
     except ValueError as error:
         raise SourceError(f'sample {file.name} is not a JSON text like {{"input": [1, 2]}}: {error}') from error
     if output is not UNSET and "output" in expected:
-        raise SourceError(f"the output of sample {file.name} stands in it and in {EXPECTED}: leave one out")
+        raise SourceError(f"the output of sample {file.name} is given in it and in {EXPECTED}: leave one out")
     if output is not UNSET:
         expected = {**expected, "output": output}
     return GivenSample(file.name, data, payload, expected)
@@ -123,10 +123,10 @@ def _read(file: Path, expected: Expected) -> GivenSample:
 def collect(
     given: Sequence[GivenSample], folder: Path, *, pipeline: Pipeline, compute: Callable[[Tensors], Tensors]
 ) -> list[Collected]:
-    """Answer the samples, each alone, and keep them with their outputs in the bundle at `folder`.
+    """Answer each sample alone, keep them with their outputs in the bundle at `folder`, and return them by shape.
 
-    `compute` is the network as PyTorch itself runs it. Raises `SourceError` that names the sample that cannot be
-    prepared or answered, or is answered in another way than the user expects. Those of one shape are together.
+    `compute` is the network itself, not its export. Raises `SourceError` that names a sample that cannot be
+    preprocessed or answered, or whose answer is not what the user expects.
     """
     inputs = {each.name: _prepared(each, pipeline) for each in given}
     outputs = {each.name: compute(inputs[each.name]) for each in given}
@@ -148,9 +148,9 @@ def collect(
 
 
 def keep(given: Sequence[GivenSample], folder: Path) -> None:
-    """Keep the samples of a Python model in the bundle at `folder`, with the outputs that the user states.
+    """Keep a Python model's samples in the bundle at `folder`, with the outputs that the user states.
 
-    A build does not run the model's code. Raises `SourceError` for a sample without an output.
+    A build does not run a Python model, so it cannot compute them. Raises `SourceError` for a sample without an output.
     """
     for each in given:
         if odd := [part for part in each.expected if part not in Value.PARTS]:
@@ -167,11 +167,11 @@ def _prepared(given: GivenSample, pipeline: Pipeline) -> Tensors:
     try:
         return pipeline.preprocess(given.payload)
     except InvalidInput as error:
-        raise SourceError(f"sample {given.name} is no input of this model: {error.message}") from error
+        raise SourceError(f"sample {given.name} is not a valid input for this model: {error.message}") from error
 
 
 def _accepted(given: GivenSample, outputs: Tensors, pipeline: Pipeline) -> Answer:
-    """The network's answer, when it is finite and what the user expects."""
+    """The network's answer. Raises `SourceError` unless it is finite and what the user expects."""
     for name, rows in outputs.items():
         if not np.isfinite(rows).all():
             raise SourceError(f"the network answers sample {given.name} with numbers that are not finite, in {name}")

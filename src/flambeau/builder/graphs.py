@@ -1,10 +1,9 @@
-"""A foreign ONNX graph, proved to be one that can be opened and run: within limits, by a process that is thrown away.
+"""Prove that an untrusted ONNX graph can be opened and run, in a throw-away process with limits.
 
-    graphs.prove(file, {"input": ("float32", (1, 3, 224, 224))})      # returns, or raises what the user is told
+    graphs.prove(file, {"input": ("float32", (1, 3, 224, 224))})      # returns, or raises the user's message
 
-What happens over there is `flambeau.builder.sandbox.onnx_graph`'s. A graph that passed may still compute without an end
-for other numbers than it was tried with, so `hold` puts limits on the process that goes on with it, as wide as they can
-be.
+The process is `flambeau.builder.sandbox.onnx_graph`. A graph that passes may still loop for ever on other numbers, so
+`hold` puts wide limits on the process that goes on with it.
 """
 
 import contextlib
@@ -24,20 +23,20 @@ from flambeau.settings.service import usable_cores
 from flambeau.system.process import cpu_alarm, ending, limit_memory, spawn_child
 
 _MEMORY = 2 << 30  # bytes beside the weights, for one row
-_TIMES = 6  # the weights: read, parsed, checked, opened, optimised, and laid out anew
+_TIMES = 6  # copies of the weights: read, parsed, checked, opened, optimised, and laid out anew
 _CPU_SECONDS = 15
 _CPU_BYTES_PER_SECOND = 20_000_000
-_SLOWEST = 20  # wall clock seconds for one of processor time, on a machine that is busy with other things
+_SLOWEST = 20  # seconds on the clock per second of processor time, on a machine that is busy with other work
 
 _MEMORY_OF_A_BUILD = 16 << 30
-_CPU_SECONDS_OF_A_BUILD = 300  # a core
-_GIVEN = 10  # times that, where it computes what the user gave
+_CPU_SECONDS_OF_A_BUILD = 300  # per core
+_GIVEN = 10  # times that, where the graph also computes inputs that the user gave
 
 
 def prove(file: Path, given: Mapping[str, tuple[str, tuple[int, ...]]]) -> str:
-    """Open the graph and compute it over inputs of these dtypes and shapes.
+    """Open the graph and run it over inputs of these dtypes and shapes.
 
-    Returns what it was locked in by, in words. Raises `SourceError`.
+    Returns the sandbox layers in words. Raises `SourceError`.
     """
     size = _size(file)
     seconds = _CPU_SECONDS + size // _CPU_BYTES_PER_SECOND
@@ -81,14 +80,14 @@ def _ending(file: Path, code: int, order: GraphRequest) -> str:
 
 
 def hold(file: Path, *, given: bool) -> None:
-    """Limit this process, which goes on with the graph. `given`: it computes inputs that the user gave as well."""
+    """Limit this process, which goes on with the graph. `given`: it also computes inputs that the user gave."""
     if not given:
         limit_memory(_MEMORY_OF_A_BUILD + 2 * _TIMES * _size(file))
     cpu_alarm(_CPU_SECONDS_OF_A_BUILD * usable_cores() * (_GIVEN if given else 1))
 
 
 def _size(file: Path) -> int:
-    """The bytes of the graph and of what lies beside it."""
+    """The bytes of the graph and of the files beside it."""
     try:
         return sum(path.stat().st_size for path in (file, *checkpoints.files_beside(file)))
     except OSError as error:

@@ -1,7 +1,10 @@
-"""What a network of unknown making takes: images or numbers, and of which size.
+"""Infer the input of a network outside the registries: images or numbers, and their shape.
 
-Told from its first layer where that is certain, by trying it where trying shows it, and else asked of the user. It
-reads no files.
+The first layer decides where it is unambiguous; otherwise the usual image sizes are tried; otherwise the user is asked.
+Reads no files.
+
+Examples: a network that begins with `Linear(20, 8)` takes rows of shape (20,). One that begins with a convolution of 3
+channels takes square images, of the first usual size (224 before 28, 32, ...) that it turns into rows of numbers.
 """
 
 import contextlib
@@ -18,11 +21,11 @@ from flambeau.settings.source import SourceOptions
 from flambeau.types import TensorSpec
 
 _USUAL_SIZES = (224, 28, 32, 48, 64, 84, 96, 112, 128, 150, 160, 180, 192, 227, 240, 256, 299, 300, 320, 384, 448, 512)
-"""Sides of square images that people train on, the most usual first: from MNIST's to the large transformers'."""
+"""Common sides of square training images in pixels, the most common first: from MNIST's to the large transformers'."""
 
 
 def infer(network: nn.Module, name: str, options: SourceOptions) -> InputForm:
-    """What the network takes. Raises `SourceError` that asks for `--input-shape` where that cannot be told."""
+    """The network's input. Raises `SourceError` that asks for `--input-shape` where it cannot be inferred."""
     needed = signature_words.arguments(network, name)
     asked = options.input_shape
     if isinstance(asked, dict) or len(needed) > 1:
@@ -55,7 +58,7 @@ def _inferred(network: nn.Module, name: str, options: SourceOptions) -> InputFor
     channels = shape[1] if layer.startswith("Conv2d") and len(shape) == 4 else None
     if options.input_shape is not None:
         asked = shape_of(tuple(options.input_shape))
-        if channels is None and options.pipeline is None:  # three sizes alone do not make a picture
+        if channels is None and options.pipeline is None:  # three sizes alone do not make an image
             return InputForm((TensorSpec("input", "float32", asked),))
         return of_shape(asked, name, options)
     if channels in (1, 3) and options.pipeline != "tensor":
@@ -68,13 +71,13 @@ def _inferred(network: nn.Module, name: str, options: SourceOptions) -> InputFor
             f"and only decimal numbers are served: {unsupported.AROUND}"
         )
     raise SourceError(
-        f"the input of {name} cannot be told from its first layer ({layer}): "
+        f"the input of {name} cannot be inferred from its first layer ({layer}): "
         f"say the shape of one item with --input-shape, such as --input-shape {_example(layer, shape)}"
     )
 
 
 def _example(layer: str, shape: tuple[int, ...]) -> str:
-    """A shape that a network with this first layer may take."""
+    """A plausible input shape for a network with this first layer."""
     if layer.startswith("Conv") and len(shape) > 2:
         sides = {"Conv1d": ("100",), "Conv2d": ("32", "32")}.get(layer, ("16", "32", "32"))
         return ",".join((str(shape[1]), *sides))
@@ -84,7 +87,7 @@ def _example(layer: str, shape: tuple[int, ...]) -> str:
 
 
 def _by_trying(network: nn.Module, channels: int, name: str, options: SourceOptions) -> InputForm:
-    """The side of the images: as `--crop` has it, else the usual one that the network computes."""
+    """Images, with the side that `--crop` gives, else the first usual one that the network can compute."""
     sides = (options.crop,) if options.crop else _USUAL_SIZES
     fitting = next((side for side in sides if _answers_rows(network, (channels, side, side))), None)
     if fitting is None:
@@ -95,7 +98,7 @@ def _by_trying(network: nn.Module, channels: int, name: str, options: SourceOpti
         begins = f"{name} begins with a convolution of {channels} channels"
         if computed is None:
             raise SourceError(
-                f"{begins}, but computes no images of {tried}: name the shape with --input-shape {channels},H,W"
+                f"{begins}, but cannot compute images of {tried}: name the shape with --input-shape {channels},H,W"
             )
         shape = (channels, computed, computed)
         raise SourceError(
@@ -105,26 +108,24 @@ def _by_trying(network: nn.Module, channels: int, name: str, options: SourceOpti
     taken = as_images((channels, fitting, fitting), name, options)
     if options.crop:
         return taken
-    note = (
-        f"{name} takes images of {channels} channels, and {fitting} × {fitting} pixels are taken: --crop says otherwise"
-    )
+    note = f"{name} takes images of {channels} channels; {fitting} × {fitting} pixels are assumed: --crop changes that"
     return InputForm(taken.inputs, image=taken.image, note=note)
 
 
 def _answers_rows(network: nn.Module, shape: tuple[int, ...]) -> bool:
-    """Whether the network makes rows of numbers of such images, as one of its outputs at least.
+    """Whether at least one output of the network is rows of numbers for such images.
 
-    One image is tried, and then two: a network that needs two is told so when it is probed.
+    One image is tried, then two. A network that needs two passes here; probing refuses it with its reason.
     """
     for rows in (1, 2):
-        with torch.inference_mode(), contextlib.suppress(Exception):  # that it raises is the answer
+        with torch.inference_mode(), contextlib.suppress(Exception):  # raising is the answer
             found = single_output.parts(network(torch.zeros(rows, *shape))).values()
             return any(each.dim() < 2 or (each.dim() == 2 and len(each) == rows) for each in found)
     return False
 
 
 def _first_layer(network: nn.Module) -> tuple[str, tuple[int, ...]]:
-    """The kind of the first layer that has weights, and the shape of its first weight."""
+    """The type of the first layer with weights, and the shape of its first weight."""
     for module in network.modules():
         for parameter in module.parameters(recurse=False):
             return getattr(module, "original_name", type(module).__name__), tuple(parameter.shape)

@@ -1,13 +1,13 @@
-"""Class names: the built-in ImageNet list, and the file formats people have.
+"""Class names: the built-in ImageNet list, and the common file formats.
 
 * `imagenet`: the 1,000 classes of ILSVRC 2012 with their WordNet ids
 * `imagenet_class_index.json`: `{"0": ["n01440764", "tench"], ...}`
 * `index_to_name.json`: `{"0": "cat", ...}`
 * `class_to_idx.json`, as torchvision's `ImageFolder` has it: `{"cat": 0, ...}`
-* a JSON list of names, or an object that has one of these under a name such as `classes` or `id2label`
-* a text file: one name a line, in the order of the model's outputs; or a number and a name, as `0,cat` or `0 cat`
+* a JSON list of names, or an object with one of these tables under a key such as `classes` or `id2label`
+* a text file: one name per line, in the order of the model's outputs; or a number and a name, as `0,cat` or `0 cat`
 
-What could be read in two ways is refused.
+An ambiguous file is refused.
 """
 
 import json
@@ -23,7 +23,10 @@ IMAGENET = "imagenet"
 
 
 def load(source: str, *, outputs: int) -> tuple[Label, ...]:
-    """The labels in the order of the model's `outputs`. Raises `LabelsError`; a wrong count names both numbers."""
+    """The labels, in the order of the model's outputs. `outputs` is how many there are.
+
+    Raises `LabelsError`, which for a wrong count names both numbers.
+    """
     if source == IMAGENET:
         labels = _of(
             json.loads(resources.files("flambeau.builder").joinpath("imagenet_class_index.json").read_text("utf-8"))
@@ -62,10 +65,10 @@ def _parsed(text: str, what: str) -> tuple[Label, ...]:
 
 
 def _numbered(lines: list[str], what: str) -> list[str] | None:
-    """The names of lines that all begin with the number of their class, in its order; `None` for plain names.
+    """The names from lines that all begin with a class number, in that order; `None` for plain names.
 
-    With a comma, tab, semicolon or colon behind them numbers are taken for such; with a blank only where they are 0 to
-    the last, for "5 euros" is a name as well.
+    Numbers followed by a comma, tab, semicolon or colon always count as class numbers. Followed by a blank they count
+    only if they run from 0 to the last class, because "5 euros" may be a name.
     """
     found = [_NUMBERED.fullmatch(line) for line in lines]
     if len(found) > 1 and found[0] is None and all(found[1:]) and _HEADER.fullmatch(lines[0]):
@@ -90,11 +93,11 @@ _KEYS = (
     "object_type_names", "classes", "class_names", "labels", "names", "categories", "class_to_idx", "idx_to_class",
     "id2label", "label2id",
 )  # fmt: skip
-"""Names under which programs keep their classes."""
+"""Keys under which programs keep their classes."""
 
 
 def _of(table: Any) -> tuple[Label, ...]:
-    """The classes of a JSON value. Raises `ValueError` or `TypeError` that says what is odd of it."""
+    """The classes in a JSON value. Raises `ValueError` or `TypeError` that says what is wrong with it."""
     if isinstance(table, list):
         return tuple(_label(index, entry) for index, entry in enumerate(table))
     if not isinstance(table, dict):

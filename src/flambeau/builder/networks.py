@@ -1,4 +1,4 @@
-"""Weights to a network that can compute: its architecture found or as told, filled, and what it takes and answers."""
+"""Make a computing network from weights: find its architecture (or use the named one), fill it, describe its input."""
 
 import re
 from collections.abc import Mapping
@@ -22,13 +22,14 @@ from flambeau.sources.request import BuildRequest, refuse_idle
 from flambeau.types import TensorSpec
 
 DEFAULT_THRESHOLD = 0.2
-"""Below it the embedded model recognises nothing: of what is in no picture of its training it is never this sure."""
+"""The embedded model's probability below which it recognises nothing: it is never this sure of what it was not trained
+on."""
 
 
 def registered(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
-    """The network that the weights belong to, found by their names and shapes, or the one that `--arch` names.
+    """The network that the weights belong to: the one that `--arch` names, or found by tensor names and shapes.
 
-    Raises `SourceError` with the nearest networks when none fits.
+    Raises `SourceError` with the nearest architectures when none fits.
     """
     options = order.options
     finding = identify.detect(
@@ -60,7 +61,7 @@ def registered(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
 def pretrained(
     architecture: Architecture, state: Mapping[str, torch.Tensor], pipeline: ImageConfig, options: SourceOptions
 ) -> Filled:
-    """The network of a name with the weights that its library fetched, and the transform published with them."""
+    """The network of that architecture, with the weights its library fetched and the transform published with them."""
     network = architectures.create(architecture)
     architectures.load_weights(network, state, name=architecture.name)
     pipeline = customised(pipeline, options)
@@ -94,7 +95,7 @@ def _over_images(network: nn.Module, fit: Fit, order: BuildRequest, weights: Wei
     if published:
         tell(f"these are the official weights {published.architecture} {published.name}: prepared as in their recipe")
     pipeline = published.pipeline if published else fit.pipeline
-    assert pipeline is not None  # the caller has looked
+    assert pipeline is not None  # the caller checked
     threshold = DEFAULT_THRESHOLD if order.kind == "default" else pipeline.threshold
     pipeline = customised(msgspec.structs.replace(pipeline, threshold=threshold), options)
     return Filled(
@@ -114,7 +115,7 @@ _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.\w+$")  # resnet18-f37072fd.pth: ho
 
 
 def _compare_name(file: str, sha256: str, *, tell: Tell) -> None:
-    """Say so when a file is named like official weights, and holds something else."""
+    """Tell the user when a file is named like official weights but holds something else."""
     named = _HASH_IN_NAME.search(file)
     if named and not sha256.startswith(named[1]):
         tell(
@@ -124,9 +125,9 @@ def _compare_name(file: str, sha256: str, *, tell: Tell) -> None:
 
 
 def own(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
-    """The network that somebody's own class makes, filled strictly."""
+    """The network that the user's own class makes, filled strictly."""
     options, code = order.options, order.code
-    assert code is not None  # that is what makes it an own network
+    assert code is not None  # `--arch module:Class` sets it
     architecture = Architecture(registry="code", name=code.name, args=dict(options.arch_args), code=code)
     network = architectures.create(architecture, allow_code=options.allow_code)
     tensors = {_unwrapped(key, weights.tensors): tensor for key, tensor in weights.tensors.items()}
@@ -137,7 +138,7 @@ def own(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
 
 
 def _unwrapped(key: str, keys: "dict[str, torch.Tensor]") -> str:
-    """The key without what DataParallel and torch.compile put before every one."""
+    """The key without the prefix that DataParallel or torch.compile puts before all keys."""
     for prefix in ("module.", "_orig_mod."):
         if all(each.startswith(prefix) for each in keys):
             return key.removeprefix(prefix)
@@ -145,7 +146,7 @@ def _unwrapped(key: str, keys: "dict[str, torch.Tensor]") -> str:
 
 
 def _nothing_fits(order: BuildRequest, finding: Identified) -> str:
-    """What is nearest, how it differs, and what to try."""
+    """The message for weights that fit no architecture: the nearest ones, how they differ, and what to try."""
     others = [near.name for near in finding.near[1:]]
     also = f" (nearest after that: {', '.join(others)})" if others and order.architecture is None else ""
     advice = finding.advice

@@ -1,6 +1,6 @@
-"""An ONNX file to a bundle: checked, made free in its number of rows where that changes nothing, and copied.
+"""Take an ONNX file into a bundle: check it, free its number of rows where that changes no answer, and copy it.
 
-There is no PyTorch to hold it against: its own answers, row by row, are the probes that every load reproduces.
+There is no PyTorch to compare with: every load must reproduce the graph's own answers to the probes, row by row.
 """
 
 from collections.abc import Iterator
@@ -27,8 +27,8 @@ from flambeau.settings.source import SourceOptions
 from flambeau.sources.request import BuildRequest
 from flambeau.types import Tensors, TensorSpec
 
-_SEVERAL = 3  # rows to try a graph with that takes any number of them
-_LENGTHS = (USUAL_LENGTH, 64, 512)  # of free axes, to try it with
+_SEVERAL = 3  # rows to try a graph with, where it takes any number of them
+_LENGTHS = (USUAL_LENGTH, 64, 512)  # lengths of free axes to try
 _DTYPES: dict[int, str] = {
     getattr(TensorProto, onnx_name): name
     for onnx_name, name in (
@@ -41,7 +41,7 @@ _DTYPES: dict[int, str] = {
 
 @dataclass(frozen=True)
 class _Given:
-    """The inputs of a graph. `rows` is the number of rows that it is made for, if it is; `bare` are those without an
+    """The inputs of a graph. `rows` is the number of rows it was made for, if fixed; `bare` are the inputs without an
     axis of rows."""
 
     specs: tuple[TensorSpec, ...]
@@ -49,14 +49,14 @@ class _Given:
     bare: tuple[str, ...]
 
     def tried(self, rows: int, length: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Dtypes and shapes to try the graph with as it came."""
+        """Dtypes and shapes to try the original graph with."""
         return {
             spec.name: (spec.dtype, () if spec.name in self.bare else (rows, *spec.long(length))) for spec in self.specs
         }
 
 
 def take(order: BuildRequest, target: Path, *, tell: Tell) -> Filled:
-    """Write the graph to `target`, and tell what it takes. Raises `SourceError` for one that cannot be served."""
+    """Write the graph to `target` and return it as a network. Raises `SourceError` for one that cannot be served."""
     file = Path(str(order.file))
     graphs.hold(file, given=bool(order.int8 or order.options.samples))
     model = _read(file)
@@ -104,13 +104,13 @@ class _Graph:
 def _read(file: Path) -> "onnx.ModelProto":
     try:
         model = onnx.load(file, format="protobuf")  # else its suffix would decide
-    except Exception as error:  # onnx raises a tree of its own, and protobuf another
+    except Exception as error:  # onnx and protobuf each have their own exception types
         raise SourceError(f"{file.name} is not an ONNX model that can be read: {str(error).strip()}") from error
     return model
 
 
 def _inputs(model: "onnx.ModelProto", file: Path, options: SourceOptions) -> _Given:
-    """The inputs, which have rows all of them but for those that are one for all rows."""
+    """The inputs. All have an axis of rows, except those that hold one value for all rows (`bare`)."""
     weights = {each.name for each in model.graph.initializer}
     given = [each for each in model.graph.input if each.name not in weights]
     if not given or not model.graph.output:
@@ -140,19 +140,19 @@ def _inputs(model: "onnx.ModelProto", file: Path, options: SourceOptions) -> _Gi
 
 
 def _form(given: _Given, file: Path, options: SourceOptions) -> InputForm:
-    """Images where the one input looks like it, unless `--pipeline` decides; else numbers."""
+    """Images where there is one input that looks like one, unless `--pipeline` decides; else numbers."""
     [first, *others] = given.specs
     no_pictures = len(others) > 0 or first.dtype != "float32" or FREE in first.shape
     if no_pictures and options.pipeline == "image":
         taken = ", ".join(f"{spec.name} {spec}" for spec in given.specs)
-        raise SourceError(f"--pipeline image, but {file.name} takes {taken}, which are no pictures: leave it out")
+        raise SourceError(f"--pipeline image, but {file.name} takes {taken}, which are not images: leave it out")
     if no_pictures:
         return InputForm(given.specs)
     return of_shape(first.shape, file.name, options)
 
 
 def _prove(file: Path, given: _Given, tell: Tell) -> int:
-    """Have the graph opened and run in a sandbox, and return a length of its free axes that it computes."""
+    """Have the graph opened and run in a sandbox, and return a length of its free axes that it can compute."""
     lengths = _LENGTHS if any(FREE in spec.shape for spec in given.specs) else _LENGTHS[:1]
     refused: SourceError | None = None
     for length in lengths:
@@ -160,13 +160,13 @@ def _prove(file: Path, given: _Given, tell: Tell) -> int:
             tell(f"opened and run in a sandbox first: {graphs.prove(file, given.tried(1, length))}")
         except SourceError as error:
             refused = refused or error
-            if "that can be run" not in str(error):  # it was too much, and longer rows are no less
+            if "that can be run" not in str(error):  # it exceeded a limit, and longer rows would too
                 break
         else:
             return length
     if len(lengths) == 1:
         raise refused or AssertionError("a length was tried")
-    raise SourceError(f"{refused}: if that is for its free length, say the shape of one item with --input-shape")
+    raise SourceError(f"{refused}: if its free length is the cause, say the shape of one item with --input-shape")
 
 
 def _answers(
@@ -174,7 +174,7 @@ def _answers(
 ) -> tuple[str, ...]:
     """The names of the outputs that are the answer.
 
-    `length` is that of free axes to try the graph with. Raises `SourceError` where the user has to say which it is.
+    `length` is the length of free axes to try the graph with. Raises `SourceError` where the user has to choose.
     """
     names: list[str] = [each.name for each in model.graph.output]
     if len(names) == 1 and wanted is None:
@@ -185,12 +185,12 @@ def _answers(
     rows = {name: row_arrays.random_rows(numbers, shape, dtype) for name, (dtype, shape) in tried.items()}
     try:
         found = open_session(file).run(names, rows)
-    except Exception as error:  # onnxruntime raises a tree of its own
+    except Exception as error:  # onnxruntime has its own exception types
         raise SourceError(f"{file.name} cannot compute an input of shape {row_arrays.shown(rows)}: {error}") from error
     arrays = {name: array for name, array in zip(names, found, strict=True) if isinstance(array, np.ndarray)}
     if wanted in names and wanted not in arrays:
         raise SourceError(
-            f"--output-name {wanted}: that output of {file.name} is no tensor but a sequence, as scikit-learn's "
+            f"--output-name {wanted}: that output of {file.name} is not a tensor but a sequence, as scikit-learn's "
             f"converter writes probabilities: export it with zipmap=False, or {unsupported.ask(str(file))}"
         )
     if wanted is not None and list(arrays) == [wanted]:
@@ -203,14 +203,14 @@ def _answers(
 
 
 def _leave_only(answers: tuple[str, ...], model: "onnx.ModelProto") -> None:
-    """Take the other outputs out of the model, so that nothing computes them."""
+    """Remove the other outputs from the model, so that nothing computes them."""
     kept = [each for each in model.graph.output if each.name in answers]
     del model.graph.output[:]
     model.graph.output.extend(kept)
 
 
 def _take_rows(given: _Given, model: "onnx.ModelProto") -> None:
-    """Give those inputs an axis of rows that have none: of its only row, the graph takes what it took."""
+    """Add an axis of one row to the inputs without one; a Reshape gives the graph the scalar it expects."""
     for name in given.bare:
         value = next(each for each in model.graph.input if each.name == name)
         inner, shape = f"{name} without rows", f"{name}: no axis"
@@ -231,7 +231,7 @@ def _nodes(graph: "onnx.GraphProto") -> Iterator["onnx.NodeProto"]:
 
 
 def _ending(model: "onnx.ModelProto", output: str) -> Ending:
-    """In what the graph ends."""
+    """The last operation before the output."""
     if model.functions:
         model = inline_local_functions(model)
     nodes = (last_operation.Node(node.op_type, tuple(node.input), tuple(node.output)) for node in model.graph.node)
@@ -239,7 +239,7 @@ def _ending(model: "onnx.ModelProto", output: str) -> Ending:
 
 
 def _shape(value: Any, file: Path, options: SourceOptions, *, alone: bool) -> tuple[int | None, tuple[int, ...]]:
-    """The number of rows it is made for, if it is, and the shape of one. `alone`: there is no other input."""
+    """The number of rows it was made for, if fixed, and the shape of one row. `alone`: there is no other input."""
     name = file.name
     sizes = [size.dim_value if size.HasField("dim_value") else None for size in value.type.tensor_type.shape.dim]
     of = "its input" if alone else f"its input {value.name}"
@@ -264,22 +264,22 @@ def _shape(value: Any, file: Path, options: SourceOptions, *, alone: bool) -> tu
             raise SourceError(f"--input-shape {','.join(map(str, asked))}, but {name} takes {sizes[1:]}")
         return rows, wanted
     if alone and len(rest) == 3 and rest[0] in (1, 3) and rest[1:] == [None, None] and options.pipeline != "tensor":
-        side = options.crop or 224  # a network for images of any size
+        side = options.crop or 224  # the network takes images of any size
         return rows, (rest[0], side, side)
     return rows, tuple(FREE if size is None else size for size in rest)
 
 
 def _free_rows(model: "onnx.ModelProto") -> None:
-    """Let the first size of every input and output be any."""
+    """Make the first axis of every input and output free."""
     for value in (*model.graph.input, *model.graph.output):
         sizes = value.type.tensor_type.shape.dim
         if sizes and not sizes[0].dim_param:
             sizes[0].dim_param = "rows"
-    del model.graph.value_info[:]  # sizes within, inferred for the old number of rows
+    del model.graph.value_info[:]  # inner shapes, inferred for the old number of rows
 
 
 def _same_in_batches(target: Path, given: _Given, length: int) -> bool:
-    """Whether three rows together get the answers that each gets alone: a graph may have its one row built in."""
+    """Whether three rows in a batch get the same answers as alone: a graph may have its one row built in."""
     numbers = np.random.default_rng(0)
     tried = given.tried(_SEVERAL, length)
     rows = {name: row_arrays.random_rows(numbers, shape, dtype) for name, (dtype, shape) in tried.items()}
@@ -288,7 +288,7 @@ def _same_in_batches(target: Path, given: _Given, length: int) -> bool:
         together = session.run(None, rows)
         each = [session.run(None, {name: array[i : i + 1] for name, array in rows.items()}) for i in range(_SEVERAL)]
         alone = [np.concatenate(parts) for parts in zip(*each, strict=True)]
-    except Exception:  # that it raises is the answer
+    except Exception:  # raising is the answer
         return False
     return all(
         one.shape == other.shape and agreement.measure(one, other, classes=False).holds

@@ -1,4 +1,4 @@
-"""The graph, rewritten for the machine that builds: workers there map it, and share one copy of its weights."""
+"""Optimise the graph beforehand for the machine that builds: workers there map it and share one copy of its weights."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,11 +14,11 @@ from flambeau.types import Tensors
 _ALIGNMENT = 64
 _AT_ONCE = 1 << 24
 _TOO_SMALL = 1_000_000
-"""Bytes of graph and weights. Below that there is next to nothing to share, and loading takes a millisecond."""
+"""Bytes of graph and weights. Below that there is little to share, and loading takes a millisecond."""
 
 
 def worth_it(folder: Path) -> bool:
-    """Whether the bundle's graph is large enough for a second one that is optimised beforehand."""
+    """Whether the bundle's graph is large enough to keep an optimised one as well."""
     return graph_bytes(folder) >= _TOO_SMALL
 
 
@@ -32,7 +32,8 @@ def optimise(
 ) -> Optimised | None:
     """Write the optimised graph into the bundle at `folder`, and return where it may run.
 
-    `None` where it does not give the answers `checked`: then the plain graph serves, and is optimised by every worker.
+    `checked` are (inputs, expected outputs). Where the optimised graph cannot be made or does not reproduce them, it is
+    deleted and the result is `None`: then the plain graph serves, and every worker optimises it.
     """
     where = base.optimised_for_here()
     if where is None:
@@ -43,7 +44,7 @@ def optimise(
         align(target)
         found = checking.check(target, checked, classes=classes, one_row=one_row, as_written=True)
         reason = "" if found.holds else f"its answers are others: {found}"
-    except Exception as error:  # whatever it is, the plain graph is there
+    except Exception as error:  # whatever failed, the plain graph can serve
         reason = f"{type(error).__name__}: {str(error).strip()}"
     give_memory_back()
     if not reason:
@@ -54,13 +55,13 @@ def optimise(
     return None
 
 
-# Where the weights lie. ONNX Runtime 1.31 writes them one after the other, and what it has packed for matrix products
-# it reads with instructions that fault at odd addresses: after a table of 49 x 49 positions, as in a Swin transformer,
-# every process that computes with the file ends with signal 11. So the file is written once more.
+# Alignment. ONNX Runtime 1.31 writes weights without padding, but reads those packed for matrix products with
+# instructions that fault at unaligned addresses: after a table of 49 x 49 positions, as in a Swin transformer, every
+# process that computes with the file dies of signal 11. So the file is rewritten.
 
 
 def align(graph: Path) -> None:
-    """Have all weights beside the graph begin at multiples of 64 bytes. Raises `ValueError` for a form not known."""
+    """Move all weights beside the graph to multiples of 64 bytes. Raises `ValueError` for an unknown format."""
     import onnx
 
     model = onnx.load(graph, load_external_data=False)
@@ -104,7 +105,7 @@ def _copied_packs(source: BinaryIO, target: BinaryIO, value: str) -> str:
 
 
 def _copied(source: BinaryIO, target: BinaryIO, begin: int, length: int) -> int:
-    """Copy so many bytes to the next multiple of 64, and return that."""
+    """Copy `length` bytes to the next multiple of 64 in `target`, and return that offset."""
     place = -(-target.tell() // _ALIGNMENT) * _ALIGNMENT
     target.seek(place)
     source.seek(begin)

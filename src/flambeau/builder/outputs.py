@@ -1,4 +1,4 @@
-"""Which of several outputs is the answer: the one that is named, or of logits and probabilities the latter."""
+"""Choose which of several outputs is the answer: the one the user names, or probabilities over their logits."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,26 +16,28 @@ _MOST_SHOWN = 8
 
 
 def choose(found: Arrays, wanted: str | None, *, name: str, rows: int | None = None) -> tuple[tuple[str, ...], str]:
-    """The names of the answers among the outputs of `name`, and a sentence about them where it is worth one.
+    """The names of the outputs of the network `name` that are its answer, and a note for the user, or "".
 
-    `wanted` is what `--output-name` says. With `rows`, the number of rows that were computed, several may be answered:
-    all of them, where each has so many. Raises `SourceError` that lists them where none of them is certain.
+    `wanted` is the value of `--output-name`. `rows` is the number of rows that were computed; with it, all outputs are
+    the answer if each has that many rows. Raises `SourceError` that lists the outputs where the choice is not certain.
+
+    Example: of `logits` and `probs`, where `probs` is the softmax of `logits`, the answer is `("probs",)`.
     """
     if wanted is not None and len(found) == 1:
         raise SourceError(f"--output-name {wanted} has no effect on {name}, which has one output: leave it out")
     if wanted is not None and wanted not in found:
-        raise SourceError(f"--output-name {wanted} is none of the outputs of {name}: {shown(found)}")
+        raise SourceError(f"--output-name {wanted} is not an output of {name}, which has {shown(found)}")
     if wanted is not None:
         return (wanted,), ""
     if len(found) == 1:
         return tuple(found), ""
     if not found:
-        raise SourceError(f"{name} returns no tensor: wrap it in a flambeau.PythonModel, which may answer anything")
+        raise SourceError(f"{name} returns no tensor: wrap it in a flambeau.PythonModel, which can answer anything")
     if pair := _activated(found):
         taken, how, of = pair
         return (
             (taken,),
-            f"of its outputs {taken} is the answer, for it is the {how} of {of}: --output-name {of} takes that",
+            f"its output {taken} is the answer, because it is the {how} of {of}: --output-name {of} takes that instead",
         )
     if rows is not None and all(each.shape[:1] == (rows,) and each.dtype.kind in "fiub" for each in found.values()):
         return tuple(
@@ -49,7 +51,7 @@ def choose(found: Arrays, wanted: str | None, *, name: str, rows: int | None = N
 
 
 def shown(found: Arrays) -> str:
-    """The outputs with dtypes and shapes: `logits float32[N, 5]`."""
+    """The outputs with their dtypes and shapes: `logits float32[N, 5]`."""
     listed = [
         f"{name} {array.dtype}[{', '.join(['N', *map(str, array.shape[1:])]) if array.ndim else ''}]"
         for name, array in list(found.items())[:_MOST_SHOWN]
@@ -58,7 +60,7 @@ def shown(found: Arrays) -> str:
 
 
 def _activated(found: Arrays) -> tuple[str, str, str] | None:
-    """Of two outputs the one that is an activation of the other: its name, the activation's, and the other's."""
+    """If one of two outputs is an activation of the other: its name, the activation's name, and the other's name."""
     if len(found) != 2:
         return None
     (one, first), (two, second) = found.items()

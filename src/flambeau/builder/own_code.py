@@ -1,4 +1,4 @@
-"""Somebody's own code to its place in a bundle, and the bundle of a Python model, which is nothing but code."""
+"""Put the user's own code into a bundle, and build the bundle of a Python model, which is nothing but code."""
 
 import shutil
 import sys
@@ -19,8 +19,8 @@ from flambeau.version import VERSION
 def build(
     order: BuildRequest, folder: Path, given: Sequence[golden_samples.GivenSample], *, say: Callable[[Event], None]
 ) -> None:
-    """The bundle of a Python model: its file and its name. The code is copied, not run."""
-    assert order.code is not None  # `flambeau.sources.request` gives every Python model its reference
+    """Build the bundle of a Python model. The code is copied, not run."""
+    assert order.code is not None  # `flambeau.sources.request` sets it for every Python model
     say(BuildStep(1, 1, f"packing {order.name}"))
     code = keep_code(order.code, folder, portable=order.portable)
     source = Source(kind="python", name=Path(code.file).name if code.file else str(code.module))
@@ -39,7 +39,7 @@ def build(
 
 
 def imported() -> tuple[str, ...]:
-    """The files of own code that this process has imported: what lies neither in Python's folders nor in ours."""
+    """The files of the user's code that this process has imported: those outside Python's folders and Flambeau's."""
     paths = sysconfig.get_paths()
     theirs = [Path(paths[name]).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     theirs.append(Path(storage.__file__).resolve().parent)
@@ -53,13 +53,13 @@ def imported() -> tuple[str, ...]:
 
 
 def _file(module: ModuleType) -> str | None:
-    """Where the module's source lies. Some modules answer for every attribute, with what is no text."""
+    """The module's source file, or `None`. Some modules return a value for any attribute, and not always a string."""
     file = getattr(module, "__file__", None)
     return file if isinstance(file, str) and file.endswith(".py") and Path(file).is_file() else None
 
 
 def keep_code(code: CodeReference, folder: Path, *, portable: bool) -> CodeReference:
-    """Copy the code's file into the bundle. A portable bundle forgets the folder that siblings came from."""
+    """Copy the code's file into the bundle. A portable bundle drops the folder that siblings are imported from."""
     root = None if portable else code.root
     if not code.file:
         return msgspec.structs.replace(code, root=root)

@@ -1,6 +1,6 @@
-"""Weights that are kept in parts, multiplied out as the layers that keep them do it in evaluation mode.
+"""Parametrised weights (weight norm, spectral norm, pruning), multiplied out as their layers do in evaluation mode.
 
-What the parts are is told by `flambeau.identify.naming`; here are the formulas of `torch.nn.utils`.
+`flambeau.identify.naming` finds the parts; the formulas here are those of `torch.nn.utils`.
 """
 
 from collections.abc import Collection, Mapping
@@ -12,9 +12,9 @@ from flambeau.identify.naming import Made
 
 
 def multiplied_out(tensors: Mapping[str, torch.Tensor], *, unless: Collection[str] = ()) -> dict[str, torch.Tensor]:
-    """The tensors with each weight in the place of its parts.
+    """The tensors, with each weight in place of its parts.
 
-    Parts whose keys are all in `unless` stay: the network that is to be filled keeps them in parts itself.
+    Parts whose keys are all in `unless` stay as they are: the network to be filled has the same parts.
     """
     _, made = naming.fold_parts({key: tuple(tensor.shape) for key, tensor in tensors.items()})
     made = {key: each for key, each in made.items() if not set(each.parts) <= set(unless)}
@@ -24,7 +24,7 @@ def multiplied_out(tensors: Mapping[str, torch.Tensor], *, unless: Collection[st
 
 
 def weight(made: Made, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """One weight out of its parts, as the layer itself computes it."""
+    """One weight from its parts, as the layer itself computes it."""
     parts = [tensors[part] for part in made.parts]
     if parts[0].dtype in (torch.float16, torch.bfloat16):
         parts = [part.float() for part in parts]

@@ -1,9 +1,9 @@
-"""The network computed over probes: what it answers, and whether the answer to an input depends on anything but it.
+"""Run the network over probes: what it answers, and whether an input's answer depends on anything else.
 
-Each probe is computed alone, again, and among the others. A network whose answers change from run to run is refused;
-one whose answers depend on what else is in the batch is given one row at a time.
+Each probe is computed alone, again in reverse order, and in a batch with the others. A network whose answers change
+from run to run is refused. One whose answers depend on the rest of the batch is given one row at a time.
 
-What only PyTorch can do is `flambeau.builder.eager`'s: a graph is probed without it.
+`flambeau.builder.eager` is the part that needs PyTorch; graphs are probed without it.
 """
 
 import bisect
@@ -23,29 +23,29 @@ from flambeau.items import FREE, USUAL_LENGTH
 from flambeau.types import Tensors, TensorSpec
 
 _SAME_ROW = 1e-4
-"""The largest relative difference between a row alone and among others that summing in another order explains."""
+"""The largest relative difference, between a row alone and in a batch, that another order of summing explains."""
 _SAME_RUN = 1e-5
-"""The same between two runs over one row, where nothing is summed in another order."""
+"""The same between two runs over one row, where the order of summing is the same."""
 
-_FEW_OUTPUTS = 16  # so many may be quantities of their own, each with its scale
-_ROUNDING = 1e-9  # a largest number that is smaller than so many times another's is none
+_FEW_OUTPUTS = 16  # up to this many outputs may be different quantities, each with its own scale
+_ROUNDING = 1e-9  # an output whose largest number is below this share of the largest of all is rounding
 
-_FEW = 3  # rows that show what the network returns: no length of its own is likely to be taken for theirs
-_KEPT_IMAGES = 2  # of the probes, those that go into the bundle
+_FEW = 3  # rows that show what the network returns: unlikely to be confused with a size of the network's own
+_KEPT_IMAGES = 2  # image probes that go into the bundle
 _SEED = 20120930  # a graph's probes are the same whenever the same bundle is built
-_LENGTHS = (USUAL_LENGTH, 64, 512, 4096)  # of free axes, to find one that is computed
-_LONGER = 5  # how much longer what is tried second is
+_LENGTHS = (USUAL_LENGTH, 64, 512, 4096)  # lengths of free axes to try, until the network computes one
+_LONGER = 5  # how much longer the second trial is
 _FIX_IT = "say the shape of one item, without words, with --input-shape"
-_BLOBS = 8  # a side, in a probe that is soft like a photograph
+_BLOBS = 8  # blobs along each side of a probe that is soft like a photograph
 
 
 @dataclass(frozen=True)
 class Probed:
-    """What probing found. `filled` knows its outputs and its rows by now.
+    """What probing found. `filled` now has its outputs and its number of rows.
 
-    `answers` are those to all probes by output, each row computed alone. `longer` are the same for inputs of another
-    length, where that is free. `ending` is the last operation, `without_head` the name of an `nn.Identity` in the place
-    of the head, `one_row` why the network is given one row at a time.
+    `answers` are the answers to all probes (`inputs`) by output, each row computed alone. `longer` are inputs of
+    another length with their answers, where axes are free. `ending` is the last operation, `without_head` the name of
+    an `nn.Identity` that replaced the head, `one_row` why the network is given one row at a time.
     """
 
     filled: Filled
@@ -59,12 +59,12 @@ class Probed:
 
     @property
     def output(self) -> TensorSpec:
-        """The first output: over images there is no other."""
+        """The first output; a network over images has no other."""
         return self.outputs[0]
 
     @property
     def numbers(self) -> np.ndarray:
-        """The answers of the first output, shape (rows, *shape)."""
+        """The first output's answers, shape (rows, *shape)."""
         return self.answers[self.output.name]
 
     def kept(self) -> tuple[Tensors, Tensors]:
@@ -75,10 +75,10 @@ class Probed:
 
 
 def probe(filled: Filled, wanted: str | None, *, tell: Tell) -> Probed:
-    """Compute the network over probes. `wanted` is what `--output-name` says.
+    """Run the network over probes. `wanted` is the value of `--output-name`.
 
-    Raises `SourceError` for a network that cannot be served: it is random, keeps a state, cannot compute a single row,
-    or answers with something that is no row of finite numbers for each row of its input.
+    Raises `SourceError` for a network that cannot be served: it is random, keeps state, cannot compute a single row, or
+    does not return a row of finite numbers for each row of its input.
     """
     images = isinstance(filled.pipeline, ImageConfig)
     if filled.free:
@@ -91,7 +91,7 @@ def probe(filled: Filled, wanted: str | None, *, tell: Tell) -> Probed:
     _refuse_unless_repeated(filled, inputs, alone)
     one_row = filled.one_row or (None if filled.rows else _dependence(filled, inputs, alone))
     if one_row:
-        tell(f"{filled.name} is given one row at a time, for {one_row}")
+        tell(f"{filled.name} is given one row at a time, because {one_row}")
         filled = replace(filled, rows=1, one_row=one_row)
     outputs = tuple(TensorSpec(name, str(array.dtype), tuple(array.shape[1:])) for name, array in alone.items())
     found = Probed(filled, outputs, inputs, alone, filled.ending or ending, without_head, one_row)
@@ -99,7 +99,7 @@ def probe(filled: Filled, wanted: str | None, *, tell: Tell) -> Probed:
 
 
 def compute(filled: Filled, inputs: Tensors) -> Tensors:
-    """What the network itself answers to the rows, by output, in the batches that it takes.
+    """The network's own answers to the rows, by output, computed in batches of a size it takes.
 
     Raises `SourceError` when it cannot compute them.
     """
@@ -109,8 +109,8 @@ def compute(filled: Filled, inputs: Tensors) -> Tensors:
 
 
 def _probe_inputs(filled: Filled, *, images: bool, length: int | None = None) -> Tensors:
-    """Sample inputs. For images (4, channels, size, size): soft blobs like a photograph's, noise, faint blobs, strong
-    ones; else 8 rows, whose free axes are of `length`, or as long as they usually are."""
+    """Probe inputs. For images, shape (4, channels, size, size): soft blobs like a photograph's, noise, faint blobs,
+    strong blobs. Otherwise 8 random rows, with free axes of `length`, or of the usual length."""
     shapes = {spec.name: spec.long(length) if length else spec.usual for spec in filled.inputs}
     if filled.exports != "ready":
         from flambeau.builder import eager
@@ -134,7 +134,7 @@ def _probe_inputs(filled: Filled, *, images: bool, length: int | None = None) ->
 def _with_answer(
     filled: Filled, inputs: Tensors, wanted: str | None, *, tell: Tell
 ) -> tuple[Filled, Ending, str | None]:
-    """The network with the names and shapes of its outputs, how it ends, and what is in the place of its head."""
+    """The network with the names and shapes of its outputs, its ending, and the name of a replaced head."""
     first = few(inputs, filled.rows or _FEW)
     rows = rows_in(first)
     if filled.exports == "ready":  # its outputs were sorted out when its graph was read
@@ -153,8 +153,7 @@ def _with_answer(
 
 
 def _row_shape(filled: Filled, whole: tuple[int, ...], rows: int) -> tuple[int, ...]:
-    """The shape of a row of an answer of shape `whole`. Raises `SourceError` where it has no row for each of the
-    input's."""
+    """The shape of one row of an answer of shape `whole`. Raises `SourceError` unless it has one row per input row."""
     images = isinstance(filled.pipeline, ImageConfig)
     if whole[:1] == (rows,):
         shape = whole[1:]
@@ -170,7 +169,7 @@ def _row_shape(filled: Filled, whole: tuple[int, ...], rows: int) -> tuple[int, 
         return (1,)
     if images and len(shape) != 1:
         raise SourceError(
-            f"{filled.name} is no classifier: it answers an image with shape {list(shape)}: "
+            f"{filled.name} is not a classifier: it answers an image with shape {list(shape)}: "
             "serve it over numbers with --pipeline tensor"
         )
     return shape
@@ -200,13 +199,13 @@ def _answer(filled: Filled, inputs: Tensors) -> Tensors:
 def _of_graph(filled: Filled, inputs: Tensors) -> Tensors:
     try:
         found: Tensors = filled.network(inputs)
-    except Exception as error:  # onnxruntime raises a tree of its own
+    except Exception as error:  # onnxruntime has its own exception types
         raise SourceError(f"{filled.name} cannot compute an input of shape {shown(inputs)}: {error}") from error
     return found
 
 
 def _squeezed_back(numbers: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The numbers in that shape, where axes of length 1 are all that they lack of it: as `returned.shaped` does."""
+    """The numbers reshaped to `shape`, if they differ only in axes of length 1: as `single_output.shaped` does."""
     if numbers.ndim == len(shape):
         return numbers
     longer = [[size for size in each if size != 1] for each in (numbers.shape, shape)]
@@ -214,7 +213,7 @@ def _squeezed_back(numbers: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _each_alone(filled: Filled, inputs: Tensors) -> Tensors:
-    """The answers to each row alone. Raises `SourceError` for a network that needs company."""
+    """The answers to each row alone. Raises `SourceError` for a network that needs more than one row."""
     try:
         return joined([_answer(filled, part(inputs, row, row + 1)) for row in range(rows_in(inputs))])
     except SourceError as error:
@@ -228,7 +227,7 @@ def _each_alone(filled: Filled, inputs: Tensors) -> Tensors:
 
 def _refuse_strange(filled: Filled, numbers: np.ndarray, *, images: bool) -> None:
     if not numbers.size:
-        raise SourceError(f"{filled.name} answers with rows of shape {list(numbers.shape[1:])}, which hold no number")
+        raise SourceError(f"{filled.name} answers with rows of shape {list(numbers.shape[1:])}, which hold no numbers")
     if numbers.dtype.kind not in "fiub" or (images and numbers.dtype.kind != "f"):
         raise SourceError(
             f"{filled.name} answers with {numbers.dtype}, and "
@@ -237,12 +236,12 @@ def _refuse_strange(filled: Filled, numbers: np.ndarray, *, images: bool) -> Non
     if not np.isfinite(numbers).all():
         raise SourceError(
             f"{filled.name} answers inputs like a normalised photograph's or random numbers with numbers that are not "
-            "finite: look whether its weights hold NaN, or wrap it in a flambeau.PythonModel"
+            "finite: check whether its weights hold NaN, or wrap it in a flambeau.PythonModel"
         )
 
 
 def _refuse_unless_repeated(filled: Filled, inputs: Tensors, alone: Tensors) -> None:
-    """Raise `SourceError` for a network that answers the same rows with other numbers when they come in other order."""
+    """Raise `SourceError` for a network whose answers to the same rows change when they come in another order."""
     turned = _each_alone(filled, {name: np.ascontiguousarray(rows[::-1]) for name, rows in inputs.items()})
     apart = max(_apart(alone[name], turned[name][::-1]) for name in alone)
     if apart <= _SAME_RUN:
@@ -266,7 +265,7 @@ def _repeats_from_a_seed(filled: Filled, inputs: Tensors) -> bool:
 
 
 def _dependence(filled: Filled, inputs: Tensors, alone: Tensors) -> str | None:
-    """Why the network may not be given several rows, or `None` where a row's answer is the same in any company."""
+    """Why the network must not be given several rows, or `None` where a row's answer is the same in any batch."""
     try:
         together = _answer(filled, inputs)
     except SourceError as error:
@@ -281,10 +280,11 @@ def _dependence(filled: Filled, inputs: Tensors, alone: Tensors) -> str | None:
 
 
 def _quantities(alone: np.ndarray, together: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Two answers in parts that have one scale each: a few outputs may be a price beside a share of 1.
+    """The answers as a whole, and output by output where there are few: each may have its own scale.
 
-    One that is nothing beside the others is rounding, and no part. Many outputs are of one kind, and some of those are
-    near 0 in every probe.
+    One output may be a price, another a share of 1, and a difference in the share would vanish beside the price. An
+    output that is tiny beside the others is rounding, and left out. Many outputs are of one kind, and some are near 0
+    for every probe, so they are compared only as a whole.
     """
     if alone.shape != together.shape or alone.ndim != 2 or alone.shape[1] > _FEW_OUTPUTS:
         return [(alone, together)]
@@ -297,22 +297,22 @@ def _apart(expected: np.ndarray, found: np.ndarray) -> float:
     return agreement.measure(expected, found, classes=False).difference
 
 
-# Axes of any length.
+# Free axes, which may have any length.
 
 
 def _with_least(filled: Filled) -> Filled:
-    """The network with the least length of its free axes. Raises `SourceError` where it computes none."""
+    """The network with the smallest length of its free axes. Raises `SourceError` where it can compute none."""
     longest = next((length for length in _LENGTHS if _computes(filled, length)), None)
     if longest is None:
         raise SourceError(
-            f"{filled.name} computes no input whose free axes are of {_LENGTHS[0]} to {_LENGTHS[-1]}: {_FIX_IT}"
+            f"{filled.name} cannot compute inputs whose free axes are {_LENGTHS[0]} to {_LENGTHS[-1]} long: {_FIX_IT}"
         )
     least = bisect.bisect_left(range(1, longest), True, key=lambda length: _computes(filled, length)) + 1
     return replace(filled, inputs=tuple(replace_spec(spec, least=least) for spec in filled.inputs))
 
 
 def _computes(filled: Filled, length: int) -> bool:
-    """Whether the network makes finite numbers of a row of that length."""
+    """Whether the network computes finite numbers for rows of that length."""
     row = few(_probe_inputs(filled, images=False, length=length), filled.rows or 1)
     if filled.exports == "ready":
         try:
@@ -327,7 +327,9 @@ def _computes(filled: Filled, length: int) -> bool:
 
 
 def _at_another_length(found: Probed, wanted: str | None, tell: Tell) -> Probed:
-    """The same, with what rows of another length are answered: which axes of the outputs are as free.
+    """Probe again with rows of another length, to find which axes of the outputs are free too.
+
+    Example: (8, 16) -> (8, 4) at one length and (13, 16) -> (13, 4) at the next: the output is (any length, 4).
 
     Raises `SourceError` for a network that takes one length only.
     """
@@ -340,7 +342,7 @@ def _at_another_length(found: Probed, wanted: str | None, tell: Tell) -> Probed:
         answers = _each_alone(longer, inputs)
     except SourceError as error:
         raise SourceError(
-            f"{filled.name} computes rows whose free axes are of {length - _LONGER}, and not of {length} "
+            f"{filled.name} computes rows whose free axes are {length - _LONGER} long, but not {length} "
             f"({error.__cause__ or error}): {_FIX_IT}"
         ) from error
     if [len(shape) for shape in longer.shapes] != [len(shape) for shape in filled.shapes]:
@@ -355,4 +357,4 @@ def _at_another_length(found: Probed, wanted: str | None, tell: Tell) -> Probed:
 
 
 def _quiet(_: str) -> None:
-    """What was told already."""
+    """Swallow notes that the first probing has already shown."""

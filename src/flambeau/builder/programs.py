@@ -1,7 +1,7 @@
 """Networks that come with code: whole pickled modules, TorchScript, exported programs, and weights among other objects.
 
-Loading any of them runs what its author wrote, with the rights of whoever builds. So this module is reached with
-`--allow-code` only, and asks once more. It is the one place that unpickles: everything else reads with
+Loading any of them runs its author's code with the rights of the user who builds. So this module is reached only with
+`--allow-code`, and checks that again. It is the only place that unpickles freely: everything else reads with
 `weights_only=True`.
 """
 
@@ -26,13 +26,13 @@ from flambeau.sources.request import BuildRequest
 
 
 def load(order: BuildRequest, _graph: Path, *, tell: Tell) -> Filled:
-    """The network that the file holds, ready to compute. Raises `CodeNotAllowed`, or `SourceError` with the reason."""
+    """The network in the file, ready to compute. Raises `CodeNotAllowed`, or `SourceError` with the reason."""
     file = Path(str(order.file))
     usercode.refuse_unless(order.options.allow_code, file.name)
-    for folder in (Path.cwd(), file.parent):  # a pickled module names its class, which lies where it was trained
+    for folder in (Path.cwd(), file.parent):  # a pickled module names its class, whose file is often in one of these
         usercode.admit(folder)
     report = checkpoints.examine(file)
-    if report.verdict == "refused":  # once more after the front did: it may have been exchanged in between
+    if report.verdict == "refused":  # the front checked too, but the file may have been replaced since
         raise SourceError(f"{file.name} {report.reason}: {report.remedy}")
     torchvision_compat.stand_by()  # a pickled ResNet imports torchvision
     try:
@@ -70,7 +70,7 @@ def _exported_program(program: "torch.export.ExportedProgram", order: BuildReque
 
 
 class _Program(nn.Module):
-    """An exported program as a module: so that there is one exporter and one way to compute."""
+    """An exported program as a module, so that it is exported and computed like any other network."""
 
     def __init__(self, program: "torch.export.ExportedProgram") -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class _Program(nn.Module):
 
 
 def _inputs_of(program: "torch.export.ExportedProgram", options: SourceOptions) -> InputForm:
-    """What the program says of its own input."""
+    """The input that the program itself declares. Raises `SourceError` for one that cannot be served."""
     names = program.graph_signature.user_inputs
     placeholders = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
     if len(placeholders) != 1:
@@ -105,9 +105,9 @@ def _inputs_of(program: "torch.export.ExportedProgram", options: SourceOptions) 
 
 
 def _within(loaded: Any, report: Report, order: BuildRequest, tell: Tell) -> Filled:
-    """The network or the weights that lie among other objects, as in `{"epoch": 3, "model": network}`.
+    """The network or the weights among other objects, as in `{"epoch": 3, "model": network}`.
 
-    Which of them is taken is told by its tensors, as for any checkpoint: a loss function is a module too. Raises
+    As for any checkpoint, the tensors decide which entry is chosen: a loss function is a module too. Raises
     `SourceError` when there are none.
     """
     entry, note = checkpoints.choose(report, order.options.weights_key)

@@ -1,11 +1,10 @@
-"""A graph to its int8 twin: quantised with inputs of the user's, and held on the same against PyTorch, or against the
-graph itself where that is what was given.
+"""Quantise a graph to int8 with the user's calibration inputs, and compare the two on these inputs.
 
-Static quantisation: the range of every activation is what the calibration inputs make it, so they should look like
-what will be asked. Weights are 8-bit per channel. On an x86 processor without VNNI they use 7 of these bits, for it
-adds two products in 16 bits and would saturate; that costs accuracy (measured: 86 % instead of 97 % of top classes
-kept), and is not done elsewhere. A graph made on the one kind and carried to the other may not reproduce its answers,
-and is then refused when it is loaded.
+The reference is PyTorch, or the graph itself where the source is an ONNX file. Static quantisation: the calibration
+inputs fix the range of every activation, so they should look like real requests. Weights are 8-bit per channel. On an
+x86 processor without VNNI they use 7 of these bits, because it adds two products in 16 bits and would saturate; that
+costs accuracy (measured: 86 % instead of 97 % of top classes kept), and is not done elsewhere. A graph made on one kind
+of processor and moved to the other may not reproduce its answers, and is then refused when it is loaded.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,12 +32,13 @@ MOST = 1000
 POOR = 0.9
 """The share of same top classes below which an int8 graph is called poor."""
 
-_ONE_FILE_LIMIT = 50_000_000  # bytes of weights; more lie in files beside the graphs
-_PROBES = 8  # rows kept, that a replica must reproduce
+_ONE_FILE_LIMIT = 50_000_000  # bytes of weights; more go to files beside the graphs
+_PROBES = 8  # calibration inputs kept as probes, which every replica must reproduce
 
 
 def gather(folder: Path, pipeline: Pipeline) -> list[Tensors]:
-    """The calibration inputs of a folder, prepared as requests are. Raises `SourceError` for too few, or a bad one."""
+    """The calibration inputs in a folder, preprocessed as requests are. Raises `SourceError` for too few or too many,
+    or one that cannot be read."""
     try:
         files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
     except OSError as error:
@@ -46,7 +46,7 @@ def gather(folder: Path, pipeline: Pipeline) -> list[Tensors]:
     if not FEWEST <= len(files) <= MOST:
         raise SourceError(
             f"--int8 {folder} holds {len(files)} files: calibrating takes {FEWEST} to {MOST}, "
-            "a hundred that look like what will be asked do well"
+            "a hundred that look like real requests are enough"
         )
     return [_prepared(file, pipeline) for file in files]
 
@@ -56,16 +56,16 @@ def _prepared(file: Path, pipeline: Pipeline) -> Tensors:
         payload, _ = golden_samples.parse(file.name, file.read_bytes())
         return pipeline.preprocess(payload)
     except InvalidInput as error:
-        raise SourceError(f"{file.name} in --int8 is no input of this model: {error.message}") from error
+        raise SourceError(f"{file.name} in --int8 is not a valid input for this model: {error.message}") from error
     except (OSError, ValueError) as error:
         raise SourceError(f"{file.name} in --int8 cannot be read: {error}") from error
 
 
 def quantise(folder: Path, given: list[Tensors], *, compute: Callable[[Tensors], Tensors], classes: bool) -> Quantised:
-    """Write the int8 twin of the graph in the bundle at `folder`, and its own answers for replicas to reproduce.
+    """Write the int8 graph into the bundle at `folder`, with its own answers for replicas to reproduce.
 
-    `compute` is the network itself: as PyTorch runs it, or the graph that was given. Raises `SourceError` for a graph
-    that cannot be quantised.
+    `compute` is the network itself: PyTorch's, or the original graph. Raises `SourceError` for a graph that cannot be
+    quantised.
     """
     target = folder / INT8_ONNX
     prepared = folder / "prepared.onnx"
@@ -75,7 +75,7 @@ def quantise(folder: Path, given: list[Tensors], *, compute: Callable[[Tensors],
             folder / ONNX,
             prepared,
             skip_symbolic_shape=True,
-            save_as_external_data=True,  # else it looks for the weights that lie beside the graph in another folder
+            save_as_external_data=True,  # otherwise it looks for weights beside the graph in another folder
             all_tensors_to_one_file=True,
             external_data_location=f"{prepared.name}.data",
         )
@@ -92,7 +92,7 @@ def quantise(folder: Path, given: list[Tensors], *, compute: Callable[[Tensors],
             use_external_data_format=large,
         )
         session = onnxruntime.InferenceSession(target, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime and onnx raise trees of their own
+    except Exception as error:  # onnxruntime and onnx have their own exception types
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SourceError(f"--int8: the graph cannot be quantised ({reason}): build it without") from error
     finally:
@@ -105,7 +105,7 @@ def quantise(folder: Path, given: list[Tensors], *, compute: Callable[[Tensors],
 
 
 def _operators(graph: Path) -> list[str]:
-    """The kinds of nodes to quantise: all but lone batch norms, whose scales of one axis cannot be, per channel."""
+    """The operators to quantise: all but BatchNormalization, whose one-axis scales cannot be quantised per channel."""
     model = onnx.load(graph, load_external_data=False)
     return sorted({node.op_type for node in model.graph.node} - {"BatchNormalization"})
 
@@ -127,7 +127,7 @@ def _joined(parts: list[Tensors]) -> np.ndarray:
 
 
 def _keep(folder: Path, given: list[Tensors], found: list[Tensors]) -> None:
-    """A few inputs with the quantised graph's own answers, as probes."""
+    """Keep a few inputs with the quantised graph's own answers, as probes."""
     few: dict[str, list[np.ndarray]] = {}
     for inputs, outputs in list(zip(given, found, strict=True))[:_PROBES]:
         for kind, tensors in (("input", inputs), ("output", outputs)):
@@ -145,10 +145,10 @@ def _measure(expected: np.ndarray, found: np.ndarray, *, classes: bool) -> Quant
 
 
 def told(found: Quantised, whose: str = "PyTorch's") -> str:
-    """A sentence about an int8 graph, a loud one where it is poor. `whose` answers it was held against."""
+    """A sentence about an int8 graph, a warning where it is poor. `whose` answers it was compared with."""
     apart = f"answers at most {found.difference:.1e} apart"
     if found.top1 is None:
-        return f"int8: {apart} from {whose} on {found.samples} calibration inputs: look whether that is near enough"
+        return f"int8: {apart} from {whose} on {found.samples} calibration inputs: check whether that is near enough"
     share = f"{found.top1:.0%} of {found.samples} calibration images get {whose} top class, {apart}"
     if found.top1 < POOR:
         return f"WARNING: the int8 graph is POOR: only {share}: do not serve it, or calibrate it with other images"

@@ -1,6 +1,6 @@
-"""What a PyTorch network really does with a probe, operation by operation: the ending of what it returns.
+"""Record a PyTorch network operation by operation while it computes a probe, to find the last operation of its output.
 
-It holds for whatever can be called: eager code, TorchScript, exported programs, networks that cannot be exported.
+This works for anything callable: eager code, TorchScript, exported programs, networks that cannot be exported.
 """
 
 from collections.abc import Callable, Iterator, MutableMapping
@@ -17,7 +17,7 @@ from flambeau.identify import naming
 
 
 def run(network: Callable[..., Any], *rows: torch.Tensor) -> tuple[Any, Callable[[torch.Tensor], Ending]]:
-    """What the network returns for the rows, and a function that tells the ending of any tensor in it.
+    """What the network returns for the rows, and a function that gives the ending of any tensor in that.
 
     Raises what the network raises.
     """
@@ -28,7 +28,8 @@ def run(network: Callable[..., Any], *rows: torch.Tensor) -> tuple[Any, Callable
 
 
 def of_script(network: object) -> Ending:
-    """The ending of a TorchScript module's graph: frozen ones cannot be recorded. Of other networks it is unknown."""
+    """The ending of a TorchScript module, read from its graph, because frozen ones cannot be recorded. Unknown for
+    other networks."""
     if not isinstance(network, torch.jit.ScriptModule):
         return UNKNOWN
     graph: Any = network.inlined_graph
@@ -48,9 +49,10 @@ _SCRIPT_NODES = {"prim::Constant": "Constant", "prim::GetAttr": "Constant", "pri
 
 
 def head_taken_off(network: Callable[..., Any], *rows: torch.Tensor, after: Ending) -> str | None:
-    """The name of the `nn.Identity` that is the last layer to be called, as in `fc = nn.Identity()`; `None` without.
+    """The name of the `nn.Identity` that replaced the head, as in `fc = nn.Identity()`: the last layer called.
 
-    It counts after features, or where it is named like a head: an activation that was left out may be one too.
+    `None` without one. It counts only where it is named like a head, or follows an ending (`after`) that suggests
+    features: an omitted activation may be an `nn.Identity` too.
     """
     if not isinstance(network, nn.Module):
         return None
@@ -72,10 +74,10 @@ def head_taken_off(network: Callable[..., Any], *rows: torch.Tensor, after: Endi
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not type how subclasses are made
-    """Notes for each tensor in what it ends. It keeps no tensor alive.
+    """Records the ending of every tensor, without keeping any tensor alive.
 
-    What is written in place through a view changes its base too: `y[:, 1:].sigmoid_()` changes a part of `y`. So the
-    last write to each storage is noted as well, and counts for the tensors that are older than it.
+    Writing in place through a view changes its base too: `y[:, 1:].sigmoid_()` changes part of `y`. So the last write
+    to each storage is recorded as well, and counts for all older tensors in it.
     """
 
     def __init__(self) -> None:
@@ -113,7 +115,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch do
 
 
 def _storage(tensor: torch.Tensor) -> int | None:
-    """The address of the tensor's memory; `None` where it has none that can be told."""
+    """The address of the tensor's memory; `None` where it has none, or torch does not say."""
     try:
         return tensor.untyped_storage().data_ptr() or None
     except (NotImplementedError, RuntimeError):  # sparse and others
@@ -121,7 +123,7 @@ def _storage(tensor: torch.Tensor) -> int | None:
 
 
 def _tensors(values: Any) -> Iterator[torch.Tensor]:
-    """The tensors among arguments or results, which are nested once at most."""
+    """The tensors among arguments or results, which are nested at most once."""
     if isinstance(values, torch.Tensor):
         yield values
     elif isinstance(values, list | tuple):

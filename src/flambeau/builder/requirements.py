@@ -1,17 +1,19 @@
-"""The packages that a build needs beside those of serving, by what it is of: asked before it begins."""
+"""The packages that a build needs beyond those for serving, by kind of source; checked before the build begins."""
 
 from flambeau.errors import SetupError
 from flambeau.sources.request import BuildRequest
 from flambeau.system.machine import pip_install
 
-# Which torch may read weights files: asked by every process that is about to.
-
 OLDEST_TORCH = (2, 10)
-"""CVE-2026-24747: older versions can be made to corrupt memory by a weights file, even with `weights_only=True`."""
+"""The oldest torch that may read weights files. With older ones a weights file can corrupt memory, even with
+`weights_only=True` (CVE-2026-24747)."""
 
 
 def require_torch() -> None:
-    """Import torch. Raises `SetupError` where there is none, or one that reads weights files unsafely (T-01)."""
+    """Import torch. Raises `SetupError` if it is missing, or reads weights files unsafely (T-01).
+
+    Every process that reads a weights file calls this first.
+    """
     try:
         import torch
     except ImportError as error:
@@ -28,9 +30,9 @@ def require_torch() -> None:
 
 
 def require(order: BuildRequest) -> None:
-    """Import what the build of the order needs. Raises `SetupError` where that is missing.
+    """Import what building `order` needs. Raises `SetupError` where that is missing.
 
-    A Python model needs nothing, for its code is packed and not run. An ONNX graph needs onnx, and all else PyTorch.
+    A Python model needs nothing, because its code is packed and not run. An ONNX graph needs onnx, all else PyTorch.
     """
     if order.kind == "onnx":
         _require_onnx()

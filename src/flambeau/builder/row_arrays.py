@@ -1,4 +1,4 @@
-"""Named arrays, row by row: made, cut and joined, and told in words. It knows no network."""
+"""Named arrays of rows: drawing, slicing, joining and describing them. Knows no network."""
 
 import numpy as np
 
@@ -6,14 +6,14 @@ from flambeau.types import Tensors
 
 
 def random_rows(numbers: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Rows to try a graph with. Whole numbers are 0 and 1: those every table of vectors has."""
+    """Random rows to try a graph with. Integers are 0 and 1, valid indices in every embedding table."""
     if np.dtype(dtype).kind in "iub":
         return numbers.integers(0, 2, shape).astype(dtype)
     return numbers.standard_normal(shape, np.float32).astype(dtype, copy=False)
 
 
 def shown(inputs: Tensors) -> str:
-    """The shapes of inputs in words: that of one alone, several by their names."""
+    """The shapes of the inputs in words: a single one without its name, several with theirs."""
     if len(inputs) == 1:
         return str(list(next(iter(inputs.values())).shape))
     return ", ".join(f"{name} {list(each.shape)}" for name, each in inputs.items())

@@ -1,4 +1,4 @@
-"""What inputs of a known shape are: images, and how those are prepared, or numbers. Without torch."""
+"""Decide whether inputs of a known shape are images or numbers, and how images are prepared. Imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from flambeau.types import TensorSpec
 
 @dataclass(frozen=True)
 class InputForm:
-    """What one row of the input is; for images also how they are prepared.
+    """The specs of a network's inputs; for images also how they are prepared.
 
-    `rows` is the only number of rows it takes, and `one_row` why that is one.
+    `rows`, where set, is the only number of rows the network takes, and `one_row` the reason when that is one.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -25,12 +25,12 @@ class InputForm:
 
 
 def shape_of(asked: Sequence[int | str]) -> tuple[int, ...]:
-    """The shape that `--input-shape` says: a word in it is an axis of any length."""
+    """The shape that `--input-shape` gives: a word in it is a free axis, of any length."""
     return tuple(FREE if isinstance(size, str) else size for size in asked)
 
 
 def of_shape(shape: tuple[int, ...], name: str, options: SourceOptions) -> InputForm:
-    """What inputs of a known shape are: images where they look like it, unless `--pipeline` decides."""
+    """Images where the shape looks like one (1 or 3 channels, square), unless `--pipeline` decides; else numbers."""
     looks = len(shape) == 3 and shape[0] in (1, 3) and shape[1] == shape[2]
     if options.pipeline == "image" or (options.pipeline is None and looks):
         return as_images(shape, name, options)
@@ -38,7 +38,7 @@ def of_shape(shape: tuple[int, ...], name: str, options: SourceOptions) -> Input
 
 
 def as_images(shape: tuple[int, ...], name: str, options: SourceOptions) -> InputForm:
-    """Images of that shape, (channels, side, side). Raises `SourceError` when they cannot be."""
+    """Images of that shape, (channels, side, side). Raises `SourceError` for any other shape."""
     if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
         raise SourceError(
             f"{name} takes inputs of shape {list(shape)}: images are square, with 1 or 3 channels first: "
@@ -50,10 +50,10 @@ def as_images(shape: tuple[int, ...], name: str, options: SourceOptions) -> Inpu
 
 
 def _prepared(channels: int, side: int) -> ImageConfig:
-    """How images are prepared when nobody says: the recipe's way at its size, elsewhere scaled to the side itself.
+    """The default preparation of images: the ImageNet recipe at its own size; for other sizes, resized to `side`.
 
-    Colour is normalised as ImageNet's, which most training scripts do; of grey images nothing is usual, so they are
-    left in 0 to 1.
+    Colour is normalised with ImageNet's mean and std, as in most training scripts. Grey images have no such convention
+    and stay between 0 and 1.
     """
     recipe = ImageConfig()
     resize = recipe.resize if side == recipe.crop else side

@@ -1,8 +1,8 @@
-"""One copy of the weights: the graph refers to those that PyTorch reads, instead of holding its own.
+"""One copy of the weights: the graph refers to PyTorch's weights file instead of holding its own.
 
-The exporter turns matrices over, and multiplies batch norms into the convolutions before them. Of such a weight the
-graph keeps how it is made, and that is done where the graph is loaded. Where that does not give the same bits,
-the graph keeps its own.
+The exporter transposes matrices, and multiplies batch norms into the convolutions before them. For such a weight the
+graph keeps a node that makes it from the stored one (`Transpose`, or `Mul` by a scale per channel), evaluated when the
+graph is loaded. Where that does not give the same bits, the graph keeps its own weight.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from torch import nn
 
 from flambeau.builder.sandbox import safetensors_writer
 
-_LEAST = 1024  # bytes; what is smaller stays in the graph
+_LEAST = 1024  # bytes; smaller weights stay in the graph
 _WORTH_IT = 1_000_000  # bytes of weights; a smaller graph stays in one piece
 _DTYPES = {
     torch.float32: ir.DataType.FLOAT,
@@ -34,7 +34,7 @@ _Key = tuple[ir.DataType, tuple[int, ...], bytes]
 
 @dataclass(frozen=True)
 class Stored:
-    """Tensors in a file: themselves, and by the same names where they begin in it."""
+    """Tensors in a file, and by the same names the byte offsets where they begin."""
 
     file: Path
     tensors: dict[str, torch.Tensor]
@@ -42,7 +42,7 @@ class Stored:
 
 
 def store(network: nn.Module, file: Path) -> Stored:
-    """Write the network's weights as safetensors. Raises `SourceError` for those it cannot hold, and `OSError`."""
+    """Write the network's weights as safetensors. Raises `SourceError` for weights it cannot hold, and `OSError`."""
     tensors = network.state_dict()
     with file.open("wb") as opened:
         safetensors_writer.write(tensors, opened, say=lambda done, of: None)
@@ -52,7 +52,7 @@ def store(network: nn.Module, file: Path) -> Stored:
 
 
 def refer(model: ir.Model, stored: Stored) -> None:
-    """Let the graph take its weights out of the file, which lies beside it, as far as they are in there."""
+    """Make the graph take its weights from the file beside it, as far as they are in there."""
     if sum(safetensors_writer.size(tensor) for tensor in stored.tensors.values()) < _WORTH_IT:
         return
     known = {key: name for name, tensor in stored.tensors.items() if (key := _key_of(tensor)) is not None}
@@ -82,7 +82,7 @@ def _refer(graph: ir.Graph, value: ir.Value, stored: Stored, known: dict[_Key, s
 
 
 def _alike(value: ir.Value, stored: Stored) -> Iterator[str]:
-    """The stored kernels that may be this one without its scale, that of the same name first."""
+    """The stored kernels that may be this one without its scale, the one of the same name first."""
     assert value.const_value is not None
     shape = tuple(value.const_value.shape.numpy())
     if len(shape) < 3 or value.const_value.dtype != ir.DataType.FLOAT:
@@ -92,7 +92,7 @@ def _alike(value: ir.Value, stored: Stored) -> Iterator[str]:
 
 
 def scale_of(kernel: np.ndarray, scaled: np.ndarray) -> np.ndarray | None:
-    """The factors of shape (channels, 1, ...) that make one of the other, to the bit; `None` where none do."""
+    """The float32 factors of shape (channels, 1, ...) with `kernel * factors == scaled` to the bit, or `None`."""
     rows = np.arange(len(kernel))
     before, after = kernel.reshape(len(kernel), -1), scaled.reshape(len(kernel), -1)
     largest = np.abs(before).argmax(axis=1)
@@ -100,7 +100,7 @@ def scale_of(kernel: np.ndarray, scaled: np.ndarray) -> np.ndarray | None:
         guess = (after[rows, largest].astype(np.float64) / before[rows, largest]).astype(np.float32)
         guess = np.where(np.isfinite(guess), guess, np.float32(1))
         if not np.allclose(before[0] * guess[0], after[0], rtol=1e-5, atol=0):
-            return None  # most kernels of this shape are other ones, which one channel shows
+            return None  # most kernels of this shape do not match, and the first channel shows it
         factors, found = guess.copy(), np.zeros(len(kernel), bool)
         for near in (guess, np.nextafter(guess, np.float32(np.inf)), np.nextafter(guess, np.float32(-np.inf))):
             right = ~found & (before * near[:, None] == after).all(axis=1)
@@ -125,13 +125,13 @@ def _initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Va
 
 
 def _replace(graph: ir.Graph, value: ir.Value, node: ir.Node) -> None:
-    """Have the node make what the initializer was."""
+    """Replace the initializer by the node's output."""
     made, name = node.outputs[0], value.name
     made.shape, made.type = value.shape, value.type
     value.replace_all_uses_with(made)
     graph.initializers.pop(str(name))
     made.name = name
-    value.const_value = None  # what remembers the value would keep its numbers
+    value.const_value = None  # other references to the value would keep its numbers alive
     graph.insert_before(graph[0], node)
 
 

@@ -1,7 +1,6 @@
-"""What a network of unknown making takes, in words, where that is not one tensor of decimal numbers.
+"""Messages about a network outside the registries whose input is not one float tensor.
 
-Such a network is not served by itself, and a Python model around it serves it at once: so every sentence here names
-that way.
+Most such networks cannot be served as they are, but a Python model around them can: so the messages name that remedy.
 """
 
 import inspect
@@ -17,8 +16,8 @@ _NAMED = 6
 
 
 def arguments(network: nn.Module, name: str) -> list[str]:
-    """The names of the tensors that `forward` takes; none where that cannot be told. Raises `SourceError` where it
-    takes nothing."""
+    """The names of the tensors that `forward` takes; empty where they are unknown. Raises `SourceError` where it
+    takes none."""
     needed = _arguments(network)
     if needed == []:
         raise SourceError(f"{name} takes no input, and an item is a row of one at least: {unsupported.AROUND}")
@@ -26,7 +25,7 @@ def arguments(network: nn.Module, name: str) -> list[str]:
 
 
 def shapes_wanted(name: str, needed: list[str]) -> SourceError:
-    """What to say of a network of several inputs whose shapes nobody knows."""
+    """The error for a network with several inputs of unknown shape."""
     example = ",".join(f"{each}={place + 3}" for place, each in enumerate(needed[:_NAMED]))
     return SourceError(
         f"{name} takes {len(needed)} inputs ({', '.join(needed[:_NAMED])}): say the shape of one row of each "
@@ -35,9 +34,9 @@ def shapes_wanted(name: str, needed: list[str]) -> SourceError:
 
 
 def require_decimals(network: nn.Module, name: str, *shapes: tuple[int, ...]) -> None:
-    """Raise `SourceError` for a network that looks rows of these shapes up in a table of vectors.
+    """Raise `SourceError` for a network that looks up its input in an embedding table, tried with rows of these shapes.
 
-    What else it cannot compute is not judged here.
+    Other errors are left to the code that computes the network next.
     """
     try:
         with torch.inference_mode():
@@ -51,21 +50,21 @@ def require_decimals(network: nn.Module, name: str, *shapes: tuple[int, ...]) ->
                 f"only decimal numbers are served: {unsupported.AROUND}"
             ) from None
         return
-    except Exception:  # whoever computes it next says why
+    except Exception:  # the next computation reports why
         return
 
 
 def of(network: nn.Module, shape: tuple[int, ...]) -> Any:
-    """What the network answers to a row of zeros of that shape; `None` where it raises."""
+    """What the network returns for one row of zeros of that shape; `None` where it raises."""
     try:
         with torch.inference_mode():
             return network(torch.zeros(1, *shape))
-    except Exception:  # that it raises is the answer
+    except Exception:  # raising is the answer
         return None
 
 
 def _arguments(network: nn.Module) -> list[str] | None:
-    """The arguments that `forward` needs, or `None` where that cannot be told."""
+    """The arguments that `forward` needs, or `None` where they are unknown."""
     if isinstance(network, torch.jit.ScriptModule):
         schema = network.forward.schema  # type: ignore[attr-defined]
         return [each.name for each in schema.arguments[1:] if not each.has_default_value()]

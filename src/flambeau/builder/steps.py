@@ -1,7 +1,7 @@
-"""The steps of a build, in order. Each says what it is doing before it does it.
+"""The steps of a build, in order. Each announces itself before it runs.
 
-PyTorch and onnx are imported where a step needs them: Python models are built without either, and ONNX graphs without
-PyTorch.
+PyTorch and onnx are imported only in the steps that need them: Python models are built without either, ONNX graphs
+without PyTorch.
 """
 
 import dataclasses
@@ -41,7 +41,10 @@ Announce = Callable[[Event], None]
 
 
 def build(order: BuildRequest, folder: Path, *, opening: Opening | None, say: Announce) -> None:
-    """Fill `folder` with the bundle that `order` asks for. `opening` is its weights file. Raises `SetupError`."""
+    """Fill `folder` with the bundle that `order` asks for. `opening` is its weights file, if any, being read already.
+
+    Raises `SetupError`.
+    """
     given = golden_samples.gather(Path(order.options.samples)) if order.options.samples else ()
     if order.kind == "python":
         own_code.build(order, folder, given, say=say)
@@ -51,7 +54,7 @@ def build(order: BuildRequest, folder: Path, *, opening: Opening | None, say: An
 
 
 class _Build:
-    """The build of a network."""
+    """One build of a network."""
 
     STEPS = 5
 
@@ -77,7 +80,7 @@ class _Build:
         filled, spec = probed.filled, probed.output
         task, applied = self._decide(probed)
         filled, named = self._name(filled, task, outputs=math.prod(spec.shape))
-        classes = TASKS[task].answer.RANKS  # only there the top class is the answer
+        classes = TASKS[task].answer.RANKS  # whether the answer is a top class, which engines must then agree on
         inputs, eager = probed.kept()
         outputs = probed.outputs
         pipeline = open_pipeline(
@@ -94,7 +97,7 @@ class _Build:
         found: Agreement | None = None
         here: Optimised | None = None
         if not error and optimise.worth_it(self._folder):
-            # As it is written: optimised while it is loaded, its weights would be in memory twice more.
+            # Checked as written: optimising it while loading would put its weights into memory two more times.
             found, wrong = self._check(checked, classes=classes, one_row=one_row, as_written=True)
             if not wrong:
                 here = optimise.optimise(self._folder, checked, classes=classes, one_row=one_row, tell=self._tell)
@@ -132,7 +135,7 @@ class _Build:
         engine_choice.settle(self._folder, self._order.engine, allow_code=allow_code, tell=self._tell)
 
     def _decide(self, probed: probing.Probed) -> tuple[TaskName, Activation]:
-        """What the network does and what is applied to its numbers, which is said. Raises `SourceError`."""
+        """Decide the task and the activation, and tell the user about those of images. Raises `SourceError`."""
         filled, options = probed.filled, self._order.options
         if not isinstance(filled.pipeline, ImageConfig):
             if len(probed.outputs) > 1:
@@ -152,7 +155,7 @@ class _Build:
         return decided.task, decided.activation
 
     def _name(self, filled: Filled, task: TaskName, *, outputs: int) -> tuple[Filled, tuple[Label, ...] | None]:
-        """Keep the names of the classes, and the threshold, where the task has them. Raises `SetupError`."""
+        """Set the class names and the threshold, where the task has them. Raises `SetupError`."""
         options = self._order.options
         does = TASKS[task]
         if not isinstance(filled.pipeline, ImageConfig):
@@ -167,20 +170,20 @@ class _Build:
         return filled, self._write_labels(filled, outputs=outputs)
 
     def _collect(self, filled: Filled, pipeline: Pipeline) -> list[tuple[Tensors, Tensors]]:
-        """Keep the golden samples, and return them as one more thing that the export is checked with."""
+        """Keep the golden samples, and return them as (inputs, outputs) to check the export with."""
         if not self._given:
             return []
         golden = golden_samples.collect(self._given, self._folder, pipeline=pipeline, compute=_computing(filled))
         return [(each.inputs, each.outputs) for each in golden]
 
     def _quantise(self, filled: Filled, pipeline: Pipeline, error: str | None, *, classes: bool) -> Quantised:
-        """Make the int8 twin of the graph, and say how well it agrees."""
+        """Make the int8 graph, and tell the user how well it agrees."""
         if filled.free or len(filled.outputs) > 1:
             raise SourceError(
                 f"--int8 needs a graph of one output and inputs of one shape: build {filled.name} without"
             )
         if error or filled.rows is not None:
-            why = error or f"it is given one row at a time, for {filled.one_row}"
+            why = error or f"it is given one row at a time, because {filled.one_row}"
             raise SourceError(f"--int8 needs a graph that computes batches, and {filled.name} has none ({why})")
         from flambeau.builder import quantise
 
@@ -197,7 +200,7 @@ class _Build:
         self._say(Note(text))
 
     def _open(self) -> tuple[Filled, Source]:
-        """The network, ready to compute, and where it came from."""
+        """The network, ready to compute, and its source."""
         order = self._order
         if order.kind == "pretrained":
             architecture = architectures.find(str(order.architecture), args=order.options.arch_args)
@@ -222,7 +225,7 @@ class _Build:
             from flambeau.builder import programs
 
             return programs.load(order, self._graph, tell=self._tell), source
-        assert self._opening is not None  # the build process opens the file of every other order
+        assert self._opening is not None  # the build process opens the file for every other kind of source
         self._step(f"reading the weights of {order.name}")
         weights = self._opening.result(progress=lambda done, of: self._say(Advance(done / of)))
         for note in (weights.sandbox, weights.note):
@@ -241,71 +244,71 @@ class _Build:
         if filled.labels is not None:
             named = labels.load(filled.labels, outputs=outputs)
         elif filled.classes is not None and len(filled.classes) == outputs:
-            self._tell(f"the names of the {outputs} classes lay beside the weights: --labels says otherwise")
+            self._tell(f"the names of the {outputs} classes were found beside the weights: --labels names others")
             named = tuple(Label(str(index), name) for index, name in enumerate(filled.classes))
         else:
             hint = "imagenet or a file" if outputs == 1000 else "a file"
-            self._tell(f"answers carry class numbers for names: name the {outputs} classes with --labels ({hint})")
+            self._tell(f"answers carry class numbers, not names: name the {outputs} classes with --labels ({hint})")
             return None
         storage.write_labels(self._folder, named)
         return named
 
     def _store(self, filled: Filled) -> "Stored | None":
-        """Write the weights that PyTorch itself would serve with, where it could. Raises `SourceError`."""
+        """Write the weights for serving with PyTorch itself, if the architecture is known. Raises `SourceError`."""
         if filled.architecture is None:
             return None
         from torch import nn
 
         from flambeau.builder import shared_weights
 
-        assert isinstance(filled.network, nn.Module)  # only such have an architecture
+        assert isinstance(filled.network, nn.Module)  # nothing else has an architecture
         return shared_weights.store(filled.network, self._folder / storage.WEIGHTS)
 
     def _export(self, filled: Filled, inputs: Tensors, stored: "Stored | None") -> str | None:
-        """Export the network. Returns why not, where it cannot be exported: then PyTorch itself will serve it."""
+        """Export the network. Returns the reason if that fails: then PyTorch itself has to serve it."""
         if filled.exports == "ready":
             return None
         from flambeau.builder import export
 
         try:
             export.export(filled, inputs, self._graph, stored)
-        except Exception as error:  # the exporter's own tree of exceptions is large and not public
+        except Exception as error:  # the exporter's exception types are many and not public
             if no_space(error):
                 raise
-            first = str(error.__cause__ or error).strip().partition("\n")[0]  # the exporter's own text is in colours
+            first = str(error.__cause__ or error).strip().partition("\n")[0]  # the exporter's own text has colour codes
             return f"it cannot be exported: {first or type(error).__name__}"
         return None
 
     def _check(
         self, checked: list[tuple[Tensors, Tensors]], *, classes: bool, one_row: bool, as_written: bool = False
     ) -> tuple[Agreement | None, str | None]:
-        """How well the graph agrees with the network, and why it cannot serve, if so."""
+        """How well the graph agrees with the network, and why it cannot serve, or `None` if it can."""
         try:
             found = checking.check(self._graph, checked, classes=classes, one_row=one_row, as_written=as_written)
-        except Exception as error:  # onnxruntime raises a tree of its own, over what only the exporter holds right
+        except Exception as error:  # onnxruntime's own exception types, for graphs that only the exporter accepts
             if no_space(error):
                 raise
             return None, f"ONNX Runtime cannot compute the export: {str(error).strip().partition(chr(10))[0]}"
         return found, None if found.holds else f"the export disagrees with PyTorch: {found}"
 
     def _conclude(self, filled: Filled, found: Agreement | None, error: str | None) -> None:
-        """Say how the network will be served. Raises `SourceError` when nothing can serve it."""
+        """Tell the user how the network will be served. Raises `SourceError` when nothing can serve it."""
         if error and filled.exports == "ready":
             raise SourceError(
-                f"{self._order.name} cannot be served, for its graph does not repeat its own answers: {found or error}"
+                f"{self._order.name} cannot be served: its graph does not repeat its own answers: {found or error}"
             )
         if error and filled.architecture is None:
             raise SourceError(
-                f"{self._order.name} cannot be served, for {error}: "
+                f"{self._order.name} cannot be served, because {error}: "
                 "save its weights alone, and name its class with --arch file.py:Class --allow-code"
             )
         if error:
-            self._tell(f"serving with eager PyTorch, for {error}")
+            self._tell(f"serving with eager PyTorch, because {error}")
         elif filled.exports != "ready":
             self._tell(f"ONNX Runtime agrees with PyTorch: {found}")
 
     def _write(self, filled: Filled, manifest: Manifest) -> None:
-        """Write the code that PyTorch itself would serve with, and the manifest over all."""
+        """Write the code for serving with PyTorch itself, and then the manifest, which covers all members."""
         architecture = filled.architecture
         if architecture is not None and architecture.code is not None:
             kept = own_code.keep_code(architecture.code, self._folder, portable=self._order.portable)
@@ -319,7 +322,7 @@ def _computing(filled: Filled) -> Callable[[Tensors], Tensors]:
 
 
 def _tools(filled: Filled) -> dict[str, str]:
-    """The versions of what made the bundle."""
+    """The packages that made the bundle, with their versions."""
     tools = [] if filled.exports == "ready" else ["torch", "torchvision"]
     tools += ["onnx", "onnxruntime", *(["openvino"] if engines.installed("openvino") else [])]
     return {name: importlib.metadata.version(name) for name in tools}

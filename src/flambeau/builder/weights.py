@@ -1,8 +1,8 @@
-"""A weights file to tensors: opened by whoever is safe to open it.
+"""Read the tensors of a weights file safely.
 
-What `torch.save` wrote is read by the throw-away process of `flambeau.builder.sandbox.reader`, and comes back as
-safetensors; safetensors are data, and are mapped as they are. Either way the tensors lie in a mapped file: they take
-memory only where they are used. It knows no architecture.
+A file that `torch.save` wrote is read by the throw-away process of `flambeau.builder.sandbox.reader`, and comes back as
+safetensors. A safetensors file is plain data and is mapped directly. Either way the tensors lie in a mapped file, and
+take memory only where they are used. Knows no architecture.
 """
 
 from collections.abc import Callable
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Weights:
-    """The tensors of a file by its own keys, on the CPU, and what else the file said.
+    """The tensors of a file by its own keys, on the CPU, and what else the file contained.
 
-    `note` tells which of several sets of weights was taken, `sandbox` what the file was read in. `classes` are the
-    names that lay beside them, if any.
+    `note` says which of several sets of weights was chosen, `sandbox` which sandbox the file was read in. `classes` are
+    the class names stored beside the weights, if any.
     """
 
     tensors: "dict[str, torch.Tensor]"
@@ -37,10 +37,10 @@ class Weights:
 
 
 class Opening:
-    """A weights file that is being read: by another process where that is needed, so that this one can go on."""
+    """A weights file being read: in another process where necessary, while this one goes on."""
 
     def __init__(self, file: Path, folder: Path, *, weights_key: str | None) -> None:
-        """`folder` is where what is read may be kept for as long as it is used. Raises `SourceError`."""
+        """`folder` may hold the converted file until `result` has mapped it. Raises `SourceError`."""
         self.name = file.name
         self._file = file
         report = _examined(file)
@@ -50,7 +50,7 @@ class Opening:
         self._reading = reader.start(file, folder=folder, where=self._entry.where) if torch_wrote_it else None
 
     def result(self, *, progress: Callable[[int, int], None]) -> Weights:
-        """Wait for the tensors. `progress` is told (bytes read, bytes in all). Raises `SourceError`."""
+        """Wait for the tensors. `progress` is called with (bytes read, bytes in total). Raises `SourceError`."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -60,7 +60,7 @@ class Opening:
         except (SafetensorError, OSError) as error:
             raise SourceError(f"{self._file.name} cannot be read: {error}: fetch or save it again") from error
         if self._reading:
-            file.unlink()  # the mapping outlives the name, and nothing is left behind whatever happens next
+            file.unlink()  # the mapping outlives the name, and nothing is left behind if the build fails later
         return Weights(
             tensors=tensors,
             entry=self._entry,
@@ -77,7 +77,7 @@ class Opening:
 
 
 def _examined(file: Path) -> Report:
-    """Once more after the front did: the file may have been exchanged in between."""
+    """The report on the file. The front examined it too, but the file may have been replaced since."""
     report = checkpoints.examine(file)
     if report.verdict != "data":
         raise SourceError(f"{file.name} {report.reason}: {report.remedy}")

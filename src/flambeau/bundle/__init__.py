@@ -1,1 +1,1 @@
-"""The bundle: the folder that a build writes and a service opens."""
+"""The bundle: the folder that a build writes and a service reads."""

@@ -1,10 +1,10 @@
-"""Golden samples: inputs that a bundle carries, with the answers to them that a replica must reproduce.
+"""Golden samples: inputs that a bundle carries, with the answers that every replica must reproduce.
 
     samples/FILE         the inputs, byte for byte as they were given
-    samples.json         the parts of each answer that can be read: {"chelsea.png": {"class_name": "Egyptian_cat"}}
-    samples.safetensors  what eager PyTorch gave for them: "chelsea.png/output", a row for each row of the input
+    samples.json         the readable parts of each answer: {"chelsea.png": {"class_name": "Egyptian_cat"}}
+    samples.safetensors  the network's outputs at build time: "chelsea.png/output", a row for each row of the input
 
-This module reads them and holds answers against them. It opens no model, and does not know how one is run.
+This module reads them and compares answers with them. It opens no model, and does not know how one is run.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,12 +24,12 @@ from flambeau.errors import BundleError, EngineError, RequestError
 from flambeau.tasks import expectation
 from flambeau.types import Answer, Item, Options, Outcome, Payload, Tensors
 
-_TOGETHER = 8  # samples in one batch: as many as a service takes together unless it is told otherwise
+_TOGETHER = 8  # samples in one batch: a service's default batch size
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One input and the answer it must get. `outputs` are the rows of the network's outputs; a function has none."""
+    """One input and the answer it must get. `outputs` are the network's output rows; empty for a Python model."""
 
     name: str
     payload: Payload
@@ -39,7 +39,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """What became of one item, and its rows of the network's outputs on the way there."""
+    """The outcome of one item, and the network's output rows that led to it."""
 
     outcome: Outcome
     outputs: Tensors
@@ -51,9 +51,10 @@ class _SamplesFile(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def parse(name: str, data: bytes) -> tuple[Payload, Any]:
-    """A sample's file as the payload a request would carry, and the `output` it states, else `UNSET`.
+    """A sample file as the payload of a request, and the `output` that it states, or `UNSET`.
 
-    A `.json` file is `{"input": ...}`, or that with an `output`; any other is an input as it is. Raises `ValueError`.
+    A `.json` file is `{"input": ...}`, optionally with an `output`; any other file is the input itself. Raises
+    `ValueError`.
     """
     if PurePath(name).suffix.lower() != ".json":
         return Payload("file", data), UNSET
@@ -65,12 +66,12 @@ def parse(name: str, data: bytes) -> tuple[Payload, Any]:
 
 
 def read(opened: Bundle) -> tuple[Sample, ...]:
-    """The samples of a bundle, none if it was built without. Raises `BundleError`."""
+    """The samples of a bundle; empty if it was built without. Raises `BundleError`."""
     if SAMPLES not in opened.manifest.members:
         return ()
     try:
         table = msgspec.json.decode(opened.member(SAMPLES).read_bytes(), type=dict[str, msgspec.Raw])
-        figures = SAMPLE_OUTPUTS in opened.manifest.members and not opened.quantised  # int8 has others
+        figures = SAMPLE_OUTPUTS in opened.manifest.members and not opened.quantised  # int8 outputs differ
         tensors = load_file(opened.member(SAMPLE_OUTPUTS)) if figures else {}
         files = {name: opened.member(str(Path(SAMPLE_FILES, name))).read_bytes() for name in table}
         return tuple(
@@ -87,7 +88,7 @@ def read(opened: Bundle) -> tuple[Sample, ...]:
 
 
 def output_key(name: str, output: str) -> str:
-    """The tensor in `samples.safetensors` that holds one output of one sample."""
+    """The key in `samples.safetensors` of one output of one sample."""
     return f"{name}/{output}"
 
 
@@ -96,7 +97,7 @@ def _is_of(key: str, name: str) -> bool:
 
 
 def options(opened: Bundle) -> Options:
-    """How samples are asked for: with the bundle's own threshold, whatever the service's is."""
+    """The options that samples are answered with: the bundle's own threshold, whatever the service's is."""
     pipeline = opened.manifest.pipeline
     return Options(threshold=pipeline.threshold if isinstance(pipeline, ImageConfig) else None)
 
@@ -109,9 +110,9 @@ def reproduce(
     remedy: str,
     asked: Options | None = None,
 ) -> None:
-    """Run every sample alone and among others, for batching must not change an answer. `asked` as of `options`.
+    """Run every sample alone and in a batch, because batching must not change an answer. `asked` comes from `options`.
 
-    Raises `EngineError` with a sentence about the first sample that is answered in another way.
+    Raises `EngineError` with a sentence about the first sample that gets another answer.
     """
     alone = [([sample], "") for sample in samples]
     together = [(batch, " in a batch") for batch in _batches(samples)]
@@ -128,7 +129,7 @@ def reproduce(
 
 
 def _batches(samples: Sequence[Sample]) -> list[list[Sample]]:
-    """All samples in batches. One that would be alone again is joined by itself."""
+    """All samples in batches of several. A sample left over alone is paired with itself."""
     parts = [list(samples[start : start + _TOGETHER]) for start in range(0, len(samples), _TOGETHER)]
     return [part if len(part) > 1 else part * 2 for part in parts]
 
@@ -140,7 +141,7 @@ def _unanswered(sample: Sample, error: RequestError, model: str) -> EngineError:
 
 
 def _deviation(sample: Sample, answer: Answer, outputs: Tensors) -> str | None:
-    """In what an answer differs from the sample's, or `None`. What can be read comes first, the figures after it."""
+    """How an answer differs from the sample's, or `None`. The readable parts come first, the outputs after them."""
     apart = _outputs_apart(sample.outputs, outputs, classes=answer.RANKS)
     return "; ".join(why for why in (answer.differs(sample.expected), apart) if why) or None
 

@@ -1,4 +1,4 @@
-"""What was measured of a bundle's engines, as its manifest and `flambeau bench` show it. Value objects only."""
+"""Measurements of a bundle's engines, as its manifest and `flambeau bench` show them. Value objects only."""
 
 import msgspec
 
@@ -6,10 +6,10 @@ from flambeau.answers.agreement import Agreement
 
 
 class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What an engine did when it was tried on this bundle.
+    """One engine's measurements on this bundle.
 
-    `ms` is milliseconds an image (or row) by batch size, `load_seconds` from a bare Python to the first answer,
-    `memory_mb` how much the process grew by the engine, in MiB. `error` says why it could not be tried to the end.
+    `ms` is milliseconds per image (or row) by batch size, `load_seconds` the time from importing the engine to its
+    first answer, `memory_mb` how much the engine made the process grow, in MiB. `error` says why the trial failed.
     """
 
     engine: str
@@ -22,7 +22,7 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 class Trials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The engines that were tried when the bundle was built, on which `processor`, and why one was taken."""
+    """The engines that were tried when the bundle was built, on which `processor`, and why one was chosen."""
 
     processor: str
     threads: int
@@ -31,7 +31,7 @@ class Trials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Placed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """So many `replicas` with so many `threads` each gave `per_second` answers, all of them at work."""
+    """One placement: `replicas` with `threads` each gave `per_second` answers in total, all working at once."""
 
     replicas: int
     threads: int
@@ -39,7 +39,7 @@ class Placed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Placements(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How replicas were placed on so many `cores` of the `processor`: what was `tried`, and what of it is `taken`."""
+    """The placements `tried` on `cores` of the `processor`, and the one chosen (`taken`)."""
 
     processor: str
     cores: int
@@ -47,7 +47,7 @@ class Placements(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tried: tuple[Placed, ...]
 
     def __str__(self) -> str:
-        """Such as `2 replicas of 1 thread (166/s; 1 of 2: 122/s)`."""
+        """For example `2 replicas of 1 thread (166/s; 1 of 2: 122/s)`."""
         taken = self.taken
         others = "; ".join(
             f"{each.replicas} of {each.threads}: {each.per_second:.3g}/s" for each in self.tried if each != taken
@@ -59,10 +59,10 @@ class Placements(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Quantised(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How well the int8 graph answers the calibration inputs as eager PyTorch does.
+    """How well the int8 graph agrees with the network itself on the calibration inputs.
 
-    `top1` is the share of them with the same top class, of 1, and `None` for what is no classifier; `difference` the
-    largest, relative as in `Agreement`.
+    `top1` is the share with the same top class, 0 to 1, and `None` for a network that is not a classifier;
+    `difference` is the largest one, relative as in `Agreement`.
     """
 
     samples: int

@@ -1,14 +1,14 @@
-"""The bundle: the folder that build writes and serve opens.
+"""The bundle format: the folder that `flambeau build` writes and `flambeau serve` reads.
 
-    manifest.json        what it is: architecture, pipeline, engine, agreement figures, sha256 of every member
-    model.onnx           the engine artefact, for ONNX Runtime
-    model.optimised.onnx the same as ONNX Runtime rewrote it for one kind of machine, its weights beside it to be mapped
+    manifest.json        architecture, pipeline, engine, agreement figures, and the sha256 of every member
+    model.onnx           the graph, for ONNX Runtime and OpenVINO
+    model.optimised.onnx the graph as ONNX Runtime optimised it for one kind of machine; weights in a mapped file beside
     weights.safetensors  the weights, for PyTorch itself
-    probes.safetensors   sample inputs with the outputs that eager PyTorch gave for them
-    *.int8.*             the quantised graph and its own probes, where it was asked for
+    probes.safetensors   probe inputs with the network's own outputs: eager PyTorch's, or those of the ONNX source
+    *.int8.*             the quantised graph and its own probes, if `--int8` was given
     labels.json          the classes, [[id, name], ...]
-    samples*             golden samples: their files, their answers and outputs; see `flambeau.bundle.golden_samples`
-    code/*.py            Python models and own architectures only
+    samples*             golden samples: their files, answers and outputs; see `flambeau.bundle.golden_samples`
+    code/*.py            the user's code: Python models and own architectures only
 
 This module reads, verifies and writes the format. It loads no model and runs no code.
 """
@@ -26,7 +26,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from flambeau.answers.activation import Activation as Activation  # of a manifest, whoever asks for it here
+from flambeau.answers.activation import Activation as Activation  # re-exported for users of `Manifest`
 from flambeau.answers.agreement import INT8_TOLERANCE, TOLERANCE, Agreement
 from flambeau.bundle.measurements import Placements, Quantised, Trials
 from flambeau.errors import BundleError
@@ -35,7 +35,7 @@ from flambeau.tasks import TASKS, TaskName
 from flambeau.types import Label, TensorSpec
 
 FORMAT = 1
-"""The version of the format. A reader refuses any other."""
+"""The version of the format. Any other version is refused."""
 
 _LARGEST_MANIFEST = 16 * 2**20
 
@@ -53,10 +53,10 @@ SAMPLE_FILES = "samples"
 
 
 class CodeReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A class in somebody's own code.
+    """A class in the user's own code.
 
-    Either `module` (importable) or `file` (a member of the bundle) is set. `root` is a folder to import siblings
-    from: set in this machine's cache, absent from a bundle made to be carried elsewhere.
+    Either `module` (importable) or `file` (a member of the bundle) is set. `root` is a folder to import sibling modules
+    from: set in this machine's cache, absent from a portable bundle.
     """
 
     name: str
@@ -66,9 +66,9 @@ class CodeReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class HeadLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One layer of a replaced head. `name` is its place in the `nn.Sequential`, or empty where the head is this layer.
+    """One layer of a replaced head. `name` is its place in the `nn.Sequential`, or empty if the head is this layer.
 
-    `sizes` are (inputs, outputs) of a linear layer and (channels,) of a norm; others have none.
+    `sizes` are (inputs, outputs) for a linear layer and (channels,) for a norm; other layers have none.
     """
 
     name: str
@@ -78,9 +78,10 @@ class HeadLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What somebody put in the place of an architecture's last layers: the module at `path`, such as `fc`.
+    """The layers that replace an architecture's own head: the module at `path`, such as `fc`.
 
-    Where layers are numbered, a number that none of them has keeps the architecture's own layer.
+    Where layers are numbered, the architecture's own layer stays at every missing number. Example: mobilenet_v3's
+    `classifier` is 0 Linear, 1 Hardswish, 2 Dropout, 3 Linear; a head with layers "0" and "3" keeps 1 and 2.
     """
 
     path: str
@@ -88,7 +89,7 @@ class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A constructor: a name in a registry, or own code, with its keyword arguments, and the head put in afterwards."""
+    """How to construct a network: a name in a registry or the user's code, keyword arguments, and a replaced head."""
 
     registry: Literal["torchvision", "timm", "flambeau", "code"]
     name: str
@@ -122,17 +123,17 @@ class ImageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
 
 
 class TensorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tensor", tag_field="kind"):
-    """JSON numbers to a tensor and back."""
+    """The pipeline over numbers: JSON numbers to a tensor and back."""
 
 
 class PythonConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="python", tag_field="kind"):
-    """Whatever the Python model makes of it."""
+    """The pipeline that a Python model defines itself."""
 
     code: CodeReference
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the weights came from. `sha256` is of the file as it was read; no path is kept."""
+    """Where the weights came from. `sha256` is that of the file as it was read; no path is kept."""
 
     kind: str
     name: str
@@ -140,7 +141,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Optimised(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the optimised graph may run: with this version of `onnxruntime`, on this `processor`."""
+    """Where the optimised graph may run: only with this version of `onnxruntime`, on this `processor`."""
 
     onnxruntime: str
     processor: str
@@ -149,8 +150,8 @@ class Optimised(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The contents of `manifest.json`.
 
-    `task` and `activation` are absent from older bundles: see `what_it_does` and `activated_by`. `one_row` is
-    why the network is given one row at a time, or absent where it computes batches.
+    `task` and `activation` are absent from older bundles: see `what_it_does` and `activated_by`. `one_row` is why the
+    network is given one row at a time; absent if it computes batches.
     """
 
     format: int
@@ -185,7 +186,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 
     @property
     def ranks(self) -> bool:
-        """Whether the largest output is the answer, so that two engines must have it at the same place."""
+        """Whether the answer is the class with the largest output, on which two engines must then agree."""
         return TASKS[self.what_it_does].answer.RANKS
 
     @property
@@ -197,9 +198,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 
 
 def graph_bytes(folder: Path) -> int:
-    """About how many bytes the plain graph in a bundle's folder is with its weights, wherever those lie.
+    """The approximate size in bytes of the plain graph in a bundle's folder, with its weights.
 
-    They lie in the graph, beside it, or in the file that PyTorch reads; a graph may hold some of them once more.
+    The weights are in the graph, beside it, or in the file that PyTorch reads; a graph may hold a copy of some.
     """
     graph = sum(file.stat().st_size for file in folder.glob(f"{ONNX}*"))
     weights = sum(file.stat().st_size for file in folder.glob(WEIGHTS))
@@ -207,10 +208,10 @@ def graph_bytes(folder: Path) -> int:
 
 
 class Bundle:
-    """An opened bundle: its manifest and the way to its members.
+    """An opened bundle: its manifest, and access to its members.
 
-    With `quantised`, what is to be reproduced are the answers of its int8 graph instead of eager PyTorch's. `verified`
-    are the members known to be as they were built; any other is verified when it is taken.
+    With `quantised`, an engine must reproduce the answers of the int8 graph instead of the network's own. `verified`
+    are the members whose sha256 has been checked; any other is checked when it is first used.
     """
 
     def __init__(
@@ -223,13 +224,13 @@ class Bundle:
 
     @property
     def tolerance(self) -> float:
-        """How far from the probes' outputs an engine may be, as in `agreement.measure`."""
+        """How far an engine's outputs may be from the probes', as in `agreement.measure`."""
         return INT8_TOLERANCE if self.quantised else TOLERANCE
 
     def member(self, name: str) -> Path:
         """The path of a member. Raises `BundleError` when the manifest does not list it, or it was changed.
 
-        The weights of a graph go with it: they may lie beside it as NAME.data, and those of the plain graph in the
+        A graph's weights are verified with it: they may be beside it as NAME.data, and those of the plain graph in the
         file that PyTorch reads.
         """
         if name not in self.manifest.members:
@@ -254,7 +255,7 @@ class Bundle:
         return tuple(Label(id=identity, name=name) for identity, name in pairs)
 
     def probes(self) -> dict[str, npt.NDArray[Any]]:
-        """The probe tensors by name: `input.NAME` and `output.NAME`, one row per sample; empty if there are none."""
+        """The probe tensors by name: `input.NAME` and `output.NAME`, one row per probe; empty if there are none."""
         member = INT8_PROBES if self.quantised else PROBES
         if member not in self.manifest.members:
             return {}
@@ -270,7 +271,7 @@ class Bundle:
 def read(path: Path, *, whole: bool = True) -> Bundle:
     """Open a bundle and verify every member against its sha256. Raises `BundleError`.
 
-    Without `whole`, each member is verified when it is taken: for those who need few of them.
+    Without `whole`, each member is verified when it is first used: for callers that need few of them.
     """
     try:
         with (path / MANIFEST).open("rb") as file:
@@ -289,21 +290,21 @@ def read(path: Path, *, whole: bool = True) -> Bundle:
     if fault := members_fault(path, manifest):
         raise BundleError(f"bundle {path} {fault}: build it again")
     if whole:
-        with ThreadPoolExecutor(usable_cores(), "verify") as pool:  # hashing lets other threads run
+        with ThreadPoolExecutor(usable_cores(), "verify") as pool:  # hashing releases the GIL
             for verified in [pool.submit(_verify, path, *each) for each in manifest.members.items()]:
                 verified.result()
     return Bundle(path, manifest, verified=manifest.members if whole else ())
 
 
 def members_fault(path: Path, manifest: Manifest) -> str | None:
-    """What is wrong with the members that the manifest lists, before they are looked into; it reads on from the name.
+    """What is wrong with the manifest's list of members, as a phrase that follows "bundle NAME"; `None` if nothing is.
 
-    Each is a file of the bundle's own, with no link on the way to it; and a network comes with probes, for what there
-    is nothing to compare with would be served whatever it answers.
+    Every member must be a file inside the bundle, with no symbolic link in its path. A network must come with probes:
+    without anything to compare with, it would be served whatever it answers.
     """
     for code in (getattr(manifest.pipeline, "code", None), manifest.architecture and manifest.architecture.code):
         if code and code.file and code.file not in manifest.members:
-            return f"names code that is no member of it: {code.file}"
+            return f"names code that is not a member of it: {code.file}"
     for name in manifest.members:
         parts = Path(name).parts
         if os.path.isabs(name) or ".." in parts:
@@ -312,9 +313,9 @@ def members_fault(path: Path, manifest: Manifest) -> str | None:
             return f"has a symbolic link for its member {name}, where a file belongs"
     if isinstance(manifest.pipeline, ImageConfig) and (manifest.task is None) != (manifest.activation is None):
         present, missing = ("task", "activation") if manifest.activation is None else ("activation", "task")
-        return f"names its {present} and not its {missing}, so that nothing tells what its numbers are"
+        return f"names its {present} and not its {missing}, so the meaning of its outputs is unknown"
     if not isinstance(manifest.pipeline, PythonConfig) and PROBES not in manifest.members:
-        return f"has no {PROBES}, so that nothing tells whether it computes what it should"
+        return f"has no {PROBES}, so its answers cannot be checked"
     return None
 
 
@@ -328,12 +329,12 @@ def _verify(path: Path, name: str, expected: str) -> None:
 
 
 def source_sha256(path: Path) -> str | None:
-    """The sha256 of the file that the bundle at `path` was built of, as the build read it, if it was built of one."""
+    """The sha256 of the file that the bundle at `path` was built from, as the build read it; `None` without a file."""
     return read(path, whole=False).manifest.source.sha256
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `manifest.json`, with the sha256 of every file that lies in `folder` by now."""
+    """Write `manifest.json`, with the sha256 of every file that is in `folder` by now."""
     members = {
         str(file.relative_to(folder)): sha256_of(file)
         for file in sorted(folder.rglob("*"))

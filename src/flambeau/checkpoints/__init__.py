@@ -1,8 +1,8 @@
-"""What a file is, told from its contents without running, importing or unpickling anything in it.
+"""Identifies a file by its contents, without running, importing or unpickling anything in it.
 
-`examine` makes the report that everything else goes by; `choose` says where in it the weights lie. Neither imports
-torch. What a pickle of weights may name is `allowlist`'s to say. Of other names, those in its table of dangers are
-refused whatever is permitted, and the rest is code, for which `--allow-code` asks.
+`examine` makes the report that everything else relies on; `choose` finds the weights in it. Neither imports torch.
+`allowlist` defines what a pickle of weights may name. Other names in its table of dangers are always refused; the rest
+count as code, which needs `--allow-code`.
 """
 
 from flambeau.checkpoints.allowlist import BESIDE, permitted_globals

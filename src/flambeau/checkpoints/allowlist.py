@@ -1,8 +1,8 @@
-"""The globals that a pickle of weights may name. What stands here decides; nothing else does (T-03).
+"""The globals that a pickle of weights may name. This list alone decides (T-03).
 
-They are the ones of `torch.load(weights_only=True)` that `torch.save` writes for plain tensors, and what training
-scripts keep beside the weights: numpy's scalars as their best accuracy, the arguments of the command line, and paths.
-What each makes of its arguments is `calls`'s.
+They are those that `torch.load(weights_only=True)` allows and `torch.save` writes for plain tensors, and those of
+values that training scripts keep beside the weights: numpy scalars such as the best accuracy, command line arguments,
+paths. `reduce_calls` defines the result of calling each.
 """
 
 import importlib
@@ -13,7 +13,7 @@ ITEM_SIZES = {
     "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "complex64": 8, "complex128": 16,
     "float8_e4m3fn": 1, "float8_e4m3fnuz": 1, "float8_e5m2": 1, "float8_e5m2fnuz": 1, "float8_e8m0fnu": 1,
 }  # fmt: skip
-"""Bytes per element, by torch's name of the dtype."""
+"""Bytes per element, by torch's name for the dtype."""
 
 STORAGES = {
     f"{module}.{name}Storage": dtype
@@ -24,7 +24,7 @@ STORAGES = {
         "ComplexFloat": "complex64", "ComplexDouble": "complex128",
     }.items()
 } | {"torch.storage.UntypedStorage": "uint8"}  # fmt: skip
-"""The dtype of what lies in a storage, by the name of its class."""
+"""The dtype of a storage's elements, by the storage's class."""
 
 DTYPES = {f"torch.{name}" for name in ITEM_SIZES}
 
@@ -46,17 +46,17 @@ CALLABLE = {
 }
 
 NAMED_ONLY = {"torch.Tensor", "torch.nn.parameter.Parameter", "torch.storage.TypedStorage"}
-"""Classes that may be spoken of, but that nothing may be made of by calling them: `torch.Tensor(10**12)` allocates."""
+"""Classes that may be named but not called: `torch.Tensor(10**12)` allocates."""
 
 PATHS = {
     f"{module}.{kind}": f"pathlib.Pure{kind.removeprefix('Pure')}"
     for module in ("pathlib", "pathlib._local")  # where Python 3.13 has them
     for kind in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")
 }
-"""Paths, as files name them, with what they become here: names alone, which can touch no file, on any system."""
+"""Path classes as files name them, and what they become here: pure paths, on any system, which touch no file."""
 
 NAMESPACE = "argparse.Namespace"
-"""The arguments of a training script. Attributes with values, and no code of its own."""
+"""The arguments of a training script: attributes with values, without code of its own."""
 
 BESIDE = {
     "numpy.core.multiarray.scalar": "numpy._core.multiarray.scalar",
@@ -65,7 +65,7 @@ BESIDE = {
     NAMESPACE: NAMESPACE,
     **PATHS,
 }
-"""The globals that torch does not know by itself, as files name them, with where they lie here."""
+"""The globals that torch does not allow by itself, as files name them, and where they are found here."""
 
 _NUMPY_DTYPES = (
     "BoolDType", "Int8DType", "UInt8DType", "Int16DType", "UInt16DType", "Int32DType", "UInt32DType", "Int64DType",
@@ -83,13 +83,13 @@ UNHOLDABLE = {
     "torch._utils._rebuild_device_tensor_from_numpy": "a tensor of a device that torch does not store",
     "torch._utils._rebuild_device_tensor_from_cpu_tensor": "a tensor of a device that torch does not store",
 }
-"""What torch would read safely as well, and a bundle cannot hold."""
+"""What torch would read safely too, but a bundle cannot hold."""
 
 
 def permitted_globals() -> list[tuple[Any, str]]:
     """The objects of `BESIDE` with their names, as `torch.serialization.safe_globals` takes them.
 
-    torch asks for the classes of dtypes too, though no file names them: it looks at the type of what it fills.
+    numpy's dtype classes are included, though no file names them: torch checks the type of an object that it fills.
     """
     found = [(_resolve(place), name) for name, place in BESIDE.items()]
     return found + [(_resolve(f"numpy.dtypes.{name}"), f"numpy.dtypes.{name}") for name in _NUMPY_DTYPES]
@@ -100,13 +100,12 @@ def _resolve(place: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-# What a global could have done, for the sentence that refuses it. What is not in it is not allowed for that.
-#
-# What stands in this table is refused even with `--allow-code`, for no network needs it.
+# What a global could have done, for the message that refuses it. A global that is missing here is not thereby allowed;
+# one that is listed is refused even with `--allow-code`, because no network needs it.
 
 
 def _table(text: str) -> dict[str, str]:
-    """What could be done, by name, from lines that say so, each with the names below it."""
+    """Parse lines that end with a colon, each followed by names, into name -> line."""
     found: dict[str, str] = {}
     could = ""
     for line in text.splitlines():
@@ -186,7 +185,7 @@ _MODULES_THAT_MATTER_WITHIN = ("os", "posix", "nt", "sys", "subprocess", "socket
 
 
 def danger(name: str) -> str:
-    """What the global could have done, in a few words that read on from "could"; empty for one that is not known."""
+    """What the global could have done, as a short phrase that follows "could"; empty for an unlisted one."""
     if name in _GLOBALS:
         return _GLOBALS[name]
     parts = name.split(".")

@@ -1,4 +1,4 @@
-"""The verdict on a pickle: from what it describes and the names that it reached, to a report."""
+"""Turn what a pickle describes, and the globals it names, into a report with a verdict."""
 
 from itertools import islice
 from typing import Any
@@ -16,7 +16,7 @@ _FLOATS = "save those, or dequantize the file's as in docs/sources.md#quantised-
 
 
 def of_pickle(found: Pickled, form: Format, size: int) -> Report:
-    """The report on a file of torch's. Raises `ScanError` where its contents outgrow it."""
+    """The report on one of torch's files. Raises `ScanError` where its contents would outgrow it."""
     known = _globals(found)
     if refused := _refusal(found):
         return Report(form, "refused", size, reason=refused.reason, remedy=refused.remedy, globals=known)
@@ -35,7 +35,7 @@ def of_pickle(found: Pickled, form: Format, size: int) -> Report:
 
 
 def of_other_pickle(found: Pickled, size: int) -> Report:
-    """The report on a pickle that torch did not write. It is refused, whatever it names."""
+    """The report on a pickle that torch did not write: always refused, whatever it names."""
     naming = f" that names {plain(found.foreign[0])}" if found.foreign else ""
     refused = _refusal(found) or ScanError(
         f"is a pickle of plain Python{naming}, not of torch.save",
@@ -56,7 +56,7 @@ def _refusal(found: Pickled) -> ScanError | None:
 
 
 def _chosen(report: Report, value: Any) -> tuple[TensorMapping | None, Any]:
-    """The entry that would be taken for the weights, if there is one, and what lies there."""
+    """The entry that `choose` would choose for the weights, if any, and its value."""
     if not report.entries:
         return None, value
     entry, _ = weights.choose(report, None)
@@ -69,7 +69,7 @@ _SAVE_WEIGHTS = "save torch.save(model.state_dict(), 'NEW') where the model was 
 
 
 def _without_weights(value: Any) -> ScanError:
-    """What a file of torch's is that is safe to read, and holds no tensors under names."""
+    """The refusal of a torch file that is safe to read but holds no named tensors."""
     if isinstance(value, list | tuple) and value and all(isinstance(item, Tensor) for item in islice(value, 64)):
         return ScanError(
             f"holds a list of {len(value):,} tensors without names, as torch.save(list(model.parameters()), …) writes "
@@ -84,7 +84,7 @@ def _without_weights(value: Any) -> ScanError:
 
 
 def _why_code(found: Pickled, at: Any) -> str:
-    """Why loading it would run code. Empty where it would not."""
+    """Why loading it would run code; empty if it would not."""
     if found.foreign and weights.is_module(at):
         return f"holds a whole module of class {plain(at.name)}, and loading it would run that class's code"
     if found.foreign:
@@ -95,19 +95,19 @@ def _why_code(found: Pickled, at: Any) -> str:
 
 
 def _conversion(entry: TensorMapping | None, at: Any) -> str:
-    """How to get at the weights of a file that is trusted: one line of Python, where they can be found."""
+    """How to extract the weights of a trusted file: one line of Python, if they were found."""
     if entry is None:
-        return "if you trust whoever wrote it, give --allow-code"
+        return "if you trust its author, give --allow-code"
     way = "".join(["torch.load('PATH', weights_only=False)", *(f"[{plain(key)!r}]" for key in entry.where)])
     if weights.is_module(at):
         way += ".state_dict()"
     elif entry.aside:
         way = f"{{k: v for k, v in {way}.items() if torch.is_tensor(v)}}"
-    return f"if you trust whoever wrote it, save its weights alone, torch.save({way}, 'NEW'), or give --allow-code"
+    return f"if you trust its author, save its weights alone, torch.save({way}, 'NEW'), or give --allow-code"
 
 
 def _globals(found: Pickled) -> tuple[Global, ...]:
-    listed = sorted(found.globals.items(), key=lambda item: item[1])[:_MOST_GLOBALS]  # those that are not allowed first
+    listed = sorted(found.globals.items(), key=lambda item: item[1])[:_MOST_GLOBALS]  # forbidden ones first
     return tuple(
         Global(plain(name), harmless, "" if harmless else allowlist.danger(name) or "run code of its own")
         for name, harmless in listed

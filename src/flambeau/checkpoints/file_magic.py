@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, and a zip archive by its members: a program of torch, or no model of ours."""
+"""Identify a file by its first bytes and a zip archive by its members: a torch program, or not a supported model."""
 
 import re
 from typing import Any
@@ -54,7 +54,7 @@ _BEGINNINGS: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
 
 
 def of_head(head: bytes) -> ScanError:
-    """What a file is, by its first bytes."""
+    """The refusal of a file in no supported format, by its first bytes."""
     if not head:
         return ScanError("is empty", DOWNLOAD_AGAIN)
     for pattern, reason, remedy in _BEGINNINGS:
@@ -67,7 +67,7 @@ def of_head(head: bytes) -> ScanError:
 
 
 def of_archive(archive: Archive) -> ScanError:
-    """What a zip archive is that is no model, by its members."""
+    """The refusal of a zip archive that is not a model, by its members."""
     names = [name.lower() for name in archive.members]
     models = [name for name in names if name.endswith((".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".onnx"))]
     if names and all(name.endswith(".npy") for name in names):
@@ -90,9 +90,8 @@ def is_text(head: bytes) -> bool:
     return all(byte >= 0x20 or byte in b"\t\r\n\f" for byte in head)
 
 
-# Zip archives that carry code: TorchScript, `torch.export`'s `.pt2` and TorchServe's `.mar`, told by their members.
-#
-# Nothing in them is run or imported, and of the whole archive at most a manifest is unpacked.
+# Zip archives that carry code, identified by their members: TorchScript, `torch.export`'s `.pt2`, TorchServe's `.mar`.
+# Nothing in them is run or imported, and at most a manifest is unpacked.
 
 
 _MOST_TIMES = 20
@@ -105,22 +104,22 @@ _PT2_MARKS = ("archive_format", "serialized_exported_program.json")
 
 
 def is_torchscript(archive: Archive) -> bool:
-    """Whether it is what `torch.jit.save` writes: constants, and code in TorchScript's language."""
+    """Whether `torch.jit.save` wrote it: it has constants, and code in TorchScript's language."""
     return any(_inner(name) == "constants.pkl" for name in archive.members)
 
 
 def is_pt2(archive: Archive) -> bool:
-    """Whether it is what `torch.export.save` writes, since 2.6 or before it."""
+    """Whether `torch.export.save` wrote it, since torch 2.6 or before."""
     return any(_inner(name) in _PT2_MARKS or name in _PT2_MARKS for name in archive.members)
 
 
 def is_mar(archive: Archive) -> bool:
-    """Whether it is what `torch-model-archiver` writes."""
+    """Whether `torch-model-archiver` wrote it."""
     return _MAR_MANIFEST in archive.members
 
 
 def refuse_bomb(archive: Archive) -> None:
-    """Raise `ScanError` for an archive that unpacks to far more than it is (T-04)."""
+    """Raise `ScanError` for an archive that unpacks to far more than its own size (T-04)."""
     packed = sum(member.packed for member in archive.members.values())
     unpacked = sum(member.size for member in archive.members.values())
     if unpacked > _MOST_TIMES * packed + _FREE_BYTES:
@@ -128,7 +127,7 @@ def refuse_bomb(archive: Archive) -> None:
 
 
 def mar_facts(archive: Archive) -> dict[str, str]:
-    """What the manifest of a `.mar` says: model, version, handler, weights. Raises `ScanError` for a damaged one."""
+    """Facts from the manifest of a `.mar`: model, version, handler, weights. Raises `ScanError` for a damaged one."""
     if len(archive.members) > _MOST_MAR_MEMBERS:
         raise ScanError(f"holds {len(archive.members):,} members; {_MOST_MAR_MEMBERS:,} are enough for any .mar")
     try:
@@ -150,5 +149,5 @@ def mar_facts(archive: Archive) -> dict[str, str]:
 
 
 def _inner(name: str) -> str:
-    """A member's name without the folder at the top."""
+    """A member's name without the top folder."""
     return name.partition("/")[2]

@@ -1,7 +1,8 @@
-"""In what a network ends: the last operation that changes its numbers, followed from operation to operation.
+"""What a network ends in: the last operation that changes its numbers, followed from operation to operation.
 
-Each tensor gets the ending of whatever made it. Operations that only move numbers about (a reshape, a cast, a slice)
-hand on the ending of what they are given. It knows names of operations, neither a library nor a number.
+Each tensor gets the ending of the operation that made it. Operations that only move numbers (a reshape, a cast, a
+slice) pass on the ending of their argument. Example: `Gemm -> Softmax -> Reshape` ends in a softmax. This module knows
+the names of operations only, no library and no values.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,17 +11,17 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 OperationKind = Literal["softmax", "log-softmax", "sigmoid", "linear", "features", "other", "unknown"]
-"""`linear` is what scores come from, `features` what is pooled, normed or rectified. `other` is known and neither."""
+"""`linear` gives scores; `features` are pooled, normalised or rectified. `other` is known, but none of these."""
 
 
 class Ending(msgspec.Struct, frozen=True):
-    """What a network ends in. `text` names it for people, with its article: "a softmax"."""
+    """The last operation. `text` names it for people, with an article: "a softmax"."""
 
     kind: OperationKind
     text: str
 
 
-UNKNOWN = Ending("unknown", "an operation that cannot be told")
+UNKNOWN = Ending("unknown", "an unknown operation")
 
 PARTLY = Ending("other", "numbers that were changed in part")
 
@@ -68,14 +69,14 @@ _MOVING = frozenset((
     "select", "slice", "index", "index_select", "gather", "cat", "concat", "split", "split_with_sizes", "chunk",
     "unbind", "stack", "lift_fresh", "copy_", "narrow", "detach_", "_conj", "view_as",
 ))  # fmt: skip
-"""They move numbers about. What a slice of a softmax is no longer, the numbers show."""
+"""They only move numbers. A slice of a softmax no longer sums to 1, which the values show."""
 
 _JOINING = frozenset(("Concat", "cat", "concat", "stack"))
 
 _SCALING = frozenset((
     "Add", "Sub", "Mul", "Div", "Sum", "add", "sub", "mul", "div", "rsub", "true_divide",
 ))  # fmt: skip
-"""With a constant, or with another linear layer's result, a linear layer's result stays one."""
+"""Combined with a constant or another linear layer's result, a linear layer's result stays linear."""
 
 _COMPOSED = {
     ("exp", "log-softmax"): _SOFTMAX,
@@ -86,10 +87,10 @@ _COMPOSED = {
 
 
 def ending(operation: str, given: Sequence[Ending | None], *, spatial: bool = True) -> Ending:
-    """The ending of an operation's result. `given` are those of its arguments, `None` for constants and inputs.
+    """The ending of an operation's result. `given` are its arguments' endings, `None` for constants and inputs.
 
-    `operation` is named as ONNX or ATen does, without a domain or overload. `spatial`: its result has more than one
-    place in an image; a convolution at one place is a linear layer.
+    `operation` is its name in ONNX or ATen, without a domain or overload. `spatial`: the result has more than one
+    position in an image; a convolution with a single position is a linear layer.
     """
     known = [each for each in given if each is not None]
     if operation in _JOINING and len({each.kind for each in known}) > 1:
@@ -107,7 +108,7 @@ def ending(operation: str, given: Sequence[Ending | None], *, spatial: bool = Tr
 
 
 class Node(msgspec.Struct, frozen=True):
-    """A node of an ONNX graph. An input or output that is left out is the empty text."""
+    """A node of an ONNX graph. An omitted input or output is the empty string."""
 
     operation: str
     inputs: tuple[str, ...]
@@ -115,7 +116,7 @@ class Node(msgspec.Struct, frozen=True):
 
 
 def of_graph(nodes: Iterable[Node]) -> Mapping[str, Ending]:
-    """The ending of every value that the nodes make, which stand in the order in which they are computed."""
+    """The ending of every value that the nodes make. The nodes must be in the order of computation."""
     found: dict[str, Ending] = {}
     for node in nodes:
         if node.operation == "Constant":
@@ -125,34 +126,34 @@ def of_graph(nodes: Iterable[Node]) -> Mapping[str, Ending]:
     return found
 
 
-# In what an ONNX graph ends, read off its nodes: their operators and the names of what they take and make.
+# The endings of an ONNX file's outputs, from its nodes: their operators, and the names of their inputs and outputs.
 
 
 _MOST_SHOWN = 4
-_LONGEST = 1024  # names in a node; of further ones the ending is not told
+_LONGEST = 1024  # names in a node; further outputs have no known ending
 
-# Where things lie, by the numbers of the fields in onnx.proto
+# Field numbers in onnx.proto.
 _NODES, _OUTPUTS = 1, 12  # GraphProto
 _TAKES, _MAKES, _OPERATOR = 1, 2, 4  # NodeProto
 
 
 class GraphReader(Protocol):
-    """Reads the messages of a file, as `onnx_file` does. Its messages and places are passed on to it, no more."""
+    """Reads the messages of a file, as in `checkpoints.onnx`. Its messages and spans are opaque here."""
 
     def message(self, span: Any, /) -> Any:
         """The fields of a message."""
         ...
 
     def spans(self, message: Any, number: int, /) -> list[Any]:
-        """Where a repeated field lies."""
+        """The spans of a repeated field."""
         ...
 
     def text(self, message: Any, number: int, /) -> str:
-        """The last text of a field."""
+        """The last string of a field."""
         ...
 
     def texts(self, message: Any, number: int, /) -> list[str]:
-        """All texts of a field."""
+        """All strings of a field."""
         ...
 
 

@@ -1,7 +1,7 @@
-"""ONNX: a protobuf message, walked field by field without any library. What the weights are is never read.
+"""ONNX: a protobuf message, read field by field without any library. The weights themselves are never read.
 
-It has to see what the libraries see that build and serve: so a message that comes in several parts is their sum, as in
-protobuf, and tensors are looked for wherever one may lie (in attributes, subgraphs, functions and training graphs).
+It must see everything that the libraries for building and serving see. So a message in several parts is merged, as in
+protobuf, and tensors are searched wherever they may be: in attributes, subgraphs, functions and training graphs.
 """
 
 import os
@@ -19,7 +19,7 @@ from flambeau.checkpoints.report import DOWNLOAD_AGAIN, ScanBudget, ScanError, p
 _MOST_FIELDS = 600_000
 _LONGEST_TEXT = 1024
 _MOST_SHOWN = 16
-_MOST_LEVELS = 30  # of graphs within graphs; protobuf ends at a hundred messages, three a graph
+_MOST_LEVELS = 30  # nested graphs; protobuf allows a hundred nested messages, and a graph takes three
 _WINDOW = 4096
 
 _BEGINNING = re.compile(rb"\x08[\x01-\x40](\x12.[ -~]{0,127})?[\x1a\x22\x28\x32\x3a\x42]", re.DOTALL)
@@ -29,7 +29,7 @@ _ELEMENTS = {
     10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 14: "complex64", 15: "complex128", 16: "bfloat16",
 }  # fmt: skip
 
-# Where things lie in the messages of onnx.proto, by the numbers of the fields
+# Field numbers of the messages in onnx.proto.
 _PRODUCER, _VERSION, _GRAPH, _OPSETS, _TRAINING, _FUNCTIONS = 2, 3, 7, 8, 20, 25  # ModelProto
 _NODES, _INITIALIZERS, _SPARSE_INITIALIZERS, _INPUTS, _OUTPUTS = 1, 5, 15, 11, 12  # GraphProto
 _NODES_OF_A_FUNCTION, _ATTRIBUTES_OF_A_FUNCTION = 7, 11  # FunctionProto
@@ -38,9 +38,9 @@ _TENSORS_OF_AN_ATTRIBUTE, _GRAPHS_OF_AN_ATTRIBUTE, _SPARSE_OF_AN_ATTRIBUTE = (5,
 _NAME, _EXTERNAL = 8, 13  # TensorProto
 
 Span = tuple[int, int]
-"""Where the contents of a field lie in the file: begin and end."""
+"""The begin and end of a field's contents in the file."""
 ProtoMessage = dict[int, list[int | Span]]
-"""The fields of a message by their numbers: numbers as they are, and the spans of texts and messages."""
+"""The fields of a message by number: integers as they are, and the spans of strings and messages."""
 
 
 def looks_like_onnx(head: bytes) -> bool:
@@ -50,16 +50,16 @@ def looks_like_onnx(head: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class GraphSummary:
-    """What a file says of itself: `facts` for people, and the files of further weights, relative to its folder."""
+    """What a file declares: `facts` for people, and the files with external weights, relative to its folder."""
 
     facts: dict[str, str]
     external: tuple[str, ...]
 
 
 def read(file: BinaryIO, size: int, *, folder: Path) -> GraphSummary:
-    """Producer, opsets, inputs, outputs and the files in `folder` that hold further weights.
+    """Producer, opsets, inputs, outputs and the files in `folder` with external weights.
 
-    Raises `ScanError` for a message that is damaged, has no graph, or keeps weights where they cannot be taken from.
+    Raises `ScanError` for a message that is damaged, has no graph, or keeps weights where they may not be.
     """
     reader = _MessageReader(file)
     model = reader.message((0, size))
@@ -78,7 +78,7 @@ def read(file: BinaryIO, size: int, *, folder: Path) -> GraphSummary:
         "producer": f"{reader.text(model, _PRODUCER)} {reader.text(model, _VERSION)}".strip(),
         "opset": ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in named.items()),
         "operators of others": ", ".join(list(search.foreign)[:_MOST_SHOWN]),
-        # before IR version 4 every weight was listed as an input too
+        # before IR version 4, weights were listed as inputs too
         "inputs": ", ".join([text for name, text in inputs if name not in weights][:_MOST_SHOWN]),
         "outputs": ", ".join([_value(reader, span)[1] for span in reader.spans(graph, _OUTPUTS)][:_MOST_SHOWN]),
         "ends in": last_operation.graph_ends_in(reader, graph),
@@ -88,7 +88,8 @@ def read(file: BinaryIO, size: int, *, folder: Path) -> GraphSummary:
 
 
 def _refuse_unless_beside(place: str, folder: Path) -> None:
-    """Raise unless weights lie in a regular file below the graph's folder, and behind no link: builders want it so."""
+    """Raise `ScanError` unless external weights are in a regular file below the graph's folder, with no link in the
+    path."""
     parts = PurePosixPath(place).parts
     if not place or PurePosixPath(place).is_absolute() or ".." in parts or "\\" in place or "\0" in place:
         raise ScanError(f"keeps weights in {plain(repr(place))}, outside its own folder")
@@ -103,7 +104,7 @@ def _refuse_unless_beside(place: str, folder: Path) -> None:
                     "put the file itself in its place",
                 )
         if not stat.S_ISREG(mode):
-            raise ScanError(f"keeps weights in {plain(repr(place))}, which is no file")
+            raise ScanError(f"keeps weights in {plain(repr(place))}, which is not a file")
     except OSError as error:
         raise ScanError(
             f"keeps weights in {plain(repr(place))}, and that cannot be opened ({error.strerror})",
@@ -112,10 +113,10 @@ def _refuse_unless_beside(place: str, folder: Path) -> None:
 
 
 class _Search:
-    """Looks through graphs for what counts wherever it lies.
+    """Searches graphs, and everything nested in them, for external files and foreign operators.
 
-    `external` are the files that weights lie in, `foreign` the operators that ONNX does not define, as DOMAIN::NAME:
-    both in the order met.
+    `external` are the files with external weights, `foreign` the operators that ONNX does not define, as DOMAIN::NAME:
+    both in order of appearance.
     """
 
     def __init__(self, reader: "_MessageReader") -> None:
@@ -124,7 +125,7 @@ class _Search:
         self._walk = reader
 
     def graph(self, graph: ProtoMessage, *, level: int) -> set[str]:
-        """Look through a GraphProto. Returns the names of its weights."""
+        """Search a GraphProto. Returns the names of its weights."""
         if level > _MOST_LEVELS:
             raise ScanError(f"nests its graphs more than {_MOST_LEVELS} levels deep")
         reader = self._walk
@@ -139,7 +140,7 @@ class _Search:
         return names
 
     def rest(self, model: ProtoMessage) -> None:
-        """Look through what a ModelProto has beside its graph: functions, and the two graphs of each training."""
+        """Search the rest of a ModelProto: its functions, and the two graphs of each training."""
         reader = self._walk
         for function in map(reader.message, reader.spans(model, _FUNCTIONS)):
             for node in map(reader.message, reader.spans(function, _NODES_OF_A_FUNCTION)):
@@ -171,7 +172,7 @@ class _Search:
                 self.graph(graph, level=level + 1)
 
     def _sparse(self, sparse: ProtoMessage) -> str:
-        """A SparseTensorProto: two tensors. The name of the first is its own."""
+        """Search a SparseTensorProto, which is two tensors. Returns the first one's name, which is its own."""
         parts = [self._walk.message(span) for number in (1, 2) for span in self._walk.spans(sparse, number)]
         for tensor in parts:
             self._tensor(tensor)
@@ -184,7 +185,7 @@ class _Search:
 
 
 def _value(reader: "_MessageReader", span: Span) -> tuple[str, str]:
-    """A ValueInfoProto: its name, and how it is shown. Its type is nested as type.tensor_type.shape.dim."""
+    """A ValueInfoProto's name, and how it is displayed. Its type is nested as type.tensor_type.shape.dim."""
     value = reader.message(span)
     name = reader.text(value, 1)
     kind = reader.inner(reader.inner(value, 2), 1)
@@ -197,7 +198,7 @@ def _value(reader: "_MessageReader", span: Span) -> tuple[str, str]:
 
 
 class _MessageReader:
-    """Reads messages of a file, with a limit on how many fields it reads in all."""
+    """Reads a file's messages, with a limit on the total number of fields."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -206,7 +207,7 @@ class _MessageReader:
         self._window, self._begin = b"", 0
 
     def message(self, *spans: Span) -> ProtoMessage:
-        """The fields of the message that lies at `spans`. Raises `ScanError` for one that is damaged."""
+        """The fields of the message at `spans`, merged. Raises `ScanError` for a damaged one."""
         found: ProtoMessage = defaultdict(list)
         for span in spans:
             for number, value in self._fields(*span):
@@ -218,17 +219,17 @@ class _MessageReader:
         return [value for value in message.get(number, ()) if isinstance(value, tuple)]
 
     def inner(self, message: ProtoMessage, number: int) -> ProtoMessage:
-        """A message in a message; empty where it is left out."""
+        """A message within a message; empty if it is absent."""
         return self.message(*self.spans(message, number))
 
     def text(self, message: ProtoMessage, number: int) -> str:
-        """A text in a message; empty where it is left out. Raises `ScanError` for one that is longer than any name."""
+        """A string in a message; empty if it is absent. Raises `ScanError` for one that is longer than any name."""
         for span in self.spans(message, number)[-1:]:
             return self._text(*span)
         return ""
 
     def texts(self, message: ProtoMessage, number: int) -> list[str]:
-        """Every text of a field. Raises as `text` does."""
+        """All strings of a field. Raises as `text` does."""
         return [self._text(*span) for span in self.spans(message, number)]
 
     def _text(self, start: int, end: int) -> str:
@@ -261,7 +262,7 @@ class _MessageReader:
             raise ScanError("is an ONNX model that is cut short", DOWNLOAD_AGAIN)
 
     def _varint(self, position: int) -> tuple[int, int]:
-        """The number at `position`, seven bits a byte, and where it ends."""
+        """The integer at `position`, seven bits per byte, and where it ends."""
         at = position - self._begin
         if not 0 <= at <= len(self._window) - 10:
             self._file.seek(position)

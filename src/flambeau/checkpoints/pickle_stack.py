@@ -1,13 +1,12 @@
-"""The stack, the memo and the containers of the pickle machine: what its operations do that name nothing."""
+"""The stack, the memo and the containers of the pickle machine: its operations that name no global."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 from flambeau.checkpoints.report import ScanBudget, ScanError, TensorInfo, plain
 
-# What stands for the objects of a pickle while it is read: descriptions, of which none can do anything.
-#
-# Numbers, strings, tuples, lists and dicts stand for themselves.
+# Descriptions that stand for the objects of a pickle; none of them can do anything. Numbers, strings, tuples, lists and
+# dicts stand for themselves.
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,7 +19,7 @@ class Named:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Storage:
-    """A stretch of bytes in the file: `size` bytes of elements of `dtype`."""
+    """A storage in the file: `size` bytes of elements of `dtype`."""
 
     key: str
     dtype: str
@@ -29,21 +28,21 @@ class Storage:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tensor:
-    """A tensor, and the bytes that it takes when it is stored by itself."""
+    """A tensor, and the bytes that it takes when stored by itself."""
 
     info: TensorInfo
     size: int
 
 
 class Mapping(dict[Any, Any]):
-    """An `OrderedDict` or `Counter`. What `BUILD` gives it beside its members is not kept."""
+    """An `OrderedDict` or `Counter`. Attributes that `BUILD` sets are not kept."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PlainObject:
-    """Something harmless of no further interest: a device, a numpy scalar, a set, a path."""
+    """A harmless object of no further interest: a device, a numpy scalar, a set, a path."""
 
     name: str
     members: tuple[Any, ...] = ()
@@ -51,9 +50,9 @@ class PlainObject:
 
 @dataclass(slots=True, eq=False)
 class Foreign:
-    """An object of a class that is not allowed, or what a function that is not allowed would have returned.
+    """An object of a class that is not allowed, or the result of a function that is not allowed.
 
-    `state` is what `BUILD` would have filled it with, and `items` what would have been put into it.
+    `state` is what `BUILD` would have set, and `items` are the items that would have been put into it.
     """
 
     name: str
@@ -61,29 +60,28 @@ class Foreign:
     items: dict[Any, Any] = field(default_factory=dict)
 
 
-# What may be a key of a dict while a pickle is played through.
-#
-# Whoever chooses the keys chooses their hashes too: all multiples of 2**61 - 1 have the hash 0, and a dict of 100,000
-# of them takes minutes to fill. So whole numbers that large are refused, and of tuples there may be some hundred.
+# What may be a key of a dict. An attacker who chooses the keys chooses their hashes too: all multiples of 2**61 - 1
+# hash to 0, and filling a dict with 100,000 of them takes minutes. So such large integers are refused, and the budget
+# limits tuples to about a thousand.
 
 
 _LONGEST = 2048
 _NUMBERS_BELOW = 2**61 - 1
-"""Whole numbers up to this one are their own hash."""
+"""Integers below this are their own hash."""
 _OF_A_TUPLE = 100_000
-"""Units of the budget: a thousand tuples with one hash are compared half a million times."""
+"""Units of the budget per tuple: a thousand tuples with the same hash are compared half a million times."""
 _PLAIN_PARTS = (str, int, float, bool, bytes, type(None))
 
 
 def charge(value: Any, budget: ScanBudget) -> None:
-    """Take what one look at a key costs. Raises `ScanError` when the budget has none left."""
+    """Spend what a key costs. Raises `ScanError` when too little of the budget is left."""
     budget.charge_for(value)
     if type(value) is tuple:
         budget.charge(_OF_A_TUPLE)
 
 
 def key(value: Any) -> Any:
-    """The value, if it may be a key. Raises `ScanError` for what no dict of weights has as one."""
+    """The value, if it may be a key. Raises `ScanError` for a key that no dict of weights has."""
     of = type(value)
     if of is str or of is bytes:
         if len(value) > _LONGEST:
@@ -91,7 +89,7 @@ def key(value: Any) -> Any:
         return value
     if of is int and not -_NUMBERS_BELOW < value < _NUMBERS_BELOW:
         raise ScanError("holds a dict with a number of more than 60 bits as a key, which weights never have")
-    # nested tuples are no keys: torch hashes them, and hashing recurses without a limit
+    # nested tuples are not allowed: torch hashes them, and hashing recurses without a limit
     if of is tuple and all(type(part) in _PLAIN_PARTS for part in value):
         return value
     if isinstance(value, Named | Foreign) or of in (int, float, bool, type(None)):
@@ -102,20 +100,20 @@ def key(value: Any) -> Any:
 
 
 def kind(value: Any) -> str:
-    """What a value is, for a sentence."""
+    """A value's type in words, for an error message."""
     if isinstance(value, Named | PlainObject | Foreign):
         return plain(value.name)
     return "an OrderedDict" if isinstance(value, Mapping) else f"a {type(value).__name__.lower()}"
 
 
 _MOST_PLACES = 2**32
-"""In the memo, as the operations with binary arguments can name them."""
+"""Places in the memo: as many as operations with binary arguments can address."""
 
 
 class Stack:
-    """What operations push, take and fill. `value` is what the last one, STOP, leaves.
+    """The pickle machine's state. `value` is the result, which the last operation, STOP, sets.
 
-    Operations raise `ScanError` for what no honest pickle does, and `ValueError`, `IndexError` or `KeyError` where they
+    Operations raise `ScanError` for what no honest pickle does, and `ValueError`, `IndexError` or `KeyError` when they
     do not find what they need.
     """
 
@@ -128,7 +126,7 @@ class Stack:
         self._memo: dict[int, Any] = {}
 
     def odd(self, refusal: ScanError) -> None:
-        """Keep the first thing that weights never have, and go on."""
+        """Note the first thing that weights never have, and go on."""
         self.oddity = self.oddity or refusal
 
     def push(self, value: Any) -> None:
@@ -136,11 +134,11 @@ class Stack:
 
     def text(self, value: str) -> None:
         if not value.isascii():
-            value.encode()  # a lone surrogate is no text: UnicodeEncodeError is a ValueError
+            value.encode()  # raises for a lone surrogate: UnicodeEncodeError is a ValueError
         self._stack.append(value)
 
     def old_text(self, value: str) -> None:
-        """A string of Python 2: torch takes it for UTF-8, and pickletools has taken it for Latin-1."""
+        """A string of Python 2: torch decodes it as UTF-8, where pickletools has decoded it as Latin-1."""
         raw = value.encode("latin-1")
         try:
             self._stack.append(raw.decode("utf-8"))
@@ -153,7 +151,7 @@ class Stack:
         self._stack = []
 
     def pop(self, _: None = None) -> Any:
-        if not self._stack and self._below:  # POP right after MARK takes the mark
+        if not self._stack and self._below:  # POP right after MARK removes the mark
             self._stack = self._below.pop()
             return None
         return self._stack.pop()
@@ -169,7 +167,7 @@ class Stack:
         self._stack.append(self._memo[index])
 
     def put(self, index: int) -> None:
-        if not 0 <= index < _MOST_PLACES:  # larger ones could all have one hash
+        if not 0 <= index < _MOST_PLACES:  # larger indices could all have the same hash
             raise ValueError(index)
         self._memo[index] = self._stack[-1]
 
@@ -182,7 +180,7 @@ class Stack:
     def nothing(self, _: Any) -> None:
         pass
 
-    # containers
+    # Containers.
 
     def tuple_(self, _: None) -> None:
         items = self.pop_mark()

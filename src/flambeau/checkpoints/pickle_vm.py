@@ -1,7 +1,7 @@
-"""A pickle, played through without making anything of it: a machine whose objects are descriptions.
+"""A pickle machine that runs a pickle's operations but only makes descriptions of its objects.
 
-It follows `torch.load(weights_only=True)` step by step: what that would refuse is refused here, or noted. It never
-imports what a pickle names, and its work is bounded by a budget for its operations and for what they touch.
+It follows `torch.load(weights_only=True)` step by step: what that would refuse is refused or noted here. It never
+imports what a pickle names, and a budget bounds its operations and the data they touch.
 """
 
 import io
@@ -18,24 +18,24 @@ from flambeau.checkpoints.pickle_stack import Foreign, Named, PlainObject, Stack
 from flambeau.checkpoints.report import DOWNLOAD_AGAIN, MOST_OPERATIONS, ScanBudget, ScanError
 
 MOST_BYTES = 32 * 2**20
-"""The largest pickle that is read. A tensor takes some 150 bytes of it."""
+"""The largest pickle that is read. A tensor takes about 150 bytes of it."""
 
 _MOST_NAMES = 10_000
 _LONGEST_NAME = 1000
-"""Characters of a global's name, its module's included."""
+"""Characters of a global's name, including its module."""
 
 OfStorage = Callable[[Any], Any]
-"""A persistent id to the storage that it stands for. Raises `ScanError`."""
+"""Maps a persistent id to its storage. Raises `ScanError`."""
 
 
 @dataclass(slots=True)
 class Pickled:
     """What a pickle describes.
 
-    `globals` are all the names it reached, with whether they are allowed. `fault` says why the machine stopped early,
-    and `value` is then `None`. `oddity` is the first thing that weights never have and that a whole module may: the
-    machine went on. `beyond` is the first operation that torch does not read in weights. `end` is the offset after it.
-    `budget` is what is left for whoever goes on with the value.
+    `globals` are all the names it reached, and whether each is allowed. `fault` says why the machine stopped early;
+    `value` is then `None`. `oddity` is the first thing that weights never have but a whole module may: the machine went
+    on. `beyond` is the first operation that torch does not read in weights. `end` is the offset after the pickle.
+    `budget` is what is left for processing the value.
     """
 
     value: Any
@@ -48,16 +48,16 @@ class Pickled:
 
     @property
     def foreign(self) -> list[str]:
-        """The globals that are not allowed, in the order met."""
+        """The globals that are not allowed, in order of appearance."""
         return [name for name, harmless in self.globals.items() if not harmless]
 
 
 def read(
     data: bytes, *, start: int = 0, of_storage: OfStorage | None = None, budget: ScanBudget | None = None
 ) -> Pickled:
-    """Play the pickle that begins at `start`. Never raises: a damaged or hostile one has its `fault`.
+    """Run the pickle that begins at `start`. Never raises: for a damaged or hostile one, `fault` is set.
 
-    Where a file holds several, they share one `budget`.
+    Several pickles in one file share one `budget`.
     """
     machine = _Machine(of_storage, budget or ScanBudget())
     fault = None
@@ -66,7 +66,7 @@ def read(
     except ScanError as refusal:
         fault = refusal
     except (ValueError, IndexError, KeyError, OverflowError):
-        # genops met what is no operation, or an operation found the stack or the memo without what it needs
+        # genops met an invalid operation, or an operation did not find what it needs on the stack or in the memo
         fault = ScanError("holds a pickle that is damaged or cut short", DOWNLOAD_AGAIN)
     return Pickled(machine.value, machine.globals, fault, machine.oddity, machine.beyond, machine.end, machine.budget)
 
@@ -84,14 +84,14 @@ class _Machine(Stack):
         stream.seek(start)
         steps = _OPERATIONS
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a bad escape in a string is the file's affair
+            warnings.simplefilter("ignore")  # a bad escape in a string does not matter here
             for opcode, argument, position in pickletools.genops(stream):
                 self.budget.operations -= 1
                 if self.budget.operations < 0:
                     raise ScanError(f"holds a pickle of more than {MOST_OPERATIONS:,} operations, too many for weights")
                 name = opcode.name
                 if name in ("GLOBAL", "INST") and b"\\" in data[position : stream.tell()]:
-                    # pickletools reads an escape here, and the unpicklers do not: each would see another name
+                    # pickletools decodes an escape here, and the unpicklers do not: they would see different names
                     raise ScanError("names a global with escape signs in it, to hide which it is")
                 step = steps.get(name)
                 if step is None:
@@ -102,7 +102,7 @@ class _Machine(Stack):
         self.end = stream.tell()
 
     def global_(self, argument: str) -> None:
-        """GLOBAL. pickletools gives both lines with one blank between, and a module's name has no blank."""
+        """GLOBAL. pickletools joins its two lines with a blank, and a module's name contains no blank."""
         module, _, name = argument.partition(" ")
         self._stack.append(self._named(module, name))
 
@@ -113,12 +113,12 @@ class _Machine(Stack):
         self._stack.append(self._named(module, name))
 
     def extension(self, code: int) -> None:
-        raise ScanError(f"asks for an object by the extension code {code} (EXT), so that what it calls cannot be told")
+        raise ScanError(f"asks for an object by the extension code {code} (EXT), which hides what it calls")
 
     def _named(self, module: str, name: str) -> Named:
         if len(module) + len(name) > _LONGEST_NAME:
             raise ScanError(f"names a global by {len(module) + len(name):,} characters, more than any name has")
-        if (module, name) in NAME_MAPPING:  # protocol 2 keeps the names of Python 2
+        if (module, name) in NAME_MAPPING:  # protocol 2 uses the names of Python 2
             module, name = NAME_MAPPING[module, name]
         else:
             module = IMPORT_MAPPING.get(module, module)
@@ -144,7 +144,7 @@ class _Machine(Stack):
         self.new(None)
 
     def instance(self, argument: str) -> None:
-        """INST: the class is named by the operation, and its arguments lie above the mark."""
+        """INST: the operation names the class, and its arguments are above the mark."""
         self.pop_mark()
         module, _, name = argument.partition(" ")
         self._stack.append(self._made(self._named(module, name), None))
@@ -154,7 +154,7 @@ class _Machine(Stack):
         self._stack.append(self._made(items[0], None))
 
     def _made(self, function: Any, arguments: Any) -> Any:
-        self.budget.charge_for_each(arguments)  # not within what follows: what is too much is not only odd
+        self.budget.charge_for_each(arguments)  # outside the try: exceeding the budget is a fault, not an oddity
         if isinstance(function, Named) and function.harmless:
             try:
                 return reduce_calls.call(function.name, arguments)
@@ -180,7 +180,7 @@ class _Machine(Stack):
     def persistent(self, _: None) -> None:
         identity = self._stack.pop()
         if self._of_storage is None:
-            raise ScanError("asks for a persistent object that is no storage of tensors")
+            raise ScanError("asks for a persistent object that is not a storage of tensors")
         self.budget.charge_for_each(identity)
         try:
             self._stack.append(self._of_storage(identity))
@@ -193,7 +193,7 @@ class _Machine(Stack):
 
 
 _MADE_ANEW = ("collections.OrderedDict", NAMESPACE)
-"""The classes whose objects NEWOBJ makes in what `torch.save` writes."""
+"""The classes that `torch.save` creates objects of with NEWOBJ."""
 
 _OF_TORCH = {
     "APPEND", "APPENDS", "BINFLOAT", "BINGET", "BININT", "BININT1", "BININT2", "BINPERSID", "BINPUT", "BINUNICODE",

@@ -1,7 +1,7 @@
-"""What calling an allowed global gives, told from its arguments alone.
+"""Describe the result of calling an allowed global, from its arguments alone.
 
-Each is held to the arguments that `torch.save` writes, for a name that is allowed is not enough: `bytearray(10**12)`
-names nothing forbidden either.
+Each may have only the arguments that `torch.save` writes. An allowed name is not enough: `bytearray(10**12)` names
+nothing forbidden either.
 """
 
 import contextlib
@@ -16,14 +16,14 @@ from flambeau.checkpoints.report import ScanError, TensorInfo, plain
 _MOST_DIMENSIONS = 64
 _LARGEST = 2**62
 _FREE_EXPANSION = 2**20
-"""A tensor may be larger than its storage (`expand`) up to this many bytes, for it is stored in full afterwards."""
+"""A tensor may be larger than its storage (`expand`) up to this many bytes, because it is written out in full later."""
 _DEVICE = re.compile(r"(cpu|cuda|mps|xpu|xla|meta)(:\d{1,3})?")
 _NUMPY_CODE = re.compile(r"[?biufc](1|2|4|8|16)?")
 _NUMPY_STATES = {(3, order, None, None, None, -1, -1, 0) for order in "<>|="}
 
 
 def call(name: str, arguments: Any) -> Any:
-    """What `name(*arguments)` would give. Raises `ScanError` for arguments that `torch.save` does not write."""
+    """A description of `name(*arguments)`. Raises `ScanError` for arguments that `torch.save` does not write."""
     if name in UNHOLDABLE:
         raise ScanError(
             f"holds {UNHOLDABLE[name]}, which cannot be kept in a bundle",
@@ -39,11 +39,11 @@ def call(name: str, arguments: Any) -> Any:
 
 
 def build(target: Any, state: Any) -> None:
-    """Check what `BUILD` would put into an allowed object. Raises `ScanError`."""
+    """Check the state that `BUILD` would set on an allowed object. Raises `ScanError`."""
     if isinstance(target, Mapping) and type(state) is dict:  # `_metadata`, which every state_dict has
         fits = all(type(key) is str and not hasattr(Mapping, key) for key in state)
     elif isinstance(target, PlainObject) and target.name == "numpy.dtype" and type(state) is tuple:
-        # any other state could give the dtype fields of its own, and numpy believes what it is given
+        # any other state could give the dtype fields of its own, and numpy does not check them
         fits = all(type(part) in (int, str, type(None)) for part in state) and state in _NUMPY_STATES
     elif isinstance(target, PlainObject) and target.name == NAMESPACE and type(state) is dict:
         fits = all(type(key) is str for key in state)
@@ -154,7 +154,7 @@ def _path(*parts: Any) -> Any:
 
 
 def _view(storage: Any, offset: Any, size: Any, stride: Any, *, dtype: str | None, grad: Any) -> Any:
-    """A tensor over a storage. Raises `ScanError` when it reaches over the storage's end."""
+    """A tensor over a storage. Raises `ScanError` when it extends beyond the storage."""
     if not isinstance(storage, Storage) or type(offset) is not int or not 0 <= offset < _LARGEST:
         return None
     if type(size) is not tuple or type(stride) is not tuple or len(size) != len(stride):

@@ -1,4 +1,4 @@
-"""What is known of a file before anything in it is believed, how a look at it fails, and what one may cost."""
+"""The report on an untrusted file, the error for one that is refused, and the budget for examining it."""
 
 from collections.abc import Collection
 from typing import Any, Literal
@@ -18,15 +18,15 @@ Format = Literal[
     "repository",
     "unknown",
 ]
-"""`torch-zip`, `torch-legacy` and `torch-tar` are what `torch.save` wrote since 1.6, before it, and before 0.2."""
+"""`torch-zip`, `torch-legacy` and `torch-tar` are the formats of `torch.save` since 1.6, before 1.6, and before 0.2."""
 
 Safety = Literal["data", "code", "refused"]
-"""`data` can be read without running anything; `code` runs code of its author's when it is loaded, and is loaded with
-`--allow-code` only; `refused` is damaged, lies about itself, or is nothing we know, and is never loaded."""
+"""`data` can be read without running anything; `code` runs its author's code when loaded, and is loaded only with
+`--allow-code`; `refused` is damaged, contradicts itself, or is in an unknown format, and is never loaded."""
 
 
 class TensorInfo(msgspec.Struct, frozen=True):
-    """A tensor as its file describes it: dtype by torch's name (`float32`, `bfloat16`), and shape."""
+    """A tensor as its file describes it: torch's name of its dtype (`float32`, `bfloat16`), and its shape."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -35,9 +35,9 @@ class TensorInfo(msgspec.Struct, frozen=True):
 class TensorMapping(msgspec.Struct, frozen=True):
     """A mapping of names to tensors inside a file.
 
-    `where` is the way to it, as keys of nested mappings: `()` is the file itself, `("state_dict",)` what lies under
-    that key. `aside` names its members that are no tensors. `module`: it is no mapping but a pickled network, whose
-    tensors are named as its `state_dict()` would name them.
+    `where` is its path, as keys of nested mappings: `()` is the file itself, `("state_dict",)` the value under that
+    key. `aside` are the names of its members that are not tensors. `module`: it is not a mapping but a pickled network,
+    with its tensors named as its `state_dict()` would name them.
     """
 
     where: tuple[str, ...]
@@ -47,7 +47,7 @@ class TensorMapping(msgspec.Struct, frozen=True):
 
 
 class Global(msgspec.Struct, frozen=True):
-    """A class or function that a pickle names. `danger` says in a few words what it could have done."""
+    """A class or function that a pickle names. `danger` is a short phrase for what it could have done."""
 
     name: str
     harmless: bool
@@ -55,11 +55,11 @@ class Global(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What a file is.
+    """What `examine` found out about a file of `size` bytes.
 
-    `reason` and `remedy` are set unless the verdict is `data`; `reason` reads on from the file's name. `entries` are
-    the mappings of tensors found in it, outermost first. `classes` are class names that lie beside the weights, in
-    the order of the outputs. `facts` are further things worth showing, by name: producer, inputs, handler.
+    `reason` and `remedy` are set unless the verdict is `data`; `reason` is a phrase that follows the file's name.
+    `entries` are the mappings of tensors in it, outermost first. `classes` are class names stored beside the weights,
+    in the order of the outputs. `facts` are other facts worth showing, by name: producer, inputs, handler.
     """
 
     format: Format
@@ -73,14 +73,11 @@ class Report(msgspec.Struct, frozen=True):
     facts: dict[str, str] = {}
 
 
-# How a look into a file ends when the file is not to be loaded. It knows no format.
-
-
 class ScanError(Exception):
-    """The file is damaged, lies about itself, or is nothing we read.
+    """The file must not be loaded: it is damaged, contradicts itself, or is in a format that is not supported.
 
-    `reason` reads on from the file's name ("is cut short"), and `remedy` is a sentence of its own. It never leaves this
-    package: `examine` makes a report of it.
+    `reason` is a phrase that follows the file's name ("is cut short"), `remedy` a sentence of its own. It never leaves
+    this package: `examine` turns it into a report.
     """
 
     def __init__(self, reason: str, remedy: str = "") -> None:
@@ -96,29 +93,29 @@ _LONGEST = 120
 
 
 def plain(text: str) -> str:
-    """A text out of a file, fit to be printed: no control characters, no surrogates, at most 120 characters."""
+    """Untrusted text made safe to print: no control characters, no surrogates, at most 120 characters."""
     shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[: _LONGEST + 1])
     return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + "…"
 
 
-# What looking into one file may cost, whatever it holds (A4).
+# What examining one file may cost, whatever it contains (A4).
 
 
 MOST_OPERATIONS = 600_000
-"""Of a pickle. A tensor takes some 22 of them, and they take one to two microseconds each."""
+"""Operations in a pickle. A tensor takes about 22, at one to two microseconds each."""
 
 _UNITS = 96 * 2**20
 _OF_A_MEMBER = 100
 _OF_AN_ELEMENT = 64
 
 MOST_TENSORS = 32_768
-"""In one mapping. Whoever finds out which network it is looks at each of their names, more than once."""
+"""Tensors in one mapping. Finding the architecture looks at each of their names more than once."""
 _LONGEST_NAME = 400
 _MOST_OF_NAMES = 2 * 2**20  # characters
 
 
 def refuse_too_many(names: Collection[str]) -> None:
-    """Raise `ScanError` for more tensors, or more text in their names, than any network has."""
+    """Raise `ScanError` for more tensors, or longer names in total, than any network has."""
     if len(names) > MOST_TENSORS:
         raise ScanError(f"has {len(names):,} tensors, more than the {MOST_TENSORS:,} that a network may have")
     longest, total = max(map(len, names), default=0), sum(map(len, names))
@@ -127,7 +124,7 @@ def refuse_too_many(names: Collection[str]) -> None:
 
 
 class ScanBudget:
-    """What is left for a file. `operations` are counted by whoever plays them."""
+    """What may still be spent on a file, in units. The pickle machine counts down `operations` itself."""
 
     __slots__ = ("_units", "operations")
 
@@ -136,13 +133,13 @@ class ScanBudget:
         self._units = _UNITS
 
     def charge(self, units: int) -> None:
-        """Take so many. Raises `ScanError` when none are left."""
+        """Spend `units`. Raises `ScanError` when too few are left."""
         self._units -= units
         if self._units < 0:
-            raise ScanError("repeats its parts so often that it would fill the memory of whoever reads it")
+            raise ScanError("repeats its parts so often that reading it would fill the memory")
 
     def charge_for(self, value: Any) -> None:
-        """Take what one look at each part of `value` costs, or one copy of it."""
+        """Spend what visiting each part of `value` once costs, or copying it."""
         kind = type(value)
         if kind is str or kind is bytes:
             self.charge(len(value))
@@ -152,7 +149,7 @@ class ScanBudget:
             self.charge(_OF_A_MEMBER * len(value))
 
     def charge_for_each(self, values: Any) -> None:
-        """Take what a call with these arguments costs; only a tuple is looked into."""
+        """Spend what a call with these arguments costs; only a tuple counts."""
         if type(values) is tuple:
             self.charge_for(values)
             for value in values:

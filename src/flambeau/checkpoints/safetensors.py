@@ -1,6 +1,6 @@
 """Safetensors: eight bytes of length, a JSON header, and the tensors one after the other (T-25).
 
-Its own library keeps the last of two tensors of one name and says nothing, so the header is read here.
+The safetensors library silently keeps the last of two tensors with the same name, so the header is read here.
 """
 
 import json
@@ -31,12 +31,12 @@ _DTYPES = {
 
 
 def looks_like_safetensors(head: bytes) -> bool:
-    """Whether the first nine bytes are a length and a brace. Nine bytes of text are not."""
+    """Whether the first nine bytes are a length and a brace, and not nine characters of text."""
     return head[8:9] == b"{" and any(byte < 9 or byte > 126 for byte in head[:8])
 
 
 def read(file: BinaryIO, size: int) -> tuple[TensorMapping, dict[str, str]]:
-    """The tensors, and the file's own metadata. Raises `ScanError` for a header that does not fit the file exactly."""
+    """The tensors and the file's own metadata. Raises `ScanError` for a header that does not match the file exactly."""
     file.seek(0)
     (length,) = struct.unpack("<Q", file.read(8))
     if length > _LONGEST_HEADER:
@@ -63,16 +63,16 @@ def read(file: BinaryIO, size: int) -> tuple[TensorMapping, dict[str, str]]:
 
 def _header(text: str) -> tuple[dict[str, TensorInfo], list[tuple[int, int, str]], dict[str, str]]:
     """The tensors, their spans and the metadata. Raises `ValueError` for bad JSON and `ScanError` for bad contents."""
-    if text.count("{") + text.count("[") > _MOST_BRACKETS:  # each would become an object of Python's
+    if text.count("{") + text.count("[") > _MOST_BRACKETS:  # each would become a Python object
         raise ScanError(f"has a header of more parts than {MOST_TENSORS:,} tensors, which no network exceeds, have")
     described = json.loads(text, object_pairs_hook=_once)
     if not isinstance(described, dict):
         raise ValueError(text[:20])
     for name in described:
-        name.encode()  # a lone surrogate is no name: UnicodeEncodeError is a ValueError
+        name.encode()  # raises for a lone surrogate: UnicodeEncodeError is a ValueError
     metadata = described.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(each, str) for each in metadata.values()):
-        raise ScanError("has metadata that is no text")
+        raise ScanError("has metadata that is not text")
     tensors: dict[str, TensorInfo] = {}
     spans: list[tuple[int, int, str]] = []
     for name, tensor in described.items():
@@ -89,7 +89,7 @@ def _tensor(name: str, described: Any) -> tuple[TensorInfo, tuple[int, int]]:
     if type(kind) is not str or kind not in _DTYPES:
         raise ScanError(f"gives its tensor {plain(name)} a dtype that is not known: {plain(repr(kind))}")
     if not _is_whole(shape) or len(shape) > _MOST_DIMENSIONS or not _is_whole(span) or len(span) != 2:
-        raise ScanError(f"gives its tensor {plain(name)} a shape or a place that is no list of whole numbers")
+        raise ScanError(f"gives its tensor {plain(name)} a shape or a place that is not a list of whole numbers")
     dtype, size = _DTYPES[kind]
     for count in shape:
         size *= count

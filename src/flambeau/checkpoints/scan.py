@@ -1,6 +1,6 @@
-"""`examine`: which format a file has, and who looks into it; and what a folder is.
+"""`examine`: identify a file's format by its first bytes and pass it to the format's module; identify folders.
 
-It knows what begins how, and no format of files from within.
+This module knows how formats begin, not what is inside them.
 """
 
 import os
@@ -27,15 +27,15 @@ from flambeau.errors import SourceError
 
 _HEAD = 4096
 _TAR_MAGIC = slice(257, 262)
-_CODE_INSIDE = "give --allow-code if you trust whoever wrote it, or save its weights alone as safetensors"
+_CODE_INSIDE = "give --allow-code if you trust its author, or save its weights alone as safetensors"
 
 
 def examine(path: Path) -> Report:
-    """What lies at `path`, by its contents and never by its suffix.
+    """Report what is at `path`, by its contents and never by its suffix.
 
-    Nothing of it is run, imported or unpickled, and the memory and the time it takes are bounded whatever it holds. A
-    hostile or damaged file is a report with the verdict `refused`, whose `reason` reads on from the file's name. Raises
-    `SourceError` only when nothing lies there, or it cannot be read.
+    Nothing in it is run, imported or unpickled, and the memory and time are bounded whatever it contains. A hostile or
+    damaged file gets a report with the verdict `refused`, whose `reason` follows the file's name. Raises `SourceError`
+    only when there is no file or it cannot be read.
     """
     try:
         if path.is_dir():
@@ -44,7 +44,7 @@ def examine(path: Path) -> Report:
             except ScanError as refusal:
                 return _refused("unknown", 0, refusal)
         if not path.is_file():
-            raise SourceError(f"{path} {'is no regular file' if path.exists() else 'does not exist'}: name a file")
+            raise SourceError(f"{path} {'is not a regular file' if path.exists() else 'does not exist'}: name a file")
         with path.open("rb") as file:
             report = _file(file, os.fstat(file.fileno()).st_size, folder=path.parent)
         part_of_a_folder = path.suffix == ".distcp" and (path.parent / ".metadata").is_file()
@@ -59,7 +59,7 @@ def examine(path: Path) -> Report:
 
 
 def files_beside(path: Path) -> tuple[Path, ...]:
-    """The files beside an ONNX file that hold weights of it. Raises `SourceError` for what `examine` refuses."""
+    """The files beside an ONNX file that hold its weights. Raises `SourceError` for a file that `examine` refuses."""
     with path.open("rb") as file:
         try:
             found = onnx.read(file, os.fstat(file.fileno()).st_size, folder=path.parent)
@@ -100,7 +100,7 @@ def _zip(file: BinaryIO, size: int) -> Report:
             form = "mar"
             facts = file_magic.mar_facts(archive)
             file_magic.refuse_bomb(archive)
-            return _code(form, size, "is an archive of TorchServe with Python code of its author's", facts=facts)
+            return _code(form, size, "is an archive of TorchServe with its author's Python code", facts=facts)
         if torch_file.is_zip(archive):
             form = "torch-zip"
             return classify.of_pickle(torch_file.read_zip(archive), form, size)
@@ -110,13 +110,13 @@ def _zip(file: BinaryIO, size: int) -> Report:
 
 
 def _tar(head: bytes, size: int) -> Report:
-    """What `torch.save` wrote before 0.2, whose first member is `sys_info`; or any other archive."""
+    """The report on a tar archive: `torch.save`'s from before 0.2, whose first member is `sys_info`, or any other."""
     if not head.startswith(b"sys_info\0"):
         refusal = ScanError("is a tar archive, which we never unpack", "unpack it, and give the model's file in it")
         return _refused("unknown", size, refusal)
     refusal = ScanError(
         "was saved before torch 0.2, and torch reads such files only by unpickling them in full",
-        "if you trust whoever wrote it, save its weights alone, "
+        "if you trust its author, save its weights alone, "
         "torch.save(torch.load('PATH', weights_only=False), 'NEW'), and give that",
     )
     return _refused("torch-tar", size, refusal)
@@ -139,7 +139,8 @@ def _onnx(file: BinaryIO, size: int, folder: Path) -> Report:
 
 
 def _pickle(file: BinaryIO, size: int, head: bytes) -> Report:
-    """torch before 1.6, any other pickle, or none: text may be one too (protocol 0), so it is tried."""
+    """The report on torch's format before 1.6, another pickle, or anything else. Text may be a pickle too (protocol 0),
+    so it is tried."""
     first = pickle_vm.read(head)
     try:
         if torch_file.is_legacy(first):
@@ -155,15 +156,15 @@ def _pickle(file: BinaryIO, size: int, head: bytes) -> Report:
 
 
 def _only_looks_like_a_pickle(found: pickle_vm.Pickled, head: bytes) -> bool:
-    """Text whose first word begins with an operation's letter: "cat", on two lines, would be a global."""
+    """Whether it is text whose first letter happens to be an operation: "cat", on two lines, would be a global."""
     return not found.end and file_magic.is_text(head) and not any(allowlist.danger(name) for name in found.foreign)
 
 
 def _code(form: Format, size: int, reason: str, *, weights: str = "", facts: dict[str, str] | None = None) -> Report:
-    """The report on a format that is code. `weights` is what makes its state_dict, where that can be saved alone."""
+    """The report on a format that is code. `weights` is the Python expression for its state_dict, if there is one."""
     reason = f"{reason}, and loading it would run that"
     alone = f"save its weights alone, torch.save({weights}, 'NEW'), and give its network with --arch"
-    remedy = f"if you trust whoever wrote it, give --allow-code, or {alone}" if weights else _CODE_INSIDE
+    remedy = f"if you trust its author, give --allow-code, or {alone}" if weights else _CODE_INSIDE
     return Report(form, "code", size, reason, remedy, facts=facts or {})
 
 
@@ -171,7 +172,7 @@ def _refused(form: Format, size: int, refusal: ScanError) -> Report:
     return Report(form, "refused", size, reason=refusal.reason, remedy=refusal.remedy)
 
 
-# Folders: a bundle, a repository of bundles, or something else, with the files in it that may be what was meant.
+# Folders: a bundle, a repository of bundles, or something else. Then the files in it that may be meant are named.
 
 
 _MOST_FILES = 10_000
@@ -180,7 +181,7 @@ _LIKELY = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".onnx", ".pt2")
 
 
 def _folder_report(path: Path) -> Report:
-    """What a folder is. Raises `ScanError` for one that holds no bundle."""
+    """The report on a folder. Raises `ScanError` for one without a bundle."""
     size = sum(file.stat().st_size for file in islice(path.rglob("*"), _MOST_FILES) if file.is_file())
     if (path / storage.MANIFEST).is_file():
         return _bundle_report(path, size)
@@ -196,8 +197,8 @@ def _folder_report(path: Path) -> Report:
         raise ScanError("is a file of torch.save that was unpacked", "give the file itself, as it was downloaded")
     if (path / ".metadata").is_file() and any(path.glob("*.distcp")):
         raise ScanError(
-            "is a checkpoint of torch.distributed.checkpoint, whose tensors lie in parts",
-            "join them, if you trust whoever wrote it, for that unpickles: "
+            "is a checkpoint of torch.distributed.checkpoint, whose tensors are in several files",
+            "join them, if you trust its author, because that unpickles: "
             "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER NEW.pth, and give NEW.pth",
         )
     if shards := next(path.glob("*.index.json"), None):
@@ -213,8 +214,8 @@ def _folder_report(path: Path) -> Report:
 
 
 def _refuse_unlisted(path: Path, manifest: storage.Manifest) -> None:
-    """Raise `ScanError` where a graph keeps weights in a file that the manifest does not list, and so nobody
-    verifies."""
+    """Raise `ScanError` where a graph keeps weights in a file that the manifest does not list: it would not be
+    verified."""
     for name in (storage.ONNX, storage.OPTIMISED_ONNX, storage.INT8_ONNX):
         if name not in manifest.members or not (path / name).is_file():
             continue
@@ -223,7 +224,7 @@ def _refuse_unlisted(path: Path, manifest: storage.Manifest) -> None:
         for place in found.external:
             if str(PurePosixPath(place)) not in manifest.members:
                 raise ScanError(
-                    f"is a bundle whose {name} keeps weights in {plain(place)}, which is no member of it",
+                    f"is a bundle whose {name} keeps weights in {plain(place)}, which is not a member of it",
                     "build it again with flambeau build",
                 )
 
@@ -255,7 +256,7 @@ def _bundle_report(path: Path, size: int) -> Report:
     facts["task"] = manifest.what_it_does
     facts["activation"] = str(manifest.activated_by)
     if manifest.one_row:
-        facts["one row"] = plain(f"at a time, for {manifest.one_row}")
+        facts["one row"] = plain(f"at a time, because {manifest.one_row}")
     if manifest.architecture:
         facts["architecture"] = plain(manifest.architecture.name)
     code = getattr(manifest.pipeline, "code", None) or (manifest.architecture and manifest.architecture.code)
@@ -263,6 +264,6 @@ def _bundle_report(path: Path, size: int) -> Report:
         return Report("bundle", "data", size, facts=facts)
     return Report(
         "bundle", "code", size, facts=facts,
-        reason=f"is a bundle with code of its author's in it ({plain(code.name)}), which runs when it is served",
-        remedy="give --allow-code if you trust whoever wrote it",
+        reason=f"is a bundle with its author's code in it ({plain(code.name)}), which runs when it is served",
+        remedy="give --allow-code if you trust its author",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What `torch.save` writes: since 1.6 a zip archive of one pickle and the storages, before it one stream of both."""
+"""The formats of `torch.save`: since 1.6 a zip archive of one pickle and the storages, before that a stream of both."""
 
 import re
 import struct
@@ -21,16 +21,16 @@ _RECORDS = {
     ".storage_alignment": re.compile(rb"[0-9]{1,6}"),
     ".data/serialization_id": re.compile(rb"[0-9]{1,64}"),
 }
-"""What lies in an archive beside the pickle and the storages, and what torch makes numbers of."""
+"""Records in an archive other than the pickle and the storages, and the contents that torch writes there."""
 
 
 def is_zip(archive: Archive) -> bool:
-    """Whether an archive has a `data.pkl` in a folder at its top, or claims to."""
+    """Whether an archive has a member called `data.pkl`, in whatever folder and case."""
     return any(name.casefold().rpartition("/")[2] == "data.pkl" for name in archive.members)
 
 
 def read_zip(archive: Archive) -> Pickled:
-    """What the archive's pickle describes. Raises `ScanError` where the archive itself is not as torch writes it."""
+    """What the archive's pickle describes. Raises `ScanError` for an archive that torch would not write."""
     top = next(iter(archive.members)).partition("/")[0]
     for name, member in archive.members.items():
         if not name.startswith(f"{top}/"):
@@ -56,7 +56,7 @@ def read_zip(archive: Archive) -> Pickled:
 
 
 class _StoragesOfZip:
-    """Persistent ids to storages, each held to the size of its member."""
+    """Maps persistent ids to storages, and checks each storage's size against its member."""
 
     def __init__(self, archive: Archive, top: str) -> None:
         self._archive = archive
@@ -71,7 +71,7 @@ class _StoragesOfZip:
             return known
         member = self._archive.members.get(f"{self._top}/data/{storage.key}")
         if member is None:
-            raise ScanError(f"lacks the storage {plain(storage.key)} that its tensors lie in", DOWNLOAD_AGAIN)
+            raise ScanError(f"lacks the storage {plain(storage.key)} that its tensors use", DOWNLOAD_AGAIN)
         if member.size != storage.size:
             raise ScanError(
                 f"declares a storage of {storage.size:,} bytes where it holds {member.size:,} (CVE-2026-24747 is a lie "
@@ -84,7 +84,7 @@ class _StoragesOfZip:
 def storage_of(identity: Any, *, parts: int) -> Storage:
     """The storage that a persistent id of torch describes. Raises `ScanError` for any other id."""
     if type(identity) is not tuple or len(identity) != parts or identity[0] != "storage":
-        raise ScanError("asks for a persistent object that is no storage of tensors")
+        raise ScanError("asks for a persistent object that is not a storage of tensors")
     kind, key, location, count = identity[1:5]
     if not isinstance(kind, Named) or kind.name not in STORAGES:
         raise ScanError("asks for a storage of a kind that holds no plain numbers")
@@ -95,7 +95,7 @@ def storage_of(identity: Any, *, parts: int) -> Storage:
     return Storage(key, dtype, count * ITEM_SIZES[dtype])
 
 
-# Before torch 1.6: five pickles in a row, and then the storages one after the other.
+# The format before torch 1.6: five pickles in a row, then the storages one after the other.
 
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -110,7 +110,7 @@ def is_legacy(first: Pickled) -> bool:
 
 
 def read_legacy(file: BinaryIO, size: int) -> Pickled:
-    """What the file's pickle describes. Raises `ScanError` where the parts around it are not as torch writes them."""
+    """What the file's pickle describes. Raises `ScanError` if the parts around it are not as torch writes them."""
     for limit in (_USUAL_BYTES, pickle_vm.MOST_BYTES):
         file.seek(0)
         data = file.read(limit)
@@ -121,14 +121,14 @@ def read_legacy(file: BinaryIO, size: int) -> Pickled:
         keys = pickle_vm.read(data, start=found.end, budget=budget)
         if not (found.fault or keys.fault) or len(data) == size:
             break
-    # where the pickle alone tells that these are no weights, its storages do not matter
+    # if the pickle alone shows that these are not weights, its storages do not matter
     if not (found.fault or found.oddity or found.foreign):
         _compare(file, storages, _plain(keys), start=keys.end, size=size)
     return found
 
 
 def _start(data: bytes, budget: ScanBudget) -> int:
-    """Where the pickle of the weights begins: after the magic number, the protocol and a dict about the machine."""
+    """The offset of the weights' pickle: after the magic number, the protocol and a dict about the machine."""
     _, position = _value(data, 0, budget)
     protocol, position = _value(data, position, budget)
     system, position = _value(data, position, budget)
@@ -145,7 +145,7 @@ def _value(data: bytes, start: int, budget: ScanBudget) -> tuple[Any, int]:
 
 
 def _plain(found: Pickled) -> Any:
-    """What one of the small pickles around the others says: numbers and strings, without a global in it."""
+    """The value of one of the small pickles around the weights, which may name no global. Raises `ScanError`."""
     if refused := found.fault or found.oddity:
         raise refused
     if found.globals:
@@ -154,12 +154,12 @@ def _plain(found: Pickled) -> Any:
 
 
 def _storage(identity: Any, storages: dict[str, Storage]) -> Any:
-    if type(identity) is tuple and len(identity) == 4 and identity[0] == "module":  # a class, with its source
+    if type(identity) is tuple and len(identity) == 4 and identity[0] == "module":  # a class with its source code
         kind = identity[1]
         if isinstance(kind, Named) and not kind.harmless:
             return kind
     storage = storage_of(identity, parts=6)
-    if identity[1].name == "torch.storage.UntypedStorage":  # of dtypes such as uint16 and the ones of eight-bit floats
+    if identity[1].name == "torch.storage.UntypedStorage":  # for dtypes such as uint16 and the 8-bit floats
         raise ScanError("holds a tensor of a dtype that torch does not read back from this old format", _SAVE_AGAIN)
     known = storages.setdefault(storage.key, storage)
     if (known.dtype, known.size) != (storage.dtype, storage.size):
@@ -168,7 +168,7 @@ def _storage(identity: Any, storages: dict[str, Storage]) -> Any:
 
 
 def _view(storage: Storage, place: Any) -> Storage:
-    """A part of a storage that has a key of its own, as torch wrote until 0.4."""
+    """A part of a storage with its own key, as torch wrote until 0.4."""
     match place:
         case (str(key), int(offset), int(count)) if 0 <= offset < 2**60 and 0 <= count < 2**60:
             item = ITEM_SIZES[storage.dtype]
@@ -178,9 +178,9 @@ def _view(storage: Storage, place: Any) -> Storage:
 
 
 def _compare(file: BinaryIO, storages: dict[str, Storage], keys: Any, *, start: int, size: int) -> None:
-    """Hold the storages that follow to what the pickle said of them: all there, each of its size, and nothing after."""
+    """Check the storages that follow against the pickle: all present, each of the right size, and nothing after."""
     if type(keys) is not list or not all(type(key) is str for key in keys) or sorted(keys) != sorted(storages):
-        raise ScanError("lists other storages than its tensors lie in")
+        raise ScanError("lists other storages than its tensors use")
     position = start
     for key in keys:
         file.seek(position)

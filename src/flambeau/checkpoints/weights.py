@@ -1,4 +1,4 @@
-"""Which of a file's mappings holds the weights to serve, and where mappings lie in what a pickle describes."""
+"""Find the mappings of tensors in what a pickle describes, and choose the one with the weights to serve."""
 
 from collections.abc import Iterator
 from math import prod
@@ -22,11 +22,14 @@ _MOST_LISTED = 12
 
 
 def choose(report: Report, wanted: str | None) -> tuple[TensorMapping, str | None]:
-    """The entry that holds the weights, and a sentence on the choice where there was one.
+    """The entry that holds the weights, and a note about the choice if there was one.
 
-    `wanted` is `--weights-key`: keys joined by dots. Averaged weights (EMA) go before plain ones, for they are what
-    training scripts evaluate; then known names, then the largest; and mappings of tensors before modules, which would
-    have to be unpickled. Raises `SourceError` where nothing fits.
+    `wanted` is `--weights-key`: keys joined by dots. Averaged weights (EMA) come before plain ones, because training
+    scripts evaluate those; then known names, then the largest entry. Mappings of tensors come before modules, which
+    would have to be unpickled. Raises `SourceError` if nothing fits.
+
+    Example: of `{"model": {...}, "model_ema": {...}, "optimizer": {...}}` with the same keys in both, `model_ema` is
+    chosen, and the note says that `--weights-key model` takes the plain weights.
     """
     if not report.entries:
         held = report.facts.get("holds", "nothing that is called a tensor")
@@ -71,10 +74,10 @@ def _is_averaged(entry: TensorMapping, name: str) -> bool:
 
 
 def _names(entry: TensorMapping) -> frozenset[str]:
-    """The keys without the prefixes that all of them have, and without what averaging adds."""
+    """The keys without the prefixes that all of them share, and without the counter that averaging adds."""
     names = [name for name in entry.tensors if name != "n_averaged"]
     least, most, length = min(names, default=""), max(names, default=""), 0
-    # what the first and the last by order begin with, all do
+    # a prefix that the first and the last in sorted order share is shared by all
     while prefix := next((p for p in _PREFIXES if least.startswith(p, length) and most.startswith(p, length)), None):
         length += len(prefix)
     return frozenset(name[length:] for name in names)
@@ -85,7 +88,7 @@ def _bytes(entry: TensorMapping) -> int:
 
 
 def _way(entry: TensorMapping) -> str:
-    """The entry as `--weights-key` names it; a dot is the file itself."""
+    """The entry as `--weights-key` names it; "." is the file itself."""
     return ".".join(entry.where) or "."
 
 
@@ -94,7 +97,7 @@ def _listed(entries: list[TensorMapping]) -> str:
     return ", ".join(names) + (f" and {len(entries) - _MOST_LISTED} more" if len(entries) > _MOST_LISTED else "")
 
 
-# Where mappings of tensors lie in what a pickle describes, and the class names that may lie beside them.
+# Finding the mappings of tensors in what a pickle describes, and class names stored beside them.
 
 
 _DEEPEST = 4
@@ -106,7 +109,7 @@ _FREE_BYTES = 64 * 2**20
 _MOST_TIMES = 8
 
 _NOT_WEIGHTS = ("optim", "lr_sched", "scheduler", "scaler", "amp", "rng", "cuda_rng", "callbacks", "loops", "grad")
-"""What keys begin with under which training keeps its own tensors."""
+"""Prefixes of keys under which training keeps its own tensors."""
 _OF_OPTIMISERS = {
     "step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "grad_avg",
     "acc_delta", "sum", "ax", "eta", "mu", "prev", "step_size",
@@ -116,8 +119,9 @@ _CLASS_KEYS = ("classes", "class_names", "labels", "names", "categories", "class
 
 
 def _mappings(value: Any, budget: ScanBudget) -> Iterator[tuple[tuple[str, ...], dict[Any, Any], bool]]:
-    """Every mapping of the contents with the keys that lead to it, and whether it is a module; outermost first, each
-    once.
+    """Every mapping in the contents: the keys that lead to it, its members, and whether it is a module.
+
+    Outermost first, each once.
     """
     waiting: list[tuple[tuple[str, ...], Any]] = [((), value)]
     seen: set[int] = set()
@@ -147,8 +151,8 @@ def _members(value: Any, budget: ScanBudget) -> dict[Any, Any] | None:
 
 
 def entries(value: Any, budget: ScanBudget, *, size: int) -> tuple[TensorMapping, ...]:
-    """The mappings that hold tensors, without an optimiser's. Raises `ScanError` where they outgrow a file of
-    `size`."""
+    """The mappings that hold tensors, except an optimiser's. Raises `ScanError` if they outgrow a file of `size`
+    bytes."""
     found: list[TensorMapping] = []
     total = 0
     for where, members, module in _mappings(value, budget):
@@ -194,14 +198,14 @@ def _state_dict(module: Any, budget: ScanBudget) -> dict[str, Any] | None:
 
 
 def _named(members: Any, prefix: str, budget: ScanBudget) -> list[tuple[str, Any]]:
-    """The members that have names, which are to get the prefix."""
+    """The members with string names, at the budget's cost of adding `prefix` to each."""
     found = _dict(members)
     budget.charge((_OF_A_TENSOR + len(prefix)) * len(found))
     return [(name, item) for name, item in found.items() if type(name) is str and len(name) <= _LONGEST_PREFIX]
 
 
 def is_module(value: Any) -> bool:
-    """Whether it is a pickled `torch.nn.Module`, by the state that all of them have."""
+    """Whether it is a pickled `torch.nn.Module`, recognised by its state."""
     return isinstance(value, Foreign) and isinstance(value.state, dict) and "_parameters" in value.state
 
 
@@ -227,14 +231,14 @@ def _classes(value: Any) -> tuple[str, ...] | None:
         return None
     elif all(type(index) is int and 0 <= index < len(value) for index in value.values()):  # class_to_idx
         names = _dense({index: name for name, index in value.items()}, count=len(value))
-    else:  # idx_to_class; JSON has made strings of the numbers, perhaps
+    else:  # idx_to_class, whose numbers JSON may have made strings
         names = _dense({_number(index): name for index, name in value.items()}, count=len(value))
     whole = 1 < len(names) <= _MOST_CLASSES and all(type(name) is str and name for name in names)
     return tuple(names) if whole else None
 
 
 def _dense(names: dict[Any, Any], *, count: int) -> list[Any]:
-    """The names by their numbers from 0, or nothing where a number is missing or given twice."""
+    """The names ordered by their numbers from 0, `None` for a missing one; empty if a number occurs twice."""
     return [names.get(index) for index in range(count)] if len(names) == count else []
 
 

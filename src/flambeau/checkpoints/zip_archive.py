@@ -1,7 +1,7 @@
-"""Zip archives, by their own structure: the directory at the end, each member's header, and whether the two agree.
+"""Check the structure of zip archives: the directory at the end, each member's header, and that the two agree.
 
-Stricter than any reader, because readers differ in what they make of an archive that contradicts itself. Nothing is
-unpacked, and no size that a file declares is ever allocated before it was compared with the size of the file.
+This is stricter than any zip reader, because readers differ in how they read an archive that contradicts itself.
+Checking unpacks nothing, and a declared size is compared with the file's size before anything is allocated.
 """
 
 import re
@@ -26,14 +26,14 @@ _FLAG_DESCRIPTOR, _FLAG_UTF8 = 0x8, 0x800
 _COMPRESSION_HINTS = 0x6
 _SAFE_NAME = re.compile(r"[^\x00-\x1f\x7f\\]{1,400}")
 _DOS_LABEL, _DOS_FOLDER = 0x8, 0x10
-_UNIX_KINDS = (0, 0o100000, 0o040000)  # not said, a file, a folder
+_UNIX_KINDS = (0, 0o100000, 0o040000)  # unspecified, a file, a folder
 
 STORED, DEFLATED = 0, 8
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A member: where its header begins, its checksum, its size packed and unpacked, and where its data begins."""
+    """A member: the offset of its header, its checksum, its packed and unpacked sizes, and the offset of its data."""
 
     name: str
     header: int
@@ -46,7 +46,7 @@ class Member:
 
 
 class Archive:
-    """An archive whose structure was checked. `members` are in the order of the directory."""
+    """An archive whose structure has been checked. `members` are in the order of the directory."""
 
     def __init__(self, file: BinaryIO, members: dict[str, Member]) -> None:
         self.members = members
@@ -74,19 +74,19 @@ class Archive:
 
 
 def read(file: BinaryIO, size: int) -> Archive:
-    """The archive in a file of `size` bytes. Raises `ScanError` for one that is damaged or contradicts itself."""
+    """Open the archive in a file of `size` bytes. Raises `ScanError` for one that is damaged or contradicts itself."""
     directory, start, count = _directory(file, size)
     members: dict[str, Member] = {}
     known: set[str] = set()
     position = 0
     while position < len(directory) and len(members) <= count:
         member, position = _entry(directory, position, limit=start)
-        if member.name.casefold() in known:  # readers differ in which of two they take, and some ignore case
+        if member.name.casefold() in known:  # readers differ in which of the two they use, and some ignore case
             raise ScanError(f"holds two members called {plain(member.name)}, so that readers differ in which they see")
         known.add(member.name.casefold())
         members[member.name] = member
     if len(members) != count:
-        raise ScanError(f"declares {count:,} members and lists others beside them or fewer")
+        raise ScanError(f"declares {count:,} members, but lists more or fewer")
     return Archive(file, _against_headers(file, members, end=start))
 
 
@@ -100,7 +100,7 @@ def _directory(file: BinaryIO, size: int) -> tuple[bytes, int, int]:
     stop, comment = size - 22, numbers[6]
     file.seek(max(0, stop - 76))
     wide = file.read(76)
-    if wide.startswith(_END_64) and wide[56:60] == _END_64_PLACE:  # torch writes the 64-bit end always
+    if wide.startswith(_END_64) and wide[56:60] == _END_64_PLACE:  # torch always writes the 64-bit end
         stop -= 76
         narrow, numbers = numbers[:6], struct.unpack_from("<2I4Q", wide, 16)
         sizes = struct.unpack_from("<Q", wide, 4) + struct.unpack_from("<IQI", wide, 60)
@@ -131,7 +131,7 @@ def _agree(narrow: int, wide: int) -> bool:
 
 
 def _entry(directory: bytes, position: int, *, limit: int) -> tuple[Member, int]:
-    """One member of the directory, and where the next begins. Its offsets lie below `limit`."""
+    """One member of the directory, and where the next one begins. The member must end below `limit`."""
     if position + 46 > len(directory):
         raise ScanError("is a zip archive with a damaged directory", DOWNLOAD_AGAIN)
     (magic, flags, method, crc, packed, unpacked, name_size, extra_size, comment_size, disk, attributes, header) = (
@@ -163,7 +163,7 @@ def _name(raw: bytes) -> str:
     try:
         name = raw.decode("utf-8")
     except UnicodeDecodeError:
-        raise ScanError(f"holds a member whose name is no text: {plain(repr(raw))}") from None
+        raise ScanError(f"holds a member whose name is not text: {plain(repr(raw))}") from None
     parts = name.removesuffix("/").split("/")
     if not _SAFE_NAME.fullmatch(name) or any(part in ("", ".", "..") for part in parts) or ":" in "".join(parts[1:]):
         raise ScanError(f"holds a member with a name that leads elsewhere: {plain(repr(name))}")
@@ -171,7 +171,7 @@ def _name(raw: bytes) -> str:
 
 
 def _wide(extra: bytes, packed: int, unpacked: int, header: int) -> tuple[int, int, int]:
-    """The 64-bit values of those that are filled in (zip64, extra field 1)."""
+    """The sizes and offset, with filler values replaced by their 64-bit ones (zip64, extra field 1)."""
     position = 0
     for _ in range(_MOST_EXTRA_FIELDS):
         if position + 4 > len(extra):
@@ -188,7 +188,7 @@ def _wide(extra: bytes, packed: int, unpacked: int, header: int) -> tuple[int, i
 
 
 def _against_headers(file: BinaryIO, members: dict[str, Member], *, end: int) -> dict[str, Member]:
-    """The members with the places of their data, after each one's own header and its neighbours were looked at."""
+    """The members with the offsets of their data, after checking each against its own header and its neighbours."""
     found: dict[str, Member] = {}
     expected = 0
     for member in sorted(members.values(), key=lambda member: member.header):

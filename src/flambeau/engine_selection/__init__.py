@@ -1,5 +1,5 @@
-"""Engines tried side by side on one bundle: how fast, how near to PyTorch, how large, and which one to take.
+"""Compares engines on one bundle (speed, agreement with PyTorch, memory) and chooses one.
 
-Each runs in a throw-away process (`candidate` there, `benchmark` here), so that what it takes of memory
-is its own and goes back. `flambeau build` and `flambeau bench` ask; nothing here is part of serving.
+Each engine runs in a throw-away process (`candidate`), driven by `benchmark`, so that its memory is measured by itself
+and then freed. `flambeau build` and `flambeau bench` use this; serving does not.
 """

@@ -1,4 +1,4 @@
-"""A benchmark: the engines of a bundle measured in turns, so that a noisy moment of the machine meets all of them."""
+"""Benchmark the engines of a bundle in turns, so that a noisy moment of the machine affects all of them."""
 
 import contextlib
 import math
@@ -19,7 +19,7 @@ from flambeau.system.process import ending, spawn_child
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """How a benchmark is held: `batches` of so many rows, each in so many `rounds` of at least so many `seconds`."""
+    """How to run a benchmark: the batch sizes in rows, how many rounds of each, and the least `seconds` of a round."""
 
     threads: int
     batches: tuple[int, ...]
@@ -30,10 +30,10 @@ class Rules:
 
 
 def hold(folder: Path, names: Sequence[str], rules: Rules, *, tell: Callable[[str], None] | None = None) -> list[Trial]:
-    """Measure the engines `names` on the bundle in `folder`, one trial each in their order.
+    """Measure the engines `names` on the bundle in `folder`. Returns one trial for each, in that order.
 
-    They are loaded one after the other and then take turns. An engine that fails has its reason in its trial; nothing
-    is raised for it. `tell` is called with a name before it is loaded.
+    They are loaded one after the other, then take turns. If an engine fails, its trial has the reason; nothing is
+    raised. `tell` is called with each engine's name before it is loaded.
     """
     with contextlib.ExitStack() as stack:
         candidates: list[_CandidateProcess] = []
@@ -50,7 +50,7 @@ def hold(folder: Path, names: Sequence[str], rules: Rules, *, tell: Callable[[st
 
 
 class _CandidateProcess:
-    """The process of one engine, as its benchmark sees it."""
+    """The process of one engine, as the benchmark sees it."""
 
     def __init__(self, folder: Path, engine: str, rules: Rules) -> None:
         self._engine = engine
@@ -74,11 +74,11 @@ class _CandidateProcess:
             self._loaded = reply
 
     def turn(self, turn: Round) -> None:
-        """Have a round computed, unless the engine has given up."""
+        """Have the engine compute a round, unless it has given up."""
         if self._error is not None:
             return
         assert self._process.stdin is not None  # it is a pipe
-        with contextlib.suppress(BrokenPipeError):  # what became of it is read below
+        with contextlib.suppress(BrokenPipeError):  # `_receive` finds out how the process ended
             self._process.stdin.write(msgspec.json.encode(turn) + b"\n")
             self._process.stdin.flush()
         reply = self._receive()
@@ -116,33 +116,32 @@ class _CandidateProcess:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.kill()  # it holds nothing that is worth an orderly end
+        self._process.kill()  # it holds nothing that needs an orderly shutdown
         self._process.communicate()
 
 
-# Which of the engines that were tried is taken, and why. Knows only their figures.
+# Choosing one of the engines by their trials.
 
 
 PREFERRED = "onnxruntime"
 MARGIN = 1.1
-"""How many times faster another engine must be to be taken instead of ONNX Runtime, which every installation has, which
-every bundle was checked with when it was exported, and which is measured to within some per cent: a smaller difference
-would make the choice a matter of luck."""
+"""How many times faster another engine must be to be chosen over ONNX Runtime, which every installation has and every
+bundle was checked with. Measurements vary by a few per cent: with a smaller margin, the choice would be luck."""
 
 
 def score(trial: Trial) -> float:
-    """Milliseconds an image: the geometric mean of the smallest and the largest batch, the lower the better.
+    """Milliseconds per image: the geometric mean of the smallest and the largest batch; lower is better.
 
-    One client alone and many together count the same, and neither by how slow it is in itself.
+    A single client and many clients count equally, whichever of the two is slower in absolute terms.
     """
     return math.sqrt(trial.ms[min(trial.ms)] * trial.ms[max(trial.ms)])
 
 
 def by_auto(trial: Trial, trials: Sequence[Trial]) -> bool:
-    """Whether `auto` may take the engine: those that read the graph, and PyTorch where it alone has an accelerator.
+    """Whether `auto` may choose the engine: those that read the graph, and PyTorch where only it has an accelerator.
 
-    Elsewhere PyTorch would cost every worker some hundred MB, `compile` minutes at a first start, and int8 gives other
-    answers: they are taken by name only.
+    Elsewhere PyTorch would cost every worker some hundred MB, `compile` takes minutes at a first start, and int8 gives
+    other answers: these are used only when named.
     """
     if trial.engine == "eager":
         return trial.device != "cpu" and all(each.device == "cpu" for each in trials if each.engine == PREFERRED)
@@ -150,7 +149,7 @@ def by_auto(trial: Trial, trials: Sequence[Trial]) -> bool:
 
 
 def why_not(trial: Trial) -> str | None:
-    """Why an engine cannot be taken, or `None` when it can."""
+    """Why an engine cannot be chosen, or `None` if it can."""
     if trial.error is not None:
         return trial.error
     if trial.agreement is not None and not trial.agreement.holds:
@@ -159,7 +158,10 @@ def why_not(trial: Trial) -> str | None:
 
 
 def select_engine(trials: Sequence[Trial]) -> tuple[str | None, str]:
-    """The name of the engine that `auto` takes and a sentence that says why; no name when it can take none."""
+    """The engine that `auto` chooses and a sentence that says why; `None` for the name if none can be chosen.
+
+    Example: ONNX Runtime at 10 ms beats OpenVINO at 9.5 ms, which is less than 10% faster, but not OpenVINO at 9 ms.
+    """
     fit = sorted((trial for trial in trials if by_auto(trial, trials) and why_not(trial) is None), key=score)
     if not fit:
         return None, "no engine that was tried can be taken"

@@ -1,7 +1,8 @@
-"""A candidate: one engine in a process of its own, measured when it is its turn.
+"""A candidate: one engine in a separate process, measured when its turn comes.
 
-`python -m flambeau.engine_selection.candidate REQUEST`: REQUEST is the JSON of a `CandidateRequest`; then a `Round` a
-line on standard input, and a `Reply` a line on standard output. It ends when its standard input does, or its parent.
+`python -m flambeau.engine_selection.candidate REQUEST`, where REQUEST is a `CandidateRequest` as JSON. It reads one
+`Round` per line from standard input, and writes one `Reply` per line to standard output. It ends when standard input
+ends, or its parent.
 """
 
 import contextlib
@@ -27,11 +28,11 @@ from flambeau.system.machine import resident_mb
 from flambeau.system.process import cpu_alarm, end_with_parent
 from flambeau.types import Tensors
 
-# What passes between a benchmark and its candidates, as lines of JSON.
+# The messages between a benchmark and its candidates, as lines of JSON.
 
 
 class CandidateRequest(msgspec.Struct, frozen=True):
-    """What a candidate is told when it is started. `batches` are the numbers of rows it will be asked for."""
+    """How to start a candidate. `batches` are the batch sizes, in rows, that it will be asked for."""
 
     bundle: str
     engine: str
@@ -59,13 +60,13 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
 
 
 class Timed(msgspec.Struct, frozen=True, tag="timed"):
-    """The median milliseconds of a row in a round."""
+    """The median milliseconds per row in a round."""
 
     ms: float
 
 
 class GaveUp(msgspec.Struct, frozen=True, tag="gave_up"):
-    """The candidate cannot go on, and ends."""
+    """The candidate cannot go on and ends."""
 
     reason: str
 
@@ -74,13 +75,13 @@ Reply = Loaded | Timed | GaveUp
 
 
 _MOST_CPU_SECONDS = 300
-"""Processor time for each core, after which an engine that does not come to an end is given up."""
+"""Processor seconds per core after which an engine that does not finish is stopped."""
 
 
 def main() -> int:
     """Load the engine, then compute rounds until there are no more. Returns the exit code."""
     with os.fdopen(os.dup(1), "wb", buffering=0) as channel:
-        os.dup2(2, 1)  # standard output belongs to the replies: whatever else prints is sent to standard error
+        os.dup2(2, 1)  # standard output carries replies only: anything else printed goes to standard error
 
         def say(reply: Reply) -> None:
             with contextlib.suppress(BrokenPipeError):
@@ -104,7 +105,7 @@ def main() -> int:
 
 
 def compete(entry: CandidateRequest, say: Callable[[Reply], None]) -> None:
-    """Load, warm and check the engine, say so, and answer a line for each round on standard input."""
+    """Load, warm and check the engine, report that, and answer each round on standard input."""
     opened = storage.read(Path(entry.bundle), whole=False)
     inputs, expected = split_probes(opened.probes())
     before, started = resident_mb(), time.monotonic()
@@ -127,7 +128,7 @@ def compete(entry: CandidateRequest, say: Callable[[Reply], None]) -> None:
 
 
 def worst(engine: Engine, inputs: Tensors, expected: Tensors, *, classes: bool) -> Agreement | None:
-    """The worse agreement of the probes computed together and one by one, or `None` where there are none."""
+    """The worst agreement on the probes, computed together and one by one; `None` if there are no probes."""
     rows = len(next(iter(inputs.values()), ()))
     if not rows:
         return None
@@ -142,7 +143,7 @@ def worst(engine: Engine, inputs: Tensors, expected: Tensors, *, classes: bool) 
 
 
 def _rows(opened: Bundle, probes: Tensors, count: int) -> Tensors:
-    """So many rows: the probes over and over, or zeros where there are none."""
+    """`count` rows: the probes repeated, or zeros if there are none."""
     if not probes:
         return {spec.name: np.zeros((count, *spec.shape), spec.dtype) for spec in opened.manifest.inputs}
     return {name: np.resize(array, (count, *array.shape[1:])) for name, array in probes.items()}

@@ -1,7 +1,7 @@
-"""How many replicas with how many threads each answer most on this machine, measured with all of them at work.
+"""Measure how many replicas, with how many threads each, answer most on this machine when all work at once.
 
-A thread stands for each replica: it prepares an example and computes it, over and over, as a worker does under load.
-Only for engines that bring their own threads; PyTorch's depend on who calls.
+One thread per replica preprocesses an example and runs the engine on it, over and over, as a worker does under load.
+Only for engines with thread pools of their own; PyTorch's threads depend on the calling thread.
 """
 
 import functools
@@ -20,16 +20,19 @@ MEASURED = ("onnxruntime", "openvino")
 
 _ROUNDS, _SECONDS = 3, 0.1
 _MARGIN = 1.1
-"""How many times more fewer replicas must answer to be taken instead of one for each core: a smaller difference would
-make the choice a matter of luck. A lone request has all cores either way."""
+"""How many times more answers per second another placement must give to be chosen over one replica per core: with a
+smaller margin, the choice would be luck. A lone request has all cores either way."""
 
 
 def measure(opened: Bundle, engine: str, *, cores: int, processor: str) -> Placements:
-    """Try all cores as replicas of one thread, of two, of four ..., and as one replica of all. Raises `SetupError`."""
+    """Try one replica per core, then half as many with twice the threads, down to one. Raises `SetupError`.
+
+    Example: 4 cores are tried as 4 replicas of 1 thread, 2 of 2, and 1 of 4.
+    """
     trying = [(replicas, cores // replicas) for replicas in _halves(cores)]
     placements = [_replica_calls(opened, engine, replicas, threads) for replicas, threads in trying]
     rates: list[list[float]] = [[] for _ in placements]
-    for _ in range(_ROUNDS):  # in turns: a noisy moment of the machine meets all of them
+    for _ in range(_ROUNDS):  # in turns, so that a noisy moment of the machine affects all of them
         for calls, found in zip(placements, rates, strict=True):
             found.append(_per_second(calls))
     tried = tuple(
@@ -40,7 +43,7 @@ def measure(opened: Bundle, engine: str, *, cores: int, processor: str) -> Place
 
 
 def take(tried: Sequence[Placed]) -> Placed:
-    """The placement that answers most; but one replica for each core, the first that was tried, where it is near."""
+    """The placement with the most answers per second, unless one replica per core (the first tried) is close to it."""
     best = max(tried, key=lambda each: each.per_second)
     return best if best.per_second >= _MARGIN * tried[0].per_second else tried[0]
 
@@ -54,9 +57,9 @@ def _halves(cores: int) -> list[int]:
 
 
 def _replica_calls(opened: Bundle, engine: str, replicas: int, threads: int) -> list[Callable[[], object]]:
-    """One call for each replica, which answers one example. All are warm."""
+    """One function per replica, which preprocesses and computes one example. All replicas are warm."""
     manifest = opened.manifest
-    assert not isinstance(manifest.pipeline, PythonConfig)  # it has no engine
+    assert not isinstance(manifest.pipeline, PythonConfig)  # a Python model has no engine
     pipeline = open_pipeline(
         manifest.pipeline,
         labels=opened.labels(),
@@ -75,7 +78,7 @@ def _replica_calls(opened: Bundle, engine: str, replicas: int, threads: int) -> 
 
 
 def _per_second(calls: list[Callable[[], object]]) -> float:
-    """How much all of them answer in a second, at work at the same time."""
+    """The answers per second of all replicas together, working at the same time."""
     done: list[float] = []
     begin = threading.Barrier(len(calls))
 

@@ -1,4 +1,4 @@
-"""Engines by name. One is imported when it is asked for, and its absence names the extra to install."""
+"""Engines by name. Each is imported only when used; if its package is missing, the error names what to install."""
 
 import importlib
 import importlib.util
@@ -16,9 +16,9 @@ from flambeau.telemetry import logs
 
 @dataclass(frozen=True)
 class _Kind:
-    """Where an engine lives: the `module` with its function `load`, its `package`, and the `extra` that has that.
+    """How to load an engine: its `module`, the function `load` in it, its `package`, and the `extra` that installs it.
 
-    `member` is what it reads of a bundle.
+    `member` is the member of a bundle that it reads.
     """
 
     module: str
@@ -29,7 +29,7 @@ class _Kind:
 
     @property
     def install(self) -> str:
-        """The command that makes it usable."""
+        """The command that installs it."""
         return pip_install(self.extra) if self.extra else f"pip install {self.package}"
 
 
@@ -43,9 +43,9 @@ _KINDS = {
 
 
 def choose(bundle: Bundle, wanted: EngineChoice) -> str:
-    """The engine that will run the bundle: the one asked for, or with `auto` the bundle's own choice.
+    """The engine that will run the bundle: `wanted`, or with `auto` the engine in its manifest.
 
-    A choice that was made on another machine gives way to ONNX Runtime where it is not installed.
+    If that was chosen on another machine and is not installed here, ONNX Runtime takes its place.
     """
     if wanted != "auto":
         return wanted
@@ -60,17 +60,17 @@ def choose(bundle: Bundle, wanted: EngineChoice) -> str:
 
 
 def to_reproduce(bundle: Bundle, engine: str) -> Bundle:
-    """The bundle with the answers that `engine` must reproduce: PyTorch's, but of a quantised graph its own."""
+    """The bundle with the answers that `engine` must reproduce: the network's, or for int8 the quantised graph's."""
     return Bundle(bundle.path, bundle.manifest, quantised=engine == "onnxruntime-int8")
 
 
 def installed(engine: str) -> bool:
-    """Whether the package that the engine runs on is there. Imports nothing."""
+    """Whether the engine's package is installed. Imports nothing."""
     return importlib.util.find_spec(_kind(engine).package) is not None
 
 
 def able(bundle: Bundle) -> tuple[str, ...]:
-    """The engines that are installed here and find in the bundle what they run, ONNX Runtime first."""
+    """The engines that are installed here and whose member the bundle has, ONNX Runtime first."""
     return tuple(name for name, kind in _KINDS.items() if kind.member in bundle.manifest.members and installed(name))
 
 
@@ -90,7 +90,7 @@ def load(
     max_batch: int = 8,
     alone: bool = False,
 ) -> Engine:
-    """Load the bundle's model into an engine, as `LoadOptions` say. `device` is what `resolve_device` gave.
+    """Load the bundle's model into an engine; for the options see `LoadOptions`. `device` comes from `resolve_device`.
 
     Where the manifest says `one_row`, the engine computes the rows of a batch one after the other.
 

@@ -1,4 +1,4 @@
-"""What an engine is: one loaded model on one device. The front asks here too, so this imports no engine."""
+"""The engine interface: one loaded model on one device. The front imports this too, so it imports no engine."""
 
 import functools
 import importlib.metadata
@@ -14,11 +14,11 @@ from flambeau.types import Tensors, TensorSpec
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadOptions:
-    """How an engine is to be loaded.
+    """How to load an engine.
 
-    `threads` bounds the engine's own. `max_batch` is the most rows that will usually be computed together; more are
-    computed all the same. `alone`: nothing else computes on this machine while the engine does. `allow_code`: the
-    architecture's own code may be run.
+    `threads` limits the engine's own threads. `max_batch` is the usual largest batch in rows; larger ones work too.
+    `alone`: nothing else computes on this machine while the engine does. `allow_code`: the architecture's own code may
+    run.
     """
 
     device: str
@@ -39,18 +39,16 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of the model. Called once; `run` is not called afterwards."""
+        """Release the model. Called once; `run` is not called afterwards."""
         ...
 
 
-# An engine for a network whose rows are not independent: whatever it is given, it computes one row at a time.
-#
-# Such a network, for example one with `BatchNorm2d(track_running_stats=False)`, answers an image in another way when
-# others lie beside it. A stranger's image must not change an answer.
-
-
 class RowByRow:
-    """Another engine, which sees one row in each call."""
+    """Wraps an engine so that it computes one row per call, for a network whose rows are not independent.
+
+    Such a network, for example one with `BatchNorm2d(track_running_stats=False)`, gives an image another answer when
+    other images are in the batch. One client's image must not change another client's answer.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self.inputs = engine.inputs
@@ -69,7 +67,7 @@ class RowByRow:
 
 
 # Whether a bundle's optimised graph may run here: it is made for one processor and one version of ONNX Runtime. The
-# front asks too, so this imports neither.
+# front asks this too, so ONNX Runtime is not imported.
 
 
 _DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
@@ -77,7 +75,7 @@ _DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 
 @functools.cache
 def optimised_for_here() -> Optimised | None:
-    """What a graph that is optimised now and here is good for; `None` where ONNX Runtime's version cannot be told."""
+    """Where a graph optimised on this machine may run; `None` if ONNX Runtime's version is unknown."""
     for name in _DISTRIBUTIONS:
         try:
             return Optimised(onnxruntime=importlib.metadata.version(name), processor=processor())
@@ -87,5 +85,5 @@ def optimised_for_here() -> Optimised | None:
 
 
 def may_run_optimised(manifest: Manifest) -> bool:
-    """Whether the bundle has an optimised graph, and this is the place it was made for."""
+    """Whether the bundle has an optimised graph that was made for this processor and this ONNX Runtime."""
     return manifest.optimised is not None and manifest.optimised == optimised_for_here()

@@ -1,8 +1,8 @@
-"""Sessions of ONNX Runtime, and graphs that it has optimised beforehand. Knows no bundle.
+"""ONNX Runtime, the default engine, its sessions, and graphs that it has optimised beforehand. Imports no torch.
 
-An optimised graph is what ONNX Runtime makes of a graph while it loads it: operators fused, weights laid out as this
-processor's instructions want them. Written once and mapped from there on, it loads in a tenth of the time, and its
-weights are in memory once, however many sessions and processes compute with them.
+ONNX Runtime optimises a graph while loading it: it fuses operators, and lays out weights for this processor's
+instructions. Written once and mapped from then on, an optimised graph loads in a tenth of the time, and its weights are
+in memory once, however many sessions and processes compute with them.
 """
 
 import ctypes
@@ -21,30 +21,28 @@ from flambeau.errors import BundleError, DeviceError, EngineError
 from flambeau.system.process import give_memory_back, report_to_nobody
 from flambeau.types import Tensors
 
-# The package `onnxruntime`, loaded so that it reports to nobody.
-#
-# Only the quantiser of the build, which is a process of ours, imports it elsewhere.
-
-report_to_nobody()  # it reads its variable while it is loaded
+# Telemetry off. Only the build's quantiser imports `onnxruntime` elsewhere, in a process of our own.
+report_to_nobody()  # onnxruntime reads the variable while it is loaded
 
 
-_SILENT = 4  # what goes wrong is raised; ONNX Runtime would write it to standard error as well
+_SILENT = 4  # errors are raised; ONNX Runtime would also write them to standard error
 _LEAST_BYTES_BESIDE = "1024"  # smaller constants stay in the graph
 
 
 def open_session(
     graph: Path, *, threads: int = 0, alone: bool = False, optimised: bool = False, device: str = "cpu"
 ) -> onnxruntime.InferenceSession:
-    """A session on the graph, with so many threads (0: one per core). Raises what ONNX Runtime raises.
+    """A session on the graph, with `threads` threads (0: one per core). Raises what ONNX Runtime raises.
 
-    `alone`: nothing else computes while it runs. `optimised`: the graph is what `write_optimised` wrote.
+    `alone`: nothing else computes while it runs. `optimised`: load the graph as it is, as for one that
+    `write_optimised` wrote.
     """
     _let_forked_children_exit()
     options = _options(threads)
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if alone else "0")
-    # Threads that spin are ready for the next operator at once, but take the core from whoever else has work.
+    # Spinning threads are ready for the next operator at once, but keep the core from other work.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    # Weights apart from what is computed: the arena that both share otherwise grows by doubling.
+    # Allocate weights outside the arena of intermediate results, which grows by doubling.
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     if optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -59,13 +57,13 @@ def open_session(
 
 
 def write_optimised(graph: Path, target: Path) -> None:
-    """Write the graph as it is optimised for this processor, and its weights beside it as `target`.data.
+    """Write the graph optimised for this processor, and its weights beside it as `target`.data.
 
-    The weights stand there as well in the order in which matrix products read them, where that is another. Raises what
-    ONNX Runtime raises.
+    Weights that matrix products read in another layout are also written in that layout (prepacked). Raises what ONNX
+    Runtime raises.
     """
-    # In two steps. In one, weights are in memory as they were read, as they were multiplied out, and as they are
-    # written: of 230 MiB that took 600. The file between the steps is mapped, and takes none: 380.
+    # In two steps. In one step, weights are in memory as read, as constant-folded, and as written: 600 MiB for 230 MiB
+    # of weights. The file between the steps is mapped and takes no memory: 380 MiB.
     folded = target.with_name(f"{target.name}.folded")
     try:
         _rewrite(graph, folded, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC, prepack=False)
@@ -97,41 +95,47 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _SILENT
-    # A plan of the memory for each shape: no faster, and for batches of every size a third more memory.
+    # Memory patterns plan the memory for each shape: no faster, and a third more memory over batches of every size.
     options.enable_mem_pattern = False
     return options
 
 
 @cache
 def _shares_arena() -> bool:
-    """Give all sessions of this process one arena to compute in: those of one worker do not run at the same time."""
+    """Give all sessions of this process one arena for intermediate results: a worker's sessions do not run at once.
+
+    False where another package has registered an allocator.
+    """
     where = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
     try:
         onnxruntime.create_and_register_allocator(where, None)
-    except Exception:  # another package of this process has registered its own
+    except Exception:  # another package in this process has registered its own
         return False
     return True
 
 
 @cache
 def _let_forked_children_exit() -> None:
-    """Keep a child that is forked from this process (gunicorn --preload) from hanging when it exits.
+    """Keep a child forked from this process (gunicorn --preload) from hanging when it exits.
 
-    ONNX Runtime's exit handlers destroy a condition variable on which one of its threads waits, and a fork copies the
-    waiting but not the thread: the child would wait for ever. There `_exit` goes in front of all exit handlers.
+    ONNX Runtime's exit handlers destroy a condition variable that one of its threads waits on. A fork copies the
+    waiting state but not the thread, so the child would wait for ever. In the child, `_exit` runs before all others.
     """
     libc = ctypes.CDLL(None)
     if hasattr(os, "register_at_fork") and hasattr(libc, "on_exit"):  # glibc
         os.register_at_fork(after_in_child=lambda: libc.on_exit(libc._exit, None))
 
 
-# ONNX Runtime: the default engine. Knows nothing of torch.
+# The engine.
 
 
 def resolve_device(device: str) -> str:
-    """`cuda` needs an ONNX Runtime built with the CUDA provider; `mps` PyTorch itself."""
+    """`auto` takes CUDA if ONNX Runtime has its CUDA provider, else the CPU. There is no `mps`: that needs PyTorch.
+
+    Raises `DeviceError`.
+    """
     has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     if device == "auto":
         return "cuda:0" if has_cuda else "cpu"
@@ -149,9 +153,9 @@ def resolve_device(device: str) -> str:
 
 
 def load(bundle: Bundle, options: LoadOptions) -> "OnnxEngine":
-    """Open a session on the bundle's graph: the optimised one, on the machine it was made for.
+    """Open a session on the bundle's graph: the optimised one on the machine it was made for, else the plain one.
 
-    The graph is data: `allow_code` is not needed.
+    The graph is data, so `allow_code` is not needed.
     """
     if ONNX not in bundle.manifest.members:
         reason = bundle.manifest.export_error or "it was built without"
@@ -161,7 +165,7 @@ def load(bundle: Bundle, options: LoadOptions) -> "OnnxEngine":
 
 
 def load_int8(bundle: Bundle, options: LoadOptions) -> "OnnxEngine":
-    """Open a session on the bundle's quantised graph, where it was built with one."""
+    """Open a session on the bundle's quantised graph. Raises `EngineError` if it was built without one."""
     if INT8_ONNX not in bundle.manifest.members:
         raise EngineError(
             f"bundle {bundle.manifest.name} has no quantised graph: "
@@ -188,11 +192,11 @@ class OnnxEngine:
             raise
         except Exception as error:
             raise EngineError(f"onnxruntime cannot load bundle {bundle.manifest.name}: {error}") from error
-        give_memory_back()  # the graph as it was read, and what optimising it took: a quarter of the whole
+        give_memory_back()  # the graph as read, and the memory for optimising it: a quarter of the total
         self._output_names = [spec.name for spec in self.outputs]
         self._row_by_row = any(
             each.shape[:1] == [1] for each in self._session.get_inputs()
-        )  # some foreign graphs have it built in
+        )  # some graphs have a batch size of one built in
 
     def run(self, batch: Tensors) -> Tensors:
         if not self._row_by_row:

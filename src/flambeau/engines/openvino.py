@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU, over the same ONNX graph that ONNX Runtime reads. Knows nothing of torch."""
+"""OpenVINO on the CPU, over the same ONNX graph that ONNX Runtime reads. Imports no torch."""
 
 import sys
 from collections.abc import Iterator
@@ -18,9 +18,9 @@ _REPORTER = "openvino_telemetry"
 
 @contextmanager
 def _without_telemetry() -> Iterator[None]:
-    """Let `import openvino` find no telemetry package: it reports every import to a server of Google's otherwise."""
+    """Hide the telemetry package from `import openvino`, which would report every import to a Google server."""
     present = sys.modules.get(_REPORTER)
-    sys.modules[_REPORTER] = None  # type: ignore[assignment]  # how Python is told that a module cannot be imported
+    sys.modules[_REPORTER] = None  # type: ignore[assignment]  # None makes an import of the module fail
     try:
         yield
     finally:
@@ -35,14 +35,14 @@ with _without_telemetry():
 
 
 def resolve_device(device: str) -> str:
-    """The CPU and nothing else, so that `auto` is the CPU too."""
+    """`cpu`, for `auto` too. Raises `DeviceError` for any other device."""
     if device in ("auto", "cpu"):
         return "cpu"
     raise DeviceError(f"openvino computes on the CPU here, not on {device!r}: take --device cpu, or another --engine")
 
 
 def load(bundle: Bundle, options: LoadOptions) -> "OpenVinoEngine":
-    """Compile the bundle's ONNX graph for this processor. The graph is data: `allow_code` is not needed."""
+    """Compile the bundle's ONNX graph for this processor. The graph is data, so `allow_code` is not needed."""
     if ONNX not in bundle.manifest.members:
         reason = bundle.manifest.export_error or "it was built without"
         raise EngineError(f"bundle {bundle.manifest.name} has no ONNX graph ({reason}): take --engine eager")
@@ -50,10 +50,10 @@ def load(bundle: Bundle, options: LoadOptions) -> "OpenVinoEngine":
 
 
 def _properties(threads: int) -> dict[str, Any]:
-    """One request at a time over `threads` threads, in float32.
+    """Compile properties: one request at a time with `threads` threads, in float32.
 
-    Without the precision named, OpenVINO takes bfloat16 where the processor has it, and no longer agrees. It would
-    also pin its threads to cores, and every worker process to the same ones.
+    By default OpenVINO computes in bfloat16 where the processor has it, and then disagrees with PyTorch. It also pins
+    its threads to cores, in every worker process to the same ones.
     """
     return {
         "PERFORMANCE_HINT": "LATENCY",
@@ -75,14 +75,14 @@ class OpenVinoEngine:
             graph = core.read_model(bundle.member(ONNX))
             self._row_by_row = any(
                 each.partial_shape[0] == 1 for each in graph.inputs
-            )  # some foreign graphs have it built in
+            )  # some graphs have a batch size of one built in
             self._request = core.compile_model(graph, "CPU", _properties(threads)).create_infer_request()
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise EngineError(
                 f"openvino cannot load bundle {bundle.manifest.name}: {reason}: take --engine onnxruntime"
             ) from error
-        give_memory_back()  # the graph as it was read
+        give_memory_back()  # the graph as read
 
     def run(self, batch: Tensors) -> Tensors:
         if not self._row_by_row:
@@ -92,9 +92,9 @@ class OpenVinoEngine:
         return {spec.name: np.concatenate([part[spec.name] for part in parts]) for spec in self.outputs}
 
     def _compute(self, batch: Tensors) -> Tensors:
-        given = {name: np.ascontiguousarray(array) for name, array in batch.items()}  # shared, so it must lie in order
+        given = {name: np.ascontiguousarray(array) for name, array in batch.items()}  # shared inputs must be contiguous
         self._request.infer(given, share_inputs=True)
-        # Copied: the request writes its next answer where this one lies.
+        # Copied, because the request writes its next answer to the same memory.
         return {spec.name: self._request.get_tensor(spec.name).data.copy() for spec in self.outputs}
 
     def close(self) -> None:

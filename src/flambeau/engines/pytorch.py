@@ -1,4 +1,4 @@
-"""PyTorch: eager, which every other engine is held against, and compiled for this machine by `torch.compile`."""
+"""PyTorch: eager, the reference for every other engine, and compiled for this machine by `torch.compile`."""
 
 import contextlib
 import os
@@ -22,11 +22,11 @@ from flambeau.items import FREE
 from flambeau.types import Tensors, TensorSpec
 
 _COMPILING = threading.Lock()
-"""torch's compiler keeps its state per process: replicas in threads compile one after the other."""
+"""torch's compiler keeps state per process, so replicas in threads compile one after the other."""
 
 
 def resolve_device(device: str) -> str:
-    """`auto` takes CUDA, then MPS, then the CPU."""
+    """`auto` takes CUDA, then MPS, then the CPU. Raises `DeviceError` for a device that is not there."""
     if device == "auto":
         if torch.cuda.is_available():
             return "cuda:0"
@@ -52,7 +52,7 @@ def load(bundle: Bundle, options: LoadOptions) -> "EagerEngine":
 
 
 def load_compiled(bundle: Bundle, options: LoadOptions) -> "CompiledEngine":
-    """The same network, compiled for batches of up to `options.max_batch` rows. The first time that takes minutes.
+    """The same network, compiled for batches of up to `options.max_batch` rows. The first time takes minutes.
 
     Raises `EngineError` where there is no C++ compiler, or the network cannot be compiled.
     """
@@ -74,7 +74,7 @@ def load_compiled(bundle: Bundle, options: LoadOptions) -> "CompiledEngine":
                 device=options.device,
                 max_batch=options.max_batch,
             )
-        except Exception as error:  # the compiler's own tree of exceptions is large and not public
+        except Exception as error:  # the compiler's exception types are many and not public
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise EngineError(
                 f"torch.compile cannot compile {bundle.manifest.name} ({reason}): take --engine onnxruntime or eager"
@@ -85,7 +85,7 @@ def _filled(bundle: Bundle, options: LoadOptions) -> torch.nn.Module:
     architecture = bundle.manifest.architecture
     if architecture is None:
         raise EngineError(f"bundle {bundle.manifest.name} names no architecture: take --engine onnxruntime")
-    # Set from the replica's own thread: OpenMP's thread count belongs to the thread that runs the operators.
+    # Set in the replica's own thread: OpenMP's thread count belongs to the thread that runs the operators.
     torch.set_num_threads(options.threads)
     network = architectures.create(architecture, within=bundle.path, allow_code=options.allow_code)
     architectures.load_weights(network, load_file(bundle.member(WEIGHTS)), name=architecture.name)
@@ -95,7 +95,7 @@ def _filled(bundle: Bundle, options: LoadOptions) -> torch.nn.Module:
 class EagerEngine:
     """A `torch.nn.Module`, called as it is.
 
-    Images lie channels-last on the CPU: measured up to a third faster for networks with depthwise convolutions, and
+    On the CPU, images are channels-last: measured up to a third faster for networks with depthwise convolutions, and
     never slower.
     """
 
@@ -121,13 +121,13 @@ class EagerEngine:
             self._try_channels_last()
 
     def _try_channels_last(self) -> None:
-        """Lay images out channels-last, unless the network cannot: `x.view(...)` of such a tensor is an error."""
+        """Use channels-last images unless the network cannot: `x.view(...)` of such a tensor may raise."""
         sample = np.zeros((2, *self.inputs[0].shape), self.inputs[0].dtype)
         try:
             self._layout = torch.channels_last
             self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks this
             self.run({self.inputs[0].name: sample})
-        except Exception:  # that it raises is the answer
+        except Exception:  # raising is the answer
             self._layout = torch.contiguous_format
             self._network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # its stub lacks this
 
@@ -144,8 +144,10 @@ class EagerEngine:
 class CompiledEngine:
     """A network compiled by `torch.compile` with its weights frozen in, once for each of a few batch sizes.
 
-    The sizes are powers of two up to the first that takes `max_batch`. A batch is padded with copies of its last row
-    to the next of them, and one larger than the largest is cut. All are compiled and run here, so that no request is.
+    The sizes are powers of two, up to the first that fits `max_batch`. A batch is padded to the next size with copies
+    of its last row; one larger than the largest size is split. All sizes are compiled and run in the constructor, so
+    that no request has to wait for it. Example: with `max_batch` 6 the sizes are 1, 2, 4, 8; 3 rows are padded to 4,
+    and 11 rows run as 8 and 4 (3 padded).
     """
 
     def __init__(
@@ -162,7 +164,7 @@ class CompiledEngine:
         self._device = torch.device(device)
         self._sizes = [1 << power for power in range((max_batch - 1).bit_length() + 1)]
         network = network.to(self._device).eval().requires_grad_(False)
-        # A limit on recompiling counts what all instances of a class did, and past it PyTorch silently goes eager.
+        # The recompile limit counts all instances of a class together, and past it PyTorch silently runs eager.
         with torch._dynamo.config.patch(recompile_limit=1024, accumulated_recompile_limit=4096):
             self._network = torch.compile(network, fullgraph=True, dynamic=False, options={"freezing": True})
             for size in self._sizes:
@@ -193,7 +195,7 @@ class CompiledEngine:
 
 
 def _answers(result: Any, rows: int, outputs: tuple[TensorSpec, ...]) -> Tensors:
-    """The answers in what a network returned, each of shape (rows, *its own)."""
+    """The answers in a network's result, each of shape (rows, *spec.shape)."""
     return {
         spec.name: single_output.shaped(single_output.pick(result, spec.name), rows, spec.shape).cpu().numpy()
         for spec in outputs
@@ -202,16 +204,16 @@ def _answers(result: Any, rows: int, outputs: tuple[TensorSpec, ...]) -> Tensors
 
 @contextlib.contextmanager
 def _compiler_cache() -> Iterator[None]:
-    """Have what is compiled kept for the next start, in a folder of the user's own, by one process at a time.
+    """Keep compiled code for the next start in a folder of the user's own, used by one process at a time.
 
-    PyTorch's default is a folder in /tmp with a name that anybody could have taken before, and its files are run.
-    Processes wait for each other: the first compiles, and the others find it done.
+    PyTorch's default is a folder in /tmp whose name anybody could have created before, and its files are executed.
+    Processes wait for each other: the first compiles, and the others find the result.
     """
     folder = Path(os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_own_folder())))
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         import fcntl
-    except ImportError:  # Windows: two that compile at once cost time and nothing else
+    except ImportError:  # Windows: two processes that compile at once only cost time
         yield
         return
     with (folder / ".lock").open("w") as file:
@@ -220,7 +222,7 @@ def _compiler_cache() -> Iterator[None]:
 
 
 def _own_folder() -> Path:
-    with contextlib.suppress(OSError, RuntimeError):  # no home, or none that can be written to
+    with contextlib.suppress(OSError, RuntimeError):  # no home folder, or not writable
         folder = Path.home() / ".cache" / "flambeau" / "compiled"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):

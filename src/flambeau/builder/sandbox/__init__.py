@@ -1,21 +1,22 @@
-"""The throw-away processes that open foreign files; `flambeau.builder.sandbox.reader` starts one and listens to it.
+"""The throw-away processes that open untrusted files. `flambeau.builder.sandbox.reader` and `flambeau.builder.graphs`
+start them and read their messages.
 
-* here: what such a process is told, as an argument, and says, a line of JSON each on its standard output
-* `__main__`: the life of the one that reads a torch file, until it locks itself in, and from then on
-* `checkpoint`: the file to tensors, and all that this takes, done once before
-* `safetensors_writer`: tensors to safetensors
-* `onnx_graph`: the one that runs a foreign graph
-* `lockdown`, `seccomp`: the lock
+* here: the requests (an argument, as JSON) and the replies (one line of JSON each on standard output)
+* `__main__`: the process that reads a torch file, before and after it locks itself in
+* `checkpoint`: loads the tensors, and preloads everything that loading them needs
+* `safetensors_writer`: writes tensors as safetensors
+* `onnx_graph`: the process that runs an untrusted graph
+* `lockdown`, `seccomp`: the sandbox layers
 """
 
 import msgspec
 
 LONGEST_LINE = 65536
-"""Bytes of a line. Whoever says more is not the process that was started."""
+"""Bytes in a line. A longer one was not written by our code."""
 
 
 class ReadRequest(msgspec.Struct, frozen=True):
-    """What to read. Paths are absolute; `parent` is the process that asks, and `where` an `Entry.where`."""
+    """What to read. Paths are absolute; `parent` is the requesting process's id, `where` a `TensorMapping.where`."""
 
     source: str
     output: str
@@ -24,8 +25,8 @@ class ReadRequest(msgspec.Struct, frozen=True):
 
 
 class GraphRequest(msgspec.Struct, frozen=True):
-    """Which ONNX graph to open, and dtype and shape of what each of its `inputs` is tried with. `memory` is bytes
-    beside what is mapped."""
+    """Which ONNX graph to open, and the dtype and shape to try for each of its `inputs`. `memory` is in bytes beyond
+    what is mapped already."""
 
     source: str
     parent: int
@@ -35,26 +36,26 @@ class GraphRequest(msgspec.Struct, frozen=True):
 
 
 def row_in_words(request: GraphRequest) -> str:
-    """What a graph is tried with: `one row of shape [3, 224, 224]`."""
+    """The trial input in words: `one row of shape [3, 224, 224]`."""
     shapes = [list(shape[1:]) for _, shape in request.inputs.values()]
     return f"one row of shape {', '.join(map(str, shapes))}"
 
 
 class TensorsWritten(msgspec.Struct, frozen=True, tag="written"):
-    """`done` of `total` bytes of tensors are written."""
+    """`done` of `total` bytes of tensors have been written."""
 
     done: int
     total: int
 
 
 class Read(msgspec.Struct, frozen=True, tag="read"):
-    """All is written. `sandbox` says what held meanwhile."""
+    """The work is done. `sandbox` names the layers that were in force."""
 
     sandbox: str
 
 
 class ReadRefused(msgspec.Struct, frozen=True, tag="refused"):
-    """The file is not read. `reason` is one sentence for the user."""
+    """The file was refused. `reason` is one sentence for the user."""
 
     reason: str
 

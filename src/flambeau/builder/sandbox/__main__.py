@@ -1,8 +1,8 @@
-"""The throw-away process: `python -m flambeau.builder.sandbox REQUEST`, where REQUEST is the JSON of a `ReadRequest`.
+"""The process that reads a torch file: `python -m flambeau.builder.sandbox REQUEST`, with a `ReadRequest` as JSON.
 
-In this order, and the order is the point: bind itself to its parent; open the file, once; have its structure examined;
-import torch and preload; open the output; lock itself in; and only then unpickle and write. So whatever code the file
-could bring to run finds an empty room. It is answered on standard output; see `flambeau.builder.sandbox`.
+The order of its steps matters: tie its life to its parent; open the file, once; examine the file's structure; import
+torch and preload; open the output; lock itself in; only then unpickle and write. Any code that the file manages to run
+therefore has nothing to reach. Replies go to standard output; see `flambeau.builder.sandbox`.
 """
 
 import math
@@ -22,12 +22,12 @@ from flambeau.errors import SetupError, SourceError
 from flambeau.system.process import end_with_parent
 from flambeau.system.staging import no_space, no_space_at
 
-_SLACK = 256 << 20  # bytes of memory for Python's objects: names, shapes, and what torch keeps of a tensor
-_SHARING = 8  # names that a tensor may have on average: each is written out
-_SMALL = 64 << 20  # bytes that any file may grow to
+_SLACK = 256 << 20  # bytes of memory for Python's objects: names, shapes, and torch's own data for each tensor
+_SHARING = 8  # names that may share a tensor on average: each is written out in full
+_SMALL = 64 << 20  # bytes that the output may reach beyond that, however small the file
 _CPU_SECONDS = 60
 _CPU_BYTES_PER_SECOND = 20_000_000
-_QUIET_BELOW = 64 << 20  # bytes of tensors; less is written before anybody looks
+_QUIET_BELOW = 64 << 20  # bytes of tensors; less is written too quickly to need progress
 
 Say = Callable[[ReaderMessage], None]
 
@@ -36,7 +36,7 @@ def main() -> int:
     """Read one file. Returns the exit code."""
     request = msgspec.json.decode(sys.argv[1], type=ReadRequest)
     end_with_parent(request.parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the parent's to answer, and it ends this
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles a terminal's Ctrl-C, and ends this process
     channel = os.fdopen(os.dup(1), "wb", buffering=0)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -66,12 +66,12 @@ def main() -> int:
 
 def _read(file: IO[bytes], request: ReadRequest, *, name: str, say: Say) -> lockdown.Sandbox:
     """Read the open file and write the output, locked in. Raises `SetupError`, `OSError` and `MemoryError`."""
-    same = Path(f"/proc/self/fd/{file.fileno()}")  # the very file that is open, whatever its path leads to by now
+    same = Path(f"/proc/self/fd/{file.fileno()}")  # the file that is open, even if its path now names another
     mapped = same if same.exists() else None
     opened = _identity(os.fstat(file.fileno()))
     report = checkpoints.examine(mapped or Path(request.source))
     if _identity(os.stat(mapped or request.source)) != opened:
-        raise SourceError(f"{name} was exchanged while it was being read: try again when it is whole")
+        raise SourceError(f"{name} was replaced while it was being read: try again when it is whole")
     if report.verdict != "data":
         raise SourceError(f"{name} {report.reason}: {report.remedy}")
     entry = next((each for each in report.entries if each.where == request.where), None)
@@ -87,11 +87,11 @@ def _read(file: IO[bytes], request: ReadRequest, *, name: str, say: Say) -> lock
 
     from flambeau.builder.sandbox import checkpoint, safetensors_writer
 
-    torch.set_num_threads(1)  # and no other thread will be started, for none can be
+    torch.set_num_threads(1)  # the sandbox allows no other thread to start
     permitted = checkpoints.permitted_globals()
     checkpoint.preload(permitted)
     with open(request.output, "xb", opener=_private) as output:
-        os.dup2(1, 2)  # what is printed from here on is the file's own choice of words
+        os.dup2(1, 2)  # discard standard error: from here on the file may control what is printed
         held = lockdown.enter(_limits(report, entry, name), readable=(file.fileno(),))
         loaded = checkpoint.load(file, mapped, report, name=name, permitted=permitted)
         tensors = checkpoint.find(loaded, entry, name=name)
@@ -107,7 +107,8 @@ def _read(file: IO[bytes], request: ReadRequest, *, name: str, say: Say) -> lock
 
 
 def _limits(report: Report, entry: TensorMapping, name: str) -> lockdown.Limits:
-    """What a file of this size may take: itself once, mapped or read, one tensor that is put in order, and slack."""
+    """The limits for a file of this size. Memory: the file once (mapped or read), one contiguous copy of its largest
+    tensor, and slack."""
     import torch
 
     sizes = [0]

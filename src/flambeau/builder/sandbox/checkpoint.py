@@ -1,7 +1,7 @@
-"""A torch file to the tensors of one of its mappings, with `weights_only=True`: there is no other way here (T-01).
+"""Load the tensors of one mapping in a torch file, always with `weights_only=True` (T-01).
 
-Everything is held against the report that `flambeau.checkpoints` made of the same bytes without unpickling them. It
-runs inside the sandbox, with everything open and imported that it needs.
+The result is compared with the report that `flambeau.checkpoints` made of the same bytes without unpickling them. This
+runs inside the sandbox, with everything it needs already open and imported.
 """
 
 import argparse
@@ -28,10 +28,10 @@ _REMEDY = "save the weights alone with torch.save(model.state_dict(), PATH)"
 def load(
     file: IO[bytes], mapped: Path | None, report: Report, *, name: str, permitted: Sequence[tuple[Any, str]]
 ) -> Any:
-    """What the file holds, on the CPU. Raises `SourceError`.
+    """The file's contents, on the CPU. Raises `SourceError`, or `MemoryError` when memory runs out.
 
-    `mapped` names the same open file as a path; where it is given, and the format has it, tensors are not read but
-    mapped, and take no memory. `permitted` are the globals that may be named beside torch's own.
+    `mapped` is a path to the same open file. With it, and a format that allows it, tensors are mapped instead of read,
+    and take no memory. `permitted` are the globals that the file may name in addition to torch's own.
     """
     place = mapped if report.format == "torch-zip" else None
     try:
@@ -60,8 +60,8 @@ def find(loaded: Any, entry: TensorMapping, *, name: str) -> dict[str, torch.Ten
         told, found = entry.tensors.get(key), tensors.get(key)
         if told is None or found is None or (told.dtype, told.shape) != (_dtype(found), tuple(found.shape)):
             raise SourceError(
-                f"{name} says two things of {key!r}: {_words(told)} by its structure, and {_words(found)} when read: "
-                "do not use the file"
+                f"{name} contradicts itself about {key!r}: {_words(told)} by its structure, and {_words(found)} "
+                "when read: do not use the file"
             )
         if found.layout is not torch.strided or found.device.type != "cpu" or found.is_quantized:
             raise SourceError(f"{name} holds {key!r} in a form without plain numbers ({found.type()}): {_REMEDY}")
@@ -69,7 +69,7 @@ def find(loaded: Any, entry: TensorMapping, *, name: str) -> dict[str, torch.Ten
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """The first line of an error's message, or its type."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
@@ -88,19 +88,18 @@ def _words(tensor: Any) -> str:
     return f"{dtype} of shape {list(tensor.shape)}"
 
 
-# Everything that reading a torch file can take, done once with a file of our own, before the process locks itself in.
-#
-# Python imports much of itself when it is first needed (an encoding, a part of numpy), and a process that is locked in
-# opens no file. What weights may name is a closed set (`flambeau.checkpoints.allowlist`), so all of it can be tried.
+# Preloading: everything that reading a torch file may need is done once, with a file of our own, before the sandbox.
+# Python imports much lazily (an encoding, a part of numpy), and a sandboxed process cannot open those files. What
+# weights may name is a closed set (`flambeau.checkpoints.allowlist`), so all of it can be tried.
 
 
-_NUMBERS = "?bBhHiIqQefdFD"  # numpy's letters for its kinds of numbers
+_NUMBERS = "?bBhHiIqQefdFD"  # numpy's type codes
 
 
 def preload(permitted: Sequence[tuple[Any, str]]) -> None:
-    """Write and read one of each, in both formats. `permitted` as for `checkpoint.load`."""
+    """Write and read one value of each kind, in both formats. `permitted` as for `load`."""
     parameter = nn.Parameter(torch.ones(2))
-    parameter.note = 1  # type: ignore[attr-defined]  # it is rebuilt in another way then
+    parameter.note = 1  # type: ignore[attr-defined]  # with an attribute, a parameter is rebuilt by another function
     old = {
         "tensors": {"turned": torch.zeros(2, 3).t(), "half": torch.zeros(2, dtype=torch.bfloat16)},
         "parameters": [nn.Parameter(torch.ones(2)), parameter],

@@ -1,16 +1,17 @@
-"""The sandbox that a process enters before it looks at a foreign file (T-01, T-02, T-04; the way to T-32).
+"""The sandbox that a process enters before it reads an untrusted file (T-01, T-02, T-04; the way to T-32).
 
-Three layers, each of which holds without the others, and each of which stands where the system has it:
+Three independent layers, each applied where the system supports it:
 
-* limits of the process (POSIX): memory, length of a file, open files, processor time, no core file, and no processes
-  for users other than root
-* system calls (Linux, x86-64 and aarch64): no network, no processes, nothing written but what is open already, no code
-  that was not there before; see `flambeau.builder.sandbox.seccomp`
-* files (Linux 5.13 and newer, Landlock): none can be opened but those that are named. Seccomp cannot do this, for it
-  sees a pointer where a path is; without it a taken over process reads the user's keys and its parent's memory
+* process limits (POSIX): memory, file size, open files, processor time, no core file, and no new processes for users
+  other than root
+* system calls (Linux, x86-64 and aarch64): no network, no processes, writing only to files that are open already, no
+  new executable memory; see `flambeau.builder.sandbox.seccomp`
+* files (Linux 5.13 and newer, Landlock): only the named ones can be opened. Seccomp cannot enforce this, because it
+  sees the pointer to a path and not the path; without it, a compromised process could read the user's keys and its
+  parent's memory
 
-There is no way back. What holds is told by the `Sandbox` that `enter` returns, so that nobody is promised more than
-there is. On other systems the child is still a process of its own with a clock running.
+Entering is final. `enter` returns a `Sandbox` that names the layers in force, so that nobody is promised more than the
+system gives. On other systems the child is still a separate process with a time limit.
 """
 
 import ctypes
@@ -32,12 +33,12 @@ _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # landlock_*(2): the
 _CREATE_RULESET_VERSION = 1
 _RULE_PATH_BENEATH = 1
 _READ_FILE = 1 << 2
-_RIGHTS_BY_VERSION = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}  # how many rights on files a version of Landlock knows
+_RIGHTS_BY_VERSION = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}  # Landlock version -> number of rights on files
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a process may use from now on. `memory` is in bytes beyond what it has mapped already."""
+    """What a process may use from now on. `memory` is in bytes beyond what it has already mapped."""
 
     memory: int
     file_bytes: int
@@ -47,7 +48,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Sandbox:
-    """What holds. `memory` is the bytes of address space that the process can take beyond what it had."""
+    """The layers in force. `memory` is the address space, in bytes, that the process can take beyond what it had."""
 
     memory: int | None
     limits: bool
@@ -70,9 +71,9 @@ class Sandbox:
 def enter(limits: Limits, *, readable: Sequence[int] = ()) -> Sandbox:
     """Lock this process in, for good. The files behind the descriptors `readable` can still be opened for reading.
 
-    Whatever it needs later must be imported, opened and tried before. To be called while there is one thread: the
-    system calls are taken from all, the files from the calling one only. Raises `OSError` when a layer that the system
-    has does not stand.
+    Import, open and try out everything that is needed later beforehand. Call it while the process has one thread: the
+    system call filter applies to all threads, the file restriction only to the calling one. Raises `OSError` when a
+    layer that the system supports cannot be applied.
     """
     mapped = _mapped()
     limited = _limit(limits, mapped=mapped)
@@ -80,13 +81,13 @@ def enter(limits: Limits, *, readable: Sequence[int] = ()) -> Sandbox:
     if sys.platform == "linux":
         _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         files = _restrict_files(readable)
-        system_calls = _restrict_system_calls()  # the last, for it takes the calls that the others need
+        system_calls = _restrict_system_calls()  # last, because it forbids the calls that the others need
     memory = limits.memory if limited and mapped is not None else None
     return Sandbox(memory=memory, limits=limited, system_calls=system_calls, files=files)
 
 
 def _mapped() -> int | None:
-    """The bytes of address space that this process has."""
+    """The bytes of address space that this process has mapped; `None` where the system does not say."""
     try:
         with open("/proc/self/statm", "rb") as file:
             return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
@@ -116,7 +117,7 @@ def _limit(limits: Limits, *, mapped: int | None) -> bool:
 
 
 def _restrict_files(readable: Sequence[int]) -> bool:
-    """Landlock: every right on every file is taken, but that to read `readable`. False where there is no Landlock."""
+    """Landlock: drop every right on every file except reading `readable`. False where there is no Landlock."""
     try:
         version = _call("syscall", _CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION)
     except OSError:
@@ -133,7 +134,7 @@ def _restrict_files(readable: Sequence[int]) -> bool:
 
 
 def _restrict_system_calls() -> bool:
-    """Seccomp. False on a processor whose numbers we do not have, and where a kernel or a container has none."""
+    """Seccomp. False on a processor whose call numbers are not listed, and where the kernel or container lacks it."""
     machine = platform.machine()
     if machine not in seccomp.ARCHITECTURES or sys.maxsize < 2**32:
         return False
@@ -152,7 +153,7 @@ def _restrict_system_calls() -> bool:
 
 
 def _call(name: str, *arguments: int | bytes | None) -> int:
-    """A function of the C library that answers -1 and sets errno. Whole numbers are passed as long."""
+    """Call a C library function that returns -1 and sets errno on failure. Integers are passed as long."""
     function = getattr(ctypes.CDLL(None, use_errno=True), name)
     result: int = function(*(ctypes.c_long(each) if isinstance(each, int) else each for each in arguments))
     if result < 0:

@@ -1,9 +1,8 @@
-"""The throw-away process that opens a foreign ONNX graph first: `python -m flambeau.builder.sandbox.onnx_graph REQUEST`
+"""The throw-away process that opens an untrusted ONNX graph: `python -m flambeau.builder.sandbox.onnx_graph REQUEST`
 
-It checks the graph, has ONNX Runtime optimise it, which computes whatever is constant in it, and computes one row; all
-of that in the sandbox of `flambeau.builder.sandbox.lockdown`. A graph may hold a loop without an end, or ask for more
-memory than the machine has: then it is this process that ends. It answers on standard output, with a `Read` or a
-`ReadRefused`.
+Inside the sandbox of `flambeau.builder.sandbox.lockdown` it checks the graph, lets ONNX Runtime optimise it (which
+evaluates its constants) and computes one row. If the graph loops for ever, or asks for more memory than the machine
+has, only this process dies. The reply, on standard output, is a `Read` or a `ReadRefused`.
 """
 
 import os
@@ -39,7 +38,7 @@ def main() -> int:
         foreign = checkpoints.examine(file).facts.get("operators of others", "")
         _preload()
         opened = [os.open(path, os.O_RDONLY) for path in (file, *checkpoints.files_beside(file))]
-        os.dup2(1, 2)  # what is printed from here on is the graph's own choice of words
+        os.dup2(1, 2)  # discard standard error: from here on the graph may control what is printed
         limits = lockdown.Limits(
             memory=request.memory, file_bytes=0, cpu_seconds=request.cpu_seconds, open_files=len(opened) + 32
         )
@@ -47,7 +46,7 @@ def main() -> int:
         _compute(file, request)
     except MemoryError:
         say(ReadRefused(_too_large(file, request)))
-    except Exception as error:  # onnx, protobuf and ONNX Runtime raise trees of their own
+    except Exception as error:  # onnx, protobuf and ONNX Runtime each have their own exception types
         say(ReadRefused(_why(str(error).strip(), file, request, foreign)))
     else:
         say(Read(str(held)))
@@ -55,7 +54,7 @@ def main() -> int:
 
 
 def _why(text: str, file: Path, request: GraphRequest, foreign: str) -> str:
-    """The sentence for an error that says `text`. `foreign` are the operators that ONNX does not define."""
+    """The message for the user. `text` is the error's own; `foreign` are the operators that ONNX does not define."""
     if any(words in text.lower() for words in ("bad_alloc", "bad allocation", "failed to allocate")):
         return _too_large(file, request)
     if foreign and ("not a registered" in text or "No Op registered" in text or "No opset import" in text):
@@ -74,7 +73,7 @@ def _too_large(file: Path, request: GraphRequest) -> str:
 
 
 def _preload() -> None:
-    """Check, open and run a graph, so that all that this takes is loaded."""
+    """Check, open and run a small graph, so that everything this needs is loaded."""
     given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])
     answered = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])
     made = helper.make_graph([helper.make_node("Softmax", ["x"], ["y"])], "preload", [given], [answered])
@@ -84,7 +83,7 @@ def _preload() -> None:
 
 
 def _numbers(dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Numbers that nobody could know who made the graph; whole ones are 0 and 1, which every table of vectors has."""
+    """Numbers that the graph's author cannot predict. Integers are 0 and 1, valid indices in every embedding table."""
     if np.dtype(dtype).kind in "iub":
         return np.random.default_rng().integers(0, 2, shape).astype(dtype)
     return np.random.default_rng().standard_normal(shape, dtype=np.float32).astype(dtype, copy=False)

@@ -1,15 +1,15 @@
-"""A torch file to safetensors, by a throw-away process that is locked in before it unpickles (T-01, T-02, T-04).
+"""Convert a torch file to safetensors in a throw-away process that locks itself in before it unpickles (T-01, T-02,
+T-04).
 
-    reading = reader.start(file, folder=folder, where=("state_dict",))   # at once: torch is imported over there
+    reading = reader.start(file, folder=folder, where=("state_dict",))   # returns at once; the other process starts
     ...
     weights = reading.result(progress=show)                              # a safetensors file in `folder`
 
-This module starts that process, watches its clock, passes on what it says and distrusts all of it: it never opens the
-torch file. What happens over there is `flambeau.builder.sandbox`'s, and the locks are
-`flambeau.builder.sandbox.lockdown`'s.
+This module starts that process, enforces its time limit, relays its messages and trusts none of them. It never opens
+the torch file itself. The process runs `flambeau.builder.sandbox`, the sandbox is `flambeau.builder.sandbox.lockdown`.
 
-Not covered: what the kernel's own code does with the system calls that remain (reading, mapping and writing memory),
-and values. A weights file can hold any numbers, and a network that was trained to mislead reads like any other.
+Not covered: bugs in the kernel behind the system calls that remain (reading, mapping and writing memory), and the
+values. A weights file can hold any numbers, and a network trained to mislead reads like any other.
 """
 
 import contextlib
@@ -30,9 +30,9 @@ from flambeau.errors import SourceError
 from flambeau.system.process import spawn_child
 
 OUTPUT = "read.safetensors"
-"""The file in `folder` that is written."""
+"""The name of the file written to `folder`."""
 
-_SECONDS = 120.0  # for a file of no size, on a machine that is busy with other builds
+_SECONDS = 120.0  # for an empty file, on a machine that is busy with other builds
 _BYTES_PER_SECOND = 5_000_000  # of a slow network disk
 _LONGEST_SENTENCE = 2000  # characters
 _ENVIRONMENT = (
@@ -50,7 +50,7 @@ _SINGLE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def single_threaded_environment() -> dict[str, str]:
-    """What a process that is thrown away is told of this one's environment: no secrets, and one thread."""
+    """The environment for a throw-away process: no secrets, and one thread."""
     kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     return kept | dict.fromkeys(_SINGLE_THREAD, "1")
 
@@ -59,10 +59,10 @@ ReadProgress = Callable[[int, int], None]
 
 
 def start(path: Path, *, folder: Path, where: tuple[str, ...]) -> "FileReading":
-    """Begin to read the mapping of tensors that lies at `where` in the torch file `path` (see
-    `checkpoints.report.Entry`).
+    """Start reading the mapping of tensors at `where` in the torch file `path` (see
+    `checkpoints.report.TensorMapping`).
 
-    Returns at once. Call it from a thread that outlives the reading, for the other process ends with that thread.
+    Returns at once. Call it from a thread that outlives the reading: the other process ends with that thread.
     """
     request = ReadRequest(str(path.resolve()), str(folder.resolve() / OUTPUT), os.getpid(), where)
     process = spawn_child(
@@ -72,7 +72,7 @@ def start(path: Path, *, folder: Path, where: tuple[str, ...]) -> "FileReading":
 
 
 class FileReading:
-    """A file that is being read, until `result` or `close`."""
+    """A file being read by another process, until `result` or `close`."""
 
     def __init__(self, path: Path, output: Path, process: "subprocess.Popen[bytes]") -> None:
         self._path = path
@@ -81,18 +81,18 @@ class FileReading:
         self._began = time.monotonic()
         self._whole = False
         self.sandbox = ""
-        """What the other process was locked in by, in words; after `result`."""
+        """The sandbox layers of the other process, in words; set by `result`."""
 
     @property
     def pid(self) -> int:
-        """The other process."""
+        """The id of the other process."""
         return self._process.pid
 
     def result(self, *, progress: ReadProgress | None = None, timeout: float | None = None) -> Path:
-        """Wait for the safetensors file, with the keys that the torch file has.
+        """Wait for the safetensors file, which has the torch file's keys, and return its path.
 
-        `progress` is told (bytes written, bytes in all) while a large file is read. `timeout` is in seconds since the
-        start; by default it grows with the file. Raises `SourceError`.
+        `progress` is called with (bytes written, bytes in total) while a large file is read. `timeout` is in seconds
+        since the start; by default it grows with the file. Raises `SourceError`.
         """
         seconds = timeout or _SECONDS + _size(self._path) // _BYTES_PER_SECOND
         late = threading.Event()
@@ -122,7 +122,7 @@ class FileReading:
         return self._output
 
     def close(self) -> None:
-        """End the other process if it still runs, and take away what it has written if that is not the whole."""
+        """End the other process if it still runs, and delete its output unless that is complete."""
         self._process.kill()
         self._process.wait()
         _pipe(self._process).close()
@@ -130,7 +130,7 @@ class FileReading:
             self._output.unlink(missing_ok=True)
 
     def _listen(self, progress: ReadProgress | None) -> Read | ReadRefused | None:
-        """The last word of the other process, if it had one."""
+        """The last message of the other process, if it sent one."""
         for message in self._messages():
             if not isinstance(message, TensorsWritten):
                 return message
@@ -149,7 +149,7 @@ class FileReading:
                 ) from None
 
     def _verify(self) -> None:
-        """What a process writes that has read a foreign file is a foreign file."""
+        """Check the output: a file written by a process that read an untrusted file is itself untrusted."""
         report = checkpoints.examine(self._output)
         if (report.format, report.verdict) != ("safetensors", "data"):
             raise SourceError(
@@ -161,7 +161,7 @@ class FileReading:
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except OSError:  # the other process says it better
+    except OSError:  # the other process reports it better
         return 0
 
 
@@ -171,14 +171,14 @@ def _pipe(process: "subprocess.Popen[bytes]") -> IO[bytes]:
 
 
 def printable_text(sentence: str) -> str:
-    """Text that can be shown on a terminal, whoever wrote it."""
+    """Untrusted text made safe to show on a terminal."""
     return "".join(char if char.isprintable() else "?" for char in sentence[:_LONGEST_SENTENCE])
 
 
 def _ending(code: int) -> str:
-    """How a process ended that did not say why."""
+    """How a process ended that gave no reason."""
     if code >= 0:
-        return f"ended with exit code {code} and no word: it is a fault of ours, please report it"
+        return f"ended with exit code {code} and no message: this is a bug in Flambeau, please report it"
     name = str(-code)
     with contextlib.suppress(ValueError):
         name = signal.Signals(-code).name

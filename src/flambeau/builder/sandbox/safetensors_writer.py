@@ -1,8 +1,8 @@
-"""Tensors to an open safetensors file, one at a time, each from where it lies: for a mapped file that takes no memory.
+"""Write tensors to an open safetensors file, one at a time and without copying: mapped tensors take no memory.
 
-safetensors' own writer opens a file of its own, which is not to be had in the sandbox; it takes no tensors that share
-memory or are not contiguous, so that a copy of them all would have to be made first; and until 0.6 it made one itself.
-This reads nothing and knows no torch file.
+safetensors' own writer opens its file itself, which the sandbox forbids. It also refuses tensors that share memory or
+are not contiguous, so all of them would have to be copied first; and until 0.6 it made a copy itself. This module reads
+nothing and knows nothing of torch files.
 """
 
 import json
@@ -31,14 +31,14 @@ DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-"""What safetensors calls the dtypes that it has. Complex numbers are left out: older readers of ours have no C64."""
+"""torch's dtypes and their names in safetensors. Complex numbers are left out: our older readers have no C64."""
 
-_ALIGNMENT = 8  # of the first tensor in the file, and so of all: the widest come first
-_AT_ONCE = 16 << 20  # bytes between two words about progress
+_ALIGNMENT = 8  # of the first tensor in the file, and so of all, because the widest come first
+_AT_ONCE = 16 << 20  # bytes between two progress reports
 
 
 def plan(tensors: Mapping[str, torch.Tensor]) -> tuple[bytes, int]:
-    """The head of the file, and how many bytes of tensors follow it. Raises `SourceError` for what it cannot hold."""
+    """The file's header, and how many bytes of tensors follow it. Raises `SourceError` for a tensor it cannot hold."""
     entries: dict[str, object] = {}
     position = 0
     for key in _order(tensors):
@@ -59,15 +59,17 @@ def plan(tensors: Mapping[str, torch.Tensor]) -> tuple[bytes, int]:
 
 
 def write(tensors: Mapping[str, torch.Tensor], file: IO[bytes], *, say: Callable[[int, int], None]) -> None:
-    """Write it all; `say` is told (bytes of tensors written, bytes in all) now and then. Raises `OSError`.
+    """Write all tensors. `say` is called with (bytes of tensors written, bytes in total). Raises `OSError`, and
+    `SourceError` as `plan` does.
 
-    Tensors that share memory are written for every name; the file keeps the order of the names. Little-endian machines.
+    Tensors that share memory are written once per name. The header keeps the order of the names. Little-endian
+    machines only.
     """
     head, total = plan(tensors)
     file.write(head)
     done = 0
     for key in _order(tensors):
-        # Here a tensor that is not contiguous is copied, and let go before the next one.
+        # A tensor that is not contiguous is copied here, and the copy is freed before the next one.
         data = tensors[key].detach().contiguous().reshape(-1).view(torch.uint8).numpy()
         for start in range(0, len(data), _AT_ONCE):
             done += file.write(data[start : start + _AT_ONCE].data)
@@ -76,10 +78,10 @@ def write(tensors: Mapping[str, torch.Tensor], file: IO[bytes], *, say: Callable
 
 
 def size(tensor: torch.Tensor) -> int:
-    """Its bytes when it is written out. Not what it takes now: an expanded tensor takes less."""
+    """The tensor's bytes when written out. In memory it may take less: an expanded tensor does."""
     return math.prod(tensor.shape) * tensor.element_size()
 
 
 def _order(tensors: Mapping[str, torch.Tensor]) -> list[str]:
-    """The widest dtypes first, so that every tensor lies where its dtype may lie."""
+    """The widest dtypes first, so that every tensor is aligned for its dtype."""
     return sorted(tensors, key=lambda key: -tensors[key].element_size())

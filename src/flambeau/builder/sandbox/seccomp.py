@@ -1,12 +1,12 @@
-"""The system calls that a locked-in process has left: a filter program for Linux' seccomp, for x86-64 and aarch64.
+"""The system calls that a sandboxed process may still make: a seccomp filter program for Linux on x86-64 and aarch64.
 
-It is a list of what is allowed, for new system calls come with every kernel. Whatever is not on it fails with EPERM
-and not with death: libraries try things that they can do without, and a process that lives can say what it saw. Two
-calls fail with ENOSYS, so that the C library takes an older one whose arguments a filter can see. A call by another
-processor's numbers (32-bit, x32) kills: only an attack makes one, and its number would be judged by the wrong list.
+It is an allow list, because every kernel brings new system calls. Anything else fails with EPERM instead of killing the
+process: libraries try things that they can do without, and a live process can report its error. Two calls fail with
+ENOSYS, so that the C library falls back to an older one whose arguments a filter can see. A call with another ABI's
+numbers (32-bit, x32) kills the process: only an attack makes one, and its number would be looked up in the wrong list.
 
-Left are reading, writing and mapping what is open, memory that is never executable, opening for reading, asking the
-clock, and ending. It installs nothing: `flambeau.builder.sandbox.lockdown` does.
+Allowed are reading, writing and mapping open files, memory that is never executable, opening for reading, reading the
+clock, and exiting. This module only builds the program; `flambeau.builder.sandbox.lockdown` installs it.
 """
 
 import errno
@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-"""`platform.machine()` to the number that the kernel gives the calling convention (AUDIT_ARCH_*)."""
+"""`platform.machine()` to the kernel's number for the calling convention (AUDIT_ARCH_*)."""
 
 ALLOW = 0x7FFF0000
 KILL_PROCESS = 0x80000000
 ERRNO = 0x00050000
-"""What a filter answers; the low bits of the last hold the error's number."""
+"""What a filter returns; the low bits of the last hold the error number."""
 
 INSTRUCTION_BYTES = 8
 
@@ -77,9 +77,9 @@ _F_QUIET = (1, 2, 3, 1030)  # F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC; not F_
 
 @dataclass(frozen=True)
 class _If:
-    """A system call that is allowed by one of its arguments, of which the kernel too looks at the low 32 bits only.
+    """A system call that is allowed depending on one argument. The kernel too reads only the argument's low 32 bits.
 
-    None of the bits of `clear` may be set, or the argument is one of `among`.
+    Allowed if no bit of `clear` is set (where `clear` is given), or if the argument is one of `among`.
     """
 
     numbers: tuple[int, int]
@@ -89,7 +89,7 @@ class _If:
 
 
 def program(machine: str, *, pid: int) -> bytes:
-    """The filter for a processor of `ARCHITECTURES`, as `struct sock_filter[]`. `pid`: the process that it is for."""
+    """The filter for a processor of `ARCHITECTURES`, as `struct sock_filter[]`, for the process `pid`."""
     column = list(ARCHITECTURES).index(machine)
     code = [
         _load(4),  # the calling convention
@@ -120,7 +120,7 @@ def _conditions(pid: int) -> tuple[_If, ...]:
 
 
 def _by_argument(condition: _If) -> Iterator[bytes]:
-    """The end of the program for a call: every path returns."""
+    """The instructions that decide such a call: every path returns."""
     yield _load(16 + 8 * condition.argument)
     if condition.clear:
         yield _jump(_ANY_BIT, condition.clear, 1, 0)
