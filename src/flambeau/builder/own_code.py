@@ -42,7 +42,7 @@ def imported() -> tuple[str, ...]:
     """The files of the user's code that this process has imported: those outside Python's folders and Flambeau's."""
     paths = sysconfig.get_paths()
     theirs = [Path(paths[name]).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    theirs.append(Path(storage.__file__).resolve().parent)
+    theirs.append(Path(storage.__file__).resolve().parents[1])
     files = {Path(file).resolve() for module in list(sys.modules.values()) if (file := _file(module))}
     return tuple(
         str(file)

@@ -170,7 +170,7 @@ def _why(name: str, registry: Registry, others: list[str], asked: _Requested | N
     if asked or not others:
         return f"{name} was asked for" if asked else ""
     more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
-    first = "torchvision's come first" if registry == "torchvision" else "its name is the plainest"
+    first = "torchvision's come first" if registry == "torchvision" else "its name comes first"
     return (
         f"{', '.join(others[:_NAMED])}{more} have weights of the same names and shapes and differ in what these do not "
         f"show, such as stride, activation or input size; {name} was taken because {first}, and --arch selects another"

@@ -105,8 +105,9 @@ def unpack_header(data: Buffer) -> Header:
     magic, kind, wide, generation, batch, body, payloads = _HEADER.unpack(data)
     if magic != _MAGIC or kind not in FrameKind._value2member_map_:
         raise FrameError("the frame does not begin as one")
-    if body > LARGEST_BODY or payloads > LARGEST_PAYLOADS:
-        raise FrameError(f"the frame is longer than {LARGEST_BODY} bytes")
+    for size, most in ((body, LARGEST_BODY), (payloads, LARGEST_PAYLOADS)):
+        if size > most:
+            raise FrameError(f"the frame has a part of {size} bytes: the most is {most}")
     return Header(FrameKind(kind), generation, batch, body, payloads, wide)
 
 
