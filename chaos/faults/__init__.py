@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from chaos.faults import bodies, clocks, files, items, kills, leak, life, load, log, pictures, slow
+from chaos.faults import bodies, clocks, files, items, kills, leak, life, load, log, pictures, slow, swap
 from chaos.faults.selftest import selftest
 from chaos.run import Report, Run
 
@@ -14,11 +14,6 @@ class Fault:
 
     id: str
     play: Callable[[Run], Awaitable[Report]]
-
-
-async def _swap(run: Run) -> Report:
-    what = "hot swap: answers of two versions are never mixed in one batch"
-    return Report("F-18", what, "not applicable yet", "there are no versions to swap yet")
 
 
 FAULTS: tuple[Fault, ...] = (
@@ -37,7 +32,10 @@ FAULTS: tuple[Fault, ...] = (
     Fault("F-12", load.overload),
     Fault("F-13", load.greedy),
     Fault("F-14", load.deadlines),
-    Fault("F-18", _swap),
+    Fault("F-18", swap.swap),
+    Fault("F-18/kills", lambda run: swap.swap(run, "F-18/kills", beside="kills")),
+    Fault("F-18/faulty", lambda run: swap.swap(run, "F-18/faulty", beside="failing loads")),
+    Fault("F-18/stop", swap.terminated),
     Fault("F-19", life.terminate),
     Fault("F-26", life.cannot_start),
     Fault("F-27", items.nonfinite),

@@ -128,6 +128,21 @@ def test_one_bad_model_keeps_no_other_from_serving(serve: Serve, repository: Pat
     assert "bad: " in done.stderr
 
 
+def test_at_the_start_an_older_version_answers_for_a_newer_one_that_cannot_be_loaded(
+    serve: Serve, repository: Path
+) -> None:
+    put(repository, "3", "1 / 0")
+    with serve(repository, "--allow-code", "--replicas", "1") as server:
+        assert states(server) == {"3": "failed", "2": "ready", "1": "unloaded"}
+        assert ask(server) == 20
+        assert "an older version answers" in server.log()
+        assert "times, version 3, is not served" in server.output()
+    (repository / "times" / "model.toml").write_text('default_version = "3"')
+    done = run_flambeau("serve", repository, "--allow-code", "--port", "0")
+    assert done.returncode
+    assert "ZeroDivisionError" in done.stderr
+
+
 def test_no_request_is_lost_or_answered_by_two_versions_f18(serve: Serve, repository: Path) -> None:
     """F-18: the default goes back and forth under load, and what it leaves is unloaded at once.
 

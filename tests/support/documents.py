@@ -262,8 +262,9 @@ class Examples:
         text = self._addressed(command.text, at)
         if text.startswith("source "):  # what it changes stays for those that follow
             text += f" && env -0 > {told_environment}"
+        environment = self._environment | ({"FLAMBEAU_SERVER": at[1]} if at else {})
         done = subprocess.run(
-            ["bash", "-c", text], cwd=self._folder, env=self._environment, capture_output=True, text=True,
+            ["bash", "-c", text], cwd=self._folder, env=environment, capture_output=True, text=True,
             timeout=INSTALL_SECONDS if text.startswith("pip ") else RUN_SECONDS, check=False,
         )  # fmt: skip
         printed = done.stdout if done.stdout.strip() else done.stderr

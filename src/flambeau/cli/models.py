@@ -10,7 +10,7 @@ import click
 from flambeau.cli.terminal import printable
 from flambeau.client import Client, ClientError
 from flambeau.errors import ConfigError, SetupError
-from flambeau.settings.table import ADMIN_TOKEN, TOKEN
+from flambeau.settings.table import ADMIN_TOKEN, SERVER, TOKEN
 
 T = TypeVar("T")
 
@@ -24,6 +24,7 @@ class ServiceRefused(SetupError):
     "--server",
     metavar="URL",
     default="http://127.0.0.1:5000",
+    envvar=SERVER,
     show_default=True,
     help="Address of the service.",
 )
@@ -39,7 +40,7 @@ def models(ctx: click.Context, server: str, *, as_json: bool) -> None:
       flambeau models alias cats stable=1
       flambeau models unload cats 2
 
-    A token is taken from FLAMBEAU_ADMIN_TOKEN, else from FLAMBEAU_TOKEN.
+    The address can be set once, as FLAMBEAU_SERVER. A token is read from FLAMBEAU_ADMIN_TOKEN or FLAMBEAU_TOKEN.
     """
     ctx.obj = (server, as_json)
 
@@ -54,7 +55,8 @@ def _ask(ctx: click.Context, step: Callable[[Client], dict[str, Any]], show: Cal
         raise ConfigError(f"--server: {error}") from None
     except ClientError as error:
         hint = f" ({error.hint})" if error.hint else ""
-        raise ServiceRefused(f"{server}: {error.message}{hint}") from None
+        where = "" if server in error.message else f"{server}: "
+        raise ServiceRefused(f"{where}{error.message}{hint}") from None
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:

@@ -103,13 +103,12 @@ class ModelTable:
             )  # fmt: skip
 
     async def start(self) -> None:
-        """Load what is to be loaded at the start.
+        """Load what is to be loaded at the start; of a model whose newest version cannot be, the newest that can.
 
         Raises `SetupError` if nothing can be loaded, or if one thing cannot where all have to be.
         """
-        entries = self._versions()
         try:
-            for entry in entries:
+            for entry in self._versions():
                 if entry.model is not None:
                     try:
                         await self._start(entry)
@@ -117,14 +116,32 @@ class ModelTable:
                         if self._strict:
                             raise
                         self._note_fault(entry, error)
-            faults = [f"{e.declaration.name}: {e.fault}" for e in entries if e.fault]
-            if faults and (self._strict or not any(entry.usable() for entry in entries)):
-                raise ConfigError("; ".join(faults))
+            if faults := [f"{name}: {why}" for name, _, why in self.faults()]:
+                if self._strict:
+                    raise ConfigError("; ".join(faults))
+                for served in self._models.values():
+                    await self._fall_back(served)
+                if not self.models():
+                    raise ConfigError("; ".join(faults))
         except BaseException:
             await self.close()  # or their workers would outlive a service that never was
             raise
         for served in self._models.values():
             served.choose()
+
+    async def _fall_back(self, served: ServedModel) -> None:
+        """Load the newest version that can be loaded, where the newest of all cannot and none was chosen instead."""
+        if served.pinned is not None:
+            return
+        for number, entry in served.versions.items():
+            if not entry.fault:
+                with contextlib.suppress(RequestError):
+                    await self._load(entry)
+            if entry.usable():
+                message = "an older version answers in the place of one that cannot be loaded"
+                if number != next(iter(served.versions)):
+                    logs.event(message, level=logging.ERROR, model=served.name, version=number)
+                return
 
     async def _start(self, entry: Version) -> None:
         assert entry.model is not None

@@ -13,10 +13,12 @@ from flambeau.settings.source import HiddenActivation, OutputActivation
 from flambeau.tasks import TASKS
 
 TOKEN, ADMIN_TOKEN = "FLAMBEAU_TOKEN", "FLAMBEAU_ADMIN_TOKEN"
+SERVER = "FLAMBEAU_SERVER"
 
 VARIABLES = {
     "FLAMBEAU_CONFIG": "The configuration file, as `--config`.",
     "FLAMBEAU_CACHE": "The folder for built bundles.",
+    SERVER: "Of `flambeau models`: the address of the service, as `--server`.",
     TOKEN: "The token that clients must show.",
     ADMIN_TOKEN: "The token for operators.",
 }
