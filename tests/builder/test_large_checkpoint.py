@@ -55,7 +55,7 @@ def test_building_two_hundred_megabytes_takes_at_most_twice_that(tmp_path: Path)
     for name in ("squeezenet1_0", "resnet152"):
         file = tmp_path / f"{name}.pth"
         torch.save({"state_dict": models.get_model(name).state_dict()}, file)
-        # without trying OpenVINO where it is installed: it loads the network into a process of its own, as a worker does
+        # without OpenVINO's trial, where it is installed: that loads the network as a worker would
         command = [*FLAMBEAU, "build", str(file), "--engine", "onnxruntime", "-o", str(tmp_path / name)]
         peak, said = peak_of(command)
         sizes.append(file.stat().st_size)
