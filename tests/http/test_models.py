@@ -282,3 +282,97 @@ def test_the_command_and_the_client_do_the_same(one_server: ServerProcess) -> No
             client.load("nobody", 1)
         assert refused.value.code == "model_not_found"
     assert ask(one_server) == 20
+
+
+def test_traffic_is_shared_and_a_sender_stays_with_its_version(serve: Serve, repository: Path) -> None:
+    with serve(repository, "--allow-code", "--replicas", "1") as server:
+        shared = change(server, "/models/times", traffic={"2": 80, "1": 20}, sticky_header="X-User")
+        assert shared.json()["traffic"] == {"2": 80, "1": 20}
+        answers: dict[str, set[int]] = {}
+        for number in range(300):
+            user = f"user-{number % 100}"
+            response = server.post(json={"input": 1}, headers={"X-User": user})
+            answers.setdefault(user, set()).add(response.json()["output"])
+        assert all(len(each) == 1 for each in answers.values())
+        old = sum(each == {10} for each in answers.values())
+        assert 8 <= old <= 34  # of 100 users a fifth: three deviations to each side
+        assert ask(server, "/predict/times/2") == 20
+        assert change(server, "/models/times", traffic={"1": 0}).status_code == 400
+        assert change(server, "/models/times", traffic={"7": 1}).status_code == 404
+        assert change(server, "/models/times", traffic={}).json()["traffic"] is None
+        assert {ask(server) for _ in range(50)} == {20}
+
+
+def test_limits_change_without_a_reload(serve: Serve, repository: Path) -> None:
+    with serve(repository, "--allow-code", "--replicas", "1") as server:
+        loaded = server.get("/models/times/2").json()["loaded_at"]
+        assert change(server, "/models/times", max_batch_size=3, max_queue_size=2).status_code == 200
+        detail = server.get("/models/times/2").json()
+        assert (detail["batch_size"], detail["loaded_at"]) == (3, loaded)
+        too_many = server.post("/predict", files=[("file", b"1"), ("file", b"1"), ("file", b"1")])
+        assert too_many.json()["code"] == "too_many_items"
+        assert change(server, "/models/times/versions/1/load").status_code == 200
+        assert server.get("/models/times/1").json()["batch_size"] == 3
+        assert change(server, "/models/times", max_batch_size=0).status_code == 400
+
+
+def test_a_repository_is_followed(serve: Serve, repository: Path) -> None:
+    """A version that is still being copied is waited for; a broken one is tried again when it is mended."""
+    with serve(repository, "--allow-code", "--replicas", "1", "--keep-loaded", "0", "--watch") as server:
+        put(repository, "3", 30)
+        server.wait_until(lambda: ask(server) == 30, within=30)
+        put(repository, "4", "1 / 0")
+        server.wait_until(lambda: states(server).get("4") == "failed", within=30)
+        assert ask(server) == 30
+        (repository / "times" / "4" / "times.py").write_text(TIMES.format(factor=40))
+        server.wait_until(lambda: ask(server) == 40, within=30)
+        shutil.rmtree(repository / "times" / "4")
+        server.wait_until(lambda: "4" not in states(server), within=30)
+        assert ask(server) == 30
+        put(repository, "1", 7, model="other")
+        server.wait_until(lambda: ask(server, "/predict/other") == 7, within=30)
+        assert "by=--watch" in server.log()
+    done = run_flambeau("serve", "default", "--watch", "--port", "0")
+    assert "--watch follows a repository" in done.stderr
+
+
+def test_models_are_loaded_when_they_are_wanted_within_the_memory(serve: Serve, tmp_path: Path) -> None:
+    folder = tmp_path / "repository"
+    for number in range(6):
+        put(folder, "1", number + 1, model=f"m{number}")
+    put(folder, "1", "1 / 0", model="broken")
+    limit = 150_000_000  # two workers of 60 MB, as long as nothing is known of them
+    flags = ("--allow-code", "--replicas", "1", "--load", "on-demand", "--max-memory", limit)
+    with serve(folder, *flags) as server:
+        assert server.get("/readyz").status_code == 200
+        assert {each["state"] for each in server.get("/models").json()["models"]} == {"unloaded"}
+        for number in (0, 1, 2, 3, 4, 5, 0, 3):
+            assert ask(server, f"/predict/m{number}", 10) == 10 * (number + 1)
+            loaded = [each for each in server.get("/models").json()["models"] if each["state"] == "ready"]
+            assert f"m{number}" in {each["name"] for each in loaded}
+        taken = sum(server.get(f"/models/{each['name']}/1").json()["cost"] for each in loaded)
+        assert 0 < taken <= limit
+        assert len(loaded) < 6
+        assert ask(server, "/predict/broken") == (503, "model_unavailable")
+        # all at once: each waits for memory, and nobody is answered by another's model
+        found: dict[int, Any] = {}
+
+        def client(number: int) -> None:
+            found[number] = ask(server, f"/predict/m{number}", 100)
+
+        clients = [threading.Thread(target=client, args=(number,)) for number in range(6)]
+        for each in clients:
+            each.start()
+        for each in clients:
+            each.join()
+        assert found == {number: 100 * (number + 1) for number in range(6)}
+        assert server.get("/readyz").status_code == 200
+
+
+def test_a_model_that_does_not_fit_is_refused_with_the_sum(serve: Serve, repository: Path) -> None:
+    with serve(repository, "--allow-code", "--replicas", "1", "--max-memory", 70_000_000) as server:
+        refused = change(server, "/models/times/versions/1/load")
+        assert (refused.status_code, refused.json()["code"]) == (507, "out_of_memory")
+        assert "needs about 60 MB, and models may take 70 MB together, of which times 2" in refused.json()["error"]
+        assert states(server) == {"2": "ready", "1": "unloaded"}
+        assert ask(server) == 20

@@ -81,7 +81,7 @@ def prediction(
     ) -> HttpAnswer:
         taken = None
         try:
-            with service.using(model, version) as taken:
+            async with service.using(model, version, request.key) as taken:
                 found = await infer(service, taken, request)
         except Exception as error:
             told = _told(error, request)

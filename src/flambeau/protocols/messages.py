@@ -48,6 +48,10 @@ class HttpRequest:
         """Every value of that name in the query."""
         return parse_qs(self.query, keep_blank_values=True).get(name, []) if self.query else []
 
+    def key(self, header: str | None) -> str:
+        """What tells this request's sender from others: that header's value if the request has it, else its id."""
+        return self.headers.get(header, self.identity) if header is not None else self.identity
+
     def media_type(self) -> str:
         """The content type in lower case, without its parameters; empty if there is none."""
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -23,6 +23,7 @@ class ModelSummary(msgspec.Struct):
     state: ModelState
     default_version: str | None
     aliases: dict[str, str]
+    traffic: dict[str, float] | None
     versions: list[VersionSummary]
 
 
@@ -36,7 +37,8 @@ class ModelList(msgspec.Struct):
 class VersionDetail(msgspec.Struct, omit_defaults=True):
     """A version in full. All but the first three members are there while it is loaded.
 
-    `memory` is the resident bytes of its workers together, where they have processes of their own.
+    `memory` is the resident bytes of its workers together, where they have processes of their own; `cost` is what they
+    took when it was loaded last, with what they share counted once.
     """
 
     name: str
@@ -59,6 +61,7 @@ class VersionDetail(msgspec.Struct, omit_defaults=True):
     queued: int | None = None
     workers: int | None = None
     memory: int | None = None
+    cost: int | None = None
 
 
 class ModelDetail(msgspec.Struct):
@@ -68,25 +71,31 @@ class ModelDetail(msgspec.Struct):
     state: ModelState
     default_version: str | None
     aliases: dict[str, str]
+    traffic: dict[str, float] | None
     versions: list[VersionDetail]
 
 
 def summary_of(served: ServedModel) -> ModelSummary:
     """A model in a list."""
     versions = [VersionSummary(number, each.state, each.fault or None) for number, each in served.versions.items()]
-    return ModelSummary(served.name, served.state, served.current, served.aliases, versions)
+    return ModelSummary(served.name, served.state, served.current, served.aliases, _shares(served), versions)
+
+
+def _shares(served: ServedModel) -> dict[str, float] | None:
+    return served.traffic.shares if served.traffic else None
 
 
 def detail_of(served: ServedModel) -> ModelDetail:
     """A model in full. Reads files: not on the loop."""
     versions = [version_detail_of(each) for each in served.versions.values()]
-    return ModelDetail(served.name, served.state, served.current, served.aliases, versions)
+    return ModelDetail(served.name, served.state, served.current, served.aliases, _shares(served), versions)
 
 
 def version_detail_of(entry: Version) -> VersionDetail:
     """A version in full. Reads files: not on the loop."""
     model, declaration = entry.model, entry.declaration
     detail = VersionDetail(declaration.name, declaration.version, entry.state, entry.fault or None)
+    detail.cost = entry.cost or None
     if model is None:
         return detail
     manifest = model.bundle.manifest

@@ -11,7 +11,7 @@ Every change is one line in the log: who, what, from which version to which, and
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -21,6 +21,7 @@ from flambeau.protocols.messages import HttpAnswer, HttpRequest
 from flambeau.protocols.model_views import ModelList, detail_of, summary_of, version_detail_of
 from flambeau.protocols.routes import Route
 from flambeau.serving.service import Service
+from flambeau.serving.versions import Traffic
 from flambeau.telemetry import logs
 
 _REFRESH_SECONDS = 0.2  # between two readings of the repository for those who only look
@@ -33,12 +34,16 @@ class _Change(msgspec.Struct, forbid_unknown_fields=True):
 
     default_version: str | msgspec.UnsetType | None = msgspec.UNSET
     aliases: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    traffic: dict[str, float] | msgspec.UnsetType | None = msgspec.UNSET
+    sticky_header: str | None = None
+    max_batch_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    max_queue_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 async def listed(service: Service, request: HttpRequest) -> HttpAnswer:
     """`GET /models`."""
     table = service.table
-    await table.refresh(at_most=_REFRESH_SECONDS)
+    await service.loader.refresh(at_most=_REFRESH_SECONDS)
     return _json(ModelList(table.default, [summary_of(each) for each in table.served()]))
 
 
@@ -54,16 +59,16 @@ def version_shown(service: Service, request: HttpRequest, model: str, version: s
 
 async def load(service: Service, request: HttpRequest, model: str, version: str) -> HttpAnswer:
     """`POST /models/{model}/versions/{version}/load`: answers when it is loaded."""
-    return await _changed(service, request, model, "load", version, lambda: service.table.load(model, version))
+    return await _changed(service, request, model, "load", version, lambda: service.loader.load(model, version))
 
 
 async def unload(service: Service, request: HttpRequest, model: str, version: str) -> HttpAnswer:
     """`POST /models/{model}/versions/{version}/unload`: answers when its last request is answered."""
-    return await _changed(service, request, model, "unload", version, lambda: service.table.unload(model, version))
+    return await _changed(service, request, model, "unload", version, lambda: service.loader.unload(model, version))
 
 
 async def change(service: Service, request: HttpRequest, model: str) -> HttpAnswer:
-    """`PUT /models/{model}`: the default version, and aliases."""
+    """`PUT /models/{model}`: its default version, aliases, shares of traffic and limits; what is left out stays."""
     try:
         wanted = msgspec.json.decode(request.body, type=_Change)
     except msgspec.ValidationError as error:
@@ -73,9 +78,14 @@ async def change(service: Service, request: HttpRequest, model: str) -> HttpAnsw
 
     async def whole() -> None:
         if not isinstance(wanted.aliases, msgspec.UnsetType):
-            await service.table.set_aliases(model, wanted.aliases)
+            await service.loader.set_aliases(model, wanted.aliases)
         if not isinstance(wanted.default_version, msgspec.UnsetType):
-            await service.table.set_default(model, wanted.default_version)
+            await service.loader.set_default(model, wanted.default_version)
+        if not isinstance(wanted.traffic, msgspec.UnsetType):
+            sticky = wanted.sticky_header.lower() if wanted.sticky_header else None
+            await service.loader.set_traffic(model, Traffic(wanted.traffic, sticky) if wanted.traffic else None)
+        limits = {"max_batch_size": wanted.max_batch_size, "max_queue_size": wanted.max_queue_size}
+        service.loader.set_limits(model, **{name: value for name, value in limits.items() if value is not None})
 
     return await _changed(service, request, model, "set", bytes(request.body).decode(), whole)
 
@@ -87,7 +97,7 @@ async def _changed(
     service: Service, request: HttpRequest, model: str, what: str, to: str, carry_out: Callable[[], Awaitable[object]]
 ) -> HttpAnswer:
     """Carry out a change and answer with the model as it is then. The log gets a line, however it ended."""
-    await service.table.refresh()
+    await service.loader.refresh()
     served = service.table.named(model)
     before, began, outcome = served.current, time.monotonic(), "failed"
     try:

@@ -239,6 +239,10 @@ def model_change(_: Operation) -> Document:
         "properties": {
             "default_version": {"type": ["string", "null"]},
             "aliases": {"type": "object", "additionalProperties": {"type": "string"}},
+            "traffic": {"type": ["object", "null"], "additionalProperties": {"type": "number", "minimum": 0}},
+            "sticky_header": {"type": ["string", "null"]},
+            "max_batch_size": {"type": ["integer", "null"], "minimum": 1},
+            "max_queue_size": {"type": ["integer", "null"], "minimum": 1},
         },
         "additionalProperties": False,
     }

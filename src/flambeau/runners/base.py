@@ -106,6 +106,10 @@ class ObservedRunner(Runner, Protocol):
         """Every replica, each always at the same index."""
         ...
 
+    def memory(self) -> int:
+        """The memory of all workers in bytes, with what they share counted once; 0 where they are threads."""
+        ...
+
     def restarts(self) -> Mapping[str, int]:
         """The number of workers replaced so far, for every `Restart`."""
         ...

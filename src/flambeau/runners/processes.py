@@ -19,7 +19,7 @@ from flambeau.errors import EngineError, SetupError
 from flambeau.runners.base import Batch, Loss, ReplicaInfo, ReplicaSpec, Restart, RunnerState, Slot, WorkerLostError
 from flambeau.runners.worker_process import OomKills, WorkerProcess
 from flambeau.settings.service import Settings
-from flambeau.system.process import resident_bytes
+from flambeau.system.process import proportional_bytes, resident_bytes
 from flambeau.telemetry import logs
 from flambeau.types import Outcome, WorkerView
 
@@ -98,6 +98,9 @@ class ProcessesRunner:
             else WorkerView("starting")
             for worker in self._places
         ]
+
+    def memory(self) -> int:
+        return sum(proportional_bytes(worker.pid) for worker in self._places if worker is not None)
 
     def restarts(self) -> Mapping[str, int]:
         return dict(self._restarts)

@@ -81,6 +81,9 @@ class ThreadsRunner:
         idle = self._free
         return [WorkerView("idle")] * idle + [WorkerView("busy")] * (self._replicas - idle)
 
+    def memory(self) -> int:
+        return 0
+
     def restarts(self) -> Mapping[str, int]:
         return dict.fromkeys(map(str, get_args(Restart)), 0)  # a thread ends with its process and never before
 

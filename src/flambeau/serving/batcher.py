@@ -84,7 +84,8 @@ class BatchQueue:
 
     def __init__(self, runner: Runner, limits: BatchLimits, *, metrics: ModelMetrics) -> None:
         self._runner = runner
-        self._limits = limits
+        self.limits = limits
+        """May be replaced: the next request and the next batch heed it."""
         self.sizes = BatchSizes(limits.max_batch_size)
         """Taken from the limits until the replicas have been measured."""
         self._metrics = metrics
@@ -133,7 +134,7 @@ class BatchQueue:
                     self._withdraw(entry)
 
     def _refuse_if_full(self, items: int, size: int) -> None:
-        limits, waiting = self._limits, self._count_waiting()
+        limits, waiting = self.limits, self._count_waiting()
         if waiting + items <= limits.max_queue_size and self._waiting_bytes + size <= limits.max_queue_bytes:
             return
         refusal = RequestError(f"{waiting} items are waiting already", code="queue_full")
@@ -270,9 +271,9 @@ class BatchQueue:
         """Why the queue's next batch closes now; `None` if it has to wait: `dispatch` is then called again in time."""
         if queue.size >= self.sizes.most:
             return "full"
-        if not self._limits.max_queue_delay:
+        if not self.limits.max_queue_delay:
             return "drained"
-        due = min(entry.queued_at for entry in queue.firsts()) + self._limits.max_queue_delay
+        due = min(entry.queued_at for entry in queue.firsts()) + self.limits.max_queue_delay
         if asyncio.get_running_loop().time() >= due:
             return "delay"
         self._wake_at_latest(due)

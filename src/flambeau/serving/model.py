@@ -1,6 +1,7 @@
 """A model: a bundle served under a name and a version, with its batch queue and its runner."""
 
 import asyncio
+import dataclasses
 import re
 import time
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from flambeau import engines, runners, usercode
 from flambeau.bundle.storage import Bundle, ImageConfig, Manifest, PythonConfig, graph_bytes
 from flambeau.engines import base
 from flambeau.errors import Code, ConfigError, RequestError
-from flambeau.runners.base import ReplicaSpec, RunnerState
+from flambeau.runners.base import BatchCost, ReplicaSpec, RunnerState
 from flambeau.serving.batch_sizes import UNMEASURED, measured_sizes
 from flambeau.serving.batcher import BatchLimits, BatchQueue
 from flambeau.settings.service import CpuBudget, Settings, place, usable_cores
@@ -49,6 +50,7 @@ class Model:
         # a network that takes one row at a time gains nothing from a batch: its items would only wait for each other,
         # and share one compute timeout
         self._most = settings.max_batch_size if manifest.one_row is None else 1
+        self._cost: BatchCost | None = None
         spec, self._placement = _plan(bundle, settings)
         self.engine = spec.engine
         self.device = spec.device
@@ -74,9 +76,26 @@ class Model:
         return pipeline.threshold if self._settings.threshold is None else self._settings.threshold
 
     @property
+    def replicas(self) -> int:
+        """How many replicas it is made for."""
+        return self._placement.replicas
+
+    def memory(self) -> int:
+        """The memory of its workers, in bytes, with what they share counted once; 0 for threads of this process."""
+        return self._runner.memory()
+
+    @property
     def batch_size(self) -> int:
         """The most items that are computed together."""
         return self._batcher.sizes.most
+
+    def set_limits(self, *, max_batch_size: int | None = None, max_queue_size: int | None = None) -> None:
+        """Change how many items are computed together, at most, and how many may wait."""
+        if max_batch_size is not None and self.bundle.manifest.one_row is None:
+            self._most = max_batch_size
+            self._batcher.sizes = measured_sizes(self._cost, most=self._most)
+        if max_queue_size is not None:
+            self._batcher.limits = dataclasses.replace(self._batcher.limits, max_queue_size=max_queue_size)
 
     async def start(self) -> None:
         """Return when the model is warm. Raises `SetupError` when it cannot be loaded."""
@@ -87,6 +106,7 @@ class Model:
             self.state = ModelState.FAILED
             raise
         self.device = warm.device
+        self._cost = warm.cost
         self._batcher.sizes = measured_sizes(warm.cost, most=self._most)
         self.state = ModelState.READY
         self._on_change()

@@ -40,6 +40,8 @@ def open_models(
         return [build_cache.open_source(options, progress=progress)]
     if settings.name is not None:
         raise ConfigError(f"--name {settings.name} is for one model, and these have names of their own: leave it out")
+    if settings.load == "on-demand":
+        return [OpenedModel(each, {}) for each in declared]
     return [_open_model(each, progress) for each in declared]
 
 

@@ -10,9 +10,12 @@ from typing import Any, TypeVar
 
 from flambeau.errors import ConfigError, RequestError
 from flambeau.serving import tensor_requests
+from flambeau.serving.loading import Loader
 from flambeau.serving.model import Model
 from flambeau.serving.model_table import ModelTable
 from flambeau.serving.opening import Opened
+from flambeau.serving.versions import KeyOf
+from flambeau.serving.watch import RepositoryWatch
 from flambeau.settings.service import Settings
 from flambeau.settings.source import SourceOptions
 from flambeau.system.loop_thread import LoopThread, PerProcess
@@ -47,16 +50,27 @@ class Service:
         self.tracer = tracing.start(settings.otel_endpoint)
         self.draining = False
         self.table = ModelTable(models, settings, self.metrics)
+        self.loader = Loader(self.table, settings, self.metrics)
+        if settings.watch and not self.table.repositories:
+            raise ConfigError("--watch follows a repository, and none is served: name its folder, or leave it out")
         self._started = False
+        self._watches: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Return when the models are warm; a second call does nothing.
 
         Raises `SetupError` if one cannot be loaded that has to be: the only one, or any with `strict`.
         """
-        if not self._started:
-            await self.table.start()
-            self._started = True
+        if self._started:
+            return
+        await self.loader.start()
+        self._started = True
+        if self.settings.watch:
+            loop = asyncio.get_running_loop()
+            self._watches = [
+                loop.create_task(RepositoryWatch(folder, self.table, self.loader).run())
+                for folder in self.table.repositories
+            ]
 
     def models(self) -> list[Model]:
         """Every version of every model that is loaded."""
@@ -70,9 +84,14 @@ class Service:
         """
         return self.table.get(name, version)
 
-    def using(self, name: str | None = None, version: str | None = None) -> contextlib.AbstractContextManager[Model]:
-        """The same model, which stays loaded until the block is left: what answers a request holds its model so."""
-        return self.table.using(name, version)
+    def using(
+        self, name: str | None = None, version: str | None = None, key_of: KeyOf | None = None
+    ) -> contextlib.AbstractAsyncContextManager[Model]:
+        """The same model, which stays loaded until the block is left: whatever answers a request holds its model so.
+
+        `key_of` is the request's key, by which shared traffic chooses the version.
+        """
+        return self.table.using(name, version, key_of)
 
     def faults(self) -> list[tuple[str, str, str]]:
         """Name, version and reason of everything that could not be loaded."""
@@ -108,9 +127,10 @@ class Service:
         return tensor_requests.join(await self.predict(model, payloads, Options(), timeout=timeout))
 
     def ready(self) -> bool:
-        """Whether every model that is loaded can answer, there is one, and the service is not stopping."""
+        """Whether every loaded model can answer, there is one (or loads on demand), and the service is not stopping."""
         models = self.models()
-        return not self.draining and bool(models) and all(model.ready() for model in models)
+        enough = bool(models) or (self._started and self.settings.load == "on-demand")
+        return not self.draining and enough and all(model.ready() for model in models)
 
     def drain(self) -> None:
         """Stop being ready. Requests already received are still answered."""
@@ -119,7 +139,9 @@ class Service:
     async def close(self) -> None:
         """Answer the accepted requests, then release every model."""
         self.drain()
-        await self.table.close()
+        for watch in self._watches:
+            watch.cancel()
+        await self.loader.close()
         if self.tracer is not None:
             await asyncio.to_thread(self.tracer.close)
 

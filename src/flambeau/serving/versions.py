@@ -4,7 +4,8 @@ They know no other model, and load nothing: `flambeau.serving.model_table` does.
 """
 
 import asyncio
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +15,9 @@ from flambeau.serving.model import Model
 from flambeau.sources.declarations import Declaration
 from flambeau.types import ModelState
 
+KeyOf = Callable[[str | None], str]
+"""A request's key: the value of the header of that name where it has one, else its id."""
+
 _HELD = (ModelState.LOADING, ModelState.READY, ModelState.UNLOADING)
 
 
@@ -21,7 +25,8 @@ _HELD = (ModelState.LOADING, ModelState.READY, ModelState.UNLOADING)
 class Version:
     """A version of a model. `model` is there while it is loaded, or about to be; `fault` says why it cannot be.
 
-    `users` counts the requests that hold it.
+    `users` counts the requests that hold it; `used_at`: when the last one let go (`time.monotonic()`). `cost`: the
+    memory that it took when it was loaded last, in bytes; 0 if that is not known.
     """
 
     declaration: Declaration
@@ -31,6 +36,8 @@ class Version:
     opening: bool = False
     leaving: bool = False
     users: int = 0
+    used_at: float = 0.0
+    cost: int = 0
     unused: asyncio.Event | None = None  # there while somebody waits for the last user to leave
 
     @property
@@ -49,12 +56,37 @@ class Version:
         return self.model is not None and not self.leaving and self.model.state is ModelState.READY
 
 
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Shares of the requests by version, such as {"2": 90, "3": 10}. Requests of the same key go to the same version.
+
+    The key is the request's id, or the value of `sticky_header` where the request has it.
+    """
+
+    shares: dict[str, float]
+    sticky_header: str | None = None
+
+    def draw(self, key_of: KeyOf) -> str:
+        """The version for that request: keys are spread evenly by their SHA-256.
+
+        For example, with the shares above a key whose hash lies in the last tenth of all hashes is answered by 3.
+        """
+        digest = hashlib.sha256(key_of(self.sticky_header).encode()).digest()
+        place = int.from_bytes(digest[:8]) / 2**64 * sum(self.shares.values())
+        for version, share in self.shares.items():
+            place -= share
+            if place < 0:
+                return version
+        return next(reversed(self.shares))
+
+
 @dataclass(eq=False, slots=True)
 class ServedModel:
     """A model: its versions, newest first, and what leads to one of them.
 
     `current` answers by default: the one that was `pinned`, else the newest that is loaded. `before` are those that it
-    replaced, the last one first, as far as they are still loaded.
+    replaced, the last one first, as far as they are still loaded. `traffic` shares the requests that name no version;
+    `limits` are settings that an operator has changed. `on_demand`: what is not loaded may be the default all the same.
     """
 
     name: str
@@ -63,7 +95,10 @@ class ServedModel:
     aliases: dict[str, str] = field(default_factory=dict)
     current: str | None = None
     before: list[str] = field(default_factory=list)
+    traffic: Traffic | None = None
+    limits: dict[str, int] = field(default_factory=dict)
     repository: Path | None = None
+    on_demand: bool = False
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -72,8 +107,15 @@ class ServedModel:
         number = self.answering()
         return ModelState.UNLOADED if number is None else self.versions[number].state
 
-    def answering(self) -> str | None:
-        """The version that is meant where a request names none, loaded or not; `None` where there is none."""
+    def answering(self, key_of: KeyOf | None = None) -> str | None:
+        """The version that is meant where a request names none, loaded or not; `None` where there is none.
+
+        `key_of`: that of the request, whose share of the traffic decides.
+        """
+        if self.traffic is not None and key_of is not None:
+            drawn = self.traffic.draw(key_of)
+            if self.versions[drawn].usable():
+                return drawn
         if self.current is not None:
             return self.current
         return self.pinned if self.pinned in self.versions else next(iter(self.versions), None)
@@ -92,7 +134,8 @@ class ServedModel:
 
     def choose(self) -> None:
         """Decide anew which version answers by default."""
-        usable = [number for number, each in self.versions.items() if each.usable()]
+        versions = self.versions.items()
+        usable = [number for number, each in versions if each.usable() or (self.on_demand and not each.fault)]
         chosen = self.pinned if self.pinned in usable else next(iter(usable), None)
         if chosen == self.current:
             return

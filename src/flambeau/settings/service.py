@@ -21,6 +21,8 @@ RunnerName = Literal["processes", "threads"]
 EngineName = Literal["onnxruntime", "openvino", "eager", "compile", "onnxruntime-int8"]
 EngineChoice = Literal["auto", EngineName]
 
+LoadTime = Literal["start", "on-demand"]
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "text", "json"]
 
@@ -77,6 +79,25 @@ class Settings:
         False,
         "Of several models, start only if all can be loaded.",
         long="Of [several models](models.md), start only if all can be loaded. Not set: those that can are served.",
+    )
+    load: LoadTime = _model(
+        "start",
+        "When models of a repository are loaded: at the start, or on-demand, when the first request wants them.",
+        long="When the models of a [repository](models.md#memory) are loaded: at the `start`, or `on-demand`, when the "
+        "first request wants them.",
+        choices=get_args(LoadTime),
+    )
+    max_memory: int | None = _model(
+        None,
+        "Bytes that all models may take together. Default: nine tenths of the memory.",
+        long="Bytes that [all models may take together](models.md#memory). Not set: nine tenths of what the machine "
+        "and its control groups allow.",
+        minimum=1024 * 1024,
+    )
+    watch: bool = _model(
+        False,
+        "Follow the repository's folder: load new versions, end deleted ones.",
+        long="Follow the folder of a [repository](models.md#a-repository): load new versions, and end deleted ones.",
     )
     keep_loaded: int = _model(
         1,

@@ -20,7 +20,9 @@ from flambeau.settings.source import SourceOptions
 from flambeau.sources.request import refuse_idle
 
 _GROUPS = frozenset({"Source", "Images", "Model", "Batches and queue", "Workers"})
-_OF_THE_SERVICE = frozenset({"name", "default", "strict", "keep_loaded", *table.PERMISSIONS})
+_OF_THE_SERVICE = frozenset(
+    {"name", "default", "strict", "keep_loaded", "watch", "load", "max_memory", *table.PERMISSIONS}
+)
 _TABLE_KEYS = ("default_version", "aliases")
 
 

@@ -187,7 +187,7 @@ async def submit(service: Service, request: HttpRequest) -> Submitted:
         payloads = read_form(form_of(model), parts, max_depth=settings.max_json_depth)
         if request.charge is not None:
             request.charge(len(payloads) - 1)
-        with service.using(model.name, model.version):
+        async with service.using(model.name, model.version):
             outcomes = await service.predict(model, payloads, Options(top_k=TOP_K), timeout=settings.deadline)
         if len(outcomes) == 1 and isinstance(outcomes[0].result, RequestError):
             raise outcomes[0].result

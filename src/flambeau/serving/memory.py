@@ -1,0 +1,54 @@
+"""How much memory models may take together, and what each takes: measured once it is loaded, estimated before.
+
+    most 1,000 MB    cats 400 MB (measured)    dogs 500 MB (measured)    digits: about 130 MB     does not fit
+
+It decides nothing: `flambeau.serving.loading` unloads another model, or refuses.
+"""
+
+from collections.abc import Iterable
+
+from flambeau.bundle.storage import graph_bytes
+from flambeau.serving.model import Model
+from flambeau.serving.versions import Version
+from flambeau.system.machine import memory_limit
+
+_SHARE = 0.9  # of the memory that this process and its children may use; the rest is for the front and for builds
+_WORKER = 60_000_000  # bytes of a worker process beside its model: Python, numpy and an engine
+
+
+class MemoryBudget:
+    """The budget for all models of a service, in bytes."""
+
+    def __init__(self, most: int | None) -> None:
+        """`most`: as the user says; `None`: nine tenths of what the machine and its control groups allow."""
+        self.most = int(_SHARE * memory_limit()) if most is None else most
+        self._promised: dict[Version, int] = {}
+
+    def need(self, entry: Version, model: Model) -> int:
+        """What a version will take: what it took before, else the weights and a share for each worker."""
+        return entry.cost or graph_bytes(model.bundle.path) + _WORKER * model.replicas
+
+    def taken(self, entries: Iterable[Version]) -> int:
+        """What the versions take that are loaded, and those that were promised theirs."""
+        return sum(self._promised.get(entry, 0) or (entry.cost if entry.model is not None else 0) for entry in entries)
+
+    def promise(self, entry: Version, size: int) -> None:
+        """Count so much for a version that is about to be loaded."""
+        self._promised[entry] = size
+
+    def settle(self, entry: Version) -> None:
+        """The version is loaded, and its cost is known; or it could not be."""
+        self._promised.pop(entry, None)
+
+    def sentence(self, entry: Version, need: int, others: Iterable[Version]) -> str:
+        """Why a version does not fit: the sum."""
+        held = [f"{each.declaration.name} {each.declaration.version} {_mb(each.cost)}" for each in others if each.cost]
+        taken = f", of which {', '.join(held)} are taken" if held else ""
+        return (
+            f"version {entry.declaration.version} of model '{entry.declaration.name}' needs about {_mb(need)}, and "
+            f"models may take {_mb(self.most)} together{taken}: unload one, or raise --max-memory"
+        )
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"
