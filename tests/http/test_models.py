@@ -176,6 +176,8 @@ def test_no_request_is_lost_or_answered_by_two_versions_f18(serve: Serve, reposi
         assert not faults
         assert len(answered) > 100
         assert states(server) == {"2": "ready", "1": "unloaded"}
+        assert change(server, "/models/times/versions/1/load").status_code == 200
+        assert states(server) == {"2": "ready", "1": "ready"}  # what was asked for stays, though it was left before
 
 
 def test_several_sources_are_served_by_name(serve: Serve, repository: Path, cat: bytes) -> None:

@@ -286,6 +286,7 @@ class Loader:
             return
         entry.leaving = True
         served.choose()
+        served.before = [number for number in served.before if number != entry.declaration.version]
         entry.unused = asyncio.Event()
         try:
             if entry.users:
