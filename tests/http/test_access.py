@@ -542,5 +542,8 @@ def test_a_certificate_that_cannot_be_used_is_told_before_anything_is_loaded(
 def test_the_document_says_what_takes_a_token(app: Flask) -> None:
     document = app.test_client().get("/openapi.json").json
     secured = {path for path, each in document["paths"].items() if any("security" in one for one in each.values())}
-    assert secured == {"/predict", "/predict/Double", "/predict/Double/1", "/metrics"}
+    assert secured == {
+        "/predict", "/predict/Double", "/predict/Double/1", "/metrics",
+        "/models", "/models/{model}", "/models/{model}/shadow", "/models/{model}/{version}",
+    }  # fmt: skip
     assert document["components"]["securitySchemes"]["token"] == {"type": "http", "scheme": "bearer"}

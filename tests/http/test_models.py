@@ -22,20 +22,24 @@ import flambeau
 
 class Times(flambeau.PythonModel):
     def load(self):
-        self.factor = {factor}
+        {load}
 
     def predict(self, batch):
-        return [item * self.factor for item in batch]
+        return [item * ({factor}) for item in batch]
 """
 INFER, ADMIN = (hashlib.sha256(name).hexdigest() for name in (b"infer", b"admin"))
 HOW = 'source = "times.py:Times"\n'
 
 
-def put(repository: Path, version: str, factor: object, *, model: str = "times") -> None:
-    """A version whose answers are the input times `factor`."""
+def code(factor: object, load: str = "pass") -> str:
+    return TIMES.format(factor=factor, load=load)
+
+
+def put(repository: Path, version: str, factor: object, *, model: str = "times", load: str = "pass") -> None:
+    """A version whose answers are the input times `factor`, which may be any expression of `item`."""
     folder = repository / model / version
     folder.mkdir(parents=True)
-    (folder / "times.py").write_text(TIMES.format(factor=factor))
+    (folder / "times.py").write_text(code(factor, load))
     (folder / "model.toml").write_text(HOW)
 
 
@@ -98,7 +102,7 @@ def states_after_listing(server: ServerProcess) -> dict[str, str]:
 
 def test_a_version_that_cannot_be_loaded_changes_nothing(serve: Serve, repository: Path) -> None:
     with serve(repository, "--allow-code", "--replicas", "1") as server:
-        put(repository, "3", "1 / 0")
+        put(repository, "3", 1, load="1 / 0")
         (repository / "times" / "4").mkdir()
         (repository / "times" / "4" / "times.pth").write_bytes(b"no weights")
         for version, words in (("3", "ZeroDivisionError"), ("4", "is text, not a model")):
@@ -131,7 +135,7 @@ def test_one_bad_model_keeps_no_other_from_serving(serve: Serve, repository: Pat
 def test_at_the_start_an_older_version_answers_for_a_newer_one_that_cannot_be_loaded(
     serve: Serve, repository: Path
 ) -> None:
-    put(repository, "3", "1 / 0")
+    put(repository, "3", 1, load="1 / 0")
     with serve(repository, "--allow-code", "--replicas", "1") as server:
         assert states(server) == {"3": "failed", "2": "ready", "1": "unloaded"}
         assert ask(server) == 20
@@ -181,7 +185,7 @@ def test_no_request_is_lost_or_answered_by_two_versions_f18(serve: Serve, reposi
 
 
 def test_several_sources_are_served_by_name(serve: Serve, repository: Path, cat: bytes) -> None:
-    (repository / "double.py").write_text(TIMES.format(factor=2).replace("Times", "Double"))
+    (repository / "double.py").write_text(code(2).replace("Times", "Double"))
     with serve(f"double={repository / 'double.py'}:Double", "photos=default", "--allow-code") as server:
         assert ask(server) == 2
         answer = server.post("/predict/photos", files={"file": cat})
@@ -323,10 +327,10 @@ def test_a_repository_is_followed(serve: Serve, repository: Path) -> None:
     with serve(repository, "--allow-code", "--replicas", "1", "--keep-loaded", "0", "--watch") as server:
         put(repository, "3", 30)
         server.wait_until(lambda: ask(server) == 30, within=30)
-        put(repository, "4", "1 / 0")
+        put(repository, "4", 1, load="1 / 0")
         server.wait_until(lambda: states(server).get("4") == "failed", within=30)
         assert ask(server) == 30
-        (repository / "times" / "4" / "times.py").write_text(TIMES.format(factor=40))
+        (repository / "times" / "4" / "times.py").write_text(code(40))
         server.wait_until(lambda: ask(server) == 40, within=30)
         shutil.rmtree(repository / "times" / "4")
         server.wait_until(lambda: "4" not in states(server), within=30)
@@ -342,7 +346,7 @@ def test_models_are_loaded_when_they_are_wanted_within_the_memory(serve: Serve, 
     folder = tmp_path / "repository"
     for number in range(6):
         put(folder, "1", number + 1, model=f"m{number}")
-    put(folder, "1", "1 / 0", model="broken")
+    put(folder, "1", 1, model="broken", load="1 / 0")
     limit = 150_000_000  # two workers of 60 MB, as long as nothing is known of them
     flags = ("--allow-code", "--replicas", "1", "--load", "on-demand", "--max-memory", limit)
     with serve(folder, *flags) as server:
@@ -378,3 +382,26 @@ def test_a_model_that_does_not_fit_is_refused_with_the_sum(serve: Serve, reposit
         assert "needs about 60 MB, and models may take 70 MB together, of which times 2" in refused.json()["error"]
         assert states(server) == {"2": "ready", "1": "unloaded"}
         assert ask(server) == 20
+
+
+def test_a_shadow_answers_nobody_and_is_compared(serve: Serve, repository: Path) -> None:
+    put(repository, "3", "20 if item < 100 else 21")
+    with serve(repository, "--allow-code", "--replicas", "1") as server:
+        assert change(server, "/models/times", default_version="2").status_code == 200
+        assert server.get("/models/times/shadow").json()["code"] == "not_found"
+        assert change(server, "/models/times", shadow="3").json()["shadow"] == "3"
+
+        def compared() -> int:
+            return int(server.get("/models/times/shadow").json()["compared"])
+
+        for number in (1, 2, 3, 100, 101):
+            before = compared()
+            assert ask(server, number=number) == 20 * number
+            server.wait_until(lambda: compared() == before + 1, within=10)  # noqa: B023 (it is waited for in its turn)
+        found = server.get("/models/times/shadow").json()
+        assert (found["compared"], found["agreed"], found["failed"], found["skipped"]) == (5, 3, 0, 0)
+        assert found["largest_difference"] == pytest.approx(1 / 21)
+        assert set(found["differing"]) == {hashlib.sha256(each).hexdigest() for each in (b"100", b"101")}
+        assert found["median_seconds"] > 0
+        assert found["shadow_median_seconds"] > 0
+        assert change(server, "/models/times/versions/3/unload").json()["shadow"] is None

@@ -213,6 +213,7 @@ def test_a_browser_shows_every_operation_and_reports_nothing(
     """T-12: under the strict policy, with nothing refused and nothing written to the console."""
     done = dumped(chromium, cat_server.url + "/docs#/predictions/predict", tmp_path)  # the first operation is unfolded
     shown = re.findall(r'class="opblock-summary-path" data-path="([^"]+)"', done.stdout)
-    assert shown == list(document(cat_server)["paths"])
+    operations = [path for path, methods in document(cat_server)["paths"].items() for _ in methods]
+    assert sorted(shown) == sorted(operations)
     assert "X-Request-Timeout-Ms" in done.stdout
     assert [line for line in done.stderr.splitlines() if ":CONSOLE" in line] == []

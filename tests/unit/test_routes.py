@@ -154,7 +154,8 @@ def test_every_path_of_the_document_is_a_route(double_py: Path) -> None:
     app = flambeau.create_app(f"{double_py}:Double", allow_code=True)
     paths = app.test_client().get("/openapi.json").json["paths"]
     assert list(paths) == [
-        "/predict", "/predict/Double", "/predict/Double/1", "/livez", "/readyz", "/metrics", "/openapi.json",
+        "/predict", "/predict/Double", "/predict/Double/1", "/livez", "/readyz", "/metrics",
+        "/models", "/models/{model}", "/models/{model}/shadow", "/models/{model}/{version}", "/openapi.json",
     ]  # fmt: skip
     adapter = app.url_map.bind("localhost")
     for path, operations in paths.items():

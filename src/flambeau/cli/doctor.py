@@ -8,7 +8,7 @@ from flambeau.cli.serve import serve
 from flambeau.cli.terminal import printable
 from flambeau.doctor import Finding, Verdict
 from flambeau.doctor.checks import examine
-from flambeau.errors import SetupError
+from flambeau.errors import ConfigError, SetupError
 from flambeau.serving.service import split_options
 from flambeau.settings.service import Settings
 from flambeau.settings.source import SourceOptions
@@ -55,7 +55,10 @@ def _settings(arguments: tuple[str, ...]) -> tuple[list[Finding], SourceOptions,
     """The arguments as `flambeau serve` would read them; if they are wrong, a finding and the defaults."""
     try:
         with serve.make_context("serve", [*arguments]) as ctx:
-            options, settings = split_options(dict(ctx.params))
+            given = dict(ctx.params)
+            if given.pop("more"):
+                raise ConfigError("the doctor looks at one model at a time: name one of them")
+            options, settings = split_options(given)
             file = file_of(ctx)
     except SetupError as error:
         wrong = Finding("settings", "broken", str(error), "correct it: nothing is served before")

@@ -4,6 +4,7 @@ from datetime import datetime
 
 import msgspec
 
+from flambeau.serving.shadow import Shadow
 from flambeau.serving.versions import ServedModel, Version
 from flambeau.types import ModelState, TensorSpec
 
@@ -24,6 +25,7 @@ class ModelSummary(msgspec.Struct):
     default_version: str | None
     aliases: dict[str, str]
     traffic: dict[str, float] | None
+    shadow: str | None
     versions: list[VersionSummary]
 
 
@@ -72,23 +74,51 @@ class ModelDetail(msgspec.Struct):
     default_version: str | None
     aliases: dict[str, str]
     traffic: dict[str, float] | None
+    shadow: str | None
     versions: list[VersionDetail]
+
+
+class ShadowView(msgspec.Struct):
+    """`GET /models/{model}/shadow`. Counts are of items.
+
+    `agreed` of `compared`, to within a thousandth; `failed`: only the shadow could not answer; `skipped`: there was no
+    room for a copy. Medians are in seconds. `differing` are the SHA-256 of the last hundred inputs that did not agree.
+    """
+
+    version: str
+    compared: int
+    agreed: int
+    failed: int
+    skipped: int
+    largest_difference: float
+    median_seconds: float | None
+    shadow_median_seconds: float | None
+    differing: list[str]
+
+
+def shadow_of(shadow: Shadow) -> ShadowView:
+    """The comparison so far."""
+    return ShadowView(
+        shadow.version, shadow.compared, shadow.agreed, shadow.failed, shadow.skipped, shadow.largest_difference,
+        shadow.median(0), shadow.median(1), list(shadow.differing),
+    )  # fmt: skip
 
 
 def summary_of(served: ServedModel) -> ModelSummary:
     """A model in a list."""
     versions = [VersionSummary(number, each.state, each.fault or None) for number, each in served.versions.items()]
-    return ModelSummary(served.name, served.state, served.current, served.aliases, _shares(served), versions)
+    return ModelSummary(served.name, served.state, served.current, served.aliases, *_rollout(served), versions)
 
 
-def _shares(served: ServedModel) -> dict[str, float] | None:
-    return served.traffic.shares if served.traffic else None
+def _rollout(served: ServedModel) -> tuple[dict[str, float] | None, str | None]:
+    """The shares of traffic, and the shadow."""
+    return (served.traffic.shares if served.traffic else None), (served.shadow.version if served.shadow else None)
 
 
 def detail_of(served: ServedModel) -> ModelDetail:
     """A model in full. Reads files: not on the loop."""
     versions = [version_detail_of(each) for each in served.versions.values()]
-    return ModelDetail(served.name, served.state, served.current, served.aliases, _shares(served), versions)
+    return ModelDetail(served.name, served.state, served.current, served.aliases, *_rollout(served), versions)
 
 
 def version_detail_of(entry: Version) -> VersionDetail:

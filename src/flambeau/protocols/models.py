@@ -18,7 +18,7 @@ import msgspec
 from flambeau.errors import RequestError
 from flambeau.protocols import openapi
 from flambeau.protocols.messages import HttpAnswer, HttpRequest
-from flambeau.protocols.model_views import ModelList, detail_of, summary_of, version_detail_of
+from flambeau.protocols.model_views import ModelList, detail_of, shadow_of, summary_of, version_detail_of
 from flambeau.protocols.routes import Route
 from flambeau.serving.service import Service
 from flambeau.serving.versions import Traffic
@@ -36,6 +36,7 @@ class _Change(msgspec.Struct, forbid_unknown_fields=True):
     aliases: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
     traffic: dict[str, float] | msgspec.UnsetType | None = msgspec.UNSET
     sticky_header: str | None = None
+    shadow: str | msgspec.UnsetType | None = msgspec.UNSET
     max_batch_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
     max_queue_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
@@ -57,6 +58,14 @@ def version_shown(service: Service, request: HttpRequest, model: str, version: s
     return _json(version_detail_of(service.table.version(model, version)))
 
 
+async def shadow_shown(service: Service, request: HttpRequest, model: str) -> HttpAnswer:
+    """`GET /models/{model}/shadow`."""
+    shadow = service.table.named(model).shadow
+    if shadow is None:
+        raise RequestError("the model has no shadow", code="not_found", hint='set one with PUT: {"shadow": "VERSION"}')
+    return _json(shadow_of(shadow))
+
+
 async def load(service: Service, request: HttpRequest, model: str, version: str) -> HttpAnswer:
     """`POST /models/{model}/versions/{version}/load`: answers when it is loaded."""
     return await _changed(service, request, model, "load", version, lambda: service.loader.load(model, version))
@@ -68,7 +77,7 @@ async def unload(service: Service, request: HttpRequest, model: str, version: st
 
 
 async def change(service: Service, request: HttpRequest, model: str) -> HttpAnswer:
-    """`PUT /models/{model}`: its default version, aliases, shares of traffic and limits; what is left out stays."""
+    """`PUT /models/{model}`: default version, aliases, traffic, shadow and limits. What is left out stays."""
     try:
         wanted = msgspec.json.decode(request.body, type=_Change)
     except msgspec.ValidationError as error:
@@ -84,6 +93,8 @@ async def change(service: Service, request: HttpRequest, model: str) -> HttpAnsw
         if not isinstance(wanted.traffic, msgspec.UnsetType):
             sticky = wanted.sticky_header.lower() if wanted.sticky_header else None
             await service.loader.set_traffic(model, Traffic(wanted.traffic, sticky) if wanted.traffic else None)
+        if not isinstance(wanted.shadow, msgspec.UnsetType):
+            await service.loader.set_shadow(model, wanted.shadow)
         limits = {"max_batch_size": wanted.max_batch_size, "max_queue_size": wanted.max_queue_size}
         service.loader.set_limits(model, **{name: value for name, value in limits.items() if value is not None})
 
@@ -141,6 +152,7 @@ def routes(*, ours: bool, guarded: bool) -> tuple[Route, ...]:
     reads = (
         Route("GET", "/models", "infer", listed, describe=openapi.models),
         Route("GET", "/models/{model}", "infer", shown, describe=openapi.model),
+        Route("GET", "/models/{model}/shadow", "infer", shadow_shown, describe=openapi.model_shadow),
         Route("GET", "/models/{model}/{version}", "infer", version_shown, describe=openapi.model_version),
     )
     version = "/models/{model}/versions/{version}"

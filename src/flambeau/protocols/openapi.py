@@ -221,6 +221,12 @@ def model_version(_: Operation) -> Document:
     return _about_model("model_version", "A version of a model in full", ("model", "version"), answers)
 
 
+def model_shadow(_: Operation) -> Document:
+    """`GET /models/{model}/shadow`."""
+    answers = {"200": _view("ShadowView", "It.")}
+    return _about_model("shadow", "How a model's shadow compares with what answers", ("model",), answers)
+
+
 def model_load(_: Operation) -> Document:
     """`POST /models/{model}/versions/{version}/load`."""
     return _about_model("load", "Load a version; the newest answers by default", ("model", "version"), _CHANGED)
@@ -240,6 +246,7 @@ def model_change(_: Operation) -> Document:
             "default_version": {"type": ["string", "null"]},
             "aliases": {"type": "object", "additionalProperties": {"type": "string"}},
             "traffic": {"type": ["object", "null"], "additionalProperties": {"type": "number", "minimum": 0}},
+            "shadow": {"type": ["string", "null"]},
             "sticky_header": {"type": ["string", "null"]},
             "max_batch_size": {"type": ["integer", "null"], "minimum": 1},
             "max_queue_size": {"type": ["integer", "null"], "minimum": 1},
@@ -265,7 +272,7 @@ def _view(name: str, meaning: str) -> Document:
 
 _CHANGED: Document = {"200": _view("ModelSummary", "The model, as it is then.")}
 _, _VIEWS = msgspec.json.schema_components(
-    [model_views.ModelList, model_views.ModelDetail, model_views.VersionDetail],
+    [model_views.ModelList, model_views.ModelDetail, model_views.VersionDetail, model_views.ShadowView],
     ref_template="#/components/schemas/{name}",
 )
 

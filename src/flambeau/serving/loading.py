@@ -23,6 +23,7 @@ from flambeau.serving.memory import MemoryBudget
 from flambeau.serving.model import Model
 from flambeau.serving.model_table import ModelTable
 from flambeau.serving.opening import open_declaration
+from flambeau.serving.shadow import Shadow
 from flambeau.serving.versions import ServedModel, Traffic, Version
 from flambeau.settings.service import Settings
 from flambeau.settings.source import SourceOptions
@@ -166,10 +167,7 @@ class Loader:
         served, entry = self._table.named(name), self._table.version(name, number)
 
         async def unload() -> None:
-            if served.pinned == entry.declaration.version:
-                served.pinned = None
-            if served.traffic is not None and entry.declaration.version in served.traffic.shares:
-                served.traffic = None
+            served.forget(entry.declaration.version)
             await self._let_go(served, entry)
 
         await self._change(served, unload())
@@ -223,6 +221,18 @@ class Loader:
 
         await self._change(served, share())
 
+    async def set_shadow(self, name: str, number: str | None) -> None:
+        """Give a version, loaded if need be, copies of the requests to the others; `None`: no version any more."""
+        served = self._table.named(name)
+        entry = None if number is None else self._table.version(name, number)
+
+        async def follow() -> None:
+            if entry is not None:
+                await self._load(entry)
+            served.shadow = None if entry is None else Shadow(entry.declaration.version)
+
+        await self._change(served, follow())
+
     def set_limits(self, name: str, **limits: int) -> None:
         """Set `max_batch_size` or `max_queue_size` of all versions of a model, from the next batch on."""
         served = self._table.named(name)
@@ -238,10 +248,9 @@ class Loader:
             async with served.changing:
                 await change
                 served.choose()
-                shared = served.traffic.shares if served.traffic else ()
                 if self._on_demand:  # what is not used is unloaded when another needs its memory
                     return
-                kept = {*served.before[: self._settings.keep_loaded], *served.aliases.values(), *shared}
+                kept = {*served.before[: self._settings.keep_loaded], *served.needed()}
                 for number in [each for each in served.before if each not in kept]:
                     await self._let_go(served, served.versions[number])
 

@@ -80,6 +80,11 @@ class Model:
         """How many replicas it is made for."""
         return self._placement.replicas
 
+    @property
+    def queued(self) -> int:
+        """How many items wait."""
+        return self.metrics.queue()[0]
+
     def memory(self) -> int:
         """The memory of its workers, in bytes, with what they share counted once; 0 for threads of this process."""
         return self._runner.memory()

@@ -14,6 +14,7 @@ from flambeau.serving.loading import Loader
 from flambeau.serving.model import Model
 from flambeau.serving.model_table import ModelTable
 from flambeau.serving.opening import Opened
+from flambeau.serving.shadow import Shadow
 from flambeau.serving.versions import KeyOf
 from flambeau.serving.watch import RepositoryWatch
 from flambeau.settings.service import Settings
@@ -55,6 +56,7 @@ class Service:
             raise ConfigError("--watch follows a repository, and none is served: name its folder, or leave it out")
         self._started = False
         self._watches: list[asyncio.Task[None]] = []
+        self._copies: set[asyncio.Task[None]] = set()  # of requests, for shadows
 
     async def start(self) -> None:
         """Return when the models are warm; a second call does nothing.
@@ -111,7 +113,35 @@ class Service:
         Raises `RequestError` when the request as a whole is refused.
         """
         deadline = asyncio.get_running_loop().time() + timeout
-        return await model.predict(payloads, options, deadline=deadline)
+        outcomes = await model.predict(payloads, options, deadline=deadline)
+        shadow = self.table.named(model.name).shadow
+        if shadow is not None and shadow.version != model.version:
+            self._copy(shadow, model, payloads, options, outcomes)
+        return outcomes
+
+    def _copy(
+        self, shadow: Shadow, model: Model, payloads: Sequence[Payload], options: Options, outcomes: list[Outcome]
+    ) -> None:
+        """Have a shadow answer the same items, if there is room; nobody waits for it."""
+        if shadow.busy or model.queued:
+            shadow.skipped += len(payloads)
+            return
+
+        async def compare() -> None:
+            try:
+                deadline = asyncio.get_running_loop().time() + self.settings.deadline
+                async with self.table.using(model.name, shadow.version) as other:
+                    shadowed = await other.predict(payloads, options, deadline=deadline)
+                await asyncio.to_thread(shadow.note_all, payloads, outcomes, shadowed)
+            except RequestError:
+                shadow.skipped += len(payloads)
+            finally:
+                shadow.busy = False
+
+        shadow.busy = True
+        task = asyncio.get_running_loop().create_task(compare())
+        self._copies.add(task)
+        task.add_done_callback(self._copies.discard)
 
     async def infer(self, model: Model, tensors: Tensors, *, timeout: float) -> Tensors:
         """The network's raw outputs by name, one row for each input row, within `timeout` seconds.
@@ -139,8 +169,8 @@ class Service:
     async def close(self) -> None:
         """Answer the accepted requests, then release every model."""
         self.drain()
-        for watch in self._watches:
-            watch.cancel()
+        for task in (*self._watches, *self._copies):
+            task.cancel()
         await self.loader.close()
         if self.tracer is not None:
             await asyncio.to_thread(self.tracer.close)

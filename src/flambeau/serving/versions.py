@@ -12,6 +12,7 @@ from pathlib import Path
 
 from flambeau.checkpoints.repository import newest_first
 from flambeau.serving.model import Model
+from flambeau.serving.shadow import Shadow
 from flambeau.sources.declarations import Declaration
 from flambeau.types import ModelState
 
@@ -85,7 +86,8 @@ class ServedModel:
     """A model: its versions, newest first, and what leads to one of them.
 
     `current` answers by default: the one that was `pinned`, else the newest that is loaded. `before` are those that it
-    replaced, the last one first, as far as they are still loaded. `traffic` shares the requests that name no version;
+    replaced, the last one first, as far as they are still loaded. `traffic` shares the requests that name no version,
+    and `shadow` is given copies of them.
     `limits` are settings that an operator has changed. `on_demand`: what is not loaded may be the default all the same.
     """
 
@@ -96,6 +98,7 @@ class ServedModel:
     current: str | None = None
     before: list[str] = field(default_factory=list)
     traffic: Traffic | None = None
+    shadow: Shadow | None = None
     limits: dict[str, int] = field(default_factory=dict)
     repository: Path | None = None
     on_demand: bool = False
@@ -119,6 +122,20 @@ class ServedModel:
         if self.current is not None:
             return self.current
         return self.pinned if self.pinned in self.versions else next(iter(self.versions), None)
+
+    def needed(self) -> set[str]:
+        """The versions that something leads to beside the default."""
+        shared = self.traffic.shares if self.traffic else ()
+        return {*self.aliases.values(), *shared, *((self.shadow.version,) if self.shadow else ())}
+
+    def forget(self, version: str) -> None:
+        """A version is unloaded by its operator: nothing is to choose it. Its aliases stay."""
+        if self.pinned == version:
+            self.pinned = None
+        if self.traffic is not None and version in self.traffic.shares:
+            self.traffic = None
+        if self.shadow is not None and self.shadow.version == version:
+            self.shadow = None
 
     def redeclare(self, declared: Sequence[Declaration]) -> None:
         """Know these versions, newest first, and none beside them but what is loaded."""
