@@ -238,9 +238,12 @@ def test_under_the_servers_of_others_models_are_shown_and_not_changed(repository
 @pytest.fixture(scope="module")
 def one_server(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("models") / "repository"
-    put(folder, "1", 10)
-    put(folder, "2", 20)
-    with serve(folder, "--allow-code", "--replicas", "1") as server:
+    for model in ("limited", "split", "times"):
+        put(folder, "1", 10, model=model)
+        put(folder, "2", 20, model=model)
+    put(folder, "2", 20, model="shadowed")
+    put(folder, "3", "20 if item < 100 else 21", model="shadowed")
+    with serve(folder, "--allow-code", "--replicas", "1", "--default", "times") as server:
         yield server
 
 
@@ -268,9 +271,9 @@ def test_the_command_and_the_client_do_the_same(one_server: ServerProcess) -> No
         done = run_flambeau("models", "--server", one_server.url, *words)
         return done.stdout if done.returncode == 0 else done.stderr
 
-    assert models("list").splitlines() == [
-        "MODEL    VERSION  STATE", "times *  2        ready     default", "times    1        unloaded",
-    ]  # fmt: skip
+    lines = models("list").splitlines()
+    assert lines[0] == "MODEL     VERSION  STATE"
+    assert lines[-2:] == ["times *   2        ready     default", "times     1        unloaded"]
     assert "times  1        ready" in models("load", "times", "1")
     assert "times  1        ready  default" in models("default", "times", "1")
     assert ask(one_server) == 10
@@ -279,7 +282,7 @@ def test_the_command_and_the_client_do_the_same(one_server: ServerProcess) -> No
     assert "the model has no such version" in models("load", "times", "9")
     assert "ALIAS=VERSION" in models("alias", "times", "stable")
     with flambeau.Client(one_server.url) as client:
-        assert client.models()["models"][0]["aliases"] == {"stable": "1"}
+        assert client.model("times")["aliases"] == {"stable": "1"}
         assert client.set_default("times", None)["default_version"] == "2"
         assert client.set_aliases("times", {})["aliases"] == {}
         assert client.unload("times", 1)["versions"][1]["state"] == "unloaded"
@@ -290,36 +293,36 @@ def test_the_command_and_the_client_do_the_same(one_server: ServerProcess) -> No
     assert ask(one_server) == 20
 
 
-def test_traffic_is_shared_and_a_sender_stays_with_its_version(serve: Serve, repository: Path) -> None:
-    with serve(repository, "--allow-code", "--replicas", "1") as server:
-        shared = change(server, "/models/times", traffic={"2": 80, "1": 20}, sticky_header="X-User")
-        assert shared.json()["traffic"] == {"2": 80, "1": 20}
-        answers: dict[str, set[int]] = {}
-        for number in range(300):
-            user = f"user-{number % 100}"
-            response = server.post(json={"input": 1}, headers={"X-User": user})
-            answers.setdefault(user, set()).add(response.json()["output"])
-        assert all(len(each) == 1 for each in answers.values())
-        old = sum(each == {10} for each in answers.values())
-        assert 8 <= old <= 34  # of 100 users a fifth: three deviations to each side
-        assert ask(server, "/predict/times/2") == 20
-        assert change(server, "/models/times", traffic={"1": 0}).status_code == 400
-        assert change(server, "/models/times", traffic={"7": 1}).status_code == 404
-        assert change(server, "/models/times", traffic={}).json()["traffic"] is None
-        assert {ask(server) for _ in range(50)} == {20}
+def test_traffic_is_shared_and_a_sender_stays_with_its_version(one_server: ServerProcess) -> None:
+    server = one_server
+    shared = change(server, "/models/split", traffic={"2": 80, "1": 20}, sticky_header="X-User")
+    assert shared.json()["traffic"] == {"2": 80, "1": 20}
+    answers: dict[str, set[int]] = {}
+    for number in range(300):
+        user = f"user-{number % 100}"
+        response = server.post("/predict/split", json={"input": 1}, headers={"X-User": user})
+        answers.setdefault(user, set()).add(response.json()["output"])
+    assert all(len(each) == 1 for each in answers.values())
+    old = sum(each == {10} for each in answers.values())
+    assert 8 <= old <= 34  # of 100 users a fifth: three deviations to each side
+    assert ask(server, "/predict/split/2") == 20
+    assert change(server, "/models/split", traffic={"1": 0}).status_code == 400
+    assert change(server, "/models/split", traffic={"7": 1}).status_code == 404
+    assert change(server, "/models/split", traffic={}).json()["traffic"] is None
+    assert {ask(server, "/predict/split") for _ in range(50)} == {20}
 
 
-def test_limits_change_without_a_reload(serve: Serve, repository: Path) -> None:
-    with serve(repository, "--allow-code", "--replicas", "1") as server:
-        loaded = server.get("/models/times/2").json()["loaded_at"]
-        assert change(server, "/models/times", max_batch_size=3, max_queue_size=2).status_code == 200
-        detail = server.get("/models/times/2").json()
-        assert (detail["batch_size"], detail["loaded_at"]) == (3, loaded)
-        too_many = server.post("/predict", files=[("file", b"1"), ("file", b"1"), ("file", b"1")])
-        assert too_many.json()["code"] == "too_many_items"
-        assert change(server, "/models/times/versions/1/load").status_code == 200
-        assert server.get("/models/times/1").json()["batch_size"] == 3
-        assert change(server, "/models/times", max_batch_size=0).status_code == 400
+def test_limits_change_without_a_reload(one_server: ServerProcess) -> None:
+    server = one_server
+    loaded = server.get("/models/limited/2").json()["loaded_at"]
+    assert change(server, "/models/limited", max_batch_size=3, max_queue_size=2).status_code == 200
+    detail = server.get("/models/limited/2").json()
+    assert (detail["batch_size"], detail["loaded_at"]) == (3, loaded)
+    too_many = server.post("/predict/limited", files=[("file", b"1"), ("file", b"1"), ("file", b"1")])
+    assert too_many.json()["code"] == "too_many_items"
+    assert change(server, "/models/limited/versions/1/load").status_code == 200
+    assert server.get("/models/limited/1").json()["batch_size"] == 3
+    assert change(server, "/models/limited", max_batch_size=0).status_code == 400
 
 
 def test_a_repository_is_followed(serve: Serve, repository: Path) -> None:
@@ -384,24 +387,23 @@ def test_a_model_that_does_not_fit_is_refused_with_the_sum(serve: Serve, reposit
         assert ask(server) == 20
 
 
-def test_a_shadow_answers_nobody_and_is_compared(serve: Serve, repository: Path) -> None:
-    put(repository, "3", "20 if item < 100 else 21")
-    with serve(repository, "--allow-code", "--replicas", "1") as server:
-        assert change(server, "/models/times", default_version="2").status_code == 200
-        assert server.get("/models/times/shadow").json()["code"] == "not_found"
-        assert change(server, "/models/times", shadow="3").json()["shadow"] == "3"
+def test_a_shadow_answers_nobody_and_is_compared(one_server: ServerProcess) -> None:
+    server = one_server
+    assert change(server, "/models/shadowed", default_version="2").status_code == 200
+    assert server.get("/models/shadowed/shadow").json()["code"] == "not_found"
+    assert change(server, "/models/shadowed", shadow="3").json()["shadow"] == "3"
 
-        def compared() -> int:
-            return int(server.get("/models/times/shadow").json()["compared"])
+    def compared() -> int:
+        return int(server.get("/models/shadowed/shadow").json()["compared"])
 
-        for number in (1, 2, 3, 100, 101):
-            before = compared()
-            assert ask(server, number=number) == 20 * number
-            server.wait_until(lambda: compared() == before + 1, within=10)  # noqa: B023 (it is waited for in its turn)
-        found = server.get("/models/times/shadow").json()
-        assert (found["compared"], found["agreed"], found["failed"], found["skipped"]) == (5, 3, 0, 0)
-        assert found["largest_difference"] == pytest.approx(1 / 21)
-        assert set(found["differing"]) == {hashlib.sha256(each).hexdigest() for each in (b"100", b"101")}
-        assert found["median_seconds"] > 0
-        assert found["shadow_median_seconds"] > 0
-        assert change(server, "/models/times/versions/3/unload").json()["shadow"] is None
+    for number in (1, 2, 3, 100, 101):
+        before = compared()
+        assert ask(server, "/predict/shadowed", number) == 20 * number
+        server.wait_until(lambda: compared() == before + 1, within=10)  # noqa: B023 (it is waited for in its turn)
+    found = server.get("/models/shadowed/shadow").json()
+    assert (found["compared"], found["agreed"], found["failed"], found["skipped"]) == (5, 3, 0, 0)
+    assert found["largest_difference"] == pytest.approx(1 / 21)
+    assert set(found["differing"]) == {hashlib.sha256(each).hexdigest() for each in (b"100", b"101")}
+    assert found["median_seconds"] > 0
+    assert found["shadow_median_seconds"] > 0
+    assert change(server, "/models/shadowed/versions/3/unload").json()["shadow"] is None
