@@ -53,6 +53,7 @@ class Ask:
     abort_after: float | None = None
     group: str = ""
     verify: Verify = own_answer
+    path: str = "/predict"
 
     def encode(self) -> bytes:
         """The bytes to send. The same request gives the same bytes, however often it is asked."""
@@ -60,7 +61,7 @@ class Ask:
         headers = [("Content-Type", "application/json")]
         if self.timeout_ms is not None:
             headers.append(("X-Request-Timeout-Ms", str(self.timeout_ms)))
-        return request("POST", "/predict", body=body, headers=tuple(headers))
+        return request("POST", self.path, body=body, headers=tuple(headers))
 
 
 Make = Callable[[random.Random], Ask]

@@ -14,7 +14,9 @@ from pathlib import Path
 from chaos import proc
 
 STARTUP_SECONDS = 60.0
-_MODEL = Path(__file__).with_name("model.py")
+MODEL = Path(__file__).with_name("model.py")
+"""The file of the models that servers are started with."""
+
 _URL = re.compile(rb"http://127\.0\.0\.1:(\d+)\s*$")
 _POLL = 0.01
 
@@ -62,7 +64,7 @@ class Server:
     async def begin(self) -> None:
         """Start the process; it is not ready yet."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(_MODEL, self._folder / "model.py")
+        shutil.copy(MODEL, self._folder / "model.py")
         environment = os.environ | {
             "FLAMBEAU_CACHE": str(self._cache), "FLAMBEAU_LOG_FORMAT": "text", "TMPDIR": str(self._folder)
         }  # fmt: skip

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from chaos.faults import bodies, clocks, files, items, kills, leak, life, load, log, pictures, slow, swap
+from chaos.faults import bodies, clocks, files, items, kills, leak, life, load, log, neighbours, pictures, slow, swap
 from chaos.faults.selftest import selftest
 from chaos.run import Report, Run
 
@@ -36,6 +36,10 @@ FAULTS: tuple[Fault, ...] = (
     Fault("F-18/kills", lambda run: swap.swap(run, "F-18/kills", beside="kills")),
     Fault("F-18/faulty", lambda run: swap.swap(run, "F-18/faulty", beside="failing loads")),
     Fault("F-18/stop", swap.terminated),
+    Fault("models/hang", lambda run: neighbours.neighbour(run, "models/hang", "hangs")),
+    Fault("models/crash", lambda run: neighbours.neighbour(run, "models/crash", "crashes")),
+    Fault("models/flood", lambda run: neighbours.neighbour(run, "models/flood", "is flooded")),
+    Fault("models/memory", lambda run: neighbours.neighbour(run, "models/memory", "fills its memory")),
     Fault("F-19", life.terminate),
     Fault("F-26", life.cannot_start),
     Fault("F-27", items.nonfinite),

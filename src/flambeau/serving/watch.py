@@ -21,10 +21,10 @@ from flambeau.telemetry import logs
 _SECONDS = 2.0
 _MOST_FILES = 1000  # of one version; a bundle has ten
 
-Signature = tuple[tuple[str, int, int], ...]
+FileSignature = tuple[tuple[str, int, int], ...]
 """Path, size and time of change of each file of a version."""
 
-_Found = dict[tuple[str, str], Signature]  # by model and version
+_FilesFound = dict[tuple[str, str], FileSignature]  # by model and version
 
 
 class RepositoryWatch:
@@ -105,7 +105,7 @@ class RepositoryWatch:
         )  # fmt: skip
 
 
-def _read(folder: Path) -> _Found:
+def _read(folder: Path) -> _FilesFound:
     return {
         (name, version): tuple(_files(place))
         for name, versions in repository.read(folder).items()
