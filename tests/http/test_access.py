@@ -1,4 +1,4 @@
-"""Who may do what: tokens, the gate over every route, Host and origins, rates, TLS. All over HTTP, with both fronts."""
+"""Who may do what: tokens, access control of every route, Host, origins, rates, TLS. Over HTTP, with both fronts."""
 
 import base64
 import hashlib
@@ -215,7 +215,7 @@ def test_another_address_is_served_with_tokens_t08(serve: Serve, double_py: Path
         assert started.post(**predict(INFER, Host="any.example")).status_code == 200  # nobody said which names
 
 
-# The gate (T-09)
+# Access control (T-09)
 
 
 PATHS = {

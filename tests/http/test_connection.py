@@ -1,6 +1,6 @@
-"""The short way of `flambeau serve` for predictions: the same answers as the lane's, whatever comes over a connection.
+"""Predictions that the connection of `flambeau serve` answers without the ASGI front: the answers are the same.
 
-Requests are written to the socket byte for byte. What asks for the long way here is a chunked body.
+Requests are written to the socket byte for byte. A chunked body takes the way through the ASGI front.
 """
 
 import http.client
@@ -62,18 +62,18 @@ class Line:
 @pytest.mark.parametrize(
     "body", [b'{"input": 4}', b'{"input": "text"}', b"nonsense", b'{"input": 1, "x": [[[]]]}', b""]
 )
-def test_the_short_way_and_the_lane_answer_alike(server: ServerProcess, body: bytes) -> None:
+def test_the_connection_and_the_asgi_front_answer_alike(server: ServerProcess, body: bytes) -> None:
     with Line(server) as line:
         answers = []
         for request in (short(body), chunked(body) if body else LONG_WAY + b"0\r\n\r\n"):
             line.sock.sendall(request)
             answers.append(line.answer())
-    (status, headers, found), (lane_status, lane_headers, lane_found) = answers
-    for each in (found, lane_found):
+    (status, headers, found), (asgi_status, asgi_headers, asgi_found) = answers
+    for each in (found, asgi_found):
         assert isinstance(each, dict)
         each.pop("request_id", None)
-    assert (status, found) == (lane_status, lane_found)
-    assert headers.keys() == lane_headers.keys()
+    assert (status, found) == (asgi_status, asgi_found)
+    assert headers.keys() == asgi_headers.keys()
     assert {"date", "content-type", "x-request-id", "cache-control", "x-content-type-options"} <= headers.keys()
 
 

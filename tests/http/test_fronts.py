@@ -1,4 +1,4 @@
-"""The same requests get the same answers over the lane, Flask's test client, and the servers of others."""
+"""The same requests get the same answers over `flambeau serve`, Flask's test client, and the servers of others."""
 
 import base64
 import struct

@@ -20,7 +20,7 @@ JSON = {"Content-Type": "application/json"}
 LONG = 2 * json_document.SHORT
 
 
-@pytest.fixture(scope="module", params=["lane", "flask"])
+@pytest.fixture(scope="module", params=["serve", "flask"])
 def cats(
     request: pytest.FixtureRequest, serve: Serve, tmp_path_factory: pytest.TempPathFactory, default_bundle: Bundle
 ) -> Iterator[Front]:
@@ -28,7 +28,7 @@ def cats(
         yield front
 
 
-@pytest.fixture(scope="module", params=["lane", "flask"])
+@pytest.fixture(scope="module", params=["serve", "flask"])
 def doubles(
     request: pytest.FixtureRequest, serve: Serve, tmp_path_factory: pytest.TempPathFactory, double_py: Path
 ) -> Iterator[Front]:

@@ -229,8 +229,8 @@ def test_what_a_gone_client_waited_for_is_not_computed(serve: Serve, tmp_path: P
         leaving = [_connect(server) for _ in range(2)]
         head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nX-Request-ID: "
         body = b'{"input": 0}'
-        leaving[0].sendall(head + b"short-way\r\nContent-Length: 12\r\n\r\n" + body)
-        leaving[1].sendall(head + b"lane\r\nTransfer-Encoding: chunked\r\n\r\nc\r\n" + body + b"\r\n0\r\n\r\n")
+        leaving[0].sendall(head + b"connection\r\nContent-Length: 12\r\n\r\n" + body)
+        leaving[1].sendall(head + b"asgi\r\nTransfer-Encoding: chunked\r\n\r\nc\r\n" + body + b"\r\n0\r\n\r\n")
         wait_for_metric(server, "flambeau_queue_items", 2)
         for sock in leaving:
             sock.close()
@@ -238,7 +238,7 @@ def test_what_a_gone_client_waited_for_is_not_computed(serve: Serve, tmp_path: P
         (tmp_path / "go").touch()
         assert running.result().json() == {"output": 1}
         assert server.post(json={"input": 0}).json() == {"output": 2}
-        for identity in ("short-way", "lane"):
+        for identity in ("connection", "asgi"):
             wait_for_log(server, f"the client is gone id={identity} ", lambda: None)
 
 

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 CHROMIUM = "/usr/bin/chromium"
 CHROMEDRIVER = "/usr/bin/chromedriver"
-PATIENCE = 60  # seconds
+TIMEOUT = 60  # seconds
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
@@ -76,7 +76,7 @@ class Browser:
 
     def __init__(self, driver: webdriver.Chrome) -> None:
         self.driver = driver
-        self._wait = WebDriverWait(driver, PATIENCE, poll_frequency=0.02)
+        self._wait = WebDriverWait(driver, TIMEOUT, poll_frequency=0.02)
         self.command("Page.addScriptToEvaluateOnNewDocument", source=WATCH_POLICY)
 
     def command(self, name: str, **parameters: Any) -> Any:
@@ -160,7 +160,7 @@ def open_browser(profile: Path) -> Iterator[Browser]:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
     try:
-        driver.set_script_timeout(PATIENCE)
+        driver.set_script_timeout(TIMEOUT)
         browser = Browser(driver)
         browser.resize(DESKTOP)
         browser.darken(False)

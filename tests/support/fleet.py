@@ -21,7 +21,7 @@ from flambeau.runners.processes import ProcessesRunner
 from flambeau.settings.service import Settings
 from flambeau.types import Item, Options, Payload, Value
 
-PATIENCE = 60.0  # seconds until a test gives up on a condition
+TIMEOUT = 60.0  # seconds until a test gives up on a condition
 MODEL = """
 import ctypes, os, resource, signal, sys, time
 from pathlib import Path
@@ -97,7 +97,7 @@ class Fleet:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Return when the condition holds; it is looked at whenever the runner has changed."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while not condition():
                 self.changed.clear()
                 await self.changed.wait()
@@ -150,12 +150,12 @@ async def _answers(slot: Slot, commands: tuple[dict[str, object], ...]) -> list[
 
 async def eventually(condition: Callable[[], bool]) -> None:
     """Return when something outside this process has become so."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while not condition():
             await asyncio.sleep(0.005)
 
 
-def wait_for(condition: Callable[[], object], *, seconds: float = PATIENCE) -> None:
+def wait_for(condition: Callable[[], object], *, seconds: float = TIMEOUT) -> None:
     """The same for a thread."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -256,7 +256,7 @@ def run(test: Awaitable[None]) -> None:
     """Run a test on a loop of its own."""
 
     async def whole() -> None:
-        async with asyncio.timeout(2 * PATIENCE):
+        async with asyncio.timeout(2 * TIMEOUT):
             await test
 
     asyncio.run(whole())

@@ -1,4 +1,4 @@
-"""One application behind its fronts: the lane of `flambeau serve`, Flask's test client, and servers of others."""
+"""One application behind its fronts: `flambeau serve` itself, Flask's test client, and servers of others."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ from flask import Flask
 import flambeau
 from tests.support.server import Serve, free_port, started
 
-NAMES = ("lane", "flask", "gunicorn", "waitress", "uwsgi", "fastapi", "uvicorn", "hypercorn", "granian")
+NAMES = ("serve", "flask", "gunicorn", "waitress", "uwsgi", "fastapi", "uvicorn", "hypercorn", "granian")
 ALIKE = ("uvicorn", "hypercorn", "granian")
 """Servers of an application of which `fastapi` is the hardest case: mounted, and never told of its start."""
 ERROR_KEYS = {"error", "code", "retryable", "request_id"}
@@ -87,7 +87,7 @@ def open_front(name: str, serve: Serve, folder: Path, source: str | None, **opti
         app = flambeau.create_app(source, **options)
         yield InProcess(app)
         app.extensions["flambeau"].close()
-    elif name == "lane":
+    elif name == "serve":
         flags: list[object] = [source] if source else []
         for key, value in options.items():
             flag = "--" + key.replace("_", "-")

@@ -1,4 +1,4 @@
-"""What becomes of a batch whose worker was lost: nothing is lost with it, and only the guilty input is refused.
+"""What becomes of a batch whose worker was lost: nothing is lost with it, and only the input at fault is refused.
 
 Rows F-01 to F-06 of the fault model and its rules of retry and quarantine, over a fake runner on a real event loop.
 """
@@ -13,7 +13,7 @@ from flambeau.runners.base import RunnerState
 from flambeau.serving.batch_sizes import BatchSizes
 from tests.support.batch_bench import LONG, Bench, Loss, on_loop, settle
 
-GUILT: dict[Loss, str] = {"crashed": "model_crashed", "hung": "model_timeout", "out_of_memory": "out_of_memory"}
+BLAME: dict[Loss, str] = {"crashed": "model_crashed", "hung": "model_timeout", "out_of_memory": "out_of_memory"}
 
 
 def lose_once(bench: Bench, how: Loss, *, times: int = 1) -> None:
@@ -73,7 +73,7 @@ async def test_two_suspects_are_never_under_way_together() -> None:
     assert await task == [b"<a>", b"<b>", b"<c>", b"<d>"]
 
 
-@pytest.mark.parametrize(("how", "code"), [each for each in GUILT.items() if each[0] != "hung"])
+@pytest.mark.parametrize(("how", "code"), [each for each in BLAME.items() if each[0] != "hung"])
 def test_an_input_that_was_alone_is_guilty_and_is_not_tried_again_f05(how: Loss, code: str) -> None:
     async def lose() -> None:
         bench = Bench()
@@ -92,7 +92,7 @@ def test_an_input_that_was_alone_is_guilty_and_is_not_tried_again_f05(how: Loss,
 
 
 @pytest.mark.parametrize("place", range(8))
-@pytest.mark.parametrize(("how", "code"), GUILT.items())
+@pytest.mark.parametrize(("how", "code"), BLAME.items())
 def test_one_poison_among_eight_costs_two_workers_and_nobody_else_f05(place: int, how: Loss, code: str) -> None:
     async def lose() -> None:
         bench = Bench(size=8)
@@ -279,8 +279,8 @@ async def _mixture(chance: random.Random) -> None:
             await asyncio.sleep(0)
 
     def fate(batch: list[bytes]) -> Loss | None:
-        if guilty := [data for data in batch if b"poison" in data]:
-            for data in guilty:
+        if faulty := [data for data in batch if b"poison" in data]:
+            for data in faulty:
                 poison_losses[data] = poison_losses.get(data, 0) + 1
             return chance.choice(("crashed", "hung", "out_of_memory"))
         return "killed" if chance.random() < 0.1 else None
@@ -308,7 +308,7 @@ async def _mixture(chance: random.Random) -> None:
             assert len(result) == len(data)
             for sent, found in zip(data, result, strict=True):
                 if b"poison" in sent:
-                    assert found in {*GUILT.values(), "deadline_exceeded"}
+                    assert found in {*BLAME.values(), "deadline_exceeded"}
                 elif found != "deadline_exceeded":
                     assert found == b"<" + sent + b">"
                 answered += found == b"<" + sent + b">"

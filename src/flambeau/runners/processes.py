@@ -25,7 +25,7 @@ from flambeau.types import Outcome, WorkerView
 
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.1, 30.0  # seconds
 _HASTY_SHARE, _HASTY_SECONDS = 1 / 8, 0.5  # the time of a hasty batch: a share of --compute-timeout, and at least this
-_PAUSE_AFTER_FAILURE = 1.0  # seconds, after an error of our own in `_keep`
+_PAUSE_AFTER_FAILURE = 1.0  # seconds, after an error of our own in `_supervise`
 _CRASHES_TO_FAIL, _CRASH_WINDOW = 5, 60.0  # this many crashes in this many seconds, without an answer in between
 _MODELS_OWN = ("crashed", "out_of_memory")  # losses that suggest a broken model, as a failed start does
 """A hang is not among them: it says something about its input alone, and a client that sends many such inputs must not
@@ -46,7 +46,7 @@ class ProcessesRunner:
         self._ready: list[WorkerProcess] = []
         self._places: list[WorkerProcess | None] = [None] * replicas  # the warm worker of each replica, for operators
         self._restarts: dict[str, int] = dict.fromkeys(get_args(Restart), 0)
-        self._keepers: list[asyncio.Task[None]] = []
+        self._supervisors: list[asyncio.Task[None]] = []
         self._generations = 0
         self._oom_kills = OomKills()
         self._crashes: deque[float] = deque(maxlen=_CRASHES_TO_FAIL)
@@ -67,7 +67,7 @@ class ProcessesRunner:
         except BaseException:
             await self._end_all()
             raise
-        self._keepers = [asyncio.create_task(self._keep(place, worker)) for place, worker in enumerate(opened)]
+        self._supervisors = [asyncio.create_task(self._supervise(place, worker)) for place, worker in enumerate(opened)]
         self._ready = list(opened)
         self._places = list(opened)
         costs = [warm.cost for warm in (worker.started.result() for worker in opened) if warm.cost is not None]
@@ -107,9 +107,9 @@ class ProcessesRunner:
 
     async def close(self, timeout: float) -> None:
         self._closed = True
-        for keeper in self._keepers:
-            keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+        for supervisor in self._supervisors:
+            supervisor.cancel()
+        await asyncio.gather(*self._supervisors, return_exceptions=True)
         if running := [future for worker in self._ready for future in worker.unanswered()]:
             await asyncio.wait(running, timeout=timeout)
         await self._end_all()
@@ -129,7 +129,7 @@ class ProcessesRunner:
         self._note_answer()
         return outcomes
 
-    async def _keep(self, place: int, first: WorkerProcess) -> None:
+    async def _supervise(self, place: int, first: WorkerProcess) -> None:
         """Replace the worker at `place` whenever it is lost, for ever, whatever goes wrong meanwhile."""
         worker: WorkerProcess | None = first
         while True:

@@ -35,7 +35,7 @@ Reason = Literal["full", "drained", "delay", "suspect"]
 """Why a batch closed: it was full, a slot was free and there is no delay to wait for more, its oldest entry had waited
 `max_queue_delay`, or its one entry is a suspect."""
 
-_GUILT: dict[str, Code] = {"crashed": "model_crashed", "hung": "model_timeout", "out_of_memory": "out_of_memory"}
+_BLAME: dict[str, Code] = {"crashed": "model_crashed", "hung": "model_timeout", "out_of_memory": "out_of_memory"}
 _SENTENCES: dict[Code, str] = {
     "model_crashed": "the model's process crashed over this input",
     "model_timeout": "the model gave no answer to this input in time",
@@ -346,20 +346,20 @@ class BatchQueue:
 
         The others become suspects, up to `_ATTEMPTS` losses or `_ATTEMPTS_WHEN_KILLED` kills.
         """
-        guilt = _GUILT.get(loss.how)
+        blame = _BLAME.get(loss.how)
         alone = len(batch) == 1
-        if guilt and alone:  # remember it even if nobody waits for its answer any more
+        if blame and alone:  # remember it even if nobody waits for its answer any more
             remember = self._quarantine.add_hang if loss.how == "hung" else self._quarantine.add
             remember(batch[0].item.payload)
         again = []
         for entry in batch:
             entry.hung |= loss.how == "hung"
-            if guilt:
+            if blame:
                 entry.losses += 1
             else:
                 entry.kills += 1
-            if guilt and alone:
-                _resolve(entry, RequestError(_SENTENCES[guilt], code=guilt))
+            if blame and alone:
+                _resolve(entry, RequestError(_SENTENCES[blame], code=blame))
             elif entry.losses >= _ATTEMPTS or entry.kills >= _ATTEMPTS_WHEN_KILLED:
                 _resolve(entry, RequestError("the model's process was lost too often", code="model_crashed"))
             else:
