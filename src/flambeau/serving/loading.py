@@ -62,6 +62,7 @@ class Loader:
                         self._table.note_fault(entry, error)
                     except SetupError as error:
                         if self._table.strict:
+                            entry.model = None
                             raise
                         self._table.note_fault(entry, error)
             if faults := [f"{name}: {why}" for name, _, why in self._table.faults()]:
@@ -106,22 +107,39 @@ class Loader:
         entry.loaded_at, entry.used_at = datetime.now(UTC), time.monotonic()
 
     async def _make_room(self, entry: Version, model: Model) -> None:
-        """Wait for memory, and unload what was not used for longest where models are loaded on demand."""
+        """Promise memory to a version. Where models are loaded on demand, unload first what was not used for longest.
+
+        While all others are busy, it waits for one of them, as long as a request may take. Raises `RequestError`.
+        """
         need = self._memory.need(entry, model)
+        gives_up = time.monotonic() + self._settings.deadline
         while True:
             others = [each for each in self._table.versions() if each is not entry]
             if self._table.strict or self._memory.taken(others) + need <= self._memory.most:
                 self._memory.promise(entry, need)
                 return
-            idle = [each for each in others if each.usable() and not each.users]
-            held = any(each.model is not None or each.opening for each in others)
-            if not self._on_demand or need > self._memory.most or not held:
+            hopeless = not self._on_demand or need > self._memory.most or time.monotonic() > gives_up
+            if hopeless or not any(each.model is not None or each.opening for each in others):
                 raise RequestError(self._memory.sentence(entry, need, others), code="out_of_memory")
-            if idle:
-                oldest = min(idle, key=lambda each: each.used_at)
-                await self._let_go(self._table.named(oldest.declaration.name), oldest)
+            if idle := self._idle(others, beside=entry):
+                await self._end_idle(min(idle, key=lambda each: each.used_at), beside=entry)
             else:
-                await asyncio.sleep(_POLL_SECONDS)  # for one that is busy, within the deadline of who waits
+                await asyncio.sleep(_POLL_SECONDS)
+
+    def _idle(self, entries: list[Version], *, beside: Version) -> list[Version]:
+        """Those that nobody uses, wants or changes. Of the model of `beside` the change is the one that asks."""
+        own = self._table.named(beside.declaration.name)
+        unused = [each for each in entries if each.usable() and not each.users and not each.wanted]
+        served = {id(each): self._table.named(each.declaration.name) for each in unused}
+        return [each for each in unused if served[id(each)] is own or not served[id(each)].changing.locked()]
+
+    async def _end_idle(self, entry: Version, *, beside: Version) -> None:
+        served = self._table.named(entry.declaration.name)
+        if served.name == beside.declaration.name:  # whose lock is held already
+            await self._let_go(served, entry)
+            return
+        async with served.changing:  # which is free: so who wants the version now loads it again when it has ended
+            await self._let_go(served, entry)
 
     async def _load_when_wanted(self, entry: Version) -> None:
         """Load a version for a request, within its deadline. Raises `RequestError`."""

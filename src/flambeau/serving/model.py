@@ -2,13 +2,13 @@
 
 import asyncio
 import dataclasses
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from flambeau import engines, runners, usercode
 from flambeau.bundle.storage import Bundle, ImageConfig, Manifest, PythonConfig, graph_bytes
+from flambeau.checkpoints.repository import NAME
 from flambeau.engines import base
 from flambeau.errors import Code, ConfigError, RequestError
 from flambeau.runners.base import BatchCost, ReplicaSpec, RunnerState
@@ -20,9 +20,6 @@ from flambeau.tasks import TASKS, TaskName
 from flambeau.telemetry import logs
 from flambeau.telemetry.metrics import Metrics
 from flambeau.types import Item, ModelState, Options, Outcome, Payload, PipelineKind
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-"""Allowed model names. A name is looked up in a table and never becomes a path."""
 
 _UNREADY: dict[ModelState, Code] = {ModelState.LOADING: "model_loading", ModelState.CLOSED: "draining"}
 
@@ -45,13 +42,13 @@ class Model:
         self.does = TASKS[self.task]
         """The task's properties, above all the form of its answers."""
         self.state = ModelState.LOADING
-        self.metrics = metrics.for_model(self.name, version)
         self._settings = settings
         # a network that takes one row at a time gains nothing from a batch: its items would only wait for each other,
         # and share one compute timeout
         self._most = settings.max_batch_size if manifest.one_row is None else 1
         self._cost: BatchCost | None = None
         spec, self._placement = _plan(bundle, settings)
+        self.metrics = metrics.for_model(self.name, version)  # after all that may be refused
         self.engine = spec.engine
         self.device = spec.device
         self._runner = runners.make(spec, settings, replicas=self._placement.replicas)

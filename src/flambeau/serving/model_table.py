@@ -19,6 +19,7 @@ from flambeau.bundle.storage import Bundle
 from flambeau.errors import ConfigError, RequestError, SetupError
 from flambeau.serving.model import Model
 from flambeau.serving.opening import Opened, OpenedModel
+from flambeau.serving.shadow import Shadow
 from flambeau.serving.versions import KeyOf, ServedModel, Version
 from flambeau.settings.service import Settings
 from flambeau.settings.source import SourceOptions
@@ -157,11 +158,16 @@ class ModelTable:
     ) -> AsyncIterator[Model]:
         """The model as `get` finds it, which stays loaded until the block is left; loaded first, where that is done."""
         entry = self.version(name, number, key_of)
+        if self.when_wanted is not None and not entry.usable():
+            entry.wanted += 1
+            try:
+                await self.when_wanted(entry)
+            finally:
+                entry.wanted -= 1
+        model = self._loaded(entry)
         entry.users += 1
         try:
-            if self.when_wanted is not None and not entry.usable():
-                await self.when_wanted(entry)
-            yield self._loaded(entry)
+            yield model
         finally:
             entry.users -= 1
             entry.used_at = time.monotonic()
@@ -176,6 +182,12 @@ class ModelTable:
         )  # fmt: skip
         self._models[declared.name] = made
         return made
+
+    def shadow(self, model: Model) -> Shadow | None:
+        """The shadow that requests to the model are copied to, if there is one."""
+        served = self._models.get(model.name)
+        shadow = served.shadow if served is not None else None
+        return shadow if shadow is not None and shadow.version != model.version else None
 
     def take(self, folder: Path, found: Sequence[DeclaredModel]) -> None:
         """Know what a repository holds now. What is loaded stays, and so does what an operator has set."""

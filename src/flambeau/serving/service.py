@@ -114,8 +114,7 @@ class Service:
         """
         deadline = asyncio.get_running_loop().time() + timeout
         outcomes = await model.predict(payloads, options, deadline=deadline)
-        shadow = self.table.named(model.name).shadow
-        if shadow is not None and shadow.version != model.version:
+        if (shadow := self.table.shadow(model)) is not None:
             self._copy(shadow, model, payloads, options, outcomes)
         return outcomes
 

@@ -26,8 +26,9 @@ _HELD = (ModelState.LOADING, ModelState.READY, ModelState.UNLOADING)
 class Version:
     """A version of a model. `model` is there while it is loaded, or about to be; `fault` says why it cannot be.
 
-    `users` counts the requests that hold it; `used_at`: when the last one let go (`time.monotonic()`). `cost`: the
-    memory that it took when it was loaded last, in bytes; 0 if that is not known.
+    `users` counts the requests that hold it, `wanted` those that wait until it is loaded. `used_at` is when the last
+    one let go, by `time.monotonic()`. `cost` is the memory that it took when it was loaded last, in bytes; 0 if that is
+    not known.
     """
 
     declaration: Declaration
@@ -37,6 +38,7 @@ class Version:
     opening: bool = False
     leaving: bool = False
     users: int = 0
+    wanted: int = 0
     used_at: float = 0.0
     cost: int = 0
     unused: asyncio.Event | None = None  # there while somebody waits for the last user to leave
