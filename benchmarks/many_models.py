@@ -68,8 +68,8 @@ def main(models: int, rounds: int, seconds: float) -> None:
         start, first, latencies, loaded, most, wrong = _on_demand(small, models, Path(folder))
         rates: dict[Path, list[float]] = {alone: [], ten: []}
         for _ in range(rounds):
-            for repository, found in rates.items():
-                found.append(_busy(repository, Path(folder), seconds))
+            for repository, turns in rates.items():
+                turns.append(_busy(repository, Path(folder), seconds))
     found = ManyModels(
         models, start, first, statistics.median(latencies), max(latencies), loaded, most, wrong,
         statistics.median(rates[alone]), statistics.median(rates[ten]), machine.describe(),

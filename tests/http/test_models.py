@@ -6,6 +6,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,9 @@ def test_one_bad_model_keeps_no_other_from_serving(serve: Serve, repository: Pat
         assert "is text, not a model" in bad["versions"][0]["error"]
         assert "bad, version 1, is not served" in server.output()
         assert server.get("/readyz").json()["models"] == {"bad": "failed", "times": "ready"}
-        assert "is text, not a model" in server.get("/dashboard").text
+        dashboard = server.get("/dashboard").text  # which is public
+        assert "bad, version 1" in dashboard
+        assert "is text, not a model" not in dashboard
     done = run_flambeau("serve", repository, "--allow-code", "--port", "0", "--strict")
     assert done.returncode
     assert "bad: " in done.stderr
@@ -207,14 +210,20 @@ def test_who_may_change_models(serve: Serve, repository: Path, tmp_path: Path) -
     tokens.write_text(f"infer {INFER}\nadmin {ADMIN}\n")
     tokens.chmod(0o600)
 
-    def load(server: ServerProcess, token: str) -> int:
+    def load(server: ServerProcess, token: str, version: str = "1") -> int:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        return requests.post(f"{server.url}/models/times/versions/1/load", headers=headers, timeout=60).status_code
+        url = f"{server.url}/models/times/versions/{version}/load"
+        return requests.post(url, headers=headers, timeout=60).status_code
 
     with serve(repository, "--allow-code", "--replicas", "1", "--tokens-file", tokens) as server:
         assert [load(server, token) for token in ("", "x" * 40, INFER, ADMIN)] == [401, 401, 403, 200]
         assert 'by="token sha256:' in server.log()
         assert server.get("/models").status_code == 401
+        put(repository, "3", 1, load="1 / 0")
+        assert load(server, ADMIN, "3") == 422
+        for token, reason in ((INFER, "an admin token reads why"), (ADMIN, "ZeroDivisionError")):
+            shown = server.get("/models", headers={"Authorization": f"Bearer {token}"}).text
+            assert (reason in shown, str(repository) in shown) == (True, False)
         assert server.get("/models", headers={"Authorization": f"Bearer {INFER}"}).status_code == 200
     with serve(repository, "--allow-code", "--replicas", "1", "--host", "0.0.0.0", "--insecure-no-auth") as server:
         refused = change(server, "/models/times/versions/1/load")
@@ -264,6 +273,24 @@ def test_a_change_that_is_none_is_refused(one_server: ServerProcess, body: str, 
     assert refused.json()["code"] == code
     assert words in refused.json()["error"]
     assert one_server.get("/models/times").json()["aliases"] == {}
+
+
+def test_a_change_is_made_whole_or_not_at_all(one_server: ServerProcess) -> None:
+    refused = change(one_server, "/models/limited", aliases={"stable": "1"}, default_version="9")
+    assert refused.json()["code"] == "version_not_found"
+    assert one_server.get("/models/limited").json()["aliases"] == {}
+    assert states(one_server, "limited")["1"] == "unloaded"
+    assert change(one_server, "/models/limited", sticky_header="X-User").status_code == 400
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Origin": "http://localhost:8888", "Sec-Fetch-Site": "same-site"}, {"Origin": "http://evil.test"}]
+)
+def test_no_page_changes_models(one_server: ServerProcess, headers: dict[str, str]) -> None:
+    """A page of another port of this machine is of the same site, and old browsers tell no site."""
+    url = one_server.url + "/models/limited/versions/1/load"
+    assert requests.post(url, headers=headers, timeout=60).status_code == 403
+    assert states(one_server, "limited")["1"] == "unloaded"
 
 
 def test_the_command_and_the_client_do_the_same(one_server: ServerProcess) -> None:
@@ -355,6 +382,10 @@ def test_models_are_loaded_when_they_are_wanted_within_the_memory(serve: Serve, 
     with serve(folder, *flags) as server:
         assert server.get("/readyz").status_code == 200
         assert {each["state"] for each in server.get("/models").json()["models"]} == {"unloaded"}
+        assert "7 models on demand" in server.output()
+        page = server.get("/")
+        assert (page.status_code, "No model is loaded" in page.text) == (200, True)
+        assert "/predict/{model}" not in server.get("/openapi.json").json()["paths"]
         for number in (0, 1, 2, 3, 4, 5, 0, 3):
             assert ask(server, f"/predict/m{number}", 10) == 10 * (number + 1)
             loaded = [each for each in server.get("/models").json()["models"] if each["state"] == "ready"]
@@ -362,7 +393,18 @@ def test_models_are_loaded_when_they_are_wanted_within_the_memory(serve: Serve, 
         taken = sum(server.get(f"/models/{each['name']}/1").json()["cost"] for each in loaded)
         assert 0 < taken <= limit
         assert len(loaded) < 6
-        assert ask(server, "/predict/broken") == (503, "model_unavailable")
+        with ThreadPoolExecutor(8) as pool:
+            asked = list(pool.map(lambda _: ask(server, "/predict/broken"), range(8)))
+        assert set(asked) == {(503, "model_unavailable")}
+        assert server.log().count("a model cannot be loaded model=broken") == 1  # once for all of them
+        (folder / "broken" / "1" / "times.py").write_text(code(9))
+        server.wait_until(lambda: ask(server, "/predict/broken") == 9, within=10)
+        # the default is deleted: the others are there
+        shutil.rmtree(folder / "broken")
+        put(folder, "2", 8, model="m5")
+        server.wait_until(lambda: ask(server, "/predict/m5/2") == 8, within=10)
+        assert ask(server, "/predict/m5") == 6
+        assert server.get("/readyz").status_code == 200
         # all at once: each waits for memory, and nobody is answered by another's model
         found: dict[int, Any] = {}
 

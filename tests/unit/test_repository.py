@@ -1,13 +1,17 @@
 """Repositories and several sources: what is declared, and what is wrong with one model alone."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flambeau.checkpoints import repository
 from flambeau.errors import ConfigError, SourceError
+from flambeau.serving.shadow import Shadow
+from flambeau.serving.versions import ServedModel, Traffic, Version
 from flambeau.settings.source import SourceOptions
-from flambeau.sources.declarations import DeclaredModel, declare
+from flambeau.sources.declarations import Declaration, DeclaredModel, declare
 
 
 def filled(folder: Path, *names: str, **texts: str) -> Path:
@@ -45,7 +49,9 @@ def test_a_folder_that_is_one_model_is_no_repository(mark: str, tmp_path: Path) 
 
 
 def test_ten_is_newer_than_nine_and_numbers_than_words() -> None:
-    assert repository.newest_first(["9", "10", "beta", "alpha", "2"]) == ["10", "9", "2", "beta", "alpha"]
+    assert repository.newest_first(["9", "10", "beta", "1.9", "1.10", "alpha", "2"]) == [
+        "10", "9", "2", "1.10", "1.9", "beta", "alpha",
+    ]  # fmt: skip
 
 
 def test_the_newest_version_and_those_with_an_alias_are_loaded_at_the_start(tmp_path: Path) -> None:
@@ -94,6 +100,83 @@ def test_what_is_wrong_with_one_model_is_told_of_that_one(text: str, words: str,
     [cats], [dogs] = found["cats"].versions, found["dogs"].versions
     assert words in cats.fault
     assert not dogs.fault
+
+
+def test_what_is_wrong_with_one_version_is_told_of_that_one(tmp_path: Path) -> None:
+    filled(tmp_path, "cats/1/cats.pth", "cats/2/cats.pth", **{"cats/1": "replicas = "})
+    new, old = declared(tmp_path)["cats"].versions
+    assert "Invalid value" in old.fault
+    assert not new.fault
+    (tmp_path / "cats/1/model.toml").write_text('default_version = "1"')
+    _, old = declared(tmp_path)["cats"].versions
+    assert "there is no setting default_version" in old.fault
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_folder_that_cannot_be_read_is_the_fault_of_one_model(tmp_path: Path) -> None:
+    filled(tmp_path, "cats/1/cats.pth", "dogs.pth")
+    (tmp_path / "cats").chmod(0)
+    found = declared(tmp_path)
+    assert "cannot be read: Permission denied" in found["cats"].versions[0].fault
+    assert not found["dogs"].versions[0].fault
+
+
+def test_another_stamp_when_a_file_changes(tmp_path: Path) -> None:
+    filled(tmp_path, "cats.pth")
+    [before] = declared(tmp_path)["cats"].versions
+    (tmp_path / "cats.pth").write_bytes(b"another")
+    [after] = declared(tmp_path)["cats"].versions
+    assert before != after
+
+
+# Which version answers
+
+
+def served(*versions: str, on_demand: bool = False, **more: Any) -> ServedModel:
+    """A model whose versions are not loaded; those that start with `!` cannot be."""
+    entries = {}
+    for each in versions:
+        number = each.strip("!")
+        fault = "broken" if each != number else ""
+        entries[number] = Version(Declaration("m", number, SourceOptions()), fault=fault)
+    return ServedModel("m", entries, on_demand=on_demand, **more)
+
+
+def test_a_chosen_default_is_replaced_by_nothing() -> None:
+    model = served("!3", "2", "1", on_demand=True, pinned="3")
+    model.choose()
+    assert model.current is None
+    assert model.find(None) is model.versions["3"]
+
+
+def test_on_demand_the_default_is_the_newest_that_may_be_loaded_and_requests_do_not_change_it() -> None:
+    model = served("3", "2", "1", on_demand=True)
+    model.choose()
+    assert model.current == "3"
+    model.versions["3"].fault = "broken"
+    model.choose(asked=False)
+    assert model.current == "2"
+    model.versions["3"].fault = ""
+    model.choose(asked=False)
+    assert model.current == "2"
+
+
+def test_versions_that_vanish_are_meant_no_more() -> None:
+    model = served("3", "2", on_demand=True, pinned="3", traffic=Traffic({"3": 1, "2": 1}), shadow=Shadow("3"))
+    model.choose()
+    model.redeclare([model.versions["2"].declaration])
+    assert (model.pinned, model.traffic, model.shadow, model.current) == (None, None, None, None)
+    assert model.find(None) is model.versions["2"]
+    model.redeclare([])
+    assert model.find(None) is None
+    assert model.state == "unloaded"
+
+
+def test_a_version_goes_before_an_alias_of_its_name() -> None:
+    model = served("2", aliases={"3": "2"})
+    assert model.find("3") is model.versions["2"]
+    model.redeclare([Declaration("m", "3", SourceOptions()), model.versions["2"].declaration])
+    assert model.find("3") is model.versions["3"]
 
 
 def test_of_several_files_one_has_to_be_named(tmp_path: Path) -> None:

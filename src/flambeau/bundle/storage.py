@@ -220,6 +220,7 @@ class Bundle:
         self.path = path
         self.manifest = manifest
         self.quantised = quantised
+        self._labels: tuple[tuple[Label, ...] | None] | None = None
         self._verified = set(verified)
 
     @property
@@ -242,7 +243,12 @@ class Bundle:
         return self.path / name
 
     def labels(self) -> tuple[Label, ...] | None:
-        """The classes in the order of the model's outputs, or `None` for a model without classes."""
+        """The classes in the order of the model's outputs, or `None` for a model without classes. Read once."""
+        if self._labels is None:
+            self._labels = (self._read_labels(),)
+        return self._labels[0]
+
+    def _read_labels(self) -> tuple[Label, ...] | None:
         if LABELS not in self.manifest.members:
             return None
         try:

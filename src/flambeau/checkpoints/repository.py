@@ -11,7 +11,8 @@ Names and versions are read here once and looked up in a table from then on: no 
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -34,13 +35,16 @@ class Place:
     """Where a version lies.
 
     `source` is a bundle's folder or a file; `None` where `folder` holds no source, or several. `candidates` are the
-    files that could be it. `options` are the files of options from the most general to the most special.
+    files that could be it. `general` is the file of options of the whole model, `special` that of this version.
+    `fault` says why the folder could not be read.
     """
 
     folder: Path
     source: Path | None
     candidates: tuple[str, ...] = ()
-    options: tuple[Path, ...] = ()
+    general: Path | None = None
+    special: Path | None = None
+    fault: str = ""
 
 
 RepositoryLayout = dict[str, dict[str, Place]]
@@ -48,53 +52,75 @@ RepositoryLayout = dict[str, dict[str, Place]]
 
 
 def read(folder: Path) -> RepositoryLayout:
-    """The models in a folder; empty for a folder that is no repository. Raises `OSError`."""
+    """The models in a folder; empty for a folder that is no repository.
+
+    A model that cannot be read has its fault. Raises `OSError` if the folder itself cannot be.
+    """
     if (folder / storage.MANIFEST).is_file() or any(next(folder.glob(name), None) for name in _OTHER_FOLDERS):
         return {}
     found: RepositoryLayout = {}
     for entry in _entries(folder):
-        if entry.is_file() and entry.suffix.lower() in _SUFFIXES and NAME.fullmatch(entry.stem):
-            versions = found.setdefault(entry.stem, {})
-            first = versions.setdefault("1", Place(folder, entry, (entry.name,), _options(entry.with_suffix(".toml"))))
-            if first.source != entry:  # cats.pth and cats.onnx
-                versions["1"] = Place(folder, None, (*first.candidates, entry.name), first.options)
-        elif entry.is_dir() and NAME.fullmatch(entry.name) and (versions := _versions(entry)):
-            found[entry.name] = versions
+        try:
+            _add(found, folder, entry)
+        except OSError as error:
+            found[entry.name] = {"1": Place(entry, None, fault=f"{entry} cannot be read: {error.strerror}")}
     return found
 
 
-def newest_first(versions: list[str]) -> list[str]:
-    """Versions in order: 10 before 9, and numbers before words."""
-    return sorted(
-        versions, key=lambda each: (each.isdecimal(), int(each) if each.isdecimal() else 0, each), reverse=True
-    )
+def _add(found: RepositoryLayout, folder: Path, entry: Path) -> None:
+    if entry.is_file() and entry.suffix.lower() in _SUFFIXES and NAME.fullmatch(entry.stem):
+        place = Place(folder, entry, (entry.name,), _options(entry.with_suffix(".toml")))
+        other = found.setdefault(entry.stem, {"1": place}).get("1")
+        if other is not place:  # cats.pth and cats.onnx, or cats.pth beside cats/1
+            both = (*(other.candidates if other else ()), entry.name)
+            found[entry.stem]["1"] = Place(folder, None, both, place.general)
+    elif entry.is_dir() and NAME.fullmatch(entry.name) and (versions := _versions(entry)):
+        found[entry.name] = versions
+
+
+def newest_first(versions: Iterable[str]) -> list[str]:
+    """Versions in order: 10 before 9, 1.10 before 1.9, and numbers before words."""
+    return sorted(versions, key=_age, reverse=True)
+
+
+def _age(version: str) -> list[tuple[int, int | str]]:
+    parts = re.findall(r"\d+|\D+", version)
+    return [(1, int(part)) if part.isdecimal() else (0, part) for part in parts]
 
 
 def _versions(folder: Path) -> dict[str, Place]:
     general = _options(folder / OPTIONS)
     if (folder / storage.MANIFEST).is_file():
-        return {"1": Place(folder, folder, options=general)}
+        return {"1": Place(folder, folder, general=general)}
     found = {}
     for entry in _entries(folder):
-        if entry.is_dir() and NAME.fullmatch(entry.name) and (place := _place(entry, general)) is not None:
-            found[entry.name] = place
-    return found or ({"1": alone} if (alone := _place(folder, ())) is not None else {})
+        if entry.is_dir() and NAME.fullmatch(entry.name):
+            try:
+                place = _place(entry, general)
+            except OSError as error:
+                place = Place(entry, None, fault=f"{entry} cannot be read: {error.strerror}")
+            if place is not None:
+                found[entry.name] = place
+    if found:
+        return found
+    alone = _place(folder, None)  # whose file of options is that of the model
+    return {} if alone is None else {"1": replace(alone, general=alone.special, special=None)}
 
 
-def _place(folder: Path, general: tuple[Path, ...]) -> Place | None:
+def _place(folder: Path, general: Path | None) -> Place | None:
     """What a version's folder holds; `None` for a folder with nothing of ours in it."""
-    options = general + _options(folder / OPTIONS)
+    special = _options(folder / OPTIONS)
     if (folder / storage.MANIFEST).is_file():
-        return Place(folder, folder, options=options)
+        return Place(folder, folder, general=general, special=special)
     files = [entry for entry in _entries(folder) if entry.is_file() and entry.suffix.lower() in _SUFFIXES]
-    if not files and not (folder / OPTIONS).is_file():
+    if not files and special is None:
         return None
     only = files[0] if len(files) == 1 else None
-    return Place(folder, only, tuple(file.name for file in files), options)
+    return Place(folder, only, tuple(file.name for file in files), general, special)
 
 
-def _options(file: Path) -> tuple[Path, ...]:
-    return (file,) if file.is_file() else ()
+def _options(file: Path) -> Path | None:
+    return file if file.is_file() else None
 
 
 def _entries(folder: Path) -> list[Path]:

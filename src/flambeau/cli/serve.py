@@ -82,7 +82,8 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
 
         def announce(service: Service) -> None:
             loaded = service.models()
-            names = ", ".join(f"{_called(model)} on {model.engine}, {model.device}" for model in loaded[:_MOST_NAMED])
+            named = [f"{_called(model)} on {model.engine}, {model.device}" for model in loaded[:_MOST_NAMED]]
+            names = ", ".join(named) or f"{len(service.table.served())} models on demand"
             if len(loaded) > _MOST_NAMED:
                 names += f" and {len(loaded) - _MOST_NAMED} more"
             told = [f"{_called(model)}: {about(model)}" for model in loaded[:_MOST_NAMED] if model.kind == "image"]

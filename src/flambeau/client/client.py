@@ -11,7 +11,7 @@ import random
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -183,9 +183,16 @@ class Client:
         number = None if version is None else str(version)
         return self._manage("PUT", _model_path(name), {"default_version": number}, timeout=timeout)
 
-    def set_aliases(self, name: str, aliases: dict[str, str], *, timeout: float = _LOAD_SECONDS) -> dict[str, Any]:
+    def set_aliases(
+        self, name: str, aliases: Mapping[str, str | int], *, timeout: float = _LOAD_SECONDS
+    ) -> dict[str, Any]:
         """Replace the aliases of a model: versions by alias. Raises `ClientError`."""
-        return self._manage("PUT", _model_path(name), {"aliases": aliases}, timeout=timeout)
+        return self._manage(
+            "PUT",
+            _model_path(name),
+            {"aliases": {alias: str(version) for alias, version in aliases.items()}},
+            timeout=timeout,
+        )
 
     def _manage(self, method: str, path: str, change: Any = None, *, timeout: float | None = None) -> dict[str, Any]:
         body = RequestBody(b"" if change is None else json.dumps(change).encode(), "application/json")

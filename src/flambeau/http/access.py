@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from flambeau.errors import Code, ConfigError, RequestError
 from flambeau.http import tokens
-from flambeau.http.origins import Hosts, Origins
+from flambeau.http.origins import SAFE_METHODS, Hosts, Origins
 from flambeau.protocols import models, openapi
 from flambeau.protocols.dispatch import NATIVE
 from flambeau.protocols.errors import RateLimited, error_answer
@@ -48,11 +48,12 @@ class AccessControl:
     def __init__(self, settings: Settings, held: tuple[tokens.Token, ...], *, ours: bool) -> None:
         """`ours`: the server is `flambeau serve` itself. Raises `ConfigError`."""
         self.origins = Origins(settings)
-        self.table = site_routes(settings, ours=ours, tokens=bool(held))
         self._hosts = Hosts(settings, ours=ours)
         self._tokens = held
         self._rate = Rate(settings.rate_limit) if settings.rate_limit else None
         self._attempts = Attempts()
+        self._local = is_local(settings.host)
+        self.table = site_routes(settings, self, ours=ours, tokens=bool(held))
 
     def check(
         self, required: RequiredScope | None, method: str, headers: Mapping[str, str], client: str
@@ -68,6 +69,8 @@ class AccessControl:
             return _refusal("bad_host", "this server does not answer to the name in the header Host", _HOST_HINT)
         if "sec-fetch-site" in headers and not self.origins.may_send(method, headers):
             return _refusal("forbidden", "pages of other sites may not send requests to this server", _ORIGIN_HINT)
+        if required == "admin" and method not in SAFE_METHODS and not _from_no_page(headers, host):
+            return _refusal("forbidden", "pages may not change anything here: use a program, or flambeau models")
         token = None
         if required != "public" and self._tokens:
             found = self._identify(headers.get("authorization"), client)
@@ -81,6 +84,15 @@ class AccessControl:
             if wait:
                 return _refusal("rate_limited", "too many requests for now", headers=(("Retry-After", str(wait)),))
         return None
+
+    def is_admin(self, headers: Mapping[str, str]) -> bool:
+        """Whether a request comes from who may manage the server: with an admin token, or where no tokens are, from
+        this machine."""
+        if not self._tokens:
+            return self._local
+        text = tokens.presented(headers.get("authorization", ""))
+        token = tokens.match(self._tokens, text) if text is not None else None
+        return token is not None and token.scope == "admin"
 
     def charge(self, headers: Mapping[str, str], client: str) -> Charge | None:
         """What charges the items of a request after its first; `None` where rates are not limited."""
@@ -118,6 +130,13 @@ class AccessControl:
         if wait:
             return _refusal("too_many_attempts", "too many wrong tokens", headers=(("Retry-After", str(wait)),))
         return _refusal("unauthorized", "this token is not known here")
+
+
+def _from_no_page(headers: Mapping[str, str], host: str | None) -> bool:
+    """Whether a request comes from a program, or from a page of this server: other ports of this machine are others."""
+    origin = headers.get("origin")
+    same = origin is None or (host is not None and origin.partition("://")[2] == host)
+    return same and headers.get("sec-fetch-site", "none") in ("none", "same-origin")
 
 
 _HOST_HINT = "the operator can allow it with --allowed-hosts"
@@ -214,10 +233,14 @@ class Attempts:
 # The one table of routes of a server: those of the protocols and of the pages, and the document about them.
 
 
-def site_routes(settings: Settings, *, ours: bool, tokens: bool) -> RouteTable:
-    """The table. `ours`: the server is `flambeau serve` itself. `tokens`: some requests need a token."""
+def site_routes(settings: Settings, access: AccessControl, *, ours: bool, tokens: bool) -> RouteTable:
+    """The table behind that access control.
+
+    `ours`: the server is `flambeau serve` itself. `tokens`: some requests need a token.
+    """
     document = openapi.route(lambda: table, tokens=tokens)
-    about_models = models.routes(ours=ours, guarded=tokens or is_local(settings.host))
+    guarded = tokens or is_local(settings.host)
+    about_models = models.routes(access.is_admin, ours=ours, guarded=guarded, tokens=tokens)
     routes = [*NATIVE, *about_models, document, *pages.ROUTES, *openapi_page.ROUTES]
     if settings.metrics_public:
         routes = [replace(route, scope="public") if route.path == "/metrics" else route for route in routes]

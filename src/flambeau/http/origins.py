@@ -10,7 +10,7 @@ from flambeau.errors import ConfigError
 from flambeau.protocols.messages import HttpAnswer
 from flambeau.settings.service import Settings, is_local
 
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _MOST_REMEMBERED = 256
 _ALLOWED_METHODS = "GET, POST"
 _ALLOWED_HEADERS = "Authorization, Content-Type, X-Request-ID, X-Request-Timeout-Ms, traceparent"
@@ -65,9 +65,7 @@ class Origins:
     def may_send(self, method: str, headers: Mapping[str, str]) -> bool:
         """False for a request that an unlisted foreign page makes a browser send (CSRF)."""
         return (
-            headers.get("sec-fetch-site") != "cross-site"
-            or method in _SAFE_METHODS
-            or self.lists(headers.get("origin"))
+            headers.get("sec-fetch-site") != "cross-site" or method in SAFE_METHODS or self.lists(headers.get("origin"))
         )
 
     def headers(self, headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

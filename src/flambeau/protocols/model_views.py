@@ -104,10 +104,18 @@ def shadow_of(shadow: Shadow) -> ShadowView:
     )  # fmt: skip
 
 
-def summary_of(served: ServedModel) -> ModelSummary:
-    """A model in a list."""
-    versions = [VersionSummary(number, each.state, each.fault or None) for number, each in served.versions.items()]
+def summary_of(served: ServedModel, *, reasons: bool = True) -> ModelSummary:
+    """A model in a list. `reasons`: with those for which versions failed, which may name paths."""
+    versions = [
+        VersionSummary(number, each.state, _why(each, reasons=reasons)) for number, each in served.versions.items()
+    ]
     return ModelSummary(served.name, served.state, served.current, served.aliases, *_rollout(served), versions)
+
+
+def _why(entry: Version, *, reasons: bool) -> str | None:
+    if not entry.fault:
+        return None
+    return entry.fault if reasons else "it could not be loaded: an admin token reads why"
 
 
 def _rollout(served: ServedModel) -> tuple[dict[str, float] | None, str | None]:
@@ -115,16 +123,16 @@ def _rollout(served: ServedModel) -> tuple[dict[str, float] | None, str | None]:
     return (served.traffic.shares if served.traffic else None), (served.shadow.version if served.shadow else None)
 
 
-def detail_of(served: ServedModel) -> ModelDetail:
+def detail_of(served: ServedModel, *, reasons: bool) -> ModelDetail:
     """A model in full. Reads files: not on the loop."""
-    versions = [version_detail_of(each) for each in served.versions.values()]
+    versions = [version_detail_of(each, reasons=reasons) for each in served.versions.values()]
     return ModelDetail(served.name, served.state, served.current, served.aliases, *_rollout(served), versions)
 
 
-def version_detail_of(entry: Version) -> VersionDetail:
+def version_detail_of(entry: Version, *, reasons: bool) -> VersionDetail:
     """A version in full. Reads files: not on the loop."""
     model, declaration = entry.model, entry.declaration
-    detail = VersionDetail(declaration.name, declaration.version, entry.state, entry.fault or None)
+    detail = VersionDetail(declaration.name, declaration.version, entry.state, _why(entry, reasons=reasons))
     detail.cost = entry.cost or None
     if model is None:
         return detail

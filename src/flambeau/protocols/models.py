@@ -9,8 +9,7 @@ Every change is one line in the log: who, what, from which version to which, and
 """
 
 import hashlib
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -20,17 +19,17 @@ from flambeau.protocols import openapi
 from flambeau.protocols.messages import HttpAnswer, HttpRequest
 from flambeau.protocols.model_views import ModelList, detail_of, shadow_of, summary_of, version_detail_of
 from flambeau.protocols.routes import Route
+from flambeau.serving.loading import Change
 from flambeau.serving.service import Service
 from flambeau.serving.versions import Traffic
-from flambeau.telemetry import logs
 
 _REFRESH_SECONDS = 0.2  # between two readings of the repository for those who only look
 _BEYOND_LOOPBACK = "models are managed with an admin token only, for others reach this server: give it --tokens-file"
 _IN_THREADS_OF_OTHERS = "models are managed where flambeau serve runs them: this server may have other processes beside"
 
 
-class _Change(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of `PUT /models/{model}`. What is left out stays as it is; `null` takes the newest version again."""
+class _ChangeBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `PUT /models/{model}`. What is left out stays as it is; `null` takes a choice back."""
 
     default_version: str | msgspec.UnsetType | None = msgspec.UNSET
     aliases: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
@@ -40,97 +39,85 @@ class _Change(msgspec.Struct, forbid_unknown_fields=True):
     max_batch_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
     max_queue_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
-
-async def listed(service: Service, request: HttpRequest) -> HttpAnswer:
-    """`GET /models`."""
-    table = service.table
-    await service.loader.refresh(at_most=_REFRESH_SECONDS)
-    return _json(ModelList(table.default, [summary_of(each) for each in table.served()]))
-
-
-def shown(service: Service, request: HttpRequest, model: str) -> HttpAnswer:
-    """`GET /models/{model}`."""
-    return _json(detail_of(service.table.named(model)))
-
-
-def version_shown(service: Service, request: HttpRequest, model: str, version: str) -> HttpAnswer:
-    """`GET /models/{model}/{version}`."""
-    return _json(version_detail_of(service.table.version(model, version)))
+    def change(self) -> Change:
+        """The same for the loader. Raises `RequestError` for what says nothing."""
+        given: dict[str, Any] = {"default": self.default_version, "aliases": self.aliases, "shadow": self.shadow}
+        if not isinstance(self.traffic, msgspec.UnsetType):
+            sticky = self.sticky_header.lower() if self.sticky_header else None
+            given["traffic"] = Traffic(self.traffic, sticky) if self.traffic else None
+        elif self.sticky_header is not None:
+            raise RequestError("sticky_header says nothing without traffic", code="bad_request", hint=_CHANGE_HINT)
+        given = {name: value for name, value in given.items() if value is not msgspec.UNSET}
+        limits = {"max_batch_size": self.max_batch_size, "max_queue_size": self.max_queue_size}
+        given["limits"] = {name: size for name, size in limits.items() if size is not None}
+        return Change(named=frozenset(given) - {"limits"}, **given)
 
 
-async def shadow_shown(service: Service, request: HttpRequest, model: str) -> HttpAnswer:
-    """`GET /models/{model}/shadow`."""
-    shadow = service.table.named(model).shadow
-    if shadow is None:
-        raise RequestError("the model has no shadow", code="not_found", hint='set one with PUT: {"shadow": "VERSION"}')
-    return _json(shadow_of(shadow))
+class _ModelRoutes:
+    """The functions of the routes. `may_see_reasons`: whether who sends a request may read why a model failed."""
 
+    def __init__(self, may_see_reasons: Callable[[Mapping[str, str]], bool], *, tokens: bool) -> None:
+        self._may_see_reasons = may_see_reasons
+        self._tokens = tokens
 
-async def load(service: Service, request: HttpRequest, model: str, version: str) -> HttpAnswer:
-    """`POST /models/{model}/versions/{version}/load`: answers when it is loaded."""
-    return await _changed(service, request, model, "load", version, lambda: service.loader.load(model, version))
+    async def listed(self, service: Service, request: HttpRequest) -> HttpAnswer:
+        """`GET /models`."""
+        await service.loader.refresh(at_most=_REFRESH_SECONDS)
+        reasons = self._may_see_reasons(request.headers)
+        found = [summary_of(each, reasons=reasons) for each in service.table.served()]
+        return _json(ModelList(service.table.default, found))
 
+    def shown(self, service: Service, request: HttpRequest, model: str) -> HttpAnswer:
+        """`GET /models/{model}`."""
+        return _json(detail_of(service.table.named(model), reasons=self._may_see_reasons(request.headers)))
 
-async def unload(service: Service, request: HttpRequest, model: str, version: str) -> HttpAnswer:
-    """`POST /models/{model}/versions/{version}/unload`: answers when its last request is answered."""
-    return await _changed(service, request, model, "unload", version, lambda: service.loader.unload(model, version))
+    def version_shown(self, service: Service, request: HttpRequest, model: str, version: str) -> HttpAnswer:
+        """`GET /models/{model}/{version}`."""
+        entry = service.table.version(model, version)
+        return _json(version_detail_of(entry, reasons=self._may_see_reasons(request.headers)))
 
+    def shadow_shown(self, service: Service, request: HttpRequest, model: str) -> HttpAnswer:
+        """`GET /models/{model}/shadow`."""
+        shadow = service.table.named(model).shadow
+        if shadow is None:
+            hint = 'set one with PUT: {"shadow": "VERSION"}'
+            raise RequestError("the model has no shadow", code="not_found", hint=hint)
+        return _json(shadow_of(shadow))
 
-async def change(service: Service, request: HttpRequest, model: str) -> HttpAnswer:
-    """`PUT /models/{model}`: default version, aliases, traffic, shadow and limits. What is left out stays."""
-    try:
-        wanted = msgspec.json.decode(request.body, type=_Change)
-    except msgspec.ValidationError as error:
-        raise RequestError(f"the change is not understood: {error}", code="bad_request", hint=_CHANGE_HINT) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RequestError(f"the body is not JSON: {error}", code="invalid_json", hint=_CHANGE_HINT) from None
+    async def load(self, service: Service, request: HttpRequest, model: str, version: str) -> HttpAnswer:
+        """`POST /models/{model}/versions/{version}/load`: answers when it is loaded."""
+        await service.loader.refresh()
+        await service.loader.load(model, version, by=self._who(request))
+        return _json(summary_of(service.table.named(model)))
 
-    async def whole() -> None:
-        if not isinstance(wanted.aliases, msgspec.UnsetType):
-            await service.loader.set_aliases(model, wanted.aliases)
-        if not isinstance(wanted.default_version, msgspec.UnsetType):
-            await service.loader.set_default(model, wanted.default_version)
-        if not isinstance(wanted.traffic, msgspec.UnsetType):
-            sticky = wanted.sticky_header.lower() if wanted.sticky_header else None
-            await service.loader.set_traffic(model, Traffic(wanted.traffic, sticky) if wanted.traffic else None)
-        if not isinstance(wanted.shadow, msgspec.UnsetType):
-            await service.loader.set_shadow(model, wanted.shadow)
-        limits = {"max_batch_size": wanted.max_batch_size, "max_queue_size": wanted.max_queue_size}
-        service.loader.set_limits(model, **{name: value for name, value in limits.items() if value is not None})
+    async def unload(self, service: Service, request: HttpRequest, model: str, version: str) -> HttpAnswer:
+        """`POST /models/{model}/versions/{version}/unload`: answers when its last request is answered."""
+        await service.loader.unload(model, version, by=self._who(request))
+        return _json(summary_of(service.table.named(model)))
 
-    return await _changed(service, request, model, "set", bytes(request.body).decode(), whole)
+    async def change(self, service: Service, request: HttpRequest, model: str) -> HttpAnswer:
+        """`PUT /models/{model}`: default version, aliases, traffic, shadow and limits. What is left out stays."""
+        try:
+            wanted = msgspec.json.decode(request.body, type=_ChangeBody)
+        except msgspec.ValidationError as error:
+            raise RequestError(
+                f"the change is not understood: {error}", code="bad_request", hint=_CHANGE_HINT
+            ) from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise RequestError(f"the body is not JSON: {error}", code="invalid_json", hint=_CHANGE_HINT) from None
+        await service.loader.refresh()
+        await service.loader.set(model, wanted.change(), by=self._who(request))
+        return _json(summary_of(service.table.named(model)))
+
+    def _who(self, request: HttpRequest) -> str:
+        """A token by the start of its SHA-256, as a tokens file may hold it; without tokens the client's address."""
+        _, _, token = request.headers.get("authorization", "").partition(" ")
+        if self._tokens and token:
+            return f"token sha256:{hashlib.sha256(token.strip().encode()).hexdigest()[:8]}"
+        return request.client or "a client of this machine"
 
 
 _CHANGE_HINT = 'send JSON like {"default_version": "2", "aliases": {"stable": "1"}}'
-
-
-async def _changed(
-    service: Service, request: HttpRequest, model: str, what: str, to: str, carry_out: Callable[[], Awaitable[object]]
-) -> HttpAnswer:
-    """Carry out a change and answer with the model as it is then. The log gets a line, however it ended."""
-    await service.loader.refresh()
-    served = service.table.named(model)
-    before, began, outcome = served.current, time.monotonic(), "failed"
-    try:
-        await carry_out()
-        outcome = "done"
-        return _json(summary_of(served))
-    except RequestError as error:
-        outcome = error.code
-        raise
-    finally:
-        logs.event(
-            f"model {what}", id=request.identity, by=_who(request), model=model, asked=to, before=before,
-            default=served.current, outcome=outcome, seconds=f"{time.monotonic() - began:.2f}",
-        )  # fmt: skip
-
-
-def _who(request: HttpRequest) -> str:
-    """A token by the start of its SHA-256, which is what a tokens file may hold of it; else the client's address."""
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and token:
-        return f"token sha256:{hashlib.sha256(token.strip().encode()).hexdigest()[:8]}"
-    return request.client or "a client of this machine"
 
 
 def _json(value: Any) -> HttpAnswer:
@@ -144,16 +131,19 @@ def _refusing(sentence: str) -> Callable[..., HttpAnswer]:
     return refuse
 
 
-def routes(*, ours: bool, guarded: bool) -> tuple[Route, ...]:
-    """The routes. `ours`: one process serves alone. `guarded`: nobody else reaches it, or it asks for tokens.
+def routes(
+    may_see_reasons: Callable[[Mapping[str, str]], bool], *, ours: bool, guarded: bool, tokens: bool
+) -> tuple[Route, ...]:
+    """The routes. `ours`: one process serves alone. `guarded`: nobody else reaches it, or it asks for `tokens`.
 
-    Where one of them is not so, those that change something refuse, and say why.
+    Where it is not ours, or not guarded, those that change something refuse and say why.
     """
+    functions = _ModelRoutes(may_see_reasons, tokens=tokens)
     reads = (
-        Route("GET", "/models", "infer", listed, describe=openapi.models),
-        Route("GET", "/models/{model}", "infer", shown, describe=openapi.model),
-        Route("GET", "/models/{model}/shadow", "infer", shadow_shown, describe=openapi.model_shadow),
-        Route("GET", "/models/{model}/{version}", "infer", version_shown, describe=openapi.model_version),
+        Route("GET", "/models", "infer", functions.listed, describe=openapi.models),
+        Route("GET", "/models/{model}", "infer", functions.shown, describe=openapi.model),
+        Route("GET", "/models/{model}/shadow", "infer", functions.shadow_shown, describe=openapi.model_shadow),
+        Route("GET", "/models/{model}/{version}", "infer", functions.version_shown, describe=openapi.model_version),
     )
     version = "/models/{model}/versions/{version}"
     if not (ours and guarded):
@@ -166,7 +156,7 @@ def routes(*, ours: bool, guarded: bool) -> tuple[Route, ...]:
         )
     return (
         *reads,
-        Route("POST", f"{version}/load", "admin", load, describe=openapi.model_load, quiet=True),
-        Route("POST", f"{version}/unload", "admin", unload, describe=openapi.model_unload, quiet=True),
-        Route("PUT", "/models/{model}", "admin", change, describe=openapi.model_change, quiet=True),
+        Route("POST", f"{version}/load", "admin", functions.load, describe=openapi.model_load),
+        Route("POST", f"{version}/unload", "admin", functions.unload, describe=openapi.model_unload),
+        Route("PUT", "/models/{model}", "admin", functions.change, describe=openapi.model_change),
     )

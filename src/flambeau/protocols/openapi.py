@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from flambeau.errors import Code
+from flambeau.errors import Code, RequestError
 from flambeau.protocols import model_views, schemas
 from flambeau.protocols.errors import STATUS
 from flambeau.protocols.messages import REQUEST_ID, HttpAnswer, HttpRequest
@@ -81,16 +81,25 @@ def _operations(service: Service, routes: list[Route]) -> Iterator[tuple[Route, 
         group = list(several)
         for model in service.models() if by_model else [service.shown()]:
             for route in group:
-                yield route, _operation(service, model, route)
+                operation = _operation(service, model, route)
+                if operation is not None:
+                    yield route, operation
 
 
-def _operation(service: Service, model: Model, route: Route) -> Operation:
+def _operation(service: Service, model: Model | None, route: Route) -> Operation | None:
+    """The operation of a route; `None` for that of a model where its default version is not loaded."""
     path = route.path
     if not route.by_model:
-        return Operation(path, model, "the default model", service.settings)
+        about_a_model = route.describe is prediction
+        usable = model is not None and service.is_default(model)
+        return None if about_a_model and not usable else Operation(path, model, "the default model", service.settings)
+    assert model is not None
     which = f"{model.name}, version {model.version}"
     if "{version}" not in path:
-        which, model = f"{model.name}, its default version", service.get(model.name)
+        try:
+            which, model = f"{model.name}, its default version", service.get(model.name)
+        except RequestError:
+            return None
     path = path.replace("{model}", model.name).replace("{version}", model.version)
     return Operation(path, model, which, service.settings)
 
@@ -107,6 +116,7 @@ def route(table: Callable[[], RouteTable], *, tokens: bool) -> Route:
 def prediction(operation: Operation) -> Document:
     """A prediction route of the native protocol."""
     model, settings = operation.model, operation.settings
+    assert model is not None  # of a prediction there is one
     named: Document = {
         name: {"$ref": f"#/components/headers/{name}"}
         for name in ("X-Request-ID", "Server-Timing", "X-Nonfinite-Outputs")

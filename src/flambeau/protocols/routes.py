@@ -31,7 +31,7 @@ class Operation:
     """One operation of the OpenAPI document: a path, the model that answers there, and that model in words."""
 
     path: str
-    model: Model
+    model: Model | None
     which: str
     settings: Settings
 

@@ -2,10 +2,10 @@
 
 A version that cannot be loaded changes nothing. One that is unloaded first leaves the table, then answers what it has,
 and ends when no request holds it any more: so no request is lost, and none is answered by two versions. Everything here
-runs on the service's loop.
+runs on the service's loop, one change of a model at a time.
 
-    set_default("cats", "1")    version 1 is loaded beside version 2; new requests go to it; version 2 answers its own
-                                and stays for the way back, or ends (`keep_loaded`)
+    set("cats", Change(default="1"))    version 1 is loaded beside version 2; new requests go to it; version 2 answers
+                                        its own and stays for the way back, or ends (`keep_loaded`)
 """
 
 import asyncio
@@ -13,7 +13,9 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,11 +29,28 @@ from flambeau.serving.shadow import Shadow
 from flambeau.serving.versions import ServedModel, Traffic, Version
 from flambeau.settings.service import Settings
 from flambeau.settings.source import SourceOptions
-from flambeau.sources import declarations
+from flambeau.sources import build_cache, declarations
 from flambeau.telemetry import logs
 from flambeau.telemetry.metrics import Metrics
+from flambeau.types import ModelState
 
 _POLL_SECONDS = 0.05  # between two looks for a model that is idle
+_OPENING_THREADS = 16  # which wait for files and for builds; of these there is one at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What is to change of a model; what is not named stays. `None` takes a choice back.
+
+    Versions are named by their numbers or aliases.
+    """
+
+    named: frozenset[str] = frozenset()
+    default: str | None = None
+    aliases: dict[str, str] = field(default_factory=dict)
+    traffic: Traffic | None = None
+    shadow: str | None = None
+    limits: dict[str, int] = field(default_factory=dict)
 
 
 class Loader:
@@ -43,10 +62,15 @@ class Loader:
         self._metrics = metrics
         self._memory = MemoryBudget(settings.max_memory)
         self._changes: set[asyncio.Task[Any]] = set()
-        self._refreshed = -math.inf
+        self._reading = asyncio.Lock()
+        self._read_at = -math.inf
+        self._threads = ThreadPoolExecutor(_OPENING_THREADS, thread_name_prefix="opening")
+        self._opening = 0
+        self._closed = False
         self._on_demand = settings.load == "on-demand"
         if self._on_demand:
             table.when_wanted = self._load_when_wanted
+            table.when_unknown = lambda: self.refresh(at_most=1.0)
 
     async def start(self) -> None:
         """Load what is to be loaded at the start; of a model whose newest version cannot be, the newest that can.
@@ -56,15 +80,7 @@ class Loader:
         try:
             for entry in self._table.versions():
                 if entry.model is not None:
-                    try:
-                        await self._start(entry, entry.model)
-                    except RequestError as error:  # it does not fit into the memory
-                        self._table.note_fault(entry, error)
-                    except SetupError as error:
-                        if self._table.strict:
-                            entry.model = None
-                            raise
-                        self._table.note_fault(entry, error)
+                    await self._start_first(entry, entry.model)
             if faults := [f"{name}: {why}" for name, _, why in self._table.faults()]:
                 if self._table.strict:
                     raise ConfigError("; ".join(faults))
@@ -78,6 +94,17 @@ class Loader:
         for served in self._table.served():
             served.choose()
 
+    async def _start_first(self, entry: Version, model: Model) -> None:
+        try:
+            await self._start(entry, model, check=not self._table.strict)
+        except RequestError as error:  # it does not fit into the memory
+            self._table.note_fault(entry, error)
+        except SetupError as error:
+            entry.model = None
+            if self._table.strict:
+                raise
+            self._table.note_fault(entry, error)
+
     async def _fall_back(self, served: ServedModel) -> None:
         """Load the newest version that can be loaded, where the newest of all cannot and none was chosen instead."""
         if served.pinned is not None:
@@ -85,19 +112,22 @@ class Loader:
         for number, entry in served.versions.items():
             if not entry.fault:
                 with contextlib.suppress(RequestError):
-                    await self._load(entry)
+                    await self._load(served, entry)
             if entry.usable():
                 message = "an older version answers in the place of one that cannot be loaded"
                 if number != next(iter(served.versions)):
                     logs.event(message, level=logging.ERROR, model=served.name, version=number)
                 return
 
-    async def _start(self, entry: Version, model: Model) -> None:
+    async def _start(self, entry: Version, model: Model, *, check: bool = True) -> None:
         """Start a version once there is memory for it. Raises `SetupError`, or `RequestError` if there is none."""
         try:
-            await self._make_room(entry, model)
+            need = self._memory.need(entry, model)
+            if check:
+                await self._make_room(entry, need)
+            self._memory.promise(entry, need)
             await model.start()
-            entry.cost = await asyncio.to_thread(model.memory)
+            entry.cost = await asyncio.to_thread(model.memory) or need
         except BaseException:
             await model.close()
             self._metrics.forget(model.metrics)
@@ -106,17 +136,15 @@ class Loader:
             self._memory.settle(entry)
         entry.loaded_at, entry.used_at = datetime.now(UTC), time.monotonic()
 
-    async def _make_room(self, entry: Version, model: Model) -> None:
-        """Promise memory to a version. Where models are loaded on demand, unload first what was not used for longest.
+    async def _make_room(self, entry: Version, need: int) -> None:
+        """Return when so much memory is free. Where models are loaded on demand, those unused for longest are ended.
 
         While all others are busy, it waits for one of them, as long as a request may take. Raises `RequestError`.
         """
-        need = self._memory.need(entry, model)
         gives_up = time.monotonic() + self._settings.deadline
         while True:
             others = [each for each in self._table.versions() if each is not entry]
-            if self._table.strict or self._memory.taken(others) + need <= self._memory.most:
-                self._memory.promise(entry, need)
+            if self._memory.taken(others) + need <= self._memory.most:
                 return
             hopeless = not self._on_demand or need > self._memory.most or time.monotonic() > gives_up
             if hopeless or not any(each.model is not None or each.opening for each in others):
@@ -129,58 +157,82 @@ class Loader:
     def _idle(self, entries: list[Version], *, beside: Version) -> list[Version]:
         """Those that nobody uses, wants or changes. Of the model of `beside` the change is the one that asks."""
         own = self._table.named(beside.declaration.name)
-        unused = [each for each in entries if each.usable() and not each.users and not each.wanted]
-        served = {id(each): self._table.named(each.declaration.name) for each in unused}
-        return [each for each in unused if served[id(each)] is own or not served[id(each)].changing.locked()]
+        unused = [(each, self._table.named(each.declaration.name)) for each in entries if each.unused_now()]
+        return [each for each, served in unused if served is own or not served.changing.locked()]
 
     async def _end_idle(self, entry: Version, *, beside: Version) -> None:
         served = self._table.named(entry.declaration.name)
         if served.name == beside.declaration.name:  # whose lock is held already
-            await self._let_go(served, entry)
+            await self._evict(served, entry)
             return
-        async with served.changing:  # which is free: so who wants the version now loads it again when it has ended
-            await self._let_go(served, entry)
+        async with served.changing:
+            if entry.unused_now():  # still: somebody may have been faster to the lock
+                await self._evict(served, entry)
+
+    async def _evict(self, served: ServedModel, entry: Version) -> None:
+        logs.event("model unload", by="--max-memory", model=served.name, asked=entry.declaration.version)
+        await self._let_go(served, entry)
 
     async def _load_when_wanted(self, entry: Version) -> None:
-        """Load a version for a request, within its deadline. Raises `RequestError`."""
+        """Load a version for the requests that want it, once for all of them. Raises `RequestError`."""
+        if self._closed:
+            raise RequestError("the service is stopping", code="draining")
         if entry.fault:
-            return  # and the request is told so: it is tried again when its files change, or when an operator asks
+            await self.refresh(at_most=1.0)  # its files may have changed
+        if entry.fault:
+            return  # and the request is told so
+        served = self._table.named(entry.declaration.name)
+        if entry.loading is None:
+            number = entry.declaration.version
+            entry.loading = self._begin(
+                served, lambda: self._demand(served, entry), "load", number, "a request", asked=False
+            )
+            entry.loading.add_done_callback(lambda _: setattr(entry, "loading", None))
         try:
             async with asyncio.timeout(self._settings.deadline):
-                await self.load(entry.declaration.name, entry.declaration.version)
+                await asyncio.shield(entry.loading)
         except TimeoutError:
             raise RequestError("the model was not loaded in time", code="deadline_exceeded") from None
         except RequestError as error:
-            if error.code != "load_failed":
+            if error.code != "load_failed":  # which the request is told in its own words
                 raise
+
+    async def _demand(self, served: ServedModel, entry: Version) -> None:
+        if entry.wanted and not entry.fault:
+            await self._load(served, entry)
 
     async def refresh(self, *, at_most: float = 0.0) -> None:
         """Read the repository again, for models and versions come and go; not if that was done `at_most` seconds ago.
 
-        What is loaded stays as it is, and so does what an operator has set.
+        What is loaded stays as it is, and so does what an operator has set. A folder that is suddenly empty, or cannot
+        be read, changes nothing: a volume that is not mounted is likelier than a farewell to all models.
         """
-        now = asyncio.get_running_loop().time()
-        if not self._table.repositories or now - self._refreshed < at_most:
-            return
-        self._refreshed = now
-        options = SourceOptions(allow_code=self._settings.allow_code)
-        for folder in self._table.repositories:
-            try:
-                found = await asyncio.to_thread(declarations.declare_repository, folder, options)
-            except OSError as error:
-                raise RequestError(f"the repository cannot be read: {error.strerror}", code="internal") from error
-            self._table.take(folder, found)
+        async with self._reading:
+            if not self._table.repositories or time.monotonic() - self._read_at < at_most:
+                return
+            options = SourceOptions(allow_code=self._settings.allow_code)
+            for folder in self._table.repositories:
+                try:
+                    found = await asyncio.to_thread(declarations.declare_repository, folder, options)
+                except OSError as error:
+                    logs.event(
+                        "the repository cannot be read", level=logging.ERROR, folder=folder, error=error.strerror
+                    )
+                    continue
+                if found:
+                    self._table.take(folder, found)
+            self._read_at = time.monotonic()
 
-    async def load(self, name: str, number: str) -> Version:
+    async def load(self, name: str, number: str, *, by: str = "") -> Version:
         """Load a version beside those that are loaded; unless another is pinned, the newest then answers by default.
 
         A version that cannot be loaded changes nothing. Raises `RequestError` with code `load_failed`.
         """
         served, entry = self._table.named(name), self._table.version(name, number)
-        await self._change(served, self._load(entry))
+        await self._change(served, lambda: self._load(served, entry), "load", number, by)
         return entry
 
-    async def unload(self, name: str, number: str) -> Version:
+    async def unload(self, name: str, number: str, *, by: str = "") -> Version:
         """Let go of a version: it gets no more requests, answers those it has, and ends."""
         served, entry = self._table.named(name), self._table.version(name, number)
 
@@ -188,109 +240,132 @@ class Loader:
             served.forget(entry.declaration.version)
             await self._let_go(served, entry)
 
-        await self._change(served, unload())
+        await self._change(served, unload, "unload", number, by)
         return entry
 
-    async def set_default(self, name: str, number: str | None) -> None:
-        """Have a version answer by default, and load it if need be; `None`: the newest one that is loaded."""
+    async def set(self, name: str, change: Change, *, by: str = "") -> None:
+        """Change what leads to the versions of a model, all of it or nothing: first every version meant is loaded."""
         served = self._table.named(name)
-        entry = None if number is None else self._table.version(name, number)
+        self._check(served, change)
 
-        async def pin() -> None:
-            if entry is not None:
-                await self._load(entry)
-            served.pinned = None if entry is None else entry.declaration.version
+        def meant(number: str | None) -> Version | None:
+            return None if number is None else self._table.version(name, number)
 
-        await self._change(served, pin())
+        default, shadow = meant(change.default), meant(change.shadow)
+        aliases = {alias: self._table.version(name, number) for alias, number in change.aliases.items()}
+        shares = change.traffic.shares if change.traffic else {}
+        traffic = [(self._table.version(name, number), share) for number, share in shares.items()]
 
-    async def set_aliases(self, name: str, aliases: dict[str, str]) -> None:
-        """Replace the names that lead to versions of a model, and load those versions if need be."""
-        served = self._table.named(name)
-        for alias in aliases:
+        async def apply() -> None:
+            wanted = [each for each in (default, shadow, *aliases.values(), *(entry for entry, _ in traffic)) if each]
+            await self._load_all(served, wanted)
+            if "default" in change.named:
+                served.pinned = None if default is None else default.declaration.version
+            if "aliases" in change.named:
+                served.aliases = {alias: entry.declaration.version for alias, entry in aliases.items()}
+            if "traffic" in change.named:
+                given = {entry.declaration.version: share for entry, share in traffic}
+                served.traffic = change.traffic and Traffic(given, change.traffic.sticky_header)
+            if "shadow" in change.named:
+                served.shadow = None if shadow is None else Shadow(shadow.declaration.version)
+            served.limits |= change.limits
+            for entry in served.versions.values():
+                if entry.model is not None and change.limits:
+                    entry.model.set_limits(**change.limits)
+
+        asked = " ".join(f"{key}={getattr(change, key)}" for key in sorted(change.named)) or str(change.limits)
+        await self._change(served, apply, "set", asked, by)
+
+    def _check(self, served: ServedModel, change: Change) -> None:
+        for alias in change.aliases:
             if not NAME.fullmatch(alias) or alias in served.versions:
                 raise RequestError(
                     f"{alias} cannot be an alias: it is a version, or has other characters than letters, digits, '.', "
                     "'_' and '-'",
                     code="bad_request",
                 )
-        meant = {alias: self._table.version(name, number) for alias, number in aliases.items()}
+        if change.traffic is not None:
+            shares = change.traffic.shares.values()
+            if min(shares, default=0.0) < 0 or not 0 < sum(shares) < math.inf:
+                raise RequestError('traffic has no shares above 0: write {"2": 90, "3": 10}', code="bad_request")
 
-        async def point() -> None:
-            for entry in meant.values():
-                await self._load(entry)
-            served.aliases = {alias: entry.declaration.version for alias, entry in meant.items()}
+    async def _load_all(self, served: ServedModel, entries: list[Version]) -> None:
+        """Load these versions, or none of them."""
+        fresh: list[Version] = []
+        try:
+            for entry in entries:
+                if not entry.usable():
+                    await self._load(served, entry)
+                    fresh.append(entry)
+        except RequestError:
+            for entry in fresh:
+                await self._let_go(served, entry)
+            raise
 
-        await self._change(served, point())
+    async def _change(
+        self, served: ServedModel, change: Callable[[], Coroutine[Any, Any, None]], what: str, asked: str, by: str
+    ) -> None:
+        """Carry out a change, whole, though its caller leaves."""
+        await asyncio.shield(self._begin(served, change, what, asked, by))
 
-    async def set_traffic(self, name: str, traffic: Traffic | None) -> None:
-        """Share the requests that name no version, among versions that are loaded if need be; `None`: no longer."""
-        served = self._table.named(name)
-        shares = {} if traffic is None else traffic.shares
-        if traffic is not None and (min(shares.values(), default=0.0) < 0 or not 0 < sum(shares.values()) < math.inf):
-            raise RequestError('traffic has no shares above 0: write {"2": 90, "3": 10}', code="bad_request")
-        meant = [(self._table.version(name, number), share) for number, share in shares.items()]
-
-        async def share() -> None:
-            for entry, _ in meant:
-                await self._load(entry)
-            served.traffic = traffic and Traffic(
-                {entry.declaration.version: share for entry, share in meant}, traffic.sticky_header
-            )
-
-        await self._change(served, share())
-
-    async def set_shadow(self, name: str, number: str | None) -> None:
-        """Give a version, loaded if need be, copies of the requests to the others; `None`: no version any more."""
-        served = self._table.named(name)
-        entry = None if number is None else self._table.version(name, number)
-
-        async def follow() -> None:
-            if entry is not None:
-                await self._load(entry)
-            served.shadow = None if entry is None else Shadow(entry.declaration.version)
-
-        await self._change(served, follow())
-
-    def set_limits(self, name: str, **limits: int) -> None:
-        """Set `max_batch_size` or `max_queue_size` of all versions of a model, from the next batch on."""
-        served = self._table.named(name)
-        served.limits |= limits
-        for entry in served.versions.values():
-            if entry.model is not None:
-                entry.model.set_limits(**limits)
-
-    async def _change(self, served: ServedModel, change: Coroutine[Any, Any, None]) -> None:
-        """Carry out a change, whole, though its caller leaves; and then let go of what nobody needs any more."""
+    def _begin(
+        self,
+        served: ServedModel,
+        change: Callable[[], Awaitable[None]],
+        what: str,
+        to: str,
+        by: str,
+        *,
+        asked: bool = True,
+    ) -> "asyncio.Task[None]":
+        """Begin a change; then what nobody needs any more is let go of. The log gets a line, however it ends."""
 
         async def whole() -> None:
-            async with served.changing:
-                await change
-                served.choose()
-                if self._on_demand:  # what is not used is unloaded when another needs its memory
-                    return
-                kept = {*served.before[: self._settings.keep_loaded], *served.needed()}
-                for number in [each for each in served.before if each not in kept]:
-                    await self._let_go(served, served.versions[number])
+            began, before, outcome = time.monotonic(), served.current, "failed"
+            try:
+                async with served.changing:
+                    try:
+                        await change()
+                    finally:
+                        served.choose(asked=asked)
+                    await self._retire(served)
+                outcome = "done"
+            except RequestError as error:
+                outcome = error.code
+                raise
+            finally:
+                logs.event(
+                    f"model {what}", by=by, model=served.name, asked=to, before=before, default=served.current,
+                    outcome=outcome, seconds=f"{time.monotonic() - began:.2f}",
+                )  # fmt: skip
 
         task = asyncio.get_running_loop().create_task(whole())
         self._changes.add(task)
         task.add_done_callback(self._changed)
-        await asyncio.shield(task)
+        return task
 
-    def _changed(self, task: asyncio.Task[None]) -> None:
+    def _changed(self, task: "asyncio.Task[None]") -> None:
         self._changes.discard(task)
         if not task.cancelled():
             task.exception()  # its caller, if it is still there, has it too
 
-    async def _load(self, entry: Version) -> None:
+    async def _retire(self, served: ServedModel) -> None:
+        """End former defaults that are too many. On demand, what is not used ends when another needs its memory."""
+        if self._on_demand:
+            return
+        kept = {*served.before[: self._settings.keep_loaded], *served.needed()}
+        for number in [each for each in served.before if each not in kept]:
+            await self._let_go(served, served.versions[number])
+
+    async def _load(self, served: ServedModel, entry: Version) -> None:
         if entry.usable():
             return
         declaration = entry.declaration
+        if served.versions.get(declaration.version) is not entry:  # the repository has changed since it was looked up
+            raise RequestError("the model has no such version any more", code="version_not_found")
         entry.opening = True
         try:
-            bundle = await asyncio.to_thread(
-                open_declaration, declaration, progress=lambda event: logs.event(str(event))
-            )
+            bundle = await self._open(entry)
             entry.model = model = self._table.make_model(entry, bundle)
             await self._start(entry, model)
         except SetupError as error:
@@ -306,31 +381,49 @@ class Loader:
             entry.opening = False
         entry.fault = ""
 
+    async def _open(self, entry: Version) -> Any:
+        """The bundle of a version, in a thread of our own: a build takes minutes, and others need theirs."""
+        self._opening += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(
+                self._threads,
+                lambda: open_declaration(entry.declaration, progress=lambda event: logs.event(str(event))),
+            )
+        finally:
+            self._opening -= 1
+
     async def _let_go(self, served: ServedModel, entry: Version) -> None:
         """Take a version out of the table, wait until no request holds it, and end it."""
         model = entry.model
         if model is None:
             return
         entry.leaving = True
-        served.choose()
+        served.choose(asked=not self._on_demand)
         served.before = [number for number in served.before if number != entry.declaration.version]
         entry.unused = asyncio.Event()
         try:
             if entry.users:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(entry.unused.wait(), self._settings.drain_timeout)
-            await model.close()
         finally:
-            self._metrics.forget(model.metrics)
-            entry.model, entry.unused, entry.leaving, entry.loaded_at = None, None, False, None
+            try:
+                await model.close()
+            finally:
+                self._metrics.forget(model.metrics)
+                entry.model, entry.unused, entry.leaving, entry.loaded_at = None, None, False, None
 
     async def close(self) -> None:
         """Give up changes, answer what was taken, then let go of every model."""
+        self._closed = True
+        if self._opening:
+            build_cache.end_builds()
         for change in list(self._changes):
             change.cancel()
         await asyncio.gather(*self._changes, return_exceptions=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
         for model in [entry.model for entry in self._table.versions() if entry.model is not None]:
-            try:
-                await model.close()
-            except Exception as error:  # the others are to be let go of all the same
-                logs.failure(f"model '{model.name}' cannot be closed", error)
+            if model.state is not ModelState.CLOSED:
+                try:
+                    await model.close()
+                except Exception as error:  # the others are to be let go of all the same
+                    logs.failure(f"model '{model.name}' cannot be closed", error)

@@ -13,6 +13,7 @@ from flambeau.serving.versions import Version
 from flambeau.system.machine import memory_limit
 
 _SHARE = 0.9  # of the memory that this process and its children may use; the rest is for the front and for builds
+_NAMED = 5  # models in a sentence
 _WORKER = 60_000_000  # bytes of a worker process beside its model: Python, numpy and an engine
 
 
@@ -42,8 +43,10 @@ class MemoryBudget:
 
     def sentence(self, entry: Version, need: int, others: Iterable[Version]) -> str:
         """Why a version does not fit: the sum."""
-        held = [f"{each.declaration.name} {each.declaration.version} {_mb(each.cost)}" for each in others if each.cost]
-        taken = f", of which {', '.join(held)} are taken" if held else ""
+        loaded = sorted((each for each in others if each.model is not None), key=lambda each: -each.cost)
+        held = [f"{each.declaration.name} {each.declaration.version} {_mb(each.cost)}" for each in loaded[:_NAMED]]
+        more = f" and {len(loaded) - _NAMED} more" if len(loaded) > _NAMED else ""
+        taken = f", of which {', '.join(held)}{more} are taken" if held else ""
         return (
             f"version {entry.declaration.version} of model '{entry.declaration.name}' needs about {_mb(need)}, and "
             f"models may take {_mb(self.most)} together{taken}: unload one, or raise --max-memory"

@@ -43,6 +43,8 @@ class ModelTable:
         """The folders that models are declared in."""
         self.when_wanted: Callable[[Version], Awaitable[None]] | None = None
         """Loads a version that a request wants and that is not loaded; `None`: the request is refused."""
+        self.when_unknown: Callable[[], Awaitable[None]] | None = None
+        """Looks for models and versions that nobody knew yet."""
         for each in models:
             if isinstance(each, Bundle):
                 self._add_bundle(each)
@@ -112,7 +114,7 @@ class ModelTable:
 
     def versions(self) -> list[Version]:
         """Every version of every model, loaded or not."""
-        return [entry for served in self._models.values() for entry in served.versions.values()]
+        return [entry for served in self.served() for entry in list(served.versions.values())]
 
     def named(self, name: str) -> ServedModel:
         """The model of that name. Raises `RequestError`."""
@@ -126,10 +128,7 @@ class ModelTable:
 
         Raises `RequestError` with code `model_not_found`, `version_not_found` or `model_unavailable`.
         """
-        served = self.named(self.default if name is None else name)
-        if number is None:
-            number = served.answering(key_of)
-        entry = None if number is None else served.versions.get(served.aliases.get(number, number))
+        entry = self.named(self.default if name is None else name).find(number, key_of)
         if entry is None:
             raise RequestError("the model has no such version", code="version_not_found")
         return entry
@@ -157,14 +156,8 @@ class ModelTable:
         self, name: str | None = None, number: str | None = None, key_of: KeyOf | None = None
     ) -> AsyncIterator[Model]:
         """The model as `get` finds it, which stays loaded until the block is left; loaded first, where that is done."""
-        entry = self.version(name, number, key_of)
-        if self.when_wanted is not None and not entry.usable():
-            entry.wanted += 1
-            try:
-                await self.when_wanted(entry)
-            finally:
-                entry.wanted -= 1
-        model = self._loaded(entry)
+        model = await self._wanted(name, number, key_of) if self.when_wanted else self.get(name, number, key_of)
+        entry = self._models[model.name].versions[model.version]
         entry.users += 1
         try:
             yield model
@@ -173,6 +166,27 @@ class ModelTable:
             entry.used_at = time.monotonic()
             if not entry.users and entry.unused is not None:
                 entry.unused.set()
+
+    async def _wanted(self, name: str | None, number: str | None, key_of: KeyOf | None) -> Model:
+        """The model as `get` finds it, loaded if need be. A default that cannot be loaded gives way to another."""
+        assert self.when_wanted is not None
+        assert self.when_unknown is not None
+        try:
+            entry = self.version(name, number, key_of)
+        except RequestError:
+            await self.when_unknown()
+            entry = self.version(name, number, key_of)
+        while not entry.usable():
+            entry.wanted += 1
+            try:
+                await self.when_wanted(entry)
+            finally:
+                entry.wanted -= 1
+            again = self.version(name, number, key_of)
+            if again is entry:
+                break
+            entry = again
+        return self._loaded(entry)
 
     def declare(self, declared: DeclaredModel) -> ServedModel:
         """Know a model, of which nothing is loaded yet."""
@@ -199,5 +213,5 @@ class ModelTable:
         for served in [each for each in self._models.values() if each.repository == folder]:
             if served.name not in there:
                 served.redeclare(())
-            if not served.versions and served.name != self.default:
+            if not (served.versions or served.name == self.default or served.changing.locked()):
                 del self._models[served.name]

@@ -99,11 +99,17 @@ class Service:
         """Name, version and reason of everything that could not be loaded."""
         return self.table.faults()
 
-    def shown(self) -> Model:
-        """The model to show first: the default, or another where that is not loaded. Raises `RequestError`."""
+    def shown(self) -> Model | None:
+        """The model to show first: the default, or another where that is not loaded; `None` where none is."""
         with contextlib.suppress(RequestError):
             return self.get()
-        return next(iter(self.models()), None) or self.get()
+        return next(iter(self.models()), None)
+
+    def is_default(self, model: Model) -> bool:
+        """Whether a request that names no model is answered by this one."""
+        with contextlib.suppress(RequestError):
+            return self.get() is model
+        return False
 
     async def predict(
         self, model: Model, payloads: Sequence[Payload], options: Options, *, timeout: float

@@ -73,7 +73,7 @@ class Shadow:
 
     def median(self, which: int) -> float | None:
         """The median of the seconds of the version that answers (0) or of the shadow (1)."""
-        ordered = sorted(pair[which] for pair in self.seconds)
+        ordered = sorted(pair[which] for pair in list(self.seconds))
         return ordered[len(ordered) // 2] if ordered else None
 
 

@@ -42,6 +42,7 @@ class Version:
     used_at: float = 0.0
     cost: int = 0
     unused: asyncio.Event | None = None  # there while somebody waits for the last user to leave
+    loading: asyncio.Task[None] | None = None  # for the requests that want it
 
     @property
     def state(self) -> ModelState:
@@ -57,6 +58,10 @@ class Version:
     def usable(self) -> bool:
         """Whether requests may be given to it."""
         return self.model is not None and not self.leaving and self.model.state is ModelState.READY
+
+    def unused_now(self) -> bool:
+        """Whether it is loaded, and no request holds it or waits for it."""
+        return self.usable() and not self.users and not self.wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +94,8 @@ class ServedModel:
 
     `current` answers by default: the one that was `pinned`, else the newest that is loaded. `before` are those that it
     replaced, the last one first, as far as they are still loaded. `traffic` shares the requests that name no version,
-    and `shadow` is given copies of them.
-    `limits` are settings that an operator has changed. `on_demand`: what is not loaded may be the default all the same.
+    and `shadow` is given copies of them. `limits` are settings that an operator has changed. `on_demand`: what is not
+    loaded may be the default all the same.
     """
 
     name: str
@@ -109,21 +114,25 @@ class ServedModel:
     @property
     def state(self) -> ModelState:
         """That of the version that answers; where none does, that of the newest."""
-        number = self.answering()
-        return ModelState.UNLOADED if number is None else self.versions[number].state
+        entry = self.find(None)
+        return ModelState.UNLOADED if entry is None else entry.state
 
-    def answering(self, key_of: KeyOf | None = None) -> str | None:
-        """The version that is meant where a request names none, loaded or not; `None` where there is none.
+    def find(self, number: str | None, key_of: KeyOf | None = None) -> Version | None:
+        """The version of that number or alias, loaded or not; of `None` the one that a request means which names none.
 
         `key_of`: that of the request, whose share of the traffic decides.
         """
+        versions = self.versions
+        if number is not None:
+            return versions.get(number) or versions.get(self.aliases.get(number, ""))
         if self.traffic is not None and key_of is not None:
-            drawn = self.traffic.draw(key_of)
-            if self.versions[drawn].usable():
+            drawn = versions.get(self.traffic.draw(key_of))
+            if drawn is not None and self._may_answer(drawn):
                 return drawn
-        if self.current is not None:
-            return self.current
-        return self.pinned if self.pinned in self.versions else next(iter(self.versions), None)
+        for each in (self.current, self.pinned):
+            if each is not None and each in versions:
+                return versions[each]
+        return next(iter(versions.values()), None)
 
     def needed(self) -> set[str]:
         """The versions that something leads to beside the default."""
@@ -131,7 +140,7 @@ class ServedModel:
         return {*self.aliases.values(), *shared, *((self.shadow.version,) if self.shadow else ())}
 
     def forget(self, version: str) -> None:
-        """A version is unloaded by its operator: nothing is to choose it. Its aliases stay."""
+        """Nothing is to choose this version any more. Its aliases stay, and lead to what is not loaded."""
         if self.pinned == version:
             self.pinned = None
         if self.traffic is not None and version in self.traffic.shares:
@@ -150,15 +159,35 @@ class ServedModel:
             if number in there and entry.state not in _HELD and entry.declaration != there[number]:
                 entry.declaration, entry.fault = there[number], ""
         self.versions = versions
+        for gone in known.keys() - versions.keys():
+            self.forget(gone)
+            if self.current == gone:
+                self.current = None
+        self.before = [number for number in self.before if number in versions]
 
-    def choose(self) -> None:
-        """Decide anew which version answers by default."""
-        versions = self.versions.items()
-        usable = [number for number, each in versions if each.usable() or (self.on_demand and not each.fault)]
-        chosen = self.pinned if self.pinned in usable else next(iter(usable), None)
+    def choose(self, *, asked: bool = True) -> None:
+        """Decide anew which version answers by default.
+
+        `asked`: for an operator, or the watch. Otherwise, where models are loaded on demand, the default stays what it
+        is as long as it can be loaded: a request for another version must not change it.
+        """
+        kept = self.versions.get(self.current or "")
+        if self.on_demand and not asked and kept is not None and self._may_answer(kept):
+            return
+        if self.pinned is not None:  # which nothing replaces but an operator
+            chosen = self.pinned if self._may_answer(self.versions[self.pinned]) else None
+        elif self.on_demand and not (kept is not None and self._may_answer(kept)):
+            chosen = next((number for number, each in self.versions.items() if self._may_answer(each)), None)
+        else:
+            loaded = (number for number, each in self.versions.items() if each.usable() or each is kept)
+            chosen = next((number for number in loaded if self._may_answer(self.versions[number])), None)
         if chosen == self.current:
             return
-        if self.current is not None and self.versions[self.current].usable():
-            self.before.insert(0, self.current)
+        if kept is not None and kept.usable():
+            self.before.insert(0, kept.declaration.version)
         self.current = chosen
-        self.before = [number for number in self.before if number in usable and number != chosen]
+        before = dict.fromkeys(each for each in self.before if each != chosen)
+        self.before = [each for each in before if self.versions[each].usable()]
+
+    def _may_answer(self, entry: Version) -> bool:
+        return entry.usable() or (self.on_demand and not entry.fault)

@@ -6,16 +6,17 @@ as soon as its files change.
 """
 
 import asyncio
-import time
+import functools
 from collections.abc import Awaitable, Iterator
 from itertools import islice
 from pathlib import Path
 
 from flambeau.checkpoints import repository
-from flambeau.checkpoints.repository import Place
+from flambeau.checkpoints.repository import Place, newest_first
 from flambeau.errors import RequestError
 from flambeau.serving.loading import Loader
 from flambeau.serving.model_table import ModelTable
+from flambeau.serving.versions import ServedModel
 from flambeau.telemetry import logs
 
 _SECONDS = 2.0
@@ -31,78 +32,105 @@ class RepositoryWatch:
     """Follows one repository for the table of a service."""
 
     def __init__(self, folder: Path, table: ModelTable, loader: Loader) -> None:
-        """Reads the folder: what is there now is not loaded for its own sake. Raises `OSError`."""
+        """What is there at the first reading is not loaded for its own sake."""
         self._folder = folder
         self._table = table
         self._loader = loader
-        self._settled = self._last = _read(folder)
+        self._settled: _FilesFound | None = None
+        self._last: _FilesFound = {}
+        self._busy: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
         """Follow the folder until cancelled."""
-        while True:
-            await asyncio.sleep(_SECONDS)
-            try:
-                await self.step()
-            except Exception as error:  # the next reading may succeed
-                logs.failure("the repository could not be followed", error, folder=self._folder)
+        try:
+            while True:
+                try:
+                    await self._step()
+                except Exception as error:  # the next reading may succeed
+                    logs.failure("the repository could not be followed", error, folder=self._folder)
+                await asyncio.sleep(_SECONDS)
+        finally:
+            for task in self._busy.values():
+                task.cancel()
 
-    async def step(self) -> None:
-        """Read the folder once, and do what has to be done since the last reading."""
+    async def _step(self) -> None:
+        """Read the folder once, and begin what has to be done since the last reading, model by model."""
         found = await asyncio.to_thread(_read, self._folder)
-        if not found and self._last:
+        if self._settled is None:
+            self._settled = self._last = found
+            return
+        if not found:
             return  # a volume that is not mounted just now, more likely than a farewell to all models
-        gone = self._settled.keys() - found.keys()
-        fresh = {
-            each: signature
-            for each, signature in found.items()
-            if self._last.get(each) == signature != self._settled.get(each)
-        }
+        changed: dict[str, tuple[list[str], list[str]]] = {}  # by model: versions that are gone, and fresh ones
+        for name, version in self._settled.keys() - found.keys():
+            changed.setdefault(name, ([], []))[0].append(version)
+        for (name, version), files in found.items():
+            if self._last.get((name, version)) == files != self._settled.get((name, version)):
+                changed.setdefault(name, ([], []))[1].append(version)
         self._last = found
-        if not gone and not fresh:
+        if not changed:
             return
         await self._loader.refresh()
-        for name, version in gone:
-            del self._settled[name, version]
-            await self._unload(name, version)
-        for (name, version), signature in fresh.items():
-            self._settled[name, version] = signature
-            await self._load(name, version)
+        for name, (gone, fresh) in changed.items():
+            if name not in self._busy:
+                task = asyncio.get_running_loop().create_task(self._follow(name, gone, fresh, found))
+                self._busy[name] = task
+                task.add_done_callback(functools.partial(self._done, name))
 
-    async def _load(self, name: str, version: str) -> None:
-        """Load a version that is new, if it is the newest of its model; or that has changed since it failed."""
+    def _done(self, name: str, task: "asyncio.Task[None]") -> None:
+        self._busy.pop(name, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logs.failure("the repository could not be followed", error, model=name)
+
+    async def _follow(self, name: str, gone: list[str], fresh: list[str], found: _FilesFound) -> None:
+        """Load what is newer than the default, the newest that can be loaded; then end what is gone."""
+        assert self._settled is not None
+        for version in fresh:
+            self._settled[name, version] = found[name, version]
         served = self._table.named(name)
+        for version in newest_first(fresh):
+            entry = served.versions.get(version)
+            if entry is None or served.current == version or not _newer(version, served.current):
+                continue
+            if entry.model is not None:
+                logs.event("files of a loaded version have changed: it stays as it is", model=name, version=version)
+            elif await self._tried(self._loader.load(name, version, by="--watch")):
+                break
+        for version in gone:
+            if await self._end(served, version):
+                del self._settled[name, version]
+
+    async def _end(self, served: ServedModel, version: str) -> bool:
+        """End a deleted version; if it is the default, when another can answer. Whether that is done."""
         entry = served.versions.get(version)
-        if entry is None or version != next(iter(served.versions)):
-            return
-        if entry.model is not None:
-            logs.event("files of a loaded version have changed: it stays as it is", model=name, version=version)
-            return
-        await self._note("load", name, version, self._loader.load(name, version))
-
-    async def _unload(self, name: str, version: str) -> None:
-        """End a deleted version; if it was the default, when the newest of those that are left can answer."""
-        try:
-            entry = self._table.version(name, version)
-        except RequestError:  # it was not loaded, and is forgotten
-            return
-        if entry.model is not None:
-            served = self._table.named(name)
-            left = next((each for each in served.versions if (name, each) in self._settled), None)
-            if served.current == version and left is not None:
-                await self._note("load", name, left, self._loader.load(name, left))
-            await self._note("unload", name, version, self._loader.unload(name, version))
+        if entry is None or (entry.model is None and not entry.opening):
+            return True
+        if entry.opening:
+            return False
+        if served.current == version:
+            left = [each for each in served.versions if each != version and (served.name, each) in self._last]
+            for each in newest_first(left):
+                if await self._tried(self._loader.load(served.name, each, by="--watch")):
+                    break
+            else:
+                if left:
+                    return False  # it answers on: nothing else can
+        if await self._tried(self._loader.unload(served.name, version, by="--watch")):
             await self._loader.refresh()
+            return True
+        return False
 
-    async def _note(self, what: str, name: str, version: str, change: Awaitable[object]) -> None:
-        before, began, outcome = self._table.named(name).current, time.monotonic(), "done"
+    async def _tried(self, change: Awaitable[object]) -> bool:
+        """Whether a change succeeded. Why not is in the log."""
         try:
             await change
-        except RequestError as error:
-            outcome = error.code
-        logs.event(
-            f"model {what}", by="--watch", model=name, asked=version, before=before,
-            default=self._table.named(name).current, outcome=outcome, seconds=f"{time.monotonic() - began:.2f}",
-        )  # fmt: skip
+        except RequestError:
+            return False
+        return True
+
+
+def _newer(version: str, current: str | None) -> bool:
+    return current is None or newest_first([version, current])[0] == version
 
 
 def _read(folder: Path) -> _FilesFound:
@@ -120,5 +148,6 @@ def _files(place: Place) -> Iterator[tuple[str, int, int]]:
         if file.is_file():
             status = file.stat()
             yield str(file), status.st_size, status.st_mtime_ns
-    for file in place.options:
-        yield str(file), file.stat().st_size, file.stat().st_mtime_ns
+    for options in (place.general, place.special):
+        if options is not None:
+            yield str(options), options.stat().st_size, options.stat().st_mtime_ns

@@ -12,8 +12,9 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -51,6 +52,11 @@ _HINTS: dict[int, str] = {
 """Hints for the signal that ended a build."""
 
 _ATTEMPTS = 3
+
+_ONE_AT_A_TIME = threading.Lock()
+"""Builds of one process: each takes a core or more, and half a gigabyte."""
+
+_running: "set[subprocess.Popen[bytes]]" = set()
 
 Progress = Callable[[BuildStep | Advance | Note], None]
 
@@ -183,9 +189,13 @@ def _run_build_process(
     """Fill `folder`. Returns the failure, if any, and the files of the user's own code that were imported."""
     failure: BuildFailure | None = None
     imported: tuple[str, ...] = ()
-    with spawn_child(
-        "flambeau.builder", str(folder), str(os.getpid()), environment=os.environ, stdin=subprocess.PIPE
-    ) as process:
+    with (
+        _ONE_AT_A_TIME,
+        spawn_child(
+            "flambeau.builder", str(folder), str(os.getpid()), environment=os.environ, stdin=subprocess.PIPE
+        ) as process,
+        _listed(process),
+    ):
         assert process.stdin is not None  # both are pipes, by the line above
         assert process.stdout is not None
         try:
@@ -206,6 +216,21 @@ def _run_build_process(
         hint = _HINTS.get(-process.returncode, "")
         failure = BuildFailure("SourceError", f"the build process ended with {ending(process.returncode)}{hint}")
     return failure, imported
+
+
+@contextlib.contextmanager
+def _listed(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+    _running.add(process)
+    try:
+        yield
+    finally:
+        _running.discard(process)
+
+
+def end_builds() -> None:
+    """End the builds of this process, whose threads then go on with an error: for a service that stops."""
+    for process in list(_running):
+        process.kill()
 
 
 def _key(request: BuildRequest) -> str:

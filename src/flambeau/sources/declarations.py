@@ -4,14 +4,16 @@ A declaration says where a version of a model comes from and what is set for it 
 declared all the same, with the reason: it must not keep the others from being served.
 """
 
+import contextlib
 import tomllib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from flambeau.bundle import storage
 from flambeau.checkpoints import repository
 from flambeau.checkpoints.repository import NAME, OPTIONS, Place, newest_first
 from flambeau.errors import ConfigError
@@ -30,7 +32,7 @@ _TABLE_KEYS = ("default_version", "aliases")
 class Declaration:
     """A version of a model: its source, and the settings of the service that have other values for it.
 
-    `fault` says why it cannot even be opened.
+    `fault` says why it cannot even be opened. `stamp` changes with the files.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Declaration:
     source: SourceOptions
     settings: dict[str, Any] = field(default_factory=dict)
     fault: str = ""
+    stamp: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,10 @@ def declare(sources: Sequence[str], options: SourceOptions) -> list[DeclaredMode
     named = [_split(text) for text in sources]
     if len(named) == 1 and named[0] is None:
         folder = Path(sources[0])
-        found = declare_repository(folder, options) if folder.is_dir() else []
+        try:
+            found = declare_repository(folder, options) if folder.is_dir() else []
+        except OSError as error:
+            raise ConfigError(f"{folder} cannot be read: {error.strerror}") from None
         if found:
             _refuse_options(options, f"the repository {folder}")
         return found or None
@@ -105,24 +111,27 @@ def _refuse_options(options: SourceOptions, what: str) -> None:
 
 
 def _declared(folder: Path, name: str, places: dict[str, Place], options: SourceOptions) -> DeclaredModel:
-    """A repository's model. What is wrong with its options is the fault of each version."""
-    versions = [_version(name, version, places[version], options) for version in newest_first(list(places))]
+    """A repository's model. What is wrong with its own file of options is the fault of each version."""
+    versions = [_version(name, version, places[version], options) for version in newest_first(places)]
     default: str | None = None
     aliases: dict[str, str] = {}
-    first = next(iter(places.values()))
-    try:
-        default, aliases = _versions_meant(first.options[:1], places)
-    except ConfigError as error:
-        versions = [Declaration(each.name, each.version, each.source, fault=str(error)) for each in versions]
+    general = next(iter(places.values())).general
+    if general is not None:
+        try:
+            default, aliases = _versions_meant(general, places)
+        except ConfigError as error:
+            versions = [replace(each, fault=each.fault or str(error)) for each in versions]
     return DeclaredModel(name, tuple(versions), default, aliases, folder)
 
 
 def _version(name: str, version: str, place: Place, options: SourceOptions) -> Declaration:
     given: dict[str, Any] = {}
-    fault = ""
+    fault = place.fault
     try:
-        for file in place.options:
-            given |= _options(file)
+        if place.general is not None:
+            given |= _options(place.general, apart=_TABLE_KEYS)
+        if place.special is not None:
+            given |= _options(place.special)
     except ConfigError as error:
         fault = str(error)
     source = given.pop("source", None) or (str(place.source) if place.source else None)
@@ -132,7 +141,22 @@ def _version(name: str, version: str, place: Place, options: SourceOptions) -> D
     of_source.pop("threshold", None)  # it is the service's: it must not make another bundle
     settings = {key: value for key, value in given.items() if key not in of_source}
     described = SourceOptions(source=source, allow_code=options.allow_code, **of_source)
-    return Declaration(name, version, described, settings, fault)
+    return Declaration(name, version, described, settings, fault, _stamp(place, source))
+
+
+def _stamp(place: Place, source: str | None) -> tuple[int, ...]:
+    """Sizes and times of change of the files that say what a version is: another stamp, and it may be tried again."""
+    files = [place.general, place.special]
+    if source is not None:
+        path = Path(source.rpartition(":")[0] if source.rpartition(":")[0].endswith(".py") else source)
+        files.append(path / storage.MANIFEST if path.is_dir() else path)
+    found: list[int] = []
+    for file in files:
+        with contextlib.suppress(OSError):
+            if file is not None:
+                status = file.stat()
+                found += (status.st_size, status.st_mtime_ns)
+    return tuple(found)
 
 
 def _no_source(place: Place) -> str:
@@ -142,9 +166,9 @@ def _no_source(place: Place) -> str:
     return f'{place.folder} holds several files that may be the model ({several}): write source = "FILE" into {OPTIONS}'
 
 
-def _options(file: Path) -> dict[str, Any]:
+def _options(file: Path, *, apart: Collection[str] = ()) -> dict[str, Any]:
     """The options of a file, by name; paths are relative to it. Raises `ConfigError`."""
-    given = loading.from_file(file, named=True, apart=_TABLE_KEYS)
+    given = loading.from_file(file, named=True, apart=apart)
     for name, each in given.items():
         if name in table.PERMISSIONS:
             raise ConfigError(
@@ -162,26 +186,24 @@ class _VersionsMeant(msgspec.Struct, rename=None):
     aliases: dict[str, str | int] = {}
 
 
-def _versions_meant(files: Iterable[Path], places: dict[str, Place]) -> tuple[str | None, dict[str, str]]:
+def _versions_meant(file: Path, places: dict[str, Place]) -> tuple[str | None, dict[str, str]]:
     """The default version and the aliases that a model's own file names. Raises `ConfigError`."""
-    for file in files:
-        try:
-            found = msgspec.convert(tomllib.loads(file.read_text(encoding="utf-8")), _VersionsMeant)
-        except msgspec.ValidationError as error:
-            raise ConfigError(f"{file}: {error}") from None
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{file} cannot be read: {error}") from None
-        aliases = {alias: str(version) for alias, version in found.aliases.items()}
-        default = None if found.default_version is None else str(found.default_version)
-        for what, version in (("default_version", default), *aliases.items()):
-            if version is not None and version not in places:
-                there = ", ".join(newest_first(list(places)))
-                raise ConfigError(f"{file}: {what} = {version} is no version of this model: there are {there}")
-        for alias in aliases:
-            if not NAME.fullmatch(alias) or alias in places:
-                raise ConfigError(
-                    f"{file}: {alias} cannot be an alias: it is a version, or has other characters than letters, "
-                    "digits, '.', '_' and '-'"
-                )
-        return default, aliases
-    return None, {}
+    try:
+        found = msgspec.convert(tomllib.loads(file.read_text(encoding="utf-8")), _VersionsMeant)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{file}: {error}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from None
+    aliases = {alias: str(version) for alias, version in found.aliases.items()}
+    default = None if found.default_version is None else str(found.default_version)
+    for what, version in (("default_version", default), *aliases.items()):
+        if version is not None and version not in places:
+            there = ", ".join(newest_first(places))
+            raise ConfigError(f"{file}: {what} = {version} is no version of this model: there are {there}")
+    for alias in aliases:
+        if not NAME.fullmatch(alias) or alias in places:
+            raise ConfigError(
+                f"{file}: {alias} cannot be an alias: it is a version, or has other characters than letters, "
+                "digits, '.', '_' and '-'"
+            )
+    return default, aliases

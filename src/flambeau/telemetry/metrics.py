@@ -100,7 +100,9 @@ class Metrics:
         build = Gauge("flambeau_build_info", "1, with what is running.", ("version", "python"), registry=registry)
         build.labels(VERSION, platform.python_version()).set(1)
         self.watched: dict[str, list[ModelMetrics]] = {}
-        for each in (self.stage_seconds, self.batch_size, _AtScrape(self.watched), _Log(log_dropped)):
+        self._past_losses: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
+        at_scrape = _AtScrape(self.watched, self._past_losses)
+        for each in (self.stage_seconds, self.batch_size, at_scrape, _Log(log_dropped)):
             registry.register(each)
         ProcessCollector(registry=registry)
         self.other = RequestMetrics(self, OTHER, OTHER)
@@ -114,7 +116,9 @@ class Metrics:
     def forget(self, model: "ModelMetrics") -> None:
         """The model is gone: nothing of it is looked up any more. What was counted stays."""
         self.watched[model.name].remove(model)
-        model.ready(False)
+        for reason, count in model.losses().items():
+            self._past_losses[model.name][reason] += count
+        self.model_ready.remove(model.name, model.version)
 
     def refused(self, code: Code, status: int) -> None:
         """Count a request or a connection that the front refused before it reached a model."""
@@ -241,8 +245,12 @@ class _Log(Collector):
 class _AtScrape(Collector):
     """Queues, workers and their memory, read at each scrape. The versions of a model are added up."""
 
-    def __init__(self, models: Mapping[str, Sequence[ModelMetrics]]) -> None:
+    def __init__(
+        self, models: Mapping[str, Sequence[ModelMetrics]], past_losses: Mapping[str, Mapping[str, int]]
+    ) -> None:
+        """`past_losses`: workers that versions lost which are unloaded by now, by model and reason."""
         self._models = models
+        self._past_losses = past_losses
 
     def collect(self) -> Iterator[Metric]:
         items = GaugeMetricFamily("flambeau_queue_items", "Items waiting.", labels=("model",))
@@ -264,7 +272,7 @@ class _AtScrape(Collector):
             for number, worker in enumerate(seen):
                 if worker.memory is not None:
                     memory.add_metric((name, str(number)), worker.memory)
-            lost: defaultdict[str, int] = defaultdict(int)
+            lost: defaultdict[str, int] = defaultdict(int, self._past_losses.get(name, {}))
             for each in versions:
                 for reason, count in each.losses().items():
                     lost[reason] += count

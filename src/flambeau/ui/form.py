@@ -157,7 +157,7 @@ def _nested(numbers: Sequence[float], shape: tuple[int, ...]) -> Any:
 class Submitted:
     """A submitted form and its outcomes, or its error. `parts` is empty if the form could not be read."""
 
-    model: Model
+    model: Model | None
     parts: Sequence[Part] = ()
     outcomes: Sequence[Outcome] = ()
     error: RequestError | None = None
@@ -170,30 +170,38 @@ class Submitted:
 
 def chosen(service: Service, text: str) -> Model:
     """The model that `?model=NAME[/VERSION]` selects. Raises `RequestError`."""
-    if not text:
-        return service.shown()
-    name, _, version = text.partition("/")
-    return service.get(name or None, version or None)
+    name, version = _named(service, text)
+    return service.get(name, version)
+
+
+def _named(service: Service, text: str) -> tuple[str | None, str | None]:
+    """Name and version of the model that is meant: without a word the one that the page shows."""
+    if text:
+        name, _, version = text.partition("/")
+        return name or None, version or None
+    shown = service.shown()
+    return (None, None) if shown is None else (shown.name, shown.version)
 
 
 async def submit(service: Service, request: HttpRequest) -> Submitted:
-    """Read the form and predict its items."""
+    """Read the form and predict its items. The model stays loaded meanwhile."""
     settings = service.settings
-    model, parts = service.shown(), []
+    model: Model | None = None
+    parts: list[Part] = []
     try:
-        model = chosen(service, next(iter(request.parameters("model")), ""))
-        content_type = request.headers.get("content-type", "")
-        parts = await multipart.parse(request.body, content_type, max_parts=settings.max_items)
-        payloads = read_form(form_of(model), parts, max_depth=settings.max_json_depth)
-        if request.charge is not None:
-            request.charge(len(payloads) - 1)
-        async with service.using(model.name, model.version):
+        name, version = _named(service, next(iter(request.parameters("model")), ""))
+        async with service.using(name, version) as model:
+            content_type = request.headers.get("content-type", "")
+            parts = await multipart.parse(request.body, content_type, max_parts=settings.max_items)
+            payloads = read_form(form_of(model), parts, max_depth=settings.max_json_depth)
+            if request.charge is not None:
+                request.charge(len(payloads) - 1)
             outcomes = await service.predict(model, payloads, Options(top_k=TOP_K), timeout=settings.deadline)
         if len(outcomes) == 1 and isinstance(outcomes[0].result, RequestError):
             raise outcomes[0].result
         found = Submitted(model, parts, outcomes)
     except RequestError as error:
         # Without the traceback: its frames hold the body, and `found`: a reference cycle.
-        found = Submitted(model, parts, error=error.with_traceback(None))
-    model.metrics.answered(found.status, "page")
+        found = Submitted(model or service.shown(), parts, error=error.with_traceback(None))
+    (model.metrics if model is not None else service.metrics.other).answered(found.status, "page")
     return found

@@ -52,10 +52,19 @@ def rendered(template: str, *, status: int = 200, policy: str = _POLICY, **value
 
 def show(service: Service, request: HttpRequest) -> HttpAnswer:
     """`GET /`: the page. `?model=NAME[/VERSION]` selects the model."""
+    text = next(iter(request.parameters("model")), "")
+    if not text:
+        model = service.shown()
+        return _page(service, request, model, status=200 if model is not None or service.ready() else 503)
     try:
-        return _page(service, request, form.chosen(service, next(iter(request.parameters("model")), "")))
+        return _page(service, request, form.chosen(service, text))
     except RequestError as error:
         return _page(service, request, service.shown(), [refused(error)], status=STATUS[error.code])
+
+
+def _nothing(service: Service, cards: Sequence[Card], status: int) -> HttpAnswer:
+    """The page where no model is loaded: which there are, and what loads one."""
+    return rendered("nothing.html", status=status, served=service.table.served(), cards=cards)
 
 
 async def submit(service: Service, request: HttpRequest) -> HttpAnswer:
@@ -67,19 +76,23 @@ async def submit(service: Service, request: HttpRequest) -> HttpAnswer:
 
 def dashboard(service: Service, request: HttpRequest) -> HttpAnswer:
     """`GET /dashboard`."""
-    return rendered("dashboard.html", models=service.models(), faults=service.faults(), about=about)
+    return rendered(
+        "dashboard.html", models=service.models(), faults=[each[:2] for each in service.faults()], about=about
+    )
 
 
 def _page(
     service: Service,
     request: HttpRequest,
-    model: Model,
+    model: Model | None,
     cards: Sequence[Card] = (),
     parts: Sequence[Part] = (),
     *,
     status: int = 200,
 ) -> HttpAnswer:
-    chosen = bool(request.parameters("model"))
+    if model is None:
+        return _nothing(service, cards, status)
+    chosen = bool(request.parameters("model")) or not service.is_default(model)
     return rendered(
         "index.html",
         status=status,
