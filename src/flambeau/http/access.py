@@ -79,7 +79,7 @@ class AccessControl:
             if required == "admin" and found.scope != "admin":
                 return _refusal("forbidden", "this address needs a token with the scope admin")
             token = found
-        if self._rate is not None and required == "infer":
+        if self._rate is not None and required == "infer" and method not in SAFE_METHODS:
             wait = self._rate.take(token.digest.hex() if token else network(client))
             if wait:
                 return _refusal("rate_limited", "too many requests for now", headers=(("Retry-After", str(wait)),))

@@ -249,7 +249,7 @@ def renamed(names: Names, registries: tuple[Registry, ...], *, wanted: int | Non
 
     With `wanted`, a number in the index of the only registry, just that network is tried.
     """
-    for prefix in naming.prefixes(names):
+    for prefix in names.prefixes:
         inside = {key: shape for key, shape in names.within(prefix).items() if not key.endswith(COUNTER)}
         numbered = dict.fromkeys(key.partition(".")[0] for key in inside)
         if len(inside) < _FEWEST or not all(map(layers.is_place, numbered)):

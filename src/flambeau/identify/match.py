@@ -62,7 +62,7 @@ class Mismatch(msgspec.Struct, frozen=True):
 
 def candidates(names: Names, registries: tuple[Registry, ...]) -> Iterator[Candidate]:
     """Every network whose body the file has. For each prefix, networks that keep their own last block come first."""
-    for prefix in naming.prefixes(names):
+    for prefix in names.prefixes:
         marks = Signature(names.within(prefix))
         for whole in (False, True):
             for registry in registries:
@@ -151,7 +151,7 @@ def _beside(names: Names, prefix: str, inside: Mapping[str, Shape]) -> tuple[lis
     """The tensors outside the prefix: those for training only (and copies of the weights), and the rest."""
     outside = names.outside(prefix)
     copies: set[str] = set()
-    for other in naming.prefixes(names):
+    for other in names.prefixes:
         if other and not prefix.startswith(other) and naming.is_averaged(prefix) != naming.is_averaged(other):
             copy = names.within(other)
             if copy.keys() >= inside.keys() and all(copy[name] == shape for name, shape in inside.items()):

@@ -6,7 +6,7 @@ It knows the habits of tools (DataParallel, Lightning, FSDP, torch.compile, EMA)
 
 import re
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import msgspec
@@ -33,7 +33,7 @@ _MOST_IN_ALL = 40_000  # over all prefixes; plain and averaged weights in four n
 _DEPTH = 8
 
 
-class Names(msgspec.Struct, frozen=True):
+class Names(msgspec.Struct, frozen=True, dict=True):
     """The tensors under their cleaned names: `shapes` by name, and `keys`, the file's key for each name.
 
     `aside` are the file's keys that belong to no weights.
@@ -51,6 +51,30 @@ class Names(msgspec.Struct, frozen=True):
         """The tensors whose name does not begin with `prefix`."""
         return {name: shape for name, shape in self.shapes.items() if not name.startswith(prefix)}
 
+    @cached_property
+    def prefixes(self) -> list[str]:
+        """The dotted prefixes under which a network may lie, the shortest first.
+
+        A prefix with more than twice the tensors of the largest known network is skipped. The limit over all prefixes
+        keeps a hostile file from having its tensors searched again and again below `module.module.module.`.
+        """
+        found: list[str] = []
+        tried = 0
+        level = {"": list(self.shapes)}
+        least = max(1, int(len(self.shapes) * _SHARE))
+        for _ in range(_DEPTH + 1):
+            for prefix, inside in level.items():
+                if len(inside) <= _MOST and (tried := tried + len(inside)) <= _MOST_IN_ALL:
+                    found.append(prefix)
+            below: dict[str, list[str]] = {}
+            for prefix, inside in level.items():
+                for rest in inside:
+                    part, dot, following = rest.partition(".")
+                    if dot:
+                        below.setdefault(f"{prefix}{part}.", []).append(following)
+            level = {prefix: inside for prefix, inside in below.items() if len(inside) >= least}
+        return found
+
 
 def unwrap(shapes: Mapping[str, Shape]) -> Names:
     """Remove what compilers and wrappers put into names; rename DenseNets from before torchvision 0.3."""
@@ -66,30 +90,6 @@ def unwrap(shapes: Mapping[str, Shape]) -> Names:
     if len(keys) + len(aside) != len(shapes):  # two keys got one name: then the wrappers mean something
         keys = {key: key for key in shapes if key not in aside}
     return Names({name: shapes[key] for name, key in keys.items()}, keys, tuple(aside))
-
-
-def prefixes(names: Names) -> list[str]:
-    """The dotted prefixes under which a network may lie, the shortest first.
-
-    A prefix with more than twice the tensors of the largest known network is skipped. The limit over all prefixes keeps
-    a hostile file from having its tensors searched again and again below `module.module.module.`.
-    """
-    found: list[str] = []
-    tried = 0
-    level = {"": list(names.shapes)}
-    least = max(1, int(len(names.shapes) * _SHARE))
-    for _ in range(_DEPTH + 1):
-        for prefix, inside in level.items():
-            if len(inside) <= _MOST and (tried := tried + len(inside)) <= _MOST_IN_ALL:
-                found.append(prefix)
-        below: dict[str, list[str]] = {}
-        for prefix, inside in level.items():
-            for rest in inside:
-                part, dot, following = rest.partition(".")
-                if dot:
-                    below.setdefault(f"{prefix}{part}.", []).append(following)
-        level = {prefix: inside for prefix, inside in below.items() if len(inside) >= least}
-    return found
 
 
 def serves_training(name: str) -> bool:

@@ -26,7 +26,7 @@ _CLOSER_LOOK = 8  # networks, of those that share most modules
 def nearest(names: Names, registries: Iterable[Registry]) -> list[tuple[float, Near]]:
     """At most three networks, each with the share of tensors that agree, the best first."""
     scored = []
-    for prefix in naming.prefixes(names):
+    for prefix in names.prefixes:
         inside = names.within(prefix)
         for registry in registries:
             modules = _modules(registry, inside)
@@ -76,7 +76,7 @@ def compare(names: Names, prefix: str, registry: Registry, name: str) -> tuple[f
 
 def best_prefix(names: Names, registry: Registry, name: str) -> str:
     """The prefix under which the file agrees best with one network."""
-    return max(naming.prefixes(names), key=lambda prefix: compare(names, prefix, registry, name)[0], default="")
+    return max(names.prefixes, key=lambda prefix: compare(names, prefix, registry, name)[0], default="")
 
 
 def _fits(own: Shape, shape: Shape) -> bool:

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from flambeau.bundle.storage import HeadLayer
-from flambeau.identify import index, naming
+from flambeau.identify import index
 from flambeau.identify.index import COUNTER, Shape, Signature
 from flambeau.identify.naming import Names
 
@@ -58,7 +58,7 @@ def known() -> tuple[Other, ...]:
 
 def find(names: Names) -> Known | None:
     """The networks that these tensors belong to, for any number of classes."""
-    for prefix in naming.prefixes(names):
+    for prefix in names.prefixes:
         inside = names.within(prefix)
         marks = Signature(inside)
         found = [other for other in known() if marks.without((*other.heads, *other.aux)) == other.body]
