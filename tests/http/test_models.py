@@ -72,6 +72,7 @@ def test_versions_are_loaded_switched_and_unloaded_while_it_serves(serve: Serve,
         assert (ask(server), ask(server, "/predict/times"), ask(server, "/predict/times/2")) == (20, 20, 20)
         assert ask(server, "/predict/times/1") == (503, "model_unavailable")
         assert ask(server, "/predict/times/3") == (404, "version_not_found")
+        assert "times, version 1: unloaded" in server.get("/").text
 
         # a new version is put into the folder, loaded beside the old one, and answers in its place
         put(repository, "3", 30)
@@ -374,7 +375,7 @@ def test_a_repository_is_followed(serve: Serve, repository: Path) -> None:
 
 def test_models_are_loaded_when_they_are_wanted_within_the_memory(serve: Serve, tmp_path: Path) -> None:
     folder = tmp_path / "repository"
-    for number in range(6):
+    for number in range(13):
         put(folder, "1", number + 1, model=f"m{number}")
     put(folder, "1", 1, model="broken", load="1 / 0")
     limit = 150_000_000  # two workers of 60 MB, as long as nothing is known of them
@@ -382,9 +383,13 @@ def test_models_are_loaded_when_they_are_wanted_within_the_memory(serve: Serve, 
     with serve(folder, *flags) as server:
         assert server.get("/readyz").status_code == 200
         assert {each["state"] for each in server.get("/models").json()["models"]} == {"unloaded"}
-        assert "7 models on demand" in server.output()
+        assert "14 models on demand" in server.output()
         page = server.get("/")
         assert (page.status_code, "No model is loaded" in page.text) == (200, True)
+        assert ask(server, "/predict/m0") == 1
+        found = server.get("/", params={"model": "m0"}).text  # so many are searched
+        assert '<datalist id="models">' in found
+        assert "1 of 14 are loaded" in found
         assert "/predict/{model}" not in server.get("/openapi.json").json()["paths"]
         for number in (0, 1, 2, 3, 4, 5, 0, 3):
             assert ask(server, f"/predict/m{number}", 10) == 10 * (number + 1)

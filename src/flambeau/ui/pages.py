@@ -5,6 +5,7 @@ The page makes the same calls as the API. Uploaded files are never sent back.
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader
 
@@ -39,7 +40,7 @@ _SAMPLES = {"chelsea.jpg": "A cat", "coffee.jpg": "A cup of coffee", "rocket.jpg
 
 _TEMPLATES = Environment(loader=PackageLoader("flambeau.ui"), autoescape=True)
 _TEMPLATES.globals["version"] = VERSION
-_TEMPLATES.globals.update(LIMITS)
+_TEMPLATES.globals.update(LIMITS | {"MOST_CHOICES": 12})
 _TEMPLATES.filters.update(FILTERS)
 
 
@@ -60,6 +61,28 @@ def show(service: Service, request: HttpRequest) -> HttpAnswer:
         return _page(service, request, form.chosen(service, text))
     except RequestError as error:
         return _page(service, request, service.shown(), [refused(error)], status=STATUS[error.code])
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A version in the page's list of models: what stands in the URL, and what is read."""
+
+    value: str
+    text: str
+    loaded: bool
+
+
+def _choices(service: Service) -> list[Choice]:
+    """Every version of every model; those that are not loaded with their state."""
+    return [
+        Choice(
+            f"{served.name}/{number}",
+            f"{served.name}, version {number}" + ("" if each.usable() else f": {each.state}"),
+            each.usable(),
+        )
+        for served in service.table.served()
+        for number, each in list(served.versions.items())
+    ]
 
 
 def _nothing(service: Service, cards: Sequence[Card], status: int) -> HttpAnswer:
@@ -98,7 +121,7 @@ def _page(
         status=status,
         model=model,
         form=form_of(model),
-        models=service.models(),
+        choices=_choices(service),
         cards=cards,
         written=written(parts),
         filled=filled(parts),
