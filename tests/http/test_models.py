@@ -454,3 +454,19 @@ def test_a_shadow_answers_nobody_and_is_compared(one_server: ServerProcess) -> N
     assert found["median_seconds"] > 0
     assert found["shadow_median_seconds"] > 0
     assert change(server, "/models/shadowed/versions/3/unload").json()["shadow"] is None
+
+
+def test_kill_9_during_a_load_leaves_nothing_half_done(serve: Serve, repository: Path, cache: Path) -> None:
+    put(repository, "3", 30, load="import time; time.sleep(3)")
+    (repository / "times" / "model.toml").write_text('default_version = "2"')
+    with serve(repository, "--allow-code", "--replicas", "1") as server, ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(change, server, "/models/times", default_version="3")
+        server.wait_until(lambda: states(server)["3"] == "loading", within=30)
+        server.process.kill()
+        with pytest.raises(requests.ConnectionError):
+            loading.result()
+    (repository / "times" / "model.toml").unlink()
+    with serve(repository, "--allow-code", "--replicas", "1") as server:
+        assert states(server) == {"3": "ready", "2": "unloaded", "1": "unloaded"}
+        assert ask(server) == 30
+        assert not list((cache / "bundles").glob(".Times*unfinished*"))
