@@ -10,8 +10,7 @@ from flambeau.bundle import storage
 from flambeau.bundle.measurements import Placed, Placements
 from flambeau.bundle.storage import Bundle
 from flambeau.engine_selection import replica_scaling
-from flambeau.settings.service import usable_cores
-from flambeau.system.machine import processor
+from flambeau.system.machine import processor, usable_cores
 from tests.support.server import Serve
 
 FOUR, TWO, ONE = Placed(4, 1, 100.0), Placed(2, 2, 105.0), Placed(1, 4, 120.0)

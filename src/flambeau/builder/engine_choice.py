@@ -17,8 +17,8 @@ from flambeau.engine_selection import benchmark, replica_scaling
 from flambeau.engine_selection.benchmark import Rules, hold
 from flambeau.engines import base
 from flambeau.errors import SourceError
-from flambeau.settings.service import EngineChoice, place, usable_cores
-from flambeau.system.machine import processor
+from flambeau.settings.service import EngineChoice
+from flambeau.system.machine import place, processor, usable_cores
 from flambeau.system.process import give_memory_back
 
 _FULL_BATCH = 8  # a service's default batch size

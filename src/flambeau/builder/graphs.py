@@ -19,7 +19,7 @@ from flambeau import checkpoints
 from flambeau.builder.sandbox import LONGEST_LINE, GraphRequest, Read, ReaderMessage, ReadRefused, row_in_words
 from flambeau.builder.sandbox.reader import printable_text, single_threaded_environment
 from flambeau.errors import SourceError
-from flambeau.settings.service import usable_cores
+from flambeau.system.machine import usable_cores
 from flambeau.system.process import cpu_alarm, ending, limit_memory, spawn_child
 
 _MEMORY = 2 << 30  # bytes beside the weights, for one row

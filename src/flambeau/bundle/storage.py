@@ -30,7 +30,8 @@ from flambeau.answers.activation import Activation as Activation  # re-exported 
 from flambeau.answers.agreement import INT8_TOLERANCE, TOLERANCE, Agreement
 from flambeau.bundle.measurements import Placements, Quantised, Trials
 from flambeau.errors import BundleError
-from flambeau.settings.service import EngineName, usable_cores
+from flambeau.settings.service import EngineName
+from flambeau.system.machine import usable_cores
 from flambeau.tasks import TASKS, TaskName
 from flambeau.types import Label, TensorSpec
 

@@ -14,10 +14,10 @@ from flambeau.cli.terminal import ShowProgress
 from flambeau.engine_selection import benchmark
 from flambeau.engine_selection.benchmark import Rules, hold
 from flambeau.errors import ConfigError
-from flambeau.settings.service import EngineName, place, usable_cores
+from flambeau.settings.service import EngineName
 from flambeau.settings.source import SourceOptions
 from flambeau.sources import build_cache
-from flambeau.system.machine import processor
+from flambeau.system.machine import place, processor, usable_cores
 
 _BATCHES = (1, 2, 4, 8)
 

@@ -26,9 +26,10 @@ from flambeau.offline.journal import Journal, JournalPlace, Record, identify
 from flambeau.offline.rows import CsvLines, JsonLines, Layout, Lines
 from flambeau.serving.service import Service, split_options
 from flambeau.settings import service
-from flambeau.settings.service import Settings, usable_cores
+from flambeau.settings.service import Settings
 from flambeau.sources import build_cache
 from flambeau.system import staging
+from flambeau.system.machine import usable_cores
 from flambeau.tasks import TASKS
 from flambeau.telemetry import logs
 

@@ -16,9 +16,9 @@ from flambeau.doctor import Finding
 from flambeau.doctor.probes import SandboxLayers, TorchDevices
 from flambeau.errors import PortInUse
 from flambeau.http.listening import bind
-from flambeau.settings.service import Settings, is_local, unix_path, usable_cores
+from flambeau.settings.service import Settings, is_local, unix_path
 from flambeau.system import machine
-from flambeau.system.machine import MIB, pip_install, processor, saturates
+from flambeau.system.machine import MIB, pip_install, processor, saturates, usable_cores
 
 _LITTLE_MEMORY = 1024 * MIB
 _FEW_FILES = 1024

@@ -23,8 +23,7 @@ from flambeau.bundle import storage
 from flambeau.bundle.storage import Bundle, split_probes
 from flambeau.engines.base import Engine
 from flambeau.errors import SetupError
-from flambeau.settings.service import usable_cores
-from flambeau.system.machine import resident_mb
+from flambeau.system.machine import resident_mb, usable_cores
 from flambeau.system.process import cpu_alarm, end_with_parent
 from flambeau.types import Tensors
 

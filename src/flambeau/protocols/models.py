@@ -19,7 +19,7 @@ from flambeau.protocols import openapi
 from flambeau.protocols.messages import HttpAnswer, HttpRequest
 from flambeau.protocols.model_views import ModelList, detail_of, shadow_of, summary_of, version_detail_of
 from flambeau.protocols.routes import Route
-from flambeau.serving.loading import Change
+from flambeau.serving.changes import Change
 from flambeau.serving.service import Service
 from flambeau.serving.versions import Traffic
 

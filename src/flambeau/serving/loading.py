@@ -15,12 +15,11 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from flambeau.checkpoints.repository import NAME
 from flambeau.errors import ConfigError, RequestError, SetupError
+from flambeau.serving.changes import Change
 from flambeau.serving.memory import MemoryBudget
 from flambeau.serving.model import Model
 from flambeau.serving.model_table import ModelTable
@@ -36,21 +35,6 @@ from flambeau.types import ModelState
 
 _POLL_SECONDS = 0.05  # between two looks for a model that is idle
 _OPENING_THREADS = 16  # which wait for files and for builds; of these there is one at a time
-
-
-@dataclass(frozen=True, kw_only=True)
-class Change:
-    """What is to change of a model; what is not named stays. `None` takes a choice back.
-
-    Versions are named by their numbers or aliases.
-    """
-
-    named: frozenset[str] = frozenset()
-    default: str | None = None
-    aliases: dict[str, str] = field(default_factory=dict)
-    traffic: Traffic | None = None
-    shadow: str | None = None
-    limits: dict[str, int] = field(default_factory=dict)
 
 
 class Loader:
@@ -246,7 +230,7 @@ class Loader:
     async def set(self, name: str, change: Change, *, by: str = "") -> None:
         """Change what leads to the versions of a model, all of it or nothing: first every version meant is loaded."""
         served = self._table.named(name)
-        self._check(served, change)
+        change.check(served)
 
         def meant(number: str | None) -> Version | None:
             return None if number is None else self._table.version(name, number)
@@ -275,19 +259,6 @@ class Loader:
 
         asked = " ".join(f"{key}={getattr(change, key)}" for key in sorted(change.named)) or str(change.limits)
         await self._change(served, apply, "set", asked, by)
-
-    def _check(self, served: ServedModel, change: Change) -> None:
-        for alias in change.aliases:
-            if not NAME.fullmatch(alias) or alias in served.versions:
-                raise RequestError(
-                    f"{alias} cannot be an alias: it is a version, or has other characters than letters, digits, '.', "
-                    "'_' and '-'",
-                    code="bad_request",
-                )
-        if change.traffic is not None:
-            shares = change.traffic.shares.values()
-            if min(shares, default=0.0) < 0 or not 0 < sum(shares) < math.inf:
-                raise RequestError('traffic has no shares above 0: write {"2": 90, "3": 10}', code="bad_request")
 
     async def _load_all(self, served: ServedModel, entries: list[Version]) -> None:
         """Load these versions, or none of them."""

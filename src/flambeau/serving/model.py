@@ -14,8 +14,8 @@ from flambeau.errors import Code, ConfigError, RequestError
 from flambeau.runners.base import BatchCost, ReplicaSpec, RunnerState
 from flambeau.serving.batch_sizes import UNMEASURED, measured_sizes
 from flambeau.serving.batcher import BatchLimits, BatchQueue
-from flambeau.settings.service import CpuBudget, Settings, place, usable_cores
-from flambeau.system.machine import processor
+from flambeau.settings.service import Settings
+from flambeau.system.machine import CpuBudget, place, processor, usable_cores
 from flambeau.tasks import TASKS, TaskName
 from flambeau.telemetry import logs
 from flambeau.telemetry.metrics import Metrics

@@ -212,3 +212,29 @@ def _origin() -> str | None:
     except (importlib.metadata.PackageNotFoundError, ValueError, KeyError):
         return None
     return folder if folder and Path(folder, "pyproject.toml").is_file() else None
+
+
+def usable_cores() -> int:
+    """The cores this process may use: its affinity mask, cut to the CPU quota of its control groups."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota()
+    return allowed if quota is None else min(allowed, max(1, round(quota)))
+
+
+@dataclass(frozen=True)
+class CpuBudget:
+    """How many replicas run, and how many threads each engine may use."""
+
+    replicas: int
+    threads: int
+
+
+def place(replicas: int | None, threads: int | None, *, default: int, cores: int) -> CpuBudget:
+    """Share `cores` between replicas: the one place where the thread budget is decided.
+
+    OpenMP and spinning thread pools slow down sharply with more runnable threads than cores, so a replica gets
+    `cores // replicas` threads and at least one. More only if the user asks for more replicas or threads. Example: 8
+    cores and 2 replicas give 4 threads each.
+    """
+    count = replicas or default
+    return CpuBudget(replicas=count, threads=threads or max(1, cores // count))
