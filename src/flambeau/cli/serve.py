@@ -82,11 +82,13 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
 
         def announce(service: Service) -> None:
             loaded = service.models()
-            named = [f"{_called(model)} on {model.engine}, {model.device}" for model in loaded[:_MOST_NAMED]]
+            named = [f"{_called(model, loaded)} on {model.engine}, {model.device}" for model in loaded[:_MOST_NAMED]]
             names = ", ".join(named) or f"{len(service.table.served())} models on demand"
             if len(loaded) > _MOST_NAMED:
                 names += f" and {len(loaded) - _MOST_NAMED} more"
-            told = [f"{_called(model)}: {about(model)}" for model in loaded[:_MOST_NAMED] if model.kind == "image"]
+            told = [
+                f"{_called(model, loaded)}: {about(model)}" for model in loaded[:_MOST_NAMED] if model.kind == "image"
+            ]
             faults = [f"{name}, version {version}, is not served: {why}" for name, version, why in service.faults()]
             _announce([f"Flambeau serves {names}: {where}", *told, *faults], where, output=output)
 
@@ -98,8 +100,9 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
 _MOST_NAMED = 8
 
 
-def _called(model: Model) -> str:
-    return model.name if model.version == "1" else f"{model.name} (version {model.version})"
+def _called(model: Model, beside: list[Model]) -> str:
+    alone = model.version == "1" and sum(each.name == model.name for each in beside) == 1
+    return model.name if alone else f"{model.name} (version {model.version})"
 
 
 def _announce(lines: list[str], url: str, *, output: int) -> None:
