@@ -187,10 +187,7 @@ def inside(group: Path, code: str) -> str:
 
 def test_in_a_real_group_the_quota_above_counts_p9() -> None:
     with real_group("cpu", {"cpu.cfs_period_us": 100000, "cpu.cfs_quota_us": 100000}) as group:
-        code = (
-            "from flambeau.system import machine\n"
-            "print(machine.cpu_quota(), machine.usable_cores())"
-        )
+        code = "from flambeau.system import machine\nprint(machine.cpu_quota(), machine.usable_cores())"
         assert inside(group, code).split() == ["1.0", "1"]
 
 
