@@ -5,6 +5,7 @@ import itertools
 import re
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -368,6 +369,16 @@ def test_a_repository_is_followed(serve: Serve, repository: Path) -> None:
         assert ask(server) == 30
         put(repository, "1", 7, model="other")
         server.wait_until(lambda: ask(server, "/predict/other") == 7, within=30)
+        (repository / "times" / "3" / "times.py").write_text(code(31))  # of the version that answers
+        server.wait_until(lambda: "files of a loaded version have changed" in server.log(), within=30)
+        assert ask(server) == 30
+        (repository / "idle").mkdir()
+        (repository / "idle" / "model.toml").write_text("replicas = ")  # which cannot be loaded
+        server.wait_until(lambda: "model=idle" in server.log(), within=30)
+        shutil.rmtree(repository / "idle")
+        server.wait_until(lambda: "idle" not in server.get("/models").text, within=30)
+        time.sleep(5)  # until the watch has seen that it is gone
+        assert "could not be followed" not in server.log()
         assert "by=--watch" in server.log()
     done = run_flambeau("serve", "default", "--watch", "--port", "0")
     assert "--watch follows a repository" in done.stderr

@@ -87,14 +87,21 @@ class RepositoryWatch:
         assert self._settled is not None
         for version in fresh:
             self._settled[name, version] = found[name, version]
-        served = self._table.named(name)
+        try:
+            served = self._table.named(name)
+        except RequestError:  # nothing of it is left, loaded or not
+            for version in gone:
+                del self._settled[name, version]
+            return
         for version in newest_first(fresh):
             entry = served.versions.get(version)
-            if entry is None or served.current == version or not _newer(version, served.current):
-                continue
-            if entry.model is not None:
+            if entry is not None and entry.model is not None:
                 logs.event("files of a loaded version have changed: it stays as it is", model=name, version=version)
-            elif await self._tried(self._loader.load(name, version, by="--watch")):
+            elif (
+                entry is not None
+                and _newer(version, served.current)
+                and await self._tried(self._loader.load(name, version, by="--watch"))
+            ):
                 break
         for version in gone:
             if await self._end(served, version):
