@@ -17,8 +17,11 @@ class VersionSummary(msgspec.Struct, omit_defaults=True):
     error: str | None = None
 
 
-class ModelSummary(msgspec.Struct):
-    """A model in a list. `default_version` answers where a request names none; `null`: none is loaded."""
+class ModelView(msgspec.Struct):
+    """What is shown of a model beside its versions.
+
+    `default_version` answers where a request names none; `null`: none is loaded.
+    """
 
     name: str
     state: ModelState
@@ -26,6 +29,11 @@ class ModelSummary(msgspec.Struct):
     aliases: dict[str, str]
     traffic: dict[str, float] | None
     shadow: str | None
+
+
+class ModelSummary(ModelView):
+    """A model in a list."""
+
     versions: list[VersionSummary]
 
 
@@ -66,15 +74,9 @@ class VersionDetail(msgspec.Struct, omit_defaults=True):
     cost: int | None = None
 
 
-class ModelDetail(msgspec.Struct):
+class ModelDetail(ModelView):
     """A model in full."""
 
-    name: str
-    state: ModelState
-    default_version: str | None
-    aliases: dict[str, str]
-    traffic: dict[str, float] | None
-    shadow: str | None
     versions: list[VersionDetail]
 
 

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
+from flambeau.bundle.storage import Bundle
 from flambeau.errors import ConfigError, RequestError, SetupError
 from flambeau.serving.changes import Change
 from flambeau.serving.memory import MemoryBudget
@@ -141,7 +142,7 @@ class Loader:
     def _idle(self, entries: list[Version], *, beside: Version) -> list[Version]:
         """Those that nobody uses, wants or changes. Of the model of `beside` the change is the one that asks."""
         own = self._table.named(beside.declaration.name)
-        unused = [(each, self._table.named(each.declaration.name)) for each in entries if each.unused_now()]
+        unused = [(each, self._table.named(each.declaration.name)) for each in entries if each.idle()]
         return [each for each, served in unused if served is own or not served.changing.locked()]
 
     async def _end_idle(self, entry: Version, *, beside: Version) -> None:
@@ -150,7 +151,7 @@ class Loader:
             await self._evict(served, entry)
             return
         async with served.changing:
-            if entry.unused_now():  # still: somebody may have been faster to the lock
+            if entry.idle():  # still: somebody may have been faster to the lock
                 await self._evict(served, entry)
 
     async def _evict(self, served: ServedModel, entry: Version) -> None:
@@ -352,7 +353,7 @@ class Loader:
             entry.opening = False
         entry.fault = ""
 
-    async def _open(self, entry: Version) -> Any:
+    async def _open(self, entry: Version) -> Bundle:
         """The bundle of a version, in a thread of our own: a build takes minutes, and others need theirs."""
         self._opening += 1
         try:

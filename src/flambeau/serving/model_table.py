@@ -126,7 +126,7 @@ class ModelTable:
     def version(self, name: str | None, number: str | None, key_of: KeyOf | None = None) -> Version:
         """The version, loaded or not, that a request names: by its number or an alias; else the one that answers.
 
-        Raises `RequestError` with code `model_not_found`, `version_not_found` or `model_unavailable`.
+        Raises `RequestError` with code `model_not_found` or `version_not_found`.
         """
         entry = self.named(self.default if name is None else name).find(number, key_of)
         if entry is None:
@@ -134,7 +134,11 @@ class ModelTable:
         return entry
 
     def get(self, name: str | None = None, number: str | None = None, key_of: KeyOf | None = None) -> Model:
-        """The loaded model of that name and version, as `version` finds it."""
+        """The loaded model of that name and version, as `version` finds it.
+
+        Raises `RequestError` as `version` does, and for one that is not loaded with code `model_loading` or
+        `model_unavailable`.
+        """
         return self._loaded(self.version(name, number, key_of))
 
     def _loaded(self, entry: Version) -> Model:

@@ -59,7 +59,7 @@ class Version:
         """Whether requests may be given to it."""
         return self.model is not None and not self.leaving and self.model.state is ModelState.READY
 
-    def unused_now(self) -> bool:
+    def idle(self) -> bool:
         """Whether it is loaded, and no request holds it or waits for it."""
         return self.usable() and not self.users and not self.wanted
 
