@@ -451,11 +451,12 @@ flambeau_rejections_total{model="b",code="queue_full"} 1.0
 flambeau_rejections_total{model="b",code="draining"} 0.0
 flambeau_queue_items{model="a"} 3.0
 flambeau_queue_items{model="b"} 4.0
-flambeau_workers{model="a",state="busy"} 1.0
-flambeau_workers{model="a",state="idle"} 2.0
+flambeau_workers{model="a",version="1",state="busy"} 1.0
+flambeau_workers{model="a",version="1",state="idle"} 2.0
+flambeau_workers{model="b",version="2",state="idle"} 0.0
 flambeau_worker_restarts_total{model="a",reason="crash"} 5.0
-flambeau_worker_memory_bytes{model="a",worker="0"} 2e+08
-flambeau_worker_memory_bytes{model="a",worker="1"} 1e+08
+flambeau_worker_memory_bytes{model="a",version="1",worker="0"} 2e+08
+flambeau_worker_memory_bytes{model="a",version="1",worker="1"} 1e+08
 flambeau_model_ready{model="a",version="1"} 1.0
 flambeau_model_ready{model="b",version="1"} 1.0
 flambeau_model_ready{model="b",version="2"} 0.0
@@ -479,10 +480,10 @@ def test_the_dashboard_computes_as_prometheus_does(browser: Browser, cat_server:
     browser.open(f"{cat_server.url}/dashboard")
     script = """
         const { parse } = await import("/static/dashboard/exposition.js");
-        const { compare, perModel, refusals } = await import("/static/dashboard/figures.js");
+        const { compare, perVersion, refusals } = await import("/static/dashboard/figures.js");
         const [earlier, later] = arguments[0].map((text, index) => ({ at: 10 * index, samples: parse(text) }));
         const plain = (figures) => ({ ...figures, spent: Object.fromEntries(figures.spent) });
-        return [plain(compare(earlier, later, "")), plain(compare(earlier, later, "b")), perModel(later),
+        return [plain(compare(earlier, later, "")), plain(compare(earlier, later, "b")), perVersion(later),
                 refusals(later, "")];
     """
     everything, b, models, refused = browser.run(script, [EARLIER, LATER])
@@ -494,9 +495,10 @@ def test_the_dashboard_computes_as_prometheus_does(browser: Browser, cat_server:
     }  # fmt: skip
     assert (b["answered"], b["median"], b["batch"], b["waiting"], b["memory"]) == (3, None, None, 4, None)
     assert models == [
-        {"model": "a", "ready": True, "states": [["busy", 1], ["idle", 2]], "restarts": [["crash", 5]],
+        {"title": "a", "ready": True, "states": [["busy", 1], ["idle", 2]], "restarts": [["crash", 5]],
          "memory": [2e8, 1e8]},
-        {"model": "b", "ready": False, "states": [], "restarts": [], "memory": []},
+        {"title": "b 1", "ready": True, "states": [], "restarts": [], "memory": []},
+        {"title": "b 2", "ready": False, "states": [["idle", 0]], "restarts": [], "memory": []},
     ]  # fmt: skip
     assert refused == [["queue_full", 21]]
 

@@ -41,7 +41,7 @@ def samples(server: ServerProcess) -> dict[str, dict[frozenset[tuple[str, str]],
 
 def value(server: ServerProcess, name: str, **labels: str) -> float:
     """One sample; fails where there is none."""
-    return samples(server)[name][frozenset({"model": "mine", **labels}.items())]
+    return samples(server)[name][frozenset({"model": "mine", "version": "1", **labels}.items())]
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +78,9 @@ def test_traffic_is_counted_where_it_belongs(server: ServerProcess) -> None:
     assert server.post(json={"input": 1}).json() == {"output": 1}
     assert server.post(data=b"no JSON", headers={"Content-Type": "application/json"}).status_code == 400
     assert server.post("/", files={"input": (None, "2")}).status_code == 200
-    assert value(server, "flambeau_requests_total", protocol="native", version="1", status="200") == 1
-    assert value(server, "flambeau_requests_total", protocol="native", version="1", status="400") == 1
-    assert value(server, "flambeau_requests_total", protocol="page", version="1", status="200") == 1
+    assert value(server, "flambeau_requests_total", protocol="native", status="200") == 1
+    assert value(server, "flambeau_requests_total", protocol="native", status="400") == 1
+    assert value(server, "flambeau_requests_total", protocol="page", status="200") == 1
     assert value(server, "flambeau_rejections_total", code="invalid_json") == 1
     assert value(server, "flambeau_stage_seconds_count", stage="inference") == 2
     assert value(server, "flambeau_stage_seconds_count", stage="total") == 1
@@ -103,7 +103,7 @@ def test_workers_their_memory_and_their_restarts_are_told(server: ServerProcess)
     assert server.post(json={"input": "die"}).json()["code"] == "poison_input"
     assert value(server, "flambeau_rejections_total", code="poison_input") == 1
     wait_for(lambda: value(server, "flambeau_workers", state="idle") == 2)
-    assert value(server, "flambeau_model_ready", version="1") == 1
+    assert value(server, "flambeau_model_ready") == 1
 
 
 def test_request_data_never_becomes_a_label_t28(server: ServerProcess) -> None:
@@ -117,7 +117,7 @@ def test_request_data_never_becomes_a_label_t28(server: ServerProcess) -> None:
     assert {name: len(series) for name, series in after.items()} == before
     labels = {"protocol": "native", "model": "_other", "version": "_other", "status": "404"}
     assert after["flambeau_requests_total"][frozenset(labels.items())] == 60
-    labels = {"model": "_other", "code": "model_not_found"}
+    labels = {"model": "_other", "version": "_other", "code": "model_not_found"}
     assert after["flambeau_rejections_total"][frozenset(labels.items())] == 30
 
 

@@ -150,7 +150,7 @@ def test_forms_that_wait_for_a_slow_model_leave_the_page_and_the_figures_alone_p
         threads = [threading.Thread(target=submit) for _ in range(12)]
         for each in threads:
             each.start()
-        wait_for(lambda: 'flambeau_queue_items{model="Gate"} 11.0' in server.get("/metrics").text)
+        wait_for(lambda: 'flambeau_queue_items{model="Gate",version="1"} 11.0' in server.get("/metrics").text)
         assert_vital(server)
         assert server.get("/").status_code == 200
         assert answers == []

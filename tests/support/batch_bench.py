@@ -90,7 +90,7 @@ class Bench:
         return task
 
     def count(self, name: str, **labels: str) -> float:
-        return self.metrics.registry.get_sample_value(f"flambeau_{name}", {"model": "m", **labels}) or 0
+        return self.metrics.registry.get_sample_value(f"flambeau_{name}", {"model": "m", "version": "1", **labels}) or 0
 
     def closed(self) -> dict[str, float]:
         return {reason: self.count("batches_closed_total", reason=reason) for reason in ("full", "drained", "delay")}

@@ -83,24 +83,24 @@ class Metrics:
         self.requests = counter(
             "requests", "Answered requests by protocol and status.", "protocol", "model", "version", "status"
         )
-        self.rejections = counter("rejections", "Requests refused before compute, by code.", "model", "code")
-        self.batches_closed = counter("batches_closed", "Batches by why they closed.", "model", "reason")
-        self.retries = counter("retries", "Items run again because their worker was lost.", "model")
+        self.rejections = counter("rejections", "Requests refused before compute, by code.", "model", "version", "code")
+        self.batches_closed = counter("batches_closed", "Batches by why they closed.", "model", "version", "reason")
+        self.retries = counter("retries", "Items run again because their worker was lost.", "model", "version")
         self.stage_seconds = Distributions(
             "flambeau_stage_seconds",
             "Seconds an item spent in a stage; total: a request answered 200, from receipt to answer.",
-            ("model", "stage"),
+            ("model", "version", "stage"),
             _SECONDS,
         )
-        self.batch_size = Distributions("flambeau_batch_size", "Items computed together.", ("model",), _SIZES)
+        self.batch_size = Distributions("flambeau_batch_size", "Items computed together.", ("model", "version"), _SIZES)
         self.model_ready = Gauge(
             "flambeau_model_ready", "1 when the model can answer.", ("model", "version"), registry=registry
         )
         self.refusals = counter("refusals", "Requests and connections that the front refused, by code.", "code")
         build = Gauge("flambeau_build_info", "1, with what is running.", ("version", "python"), registry=registry)
         build.labels(VERSION, platform.python_version()).set(1)
-        self.watched: dict[str, list[ModelMetrics]] = {}
-        self._past_losses: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
+        self.watched: list[ModelMetrics] = []
+        self._past_losses: defaultdict[tuple[str, str], defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
         at_scrape = _AtScrape(self.watched, self._past_losses)
         for each in (self.stage_seconds, self.batch_size, at_scrape, _Log(log_dropped)):
             registry.register(each)
@@ -110,14 +110,15 @@ class Metrics:
     def for_model(self, name: str, version: str) -> "ModelMetrics":
         """The metrics with the model's labels filled in."""
         made = ModelMetrics(self, name, version)
-        self.watched.setdefault(name, []).append(made)
+        self.watched.append(made)
         return made
 
     def forget(self, model: "ModelMetrics") -> None:
         """The model is gone: nothing of it is looked up any more. What was counted stays."""
-        self.watched[model.name].remove(model)
+        self.watched.remove(model)
+        past = self._past_losses[model.name, model.version]
         for reason, count in model.losses().items():
-            self._past_losses[model.name][reason] += count
+            past[reason] += count
         self.model_ready.remove(model.name, model.version)
 
     def refused(self, code: Code, status: int) -> None:
@@ -149,7 +150,7 @@ class RequestMetrics:
         self._requests = metrics.requests
         self.name, self.version = name, version
         self._answered: dict[tuple[Protocol, int], Counter] = {}
-        self._rejected = {code: metrics.rejections.labels(name, code) for code in get_args(Code)}
+        self._rejected = {code: metrics.rejections.labels(name, version, code) for code in get_args(Code)}
 
     def answered(self, status: int, protocol: Protocol = "native") -> None:
         """Count an answered request."""
@@ -178,12 +179,12 @@ class ModelMetrics(RequestMetrics):
 
     def __init__(self, metrics: Metrics, name: str, version: str) -> None:
         super().__init__(metrics, name, version)
-        self._stages: list[Distribution] = [metrics.stage_seconds.labels(name, stage) for stage in _STAGES]
-        self._total = metrics.stage_seconds.labels(name, "total")
-        self._batch_size = metrics.batch_size.labels(name)
+        self._stages: list[Distribution] = [metrics.stage_seconds.labels(name, version, stage) for stage in _STAGES]
+        self._total = metrics.stage_seconds.labels(name, version, "total")
+        self._batch_size = metrics.batch_size.labels(name, version)
         self._batches_closed = metrics.batches_closed
         self._closed: dict[str, Counter] = {}
-        self._retries = metrics.retries.labels(name)
+        self._retries = metrics.retries.labels(name, version)
         self._ready = metrics.model_ready.labels(name, version)
         self.queue: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self.workers: Callable[[], Sequence[WorkerView]] = lambda: ()
@@ -209,7 +210,7 @@ class ModelMetrics(RequestMetrics):
     def expect_batches(self, reasons: Iterable[str]) -> None:
         """Make series that begin at 0 for these reasons of closing a batch."""
         for reason in reasons:
-            self._closed[reason] = self._batches_closed.labels(self.name, reason)
+            self._closed[reason] = self._batches_closed.labels(self.name, self.version, reason)
 
     def retried(self, items: int) -> None:
         """Count items that go back to the queue."""
@@ -243,39 +244,42 @@ class _Log(Collector):
 
 
 class _AtScrape(Collector):
-    """Queues, workers and their memory, read at each scrape. The versions of a model are added up."""
+    """Queues, workers and their memory, read at each scrape."""
 
     def __init__(
-        self, models: Mapping[str, Sequence[ModelMetrics]], past_losses: Mapping[str, Mapping[str, int]]
+        self, models: Sequence[ModelMetrics], past_losses: Mapping[tuple[str, str], Mapping[str, int]]
     ) -> None:
-        """`past_losses`: workers that versions lost which are unloaded by now, by model and reason."""
+        """`past_losses`: workers lost by versions that are unloaded by now, by name and version, and by reason."""
         self._models = models
         self._past_losses = past_losses
 
     def collect(self) -> Iterator[Metric]:
-        items = GaugeMetricFamily("flambeau_queue_items", "Items waiting.", labels=("model",))
-        size = GaugeMetricFamily("flambeau_queue_bytes", "Bytes waiting.", labels=("model",))
-        workers = GaugeMetricFamily("flambeau_workers", "Workers by state.", labels=("model", "state"))
+        own = ("model", "version")
+        items = GaugeMetricFamily("flambeau_queue_items", "Items waiting.", labels=own)
+        size = GaugeMetricFamily("flambeau_queue_bytes", "Bytes waiting.", labels=own)
+        workers = GaugeMetricFamily("flambeau_workers", "Workers by state.", labels=(*own, "state"))
         memory = GaugeMetricFamily(
-            "flambeau_worker_memory_bytes", "Resident memory of a worker process.", labels=("model", "worker")
+            "flambeau_worker_memory_bytes", "Resident memory of a worker process.", labels=(*own, "worker")
         )
         restarts = CounterMetricFamily(
-            "flambeau_worker_restarts", "Workers lost or unable to start, by reason.", labels=("model", "reason")
+            "flambeau_worker_restarts", "Workers lost or unable to start, by reason.", labels=(*own, "reason")
         )
-        for name, versions in list(self._models.items()):
-            waiting = [each.queue() for each in versions]
-            items.add_metric((name,), sum(count for count, _ in waiting))
-            size.add_metric((name,), sum(count for _, count in waiting))
-            seen = [worker for each in versions for worker in each.workers()]
+        lost = {labels: dict(counts) for labels, counts in list(self._past_losses.items())}
+        for each in list(self._models):
+            labels = (each.name, each.version)
+            waiting, held = each.queue()
+            items.add_metric(labels, waiting)
+            size.add_metric(labels, held)
+            seen = each.workers()
             for state in get_args(WorkerState):
-                workers.add_metric((name, state), sum(worker.state == state for worker in seen))
+                workers.add_metric((*labels, state), sum(worker.state == state for worker in seen))
             for number, worker in enumerate(seen):
                 if worker.memory is not None:
-                    memory.add_metric((name, str(number)), worker.memory)
-            lost: defaultdict[str, int] = defaultdict(int, self._past_losses.get(name, {}))
-            for each in versions:
-                for reason, count in each.losses().items():
-                    lost[reason] += count
-            for reason, count in lost.items():
-                restarts.add_metric((name, reason), count)
+                    memory.add_metric((*labels, str(number)), worker.memory)
+            counts = lost.setdefault(labels, {})
+            for reason, count in each.losses().items():
+                counts[reason] = counts.get(reason, 0) + count
+        for labels, counts in lost.items():
+            for reason, count in counts.items():
+                restarts.add_metric((*labels, reason), count)
         yield from (items, size, workers, memory, restarts)

@@ -39,17 +39,21 @@ export function compare(earlier, later, model) {
   };
 }
 
-/** @returns {Array<{model: string, ready: number, states: [string, number][], restarts: [string, number][], memory: number[]}>} */
-export function perModel(snapshot) {
-  const of = (name, model) => values(snapshot, name).filter(({ labels }) => labels.model === model);
-  const models = [...new Set(values(snapshot, NAMES.ready).map(({ labels }) => labels.model))];
-  return models.map((model) => ({
-    model,
-    ready: of(NAMES.ready, model).every(({ value }) => value === 1),
-    states: of(NAMES.workers, model).map(({ labels, value }) => [labels.state, value]),
-    restarts: of(NAMES.restarts, model).map(({ labels, value }) => [labels.reason, value]),
-    memory: of(NAMES.memory, model).map(({ value }) => value),
-  }));
+/** @returns {Array<{title: string, ready: boolean, states: [string, number][], restarts: [string, number][], memory: number[]}>} a row for each version that is loaded */
+export function perVersion(snapshot) {
+  const loaded = values(snapshot, NAMES.ready);
+  return loaded.map(({ labels: { model, version }, value: ready }) => {
+    const own = ({ labels }) => labels.model === model && (labels.version ?? version) === version;
+    const of = (name) => values(snapshot, name).filter(own);
+    const alone = loaded.filter(({ labels }) => labels.model === model).length === 1;
+    return {
+      title: alone ? model : `${model} ${version}`,
+      ready: ready === 1,
+      states: of(NAMES.workers).map(({ labels, value }) => [labels.state, value]),
+      restarts: of(NAMES.restarts).map(({ labels, value }) => [labels.reason, value]),
+      memory: of(NAMES.memory).map(({ value }) => value),
+    };
+  });
 }
 
 /** @returns {[string, number][]} how often requests were refused since the start, by code, the commonest first */

@@ -4,7 +4,7 @@ import { showStages } from "../stages.js";
 import { fetchAllowed } from "../token.js";
 import { Chart } from "./chart.js";
 import { parse } from "./exposition.js";
-import { compare, perModel, refusals } from "./figures.js";
+import { compare, perVersion, refusals } from "./figures.js";
 import { plain, size, time } from "./units.js";
 
 const EVERY = 2; // seconds
@@ -84,7 +84,7 @@ function show() {
   document.getElementById("stages").hidden = !latest.spent.size;
   showStages(document.getElementById("stages"), latest.spent);
   showRefusals(refusals(snapshots.at(-1), model()));
-  showModels(perModel(snapshots.at(-1)));
+  showModels(perVersion(snapshots.at(-1)));
 }
 
 function showRefusals(counts) {
@@ -93,9 +93,9 @@ function showRefusals(counts) {
 }
 
 function showModels(models) {
-  const rows = models.map(({ model, ready, states, restarts, memory }) => {
+  const rows = models.map(({ title, ready, states, restarts, memory }) => {
     const cells = [
-      model,
+      title,
       ready ? "ready" : "not ready",
       inWords(states, plain),
       inWords(restarts, plain, "none"),
