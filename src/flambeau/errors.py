@@ -23,6 +23,7 @@ Code = Literal[
     "bad_http",
     "bad_request",
     "body_too_large",
+    "bundle_refused",
     "client_too_slow",
     "deadline_exceeded",
     "draining",
@@ -65,6 +66,7 @@ Code = Literal[
     "unsupported_image_format",
     "unsupported_media_type",
     "uri_too_long",
+    "version_exists",
     "version_not_found",
 ]
 """Every reason why a request can fail: a closed set, stable for clients."""

@@ -1,4 +1,4 @@
-"""A bundle of an ONNX graph with two named inputs and two named outputs, with torch's own numbers beside it."""
+"""Small bundles over numbers: one with two named inputs and outputs, and torch's own numbers; and one that doubles."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,3 +76,26 @@ def several(folder: Path) -> Several:
     )  # fmt: skip
     storage.write_manifest(folder, manifest)
     return Several(storage.read(folder))
+
+
+def doubling(folder: Path) -> Path:
+    """A bundle that doubles three numbers: `input` float32 [N, 3] to `output`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["input", "input"], ["output"])], "doubling",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["n", 3])],
+    )  # fmt: skip
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / storage.ONNX
+    )
+    given = np.arange(12, dtype=np.float32).reshape(4, 3)
+    save_file({"input.input": given, "output.output": given * 2}, folder / storage.PROBES)
+    manifest = Manifest(
+        format=storage.FORMAT, name="doubling", flambeau="0", source=Source(kind="onnx", name="doubling.onnx"),
+        pipeline=TensorConfig(), engine="onnxruntime",
+        inputs=(TensorSpec("input", "float32", (3,)),), outputs=(TensorSpec("output", "float32", (3,)),),
+        task="tensor", activation=Activation("none"),
+    )  # fmt: skip
+    storage.write_manifest(folder, manifest)
+    return folder

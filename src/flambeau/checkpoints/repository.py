@@ -24,7 +24,9 @@ OPTIONS = "model.toml"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a model or a version may be called."""
 
-_SUFFIXES = frozenset({".pth", ".pt", ".pt2", ".bin", ".ckpt", ".safetensors", ".onnx", ".mar"})
+SUFFIXES = frozenset({".pth", ".pt", ".pt2", ".bin", ".ckpt", ".safetensors", ".onnx", ".mar"})
+"""How files are called that may be a model by themselves."""
+
 _MOST = 10_000  # entries of one folder
 _OTHER_FOLDERS = ("saved_model.pb", "data.pkl", ".metadata", "config.json", "*.index.json")
 """Files whose folder is one model, of another program's making."""
@@ -68,12 +70,11 @@ def read(folder: Path) -> RepositoryLayout:
 
 
 def _add(found: RepositoryLayout, folder: Path, entry: Path) -> None:
-    if entry.is_file() and entry.suffix.lower() in _SUFFIXES and NAME.fullmatch(entry.stem):
+    if entry.is_file() and entry.suffix.lower() in SUFFIXES and NAME.fullmatch(entry.stem):
         place = Place(folder, entry, (entry.name,), _options(entry.with_suffix(".toml")))
-        other = found.setdefault(entry.stem, {"1": place}).get("1")
+        other = found.setdefault(entry.stem, {}).setdefault("1", place)
         if other is not place:  # cats.pth and cats.onnx, or cats.pth beside cats/1
-            both = (*(other.candidates if other else ()), entry.name)
-            found[entry.stem]["1"] = Place(folder, None, both, place.general)
+            found[entry.stem]["1"] = Place(folder, None, (*other.candidates, entry.name), place.general)
     elif entry.is_dir() and NAME.fullmatch(entry.name) and (versions := _versions(entry)):
         found[entry.name] = versions
 
@@ -112,7 +113,7 @@ def _place(folder: Path, general: Path | None) -> Place | None:
     special = _options(folder / OPTIONS)
     if (folder / storage.MANIFEST).is_file():
         return Place(folder, folder, general=general, special=special)
-    files = [entry for entry in _entries(folder) if entry.is_file() and entry.suffix.lower() in _SUFFIXES]
+    files = [entry for entry in _entries(folder) if entry.is_file() and entry.suffix.lower() in SUFFIXES]
     if not files and special is None:
         return None
     only = files[0] if len(files) == 1 else None

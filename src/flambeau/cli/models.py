@@ -35,6 +35,7 @@ def models(ctx: click.Context, server: str, *, as_json: bool) -> None:
 
     \b
       flambeau models list
+      flambeau models add cats 2 DIR      a bundle, sent to the service's repository
       flambeau models load cats 2         beside the version that answers, and then in its place
       flambeau models default cats 1      back, at once while version 1 is still loaded
       flambeau models alias cats stable=1
@@ -82,6 +83,21 @@ def list_models(ctx: click.Context) -> None:
 def show(ctx: click.Context, model: str, version: str | None) -> None:
     """A model, or one version of it, in full."""
     _ask(ctx, lambda client: client.model(model, version), lambda found: click.echo(json.dumps(found, indent=2)))
+
+
+@models.command()
+@click.argument("model")
+@click.argument("version")
+@click.argument("source")
+@click.option("--load", is_flag=True, help="Load the version, too.")
+@click.pass_context
+def add(ctx: click.Context, model: str, version: str, source: str, *, load: bool) -> None:
+    """Add a version to the service's repository.
+
+    SOURCE is a bundle's folder on this machine, as flambeau build writes it, which is sent; or the path of a file that
+    lies in the repository already, relative to it.
+    """
+    _ask(ctx, lambda client: client.add(model, version, source, load=load), _show_model)
 
 
 @models.command()

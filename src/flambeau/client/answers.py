@@ -170,7 +170,7 @@ def read_object(response: BaseHTTPResponse, *, request_id: str) -> dict[str, Any
         body = json.loads(response.data)
     except ValueError:
         body = None
-    if response.status != 200 or not isinstance(body, dict):
+    if response.status not in (200, 201) or not isinstance(body, dict):
         raise _refusal(response, body, response.headers.get("X-Request-ID", request_id))
     return body
 

@@ -23,7 +23,7 @@ _QUICK = 1  # zlib's fastest level: compressing further takes longer than sendin
 class RequestBody:
     """The bytes to send, and their Content-Type."""
 
-    content: bytes
+    content: bytes | memoryview
     content_type: str
 
     @property
@@ -53,7 +53,9 @@ def as_image_part(body: RequestBody) -> RequestBody:
     """The body as the part `image` of a form, which is answered with all probabilities."""
     if not body.is_file:
         raise InputNotSent("probabilities are of images: leave them out, or give an image")
-    return RequestBody(*encode_multipart_formdata({"image": ("image", body.content, "application/octet-stream")}))
+    return RequestBody(
+        *encode_multipart_formdata({"image": ("image", bytes(body.content), "application/octet-stream")})
+    )
 
 
 def _file(item: Any) -> bytes | None:

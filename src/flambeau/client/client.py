@@ -7,14 +7,19 @@ timeout.
 
 import itertools
 import json
+import mmap
 import random
+import tarfile
+import tempfile
 import time
 import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from os import PathLike
+from pathlib import Path
+from typing import Any, cast
 from urllib.parse import quote, urlencode, urlsplit
 
 import urllib3
@@ -178,6 +183,33 @@ class Client:
         """Let go of a version, once it has answered what it has. Raises `ClientError`."""
         return self._manage("POST", _model_path(name, "versions", str(version), "unload"), timeout=timeout)
 
+    def add(
+        self,
+        name: str,
+        version: str | int,
+        source: str | PathLike[str],
+        *,
+        load: bool = False,
+        timeout: float = _LOAD_SECONDS,
+    ) -> dict[str, Any]:
+        """Add a version to the service's repository, and return the model as it is then. It is loaded if `load`.
+
+        `source` is a bundle's folder on this machine, which is sent, or else the path of a file that lies in the
+        repository already, relative to it. Raises `ClientError`, and `OSError` if the bundle cannot be read.
+        """
+        folder = Path(source)
+        if not (folder / "manifest.json").is_file():
+            wanted = {"model": name, "version": str(version), "source": str(source), "load": load}
+            return self._manage("POST", "/models", wanted, timeout=timeout)
+        query = urlencode({"model": name, "version": str(version), "load": str(load).lower()})
+        with tempfile.TemporaryFile() as packed:
+            with tarfile.open(fileobj=packed, mode="w") as archive:
+                archive.add(folder, arcname=".")
+            packed.flush()
+            with mmap.mmap(packed.fileno(), 0, access=mmap.ACCESS_READ) as pages, memoryview(pages) as content:
+                body = RequestBody(content, "application/x-tar")
+                return self._answered("POST", f"/models?{query}", body, timeout=timeout)
+
     def set_default(self, name: str, version: str | int | None, *, timeout: float = _LOAD_SECONDS) -> dict[str, Any]:
         """Have a version answer by default; `None`: the newest that is loaded. Raises `ClientError`."""
         number = None if version is None else str(version)
@@ -196,6 +228,9 @@ class Client:
 
     def _manage(self, method: str, path: str, change: Any = None, *, timeout: float | None = None) -> dict[str, Any]:
         body = RequestBody(b"" if change is None else json.dumps(change).encode(), "application/json")
+        return self._answered(method, path, body, timeout=timeout)
+
+    def _answered(self, method: str, path: str, body: RequestBody, *, timeout: float | None) -> dict[str, Any]:
         left = self._timeout if timeout is None else timeout
         identity = uuid.uuid4().hex
         found = self._send(self._base + path, body, identity, left=left, method=method)
@@ -260,7 +295,7 @@ class Client:
         timeout = urllib3.Timeout(total=left, connect=min(left, _CONNECT_SECONDS))
         try:
             return self._pool.urlopen(
-                method, path, body=body.content, headers=self._headers | headers,
+                method, path, body=cast("bytes", body.content), headers=self._headers | headers,
                 retries=False, redirect=False, timeout=timeout,
             )  # fmt: skip
         except ReadTimeoutError:

@@ -98,12 +98,14 @@ class AsgiFront:
         refusal = scope.get(REFUSED) or self._access.check(required, method, headers, client)
         more = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
         if refusal is None:
+            upload = match is not None and match.route.upload
+            limit = self._service.settings.max_upload_bytes if upload else self._limit
             try:
-                body = await self._read_body(headers, receive, None if counted else scope[SHARE])
+                body = await self._read_body(headers, receive, limit, None if counted else scope[SHARE])
             except RequestError as error:
                 refusal = Denial(error)
             except _TooLargeError as error:
-                refusal = Denial(RequestError(body_too_large(self._limit), code="body_too_large"))
+                refusal = Denial(RequestError(body_too_large(limit, upload=upload), code="body_too_large"))
                 more = error.more
         if refusal is not None:
             # A client that sent Expect: 100-continue does not send a body that is refused.
@@ -187,17 +189,19 @@ class AsgiFront:
         finally:
             watching.cancel()
 
-    async def _read_body(self, headers: dict[str, str], receive: Receive, share: Share | None) -> bytes | memoryview:
+    async def _read_body(
+        self, headers: dict[str, str], receive: Receive, limit: int, share: Share | None
+    ) -> bytes | memoryview:
         """The whole body, counted in `share` if that is given.
 
         Raises `_TooLargeError`, `ClientGoneError` if the client leaves before the end, and `RequestError` for an
         invalid Content-Length and for a body that does not fit into the budget.
         """
         declared = headers.get("content-length")
-        length = self._limit if declared is None else framing.length_of(declared)
+        length = limit if declared is None else framing.length_of(declared)
         if length is None:
             raise framing.BAD_HTTP
-        if length > self._limit:
+        if length > limit:
             raise _TooLargeError(more=True)
         body, more = BodyBuffer(length), True
         while more:

@@ -134,7 +134,7 @@ class DispatchingConnection(BoundedConnection):
             return None
         path, _, query = url.decode().partition("?")
         match = self._access.table.find("POST", path)
-        if match is None or not match.route.waits:
+        if match is None or not match.route.waits or match.route.upload:
             return None
         if self._head > self._monitor.small_head and framing.too_large(url, self.headers, self._limits):
             return None

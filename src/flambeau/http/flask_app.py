@@ -217,9 +217,10 @@ def _http_error(error: HTTPException) -> Response:
     return respond(dataclasses.replace(answer, status=status))
 
 
-def body_too_large(limit: int) -> str:
-    """The message about a body over the limit."""
-    return f"the body is larger than the {_size(limit)} that this server takes (--max-body-bytes)"
+def body_too_large(limit: int, *, upload: bool = False) -> str:
+    """The message about a body over the limit; `upload`: over that for bundles."""
+    setting = "--max-upload-bytes" if upload else "--max-body-bytes"
+    return f"the body is larger than the {_size(limit)} that this server takes ({setting})"
 
 
 def _size(count: int) -> str:

@@ -4,24 +4,29 @@
     GET  /models/{model}  /models/{model}/{version} one of them, in full
     POST /models/{model}/versions/{version}/load    …/unload
     PUT  /models/{model}                            {"default_version": "2", "aliases": {"stable": "1"}}
+    POST /models                                    {"model": "cats", "version": "3", "source": "__incoming/cats.pth"}
 
 Every change is one line in the log: who, what, from which version to which, and how long it took.
 """
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from flambeau.errors import RequestError
 from flambeau.protocols import openapi
-from flambeau.protocols.messages import HttpAnswer, HttpRequest
+from flambeau.protocols.messages import JSON, HttpAnswer, HttpRequest
 from flambeau.protocols.model_views import ModelList, detail_of, shadow_of, summary_of, version_detail_of
 from flambeau.protocols.routes import Route
+from flambeau.serving import additions
+from flambeau.serving.additions import Addition
 from flambeau.serving.changes import Change
 from flambeau.serving.service import Service
 from flambeau.serving.versions import Traffic
+
+T = TypeVar("T")
 
 _REFRESH_SECONDS = 0.2  # between two readings of the repository for those who only look
 _BEYOND_LOOPBACK = "models are managed with an admin token only, for others reach this server: give it --tokens-file"
@@ -51,6 +56,15 @@ class _ChangeBody(msgspec.Struct, forbid_unknown_fields=True):
         limits = {"max_batch_size": self.max_batch_size, "max_queue_size": self.max_queue_size}
         given["limits"] = {name: size for name, size in limits.items() if size is not None}
         return Change(named=frozenset(given) - {"limits"}, **given)
+
+
+class _AdditionBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The JSON body of `POST /models`. `source` is a path below the repository."""
+
+    model: str
+    version: str
+    source: str
+    load: bool = False
 
 
 class _ModelRoutes:
@@ -97,17 +111,28 @@ class _ModelRoutes:
 
     async def change(self, service: Service, request: HttpRequest, model: str) -> HttpAnswer:
         """`PUT /models/{model}`: default version, aliases, traffic, shadow and limits. What is left out stays."""
-        try:
-            wanted = msgspec.json.decode(request.body, type=_ChangeBody)
-        except msgspec.ValidationError as error:
-            raise RequestError(
-                f"the change is not understood: {error}", code="bad_request", hint=_CHANGE_HINT
-            ) from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise RequestError(f"the body is not JSON: {error}", code="invalid_json", hint=_CHANGE_HINT) from None
+        wanted = _decoded(request.body, _ChangeBody, hint=_CHANGE_HINT)
         await service.loader.refresh()
         await service.loader.set(model, wanted.change(), by=self._who(request))
         return _json(summary_of(service.table.named(model)))
+
+    async def add(self, service: Service, request: HttpRequest) -> HttpAnswer:
+        """`POST /models`: a version more, from a file of the repository (JSON) or from the body, a bundle (tar)."""
+        if request.media_type() in _ARCHIVES:
+            given = {name: (request.parameters(name) or [""])[-1] for name in ("model", "version", "load")}
+            load = given["load"].lower() in ("1", "true", "yes")
+            addition = Addition(given["model"], given["version"], archive=request.body, load=load)
+        elif request.media_type() == JSON:
+            body = _decoded(request.body, _AdditionBody, hint=_ADDITION_HINT)
+            addition = Addition(body.model, body.version, source=body.source, load=body.load)
+        else:
+            raise RequestError(
+                f"the content type {request.media_type() or '(none)'} is not understood here",
+                code="unsupported_media_type",
+                hint=_ADDITION_HINT,
+            )
+        await additions.add(service, addition, by=self._who(request))
+        return _json(summary_of(service.table.named(addition.model)), status=201)
 
     def _who(self, request: HttpRequest) -> str:
         """A token by the start of its SHA-256, as a tokens file may hold it; without tokens the client's address."""
@@ -117,11 +142,25 @@ class _ModelRoutes:
         return request.client or "a client of this machine"
 
 
+_ARCHIVES = ("application/x-tar", "application/gzip", "application/x-gzip")
+_ADDITION_HINT = (
+    'send JSON like {"model": "cats", "version": "3", "source": "__incoming/cats.pth"}, or a bundle, as '
+    "application/x-tar, to /models?model=cats&version=3"
+)
 _CHANGE_HINT = 'send JSON like {"default_version": "2", "aliases": {"stable": "1"}}'
 
 
-def _json(value: Any) -> HttpAnswer:
-    return HttpAnswer(200, msgspec.json.encode(value))
+def _decoded(body: bytes | memoryview, kind: type[T], *, hint: str) -> T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise RequestError(f"the body is not understood: {error}", code="bad_request", hint=hint) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"the body is not JSON: {error}", code="invalid_json", hint=hint) from None
+
+
+def _json(value: Any, *, status: int = 200) -> HttpAnswer:
+    return HttpAnswer(status, msgspec.json.encode(value))
 
 
 def _refusing(sentence: str) -> Callable[..., HttpAnswer]:
@@ -153,10 +192,12 @@ def routes(
             Route("POST", f"{version}/load", "admin", refuse),
             Route("POST", f"{version}/unload", "admin", refuse),
             Route("PUT", "/models/{model}", "admin", refuse),
+            Route("POST", "/models", "admin", refuse),
         )
     return (
         *reads,
         Route("POST", f"{version}/load", "admin", functions.load, describe=openapi.model_load),
         Route("POST", f"{version}/unload", "admin", functions.unload, describe=openapi.model_unload),
         Route("PUT", "/models/{model}", "admin", functions.change, describe=openapi.model_change),
+        Route("POST", "/models", "admin", functions.add, describe=openapi.model_add, upload=True),
     )

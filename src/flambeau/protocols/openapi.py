@@ -267,6 +267,29 @@ def model_change(_: Operation) -> Document:
     return described
 
 
+def model_add(_: Operation) -> Document:
+    """`POST /models`."""
+    added = {"201": _view("ModelSummary", "Added"), "default": {"$ref": "#/components/responses/Error"}}
+    described = _about_model("add", "Add a version to the repository", (), added)
+    addition = {
+        "type": "object",
+        "properties": {name: {"type": "string"} for name in ("model", "version", "source")}
+        | {"load": {"type": "boolean"}},
+        "required": ["model", "version", "source"],
+        "additionalProperties": False,
+    }
+    described["parameters"] += [
+        {"name": name, "in": "query", "schema": {"type": kind}, "description": "With a bundle as the body."}
+        for name, kind in (("model", "string"), ("version", "string"), ("load", "boolean"))
+    ]
+    archive = {"type": "string", "format": "binary"}
+    described["requestBody"] = {
+        "required": True,
+        "content": {"application/json": {"schema": addition}, "application/x-tar": {"schema": archive}},
+    }
+    return described
+
+
 def _about_model(identity: str, summary: str, names: tuple[str, ...], responses: Document) -> Document:
     described = _get(identity, summary, responses)
     described["tags"] = ["models"]

@@ -46,6 +46,7 @@ class Route:
     `vital`: the route reports the server's health, and is answered however full the server is.
     `quiet`: dispatch logs no line for it; the route may log its own.
     `slash`: the path may also end in a slash.
+    `upload`: its body may be as large as a bundle.
     `by_model`: the OpenAPI document has one operation for each model, with that model's own schema.
     """
 
@@ -58,6 +59,7 @@ class Route:
     vital: bool = False
     quiet: bool = False
     slash: bool = False
+    upload: bool = False
     by_model: bool = False
     waits: bool = field(init=False)
     """Whether `answer` is a coroutine function."""

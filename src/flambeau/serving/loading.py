@@ -24,7 +24,7 @@ from flambeau.serving.changes import Change
 from flambeau.serving.memory import MemoryBudget
 from flambeau.serving.model import Model
 from flambeau.serving.model_table import ModelTable
-from flambeau.serving.opening import open_declaration
+from flambeau.serving.opening import open_while_serving
 from flambeau.serving.shadow import Shadow
 from flambeau.serving.versions import ServedModel, Traffic, Version
 from flambeau.settings.service import Settings
@@ -198,7 +198,9 @@ class Loader:
             options = SourceOptions(allow_code=self._settings.allow_code)
             for folder in self._table.repositories:
                 try:
-                    found = await asyncio.to_thread(declarations.declare_repository, folder, options)
+                    found = await asyncio.to_thread(
+                        declarations.declare_repository, folder, options, keep=self._settings.keep_versions
+                    )
                 except OSError as error:
                     logs.event(
                         "the repository cannot be read", level=logging.ERROR, folder=folder, error=error.strerror
@@ -357,10 +359,8 @@ class Loader:
         """The bundle of a version, in a thread of our own: a build takes minutes, and others need theirs."""
         self._opening += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(
-                self._threads,
-                lambda: open_declaration(entry.declaration, progress=lambda event: logs.event(str(event))),
-            )
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, open_while_serving, entry.declaration)
         finally:
             self._opening -= 1
 

@@ -16,7 +16,8 @@ from flambeau.settings.source import SourceOptions
 from flambeau.sources import build_cache, declarations
 from flambeau.sources.build_cache import Progress
 from flambeau.sources.declarations import Declaration, DeclaredModel
-from flambeau.sources.request import Note
+from flambeau.sources.request import BuildStep, Note
+from flambeau.telemetry import logs
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ def open_models(
 ) -> list[Opened]:
     """The models that `options.source` and `more` name. Raises `SetupError`."""
     sources = [each for each in (options.source, *more) if each is not None]
-    declared = declarations.declare(sources, msgspec.structs.replace(options, source=None))
+    declared = declarations.declare(sources, msgspec.structs.replace(options, source=None), keep=settings.keep_versions)
     if declared is None:
         return [build_cache.open_source(options, progress=progress)]
     if settings.name is not None:
@@ -61,3 +62,16 @@ def open_declaration(declaration: Declaration, *, progress: Progress) -> Bundle:
     if declaration.fault:
         raise ConfigError(declaration.fault)
     return build_cache.open_source(declaration.source, progress=progress)
+
+
+def open_while_serving(declaration: Declaration) -> Bundle:
+    """The same for a running service: the steps of a build go to its log."""
+
+    def log(event: object) -> None:
+        model, version = declaration.name, declaration.version
+        if isinstance(event, BuildStep):
+            logs.event("build step", model=model, version=version, step=f"{event.number}/{event.of}", what=event.what)
+        elif isinstance(event, Note):
+            logs.event("build note", model=model, version=version, note=event.text)
+
+    return open_declaration(declaration, progress=log)

@@ -105,6 +105,13 @@ class Settings:
         "that going back to them takes no time. Each takes the memory of a model.",
         minimum=0,
     )
+    keep_versions: int | None = _model(
+        None,
+        "The newest versions of a model that are known; older ones are not served. Default: all.",
+        long="How many versions of a model in a [repository](models.md#a-repository) are known: the newest ones, and "
+        "those that its `model.toml` names. Older ones are not served; their files stay. Not set: all.",
+        minimum=1,
+    )
     engine: EngineChoice = _model(
         "auto",
         "Engine that runs the model; auto is the bundle's own choice: checked, and measured if there are several.",
@@ -186,6 +193,14 @@ class Settings:
         long="Largest request body (32 MiB; at most 1 GiB). Larger ones are answered 413.",
         minimum=1,
         maximum=1024 * MIB,
+    )
+    max_upload_bytes: int = _limit(
+        512 * MIB,
+        "Largest bundle that may be added to a repository over HTTP, sent and unpacked.",
+        long="Largest bundle that [may be added to a repository](models.md#adding-versions) over HTTP (512 MiB), as it "
+        "is sent and as it is unpacked. While it arrives it is held in memory, within --max-inflight-bytes.",
+        minimum=1,
+        maximum=16 * 1024 * MIB,
     )
     max_inflight_bytes: int | None = _limit(
         None,

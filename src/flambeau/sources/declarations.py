@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -23,9 +23,12 @@ from flambeau.sources.request import refuse_idle
 
 _GROUPS = frozenset({"Source", "Images", "Model", "Batches and queue", "Workers"})
 _OF_THE_SERVICE = frozenset(
-    {"name", "default", "strict", "keep_loaded", "watch", "load", "max_memory", *table.PERMISSIONS}
+    {"name", "default", "strict", "keep_loaded", "keep_versions", "watch", "load", "max_memory", *table.PERMISSIONS}
 )
-_TABLE_KEYS = ("default_version", "aliases")
+_OF_SOURCES = frozenset(SourceOptions.__struct_fields__) - {"threshold"}
+"""The options of a source. The threshold is the service's: it must not make another bundle."""
+
+_TABLE_KEYS = ("default_version", "aliases", "keep_versions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +65,17 @@ class DeclaredModel:
         return [each for each in self.versions if each.version in names]
 
 
-def declare(sources: Sequence[str], options: SourceOptions) -> list[DeclaredModel] | None:
+def declare(sources: Sequence[str], options: SourceOptions, *, keep: int | None = None) -> list[DeclaredModel] | None:
     """The models of several `NAME=SOURCE`, or of one folder that is a repository; `None` for one plain source.
 
     `options` are what else was said about the source: of several models there is nothing to say together but that
-    their code may run. Raises `ConfigError`.
+    their code may run. `keep`: as for `declare_repository`. Raises `ConfigError`.
     """
     named = [_split(text) for text in sources]
     if len(named) == 1 and named[0] is None:
         folder = Path(sources[0])
         try:
-            found = declare_repository(folder, options) if folder.is_dir() else []
+            found = declare_repository(folder, options, keep=keep) if folder.is_dir() else []
         except OSError as error:
             raise ConfigError(f"{folder} cannot be read: {error.strerror}") from None
         if found:
@@ -93,9 +96,12 @@ def declare(sources: Sequence[str], options: SourceOptions) -> list[DeclaredMode
     return list(models.values())
 
 
-def declare_repository(folder: Path, options: SourceOptions) -> list[DeclaredModel]:
-    """The models of a repository as it is now; none for a folder that is none. Raises `OSError`."""
-    return [_declared(folder, name, places, options) for name, places in repository.read(folder).items()]
+def declare_repository(folder: Path, options: SourceOptions, *, keep: int | None = None) -> list[DeclaredModel]:
+    """The models of a repository as it is now; none for a folder that is none. Raises `OSError`.
+
+    `keep`: of each model the newest so many versions, and those that its own file names; `None`: all.
+    """
+    return [_declared(folder, name, places, options, keep) for name, places in repository.read(folder).items()]
 
 
 def _split(text: str) -> tuple[str, str] | None:
@@ -110,7 +116,9 @@ def _refuse_options(options: SourceOptions, what: str) -> None:
     refuse_idle(options, f"{what}, each of which is described in a {OPTIONS} of its own", used=())
 
 
-def _declared(folder: Path, name: str, places: dict[str, Place], options: SourceOptions) -> DeclaredModel:
+def _declared(
+    folder: Path, name: str, places: dict[str, Place], options: SourceOptions, keep: int | None
+) -> DeclaredModel:
     """A repository's model. What is wrong with its own file of options is the fault of each version."""
     versions = [_version(name, version, places[version], options) for version in newest_first(places)]
     default: str | None = None
@@ -118,28 +126,34 @@ def _declared(folder: Path, name: str, places: dict[str, Place], options: Source
     general = next(iter(places.values())).general
     if general is not None:
         try:
-            default, aliases = _versions_meant(general, places)
+            default, aliases, own = _versions_meant(general, places)
+            keep = own or keep
         except ConfigError as error:
             versions = [replace(each, fault=each.fault or str(error)) for each in versions]
-    return DeclaredModel(name, tuple(versions), default, aliases, folder)
+    named = {default, *aliases.values()}
+    kept = [each for number, each in enumerate(versions) if keep is None or number < keep or each.version in named]
+    return DeclaredModel(name, tuple(kept), default, aliases, folder)
 
 
 def _version(name: str, version: str, place: Place, options: SourceOptions) -> Declaration:
-    given: dict[str, Any] = {}
+    general: dict[str, Any] = {}
+    special: dict[str, Any] = {}
     fault = place.fault
     try:
         if place.general is not None:
-            given |= _options(place.general, apart=_TABLE_KEYS)
+            general = _options(place.general, apart=_TABLE_KEYS)
         if place.special is not None:
-            given |= _options(place.special)
+            special = _options(place.special)
     except ConfigError as error:
         fault = str(error)
+    given = general | special
     source = given.pop("source", None) or (str(place.source) if place.source else None)
     if source is None and not fault:
         fault = _no_source(place)
-    of_source = {key: value for key, value in given.items() if key in SourceOptions.__struct_fields__}
-    of_source.pop("threshold", None)  # it is the service's: it must not make another bundle
-    settings = {key: value for key, value in given.items() if key not in of_source}
+    of_source = {key: value for key, value in given.items() if key in _OF_SOURCES}
+    settings = {key: value for key, value in given.items() if key not in _OF_SOURCES}
+    if source is not None and (Path(source) / storage.MANIFEST).is_file():
+        of_source = {key: value for key, value in of_source.items() if key in special}  # a bundle has labels of its own
     described = SourceOptions(source=source, allow_code=options.allow_code, **of_source)
     return Declaration(name, version, described, settings, fault, _stamp(place, source))
 
@@ -184,10 +198,11 @@ def _options(file: Path, *, apart: Collection[str] = ()) -> dict[str, Any]:
 class _VersionsMeant(msgspec.Struct, rename=None):
     default_version: str | int | None = None
     aliases: dict[str, str | int] = {}
+    keep_versions: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
-def _versions_meant(file: Path, places: dict[str, Place]) -> tuple[str | None, dict[str, str]]:
-    """The default version and the aliases that a model's own file names. Raises `ConfigError`."""
+def _versions_meant(file: Path, places: dict[str, Place]) -> tuple[str | None, dict[str, str], int | None]:
+    """The default version, the aliases and the number of versions kept in a model's own file. Raises `ConfigError`."""
     try:
         found = msgspec.convert(tomllib.loads(file.read_text(encoding="utf-8")), _VersionsMeant)
     except msgspec.ValidationError as error:
@@ -206,4 +221,4 @@ def _versions_meant(file: Path, places: dict[str, Place]) -> tuple[str | None, d
                 f"{file}: {alias} cannot be an alias: it is a version, or has other characters than letters, "
                 "digits, '.', '_' and '-'"
             )
-    return default, aliases
+    return default, aliases, found.keep_versions
