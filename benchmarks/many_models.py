@@ -1,7 +1,7 @@
 """`python -m benchmarks.many_models`: what many models in one service cost, and what they cost each other.
 
-A hundred small models on demand, within memory for ten: the start, the memory, and one request to each in random order.
-With `--peer`, MLServer serves the same hundred, all of them in memory, for it loads none on demand.
+A hundred small models: on demand within memory for ten; all of them in threads of one process; and, with
+`--peer`, all of them in MLServer. Of each: the start, the memory, and one request to each model in random order.
 Ten photograph classifiers, of which one is busy: its throughput beside the nine, against alone, in alternation.
 """
 
@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,38 +38,44 @@ _FACTORS = 4  # different networks among the small ones
 _TOLERANCE = 1e-3
 
 
-class ManyModels(msgspec.Struct):
-    """The figures. Seconds, bytes, and requests a second."""
+class Fleet(msgspec.Struct):
+    """One server with all the small models: its figures in seconds and bytes, and the answers that were not right."""
 
-    models: int
+    server: str
     start_seconds: float
     start_bytes: int
     median_seconds: float
     slowest_seconds: float
-    loaded_at_the_end: int
     most_bytes: int
     wrong: int
+
+    def line(self) -> str:
+        """A row of the table."""
+        times = f"{1000 * self.median_seconds:9.1f} {1000 * self.slowest_seconds:9.1f}"
+        memory = f"{self.most_bytes / 1e6:9.0f}"
+        return (
+            f"{self.server:28} {self.start_seconds:8.2f} {self.start_bytes / 1e6:9.0f} {times} {memory} {self.wrong:6}"
+        )
+
+
+_HEAD = (
+    f"{'small models in':28} {'ready s':>8} {'start MB':>9} {'median ms':>9} {'most ms':>9} {'most MB':>9} {'wrong':>6}"
+)
+
+
+class ManyModels(msgspec.Struct):
+    """The figures. Photographs a second."""
+
+    models: int
+    fleets: list[Fleet]
     busy_alone: float
     busy_beside_nine: float
-    peer: "Peer | None"
     machine: dict[str, str]
 
     @property
     def ratio(self) -> float:
         """Of the busy model's throughput beside nine idle ones to that alone."""
         return self.busy_beside_nine / self.busy_alone
-
-
-class Peer(msgspec.Struct):
-    """The figures of MLServer, with all models in memory."""
-
-    version: str
-    start_seconds: float
-    start_bytes: int
-    median_seconds: float
-    slowest_seconds: float
-    most_bytes: int
-    wrong: int
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -79,35 +85,30 @@ class Peer(msgspec.Struct):
 @click.option("--peer", is_flag=True, help="Measure MLServer with the same small models, too. It is installed first.")
 def main(models: int, rounds: int, seconds: float, *, peer: bool) -> None:
     """Measure a service of many models: memory, first requests, and one busy model among idle ones."""
-    with tempfile.TemporaryDirectory(prefix="flambeau-models-") as folder:
-        small = _small(Path(folder), models)
-        alone, ten = _photographs(Path(folder))
-        start, first, latencies, loaded, most, wrong = _on_demand(small, models, Path(folder))
-        other = _mlserver(small, models, Path(folder)) if peer else None
+    with tempfile.TemporaryDirectory(prefix="flambeau-models-") as name:
+        folder = Path(name)
+        small = _small(folder, models)
+        on_demand = ("--load", "on-demand", "--max-memory", str(_MEMORY_OF_TEN), "--replicas", "1")
+        fleets = [
+            _flambeau("Flambeau, on demand", small, models, folder, *on_demand),
+            _flambeau("Flambeau, threads", small, models, folder, "--runner", "threads", "--replicas", "1"),
+        ]
+        if peer:
+            fleets.append(_mlserver(small, models, folder))
+        alone, ten = _photographs(folder)
         rates: dict[Path, list[float]] = {alone: [], ten: []}
         for _ in range(rounds):
             for repository, turns in rates.items():
-                turns.append(_busy(repository, Path(folder), seconds))
-    found = ManyModels(
-        models, start, first, statistics.median(latencies), max(latencies), loaded, most, wrong,
-        statistics.median(rates[alone]), statistics.median(rates[ten]), other, machine.describe(),
-    )  # fmt: skip
+                turns.append(_busy(repository, folder, seconds))
+    busy_alone, beside_nine = statistics.median(rates[alone]), statistics.median(rates[ten])
+    found = ManyModels(models, fleets, busy_alone, beside_nine, machine.describe())
+    click.echo("\n".join([_HEAD, *(each.line() for each in fleets)]))
     click.echo(
-        f"{models} small models on demand, memory for ten: ready in {start:.2f} s with {first / 1e6:.0f} MB\n"
-        f"one request to each, in random order: median {found.median_seconds:.2f} s, "
-        f"slowest {found.slowest_seconds:.2f} s\n"
-        f"at most {most / 1e6:.0f} MB for all processes, {loaded} models loaded at the end, {wrong} wrong answers\n"
         f"one busy photograph classifier: {found.busy_alone:.1f}/s alone, {found.busy_beside_nine:.1f}/s beside nine "
         f"idle ones, {100 * found.ratio:.0f} %"
     )
-    if other is not None:
-        click.echo(
-            f"MLServer {other.version}, all {models} in memory: ready in {other.start_seconds:.2f} s with "
-            f"{other.start_bytes / 1e6:.0f} MB; one request to each: median {other.median_seconds:.3f} s, slowest "
-            f"{other.slowest_seconds:.2f} s; at most {other.most_bytes / 1e6:.0f} MB, {other.wrong} wrong answers"
-        )
     click.echo(json.dumps(msgspec.to_builtins(found)))
-    sys.exit(wrong + (other.wrong if other else 0) > 0)
+    sys.exit(any(each.wrong for each in fleets if each.server.startswith("Flambeau")))
 
 
 def _small(folder: Path, models: int) -> Path:
@@ -141,18 +142,23 @@ def _serving(repository: Path, folder: Path, *flags: str) -> Iterator[tuple[Serv
     """Flambeau, ready: itself, its port, and the seconds until it was."""
     port = free_port()
     command = [sys.executable, "-m", "flambeau", "serve", str(repository), "--port", str(port), *flags]
-    with _started(command, port, folder, ready="/readyz") as (server, seconds):
+    with _started(command, port, folder, ready=lambda port: _ask(port, "GET", "/readyz")[0] == 200) as (
+        server,
+        seconds,
+    ):
         yield server, port, seconds
 
 
 @contextlib.contextmanager
-def _started(command: list[str], port: int, folder: Path, *, ready: str) -> Iterator[tuple[Server, float]]:
+def _started(
+    command: list[str], port: int, folder: Path, *, ready: Callable[[int], bool]
+) -> Iterator[tuple[Server, float]]:
     """A server that is ready, and the seconds until it was."""
     began = time.monotonic()
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (_ROOT, _ROOT / "src")))}
     server = Server(command, environment=environment, folder=folder, log=folder / "log")
     try:
-        while not _answers(port, ready):
+        while not _holds(ready, port):
             if server.ended or time.monotonic() - began > _READY_SECONDS:
                 raise click.ClickException(f"the server did not start: {(folder / 'log').read_text()[-2000:]}")
             time.sleep(0.02)
@@ -161,9 +167,9 @@ def _started(command: list[str], port: int, folder: Path, *, ready: str) -> Iter
         server.stop()
 
 
-def _answers(port: int, path: str) -> bool:
+def _holds(ready: Callable[[int], bool], port: int) -> bool:
     try:
-        return _ask(port, "GET", path)[0] == 200
+        return ready(port)
     except OSError:
         return False
 
@@ -179,32 +185,37 @@ def _ask(port: int, method: str, path: str, body: Any = None) -> tuple[int, Any]
         connection.close()
 
 
-def _on_demand(repository: Path, models: int, folder: Path) -> tuple[float, int, list[float], int, int, int]:
-    """Start, and one request to each model: seconds and bytes at the start, seconds of each, models loaded at the end,
-    the most bytes, and how many answers were wrong."""
-    flags = ("--load", "on-demand", "--max-memory", str(_MEMORY_OF_TEN), "--replicas", "1")
-    with _serving(repository, folder, *flags) as (server, port, seconds):
-        first = most = server.memory()
-        latencies, wrong = [], 0
-        for number in _shuffled(models):
-            began = time.monotonic()
-            status, body = _ask(port, "POST", f"/predict/net{number}", {"input": _NUMBERS})
-            latencies.append(time.monotonic() - began)
-            right = number % _FACTORS * sum(_NUMBERS)
-            wrong += status != 200 or any(abs(each - right) > _TOLERANCE for each in body["output"])
-            most = max(most, server.memory())
-        listed = _ask(port, "GET", "/models")[1]["models"]
-    return seconds, first, latencies, sum(each["state"] == "ready" for each in listed), most, wrong
+def _flambeau(server: str, repository: Path, models: int, folder: Path, *flags: str) -> Fleet:
+    """Flambeau with these flags."""
+
+    def outputs(port: int, number: int) -> list[float] | None:
+        status, body = _ask(port, "POST", f"/predict/net{number}", {"input": _NUMBERS})
+        return body["output"] if status == 200 else None
+
+    with _serving(repository, folder, *flags) as (process, port, seconds):
+        return _fleet(server, process, models, seconds, lambda number: outputs(port, number))
 
 
-def _shuffled(models: int) -> list[int]:
+def _fleet(
+    server: str, process: Server, models: int, seconds: float, outputs: Callable[[int], list[float] | None]
+) -> Fleet:
+    """Ask each model once, in random order. `outputs` asks the one of that number; `None`: it did not answer."""
     order = list(range(models))
     random.Random(1).shuffle(order)  # noqa: S311 (a run is to be repeatable)
-    return order
+    first = most = process.memory()
+    latencies, wrong = [], 0
+    for number in order:
+        began = time.monotonic()
+        found = outputs(number)
+        latencies.append(time.monotonic() - began)
+        right = number % _FACTORS * sum(_NUMBERS)
+        wrong += found is None or any(abs(each - right) > _TOLERANCE for each in found)
+        most = max(most, process.memory())
+    return Fleet(server, seconds, first, statistics.median(latencies), max(latencies), most, wrong)
 
 
-def _mlserver(repository: Path, models: int, folder: Path) -> Peer:
-    """The same for MLServer, with one worker process, as is its default."""
+def _mlserver(repository: Path, models: int, folder: Path) -> Fleet:
+    """MLServer with one worker process, as is its default, and all models in it: it loads none on demand."""
     environments.install("mlserver")
     served = folder / "mlserver"
     port = free_port()
@@ -222,18 +233,18 @@ def _mlserver(repository: Path, models: int, folder: Path) -> Peer:
     (served / "settings.json").write_text(json.dumps(settings))
     command = [str(environments.folder("mlserver") / "bin" / "mlserver"), "start", str(served)]
     body = {"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [_NUMBERS]}]}
-    with _started(command, port, folder, ready=f"/v2/models/net{models - 1}/ready") as (server, seconds):
-        first = most = server.memory()
-        latencies, wrong = [], 0
-        for number in _shuffled(models):
-            began = time.monotonic()
-            status, answer = _ask(port, "POST", f"/v2/models/net{number}/infer", body)
-            latencies.append(time.monotonic() - began)
-            right = number % _FACTORS * sum(_NUMBERS)
-            wrong += status != 200 or any(abs(each - right) > _TOLERANCE for each in answer["outputs"][0]["data"])
-            most = max(most, server.memory())
-    version = environments.version("mlserver", "mlserver")
-    return Peer(version, seconds, first, statistics.median(latencies), max(latencies), most, wrong)
+
+    def ready(port: int) -> bool:
+        states = _ask(port, "POST", "/v2/repository/index", {})[1]
+        return len(states) == models and all(each["state"] == "READY" for each in states)
+
+    def outputs(number: int) -> list[float] | None:
+        status, answer = _ask(port, "POST", f"/v2/models/net{number}/infer", body)
+        return answer["outputs"][0]["data"] if status == 200 else None
+
+    name = f"MLServer {environments.version('mlserver', 'mlserver')}"
+    with _started(command, port, folder, ready=ready) as (process, seconds):
+        return _fleet(name, process, models, seconds, outputs)
 
 
 def _busy(repository: Path, folder: Path, seconds: float) -> float:
