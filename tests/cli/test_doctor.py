@@ -17,6 +17,7 @@ from flambeau.bundle import storage
 from flambeau.bundle.storage import PROBES, Bundle
 from tests.support.golden import python_bundle
 from tests.support.server import FLAMBEAU, run_flambeau
+from tests.support.tensor_bundles import doubling
 
 
 def doctor(*arguments: object, cwd: Path, **environment: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:
@@ -71,6 +72,24 @@ def test_a_machine_where_much_is_wrong(default_bundle: Bundle, tmp_path: Path) -
 
 
 @pytest.mark.slow
+def test_every_model_of_a_repository_is_checked(tmp_path: Path) -> None:
+    doubling(tmp_path / "models" / "fine" / "1")
+    doubling(tmp_path / "models" / "changed" / "2")
+    with (tmp_path / "models" / "changed" / "2" / storage.ONNX).open("ab") as file:
+        file.write(b"more")
+    (tmp_path / "models" / "empty" / "1").mkdir(parents=True)
+    (tmp_path / "models" / "empty" / "1" / "model.toml").write_text("port = 1\n")
+    code, rooms = doctor("models", cwd=tmp_path)
+    found = {room: {each["subject"]: each["verdict"] for each in findings} for room, findings in rooms.items()}
+    assert code == 1
+    assert found["fine, version 1"] == {"bundle": "fine", "engines": "fine", "model": "fine"}
+    assert found["changed, version 2"] == {"bundle": "broken"}
+    assert found["empty, version 1"] == {"source": "broken"}
+    code, rooms = doctor("a=models/fine/1", "b=models/fine/1", cwd=tmp_path)
+    assert code == 0, rooms
+    assert {"a, version 1", "b, version 1"} < rooms.keys()
+
+
 def test_a_bundle_that_was_changed_is_broken(default_bundle: Bundle, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(default_bundle.path, copy)

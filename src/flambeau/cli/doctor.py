@@ -8,7 +8,7 @@ from flambeau.cli.serve import serve
 from flambeau.cli.terminal import printable
 from flambeau.doctor import Finding, Verdict
 from flambeau.doctor.checks import examine
-from flambeau.errors import ConfigError, SetupError
+from flambeau.errors import SetupError
 from flambeau.serving.service import split_options
 from flambeau.settings.service import Settings
 from flambeau.settings.source import SourceOptions
@@ -25,16 +25,18 @@ def doctor(*, as_json: bool, arguments: tuple[str, ...]) -> None:
     """Check the machine, the packages, the devices, the sandbox and SOURCE, and say what to do.
 
     The arguments are those of `flambeau serve`: what would be served, and where. A bundle is verified, loaded and
-    warmed up, and its golden samples are compared with their answers. The exit code is 1 if something is broken.
+    warmed up, and its golden samples are compared with their answers. Of several models, or a repository, every version
+    that would be loaded at the start is checked. The exit code is 1 if something is broken.
 
     \b
     Examples:
       flambeau doctor                          this machine, and flambeau.toml if there is one here
       flambeau doctor bundle --port 8080       can this bundle be served here, at this port?
+      flambeau doctor models                   can every model of this repository be?
     """
-    own, options, settings = _settings(arguments)
+    own, options, settings, more = _settings(arguments)
     rooms: dict[str, list[Finding]] = {}
-    for room, findings in (("settings", own), *examine(options, settings)):
+    for room, findings in (("settings", own), *examine(options, settings, more=more)):
         if findings:
             rooms[room] = findings
             if not as_json:
@@ -51,19 +53,19 @@ def doctor(*, as_json: bool, arguments: tuple[str, ...]) -> None:
     raise click.exceptions.Exit(1 if broken else 0)
 
 
-def _settings(arguments: tuple[str, ...]) -> tuple[list[Finding], SourceOptions, Settings]:
-    """The arguments as `flambeau serve` would read them; if they are wrong, a finding and the defaults."""
+def _settings(arguments: tuple[str, ...]) -> tuple[list[Finding], SourceOptions, Settings, tuple[str, ...]]:
+    """The arguments as `flambeau serve` would read them, the last of them further sources; if they are wrong, a finding
+    and the defaults."""
     try:
         with serve.make_context("serve", [*arguments]) as ctx:
             given = dict(ctx.params)
-            if given.pop("more"):
-                raise ConfigError("the doctor looks at one model at a time: name one of them")
+            more = tuple(given.pop("more"))
             options, settings = split_options(given)
             file = file_of(ctx)
     except SetupError as error:
         wrong = Finding("settings", "broken", str(error), "correct it: nothing is served before")
-        return [wrong], *split_options({})
-    return [Finding("settings", "fine", f"read from {file}")] if file else [], options, settings
+        return [wrong], *split_options({}), ()
+    return [Finding("settings", "fine", f"read from {file}")] if file else [], options, settings, more
 
 
 def _show(room: str, findings: list[Finding]) -> None:

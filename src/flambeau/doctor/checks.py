@@ -1,8 +1,11 @@
 """The whole examination, room by room. Slow checks run in processes beside the others."""
 
 import contextlib
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import msgspec
 
 from flambeau import engines
 from flambeau.bundle import storage
@@ -14,7 +17,7 @@ from flambeau.doctor.probes import LoadRequest, load_process
 from flambeau.errors import ConfigError, SetupError
 from flambeau.settings.service import Settings
 from flambeau.settings.source import SourceOptions
-from flambeau.sources import build_cache, request
+from flambeau.sources import build_cache, declarations, request
 from flambeau.sources.inspection import inspect
 from flambeau.sources.request import BuildRequest
 from flambeau.system.machine import pip_install
@@ -22,8 +25,13 @@ from flambeau.system.machine import pip_install
 _BUILD = "flambeau build makes a bundle of it, which can be loaded here"
 
 
-def examine(options: SourceOptions, settings: Settings) -> Iterator[tuple[str, list[Finding]]]:
-    """The findings by room, in the order in which they are shown, each room as soon as it is done."""
+def examine(
+    options: SourceOptions, settings: Settings, *, more: Sequence[str] = ()
+) -> Iterator[tuple[str, list[Finding]]]:
+    """The findings by room, in the order in which they are shown, each room as soon as it is done.
+
+    `more`: sources beside that of `options`. Of several models, or a repository, each has a room of its own.
+    """
     with contextlib.ExitStack() as stack:
         sandbox = stack.enter_context(probes.sandbox_process())
         torch = stack.enter_context(probes.torch_process()) if version("torch") else None
@@ -31,7 +39,7 @@ def examine(options: SourceOptions, settings: Settings) -> Iterator[tuple[str, l
         yield "packages", [*check_packages()]
         yield "sandbox", [*check_sandbox(sandbox.answer())]
         yield "devices", [*check_devices(torch.answer() if torch else None)]
-        yield "source", [*check_source(options, settings)]
+        yield from _sources(options, settings, more)
 
 
 def _cache() -> Path | None:
@@ -40,6 +48,25 @@ def _cache() -> Path | None:
         return build_cache.cache_folder()
     except ConfigError:
         return None
+
+
+def _sources(options: SourceOptions, settings: Settings, more: Sequence[str]) -> Iterator[tuple[str, list[Finding]]]:
+    """A room for the source, or one for each version that would be loaded at the start."""
+    sources = [each for each in (options.source, *more) if each is not None]
+    try:
+        declared = declarations.declare(
+            sources, msgspec.structs.replace(options, source=None), keep=settings.keep_versions
+        )
+    except SetupError as error:
+        yield "source", [Finding("source", "broken", str(error), "see docs/models.md for how several are named")]
+        return
+    if declared is None:
+        yield "source", [*check_source(options, settings)]
+        return
+    for each in (wanted for model in declared for wanted in model.wanted()):
+        own = dataclasses.replace(settings, **each.settings)
+        fault = Finding("source", "broken", each.fault, "correct it: the others are served meanwhile")
+        yield f"{each.name}, version {each.version}", [fault] if each.fault else [*check_source(each.source, own)]
 
 
 # The source: a bundle is verified, loaded and warmed up as a worker would do it; a file is inspected.
