@@ -40,6 +40,7 @@ def models(ctx: click.Context, server: str, *, as_json: bool) -> None:
       flambeau models default cats 1      back, at once while version 1 is still loaded
       flambeau models alias cats stable=1
       flambeau models unload cats 2
+      flambeau models set cats --replicas 4
 
     The address can be set once, as FLAMBEAU_SERVER. A token is read from FLAMBEAU_ADMIN_TOKEN or FLAMBEAU_TOKEN.
     """
@@ -137,6 +138,25 @@ def alias(ctx: click.Context, model: str, aliases: tuple[str, ...]) -> None:
     if not all(pairs.values()):
         raise click.UsageError("write an alias as ALIAS=VERSION, such as stable=1")
     _ask(ctx, lambda client: client.set_aliases(model, pairs), _show_model)
+
+
+@models.command("set")
+@click.argument("model")
+@click.option("--replicas", type=click.IntRange(1), help="Most replicas.")
+@click.option("--max-batch-size", type=click.IntRange(1), help="Most items in a batch.")
+@click.option("--max-queue-size", type=click.IntRange(1), help="Most items waiting.")
+@click.pass_context
+def set_limits(
+    ctx: click.Context, model: str, replicas: int | None, max_batch_size: int | None, max_queue_size: int | None
+) -> None:
+    """Change limits of a model while it serves, without loading it again."""
+    if replicas is max_batch_size is max_queue_size is None:
+        raise click.UsageError("say what to change, such as --replicas 2")
+
+    def ask(client: Client) -> dict[str, Any]:
+        return client.set_limits(model, replicas=replicas, max_batch_size=max_batch_size, max_queue_size=max_queue_size)
+
+    _ask(ctx, ask, _show_model)
 
 
 def _show_model(found: dict[str, Any]) -> None:

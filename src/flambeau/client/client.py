@@ -226,6 +226,23 @@ class Client:
             timeout=timeout,
         )
 
+    def set_limits(
+        self,
+        name: str,
+        *,
+        replicas: int | None = None,
+        max_batch_size: int | None = None,
+        max_queue_size: int | None = None,
+        timeout: float = _LOAD_SECONDS,
+    ) -> dict[str, Any]:
+        """Change how many replicas a model may have, how many items are computed together, and how many may wait.
+
+        What is left out stays. Nothing is loaded again. Raises `ClientError`.
+        """
+        given = {"replicas": replicas, "max_batch_size": max_batch_size, "max_queue_size": max_queue_size}
+        change = {limit: number for limit, number in given.items() if number is not None}
+        return self._manage("PUT", _model_path(name), change, timeout=timeout)
+
     def _manage(self, method: str, path: str, change: Any = None, *, timeout: float | None = None) -> dict[str, Any]:
         body = RequestBody(b"" if change is None else json.dumps(change).encode(), "application/json")
         return self._answered(method, path, body, timeout=timeout)

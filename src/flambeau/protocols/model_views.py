@@ -47,8 +47,9 @@ class ModelList(msgspec.Struct):
 class VersionDetail(msgspec.Struct, omit_defaults=True):
     """A version in full. All but the first three members are there while it is loaded.
 
-    `memory` is the resident bytes of its workers together, where they have processes of their own; `cost` is what they
-    took when it was loaded last, with what they share counted once.
+    `workers` are its replicas now, from `min_replicas` to `max_replicas`. `memory` is the resident bytes of its workers
+    together, where they have processes of their own; `cost` is what they took when that was last measured, with what
+    they share counted once.
     """
 
     name: str
@@ -70,6 +71,8 @@ class VersionDetail(msgspec.Struct, omit_defaults=True):
     batch_size: int | None = None
     queued: int | None = None
     workers: int | None = None
+    min_replicas: int | None = None
+    max_replicas: int | None = None
     memory: int | None = None
     cost: int | None = None
 
@@ -150,4 +153,5 @@ def version_detail_of(entry: Version, *, reasons: bool) -> VersionDetail:
     detail.agreement = None if manifest.agreement is None else str(manifest.agreement)
     detail.batch_size, detail.queued = model.batch_size, model.metrics.queue()[0]
     detail.workers, detail.memory = len(workers), sum(memory) if memory else None
+    detail.min_replicas, detail.max_replicas = 1 if model.elastic else model.most_replicas, model.most_replicas
     return detail

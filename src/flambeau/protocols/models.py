@@ -43,6 +43,7 @@ class _ChangeBody(msgspec.Struct, forbid_unknown_fields=True):
     shadow: str | msgspec.UnsetType | None = msgspec.UNSET
     max_batch_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
     max_queue_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    replicas: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
     def change(self) -> Change:
         """The same for the loader. Raises `RequestError` for what says nothing."""
@@ -53,7 +54,11 @@ class _ChangeBody(msgspec.Struct, forbid_unknown_fields=True):
         elif self.sticky_header is not None:
             raise RequestError("sticky_header says nothing without traffic", code="bad_request", hint=_CHANGE_HINT)
         given = {name: value for name, value in given.items() if value is not msgspec.UNSET}
-        limits = {"max_batch_size": self.max_batch_size, "max_queue_size": self.max_queue_size}
+        limits = {
+            "max_batch_size": self.max_batch_size,
+            "max_queue_size": self.max_queue_size,
+            "replicas": self.replicas,
+        }
         given["limits"] = {name: size for name, size in limits.items() if size is not None}
         return Change(named=frozenset(given) - {"limits"}, **given)
 

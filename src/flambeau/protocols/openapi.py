@@ -260,6 +260,7 @@ def model_change(_: Operation) -> Document:
             "sticky_header": {"type": ["string", "null"]},
             "max_batch_size": {"type": ["integer", "null"], "minimum": 1},
             "max_queue_size": {"type": ["integer", "null"], "minimum": 1},
+            "replicas": {"type": ["integer", "null"], "minimum": 1},
         },
         "additionalProperties": False,
     }

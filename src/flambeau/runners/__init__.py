@@ -2,12 +2,19 @@
 processes then imports neither their engines nor Pillow.
 """
 
+from collections.abc import Callable
+
 from flambeau.runners.base import ObservedRunner, ReplicaSpec
 from flambeau.settings.service import Settings
 
 
-def make(spec: ReplicaSpec, settings: Settings, *, replicas: int) -> ObservedRunner:
-    """The runner that the settings ask for. Nothing is started yet."""
+def make(
+    spec: ReplicaSpec, settings: Settings, *, replicas: int, has_machine: Callable[[], bool] = lambda: True
+) -> ObservedRunner:
+    """The runner that the settings ask for. Nothing is started yet.
+
+    `has_machine`: whether no other model computes, so that a batch that is alone may use every core.
+    """
     if settings.runner == "threads":
         from flambeau.runners.replica import open_replica
         from flambeau.runners.threads import ThreadsRunner
@@ -15,4 +22,4 @@ def make(spec: ReplicaSpec, settings: Settings, *, replicas: int) -> ObservedRun
         return ThreadsRunner(lambda: open_replica(spec), name=spec.name, replicas=replicas)
     from flambeau.runners.processes import ProcessesRunner
 
-    return ProcessesRunner(spec, settings, replicas=replicas)
+    return ProcessesRunner(spec, settings, replicas=replicas, has_machine=has_machine)

@@ -72,6 +72,18 @@ class RunnerState(enum.Enum):
     FAILED = "failed"
 
 
+class ReplicaCounts(msgspec.Struct, frozen=True):
+    """How many replicas a runner has or is starting; the warm ones among them; and the busy ones among those.
+
+    `given_up` counts the further ones that could not be started.
+    """
+
+    replicas: int
+    warm: int
+    busy: int
+    given_up: int = 0
+
+
 class Runner(Protocol):
     """The place where replicas live. All methods are called on the loop."""
 
@@ -100,10 +112,25 @@ class Runner(Protocol):
 
 
 class ObservedRunner(Runner, Protocol):
-    """A runner whose state operators can read, from any thread."""
+    """A runner whose state operators can read, from any thread, and whose replicas may become more and fewer."""
+
+    elastic: bool
+    """Whether they may."""
+
+    def scale(self, replicas: int) -> None:
+        """Have so many replicas, at least one. Before `start`, that is how many it starts. On the loop, if `elastic`.
+
+        More are started beside those that answer, and get batches when they are warm; one that cannot start is given
+        up. Fewer: those at the last indices get no more batches, answer the one that they have, and end.
+        """
+        ...
+
+    def counts(self) -> ReplicaCounts:
+        """How many replicas there are, now."""
+        ...
 
     def workers(self) -> list[WorkerView]:
-        """Every replica, each always at the same index."""
+        """Every replica, each always at the same index, as long as there is none that could not be started."""
         ...
 
     def memory(self) -> int:

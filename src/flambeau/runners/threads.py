@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar, get_args
 
 from flambeau.errors import EngineError, RequestError, SetupError
-from flambeau.runners.base import Batch, ReplicaInfo, Restart, RunnerState, Slot
+from flambeau.runners.base import Batch, ReplicaCounts, ReplicaInfo, Restart, RunnerState, Slot
 from flambeau.runners.replica import Replica
 from flambeau.telemetry import logs
 from flambeau.types import Outcome, WorkerView
@@ -19,6 +19,8 @@ _GIVE_UP_SECONDS = 5.0  # for the other replicas to end, when one cannot start
 
 class ThreadsRunner:
     """A thread per replica. Each opens its replica, warms it up, and answers batches until the runner is closed."""
+
+    elastic = False  # a thread cannot be ended, and a model in it is freed when Python likes to
 
     def __init__(self, open_replica: Callable[[], Replica], *, name: str, replicas: int) -> None:
         self._open_replica = open_replica
@@ -74,6 +76,12 @@ class ThreadsRunner:
     def state(self) -> RunnerState:
         lives = not self._closed and any(thread.is_alive() for thread in self._threads)
         return RunnerState.READY if lives else RunnerState.FAILED
+
+    def scale(self, replicas: int) -> None:
+        raise NotImplementedError("threads are as many as were started")
+
+    def counts(self) -> ReplicaCounts:
+        return ReplicaCounts(self._replicas, self._replicas if self._warm else 0, self._replicas - self._free)
 
     def workers(self) -> list[WorkerView]:
         if not self._warm:

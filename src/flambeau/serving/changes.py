@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 from flambeau.checkpoints.repository import NAME
 from flambeau.errors import RequestError
 from flambeau.serving.versions import ServedModel, Traffic
+from flambeau.settings.service import Settings
+from flambeau.system.machine import usable_cores
+
+_MOST_REPLICAS, _MOST_OF_A_CORE = 16, 4  # replicas that an operator may ask for: so many, or so many for each core
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +26,19 @@ class Change:
     shadow: str | None = None
     limits: dict[str, int] = field(default_factory=dict)
 
-    def check(self, served: ServedModel) -> None:
-        """Raise `RequestError` for aliases and shares that cannot be."""
+    def check(self, served: ServedModel, settings: Settings) -> None:
+        """Raise `RequestError` for aliases, shares and replicas that cannot be."""
+        if (replicas := self.limits.get("replicas")) is not None:
+            if settings.runner == "threads":
+                raise RequestError(
+                    "replicas in threads are as many as were started: they change with --runner processes alone",
+                    code="bad_request",
+                )
+            if replicas > (most := max(_MOST_REPLICAS, _MOST_OF_A_CORE * usable_cores())):
+                raise RequestError(
+                    f"replicas {replicas}: on {usable_cores()} cores a model may have at most {most}",
+                    code="bad_request",
+                )
         for alias in self.aliases:
             if not NAME.fullmatch(alias) or alias in served.versions:
                 raise RequestError(

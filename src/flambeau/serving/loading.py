@@ -25,6 +25,7 @@ from flambeau.serving.memory import MemoryBudget
 from flambeau.serving.model import Model
 from flambeau.serving.model_table import ModelTable
 from flambeau.serving.opening import open_while_serving
+from flambeau.serving.scaling import scale_first
 from flambeau.serving.shadow import Shadow
 from flambeau.serving.versions import ServedModel, Traffic, Version
 from flambeau.settings.service import Settings
@@ -45,7 +46,8 @@ class Loader:
         self._table = table
         self._settings = settings
         self._metrics = metrics
-        self._memory = MemoryBudget(settings.max_memory)
+        self.memory = MemoryBudget(settings.max_memory)
+        """What all versions may take together."""
         self._changes: set[asyncio.Task[Any]] = set()
         self._reading = asyncio.Lock()
         self._read_at = -math.inf
@@ -107,10 +109,11 @@ class Loader:
     async def _start(self, entry: Version, model: Model, *, check: bool = True) -> None:
         """Start a version once there is memory for it. Raises `SetupError`, or `RequestError` if there is none."""
         try:
-            need = self._memory.need(entry, model)
+            scale_first(self._table, entry, model)
+            need = self.memory.need(entry, model)
             if check:
                 await self._make_room(entry, need)
-            self._memory.promise(entry, need)
+            self.memory.promise(entry, need)
             await model.start()
             entry.cost = await asyncio.to_thread(model.memory) or need
         except BaseException:
@@ -118,7 +121,7 @@ class Loader:
             self._metrics.forget(model.metrics)
             raise
         finally:
-            self._memory.settle(entry)
+            self.memory.settle(entry)
         entry.loaded_at, entry.used_at = datetime.now(UTC), time.monotonic()
 
     async def _make_room(self, entry: Version, need: int) -> None:
@@ -129,11 +132,11 @@ class Loader:
         gives_up = time.monotonic() + self._settings.deadline
         while True:
             others = [each for each in self._table.versions() if each is not entry]
-            if self._memory.taken(others) + need <= self._memory.most:
+            if self.memory.taken(others) + need <= self.memory.most:
                 return
-            hopeless = not self._on_demand or need > self._memory.most or time.monotonic() > gives_up
+            hopeless = not self._on_demand or need > self.memory.most or time.monotonic() > gives_up
             if hopeless or not any(each.model is not None or each.opening for each in others):
-                raise RequestError(self._memory.sentence(entry, need, others), code="out_of_memory")
+                raise RequestError(self.memory.sentence(entry, need, others), code="out_of_memory")
             if idle := self._idle(others, beside=entry):
                 await self._end_idle(min(idle, key=lambda each: each.used_at), beside=entry)
             else:
@@ -233,7 +236,7 @@ class Loader:
     async def set(self, name: str, change: Change, *, by: str = "") -> None:
         """Change what leads to the versions of a model, all of it or nothing: first every version meant is loaded."""
         served = self._table.named(name)
-        change.check(served)
+        change.check(served, self._settings)
 
         def meant(number: str | None) -> Version | None:
             return None if number is None else self._table.version(name, number)
@@ -283,15 +286,9 @@ class Loader:
         await asyncio.shield(self._begin(served, change, what, asked, by))
 
     def _begin(
-        self,
-        served: ServedModel,
-        change: Callable[[], Awaitable[None]],
-        what: str,
-        to: str,
-        by: str,
-        *,
+        self, served: ServedModel, change: Callable[[], Awaitable[None]], what: str, to: str, by: str, *,
         asked: bool = True,
-    ) -> "asyncio.Task[None]":
+    ) -> "asyncio.Task[None]":  # fmt: skip
         """Begin a change; then what nobody needs any more is let go of. The log gets a line, however it ends."""
 
         async def whole() -> None:

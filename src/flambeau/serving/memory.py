@@ -33,6 +33,15 @@ class MemoryBudget:
         """What the versions take that are loaded, and those that were promised theirs."""
         return sum(self._promised.get(entry, 0) or (entry.cost if entry.model is not None else 0) for entry in entries)
 
+    def growth(self, entry: Version, model: Model, replicas: int, entries: Iterable[Version]) -> tuple[int, int]:
+        """How many replicas a loaded version may have, up to `replicas`, and the bytes that it then takes, until
+        they are measured. A further one counts as much as those that are there, for it may hold weights of its own.
+        """
+        each = max(1, entry.cost // model.replicas)
+        fit = max(0, (self.most - self.taken(entries)) // each)
+        more = min(replicas - model.replicas, fit)
+        return model.replicas + more, entry.cost + more * each
+
     def promise(self, entry: Version, size: int) -> None:
         """Count so much for a version that is about to be loaded."""
         self._promised[entry] = size

@@ -14,6 +14,8 @@ from flambeau.errors import Code, ConfigError, RequestError
 from flambeau.runners.base import BatchCost, ReplicaSpec, RunnerState
 from flambeau.serving.batch_sizes import UNMEASURED, measured_sizes
 from flambeau.serving.batcher import BatchLimits, BatchQueue
+from flambeau.serving.core_share import CoreShare, SharedRunner
+from flambeau.serving.elasticity import Demand
 from flambeau.settings.service import Settings
 from flambeau.system.machine import CpuBudget, place, processor, usable_cores
 from flambeau.tasks import TASKS, TaskName
@@ -27,8 +29,13 @@ _UNREADY: dict[ModelState, Code] = {ModelState.LOADING: "model_loading", ModelSt
 class Model:
     """One served model. All methods except the constructor run on the loop."""
 
-    def __init__(self, bundle: Bundle, settings: Settings, *, metrics: Metrics, version: str = "1") -> None:
-        """Raises `SetupError` when the settings do not allow this bundle to be served; loads nothing yet."""
+    def __init__(
+        self, bundle: Bundle, settings: Settings, *, metrics: Metrics, cores: CoreShare, version: str = "1"
+    ) -> None:
+        """`cores`: what it shares with the other models of its service.
+
+        Raises `SetupError` when the settings do not allow this bundle to be served; loads nothing yet.
+        """
         manifest = bundle.manifest
         self.name = settings.name or manifest.name
         self.version = version
@@ -51,9 +58,12 @@ class Model:
         self.metrics = metrics.for_model(self.name, version)  # after all that may be refused
         self.engine = spec.engine
         self.device = spec.device
-        self._runner = runners.make(spec, settings, replicas=self._placement.replicas)
+        self.most_replicas = self._placement.replicas
+        """How many replicas it may have."""
+        self._claim = cores.claim(self._weight())
+        self._runner = runners.make(spec, settings, replicas=self.most_replicas, has_machine=self._claim.alone)
         self._batcher = BatchQueue(
-            self._runner,
+            SharedRunner(self._runner, self._claim),
             BatchLimits(
                 max_batch_size=measured_sizes(None, most=self._most).most,
                 max_queue_delay=settings.max_queue_delay_ms / 1000,
@@ -62,6 +72,7 @@ class Model:
             ),
             metrics=self.metrics,
         )
+        self._claim.wake = self._batcher.dispatch
         self.metrics.watch_workers(self._runner.workers, self._runner.restarts)
 
     @property
@@ -73,9 +84,33 @@ class Model:
         return pipeline.threshold if self._settings.threshold is None else self._settings.threshold
 
     @property
+    def elastic(self) -> bool:
+        """Whether it can have fewer replicas than `most_replicas`, and other numbers of them while it is loaded."""
+        return self._runner.elastic
+
+    @property
     def replicas(self) -> int:
-        """How many replicas it is made for."""
-        return self._placement.replicas
+        """How many replicas it has; before it is started, how many it will."""
+        return self._runner.counts().replicas
+
+    def scale(self, replicas: int) -> None:
+        """Have so many replicas, if it is elastic: from 1 to `most_replicas`."""
+        self._runner.scale(replicas)
+
+    def demand(self) -> Demand:
+        """How much it has to do, and with how many replicas."""
+        counts = self._runner.counts()
+        return Demand(counts.replicas, counts.warm, counts.busy, self.queued, self._claim.room(), counts.given_up)
+
+    def _weight(self) -> float:
+        """The cores that a batch takes.
+
+        A Python model counts as one thread, unless it was given several, and so does a model that computes elsewhere.
+        Whoever asks for more replicas than there are cores says that each takes less than one.
+        """
+        own = self.engine == "python" and not self._settings.threads
+        threads = 1 if own or not _on_cpu(self.device) else self._placement.threads
+        return min(threads, usable_cores() / self.most_replicas)
 
     @property
     def queued(self) -> int:
@@ -91,8 +126,18 @@ class Model:
         """The most items that are computed together."""
         return self._batcher.sizes.most
 
-    def set_limits(self, *, max_batch_size: int | None = None, max_queue_size: int | None = None) -> None:
-        """Change how many items are computed together, at most, and how many may wait."""
+    def set_limits(
+        self, *, max_batch_size: int | None = None, max_queue_size: int | None = None, replicas: int | None = None
+    ) -> None:
+        """Change how many items are computed together, how many may wait, and how many replicas there are, at most.
+
+        Replicas keep their threads. Further ones are started by `flambeau.serving.scaling`, and only where they may be.
+        """
+        if replicas is not None and self.elastic:
+            self.most_replicas = replicas
+            self._claim.weight = self._weight()
+            if self.replicas > replicas:
+                self.scale(replicas)
         if max_batch_size is not None and self.bundle.manifest.one_row is None:
             self._most = max_batch_size
             self._batcher.sizes = measured_sizes(self._cost, most=self._most)
@@ -108,6 +153,7 @@ class Model:
             self.state = ModelState.FAILED
             raise
         self.device = warm.device
+        self._claim.weight = self._weight()
         self._cost = warm.cost
         self._batcher.sizes = measured_sizes(warm.cost, most=self._most)
         self.state = ModelState.READY
@@ -116,7 +162,7 @@ class Model:
             "model ready", model=self.name, version=self.version, task=self.task,
             activation=self.bundle.manifest.activated_by.function, engine=self.engine, device=self.device,
             runner=self._settings.runner,
-            replicas=self._placement.replicas, threads=self._placement.threads, batch=self._batcher.sizes.most,
+            replicas=self.replicas, threads=self._placement.threads, batch=self._batcher.sizes.most,
             seconds=f"{time.monotonic() - started:.2f}",
         )  # fmt: skip
 
@@ -152,6 +198,7 @@ class Model:
         except TimeoutError:
             logs.event("gave up on batches that did not finish", model=self.name, after=self._settings.drain_timeout)
         await self._runner.close(timeout=1.0)
+        self._claim.give_up()
 
 
 def _plan(bundle: Bundle, settings: Settings) -> tuple[ReplicaSpec, CpuBudget]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from flambeau.bundle.storage import Bundle
 from flambeau.errors import ConfigError, RequestError, SetupError
+from flambeau.serving.core_share import CoreShare
 from flambeau.serving.model import Model
 from flambeau.serving.opening import Opened, OpenedModel
 from flambeau.serving.shadow import Shadow
@@ -24,6 +25,7 @@ from flambeau.serving.versions import KeyOf, ServedModel, Version
 from flambeau.settings.service import Settings
 from flambeau.settings.source import SourceOptions
 from flambeau.sources.declarations import Declaration, DeclaredModel
+from flambeau.system.machine import usable_cores
 from flambeau.telemetry import logs
 from flambeau.telemetry.metrics import Metrics
 from flambeau.types import ModelState
@@ -36,6 +38,7 @@ class ModelTable:
         """Raises `SetupError` for what is not there; loads nothing yet."""
         self._settings = settings
         self._metrics = metrics
+        self._cores = CoreShare(usable_cores())
         self._models: dict[str, ServedModel] = {}
         self.strict = settings.strict or not all(isinstance(each, OpenedModel) for each in models)
         """Whether every model has to be loaded for the service to start."""
@@ -88,7 +91,7 @@ class ModelTable:
         served = self._models.get(declaration.name)
         own = declaration.settings | (served.limits if served else {})
         settings = dataclasses.replace(self._settings, name=declaration.name, **own)
-        return Model(bundle, settings, metrics=self._metrics, version=declaration.version)
+        return Model(bundle, settings, metrics=self._metrics, cores=self._cores, version=declaration.version)
 
     def note_fault(self, entry: Version, error: Exception) -> None:
         """The version could not be loaded, for this reason."""

@@ -14,6 +14,7 @@ from flambeau.serving.loading import Loader
 from flambeau.serving.model import Model
 from flambeau.serving.model_table import ModelTable
 from flambeau.serving.opening import Opened
+from flambeau.serving.scaling import Scaler
 from flambeau.serving.shadow import Shadow
 from flambeau.serving.versions import KeyOf
 from flambeau.serving.watch import RepositoryWatch
@@ -55,7 +56,7 @@ class Service:
         if settings.watch and not self.table.repositories:
             raise ConfigError("--watch follows a repository, and none is served: name its folder, or leave it out")
         self._started = False
-        self._watches: list[asyncio.Task[None]] = []
+        self._followers: list[asyncio.Task[None]] = []  # of the models' needs, and of repositories
         self._copies: set[asyncio.Task[None]] = set()  # of requests, for shadows
 
     async def start(self) -> None:
@@ -67,9 +68,10 @@ class Service:
             return
         await self.loader.start()
         self._started = True
+        loop = asyncio.get_running_loop()
+        self._followers = [loop.create_task(Scaler(self.table, self.loader.memory).run())]
         if self.settings.watch:
-            loop = asyncio.get_running_loop()
-            self._watches = [
+            self._followers += [
                 loop.create_task(RepositoryWatch(folder, self.table, self.loader).run())
                 for folder in self.table.repositories
             ]
@@ -174,7 +176,7 @@ class Service:
     async def close(self) -> None:
         """Answer the accepted requests, then release every model."""
         self.drain()
-        for task in (*self._watches, *self._copies):
+        for task in (*self._followers, *self._copies):
             task.cancel()
         await self.loader.close()
         if self.tracer is not None:

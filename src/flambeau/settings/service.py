@@ -138,7 +138,8 @@ class Settings:
         "Replicas of the model, one batch each at a time. Default: auto, as many as the build measured best.",
         long="Replicas of the model, one batch each at a time. Not set, or `auto`: what the build "
         "[measured](engines.md#replicas-and-threads) to give the highest throughput on this machine; if nothing was "
-        "measured, one per core on the CPU, one on an accelerator, one for Python models.",
+        "measured, one per core on the CPU, one on an accelerator, one for Python models. Beside other models, "
+        "[the most that it may have](models.md#cores-and-workers).",
         minimum=1,
         metavar="N|auto",
         unset="auto",
