@@ -103,7 +103,7 @@ def test_a_flooded_model_gets_the_workers_that_it_may_have_and_gives_them_back(s
     with Clients(server, "busy", clients=8):
         server.wait_until(lambda: workers(server, "busy") == 2, within=30)
         metrics = server.get("/metrics").text
-        assert 'flambeau_workers{model="calm",state="idle"} 1' in metrics
+        assert 'flambeau_workers{model="calm",state="idle",version="1"} 1' in metrics
         for number in range(20):
             assert server.post("/predict/calm", json={"input": number}).json()["output"] == 10 * number
         server.wait_until(lambda: server.get("/models/busy/1").json()["cost"] > cost, within=30)  # it is measured

@@ -22,8 +22,8 @@ import msgspec
 from flambeau.errors import EngineError, SetupError
 from flambeau.runners.base import (
     Batch,
-    ReplicaCounts,
     Loss,
+    ReplicaCounts,
     ReplicaInfo,
     ReplicaSpec,
     Restart,
