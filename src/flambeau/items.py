@@ -4,6 +4,7 @@ These structs are the wire format between processes. Named arrays are sent as th
 their dtypes and shapes in a spec; bytes from another process are checked before they become arrays.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -85,10 +86,16 @@ class ArraySpec(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
+@functools.cache
+def name_of(dtype: "np.dtype[Any]") -> str:
+    """The dtype's name, which numpy makes anew whenever it is asked."""
+    return dtype.name
+
+
 def pack(tensors: Tensors) -> tuple[tuple[ArraySpec, ...], bytearray]:
     """The arrays' specs and bytes. The bytes are a copy, because a network may write into its input."""
     laid = {name: np.ascontiguousarray(each, each.dtype.newbyteorder("<")) for name, each in tensors.items()}
-    specs = tuple(ArraySpec(name, each.dtype.name, each.shape) for name, each in laid.items())  # type: ignore[arg-type]
+    specs = tuple(ArraySpec(name, name_of(each.dtype), each.shape) for name, each in laid.items())  # type: ignore[arg-type]
     return specs, bytearray().join(each.reshape(-1).view(np.uint8).data for each in laid.values())  # writable
 
 
