@@ -92,11 +92,15 @@ def name_of(dtype: "np.dtype[Any]") -> str:
     return dtype.name
 
 
-def pack(tensors: Tensors) -> tuple[tuple[ArraySpec, ...], bytearray]:
-    """The arrays' specs and bytes. The bytes are a copy, because a network may write into its input."""
+def pack(tensors: Tensors, *, lent: bool = False) -> tuple[tuple[ArraySpec, ...], bytearray | memoryview]:
+    """The arrays' specs and bytes. The bytes are a copy, because a network may write into its input.
+
+    `lent`: they go to another process, so those of a single array may be a view of it.
+    """
     laid = {name: np.ascontiguousarray(each, each.dtype.newbyteorder("<")) for name, each in tensors.items()}
     specs = tuple(ArraySpec(name, name_of(each.dtype), each.shape) for name, each in laid.items())  # type: ignore[arg-type]
-    return specs, bytearray().join(each.reshape(-1).view(np.uint8).data for each in laid.values())  # writable
+    views = [each.reshape(-1).view(np.uint8).data for each in laid.values()]
+    return specs, views[0] if lent and len(views) == 1 else bytearray().join(views)
 
 
 def check_packed(specs: Sequence[ArraySpec], size: int) -> None:
