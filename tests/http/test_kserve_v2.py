@@ -215,7 +215,8 @@ def changed(**of_first: Any) -> dict[str, Any]:
         (changed(shape=[1] * 33), "33 dimensions"),
         (changed(shape=[8]), "not nested"),
         (changed(shape=[8], data=[1.0] * 8), "must be float32"),
-        (changed(shape=[0, 4], data=[]), "has no row"),
+        (changed(shape=[0, 4], data=[]), "the size 0"),
+        (changed(shape=[0, 2**31 - 1, 2**31 - 1], data=[[]]), "the size 0"),
         (changed(name="c"), "there is no input 'c'"),
         (changed(name="b"), "more than once"),
         (changed(parameters={"binary_data_size": 0}), "both data and binary_data_size"),
@@ -460,6 +461,32 @@ def test_a_long_json_tensor_does_not_stop_the_others(server: ServerProcess) -> N
         stop.set()
         flooding.result()
     assert sorted(waits)[len(waits) // 2] < 0.1
+
+
+HOSTILE = {
+    "keys": b'{"inputs": [{"data":[' + b'"data":[' * 400_000,
+    "open lists": b'"data":[1,' * 300_000,
+    "one open list": b'{"inputs": [{"name": "a", "data": [' + b"1," * 1_500_000,
+    "objects": b'{"inputs": [' + b"{}," * 1_000_000 + b"{}]}",
+    "tensors": b'{"inputs": [' + b'{"name":"a","shape":[1],"datatype":"FP32","data":[1]},' * 60_000 + b"1]}",
+    "parameters": b'{"parameters": {' + b",".join(b'"%d":1' % each for each in range(300_000)) + b'}, "inputs": []}',
+    "shape": b'{"inputs": [{"name":"a","datatype":"FP32","data":[1],"shape":[' + b"1," * 1_000_000 + b"1]}]}",
+    "depth": b'{"inputs": ' + b"[" * 3_000_000,
+    "braces": b'{"inputs": [{"data": ' + b"{" * 3_000_000,
+    "text": b'{"inputs": "' + b"x" * 3_900_000 + b'"}',
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("path", [INFER, "/v1/models/double:predict"])
+def test_hostile_documents_hold_up_nobody(server: ServerProcess, name: str, path: str) -> None:
+    body = HOSTILE[name] if path == INFER else HOSTILE[name].replace(b'"inputs": [', b'"instances": [', 1)
+    assert len(body) < MAX_BODY
+    began = time.monotonic()
+    answer = server.post(path, data=body)
+    assert 400 <= answer.status_code < 500
+    assert len(answer.text) < 1000
+    assert time.monotonic() - began < 2
 
 
 def test_a_free_axis_follows_from_the_length(server: ServerProcess) -> None:
