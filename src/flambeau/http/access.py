@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from flambeau.errors import Code, ConfigError, RequestError
 from flambeau.http import tokens
 from flambeau.http.origins import SAFE_METHODS, Hosts, Origins
-from flambeau.protocols import models, openapi
+from flambeau.protocols import models, openapi, v1, v2_routes
+from flambeau.protocols.content_encoding import UnpackingBudget
 from flambeau.protocols.dispatch import NATIVE
 from flambeau.protocols.errors import RateLimited, error_answer
 from flambeau.protocols.messages import Charge, HttpAnswer, sealed
@@ -241,7 +242,9 @@ def site_routes(settings: Settings, access: AccessControl, *, ours: bool, tokens
     document = openapi.route(lambda: table, tokens=tokens)
     guarded = tokens or is_local(settings.host)
     about_models = models.routes(access.is_admin, ours=ours, guarded=guarded, tokens=tokens)
-    routes = [*NATIVE, *about_models, document, *pages.ROUTES, *openapi_page.ROUTES]
+    unpacking = UnpackingBudget(settings)
+    v2 = v2_routes.routes(unpacking, access.is_admin, ours=ours, guarded=guarded, tokens=tokens)
+    routes = [*NATIVE, *about_models, *v2, *v1.routes(unpacking), document, *pages.ROUTES, *openapi_page.ROUTES]
     if settings.metrics_public:
         routes = [replace(route, scope="public") if route.path == "/metrics" else route for route in routes]
     table = RouteTable(routes)

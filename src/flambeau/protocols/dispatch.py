@@ -17,6 +17,7 @@ from flambeau.protocols.routes import Match, ProtocolFunction, Route
 from flambeau.serving.model import Model
 from flambeau.serving.service import Service
 from flambeau.telemetry import logs, tracing
+from flambeau.telemetry.metrics import Protocol
 from flambeau.telemetry.tracing import longest
 from flambeau.types import Timings
 
@@ -68,6 +69,8 @@ def prediction(
     path: str,
     infer: Callable[[Service, Model, HttpRequest], Coroutine[Any, Any, Answered]],
     refuse: Callable[[RequestError, str], HttpAnswer],
+    *,
+    protocol: Protocol = "native",
 ) -> ProtocolFunction:
     """The function of a prediction route: it measures, logs and traces every request under `path`.
 
@@ -92,9 +95,9 @@ def prediction(
         status = found.http.status
         seconds = time.monotonic() - request.received
         if taken is None:
-            service.metrics.other.answered(status)
+            service.metrics.other.answered(status, protocol)
         else:
-            taken.metrics.answered(status)
+            taken.metrics.answered(status, protocol)
             if status == 200:
                 taken.metrics.took(seconds)
         trace = None
