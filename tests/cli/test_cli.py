@@ -6,8 +6,10 @@ import signal
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import tritonclient.http as triton
 
 from flambeau.architectures import torchvision_compat
 from flambeau.bundle import storage
@@ -92,14 +94,39 @@ def test_densenet_answers_as_pytorch_itself(serve: Serve, folder: Path) -> None:
         transforms.Resize(255), transforms.CenterCrop(224), transforms.ToTensor(),
         transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
     ])  # fmt: skip
+    prepared = prepare(picture)[None]
     with torch.inference_mode():
-        expected = network(prepare(picture)[None]).softmax(1)[0]
+        logits = network(prepared)
+        expected = logits.softmax(1)[0]
     for engine in ("onnxruntime", "eager"):
         arguments = ("densenet121", "--weights", folder / "densenet.pth", "--labels", "imagenet", "--engine", engine)
         with serve(*arguments) as server:
             body = server.post("/predict?threshold=0", files={"image": encoded(picture)}).json()
+            raw, from_json, files = over_v2(server.url, "densenet121", prepared.numpy(), encoded(picture))
+        assert (raw == from_json).all()
+        assert raw == pytest.approx(logits.numpy(), abs=1e-6 * float(logits.abs().max()))
+        assert torch.from_numpy(raw.copy()).softmax(1)[0].tolist() == pytest.approx(body["probabilities"], abs=1e-6)
+        assert files[0].tolist() == pytest.approx(body["probabilities"], abs=1e-6)
         assert body["class_index"] == int(expected.argmax())
         assert body["probabilities"] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def over_v2(url: str, model: str, prepared: np.ndarray, file: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """KServe v2: the network's own outputs asked in binary and as JSON, and the probabilities of a file."""
+    client = triton.InferenceServerClient(url.removeprefix("http://"), network_timeout=60.0)
+    described = client.get_model_metadata(model)
+    given, output = described["inputs"][0], described["outputs"][0]["name"]
+    found = []
+    for binary in (True, False):
+        tensor = triton.InferInput(given["name"], list(prepared.shape), "FP32")
+        tensor.set_data_from_numpy(prepared, binary_data=binary)
+        wanted = triton.InferRequestedOutput(output, binary_data=binary)
+        found.append(client.infer(model, [tensor], outputs=[wanted]).as_numpy(output))
+    images = triton.InferInput("images", [1], "BYTES")
+    images.set_data_from_numpy(np.array([file], object))
+    found.append(client.infer(model, [images]).as_numpy("probabilities"))
+    client.close()
+    return found[0], found[1], found[2]
 
 
 def test_a_network_over_numbers_serves_rows_and_lists_of_rows(serve: Serve, folder: Path) -> None:
