@@ -51,6 +51,7 @@ Code = Literal[
     "model_unavailable",
     "multipart_truncated",
     "not_found",
+    "not_implemented",
     "out_of_memory",
     "overloaded",
     "poison_input",

@@ -89,7 +89,7 @@ def pack(tensors: Tensors) -> tuple[tuple[ArraySpec, ...], bytearray]:
     """The arrays' specs and bytes. The bytes are a copy, because a network may write into its input."""
     laid = {name: np.ascontiguousarray(each, each.dtype.newbyteorder("<")) for name, each in tensors.items()}
     specs = tuple(ArraySpec(name, each.dtype.name, each.shape) for name, each in laid.items())  # type: ignore[arg-type]
-    return specs, bytearray().join(each.tobytes() for each in laid.values())  # PyTorch warns about read-only memory
+    return specs, bytearray().join(each.reshape(-1).view(np.uint8).data for each in laid.values())  # writable
 
 
 def check_packed(specs: Sequence[ArraySpec], size: int) -> None:

@@ -47,6 +47,7 @@ STATUS: dict[Code, int] = {
     "model_crashed": 500,
     "model_error": 500,
     "model_output_invalid": 500,
+    "not_implemented": 501,
     "draining": 503,
     "model_loading": 503,
     "model_unavailable": 503,

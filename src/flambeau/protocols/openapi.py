@@ -24,7 +24,7 @@ from flambeau.version import VERSION
 
 Document = dict[str, Any]
 
-_NOT_OF_PREDICTIONS: frozenset[Code] = frozenset({"not_found", "method_not_allowed"})
+_NOT_OF_PREDICTIONS: frozenset[Code] = frozenset({"not_found", "not_implemented", "method_not_allowed"})
 _REASONS = {
     400: "The request is malformed, or the model rejects the input.",
     401: "The request has no token, or one that is not known.",

@@ -84,6 +84,13 @@ class Task:
         """The function that makes the network's answers. Raises `BundleError` if its outputs do not fit this task."""
         raise NotImplementedError
 
+    def arrays(self, network: NetworkFacts) -> tuple[TensorSpec, ...]:
+        """What `tensors()` of an answer holds, for protocols of arrays; the dtype of text is `str`.
+
+        Empty if there is nothing of the kind: such protocols then give the answer's JSON.
+        """
+        return ()
+
     def schemas(self, network: NetworkFacts) -> tuple[Schema, ...]:
         """The schemas of one item's body: one, or one for each form of it."""
         raise NotImplementedError

@@ -12,7 +12,7 @@ from flambeau.answers.activation import applied
 from flambeau.answers.base import foreign
 from flambeau.answers.schemas import RANKED, Schema, named, ranking, record, score_of
 from flambeau.errors import BundleError
-from flambeau.items import Item, Tensors, TensorSpec
+from flambeau.items import FREE, Item, Tensors, TensorSpec
 from flambeau.tasks.base import CellKind, NetworkFacts, Postprocess, Task, in_words
 
 CELLS = ("class_id", "class_name", "class_index", "probability")
@@ -61,10 +61,12 @@ class Classification(Answer, frozen=True):
         return 9 * len(self.probabilities or ())
 
     def tensors(self) -> Tensors:
-        """The ranked classes and their probabilities, and those of all classes if they were asked for."""
+        """The ranked classes, whether the best is recognised, and all probabilities if they were asked for."""
         found: Tensors = {
+            "labels": np.array([[each.label.name for each in self.top]], np.object_),
+            "scores": np.array([[each.probability for each in self.top]], np.float32),
             "class_index": np.array([[each.index for each in self.top]], np.int64),
-            "probability": np.array([[each.probability for each in self.top]], np.float32),
+            "recognised": np.array([self.recognised]),
         }
         if self.probabilities is not None:
             found["probabilities"] = np.array([self.probabilities], np.float32)
@@ -152,6 +154,15 @@ class ClassificationTask(Task):
             )
 
         return answer
+
+    def arrays(self, network: NetworkFacts) -> tuple[TensorSpec, ...]:
+        return (
+            TensorSpec("probabilities", "float32", (self.row_of(network),)),
+            TensorSpec("labels", "str", (FREE,)),
+            TensorSpec("scores", "float32", (FREE,)),
+            TensorSpec("class_index", "int64", (FREE,)),
+            TensorSpec("recognised", "bool", ()),
+        )
 
     def schemas(self, network: NetworkFacts) -> tuple[Schema, ...]:
         """Two: for the part `file` and for the part `image`."""

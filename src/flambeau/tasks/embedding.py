@@ -96,6 +96,9 @@ class EmbeddingTask(Task):
 
         return answer
 
+    def arrays(self, network: NetworkFacts) -> tuple[TensorSpec, ...]:
+        return (TensorSpec("embedding", "float32", (self.row_of(network),)),)
+
     def schemas(self, network: NetworkFacts) -> tuple[Schema, ...]:
         return (record({"embedding": nested((self.row_of(network),), {"type": ["number", "null"]})}),)
 

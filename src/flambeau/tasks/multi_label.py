@@ -60,7 +60,9 @@ class MultiLabel(Answer, frozen=True):
         return len(self.vector)
 
     def tensors(self) -> Tensors:
-        return {"scores": self.array[None]}
+        """All scores, and which of them reach the threshold, as the answer compares them: in float64."""
+        present = self.array.astype(np.float64) >= self.threshold
+        return {"scores": self.array[None], "present": present[None]}
 
     def body(self, asked: Asked) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -123,6 +125,10 @@ class MultiLabelTask(Task):
             return MultiLabel(ranked, threshold, packed_array.packed(scores, packed_array.SINGLE))
 
         return answer
+
+    def arrays(self, network: NetworkFacts) -> tuple[TensorSpec, ...]:
+        classes = self.row_of(network)
+        return (TensorSpec("scores", "float32", (classes,)), TensorSpec("present", "bool", (classes,)))
 
     def schemas(self, network: NetworkFacts) -> tuple[Schema, ...]:
         labels, score, classes = network.labels, score_of(network.activation), self.row_of(network)

@@ -61,6 +61,9 @@ class RegressionTask(Task):
 
         return answer
 
+    def arrays(self, network: NetworkFacts) -> tuple[TensorSpec, ...]:
+        return (TensorSpec("output", "float64", network.outputs[0].shape),)
+
     def schemas(self, network: NetworkFacts) -> tuple[Schema, ...]:
         shape = network.outputs[0].shape
         return (record({"output": nested(shape if packed_array.elements(shape) != 1 else (), NUMBER)}),)

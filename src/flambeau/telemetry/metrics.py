@@ -6,9 +6,11 @@ scrape, at 0. Queues, workers and their memory are read at each scrape.
 """
 
 import platform
+import time
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal, get_args
 
@@ -59,8 +61,8 @@ class Distributions(Collector):
         yield family
 
 
-Protocol = Literal["native", "page"]
-"""Where a request came from: a program that speaks the native protocol, or the page's form."""
+Protocol = Literal["native", "page", "v1", "v2"]
+"""Where a request came from: a program that speaks the native protocol or one of KServe's, or the page's form."""
 
 OTHER = "_other"
 """The label of requests for no known model."""
@@ -173,6 +175,25 @@ class RequestMetrics:
         return self._answered.setdefault((protocol, status), counter)
 
 
+@dataclass(slots=True)
+class VersionTotals:
+    """What one version of a model has done so far: counts, and seconds in each stage of all its items together.
+
+    `answered`, `seconds` and `failed` are of requests. `last` is when it last answered, by `time.time()`.
+    """
+
+    items: int = 0
+    batches: int = 0
+    queue: float = 0.0
+    preprocess: float = 0.0
+    inference: float = 0.0
+    postprocess: float = 0.0
+    answered: int = 0
+    seconds: float = 0.0
+    failed: int = 0
+    last: float = 0.0
+
+
 class ModelMetrics(RequestMetrics):
     """The metrics of one model, updated on the loop. Labels are resolved once, not per request."""
 
@@ -185,9 +206,15 @@ class ModelMetrics(RequestMetrics):
         self._closed: dict[str, Counter] = {}
         self._retries = metrics.retries.labels(name)
         self._ready = metrics.model_ready.labels(name, version)
+        self.totals = VersionTotals()
         self.queue: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self.workers: Callable[[], Sequence[WorkerView]] = lambda: ()
         self.losses: Callable[[], Mapping[str, int]] = dict
+
+    def answered(self, status: int, protocol: Protocol = "native") -> None:
+        super().answered(status, protocol)
+        if status != 200:
+            self.totals.failed += 1
 
     def timings(self, timings: Timings) -> None:
         """Count the stages of an item."""
@@ -196,14 +223,24 @@ class ModelMetrics(RequestMetrics):
         preprocess.observe(timings.preprocess)
         inference.observe(timings.inference)
         postprocess.observe(timings.postprocess)
+        totals = self.totals
+        totals.items += 1
+        totals.queue += timings.queue
+        totals.preprocess += timings.preprocess
+        totals.inference += timings.inference
+        totals.postprocess += timings.postprocess
 
     def took(self, seconds: float) -> None:
         """Count a request that was answered 200 so many seconds after it was received."""
         self._total.observe(seconds)
+        self.totals.answered += 1
+        self.totals.seconds += seconds
+        self.totals.last = time.time()
 
     def batch(self, size: int, reason: str) -> None:
         """Count a closed batch of `size` items."""
         self._batch_size.observe(size)
+        self.totals.batches += 1
         self._closed[reason].inc()
 
     def expect_batches(self, reasons: Iterable[str]) -> None:

@@ -1,0 +1,383 @@
+"""Inference of the Open Inference Protocol (KServe v2) as values: from a request's tensors to a response's.
+
+A model is asked in one of two ways, and its metadata names both:
+
+its own tensors    exactly as `Service.infer` takes them; the network's own outputs come back
+files or values    one BYTES tensor (`FILES`, `VALUES`); each element takes the pipeline's own way, and the outputs
+                   are what the model's task answers, as arrays
+
+REST and gRPC parse requests into these values and print responses. This module knows neither, and no JSON tensors.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from flambeau.answers import Asked
+from flambeau.errors import RequestError
+from flambeau.items import FREE, TensorSpec
+from flambeau.pipelines import json_document
+from flambeau.protocols.v2_datatypes import Elements, V2Datatype, datatype_of
+from flambeau.serving import tensor_requests
+from flambeau.serving.model import Model
+from flambeau.serving.service import Service
+from flambeau.tasks import NetworkFacts
+from flambeau.types import Answer, Options, Outcome, Payload, Tensors, Timings
+
+ParameterValue = str | bool | int | float
+Parameters = Mapping[str, ParameterValue]
+
+FILES = "images"
+"""The BYTES input of a model of images, encoded files of any size; `image_files` where the network has an input of that
+name."""
+
+VALUES = "input"
+"""The BYTES input of a Python model: each element is the JSON text of one value."""
+
+RAW_FILES = "file"
+"""The other BYTES input of a Python model: each element is a file."""
+
+ANSWER = "answer"
+"""The BYTES output of a task whose answers are no arrays: each element is an answer's JSON."""
+
+_SHARED_MEMORY = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
+_SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
+_MOST_RANKED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class NamedTensor:
+    """An input or an output. `data` is an array of that shape, or the elements of BYTES in row-major order.
+
+    An input of BF16 has its numbers as float32.
+    """
+
+    name: str
+    datatype: V2Datatype
+    shape: tuple[int, ...]
+    data: npt.NDArray[Any] | Elements
+    parameters: Parameters = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedOutput:
+    """An output that a client asks for."""
+
+    name: str
+    parameters: Parameters = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRequest:
+    """A request to one model. Without `outputs`, it asks for all. `identity` is the client's own id, echoed."""
+
+    inputs: tuple[NamedTensor, ...]
+    outputs: tuple[RequestedOutput, ...] = ()
+    parameters: Parameters = field(default_factory=dict)
+    identity: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceResponse:
+    """The answer to a request. `timings`: one for each item. `queued`: `time.monotonic()` when they were queued."""
+
+    model_name: str
+    model_version: str
+    identity: str
+    outputs: tuple[NamedTensor, ...]
+    timings: Sequence[Timings]
+    queued: float
+
+
+async def infer(
+    service: Service,
+    model: Model,
+    request: InferenceRequest,
+    *,
+    most: float | None = None,
+    charge: Callable[[int], None] | None = None,
+) -> InferenceResponse:
+    """Answer a request to `model`, which the caller holds (`Service.using`).
+
+    `most`: the seconds that the caller itself allows; the service's deadline and the parameter `timeout` also bound it.
+    `charge` is told the items after the first. Raises `RequestError`; a response is whole or not at all, so one bad
+    item refuses the request, with its index.
+    """
+    try:
+        _refuse_unsupported(request)
+        timeout = _seconds(request.parameters, service.settings.deadline if most is None else most)
+        asked = _read(service, model, request)
+        if charge is not None:
+            charge(len(asked.payloads) - 1)
+    except RequestError as error:
+        model.metrics.rejected(error.code)
+        raise
+    queued = time.monotonic()
+    timeout = min(timeout, service.settings.deadline)
+    outcomes = await service.predict(model, asked.payloads, asked.options, timeout=timeout)
+    found = tensor_requests.join(outcomes) if asked.raw else _arrays(model, outcomes, asked)
+    labels = [label.name for label in model.bundle.labels() or ()]
+    outputs = tuple(_output(each.name, found[each.name], each.parameters, labels) for each in asked.wanted)
+    timings = [outcome.timings for outcome in outcomes]
+    return InferenceResponse(model.name, model.version, request.identity, outputs, timings, queued)
+
+
+# What a model takes and gives
+
+
+def files_of(model: Model) -> str | None:
+    """The name of the BYTES input of whole files, if the model takes them."""
+    if model.kind == "python":
+        return RAW_FILES
+    if model.kind != "image":
+        return None
+    taken = any(spec.name == FILES for spec in model.bundle.manifest.inputs)
+    return "image_files" if taken else FILES
+
+
+def whole_inputs(model: Model) -> tuple[str, ...]:
+    """The names of the BYTES inputs, of which a request gives one and nothing else."""
+    values = (VALUES,) if model.kind == "python" else ()
+    files = files_of(model)
+    return values if files is None else (*values, files)
+
+
+def raw_inputs(model: Model) -> tuple[TensorSpec, ...]:
+    """The network's own inputs; none for a Python model."""
+    return model.bundle.manifest.inputs
+
+
+def raw_outputs(model: Model) -> tuple[TensorSpec, ...]:
+    """The network's own outputs, which its own inputs are answered with."""
+    return model.bundle.manifest.outputs
+
+
+def answer_outputs(model: Model) -> tuple[TensorSpec, ...]:
+    """The outputs that files and values are answered with; the dtype of text is `str`."""
+    if model.kind == "tensor":
+        return ()
+    if model.kind == "python":
+        return (TensorSpec("output", "str", ()),)
+    manifest = model.bundle.manifest
+    facts = NetworkFacts(
+        inputs=manifest.inputs, outputs=manifest.outputs, activation=manifest.activated_by, labels=model.bundle.labels()
+    )
+    return model.does.arrays(facts) or (TensorSpec(ANSWER, "str", ()),)
+
+
+def shape_of(spec: TensorSpec) -> tuple[int, ...]:
+    """The shape in metadata: the row axis first, -1 for it and for every free axis."""
+    return (FREE, *spec.shape)
+
+
+# Reading a request
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A request as items. `raw`: they are the network's own inputs."""
+
+    payloads: list[Payload]
+    options: Options
+    wanted: tuple[RequestedOutput, ...]
+    raw: bool
+    noun: str = ""
+
+
+def _refuse_unsupported(request: InferenceRequest) -> None:
+    for parameters in (*(each.parameters for each in request.inputs), *(each.parameters for each in request.outputs)):
+        refuse_shared_memory(parameters)
+    if any(request.parameters.get(name) for name in _SEQUENCE):
+        raise RequestError("models here keep no state: sequences are not supported", code="not_implemented")
+    for what, names in (("input", [each.name for each in request.inputs]), ("output", [*_names(request.outputs)])):
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise RequestError(f"the {what} '{twice}' is there more than once", code="invalid_tensor")
+
+
+def refuse_shared_memory(parameters: Parameters) -> None:
+    """Raise `RequestError` where the parameters of a tensor name a region of shared memory."""
+    if any(name in parameters for name in _SHARED_MEMORY):
+        message = "shared memory is not supported: send the tensor in the request"
+        raise RequestError(message, code="not_implemented")
+
+
+def _names(outputs: Sequence[RequestedOutput]) -> list[str]:
+    return [each.name for each in outputs]
+
+
+def _seconds(parameters: Parameters, most: float) -> float:
+    """How long the request may take: the parameter `timeout`, in microseconds, within `most`. 0 stands for none."""
+    microseconds = parameters.get("timeout", 0)
+    if isinstance(microseconds, bool) or not isinstance(microseconds, int) or microseconds < 0:
+        raise RequestError("the parameter timeout must be a whole number of microseconds", code="bad_request")
+    return min(most, microseconds / 1e6) if microseconds else most
+
+
+def _read(service: Service, model: Model, request: InferenceRequest) -> _Question:
+    if not request.inputs:
+        raise RequestError("the request has no input", code="invalid_tensor")
+    most = service.settings.max_items
+    first = request.inputs[0]
+    if first.datatype == "BYTES" and first.name in whole_inputs(model):
+        if len(request.inputs) > 1:
+            message = f"'{first.name}' is the whole input: send it, or the network's own tensors, and not both"
+            raise RequestError(message, code="invalid_tensor")
+        wanted = _wanted(request, answer_outputs(model))
+        options = _options(request.parameters, wanted)
+        payloads = _payloads(model, first, most=most, max_depth=service.settings.max_json_depth)
+        noun = {"image": "image"}.get(model.kind, "element")
+        return _Question(payloads, options, wanted, raw=False, noun=noun)
+    wanted = _wanted(request, raw_outputs(model))
+    tensors: Tensors = {}
+    for each in request.inputs:
+        if isinstance(each.data, tuple):
+            raise RequestError(f"the input '{each.name}' is BYTES: {_taken(model)}", code="invalid_tensor")
+        tensors[each.name] = each.data
+    if model.kind == "python":
+        raise RequestError(f"a Python model has no tensors of its own: {_taken(model)}", code="invalid_tensor")
+    payloads = tensor_requests.split(model, tensors, most=most)
+    return _Question(payloads, Options(), wanted, raw=True)
+
+
+def _taken(model: Model) -> str:
+    taken = [f"{spec.name} ({datatype_of(spec.dtype)} {list(shape_of(spec))})" for spec in raw_inputs(model)]
+    whole = [f"{name} (BYTES [-1])" for name in whole_inputs(model)]
+    return f"this model takes {' or '.join(filter(None, (', '.join(taken), *whole)))}"
+
+
+def _wanted(request: InferenceRequest, outputs: Sequence[TensorSpec]) -> tuple[RequestedOutput, ...]:
+    known = [spec.name for spec in outputs]
+    for each in request.outputs:
+        if each.name not in known:
+            message = f"there is no output '{each.name}' for these inputs: there are {', '.join(known)}"
+            raise RequestError(message, code="invalid_tensor")
+        _classes(each.parameters)
+    return request.outputs or tuple(map(RequestedOutput, known))
+
+
+def _classes(parameters: Parameters) -> int:
+    """How many classes the extension `classification` asks for; 0: the output itself."""
+    count = parameters.get("classification", 0)
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise RequestError("the parameter classification must be a whole number", code="bad_request")
+    return count
+
+
+def _options(parameters: Parameters, wanted: Sequence[RequestedOutput]) -> Options:
+    top_k, threshold = parameters.get("top_k", 1), parameters.get("threshold")
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= _MOST_RANKED:
+        message = f"the parameter top_k must be a whole number from 1 to {_MOST_RANKED}"
+        raise RequestError(message, code="bad_request")
+    if threshold is not None and (
+        isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1
+    ):
+        raise RequestError("the parameter threshold must be a number from 0 to 1", code="bad_request")
+    return Options(
+        top_k=top_k,
+        threshold=None if threshold is None else float(threshold),
+        probabilities="probabilities" in _names(wanted),
+    )
+
+
+def _payloads(model: Model, tensor: NamedTensor, *, most: int, max_depth: int) -> list[Payload]:
+    """An item for each element of a BYTES tensor of shape [N] or [N, 1]."""
+    elements = tensor.data
+    assert isinstance(elements, tuple)  # BYTES
+    if len(tensor.shape) not in (1, 2) or tensor.shape[1:] not in ((), (1,)):
+        raise RequestError(
+            f"the input '{tensor.name}' must be of shape [N] or [N, 1], but it is {list(tensor.shape)}",
+            code="invalid_tensor",
+        )
+    if not elements:
+        raise RequestError(f"the input '{tensor.name}' has no element", code="invalid_tensor")
+    if len(elements) > most:
+        raise RequestError(
+            f"the request has {len(elements)} items: the most is {most} (--max-items)", code="too_many_items"
+        )
+    if model.kind == "python" and tensor.name == VALUES:
+        return [_value(each, max_depth=max_depth, index=index) for index, each in enumerate(elements)]
+    for index, each in enumerate(elements):
+        if not len(each):
+            raise RequestError(f"element {index} of the input '{tensor.name}' is empty", code="empty_body")
+    return [Payload("file", each) for each in elements]
+
+
+def _value(text: bytes | memoryview, *, max_depth: int, index: int) -> Payload:
+    """One JSON value for a Python model. A long one is checked in the replica, as a long document is."""
+    document = b'{"input":%b}' % bytes(text)
+    if len(text) > json_document.SHORT:
+        return Payload("document", document)
+    try:
+        msgspec.json.decode(text, type=msgspec.Raw)  # one value, and nothing behind it
+    except msgspec.DecodeError as error:
+        raise RequestError(f"element {index} of the input is not JSON: {error}", code="invalid_json") from None
+    return Payload("json", json_document.read_input(document, max_depth=max_depth + 1))
+
+
+# Making a response
+
+
+def _arrays(model: Model, outcomes: Sequence[Outcome], asked: _Question) -> dict[str, npt.NDArray[Any]]:
+    """The answers as arrays with a row for each item. Raises the `RequestError` of the first item that failed."""
+    answers: list[Answer] = []
+    for index, outcome in enumerate(outcomes):
+        result = outcome.result
+        if isinstance(result, RequestError):
+            where = f"{asked.noun} {index}: " if len(outcomes) > 1 else ""
+            raise RequestError(where + result.message, code=result.code, hint=result.hint)
+        answers.append(result)
+    names = _names(asked.wanted)
+    if model.kind == "python":
+        return {"output": _texts([msgspec.json.encode(each.output) for each in answers])}
+    if names == [ANSWER]:
+        told = Asked(top_k=asked.options.top_k)
+        return {ANSWER: _texts([msgspec.json.encode(each.body(told)) for each in answers])}
+    parts = [each.tensors() for each in answers]
+    for name in names:
+        if len({part[name].shape for part in parts}) > 1:
+            raise RequestError(
+                f"the answers to these {asked.noun}s have '{name}' of unlike shapes, which no tensor can hold: "
+                "send them one by one",
+                code="bad_request",
+            )
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+
+def _texts(texts: list[bytes]) -> npt.NDArray[Any]:
+    found = np.empty(len(texts), np.object_)
+    found[:] = texts
+    return found
+
+
+def _output(name: str, array: npt.NDArray[Any], parameters: Parameters, labels: Sequence[str]) -> NamedTensor:
+    """An output as the client asked for it: itself, or its best classes."""
+    if count := _classes(parameters):
+        array = _ranked(name, array, count, labels)
+    if array.dtype.kind == "O":
+        elements = tuple(each if isinstance(each, bytes) else str(each).encode() for each in array.ravel())
+        return NamedTensor(name, "BYTES", array.shape, elements, parameters)
+    return NamedTensor(name, datatype_of(array.dtype.name), array.shape, array, parameters)
+
+
+def _ranked(name: str, array: npt.NDArray[Any], count: int, labels: Sequence[str]) -> npt.NDArray[Any]:
+    """The extension `classification`: the largest numbers of each row as texts `VALUE:INDEX` or `VALUE:INDEX:LABEL`.
+
+    Shape (rows, count), or as many as a row has numbers. Ties keep the order of the numbers.
+    """
+    if array.dtype.kind not in "fiu":
+        raise RequestError(f"the output '{name}' has no numbers to rank", code="bad_request")
+    rows = array.reshape(len(array), -1)
+    best = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :count]
+    named = labels if len(labels) == rows.shape[1] else ()
+    found = np.empty(best.shape, np.object_)
+    for row, places in enumerate(best.tolist()):
+        for rank, place in enumerate(places):
+            text = f"{rows[row, place]:f}:{place}" if rows.dtype.kind == "f" else f"{rows[row, place]}:{place}"
+            found[row, rank] = f"{text}:{named[place]}" if named else text
+    return found
