@@ -61,7 +61,7 @@ class Distributions(Collector):
         yield family
 
 
-Protocol = Literal["native", "page", "v1", "v2"]
+Protocol = Literal["native", "page", "v1", "v2", "grpc"]
 """Where a request came from: a program that speaks the native protocol or one of KServe's, or the page's form."""
 
 OTHER = "_other"
