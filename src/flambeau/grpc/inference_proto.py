@@ -68,10 +68,19 @@ INFERENCE: MessageFields = {
         map<string, ModelParameter> parameters = 14; string backend = 17;
         ModelTransactionPolicy model_transaction_policy = 19
     """,
-    "ModelVersionPolicy": "oneof policy_choice ModelVersionPolicy.Specific specific = 3",
+    "ModelVersionPolicy": """
+        oneof policy_choice ModelVersionPolicy.All all = 2; oneof policy_choice ModelVersionPolicy.Specific specific = 3
+    """,
+    "ModelVersionPolicy.All": "",
     "ModelVersionPolicy.Specific": "repeated int64 versions = 1",
-    "ModelInput": "string name = 1; enum DataType data_type = 2; repeated int64 dims = 4; bool optional = 8",
-    "ModelOutput": "string name = 1; enum DataType data_type = 2; repeated int64 dims = 3; string label_filename = 4",
+    "ModelInput": """
+        string name = 1; enum DataType data_type = 2; repeated int64 dims = 4; ModelTensorReshape reshape = 5;
+        bool optional = 8
+    """,
+    "ModelOutput": """
+        string name = 1; enum DataType data_type = 2; repeated int64 dims = 3; ModelTensorReshape reshape = 5
+    """,
+    "ModelTensorReshape": "repeated int64 shape = 1",
     "ModelInstanceGroup": "string name = 1; int32 count = 2; enum ModelInstanceGroup.Kind kind = 4",
     "ModelDynamicBatching": "repeated int32 preferred_batch_size = 1; uint64 max_queue_delay_microseconds = 2",
     "ModelParameter": "string string_value = 1",
@@ -81,7 +90,12 @@ INFERENCE: MessageFields = {
     "ModelStatistics": """
         string name = 1; string version = 2; uint64 last_inference = 3; uint64 inference_count = 4;
         uint64 execution_count = 5; InferStatistics inference_stats = 6;
-        repeated InferBatchStatistics batch_stats = 7; repeated MemoryUsage memory_usage = 8
+        repeated InferBatchStatistics batch_stats = 7; repeated MemoryUsage memory_usage = 8;
+        map<string, InferResponseStatistics> response_stats = 9
+    """,
+    "InferResponseStatistics": """
+        StatisticDuration compute_infer = 1; StatisticDuration compute_output = 2; StatisticDuration success = 3;
+        StatisticDuration fail = 4; StatisticDuration empty_response = 5; StatisticDuration cancel = 6
     """,
     "StatisticDuration": "uint64 count = 1; uint64 ns = 2",
     "InferStatistics": """

@@ -110,11 +110,18 @@ class _ModelRoutes:
         return _json(summary_of(service.table.named(model)))
 
     def _who(self, request: HttpRequest) -> str:
-        """A token by the start of its SHA-256, as a tokens file may hold it; without tokens the client's address."""
-        _, _, token = request.headers.get("authorization", "").partition(" ")
-        if self._tokens and token:
-            return f"token sha256:{hashlib.sha256(token.strip().encode()).hexdigest()[:8]}"
-        return request.client or "a client of this machine"
+        return who(request.headers, request.client, tokens=self._tokens)
+
+
+def who(headers: Mapping[str, str], client: str, *, tokens: bool) -> str:
+    """Who asks for a change, for the log: a token by the start of its SHA-256, as a tokens file may hold it.
+
+    Without tokens the client's address.
+    """
+    _, _, token = headers.get("authorization", "").partition(" ")
+    if tokens and token:
+        return f"token sha256:{hashlib.sha256(token.strip().encode()).hexdigest()[:8]}"
+    return client or "a client of this machine"
 
 
 _CHANGE_HINT = 'send JSON like {"default_version": "2", "aliases": {"stable": "1"}}'
@@ -122,6 +129,11 @@ _CHANGE_HINT = 'send JSON like {"default_version": "2", "aliases": {"stable": "1
 
 def _json(value: Any) -> HttpAnswer:
     return HttpAnswer(200, msgspec.json.encode(value))
+
+
+def refusal(*, ours: bool) -> str:
+    """Why nobody may change anything about models, where it is not ours or not guarded."""
+    return _BEYOND_LOOPBACK if ours else _IN_THREADS_OF_OTHERS
 
 
 def _refusing(sentence: str) -> Callable[..., HttpAnswer]:
@@ -147,7 +159,7 @@ def routes(
     )
     version = "/models/{model}/versions/{version}"
     if not (ours and guarded):
-        refuse = _refusing(_BEYOND_LOOPBACK if ours else _IN_THREADS_OF_OTHERS)
+        refuse = _refusing(refusal(ours=ours))
         return (
             *reads,
             Route("POST", f"{version}/load", "admin", refuse),

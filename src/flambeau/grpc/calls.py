@@ -1,0 +1,217 @@
+"""One call from its first byte to its status: admission, the message's arrival, limits, deadline, errors, the log line.
+
+The functions that answer calls raise `RequestError` and know none of this. A call is read as a stream even where the
+protocol has one message: gRPC then leaves the waiting to us, so that a message that never comes does not hold its call
+for ever, and is not read for a caller without a token.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+from urllib.parse import unquote
+
+import grpc
+
+from flambeau.errors import RequestError
+from flambeau.grpc.admission import Admission, Metadata
+from flambeau.grpc.statuses import STATUSES, sentence
+from flambeau.protocols.accounting import told
+from flambeau.protocols.errors import STATUS, RateLimited
+from flambeau.protocols.messages import request_id
+from flambeau.protocols.routes import RequiredScope
+from flambeau.serving.service import Service
+from flambeau.settings.service import is_local
+from flambeau.telemetry import logs
+
+Function = Callable[["Call", Any], Awaitable[Any]]
+"""Answers a message with a message. Raises `RequestError`."""
+
+_PER_ADDRESS = 64  # as the HTTP front's connections, unless set
+_NO_MESSAGE = "the call has no message"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call in progress. `received` is `time.monotonic()` at its start, `identity` the id in the log and the traces."""
+
+    name: str
+    wire: Any
+    metadata: Metadata
+    client: str
+    identity: str
+    received: float
+
+    def seconds_left(self, most: float) -> float:
+        """How long it may still take: the earlier of the client's deadline and `most` seconds from now."""
+        left: float | None = self.wire.time_remaining()
+        return most if left is None else min(most, left)
+
+    def key(self, header: str | None) -> str:
+        """What tells this call's sender from others: that metadata if the call has it, else its id."""
+        return self.metadata.get(header, self.identity) if header is not None else self.identity
+
+
+class Calls:
+    """Admits calls, and makes gRPC's method handlers."""
+
+    def __init__(self, service: Service, admission: Admission) -> None:
+        settings = service.settings
+        self.service = service
+        self.admission = admission
+        self.draining = asyncio.Event()
+        self._most = settings.max_connections
+        given = settings.max_connections_per_address
+        self._most_of_one = (0 if is_local(settings.host) else _PER_ADDRESS) if given is None else given
+        self._running: Counter[str] = Counter()  # calls by their clients' addresses
+        self._public: Counter[str] = Counter()
+
+    def unary(self, name: str, scope: RequiredScope, request: Any, function: Function, *, quiet: bool = False) -> Any:
+        """A handler for a call of one message to one message. `quiet`: the function accounts for what it answers."""
+
+        async def answer(_: object, wire: Any) -> Any:
+            call = self._call(name, wire)
+            with contextlib.ExitStack() as held:
+                try:
+                    found = await function(call, await self._received(call, scope, request, held))
+                except grpc.aio.AbortError:  # refused
+                    raise
+                except asyncio.CancelledError:
+                    self._log(call, 499, note="the client is gone")
+                    raise
+                except Exception as error:
+                    refusal = told(error, call.identity)
+                    if not quiet:
+                        self._log(call, STATUS[refusal.code], code=refusal.code)
+                    await abort(call, refusal)
+            if not quiet:
+                self._log(call, 200)
+            return found
+
+        return grpc.stream_unary_rpc_method_handler(answer, None, _serialised)
+
+    def stream(
+        self, name: str, scope: RequiredScope, answer: Callable[[Call], Awaitable[None]], *, quiet: bool = False
+    ) -> Any:
+        """A handler for a call of many messages: `answer` reads and writes bytes with `call.wire`."""
+
+        async def converse(_: object, wire: Any) -> None:
+            call = self._call(name, wire)
+            with contextlib.ExitStack() as held:
+                try:
+                    await self._admit(call, scope, held)
+                    await answer(call)
+                except grpc.aio.AbortError:
+                    raise
+                except asyncio.CancelledError:
+                    self._log(call, 499, note="the client is gone")
+                    raise
+                except Exception as error:
+                    refusal = told(error, call.identity)
+                    self._log(call, STATUS[refusal.code], code=refusal.code)
+                    await abort(call, refusal)
+            if not quiet:
+                self._log(call, 200)
+
+        return grpc.stream_stream_rpc_method_handler(converse, None, None)
+
+    def refused(self, call: Call, error: RequestError) -> None:
+        """Count and log a call, or a message of a stream, that did not get as far as a model."""
+        self.service.metrics.refused(error.code, STATUS[error.code], "grpc")
+        self._log(call, STATUS[error.code], code=error.code, note=f"gRPC {call.name} refused", client=call.client)
+
+    def _call(self, name: str, wire: Any) -> Call:
+        metadata = {key: value for key, value in wire.invocation_metadata() if isinstance(value, str)}
+        return Call(name, wire, metadata, _address(wire.peer()), request_id(metadata), time.monotonic())
+
+    async def _received(self, call: Call, scope: RequiredScope, request: Any, held: contextlib.ExitStack) -> Any:
+        """The message of an admitted call, whose place and bytes are held until `held` is left; else the call ends."""
+        await self._admit(call, scope, held)
+        try:
+            raw = await self._message(call)
+            held.callback(self.admission.hold(len(raw)))
+            return parsed(request, raw)
+        except RequestError as error:
+            self.refused(call, error)
+            await abort(call, error)
+
+    async def _admit(self, call: Call, scope: RequiredScope, held: contextlib.ExitStack) -> None:
+        """End a call that may not be made, or count it.
+
+        Public calls are counted apart, so that they are answered however many others there are.
+        """
+        running = self._public if scope == "public" else self._running
+        refusal = self.admission.refusal(scope, call.metadata, call.client)
+        if refusal is None:
+            here = running[call.client]
+            if running.total() >= self._most:
+                refusal = _full(f"all {self._most} calls that it takes at a time are in use (--max-connections)")
+            elif self._most_of_one and here >= self._most_of_one:
+                refusal = _full(f"{here} calls from this address are in use (--max-connections-per-address)")
+        if refusal is not None:
+            self.refused(call, refusal)
+            await abort(call, refusal)
+        running[call.client] += 1
+        held.callback(_ended, running, call.client)
+
+    async def _message(self, call: Call) -> bytes:
+        """The call's message. Raises `RequestError` if it does not come within the server's deadline."""
+        patience = call.seconds_left(self.service.settings.deadline)
+        try:
+            async with asyncio.timeout(patience):
+                found = await call.wire.read()
+        except TimeoutError:
+            raise RequestError(f"the message did not come within {patience:g} s", code="client_too_slow") from None
+        if found is grpc.aio.EOF:
+            raise RequestError(_NO_MESSAGE, code="empty_body")
+        assert isinstance(found, bytes)
+        return found
+
+    def _log(
+        self, call: Call, status: int, *, code: str | None = None, note: str | None = None, client: str | None = None
+    ) -> None:
+        milliseconds = 1000 * (time.monotonic() - call.received)
+        logs.event(note or f"gRPC {call.name}", id=call.identity, status=status, code=code, client=client, ms=milliseconds)
+
+
+def _ended(running: Counter[str], client: str) -> None:
+    running[client] -= 1
+    if not running[client]:
+        del running[client]
+
+
+async def abort(call: Call, error: RequestError) -> NoReturn:
+    """End the call with the error's status. Always raises, as gRPC asks for."""
+    trailing = [("error-code", error.code), ("x-request-id", call.identity)]
+    if isinstance(error, RateLimited):
+        trailing.append(("retry-after", str(error.wait)))
+    await call.wire.abort(STATUSES[error.code], sentence(error), tuple(trailing))
+    raise AssertionError  # it has raised
+
+
+def parsed(request: Any, raw: bytes) -> Any:
+    """The message in those bytes. Raises `RequestError`."""
+    try:
+        return request.FromString(raw)
+    except Exception:  # protobuf's DecodeError, which is its own class in each of its implementations
+        raise RequestError(f"the message is no {request.DESCRIPTOR.full_name}", code="bad_request") from None
+
+
+def _serialised(message: Any) -> bytes:
+    text: bytes = message.SerializeToString()
+    return text
+
+
+def _full(why: str) -> RequestError:
+    return RequestError(f"the server is full: {why}", code="overloaded")
+
+
+def _address(peer: str) -> str:
+    """The address in gRPC's words for a peer: `ipv4:127.0.0.1:50000`, `ipv6:%5B::1%5D:50000`."""
+    kind, _, rest = unquote(peer).partition(":")
+    if kind not in ("ipv4", "ipv6"):
+        return ""
+    return rest.rpartition(":")[0].strip("[]")
