@@ -27,16 +27,19 @@ from flambeau.serving.service import Service
 from flambeau.settings.service import is_local
 from flambeau.telemetry import logs
 
-Function = Callable[["Call", Any], Awaitable[Any]]
+Function = Callable[["GrpcCall", Any], Awaitable[Any]]
 """Answers a message with a message. Raises `RequestError`."""
 
 _PER_ADDRESS = 64  # as the HTTP front's connections, unless set
+_QUIET_SECONDS = 0.1  # a client's way to the server and back, and its pause
+_LAST_CALLS_SECONDS = 0.5  # as the HTTP front gives connections for requests that are on their way
+_LONG = 3600.0
 _NO_MESSAGE = "the call has no message"
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """A call in progress. `received` is `time.monotonic()` at its start, `identity` the id in the log and the traces."""
+class GrpcCall:
+    """A call in progress. `received` is `time.monotonic()` at its start, `identity` its id in the log and the traces."""
 
     name: str
     wire: Any
@@ -63,6 +66,8 @@ class Calls:
         self.service = service
         self.admission = admission
         self.draining = asyncio.Event()
+        self._released = asyncio.Event()
+        self._last_arrival = 0.0
         self._most = settings.max_connections
         given = settings.max_connections_per_address
         self._most_of_one = (0 if is_local(settings.host) else _PER_ADDRESS) if given is None else given
@@ -75,10 +80,9 @@ class Calls:
         async def answer(_: object, wire: Any) -> Any:
             call = self._call(name, wire)
             with contextlib.ExitStack() as held:
+                message = await self._received(call, scope, request, held)
                 try:
-                    found = await function(call, await self._received(call, scope, request, held))
-                except grpc.aio.AbortError:  # refused
-                    raise
+                    found = await function(call, message)
                 except asyncio.CancelledError:
                     self._log(call, 499, note="the client is gone")
                     raise
@@ -86,26 +90,26 @@ class Calls:
                     refusal = told(error, call.identity)
                     if not quiet:
                         self._log(call, STATUS[refusal.code], code=refusal.code)
+                    await self._hold_back(call)
                     await abort(call, refusal)
-            if not quiet:
-                self._log(call, 200)
+                if not quiet:
+                    self._log(call, 200)
+                await self._hold_back(call)
             return found
 
         return grpc.stream_unary_rpc_method_handler(answer, None, _serialised)
 
     def stream(
-        self, name: str, scope: RequiredScope, answer: Callable[[Call], Awaitable[None]], *, quiet: bool = False
+        self, name: str, scope: RequiredScope, answer: Callable[[GrpcCall], Awaitable[None]], *, quiet: bool = False
     ) -> Any:
         """A handler for a call of many messages: `answer` reads and writes bytes with `call.wire`."""
 
         async def converse(_: object, wire: Any) -> None:
             call = self._call(name, wire)
             with contextlib.ExitStack() as held:
+                await self._admit(call, scope, held)
                 try:
-                    await self._admit(call, scope, held)
                     await answer(call)
-                except grpc.aio.AbortError:
-                    raise
                 except asyncio.CancelledError:
                     self._log(call, 499, note="the client is gone")
                     raise
@@ -118,16 +122,39 @@ class Calls:
 
         return grpc.stream_stream_rpc_method_handler(converse, None, None)
 
-    def refused(self, call: Call, error: RequestError) -> None:
+    async def quiet(self) -> None:
+        """Drain: hold answers back, and return when no more calls come, or half a second has passed.
+
+        gRPC cancels a call that reaches a stopping server before its client has read that it stops. So a stopping
+        server first leaves its clients without an answer, and therefore without a reason to send the next call; then
+        says that it stops; and then, behind that, answers: `release`.
+        """
+        self.draining.set()
+        clock = asyncio.get_running_loop().time
+        self._last_arrival = clock()
+        latest = clock() + _LAST_CALLS_SECONDS
+        while (left := min(self._last_arrival + _QUIET_SECONDS, latest) - clock()) > 0:
+            await asyncio.sleep(left)
+
+    def release(self) -> None:
+        """Send the answers that were held back."""
+        self._released.set()
+
+    async def _hold_back(self, call: GrpcCall) -> None:
+        if self.draining.is_set() and call.seconds_left(_LONG) > 2 * _LAST_CALLS_SECONDS:
+            await self._released.wait()
+
+    def refused(self, call: GrpcCall, error: RequestError) -> None:
         """Count and log a call, or a message of a stream, that did not get as far as a model."""
         self.service.metrics.refused(error.code, STATUS[error.code], "grpc")
         self._log(call, STATUS[error.code], code=error.code, note=f"gRPC {call.name} refused", client=call.client)
 
-    def _call(self, name: str, wire: Any) -> Call:
+    def _call(self, name: str, wire: Any) -> GrpcCall:
+        self._last_arrival = asyncio.get_running_loop().time()
         metadata = {key: value for key, value in wire.invocation_metadata() if isinstance(value, str)}
-        return Call(name, wire, metadata, _address(wire.peer()), request_id(metadata), time.monotonic())
+        return GrpcCall(name, wire, metadata, _address(wire.peer()), request_id(metadata), time.monotonic())
 
-    async def _received(self, call: Call, scope: RequiredScope, request: Any, held: contextlib.ExitStack) -> Any:
+    async def _received(self, call: GrpcCall, scope: RequiredScope, request: Any, held: contextlib.ExitStack) -> Any:
         """The message of an admitted call, whose place and bytes are held until `held` is left; else the call ends."""
         await self._admit(call, scope, held)
         try:
@@ -135,10 +162,24 @@ class Calls:
             held.callback(self.admission.hold(len(raw)))
             return parsed(request, raw)
         except RequestError as error:
-            self.refused(call, error)
-            await abort(call, error)
+            await self._refuse(call, error)
 
-    async def _admit(self, call: Call, scope: RequiredScope, held: contextlib.ExitStack) -> None:
+    async def _refuse(self, call: GrpcCall, error: RequestError) -> NoReturn:
+        """End a call that did not get as far as a model, and tell of it.
+
+        gRPC itself ends a call whose message is too large; what is left for us looks like a call without a message.
+        """
+        try:
+            await abort(call, error)
+        except grpc.aio.AbortError:
+            self.refused(call, error)
+            raise
+        except grpc.aio.InternalError:
+            most = self.service.settings.max_body_bytes
+            self.refused(call, RequestError(f"the message has more than {most} bytes", code="body_too_large"))
+            raise asyncio.CancelledError from None  # so that gRPC says no more of it
+
+    async def _admit(self, call: GrpcCall, scope: RequiredScope, held: contextlib.ExitStack) -> None:
         """End a call that may not be made, or count it.
 
         Public calls are counted apart, so that they are answered however many others there are.
@@ -152,12 +193,11 @@ class Calls:
             elif self._most_of_one and here >= self._most_of_one:
                 refusal = _full(f"{here} calls from this address are in use (--max-connections-per-address)")
         if refusal is not None:
-            self.refused(call, refusal)
-            await abort(call, refusal)
+            await self._refuse(call, refusal)
         running[call.client] += 1
         held.callback(_ended, running, call.client)
 
-    async def _message(self, call: Call) -> bytes:
+    async def _message(self, call: GrpcCall) -> bytes:
         """The call's message. Raises `RequestError` if it does not come within the server's deadline."""
         patience = call.seconds_left(self.service.settings.deadline)
         try:
@@ -171,10 +211,18 @@ class Calls:
         return found
 
     def _log(
-        self, call: Call, status: int, *, code: str | None = None, note: str | None = None, client: str | None = None
+        self,
+        call: GrpcCall,
+        status: int,
+        *,
+        code: str | None = None,
+        note: str | None = None,
+        client: str | None = None,
     ) -> None:
         milliseconds = 1000 * (time.monotonic() - call.received)
-        logs.event(note or f"gRPC {call.name}", id=call.identity, status=status, code=code, client=client, ms=milliseconds)
+        logs.event(
+            note or f"gRPC {call.name}", id=call.identity, status=status, code=code, client=client, ms=milliseconds
+        )
 
 
 def _ended(running: Counter[str], client: str) -> None:
@@ -183,7 +231,7 @@ def _ended(running: Counter[str], client: str) -> None:
         del running[client]
 
 
-async def abort(call: Call, error: RequestError) -> NoReturn:
+async def abort(call: GrpcCall, error: RequestError) -> NoReturn:
     """End the call with the error's status. Always raises, as gRPC asks for."""
     trailing = [("error-code", error.code), ("x-request-id", call.identity)]
     if isinstance(error, RateLimited):

@@ -1,5 +1,6 @@
 """gRPC's server on the loop of the service: its ports, its limits, its start and its end."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from flambeau.serving.service import Service
 from flambeau.settings.service import Settings
 from flambeau.telemetry import logs
 
+_GOODBYE_SECONDS = 0.02  # in which gRPC's threads tell the clients that the server stops; nothing says when they have
 _PINGS_SECONDS = 10  # the least time between a client's keepalive pings; gRPC's own is five minutes
 _SILENT_SECONDS = 60  # after which a client that sends nothing is asked whether it is there
 
@@ -56,15 +58,15 @@ class GrpcEndpoint:
         self._server = server
         logs.event("gRPC listens", address=self._address, tls=credentials is not None)
 
-    def drain(self) -> None:
-        """End streams soon, and tell those who watch that the server stops."""
-        self._calls.draining.set()
-
     async def stop(self) -> None:
         """Take no more calls, and return when those that were received are answered, or have had their time."""
-        self.drain()
-        if self._server is not None:
-            await self._server.stop(self._service.settings.drain_timeout)
+        if self._server is None:
+            return
+        await self._calls.quiet()
+        stopping = asyncio.create_task(self._server.stop(self._service.settings.drain_timeout))
+        await asyncio.sleep(_GOODBYE_SECONDS)
+        self._calls.release()
+        await stopping
 
 
 def _options(settings: Settings) -> list[tuple[str, Any]]:

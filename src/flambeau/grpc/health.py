@@ -8,7 +8,7 @@ import asyncio
 from typing import Any
 
 from flambeau.errors import RequestError
-from flambeau.grpc.calls import Call, Calls, parsed
+from flambeau.grpc.calls import Calls, GrpcCall, parsed
 from flambeau.grpc.descriptors import INFERENCE_SERVICE, message
 
 _Request: Any = message("HealthCheckRequest", "grpc.health.v1")
@@ -43,13 +43,13 @@ class Health:
                 ready = False
         return int(_Response.SERVING if ready else _Response.NOT_SERVING)
 
-    async def _check(self, _: Call, asked: Any) -> Any:
+    async def _check(self, _: GrpcCall, asked: Any) -> Any:
         status = self._status(asked.service)
         if status == _Response.SERVICE_UNKNOWN:
             raise RequestError(f"there is no model or service {asked.service!r}", code="not_found")
         return _Response(status=status)
 
-    async def _watch(self, call: Call) -> None:
+    async def _watch(self, call: GrpcCall) -> None:
         """Tell the status, and every change of it, until the client leaves or the server stops."""
         raw = await call.wire.read()
         asked = parsed(_Request, raw if isinstance(raw, bytes) else b"")

@@ -13,7 +13,7 @@ import grpc
 
 from flambeau.errors import RequestError
 from flambeau.grpc import tensor_messages
-from flambeau.grpc.calls import Call, Calls, parsed
+from flambeau.grpc.calls import Calls, GrpcCall, parsed
 from flambeau.grpc.descriptors import INFERENCE_SERVICE, message
 from flambeau.grpc.statuses import STATUSES, sentence
 from flambeau.protocols import v2_inference
@@ -44,14 +44,14 @@ class Inference:
             "ModelStreamInfer": self._calls.stream("ModelStreamInfer", "infer", self.stream),
         }
 
-    async def infer(self, call: Call, asked: Any) -> Any:
+    async def infer(self, call: GrpcCall, asked: Any) -> Any:
         """Answer a `ModelInferRequest`. Raises `RequestError`, after it was accounted for."""
         found = await self._answered(call, asked)
         if isinstance(found, RequestError):
             raise found
         return tensor_messages.response_of(found)
 
-    async def _answered(self, call: Call, asked: Any) -> InferenceResponse | RequestError:
+    async def _answered(self, call: GrpcCall, asked: Any) -> InferenceResponse | RequestError:
         """The answer or the error of one request, which is counted, logged and traced."""
         taken: Model | None = None
         found: InferenceResponse | RequestError
@@ -81,7 +81,7 @@ class Inference:
         )  # fmt: skip
         return found
 
-    async def _inferred(self, call: Call, model: Model, asked: Any) -> InferenceResponse:
+    async def _inferred(self, call: GrpcCall, model: Model, asked: Any) -> InferenceResponse:
         most = self._service.settings.max_items
         try:
             request = tensor_messages.request_of(asked, most_elements=most)
@@ -94,7 +94,7 @@ class Inference:
 
     # A stream
 
-    async def stream(self, call: Call) -> None:
+    async def stream(self, call: GrpcCall) -> None:
         """Answer the messages of a stream until the client ends it, or the server stops."""
         room = asyncio.Semaphore(self._at_once)  # a client that sends faster than it is answered has to wait
         writing = asyncio.Lock()
@@ -113,7 +113,7 @@ class Inference:
         if self._calls.draining.is_set():
             raise RequestError("the server is stopping", code="draining")
 
-    async def _one(self, call: Call, raw: bytes, room: asyncio.Semaphore, writing: asyncio.Lock) -> None:
+    async def _one(self, call: GrpcCall, raw: bytes, room: asyncio.Semaphore, writing: asyncio.Lock) -> None:
         release = None
         try:
             try:
@@ -139,7 +139,7 @@ class Inference:
                 release()
 
 
-async def _next(call: Call, stopping: "asyncio.Future[Any]") -> bytes | None:
+async def _next(call: GrpcCall, stopping: "asyncio.Future[Any]") -> bytes | None:
     """The next message of a stream; `None` after the last. A stopping server waits a moment for one on its way."""
     reading = asyncio.ensure_future(call.wire.read())
     try:

@@ -131,7 +131,9 @@ INFERENCE: MessageFields = {
     "CudaSharedMemoryStatusRequest": "string name = 1",
     "CudaSharedMemoryStatusResponse": "map<string, CudaSharedMemoryStatusResponse.RegionStatus> regions = 1",
     "CudaSharedMemoryStatusResponse.RegionStatus": "string name = 1; uint64 device_id = 2; uint64 byte_size = 3",
-    "CudaSharedMemoryRegisterRequest": "string name = 1; bytes raw_handle = 2; int64 device_id = 3; uint64 byte_size = 4",
+    "CudaSharedMemoryRegisterRequest": """
+        string name = 1; bytes raw_handle = 2; int64 device_id = 3; uint64 byte_size = 4
+    """,
     "CudaSharedMemoryRegisterResponse": "",
     "CudaSharedMemoryUnregisterRequest": "string name = 1",
     "CudaSharedMemoryUnregisterResponse": "",

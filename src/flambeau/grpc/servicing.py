@@ -10,12 +10,11 @@ import msgspec
 from google.protobuf import json_format
 
 from flambeau.errors import RequestError
-from flambeau.grpc.calls import Call, Calls
+from flambeau.grpc.calls import Calls, GrpcCall
 from flambeau.grpc.descriptors import message
 from flambeau.grpc.inference_proto import INFERENCE_CALLS
 from flambeau.protocols import v2_models
 from flambeau.protocols.routes import RequiredScope
-from flambeau.serving.model import Model
 
 _ABSENT = frozenset({"model_not_found", "version_not_found"})
 _SHARED_MEMORY = "shared memory is not supported: send tensors in the request"
@@ -41,10 +40,10 @@ class Servicing:
 
     def handlers(self) -> dict[str, Any]:
         """The methods by name."""
-        answers: dict[str, tuple[RequiredScope, Callable[[Call, Any], Any], bool]] = {
+        answers: dict[str, tuple[RequiredScope, Callable[[GrpcCall, Any], Any], bool]] = {
             "ServerLive": ("public", lambda _, __: _made("ServerLiveResponse", live=True), True),
             "ServerReady": ("public", self._server_ready, True),
-            "ModelReady": ("public", self._model_ready, True),
+            "ModelReady": ("infer", self._model_ready, True),
             "ServerMetadata": ("infer", self._server_metadata, False),
             "ModelMetadata": ("infer", self._model_metadata, False),
             "ModelConfig": ("infer", self._model_config, False),
@@ -63,33 +62,33 @@ class Servicing:
             for name, (scope, answer, quiet) in answers.items()
         }
 
-    def _server_ready(self, _: Call, __: Any) -> Any:
+    def _server_ready(self, _: GrpcCall, __: Any) -> Any:
         return _made("ServerReadyResponse", ready=self._service.ready())
 
-    def _model_ready(self, _: Call, asked: Any) -> Any:
+    def _model_ready(self, _: GrpcCall, asked: Any) -> Any:
         try:
-            ready = self._model(asked.name, asked.version).ready()
+            ready = self._service.get(_name(asked.name), asked.version or None).ready()
         except RequestError as error:
             if error.code in _ABSENT or not asked.name:
                 raise
             ready = False
         return _made("ModelReadyResponse", ready=ready)
 
-    def _server_metadata(self, _: Call, __: Any) -> Any:
+    def _server_metadata(self, _: GrpcCall, __: Any) -> Any:
         return _filled("ServerMetadataResponse", msgspec.to_builtins(v2_models.server_metadata()))
 
-    def _model_metadata(self, _: Call, asked: Any) -> Any:
-        model = self._model(asked.name, asked.version)
-        return _filled("ModelMetadataResponse", msgspec.to_builtins(v2_models.metadata(self._service, model)))
+    async def _model_metadata(self, call: GrpcCall, asked: Any) -> Any:
+        """On demand the model is loaded first, because its tensors are not known before."""
+        async with self._service.using(_name(asked.name), asked.version or None, call.key) as model:
+            return _filled("ModelMetadataResponse", msgspec.to_builtins(v2_models.metadata(self._service, model)))
 
-    def _model_config(self, _: Call, asked: Any) -> Any:
-        return _filled(
-            "ModelConfigResponse", {"config": v2_models.config(self._service, self._model(asked.name, asked.version))}
-        )
+    async def _model_config(self, call: GrpcCall, asked: Any) -> Any:
+        async with self._service.using(_name(asked.name), asked.version or None, call.key) as model:
+            return _filled("ModelConfigResponse", {"config": v2_models.config(self._service, model)})
 
-    def _statistics(self, _: Call, asked: Any) -> Any:
+    def _statistics(self, _: GrpcCall, asked: Any) -> Any:
         if asked.version:
-            models = [self._model(asked.name, asked.version)]
+            models = [self._service.get(_name(asked.name), asked.version)]
         elif asked.name:
             self._service.table.named(asked.name)  # raises for a name that is not there
             models = [each for each in self._service.models() if each.name == asked.name]
@@ -97,21 +96,21 @@ class Servicing:
             models = self._service.models()
         return _filled("ModelStatisticsResponse", v2_models.statistics(self._service, models))
 
-    async def _index(self, call: Call, asked: Any) -> Any:
+    async def _index(self, call: GrpcCall, asked: Any) -> Any:
         _one_repository(asked)
         await self._service.loader.refresh()
         reasons = self._admission.is_admin(call.metadata)
         found = v2_models.index(self._service, ready=asked.ready, reasons=reasons)
         return _filled("RepositoryIndexResponse", {"models": msgspec.to_builtins(found)})
 
-    async def _load(self, call: Call, asked: Any) -> Any:
+    async def _load(self, call: GrpcCall, asked: Any) -> Any:
         self._refuse_managing(asked)
         parameters = {name: getattr(each, each.WhichOneof("parameter_choice") or "string_param")
                       for name, each in asked.parameters.items()}  # fmt: skip
         await v2_models.load(self._service, asked.model_name, parameters, by=self._who(call))
         return _made("RepositoryModelLoadResponse")
 
-    async def _unload(self, call: Call, asked: Any) -> Any:
+    async def _unload(self, call: GrpcCall, asked: Any) -> Any:
         self._refuse_managing(asked)
         await v2_models.unload(self._service, asked.model_name, by=self._who(call))
         return _made("RepositoryModelUnloadResponse")
@@ -120,20 +119,19 @@ class Servicing:
         if self._admission.managing is not None:
             raise RequestError(self._admission.managing, code="forbidden")
         _one_repository(asked)
-        if not asked.model_name:
-            raise RequestError("the call names no model: set model_name", code="bad_request")
+        _name(asked.model_name)
 
-    def _who(self, call: Call) -> str:
+    def _who(self, call: GrpcCall) -> str:
         return self._admission.name(call.metadata, call.client)
 
-    def _trace(self, _: Call, asked: Any) -> Any:
+    def _trace(self, _: GrpcCall, asked: Any) -> Any:
         """No request is traced by level or rate here: every one has a span, or none, as `--otel-endpoint` says."""
         if asked.settings:
             raise RequestError(f"tracing (--otel-endpoint) {_FIXED}", code="not_implemented")
         traced = "TIMESTAMPS" if self._service.tracer is not None else "OFF"
         return _filled("TraceSettingResponse", {"settings": {"trace_level": {"value": [traced]}}})
 
-    def _log(self, _: Call, asked: Any) -> Any:
+    def _log(self, _: GrpcCall, asked: Any) -> Any:
         if asked.settings:
             raise RequestError(f"the log (--log-level, --log-format) {_FIXED}", code="not_implemented")
         level = self._service.settings.log_level
@@ -145,17 +143,18 @@ class Servicing:
         }
         return _filled("LogSettingsResponse", {"settings": settings})
 
-    def _no_shared_memory(self, _: Call, __: Any) -> Any:
+    def _no_shared_memory(self, _: GrpcCall, __: Any) -> Any:
         raise RequestError(_SHARED_MEMORY, code="not_implemented")
 
-    def _model(self, name: str, version: str) -> Model:
-        if not name:
-            raise RequestError("the call names no model: set name", code="bad_request")
-        return self._service.get(name, version or None)
+
+def _name(given: str) -> str:
+    if not given:
+        raise RequestError("the call names no model: set its name", code="bad_request")
+    return given
 
 
-def _coroutine(answer: Callable[[Call, Any], Any]) -> Callable[[Call, Any], Any]:
-    async def answered(call: Call, asked: Any) -> Any:
+def _coroutine(answer: Callable[[GrpcCall, Any], Any]) -> Callable[[GrpcCall, Any], Any]:
+    async def answered(call: GrpcCall, asked: Any) -> Any:
         found = answer(call, asked)
         return await found if hasattr(found, "__await__") else found
 
@@ -164,5 +163,5 @@ def _coroutine(answer: Callable[[Call, Any], Any]) -> Callable[[Call, Any], Any]
 
 def _one_repository(asked: Any) -> None:
     if asked.repository_name:
-        message_ = f"there is one repository, and it has no name: leave out {asked.repository_name!r}"
-        raise RequestError(message_, code="not_found")
+        sentence = f"there is one repository, and it has no name: leave out {asked.repository_name!r}"
+        raise RequestError(sentence, code="not_found")

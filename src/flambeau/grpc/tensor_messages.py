@@ -32,6 +32,9 @@ _CONTENTS: dict[V2Datatype, str] = {
 }  # fmt: skip
 """Where the elements of each datatype are, if they are not raw. FP16 and BF16 are always raw."""
 
+_WIDE: dict[str, V2Datatype] = {"int_contents": "INT32", "uint_contents": "UINT32"}
+"""The datatype of the numbers in a field that smaller ones share."""
+
 
 def request_of(asked: Any, *, most_elements: int) -> InferenceRequest:
     """The request in a `ModelInferRequest`. Raises `RequestError`. `most_elements` bounds those of a BYTES tensor."""
@@ -101,21 +104,11 @@ def _typed(
     if datatype == "BYTES":
         v2_datatypes.refuse_more_elements(name, count, most_elements)
         return tuple(elements)
-    wide = np.fromiter(elements, _wide(place), count)
+    wide = np.fromiter(elements, NUMPY[_WIDE.get(place, datatype)], count)
     narrow = wide.astype(NUMPY[datatype], copy=False)
     if narrow.dtype != wide.dtype and not np.array_equal(narrow, wide):
         raise _wrong(f"the input '{name}' has a number that {datatype} cannot hold")
     return narrow.reshape(shape)
-
-
-def _wide(place: str) -> "np.dtype[Any]":
-    """The dtype of the numbers in a field of contents."""
-    return NUMPY[
-        {
-            "bool_contents": "BOOL", "int_contents": "INT32", "int64_contents": "INT64", "uint_contents": "UINT32",
-            "uint64_contents": "UINT64", "fp32_contents": "FP32", "fp64_contents": "FP64",
-        }[place]
-    ]  # fmt: skip
 
 
 def _wrong(sentence: str) -> RequestError:

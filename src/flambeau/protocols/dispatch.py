@@ -81,7 +81,9 @@ def prediction(
             # Drop the traceback: its frames hold the body, and this frame refers to the error: a reference cycle.
             found = Answered(refuse(refusal, request.identity), refusal.with_traceback(None), (), 0.0)
         status = found.http.status
-        attributes = {"http.request.method": "POST", "http.route": path, "http.response.status_code": status}
+        attributes: dict[str, str | int] = {
+            "http.request.method": "POST", "http.route": path, "http.response.status_code": status
+        }  # fmt: skip
         ended = Ended(
             name, "native", request.identity, request.received, status, found.error, found.timings, found.queued,
             request.headers.get("traceparent"), attributes,
