@@ -39,7 +39,7 @@ _NO_MESSAGE = "the call has no message"
 
 @dataclass(frozen=True, slots=True)
 class GrpcCall:
-    """A call in progress. `received` is `time.monotonic()` at its start, `identity` its id in the log and the traces."""
+    """A call in progress. `received` is `time.monotonic()` at its start, `identity` its id in the log."""
 
     name: str
     wire: Any

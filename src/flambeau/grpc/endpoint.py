@@ -20,6 +20,7 @@ from flambeau.telemetry import logs
 
 _GOODBYE_SECONDS = 0.02  # in which gRPC's threads tell the clients that the server stops; nothing says when they have
 _PINGS_SECONDS = 10  # the least time between a client's keepalive pings; gRPC's own is five minutes
+_IDLE_SECONDS = 300  # without a call; clients keep a channel and log its end, so --idle-timeout would be too short
 _SILENT_SECONDS = 60  # after which a client that sends nothing is asked whether it is there
 
 
@@ -79,7 +80,7 @@ def _options(settings: Settings) -> list[tuple[str, Any]]:
         ("grpc.absolute_max_metadata_size", settings.max_headers_bytes),
         ("grpc.max_concurrent_streams", settings.max_connections),
         ("grpc.server_handshake_timeout_ms", int(1000 * settings.header_timeout)),
-        ("grpc.max_connection_idle_ms", int(1000 * settings.idle_timeout)),
+        ("grpc.max_connection_idle_ms", 1000 * _IDLE_SECONDS),
         ("grpc.keepalive_time_ms", 1000 * _SILENT_SECONDS),
         ("grpc.http2.min_ping_interval_without_data_ms", 1000 * _PINGS_SECONDS),
         ("grpc.keepalive_permit_without_calls", 1),
