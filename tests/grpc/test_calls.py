@@ -191,7 +191,11 @@ def test_watching_tells_of_changes(channel: grpc.Channel, server: GrpcServer) ->
 def test_reflection_describes_all_of_it(channel: grpc.Channel) -> None:
     database = ProtoReflectionDescriptorDatabase(channel)
     services = set(database.get_services())
-    assert {"inference.GRPCInferenceService", "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"} <= services
+    assert {
+        "inference.GRPCInferenceService",
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+    } <= services
     for each in services:
         file = database.FindFileContainingSymbol(each)
         assert each.rpartition(".")[2] in [service.name for service in file.service]

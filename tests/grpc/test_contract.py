@@ -1,4 +1,4 @@
-"""The messages, calls and statuses, compared with those of the published protocol and of the standard health service."""
+"""The messages, calls and statuses, compared with those of the published protocol and the standard health service."""
 
 from typing import Any, get_args
 

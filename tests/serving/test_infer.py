@@ -140,7 +140,7 @@ def test_a_network_over_images_takes_its_tensor_and_gives_its_own_numbers(tmp_pa
     probabilities = expected[0].softmax(0)
     np.testing.assert_allclose(named["probabilities"][0], probabilities.numpy(), rtol=1e-4, atol=1e-5)
     assert named["class_index"].tolist() == [probabilities.topk(2).indices.tolist()]
-    assert named["probability"].shape == (1, 2)
+    assert named["scores"].shape == (1, 2)
 
 
 def test_a_python_model_has_no_tensors_of_its_own(double_py: Path) -> None:

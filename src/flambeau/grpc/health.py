@@ -10,6 +10,7 @@ from typing import Any
 from flambeau.errors import RequestError
 from flambeau.grpc.calls import Calls, GrpcCall, parsed
 from flambeau.grpc.descriptors import INFERENCE_SERVICE, message
+from flambeau.protocols.v2_routes import model_is_ready
 
 _Request: Any = message("HealthCheckRequest", "grpc.health.v1")
 _Response: Any = message("HealthCheckResponse", "grpc.health.v1")
@@ -37,10 +38,7 @@ class Health:
         elif name not in (each.name for each in self._service.table.served()):
             return int(_Response.SERVICE_UNKNOWN)
         else:
-            try:
-                ready = self._service.get(name).ready() and not self._service.draining
-            except RequestError:  # it is not loaded
-                ready = False
+            ready = model_is_ready(self._service, name, None)
         return int(_Response.SERVING if ready else _Response.NOT_SERVING)
 
     async def _check(self, _: GrpcCall, asked: Any) -> Any:

@@ -14,9 +14,10 @@ from flambeau.grpc.calls import Calls, GrpcCall
 from flambeau.grpc.descriptors import message
 from flambeau.grpc.inference_proto import INFERENCE_CALLS
 from flambeau.protocols import v2_models
+from flambeau.protocols.models import REFRESH_SECONDS
 from flambeau.protocols.routes import RequiredScope
+from flambeau.protocols.v2_routes import model_is_ready
 
-_ABSENT = frozenset({"model_not_found", "version_not_found"})
 _SHARED_MEMORY = "shared memory is not supported: send tensors in the request"
 _FIXED = "is set when the server starts and cannot be changed here"
 
@@ -66,12 +67,7 @@ class Servicing:
         return _made("ServerReadyResponse", ready=self._service.ready())
 
     def _model_ready(self, _: GrpcCall, asked: Any) -> Any:
-        try:
-            ready = self._service.get(_name(asked.name), asked.version or None).ready()
-        except RequestError as error:
-            if error.code in _ABSENT or not asked.name:
-                raise
-            ready = False
+        ready = model_is_ready(self._service, _name(asked.name), asked.version or None)
         return _made("ModelReadyResponse", ready=ready)
 
     def _server_metadata(self, _: GrpcCall, __: Any) -> Any:
@@ -98,7 +94,7 @@ class Servicing:
 
     async def _index(self, call: GrpcCall, asked: Any) -> Any:
         _one_repository(asked)
-        await self._service.loader.refresh()
+        await self._service.loader.refresh(at_most=REFRESH_SECONDS)
         reasons = self._admission.is_admin(call.metadata)
         found = v2_models.index(self._service, ready=asked.ready, reasons=reasons)
         return _filled("RepositoryIndexResponse", {"models": msgspec.to_builtins(found)})

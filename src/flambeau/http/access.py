@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from flambeau.errors import Code, ConfigError, RequestError
 from flambeau.http import tokens
 from flambeau.http.origins import SAFE_METHODS, Hosts, Origins
-from flambeau.protocols import models, openapi
+from flambeau.protocols import models, openapi, v1, v2_routes
+from flambeau.protocols.content_encoding import UnpackingBudget
 from flambeau.protocols.dispatch import NATIVE
 from flambeau.protocols.errors import RateLimited, error_answer
-from flambeau.protocols.messages import Charge, HttpAnswer, sealed
+from flambeau.protocols.messages import Charge, HttpAnswer, HttpRequest, sealed
 from flambeau.protocols.routes import RequiredScope, RouteTable
 from flambeau.settings.service import Settings, is_local
 from flambeau.system.machine import pip_install
@@ -54,7 +55,7 @@ class AccessControl:
         self._attempts = Attempts()
         self._local = is_local(settings.host)
         guarded = bool(held) or self._local
-        self.managing = None if ours and guarded else models.refusal(ours=ours)
+        self.managing = models.why_nothing_changes(ours=ours, guarded=guarded)
         """Why nobody may load or unload models here; `None` where an admin may."""
         self.table = site_routes(settings, self, ours=ours, tokens=bool(held))
 
@@ -122,7 +123,8 @@ class AccessControl:
 
     def name_of(self, headers: Mapping[str, str], client: str) -> str:
         """Who sends a request that changes something, for the log."""
-        return models.who(headers, client, tokens=bool(self._tokens))
+        request = HttpRequest("POST", "", "", headers, b"", client=client)
+        return models.sender(request, tokens=bool(self._tokens))
 
     def charge(self, headers: Mapping[str, str], client: str) -> Charge | None:
         """What charges the items of a request after its first; `None` where rates are not limited."""
@@ -274,7 +276,9 @@ def site_routes(settings: Settings, access: AccessControl, *, ours: bool, tokens
     document = openapi.route(lambda: table, tokens=tokens)
     guarded = tokens or is_local(settings.host)
     about_models = models.routes(access.is_admin, ours=ours, guarded=guarded, tokens=tokens)
-    routes = [*NATIVE, *about_models, document, *pages.ROUTES, *openapi_page.ROUTES]
+    unpacking = UnpackingBudget(settings)
+    v2 = v2_routes.routes(unpacking, access.is_admin, ours=ours, guarded=guarded, tokens=tokens)
+    routes = [*NATIVE, *about_models, *v2, *v1.routes(unpacking), document, *pages.ROUTES, *openapi_page.ROUTES]
     if settings.metrics_public:
         routes = [replace(route, scope="public") if route.path == "/metrics" else route for route in routes]
     table = RouteTable(routes)

@@ -18,6 +18,7 @@ from flambeau.protocols.routes import Match, ProtocolFunction, Route
 from flambeau.serving.model import Model
 from flambeau.serving.service import Service
 from flambeau.telemetry import logs
+from flambeau.telemetry.metrics import Protocol
 from flambeau.telemetry.tracing import longest
 from flambeau.types import Timings
 
@@ -61,6 +62,8 @@ def prediction(
     path: str,
     infer: Callable[[Service, Model, HttpRequest], Coroutine[Any, Any, Answered]],
     refuse: Callable[[RequestError, str], HttpAnswer],
+    *,
+    protocol: Protocol = "native",
 ) -> ProtocolFunction:
     """The function of a prediction route: it measures, logs and traces every request under `path`.
 
@@ -85,7 +88,7 @@ def prediction(
             "http.request.method": "POST", "http.route": path, "http.response.status_code": status
         }  # fmt: skip
         ended = Ended(
-            name, "native", request.identity, request.received, status, found.error, found.timings, found.queued,
+            name, protocol, request.identity, request.received, status, found.error, found.timings, found.queued,
             request.headers.get("traceparent"), attributes,
         )  # fmt: skip
         seconds = account(service, taken, ended)

@@ -23,7 +23,9 @@ from flambeau.serving.changes import Change
 from flambeau.serving.service import Service
 from flambeau.serving.versions import Traffic
 
-_REFRESH_SECONDS = 0.2  # between two readings of the repository for those who only look
+REFRESH_SECONDS = 0.2
+"""Between two readings of the repository for those who only look."""
+
 _BEYOND_LOOPBACK = "models are managed with an admin token only, for others reach this server: give it --tokens-file"
 _IN_THREADS_OF_OTHERS = "models are managed where flambeau serve runs them: this server may have other processes beside"
 
@@ -62,7 +64,7 @@ class _ModelRoutes:
 
     async def listed(self, service: Service, request: HttpRequest) -> HttpAnswer:
         """`GET /models`."""
-        await service.loader.refresh(at_most=_REFRESH_SECONDS)
+        await service.loader.refresh(at_most=REFRESH_SECONDS)
         reasons = self._may_see_reasons(request.headers)
         found = [summary_of(each, reasons=reasons) for each in service.table.served()]
         return _json(ModelList(service.table.default, found))
@@ -87,12 +89,12 @@ class _ModelRoutes:
     async def load(self, service: Service, request: HttpRequest, model: str, version: str) -> HttpAnswer:
         """`POST /models/{model}/versions/{version}/load`: answers when it is loaded."""
         await service.loader.refresh()
-        await service.loader.load(model, version, by=self._who(request))
+        await service.loader.load(model, version, by=sender(request, tokens=self._tokens))
         return _json(summary_of(service.table.named(model)))
 
     async def unload(self, service: Service, request: HttpRequest, model: str, version: str) -> HttpAnswer:
         """`POST /models/{model}/versions/{version}/unload`: answers when its last request is answered."""
-        await service.loader.unload(model, version, by=self._who(request))
+        await service.loader.unload(model, version, by=sender(request, tokens=self._tokens))
         return _json(summary_of(service.table.named(model)))
 
     async def change(self, service: Service, request: HttpRequest, model: str) -> HttpAnswer:
@@ -106,22 +108,24 @@ class _ModelRoutes:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise RequestError(f"the body is not JSON: {error}", code="invalid_json", hint=_CHANGE_HINT) from None
         await service.loader.refresh()
-        await service.loader.set(model, wanted.change(), by=self._who(request))
+        await service.loader.set(model, wanted.change(), by=sender(request, tokens=self._tokens))
         return _json(summary_of(service.table.named(model)))
 
-    def _who(self, request: HttpRequest) -> str:
-        return who(request.headers, request.client, tokens=self._tokens)
 
-
-def who(headers: Mapping[str, str], client: str, *, tokens: bool) -> str:
-    """Who asks for a change, for the log: a token by the start of its SHA-256, as a tokens file may hold it.
-
-    Without tokens the client's address.
-    """
-    _, _, token = headers.get("authorization", "").partition(" ")
+def sender(request: HttpRequest, *, tokens: bool) -> str:
+    """Who sends a request, for the log: a token by the start of its SHA-256, as a tokens file may hold it; without
+    tokens the client's address."""
+    _, _, token = request.headers.get("authorization", "").partition(" ")
     if tokens and token:
         return f"token sha256:{hashlib.sha256(token.strip().encode()).hexdigest()[:8]}"
-    return client or "a client of this machine"
+    return request.client or "a client of this machine"
+
+
+def why_nothing_changes(*, ours: bool, guarded: bool) -> str | None:
+    """Why the routes that change something refuse here; `None` where they do not. Arguments as for `routes`."""
+    if ours and guarded:
+        return None
+    return _BEYOND_LOOPBACK if ours else _IN_THREADS_OF_OTHERS
 
 
 _CHANGE_HINT = 'send JSON like {"default_version": "2", "aliases": {"stable": "1"}}'
@@ -129,11 +133,6 @@ _CHANGE_HINT = 'send JSON like {"default_version": "2", "aliases": {"stable": "1
 
 def _json(value: Any) -> HttpAnswer:
     return HttpAnswer(200, msgspec.json.encode(value))
-
-
-def refusal(*, ours: bool) -> str:
-    """Why nobody may change anything about models, where it is not ours or not guarded."""
-    return _BEYOND_LOOPBACK if ours else _IN_THREADS_OF_OTHERS
 
 
 def _refusing(sentence: str) -> Callable[..., HttpAnswer]:
@@ -158,8 +157,9 @@ def routes(
         Route("GET", "/models/{model}/{version}", "infer", functions.version_shown, describe=openapi.model_version),
     )
     version = "/models/{model}/versions/{version}"
-    if not (ours and guarded):
-        refuse = _refusing(refusal(ours=ours))
+    refused = why_nothing_changes(ours=ours, guarded=guarded)
+    if refused is not None:
+        refuse = _refusing(refused)
         return (
             *reads,
             Route("POST", f"{version}/load", "admin", refuse),

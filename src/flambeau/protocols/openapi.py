@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from flambeau.errors import Code, RequestError
-from flambeau.protocols import model_views, schemas
+from flambeau.protocols import kserve_openapi, model_views, schemas
 from flambeau.protocols.errors import STATUS
 from flambeau.protocols.messages import REQUEST_ID, HttpAnswer, HttpRequest
 from flambeau.protocols.model_sentences import about
@@ -63,12 +63,14 @@ def document(service: Service, table: Iterable[Route], *, tokens: bool) -> Docum
         "tags": [
             {"name": "predictions"},
             {"name": "models"},
+            {"name": "v2", "description": "The Open Inference Protocol, as KServe and Triton have it."},
+            {"name": "v1", "description": "KServe's first protocol."},
             {"name": "operations", "description": "For operators and their tools."},
         ],
         "paths": paths,
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
-            "schemas": {"Error": schemas.ERROR, "Readiness": _READINESS, **_VIEWS},
+            "schemas": {"Error": schemas.ERROR, "Readiness": _READINESS, **_VIEWS, **kserve_openapi.COMPONENTS},
             "parameters": {"RequestId": _REQUEST_ID},
             "headers": _HEADERS,
         },

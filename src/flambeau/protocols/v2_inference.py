@@ -34,7 +34,7 @@ Parameters = Mapping[str, ParameterValue]
 
 FILES = "images"
 """The BYTES input of a model of images, encoded files of any size; `image_files` where the network has an input of that
-name."""
+name. With the parameter `content_type` "base64" the elements are base64 text, which the replica decodes."""
 
 VALUES = "input"
 """The BYTES input of a Python model: each element is the JSON text of one value."""
@@ -305,6 +305,8 @@ def _payloads(model: Model, tensor: NamedTensor, *, most: int, max_depth: int) -
     for index, each in enumerate(elements):
         if not len(each):
             raise RequestError(f"element {index} of the input '{tensor.name}' is empty", code="empty_body")
+    if model.kind == "image" and tensor.parameters.get("content_type") == "base64":
+        return [Payload("document", b'{"image":%b}' % msgspec.json.encode(str(each, "utf-8"))) for each in elements]
     return [Payload("file", each) for each in elements]
 
 

@@ -83,7 +83,7 @@ def metadata(service: Service, model: Model) -> ModelMetadata:
         f"flambeau_{model.engine}",
         (*map(_tensor, v2_inference.raw_inputs(model)), *_whole_inputs(model)),
         tuple(map(_tensor, outputs.values())),
-        _properties(model),
+        properties(model),
     )
 
 
@@ -98,7 +98,8 @@ def _whole_inputs(model: Model) -> list[TensorMetadata]:
     return [TensorMetadata(name, "BYTES", (-1,)) for name in names]
 
 
-def _properties(model: Model) -> dict[str, str]:
+def properties(model: Model) -> dict[str, str]:
+    """In words: which inputs go together, and which outputs they give."""
     found = {"task": model.task, "engine": model.engine}
     raw = ", ".join(spec.name for spec in v2_inference.raw_inputs(model))
     raw_outputs = ", ".join(spec.name for spec in v2_inference.raw_outputs(model))
@@ -144,7 +145,7 @@ def config(service: Service, model: Model) -> dict[str, Any]:
         "dynamic_batching": {
             "max_queue_delay_microseconds": int(1000 * service.settings.max_queue_delay_ms),
         },
-        "parameters": {name: {"string_value": text} for name, text in _properties(model).items()},
+        "parameters": {name: {"string_value": text} for name, text in properties(model).items()},
     }  # fmt: skip
 
 
