@@ -78,7 +78,7 @@ def _options(settings: Settings) -> list[tuple[str, Any]]:
         ("grpc.max_send_message_length", -1),
         ("grpc.max_metadata_size", settings.max_headers_bytes),
         ("grpc.absolute_max_metadata_size", settings.max_headers_bytes),
-        ("grpc.max_concurrent_streams", settings.max_connections),
+        ("grpc.max_concurrent_streams", 2 * settings.max_connections),  # of one client; beyond, it waits unanswered
         ("grpc.server_handshake_timeout_ms", int(1000 * settings.header_timeout)),
         ("grpc.max_connection_idle_ms", 1000 * _IDLE_SECONDS),
         ("grpc.keepalive_time_ms", 1000 * _SILENT_SECONDS),
