@@ -133,6 +133,54 @@ def test_a_message_is_limited_before_and_after_it_is_unpacked(server: GrpcServer
     assert not server.lines("Traceback")
 
 
+def field(number: int, data: bytes) -> bytes:
+    """A field of bytes, as protobuf encodes it."""
+    size, length = len(data), b""
+    while size > 127:
+        length, size = length + bytes([size & 127 | 128]), size >> 7
+    return bytes([number << 3 | 2]) + length + bytes([size]) + data
+
+
+MANY = 400_000
+COSTLY = {
+    "empty inputs": b"\x2a\x00" * MANY,
+    "empty parameters": b"\x22\x00" * MANY,
+    "empty raw contents": b"\x3a\x00" * MANY,
+    "empty elements": field(5, field(5, b"\x42\x00" * MANY)),
+    "whole numbers": field(5, field(5, field(3, b"\x01" * MANY))),
+    "whole numbers one by one": field(5, field(5, b"\x18\x01" * MANY)),
+    "sizes": field(5, field(3, b"\x01" * MANY)),
+    "unknown fields": b"\x78\x01" * MANY,
+    "unknown bytes": field(15, b"x" * MANY),
+}
+
+
+@pytest.mark.parametrize("what", COSTLY)
+def test_what_would_cost_much_to_read_is_refused_unread(channel: grpc.Channel, what: str) -> None:
+    with refused("RESOURCE_EXHAUSTED", "send tensors of whole numbers as raw_input_contents"):
+        stub(channel, "ModelInfer", raw=True)(COSTLY[what])
+
+
+@pytest.mark.parametrize("bad", [b"\x3a\xff\xff\xff\x7f", b"\x7b", b"\x3a", b"\xff" * 12, b"\x7d\x00"])
+def test_a_long_message_that_is_broken_is_refused(channel: grpc.Channel, bad: bytes) -> None:
+    with refused("INVALID_ARGUMENT", "the message is no inference.ModelInferRequest"):
+        stub(channel, "ModelInfer", raw=True)(field(7, bytes(50_000)) + bad)
+
+
+def test_other_messages_are_short(channel: grpc.Channel) -> None:
+    for method in ("ModelMetadata", "ServerLive"):
+        with refused("RESOURCE_EXHAUSTED", "the message has more than 65536 bytes"):
+            stub(channel, method, raw=True)(field(1, bytes(70_000)))
+
+
+def test_many_typed_floats_are_read_as_they_are(infer: Any, network: Several) -> None:
+    arrays = {"a": rows(5000, 3)["a"], "b": np.ones((5000, 2, 3), np.int64)}
+    found = infer(typed(arrays))
+    scores = np.frombuffer(found.raw_output_contents[1], np.float32).reshape(5000, 3)
+    right = network.answers(arrays)["scores"]
+    np.testing.assert_allclose(scores, right, rtol=1e-6, atol=1e-6 * np.abs(right).max())
+
+
 def test_the_earlier_of_the_deadlines_counts(infer: Any) -> None:
     began = time.monotonic()
     with refused("DEADLINE_EXCEEDED"):

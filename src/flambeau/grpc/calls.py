@@ -18,6 +18,8 @@ import grpc
 
 from flambeau.errors import RequestError
 from flambeau.grpc.admission import Admission, Metadata
+from flambeau.grpc.descriptors import message
+from flambeau.grpc.message_cost import MOST_BESIDE, refuse_costly
 from flambeau.grpc.statuses import STATUSES, sentence
 from flambeau.protocols.accounting import told
 from flambeau.protocols.errors import STATUS, RateLimited
@@ -29,6 +31,9 @@ from flambeau.telemetry import logs
 
 Function = Callable[["GrpcCall", Any], Awaitable[Any]]
 """Answers a message with a message. Raises `RequestError`."""
+
+REQUEST: Any = message("ModelInferRequest")
+"""The one message that may be long."""
 
 _PER_ADDRESS = 64  # as the HTTP front's connections, unless set
 _QUIET_SECONDS = 0.1  # a client's way to the server and back, and its pause
@@ -80,9 +85,9 @@ class Calls:
         async def answer(_: object, wire: Any) -> Any:
             call = self._call(name, wire)
             with contextlib.ExitStack() as held:
-                message = await self._received(call, scope, request, held)
+                asked = await self._received(call, scope, request, held)
                 try:
-                    found = await function(call, message)
+                    found = await function(call, asked)
                 except asyncio.CancelledError:
                     self._log(call, 499, note="the client is gone")
                     raise
@@ -241,7 +246,11 @@ async def abort(call: GrpcCall, error: RequestError) -> NoReturn:
 
 
 def parsed(request: Any, raw: bytes) -> Any:
-    """The message in those bytes. Raises `RequestError`."""
+    """The message in those bytes. Raises `RequestError`, also for one that would cost too much to read."""
+    if request is REQUEST:
+        refuse_costly(raw)
+    elif len(raw) > MOST_BESIDE:
+        raise RequestError(f"the message has more than {MOST_BESIDE} bytes", code="body_too_large")
     try:
         return request.FromString(raw)
     except Exception:  # protobuf's DecodeError, which is its own class in each of its implementations

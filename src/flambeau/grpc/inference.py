@@ -13,7 +13,7 @@ import grpc
 
 from flambeau.errors import RequestError
 from flambeau.grpc import tensor_messages
-from flambeau.grpc.calls import Calls, GrpcCall, parsed
+from flambeau.grpc.calls import REQUEST, Calls, GrpcCall, parsed
 from flambeau.grpc.descriptors import INFERENCE_SERVICE, message
 from flambeau.grpc.statuses import STATUSES, sentence
 from flambeau.protocols import v2_inference
@@ -22,7 +22,6 @@ from flambeau.protocols.errors import STATUS
 from flambeau.protocols.v2_inference import InferenceResponse
 from flambeau.serving.model import Model
 
-_Request: Any = message("ModelInferRequest")
 _StreamResponse: Any = message("ModelStreamInferResponse")
 
 _LAST_MESSAGES_SECONDS = 0.5  # as the HTTP front gives connections for requests that are on their way
@@ -40,7 +39,7 @@ class Inference:
     def handlers(self) -> dict[str, Any]:
         """The methods by name."""
         return {
-            "ModelInfer": self._calls.unary("ModelInfer", "infer", _Request, self.infer, quiet=True),
+            "ModelInfer": self._calls.unary("ModelInfer", "infer", REQUEST, self.infer, quiet=True),
             "ModelStreamInfer": self._calls.stream("ModelStreamInfer", "infer", self.stream),
         }
 
@@ -118,7 +117,7 @@ class Inference:
         try:
             try:
                 release = self._admission.hold(len(raw))
-                asked = parsed(_Request, raw)
+                asked = parsed(REQUEST, raw)
             except RequestError as error:
                 self._calls.refused(call, error)
                 made = _StreamResponse(error_message=sentence(error))

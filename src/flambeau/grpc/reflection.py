@@ -12,6 +12,7 @@ from google.protobuf import descriptor_pb2, text_format
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from flambeau.grpc.descriptors import POOL
+from flambeau.grpc.message_cost import MOST_BESIDE
 
 _OLD, _NEW = "grpc.reflection.v1alpha", "grpc.reflection.v1"
 
@@ -27,13 +28,18 @@ def _describe() -> None:
 _describe()
 
 
+def _request(raw: bytes) -> Any:
+    """A request; an empty one, which is refused, in the place of one that is far too long."""
+    return reflection_pb2.ServerReflectionRequest.FromString(raw if len(raw) <= MOST_BESIDE else b"")
+
+
 def handlers(services: Iterable[str]) -> list[Any]:
     """gRPC's handlers of reflection about those services and itself."""
     own = [f"{each}.ServerReflection" for each in (_OLD, _NEW)]
     servicer = reflection.aio.ReflectionServicer([*services, *own], pool=POOL)
     method = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
-        reflection_pb2.ServerReflectionRequest.FromString,
+        _request,
         reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
     return [grpc.method_handlers_generic_handler(each, {"ServerReflectionInfo": method}) for each in own]
