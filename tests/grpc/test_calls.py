@@ -1,8 +1,10 @@
 """Calls that gRPC's own library makes: typed contents, deadlines, limits, health, reflection, log, metrics, traces."""
 
 import contextlib
+import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -165,6 +167,36 @@ def test_what_would_cost_much_to_read_is_refused_unread(channel: grpc.Channel, w
 def test_a_long_message_that_is_broken_is_refused(channel: grpc.Channel, bad: bytes) -> None:
     with refused("INVALID_ARGUMENT", "the message is no inference.ModelInferRequest"):
         stub(channel, "ModelInfer", raw=True)(field(7, bytes(50_000)) + bad)
+
+
+def test_no_mutation_of_a_request_is_the_servers_fault(channel: grpc.Channel, server: GrpcServer) -> None:
+    """Bytes changed, cut out, doubled and put in: each is answered, or refused as the client's fault."""
+    call = stub(channel, "ModelInfer", raw=True)
+    rng = random.Random(7)
+    seeds = [each.SerializeToString() for each in (message(rows(2)), typed(rows(2)), sleepy(0))]
+    found: Counter[str] = Counter()
+    for _ in range(600):
+        changed = bytearray(rng.choice(seeds))
+        for _ in range(rng.randint(1, 4)):
+            place = rng.randrange(len(changed))
+            how = rng.randrange(4)
+            if how == 0:
+                changed[place] = rng.randrange(256)
+            elif how == 1:
+                del changed[place : place + rng.randint(1, 20)]
+            elif how == 2:
+                changed[place:place] = changed[place : place + rng.randint(1, 20)]
+            else:
+                changed[place:place] = rng.randbytes(rng.randint(1, 8))
+        try:
+            call(bytes(changed))
+        except grpc.RpcError as error:
+            found[error.code().name] += 1
+            continue
+        found["OK"] += 1
+    assert set(found) <= {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED", "INTERNAL"}
+    assert not server.lines("failed unexpectedly")
+    assert found["INVALID_ARGUMENT"] > 100
 
 
 def test_other_messages_are_short(channel: grpc.Channel) -> None:

@@ -172,6 +172,24 @@ def test_tls_is_that_of_the_server(serve: Serve, network: Several, tmp_path: Pat
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
+def test_a_message_that_does_not_come_ends_its_call(serve: Serve, network: Several) -> None:
+    never = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        never.wait(20)
+        yield b""
+
+    with (
+        grpc_serving(serve, network.bundle.path, "--deadline", "0.3") as started,
+        started.channel() as channel,
+        pytest.raises(grpc.RpcError) as refused,
+    ):
+        channel.stream_unary(SERVICE + "ModelInfer")(nothing())
+    never.set()
+    assert refused.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert dict(refused.value.trailing_metadata())["error-code"] == "client_too_slow"
+
+
 def test_the_address_is_announced(server: GrpcServer) -> None:
     assert f"gRPC: {server.target}" in server.http.output()
 

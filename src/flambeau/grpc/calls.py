@@ -7,6 +7,7 @@ for ever, and is not read for a caller without a token.
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -36,6 +37,7 @@ REQUEST: Any = message("ModelInferRequest")
 """The one message that may be long."""
 
 _PER_ADDRESS = 64  # as the HTTP front's connections, unless set
+_SWEEP_SECONDS = 0.5
 _QUIET_SECONDS = 0.1  # a client's way to the server and back, and its pause
 _LAST_CALLS_SECONDS = 0.5  # as the HTTP front gives connections for requests that are on their way
 _LONG = 3600.0
@@ -78,6 +80,8 @@ class Calls:
         self._most_of_one = (0 if is_local(settings.host) else _PER_ADDRESS) if given is None else given
         self._running: Counter[str] = Counter()  # calls by their clients' addresses
         self._public: Counter[str] = Counter()
+        self._arriving: dict[asyncio.Task[Any], float] = {}  # until when its message may come
+        self._sweep: asyncio.Task[None] | None = None
 
     def unary(self, name: str, scope: RequiredScope, request: Any, function: Function, *, quiet: bool = False) -> Any:
         """A handler for a call of one message to one message. `quiet`: the function accounts for what it answers."""
@@ -203,17 +207,37 @@ class Calls:
         held.callback(_ended, running, call.client)
 
     async def _message(self, call: GrpcCall) -> bytes:
-        """The call's message. Raises `RequestError` if it does not come within the server's deadline."""
-        patience = call.seconds_left(self.service.settings.deadline)
+        """The call's message. Raises `RequestError` if it does not come within the server's deadline.
+
+        No timer is set for each call: a sweep ends those that wait too long, twice a second.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        if self._sweep is None or self._sweep.done():
+            self._sweep = asyncio.get_running_loop().create_task(self._end_overdue())
+        self._arriving[task] = time.monotonic() + call.seconds_left(self.service.settings.deadline)
         try:
-            async with asyncio.timeout(patience):
-                found = await call.wire.read()
-        except TimeoutError:
-            raise RequestError(f"the message did not come within {patience:g} s", code="client_too_slow") from None
+            found = await call.wire.read()
+        except asyncio.CancelledError:
+            if task in self._arriving:  # the client is gone
+                raise
+            task.uncancel()
+            raise RequestError("the message did not come in time", code="client_too_slow") from None
+        finally:
+            self._arriving.pop(task, None)
         if found is grpc.aio.EOF:
             raise RequestError(_NO_MESSAGE, code="empty_body")
         assert isinstance(found, bytes)
         return found
+
+    async def _end_overdue(self) -> None:
+        """While there are calls whose message has not come, end those for which it is too late."""
+        while self._arriving:
+            now = time.monotonic()
+            for task in [task for task, until in self._arriving.items() if until < now]:
+                del self._arriving[task]
+                task.cancel()
+            await asyncio.sleep(_SWEEP_SECONDS)
 
     def _log(
         self,
@@ -266,6 +290,7 @@ def _full(why: str) -> RequestError:
     return RequestError(f"the server is full: {why}", code="overloaded")
 
 
+@functools.lru_cache(maxsize=4096)
 def _address(peer: str) -> str:
     """The address in gRPC's words for a peer: `ipv4:127.0.0.1:50000`, `ipv6:%5B::1%5D:50000`."""
     kind, _, rest = unquote(peer).partition(":")
