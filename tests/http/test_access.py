@@ -228,6 +228,22 @@ PATHS = {
     "/predict/double": {"POST": "infer"},
     "/predict/double/1": {"POST": "infer"},
     "/metrics": {"GET": "admin"},
+    "/v2/health/live": {"GET": "public"},
+    "/v2/health/ready": {"GET": "public"},
+    "/v2": {"GET": "infer"},
+    "/v2/models/double": {"GET": "infer"},
+    "/v2/models/double/ready": {"GET": "infer"},
+    "/v2/models/stats": {"GET": "infer"},
+    "/v2/models/double/infer": {"POST": "infer"},
+    "/v2/models/double/versions/1/infer": {"POST": "infer"},
+    "/v2/repository/index": {"POST": "infer"},
+    "/v2/logging": {"GET": "infer", "POST": "admin"},
+    "/v2/trace/setting": {"GET": "infer", "POST": "admin"},
+    "/v2/systemsharedmemory/status": {"GET": "infer"},
+    "/v1/models": {"GET": "infer"},
+    "/v1/models/double": {"GET": "infer"},
+    "/v1/models/double:predict": {"POST": "infer"},
+    "/v1/models/double:explain": {"POST": "infer"},
 }
 STRANGE = (
     "//predict",
@@ -264,6 +280,17 @@ def test_the_matrix_of_paths_methods_and_tokens_t09(server: ServerProcess, app: 
         status, _, _ = ask(server, method, path, headers)
         in_flask = flask_status(app, method, path, headers)
         assert (let_in(status), let_in(in_flask)) == (expected, expected), (method, path, who, status, in_flask)
+
+
+def test_models_are_managed_over_kserve_as_over_the_native_protocol_t09(server: ServerProcess, app: Flask) -> None:
+    """An admin token, no page, and nobody where other processes may serve beside."""
+    for path in ("/v2/repository/models/nobody/load", "/v2/repository/models/nobody/unload"):
+        assert ask(server, "POST", path, bearer(ADMIN))[0] == 404  # it is let in, and there is no such model
+        for who in ("none", "wrong", "infer"):
+            assert not let_in(ask(server, "POST", path, bearer(CREDENTIALS[who]))[0])
+        status, _, body = ask(server, "POST", path, bearer(ADMIN) | {"Origin": PAGE, "Sec-Fetch-Site": "cross-site"})
+        assert (status, b"pages may not change anything here" in body) == (403, True)
+        assert flask_status(app, "POST", path, bearer(ADMIN)) == 403
 
 
 def test_no_other_way_to_write_a_path_gets_in_t09(server: ServerProcess, app: Flask) -> None:
@@ -545,5 +572,8 @@ def test_the_document_says_what_takes_a_token(app: Flask) -> None:
     assert secured == {
         "/predict", "/predict/Double", "/predict/Double/1", "/metrics",
         "/models", "/models/{model}", "/models/{model}/shadow", "/models/{model}/{version}",
+        "/v2", "/v2/models", "/v2/models/{model}", "/v2/models/{model}/ready", "/v2/models/{model}/versions/{version}",
+        "/v2/models/{model}/versions/{version}/ready", "/v2/models/Double/infer", "/v2/models/Double/versions/1/infer",
+        "/v1/models", "/v1/models/Double:predict",
     }  # fmt: skip
     assert document["components"]["securitySchemes"]["token"] == {"type": "http", "scheme": "bearer"}

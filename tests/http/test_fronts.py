@@ -1,12 +1,15 @@
 """The same requests get the same answers over `flambeau serve`, Flask's test client, and the servers of others."""
 
 import base64
+import gzip
+import json
 import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from flambeau.bundle.storage import Bundle
@@ -76,6 +79,37 @@ def test_recipe_3_gets_its_number(doubles: Front) -> None:
 
 def test_recipe_3_is_told_what_is_wrong(doubles: Front) -> None:
     assert refused(post(doubles, json={"input": "three"}), 400, "input_rejected") == "input must be a number, not str"
+
+
+# -- KServe's protocols ------------------------------------------------------------------------------------------
+
+
+def test_kserve_v2_takes_the_bytes_of_an_image(cats: Front, cat: bytes) -> None:
+    length = "Inference-Header-Content-Length"
+    answered = cats.send("POST", "/v2/models/efficientnet_lite0/infer", data=cat, headers={length: "0"})
+    assert (answered.status, answered.headers["content-type"]) == (200, "application/octet-stream")
+    size = int(answered.headers[length.lower()])
+    document, tensors = json.loads(answered.body[:size]), answered.body[size:]
+    probabilities = np.frombuffer(tensors[:4000], "<f4")
+    assert [each["name"] for each in document["outputs"]][:2] == ["probabilities", "labels"]
+    assert probabilities.argmax() == 285
+    assert tensors[4000:].startswith(struct.pack("<I", len("Egyptian_cat")) + b"Egyptian_cat")
+    refused = post(cats, "/v2/models/efficientnet_lite0/infer", data=b"text", headers={length: "0"})
+    assert (refused.status, list(refused.json())) == (400, ["error"])
+
+
+def test_kserve_v1_takes_base64(cats: Front, cat: bytes) -> None:
+    body = {"instances": [{"b64": base64.b64encode(cat).decode()}] * 2}
+    answered = post(cats, "/v1/models/efficientnet_lite0:predict", json=body)
+    assert answered.json() == {"predictions": [{"class_id": "n02124075", "class_name": "Egyptian_cat"}] * 2}
+
+
+def test_kserve_takes_values_and_compressed_bodies(doubles: Front) -> None:
+    assert post(doubles, "/v1/models/Double:predict", json={"instances": [3, 4]}).json() == {"predictions": [6.0, 8.0]}
+    asked = {"inputs": [{"name": "input", "shape": [2], "datatype": "BYTES", "data": ["3", "4"]}]}
+    packed = gzip.compress(json.dumps(asked).encode())
+    answered = post(doubles, "/v2/models/Double/infer", data=packed, headers={"Content-Encoding": "gzip"})
+    assert answered.json()["outputs"][0]["data"] == ["6.0", "8.0"]
 
 
 # -- images ------------------------------------------------------------------------------------------------------

@@ -94,8 +94,8 @@ def opened(
     tokens.write_text(f"infer {TOKEN}\n")
     tokens.chmod(0o600)
     make, access = open_for_others(f"{double_py}:Double", {"allow_code": True, "tokens_file": str(tokens)})
-    predict = prediction("/v1/models/{model}:predict", native.answer, error_answer)
-    more = Route("POST", "/v1/models/{model}:predict", "infer", predict, quiet=True)
+    predict = prediction("/v9/models/{model}:predict", native.answer, error_answer)
+    more = Route("POST", "/v9/models/{model}:predict", "infer", predict, quiet=True)
     access.table = RouteTable([*access.table, more])
     service = BlockingService(make)
     yield service, access
@@ -105,10 +105,10 @@ def opened(
 def test_one_line_is_a_route_under_flask(opened: tuple[BlockingService, AccessControl]) -> None:
     client = make_app(*opened).test_client()
     sent = {"json": {"input": 2}, "headers": INFER}
-    assert client.post("/v1/models/Double:predict", **sent).json == {"output": 4.0}  # type: ignore[arg-type]
-    assert client.post("/v1/models/nobody:predict", **sent).status_code == 404  # type: ignore[arg-type]
-    assert client.post("/v1/models/Double:predict", json={"input": 2}).status_code == 401
-    assert client.get("/v1/models/Double:predict", headers=INFER).status_code == 405
+    assert client.post("/v9/models/Double:predict", **sent).json == {"output": 4.0}  # type: ignore[arg-type]
+    assert client.post("/v9/models/nobody:predict", **sent).status_code == 404  # type: ignore[arg-type]
+    assert client.post("/v9/models/Double:predict", json={"input": 2}).status_code == 401
+    assert client.get("/v9/models/Double:predict", headers=INFER).status_code == 405
 
 
 def test_one_line_is_a_route_under_asgi(opened: tuple[BlockingService, AccessControl]) -> None:
@@ -134,8 +134,8 @@ def test_one_line_is_a_route_under_asgi(opened: tuple[BlockingService, AccessCon
         return sent[0]["status"], sent[1]["body"]
 
     headers = INFER | {"Content-Type": "application/json"}
-    assert ask("POST", "/v1/models/Double:predict", headers) == (200, b'{"output":6.0}')
-    assert ask("POST", "/v1/models/Double:predict", {})[0] == 401
+    assert ask("POST", "/v9/models/Double:predict", headers) == (200, b'{"output":6.0}')
+    assert ask("POST", "/v9/models/Double:predict", {})[0] == 401
     assert ask("GET", "//metrics", INFER)[0] == 403
 
 
@@ -155,7 +155,11 @@ def test_every_path_of_the_document_is_a_route(double_py: Path) -> None:
     paths = app.test_client().get("/openapi.json").json["paths"]
     assert list(paths) == [
         "/predict", "/predict/Double", "/predict/Double/1", "/livez", "/readyz", "/metrics",
-        "/models", "/models/{model}", "/models/{model}/shadow", "/models/{model}/{version}", "/openapi.json",
+        "/models", "/models/{model}", "/models/{model}/shadow", "/models/{model}/{version}",
+        "/v2/health/live", "/v2/health/ready", "/v2", "/v2/models",
+        "/v2/models/Double/infer", "/v2/models/{model}/ready", "/v2/models/{model}",
+        "/v2/models/Double/versions/1/infer", "/v2/models/{model}/versions/{version}/ready",
+        "/v2/models/{model}/versions/{version}", "/v1/models", "/v1/models/Double:predict", "/openapi.json",
     ]  # fmt: skip
     adapter = app.url_map.bind("localhost")
     for path, operations in paths.items():

@@ -6,7 +6,7 @@ Nothing is converted: a wrong name or dtype is an error.
 from collections.abc import Sequence
 
 from flambeau.errors import InvalidInput
-from flambeau.items import unpack
+from flambeau.items import name_of, unpack
 from flambeau.types import Payload, Tensors, TensorSpec
 
 
@@ -34,7 +34,7 @@ def rows_of(inputs: Sequence[TensorSpec], tensors: Tensors) -> int:
             raise _wrong(f"the input '{spec.name}' is missing: this model takes {_listed(inputs)}")
         array = tensors[spec.name]
         fits = array.ndim == 1 + len(spec.shape) and spec.takes(array.shape[1:])
-        if array.dtype.name != spec.dtype or not fits:
+        if name_of(array.dtype) != spec.dtype or not fits:
             raise _wrong(
                 f"the input '{spec.name}' must be {spec}, but it is {array.dtype.name} of shape {list(array.shape)}"
             )

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from flambeau.answers import Asked
 from flambeau.errors import RequestError
-from flambeau.items import FREE, TensorSpec
+from flambeau.items import FREE, TensorSpec, name_of
 from flambeau.pipelines import json_document
 from flambeau.protocols.v2_datatypes import Elements, V2Datatype, datatype_of
 from flambeau.serving import tensor_requests
@@ -364,7 +364,7 @@ def _output(name: str, array: npt.NDArray[Any], parameters: Parameters, labels: 
     if array.dtype.kind == "O":
         elements = tuple(each if isinstance(each, bytes) else str(each).encode() for each in array.ravel())
         return NamedTensor(name, "BYTES", array.shape, elements, parameters)
-    return NamedTensor(name, datatype_of(array.dtype.name), array.shape, array, parameters)
+    return NamedTensor(name, datatype_of(name_of(array.dtype)), array.shape, array, parameters)
 
 
 def _ranked(name: str, array: npt.NDArray[Any], count: int, labels: Sequence[str]) -> npt.NDArray[Any]:

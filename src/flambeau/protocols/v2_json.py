@@ -68,8 +68,13 @@ class _Cut:
     """A document whose long lists of numbers were cut out. The token stands for them, and nobody can guess it."""
 
     def __init__(self, body: bytes) -> None:
-        self._token = secrets.token_hex(16)
         self.lists: dict[bytes, bytes] = {}
+        self.rest = body
+        if len(body) > _CUT:
+            self._cut(body)
+
+    def _cut(self, body: bytes) -> None:
+        token = secrets.token_hex(16)
         pieces: list[bytes] = []
         kept = place = 0
         while (place := body.find(b'"data"', place)) >= 0:
@@ -79,7 +84,7 @@ class _Cut:
                 continue
             start, end = found
             if end - start > _CUT:
-                name = f'"{self._token}{len(self.lists)}"'.encode()
+                name = f'"{token}{len(self.lists)}"'.encode()
                 self.lists[name] = body[start:end]
                 pieces += (body[kept:start], name)
                 kept = end
@@ -115,8 +120,7 @@ async def read(body: bytes | memoryview, *, max_depth: int) -> tuple[InferenceDo
         document = json_document.decode(cut.rest, _DECODER, max_depth=max_depth)
     except msgspec.ValidationError as error:
         raise RequestError(f"the request is not understood: {error}", code="invalid_json") from None
-    named = {bytes(memoryview(each.data)) for each in document.inputs}
-    if not cut.lists.keys() <= named:
+    if cut.lists and not cut.lists.keys() <= {bytes(memoryview(each.data)) for each in document.inputs}:
         raise RequestError("the request has a long list that is no input's data", code="invalid_json")
     return document, cut.lists
 

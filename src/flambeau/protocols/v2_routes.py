@@ -127,18 +127,24 @@ class _V2Routes:
 
     async def infer(self, service: Service, model: Model, request: HttpRequest) -> Answered:
         """`POST /v2/models/{model}/infer`, as `dispatch.prediction` takes it."""
-        began = time.monotonic()
+        if "content-encoding" not in request.headers:
+            return await self._infer(service, model, request, request.body)
         async with self._unpacking.unpacked(request) as body:
-            try:
-                length = request.headers.get(v2_rest.JSON_LENGTH.lower())
-                asked = await v2_rest.request_of(body, length, model, service.settings)
-            except RequestError as error:
-                model.metrics.rejected(error.code)
-                raise
-            most = service.settings.deadline - (time.monotonic() - began)
-            response = await v2_inference.infer(service, model, asked, most=most, charge=request.charge)
+            return await self._infer(service, model, request, body)
+
+    async def _infer(self, service: Service, model: Model, request: HttpRequest, body: bytes | memoryview) -> Answered:
+        began = time.monotonic()
+        try:
+            length = request.headers.get(_JSON_LENGTH)
+            asked = await v2_rest.request_of(body, length, model, service.settings)
+        except RequestError as error:
+            model.metrics.rejected(error.code)
+            raise
+        most = service.settings.deadline - (time.monotonic() - began)
+        response = await v2_inference.infer(service, model, asked, most=most, charge=request.charge)
         answer = await v2_rest.answer_of(asked, response)
-        answer = await content_encoding.packed(answer, request.headers.get("accept-encoding", ""))
+        if "accept-encoding" in request.headers:
+            answer = await content_encoding.packed(answer, request.headers["accept-encoding"])
         return Answered(answer, None, response.timings, response.queued)
 
     # The repository
@@ -203,6 +209,7 @@ class _V2Routes:
         )
 
 
+_JSON_LENGTH = v2_rest.JSON_LENGTH.lower()
 _LARGEST_COMMAND = 64 * 1024
 _REGIONS_SHOWN = ("/status", "/region/{region}/status")
 _REGIONS_CHANGED = ("/region/{region}/register", "/unregister", "/region/{region}/unregister")

@@ -78,6 +78,11 @@ class Model:
         return self._placement.replicas
 
     @property
+    def apart(self) -> bool:
+        """Whether its replicas have processes of their own, which get copies of what they are given."""
+        return self._settings.runner == "processes"
+
+    @property
     def queued(self) -> int:
         """How many items wait."""
         return self.metrics.queue()[0]

@@ -31,7 +31,7 @@ def split(model: Model, tensors: Tensors, *, most: int) -> list[Payload]:
             f"the request has {rows} rows: the most is {most * each} (--max-items)", code="too_many_items"
         )
     parts = ({name: array[start : start + each] for name, array in tensors.items()} for start in range(0, rows, each))
-    packed = map(pack, parts)
+    packed = (pack(part, lent=model.apart) for part in parts)
     return [Payload("tensors", data, arrays) for arrays, data in packed]
 
 
