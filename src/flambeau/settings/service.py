@@ -65,7 +65,7 @@ class Settings:
     grpc_port: int = _address(
         0,
         "Port for gRPC, on the same host; needs the extra grpc. 0: no gRPC.",
-        long="Port for [gRPC](protocols.md#grpc), on the same host, with the same tokens and the same TLS. 0: no gRPC. "
+        long="Port for [gRPC](kserve.md#grpc), on the same host, with the same tokens and the same TLS. 0: no gRPC. "
         "Needs the extra `grpc`.",
         minimum=0,
         maximum=65535,
