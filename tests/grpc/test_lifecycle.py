@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
+import flambeau
 from chaos import proc
+from flambeau.errors import ConfigError
 from tests.support.grpc_server import SERVICE, GrpcServer, assert_right, grpc_serving, inputs, message, rows, stub
 from tests.support.server import FLAMBEAU, Serve, free_port, run_flambeau
 from tests.support.tensor_bundles import Several
@@ -153,6 +155,11 @@ def test_a_port_that_cannot_be_is_told_before_anything_loads(
     told = run_flambeau("serve", network.bundle.path, *given, cwd=tmp_path)
     assert (told.returncode, sentence in told.stderr) == (code, True), told.stderr
     assert "models opened" not in told.stderr
+
+
+def test_an_application_does_not_take_the_setting_in_silence(network: Several) -> None:
+    with pytest.raises(ConfigError, match="only flambeau serve listens for gRPC"):
+        flambeau.create_app(network.bundle.path, grpc_port=7000)
 
 
 def test_tls_is_that_of_the_server(serve: Serve, network: Several, tmp_path: Path) -> None:

@@ -196,6 +196,10 @@ def network(client: str) -> str:
 def open_access(settings: Settings, *, ours: bool) -> AccessControl:
     """The access control of the settings and the environment. Raises `ConfigError` for a service open to everybody."""
     held = tokens.read(settings.tokens_file, os.environ)
+    if settings.grpc_port and not ours:
+        raise ConfigError(
+            f"grpc_port={settings.grpc_port}: only flambeau serve listens for gRPC, an application does not"
+        )
     if ours and not held and not is_local(settings.host) and not settings.insecure_no_auth:
         raise ConfigError(
             f"--host {settings.host} would serve everybody who can reach this machine, without asking who they are: "
