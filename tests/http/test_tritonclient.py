@@ -1,6 +1,9 @@
 """KServe v2 over REST as the real `tritonclient` speaks it, unmodified: every call of its HTTP client that fits."""
 
+import contextlib
 import json
+import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +12,7 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from tests.support import kserve_models
+from tests.support import fleet, kserve_models
 from tests.support.kserve_models import Served
 from tests.support.photographs import encoded, photograph
 from tests.support.server import Serve, ServerProcess
@@ -297,3 +300,19 @@ def test_the_repository_is_listed_unloaded_and_loaded(client: triton.InferenceSe
     with pytest.raises(InferenceServerException, match="there is no model of that name") as caught:
         client.load_model("nobody")
     assert caught.value.status() == "404"
+
+
+def test_killed_workers_lose_no_request(
+    client: triton.InferenceServerClient, server: ServerProcess, models: Served
+) -> None:
+    """F-01, F-02: whoever is computed with a worker that is killed runs again, and is rightly answered."""
+    sent = [given(1 + seed % 5, seed) for seed in range(200)]
+    for start in range(0, len(sent), 40):
+        waiting = [client.async_infer("several", inputs(each)) for each in sent[start : start + 40]]
+        found = [waiting.pop(0).get_result()]  # so that the others are under way
+        for worker in fleet.children(server.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+        found += [each.get_result() for each in waiting]
+        for arrays, each in zip(sent[start:], found, strict=False):
+            assert_right(models, arrays, each)

@@ -20,8 +20,8 @@ from flambeau.errors import RequestError
 from flambeau.pipelines import json_document
 from flambeau.serving.model import Model
 from flambeau.settings.service import Settings
-from flambeau.tasks.tensor import nesting_of
-from flambeau.types import Answer, Options, Outcome, Payload
+from flambeau.tasks.tensor import MAX_ROWS, nesting_of
+from flambeau.types import Answer, Options, Outcome, Payload, TensorSpec
 
 _LARGEST = 8 * 2**20  # bytes of JSON that are read in the front: some 8 ms
 _FORM = 'send {"instances": [...]}'
@@ -88,12 +88,7 @@ def read(body: bytes | memoryview, model: Model, settings: Settings) -> Instance
         answered = "columns"
         payloads = [_payload(_columns(bytes(inputs), model))]
     else:
-        payloads = _payloads(bytes(instances or inputs), model)
-    if len(payloads) > settings.max_items:
-        raise RequestError(
-            f"the request has {len(payloads)} instances: the most is {settings.max_items} (--max-items)",
-            code="too_many_items",
-        )
+        payloads = _payloads(bytes(instances or inputs), model, settings.max_items)
     return Instances(payloads, options, answered, found.parameters.top_k)
 
 
@@ -110,7 +105,13 @@ def _options(parameters: _Parameters) -> Options:
     return Options(top_k=top_k or 1, threshold=threshold)
 
 
-def _payloads(text: bytes, model: Model) -> list[Payload]:
+def _payloads(text: bytes, model: Model, most: int) -> list[Payload]:
+    if model.kind == "tensor" and text[:1] == b"[" and text[1:].lstrip()[:1] not in (b"{", b"]"):
+        return [_payload(_rows(text, model))]
+    most = MAX_ROWS if model.kind == "tensor" else most
+    if text[:1] == b"[" and text.count(b",") >= most and (count := json_document.elements_of(text)) > most:
+        limit = f"{most}" if model.kind == "tensor" else f"{most} (--max-items)"
+        raise RequestError(f"the request has {count} instances: the most is {limit}", code="too_many_items")
     try:
         instances = _LIST.decode(text)
     except msgspec.ValidationError:
@@ -118,7 +119,7 @@ def _payloads(text: bytes, model: Model) -> list[Payload]:
     if not instances:
         raise RequestError("there is no instance", code="invalid_json")
     if model.kind == "tensor":
-        return [_payload(_rows(text, instances, model))]
+        return [_payload(_rows_of_objects(instances, model))]
     if model.kind == "image":
         return [Payload("document", b'{"image":%b}' % _image(bytes(memoryview(each)))) for each in instances]
     return [_payload(bytes(memoryview(each))) for each in instances]
@@ -149,28 +150,37 @@ def _columns(text: bytes, model: Model) -> bytes:
     return values[0]
 
 
-def _rows(text: bytes, instances: Sequence[msgspec.Raw], model: Model) -> bytes:
-    """The rows as the native protocol takes them: a list, or an object of lists for several inputs."""
+def _rows(text: bytes, model: Model) -> bytes:
+    """A list of rows of a network with one input, as the native protocol takes it."""
     specs = model.bundle.manifest.inputs
-    if bytes(memoryview(instances[0])[:1]) != b"{":
-        if len(specs) > 1:
-            names = ", ".join(f'"{spec.name}"' for spec in specs)
-            raise RequestError(f"each instance must be an object with {names}", code="invalid_tensor")
-        columns = [text]
-    else:
-        rows = [bytes(memoryview(each)) for each in instances]
-        columns = [b"[" + b",".join(values) + b"]" for values in _values(rows, [spec.name for spec in specs])]
+    if len(specs) > 1:
+        names = ", ".join(f'"{spec.name}"' for spec in specs)
+        raise RequestError(f"each instance must be an object with {names}", code="invalid_tensor")
+    _check_depth(specs[0], text)
+    return text
+
+
+def _rows_of_objects(instances: Sequence[msgspec.Raw], model: Model) -> bytes:
+    """The rows of objects by the names of the inputs, as the native protocol takes them: a list for each input."""
+    specs = model.bundle.manifest.inputs
+    rows = [bytes(memoryview(each)) for each in instances]
+    columns = [b"[" + b",".join(values) + b"]" for values in _values(rows, [spec.name for spec in specs])]
     for spec, column in zip(specs, columns, strict=True):
-        if nesting_of(column) != len(spec.shape) + 1:
-            raise RequestError(
-                f"each instance must have one row of '{spec.name}', {spec}, and not lists nested "
-                f"{nesting_of(column) - 1} deep",
-                code="invalid_tensor",
-            )
+        _check_depth(spec, column)
     if len(specs) == 1:
         return columns[0]
     named = (msgspec.json.encode(spec.name) + b":" + each for spec, each in zip(specs, columns, strict=True))
     return b"{" + b",".join(named) + b"}"
+
+
+def _check_depth(spec: TensorSpec, column: bytes) -> None:
+    """Raise `RequestError` if a list of rows would be taken for one row."""
+    depth = nesting_of(column) - 1
+    if depth != len(spec.shape):
+        raise RequestError(
+            f"each instance must have one row of '{spec.name}', {spec}, and not lists nested {depth} deep",
+            code="invalid_tensor",
+        )
 
 
 def _values(rows: Sequence[bytes], names: Sequence[str]) -> list[list[bytes]]:

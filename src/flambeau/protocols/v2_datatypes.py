@@ -50,7 +50,7 @@ def count_of(name: str, shape: Sequence[int]) -> int:
     if len(shape) > _MOST_DIMENSIONS:
         raise _wrong(f"the input '{name}' has {len(shape)} dimensions: the most is {_MOST_DIMENSIONS}")
     for size in shape:
-        if not 0 <= size <= _LARGEST:
+        if not 1 <= size <= _LARGEST:
             raise _wrong(f"the shape of the input '{name}' has the size {size}")
     return math.prod(shape)
 

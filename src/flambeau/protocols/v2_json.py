@@ -27,7 +27,12 @@ from flambeau.protocols.v2_datatypes import (
 )
 from flambeau.protocols.v2_inference import ParameterValue
 
-_CUT = 16 * 1024  # bytes: lists above this are cut out
+_SHORT = 16 * 1024  # bytes: a document up to this is decoded as it is
+_CUT = 2 * 1024  # bytes: of a longer one, lists above this are cut out
+_KEY = b'"data"'
+_BETWEEN = 64  # bytes between a key and its list
+_MOST_TENSORS = 256
+_MOST_MEMBERS = 50_000  # beside the lists that were cut out: each costs a step of the decoder
 _PIECE = 64 * 1024  # bytes of text that are decoded before the loop gets a turn
 _LARGEST_REST = 8 * 2**20  # bytes of a document without its long lists: 7 ms
 _KINDS_OF_BYTES = bytes(each if each in b"[]," else ord("0") for each in range(256))
@@ -70,39 +75,49 @@ class _Cut:
     def __init__(self, body: bytes) -> None:
         self.lists: dict[bytes, bytes] = {}
         self.rest = body
-        if len(body) > _CUT:
+        if len(body) > _SHORT:
             self._cut(body)
 
     def _cut(self, body: bytes) -> None:
         token = secrets.token_hex(16)
         pieces: list[bytes] = []
         kept = place = 0
-        while (place := body.find(b'"data"', place)) >= 0:
-            place += len(b'"data"')
-            found = _list_at(body, place)
-            if found is None:
-                continue
-            start, end = found
+        ends = _Ends(body)
+        for _ in range(_MOST_TENSORS):
+            place = body.find(_KEY, place) + len(_KEY)
+            if place < len(_KEY):
+                break
+            start = _list_at(body, place)
+            end = ends.of_list(start) if start else 0
             if end - start > _CUT:
                 name = f'"{token}{len(self.lists)}"'.encode()
                 self.lists[name] = body[start:end]
                 pieces += (body[kept:start], name)
                 kept = end
-            place = end
+            place = max(place, end)
         self.rest = b"".join((*pieces, body[kept:]))
 
 
-def _list_at(body: bytes, place: int) -> tuple[int, int] | None:
-    """Where the list of numbers is whose key ends at `place`: it ends before the next quote or brace."""
-    head = body[place : place + 64].lstrip(_WHITE)
-    if head[:1] != b":":
-        return None
-    start = body.find(b"[", place, place + 64)
-    if start < 0 or body[place:start].strip(_WHITE) != b":":
-        return None
-    limits = [at for at in (body.find(b'"', start), body.find(b"}", start)) if at >= 0]
-    end = body.rfind(b"]", start, min(limits, default=len(body))) + 1
-    return (start, end) if end > start else None
+class _Ends:
+    """Where lists of numbers end: before the next quote or brace. Looked for once, however often it is asked."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self._next = {b'"': -1, b"}": -1}
+
+    def of_list(self, start: int) -> int:
+        """The end of the list that begins at `start`; 0 if it does not end."""
+        for mark, at in self._next.items():
+            if at < start:
+                found = self._body.find(mark, start)
+                self._next[mark] = len(self._body) if found < 0 else found
+        return self._body.rfind(b"]", start, min(self._next.values())) + 1
+
+
+def _list_at(body: bytes, place: int) -> int:
+    """Where the list begins whose key ends at `place`; 0 if something else follows."""
+    start = body.find(b"[", place, place + _BETWEEN)
+    return start if start > 0 and body[place:start].strip(_WHITE) == b":" else 0
 
 
 async def read(body: bytes | memoryview, *, max_depth: int) -> tuple[InferenceDocument, dict[bytes, bytes]]:
@@ -116,10 +131,17 @@ async def read(body: bytes | memoryview, *, max_depth: int) -> tuple[InferenceDo
             f"the JSON has more than {_LARGEST_REST} bytes beside its lists of numbers: send tensors as binary data",
             code="body_too_large",
         )
+    if sum(map(cut.rest.count, (b",", b"[", b"{"))) > _MOST_MEMBERS:
+        raise RequestError(
+            f"the JSON has more than {_MOST_MEMBERS} members beside its lists of numbers: send tensors as binary data",
+            code="body_too_large",
+        )
     try:
         document = json_document.decode(cut.rest, _DECODER, max_depth=max_depth)
     except msgspec.ValidationError as error:
         raise RequestError(f"the request is not understood: {error}", code="invalid_json") from None
+    if len(document.inputs) > _MOST_TENSORS or len(document.outputs) > _MOST_TENSORS:
+        raise RequestError(f"the request has more than {_MOST_TENSORS} tensors", code="invalid_tensor")
     if cut.lists and not cut.lists.keys() <= {bytes(memoryview(each.data)) for each in document.inputs}:
         raise RequestError("the request has a long list that is no input's data", code="invalid_json")
     return document, cut.lists
