@@ -77,7 +77,7 @@ async def _play(run: Run, faults: list[Fault]) -> list[Report]:
 def show(reports: list[Report]) -> None:
     """The table, the same as one line of JSON, and the plain closing line."""
     for report in reports:
-        click.echo(f"{report.id:<12}{report.verdict}\n    did:     {report.what}\n    figures: {report.figures}")
+        click.echo(f"{report.id:<14}{report.verdict}\n    did:     {report.what}\n    figures: {report.figures}")
         for complaint in report.complaints:
             click.echo(f"    but:     {complaint}")
     click.echo(json.dumps([asdict(report) for report in reports]))

@@ -3,7 +3,22 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from chaos.faults import bodies, clocks, files, items, kills, leak, life, load, log, neighbours, pictures, slow, swap
+from chaos.faults import (
+    bodies,
+    clocks,
+    files,
+    items,
+    kills,
+    leak,
+    life,
+    load,
+    log,
+    neighbours,
+    over_grpc,
+    pictures,
+    slow,
+    swap,
+)
 from chaos.faults.selftest import selftest
 from chaos.run import Report, Run
 
@@ -41,6 +56,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("models/flood", lambda run: neighbours.neighbour(run, "models/flood", "is flooded")),
     Fault("models/memory", lambda run: neighbours.neighbour(run, "models/memory", "fills its memory")),
     Fault("F-19", life.terminate),
+    Fault("F-19/grpc", lambda run: over_grpc.terminate_over_grpc(run, "F-19/grpc")),
     Fault("F-26", life.cannot_start),
     Fault("F-27", items.nonfinite),
     Fault("F-46", items.outputs),
@@ -55,6 +71,10 @@ FAULTS: tuple[Fault, ...] = (
     Fault("A3", clocks.paused),
     Fault("headline", lambda run: kills.kill_worker(run, "headline", seconds=run.headline_seconds)),
     Fault("headline/1", lambda run: kills.kill_worker(run, "headline/1", replicas=1, seconds=run.headline_seconds)),
+    Fault(
+        "headline/grpc",
+        lambda run: over_grpc.kill_worker_over_grpc(run, "headline/grpc", seconds=run.headline_seconds),
+    ),
     Fault("F-47", leak.leak),
 )
 

@@ -23,28 +23,27 @@ async def kill_worker(run: Run, fault: str = "F-01", *, replicas: int = 2, secon
     async with (
         run.stage("Slow50", "--replicas", str(replicas), *_FLAGS) as stage,
         stage.load(),
-        _every(period, stage, run.rng(), how_many=1) as kills,
+        every(period, stage, run.rng(), how_many=1) as kills,
     ):
         await passing(seconds)
     what = f"kill -9 of a random worker every {period:.1f} s for {seconds:g} s, {_workers(replicas)}"
     stage.require(len(kills) > 1, f"only {len(kills)} kills")
-    return run.report(fault, what, f"{len(kills)} kills; {_rate(stage, seconds)}", stage)
+    return run.report(fault, what, f"{len(kills)} kills; {rate(stage, seconds)}", stage)
 
 
 def _workers(count: int) -> str:
     return "1 replica" if count == 1 else f"{count} replicas"
 
 
-def _rate(stage: Stage, seconds: float) -> str:
+def rate(stage: Stage, seconds: float) -> str:
+    """What a stage's ledger comes to, in words."""
     slowest = max((row.seconds for row in stage.ledger.rows), default=0.0)
     p99 = stage.latency()
     return f"{stage.ledger.summary()}; {stage.ledger.good / seconds:.0f}/s, p99 {p99:.2f} s, max {slowest:.2f} s"
 
 
 @contextlib.asynccontextmanager
-async def _every(
-    period: float, stage: Stage, rng: random.Random, *, how_many: int | None
-) -> AsyncIterator[list[float]]:
+async def every(period: float, stage: Stage, rng: random.Random, *, how_many: int | None) -> AsyncIterator[list[float]]:
     """Kill workers at that pace, `how_many` at a time or all of them; yields the times of it."""
     kills: list[float] = []
 
@@ -79,7 +78,7 @@ async def kill_all(run: Run) -> Report:
     async with (
         run.stage("Slow50", "--replicas", "2", *_FLAGS) as stage,
         stage.load(),
-        _every(period, stage, run.rng(), how_many=None) as kills,
+        every(period, stage, run.rng(), how_many=None) as kills,
     ):
         await passing(run.seconds)
     figures = []
@@ -87,7 +86,7 @@ async def kill_all(run: Run) -> Report:
     for kill in kills:
         figures.append(f"{1000 * _outage(stage, rows, kill):.0f}")
     what = f"kill -9 of all workers every {period:.0f} s for {run.seconds:g} s, 2 replicas"
-    told = f"{len(kills)} kills; ms to the first new answer {' '.join(figures)}; {_rate(stage, run.seconds)}"
+    told = f"{len(kills)} kills; ms to the first new answer {' '.join(figures)}; {rate(stage, run.seconds)}"
     return run.report("F-02", what, told, stage)
 
 

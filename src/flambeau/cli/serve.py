@@ -57,6 +57,7 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
     Every option can also be set in the environment (FLAMBEAU_MAX_ITEMS=16) or in a file flambeau.toml
     (max_items = 16): `flambeau config` shows what is in force.
     """
+    from flambeau.http import grpc_front
     from flambeau.http.access import open_access
     from flambeau.http.listening import bind, server_context
     from flambeau.http.server import run
@@ -70,7 +71,9 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
     if file := file_of(ctx):
         logs.event("settings read", file=file)
     address = bind(settings.host, settings.port)  # before anything is loaded: a taken port is reported at once
+    grpc_address = None
     try:
+        grpc_address = grpc_front.reserve(settings)
         progress, started = ShowProgress(), time.monotonic()
         try:
             models = open_models(source_part, settings, progress=progress, more=more)
@@ -90,11 +93,17 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
                 f"{_called(model, loaded)}: {about(model)}" for model in loaded[:_MOST_NAMED] if model.kind == "image"
             ]
             faults = [f"{name}, version {version}, is not served: {why}" for name, version, why in service.faults()]
+            if grpc_address is not None:
+                told.insert(0, f"gRPC: {grpc_address.name()}")
             _announce([f"Flambeau serves {names}: {where}", *told, *faults], where, output=output)
 
-        run(lambda: Service(models, settings), address, access, encryption=encryption, on_ready=announce)
+        run(
+            lambda: Service(models, settings), address, access, encryption=encryption, grpc_address=grpc_address,
+            on_ready=announce,
+        )  # fmt: skip
     finally:
-        address.close()
+        for each in filter(None, (address, grpc_address)):
+            each.close()
 
 
 _MOST_NAMED = 8

@@ -30,6 +30,7 @@ _FOR = {
     "timm": "build the networks of timm",
     "openvino": "serve with OpenVINO",
     "parquet": "write Parquet with flambeau predict",
+    "grpc": "serve gRPC",
     "otel": "send traces",
 }
 

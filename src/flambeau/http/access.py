@@ -18,7 +18,7 @@ from flambeau.protocols import models, openapi, v1, v2_routes
 from flambeau.protocols.content_encoding import UnpackingBudget
 from flambeau.protocols.dispatch import NATIVE
 from flambeau.protocols.errors import RateLimited, error_answer
-from flambeau.protocols.messages import Charge, HttpAnswer, sealed
+from flambeau.protocols.messages import Charge, HttpAnswer, HttpRequest, sealed
 from flambeau.protocols.routes import RequiredScope, RouteTable
 from flambeau.settings.service import Settings, is_local
 from flambeau.system.machine import pip_install
@@ -54,6 +54,9 @@ class AccessControl:
         self._rate = Rate(settings.rate_limit) if settings.rate_limit else None
         self._attempts = Attempts()
         self._local = is_local(settings.host)
+        guarded = bool(held) or self._local
+        self.managing = models.why_nothing_changes(ours=ours, guarded=guarded)
+        """Why nobody may load or unload models here; `None` where an admin may."""
         self.table = site_routes(settings, self, ours=ours, tokens=bool(held))
 
     def check(
@@ -69,22 +72,45 @@ class AccessControl:
         if host not in self._hosts.seen and host not in self._hosts:
             return _refusal("bad_host", "this server does not answer to the name in the header Host", _HOST_HINT)
         if "sec-fetch-site" in headers and not self.origins.may_send(method, headers):
-            return _refusal("forbidden", "pages of other sites may not send requests to this server", _ORIGIN_HINT)
+            return _refusal("forbidden", _NO_FOREIGN_PAGE, _ORIGIN_HINT)
         if required == "admin" and method not in SAFE_METHODS and not _from_no_page(headers, host):
-            return _refusal("forbidden", "pages may not change anything here: use a program, or flambeau models")
-        token = None
-        if required != "public" and self._tokens:
-            found = self._identify(headers.get("authorization"), client)
-            if isinstance(found, Denial):
-                return found
-            if required == "admin" and found.scope != "admin":
-                return _refusal("forbidden", "this address needs a token with the scope admin")
-            token = found
+            return _refusal("forbidden", _NO_PAGE)
+        token = self._admitted(required, headers, client)
+        if isinstance(token, Denial):
+            return token
         if self._rate is not None and required == "infer" and method not in SAFE_METHODS:
             wait = self._rate.take(token.digest.hex() if token else network(client))
             if wait:
-                return _refusal("rate_limited", "too many requests for now", headers=(("Retry-After", str(wait)),))
+                return _refusal("rate_limited", _TOO_MANY, headers=(("Retry-After", str(wait)),))
         return None
+
+    def refusal_of_call(self, required: RequiredScope, metadata: Mapping[str, str], client: str) -> RequestError | None:
+        """Why a gRPC call is refused; `None` if it may be made. A call has no `Host` and changes something if it can.
+
+        No browser makes gRPC calls. Those that a proxy makes for one have its headers, and are judged by them.
+        """
+        if not self.origins.may_send("POST", metadata):
+            return RequestError(_NO_FOREIGN_PAGE, code="forbidden", hint=_ORIGIN_HINT)
+        if required == "admin" and not _from_no_page(metadata, None):
+            return RequestError(_NO_PAGE, code="forbidden")
+        found = self._admitted(required, metadata, client)
+        return found.error if isinstance(found, Denial) else None
+
+    def rate_call(self, metadata: Mapping[str, str], client: str) -> None:
+        """Count a prediction over gRPC towards the rate limit. Raises `RequestError` above it."""
+        if self._rate is not None and (wait := self._rate.take(self._payer(metadata, client))):
+            raise RateLimited(_TOO_MANY, wait)
+
+    def _admitted(
+        self, required: RequiredScope, headers: Mapping[str, str], client: str
+    ) -> tokens.Token | Denial | None:
+        """The token of a request that has one for the scope, `None` where none is needed; else the denial."""
+        if required == "public" or not self._tokens:
+            return None
+        found = self._identify(headers.get("authorization"), client)
+        if isinstance(found, tokens.Token) and required == "admin" and found.scope != "admin":
+            return _refusal("forbidden", "this address needs a token with the scope admin")
+        return found
 
     def is_admin(self, headers: Mapping[str, str]) -> bool:
         """Whether a request comes from who may manage the server: with an admin token, or where no tokens are, from
@@ -94,6 +120,11 @@ class AccessControl:
         text = tokens.presented(headers.get("authorization", ""))
         token = tokens.match(self._tokens, text) if text is not None else None
         return token is not None and token.scope == "admin"
+
+    def name_of(self, headers: Mapping[str, str], client: str) -> str:
+        """Who sends a request that changes something, for the log."""
+        request = HttpRequest("POST", "", "", headers, b"", client=client)
+        return models.sender(request, tokens=bool(self._tokens))
 
     def charge(self, headers: Mapping[str, str], client: str) -> Charge | None:
         """What charges the items of a request after its first; `None` where rates are not limited."""
@@ -140,6 +171,9 @@ def _from_no_page(headers: Mapping[str, str], host: str | None) -> bool:
     return same and headers.get("sec-fetch-site", "none") in ("none", "same-origin")
 
 
+_NO_FOREIGN_PAGE = "pages of other sites may not send requests to this server"
+_NO_PAGE = "pages may not change anything here: use a program, or flambeau models"
+_TOO_MANY = "too many requests for now"
 _HOST_HINT = "the operator can allow it with --allowed-hosts"
 _ORIGIN_HINT = "the operator can allow a page's origin with --cors-origins"
 _CHALLENGE = (("WWW-Authenticate", 'Bearer realm="flambeau"'),)
@@ -162,6 +196,10 @@ def network(client: str) -> str:
 def open_access(settings: Settings, *, ours: bool) -> AccessControl:
     """The access control of the settings and the environment. Raises `ConfigError` for a service open to everybody."""
     held = tokens.read(settings.tokens_file, os.environ)
+    if settings.grpc_port and not ours:
+        raise ConfigError(
+            f"grpc_port={settings.grpc_port}: only flambeau serve listens for gRPC, an application does not"
+        )
     if ours and not held and not is_local(settings.host) and not settings.insecure_no_auth:
         raise ConfigError(
             f"--host {settings.host} would serve everybody who can reach this machine, without asking who they are: "

@@ -29,20 +29,26 @@ class Address:
     """The file of a Unix socket."""
     lock: int | None = None
     """The descriptor that holds the lock beside that file."""
+    setting: str = "--port"
+    """The setting that chose the port."""
 
     def url(self, scheme: str) -> str:
         """The address as a client writes it."""
         if self.file is not None:
             return f"unix:{self.file}"
+        return f"{scheme}://{self.name()}"
+
+    def name(self) -> str:
+        """The host and the port, as clients of other protocols write them."""
         host, port = self.bound.getsockname()[:2]
-        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def cannot_listen(self, error: OSError) -> PortInUse:
         """The error when another process has begun to listen there since."""
         if self.file is not None:
             return _no_socket(self.file, error.strerror or str(error))
         host, port = self.bound.getsockname()[:2]
-        return _no_port(host, port, error)
+        return _no_port(host, port, error, self.setting)
 
     def refuse_newcomers(self, listening: socket.socket) -> None:
         """Make the kernel refuse new connections; those that wait to be accepted stay.
@@ -69,8 +75,11 @@ class Address:
             self.file.unlink()
 
 
-def bind(host: str, port: int) -> Address:
-    """Bind the address without listening on it. `unix:PATH` as host is a Unix socket. Raises `PortInUse`."""
+def bind(host: str, port: int, *, setting: str = "--port") -> Address:
+    """Bind the address without listening on it. `unix:PATH` as host is a Unix socket. Raises `PortInUse`.
+
+    `setting` is the flag that chose the port, for the error.
+    """
     if (path := unix_path(host)) is not None:
         return _bind_file(path)
     try:
@@ -80,8 +89,8 @@ def bind(host: str, port: int) -> Address:
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(address)
     except OSError as error:
-        raise _no_port(host, port, error) from error
-    return Address(taken)
+        raise _no_port(host, port, error, setting) from error
+    return Address(taken, setting=setting)
 
 
 def _bind_file(path: Path) -> Address:
@@ -147,8 +156,10 @@ def _remove_stale(path: Path) -> None:
     raise _no_socket(path, "another program listens there")
 
 
-def _no_port(host: str, port: int, error: OSError) -> PortInUse:
-    return PortInUse(f"cannot listen on {host}:{port} ({error.strerror}): stop what runs there, or take another --port")
+def _no_port(host: str, port: int, error: OSError, setting: str) -> PortInUse:
+    return PortInUse(
+        f"cannot listen on {host}:{port} ({error.strerror}): stop what runs there, or take another {setting}"
+    )
 
 
 def _no_socket(path: Path, why: str) -> PortInUse:

@@ -12,9 +12,11 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 import uvicorn
 
+from flambeau.http import grpc_front
 from flambeau.http.access import AccessControl
 from flambeau.http.asgi_app import AsgiFront
 from flambeau.http.bounded_connection import Front
@@ -25,6 +27,9 @@ from flambeau.http.request_body import InflightBudget
 from flambeau.http.timeouts import SPARE, ConnectionMonitor
 from flambeau.serving.service import AttachedService, Service
 from flambeau.telemetry import logs
+
+if TYPE_CHECKING:
+    from flambeau.grpc.endpoint import GrpcEndpoint
 
 _BACKLOG = 2048
 _LAST_REQUESTS_SECONDS = 0.5
@@ -38,6 +43,7 @@ def run(
     access: AccessControl,
     *,
     encryption: ssl.SSLContext | None,
+    grpc_address: Address | None = None,
     on_ready: Callable[[Service], None],
 ) -> None:
     """Serve until a signal, then answer what was received, and return. Raises `SetupError` if it cannot start.
@@ -45,7 +51,7 @@ def run(
     `on_ready` is called when the server listens.
     """
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(make_service(), address, access, encryption, on_ready))
+        runner.run(_serve(make_service(), address, access, encryption, grpc_address, on_ready))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -62,6 +68,7 @@ async def _serve(
     address: Address,
     access: AccessControl,
     encryption: ssl.SSLContext | None,
+    grpc_address: Address | None,
     on_ready: Callable[[Service], None],
 ) -> None:
     await service.start()
@@ -84,7 +91,11 @@ async def _serve(
     )
     config.load()
     config.ssl = encryption
-    server = _Server(config, front, address, on_ready)
+    beside = None
+    if grpc_address is not None:
+        endpoint = grpc_front.make(service, access, budget, grpc_address, asyncio.get_running_loop().time)
+        beside = _Beside(endpoint, grpc_address)
+    server = _Server(config, front, address, on_ready, beside)
     with server.signals_handled():
         await server.serve(sockets=[address.bound])
     await service.close()
@@ -121,6 +132,13 @@ def connections_that_fit(wanted: int) -> int:
     return fit
 
 
+class _Beside(NamedTuple):
+    """The endpoint of gRPC, and its address."""
+
+    endpoint: "GrpcEndpoint"
+    address: Address
+
+
 class _Server(uvicorn.Server):
     """uvicorn's server with its own signals and shutdown.
 
@@ -128,9 +146,15 @@ class _Server(uvicorn.Server):
     """
 
     def __init__(
-        self, config: uvicorn.Config, front: Front, address: Address, on_ready: Callable[[Service], None]
+        self,
+        config: uvicorn.Config,
+        front: Front,
+        address: Address,
+        on_ready: Callable[[Service], None],
+        beside: _Beside | None,
     ) -> None:
         super().__init__(config)
+        self._beside = beside
         self._address = address
         self._service = front.service
         self._monitor = front.monitor
@@ -142,6 +166,8 @@ class _Server(uvicorn.Server):
             await super().startup(sockets)
         except OSError as error:  # another process began to listen while the model was loading
             raise self._address.cannot_listen(error) from error
+        if self._beside is not None:
+            await self._beside.endpoint.start(self._beside.address.cannot_listen)
         self._monitor.start(lambda: self.server_state.connections)  # type: ignore[arg-type,return-value]  # all ours
         self._on_ready(self._service)
 
@@ -151,11 +177,14 @@ class _Server(uvicorn.Server):
         uvicorn would close an idle connection at once, and lose a request that has arrived but was not read yet. While
         the service drains, every answer closes its connection, so this ends as soon as all are answered.
         """
+        stopping = asyncio.create_task(self._beside.endpoint.stop()) if self._beside is not None else None
         await self._accept_the_last(sockets or [])
         deadline = asyncio.get_running_loop().time() + _LAST_REQUESTS_SECONDS
         while self.server_state.connections and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.01)
         await super().shutdown(sockets)
+        if stopping is not None:
+            await stopping
         self._monitor.stop()
 
     async def _accept_the_last(self, sockets: list[socket.socket]) -> None:

@@ -10,13 +10,14 @@ from typing import Any, cast
 
 from flambeau.errors import RequestError
 from flambeau.protocols import native, openapi, operations
+from flambeau.protocols.accounting import Ended, account, told
 from flambeau.protocols.errors import error_answer
 from flambeau.protocols.messages import HttpAnswer, HttpRequest, sealed
 from flambeau.protocols.native import Answered
 from flambeau.protocols.routes import Match, ProtocolFunction, Route
 from flambeau.serving.model import Model
 from flambeau.serving.service import Service
-from flambeau.telemetry import logs, tracing
+from flambeau.telemetry import logs
 from flambeau.telemetry.metrics import Protocol
 from flambeau.telemetry.tracing import longest
 from flambeau.types import Timings
@@ -51,15 +52,7 @@ def _finished(found: HttpAnswer, route: Route, request: HttpRequest) -> HttpAnsw
 
 
 def _failed(error: Exception, request: HttpRequest) -> HttpAnswer:
-    return error_answer(_told(error, request), request.identity)
-
-
-def _told(error: Exception, request: HttpRequest) -> RequestError:
-    """The error as the client sees it: unexpected ones are logged, and their details kept from the client."""
-    if isinstance(error, RequestError):
-        return error
-    logs.failure("a request failed unexpectedly", error, id=request.identity)
-    return RequestError("the server failed on this request", code="internal")
+    return error_answer(told(error, request.identity), request.identity)
 
 
 # Predictions
@@ -87,62 +80,22 @@ def prediction(
             async with service.using(model, version, request.key) as taken:
                 found = await infer(service, taken, request)
         except Exception as error:
-            told = _told(error, request)
-            if taken is None:
-                service.metrics.other.rejected(told.code)
+            refusal = told(error, request.identity)
             # Drop the traceback: its frames hold the body, and this frame refers to the error: a reference cycle.
-            found = Answered(refuse(told, request.identity), told.with_traceback(None), (), 0.0)
+            found = Answered(refuse(refusal, request.identity), refusal.with_traceback(None), (), 0.0)
         status = found.http.status
-        seconds = time.monotonic() - request.received
-        if taken is None:
-            service.metrics.other.answered(status, protocol)
-        else:
-            taken.metrics.answered(status, protocol)
-            if status == 200:
-                taken.metrics.took(seconds)
-        trace = None
-        if service.tracer is not None or "traceparent" in request.headers:
-            trace = _trace(service, taken, request, path=path, found=found)
-        logs.event(
-            name,
-            id=request.identity,
-            trace=trace,
-            model=taken.name if taken else None,
-            status=status,
-            code=found.error.code if found.error else None,
-            ms=1000 * seconds,
-        )
+        attributes: dict[str, str | int] = {
+            "http.request.method": "POST", "http.route": path, "http.response.status_code": status
+        }  # fmt: skip
+        ended = Ended(
+            name, protocol, request.identity, request.received, status, found.error, found.timings, found.queued,
+            request.headers.get("traceparent"), attributes,
+        )  # fmt: skip
+        seconds = account(service, taken, ended)
         timing = ("Server-Timing", _server_timing(found.timings, seconds))
         return HttpAnswer(status, found.http.body, found.http.content_type, (timing, *found.http.headers))
 
     return predict
-
-
-def _trace(service: Service, model: Model | None, request: HttpRequest, *, path: str, found: Answered) -> str | None:
-    """The id of the request's trace, if it has one. Its spans are recorded now that the request is over."""
-    parent = tracing.parent_of(request.headers.get("traceparent"))
-    if service.tracer is None:
-        return parent.trace if parent else None
-    status = found.http.status
-    attributes: dict[str, str | int] = {
-        "http.request.method": "POST",
-        "http.route": path,
-        "http.response.status_code": status,
-        "flambeau.request_id": request.identity,
-    }
-    if model is not None:
-        attributes |= {"flambeau.serving.model": model.name, "flambeau.version": model.version}
-    if found.error is not None:
-        attributes["error.type"] = found.error.code
-    return service.tracer.record(
-        f"POST {path}",
-        parent,
-        began=request.received,
-        queued=found.queued,
-        timings=found.timings,
-        attributes=attributes,
-        failed=status >= 500,
-    )
 
 
 def _server_timing(timings: Sequence[Timings], seconds: float) -> str:

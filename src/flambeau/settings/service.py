@@ -62,6 +62,14 @@ class Settings:
         minimum=0,
         maximum=65535,
     )
+    grpc_port: int = _address(
+        0,
+        "Port for gRPC, on the same host; needs the extra grpc. 0: no gRPC.",
+        long="Port for [gRPC](kserve.md#grpc), on the same host, with the same tokens and the same TLS. 0: no gRPC. "
+        "Needs the extra `grpc`.",
+        minimum=0,
+        maximum=65535,
+    )
     name: str | None = _model(
         None,
         "Name of the model in URLs. Default: taken from the source.",

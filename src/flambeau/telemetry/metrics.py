@@ -61,8 +61,11 @@ class Distributions(Collector):
         yield family
 
 
-Protocol = Literal["native", "page", "v1", "v2"]
-"""Where a request came from: a program that speaks the native protocol or one of KServe's, or the page's form."""
+Protocol = Literal["native", "page", "v1", "v2", "grpc"]
+"""Where a request came from: a program that speaks the native protocol or one of KServe's, or the page's form.
+
+`v2` and `grpc` are one protocol over two transports.
+"""
 
 OTHER = "_other"
 """The label of requests for no known model."""
@@ -123,10 +126,10 @@ class Metrics:
             past[reason] += count
         self.model_ready.remove(model.name, model.version)
 
-    def refused(self, code: Code, status: int) -> None:
+    def refused(self, code: Code, status: int, protocol: Protocol = "native") -> None:
         """Count a request or a connection that the front refused before it reached a model."""
         self.refusals.labels(code).inc()
-        self.other.answered(status)
+        self.other.answered(status, protocol)
 
     def render(self) -> bytes:
         """The text exposition format of Prometheus, version 0.0.4."""

@@ -1,0 +1,38 @@
+"""What the server that starts this room decides about calls: who may make them, and what they may hold.
+
+Access control, rates and the memory for bodies are one for all protocols, and belong to the HTTP server's room, which
+this one does not know. So that room fills in these functions.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from flambeau.errors import RequestError
+from flambeau.protocols.messages import Charge
+from flambeau.protocols.routes import RequiredScope
+
+Metadata = Mapping[str, str]
+"""A call's metadata: names in lower case, as gRPC has them."""
+
+Release = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The decisions. `client` is always the client's address.
+
+    `refusal(scope, metadata, client)`: why a call is refused, or `None`. `rate(metadata, client)`: counts a prediction
+    towards the rate limit, and raises `RequestError` above it. `charge(metadata, client)`: what charges the items of a
+    prediction after its first, if rates are limited.
+    `is_admin(metadata)`: whether the caller may manage the server. `name(metadata, client)`: who it is, for the log.
+    `hold(size)`: counts the bytes of a message until they are released, or raises `RequestError`. `managing`: why
+    nobody may load or unload models here, or `None`.
+    """
+
+    refusal: Callable[[RequiredScope, Metadata, str], RequestError | None]
+    rate: Callable[[Metadata, str], None]
+    charge: Callable[[Metadata, str], Charge | None]
+    is_admin: Callable[[Metadata], bool]
+    name: Callable[[Metadata, str], str]
+    hold: Callable[[int], Release]
+    managing: str | None

@@ -1,0 +1,118 @@
+"""Makes the messages' classes of the protocol's text, when it is imported.
+
+No code is generated beforehand: generated code runs only with a protobuf of the same or the next major version, and
+this with all that have `google.protobuf.message_factory.GetMessageClass`. The descriptors lie in a pool of their own,
+because a process that also holds a client of the protocol has its messages, under the same names, in the default one.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+from flambeau.grpc.inference_proto import (
+    HEALTH,
+    HEALTH_ENUMS,
+    INFERENCE,
+    INFERENCE_CALLS,
+    INFERENCE_ENUMS,
+    MessageFields,
+)
+
+INFERENCE_SERVICE = "inference.GRPCInferenceService"
+HEALTH_SERVICE = "grpc.health.v1.Health"
+
+_FIELD = re.compile(
+    r"(?:oneof (?P<oneof>\w+) )?(?P<repeated>repeated )?"
+    r"(?:map<string, (?P<value>[\w.]+)>|(?P<enum>enum )?(?P<type>[\w.]+)) (?P<name>\w+) = (?P<number>\d+)"
+)
+_Field: Any = descriptor_pb2.FieldDescriptorProto
+_SCALARS = {
+    name: getattr(_Field, f"TYPE_{name.upper()}")
+    for name in ("bool", "bytes", "double", "float", "int32", "int64", "string", "uint32", "uint64")
+}
+
+
+def _file(
+    name: str, package: str, messages: MessageFields, enums: Mapping[str, tuple[str, ...]]
+) -> descriptor_pb2.FileDescriptorProto:
+    """The descriptor of a `.proto` file."""
+    made = descriptor_pb2.FileDescriptorProto(name=name, package=package, syntax="proto3")
+    found: dict[str, Any] = {}
+    for path, fields in messages.items():
+        outer, _, own = path.rpartition(".")
+        message = found[outer].nested_type.add(name=own) if outer else made.message_type.add(name=own)
+        found[path] = message
+        for text in filter(None, (each.strip() for each in fields.split(";"))):
+            _add_field(message, f".{package}.{path}", f".{package}.", text)
+    for path, values in enums.items():
+        outer, _, own = path.rpartition(".")
+        enum = found[outer].enum_type.add(name=own) if outer else made.enum_type.add(name=own)
+        for number, value in enumerate(values):
+            enum.value.add(name=value, number=number)
+    return made
+
+
+def _add_field(message: Any, path: str, package: str, text: str) -> None:
+    matched = _FIELD.fullmatch(text)
+    assert matched is not None, text
+    name, kind = matched["name"], matched["type"]
+    field = message.field.add(name=name, number=int(matched["number"]), label=_Field.LABEL_OPTIONAL)
+    if matched["value"]:
+        entry = message.nested_type.add(name="".join(map(str.capitalize, name.split("_"))) + "Entry")
+        entry.options.map_entry = True
+        entry.field.add(name="key", number=1, label=_Field.LABEL_OPTIONAL, type=_Field.TYPE_STRING)
+        entry.field.add(
+            name="value", number=2, label=_Field.LABEL_OPTIONAL, type=_Field.TYPE_MESSAGE,
+            type_name=package + matched["value"],
+        )  # fmt: skip
+        field.label, field.type, field.type_name = _Field.LABEL_REPEATED, _Field.TYPE_MESSAGE, f"{path}.{entry.name}"
+        return
+    if matched["repeated"]:
+        field.label = _Field.LABEL_REPEATED
+    if kind in _SCALARS:
+        field.type = _SCALARS[kind]
+    else:
+        field.type = _Field.TYPE_ENUM if matched["enum"] else _Field.TYPE_MESSAGE
+        field.type_name = package + kind
+    if matched["oneof"]:
+        named = [each.name for each in message.oneof_decl]
+        if matched["oneof"] not in named:
+            message.oneof_decl.add(name=matched["oneof"])
+            named.append(matched["oneof"])
+        field.oneof_index = named.index(matched["oneof"])
+
+
+def _add_service(
+    file: descriptor_pb2.FileDescriptorProto, name: str, calls: Iterable[tuple[str, str, str, bool, bool]]
+) -> None:
+    service = file.service.add(name=name)
+    for call, request, response, many_in, many_out in calls:
+        service.method.add(
+            name=call, input_type=f".{file.package}.{request}", output_type=f".{file.package}.{response}",
+            client_streaming=many_in, server_streaming=many_out,
+        )  # fmt: skip
+
+
+def _pool() -> descriptor_pool.DescriptorPool:
+    inference = _file("grpc_service.proto", "inference", INFERENCE, INFERENCE_ENUMS)
+    streamed = ("ModelStreamInfer", "ModelInferRequest", "ModelStreamInferResponse", True, True)
+    calls = [(each, f"{each}Request", f"{each}Response", False, False) for each in INFERENCE_CALLS]
+    _add_service(inference, "GRPCInferenceService", [*calls, streamed])
+    health = _file("grpc/health/v1/health.proto", "grpc.health.v1", HEALTH, HEALTH_ENUMS)
+    asked = ("HealthCheckRequest", "HealthCheckResponse")
+    _add_service(health, "Health", [("Check", *asked, False, False), ("Watch", *asked, False, True)])
+    pool = descriptor_pool.DescriptorPool()
+    for file in (inference, health):
+        pool.AddSerializedFile(file.SerializeToString())
+    return pool
+
+
+POOL = _pool()
+"""The descriptors of everything that is answered; reflection reads them."""
+
+
+def message(name: str, package: str = "inference") -> Any:
+    """The class of a message of the protocol."""
+    return message_factory.GetMessageClass(POOL.FindMessageTypeByName(f"{package}.{name}"))

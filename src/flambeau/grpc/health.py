@@ -1,0 +1,66 @@
+"""The standard health service, `grpc.health.v1.Health`, which Kubernetes, Envoy and load balancers ask.
+
+The empty name and that of the inference service stand for the whole server, any other for the model of that name. It
+is public, as `/readyz` is, because those who ask have no token.
+"""
+
+import asyncio
+from typing import Any
+
+from flambeau.errors import RequestError
+from flambeau.grpc.calls import Calls, GrpcCall, parsed
+from flambeau.grpc.descriptors import INFERENCE_SERVICE, message
+from flambeau.protocols.v2_routes import model_is_ready
+
+_Request: Any = message("HealthCheckRequest", "grpc.health.v1")
+_Response: Any = message("HealthCheckResponse", "grpc.health.v1")
+
+_WATCH_SECONDS = 0.5  # readiness has no event: it follows from workers' states, and is computed when it is asked for
+
+
+class Health:
+    """Answers whether the server or a model can answer."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self._service = calls.service
+
+    def handlers(self) -> dict[str, Any]:
+        """The methods by name."""
+        return {
+            "Check": self._calls.unary("Health.Check", "public", _Request, self._check, quiet=True),
+            "Watch": self._calls.stream("Health.Watch", "public", self._watch, quiet=True),
+        }
+
+    def _status(self, name: str) -> int:
+        if name in ("", INFERENCE_SERVICE):
+            ready = self._service.ready()
+        elif name not in (each.name for each in self._service.table.served()):
+            return int(_Response.SERVICE_UNKNOWN)
+        else:
+            ready = model_is_ready(self._service, name, None)
+        return int(_Response.SERVING if ready else _Response.NOT_SERVING)
+
+    async def _check(self, _: GrpcCall, asked: Any) -> Any:
+        status = self._status(asked.service)
+        if status == _Response.SERVICE_UNKNOWN:
+            raise RequestError(f"there is no model or service {asked.service!r}", code="not_found")
+        return _Response(status=status)
+
+    async def _watch(self, call: GrpcCall) -> None:
+        """Tell the status, and every change of it, until the client leaves or the server stops."""
+        raw = await call.wire.read()
+        asked = parsed(_Request, raw if isinstance(raw, bytes) else b"")
+        told: int | None = None
+        while True:
+            status = self._status(asked.service)
+            if status != told:
+                await call.wire.write(_Response(status=status).SerializeToString())
+                told = status
+            if self._calls.draining.is_set():
+                return
+            try:
+                async with asyncio.timeout(_WATCH_SECONDS):
+                    await self._calls.draining.wait()
+            except TimeoutError:
+                continue

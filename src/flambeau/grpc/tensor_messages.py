@@ -1,0 +1,131 @@
+"""Tensors between gRPC's messages and the protocol's values: raw bytes, and typed contents.
+
+Raw contents are all or nothing: one for each input, in their order. Answers always have raw contents, which every
+datatype has; that is Triton's way, too.
+"""
+
+from typing import Any, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from flambeau.errors import RequestError
+from flambeau.grpc.descriptors import message
+from flambeau.protocols import v2_datatypes
+from flambeau.protocols.v2_datatypes import NUMPY, Elements, V2Datatype
+from flambeau.protocols.v2_inference import (
+    InferenceRequest,
+    InferenceResponse,
+    NamedTensor,
+    Parameters,
+    RequestedOutput,
+    refuse_shared_memory,
+)
+
+_Response: Any = message("ModelInferResponse")
+
+_DATATYPES = frozenset(get_args(V2Datatype))
+_CONTENTS: dict[V2Datatype, str] = {
+    "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents",
+    "INT64": "int64_contents", "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
+    "UINT64": "uint64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents",
+}  # fmt: skip
+"""Where the elements of each datatype are, if they are not raw. FP16 and BF16 are always raw."""
+
+_WIDE: dict[str, V2Datatype] = {"int_contents": "INT32", "uint_contents": "UINT32"}
+"""The datatype of the numbers in a field that smaller ones share."""
+
+
+def request_of(asked: Any, *, most_elements: int) -> InferenceRequest:
+    """The request in a `ModelInferRequest`. Raises `RequestError`. `most_elements` bounds those of a BYTES tensor."""
+    raw = asked.raw_input_contents
+    if raw and len(raw) != len(asked.inputs):
+        raise _wrong(
+            f"the request has {len(asked.inputs)} inputs and {len(raw)} raw_input_contents: "
+            "send one for each input, in their order, or contents"
+        )
+    inputs = tuple(
+        _input(each, raw[place] if raw else None, most_elements=most_elements)
+        for place, each in enumerate(asked.inputs)
+    )
+    outputs = tuple(RequestedOutput(each.name, _parameters(each.parameters)) for each in asked.outputs)
+    return InferenceRequest(inputs, outputs, _parameters(asked.parameters), asked.id)
+
+
+def response_of(found: InferenceResponse) -> Any:
+    """The `ModelInferResponse`."""
+    made = _Response(model_name=found.model_name, model_version=found.model_version, id=found.identity)
+    for each in found.outputs:
+        made.outputs.add(name=each.name, datatype=each.datatype, shape=each.shape)
+        made.raw_output_contents.append(b"".join(v2_datatypes.to_bytes(each.datatype, each.data)))
+    return made
+
+
+def _parameters(given: Any) -> Parameters:
+    return {name: value for name, each in given.items() if (value := _value(name, each)) is not None}
+
+
+def _value(name: str, given: Any) -> Any:
+    choice = given.WhichOneof("parameter_choice")
+    if choice is None:
+        raise RequestError(f"the parameter '{name}' has no value", code="bad_request")
+    return getattr(given, choice)
+
+
+def _input(given: Any, raw: bytes | None, *, most_elements: int) -> NamedTensor:
+    name, datatype, shape = given.name, given.datatype, tuple(given.shape)
+    if datatype not in _DATATYPES:
+        raise _wrong(f"the input '{name}' has the datatype {datatype!r}: there are {', '.join(sorted(_DATATYPES))}")
+    parameters = _parameters(given.parameters)
+    refuse_shared_memory(parameters)
+    data: npt.NDArray[Any] | Elements
+    if raw is not None:
+        if given.HasField("contents"):
+            raise _wrong(f"the input '{name}' has contents beside raw_input_contents: send one of them")
+        data = v2_datatypes.from_bytes(name, datatype, shape, raw, most_elements=most_elements)
+    else:
+        data = _typed(name, datatype, shape, given.contents, most_elements=most_elements)
+    return NamedTensor(name, datatype, shape, data, parameters)
+
+
+def _typed(
+    name: str, datatype: V2Datatype, shape: tuple[int, ...], contents: Any, *, most_elements: int
+) -> npt.NDArray[Any] | Elements:
+    place = _CONTENTS.get(datatype)
+    if place is None:
+        raise _wrong(f"the input '{name}' is {datatype}, which only raw_input_contents hold")
+    for field, _ in contents.ListFields():
+        if field.name != place:
+            raise _wrong(f"the input '{name}' is {datatype}: its elements are to be in {place}, not in {field.name}")
+    elements = getattr(contents, place)
+    count = v2_datatypes.count_of(name, shape)
+    if len(elements) != count:
+        raise _wrong(f"the input '{name}' has {len(elements)} elements, but its shape {list(shape)} has {count}")
+    if datatype == "BYTES":
+        v2_datatypes.refuse_more_elements(name, count, most_elements)
+        return tuple(elements)
+    if datatype in ("FP32", "FP64"):
+        return _floats(contents, NUMPY[datatype], count).reshape(shape)
+    wide = np.fromiter(elements, NUMPY[_WIDE.get(place, datatype)], count)
+    narrow = wide.astype(NUMPY[datatype], copy=False)
+    if narrow.dtype != wide.dtype and not np.array_equal(narrow, wide):
+        raise _wrong(f"the input '{name}' has a number that {datatype} cannot hold")
+    return narrow.reshape(shape)
+
+
+def _floats(contents: Any, dtype: "np.dtype[Any]", count: int) -> npt.NDArray[Any]:
+    """The numbers of contents that have nothing else, as they are encoded: one by one, millions would hold up the loop.
+
+    The encoding is a byte for the field, the length, the numbers; fields that nobody knows come behind.
+    """
+    if not count:
+        return np.zeros(0, dtype)
+    encoded = contents.SerializeToString()
+    start = 1
+    while encoded[start] & 128:
+        start += 1
+    return np.frombuffer(encoded, dtype, count, start + 1)
+
+
+def _wrong(sentence: str) -> RequestError:
+    return RequestError(sentence, code="invalid_tensor")
