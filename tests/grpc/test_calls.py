@@ -228,12 +228,14 @@ def test_what_waits_is_dropped_when_its_client_leaves(server: GrpcServer, infer:
         return server.http.get("/metrics").text
 
     def items() -> int:
-        (line,) = (each for each in metrics().splitlines() if each.startswith('flambeau_queue_items{model="sleepy"}'))
+        wanted = 'flambeau_queue_items{model="sleepy",version="1"}'
+        (line,) = (each for each in metrics().splitlines() if each.startswith(wanted))
         return int(float(line.rpartition(" ")[2]))
 
     assert infer(sleepy(0)).id == "z"  # whatever another test has left behind is over
     first = infer.future(sleepy(1.0))
-    server.http.wait_until(lambda: 'flambeau_workers{model="sleepy",state="busy"} 1.0' in metrics(), within=0.9)
+    busy = 'flambeau_workers{model="sleepy",state="busy",version="1"} 1.0'
+    server.http.wait_until(lambda: busy in metrics(), within=0.9)
     waiting = [infer.future(sleepy(1.0)) for _ in range(5)]
     server.http.wait_until(lambda: items() == 5, within=0.9)
     for each in waiting:

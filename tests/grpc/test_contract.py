@@ -83,8 +83,8 @@ def test_every_call_is_theirs(service: str, file: Any) -> None:
 def test_every_code_has_a_status() -> None:
     assert set(STATUSES) == set(get_args(Code))
     assert {status.name for status in STATUSES.values()} <= {
-        "INVALID_ARGUMENT", "UNAUTHENTICATED", "PERMISSION_DENIED", "NOT_FOUND", "UNIMPLEMENTED", "FAILED_PRECONDITION",
-        "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "UNAVAILABLE", "INTERNAL",
+        "INVALID_ARGUMENT", "UNAUTHENTICATED", "PERMISSION_DENIED", "NOT_FOUND", "ALREADY_EXISTS", "UNIMPLEMENTED",
+        "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "UNAVAILABLE", "INTERNAL",
     }  # fmt: skip
 
 

@@ -39,6 +39,8 @@ STATUSES: dict[Code, grpc.StatusCode] = {
     "version_not_found": _Status.NOT_FOUND,
     "method_not_allowed": _Status.UNIMPLEMENTED,
     "not_implemented": _Status.UNIMPLEMENTED,
+    "version_exists": _Status.ALREADY_EXISTS,
+    "bundle_refused": _Status.FAILED_PRECONDITION,
     "load_failed": _Status.FAILED_PRECONDITION,
     "body_too_large": _Status.RESOURCE_EXHAUSTED,
     "headers_too_large": _Status.RESOURCE_EXHAUSTED,
