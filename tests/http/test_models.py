@@ -436,6 +436,16 @@ def test_models_are_loaded_when_they_are_wanted_within_the_memory(serve: Serve, 
         assert server.get("/readyz").status_code == 200
 
 
+def test_a_request_waits_for_a_load_as_long_as_it_allows(serve: Serve, tmp_path: Path) -> None:
+    put(tmp_path / "repository", "1", 2, load="__import__('time').sleep(3)")
+    with serve(tmp_path / "repository", "--allow-code", "--replicas", "1", "--load", "on-demand") as server:
+        began = time.monotonic()
+        hurried = server.post("/predict/times", json={"input": 1}, headers={"X-Request-Timeout-Ms": "300"})
+        assert (hurried.status_code, hurried.json()["code"]) == (504, "deadline_exceeded")
+        assert time.monotonic() - began < 2
+        assert ask(server, "/predict/times") == 2  # the load went on
+
+
 def test_a_model_that_does_not_fit_is_refused_with_the_sum(serve: Serve, repository: Path) -> None:
     with serve(repository, "--allow-code", "--replicas", "1", "--max-memory", 70_000_000) as server:
         refused = change(server, "/models/times/versions/1/load")

@@ -14,6 +14,7 @@ from flambeau.protocols.accounting import Ended, account, told
 from flambeau.protocols.errors import error_answer
 from flambeau.protocols.messages import HttpAnswer, HttpRequest, sealed
 from flambeau.protocols.native import Answered
+from flambeau.protocols.parameters import TIMEOUT
 from flambeau.protocols.routes import Match, ProtocolFunction, Route
 from flambeau.serving.model import Model
 from flambeau.serving.service import Service
@@ -77,7 +78,9 @@ def prediction(
     ) -> HttpAnswer:
         taken = None
         try:
-            async with service.using(model, version, request.key) as taken:
+            allowed = TIMEOUT.read(request) if service.table.when_wanted is not None else None
+            most = None if allowed is None else allowed / 1000
+            async with service.using(model, version, request.key, most=most) as taken:
                 found = await infer(service, taken, request)
         except Exception as error:
             refusal = told(error, request.identity)

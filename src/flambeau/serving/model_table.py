@@ -8,6 +8,7 @@ A request holds the version that answers it (`using`) until it is answered. `fla
 and ends them, on the service's loop, like everything that changes the table. Other threads may read it.
 """
 
+import asyncio
 import contextlib
 import dataclasses
 import logging
@@ -160,10 +161,25 @@ class ModelTable:
 
     @contextlib.asynccontextmanager
     async def using(
-        self, name: str | None = None, number: str | None = None, key_of: KeyOf | None = None
+        self,
+        name: str | None = None,
+        number: str | None = None,
+        key_of: KeyOf | None = None,
+        *,
+        most: float | None = None,
     ) -> AsyncIterator[Model]:
-        """The model as `get` finds it, which stays loaded until the block is left; loaded first, where that is done."""
-        model = await self._wanted(name, number, key_of) if self.when_wanted else self.get(name, number, key_of)
+        """The model as `get` finds it, which stays loaded until the block is left; loaded first, where that is done.
+
+        `most`: the seconds that the load may take, for a request that allows less than the service.
+        """
+        if self.when_wanted is None:
+            model = self.get(name, number, key_of)
+        else:
+            try:
+                async with asyncio.timeout(most):
+                    model = await self._wanted(name, number, key_of)
+            except TimeoutError:
+                raise RequestError("the model was not loaded in time", code="deadline_exceeded") from None
         entry = self._models[model.name].versions[model.version]
         entry.users += 1
         try:

@@ -89,13 +89,19 @@ class Service:
         return self.table.get(name, version)
 
     def using(
-        self, name: str | None = None, version: str | None = None, key_of: KeyOf | None = None
+        self,
+        name: str | None = None,
+        version: str | None = None,
+        key_of: KeyOf | None = None,
+        *,
+        most: float | None = None,
     ) -> contextlib.AbstractAsyncContextManager[Model]:
         """The same model, which stays loaded until the block is left: whatever answers a request holds its model so.
 
-        `key_of` is the request's key, by which shared traffic chooses the version.
+        `key_of` is the request's key, by which shared traffic chooses the version. `most`: the seconds that the model
+        may take to load, where it is loaded for the request, if that is less than the deadline.
         """
-        return self.table.using(name, version, key_of)
+        return self.table.using(name, version, key_of, most=most)
 
     def faults(self) -> list[tuple[str, str, str]]:
         """Name, version and reason of everything that could not be loaded."""
