@@ -356,7 +356,8 @@ def test_limits_change_without_a_reload(one_server: ServerProcess) -> None:
 
 def test_a_repository_is_followed(serve: Serve, repository: Path) -> None:
     """A version that is still being copied is waited for; a broken one is tried again when it is mended."""
-    with serve(repository, "--allow-code", "--replicas", "1", "--keep-loaded", "0", "--watch") as server:
+    with serve(repository, "--allow-code", "--replicas", "1", "--keep-loaded", "0", "--watch",
+               "--watch-interval", "0.3") as server:  # fmt: skip
         put(repository, "3", 30)
         server.wait_until(lambda: ask(server) == 30, within=30)
         put(repository, "4", 1, load="1 / 0")
@@ -377,7 +378,7 @@ def test_a_repository_is_followed(serve: Serve, repository: Path) -> None:
         server.wait_until(lambda: "model=idle" in server.log(), within=30)
         shutil.rmtree(repository / "idle")
         server.wait_until(lambda: "idle" not in server.get("/models").text, within=30)
-        time.sleep(5)  # until the watch has seen that it is gone
+        time.sleep(1.5)  # until the watch has seen that it is gone
         assert "could not be followed" not in server.log()
         assert "by=--watch" in server.log()
     done = run_flambeau("serve", "default", "--watch", "--port", "0")

@@ -71,8 +71,9 @@ class Service:
         loop = asyncio.get_running_loop()
         self._followers = [loop.create_task(Scaler(self.table, self.loader.memory).run())]
         if self.settings.watch:
+            seconds = self.settings.watch_interval
             self._followers += [
-                loop.create_task(RepositoryWatch(folder, self.table, self.loader).run())
+                loop.create_task(RepositoryWatch(folder, self.table, self.loader, seconds=seconds).run())
                 for folder in self.table.repositories
             ]
 

@@ -1,8 +1,8 @@
 """`--watch`: a repository's folder is followed. New versions are loaded, deleted ones end.
 
-The folder is read every two seconds, on any file system. A version is loaded when its files were the same at two
-readings, so one that is still being copied is waited for. It is tried once; when it cannot be loaded, it is tried again
-as soon as its files change.
+The folder is read every `--watch-interval` seconds, on any file system. A version is loaded when its files were the
+same at two readings, so one that is still being copied is waited for. It is tried once; when it cannot be loaded, it is
+tried again as soon as its files change.
 """
 
 import asyncio
@@ -19,7 +19,6 @@ from flambeau.serving.model_table import ModelTable
 from flambeau.serving.versions import ServedModel
 from flambeau.telemetry import logs
 
-_SECONDS = 2.0
 _MOST_FILES = 1000  # of one version; a bundle has ten
 
 FileSignature = tuple[tuple[str, int, int], ...]
@@ -31,8 +30,9 @@ _FilesFound = dict[tuple[str, str], FileSignature]  # by model and version
 class RepositoryWatch:
     """Follows one repository for the table of a service."""
 
-    def __init__(self, folder: Path, table: ModelTable, loader: Loader) -> None:
-        """What is there at the first reading is not loaded for its own sake."""
+    def __init__(self, folder: Path, table: ModelTable, loader: Loader, *, seconds: float) -> None:
+        """What is there at the first reading is not loaded for its own sake. `seconds`: between two readings."""
+        self._seconds = seconds
         self._folder = folder
         self._table = table
         self._loader = loader
@@ -48,7 +48,7 @@ class RepositoryWatch:
                     await self._step()
                 except Exception as error:  # the next reading may succeed
                     logs.failure("the repository could not be followed", error, folder=self._folder)
-                await asyncio.sleep(_SECONDS)
+                await asyncio.sleep(self._seconds)
         finally:
             for task in self._busy.values():
                 task.cancel()

@@ -106,6 +106,13 @@ class Settings:
         "Follow the repository's folder: load new versions, end deleted ones.",
         long="Follow the folder of a [repository](models.md#a-repository): load new versions, and end deleted ones.",
     )
+    watch_interval: float = _model(
+        2.0,
+        "Seconds between two readings of the folder that --watch follows.",
+        long="Seconds between two readings of the folder that `--watch` follows. A version is loaded when its files "
+        "were the same at two of them.",
+        minimum=0.1,
+    )
     keep_loaded: int = _model(
         1,
         "Former default versions of a model that stay loaded, so that going back to them takes no time.",

@@ -23,7 +23,18 @@ from flambeau.sources.request import refuse_idle
 
 _GROUPS = frozenset({"Source", "Images", "Model", "Batches and queue", "Workers"})
 _OF_THE_SERVICE = frozenset(
-    {"name", "default", "strict", "keep_loaded", "keep_versions", "watch", "load", "max_memory", *table.PERMISSIONS}
+    {
+        "name",
+        "default",
+        "strict",
+        "keep_loaded",
+        "keep_versions",
+        "watch",
+        "watch_interval",
+        "load",
+        "max_memory",
+        *table.PERMISSIONS,
+    }
 )
 _OF_SOURCES = frozenset(SourceOptions.__struct_fields__) - {"threshold"}
 """The options of a source. The threshold is the service's: it must not make another bundle."""
