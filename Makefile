@@ -10,12 +10,13 @@ SERVE_ARGS ?=
 CHAOS_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help venv serve test test-quick test-slow chaos bench bench-micro screenshots lint format docs clean
+.PHONY: help venv serve test test-quick test-slow test-deploy chaos bench bench-micro screenshots lint format docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make serve   serve the embedded image classifier on http://127.0.0.1:5000   (SERVE_ARGS='--port 8080')"
 	@echo "make test    run the test suite          make test-slow   run the long tests too"
+	@echo "make test-deploy   run what runs the service elsewhere: manifests, the chart, proxies, with their real tools"
 	@echo "make test-quick   run those that start no process, while you edit"
 	@echo "make chaos   kill, hang and flood a real server, and account for every request   (CHAOS_ARGS='--quick')"
 	@echo "make bench   measure it against its peers, which are installed first   (BENCH_ARGS='--quick')"
@@ -38,6 +39,9 @@ test-quick: $(VENV)/.installed-test
 
 test-slow: $(VENV)/.installed-slow
 	$(BIN)/python -m pytest
+
+test-deploy: $(VENV)/.installed-test
+	$(BIN)/python -m pytest tests/deploy
 
 chaos: $(VENV)/.installed-test
 	$(BIN)/python -m chaos $(CHAOS_ARGS)
@@ -64,6 +68,7 @@ format: $(VENV)/.installed-lint
 
 docs: $(VENV)/.installed
 	$(BIN)/python scripts/make_configuration_page.py
+	$(BIN)/python scripts/make_manifests.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

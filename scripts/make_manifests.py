@@ -1,7 +1,7 @@
 """Write the generated files of deploy/ from the templates of flambeau.deploy: `make docs`.
 
-    python scripts/make_manifests.py            write them
-    python scripts/make_manifests.py --check    exit 1 if one is not as the templates make it
+python scripts/make_manifests.py            write them
+python scripts/make_manifests.py --check    exit 1 if one is not as the templates make it
 """
 
 import sys

@@ -1,16 +1,20 @@
 """Runs the proxies' configurations of `deploy/` with real nginx and HAProxy, on ports of this machine."""
 
 import asyncio
+import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 from chaos.server import eventually, free_port
 from tests.support import ROOT
 
-NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
-HAPROXY = shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
+_PATH = "/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin"
+_PACKAGES = {"nginx": "nginx-light", "haproxy": "haproxy"}  # Debian's
 
 _NGINX_MAIN = """
 daemon off;
@@ -29,6 +33,18 @@ http {{
     include {folder}/upstream.conf;
 }}
 """
+
+
+def installed(name: str) -> str:
+    """The proxy's program; on Debian, root installs it. Skips the test where it cannot be had."""
+    if shutil.which(name, path=_PATH) is None and shutil.which("apt-get") is not None and os.geteuid() == 0:
+        quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        for words in (("update",), ("install", "-y", "--no-install-recommends", _PACKAGES[name])):
+            subprocess.run(["apt-get", "-qq", *words], check=False, capture_output=True, env=quiet)
+    found = shutil.which(name, path=_PATH)
+    if found is None:
+        pytest.skip(f"there is no {name} here: install Debian's {_PACKAGES[name]}")
+    return found
 
 
 def _replaced(file: Path, changes: Mapping[str, str]) -> str:
@@ -54,28 +70,30 @@ def certificate(folder: Path) -> tuple[Path, Path]:
 class Proxy:
     """A proxy in front of two servers: `async with`. `port` speaks plain HTTP for the load, `tls` is encrypted."""
 
-    def __init__(self, kind: str, folder: Path, servers: tuple[int, int]) -> None:
+    def __init__(
+        self, kind: str, folder: Path, servers: tuple[int, int], changes: Mapping[str, str] | None = None
+    ) -> None:
+        """`changes`: texts of the configuration, and what stands in their place."""
         folder.mkdir(parents=True)
         self.port, self.tls, self.redirecting = free_port(), free_port(), free_port()
         self.certificate, key = certificate(folder)
         self._folder = folder
         one, two = servers
+        program = installed(kind)
         if kind == "nginx":
-            assert NGINX is not None
             nginx = ROOT / "deploy/nginx"
             (folder / "flambeau.conf").write_text(_replaced(nginx / "flambeau.conf", {
                 "listen 80;": f"listen 127.0.0.1:{self.redirecting};",
                 "listen 443 ssl;": f"listen 127.0.0.1:{self.tls} ssl; listen 127.0.0.1:{self.port};",
                 "/etc/nginx/tls/tls.crt": str(self.certificate),
                 "/etc/nginx/tls/tls.key": str(key),
-            }))  # fmt: skip
+            } | dict(changes or {})))  # fmt: skip
             (folder / "upstream.conf").write_text(_replaced(nginx / "upstream.conf", {
                 "127.0.0.1:5000": f"127.0.0.1:{one}", "127.0.0.1:5001": f"127.0.0.1:{two}",
             }))  # fmt: skip
             (folder / "nginx.conf").write_text(_NGINX_MAIN.format(folder=folder))
-            self._command = [NGINX, "-p", str(folder), "-c", str(folder / "nginx.conf")]
+            self._command = [program, "-p", str(folder), "-c", str(folder / "nginx.conf")]
         else:
-            assert HAPROXY is not None
             both = folder / "flambeau.pem"
             both.write_text(self.certificate.read_text() + key.read_text())
             (folder / "haproxy.cfg").write_text(_replaced(ROOT / "deploy/haproxy/haproxy.cfg", {
@@ -84,8 +102,8 @@ class Proxy:
                 "/etc/haproxy/flambeau.pem": str(both),
                 "unless { ssl_fc }": f"unless {{ ssl_fc }} || {{ dst_port {self.port} }}",
                 "127.0.0.1:5000": f"127.0.0.1:{one}", "127.0.0.1:5001": f"127.0.0.1:{two}",
-            }))  # fmt: skip
-            self._command = [HAPROXY, "-db", "-f", str(folder / "haproxy.cfg")]
+            } | dict(changes or {})))  # fmt: skip
+            self._command = [program, "-db", "-f", str(folder / "haproxy.cfg")]
 
     def checked(self) -> subprocess.CompletedProcess[str]:
         """What the proxy itself says of its configuration."""
@@ -106,8 +124,6 @@ class Proxy:
         await self._process.wait()
 
     def _listens(self) -> bool:
-        import socket
-
         with socket.socket() as sock:
             return sock.connect_ex(("127.0.0.1", self.port)) == 0
 

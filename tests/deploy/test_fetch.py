@@ -1,4 +1,4 @@
-"""`flambeau fetch`: what an init container does, against a real web server; and tokens as Kubernetes mounts a Secret."""
+"""`flambeau fetch`, which an init container runs, against a real web server; tokens as Kubernetes mounts a Secret."""
 
 import hashlib
 import http.server

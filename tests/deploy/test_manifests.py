@@ -26,7 +26,9 @@ FETCH = Fetch("https://models.example.org:8443/cats.tar.gz?signature=x", "ab" * 
 
 def rendered(values: Values, *extras: Any) -> dict[str, dict[str, Any]]:
     """The objects by kind."""
-    return {each["kind"]: each for text in manifests.kubernetes(values, extras).values() for each in tools.objects(text)}
+    return {
+        each["kind"]: each for text in manifests.kubernetes(values, extras).values() for each in tools.objects(text)
+    }
 
 
 def pod(values: Values) -> dict[str, Any]:
@@ -193,7 +195,9 @@ def ask(double_py: Path, cache: Path) -> Any:
 
 
 def test_the_command_prints_manifests_and_how_they_were_derived(ask: Any, tmp_path: Path) -> None:
-    text = ask("kubernetes", "--tokens-secret", "double-tokens", "--image", "example.org/double:1", "--namespace", "models")
+    text = ask(
+        "kubernetes", "--tokens-secret", "double-tokens", "--image", "example.org/double:1", "--namespace", "models"
+    )
     assert text.startswith("# Double, as flambeau deploy made it\n# cpu: nothing was measured")
     kinds = [each["kind"] for each in tools.objects(text)]
     assert kinds == ["Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy", "HorizontalPodAutoscaler"]
@@ -235,7 +239,9 @@ def test_the_compose_file_has_one_hardened_service(ask: Any) -> None:
     assert all(each.startswith("127.0.0.1:") for each in service["ports"])
     assert "FLAMBEAU_INSECURE_NO_AUTH" not in service["environment"]
     assert service["volumes"] == ["models/$$new:/models:ro"]
-    assert int(service["stop_grace_period"].removesuffix("s")) > 2 * int(service["environment"]["FLAMBEAU_DRAIN_TIMEOUT"])
+    assert int(service["stop_grace_period"].removesuffix("s")) > 2 * int(
+        service["environment"]["FLAMBEAU_DRAIN_TIMEOUT"]
+    )
 
 
 def test_the_compose_file_of_the_repository_finds_its_files() -> None:

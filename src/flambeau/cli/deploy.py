@@ -33,7 +33,7 @@ def _common(command: F) -> F:
     options = (
         source_options,
         click.option("--allow-code", is_flag=True, help="Run code that the source carries, here and in the image."),
-        click.option("--image", metavar="NAME", help="Image of SOURCE, as flambeau package made it. Default: its name."),
+        click.option("--image", metavar="NAME", help="Image of SOURCE, made by flambeau package. Default: its name."),
         click.option("--name", metavar="NAME", help="Name of what is deployed. Default: the model's."),
         click.option("--cpu", type=click.IntRange(1), help="Cores of a container. Default: those measured to pay off."),
         click.option("--memory", metavar="SIZE", help="Limit of memory, as in 2Gi. Default: derived."),
@@ -82,7 +82,8 @@ def kubernetes(
 
     \b
       flambeau package my.pth -o image --tag registry.example.org/cats:1 --build
-      flambeau deploy kubernetes my.pth --image registry.example.org/cats:1 --tokens-secret cats-tokens | kubectl apply -f -
+      flambeau deploy kubernetes my.pth --image registry.example.org/cats:1 --tokens-secret cats -o cats.yaml
+      kubectl apply -f cats.yaml
     """
     own = {each: options.pop(each) for each in (
         "namespace", "replicas", "max_replicas", "tokens_secret", "claim", "watch", "ingress_class", "gateway",

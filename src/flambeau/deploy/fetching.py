@@ -1,7 +1,7 @@
 """Fetches a bundle from a web server, for init containers: the archive's SHA-256 is known before.
 
-An address may hold a signature, so its query is never printed. Credentials, proxies and object stores' own protocols are
-not known here: object stores sign addresses.
+An address may hold a signature, so its query is never printed. Credentials, proxies and object stores' own protocols
+are not known here: object stores sign addresses.
 """
 
 import hashlib
@@ -90,4 +90,4 @@ def _stream(pool: urllib3.PoolManager, url: str, file: IO[bytes]) -> str:
 def _shown(url: str) -> str:
     """The address without what may be secret in it."""
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()

@@ -1,7 +1,8 @@
 """Manifests for Kubernetes and a compose file, rendered from the templates of this package.
 
-The templates are the source of `deploy/kubernetes` and `deploy/compose.yaml`, which `scripts/make_manifests.py` writes;
-the Helm chart is written by hand, and tests/deploy compares what both render. Nothing here asks a cluster or a registry.
+The templates are the source of `deploy/kubernetes` and `deploy/compose.yaml`, which `scripts/make_manifests.py`
+writes; the Helm chart is written by hand, and tests/deploy compares what both render. Nothing here asks a cluster or a
+registry.
 """
 
 import json
@@ -55,9 +56,9 @@ class Values:
     """What the templates are filled with. The defaults are those of the chart's values.yaml.
 
     `replicas` and `max_replicas` are pods, `workers` and `threads` those of the service in each. `claim` is a
-    PersistentVolumeClaim (for compose, a folder), mounted on /models. `tokens_secret` is a Secret with the key `tokens`;
-    compose takes tokens from its variables instead. Without either, the service asks nobody for a token. Memory is in
-    Kubernetes' notation.
+    PersistentVolumeClaim (for compose, a folder), mounted on /models. `tokens_secret` is a Secret with the key
+    `tokens`; compose takes tokens from its variables instead. Without either, the service asks nobody for a token.
+    Memory is in Kubernetes' notation.
     """
 
     name: str = "flambeau"
@@ -67,8 +68,8 @@ class Values:
     max_replicas: int = 6
     scaling: Literal["cpu", "keda", "none"] = "cpu"
     cpu: int = 2
-    memory_request: str = "448Mi"
-    memory_limit: str = "1Gi"
+    memory_request: str = "320Mi"
+    memory_limit: str = "896Mi"
     workers: int | None = None
     threads: int | None = None
     drain_timeout: int = 30

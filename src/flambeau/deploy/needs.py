@@ -65,12 +65,12 @@ def _with_memory(bundle: Bundle, cores: int, workers: int | None, threads: int |
     peak = count * pixels * _BYTES_A_PIXEL
     limit = _rounded((request + peak) / (1 - _BODIES))
     pictures = f", {peak // MIB} MiB for pictures of {pixels / 1e6:.0f} million pixels" if peak else ""
+    beside = f"beside its model, which takes {math.ceil(engine / MIB)} MiB ({origin})"
     return Needs(
         cores, request, limit, workers, threads,
         (
             why,
-            f"memory: {FRONT // MIB} MiB for the front, and {WORKER // MIB} MiB for each worker ({count}) beside its "
-            f"model, which takes {math.ceil(engine / MIB)} MiB ({origin})",
+            f"memory: {FRONT // MIB} MiB for the front, and {WORKER // MIB} MiB for each worker ({count}) {beside}",
             f"its limit: that{pictures}, and a quarter of it for request bodies (--max-inflight-bytes)",
         ),
     )  # fmt: skip

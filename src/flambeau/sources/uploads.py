@@ -1,8 +1,8 @@
 """A bundle that was sent as a tar archive: unpacked beside its place, verified, then moved there whole.
 
 An archive is data from outside. Only regular files with plain names are written, no more bytes than allowed, and
-nothing that the manifest does not list. A bundle that brings code is refused when it was sent over HTTP, with or without
-`--allow-code`.
+nothing that the manifest does not list. A bundle that brings code is refused when it was sent over HTTP, with or
+without `--allow-code`.
 """
 
 import os
