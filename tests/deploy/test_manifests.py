@@ -130,10 +130,10 @@ def manifest(**fields: Any) -> Manifest:
 def measured(tmp_path: Path) -> Bundle:
     """A bundle whose build measured 3 workers of 2 threads, and 120 MiB a worker."""
     placed = Placed(3, 2, 90.0)
-    return Bundle(tmp_path, manifest(
-        placements=Placements("a processor", 6, placed, (placed, Placed(1, 6, 50.0))),
-        trials=Trials("a processor", 6, "faster", (Trial("openvino", memory_mb=999.0), Trial("onnxruntime", memory_mb=120))),
-    ))  # fmt: skip
+    tried = Trial("openvino", memory_mb=999), Trial("onnxruntime", memory_mb=120)
+    trials = Trials("a processor", 6, "faster", tried)
+    placements = Placements("a processor", 6, placed, (placed, Placed(1, 6, 50.0)))
+    return Bundle(tmp_path, manifest(placements=placements, trials=trials))
 
 
 def test_the_resources_are_those_that_the_build_measured(tmp_path: Path) -> None:

