@@ -1,5 +1,6 @@
 """Manifests and compose file: what `flambeau deploy` prints is valid, is secure, and is what `deploy/` holds."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from flambeau.cli.deploy import deploy
 from flambeau.deploy import manifests, needs
 from flambeau.deploy.manifests import Fetch, Values
 from flambeau.errors import ConfigError
+from flambeau.settings.source import SourceOptions
+from flambeau.sources import build_cache
 from flambeau.system.machine import MIB
 from flambeau.telemetry.metrics import Metrics
 from tests.deploy import tools
@@ -158,6 +161,15 @@ def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     assert "60 MiB (twice its weights" in needs.of_bundle(Bundle(tmp_path, manifest()), cpu=2).because[1]
 
 
+def test_the_models_of_a_repository_share_the_cores(tmp_path: Path) -> None:
+    python = Bundle(tmp_path, manifest(pipeline=PythonConfig(CodeReference("A", file="a.py")), engine="python"))
+    found = needs.of_repository([measured(tmp_path), python], cpu=None)
+    assert (found.cpu, found.workers, found.threads) == (6, None, None)
+    one, other = (needs.WORKER + 120 * MIB, needs.WORKER + 256 * MIB)
+    assert found.memory_request >= needs.FRONT + one + other + 5 * other
+    assert 0.75 * found.memory_limit >= found.memory_request + 6 * 40_000_000 * 4
+
+
 @pytest.mark.parametrize(
     ("model", "name"), [("Cats & Dogs", "cats-dogs"), ("50net", "m-50net"), ("???", "model"), ("a" * 80, "a" * 50)]
 )
@@ -209,6 +221,23 @@ def test_the_command_prints_manifests_and_how_they_were_derived(ask: Any, tmp_pa
     assert tools.objects(file.read_text())[0]["metadata"]["name"] == "double"
 
 
+def test_a_repository_needs_a_volume(double_py: Path, cache: Path, tmp_path: Path) -> None:
+    source = SourceOptions(source=f"{double_py}:Double", allow_code=True)
+    bundle = build_cache.open_source(source, progress=lambda event: None)
+    for name in ("cats", "dogs"):
+        shutil.copytree(bundle.path, tmp_path / "Models" / name / "1")
+    words = ["kubernetes", str(tmp_path / "Models"), "--allow-code", "--insecure-no-auth"]
+    refused = CliRunner().invoke(deploy, words)
+    assert "name its volume with --claim" in str(refused.exception)
+    text = CliRunner().invoke(deploy, [*words, "--claim", "models", "--watch"]).stdout
+    spec = tools.objects(text)[0]["spec"]["template"]["spec"]
+    assert variables(spec["containers"][0]) | {"FLAMBEAU_SOURCE": "/models", "FLAMBEAU_WATCH": "1"} == variables(
+        spec["containers"][0]
+    )
+    assert spec["volumes"][-1]["persistentVolumeClaim"]["claimName"] == "models"
+    assert text.startswith("# Models, as")
+
+
 @pytest.mark.parametrize(
     ("flags", "why"),
     [
@@ -242,6 +271,11 @@ def test_the_compose_file_has_one_hardened_service(ask: Any) -> None:
     assert int(service["stop_grace_period"].removesuffix("s")) > 2 * int(
         service["environment"]["FLAMBEAU_DRAIN_TIMEOUT"]
     )
+
+
+def test_without_tokens_only_this_machines_names_are_answered(ask: Any) -> None:
+    [service] = yaml.safe_load(ask("compose"))["services"].values()
+    assert service["environment"]["FLAMBEAU_ALLOWED_HOSTS"] == "localhost,127.0.0.1"
 
 
 def test_the_compose_file_of_the_repository_finds_its_files() -> None:

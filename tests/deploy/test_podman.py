@@ -1,4 +1,4 @@
-"""`podman play kube` runs the Deployment that `flambeau deploy kubernetes` prints, with a real image.
+"""podman runs, with a real image, the Deployment that `flambeau deploy` prints, and podman-compose its compose file.
 
 The image is a question of another test: TEST_IMAGE names one of `flambeau package` (of the built-in model), and
 TEST_PODMAN the command with its storage, such as "podman --root /var/tmp/storage". Podman 4.3 knows no host network
@@ -10,8 +10,10 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -119,3 +121,26 @@ def test_it_stops_by_itself_when_it_is_told(played: Played) -> None:
     _podman("stop", "--time", "65", played.name)
     [found] = json.loads(_podman("inspect", played.name))
     assert found["State"]["ExitCode"] == 0
+
+
+def test_compose_runs_the_service(tmp_path: Path) -> None:
+    pytest.importorskip("podman_compose")
+    port = free_port()
+    wrapper = tmp_path / "podman"  # podman-compose takes a program, not a command with flags
+    wrapper.write_text(f'#!/bin/sh\nexec {shlex.join(PODMAN)} "$@"\n')
+    wrapper.chmod(0o755)
+    file = tmp_path / "compose.yaml"
+    made = yaml.safe_load(manifests.compose(Values(name="flambeau-test", image=IMAGE, cpu=1), stack=False))
+    [service] = made["services"].values()
+    del service["ports"]
+    service["network_mode"] = "host"
+    service["environment"]["FLAMBEAU_PORT"] = str(port)
+    file.write_text(yaml.safe_dump(made))
+    compose = [sys.executable, "-m", "podman_compose", "--podman-path", wrapper, "--in-pod", "false", "-f", file]
+    try:
+        subprocess.run([*compose, "up", "-d"], check=True, capture_output=True)
+        url = f"http://127.0.0.1:{port}"
+        wait_for(lambda: _ready(url), seconds=STARTUP_SECONDS)
+        assert requests.get(f"{url}/models", headers={"Host": "evil.example.org"}, timeout=5).status_code != 200
+    finally:
+        subprocess.run([*compose, "down"], check=False, capture_output=True)

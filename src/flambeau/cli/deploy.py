@@ -17,6 +17,7 @@ from flambeau.deploy.manifests import Extra, Fetch, Values
 from flambeau.errors import ConfigError, SourceError
 from flambeau.settings.source import SourceOptions
 from flambeau.sources import build_cache
+from flambeau.sources.declarations import declare
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -102,9 +103,8 @@ def kubernetes(
     _refuse({"ingress", "gateway"} & {*extras} and host is None, "an Ingress or HTTPRoute needs a --host")
     _refuse("keda" in extras and no_autoscaling, "--with keda scales, and --no-autoscaling forbids it: leave one out")
     _refuse(own["replicas"] > own["max_replicas"], f"--replicas {own['replicas']} are more than --max-replicas")
-    bundle = _opened(options)
-    found = needs.of_bundle(bundle, cpu=cpu)
-    values = _values(bundle, found, image=image, name=name, memory=memory, allow_code=options["allow_code"])
+    model, found = _measured(options, cpu, volume=own["claim"], flag="--claim")
+    values = _values(model, found, image=image, name=name, memory=memory, allow_code=options["allow_code"])
     values = replace(
         values,
         **own,
@@ -114,7 +114,7 @@ def kubernetes(
         tls_secret=tls_secret or f"{values.name}-tls",
     )
     objects = manifests.kubernetes(values, extras)
-    _print(bundle, found, "---\n".join(objects.values()), output)
+    _print(model, found, "---\n".join(objects.values()), output)
 
 
 @deploy.command(cls=SettingsCommand, context_settings=HELP)
@@ -134,11 +134,10 @@ def compose(
       flambeau deploy compose my.pth --image cats -o compose.yaml && docker compose up
     """
     _refuse(watch and folder is None, "--watch follows the repository of --folder: name one")
-    bundle = _opened(options)
-    found = needs.of_bundle(bundle, cpu=cpu)
-    values = _values(bundle, found, image=image, name=name, memory=memory, allow_code=options["allow_code"])
+    model, found = _measured(options, cpu, volume=folder, flag="--folder")
+    values = _values(model, found, image=image, name=name, memory=memory, allow_code=options["allow_code"])
     values = replace(values, claim=folder, watch=watch, tokens_variables=tokens, drain_timeout=drain_timeout)
-    _print(bundle, found, manifests.compose(values, stack=False), output)
+    _print(model, found, manifests.compose(values, stack=False), output)
 
 
 def _refuse(wrong: object, why: str) -> None:
@@ -146,18 +145,34 @@ def _refuse(wrong: object, why: str) -> None:
         raise ConfigError(why)
 
 
-def _opened(options: dict[str, Any]) -> Bundle:
+def _measured(options: dict[str, Any], cpu: int | None, *, volume: str | None, flag: str) -> tuple[str, needs.Needs]:
+    """The name of what SOURCE is, and what it needs: a bundle, or the repository that will lie on the `volume`."""
+    source = SourceOptions(**options)
+    models = declare([source.source], source) if source.source else None
+    if models is None:
+        bundle = _opened(source)
+        return bundle.manifest.name, needs.of_bundle(bundle, cpu=cpu)
+    _refuse(volume is None, f"an image has one model, and {source.source} is a repository: name its volume with {flag}")
+    wanted = [version for model in models for version in model.wanted()]
+    for version in wanted:
+        _refuse(version.fault, f"version {version.version} of {version.name} cannot be opened: {version.fault}")
+    return Path(str(source.source)).resolve().name, needs.of_repository(
+        [_opened(version.source) for version in wanted], cpu=cpu
+    )
+
+
+def _opened(source: SourceOptions) -> Bundle:
     progress = ShowProgress()
     try:
-        return build_cache.open_source(SourceOptions(**options), progress=progress)
+        return build_cache.open_source(source, progress=progress)
     finally:
         progress.done()
 
 
 def _values(
-    bundle: Bundle, found: needs.Needs, *, image: str | None, name: str | None, memory: str | None, allow_code: bool
+    of: str, found: needs.Needs, *, image: str | None, name: str | None, memory: str | None, allow_code: bool
 ) -> Values:
-    model = manifests.resource_name(bundle.manifest.name)
+    model = manifests.resource_name(of)
     values = manifests.with_needs(Values(name=name or model, image=image or model, allow_code=allow_code), found)
     if memory is None:
         return values
@@ -165,8 +180,8 @@ def _values(
     return replace(values, memory_limit=memory, memory_request=f"{least}Mi")
 
 
-def _print(bundle: Bundle, found: needs.Needs, text: str, output: Path | None) -> None:
-    lines = (f"{bundle.manifest.name}, as flambeau deploy made it", *found.because)
+def _print(model: str, found: needs.Needs, text: str, output: Path | None) -> None:
+    lines = (f"{model}, as flambeau deploy made it", *found.because)
     whole = "".join(itertools.chain((f"# {line}\n" for line in lines), (text,)))
     if output is None:
         click.echo(whole, nl=False)

@@ -4,9 +4,10 @@ The figures are of the machine that built the bundle. This module reads a manife
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flambeau.bundle.storage import Bundle, ImageConfig, PythonConfig, graph_bytes
+from flambeau.bundle.storage import Bundle, ImageConfig, Manifest, PythonConfig, graph_bytes
 from flambeau.settings.service import Settings
 from flambeau.system.machine import MIB
 
@@ -38,42 +39,63 @@ class Needs:
 
 def of_bundle(bundle: Bundle, *, cpu: int | None) -> Needs:
     """The needs of a bundle; `cpu`: as many cores as the user wants, `None` for as many as were measured."""
-    manifest = bundle.manifest
-    placed = manifest.placements
-    workers: int | None = None
-    threads: int | None = None
-    if cpu is None and placed is not None:
-        workers, threads = placed.taken.replicas, placed.taken.threads
-        cores = workers * threads
-        why = f"cpu: the build measured {placed} on {placed.processor}"
-    elif cpu is not None:
-        cores = cpu
-        if isinstance(manifest.pipeline, PythonConfig):
-            workers, threads = cpu, 1
-        why = f"cpu: --cpu {cpu}, one worker a core at most"
-    else:
-        cores = workers = threads = 1
-        why = "cpu: nothing was measured for this bundle, so one worker of one thread; --cpu takes more"
-    return _with_memory(bundle, cores, workers, threads, why)
-
-
-def _with_memory(bundle: Bundle, cores: int, workers: int | None, threads: int | None, why: str) -> Needs:
+    cores, workers, threads, why = _cores(bundle.manifest, cpu)
     count = workers or cores
     engine, origin = _engine_memory(bundle)
-    request = _rounded(FRONT + count * (WORKER + engine))
-    pixels = Settings().max_image_pixels if isinstance(bundle.manifest.pipeline, ImageConfig) else 0
-    peak = count * pixels * _BYTES_A_PIXEL
-    limit = _rounded((request + peak) / (1 - _BODIES))
-    pictures = f", {peak // MIB} MiB for pictures of {pixels / 1e6:.0f} million pixels" if peak else ""
     beside = f"beside its model, which takes {math.ceil(engine / MIB)} MiB ({origin})"
-    return Needs(
-        cores, request, limit, workers, threads,
-        (
-            why,
-            f"memory: {FRONT // MIB} MiB for the front, and {WORKER // MIB} MiB for each worker ({count}) {beside}",
-            f"its limit: that{pictures}, and a quarter of it for request bodies (--max-inflight-bytes)",
-        ),
-    )  # fmt: skip
+    memory = f"{FRONT // MIB} MiB for the front, and {WORKER // MIB} MiB for each worker ({count}) {beside}"
+    least = FRONT + count * (WORKER + engine)
+    return _whole(cores, workers, threads, least, least, _decoding(bundle.manifest, count), (why, memory))
+
+
+def of_repository(bundles: Sequence[Bundle], *, cpu: int | None) -> Needs:
+    """The needs of several models in one service: they share its cores, and each has one worker or as many as pay off.
+
+    The request is for one worker each, and the largest on the other cores; the limit for all that they may have.
+    """
+    each = [_cores(bundle.manifest, cpu) for bundle in bundles]
+    cores = max(found[0] for found in each)
+    sizes = [WORKER + _engine_memory(bundle)[0] for bundle in bundles]
+    most = [size * (workers or own) for size, (own, workers, _, _) in zip(sizes, each, strict=True)]
+    why = f"cpu: --cpu {cpu}" if cpu is not None else f"cpu: the most that one of the {len(bundles)} models can use"
+    memory = (
+        f"{FRONT // MIB} MiB for the front, a worker of each of {len(bundles)} models ({sum(sizes) // MIB} MiB), "
+        f"and the largest for each further core ({max(sizes) // MIB} MiB)"
+    )
+    least = FRONT + sum(sizes) + (cores - 1) * max(sizes)
+    peak = max(_decoding(bundle.manifest, cores) for bundle in bundles)
+    return _whole(cores, None, None, least, max(least, FRONT + sum(most)), peak, (why, memory))
+
+
+def _cores(manifest: Manifest, cpu: int | None) -> tuple[int, int | None, int | None, str]:
+    """Cores, workers and threads of one model, and why."""
+    placed = manifest.placements
+    if cpu is not None:
+        fixed = (cpu, 1) if isinstance(manifest.pipeline, PythonConfig) else (None, None)
+        return cpu, *fixed, f"cpu: --cpu {cpu}, one worker a core at most"
+    if placed is not None:
+        taken = placed.taken
+        why = f"cpu: the build measured {placed} on {placed.processor}"
+        return taken.replicas * taken.threads, taken.replicas, taken.threads, why
+    return 1, 1, 1, "cpu: nothing was measured for this bundle, so one worker of one thread; --cpu takes more"
+
+
+def _decoding(manifest: Manifest, workers: int) -> int:
+    """The bytes that decoding the largest pictures takes in so many workers at once."""
+    pixels = Settings().max_image_pixels if isinstance(manifest.pipeline, ImageConfig) else 0
+    return workers * pixels * _BYTES_A_PIXEL
+
+
+def _whole(
+    cores: int, workers: int | None, threads: int | None, least: int, most: int, peak: int, because: tuple[str, str]
+) -> Needs:
+    """The needs, from the bytes that a pod takes at `least` and at `most`, and what decoding takes for a moment."""
+    why, memory = because
+    request = _rounded(least)
+    limit = _rounded((max(request, most) + peak) / (1 - _BODIES))
+    pictures = f", {peak // MIB} MiB for the largest pictures (--max-image-pixels)" if peak else ""
+    told = f"its limit: that{pictures}, and a quarter of it for request bodies (--max-inflight-bytes)"
+    return Needs(cores, request, limit, workers, threads, (why, f"memory: {memory}", told))
 
 
 def _engine_memory(bundle: Bundle) -> tuple[int, str]:
