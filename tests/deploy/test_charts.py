@@ -10,10 +10,10 @@ import yaml
 from flambeau.deploy import manifests
 from flambeau.deploy.manifests import Fetch, Values
 from flambeau.version import VERSION
-from tests.deploy import tools
 from tests.support import ROOT
+from tests.support import kubernetes as tools
 
-pytestmark = pytest.mark.slow  # they fetch tools
+pytestmark = pytest.mark.deploy  # they fetch tools
 
 SHA256 = "0" * 64
 PLAIN = Values(namespace="default", tokens_secret="flambeau-tokens")

@@ -18,7 +18,7 @@ from tests.deploy.proxies import Proxy
 CLIENTS = 32
 LARGE = 150_000  # bytes: more than either proxy holds in a buffer
 
-pytestmark = pytest.mark.slow  # half a minute each
+pytestmark = pytest.mark.deploy  # half a minute each
 both = pytest.mark.parametrize("kind", ["nginx", "haproxy"])
 
 

@@ -13,6 +13,9 @@ UNIT = ROOT / "deploy/flambeau.service"
 PROGRAM = "/opt/flambeau/bin/flambeau"
 
 
+pytestmark = pytest.mark.deploy
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
 def test_systemd_finds_no_fault(tmp_path: Path) -> None:
     text = UNIT.read_text()

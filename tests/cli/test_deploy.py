@@ -20,8 +20,8 @@ from flambeau.settings.source import SourceOptions
 from flambeau.sources import build_cache
 from flambeau.system.machine import MIB
 from flambeau.telemetry.metrics import Metrics
-from tests.deploy import tools
 from tests.support import ROOT
+from tests.support import kubernetes as tools
 
 EXTRAS = ("keda", "monitor", "ingress", "gateway")
 FETCH = Fetch("https://models.example.org:8443/cats.tar.gz?signature=x", "ab" * 32)
