@@ -37,7 +37,8 @@ _running: list[str] = []
 def mark(items: list[pytest.Item]) -> None:
     """Mark the quick ones."""
     for item in items:
-        long = item.get_closest_marker("slow") or any(each in item.nodeid for each in LONG)
+        marked = item.get_closest_marker("slow") or item.get_closest_marker("deploy")
+        long = marked or any(each in item.nodeid for each in LONG)
         if not long and not _starts(item):
             item.add_marker("quick")
 

@@ -19,6 +19,7 @@ from flambeau.version import VERSION
 
 _COMMANDS = {
     "serve": "serve", "build": "source", "inspect": "source", "predict": "predict", "bench": "bench",
+    "deploy": "deploy", "fetch": "deploy",
     "models": "models", "config": "config", "doctor": "doctor", "token": "config",
 }  # fmt: skip
 """The module of each command; its function has the command's name."""
@@ -54,6 +55,7 @@ def cli() -> None:
       flambeau build my.pth -o bundle                         once, then: flambeau serve bundle
       flambeau predict default photos/ -o answers.csv         many files at once, without a server
       flambeau bench default                                  the engines of this machine, side by side
+      flambeau deploy kubernetes my.pth --tokens-secret t     manifests that run its image; or deploy compose
       flambeau models load cats 2                             of a running service: load, switch, unload versions
       flambeau config                                         what is set, and where it was set
       flambeau doctor                                         what is wrong with this machine, and how to fix it

@@ -53,7 +53,7 @@ def read(file: str | None, environment: Mapping[str, str]) -> tuple[Token, ...]:
 def _from_file(path: Path) -> list[Token]:
     try:
         with path.open(encoding="utf-8") as file:
-            if os.name == "posix" and os.fstat(file.fileno()).st_mode & 0o077:
+            if os.name == "posix" and _seen_by_others(os.fstat(file.fileno())):
                 raise ConfigError(f"--tokens-file {path} can be read by others, not only its owner: chmod 600 {path}")
             lines = [line.partition("#")[0].split() for line in file]
     except (OSError, UnicodeDecodeError) as error:
@@ -70,6 +70,14 @@ def _from_file(path: Path) -> list[Token]:
     if not found:
         raise ConfigError(f"--tokens-file {path} holds no token: flambeau token --scope infer >> {path}")
     return found
+
+
+def _seen_by_others(file: os.stat_result) -> bool:
+    """Whether others than the server can read or change a file. A file of root may be readable by our group: this is
+    how Kubernetes mounts a Secret for a process that is not root (`fsGroup`), and nobody else is in that group.
+    """
+    of_root = file.st_uid == 0 and os.geteuid() != 0
+    return bool(file.st_mode & (0o037 if of_root else 0o077))
 
 
 def _token(scope: Scope, text: str, where: str) -> Token:

@@ -1,7 +1,8 @@
 """A bundle that was sent as a tar archive: unpacked beside its place, verified, then moved there whole.
 
 An archive is data from outside. Only regular files with plain names are written, no more bytes than allowed, and
-nothing that the manifest does not list. A bundle that brings code is refused, with or without `--allow-code`.
+nothing that the manifest does not list. A bundle that brings code is refused when it was sent over HTTP, with or
+without `--allow-code`.
 """
 
 import os
@@ -29,21 +30,33 @@ def store_bundle(archive: bytes | memoryview, target: Path, *, most: int) -> Non
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target.parent) as packed:
+            packed.write(archive)
+            packed.seek(0)
+            store_archive(packed, target, most=most)
+    except OSError as error:
+        raise _of_disk(error) from None
+
+
+def store_archive(packed: IO[bytes], target: Path, *, most: int, allow_code: bool = False) -> None:
+    """As `store_bundle`, from a file that is open at its beginning. `allow_code`: a bundle may bring code."""
+    try:
         with staging.filling(target) as folder:
-            with tempfile.TemporaryFile(dir=target.parent) as packed:
-                packed.write(archive)
-                packed.seek(0)
-                _unpack(packed, folder, most=most)
+            _unpack(packed, folder, most=most)
             root = _root(folder)
-            _check(root)
+            _check(root, allow_code=allow_code)
             root.chmod(0o755)  # as for every folder of a repository: others may serve it, too
             move(root, target)
             if root != folder:
                 shutil.rmtree(folder)
     except OSError as error:
-        if staging.no_space(error):
-            raise RequestError("the repository's disk has no space for the bundle", code="out_of_memory") from None
-        raise _refusal(f"it cannot be stored: {error.strerror}") from None
+        raise _of_disk(error) from None
+
+
+def _of_disk(error: OSError) -> RequestError:
+    if staging.no_space(error):
+        return RequestError("the repository's disk has no space for the bundle", code="out_of_memory")
+    return _refusal(f"it cannot be stored: {error.strerror}")
 
 
 def move(folder: Path, target: Path) -> None:
@@ -108,13 +121,13 @@ def _root(folder: Path) -> Path:
     return folder
 
 
-def _check(folder: Path) -> None:
-    """Raise `RequestError` unless the folder is a complete bundle without code, and holds nothing else."""
+def _check(folder: Path, *, allow_code: bool) -> None:
+    """Raise `RequestError` unless the folder is a complete bundle, and holds nothing else; code only if allowed."""
     try:
         bundle = storage.read(folder)
     except BundleError as error:
         raise _refusal(str(error).replace(str(folder), "upload")) from None
-    if _brings_code(bundle):
+    if not allow_code and _brings_code(bundle):
         raise _refusal("it brings Python code, which is never taken over the network")
     for root, _, names in os.walk(folder):
         for name in names:
