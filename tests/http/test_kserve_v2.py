@@ -246,7 +246,7 @@ def with_another(text: bytes, data: bytes) -> bytes:
         lambda text: with_another(text, b"[1," * 9000 + b"1" + b"]" * 9000),
         lambda text: with_another(text, b"[" + b"1," * 20000 + b"1]"),
     ],
-    ids=str,
+    ids=range(12),
 )  # fmt: skip
 @pytest.mark.parametrize("rows", [2, 5000])
 def test_json_that_is_cut_up_is_read_as_strictly(server: ServerProcess, damage: Any, rows: int) -> None:
