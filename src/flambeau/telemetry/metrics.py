@@ -61,8 +61,9 @@ class Distributions(Collector):
         yield family
 
 
-Protocol = Literal["native", "page", "v1", "v2"]
-"""Where a request came from: a program that speaks the native protocol or one of KServe's, or the page's form."""
+Protocol = Literal["native", "page", "v1", "v2", "platform"]
+"""Where a request came from: a program that speaks the native protocol, one of KServe's or that of the platform, or the
+page's form."""
 
 OTHER = "_other"
 """The label of requests for no known model."""
