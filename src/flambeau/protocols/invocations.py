@@ -8,6 +8,7 @@
 SageMaker passes no query: options come in X-Amzn-SageMaker-Custom-Attributes, as in `top_k=5,threshold=0.1`.
 """
 
+import asyncio
 import io
 import re
 import time
@@ -15,13 +16,15 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from flambeau.answers.value import encode
 from flambeau.errors import RequestError
 from flambeau.items import FREE
-from flambeau.protocols import native, v1
+from flambeau.pipelines import json_document
+from flambeau.protocols import native, v1, v1_documents
 from flambeau.protocols.content_encoding import UnpackingBudget
 from flambeau.protocols.messages import JSON, HttpAnswer, HttpRequest, prefers
 from flambeau.protocols.native import Answered
@@ -50,24 +53,36 @@ def answering(unpacking: UnpackingBudget) -> Infer:
     async def answer(service: Service, model: Model, request: HttpRequest) -> Answered:
         request = _with_options(request)
         media_type = request.media_type()
-        if media_type in (CSV, NPY):
-            try:
-                tensors = _tensors(request.body, media_type, model)
-            except RequestError as error:
-                model.metrics.rejected(error.code)
-                raise
+        start = bytes(request.body[:256]) if media_type == JSON else b""
+        if _INSTANCES.match(start):
+            return await by_v1(service, model, request)
+        try:
+            tensors = whole = None
+            if media_type in (CSV, NPY):
+                tensors = await _off_the_loop(_tensors, request.body, media_type, model)
+            elif _ROWS.match(start):
+                whole = replace(request, body=b'{"instances":' + _one_value(request.body) + b"}")
+        except RequestError as error:
+            model.metrics.rejected(error.code)
+            raise
+        if tensors is not None:
             return await _rows(service, model, request, tensors)
-        if media_type == JSON:
-            start = bytes(request.body[:256])
-            if _INSTANCES.match(start):
-                return await by_v1(service, model, request)
-            if _ROWS.match(start):
-                whole = replace(request, body=b'{"instances":' + bytes(request.body) + b"}")
-                found = await by_v1(service, model, whole)
-                return found._replace(http=_bare(found.http))
+        if whole is not None:
+            found = await by_v1(service, model, whole)
+            return found._replace(http=_bare(found.http))
         return await native.answer(service, model, request)
 
     return answer
+
+
+def _one_value(body: bytes | memoryview) -> bytes:
+    """The body, known to be one JSON value, unless it is so long that it is refused in any case."""
+    if len(body) <= v1_documents.LARGEST:
+        try:
+            msgspec.json.decode(body, type=msgspec.Raw)
+        except msgspec.DecodeError as error:
+            raise RequestError(f"the body is not JSON: {error}", code="invalid_json") from None
+    return bytes(body)
 
 
 def _bare(answer: HttpAnswer) -> HttpAnswer:
@@ -85,6 +100,11 @@ def _with_options(request: HttpRequest) -> HttpRequest:
     found = [_OPTION.fullmatch(each) for each in attributes.split(",")]
     query = "&".join([*([request.query] if request.query else []), *(f"{each[1]}={each[2]}" for each in found if each)])
     return replace(request, query=query)
+
+
+async def _off_the_loop(read: Callable[..., Tensors], body: bytes | memoryview, *more: Any) -> Tensors:
+    """What `read` makes of a body, in a thread if it is long: other requests go on meanwhile."""
+    return await asyncio.to_thread(read, body, *more) if len(body) > json_document.SHORT else read(body, *more)
 
 
 async def _rows(service: Service, model: Model, request: HttpRequest, tensors: Tensors) -> Answered:
@@ -136,9 +156,9 @@ def _read_csv(body: bytes | memoryview) -> npt.NDArray[np.float64]:
         lines = str(body, "utf-8").splitlines()
         rows = [[float(cell) for cell in line.split(",")] for line in lines if line.strip()]
         return np.array(rows, np.float64)
-    except ValueError as error:  # not UTF-8, a cell that is no number, or lines of different lengths
+    except ValueError:  # not UTF-8, a cell that is no number, or lines of different lengths
         raise RequestError(
-            f"the CSV is not lines of numbers, all of one length and without a header: {error}", code="invalid_tensor"
+            "the CSV is not lines of numbers, all of one length and without a header", code="invalid_tensor"
         ) from None
 
 
