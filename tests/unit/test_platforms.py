@@ -7,7 +7,7 @@ import pytest
 
 from flambeau.errors import ConfigError
 from flambeau.settings import platforms
-from flambeau.settings.platforms import Machine, PlatformChoice
+from flambeau.settings.platforms import ContainerSigns, PlatformChoice
 from flambeau.settings.service import Settings
 from flambeau.sources import model_folder
 from tests.support.tensor_bundles import doubling
@@ -25,8 +25,8 @@ MANY = {"SAGEMAKER_MULTI_MODEL": "true"}
 Values = dict[str, object]
 
 
-def machine(environment: Mapping[str, str], folders: tuple[str, ...] = (), *, first: bool = False) -> Machine:
-    return Machine(environment, folders.__contains__, first)
+def machine(environment: Mapping[str, str], folders: tuple[str, ...] = (), *, first: bool = False) -> ContainerSigns:
+    return ContainerSigns(environment, folders.__contains__, first)
 
 
 @pytest.mark.parametrize(

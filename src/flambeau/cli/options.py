@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from flambeau.errors import ConfigError
 from flambeau.settings import loading, platforms, service, table
 from flambeau.settings.loading import GivenValue
-from flambeau.settings.platforms import Machine, Profile
+from flambeau.settings.platforms import ContainerSigns, Profile
 from flambeau.settings.schema import Setting
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -73,7 +73,7 @@ class SettingsCommand(click.Command):
         rest = super().parse_args(ctx, args)
         _drop_description(ctx)
         if not helps and "platform" in ctx.params:
-            _fill(ctx, platforms.find(_machine(), ctx.params["platform"]))
+            _fill(ctx, platforms.find(_signs(), ctx.params["platform"]))
         return rest
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -157,8 +157,8 @@ def _drop_description(ctx: click.Context) -> None:
                 ctx.set_parameter_source(name, ParameterSource.DEFAULT)
 
 
-def _machine() -> Machine:
-    return Machine(os.environ, os.path.isdir, first=os.getpid() == 1)
+def _signs() -> ContainerSigns:
+    return ContainerSigns(os.environ, os.path.isdir, first=os.getpid() == 1)
 
 
 def _fill(ctx: click.Context, profile: Profile | None) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from flambeau.errors import Code, ConfigError, RequestError
 from flambeau.http import tokens
+from flambeau.http.forwarded import Forwarding
 from flambeau.http.origins import SAFE_METHODS, Hosts, Origins
 from flambeau.protocols import models, openapi, platform_routes, v1, v2_routes
 from flambeau.protocols.content_encoding import UnpackingBudget
@@ -49,6 +50,7 @@ class AccessControl:
     def __init__(self, settings: Settings, held: tuple[tokens.Token, ...], *, ours: bool) -> None:
         """`ours`: the server is `flambeau serve` itself. Raises `ConfigError`."""
         self.origins = Origins(settings)
+        self.forwarding = Forwarding(settings)
         self._hosts = Hosts(settings, ours=ours)
         self._tokens = held
         self._rate = Rate(settings.rate_limit) if settings.rate_limit else None

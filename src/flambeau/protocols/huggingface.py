@@ -36,18 +36,18 @@ _USUAL_TOP_K = 5  # of transformers' pipeline for images
 _FORM = 'send an image\'s bytes, or {"inputs": ..., "parameters": {...}}'
 
 
-class _Parameters(msgspec.Struct, frozen=True):
+class _PipelineParameters(msgspec.Struct, frozen=True):
     top_k: int | None = None
     threshold: float | None = None
     function_to_apply: Literal["softmax", "sigmoid", "none"] | None = None
 
 
-class _Body(msgspec.Struct):
+class _PipelineBody(msgspec.Struct):
     inputs: msgspec.Raw
-    parameters: _Parameters | None = None
+    parameters: _PipelineParameters | None = None
 
 
-_BODY = msgspec.json.Decoder(_Body)
+_BODY = msgspec.json.Decoder(_PipelineBody)
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -78,7 +78,9 @@ def refuse(error: RequestError, request_id: str) -> HttpAnswer:
     return error_answer(error, request_id)
 
 
-async def _read(request: HttpRequest, model: Model, settings: Settings) -> tuple[list[Payload], bool, _Parameters]:
+async def _read(
+    request: HttpRequest, model: Model, settings: Settings
+) -> tuple[list[Payload], bool, _PipelineParameters]:
     """The payloads, whether they are answered as a list, and the parameters."""
     if request.media_type() != JSON:
         call = await native.read(replace(request, query=""), model.kind, settings, task=model.task)
@@ -87,7 +89,7 @@ async def _read(request: HttpRequest, model: Model, settings: Settings) -> tuple
             if isinstance(payload, RequestError):
                 raise payload
             payloads.append(payload)
-        return payloads, len(payloads) > 1, _Parameters()
+        return payloads, len(payloads) > 1, _PipelineParameters()
     if not request.body:
         raise RequestError(f"the body is empty: {_FORM}", code="empty_body")
     if len(request.body) > v1_documents.LARGEST:
@@ -101,7 +103,7 @@ async def _read(request: HttpRequest, model: Model, settings: Settings) -> tuple
         raise RequestError(f"the request is not understood: {error}: {_FORM}", code="invalid_json") from None
     inputs = memoryview(found.inputs)
     json_document.refuse_another(body, inputs, "inputs", lambda rest: "inputs" in _MEMBERS.decode(rest))
-    parameters = found.parameters or _Parameters()
+    parameters = found.parameters or _PipelineParameters()
     if model.kind != "image":
         return [v1_documents.payload_of(bytes(inputs))], False, parameters
     several = bytes(inputs[:1]) == b"["
@@ -109,7 +111,7 @@ async def _read(request: HttpRequest, model: Model, settings: Settings) -> tuple
     return v1_documents.payloads_of(text, model, settings.max_items), several, parameters
 
 
-def _refuse_function(parameters: _Parameters, model: Model) -> None:
+def _refuse_function(parameters: _PipelineParameters, model: Model) -> None:
     wanted = parameters.function_to_apply
     if wanted is None or model.kind != "image":
         return
@@ -118,7 +120,7 @@ def _refuse_function(parameters: _Parameters, model: Model) -> None:
         raise RequestError(f"the model applies {own}, not {wanted}: leave out function_to_apply", code="bad_request")
 
 
-def _options(parameters: _Parameters, request: HttpRequest) -> Options:
+def _options(parameters: _PipelineParameters, request: HttpRequest) -> Options:
     top_k = parameters.top_k if parameters.top_k is not None else TOP_K.read(request)
     threshold = parameters.threshold if parameters.threshold is not None else THRESHOLD.read(request)
     return v1_documents.options_of(_USUAL_TOP_K if top_k is None else int(top_k), threshold)

@@ -22,7 +22,7 @@ TITLES: Mapping[PlatformName, str] = {
     "vertex": "Vertex AI",
     "cloud-run": "Cloud Run or Knative",
     "lambda": "AWS Lambda",
-    "azure-ml": "Azure Machine Learning",
+    "azure-ml": "Azure ContainerSigns Learning",
     "huggingface": "Hugging Face Inference Endpoints",
     "kserve": "KServe",
     "kubernetes": "Kubernetes",
@@ -40,7 +40,7 @@ BEHIND_LOOPBACK: tuple[PlatformName, ...] = ("lambda",)
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class ContainerSigns:
     """What a platform is found from. `is_folder` says whether a path is a folder. `first`: the command is the first
     process of its container."""
 
@@ -78,7 +78,7 @@ class Profile:
         return f"platform {self.name}: {variable}" if variable else f"platform {self.name}"
 
 
-def find(machine: Machine, choice: PlatformChoice = "auto") -> Profile | None:
+def find(machine: ContainerSigns, choice: PlatformChoice = "auto") -> Profile | None:
     """The profile of the chosen platform; with `auto` that of the platform found, or `None` if it is none of them.
 
     Raises `ConfigError` for a variable of the platform with a value that cannot be used.
@@ -96,7 +96,7 @@ def find(machine: Machine, choice: PlatformChoice = "auto") -> Profile | None:
 # What each platform is found from: words for the log, or nothing.
 
 
-def _sagemaker_base(machine: Machine) -> str:
+def _sagemaker_base(machine: ContainerSigns) -> str:
     return machine.text("SAGEMAKER_BASE_DIR", "/opt/ml")
 
 
@@ -107,7 +107,7 @@ _OF_SAGEMAKER = (
 )  # fmt: skip
 
 
-def _is_sagemaker(machine: Machine) -> str:
+def _is_sagemaker(machine: ContainerSigns) -> str:
     if machine.any_of(
         "ECS_CONTAINER_METADATA_URI_V4", "ECS_CONTAINER_METADATA_URI"
     ):  # the same image, elsewhere on AWS
@@ -117,17 +117,17 @@ def _is_sagemaker(machine: Machine) -> str:
     return f"{folder}, {variable}" if folder and variable else ""
 
 
-def _is_vertex(machine: Machine) -> str:
+def _is_vertex(machine: ContainerSigns) -> str:
     names = ("AIP_HTTP_PORT", "AIP_HEALTH_ROUTE", "AIP_PREDICT_ROUTE")
     return ", ".join(names) if machine.has(*names) else ""
 
 
-def _is_cloud_run(machine: Machine) -> str:
+def _is_cloud_run(machine: ContainerSigns) -> str:
     names = ("K_SERVICE", "K_REVISION", "K_CONFIGURATION", "PORT")
     return ", ".join(names) if machine.has(*names) else ""
 
 
-def _is_lambda(machine: Machine) -> str:
+def _is_lambda(machine: ContainerSigns) -> str:
     names = ("AWS_LAMBDA_RUNTIME_API", "AWS_LAMBDA_FUNCTION_NAME")
     return ", ".join(names) if machine.has(*names) else ""
 
@@ -135,7 +135,7 @@ def _is_lambda(machine: Machine) -> str:
 _OF_AZURE = ("AML_APP_ROOT", "AZUREML_ENTRY_SCRIPT", "AZUREML_INFERENCE_PYTHON_PATH", "AML_SERVER_ROOT")
 
 
-def _is_azure_ml(machine: Machine) -> str:
+def _is_azure_ml(machine: ContainerSigns) -> str:
     folder, variable = machine.environment.get("AZUREML_MODEL_DIR", ""), machine.any_of(*_OF_AZURE)
     return f"AZUREML_MODEL_DIR, {variable}" if folder and machine.is_folder(folder) and variable else ""
 
@@ -143,17 +143,17 @@ def _is_azure_ml(machine: Machine) -> str:
 _OF_HUGGINGFACE = ("HF_MODEL_DIR", "HF_MODEL_ID", "HF_TASK", "HF_REVISION")
 
 
-def _is_huggingface(machine: Machine) -> str:
+def _is_huggingface(machine: ContainerSigns) -> str:
     variable = machine.any_of(*_OF_HUGGINGFACE)
     return f"{_REPOSITORY}, {variable}" if variable and machine.is_folder(_REPOSITORY) else ""
 
 
-def _is_kserve(machine: Machine) -> str:
+def _is_kserve(machine: ContainerSigns) -> str:
     found = machine.has("KUBERNETES_SERVICE_HOST") and machine.is_folder(_MODELS)
     return f"KUBERNETES_SERVICE_HOST, {_MODELS}" if found else ""
 
 
-def _is_kubernetes(machine: Machine) -> str:
+def _is_kubernetes(machine: ContainerSigns) -> str:
     """A notebook's pod has these variables too: only the first process of a container is a service's."""
     names = ("KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT")
     return f"{', '.join(names)}, first process" if machine.first and machine.has(*names) else ""
@@ -168,7 +168,7 @@ _IN_CONTAINERS: _Values = {**_EVERYWHERE, "insecure_no_auth": (True, "")}
 """For platforms that check who calls before a container sees the request."""
 
 
-def _port(machine: Machine, usual: int, *names: str) -> tuple[int, str]:
+def _port(machine: ContainerSigns, usual: int, *names: str) -> tuple[int, str]:
     """The port in the first of these variables that is set, else the usual one."""
     name = machine.any_of(*names)
     if name is None:
@@ -179,7 +179,7 @@ def _port(machine: Machine, usual: int, *names: str) -> tuple[int, str]:
     return int(text), name
 
 
-def _sagemaker(machine: Machine) -> _Values:
+def _sagemaker(machine: ContainerSigns) -> _Values:
     base = _sagemaker_base(machine)
     several = machine.environment.get("SAGEMAKER_MULTI_MODEL", "").lower() == "true"
     values = {
@@ -194,7 +194,7 @@ def _sagemaker(machine: Machine) -> _Values:
     return values | {"source": (f"{base}/model", "")}
 
 
-def _vertex(machine: Machine) -> _Values:
+def _vertex(machine: ContainerSigns) -> _Values:
     values: _Values = {**_IN_CONTAINERS, "port": _port(machine, 8080, "AIP_HTTP_PORT")}
     for setting, name, usual in (
         ("health_route", "AIP_HEALTH_ROUTE", "/health"), ("predict_route", "AIP_PREDICT_ROUTE", "/predict"),
@@ -205,11 +205,11 @@ def _vertex(machine: Machine) -> _Values:
     return values
 
 
-def _cloud_run(machine: Machine) -> _Values:
+def _cloud_run(machine: ContainerSigns) -> _Values:
     return {**_EVERYWHERE, "port": _port(machine, 8080, "PORT"), "drain_timeout": (8.0, "")}  # it kills after 10 s
 
 
-def _lambda(machine: Machine) -> _Values:
+def _lambda(machine: ContainerSigns) -> _Values:
     return {
         "host": ("127.0.0.1", ""),
         "port": _port(machine, 8080, "AWS_LWA_PORT", "PORT"),
@@ -217,7 +217,7 @@ def _lambda(machine: Machine) -> _Values:
     }
 
 
-def _azure_ml(machine: Machine) -> _Values:
+def _azure_ml(machine: ContainerSigns) -> _Values:
     values = {
         **_IN_CONTAINERS,
         "port": (5001, ""),
@@ -229,7 +229,7 @@ def _azure_ml(machine: Machine) -> _Values:
     return values
 
 
-def _huggingface(machine: Machine) -> _Values:
+def _huggingface(machine: ContainerSigns) -> _Values:
     named = machine.environment.get("HF_MODEL_DIR", "")
     source = (named, "HF_MODEL_DIR") if named and machine.is_folder(named) else (_REPOSITORY, "")
     return {
@@ -241,16 +241,16 @@ def _huggingface(machine: Machine) -> _Values:
     }
 
 
-def _kserve(machine: Machine) -> _Values:
+def _kserve(machine: ContainerSigns) -> _Values:
     port = _port(machine, 8080, "PORT") if machine.has("K_SERVICE") else (8080, "")
     return {**_EVERYWHERE, "port": port, "source": (_MODELS, "")}
 
 
-def _kubernetes(machine: Machine) -> _Values:
+def _kubernetes(machine: ContainerSigns) -> _Values:
     return dict(_EVERYWHERE)
 
 
-_EVIDENCE: Mapping[PlatformName, Callable[[Machine], str]] = {
+_EVIDENCE: Mapping[PlatformName, Callable[[ContainerSigns], str]] = {
     "sagemaker": _is_sagemaker,
     "vertex": _is_vertex,
     "azure-ml": _is_azure_ml,
@@ -260,7 +260,7 @@ _EVIDENCE: Mapping[PlatformName, Callable[[Machine], str]] = {
     "cloud-run": _is_cloud_run,
     "kubernetes": _is_kubernetes,
 }
-_VALUES: Mapping[PlatformName, Callable[[Machine], _Values]] = {
+_VALUES: Mapping[PlatformName, Callable[[ContainerSigns], _Values]] = {
     "sagemaker": _sagemaker,
     "vertex": _vertex,
     "azure-ml": _azure_ml,

@@ -305,6 +305,21 @@ class Settings:
         long="Names, separated by commas, that requests may have in their `Host` header. On loopback or a Unix socket, "
         "`localhost`, `127.0.0.1` and `[::1]` are always allowed. `*` is any. Not set: these alone there, else any.",
     )
+    trusted_proxies: str | None = _access(
+        None,
+        "Addresses or networks of proxies whose word about the client's address and scheme is taken.",
+        metavar="ADDRESS,ADDRESS",
+        long="Addresses or networks of [proxies](operations.md#behind-a-proxy), separated by commas, whose "
+        "`X-Forwarded-For` and `X-Forwarded-Proto`, or `Forwarded`, are believed; `unix` is whoever connects by the "
+        "Unix socket. Not set: nobody's.",
+    )
+    root_path: str | None = _access(
+        None,
+        "Prefix of all paths as clients see them, behind a proxy.",
+        metavar="PATH",
+        long="Prefix of all paths as clients see them, [behind a proxy](operations.md#behind-a-proxy) that strips it "
+        "or leaves it there: `/cats`.",
+    )
     cors_origins: str | None = _access(
         None,
         "Origins whose pages may call this server from a browser; * is all of them.",
@@ -427,7 +442,11 @@ class Settings:
                 f"--max-inflight-bytes {self.max_inflight_bytes} is less than --max-body-bytes {self.max_body_bytes}: "
                 "one body has to fit"
             )
-        for flag, path in (("--health-route", self.health_route), ("--predict-route", self.predict_route)):
+        for flag, path in (
+            ("--health-route", self.health_route),
+            ("--predict-route", self.predict_route),
+            ("--root-path", self.root_path),
+        ):
             if path is not None and not _PATH.fullmatch(path):
                 raise ConfigError(
                     f"{flag} {path} is not a path: write it as in /score, with letters, digits and any of - . _ ~ : @"
@@ -436,7 +455,7 @@ class Settings:
     @property
     def guarded(self) -> bool:
         """Whether only this machine's own programs can reach the service, and no proxy on it lets others in."""
-        return is_local(self.host) and self.platform not in BEHIND_LOOPBACK
+        return is_local(self.host) and self.platform not in BEHIND_LOOPBACK and self.trusted_proxies is None
 
 
 @functools.cache
