@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import requests
 
+import flambeau
 from tests.support import kserve_models
 from tests.support.kserve_models import Served
 from tests.support.photographs import encoded, photograph
@@ -307,6 +308,14 @@ def test_on_no_platform_probes_are_refused_by_a_foreign_name(tmp_path: Path, num
         assert server.get("/ping").status_code == 404
 
 
+def test_an_application_under_wsgi_answers_a_platforms_routes_too(numbers: Path) -> None:
+    options = {"health_route": "/", "predict_route": "/score", "runner": "threads", "replicas": 1}
+    client = flambeau.create_app(numbers, platform="azure-ml", **options).test_client()
+    assert client.get("/", headers={"Host": "10.1.2.3"}).text == "Healthy"
+    assert client.post("/score", json={"instances": ROWS}).json == {"predictions": DOUBLED}
+    assert client.post("/score", data=CSV, headers={"Content-Type": "text/csv"}).json == DOUBLED
+
+
 # Building at the start
 
 
@@ -325,7 +334,7 @@ def test_a_bare_file_in_the_model_folder_is_built_with_its_steps_in_the_log(tmp_
     model = tmp_path / "ml" / "model"
     model.mkdir(parents=True)
     (model / "net.onnx").write_bytes((doubling(tmp_path / "bundle") / "model.onnx").read_bytes())
-    environment = {"SAGEMAKER_BASE_DIR": str(model.parent), "SAGEMAKER_PROGRAM": "inference.py", "HOME": "/nonexistent",
+    environment = {"SAGEMAKER_BASE_DIR": str(model.parent), "SAGEMAKER_PROGRAM": "inference.py", "HOME": str(tmp_path / "no-home"),
                    "TMPDIR": str(tmp_path)}  # fmt: skip
     with on(tmp_path, "--port", "0", **environment) as server:
         assert server.post("/invocations", json=ROWS).json() == DOUBLED

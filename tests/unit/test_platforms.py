@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from flambeau.errors import ConfigError
+from flambeau.cli import platform_start
+from flambeau.errors import ConfigError, SourceError
 from flambeau.settings import platforms
 from flambeau.settings.platforms import ContainerSigns, PlatformChoice
 from flambeau.settings.service import Settings
 from flambeau.sources import model_folder
+from flambeau.sources.request import BuildStep
 from tests.support.tensor_bundles import doubling
 from tests.unit.test_settings import folder as folder  # a fixture
 from tests.unit.test_settings import in_force, refusal
@@ -25,7 +27,7 @@ MANY = {"SAGEMAKER_MULTI_MODEL": "true"}
 Values = dict[str, object]
 
 
-def machine(environment: Mapping[str, str], folders: tuple[str, ...] = (), *, first: bool = False) -> ContainerSigns:
+def signs(environment: Mapping[str, str], folders: tuple[str, ...] = (), *, first: bool = False) -> ContainerSigns:
     return ContainerSigns(environment, folders.__contains__, first)
 
 
@@ -60,17 +62,17 @@ def machine(environment: Mapping[str, str], folders: tuple[str, ...] = (), *, fi
 def test_a_platform_is_found_from_several_signs_together(
     environment: dict[str, str], folders: tuple[str, ...], name: str, values: Values
 ) -> None:
-    profile = platforms.find(machine(environment, folders))
+    profile = platforms.find(signs(environment, folders))
     assert profile is not None
     assert profile.name == name
     assert {each: profile.values.get(each, (None, ""))[0] for each in values} == values
 
 
 def test_kubernetes_is_found_by_the_first_process_of_a_container_alone() -> None:
-    found = platforms.find(machine(KUBERNETES, first=True))
+    found = platforms.find(signs(KUBERNETES, first=True))
     assert found is not None
     assert found.name == "kubernetes"
-    assert platforms.find(machine(KUBERNETES)) is None  # a notebook in a pod
+    assert platforms.find(signs(KUBERNETES)) is None  # a notebook in a pod
 
 
 @pytest.mark.parametrize(
@@ -91,17 +93,17 @@ def test_kubernetes_is_found_by_the_first_process_of_a_container_alone() -> None
     ],
 )
 def test_no_sign_alone_makes_a_platform(environment: dict[str, str], folders: tuple[str, ...]) -> None:
-    assert platforms.find(machine(environment, folders, first=True)) is None
+    assert platforms.find(signs(environment, folders, first=True)) is None
 
 
 @pytest.mark.parametrize("name", platforms.PLATFORMS)
 def test_a_platform_that_is_named_needs_no_sign_and_none_finds_none(name: PlatformChoice) -> None:
-    profile = platforms.find(machine({}), name)
+    profile = platforms.find(signs({}), name)
     assert profile is not None
     assert profile.name == name
     values = {setting: value for setting, (value, _) in profile.values.items() if setting != "source"}
     Settings(platform=name, **values)  # type: ignore[arg-type]  # all are settings with values that are right
-    assert platforms.find(machine(VERTEX | KNATIVE | LAMBDA), "none") is None
+    assert platforms.find(signs(VERTEX | KNATIVE | LAMBDA), "none") is None
 
 
 def test_config_shows_each_value_with_its_origin(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,3 +183,28 @@ def test_nothing_is_fetched() -> None:
         model_folder.find("gs://bucket/cats")
     with pytest.raises(ConfigError, match="cannot be read"):
         model_folder.find("/nonexistent/model")
+
+
+# The time that a platform gives a start.
+
+
+def lines_of(profile: PlatformChoice, seconds: list[float], monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    """What is logged of a build whose four steps come at these seconds."""
+    told: list[dict[str, object]] = []
+    monkeypatch.setattr(platform_start.logs, "event", lambda message, **pairs: told.append({"event": message} | pairs))
+    found = platforms.find(signs({}), profile)
+    assert found is not None
+    clock = iter([0.0, *(each for second in seconds for each in (second, second))])
+    monkeypatch.setattr(platform_start.time, "monotonic", lambda: next(clock))
+    window = platform_start.BuildWindow(found)
+    for number, _ in enumerate(seconds, 1):
+        window(BuildStep(number, len(seconds), "export"))
+    return told
+
+
+def test_a_build_is_stopped_when_the_platform_would_wait_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = lines_of("vertex", [0.0, 20.0, 39.0], monkeypatch)
+    assert [(each["step"], each["seconds"]) for each in steps] == [("1/3", "0.0"), ("2/3", "20.0"), ("3/3", "39.0")]
+    with pytest.raises(SourceError, match=r"not done in the 40 s that Vertex AI waits for a start: build it before"):
+        lines_of("vertex", [0.0, 41.0], monkeypatch)
+    assert len(lines_of("kserve", [0.0, 9999.0], monkeypatch)) == 2  # its probes are the operator's

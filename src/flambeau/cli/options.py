@@ -158,7 +158,8 @@ def _drop_description(ctx: click.Context) -> None:
 
 
 def _signs() -> ContainerSigns:
-    return ContainerSigns(os.environ, os.path.isdir, first=os.getpid() == 1)
+    first = 1 in (os.getpid(), os.getppid())  # process 1 may have left the command to its child, to reap orphans
+    return ContainerSigns(os.environ, os.path.isdir, first=first)
 
 
 def _fill(ctx: click.Context, profile: Profile | None) -> None:

@@ -42,7 +42,7 @@ BEHIND_LOOPBACK: tuple[PlatformName, ...] = ("lambda",)
 @dataclass(frozen=True, slots=True)
 class ContainerSigns:
     """What a platform is found from. `is_folder` says whether a path is a folder. `first`: the command is the first
-    process of its container."""
+    process of its container, or that one's child."""
 
     environment: Mapping[str, str]
     is_folder: Callable[[str], bool]
