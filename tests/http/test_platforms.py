@@ -321,8 +321,7 @@ def test_an_application_under_wsgi_answers_a_platforms_routes_too(numbers: Path)
 
 def test_a_platform_without_the_time_for_a_build_refuses_it(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes((doubling(tmp_path / "bundle") / "model.onnx").read_bytes())
-    environment = {"AWS_LAMBDA_RUNTIME_API": "127.0.0.1:9001", "AWS_LAMBDA_FUNCTION_NAME": "cats", "PORT": "0"}
-    del environment["PORT"]
+    environment = {"AWS_LAMBDA_RUNTIME_API": "127.0.0.1:9001", "AWS_LAMBDA_FUNCTION_NAME": "cats"}
     with (
         pytest.raises(RuntimeError, match=r"AWS Lambda waits 10 s for a start, too short .*: build it before"),
         on(tmp_path, "--port", "0", tmp_path / "net.onnx", FLAMBEAU_CACHE=str(tmp_path / "cache"), **environment),
@@ -334,8 +333,12 @@ def test_a_bare_file_in_the_model_folder_is_built_with_its_steps_in_the_log(tmp_
     model = tmp_path / "ml" / "model"
     model.mkdir(parents=True)
     (model / "net.onnx").write_bytes((doubling(tmp_path / "bundle") / "model.onnx").read_bytes())
-    environment = {"SAGEMAKER_BASE_DIR": str(model.parent), "SAGEMAKER_PROGRAM": "inference.py", "HOME": str(tmp_path / "no-home"),
-                   "TMPDIR": str(tmp_path)}  # fmt: skip
+    environment = {
+        "SAGEMAKER_BASE_DIR": str(model.parent),
+        "SAGEMAKER_PROGRAM": "inference.py",
+        "HOME": str(tmp_path / "no-home"),
+        "TMPDIR": str(tmp_path),
+    }
     with on(tmp_path, "--port", "0", **environment) as server:
         assert server.post("/invocations", json=ROWS).json() == DOUBLED
         lines = [json.loads(line) for line in server.log().splitlines()]
