@@ -16,6 +16,7 @@ import requests
 
 import flambeau
 from tests.support import kserve_models
+from tests.support.documents import make_weights
 from tests.support.kserve_models import Served
 from tests.support.photographs import encoded, photograph
 from tests.support.server import FLAMBEAU, ServerProcess, free_port, started
@@ -346,3 +347,19 @@ def test_a_bare_file_in_the_model_folder_is_built_with_its_steps_in_the_log(tmp_
         steps = [each["step"] for each in lines if each["event"] == "build step" and "what" in each]
         assert steps[0].startswith("1/")
         assert len(steps) == int(steps[-1].partition("/")[2])
+
+
+@pytest.mark.slow
+def test_a_bare_pth_in_the_model_folder_is_built_and_served(tmp_path: Path, picture: bytes) -> None:
+    model = tmp_path / "ml" / "model"
+    (model / "code").mkdir(parents=True)
+    (model / "code" / "inference.py").write_text("raise SystemExit('this must not run')\n")
+    make_weights("my.pth", model / "model.pth")
+    environment = {"SAGEMAKER_BASE_DIR": str(model.parent), "SAGEMAKER_PROGRAM": "inference.py"}
+    with on(tmp_path, "--port", "0", **environment, FLAMBEAU_CACHE=str(tmp_path / "cache")) as server:
+        answer = server.post("/invocations", data=picture, headers={"Content-Type": "image/jpeg"})
+        assert answer.json()["class_id"] == "0"
+        events = [json.loads(line) for line in server.log().splitlines()]
+        assert any(each["event"].endswith("code/inference.py is not run: the model itself is served, by Flambeau's own "
+                                          "code") for each in events)  # fmt: skip
+        assert any(each["event"] == "build step" for each in events)
