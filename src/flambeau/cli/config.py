@@ -54,8 +54,9 @@ class _InForce:
 def config(ctx: click.Context, /, *, as_json: bool, as_toml: bool, **options: Any) -> None:
     """Show every setting of `flambeau serve`: its value, and where that was given. It takes the same arguments.
 
-    A flag wins over the environment, which wins over the file flambeau.toml, which wins over the default. A mistake in
-    any of them is an error, as it is for `flambeau serve`. Secrets are never shown.
+    A flag wins over the environment, which wins over the file flambeau.toml, which wins over the platform (--platform),
+    which wins over the default. A mistake in any of them is an error, as it is for `flambeau serve`. Secrets are never
+    shown.
     """
     split_options(options)  # refuses settings that cannot be used together
     settings = [_InForce(each, options[each.name], place_of(ctx, each)) for each in table.rows().values()]

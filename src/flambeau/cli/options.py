@@ -1,7 +1,7 @@
 """Makes the options of commands from the table of settings, and decides which value of a setting wins.
 
-A flag wins over the environment, that over `flambeau.toml`, and that over the default. The help of a command shows its
-options under the headings of the table.
+A flag wins over the environment, that over `flambeau.toml`, that over the platform's value, and that over the default.
+The help of a command shows its options under the headings of the table.
 """
 
 import os
@@ -13,14 +13,16 @@ import click
 from click.core import ParameterSource
 
 from flambeau.errors import ConfigError
-from flambeau.settings import loading, service, table
+from flambeau.settings import loading, platforms, service, table
 from flambeau.settings.loading import GivenValue
+from flambeau.settings.platforms import ContainerSigns, Profile
 from flambeau.settings.schema import Setting
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _GIVEN = "flambeau.given"  # in the context: the settings of the environment and the file, by name
 _FILE = "flambeau.file"
+_PROFILE = "flambeau.profile"
 _SOURCE_NAMES = frozenset(each.name for each in table.SOURCE)
 
 HELP = {"max_content_width": 100}
@@ -70,6 +72,8 @@ class SettingsCommand(click.Command):
         _take(ctx, {} if helps else loading.from_environment(os.environ, wanted=wanted))
         rest = super().parse_args(ctx, args)
         _drop_description(ctx)
+        if not helps and "platform" in ctx.params:
+            _fill(ctx, platforms.find(_signs(), ctx.params["platform"]))
         return rest
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -151,6 +155,38 @@ def _drop_description(ctx: click.Context) -> None:
             if ctx.get_parameter_source(name) is ParameterSource.DEFAULT_MAP:
                 ctx.params[name] = table.rows()[name].default
                 ctx.set_parameter_source(name, ParameterSource.DEFAULT)
+
+
+def _signs() -> ContainerSigns:
+    first = 1 in (os.getpid(), os.getppid())  # process 1 may have left the command to its child, to reap orphans
+    return ContainerSigns(os.environ, os.path.isdir, first=first)
+
+
+def _fill(ctx: click.Context, profile: Profile | None) -> None:
+    """Give the platform's values to the settings that nobody set."""
+    ctx.meta[_PROFILE] = profile
+    if profile is None:
+        return
+    given = {name: GivenValue(value, profile.place(name)) for name, (value, _) in profile.values.items()}
+    if profile.evidence:
+        given["platform"] = GivenValue(profile.name, f"found: {profile.evidence}")
+    for name, each in given.items():
+        chosen = name == "platform" or ctx.get_parameter_source(name) is ParameterSource.DEFAULT
+        if chosen and not _has_source_of_its_own(ctx, name):
+            ctx.params[name] = each.value
+            ctx.set_parameter_source(name, ParameterSource.DEFAULT_MAP)
+            ctx.meta[_GIVEN][name] = each
+
+
+def _has_source_of_its_own(ctx: click.Context, name: str) -> bool:
+    """Whether somebody named a SOURCE: SageMaker is then not to bring models of its own."""
+    return name == "multi_model" and ctx.params.get("source") is not None
+
+
+def profile_of(ctx: click.Context) -> Profile | None:
+    """The profile of the platform, or `None` on none."""
+    profile: Profile | None = ctx.meta.get(_PROFILE)
+    return profile
 
 
 def file_of(ctx: click.Context) -> Path | None:

@@ -16,13 +16,17 @@ from flambeau.cli.options import (
     config_option,
     file_of,
     more_sources,
+    place_of,
+    profile_of,
     settings_options,
     source_options,
 )
+from flambeau.cli.platform_start import BuildWindow, begin, model_of
 from flambeau.cli.terminal import ShowProgress
 from flambeau.serving.model import Model
 from flambeau.serving.opening import open_models
 from flambeau.serving.service import Service, split_options
+from flambeau.settings import table
 from flambeau.settings.table import SECRET_VARIABLES
 from flambeau.telemetry import logs, stderr_capture
 
@@ -65,6 +69,9 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
 
     source_part, settings = split_options(options)
     output = stderr_capture.begin_log(settings.log_level, settings.log_format)
+    profile = profile_of(ctx)
+    if profile is not None:
+        begin(profile, settings)
     access, encryption = open_access(settings, ours=True), server_context(settings)
     for variable in SECRET_VARIABLES:  # nobody else may read them, models least of all
         os.environ.pop(variable, None)
@@ -74,7 +81,9 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
     grpc_address = None
     try:
         grpc_address = grpc_front.reserve(settings)
-        progress, started = ShowProgress(), time.monotonic()
+        progress, started = ShowProgress() if profile is None else BuildWindow(profile), time.monotonic()
+        if profile is not None:
+            source_part = model_of(source_part, profile, given=place_of(ctx, table.rows()["source"]))
         try:
             models = open_models(source_part, settings, progress=progress, more=more)
         finally:
@@ -86,7 +95,7 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
         def announce(service: Service) -> None:
             loaded = service.models()
             named = [f"{_called(model, loaded)} on {model.engine}, {model.device}" for model in loaded[:_MOST_NAMED]]
-            names = ", ".join(named) or f"{len(service.table.served())} models on demand"
+            names = ", ".join(named) or _unloaded(service)
             if len(loaded) > _MOST_NAMED:
                 names += f" and {len(loaded) - _MOST_NAMED} more"
             told = [
@@ -107,6 +116,12 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
 
 
 _MOST_NAMED = 8
+
+
+def _unloaded(service: Service) -> str:
+    if service.settings.multi_model is not None:
+        return f"models of {service.settings.multi_model}, as they are loaded"
+    return f"{len(service.table.served())} models on demand"
 
 
 def _called(model: Model, beside: list[Model]) -> str:

@@ -161,7 +161,8 @@ class Calls:
     def _call(self, name: str, wire: Any) -> GrpcCall:
         self._last_arrival = asyncio.get_running_loop().time()
         metadata = {key: value for key, value in wire.invocation_metadata() if isinstance(value, str)}
-        return GrpcCall(name, wire, metadata, _address(wire.peer()), request_id(metadata), time.monotonic())
+        client = self.admission.client(_address(wire.peer()), metadata)
+        return GrpcCall(name, wire, metadata, client, request_id(metadata), time.monotonic())
 
     async def _received(self, call: GrpcCall, scope: RequiredScope, request: Any, held: contextlib.ExitStack) -> Any:
         """The message of an admitted call, whose place and bytes are held until `held` is left; else the call ends."""

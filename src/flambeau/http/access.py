@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 
 from flambeau.errors import Code, ConfigError, RequestError
 from flambeau.http import tokens
+from flambeau.http.forwarded import Forwarding
 from flambeau.http.origins import SAFE_METHODS, Hosts, Origins
-from flambeau.protocols import models, openapi, v1, v2_routes
+from flambeau.protocols import models, openapi, platform_routes, v1, v2_routes
 from flambeau.protocols.content_encoding import UnpackingBudget
 from flambeau.protocols.dispatch import NATIVE
 from flambeau.protocols.errors import RateLimited, error_answer
 from flambeau.protocols.messages import Charge, HttpAnswer, HttpRequest, sealed
-from flambeau.protocols.routes import RequiredScope, RouteTable
+from flambeau.protocols.routes import OPEN, RequiredScope, RouteTable
 from flambeau.settings.service import Settings, is_local
 from flambeau.system.machine import pip_install
 from flambeau.ui import openapi_page, pages
@@ -49,11 +50,12 @@ class AccessControl:
     def __init__(self, settings: Settings, held: tuple[tokens.Token, ...], *, ours: bool) -> None:
         """`ours`: the server is `flambeau serve` itself. Raises `ConfigError`."""
         self.origins = Origins(settings)
+        self.forwarding = Forwarding(settings)
         self._hosts = Hosts(settings, ours=ours)
         self._tokens = held
         self._rate = Rate(settings.rate_limit) if settings.rate_limit else None
         self._attempts = Attempts()
-        self._local = is_local(settings.host)
+        self._local = settings.guarded
         guarded = bool(held) or self._local
         self.managing = models.why_nothing_changes(ours=ours, guarded=guarded)
         """Why nobody may load or unload models here; `None` where an admin may."""
@@ -69,7 +71,7 @@ class AccessControl:
         if required is None:
             return _refusal("forbidden", "this route is closed: it declares no required scope")
         host = headers.get("host")
-        if host not in self._hosts.seen and host not in self._hosts:
+        if required != "health" and host not in self._hosts.seen and host not in self._hosts:
             return _refusal("bad_host", "this server does not answer to the name in the header Host", _HOST_HINT)
         if "sec-fetch-site" in headers and not self.origins.may_send(method, headers):
             return _refusal("forbidden", _NO_FOREIGN_PAGE, _ORIGIN_HINT)
@@ -105,7 +107,7 @@ class AccessControl:
         self, required: RequiredScope, headers: Mapping[str, str], client: str
     ) -> tokens.Token | Denial | None:
         """The token of a request that has one for the scope, `None` where none is needed; else the denial."""
-        if required == "public" or not self._tokens:
+        if required in OPEN or not self._tokens:
             return None
         found = self._identify(headers.get("authorization"), client)
         if isinstance(found, tokens.Token) and required == "admin" and found.scope != "admin":
@@ -278,12 +280,12 @@ def site_routes(settings: Settings, access: AccessControl, *, ours: bool, tokens
     `ours`: the server is `flambeau serve` itself. `tokens`: some requests need a token.
     """
     document = openapi.route(lambda: table, tokens=tokens)
-    guarded = tokens or is_local(settings.host)
+    guarded = tokens or settings.guarded
     about_models = models.routes(access.is_admin, ours=ours, guarded=guarded, tokens=tokens)
     unpacking = UnpackingBudget(settings)
     v2 = v2_routes.routes(unpacking, access.is_admin, ours=ours, guarded=guarded, tokens=tokens)
     routes = [*NATIVE, *about_models, *v2, *v1.routes(unpacking), document, *pages.ROUTES, *openapi_page.ROUTES]
     if settings.metrics_public:
         routes = [replace(route, scope="public") if route.path == "/metrics" else route for route in routes]
-    table = RouteTable(routes)
+    table = RouteTable(platform_routes.added(routes, settings, unpacking))
     return table

@@ -85,8 +85,10 @@ class AsgiFront:
 
     async def _http(self, scope: AsgiMessage, receive: Receive, send: Send, *, counted: bool) -> None:
         received = time.monotonic()
-        method, path = scope["method"], scope["path"]
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if self._access.forwarding.active:
+            self._access.forwarding.apply(scope, headers)
+        method, path = scope["method"], scope["path"]
         readable = self._access.origins.headers(headers)  # these let a page of another origin read the answer
         preflight = self._access.origins.preflight(method, headers)
         if preflight is not None:

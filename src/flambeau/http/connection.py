@@ -34,8 +34,8 @@ class Exchange:
     """A request in progress and the state of its answer, under uvicorn's names for the latter."""
 
     __slots__ = (
-        "body", "disconnected", "headers", "keep_alive", "match", "message_event", "path", "query", "received",
-        "response_complete", "root",
+        "body", "client", "disconnected", "headers", "keep_alive", "match", "message_event", "path", "query",
+        "received", "response_complete", "root",
     )  # fmt: skip
 
     def __init__(
@@ -48,12 +48,14 @@ class Exchange:
         body: BodyBuffer,
         keep_alive: bool,
         root: str,
+        client: str,
     ) -> None:
         self.match = match
         self.path = path
         self.query = query
         self.headers = headers
         self.root = root
+        self.client = client
         self.received = time.monotonic()
         self.body = body
         self.keep_alive = keep_alive
@@ -61,7 +63,7 @@ class Exchange:
         self.response_complete = False
         self.message_event = _NOBODY_WAITS
 
-    def request(self, charge: Charge | None, client: str) -> HttpRequest:
+    def request(self, charge: Charge | None) -> HttpRequest:
         """The request, now complete. The exchange drops its body, so that an idle connection holds none."""
         body, self.body = self.body, BodyBuffer(0)
         return HttpRequest(
@@ -73,7 +75,7 @@ class Exchange:
             self.received,
             charge,
             root=self.root,
-            client=client,
+            client=self.client,
         )
 
 
@@ -133,6 +135,8 @@ class DispatchingConnection(BoundedConnection):
         if parser.get_http_version() != "1.1":
             return None
         path, _, query = url.decode().partition("?")
+        forwarding = self._access.forwarding
+        path = forwarding.below(path) if forwarding.active else path
         match = self._access.table.find("POST", path)
         if match is None or not match.route.waits or match.route.upload:
             return None
@@ -146,7 +150,11 @@ class DispatchingConnection(BoundedConnection):
             return None
         if "expect" in headers or "host" not in headers or self._spare is not None:
             return None
-        refusal = self._access.check(match.route.scope, "POST", headers, self._address)
+        client, scheme = self._address, str(self.scheme)
+        if forwarding.active:
+            client = forwarding.client(self._address, headers)
+            scheme = forwarding.scheme(self._address, headers, scheme)
+        refusal = self._access.check(match.route.scope, "POST", headers, client)
         if refusal is not None:
             self.scope[REFUSED] = refusal  # type: ignore[literal-required]  # ours, for the ASGI front
             return None
@@ -157,7 +165,8 @@ class DispatchingConnection(BoundedConnection):
             headers=headers,
             body=BodyBuffer(length),
             keep_alive=parser.should_keep_alive(),
-            root=f"{self.scheme}://{headers['host']}/",
+            root=f"{scheme}://{headers['host']}{forwarding.prefix}/",
+            client=client,
         )
 
     def _refuse(self, error: RequestError) -> None:
@@ -171,7 +180,7 @@ class DispatchingConnection(BoundedConnection):
             self._arriving = None
 
     async def _answer(self, exchange: Exchange) -> None:
-        request = exchange.request(self._access.charge(exchange.headers, self._address), self._address)
+        request = exchange.request(self._access.charge(exchange.headers, exchange.client))
         try:
             found = await dispatch.answer(self._service, exchange.match, request)
             if self.flow.write_paused:

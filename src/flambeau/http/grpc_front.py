@@ -57,6 +57,7 @@ def make(
         charge=access.charge,
         is_admin=access.is_admin,
         name=access.name_of,
+        client=access.forwarding.client,
         hold=hold,
         managing=access.managing,
     )

@@ -24,7 +24,9 @@ class Hosts:
     def __init__(self, settings: Settings, *, ours: bool) -> None:
         """`ours`: the server is `flambeau serve` itself, and knows where it listens."""
         allowed = {each.lower() for each in listed(settings.allowed_hosts)}
-        if ours and is_local(settings.host):
+        if "*" in allowed:
+            allowed = set()
+        elif ours and is_local(settings.host):
             allowed |= {"localhost", "127.0.0.1", "[::1]"}
         self._allowed = allowed
         self.seen: set[str | None] = set()

@@ -76,7 +76,8 @@ async def _serve(
     connections = connections_that_fit(service.settings.max_connections)
     app = make_app(AttachedService(service, asyncio.get_running_loop()), access, budget)
     application = AsgiFront(service, app, access, budget)
-    front = Front(service, access, ConnectionMonitor(service.settings, connections=connections), budget)
+    monitor = ConnectionMonitor(service.settings, connections=connections, stands_for_others=access.forwarding.trusts)
+    front = Front(service, access, monitor, budget)
     config = uvicorn.Config(
         application,
         http=functools.partial(DispatchingConnection, front),  # type: ignore[arg-type]  # uvicorn only calls it

@@ -92,9 +92,12 @@ class MonitoredConnection(Protocol):
 class ConnectionMonitor:
     """Checks all connections for timeouts, and counts them. `now` is the loop's time at the last check."""
 
-    def __init__(self, limits: Settings, *, connections: int) -> None:
-        """`connections`: the limit on open connections."""
+    def __init__(
+        self, limits: Settings, *, connections: int, stands_for_others: Callable[[str], bool] = lambda _: False
+    ) -> None:
+        """`connections`: the limit on open connections. `stands_for_others`: whether an address is a proxy's."""
         self.limits = limits
+        self._stands_for_others = stands_for_others
         self.connections = connections
         self.now = 0.0
         self.small_head = min(limits.max_request_line, limits.max_header_bytes, limits.max_headers_bytes)
@@ -139,7 +142,7 @@ class ConnectionMonitor:
         self._by_address[address] += 1
         most = self.limits.max_connections_per_address
         if most is None:
-            most = 0 if _is_loopback(address) else _PER_ADDRESS
+            most = 0 if _is_loopback(address) or self._stands_for_others(address) else _PER_ADDRESS
         return not most or self._by_address[address] <= most
 
     def make_room(self) -> bool:

@@ -16,7 +16,7 @@ from flambeau.protocols.errors import STATUS
 from flambeau.protocols.messages import REQUEST_ID, HttpAnswer, HttpRequest
 from flambeau.protocols.model_sentences import about
 from flambeau.protocols.parameters import Number, numbers_of
-from flambeau.protocols.routes import Operation, Route, RouteTable
+from flambeau.protocols.routes import OPEN, Operation, Route, RouteTable
 from flambeau.serving.model import Model
 from flambeau.serving.service import Service
 from flambeau.types import ModelState
@@ -48,7 +48,7 @@ def document(service: Service, table: Iterable[Route], *, tokens: bool) -> Docum
     for route, operation in _operations(service, [route for route in table if route.describe is not None]):
         assert route.describe is not None
         described = route.describe(operation)
-        if tokens and route.scope != "public":
+        if tokens and route.scope not in OPEN:
             described["security"] = [{"token": []}]
         paths.setdefault(operation.path, {})[route.method.lower()] = described
     return {

@@ -14,10 +14,13 @@ from flambeau.protocols.messages import HttpAnswer
 from flambeau.serving.model import Model
 from flambeau.settings.service import Settings
 
-RequiredScope = Literal["public", "infer", "admin"]
-"""Who may use a route: everybody, holders of a token, holders of an admin token."""
+RequiredScope = Literal["health", "public", "infer", "admin"]
+"""Who may use a route: everybody, by whatever name of the host; everybody; holders of a token, of an admin token."""
 
-_LEAST_FIRST: tuple[RequiredScope, ...] = ("public", "infer", "admin")
+OPEN: frozenset[RequiredScope] = frozenset({"health", "public"})
+"""The scopes that need no token."""
+
+_LEAST_FIRST: tuple[RequiredScope, ...] = ("health", "public", "infer", "admin")
 
 ProtocolFunction = Callable[..., HttpAnswer] | Callable[..., Coroutine[Any, Any, HttpAnswer]]
 """Called with the service, the `HttpRequest`, and the path parameters by name.

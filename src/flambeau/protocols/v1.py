@@ -5,7 +5,8 @@ and a type of its own, as KServe's server does it.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 import msgspec
 
@@ -68,6 +69,11 @@ class _V1Routes:
             "explanations are not supported: serve an explainer beside this predictor, as KServe does",
             code="not_implemented",
         )
+
+
+def answering(unpacking: UnpackingBudget) -> Callable[[Service, Model, HttpRequest], Coroutine[Any, Any, Answered]]:
+    """The function that answers instances for one model, as `dispatch.prediction` takes it."""
+    return _V1Routes(unpacking).predict
 
 
 def _event_of(model: Model, identity: str, headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

@@ -23,7 +23,9 @@ from flambeau.settings.service import Settings
 from flambeau.tasks.tensor import MAX_ROWS, nesting_of
 from flambeau.types import Answer, Options, Outcome, Payload, TensorSpec
 
-_LARGEST = 8 * 2**20  # bytes of JSON that are read in the front: some 8 ms
+LARGEST = 8 * 2**20
+"""Bytes of JSON that are read in the front: some 8 ms."""
+
 _FORM = 'send {"instances": [...]}'
 
 
@@ -35,7 +37,7 @@ class _Parameters(msgspec.Struct, frozen=True):
 class _Body(msgspec.Struct):
     instances: msgspec.Raw = msgspec.Raw()
     inputs: msgspec.Raw = msgspec.Raw()
-    parameters: _Parameters = _Parameters()
+    parameters: _Parameters | None = None
 
 
 class _WrappedImage(msgspec.Struct):
@@ -68,9 +70,9 @@ def read(body: bytes | memoryview, model: Model, settings: Settings) -> Instance
     """The instances in a body. Raises `RequestError`."""
     if not body:
         raise RequestError(f"the body is empty: {_FORM}", code="empty_body")
-    if len(body) > _LARGEST:
+    if len(body) > LARGEST:
         raise RequestError(
-            f"the JSON has more than {_LARGEST} bytes: send files to /predict, or binary tensors over v2",
+            f"the JSON has more than {LARGEST} bytes: send files to /predict, or binary tensors over v2",
             code="body_too_large",
         )
     whole = bytes(body)
@@ -82,22 +84,23 @@ def read(body: bytes | memoryview, model: Model, settings: Settings) -> Instance
     if bool(instances) == bool(inputs):
         raise RequestError(f'the request must have "instances" or "inputs", one of them: {_FORM}', code="invalid_json")
     _refuse_twice(whole, instances or inputs, "instances" if instances else "inputs")
-    options = _options(found.parameters)
+    parameters = found.parameters or _Parameters()
+    options = options_of(parameters.top_k, parameters.threshold)
     answered: Literal["each", "rows", "columns"] = "each" if model.kind != "tensor" else "rows"
     if inputs and bytes(inputs[:1]) == b"{" and model.kind == "tensor":
         answered = "columns"
-        payloads = [_payload(_columns(bytes(inputs), model))]
+        payloads = [payload_of(_columns(bytes(inputs), model))]
     else:
-        payloads = _payloads(bytes(instances or inputs), model, settings.max_items)
-    return Instances(payloads, options, answered, found.parameters.top_k)
+        payloads = payloads_of(bytes(instances or inputs), model, settings.max_items)
+    return Instances(payloads, options, answered, parameters.top_k)
 
 
 def _refuse_twice(body: bytes, value: memoryview, name: str) -> None:
     json_document.refuse_another(body, value, name, lambda rest: len(memoryview(getattr(_BODY.decode(rest), name))))
 
 
-def _options(parameters: _Parameters) -> Options:
-    top_k, threshold = parameters.top_k, parameters.threshold
+def options_of(top_k: int | None, threshold: float | None) -> Options:
+    """The options of a request's parameters. Raises `RequestError` for one out of bounds."""
     if top_k is not None and not 1 <= top_k <= 1000:
         raise RequestError("the parameter top_k must be a whole number from 1 to 1000", code="bad_request")
     if threshold is not None and not 0 <= threshold <= 1:
@@ -105,9 +108,10 @@ def _options(parameters: _Parameters) -> Options:
     return Options(top_k=top_k or 1, threshold=threshold)
 
 
-def _payloads(text: bytes, model: Model, most: int) -> list[Payload]:
+def payloads_of(text: bytes, model: Model, most: int) -> list[Payload]:
+    """The payloads of a JSON list of instances, at most so many. Raises `RequestError`."""
     if model.kind == "tensor" and text[:1] == b"[" and text[1:].lstrip()[:1] not in (b"{", b"]"):
-        return [_payload(_rows(text, model))]
+        return [payload_of(_rows(text, model))]
     most = MAX_ROWS if model.kind == "tensor" else most
     if text[:1] == b"[" and text.count(b",") >= most and (count := json_document.elements_of(text)) > most:
         limit = f"{most}" if model.kind == "tensor" else f"{most} (--max-items)"
@@ -119,13 +123,13 @@ def _payloads(text: bytes, model: Model, most: int) -> list[Payload]:
     if not instances:
         raise RequestError("there is no instance", code="invalid_json")
     if model.kind == "tensor":
-        return [_payload(_rows_of_objects(instances, model))]
+        return [payload_of(_rows_of_objects(instances, model))]
     if model.kind == "image":
         return [Payload("document", b'{"image":%b}' % _image(bytes(memoryview(each)))) for each in instances]
-    return [_payload(bytes(memoryview(each))) for each in instances]
+    return [payload_of(bytes(memoryview(each))) for each in instances]
 
 
-def _payload(value: bytes) -> Payload:
+def payload_of(value: bytes) -> Payload:
     """A value that was cut out of a document which has been checked."""
     if len(value) > json_document.SHORT:
         return Payload("document", b'{"input":%b}' % value)

@@ -56,8 +56,8 @@ class ModelTable:
                 self._add(each)
         if settings.default is not None and settings.default not in self._models:
             raise ConfigError(f"--default {settings.default}: there is no such model among {', '.join(self._models)}")
-        self.default = settings.default or next(iter(self._models))
-        """The name of the model that is meant where a request names none."""
+        self.default = settings.default or next(iter(self._models), "")
+        """The name of the model that is meant where a request names none; empty if there is none at the start."""
 
     def _add_bundle(self, bundle: Bundle) -> None:
         declaration = Declaration(
@@ -219,6 +219,10 @@ class ModelTable:
         )  # fmt: skip
         self._models[declared.name] = made
         return made
+
+    def forget(self, name: str) -> None:
+        """Know a model no longer, if it was known. None of its versions may be loaded."""
+        self._models.pop(name, None)
 
     def shadow(self, model: Model) -> Shadow | None:
         """The shadow that requests to the model are copied to, if there is one."""

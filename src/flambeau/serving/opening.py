@@ -35,6 +35,10 @@ def open_models(
     options: SourceOptions, settings: Settings, *, progress: Progress, more: Sequence[str] = ()
 ) -> list[Opened]:
     """The models that `options.source` and `more` name. Raises `SetupError`."""
+    if settings.multi_model is not None:
+        if options.source is not None:
+            raise ConfigError(f"--multi-model {settings.multi_model} loads its models later: leave out SOURCE")
+        return []
     sources = [each for each in (options.source, *more) if each is not None]
     declared = declarations.declare(sources, msgspec.structs.replace(options, source=None), keep=settings.keep_versions)
     if declared is None:

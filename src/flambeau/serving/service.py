@@ -173,7 +173,8 @@ class Service:
     def ready(self) -> bool:
         """Whether every loaded model can answer, there is one (or loads on demand), and the service is not stopping."""
         models = self.models()
-        enough = bool(models) or (self._started and self.settings.load == "on-demand")
+        later = self.settings.load == "on-demand" or self.settings.multi_model is not None
+        enough = bool(models) or (self._started and later)
         return not self.draining and enough and all(model.ready() for model in models)
 
     def drain(self) -> None:

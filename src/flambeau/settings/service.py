@@ -7,12 +7,14 @@ the environment, nor a file.
 
 import functools
 import os
+import re
 import typing
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from flambeau.errors import ConfigError
+from flambeau.settings.platforms import BEHIND_LOOPBACK, PlatformChoice
 from flambeau.settings.schema import OTHERS, Setting, kind_of
 from flambeau.system.machine import MIB
 
@@ -49,6 +51,34 @@ _log = functools.partial(_setting, group="Log and traces")
 class Settings:
     """How a service runs. Durations are seconds unless the name ends in `_ms`; sizes are bytes."""
 
+    platform: PlatformChoice = _address(
+        "auto",
+        "Platform whose contract to follow; auto finds it from the environment, none follows none.",
+        choices=get_args(PlatformChoice),
+        metavar="NAME",
+        long="[Platform](platforms.md) whose contract to follow: `sagemaker`, `vertex`, `cloud-run`, `lambda`, "
+        "`azure-ml`, `huggingface`, `kserve` or `kubernetes`. It gives values to settings that nobody set. `auto` "
+        "finds it from the environment; `none` follows none.",
+    )
+    health_route: str | None = _address(
+        None,
+        "Another path that answers as /readyz does, for a platform that asks there.",
+        metavar="PATH",
+        long="Another path that answers as `/readyz` does, for a [platform](platforms.md) that asks there.",
+    )
+    predict_route: str | None = _address(
+        None,
+        "Another path for predictions of the default model, in the forms of the platform.",
+        metavar="PATH",
+        long="Another path for predictions of the default model, in the forms of the [platform](platforms.md).",
+    )
+    multi_model: str | None = _model(
+        None,
+        "Folder of models that SageMaker loads and unloads, by its own routes in the place of ours at /models.",
+        metavar="DIR",
+        long="Folder of models that SageMaker [loads and unloads](platforms.md#amazon-sagemaker), by its own routes in "
+        "the place of ours at `/models`. Then there is no SOURCE.",
+    )
     host: str = _address(
         "127.0.0.1",
         "Address to listen on, or unix:PATH. Any other than loopback needs tokens, or --insecure-no-auth.",
@@ -288,7 +318,22 @@ class Settings:
         "Names that requests may have in their Host header. Default: on loopback its own names, else any.",
         metavar="NAME,NAME",
         long="Names, separated by commas, that requests may have in their `Host` header. On loopback or a Unix socket, "
-        "`localhost`, `127.0.0.1` and `[::1]` are always allowed. Not set: these alone there, else any.",
+        "`localhost`, `127.0.0.1` and `[::1]` are always allowed. `*` is any. Not set: these alone there, else any.",
+    )
+    trusted_proxies: str | None = _access(
+        None,
+        "Addresses or networks of proxies whose word about the client's address and scheme is taken.",
+        metavar="ADDRESS,ADDRESS",
+        long="Addresses or networks of [proxies](operations.md#behind-a-proxy), separated by commas, whose "
+        "`X-Forwarded-For` and `X-Forwarded-Proto`, or `Forwarded`, are believed; `unix` is whoever connects by the "
+        "Unix socket. Not set: nobody's.",
+    )
+    root_path: str | None = _access(
+        None,
+        "Prefix of all paths as clients see them, behind a proxy.",
+        metavar="PATH",
+        long="Prefix of all paths as clients see them, [behind a proxy](operations.md#behind-a-proxy) that strips it "
+        "or leaves it there: `/cats`.",
     )
     cors_origins: str | None = _access(
         None,
@@ -412,6 +457,20 @@ class Settings:
                 f"--max-inflight-bytes {self.max_inflight_bytes} is less than --max-body-bytes {self.max_body_bytes}: "
                 "one body has to fit"
             )
+        for flag, path in (
+            ("--health-route", self.health_route),
+            ("--predict-route", self.predict_route),
+            ("--root-path", self.root_path),
+        ):
+            if path is not None and not _PATH.fullmatch(path):
+                raise ConfigError(
+                    f"{flag} {path} is not a path: write it as in /score, with letters, digits and any of - . _ ~ : @"
+                )
+
+    @property
+    def guarded(self) -> bool:
+        """Whether only this machine's own programs can reach the service, and no proxy on it lets others in."""
+        return is_local(self.host) and self.platform not in BEHIND_LOOPBACK and self.trusted_proxies is None
 
 
 @functools.cache
@@ -424,6 +483,7 @@ def rows() -> tuple[Setting, ...]:
     )
 
 
+_PATH = re.compile(r"/|(?:/[A-Za-z0-9._~:@-]+)+")
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 

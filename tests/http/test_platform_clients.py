@@ -1,0 +1,167 @@
+"""The platforms' own clients, unmodified, against a server in the profile of each.
+
+They need packages that weigh more than everything else here, so they get an environment of their own; with
+FLAMBEAU_FOREIGN_PYTHON another one, which has them, is taken.
+"""
+
+import json
+import os
+import subprocess
+import venv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.http.test_platforms import DOUBLED, on
+from tests.support import kserve_models
+from tests.support.kserve_models import Served
+from tests.support.photographs import encoded, photograph
+from tests.support.server import free_port
+from tests.support.tensor_bundles import doubling
+
+pytestmark = pytest.mark.slow
+
+PACKAGES = ("sagemaker-core>=2", "google-cloud-aiplatform[prediction]>=2", "huggingface_hub>=1", "kserve>=0.17")
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python that has the clients."""
+    if given := os.environ.get("FLAMBEAU_FOREIGN_PYTHON"):
+        return Path(given)
+    folder = tmp_path_factory.mktemp("foreign")
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    done = subprocess.run(
+        [python, "-m", "pip", "install", "-q", *PACKAGES], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"the platforms' clients cannot be installed here: {done.stderr[-200:]}")
+    return python
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Served:
+    return kserve_models.write(tmp_path_factory.mktemp("clients") / "models")
+
+
+@pytest.fixture(scope="module")
+def numbers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return doubling(tmp_path_factory.mktemp("numbers") / "model")
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    file = tmp_path / "cat.jpg"
+    file.write_bytes(encoded(photograph("chelsea"), "JPEG"))
+    return file
+
+
+def said(python: Path, script: str, *arguments: object) -> Any:
+    """What a script says, as JSON on its last line."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [python, "-c", script, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False,
+        env={**environment, "HF_HUB_OFFLINE": "0", "AWS_DEFAULT_REGION": "eu-west-1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+SAGEMAKER = """
+import json, sys
+from sagemaker.core.local.local_session import LocalSagemakerRuntimeClient
+port, picture = sys.argv[1:]
+client = LocalSagemakerRuntimeClient(config={"local": {"serving_port": int(port)}})
+def ask(body, **more):
+    return client.invoke_endpoint(Body=body, EndpointName="any", **more)["Body"].read().decode()
+found = [
+    json.loads(ask("[[1, 2, 3], [4, 5, 6]]", ContentType="application/json")),
+    ask("1,2,3\\n4,5,6", ContentType="text/csv", Accept="text/csv"),
+]
+print(json.dumps(found))
+"""
+
+
+def test_sagemakers_local_client_reads_our_answers(
+    foreign: Path, numbers: Path, models: Served, picture: Path, tmp_path: Path
+) -> None:
+    with on(tmp_path, "--platform", "sagemaker", "--port", "0", numbers) as server:
+        port = server.url.rpartition(":")[2]
+        assert said(foreign, SAGEMAKER, port, picture) == [DOUBLED, "2,4,6\n8,10,12\n"]
+    script = SAGEMAKER.partition("found = [")[0] + (
+        "body = open(picture, 'rb').read()\n"
+        "attributes = dict(ContentType='image/jpeg', CustomAttributes='c000b4f9,top_k=2')\n"
+        "print(ask(body, **attributes))"
+    )
+    with on(tmp_path, "--platform", "sagemaker", "--port", "0", models.folder / "animals" / "1") as server:
+        found = said(foreign, script, server.url.rpartition(":")[2], picture)
+        headers = {"Content-Type": "image/jpeg"}
+        assert found == server.post("/predict?top_k=2", data=picture.read_bytes(), headers=headers).json()
+        assert len(found["predictions"]) == 2
+
+
+VERTEX = """
+import json, sys
+from google.cloud.aiplatform.prediction import LocalEndpoint
+endpoint = LocalEndpoint("image", host_port=int(sys.argv[1]))
+endpoint.container_is_running = True
+healthy = endpoint.run_health_check().status_code
+answer = endpoint.predict(request=json.dumps({"instances": [[1, 2, 3], [4, 5, 6]]}))
+typed = endpoint.predict(request='{"instances": [[1, 2, 3]], "parameters": null}',
+                         headers={"Content-Type": "application/json"})
+print(json.dumps([healthy, answer.status_code, answer.json(), typed.json()]))
+"""
+
+
+def test_vertexs_local_endpoint_reads_our_answers(foreign: Path, numbers: Path, tmp_path: Path) -> None:
+    port = free_port()
+    routes = {"AIP_HEALTH_ROUTE": "/health", "AIP_PREDICT_ROUTE": "/predict"}  # what LocalEndpoint gives a container
+    with on(tmp_path, AIP_HTTP_PORT=port, AIP_STORAGE_URI=str(numbers), **routes):
+        answers = said(foreign, VERTEX, port)
+        assert answers == [200, 200, {"predictions": DOUBLED}, {"predictions": DOUBLED[:1]}]
+
+
+HUGGINGFACE = """
+import json, sys
+from huggingface_hub import InferenceClient
+client = InferenceClient(model=sys.argv[1])
+picture = open(sys.argv[2], "rb").read()
+def pairs(found):
+    return [[each.label, each.score] for each in found]
+print(json.dumps([
+    pairs(client.image_classification(picture)), pairs(client.image_classification(sys.argv[2])),
+    pairs(client.image_classification(picture, top_k=2)),
+    pairs(client.image_classification(picture, top_k=1, function_to_apply="softmax")),
+]))
+"""
+
+
+def test_huggingface_hub_reads_our_answers(foreign: Path, models: Served, picture: Path, tmp_path: Path) -> None:
+    arguments = ("--platform", "huggingface", "--port", "0", models.folder / "animals" / "1")
+    with on(tmp_path, *arguments) as server:
+        raw, by_name, two, one = said(foreign, HUGGINGFACE, server.url, picture)
+    assert len(raw) == 5
+    assert (by_name, two, one) == (raw, raw[:2], raw[:1])
+    right = models.animals.answers(picture.read_bytes()).softmax(0)
+    assert raw[0][1] == pytest.approx(float(right.max()), abs=1e-4)
+
+
+KSERVE = """
+import asyncio, json, sys
+from kserve import InferenceRESTClient, RESTConfig
+async def main():
+    v1 = InferenceRESTClient(RESTConfig(protocol="v1"))
+    v2 = InferenceRESTClient(RESTConfig(protocol="v2"))
+    rows = {"instances": [[1, 2, 3], [4, 5, 6]]}
+    answer = await v1.infer(sys.argv[1], rows, model_name="model")
+    return [answer, await v2.is_server_ready(sys.argv[1]), await v2.is_model_ready(sys.argv[1], "model")]
+print(json.dumps(asyncio.run(main())))
+"""
+
+
+def test_kserves_sdk_reads_our_answers(foreign: Path, numbers: Path, tmp_path: Path) -> None:
+    arguments = ("--platform", "kserve", "--port", "0", "--name", "model", numbers)
+    with on(tmp_path, *arguments, FLAMBEAU_INSECURE_NO_AUTH="1") as server:
+        assert said(foreign, KSERVE, server.url) == [{"predictions": DOUBLED}, True, True]
