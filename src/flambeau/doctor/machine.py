@@ -16,7 +16,8 @@ from flambeau.doctor import Finding
 from flambeau.doctor.probes import SandboxLayers, TorchDevices
 from flambeau.errors import PortInUse
 from flambeau.http.listening import bind
-from flambeau.settings.service import Settings, is_local, unix_path
+from flambeau.settings.hosts import is_local, unix_path
+from flambeau.settings.service import Settings
 from flambeau.system import machine
 from flambeau.system.machine import MIB, pip_install, processor, saturates, usable_cores
 

@@ -19,8 +19,8 @@ Release = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """The decisions. `client` is always the client's address; `client(peer, metadata)` is that address, where `peer` may
-    be a trusted proxy.
+    """The decisions. `client` is always the client's address; `client(peer, metadata)` is that address where `peer`
+    may be a trusted proxy.
 
     `refusal(scope, metadata, client)`: why a call is refused, or `None`. `rate(metadata, client)`: counts a prediction
     towards the rate limit, and raises `RequestError` above it. `charge(metadata, client)`: what charges the items of a

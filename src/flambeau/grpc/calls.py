@@ -27,7 +27,7 @@ from flambeau.protocols.errors import STATUS, RateLimited
 from flambeau.protocols.messages import request_id
 from flambeau.protocols.routes import RequiredScope
 from flambeau.serving.service import Service
-from flambeau.settings.service import is_local
+from flambeau.settings.hosts import is_local
 from flambeau.telemetry import logs
 
 Function = Callable[["GrpcCall", Any], Awaitable[Any]]

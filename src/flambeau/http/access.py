@@ -21,7 +21,8 @@ from flambeau.protocols.dispatch import NATIVE
 from flambeau.protocols.errors import RateLimited, error_answer
 from flambeau.protocols.messages import Charge, HttpAnswer, HttpRequest, sealed
 from flambeau.protocols.routes import OPEN, RequiredScope, RouteTable
-from flambeau.settings.service import Settings, is_local
+from flambeau.settings.hosts import is_local
+from flambeau.settings.service import Settings
 from flambeau.system.machine import pip_install
 from flambeau.ui import openapi_page, pages
 

@@ -11,7 +11,8 @@ from flambeau.http.access import AccessControl
 from flambeau.http.listening import Address, bind
 from flambeau.http.request_body import FULL, InflightBudget, Share
 from flambeau.serving.service import Service
-from flambeau.settings.service import Settings, unix_path
+from flambeau.settings.hosts import unix_path
+from flambeau.settings.service import Settings
 from flambeau.system.machine import pip_install
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flambeau.errors import ConfigError, PortInUse
-from flambeau.settings.service import Settings, unix_path
+from flambeau.settings.hosts import unix_path
+from flambeau.settings.service import Settings
 
 _LONGEST_PATH = 107  # bytes, of sun_path in unix(7), which ends in a zero
 

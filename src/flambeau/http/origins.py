@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 from flambeau.errors import ConfigError
 from flambeau.protocols.messages import HttpAnswer
-from flambeau.settings.service import Settings, is_local
+from flambeau.settings.hosts import is_local
+from flambeau.settings.service import Settings
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _MOST_REMEMBERED = 256

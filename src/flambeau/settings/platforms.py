@@ -161,10 +161,10 @@ def _is_kubernetes(machine: ContainerSigns) -> str:
 
 # The values of each platform.
 
-_Values = dict[str, tuple[Any, str]]
+_PlatformValues = dict[str, tuple[Any, str]]
 _REPOSITORY, _MODELS = "/repository", "/mnt/models"
-_EVERYWHERE: _Values = {"host": ("0.0.0.0", "")}  # noqa: S104  # what containers must do; without tokens it is refused
-_IN_CONTAINERS: _Values = {**_EVERYWHERE, "insecure_no_auth": (True, "")}
+_EVERYWHERE: _PlatformValues = {"host": ("0.0.0.0", "")}  # noqa: S104  # what containers must do; without tokens it is refused
+_IN_CONTAINERS: _PlatformValues = {**_EVERYWHERE, "insecure_no_auth": (True, "")}
 """For platforms that check who calls before a container sees the request."""
 
 
@@ -179,7 +179,7 @@ def _port(machine: ContainerSigns, usual: int, *names: str) -> tuple[int, str]:
     return int(text), name
 
 
-def _sagemaker(machine: ContainerSigns) -> _Values:
+def _sagemaker(machine: ContainerSigns) -> _PlatformValues:
     base = _sagemaker_base(machine)
     several = machine.environment.get("SAGEMAKER_MULTI_MODEL", "").lower() == "true"
     values = {
@@ -194,8 +194,8 @@ def _sagemaker(machine: ContainerSigns) -> _Values:
     return values | {"source": (f"{base}/model", "")}
 
 
-def _vertex(machine: ContainerSigns) -> _Values:
-    values: _Values = {**_IN_CONTAINERS, "port": _port(machine, 8080, "AIP_HTTP_PORT")}
+def _vertex(machine: ContainerSigns) -> _PlatformValues:
+    values: _PlatformValues = {**_IN_CONTAINERS, "port": _port(machine, 8080, "AIP_HTTP_PORT")}
     for setting, name, usual in (
         ("health_route", "AIP_HEALTH_ROUTE", "/health"), ("predict_route", "AIP_PREDICT_ROUTE", "/predict"),
     ):  # fmt: skip
@@ -205,11 +205,11 @@ def _vertex(machine: ContainerSigns) -> _Values:
     return values
 
 
-def _cloud_run(machine: ContainerSigns) -> _Values:
+def _cloud_run(machine: ContainerSigns) -> _PlatformValues:
     return {**_EVERYWHERE, "port": _port(machine, 8080, "PORT"), "drain_timeout": (8.0, "")}  # it kills after 10 s
 
 
-def _lambda(machine: ContainerSigns) -> _Values:
+def _lambda(machine: ContainerSigns) -> _PlatformValues:
     return {
         "host": ("127.0.0.1", ""),
         "port": _port(machine, 8080, "AWS_LWA_PORT", "PORT"),
@@ -217,7 +217,7 @@ def _lambda(machine: ContainerSigns) -> _Values:
     }
 
 
-def _azure_ml(machine: ContainerSigns) -> _Values:
+def _azure_ml(machine: ContainerSigns) -> _PlatformValues:
     values = {
         **_IN_CONTAINERS,
         "port": (5001, ""),
@@ -229,7 +229,7 @@ def _azure_ml(machine: ContainerSigns) -> _Values:
     return values
 
 
-def _huggingface(machine: ContainerSigns) -> _Values:
+def _huggingface(machine: ContainerSigns) -> _PlatformValues:
     named = machine.environment.get("HF_MODEL_DIR", "")
     source = (named, "HF_MODEL_DIR") if named and machine.is_folder(named) else (_REPOSITORY, "")
     return {
@@ -241,12 +241,12 @@ def _huggingface(machine: ContainerSigns) -> _Values:
     }
 
 
-def _kserve(machine: ContainerSigns) -> _Values:
+def _kserve(machine: ContainerSigns) -> _PlatformValues:
     port = _port(machine, 8080, "PORT") if machine.has("K_SERVICE") else (8080, "")
     return {**_EVERYWHERE, "port": port, "source": (_MODELS, "")}
 
 
-def _kubernetes(machine: ContainerSigns) -> _Values:
+def _kubernetes(machine: ContainerSigns) -> _PlatformValues:
     return dict(_EVERYWHERE)
 
 
@@ -260,7 +260,7 @@ _EVIDENCE: Mapping[PlatformName, Callable[[ContainerSigns], str]] = {
     "cloud-run": _is_cloud_run,
     "kubernetes": _is_kubernetes,
 }
-_VALUES: Mapping[PlatformName, Callable[[ContainerSigns], _Values]] = {
+_VALUES: Mapping[PlatformName, Callable[[ContainerSigns], _PlatformValues]] = {
     "sagemaker": _sagemaker,
     "vertex": _vertex,
     "azure-ml": _azure_ml,
