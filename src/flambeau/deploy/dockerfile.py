@@ -23,16 +23,18 @@ def render(
     settings: Mapping[str, str],
     heading: str = _HEADING,
     before: str = "",
-    origin: str = "",
+    stage: str | None = None,
     python: str | None = None,
 ) -> str:
     """The Dockerfile. `settings` are the variables that it sets; `title` and `description` are labels.
 
-    `before` are further stages, and `origin` is the options of COPY that fetch the folder from one of them.
+    `before` are further stages. The folder is `/package` in the one named `stage`; `None`: it is the build's context.
     """
     left_out = sorted(each for package in requirements.LEFT_OUT.values() for each in package)
     return _template("Dockerfile").render(
-        heading=heading.format(version=VERSION), before=before, origin=origin, python=python or python_version(),
+        heading=heading.format(version=VERSION), before=before,
+        origin=f"--from={stage} " if stage else "", prefix="/package/" if stage else "",
+        python=python or python_version(),
         title=_label(title), description=_label(description), version=VERSION, settings=settings, sbom=sbom.FILE,
         left_out=left_out, suffixes=requirements.LEFT_OUT_SUFFIXES,
     )  # fmt: skip

@@ -7,10 +7,13 @@ compiles what a server imports and Flambeau itself; modules that are compiled al
 
 import importlib
 import importlib.util
+import os
 import py_compile
 import subprocess
 import sys
 from pathlib import Path
+
+from flambeau.system.process import NO_TELEMETRY
 
 _ROOTS = (
     "flambeau.cli.serve", "flambeau.cli.config", "flambeau.cli.health", "flambeau.http.server",
@@ -31,8 +34,9 @@ def main() -> None:
     if sys.argv[1:] == [_LIST]:
         print("\n".join(sorted(_imported())))
         return
+    environment = {**os.environ, **NO_TELEMETRY}  # ONNX Runtime would leave a random number in the home folder
     command = [sys.executable, "-m", "flambeau.deploy.precompile", _LIST]
-    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    listed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.splitlines()
     own = {str(file) for file in Path(__file__).parent.parent.rglob("*.py")}
     for source in sorted({*listed, *own}):
         if not Path(importlib.util.cache_from_source(source)).exists():

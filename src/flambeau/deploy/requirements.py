@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 
 from packaging.requirements import Requirement
 
-from flambeau.bundle.storage import ONNX, Manifest
+from flambeau.bundle.storage import ONNX, WEIGHTS, Manifest
 from flambeau.errors import SetupError, SourceError
 from flambeau.settings.service import EngineChoice
 
@@ -80,6 +80,8 @@ def engine_of(manifest: Manifest, wanted: EngineChoice) -> str:
         return manifest.engine
     if wanted in ("onnxruntime", "openvino") and ONNX not in manifest.members:
         raise SourceError(f"the bundle {manifest.name} has no ONNX graph: leave --engine {wanted} out")
+    if wanted in ("eager", "compile") and WEIGHTS not in manifest.members:
+        raise SourceError(f"the bundle {manifest.name} has no weights for PyTorch: leave --engine {wanted} out")
     if wanted == "onnxruntime-int8" and manifest.int8 is None:
         raise SourceError(f"the bundle {manifest.name} has no quantised graph: build it with flambeau build --int8")
     return wanted
