@@ -1,0 +1,1 @@
+"""Real images and containers, by `make test-deploy`: buildah, podman and runc, with neither Docker nor a registry."""
