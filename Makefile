@@ -1,4 +1,4 @@
-# The desk: make venv | serve | test | test-quick | chaos | bench | screenshots | lint | format | docs | clean.   `make` alone lists them.
+# The desk: make venv | serve | test | test-quick | test-deploy | chaos | bench | screenshots | lint | format | docs | clean.   `make` alone lists them.
 # PYTHON is any Python 3.11 or later; the newest found is not taken, the plainest is.
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -10,19 +10,20 @@ SERVE_ARGS ?=
 CHAOS_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help venv serve test test-quick test-slow chaos bench bench-micro screenshots lint format docs clean
+.PHONY: help venv serve test test-quick test-slow test-deploy chaos bench bench-micro screenshots lint format docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make serve   serve the embedded image classifier on http://127.0.0.1:5000   (SERVE_ARGS='--port 8080')"
 	@echo "make test    run the test suite          make test-slow   run the long tests too"
 	@echo "make test-quick   run those that start no process, while you edit"
+	@echo "make test-deploy   build the image and run it in containers: needs buildah, podman, runc, debootstrap, and root"
 	@echo "make chaos   kill, hang and flood a real server, and account for every request   (CHAOS_ARGS='--quick')"
 	@echo "make bench   measure it against its peers, which are installed first   (BENCH_ARGS='--quick')"
 	@echo "make bench-micro   measure the parts of a request: decoding, frames, queue, JSON   (BENCH_ARGS='--json')"
 	@echo "make screenshots   take the pictures of the page in docs/screenshots anew, with a real browser"
 	@echo "make lint    ruff, names, mypy, import-linter   make format      let ruff mend what it can"
-	@echo "make docs    write the tables of docs/configuration.md from the table of settings"
+	@echo "make docs    write the tables of docs/configuration.md, and the Dockerfile, from what they are made of"
 	@echo "make venv    only make the environment in .venv"
 
 venv: $(VENV)/.installed
@@ -31,13 +32,17 @@ serve: venv
 	@$(BIN)/flambeau serve $(SERVE_ARGS)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --max-worker-restart 0 --durations 40
+	$(BIN)/python -m pytest -m "not slow and not deploy" -n 2 --dist loadfile --max-worker-restart 0 --durations 40
 
 test-quick: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m quick -n 2 --dist loadfile
 
 test-slow: $(VENV)/.installed-slow
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not deploy"
+
+test-deploy: $(VENV)/.installed-deploy
+	@echo "== what the system lacks is not installed, and named: apt-get install buildah podman runc debootstrap"
+	$(BIN)/python -m pytest -n 0 -s -m deploy --durations 20 tests/deploy
 
 chaos: $(VENV)/.installed-test
 	$(BIN)/python -m chaos $(CHAOS_ARGS)
@@ -64,6 +69,7 @@ format: $(VENV)/.installed-lint
 
 docs: $(VENV)/.installed
 	$(BIN)/python scripts/make_configuration_page.py
+	$(BIN)/python scripts/make_dockerfile.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
@@ -87,6 +93,11 @@ $(VENV)/.installed-test: $(VENV)/.installed
 $(VENV)/.installed-slow: $(VENV)/.installed-test
 	@echo "== installing what the long tests need"
 	$(PIP) -e ".[torch,test,openvino]"
+	@touch $@
+
+$(VENV)/.installed-deploy: $(VENV)/.installed-test
+	@echo "== installing what checks a bill of materials"
+	$(PIP) -e ".[torch,test,deploy]"
 	@touch $@
 
 $(VENV)/.installed-lint: $(VENV)/.installed-test

@@ -10,7 +10,6 @@ import io
 import zipfile
 from pathlib import Path
 
-import flambeau
 from flambeau.deploy.requirements import OWN, installed
 from flambeau.version import VERSION
 
@@ -46,7 +45,7 @@ def write(folder: Path) -> Path:
 
 def _code() -> dict[str, bytes]:
     """Every file of the package by its path in the wheel."""
-    home = Path(str(flambeau.__file__)).parent
+    home = Path(__file__).parent.parent
     return {
         f"flambeau/{file.relative_to(home).as_posix()}": file.read_bytes()
         for file in sorted(home.rglob("*"))
