@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torchvision import models
 
+from flambeau.architectures import torchvision_compat
 from tests.deploy.containers import Engine
 from tests.support.photographs import encoded, photograph
 from tests.support.server import FLAMBEAU
@@ -17,8 +17,12 @@ from tests.support.server import FLAMBEAU
 def weights(tmp_path: Path) -> Path:
     """A ResNet-18 of four classes, as somebody's training saved it."""
     torch.manual_seed(3)
+    torchvision_compat.declare_missing()
+    from torchvision import models
+
+    network = models.resnet18(num_classes=4)
     file = tmp_path / "mine.pth"
-    torch.save(models.resnet18(num_classes=4).state_dict(), file)
+    torch.save(network.state_dict(), file)
     return file
 
 

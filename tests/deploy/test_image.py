@@ -1,8 +1,8 @@
 """The default model's image: how large it is, what is in it, and what it does in a container as strict as any."""
 
 import json
+import os
 import secrets
-import statistics
 import subprocess
 import threading
 import time
@@ -161,7 +161,7 @@ class Clients:
                 self.begun.set()
 
 
-KILL_WORKERS = "for p in /proc/[0-9]*; do grep -q runners.worker $p/cmdline && kill -9 ${p#/proc/}; done; true"
+KILL_WORKERS = "for p in /proc/[0-9]*; do grep -q runners.[w]orker $p/cmdline && kill -9 ${p#/proc/}; done; true"
 
 
 def test_a_worker_that_is_killed_loses_nothing(engine: Engine, default_image: Image) -> None:
@@ -197,23 +197,24 @@ def _wait(holds: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_it_starts_as_fast_as_outside(engine: Engine, default_image: Image) -> None:
+def test_it_starts_as_fast_as_outside(engine: Engine, default_image: Image, tmp_path: Path) -> None:
     """Within 1.5 times, from the command to the first 200 of /readyz; the same bundle, in turns, the best of each."""
     inside, outside = [], []
     for _ in range(3):
         with engine.run(default_image.tag) as made:
             inside.append(made.start())
-        outside.append(_start_outside(default_image.folder / "bundle"))
-    print(f"\nin a container {min(inside):.2f} s, outside {min(outside):.2f} s ({statistics.median(inside):.2f}, ")
+        outside.append(_start_outside(default_image.folder / "bundle", tmp_path))
+    print(f"\nin a container {min(inside):.2f} s, outside {min(outside):.2f} s; all: {inside}, {outside}")
     assert min(inside) <= 1.5 * min(outside)
 
 
-def _start_outside(bundle: Path) -> float:
+def _start_outside(bundle: Path, compiled: Path) -> float:
     port = free_port()
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(compiled)}  # filled by the first start
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     began = time.monotonic()
-    process = subprocess.Popen(
-        [*FLAMBEAU, "serve", str(bundle), "--port", port], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    command = [*FLAMBEAU, "serve", str(bundle), "--port", port]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_until_ready(f"http://127.0.0.1:{port}", lambda: process.poll() is None, lambda: "")
         return time.monotonic() - began
