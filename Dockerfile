@@ -7,7 +7,8 @@ ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS package
 WORKDIR /source
-ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 COPY pyproject.toml README.md LICENSE constraints.txt ./
 COPY src src
 # PyTorch builds the model's bundle in this stage, and stays in it
@@ -18,7 +19,8 @@ RUN /venv/bin/flambeau package -o /package
 FROM ${BASE} AS build
 WORKDIR /build
 # Another index or a proxy: --build-arg PIP_INDEX_URL=..., --build-arg HTTPS_PROXY=...
-ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONHASHSEED=0
 COPY --from=package /package/requirements.txt /package/flambeau-*.whl ./
 RUN python3 -m venv --copies pip && python3 -m venv --without-pip /opt/flambeau

@@ -18,7 +18,8 @@ HEADING = """\
 PACKAGE = """
 FROM ${BASE} AS package
 WORKDIR /source
-ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 COPY pyproject.toml README.md LICENSE constraints.txt ./
 COPY src src
 # PyTorch builds the model's bundle in this stage, and stays in it

@@ -253,6 +253,9 @@ def test_eager_puts_pytorch_in_and_says_what_it_weighs(default_bundle: Bundle, t
     done = run_flambeau("package", default_bundle.path, "-o", tmp_path / "image", "--engine", "eager")
     assert done.returncode == 0, done.stderr
     assert {"torch", "torchvision", "sympy"} <= pins(tmp_path / "image").keys()
+    index = "--extra-index-url https://download.pytorch.org/whl/cpu"  # PyPI has no build without CUDA for Linux
+    local = importlib.metadata.version("torch").endswith("+cpu")
+    assert (index in (tmp_path / "image/requirements.txt").read_text().splitlines()) == local
     weighs = re.search(r"PyTorch is in it, because of the engine eager: it weighs (\d+) MB", done.stdout)
     assert weighs is not None
     assert int(weighs[1]) > 100
@@ -290,6 +293,8 @@ def test_code_is_packaged_only_with_permission(tmp_path: Path) -> None:
     ("options", "words"),
     [
         (("--with", "no-such-package"), "no-such-package, which the image needs, is not installed here"),
+        (("--with", "two words"), "--with two words is not the name of a package"),
+        (("--with", "requests>=999"), "the image needs requests>=999, and requests"),
         (("--build",), "there is no docker, podman or buildah here"),
     ],
 )

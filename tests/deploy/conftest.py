@@ -1,5 +1,6 @@
 """The tools, the base image, and the image of the default model, which all these tests share."""
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class Image:
 def default_image(engine: Engine, default_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
     """The default model's image, packaged and built by one command, which finds buildah alone."""
     tools = tmp_path_factory.mktemp("tools")
-    (tools / "buildah").symlink_to("/usr/bin/buildah")
+    (tools / "buildah").symlink_to(str(shutil.which("buildah")))
     folder = tmp_path_factory.mktemp("package") / "image"
     command = [*FLAMBEAU, "package", default_bundle.path, "-o", folder, "--tag", "default:test", "--build"]
     environment = {**engine.building, "PATH": str(tools)}

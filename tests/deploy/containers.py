@@ -129,12 +129,12 @@ class Engine:
     def run(
         self, image: str, *options: object, environment: Mapping[str, str] = {}, command: tuple[str, ...] = ()
     ) -> "Iterator[Container]":
-        """A running container: any user, nothing writable but /tmp, no home, no shared memory, no rights."""
+        """A container, not yet started: any user, nothing writable but /tmp, no shared memory, no rights."""
         port = free_port()
         variables = {"FLAMBEAU_INSECURE_NO_AUTH": "1", "FLAMBEAU_PORT": port, **environment}
         identity = self.podman(
             "create", "--network", "host", "--read-only", "--read-only-tmpfs=false", "--tmpfs", "/tmp:size=16m",
-            "--user", "12345", "--ipc", "none", "--unsetenv", "HOME", "--cap-drop", "all",
+            "--user", "12345", "--ipc", "none", "--cap-drop", "all",
             "--security-opt", "no-new-privileges", *options,
             *(word for name, value in variables.items() for word in ("--env", f"{name}={value}")), image, *command,
         ).split()[-1]  # fmt: skip

@@ -25,7 +25,10 @@ CLIENTS = 8
 
 @pytest.fixture(scope="module")
 def container(engine: Engine, default_image: Image) -> Iterator[Container]:
-    with engine.run(default_image.tag, "--memory", "700m", "--cpus", "1") as made:
+    """As strict as containers get: runc itself would give it a home."""
+    homeless = json.dumps(["env", "-u", "HOME", "flambeau"])
+    limits = ("--memory", "700m", "--cpus", "1")
+    with engine.run(default_image.tag, *limits, "--entrypoint", homeless, command=("serve",)) as made:
         made.start()
         yield made
 
@@ -72,6 +75,7 @@ def test_a_photograph_is_answered(container: Container) -> None:
 
 def test_any_user_without_home_writes_nothing(container: Container) -> None:
     assert container.shell("id -u").strip() == "12345"
+    assert "HOME=" not in container.shell("tr '\\0' '\\n' < /proc/1/environ")
     assert container.shell("ls -A /tmp") == ""
     assert container.shell("ls /dev/shm 2>&1 || true").endswith("No such file or directory\n")
     assert "Read-only" in container.shell("touch /models/x 2>&1 || true")

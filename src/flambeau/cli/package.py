@@ -1,5 +1,6 @@
 """`flambeau package`: from a source to a folder that builds a container image, and to the image."""
 
+import glob
 import os
 import tempfile
 import time
@@ -75,6 +76,7 @@ def package(
     progress, steps = ShowProgress(), iter(range(2, _STEPS + 1))
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
+        staging.clear(output.parent, glob.escape(output.name))
         with tempfile.TemporaryDirectory(prefix="flambeau-") as beside, staging.filling(output) as filled:
             bundle = _bundle(SourceOptions(**options), Path(beside, "bundle"), engine, progress)
             written = folder.write(

@@ -64,7 +64,7 @@ def _wheels(pins: list[str], processor: str) -> dict[str, str]:
         wanted = Path(folder, "requirements.txt")
         wanted.write_text("".join(f"{pin}\n" for pin in pins))
         command = [
-            interpreter(), "-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--no-input",
+            interpreter(), "-P", "-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--no-input",
             "--quiet", "--disable-pip-version-check", "--only-binary", ":all:", "--implementation", "cp",
             "--python-version", python_version(), *(part for each in versions for part in ("--platform", each)),
             "--target", str(Path(folder, "none")), "--report", str(report), "--requirement", str(wanted),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import Distribution
 from pathlib import Path, PurePath
 
-from packaging.requirements import Requirement
+from packaging.requirements import InvalidRequirement, Requirement
 
 from flambeau.bundle.storage import ONNX, WEIGHTS, Manifest
 from flambeau.errors import SetupError, SourceError
@@ -96,13 +96,17 @@ def needed(manifest: Manifest, engine: str, more: Iterable[str]) -> tuple[Packag
     if engine in ("eager", "compile") and manifest.architecture and manifest.architecture.registry == "timm":
         roots.append("timm")
     found: dict[str, Package] = {}
-    waiting = [(Requirement(each), "the image") for each in roots]
+    seen: set[tuple[str, frozenset[str]]] = set()
+    waiting = [(_parsed(each), "the image") for each in roots]
     while waiting:
         wanted, by = waiting.pop()
-        name = normalised(wanted.name)
-        if name in found and not wanted.extras:
+        name, extras = normalised(wanted.name), frozenset(wanted.extras)
+        if (name, extras) in seen or (name in found and not extras):
             continue
+        seen.add((name, extras))
         distribution = installed(name, by)
+        if not wanted.specifier.contains(distribution.version, prereleases=True):
+            raise SetupError(f"{by} needs {wanted}, and {name} {distribution.version} is installed here")
         followed = [
             each
             for each in _requirements(distribution, wanted.extras)
@@ -123,6 +127,13 @@ def installed(name: str, by: str) -> Distribution:
             f"{name}, which {by} needs, is not installed here, so there is no version of it that is known to work: "
             f"pip install {name}"
         ) from None
+
+
+def _parsed(text: str) -> Requirement:
+    try:
+        return Requirement(text)
+    except InvalidRequirement:
+        raise SetupError(f"--with {text} is not the name of a package: write it as pip takes it") from None
 
 
 def normalised(name: str) -> str:
