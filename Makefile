@@ -70,6 +70,7 @@ format: $(VENV)/.installed-lint
 docs: $(VENV)/.installed
 	$(BIN)/python scripts/make_configuration_page.py
 	$(BIN)/python scripts/make_manifests.py
+	$(BIN)/python scripts/make_dockerfile.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,7 +1,8 @@
 """The command line: the only place that reads argv, and settings from the environment.
 
 Four other things are read from the environment where they are used: tokens (`http.access`), the cache folder
-(`sources`), OpenTelemetry's own variables (`tracing`), and the compiler's (`engines.pytorch`).
+(`sources`), OpenTelemetry's own variables (`tracing`), and the compiler's (`engines.pytorch`). SOURCE_DATE_EPOCH is no
+setting either: `flambeau package` reads it.
 """
 
 import importlib
@@ -18,9 +19,9 @@ from flambeau.telemetry import logs, stderr_capture
 from flambeau.version import VERSION
 
 _COMMANDS = {
-    "serve": "serve", "build": "source", "inspect": "source", "predict": "predict", "bench": "bench",
-    "deploy": "deploy", "fetch": "deploy",
-    "models": "models", "config": "config", "doctor": "doctor", "token": "config",
+    "serve": "serve", "build": "source", "inspect": "source", "package": "package", "predict": "predict",
+    "bench": "bench", "deploy": "deploy", "fetch": "deploy", "models": "models", "config": "config", "doctor": "doctor",
+    "health": "health", "token": "config",
 }  # fmt: skip
 """The module of each command; its function has the command's name."""
 
@@ -53,12 +54,14 @@ def cli() -> None:
       flambeau serve double.py:Double --allow-code            a model in your own Python
       flambeau inspect my.pth                                 what it is, whether it is safe, how it is served
       flambeau build my.pth -o bundle                         once, then: flambeau serve bundle
+      flambeau package my.pth -o image --build                a container image of it, without PyTorch
       flambeau predict default photos/ -o answers.csv         many files at once, without a server
       flambeau bench default                                  the engines of this machine, side by side
       flambeau deploy kubernetes my.pth --tokens-secret t     manifests that run its image; or deploy compose
       flambeau models load cats 2                             of a running service: load, switch, unload versions
       flambeau config                                         what is set, and where it was set
       flambeau doctor                                         what is wrong with this machine, and how to fix it
+      flambeau health                                         whether the server here is ready
       flambeau token                                          a fresh token for --tokens-file
     """
 

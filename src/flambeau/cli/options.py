@@ -67,7 +67,8 @@ class SettingsCommand(click.Command):
         """Read the environment, then the arguments over it. A command without --config takes its source from these."""
         wanted = {each.setting.name for each in self.params if isinstance(each, SettingOption)}
         reads_file = any(each.name == "config" for each in self.params)
-        wanted = wanted | {"source"} if reads_file else wanted - _SOURCE_NAMES
+        if any(each.name == "source" for each in self.params):
+            wanted = wanted | {"source"} if reads_file else wanted - _SOURCE_NAMES
         helps = not {*ctx.help_option_names}.isdisjoint(args)  # the help must not depend on the settings
         _take(ctx, {} if helps else loading.from_environment(os.environ, wanted=wanted))
         rest = super().parse_args(ctx, args)
@@ -150,7 +151,7 @@ def _take(ctx: click.Context, given: dict[str, GivenValue]) -> None:
 def _drop_description(ctx: click.Context) -> None:
     """Drop the source options of the environment and the file if the command line names another SOURCE."""
     given: dict[str, GivenValue] = ctx.meta[_GIVEN]
-    if "source" in given and ctx.params["source"] != given["source"].value:
+    if "source" in given and "source" in ctx.params and ctx.params["source"] != given["source"].value:
         for name in _SOURCE_NAMES & given.keys() - {"source"}:
             if ctx.get_parameter_source(name) is ParameterSource.DEFAULT_MAP:
                 ctx.params[name] = table.rows()[name].default

@@ -177,9 +177,16 @@ class _SocketFilter(ctypes.Structure):
 
 
 def _make_deaf(listening: socket.socket) -> None:
-    """Make the kernel drop new connections, with a socket filter of one instruction: return 0 bytes."""
+    """Make the kernel drop new connections, with a socket filter of one instruction: return 0 bytes.
+
+    Some kernels and sandboxes keep filters from whoever is not root, as in most containers. There the queue is made as
+    short as it can be: the kernel drops new connections while one waits, and whoever comes in between is accepted too.
+    """
     program = _SocketFilter(1, (0x06).to_bytes(8, sys.byteorder))  # BPF_RET | BPF_K, with k = 0
-    listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, bytes(program))
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, bytes(program))
+    except OSError:
+        listening.listen(0)
 
 
 # TLS, from a certificate and its key in two PEM files. Versions before 1.2 are not supported.
