@@ -1,27 +1,30 @@
 """Run a graph over inputs with known outputs and measure how well it reproduces them. Imports no torch."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
-from flambeau.answers import agreement
+from flambeau.answers import boxes
 from flambeau.answers.agreement import Agreement
 from flambeau.engines.onnxruntime import open_session
 from flambeau.types import Tensors
+
+Compare = Callable[[Tensors, Tensors], Agreement]
+"""Measures how well outputs agree with the network's own."""
 
 
 def check(
     file: Path,
     samples: Iterable[tuple[Tensors, Tensors]],
     *,
-    classes: bool,
+    compare: Compare,
     as_written: bool = False,
     one_row: bool = False,
 ) -> Agreement:
     """Run the graph over (inputs, known outputs), row by row and also in batches, unless it takes `one_row`.
 
-    `as_written`: load the graph without optimising it. Returns the worst agreement.
+    `compare` measures. `as_written`: load the graph without optimising it. Returns the worst agreement.
     """
     session = open_session(file, optimised=as_written)
     free = not one_row and all(each.shape[0] != 1 for each in session.get_inputs())
@@ -33,7 +36,5 @@ def check(
         computed = [[np.concatenate(each) for each in zip(*(session.run(names, row) for row in rows), strict=True)]]
         if free:
             computed.append(session.run(names, inputs))
-        for answers in computed:
-            for name, answer in zip(names, answers, strict=True):
-                found.append(agreement.measure(outputs[name], answer, classes=classes, each=True))
-    return max(found, key=lambda each: (not each.holds, each.difference))
+        found += [compare(outputs, dict(zip(names, answers, strict=True))) for answers in computed]
+    return boxes.worst(found)
