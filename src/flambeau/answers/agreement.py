@@ -1,11 +1,14 @@
 """Whether an engine gives the same answers as eager PyTorch, measured on the probe samples, at build and at load."""
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 from msgspec import UNSET, UnsetType
+
+from flambeau.items import Tensors
 
 TOLERANCE = 1e-3
 """The largest relative difference that counts as agreement. float32 convolutions that sum in another order differ by
@@ -59,6 +62,10 @@ class Agreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             f"{self.difference:.1e} apart at most on {self.samples} samples (tolerance {self.tolerance:.0e}), "
             f"top class {'the same' if self.same_top_class else 'NOT the same'}"
         )
+
+
+Compare = Callable[[Tensors, Tensors], Agreement]
+"""Measures how well outputs (the second) agree with the network's own (the first)."""
 
 
 def measure(

@@ -1,17 +1,14 @@
 """Run a graph over inputs with known outputs and measure how well it reproduces them. Imports no torch."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from flambeau.answers import boxes
-from flambeau.answers.agreement import Agreement
+from flambeau.answers.agreement import Agreement, Compare
 from flambeau.engines.onnxruntime import open_session
 from flambeau.types import Tensors
-
-Compare = Callable[[Tensors, Tensors], Agreement]
-"""Measures how well outputs agree with the network's own."""
 
 
 def check(

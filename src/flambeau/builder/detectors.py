@@ -56,7 +56,7 @@ def filled(
     *,
     tell: Tell,
 ) -> Filled:
-    """The detector with its weights. Raises `SourceError` for weights that do not fit, and for options without effect."""
+    """The detector with its weights. Raises `SourceError` for weights that do not fit, or options without effect."""
     options, name = order.options, fit.architecture.name
     refuse_idle(options, f"{name}, an object detector", used=_OPTIONS)
     if options.task not in (None, "object-detection"):

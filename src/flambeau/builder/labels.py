@@ -40,9 +40,7 @@ def load(source: str, *, outputs: int, background: bool = False) -> tuple[Label,
         )
         what = "the ImageNet list"
     elif source == COCO:
-        from torchvision.models._meta import _COCO_CATEGORIES
-
-        labels = tuple(Label(str(index), name.strip("_")) for index, name in enumerate(_COCO_CATEGORIES))
+        labels = _of(json.loads(resources.files("flambeau.builder").joinpath("coco_classes.json").read_text("utf-8")))
         what = "the COCO list"
     else:
         what = f"--labels {source}"

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from flambeau import architectures, identify
-from flambeau.builder import detectors, inputs, parts
+from flambeau.builder import inputs, parts
 from flambeau.builder.filled import OF_ANY_NETWORK, Filled, Tell, customised, dressed
 from flambeau.builder.labels import IMAGENET
 from flambeau.builder.official_names import compare_name
@@ -53,6 +53,8 @@ def registered(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
     whole = parts.multiplied_out(weights.tensors)
     tensors = {ours: whole[theirs] for theirs, ours in fit.keys.items()}
     if isinstance(fit.pipeline, PictureConfig):
+        from flambeau.builder import detectors  # it imports torchvision, which most builds do without
+
         return detectors.filled(network, tensors, fit, order, weights, tell=tell)
     architectures.load_weights(network, tensors, name=fit.architecture.name)
     if fit.pipeline is None:

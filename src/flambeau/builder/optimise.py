@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from flambeau.answers.agreement import Compare
 from flambeau.builder import checking
-from flambeau.builder.checking import Compare
 from flambeau.bundle.storage import ONNX, OPTIMISED_ONNX, Optimised, graph_bytes
 from flambeau.engines import base
 from flambeau.engines.onnxruntime import write_optimised

@@ -18,9 +18,8 @@ from safetensors.numpy import save_file as save_arrays
 
 from flambeau import architectures, engines
 from flambeau.answers.activation import Activation
-from flambeau.answers.agreement import Agreement
+from flambeau.answers.agreement import Agreement, Compare
 from flambeau.builder import activation, checking, engine_choice, golden_samples, labels, optimise, own_code, probing
-from flambeau.builder.checking import Compare
 from flambeau.builder.filled import Filled
 from flambeau.builder.weights import Opening
 from flambeau.bundle import storage

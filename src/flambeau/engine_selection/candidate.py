@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from flambeau import engines
-from flambeau.answers.agreement import Agreement
+from flambeau.answers.agreement import Agreement, Compare
 from flambeau.bundle import storage
 from flambeau.bundle.storage import Bundle, split_probes
 from flambeau.engines.base import Engine
@@ -71,9 +71,6 @@ class GaveUp(msgspec.Struct, frozen=True, tag="gave_up"):
 
 Reply = Loaded | Timed | GaveUp
 
-
-Compare = Callable[[Tensors, Tensors], Agreement]
-"""Measures how well outputs agree with expected ones."""
 
 _MOST_CPU_SECONDS = 300
 """Processor seconds per core after which an engine that does not finish is stopped."""

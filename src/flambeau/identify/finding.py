@@ -84,7 +84,9 @@ def task_of_fit(fit: Fit, *, official: bool) -> str:
     if fit.pipeline is None or asks(fit):
         return ""
     if isinstance(fit.pipeline, PictureConfig):
-        return f"object-detection: {fit.architecture.name} finds boxes of {fit.classes} classes, of which 0 is the background"
+        return (
+            f"object-detection: {fit.architecture.name} finds boxes of {fit.classes} classes, the background included"
+        )
     if official:
         return "classification: Flambeau applies a softmax, as these weights were trained"
     if fit.features:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import msgspec
@@ -83,6 +83,11 @@ class ObjectDetection(Answer, frozen=True):
     def size(self) -> int:
         return 160 * len(self.found)
 
+    @property
+    def summary(self) -> str:
+        """What was found, counted by label, the best first: "2 × cat, dog". Empty without anything."""
+        return summary(each.label for each in self.found)
+
     def tensors(self) -> Tensors:
         """Boxes (1, n, 4) and scores (1, n) as float32, labels (1, n) as int64; n is 0 if nothing was found."""
         return {
@@ -160,8 +165,8 @@ class ObjectDetectionTask(Task):
     name = "object-detection"
     title = "Object detection"
     told = (
-        "The objects whose score reaches the threshold, best first: the label of each, its score, and its box in pixels "
-        "of the image as it was sent, upright."
+        "The objects whose score reaches the threshold, best first: the label of each, its score, and its box in "
+        "pixels of the image as it was sent, upright."
     )
     answer = ObjectDetection
     labelled = True
@@ -235,21 +240,26 @@ class ObjectDetectionTask(Task):
         return "Show it a picture, and it says what is in it and where."
 
     def line(self, row: Mapping[str, Any]) -> tuple[str, bool]:
-        counts = Counter(row["labels"])
-        told = ", ".join(label if count == 1 else f"{count} × {label}" for label, count in counts.items())
+        told = summary(row["labels"])
         return told or "nothing found", bool(told)
 
 
-def _names(network: NetworkFacts) -> "_Names":
+def summary(labels: Iterable[str]) -> str:
+    """Labels, counted, in the order of their first: "2 × cat, dog"."""
+    return ", ".join(label if count == 1 else f"{count} × {label}" for label, count in Counter(labels).items())
+
+
+def _names(network: NetworkFacts) -> "_ClassNames":
     """The name of a class by its number: its label, or else the number."""
     if network.labels is not None and network.classes and len(network.labels) < network.classes:
         raise BundleError(
-            f"there are {len(network.labels)} labels for {network.classes} classes: build it again with a label for each"
+            f"there are {len(network.labels)} labels for {network.classes} classes: "
+            "build it again with a label for each"
         )
-    return _Names(network.labels)
+    return _ClassNames(network.labels)
 
 
-class _Names:
+class _ClassNames:
     def __init__(self, labels: Sequence[Label] | None) -> None:
         self._labels = labels or ()
 
