@@ -22,7 +22,8 @@ SAME_BOX = 0.99
 
 _SURE = 0.5  # a detection with this score must be found again; of weaker ones a few may be lost
 _SPARED = 0.05  # the share of weaker ones: where two proposals lie close, rounding decides which one is dropped
-_TIED, _RIVALS = 1e-4, 0.3  # scores this close, of boxes that overlap this much: either may suppress the other
+_CERTAIN, _TIED = 0.999, 1e-5  # scores this high and this close may be in either order: float32 has few numbers there
+_RIVALS = 0.3  # of two boxes that overlap this much, a detector may have suppressed one
 
 
 def overlaps(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -58,8 +59,9 @@ def compare(expected: Tensors, found: Tensors, *, least: float, most: int, toler
 
     A detection is found again if one of the same label overlaps it by `SAME_BOX`, with a score at most `tolerance`
     apart. Not required are detections whose score is within the tolerance of `least`, below which the network reports
-    nothing; or, if a list is full with `most` detections, of its lowest score; and those whose place is taken by one
-    that overlaps them with the same score to 1e-4, because either may suppress the other.
+    nothing; or, if a list is full with `most` detections, of its lowest score. Nor are those with a score of nearly 1
+    whose place is taken by another with that score, because either may suppress the other; but not more of them than
+    were found again. Of those with a score below 0.5, one in twenty may be lost.
     """
     rows = list(zip(Detections.rows(expected), Detections.rows(found), strict=True))
     counted = [_Count.of(*row, least=least, most=most, tolerance=tolerance) for row in rows]
@@ -100,8 +102,10 @@ class _Count:
         alike = expected.labels[:, None] == found.labels[None]
         apart = np.abs(expected.scores.astype(np.float64)[:, None] - found.scores.astype(np.float64)[None])
         pairs = _pairs(np.where(alike & (apart <= tolerance), overlap, 0.0))
-        rival = alike & (overlap >= _RIVALS) & (apart <= _TIED)
-        tied = sure = weak = 0
+        certain = np.minimum(expected.scores[:, None], found.scores[None]) >= _CERTAIN
+        rival = alike & certain & (overlap >= _RIVALS) & (apart <= _TIED)
+        tied = [0, 0]
+        sure = weak = 0
         for axis, each in enumerate((expected, found)):
             taken = {pair[axis] for pair in pairs}
             for place in range(len(each)):
@@ -109,13 +113,13 @@ class _Count:
                 if place in taken or score <= floor:
                     continue
                 if rival.take(place, axis=axis).any():
-                    tied += 1
+                    tied[axis] += 1
                 elif score >= _SURE:
                     sure += 1
                 else:
                     weak += 1
         differences = [float(apart[pair]) for pair in pairs]
-        return cls(len(pairs), tied, sure, weak, max(differences, default=0.0))
+        return cls(len(pairs), max(tied), sure, weak, max(differences, default=0.0))
 
 
 def _pairs(overlap: npt.NDArray[np.float64]) -> list[tuple[int, int]]:

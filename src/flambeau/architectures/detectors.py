@@ -44,7 +44,7 @@ class Detector(nn.Module):
         return {name: found[name][None] for name in (BOXES, SCORES, LABELS)}
 
 
-class _Transform(GeneralizedRCNNTransform):
+class _Transform(GeneralizedRCNNTransform):  # type: ignore[misc]  # of an untyped library
     """torchvision's, with the size of the resized image computed in float64 in a graph as in Python.
 
     torchvision's own graph multiplies by a reciprocal in float32. For an image of 200 × 280 pixels and a detector of
