@@ -158,6 +158,8 @@ def test_the_same_boxes_in_another_order_agree() -> None:
     assert alike(outputs(CAT, DOG, WEAK), outputs(WEAK, DOG, CAT))
     assert compare(outputs(CAT, DOG), outputs(DOG, CAT), least=0.05, most=300).boxes == 2
     assert alike(outputs(), outputs())
+    empty = (1, 0.9, (10.0, 20.0, 10.0, 60.0))
+    assert alike(outputs(empty), outputs(empty))
 
 
 def test_a_box_that_is_lost_moved_or_renamed_does_not_agree() -> None:

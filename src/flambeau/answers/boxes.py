@@ -20,6 +20,7 @@ BOXES, SCORES, LABELS = "boxes", "scores", "labels"
 SAME_BOX = 0.99
 """The least overlap (intersection over union) of two boxes that count as the same."""
 
+_NEAR = 0.05  # pixels: boxes whose corners lie this close are the same, however small or empty they are
 _SURE = 0.5  # a detection with this score must be found again; of weaker ones a few may be lost
 _SPARED = 0.05  # the share of weaker ones: where two proposals lie close, rounding decides which one is dropped
 _CERTAIN, _TIED = 0.999, 1e-5  # scores this high and this close may be in either order: float32 has few numbers there
@@ -57,11 +58,11 @@ class Detections:
 def compare(expected: Tensors, found: Tensors, *, least: float, most: int, tolerance: float = TOLERANCE) -> Agreement:
     """How well a detector's outputs agree with the network's own.
 
-    A detection is found again if one of the same label overlaps it by `SAME_BOX`, with a score at most `tolerance`
-    apart. Not required are detections whose score is within the tolerance of `least`, below which the network reports
-    nothing; or, if a list is full with `most` detections, of its lowest score. Nor are those with a score of nearly 1
-    whose place is taken by another with that score, because either may suppress the other; but not more of them than
-    were found again. Of those with a score below 0.5, one in twenty may be lost.
+    A detection is found again if one of the same label overlaps it by `SAME_BOX`, or has its corners, with a score at
+    most `tolerance` apart. Not required are detections whose score is within the tolerance of `least`, below which the
+    network reports nothing; or, if a list is full with `most` detections, of its lowest score. Nor are those with a
+    score of nearly 1 whose place is taken by another with that score, because either may suppress the other; but not
+    more of them than were found again. Of those with a score below 0.5, one in twenty may be lost.
     """
     rows = list(zip(Detections.rows(expected), Detections.rows(found), strict=True))
     counted = [_Count.of(*row, least=least, most=most, tolerance=tolerance) for row in rows]
@@ -98,7 +99,8 @@ class _Count:
     def of(cls, expected: Detections, found: Detections, *, least: float, most: int, tolerance: float) -> "_Count":
         full = [float(each.scores.min()) for each in (expected, found) if most and len(each) >= most]
         floor = max([least, *full]) + tolerance
-        overlap = overlaps(expected.boxes, found.boxes)
+        corners = np.abs(expected.boxes.astype(np.float64)[:, None] - found.boxes.astype(np.float64)[None]).max(axis=-1)
+        overlap = np.where(corners <= _NEAR, 1.0, overlaps(expected.boxes, found.boxes))
         alike = expected.labels[:, None] == found.labels[None]
         apart = np.abs(expected.scores.astype(np.float64)[:, None] - found.scores.astype(np.float64)[None])
         pairs = _pairs(np.where(alike & (apart <= tolerance), overlap, 0.0))
