@@ -14,7 +14,7 @@ from torch import nn
 from flambeau.architectures import torchvision_compat
 from tests.support.photographs import photograph
 
-STRENGTH = {"fasterrcnn": 100.0, "retinanet": 30.0, "fcos": 30.0, "ssd300": 1.5, "ssdlite320": 1.5}
+STRENGTH = {"fasterrcnn": 100.0, "retinanet": 30.0, "fcos": 30.0, "ssd300": 0.3, "ssdlite320": 1.5}
 """By how much the layers that make scores are made stronger, by family."""
 
 _SCORING = ("box_predictor.cls_score", "rpn.head.cls_logits", "classification_head.cls_logits")
