@@ -151,12 +151,13 @@ class Options(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     `top_k`: how many classes to rank, best first. `threshold`: the probability below which nothing counts as
     recognised, and no label as present; `None` takes the model's. `probabilities`: whether a classification includes
-    the whole vector.
+    the whole vector. `most`: how many detected objects to answer at most, the best; `None` for all.
     """
 
     top_k: int = 1
     threshold: float | None = None
     probabilities: bool = False
+    most: int | None = None
 
 
 class Item(msgspec.Struct, frozen=True, array_like=True, gc=False):

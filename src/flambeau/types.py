@@ -12,6 +12,7 @@ from flambeau.items import ArraySpec, Item, Options, Payload, PipelineKind, Tens
 from flambeau.tasks.classification import Classification
 from flambeau.tasks.embedding import Embedding
 from flambeau.tasks.multi_label import MultiLabel
+from flambeau.tasks.object_detection import ObjectDetection
 from flambeau.tasks.regression import Regression
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ __all__ = [
     "Label",
     "ModelState",
     "MultiLabel",
+    "ObjectDetection",
     "Options",
     "Outcome",
     "Payload",

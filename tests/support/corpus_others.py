@@ -76,7 +76,7 @@ def detector(folder: Path) -> Made:
     probe = mosaic()
     with torch.inference_mode():
         [found] = network([pixels(probe)])
-    return Made(file, probe, {name: value.tolist() for name, value in found.items()}, task="python")
+    return Made(file, probe, {name: value.tolist() for name, value in found.items()}, task="object-detection")
 
 
 def mosaic() -> bytes:
@@ -172,7 +172,7 @@ def foreign(folder: Path) -> Made:
 KINDS = (
     Kind("numbers without names", bare, "refused", "U11"),
     Kind("quantised dynamically", quantised, "refused", "U9"),
-    Kind("a detector", detector, "refused", "U11"),
+    Kind("a detector", detector, "path", "U11"),
     Kind("a segmenter", segmenter, "refused", "U11"),
     Kind("an optimiser alone", optimiser, "refused", "U11", end="torch.save(model.state_dict(), "),
     Kind("one tensor", one_tensor, "refused", "U11", end="torch.save(model.state_dict(), "),

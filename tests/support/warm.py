@@ -42,7 +42,7 @@ def _forks() -> ForkServerContext:
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(["tests.support.build_imports"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), str(ROOT)]))
         patch.setenv("PYTHONWARNINGS", "ignore")
         multiprocessing.forkserver.ensure_running()
     return forks

@@ -1,10 +1,14 @@
 """Whether an engine gives the same answers as eager PyTorch, measured on the probe samples, at build and at load."""
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import UNSET, UnsetType
+
+from flambeau.items import Tensors
 
 TOLERANCE = 1e-3
 """The largest relative difference that counts as agreement. float32 convolutions that sum in another order differ by
@@ -31,12 +35,16 @@ class Agreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `difference` is the largest |engine - eager| of any sample, relative to the largest |eager| of all samples; or a
     tenth of that ratio for a single output by its own scale, if that is more.
     `same_top_class` is true if every sample's largest output is at the same index.
+
+    Of a detector, `boxes` counts the boxes that both found, `difference` is the largest of their scores', and
+    `same_top_class` is true if no box is without its like.
     """
 
     samples: int
     difference: float
     same_top_class: bool
     tolerance: float = TOLERANCE
+    boxes: int | UnsetType = UNSET
 
     @property
     def holds(self) -> bool:
@@ -44,10 +52,20 @@ class Agreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.same_top_class and self.difference <= self.tolerance
 
     def __str__(self) -> str:
+        if self.boxes is not UNSET:
+            others = "" if self.same_top_class else ", and others are NOT found again"
+            return (
+                f"{self.boxes} boxes on {self.samples} pictures are the same{others}; "
+                f"their scores are {self.difference:.1e} apart at most (tolerance {self.tolerance:.0e})"
+            )
         return (
             f"{self.difference:.1e} apart at most on {self.samples} samples (tolerance {self.tolerance:.0e}), "
             f"top class {'the same' if self.same_top_class else 'NOT the same'}"
         )
+
+
+Compare = Callable[[Tensors, Tensors], Agreement]
+"""Measures how well outputs (the second) agree with the network's own (the first)."""
 
 
 def measure(

@@ -33,7 +33,7 @@ class ModelRegistry(Protocol):
 
 
 class TorchvisionModels:
-    """torchvision's classification models, with its official weights."""
+    """torchvision's classification models, with its official weights. Its detectors can be constructed, too."""
 
     def names(self) -> list[str]:
         torchvision_compat.declare_missing()
@@ -44,6 +44,11 @@ class TorchvisionModels:
     def constructor(self, name: str) -> "Callable[..., nn.Module]":
         torchvision_compat.declare_missing()
         from torchvision import models
+
+        if name in models.list_models(module=models.detection):
+            from flambeau.architectures import detectors
+
+            return detectors.constructor(partial(models.get_model, name))
 
         def construct(**args: Any) -> "nn.Module":
             if name in ("googlenet", "inception_v3"):

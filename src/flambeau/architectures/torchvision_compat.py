@@ -113,7 +113,18 @@ class _Treated(Loader):
                 _declare_once()
         self._loader.exec_module(module)
         if module.__name__ in _STANDING_IN and _declare_once() is not None:
-            vars(module).update(_has_ops=lambda: True, _assert_has_ops=lambda: None)
+            vars(module).update(_has_ops=_has_ops, _assert_has_ops=_assert_has_ops)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._loader, name)  # importlib.resources and others use more of a loader
+
+
+# TorchScript compiles these two where it compiles a detector's own functions, so they cannot be lambdas.
+
+
+def _has_ops() -> bool:
+    return True
+
+
+def _assert_has_ops() -> None:
+    pass

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from flambeau.answers import agreement
-from flambeau.answers.agreement import Agreement
+from flambeau.answers import boxes
+from flambeau.answers.agreement import Agreement, Compare
 from flambeau.engines.onnxruntime import open_session
 from flambeau.types import Tensors
 
@@ -15,13 +15,13 @@ def check(
     file: Path,
     samples: Iterable[tuple[Tensors, Tensors]],
     *,
-    classes: bool,
+    compare: Compare,
     as_written: bool = False,
     one_row: bool = False,
 ) -> Agreement:
     """Run the graph over (inputs, known outputs), row by row and also in batches, unless it takes `one_row`.
 
-    `as_written`: load the graph without optimising it. Returns the worst agreement.
+    `compare` measures. `as_written`: load the graph without optimising it. Returns the worst agreement.
     """
     session = open_session(file, optimised=as_written)
     free = not one_row and all(each.shape[0] != 1 for each in session.get_inputs())
@@ -33,7 +33,5 @@ def check(
         computed = [[np.concatenate(each) for each in zip(*(session.run(names, row) for row in rows), strict=True)]]
         if free:
             computed.append(session.run(names, inputs))
-        for answers in computed:
-            for name, answer in zip(names, answers, strict=True):
-                found.append(agreement.measure(outputs[name], answer, classes=classes, each=True))
-    return max(found, key=lambda each: (not each.holds, each.difference))
+        found += [compare(outputs, dict(zip(names, answers, strict=True))) for answers in computed]
+    return boxes.worst(found)

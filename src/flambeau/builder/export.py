@@ -39,6 +39,9 @@ def export(filled: Filled, inputs: Tensors, file: Path, stored: Stored | None) -
             network, sample, file,
             dynamo=False, dynamic_axes=axes if any(axes.values()) else None, input_names=given, output_names=answered,
         )  # fmt: skip
+        network.eval()  # this exporter leaves the mode of training behind in some modules
+        if stored is not None:
+            _share(file, stored)
         return
     shapes: Any = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in free)
     if isinstance(network, AnsweringSeveral):  # its forward takes *inputs, which count as one argument
@@ -59,6 +62,16 @@ def export(filled: Filled, inputs: Tensors, file: Path, stored: Stored | None) -
     # onnxscript's rewrite rules keep the last graph they saw, and with it a second copy of the weights: free that.
     for value in program.model.graph.initializers.values():
         value.const_value = None
+
+
+def _share(file: Path, stored: Stored) -> None:
+    """Make a graph that was written whole refer to the weights that are stored already."""
+    model = ir.load(file)
+    shared_weights.refer(model, stored)
+    whole = file.with_name(f"{file.name}.whole")
+    file.rename(whole)
+    _save(model, file)
+    whole.unlink()
 
 
 def _free_axes(shape: tuple[int, ...], *, rows: bool) -> list[int]:

@@ -140,7 +140,8 @@ def collect(
     save_file(rows, folder / SAMPLE_OUTPUTS)
     alike: dict[tuple[tuple[int, ...], ...], list[str]] = {}
     for name, tensors in inputs.items():
-        alike.setdefault(tuple(array.shape[1:] for array in tensors.values()), []).append(name)
+        arrays = (*tensors.values(), *outputs[name].values())  # a detector's answers to alike pictures differ in length
+        alike.setdefault(tuple(array.shape[1:] for array in arrays), []).append(name)
     return [
         Collected(_joined([inputs[name] for name in names]), _joined([outputs[name] for name in names]))
         for names in alike.values()

@@ -1,6 +1,7 @@
-"""Class names: the built-in ImageNet list, and the common file formats.
+"""Class names: the built-in lists of ImageNet and COCO, and the common file formats.
 
 * `imagenet`: the 1,000 classes of ILSVRC 2012 with their WordNet ids
+* `coco`: the 91 classes of COCO, as torchvision's detectors number them
 * `imagenet_class_index.json`: `{"0": ["n01440764", "tench"], ...}`
 * `index_to_name.json`: `{"0": "cat", ...}`
 * `class_to_idx.json`, as torchvision's `ImageFolder` has it: `{"cat": 0, ...}`
@@ -20,24 +21,43 @@ from flambeau.errors import LabelsError
 from flambeau.types import Label
 
 IMAGENET = "imagenet"
+COCO = "coco"
+"""The 91 classes of COCO, of which torchvision's detectors know 80. The first is the background."""
+
+BACKGROUND = Label("0", "background")
+"""The first class of a detector, which stands for nothing."""
 
 
-def load(source: str, *, outputs: int) -> tuple[Label, ...]:
+def load(source: str, *, outputs: int, background: bool = False) -> tuple[Label, ...]:
     """The labels, in the order of the model's outputs. `outputs` is how many there are.
 
-    Raises `LabelsError`, which for a wrong count names both numbers.
+    `background`: the first output is the background's, and the list may leave it out. Raises `LabelsError`, which for
+    a wrong count names both numbers.
     """
     if source == IMAGENET:
         labels = _of(
             json.loads(resources.files("flambeau.builder").joinpath("imagenet_class_index.json").read_text("utf-8"))
         )
         what = "the ImageNet list"
+    elif source == COCO:
+        labels = _of(json.loads(resources.files("flambeau.builder").joinpath("coco_classes.json").read_text("utf-8")))
+        what = "the COCO list"
     else:
         what = f"--labels {source}"
         labels = _from_file(Path(source), what)
+    if background and len(labels) == outputs - 1:
+        return with_background(labels)
     if len(labels) != outputs:
         raise LabelsError(f"{what} has {len(labels)} classes, but the model has {outputs} outputs")
     return labels
+
+
+def with_background(labels: tuple[Label, ...]) -> tuple[Label, ...]:
+    """The labels of all classes of a detector, from a list without the background. An id that is a number counts up."""
+    moved = (
+        Label(str(index), each.name) if each.id == str(index - 1) else each for index, each in enumerate(labels, 1)
+    )
+    return (BACKGROUND, *moved)
 
 
 def _from_file(path: Path, what: str) -> tuple[Label, ...]:

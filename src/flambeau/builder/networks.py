@@ -1,6 +1,5 @@
 """Make a computing network from weights: find its architecture (or use the named one), fill it, describe its input."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,8 +11,9 @@ from flambeau import architectures, identify
 from flambeau.builder import inputs, parts
 from flambeau.builder.filled import OF_ANY_NETWORK, Filled, Tell, customised, dressed
 from flambeau.builder.labels import IMAGENET
+from flambeau.builder.official_names import compare_name
 from flambeau.builder.weights import Weights
-from flambeau.bundle.storage import Architecture, ImageConfig, TensorConfig
+from flambeau.bundle.storage import Architecture, ImageConfig, PictureConfig, TensorConfig
 from flambeau.errors import SourceError
 from flambeau.identify import unsupported
 from flambeau.identify.finding import Fit, Identified
@@ -52,6 +52,10 @@ def registered(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
     network = architectures.create(fit.architecture)
     whole = parts.multiplied_out(weights.tensors)
     tensors = {ours: whole[theirs] for theirs, ours in fit.keys.items()}
+    if isinstance(fit.pipeline, PictureConfig):
+        from flambeau.builder import detectors  # it imports torchvision, which most builds do without
+
+        return detectors.filled(network, tensors, fit, order, weights, tell=tell)
     architectures.load_weights(network, tensors, name=fit.architecture.name)
     if fit.pipeline is None:
         return _over_numbers(network, fit.architecture, options)
@@ -91,11 +95,11 @@ def _over_numbers(network: nn.Module, architecture: Architecture, options: Sourc
 def _over_images(network: nn.Module, fit: Fit, order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
     options = order.options
     published = identify.published(weights.sha256, architecture=fit.architecture.name)
-    _compare_name(str(order.file or ""), weights.sha256, tell=tell)
+    compare_name(str(order.file or ""), weights.sha256, tell=tell)
     if published:
         tell(f"these are the official weights {published.architecture} {published.name}: prepared as in their recipe")
     pipeline = published.pipeline if published else fit.pipeline
-    assert pipeline is not None  # the caller checked
+    assert isinstance(pipeline, ImageConfig)  # the caller checked
     threshold = DEFAULT_THRESHOLD if order.kind == "default" else pipeline.threshold
     pipeline = customised(msgspec.structs.replace(pipeline, threshold=threshold), options)
     return Filled(
@@ -109,19 +113,6 @@ def _over_images(network: nn.Module, fit: Fit, order: BuildRequest, weights: Wei
         official=published is not None,
         without_head=fit.architecture.head.path if fit.features and fit.architecture.head else None,
     )
-
-
-_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.\w+$")  # resnet18-f37072fd.pth: how torchvision names its files
-
-
-def _compare_name(file: str, sha256: str, *, tell: Tell) -> None:
-    """Tell the user when a file is named like official weights but holds something else."""
-    named = _HASH_IN_NAME.search(file)
-    if named and not sha256.startswith(named[1]):
-        tell(
-            f"the name of {Path(file).name} promises contents whose sha256 begins with {named[1]}, but it begins with "
-            f"{sha256[:8]}: these are not the official weights, or they were damaged on the way"
-        )
 
 
 def own(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from flambeau.answers.agreement import Compare
 from flambeau.builder import checking
 from flambeau.bundle.storage import ONNX, OPTIMISED_ONNX, Optimised, graph_bytes
 from flambeau.engines import base
@@ -26,7 +27,7 @@ def optimise(
     folder: Path,
     checked: Sequence[tuple[Tensors, Tensors]],
     *,
-    classes: bool,
+    compare: Compare,
     one_row: bool = False,
     tell: Callable[[str], None],
 ) -> Optimised | None:
@@ -42,7 +43,7 @@ def optimise(
     try:
         write_optimised(folder / ONNX, target)
         align(target)
-        found = checking.check(target, checked, classes=classes, one_row=one_row, as_written=True)
+        found = checking.check(target, checked, compare=compare, one_row=one_row, as_written=True)
         reason = "" if found.holds else f"its answers are others: {found}"
     except Exception as error:  # whatever failed, the plain graph can serve
         reason = f"{type(error).__name__}: {str(error).strip()}"

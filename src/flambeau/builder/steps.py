@@ -5,6 +5,7 @@ without PyTorch.
 """
 
 import dataclasses
+import functools
 import importlib.metadata
 import math
 from collections.abc import Callable, Sequence
@@ -17,13 +18,14 @@ from safetensors.numpy import save_file as save_arrays
 
 from flambeau import architectures, engines
 from flambeau.answers.activation import Activation
-from flambeau.answers.agreement import Agreement
+from flambeau.answers.agreement import Agreement, Compare
 from flambeau.builder import activation, checking, engine_choice, golden_samples, labels, optimise, own_code, probing
 from flambeau.builder.filled import Filled
 from flambeau.builder.weights import Opening
 from flambeau.bundle import storage
 from flambeau.bundle.measurements import Quantised
-from flambeau.bundle.storage import ImageConfig, Manifest, Optimised, Source
+from flambeau.bundle.pipeline_config import facts_of
+from flambeau.bundle.storage import ImageConfig, Manifest, Optimised, PictureConfig, Source, TakesImages
 from flambeau.errors import SourceError
 from flambeau.pipelines.base import Pipeline, open_pipeline
 from flambeau.sources import request
@@ -76,11 +78,15 @@ class _Build:
 
     def run(self) -> None:
         filled, source = self._open()
-        probed = probing.probe(filled, self._order.options.output_name, tell=self._tell)
+        probed = self._probe(filled)
         filled, spec = probed.filled, probed.output
         task, applied = self._decide(probed)
-        filled, named = self._name(filled, task, outputs=math.prod(spec.shape))
-        classes = TASKS[task].answer.RANKS  # whether the answer is a top class, which engines must then agree on
+        classes = filled.pipeline.classes if isinstance(filled.pipeline, PictureConfig) else math.prod(spec.shape)
+        filled, named = self._name(filled, task, outputs=classes)
+        compare = functools.partial(
+            TASKS[task].agreement,
+            facts_of(filled.pipeline, inputs=filled.inputs, outputs=probed.outputs, activation=applied),
+        )
         inputs, eager = probed.kept()
         outputs = probed.outputs
         pipeline = open_pipeline(
@@ -98,16 +104,16 @@ class _Build:
         here: Optimised | None = None
         if not error and optimise.worth_it(self._folder):
             # Checked as written: optimising it while loading would put its weights into memory two more times.
-            found, wrong = self._check(checked, classes=classes, one_row=one_row, as_written=True)
+            found, wrong = self._check(checked, compare=compare, one_row=one_row, as_written=True)
             if not wrong:
-                here = optimise.optimise(self._folder, checked, classes=classes, one_row=one_row, tell=self._tell)
+                here = optimise.optimise(self._folder, checked, compare=compare, one_row=one_row, tell=self._tell)
         if not error and here is None:
-            found, error = self._check(checked, classes=classes, one_row=one_row)
+            found, error = self._check(checked, compare=compare, one_row=one_row)
         if found is None or not found.holds:
             for file in self._folder.glob(f"{storage.ONNX}*"):
                 file.unlink()
         self._conclude(filled, found, error)
-        int8 = self._quantise(filled, pipeline, error, classes=classes) if self._order.int8 else None
+        int8 = self._quantise(filled, pipeline, error, classes=TASKS[task].answer.RANKS) if self._order.int8 else None
         self._step("writing the bundle")
         probes = {f"input.{name}": array for name, array in inputs.items()}
         probes |= {f"output.{name}": np.ascontiguousarray(array) for name, array in eager.items()}
@@ -134,9 +140,18 @@ class _Build:
         allow_code = self._order.options.allow_code
         engine_choice.settle(self._folder, self._order.engine, allow_code=allow_code, tell=self._tell)
 
+    def _probe(self, filled: Filled) -> probing.Probed:
+        if isinstance(filled.pipeline, PictureConfig):
+            from flambeau.builder import detectors
+
+            return detectors.probe(filled, tell=self._tell)
+        return probing.probe(filled, self._order.options.output_name, tell=self._tell)
+
     def _decide(self, probed: probing.Probed) -> tuple[TaskName, Activation]:
         """Decide the task and the activation, and tell the user about those of images. Raises `SourceError`."""
         filled, options = probed.filled, self._order.options
+        if isinstance(filled.pipeline, PictureConfig):
+            return "object-detection", Activation("none", known="architecture")
         if not isinstance(filled.pipeline, ImageConfig):
             if len(probed.outputs) > 1:
                 return "tensor", Activation("none", known="graph")
@@ -158,7 +173,7 @@ class _Build:
         """Set the class names and the threshold, where the task has them. Raises `SetupError`."""
         options = self._order.options
         does = TASKS[task]
-        if not isinstance(filled.pipeline, ImageConfig):
+        if not isinstance(filled.pipeline, TakesImages):
             return filled, None
         if not does.labelled:
             used = tuple(name for name in request.OPTIONS if name not in ("labels", "threshold"))
@@ -241,15 +256,21 @@ class _Build:
         return fill(order, weights, tell=self._tell), source
 
     def _write_labels(self, filled: Filled, *, outputs: int) -> tuple[Label, ...] | None:
+        detects = isinstance(filled.pipeline, PictureConfig)
+        beside = tuple(Label(str(index), name) for index, name in enumerate(filled.classes or ()))
         if filled.labels is not None:
-            named = labels.load(filled.labels, outputs=outputs)
-        elif filled.classes is not None and len(filled.classes) == outputs:
-            self._tell(f"the names of the {outputs} classes were found beside the weights: --labels names others")
-            named = tuple(Label(str(index), name) for index, name in enumerate(filled.classes))
+            named = labels.load(filled.labels, outputs=outputs, background=detects)
+        elif beside and len(beside) in (outputs, outputs - 1 if detects else outputs):
+            self._tell(f"the names of the {len(beside)} classes were found beside the weights: --labels names others")
+            named = beside if len(beside) == outputs else labels.with_background(beside)
         else:
-            hint = "imagenet or a file" if outputs == 1000 else "a file"
+            hint = (
+                "imagenet or a file" if outputs == 1000 else "coco or a file" if detects and outputs == 91 else "a file"
+            )
             self._tell(f"answers carry class numbers, not names: name the {outputs} classes with --labels ({hint})")
             return None
+        if detects:
+            self._tell(f"class 0 is {named[0].name}, class 1 is {named[1].name if named[1:] else 'missing'}")
         storage.write_labels(self._folder, named)
         return named
 
@@ -280,11 +301,11 @@ class _Build:
         return None
 
     def _check(
-        self, checked: list[tuple[Tensors, Tensors]], *, classes: bool, one_row: bool, as_written: bool = False
+        self, checked: list[tuple[Tensors, Tensors]], *, compare: Compare, one_row: bool, as_written: bool = False
     ) -> tuple[Agreement | None, str | None]:
         """How well the graph agrees with the network, and why it cannot serve, or `None` if it can."""
         try:
-            found = checking.check(self._graph, checked, classes=classes, one_row=one_row, as_written=as_written)
+            found = checking.check(self._graph, checked, compare=compare, one_row=one_row, as_written=as_written)
         except Exception as error:  # onnxruntime's own exception types, for graphs that only the exporter accepts
             if no_space(error):
                 raise

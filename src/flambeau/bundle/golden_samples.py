@@ -13,16 +13,18 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import msgspec
-import numpy as np
 from msgspec import UNSET
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from flambeau.answers import Expected, agreement
-from flambeau.bundle.storage import SAMPLE_FILES, SAMPLE_OUTPUTS, SAMPLES, Bundle, ImageConfig
+from flambeau.answers import Expected
+from flambeau.bundle.storage import SAMPLE_FILES, SAMPLE_OUTPUTS, SAMPLES, Bundle, TakesImages
 from flambeau.errors import BundleError, EngineError, RequestError
 from flambeau.tasks import expectation
-from flambeau.types import Answer, Item, Options, Outcome, Payload, Tensors
+from flambeau.types import Item, Options, Outcome, Payload, Tensors
+
+OutputsApart = Callable[[Tensors, Tensors], str | None]
+"""How a network's outputs differ from expected ones, or `None`."""
 
 _TOGETHER = 8  # samples in one batch: a service's default batch size
 
@@ -99,7 +101,7 @@ def _is_of(key: str, name: str) -> bool:
 def options(opened: Bundle) -> Options:
     """The options that samples are answered with: the bundle's own threshold, whatever the service's is."""
     pipeline = opened.manifest.pipeline
-    return Options(threshold=pipeline.threshold if isinstance(pipeline, ImageConfig) else None)
+    return Options(threshold=pipeline.threshold if isinstance(pipeline, TakesImages) else None)
 
 
 def reproduce(
@@ -109,8 +111,10 @@ def reproduce(
     model: str,
     remedy: str,
     asked: Options | None = None,
+    outputs_apart: OutputsApart = lambda expected, found: None,
 ) -> None:
     """Run every sample alone and in a batch, because batching must not change an answer. `asked` comes from `options`.
+    `outputs_apart` says how outputs differ from those of the build.
 
     Raises `EngineError` with a sentence about the first sample that gets another answer.
     """
@@ -121,7 +125,7 @@ def reproduce(
         for sample, traced in zip(batch, found, strict=True):
             if isinstance(traced.outcome.result, RequestError):
                 raise _unanswered(sample, traced.outcome.result, model)
-            if why := _deviation(sample, traced.outcome.result, traced.outputs):
+            if why := _deviation(sample, traced, outputs_apart):
                 raise EngineError(
                     f"on this machine {model} does not reproduce the answer to its sample {sample.name}{how}: "
                     f"{why}: {remedy}"
@@ -140,21 +144,8 @@ def _unanswered(sample: Sample, error: RequestError, model: str) -> EngineError:
     return EngineError(f"{model} cannot answer its sample {sample.name}: {error.message}: {remedy}")
 
 
-def _deviation(sample: Sample, answer: Answer, outputs: Tensors) -> str | None:
+def _deviation(sample: Sample, traced: Traced, outputs_apart: OutputsApart) -> str | None:
     """How an answer differs from the sample's, or `None`. The readable parts come first, the outputs after them."""
-    apart = _outputs_apart(sample.outputs, outputs, classes=answer.RANKS)
-    return "; ".join(why for why in (answer.differs(sample.expected), apart) if why) or None
-
-
-def _outputs_apart(expected: Tensors, found: Tensors, *, classes: bool) -> str | None:
-    for name, rows in expected.items():
-        if name not in found or found[name].shape != rows.shape:
-            shape = list(found[name].shape) if name in found else "missing"
-            return f"{name} is {shape} where {list(rows.shape)} is expected"
-        if not np.isfinite(found[name]).all():
-            return f"{name} holds numbers that are not finite"
-        measured = agreement.measure(rows, found[name], classes=classes, each=True)
-        if not measured.holds:
-            top = "" if measured.same_top_class else ", with another top class"
-            return f"{name} is {measured.difference:.1e} apart (tolerance {measured.tolerance:.0e}){top}"
-    return None
+    assert not isinstance(traced.outcome.result, RequestError)
+    apart = outputs_apart(sample.outputs, traced.outputs) if sample.outputs else None
+    return "; ".join(why for why in (traced.outcome.result.differs(sample.expected), apart) if why) or None

@@ -29,11 +29,18 @@ from safetensors.numpy import load_file
 from flambeau.answers.activation import Activation as Activation  # re-exported for users of `Manifest`
 from flambeau.answers.agreement import INT8_TOLERANCE, TOLERANCE, Agreement
 from flambeau.bundle.measurements import Placements, Quantised, Trials
+from flambeau.bundle.pipeline_config import CodeReference as CodeReference
+from flambeau.bundle.pipeline_config import ImageConfig as ImageConfig
+from flambeau.bundle.pipeline_config import PictureConfig as PictureConfig
+from flambeau.bundle.pipeline_config import PipelineConfig, facts_of, kind_of
+from flambeau.bundle.pipeline_config import PythonConfig as PythonConfig
+from flambeau.bundle.pipeline_config import TakesImages as TakesImages
+from flambeau.bundle.pipeline_config import TensorConfig as TensorConfig
 from flambeau.errors import BundleError
 from flambeau.settings.service import EngineName
 from flambeau.system.machine import usable_cores
-from flambeau.tasks import TASKS, TaskName
-from flambeau.types import Label, TensorSpec
+from flambeau.tasks import TASKS, NetworkFacts, TaskName
+from flambeau.types import Label, Tensors, TensorSpec
 
 FORMAT = 1
 """The version of the format. Any other version is refused."""
@@ -51,19 +58,6 @@ LABELS = "labels.json"
 SAMPLES = "samples.json"
 SAMPLE_OUTPUTS = "samples.safetensors"
 SAMPLE_FILES = "samples"
-
-
-class CodeReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A class in the user's own code.
-
-    Either `module` (importable) or `file` (a member of the bundle) is set. `root` is a folder to import sibling modules
-    from: set in this machine's cache, absent from a portable bundle.
-    """
-
-    name: str
-    module: str | None = None
-    file: str | None = None
-    root: str | None = None
 
 
 class HeadLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -99,40 +93,6 @@ class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     head: Head | None = None
 
 
-class ImageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="image", tag_field="kind"):
-    """How an image becomes a tensor: Resize (shorter side), CenterCrop, scale to [0, 1], normalise.
-
-    `mean` and `std` are per channel on the [0, 1] scale: three for R, G, B, or one for a network that takes grey
-    images. Sizes are pixels.
-    """
-
-    resize: int = 255
-    crop: int = 224
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    threshold: float = 0.0
-
-    def __str__(self) -> str:
-        """The transform in torchvision's words."""
-        numbers = [", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std)]
-        grey = "Grayscale, " if len(self.mean) == 1 else ""
-        filtered = "" if self.interpolation == "bilinear" else f", {self.interpolation}"
-        return (
-            f"{grey}Resize({self.resize}{filtered}), CenterCrop({self.crop}), Normalize([{numbers[0]}], [{numbers[1]}])"
-        )
-
-
-class TensorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tensor", tag_field="kind"):
-    """The pipeline over numbers: JSON numbers to a tensor and back."""
-
-
-class PythonConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="python", tag_field="kind"):
-    """The pipeline that a Python model defines itself."""
-
-    code: CodeReference
-
-
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the weights came from. `sha256` is that of the file as it was read; no path is kept."""
 
@@ -159,7 +119,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     name: str
     flambeau: str
     source: Source
-    pipeline: ImageConfig | TensorConfig | PythonConfig
+    pipeline: PipelineConfig
     engine: EngineName | Literal["python"]
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
@@ -181,21 +141,24 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         """The task. Bundles that do not name it hold classifiers over images, networks over numbers, or own code."""
         if self.task is not None:
             return self.task
-        if isinstance(self.pipeline, ImageConfig):
-            return "classification"
-        return "tensor" if isinstance(self.pipeline, TensorConfig) else "python"
+        kind = kind_of(self.pipeline)
+        return "classification" if kind == "image" else kind
 
     @property
-    def ranks(self) -> bool:
-        """Whether the answer is the class with the largest output, on which two engines must then agree."""
-        return TASKS[self.what_it_does].answer.RANKS
+    def facts(self) -> NetworkFacts:
+        """What the task knows of the network, without its labels."""
+        return facts_of(self.pipeline, inputs=self.inputs, outputs=self.outputs, activation=self.activated_by)
+
+    def compare(self, expected: Tensors, found: Tensors, *, tolerance: float = TOLERANCE) -> Agreement:
+        """How well outputs agree with the network's own, by the measure of its task."""
+        return TASKS[self.what_it_does].agreement(self.facts, expected, found, tolerance=tolerance)
 
     @property
     def activated_by(self) -> Activation:
         """The activation. Before bundles named it, every classifier was given a softmax by Flambeau."""
         if self.activation is not None:
             return self.activation
-        return Activation("softmax" if self.task is None and isinstance(self.pipeline, ImageConfig) else "none")
+        return Activation("softmax" if self.task is None and kind_of(self.pipeline) == "image" else "none")
 
 
 def graph_bytes(folder: Path) -> int:
@@ -257,6 +220,9 @@ class Bundle:
         except (OSError, msgspec.DecodeError) as error:
             raise BundleError(f"the labels of bundle {self.path} cannot be read: {error}") from error
         shape = self.manifest.outputs[0].shape if self.manifest.outputs else ()
+        pipeline = self.manifest.pipeline
+        if isinstance(pipeline, PictureConfig):
+            shape = (pipeline.classes,)
         if shape and len(pairs) != shape[-1]:
             raise BundleError(f"bundle {self.path} has {len(pairs)} labels for {shape[-1]} outputs: build it again")
         return tuple(Label(id=identity, name=name) for identity, name in pairs)
@@ -318,7 +284,7 @@ def members_fault(path: Path, manifest: Manifest) -> str | None:
             return f"lists a member outside itself: {name}"
         if any(path.joinpath(*parts[: end + 1]).is_symlink() for end in range(len(parts))):
             return f"has a symbolic link for its member {name}, where a file belongs"
-    if isinstance(manifest.pipeline, ImageConfig) and (manifest.task is None) != (manifest.activation is None):
+    if isinstance(manifest.pipeline, TakesImages) and (manifest.task is None) != (manifest.activation is None):
         present, missing = ("task", "activation") if manifest.activation is None else ("activation", "task")
         return f"names its {present} and not its {missing}, so the meaning of its outputs is unknown"
     if not isinstance(manifest.pipeline, PythonConfig) and PROBES not in manifest.members:

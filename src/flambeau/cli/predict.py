@@ -13,7 +13,8 @@ from typing import Any, Literal
 import click
 from rich.console import Console
 
-from flambeau.bundle.storage import Bundle, ImageConfig, PythonConfig, TensorConfig
+from flambeau.bundle.pipeline_config import kind_of
+from flambeau.bundle.storage import Bundle
 from flambeau.cli.options import HELP, SettingOption, SettingsCommand, source_options
 from flambeau.cli.predict_output import ProgressBar, StreamSink, TableSink, number_of
 from flambeau.cli.terminal import ShowProgress
@@ -156,7 +157,6 @@ def _format(output: Path | None, wanted: TableFormat | None) -> TableFormat:
         ) from None
 
 
-_KINDS: dict[type, WantedKind] = {ImageConfig: "image", TensorConfig: "tensor", PythonConfig: "python"}
 _BATCHES: dict[WantedKind, int] = {"image": 8, "python": 8, "tensor": 64}
 _OF_CLASSES = ("top_k", "probabilities")  # options of a ranked task: a multi-label answer has every label anyway
 _EXIT_WITH_ERRORS = 3
@@ -171,7 +171,7 @@ class Scoring:
         self, options: PredictOptions, bundle: Bundle, settings: Settings, *, max_batch_size: int | None
     ) -> None:
         """Raises `SetupError` when the settings do not allow the model, or an option has no effect on it."""
-        kind = _KINDS[type(bundle.manifest.pipeline)]
+        kind = kind_of(bundle.manifest.pipeline)
         does = TASKS[bundle.manifest.what_it_does]
         idle = [*(["columns"] if kind == "image" else []), *([] if does.ranked else _OF_CLASSES)]
         for name in idle:

@@ -1,6 +1,25 @@
 """The Python client of a running service: `flambeau.Client`. It speaks HTTP and knows nothing of the server's side."""
 
-from flambeau.client.answers import ClientError, InputNotSent, NoAnswer, Prediction, RankedClass, Refused, ScoredLabel
+from flambeau.client.answers import (
+    ClientError,
+    FoundObject,
+    InputNotSent,
+    NoAnswer,
+    Prediction,
+    RankedClass,
+    Refused,
+    ScoredLabel,
+)
 from flambeau.client.client import Client
 
-__all__ = ["Client", "ClientError", "InputNotSent", "NoAnswer", "Prediction", "RankedClass", "Refused", "ScoredLabel"]
+__all__ = [
+    "Client",
+    "ClientError",
+    "FoundObject",
+    "InputNotSent",
+    "NoAnswer",
+    "Prediction",
+    "RankedClass",
+    "Refused",
+    "ScoredLabel",
+]

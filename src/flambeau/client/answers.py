@@ -92,6 +92,19 @@ class ScoredLabel:
     score: float
 
 
+@dataclass(frozen=True, slots=True)
+class FoundObject:
+    """An object with its score, 0 to 1, and its box in pixels of the picture, from the upper left corner."""
+
+    label: str
+    score: float
+    class_index: int
+    xmin: float
+    ymin: float
+    xmax: float
+    ymax: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
     """The answer to one input.
@@ -99,8 +112,9 @@ class Prediction:
     An image classifier sets `class_id` and `class_name` (both `None` when nothing was recognised; then `reason` says
     why), `top`, the best classes if `top_k` was given, and `class_index` and `probabilities` (of all classes) if those
     were asked for. A multi-label model sets `labels`, those whose score reaches the threshold, best first, and `scores`
-    of all classes, in the model's order. An embedding model sets `embedding`. Any other model, a regression too, sets
-    `output`; a network over numbers with several outputs sets `outputs`, by name. In `scores` and `embedding`, NaN
+    of all classes, in the model's order. An embedding model sets `embedding`. An object detector sets `objects`, best
+    first, and `size`, the width and height of the picture in pixels. Any other model, a regression too, sets
+    `output`; a network over numbers with several outputs sets `outputs`, by name. In numbers, NaN
     stands for a number that JSON does not have. `stages` are the seconds that the server spent, by stage; `attempts` is
     how often it was asked.
     """
@@ -116,6 +130,8 @@ class Prediction:
     labels: tuple[ScoredLabel, ...] = ()
     scores: tuple[float, ...] = field(default=(), repr=False)
     embedding: tuple[float, ...] = field(default=(), repr=False)
+    objects: tuple[FoundObject, ...] = ()
+    size: tuple[int, int] | None = None
     output: Any = None
     outputs: Mapping[str, Any] = field(default_factory=dict)
     stages: Mapping[str, float] = field(default_factory=dict, repr=False)
@@ -140,9 +156,9 @@ def read(response: BaseHTTPResponse, *, request_id: str, attempts: int) -> Predi
         body = None
     if response.status != 200 or not isinstance(body, dict):
         raise _refusal(response, body, identity)
-    top = tuple(
-        RankedClass(each["class_id"], each["class_name"], each["probability"]) for each in body.get("predictions", ())
-    )
+    image = body.get("image")  # only a detector's answer has it
+    ranked, found = ((), body["predictions"]) if image else (body.get("predictions", ()), ())
+    top = tuple(RankedClass(each["class_id"], each["class_name"], each["probability"]) for each in ranked)
     index = body.get("class_index")
     named = top[0] if index is not None and top else None  # with probabilities, only the ranking has the class's name
     return Prediction(
@@ -157,6 +173,8 @@ def read(response: BaseHTTPResponse, *, request_id: str, attempts: int) -> Predi
         labels=tuple(ScoredLabel(each["label"], each["score"]) for each in body.get("labels", ())),
         scores=_numbers(body.get("scores")),
         embedding=_numbers(body.get("embedding")),
+        objects=tuple(map(_object, found)),
+        size=(image["width"], image["height"]) if image else None,
         output=body.get("output"),
         outputs=body.get("outputs") or {},
         stages=_stages(response.headers.get("Server-Timing", "")),
@@ -173,6 +191,12 @@ def read_object(response: BaseHTTPResponse, *, request_id: str) -> dict[str, Any
     if response.status not in (200, 201) or not isinstance(body, dict):
         raise _refusal(response, body, response.headers.get("X-Request-ID", request_id))
     return body
+
+
+def _object(each: dict[str, Any]) -> FoundObject:
+    numbers = {name: math.nan if number is None else number for name, number in each["box"].items()}
+    score = math.nan if each["score"] is None else each["score"]
+    return FoundObject(each["label"], score, each["class_index"], **numbers)
 
 
 def _numbers(listed: Any) -> tuple[float, ...]:

@@ -17,8 +17,7 @@ import msgspec
 import numpy as np
 
 from flambeau import engines
-from flambeau.answers import agreement
-from flambeau.answers.agreement import Agreement
+from flambeau.answers.agreement import Agreement, Compare
 from flambeau.bundle import storage
 from flambeau.bundle.storage import Bundle, split_probes
 from flambeau.engines.base import Engine
@@ -119,32 +118,30 @@ def compete(entry: CandidateRequest, say: Callable[[Reply], None]) -> None:
     for rows in batches.values():
         engine.run(rows)
     grown = resident_mb() - before
-    found = worst(engine, inputs, expected, classes=opened.manifest.ranks)
+    found = worst(engine, inputs, expected, compare=opened.manifest.compare)
     say(Loaded(device, load_seconds, grown, found))
     for line in sys.stdin.buffer:
         turn = msgspec.json.decode(line, type=Round)
         say(Timed(_median_ms(engine, batches[turn.batch], turn.seconds) / turn.batch))
 
 
-def worst(engine: Engine, inputs: Tensors, expected: Tensors, *, classes: bool) -> Agreement | None:
+def worst(engine: Engine, inputs: Tensors, expected: Tensors, *, compare: Compare) -> Agreement | None:
     """The worst agreement on the probes, computed together and one by one; `None` if there are no probes."""
     rows = len(next(iter(inputs.values()), ()))
     if not rows:
         return None
     together = engine.run(inputs)
     alone = [engine.run({name: array[i : i + 1] for name, array in inputs.items()}) for i in range(rows)]
-    found = [
-        agreement.measure(answers, outputs, classes=classes, each=True)
-        for name, answers in expected.items()
-        for outputs in (together[name], np.concatenate([each[name] for each in alone]))
-    ]
-    return max(found, key=lambda each: (not each.holds, each.difference))
+    joined = {name: np.concatenate([each[name] for each in alone]) for name in expected}
+    return max(
+        (compare(expected, each) for each in (together, joined)), key=lambda each: (not each.holds, each.difference)
+    )
 
 
 def _rows(opened: Bundle, probes: Tensors, count: int) -> Tensors:
     """`count` rows: the probes repeated, or zeros if there are none."""
     if not probes:
-        return {spec.name: np.zeros((count, *spec.shape), spec.dtype) for spec in opened.manifest.inputs}
+        return {spec.name: np.zeros((count, *spec.usual), spec.dtype) for spec in opened.manifest.inputs}
     return {name: np.resize(array, (count, *array.shape[1:])) for name, array in probes.items()}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from flambeau.bundle.storage import Architecture, ImageConfig
-from flambeau.identify import index, layers, match, naming, nearest, unsupported
+from flambeau.identify import detectors, index, layers, match, naming, nearest, unsupported
 from flambeau.identify.finding import Fit, Identified
 from flambeau.identify.index import CLASSES, COUNTER, REGISTRIES, Registry, Shape
 from flambeau.identify.match import ArchitectureMatch, Mismatch
@@ -46,6 +46,8 @@ def find(
     asked = None
     if wanted is not None:
         asked = _look_up(wanted, registries)
+        if asked is None and wanted in detectors.names():
+            return _detector(names, wanted, args)
         if asked is None:
             return Identified(None, advice=nearest.unknown(wanted, registries))
         registries = (asked.registry,)
@@ -53,6 +55,8 @@ def find(
     if matches:
         return _fit(matches, names, asked, dict(args))
     if asked is None and (known := unsupported.find(names)):
+        if known.task == detectors.SERVED:
+            return detectors.find(names, known, wanted=None, args=args)
         return Identified(None, advice=nearest.no_task(known), known=known)
     if asked is None and (chain := layers.find_plain(names, args)):
         return chain
@@ -61,6 +65,13 @@ def find(
     if asked:
         return _asked_in_vain(names, asked, dict(args), refusals)
     return nearest.nothing(names, refusals, registries)
+
+
+def _detector(names: Names, wanted: str, args: Mapping[str, Any]) -> Identified:
+    known = unsupported.find(names)
+    if known is None or wanted not in known.names:
+        return Identified(None, advice=nearest.no_detector(wanted, known))
+    return detectors.find(names, known, wanted=wanted, args=args)
 
 
 def _of_children(

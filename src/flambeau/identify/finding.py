@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from flambeau.bundle.storage import Architecture, ImageConfig
+from flambeau.bundle.storage import Architecture, ImageConfig, PictureConfig
 from flambeau.identify import unsupported
 from flambeau.identify.unsupported import Known
 
@@ -30,7 +30,7 @@ class Fit(msgspec.Struct, frozen=True):
     aside: tuple[str, ...] = ()
     same_weights: tuple[str, ...] = ()
     why: str = ""
-    pipeline: ImageConfig | None = ImageConfig()
+    pipeline: ImageConfig | PictureConfig | None = ImageConfig()
     features: bool = False
 
 
@@ -83,6 +83,10 @@ def task_of_fit(fit: Fit, *, official: bool) -> str:
     """The task of an architecture with these weights; empty over numbers, and if the user has to name it."""
     if fit.pipeline is None or asks(fit):
         return ""
+    if isinstance(fit.pipeline, PictureConfig):
+        return (
+            f"object-detection: {fit.architecture.name} finds boxes of {fit.classes} classes, the background included"
+        )
     if official:
         return "classification: Flambeau applies a softmax, as these weights were trained"
     if fit.features:
@@ -92,7 +96,7 @@ def task_of_fit(fit: Fit, *, official: bool) -> str:
 
 def asks(fit: Fit) -> bool:
     """Whether the user has to name the task."""
-    return fit.pipeline is not None and fit.classes == 1
+    return isinstance(fit.pipeline, ImageConfig) and fit.classes == 1
 
 
 def task_of_graph(facts: Mapping[str, str]) -> str:

@@ -113,7 +113,7 @@ def _match(candidate: Candidate, names: Names, activation: str | None) -> Archit
     for name in body:
         if name.endswith(COUNTER) and name.removesuffix(COUNTER) + "running_mean" not in inside:
             raise Unclear(f"{name} belongs to no norm")
-    beside, left = _beside(names, prefix, inside)
+    aside, left = beside(names, prefix, inside)
     group = {name: shape for name, shape in inside.items() if _under(name, candidate.heads)}
     found = _head(candidate, group, left, activation)
     if foreign := left.keys() - found.keys.keys():
@@ -134,7 +134,7 @@ def _match(candidate: Candidate, names: Names, activation: str | None) -> Archit
         candidate,
         found.classes,
         keys={names.keys[name]: key for name, key in keys.items()},
-        aside=(*names.aside, *(names.keys[name] for name in (*unused, *beside))),
+        aside=(*names.aside, *(names.keys[name] for name in (*unused, *aside))),
         args=args,
         head=found.head,
         size=size,
@@ -147,7 +147,7 @@ def _under(name: str, paths: tuple[str, ...]) -> bool:
     return any(name.startswith(f"{path}.") for path in paths)
 
 
-def _beside(names: Names, prefix: str, inside: Mapping[str, Shape]) -> tuple[list[str], dict[str, Shape]]:
+def beside(names: Names, prefix: str, inside: Mapping[str, Shape]) -> tuple[list[str], dict[str, Shape]]:
     """The tensors outside the prefix: those for training only (and copies of the weights), and the rest."""
     outside = names.outside(prefix)
     copies: set[str] = set()
@@ -156,8 +156,8 @@ def _beside(names: Names, prefix: str, inside: Mapping[str, Shape]) -> tuple[lis
             copy = names.within(other)
             if copy.keys() >= inside.keys() and all(copy[name] == shape for name, shape in inside.items()):
                 copies |= {other + name for name in copy}
-    beside = {name: None for name in outside if naming.serves_training(name) or name in copies}
-    return list(beside), {name: shape for name, shape in outside.items() if name not in beside}
+    aside = {name: None for name in outside if naming.serves_training(name) or name in copies}
+    return list(aside), {name: shape for name, shape in outside.items() if name not in aside}
 
 
 def _size(positions: Positions, shape: Shape) -> int | None:

@@ -131,6 +131,12 @@ def no_task(known: Known) -> str:
     return f"this is {name}: {known.task} is not served yet, but {unsupported.AROUND}"
 
 
+def no_detector(wanted: str, known: Known | None) -> str:
+    """`--arch` names a detector that the weights do not fill."""
+    found = f"they are those of {known.names[0]}" if known else "they are those of no network of torchvision"
+    return f"the weights do not fill {wanted}: {found}: try without --arch, or {_OWN}"
+
+
 def parametrised(module: str) -> str:
     """A weight is kept in parts by an unknown parametrisation."""
     return (

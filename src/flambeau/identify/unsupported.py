@@ -1,6 +1,7 @@
-"""Networks of torchvision whose tasks are not supported yet: detection, segmentation, video and optical flow.
+"""Networks of torchvision beside classifiers: detection, segmentation, video and optical flow. Only object detection is
+supported (`detectors`).
 
-They are known by name, so that messages can name the network and offer a Python model that serves it. The list is
+The others are known by name, so that messages can name the network and offer a Python model that serves it. The list is
 shipped beside the index of architectures, and written by the same script.
 """
 
@@ -12,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from flambeau.bundle.storage import HeadLayer
-from flambeau.identify import index
+from flambeau.identify import index, naming
 from flambeau.identify.index import COUNTER, Shape, Signature
 from flambeau.identify.naming import Names
 
@@ -58,7 +59,7 @@ def known() -> tuple[Other, ...]:
 
 def find(names: Names) -> Known | None:
     """The networks that these tensors belong to, for any number of classes."""
-    for prefix in names.prefixes:
+    for prefix in sorted(names.prefixes, key=lambda prefix: not naming.is_averaged(prefix)):
         inside = names.within(prefix)
         marks = Signature(inside)
         found = [other for other in known() if marks.without((*other.heads, *other.aux)) == other.body]

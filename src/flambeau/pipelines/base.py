@@ -5,10 +5,12 @@ from typing import Protocol
 
 from flambeau.answers.activation import Activation
 from flambeau.bundle import storage
+from flambeau.bundle.pipeline_config import facts_of
 from flambeau.pipelines.image import ImagePipeline
+from flambeau.pipelines.picture import PicturePipeline
 from flambeau.pipelines.tensor import TensorPipeline
 from flambeau.settings.service import Settings
-from flambeau.tasks import TASKS, NetworkFacts, TaskName
+from flambeau.tasks import TASKS, TaskName
 from flambeau.types import Answer, Item, Label, Payload, Tensors, TensorSpec
 
 
@@ -33,7 +35,7 @@ SOFTMAX = Activation("softmax")
 
 
 def open_pipeline(
-    config: storage.ImageConfig | storage.TensorConfig,
+    config: storage.ImageConfig | storage.PictureConfig | storage.TensorConfig,
     *,
     labels: Sequence[Label] | None,
     inputs: Sequence[TensorSpec],
@@ -50,16 +52,12 @@ def open_pipeline(
     unchanged. `threshold` as in `Options.threshold`; `max_pixels` is the size of the largest image; `fast_decode` lets
     `decode` read JPEGs at a reduced size.
     """
-    images = config if isinstance(config, storage.ImageConfig) else None
-    usual = images.threshold if images else 0.0
-    network = NetworkFacts(
-        inputs=inputs,
-        outputs=outputs,
-        activation=activation,
-        labels=None if labels is None else tuple(labels),
-        threshold=usual if threshold is None else threshold,
+    network = facts_of(
+        config, inputs=inputs, outputs=outputs, activation=activation, labels=labels, threshold=threshold
     )
-    postprocess = TASKS[task if images else "tensor"].postprocess(network)
-    if images is None:
-        return TensorPipeline(postprocess=postprocess, inputs=inputs)
-    return ImagePipeline(images, postprocess=postprocess, inputs=inputs, max_pixels=max_pixels, fast_decode=fast_decode)
+    if isinstance(config, storage.TensorConfig):
+        return TensorPipeline(postprocess=TASKS["tensor"].postprocess(network), inputs=inputs)
+    postprocess = TASKS[task].postprocess(network)
+    if isinstance(config, storage.PictureConfig):
+        return PicturePipeline(config, postprocess=postprocess, inputs=inputs, max_pixels=max_pixels)
+    return ImagePipeline(config, postprocess=postprocess, inputs=inputs, max_pixels=max_pixels, fast_decode=fast_decode)

@@ -108,6 +108,13 @@ def decode(data: bytes | memoryview, *, max_pixels: int, shorter_side: int | Non
         raise _undecodable() from None
 
 
+def size_of(data: bytes | memoryview) -> tuple[int, int]:
+    """Width and height of an image that `decode` can decode, upright. Nothing is decoded."""
+    trimmed = trim(bytes(data))
+    width, height = Image.open(io.BytesIO(trimmed.data), formats=FORMATS).size
+    return (height, width) if trimmed.orientation in _LYING else (width, height)
+
+
 def _to_rgb(image: Image.Image, bits: int | None) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey: I;16 and its byte orders; Pillow widens some files to I
         samples = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
@@ -144,6 +151,10 @@ _TURNS = {  # by EXIF orientation (CIPA DC-008, 4.6.4): the transposition that t
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+_LYING = (5, 6, 7, 8)
+"""The orientations of an image that lies on its side."""
 
 
 def _upright(image: Image.Image, orientation: int | None) -> Image.Image:

@@ -23,7 +23,7 @@ from flambeau.protocols import multipart
 from flambeau.protocols.errors import error_answer, error_body
 from flambeau.protocols.messages import JSON, HttpAnswer, HttpRequest, prefers
 from flambeau.protocols.multipart import Part
-from flambeau.protocols.parameters import FORM_PARTS, THRESHOLD, TIMEOUT, TOP_K, reading_of
+from flambeau.protocols.parameters import FORM_PARTS, MAX_DETECTIONS, THRESHOLD, TIMEOUT, TOP_K, reading_of
 from flambeau.serving.model import Model
 from flambeau.serving.service import Service
 from flambeau.settings.service import Settings
@@ -101,7 +101,7 @@ async def read(request: HttpRequest, kind: str, settings: Settings, *, task: Tas
         )
     if request.charge is not None:
         request.charge(len(items) - 1)
-    top_k = TOP_K.read(request)
+    top_k, most = TOP_K.read(request), MAX_DETECTIONS.read(request)
     offered = TASKS[task].media_types
     accept = request.headers.get("accept", "") if offered else ""
     return Call(
@@ -110,6 +110,7 @@ async def read(request: HttpRequest, kind: str, settings: Settings, *, task: Tas
             top_k=int(top_k or 1),
             threshold=THRESHOLD.read(request),
             probabilities=any(form == "image" for form, _ in items),
+            most=None if most is None else int(most),
         ),
         top_k=None if top_k is None else int(top_k),
         rendered=next((each for each in offered.items() if prefers(accept, each[0], over=JSON)), None),

@@ -96,6 +96,9 @@ TOP_K = Number(
 THRESHOLD = Number(
     "threshold", "query", False, 0, 1, "The lowest score at which a class counts.", 0.5,
 )  # fmt: skip
+MAX_DETECTIONS = Number(
+    "max_detections", "query", True, 1, 1000, "How many objects to answer at most.", 10,
+)  # fmt: skip
 TIMEOUT = Number(
     "X-Request-Timeout-Ms", "header", True, 1, 10**9,
     "Milliseconds within which the answer is wanted. It can shorten the service's deadline, not lengthen it.", 2000,
@@ -105,4 +108,5 @@ TIMEOUT = Number(
 def numbers_of(task: TaskName) -> tuple[Number, ...]:
     """The numbers with a meaning for a task, with that meaning. Every request has all of them checked."""
     asked = TASKS[task].parameters
-    return (*(replace(each, meaning=asked[each.name]) for each in (TOP_K, THRESHOLD) if each.name in asked), TIMEOUT)
+    numbers = (TOP_K, THRESHOLD, MAX_DETECTIONS)
+    return (*(replace(each, meaning=asked[each.name]) for each in numbers if each.name in asked), TIMEOUT)

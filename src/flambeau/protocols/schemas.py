@@ -3,6 +3,7 @@
 Routes and statuses are left to `flambeau.protocols.openapi`, which puts these schemas into a document.
 """
 
+import dataclasses
 from typing import Any, get_args
 
 import numpy as np
@@ -12,7 +13,6 @@ from flambeau.errors import Code
 from flambeau.protocols.messages import REQUEST_ID
 from flambeau.protocols.parameters import FORM_PARTS, MEDIA_TYPES, TAKEN, BodyForm
 from flambeau.serving.model import Model
-from flambeau.tasks import NetworkFacts
 from flambeau.tasks.tensor import MAX_ROWS
 from flambeau.types import TensorSpec
 
@@ -48,12 +48,7 @@ def request_bodies(model: Model) -> dict[str, Schema]:
 def answer(model: Model) -> Schema:
     """The schema of that model's answer with status 200."""
     bundle = model.bundle
-    items = model.does.schemas(
-        NetworkFacts(
-            inputs=bundle.manifest.inputs, outputs=bundle.manifest.outputs,
-            activation=bundle.manifest.activated_by, labels=bundle.labels(),
-        )
-    )  # fmt: skip
+    items = model.does.schemas(dataclasses.replace(bundle.manifest.facts, labels=bundle.labels()))
     return {"anyOf": [*items, _several(*items)]} if "form" in TAKEN[model.kind] else items[0]
 
 

@@ -18,18 +18,19 @@ import numpy as np
 from msgspec.structs import replace
 
 from flambeau import engines
-from flambeau.answers import agreement
 from flambeau.bundle import golden_samples, storage
 from flambeau.bundle.golden_samples import Traced
-from flambeau.bundle.storage import Bundle, ImageConfig, PythonConfig, split_probes
+from flambeau.bundle.storage import Bundle, PythonConfig, TakesImages, split_probes
 from flambeau.engines.base import Engine
 from flambeau.errors import EngineError, RequestError
+from flambeau.items import FREE
 from flambeau.pipelines import named_tensors
 from flambeau.pipelines.base import Pipeline, open_pipeline
 from flambeau.pipelines.base64_image import open_image
 from flambeau.pipelines.json_document import open_document
 from flambeau.runners.base import BatchCost, ReplicaSpec
 from flambeau.runners.python_replica import attempt, invalid_output, open_python_model
+from flambeau.tasks import TASKS
 from flambeau.types import Answer, Item, Options, Outcome, Payload, RawOutputs, Tensors, Timings
 
 _REMEDY = "build it again here, or take another --engine"
@@ -83,7 +84,7 @@ def open_replica(spec: ReplicaSpec) -> Replica:
         engines.load, opened, spec.engine, device=device, allow_code=spec.allow_code, max_batch=spec.max_batch
     )
     wide = load(threads=spec.wide_threads, alone=True) if spec.wide_threads > spec.threads else None
-    open_ = open_image if isinstance(manifest.pipeline, ImageConfig) else open_document
+    open_ = open_image if isinstance(manifest.pipeline, TakesImages) else open_document
     return TensorReplica(
         opened,
         load(threads=spec.threads),
@@ -128,6 +129,8 @@ class TensorReplica:
         self._wide = engine if wide is None else wide
         self._pipeline = pipeline
         self._open = open_document
+        manifest = bundle.manifest
+        self._unlike = manifest.one_row is not None and any(FREE in spec.shape for spec in manifest.outputs)
 
     def warm_up(self) -> None:
         """Reproduce the probe outputs and the golden samples, then answer the pipeline's own example."""
@@ -135,18 +138,19 @@ class TensorReplica:
         name = manifest.name
         inputs, eager = split_probes(self._bundle.probes())
         for engine in {self._engine, self._wide} if inputs else ():
-            outputs = engine.run(inputs)
-            for key, expected in eager.items():
-                found = agreement.measure(
-                    expected, outputs[key], classes=manifest.ranks, tolerance=self._bundle.tolerance, each=True
+            found = manifest.compare(eager, engine.run(inputs), tolerance=self._bundle.tolerance)
+            if not found.holds:
+                raise EngineError(
+                    f"on this machine {name} does not reproduce the answers it was built with: {found}: {_REMEDY}"
                 )
-                if not found.holds:
-                    raise EngineError(
-                        f"on this machine {name} does not reproduce the answers it was built with: {found}: {_REMEDY}"
-                    )
         golden = golden_samples.read(self._bundle)
         golden_samples.reproduce(
-            golden, self._trace, model=name, remedy=_REMEDY, asked=golden_samples.options(self._bundle)
+            golden,
+            self._trace,
+            model=name,
+            remedy=_REMEDY,
+            asked=golden_samples.options(self._bundle),
+            outputs_apart=functools.partial(TASKS[manifest.what_it_does].outputs_apart, manifest.facts),
         )
         example = self._pipeline.example()
         for wide in (False, True) if self._wide is not self._engine else (False,):
@@ -200,9 +204,10 @@ class TensorReplica:
             elapsed = time.monotonic() - started
             if isinstance(tensors, RequestError):
                 traces[index] = Traced(Outcome(tensors, Timings(preprocess=elapsed)), {})
-            else:  # only items of the same shape share a batch
+            else:  # only items of the same shape share a batch, and none do whose answers differ in length
                 shapes = tuple(array.shape[1:] for array in tensors.values())
-                groups.setdefault(shapes, []).append(_Prepared(index, tensors, elapsed))
+                key = (*shapes, (index,)) if self._unlike else shapes
+                groups.setdefault(key, []).append(_Prepared(index, tensors, elapsed))
         engine = self._wide if wide else self._engine
         for group in groups.values():
             for prepared, (rows, compute) in zip(group, self._compute(engine, group), strict=True):

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flambeau import engines, runners, usercode
-from flambeau.bundle.storage import Bundle, ImageConfig, Manifest, PythonConfig, graph_bytes
+from flambeau.bundle.pipeline_config import kind_of
+from flambeau.bundle.storage import Bundle, Manifest, PythonConfig, TakesImages, graph_bytes
 from flambeau.checkpoints.repository import NAME
 from flambeau.engines import base
 from flambeau.errors import Code, ConfigError, RequestError
@@ -42,7 +43,7 @@ class Model:
         if not NAME.fullmatch(self.name):
             raise ConfigError(f"--name {self.name!r} cannot be a model's name: use letters, digits, '.', '_' and '-'")
         self.bundle = bundle
-        self.kind: PipelineKind = type(manifest.pipeline).__struct_config__.tag  # type: ignore[assignment]
+        self.kind: PipelineKind = kind_of(manifest.pipeline)
         """The kind of its pipeline: what the model takes as input."""
         self.task: TaskName = manifest.what_it_does
         """What the model does for its user."""
@@ -79,7 +80,7 @@ class Model:
     def threshold(self) -> float | None:
         """The lowest score at which a class counts, unless the request asks for another; `None` except over images."""
         pipeline = self.bundle.manifest.pipeline
-        if not isinstance(pipeline, ImageConfig):
+        if not isinstance(pipeline, TakesImages):
             return None
         return pipeline.threshold if self._settings.threshold is None else self._settings.threshold
 

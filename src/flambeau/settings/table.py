@@ -105,7 +105,8 @@ SOURCE = (
         "task",
         "What the network does with an image. Default: found out.",
         "What the network does with an image: `classification` (one of several), `multi-label` (each class on its "
-        "own), `regression` (numbers) or `embedding` (a vector). Not set: [found out](sources.md#task-and-activation).",
+        "own), `regression` (numbers), `embedding` (a vector) or `object-detection` (boxes, of a detector). Not set: "
+        "[found out](sources.md#task-and-activation).",
         kind="choice",
         choices=tuple(name for name, task in TASKS.items() if task.takes == "image"),
     ),

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import msgspec
+import numpy as np
 
-from flambeau.answers import Answer, Label, PartName
+from flambeau.answers import Answer, Label, PartName, agreement
 from flambeau.answers.activation import Activation
+from flambeau.answers.agreement import Agreement
 from flambeau.answers.schemas import Schema
 from flambeau.errors import BundleError
 from flambeau.items import Item, PipelineKind, Tensors, TensorSpec
@@ -24,13 +26,20 @@ Renderer = Callable[[Sequence[Any]], bytes]
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkFacts:
-    """What a task knows of its network. Without `labels`, classes are named by their numbers."""
+    """What a task knows of its network. Without `labels`, classes are named by their numbers.
+
+    Of a detector: `classes`, the number of classes that its labels count; `least`, the score below which it reports
+    nothing; and `most`, how many boxes it reports at most.
+    """
 
     inputs: Sequence[TensorSpec]
     outputs: Sequence[TensorSpec]
     activation: Activation
     labels: tuple[Label, ...] | None = None
     threshold: float = 0.0
+    classes: int = 0
+    least: float = 0.0
+    most: int = 0
 
 
 class Task:
@@ -103,6 +112,33 @@ class Task:
         """The answer in a table's row as one line of text, and whether the model found anything."""
         cells = {name: row[name] for name in self.columns}
         return msgspec.json.encode(cells.get("output") if len(cells) == 1 else cells).decode(), True
+
+    def agreement(
+        self, network: NetworkFacts, expected: Tensors, found: Tensors, *, tolerance: float = agreement.TOLERANCE
+    ) -> Agreement:
+        """How well outputs agree with the network's own, by the measure that suits the task. The worst output counts.
+
+        Outputs in `found` that are not expected are ignored.
+        """
+        measured = [
+            agreement.measure(rows, found[name], classes=self.answer.RANKS, tolerance=tolerance, each=True)
+            for name, rows in expected.items()
+        ]
+        return max(measured, key=lambda each: (not each.holds, each.difference))
+
+    def outputs_apart(self, network: NetworkFacts, expected: Tensors, found: Tensors) -> str | None:
+        """How a golden sample's outputs differ from what is expected, by the first that does; `None` if none does."""
+        for name, rows in expected.items():
+            if name not in found or found[name].shape != rows.shape:
+                shape = list(found[name].shape) if name in found else "missing"
+                return f"{name} is {shape} where {list(rows.shape)} is expected"
+            if not np.isfinite(found[name]).all():
+                return f"{name} holds numbers that are not finite"
+            measured = agreement.measure(rows, found[name], classes=self.answer.RANKS, each=True)
+            if not measured.holds:
+                top = "" if measured.same_top_class else ", with another top class"
+                return f"{name} is {measured.difference:.1e} apart (tolerance {measured.tolerance:.0e}){top}"
+        return None
 
     def row_of(self, network: NetworkFacts) -> int:
         """How many numbers the output has. Raises `BundleError` unless they are one row."""

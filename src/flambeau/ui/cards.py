@@ -13,6 +13,7 @@ import msgspec
 
 from flambeau.answers import Answer, Scored
 from flambeau.errors import RequestError
+from flambeau.tasks.object_detection import Detected
 from flambeau.types import Outcome, Timings
 
 LONGEST_SHOWN = 64 * 1024  # bytes; rendering more takes so long that other requests would suffer
@@ -105,6 +106,21 @@ def bars(ranked: Sequence[Scored], present: int = 0) -> list[ScoreBar]:
     ]
 
 
+def detected(found: Sequence[Detected]) -> list[ScoreBar]:
+    """A bar for each object, with its box in whole pixels: "cat, 12 to 80 across, 5 to 60 down"."""
+    return [
+        ScoreBar(
+            f"{each.label.replace('_', ' ')}, {_span(each.box[0::2])} across, {_span(each.box[1::2])} down",
+            100 * each.score,
+        )
+        for each in found
+    ]
+
+
+def _span(ends: Sequence[float]) -> str:
+    return " to ".join(f"{end:.0f}" for end in ends)
+
+
 def digits(number: float) -> str:
     """A float32 number as text, to six digits."""
     return f"{number:.6g}" if math.isfinite(number) else "not a number"
@@ -134,7 +150,7 @@ def sentence(text: str) -> str:
 
 
 FILTERS: dict[str, Callable[..., Any]] = {
-    each.__name__: each for each in (bars, digits, counted, listed, as_json, sentence)
+    each.__name__: each for each in (bars, detected, digits, counted, listed, as_json, sentence)
 }
 LIMITS = {"TOP_K": TOP_K, "MOST_BARS": MOST_BARS, "FIRST_NUMBERS": FIRST_NUMBERS, "LONGEST_SHOWN": LONGEST_SHOWN}
 """The globals of the templates."""

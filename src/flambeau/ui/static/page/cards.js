@@ -105,6 +105,9 @@ export class Card {
     this.element.className = card.className;
     const parts = [...card.querySelector(".said").children].filter((part) => !part.matches(".source"));
     this.part("said").replaceChildren(this.part("source"), ...parts);
+    const drawn = card.querySelector(".picture .outlines");
+    this.part("picture").querySelector(".outlines")?.remove();
+    if (drawn) this.part("picture").append(drawn);
   }
 
   showClasses(body) {

@@ -1,0 +1,135 @@
+"""Boxes in pictures: how much two overlap, and whether two lists of detections are the same.
+
+Detections have no order of their own and no fixed number, so they are matched before they are compared. Knows no
+network and no task.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flambeau.answers.agreement import TOLERANCE, Agreement
+from flambeau.items import Tensors
+
+BOXES, SCORES, LABELS = "boxes", "scores", "labels"
+"""The names of a detector's outputs: (rows, n, 4) as xmin, ymin, xmax, ymax; (rows, n); (rows, n), whole numbers."""
+
+SAME_BOX = 0.99
+"""The least overlap (intersection over union) of two boxes that count as the same."""
+
+_NEAR = 0.05  # pixels: boxes whose corners lie this close are the same, however small or empty they are
+_SURE = 0.5  # a detection with this score must be found again; of weaker ones a few may be lost
+_SPARED = 0.05  # the share of weaker ones: where two proposals lie close, rounding decides which one is dropped
+_CERTAIN, _TIED = 0.999, 1e-5  # scores this high and this close may be in either order: float32 has few numbers there
+_RIVALS = 0.3  # of two boxes that overlap this much, a detector may have suppressed one
+
+
+def overlaps(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Intersection over union of every pair of boxes, shapes (n, 4) and (m, 4): (n, m). 0 where both are empty."""
+    first, second = one.astype(np.float64)[:, None], other.astype(np.float64)[None]
+    sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2])
+    shared = sides.clip(min=0).prod(axis=-1)
+    areas = [(each[..., 2:] - each[..., :2]).clip(min=0).prod(axis=-1) for each in (first, second)]
+    union = areas[0] + areas[1] - shared
+    shares: npt.NDArray[np.float64] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return shares
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The detections in one picture: boxes (n, 4) in pixels, scores (n,), labels (n,)."""
+
+    boxes: npt.NDArray[Any]
+    scores: npt.NDArray[Any]
+    labels: npt.NDArray[Any]
+
+    @classmethod
+    def rows(cls, outputs: Tensors) -> "list[Detections]":
+        """Those of each row of a detector's outputs."""
+        return [cls(*row) for row in zip(outputs[BOXES], outputs[SCORES], outputs[LABELS], strict=True)]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+def compare(expected: Tensors, found: Tensors, *, least: float, most: int, tolerance: float = TOLERANCE) -> Agreement:
+    """How well a detector's outputs agree with the network's own.
+
+    A detection is found again if one of the same label overlaps it by `SAME_BOX`, or has its corners, with a score at
+    most `tolerance` apart. Not required are detections whose score is within the tolerance of `least`, below which the
+    network reports nothing; or, if a list is full with `most` detections, of its lowest score. Nor are those with a
+    score of nearly 1 whose place is taken by another with that score, because either may suppress the other; but not
+    more of them than were found again. Of those with a score below 0.5, one in twenty may be lost.
+    """
+    rows = list(zip(Detections.rows(expected), Detections.rows(found), strict=True))
+    counted = [_Count.of(*row, least=least, most=most, tolerance=tolerance) for row in rows]
+    matched, tied = sum(each.matched for each in counted), sum(each.tied for each in counted)
+    sure, weak = sum(each.sure for each in counted), sum(each.weak for each in counted)
+    finite = all(np.isfinite(each.boxes).all() and np.isfinite(each.scores).all() for _, each in rows)
+    same = finite and not sure and weak <= _SPARED * matched and tied <= matched
+    apart = max((each.apart for each in counted), default=0.0)
+    return Agreement(len(rows), apart, same_top_class=same, tolerance=tolerance, boxes=matched)
+
+
+def worst(found: Iterable[Agreement]) -> Agreement:
+    """The worst of several agreements, with the boxes of all of them counted, if it is about boxes."""
+    each = list(found)
+    taken = max(each, key=lambda one: (not one.holds, one.difference))
+    if not isinstance(taken.boxes, int):
+        return taken
+    boxes = sum(one.boxes for one in each if isinstance(one.boxes, int))
+    samples = sum(one.samples for one in each)
+    return Agreement(samples, taken.difference, taken.same_top_class, taken.tolerance, boxes)
+
+
+@dataclass(frozen=True)
+class _Count:
+    """How many detections of one picture were matched, and how many were not: excused by a tie, sure or weak."""
+
+    matched: int
+    tied: int
+    sure: int
+    weak: int
+    apart: float
+
+    @classmethod
+    def of(cls, expected: Detections, found: Detections, *, least: float, most: int, tolerance: float) -> "_Count":
+        full = [float(each.scores.min()) for each in (expected, found) if most and len(each) >= most]
+        floor = max([least, *full]) + tolerance
+        corners = np.abs(expected.boxes.astype(np.float64)[:, None] - found.boxes.astype(np.float64)[None]).max(axis=-1)
+        overlap = np.where(corners <= _NEAR, 1.0, overlaps(expected.boxes, found.boxes))
+        alike = expected.labels[:, None] == found.labels[None]
+        apart = np.abs(expected.scores.astype(np.float64)[:, None] - found.scores.astype(np.float64)[None])
+        pairs = _pairs(np.where(alike & (apart <= tolerance), overlap, 0.0))
+        certain = np.minimum(expected.scores[:, None], found.scores[None]) >= _CERTAIN
+        rival = alike & certain & (overlap >= _RIVALS) & (apart <= _TIED)
+        tied = [0, 0]
+        sure = weak = 0
+        for axis, each in enumerate((expected, found)):
+            taken = {pair[axis] for pair in pairs}
+            for place in range(len(each)):
+                score = float(each.scores[place])
+                if place in taken or score <= floor:
+                    continue
+                if rival.take(place, axis=axis).any():
+                    tied[axis] += 1
+                elif score >= _SURE:
+                    sure += 1
+                else:
+                    weak += 1
+        differences = [float(apart[pair]) for pair in pairs]
+        return cls(len(pairs), max(tied), sure, weak, max(differences, default=0.0))
+
+
+def _pairs(overlap: npt.NDArray[np.float64]) -> list[tuple[int, int]]:
+    """Pairs of the same box, each box in one pair at most, those that overlap most first."""
+    places = np.argwhere(overlap >= SAME_BOX)
+    order = np.argsort([-overlap[one, other] for one, other in places], kind="stable")
+    pairs: dict[int, int] = {}
+    for one, other in places[order].tolist() if len(places) else ():
+        if one not in pairs and other not in pairs.values():
+            pairs[one] = other
+    return list(pairs.items())

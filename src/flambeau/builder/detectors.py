@@ -1,0 +1,134 @@
+"""Object detectors in a build: filled, described, and run over pictures.
+
+They take one picture of any size, so they are probed one by one over pictures of unlike sizes. The pictures are the
+page's own photographs, because a detector that was trained on photographs finds little in noise.
+"""
+
+import io
+from collections.abc import Mapping
+from importlib import resources
+
+import msgspec
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from flambeau import architectures
+from flambeau.answers.boxes import BOXES, LABELS, SCORES, Detections
+from flambeau.architectures.detectors import PREFIX, Detector
+from flambeau.builder import probing
+from flambeau.builder.filled import Filled, Tell
+from flambeau.builder.labels import COCO
+from flambeau.builder.official_names import compare_name
+from flambeau.builder.probing import Probed
+from flambeau.builder.weights import Weights
+from flambeau.bundle.storage import PictureConfig
+from flambeau.checkpoints.last_operation import UNKNOWN
+from flambeau.errors import SourceError
+from flambeau.identify.finding import Fit
+from flambeau.items import FREE
+from flambeau.pipelines.picture import scaled
+from flambeau.sources.request import BuildRequest, refuse_idle
+from flambeau.types import TensorSpec
+
+ONE_ROW = "pictures of unlike sizes are resized to sizes of their own, and each has its own number of boxes"
+"""Why a detector is given one picture at a time."""
+
+_OPTIONS = ("arch", "arch_args", "weights", "weights_key", "num_classes", "labels", "threshold", "task", "samples")
+_OUTPUTS = (
+    TensorSpec(BOXES, "float32", (FREE, 4), least=0),
+    TensorSpec(SCORES, "float32", (FREE,), least=0),
+    TensorSpec(LABELS, "int64", (FREE,), least=0),
+)
+_LEAST_SIDE = 1
+_PHOTOGRAPHS = (("chelsea.jpg", (320, 240)), ("coffee.jpg", (200, 280)))
+
+
+def filled(
+    network: nn.Module,
+    tensors: "Mapping[str, torch.Tensor]",
+    fit: Fit,
+    order: BuildRequest,
+    weights: Weights,
+    *,
+    tell: Tell,
+) -> Filled:
+    """The detector with its weights. Raises `SourceError` for weights that do not fit, or options without effect."""
+    options, name = order.options, fit.architecture.name
+    refuse_idle(options, f"{name}, an object detector", used=_OPTIONS)
+    if options.task not in (None, "object-detection"):
+        raise SourceError(f"--task {options.task}, but {name} is an object detector: leave it out")
+    assert isinstance(network, Detector)  # its registry makes no other
+    assert isinstance(fit.pipeline, PictureConfig)  # the caller checked
+    architectures.load_weights(network, {PREFIX + key: tensor for key, tensor in tensors.items()}, name=name)
+    compare_name(str(order.file or ""), weights.sha256, tell=tell)
+    official = _is_official(name, weights.sha256)
+    if official:
+        tell(f"these are the official weights {official}, of COCO's classes")
+    least, most = network.limits
+    pipeline = msgspec.structs.replace(fit.pipeline, least=least, most=most)
+    if options.threshold is not None:
+        pipeline = msgspec.structs.replace(pipeline, threshold=options.threshold)
+    return Filled(
+        network=network,
+        name=name,
+        architecture=fit.architecture,
+        pipeline=pipeline,
+        inputs=(TensorSpec("image", "float32", (3, FREE, FREE), least=_LEAST_SIDE),),
+        labels=options.labels or (COCO if official else None),
+        classes=weights.classes,
+        rows=1,
+        exports="torchscript",
+        outputs=tuple(spec.name for spec in _OUTPUTS),
+        shapes=tuple(spec.shape for spec in _OUTPUTS),
+        plain=False,
+        official=bool(official),
+        one_row=ONE_ROW,
+    )
+
+
+def _is_official(name: str, sha256: str) -> str:
+    """The name of the official weights with this hash, by torchvision's own list; empty if they are others."""
+    from torchvision import models
+
+    for entry in models.get_model_weights(name):
+        digits = entry.url.rpartition("-")[2].partition(".")[0]
+        if len(digits) >= 8 and sha256.startswith(digits):
+            return str(entry)
+    return ""
+
+
+def probe(filled: Filled, *, tell: Tell) -> Probed:
+    """Run the detector over pictures of unlike sizes, each alone.
+
+    Raises `SourceError` for one that cannot compute them, or whose numbers are not finite.
+    """
+    spec = filled.inputs[0]
+    pictures = _pictures()
+    answers = [probing.compute(filled, {spec.name: picture}) for picture in pictures]
+    for each in answers:
+        if not all(np.isfinite(rows).all() for rows in each.values()):
+            raise SourceError(f"{filled.name} answers a photograph with numbers that are not finite: check its weights")
+    assert isinstance(filled.pipeline, PictureConfig)  # the caller checked
+    tell(
+        f"task: object-detection; boxes whose score is {filled.pipeline.threshold:g} or more are answered, unless "
+        "?threshold= or --threshold says otherwise"
+    )
+    if not any(len(each) for rows in answers for each in Detections.rows(rows)):
+        tell(
+            f"{filled.name} finds nothing in the pictures that its export is checked with, not even with little "
+            "certainty: --samples checks it with pictures of its own kind"
+        )
+    longer = tuple(({spec.name: picture}, answer) for picture, answer in zip(pictures[1:], answers[1:], strict=True))
+    return Probed(filled, _OUTPUTS, {spec.name: pictures[0]}, answers[0], UNKNOWN, one_row=ONE_ROW, longer=longer)
+
+
+def _pictures() -> list[np.ndarray]:
+    """Two photographs of unlike sizes, each float32 (1, 3, height, width) on the scale [0, 1]."""
+    folder = resources.files("flambeau").joinpath("ui", "static", "samples")
+    found = []
+    for name, size in _PHOTOGRAPHS:
+        with Image.open(io.BytesIO(folder.joinpath(name).read_bytes())) as image:
+            found.append(scaled(image.convert("RGB").resize(size)))
+    return found

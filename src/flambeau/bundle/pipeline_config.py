@@ -1,0 +1,116 @@
+"""How an input becomes tensors: the part of a manifest that chooses the pipeline. It prepares nothing itself."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from flambeau.answers.activation import Activation
+from flambeau.tasks import NetworkFacts
+from flambeau.types import Label, PipelineKind, TensorSpec
+
+
+class CodeReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A class in the user's own code.
+
+    Either `module` (importable) or `file` (a member of the bundle) is set. `root` is a folder to import sibling modules
+    from: set in this machine's cache, absent from a portable bundle.
+    """
+
+    name: str
+    module: str | None = None
+    file: str | None = None
+    root: str | None = None
+
+
+class ImageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="image", tag_field="kind"):
+    """How an image becomes a tensor: Resize (shorter side), CenterCrop, scale to [0, 1], normalise.
+
+    `mean` and `std` are per channel on the [0, 1] scale: three for R, G, B, or one for a network that takes grey
+    images. Sizes are pixels.
+    """
+
+    resize: int = 255
+    crop: int = 224
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    threshold: float = 0.0
+
+    def __str__(self) -> str:
+        """The transform in torchvision's words."""
+        numbers = [", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std)]
+        grey = "Grayscale, " if len(self.mean) == 1 else ""
+        filtered = "" if self.interpolation == "bilinear" else f", {self.interpolation}"
+        return (
+            f"{grey}Resize({self.resize}{filtered}), CenterCrop({self.crop}), Normalize([{numbers[0]}], [{numbers[1]}])"
+        )
+
+
+class PictureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="picture", tag_field="kind"):
+    """How a whole image becomes a tensor for a network that resizes and normalises by itself, such as a detector.
+
+    The image is scaled to [0, 1]: RGB, float32 (1, 3, height, width). One of more than `most_pixels` is reduced by a
+    whole factor first, and the boxes are multiplied by it.
+
+    `classes`: the number of classes that the network's labels count. `least`: the score below which it reports nothing.
+    `most`: how many boxes it reports at most.
+    """
+
+    classes: int
+    least: float
+    most: int
+    threshold: float = 0.5
+    most_pixels: int = 12_500_000
+
+    def __str__(self) -> str:
+        """What is done to the image, in words."""
+        return "the whole image, scaled to [0, 1]; the network resizes and normalises it"
+
+
+class TensorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tensor", tag_field="kind"):
+    """The pipeline over numbers: JSON numbers to a tensor and back."""
+
+
+class PythonConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="python", tag_field="kind"):
+    """The pipeline that a Python model defines itself."""
+
+    code: CodeReference
+
+
+TakesImages = ImageConfig | PictureConfig
+"""The pipelines over images."""
+
+PipelineConfig = ImageConfig | PictureConfig | TensorConfig | PythonConfig
+"""Any pipeline."""
+
+
+def kind_of(pipeline: PipelineConfig) -> PipelineKind:
+    """What a model with this pipeline takes."""
+    if isinstance(pipeline, TakesImages):
+        return "image"
+    return "tensor" if isinstance(pipeline, TensorConfig) else "python"
+
+
+def facts_of(
+    pipeline: PipelineConfig,
+    *,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    activation: Activation,
+    labels: Sequence[Label] | None = None,
+    threshold: float | None = None,
+) -> NetworkFacts:
+    """What a task knows of the network. `threshold` takes the place of the pipeline's."""
+    detector = pipeline if isinstance(pipeline, PictureConfig) else None
+    usual = pipeline.threshold if isinstance(pipeline, TakesImages) else 0.0
+    return NetworkFacts(
+        inputs=inputs,
+        outputs=outputs,
+        activation=activation,
+        labels=None if labels is None else tuple(labels),
+        threshold=usual if threshold is None else threshold,
+        classes=detector.classes if detector else 0,
+        least=detector.least if detector else 0.0,
+        most=detector.most if detector else 0,
+    )

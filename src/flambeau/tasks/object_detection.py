@@ -1,0 +1,281 @@
+"""Object detection: what is in an image and where, as boxes in pixels of the image as it was sent."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+import numpy as np
+
+from flambeau.answers import Answer, Asked, Expected, Label, agreement
+from flambeau.answers.agreement import Agreement
+from flambeau.answers.base import foreign
+from flambeau.answers.boxes import BOXES, LABELS, SAME_BOX, SCORES, Detections, compare, overlaps
+from flambeau.answers.schemas import NUMBER, Schema, named, record
+from flambeau.errors import BundleError
+from flambeau.items import FREE, Item, Tensors, TensorSpec
+from flambeau.tasks.base import CellKind, NetworkFacts, Postprocess, Task
+
+SIZE = "size"
+"""What the pipeline adds to the outputs: the height and width of the image as it was sent, int64 [1, 2]."""
+
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+"""The names of a box's numbers, in order."""
+
+
+class Detected(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """One object: the number of its class, its name, its score in [0, 1] and its box, (xmin, ymin, xmax, ymax)."""
+
+    index: int
+    label: str
+    score: float
+    box: tuple[float, float, float, float]
+
+    def body(self) -> dict[str, Any]:
+        """The object as an element of `predictions`."""
+        return {
+            "label": self.label,
+            "score": self.score,
+            "class_index": self.index,
+            "box": dict(zip(CORNERS, self.box, strict=True)),
+        }
+
+
+class ExpectedBox(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A box that a golden sample expects, in pixels."""
+
+    xmin: float
+    ymin: float
+    xmax: float
+    ymax: float
+
+
+class ExpectedObject(msgspec.Struct, frozen=True):
+    """An object that a golden sample expects, as an answer has it: its label, its box, and perhaps its score."""
+
+    label: str
+    box: ExpectedBox
+    score: float | None = None
+
+
+class ObjectDetection(Answer, frozen=True):
+    """The objects in one image, best first, whose score reaches the threshold. `width`, `height`: those of the image,
+    upright, in pixels.
+
+    `weaker`: objects just below the threshold, which another engine may find at it: golden samples compare them.
+    """
+
+    KIND = "a list of objects"
+    PARTS: ClassVar[Mapping[str, Any]] = {"labels": tuple[str, ...], "predictions": tuple[ExpectedObject, ...]}
+
+    found: tuple[Detected, ...]
+    width: Annotated[int, msgspec.Meta(ge=1)]
+    height: Annotated[int, msgspec.Meta(ge=1)]
+    threshold: float
+    weaker: tuple[Detected, ...] = ()
+
+    @property
+    def nonfinite(self) -> int:
+        return sum(not math.isfinite(number) for each in self.found for number in (each.score, *each.box))
+
+    @property
+    def size(self) -> int:
+        return 160 * len(self.found)
+
+    @property
+    def summary(self) -> str:
+        """What was found, counted by label, the best first: "2 × cat, dog". Empty without anything."""
+        return summary(each.label for each in self.found)
+
+    def tensors(self) -> Tensors:
+        """Boxes (1, n, 4) and scores (1, n) as float32, labels (1, n) as int64; n is 0 if nothing was found."""
+        return {
+            BOXES: np.array([each.box for each in self.found], np.float32).reshape(1, -1, 4),
+            SCORES: np.array([[each.score for each in self.found]], np.float32),
+            LABELS: np.array([[each.index for each in self.found]], np.int64),
+        }
+
+    def body(self, asked: Asked) -> dict[str, Any]:
+        return {
+            "predictions": [each.body() for each in self.found],
+            "image": {"width": self.width, "height": self.height},
+        }
+
+    def row(self, *, top_k: int | None, probabilities: bool) -> dict[str, Any]:
+        return {
+            "objects": len(self.found),
+            "labels": [each.label for each in self.found],
+            "scores": [each.score for each in self.found],
+            "boxes": [list(each.box) for each in self.found],
+            "width": self.width,
+            "height": self.height,
+        }
+
+    def differs(self, expected: Expected) -> str | None:
+        """Objects are matched: the same label, and boxes that overlap by 0.99. One within the tolerance of the
+        threshold may be found or not: two engines may differ by as much."""
+        if odd := foreign(expected, self):
+            return odd
+        if (wanted := expected.get("labels")) is not None and (why := self._labels_apart(wanted)):
+            return why
+        return self._objects_apart(expected["predictions"]) if expected.get("predictions") is not None else None
+
+    def _labels_apart(self, wanted: Sequence[str]) -> str | None:
+        sure = Counter(each.label for each in self.found if not self._borderline(each))
+        most = Counter(each.label for each in (*self.found, *self.weaker))
+        if sure <= Counter(wanted) <= most:
+            return None
+        return f"labels are {sorted(each.label for each in self.found)} where {sorted(wanted)} are expected"
+
+    def _objects_apart(self, wanted: Sequence[ExpectedObject]) -> str | None:
+        waiting = [*self.found, *self.weaker]
+        for each in wanted:
+            box = np.array([msgspec.structs.astuple(each.box)])
+            alike = [
+                found
+                for found in waiting
+                if found.label == each.label
+                and overlaps(box, np.array([found.box]))[0, 0] >= SAME_BOX
+                and (each.score is None or abs(each.score - found.score) <= agreement.TOLERANCE)
+            ]
+            if not alike:
+                place = ", ".join(f"{number:g}" for number in box[0])
+                return f"no {each.label} is found at ({place}), where one is expected"
+            waiting.remove(alike[0])
+        for found in waiting:
+            if found.score >= self.threshold and not self._borderline(found):
+                place = ", ".join(f"{number:.0f}" for number in found.box)
+                return f"{found.label} is found at ({place}), where nothing is expected"
+        return None
+
+    def _borderline(self, each: Detected) -> bool:
+        return abs(each.score - self.threshold) <= agreement.TOLERANCE
+
+    def readable(self) -> dict[str, Any]:
+        return {"labels": [each.label for each in self.found]}
+
+
+class ObjectDetectionTask(Task):
+    """The objects whose score reaches the threshold, best first. Equal scores keep the order of the outputs.
+
+    The network has suppressed boxes that overlap others already.
+    """
+
+    name = "object-detection"
+    title = "Object detection"
+    told = (
+        "The objects whose score reaches the threshold, best first: the label of each, its score, and its box in "
+        "pixels of the image as it was sent, upright."
+    )
+    answer = ObjectDetection
+    labelled = True
+    usual_threshold = 0.5
+    parameters: ClassVar[Mapping[str, str]] = {
+        "threshold": "The lowest score at which an object counts as found. Default: the service's.",
+        "max_detections": "How many objects to answer at most, the best. Default: all.",
+    }
+    columns: ClassVar[Mapping[str, CellKind]] = {
+        "objects": "whole", "labels": "texts", "scores": "numbers", "boxes": "any", "width": "whole",
+        "height": "whole",
+    }  # fmt: skip
+
+    def postprocess(self, network: NetworkFacts) -> Postprocess:
+        _require_boxes(network.outputs)
+        names = _names(network)
+
+        def answer(outputs: Tensors, item: Item) -> ObjectDetection:
+            options = item.options
+            threshold = network.threshold if options.threshold is None else options.threshold
+            [row] = Detections.rows(outputs)
+            order = np.argsort(-row.scores, kind="stable")
+            scores = row.scores[order].astype(np.float64)  # as the answer compares them
+            kept = [
+                Detected(index, names(index), score, tuple(box))
+                for index, score, box in zip(
+                    row.labels[order].tolist(), scores.tolist(), row.boxes[order].tolist(), strict=True
+                )
+                if not score < threshold - agreement.TOLERANCE  # NaN is kept, and counted as such
+            ]
+            reaching = [each for each in kept if not each.score < threshold]
+            most = len(reaching) if options.most is None else options.most
+            weaker = [each for each in kept if each.score < threshold]
+            [(height, width)] = outputs[SIZE].tolist()
+            return ObjectDetection(tuple(reaching[:most]), width, height, threshold, tuple(weaker))
+
+        return answer
+
+    def schemas(self, network: NetworkFacts) -> tuple[Schema, ...]:
+        _, name = named(network.labels)
+        last = network.classes - 1 if network.classes else None
+        index: Schema = {"type": "integer", "minimum": 0} | ({} if last is None else {"maximum": last})
+        box = record(dict.fromkeys(CORNERS, NUMBER))
+        box["description"] = (
+            "In pixels of the image as it was sent, turned upright; the origin is its upper left corner."
+        )
+        score: Schema = {"type": ["number", "null"], "minimum": 0, "maximum": 1}
+        each = record({"label": name, "score": score, "class_index": index, "box": box}, title="DetectedObject")
+        found: Schema = {"type": "array", "items": each, "description": "The objects, best first; empty without any."}
+        if network.most:
+            found["maxItems"] = network.most
+        pixels: Schema = {"type": "integer", "minimum": 1}
+        image = record({"width": pixels, "height": pixels})
+        image["description"] = "The size of the image as it was sent, turned upright, in pixels."
+        return (record({"predictions": found, "image": image}),)
+
+    def agreement(
+        self, network: NetworkFacts, expected: Tensors, found: Tensors, *, tolerance: float = agreement.TOLERANCE
+    ) -> Agreement:
+        return compare(expected, found, least=network.least, most=network.most, tolerance=tolerance)
+
+    def outputs_apart(self, network: NetworkFacts, expected: Tensors, found: Tensors) -> str | None:
+        if not expected:
+            return None
+        if missing := expected.keys() - found.keys():
+            return f"{min(missing)} is missing"
+        measured = self.agreement(network, expected, found)
+        return None if measured.holds else f"its boxes are others: {measured}"
+
+    def lead(self, outputs: Sequence[TensorSpec]) -> str:
+        return "Show it a picture, and it says what is in it and where."
+
+    def line(self, row: Mapping[str, Any]) -> tuple[str, bool]:
+        told = summary(row["labels"])
+        return told or "nothing found", bool(told)
+
+
+def summary(labels: Iterable[str]) -> str:
+    """Labels, counted, in the order of their first: "2 × cat, dog"."""
+    return ", ".join(label if count == 1 else f"{count} × {label}" for label, count in Counter(labels).items())
+
+
+def _names(network: NetworkFacts) -> "_ClassNames":
+    """The name of a class by its number: its label, or else the number."""
+    if network.labels is not None and network.classes and len(network.labels) < network.classes:
+        raise BundleError(
+            f"there are {len(network.labels)} labels for {network.classes} classes: "
+            "build it again with a label for each"
+        )
+    return _ClassNames(network.labels)
+
+
+class _ClassNames:
+    def __init__(self, labels: Sequence[Label] | None) -> None:
+        self._labels = labels or ()
+
+    def __call__(self, index: int) -> str:
+        return self._labels[index].name if 0 <= index < len(self._labels) else str(index)
+
+
+def _require_boxes(outputs: Sequence[TensorSpec]) -> None:
+    """Raise `BundleError` unless the outputs are a detector's."""
+    shapes = {spec.name: spec.shape for spec in outputs}
+    if shapes != {BOXES: (FREE, 4), SCORES: (FREE,), LABELS: (FREE,)}:
+        told = ", ".join(f"{spec.name} {spec}" for spec in outputs)
+        raise BundleError(
+            f"the task object-detection needs the outputs {BOXES}, {SCORES} and {LABELS} of a detector, and this "
+            f"network has {told}: build it again without --task"
+        )
+
+
+TASK = ObjectDetectionTask()

@@ -1,0 +1,175 @@
+"""A detector over HTTP: boxes for every body that carries a picture; their schema, the page, the client, a table."""
+
+import base64
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs as jsonschema
+import numpy as np
+import pytest
+from PIL import Image
+
+import flambeau
+from flambeau.bundle.storage import Bundle
+from flambeau.types import ObjectDetection
+from tests.support import detector_bundles
+from tests.support.detector_bundles import MOST, NAMES, STRENGTHS, TABLE
+from tests.support.photographs import encoded
+from tests.support.server import Serve, ServerProcess
+from tests.support.warm import run_flambeau
+
+SIZE = {"width": 60, "height": 40}
+
+
+def grey(level: int) -> bytes:
+    """A picture of one colour, in which the detector finds `level` / 255 of its boxes."""
+    return encoded(Image.new("RGB", (SIZE["width"], SIZE["height"]), (level,) * 3))
+
+
+BLACK, DARK, WHITE = grey(0), grey(1), grey(255)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return detector_bundles.detector(tmp_path_factory.mktemp("detector") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def server(serve: Serve, bundle: Bundle) -> Iterator[ServerProcess]:
+    with serve(bundle.path, "--replicas", "1") as running:
+        yield running
+
+
+def schema(server: ServerProcess) -> dict[str, Any]:
+    """The schema of an answer, with what it refers to."""
+    document = server.get("/openapi.json").json()
+    answered = document["paths"]["/predict"]["post"]["responses"]["200"]
+    return {"components": document["components"], **answered["content"]["application/json"]["schema"]}
+
+
+@pytest.mark.parametrize(("data", "count"), [(BLACK, 0), (DARK, 1), (WHITE, MOST)], ids=["none", "one", "many"])
+def test_no_box_one_and_three_hundred(server: ServerProcess, data: bytes, count: int) -> None:
+    body = server.post(files={"file": data}).json()
+    assert body["image"] == SIZE
+    assert len(body["predictions"]) == count
+    for rank, each in enumerate(body["predictions"][:3]):
+        assert each["label"] == NAMES[each["class_index"]]
+        assert each["class_index"] == 1 + rank % 2
+        assert each["score"] == pytest.approx(STRENGTHS[rank])
+        assert list(each["box"].values()) == pytest.approx(TABLE[rank].tolist())
+        assert list(each["box"]) == ["xmin", "ymin", "xmax", "ymax"]
+    jsonschema.validate(schema(server), body)
+
+
+def test_every_body_that_carries_a_picture_gets_the_same_boxes(server: ServerProcess) -> None:
+    expected = server.post(files={"file": DARK}).json()
+    text = base64.b64encode(DARK).decode()
+    for answered in (
+        server.post(data=DARK, headers={"Content-Type": "image/png"}),
+        server.post(data=DARK),
+        server.post(json={"image": text}),
+        server.post(json={"inputs": text}),
+        server.post(files={"image": DARK}),
+    ):
+        assert (answered.status_code, answered.json()) == (200, expected)
+
+
+def test_pictures_of_unlike_sizes_are_answered_as_each_alone(server: ServerProcess) -> None:
+    wide = encoded(Image.new("RGB", (90, 20), (2, 2, 2)))
+    pictures = [WHITE, wide, DARK, b"none", BLACK, wide, DARK]
+    alone = [server.post(files={"file": each}).json() for each in pictures]
+    together = server.post(files=[("file", each) for each in pictures]).json()
+    jsonschema.validate(schema(server), together)
+    for one, other in zip(alone, together["predictions"], strict=True):
+        assert {**one, "request_id": ""} == {**other, "request_id": ""}
+    assert alone[1]["image"] == {"width": 90, "height": 20}
+    assert alone[3]["code"] == "unsupported_image_format"
+
+
+@pytest.mark.parametrize(
+    ("query", "count"),
+    [("threshold=0.9", int((STRENGTHS >= 0.9).sum())), ("threshold=1", 0), ("max_detections=7", 7),
+     ("max_detections=7&threshold=0.985", int((STRENGTHS >= 0.985).sum())), ("threshold=0", MOST)],
+)  # fmt: skip
+def test_the_client_says_how_sure_and_how_many(server: ServerProcess, query: str, count: int) -> None:
+    assert len(server.post(f"/predict?{query}", files={"file": WHITE}).json()["predictions"]) == count
+
+
+def test_what_is_no_number_of_detections_is_refused(server: ServerProcess) -> None:
+    for query in ("max_detections=0", "max_detections=1001", "max_detections=two", "threshold=2"):
+        assert server.post(f"/predict?{query}", files={"file": DARK}).json()["code"] == "bad_request"
+
+
+def test_the_document_tells_of_boxes(server: ServerProcess) -> None:
+    operation = server.get("/openapi.json").json()["paths"]["/predict"]["post"]
+    assert operation["description"].startswith("Object detection.")
+    named = {each.get("name"): each for each in operation["parameters"]}
+    assert {"threshold", "max_detections"} <= named.keys()
+    assert "top_k" not in named
+    one, _ = operation["responses"]["200"]["content"]["application/json"]["schema"]["anyOf"]
+    found = one["properties"]["predictions"]
+    assert found["maxItems"] == MOST
+    assert found["items"]["properties"]["class_index"]["maximum"] == 2
+    assert "in pixels" in found["items"]["properties"]["box"]["description"].lower()
+    for wrong in ({"predictions": []}, {"image": SIZE}, {"predictions": [{"label": "cat"}], "image": SIZE}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(one, wrong)
+
+
+def test_the_page_lists_the_boxes_and_draws_them(server: ServerProcess) -> None:
+    page = server.post("/", files={"file": ("dark.png", DARK)}).text
+    assert '<h3 class="verdict">cat</h3>' in page
+    assert "cat, 0 to 30 across, 0 to 20 down" in page
+    assert "Shown are objects whose score is 50 % or more, in a picture of 60 × 40 pixels." in page
+    assert '<svg class="outlines" viewBox="0 0 60 40" aria-hidden="true">' in page
+    assert re.search(r'<rect x="0.0" y="0.0" width="30.0" height="20.0"/>', page)
+    many = server.post("/", files={"file": ("white.png", WHITE)}).text
+    assert "150 × cat, 150 × dog" in many
+    assert "The first 20 of 300 are listed." in many
+    assert many.count("<rect x=") >= MOST
+    nothing = server.post("/", files={"file": ("black.png", BLACK)}).text
+    assert '<h3 class="verdict">Nothing found</h3>' in nothing
+    assert 'class="outlines"' not in nothing
+
+
+def test_the_client_has_objects(server: ServerProcess) -> None:
+    with flambeau.Client(server.url) as client:
+        one, none = client.predict(DARK), client.predict(BLACK)
+    [found] = one.objects
+    assert (found.label, found.class_index) == ("cat", 1)
+    assert found.score == pytest.approx(STRENGTHS[0])
+    assert (found.xmin, found.ymin, found.xmax, found.ymax) == pytest.approx(TABLE[0].tolist())
+    assert (one.size, one.top) == ((60, 40), ())
+    assert (none.objects, none.size) == ((), (60, 40))
+
+
+def test_a_replica_in_this_process_answers_the_same(bundle: Bundle) -> None:
+    with flambeau.load(bundle.path) as model:
+        found = model.predict(WHITE, threshold=0.9)
+        with pytest.raises(flambeau.errors.RequestError, match="too thin"):
+            model.predict(encoded(Image.new("RGB", (1, 300))))
+    assert isinstance(found, ObjectDetection)
+    assert len(found.found) == int((STRENGTHS >= 0.9).sum())
+    assert np.array_equal(found.tensors()["boxes"][0], TABLE[: len(found.found)])
+
+
+def test_pictures_are_scored_into_tables(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for name, data in (("a", BLACK), ("b", DARK), ("c", WHITE), ("d", b"none")):
+        (tmp_path / "pictures" / f"{name}.png").write_bytes(data)
+    for kind in ("jsonl", "csv"):
+        done = run_flambeau("predict", bundle.path, tmp_path / "pictures", "-o", tmp_path / f"table.{kind}")
+        assert done.returncode == 3, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "table.jsonl").read_text().splitlines()]
+    assert [row["objects"] for row in rows] == [0, 1, MOST, None]
+    assert rows[1]["labels"] == ["cat"]
+    assert rows[1]["boxes"] == [pytest.approx(TABLE[0].tolist())]
+    assert (rows[1]["width"], rows[1]["height"]) == (60, 40)
+    table = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
+    assert [row["objects"] for row in table] == ["0", "1", str(MOST), ""]
+    assert json.loads(table[1]["boxes"]) == rows[1]["boxes"]
+    assert table[3]["code"] == "unsupported_image_format"
