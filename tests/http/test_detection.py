@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema_rs as jsonschema
 import numpy as np
 import pytest
+from huggingface_hub import InferenceClient
 from PIL import Image
 
 import flambeau
@@ -173,3 +174,15 @@ def test_pictures_are_scored_into_tables(bundle: Bundle, tmp_path: Path) -> None
     assert [row["objects"] for row in table] == ["0", "1", str(MOST), ""]
     assert json.loads(table[1]["boxes"]) == rows[1]["boxes"]
     assert table[3]["code"] == "unsupported_image_format"
+
+
+def test_hugging_faces_client_gets_its_own_objects(serve: Serve, bundle: Bundle) -> None:
+    with serve(bundle.path, "--replicas", "1", "--platform", "huggingface", "--host", "127.0.0.1") as server:
+        client = InferenceClient(model=server.url)
+        assert client.object_detection(BLACK) == []
+        first, *_ = client.object_detection(WHITE)
+        assert (first.label, first.score) == (NAMES[1], pytest.approx(float(STRENGTHS[0])))
+        box = [first.box.xmin, first.box.ymin, first.box.xmax, first.box.ymax]
+        assert box == pytest.approx(TABLE[0].tolist())
+        fewer = client.object_detection(WHITE, threshold=0.9)
+        assert len(fewer) == int((STRENGTHS >= 0.9).sum())

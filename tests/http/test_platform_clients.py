@@ -22,7 +22,7 @@ from tests.support.tensor_bundles import doubling
 
 pytestmark = pytest.mark.slow
 
-PACKAGES = ("sagemaker-core>=2", "google-cloud-aiplatform[prediction]>=2", "huggingface_hub>=1", "kserve>=0.17")
+PACKAGES = ("sagemaker-core>=2", "google-cloud-aiplatform[prediction]>=2", "kserve>=0.17")
 
 
 @pytest.fixture(scope="module")
@@ -121,31 +121,6 @@ def test_vertexs_local_endpoint_reads_our_answers(foreign: Path, numbers: Path, 
     with on(tmp_path, AIP_HTTP_PORT=port, AIP_STORAGE_URI=str(numbers), **routes):
         answers = said(foreign, VERTEX, port)
         assert answers == [200, 200, {"predictions": DOUBLED}, {"predictions": DOUBLED[:1]}]
-
-
-HUGGINGFACE = """
-import json, sys
-from huggingface_hub import InferenceClient
-client = InferenceClient(model=sys.argv[1])
-picture = open(sys.argv[2], "rb").read()
-def pairs(found):
-    return [[each.label, each.score] for each in found]
-print(json.dumps([
-    pairs(client.image_classification(picture)), pairs(client.image_classification(sys.argv[2])),
-    pairs(client.image_classification(picture, top_k=2)),
-    pairs(client.image_classification(picture, top_k=1, function_to_apply="softmax")),
-]))
-"""
-
-
-def test_huggingface_hub_reads_our_answers(foreign: Path, models: Served, picture: Path, tmp_path: Path) -> None:
-    arguments = ("--platform", "huggingface", "--port", "0", models.folder / "animals" / "1")
-    with on(tmp_path, *arguments) as server:
-        raw, by_name, two, one = said(foreign, HUGGINGFACE, server.url, picture)
-    assert len(raw) == 5
-    assert (by_name, two, one) == (raw, raw[:2], raw[:1])
-    right = models.animals.answers(picture.read_bytes()).softmax(0)
-    assert raw[0][1] == pytest.approx(float(right.max()), abs=1e-4)
 
 
 KSERVE = """

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
+from huggingface_hub import InferenceClient
 
 import flambeau
 from tests.support import kserve_models
@@ -249,6 +250,12 @@ def test_hugging_face_is_answered_in_the_shape_of_the_task(tmp_path: Path, model
             answer = server.post("/", json=wrong)
             assert (answer.status_code // 100, "error" in answer.json()) == (4, True)
         assert server.get("/").status_code == 200  # the page
+
+        client = InferenceClient(model=server.url)  # Hugging Face's own, unmodified
+        assert [[each.label, each.score] for each in client.image_classification(picture)] == [
+            [each["label"], each["score"]] for each in raw
+        ]
+        assert len(client.image_classification(picture, top_k=2, function_to_apply="softmax")) == 2
 
 
 def test_hugging_face_answers_a_network_over_numbers_with_lists(tmp_path: Path, numbers: Path) -> None:

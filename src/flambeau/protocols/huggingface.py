@@ -30,6 +30,7 @@ from flambeau.settings.service import Settings
 from flambeau.tasks.classification import Classification
 from flambeau.tasks.embedding import Embedding
 from flambeau.tasks.multi_label import MultiLabel
+from flambeau.tasks.object_detection import ObjectDetection
 from flambeau.types import Options, Outcome, Payload
 
 _USUAL_TOP_K = 5  # of transformers' pipeline for images
@@ -146,6 +147,8 @@ def _shape(found: Answer, top_k: int, least: float | None) -> Any:
             for each in found.top[:top_k]
             if least is None or each.probability >= least
         ]
+    if isinstance(found, ObjectDetection):
+        return [each.body() for each in found.found]
     if isinstance(found, Embedding):
         return [found.embedding.tolist()]
     if isinstance(found, Value):
