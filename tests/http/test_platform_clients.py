@@ -125,18 +125,33 @@ def test_vertexs_local_endpoint_reads_our_answers(foreign: Path, numbers: Path, 
 
 KSERVE = """
 import asyncio, json, sys
-from kserve import InferenceRESTClient, RESTConfig
+import numpy
+from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRequest, RESTConfig
+async def over_grpc():
+    client = InferenceGRPCClient("127.0.0.1:" + sys.argv[2])
+    rows = numpy.array([[1, 2, 3], [4, 5, 6]], numpy.float32)
+    answers = [await client.is_server_ready(), await client.is_model_ready("model")]
+    for binary in (True, False):
+        given = InferInput("input", [2, 3], "FP32")
+        given.set_data_from_numpy(rows, binary_data=binary)
+        answer = await client.infer(InferRequest(model_name="model", infer_inputs=[given], request_id="q"))
+        answers += [answer.id, answer.outputs[0].as_numpy().tolist()]
+    await client.close()
+    return answers
 async def main():
     v1 = InferenceRESTClient(RESTConfig(protocol="v1"))
     v2 = InferenceRESTClient(RESTConfig(protocol="v2"))
     rows = {"instances": [[1, 2, 3], [4, 5, 6]]}
     answer = await v1.infer(sys.argv[1], rows, model_name="model")
-    return [answer, await v2.is_server_ready(sys.argv[1]), await v2.is_model_ready(sys.argv[1], "model")]
+    ready = [await v2.is_server_ready(sys.argv[1]), await v2.is_model_ready(sys.argv[1], "model")]
+    return [answer, *ready, await over_grpc()]
 print(json.dumps(asyncio.run(main())))
 """
 
 
 def test_kserves_sdk_reads_our_answers(foreign: Path, numbers: Path, tmp_path: Path) -> None:
-    arguments = ("--platform", "kserve", "--port", "0", "--name", "model", numbers)
+    grpc = free_port()
+    arguments = ("--platform", "kserve", "--port", "0", "--grpc-port", grpc, "--name", "model", numbers)
     with on(tmp_path, *arguments, FLAMBEAU_INSECURE_NO_AUTH="1") as server:
-        assert said(foreign, KSERVE, server.url) == [{"predictions": DOUBLED}, True, True]
+        over_grpc = [True, True, "q", DOUBLED, "q", DOUBLED]
+        assert said(foreign, KSERVE, server.url, grpc) == [{"predictions": DOUBLED}, True, True, over_grpc]
