@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,9 @@ from flambeau.settings.source import SourceOptions
 from flambeau.sources import build_cache
 
 _ROOT = Path(__file__).parents[1]
-_NUMBERS = [5.1, 3.5, 1.4, 0.2]
+NUMBERS = [5.1, 3.5, 1.4, 0.2]
+"""What every small network is asked."""
+
 _MEMORY_OF_TEN = 10 * 90_000_000  # bytes: a worker of one small model takes less
 _READY_SECONDS = 300.0
 _FACTORS = 4  # different networks among the small ones
@@ -87,7 +89,7 @@ def main(models: int, rounds: int, seconds: float, *, peer: bool) -> None:
     """Measure a service of many models: memory, first requests, and one busy model among idle ones."""
     with tempfile.TemporaryDirectory(prefix="flambeau-models-") as name:
         folder = Path(name)
-        small = _small(folder, models)
+        small = small_repository(folder, models)
         on_demand = ("--load", "on-demand", "--max-memory", str(_MEMORY_OF_TEN), "--replicas", "1")
         fleets = [
             _flambeau("Flambeau, on demand", small, models, folder, *on_demand),
@@ -111,7 +113,7 @@ def main(models: int, rounds: int, seconds: float, *, peer: bool) -> None:
     sys.exit(any(each.wrong for each in fleets if each.server.startswith("Flambeau")))
 
 
-def _small(folder: Path, models: int) -> Path:
+def small_repository(folder: Path, models: int) -> Path:
     """A repository of small networks that multiply the sum of their input by 0, 1, 2 or 3, in turn."""
     repository = folder / "small"
     repository.mkdir()
@@ -138,7 +140,7 @@ def _photographs(folder: Path) -> tuple[Path, Path]:
 
 
 @contextlib.contextmanager
-def _serving(repository: Path, folder: Path, *flags: str) -> Iterator[tuple[Server, int, float]]:
+def serving(repository: Path, folder: Path, *flags: str) -> Iterator[tuple[Server, int, float]]:
     """Flambeau, ready: itself, its port, and the seconds until it was."""
     port = free_port()
     command = [sys.executable, "-m", "flambeau", "serve", str(repository), "--port", str(port), *flags]
@@ -189,10 +191,10 @@ def _flambeau(server: str, repository: Path, models: int, folder: Path, *flags: 
     """Flambeau with these flags."""
 
     def outputs(port: int, number: int) -> list[float] | None:
-        status, body = _ask(port, "POST", f"/predict/net{number}", {"input": _NUMBERS})
+        status, body = _ask(port, "POST", f"/predict/net{number}", {"input": NUMBERS})
         return body["output"] if status == 200 else None
 
-    with _serving(repository, folder, *flags) as (process, port, seconds):
+    with serving(repository, folder, *flags) as (process, port, seconds):
         return _fleet(server, process, models, seconds, lambda number: outputs(port, number))
 
 
@@ -208,49 +210,63 @@ def _fleet(
         began = time.monotonic()
         found = outputs(number)
         latencies.append(time.monotonic() - began)
-        right = number % _FACTORS * sum(_NUMBERS)
+        right = number % _FACTORS * sum(NUMBERS)
         wrong += found is None or any(abs(each - right) > _TOLERANCE for each in found)
         most = max(most, process.memory())
     return Fleet(server, seconds, first, statistics.median(latencies), max(latencies), most, wrong)
 
 
-def _mlserver(repository: Path, models: int, folder: Path) -> Fleet:
-    """MLServer with one worker process, as is its default, and all models in it: it loads none on demand."""
-    environments.install("mlserver")
-    served = folder / "mlserver"
-    port = free_port()
-    settings = {
-        "debug": False, "host": "127.0.0.1", "http_port": port, "grpc_port": free_port(), "metrics_port": free_port(),
-        "metrics_endpoint": None, "parallel_workers": 1,
-    }  # fmt: skip
-    for number in range(models):
-        (served / f"net{number}").mkdir(parents=True)
-        model = {
-            "name": f"net{number}", "implementation": "benchmarks.apps.mlserver_small.SmallGraph",
-            "parameters": {"uri": str(repository / f"net{number}" / storage.ONNX)},
-        }  # fmt: skip
-        (served / f"net{number}" / "model-settings.json").write_text(json.dumps(model))
-    (served / "settings.json").write_text(json.dumps(settings))
-    command = [str(environments.folder("mlserver") / "bin" / "mlserver"), "start", str(served)]
-    body = {"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [_NUMBERS]}]}
+class MlServer:
+    """MLServer with one worker process, as is its default, and these models in it: it loads none on demand."""
 
-    def ready(port: int) -> bool:
+    def __init__(self, repository: Path, names: Sequence[str], folder: Path) -> None:
+        self._names = names
+        self._folder = folder
+        self._served = folder / "mlserver"
+        self.port = free_port()
+        settings = {
+            "debug": False, "host": "127.0.0.1", "http_port": self.port, "grpc_port": free_port(),
+            "metrics_port": free_port(), "metrics_endpoint": None, "parallel_workers": 1,
+        }  # fmt: skip
+        for name in names:
+            (self._served / name).mkdir(parents=True)
+            model = {
+                "name": name, "implementation": "benchmarks.apps.mlserver_small.SmallGraph",
+                "parameters": {"uri": str(repository / name / storage.ONNX)},
+            }  # fmt: skip
+            (self._served / name / "model-settings.json").write_text(json.dumps(model))
+        (self._served / "settings.json").write_text(json.dumps(settings))
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[tuple[Server, int, float]]:
+        """The server, ready: itself, its port, and the seconds until it was."""
+        command = [str(environments.folder("mlserver") / "bin" / "mlserver"), "start", str(self._served)]
+        with _started(command, self.port, self._folder, ready=self._ready) as (process, seconds):
+            yield process, self.port, seconds
+
+    def _ready(self, port: int) -> bool:
         states = _ask(port, "POST", "/v2/repository/index", {})[1]
-        return len(states) == models and all(each["state"] == "READY" for each in states)
+        return len(states) == len(self._names) and all(each["state"] == "READY" for each in states)
+
+
+def _mlserver(repository: Path, models: int, folder: Path) -> Fleet:
+    environments.install("mlserver")
+    body = {"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [NUMBERS]}]}
+    peer = MlServer(repository, [f"net{number}" for number in range(models)], folder)
 
     def outputs(number: int) -> list[float] | None:
-        status, answer = _ask(port, "POST", f"/v2/models/net{number}/infer", body)
+        status, answer = _ask(peer.port, "POST", f"/v2/models/net{number}/infer", body)
         return answer["outputs"][0]["data"] if status == 200 else None
 
-    name = f"MLServer {environments.version('mlserver', 'mlserver')}"
-    with _started(command, port, folder, ready=ready) as (process, seconds):
+    with peer.running() as (process, _, seconds):
+        name = f"MLServer {environments.version('mlserver', 'mlserver')}"
         return _fleet(name, process, models, seconds, outputs)
 
 
 def _busy(repository: Path, folder: Path, seconds: float) -> float:
     """Photographs a second of the first model of a repository."""
     work.make_files()
-    with _serving(repository, folder, "--default", "photos0") as (_, port, _):
+    with serving(repository, folder, "--default", "photos0") as (_, port, _):
         wire = folder / "request"
         wire.write_bytes(work.request(work.WORKS["lite0"], "raw", "/predict/photos0", port))
         window = load.run(wire, port=port, clients=8, text="n02124075", seconds=seconds, warmup=1.0)
