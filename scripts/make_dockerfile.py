@@ -11,7 +11,8 @@ ROOT = Path(__file__).parent.parent
 HEADING = """\
 # An image that serves the built-in model, or whatever is mounted at /models: a bundle, or a repository of models.
 #   docker build -t flambeau .
-#   docker run --rm --read-only --tmpfs /tmp -p 127.0.0.1:5000:5000 -e FLAMBEAU_INSECURE_NO_AUTH=1 flambeau
+#   docker run --rm --read-only --tmpfs /tmp -p 127.0.0.1:5000:5000 -e FLAMBEAU_INSECURE_NO_AUTH=1 \\
+#     -e FLAMBEAU_ALLOWED_HOSTS=localhost,127.0.0.1 flambeau
 #   docker run ... -v ./models:/models:ro flambeau
 # Written by scripts/make_dockerfile.py (make docs), from the template of flambeau package."""
 

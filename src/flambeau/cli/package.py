@@ -64,7 +64,8 @@ def package(
 
     \b
       flambeau package my.pth -o image --tag my-model --build
-      docker run --rm -p 127.0.0.1:5000:5000 -e FLAMBEAU_INSECURE_NO_AUTH=1 my-model
+      docker run --rm -p 127.0.0.1:5000:5000 -e FLAMBEAU_INSECURE_NO_AUTH=1 \
+        -e FLAMBEAU_ALLOWED_HOSTS=localhost,127.0.0.1 my-model
 
     A bundle and the packages that are installed here always make the same folder. SOURCE_DATE_EPOCH sets the time of
     its files.
