@@ -184,6 +184,13 @@ def test_what_is_near_a_limit_need_not_be_found_again() -> None:
     assert alike(*full, most=39)  # both lists are cut off there
 
 
+def test_lists_that_are_full_of_one_score_are_not_taken_for_the_same() -> None:
+    one = outputs(*((1, 0.9, (index * 20.0, 0.0, index * 20 + 15.0, 15.0)) for index in range(40)))
+    other = outputs(*((1, 0.9, (index * 20.0, 50.0, index * 20 + 15.0, 65.0)) for index in range(40)))
+    assert alike(one, one, most=40)
+    assert not alike(one, other, most=40)
+
+
 def test_of_two_boxes_with_a_score_of_nearly_one_either_may_suppress_the_other() -> None:
     certain, other = (1, 0.99991, CAT[2]), (1, 0.99991, (14.0, 20.0, 54.0, 60.0))
     assert alike(outputs(certain, DOG), outputs(other, DOG))

@@ -61,15 +61,16 @@ def compare(expected: Tensors, found: Tensors, *, least: float, most: int, toler
     A detection is found again if one of the same label overlaps it by `SAME_BOX`, or has its corners, with a score at
     most `tolerance` apart. Not required are detections whose score is within the tolerance of `least`, below which the
     network reports nothing; or, if a list is full with `most` detections, of its lowest score. Nor are those with a
-    score of nearly 1 whose place is taken by another with that score, because either may suppress the other; but not
-    more of them than were found again. Of those with a score below 0.5, one in twenty may be lost.
+    score of nearly 1 whose place is taken by another with that score, because either may suppress the other. There may
+    not be more of both than were found again, or nothing would be compared where all scores are alike. Of those with a
+    score below 0.5, one in twenty may be lost.
     """
     rows = list(zip(Detections.rows(expected), Detections.rows(found), strict=True))
     counted = [_Count.of(*row, least=least, most=most, tolerance=tolerance) for row in rows]
-    matched, tied = sum(each.matched for each in counted), sum(each.tied for each in counted)
+    matched, excused = sum(each.matched for each in counted), sum(each.excused for each in counted)
     sure, weak = sum(each.sure for each in counted), sum(each.weak for each in counted)
     finite = all(np.isfinite(each.boxes).all() and np.isfinite(each.scores).all() for _, each in rows)
-    same = finite and not sure and weak <= _SPARED * matched and tied <= matched
+    same = finite and not sure and weak <= _SPARED * matched and excused <= matched
     apart = max((each.apart for each in counted), default=0.0)
     return Agreement(len(rows), apart, same_top_class=same, tolerance=tolerance, boxes=matched)
 
@@ -87,10 +88,10 @@ def worst(found: Iterable[Agreement]) -> Agreement:
 
 @dataclass(frozen=True)
 class _Count:
-    """How many detections of one picture were matched, and how many were not: excused by a tie, sure or weak."""
+    """How many detections of one picture were matched, and how many were not: excused, sure or weak."""
 
     matched: int
-    tied: int
+    excused: int
     sure: int
     weak: int
     apart: float
@@ -106,22 +107,22 @@ class _Count:
         pairs = _pairs(np.where(alike & (apart <= tolerance), overlap, 0.0))
         certain = np.minimum(expected.scores[:, None], found.scores[None]) >= _CERTAIN
         rival = alike & certain & (overlap >= _RIVALS) & (apart <= _TIED)
-        tied = [0, 0]
+        excused = [0, 0]
         sure = weak = 0
         for axis, each in enumerate((expected, found)):
             taken = {pair[axis] for pair in pairs}
             for place in range(len(each)):
                 score = float(each.scores[place])
-                if place in taken or score <= floor:
+                if place in taken or score <= least + tolerance:
                     continue
-                if rival.take(place, axis=axis).any():
-                    tied[axis] += 1
+                if score <= floor or rival.take(place, axis=axis).any():
+                    excused[axis] += 1
                 elif score >= _SURE:
                     sure += 1
                 else:
                     weak += 1
         differences = [float(apart[pair]) for pair in pairs]
-        return cls(len(pairs), max(tied), sure, weak, max(differences, default=0.0))
+        return cls(len(pairs), max(excused), sure, weak, max(differences, default=0.0))
 
 
 def _pairs(overlap: npt.NDArray[np.float64]) -> list[tuple[int, int]]:
