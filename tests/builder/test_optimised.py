@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 from flambeau import engines
 from flambeau.answers import agreement
+from flambeau.answers.agreement import Agreement
 from flambeau.builder.optimise import optimise
 from flambeau.bundle import storage
 from flambeau.bundle.storage import ONNX, OPTIMISED_ONNX, Bundle, Optimised, split_probes
@@ -101,13 +102,18 @@ def test_a_worker_refuses_an_optimised_graph_that_was_changed(copied: Path) -> N
         open_replica(spec)
 
 
+def by_classes(expected: Tensors, found: Tensors) -> Agreement:
+    [name] = expected
+    return agreement.measure(expected[name], found[name], classes=True)
+
+
 def test_one_that_disagrees_is_left_out(default_bundle: Bundle, tmp_path: Path) -> None:
     for name in (ONNX, storage.WEIGHTS):
         shutil.copy(default_bundle.member(name), tmp_path / name)
     inputs, eager = split_probes(default_bundle.probes())
     wrong: Tensors = {name: -array for name, array in eager.items()}
     notes: list[str] = []
-    assert optimise(tmp_path, [(inputs, wrong)], classes=True, tell=notes.append) is None
+    assert optimise(tmp_path, [(inputs, wrong)], compare=by_classes, tell=notes.append) is None
     assert sorted(file.name for file in tmp_path.iterdir()) == [ONNX, storage.WEIGHTS]
     assert "its answers are others" in notes[0]
 
@@ -115,7 +121,7 @@ def test_one_that_disagrees_is_left_out(default_bundle: Bundle, tmp_path: Path) 
 def test_one_that_cannot_be_made_is_left_out(tmp_path: Path) -> None:
     (tmp_path / ONNX).write_bytes(bytes(2_000_000))
     notes: list[str] = []
-    assert optimise(tmp_path, [], classes=True, tell=notes.append) is None
+    assert optimise(tmp_path, [], compare=by_classes, tell=notes.append) is None
     assert "every worker does it when it starts" in notes[0]
 
 
@@ -141,12 +147,15 @@ def test_weights_after_a_table_of_odd_size_are_read_where_they_lie(tmp_path: Pat
 import sys
 from pathlib import Path
 import numpy as np
+from flambeau.answers import agreement
+from flambeau.answers.agreement import Agreement
 from flambeau.builder.optimise import optimise
 from flambeau.engines.onnxruntime import open_session
 folder = Path(sys.argv[1])
 given = {"y0": np.random.default_rng(0).random((2, 384), dtype=np.float32)}
 answer = open_session(folder / "model.onnx").run(["y4"], given)[0]
-print(optimise(folder, [(given, {"y4": answer})], classes=False, tell=print) is not None)
+compare = lambda expected, found: agreement.measure(expected["y4"], found["y4"], classes=False)
+print(optimise(folder, [(given, {"y4": answer})], compare=compare, tell=print) is not None)
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr

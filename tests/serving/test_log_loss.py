@@ -327,7 +327,7 @@ def test_a_terminal_that_goes_away_drains_unless_under_nohup_u19(ignored: bool, 
 def busy(url: str) -> bool:
     """Whether a worker computes."""
     return bool(
-        re.search(r'flambeau_workers\{.*state="busy"\} 1', requests.get(f"{url}/metrics", timeout=GENEROUS).text)
+        re.search(r'flambeau_workers\{.*state="busy".*\} 1', requests.get(f"{url}/metrics", timeout=GENEROUS).text)
     )
 
 

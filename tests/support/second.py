@@ -75,6 +75,9 @@ DOORS = {
     f"{CTRL_C}[serve, with threads that start]": f"{CTRL_C}[serve, while its workers start]",
     f"{CTRL_C}[bench, while engines load]": f"{CTRL_C}[predict]",
     f"{CTRL_C}[doctor]": f"{CTRL_C}[predict]",
+    f"{EXAMPLES}[docs/models.md]":
+        "test_models.py::test_versions_are_loaded_switched_and_unloaded_while_it_serves",
+    f"{EXAMPLES}[docs/platforms.md]": "test_platforms.py::test_hugging_face_is_answered_in_the_shape_of_the_task",
     f"{EXAMPLES}[docs/quickstart.md]": f"{EXAMPLES}[README.md]",
     f"{EXAMPLES}[docs/protocols.md]": "test_openapi.py::test_schemathesis_finds_nothing_at_an_image_model_f45",
 }  # fmt: skip
