@@ -1,5 +1,7 @@
 """Measurements of a bundle's engines, as its manifest and `flambeau bench` show them. Value objects only."""
 
+import math
+
 import msgspec
 
 from flambeau.answers.agreement import Agreement
@@ -28,6 +30,13 @@ class Trials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: int
     why: str
     engines: tuple[Trial, ...]
+
+    def memory(self, engine: str) -> int | None:
+        """The bytes by which that engine made its process grow; `None` if that was not measured."""
+        for trial in self.engines:
+            if trial.engine == engine and trial.memory_mb:
+                return math.ceil(trial.memory_mb * 1024 * 1024)
+        return None
 
 
 class Placed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -101,10 +101,8 @@ def _whole(
 def _engine_memory(bundle: Bundle) -> tuple[int, str]:
     """The bytes of the model in one worker, and where the figure is from."""
     manifest = bundle.manifest
-    tried = manifest.trials.engines if manifest.trials else ()
-    for trial in tried:
-        if trial.engine == manifest.engine and trial.memory_mb:
-            return math.ceil(trial.memory_mb) * MIB, f"measured with {trial.engine}"
+    if manifest.trials and (measured := manifest.trials.memory(manifest.engine)):
+        return measured, f"measured with {manifest.engine}"
     weights = graph_bytes(bundle.path)
     if weights:
         return 2 * weights, "twice its weights: nothing was measured"

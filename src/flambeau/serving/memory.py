@@ -26,8 +26,13 @@ class MemoryBudget:
         self._promised: dict[Version, int] = {}
 
     def need(self, entry: Version, model: Model) -> int:
-        """What a version will take: what it took before, else the weights and a share for each worker."""
-        return entry.cost or graph_bytes(model.bundle.path) + _WORKER * model.replicas
+        """What a version will take: what it took before, else the weights, which workers share, and for each worker
+        its own, with what the engine took beyond the weights when the bundle was built, if that was measured."""
+        if entry.cost:
+            return entry.cost
+        weights, trials = graph_bytes(model.bundle.path), model.bundle.manifest.trials
+        measured = trials.memory(model.engine) if trials else None
+        return weights + (_WORKER + max(0, (measured or 0) - weights)) * model.replicas
 
     def taken(self, entries: Iterable[Version]) -> int:
         """What the versions take that are loaded, and those that were promised theirs."""
