@@ -385,6 +385,16 @@ def test_a_repository_is_followed(serve: Serve, repository: Path) -> None:
     assert "--watch follows a repository" in done.stderr
 
 
+def test_a_version_that_comes_while_the_service_starts_is_followed(serve: Serve, tmp_path: Path) -> None:
+    folder = tmp_path / "repository"
+    put(folder, "1", 10, load="__import__('time').sleep(4)")
+    later = threading.Timer(2.0, put, (folder, "2", 20))
+    later.start()
+    with serve(folder, "--allow-code", "--replicas", "1", "--watch", "--watch-interval", "0.2") as server:
+        later.join()
+        server.wait_until(lambda: ask(server) == 20, within=20)
+
+
 def test_models_are_loaded_when_they_are_wanted_within_the_memory(serve: Serve, tmp_path: Path) -> None:
     folder = tmp_path / "repository"
     for number in range(13):

@@ -31,8 +31,12 @@ class RepositoryWatch:
     """Follows one repository for the table of a service."""
 
     def __init__(self, folder: Path, table: ModelTable, loader: Loader, *, seconds: float) -> None:
-        """What is there at the first reading is not loaded for its own sake. `seconds`: between two readings."""
+        """What the table knows by now is not loaded for its own sake: what came while it was started is.
+
+        `seconds`: between two readings.
+        """
         self._seconds = seconds
+        self._known = {(served.name, version) for served in table.served() for version in served.versions}
         self._folder = folder
         self._table = table
         self._loader = loader
@@ -57,7 +61,7 @@ class RepositoryWatch:
         """Read the folder once, and begin what has to be done since the last reading, model by model."""
         found = await asyncio.to_thread(_read, self._folder)
         if self._settled is None:
-            self._settled = self._last = found
+            self._settled, self._last = {key: files for key, files in found.items() if key in self._known}, found
             return
         if not found:
             return  # a volume that is not mounted just now, more likely than a farewell to all models
