@@ -184,6 +184,32 @@ def test_an_addition_that_is_none_is_refused(one_server: ServerProcess, given: d
     assert words in refused.json()["error"]
 
 
+@pytest.mark.parametrize("held", ["a bundle", "a file"])
+def test_a_model_whose_folder_is_its_only_version_gets_no_other_beside_it(
+    serve: Serve, tmp_path: Path, bundle: Path, held: str
+) -> None:
+    """Its own version would be hidden by the new one, or the new one by it."""
+    folder = tmp_path / "repository" / "doubling"
+    if held == "a bundle":
+        shutil.copytree(bundle, folder)
+    else:
+        folder.mkdir(parents=True)
+        shutil.copy(bundle / "model.onnx", folder)
+    with serve(folder.parent, "--replicas", "1", "--load", "on-demand") as server:
+        refused = send(server, tar(bundle))
+        assert (refused.status_code, refused.json()["code"]) == (400, "bad_request")
+        assert "move" in refused.json()["hint"]
+        assert not (folder / "2").exists()
+        assert [each["version"] for each in server.get("/models/doubling").json()["versions"]] == ["1"]
+
+
+def test_a_word_that_is_no_answer_to_load_is_refused(one_server: ServerProcess, bundle: Path) -> None:
+    query = {"model": "doubling", "version": "9", "load": "maybe"}
+    headers = {"Content-Type": "application/x-tar"}
+    refused = requests.post(f"{one_server.url}/models", data=tar(bundle), params=query, headers=headers, timeout=60)
+    assert (refused.status_code, refused.json()["code"]) == (400, "bad_request")
+
+
 def test_a_file_of_the_repository_becomes_a_version(server: ServerProcess, repository: Path, bundle: Path) -> None:
     incoming = repository / "__incoming"
     shutil.copytree(bundle, incoming / "next")

@@ -62,6 +62,17 @@ def test_the_newest_version_and_those_with_an_alias_are_loaded_at_the_start(tmp_
     assert [each.version for each in cats.wanted()] == ["3", "1"]
 
 
+def test_later_versions_may_lie_in_a_folder_beside_a_flat_file(tmp_path: Path) -> None:
+    filled(tmp_path, "cats.pth", "cats/2/cats.pth", "dogs.pth", "dogs/1/dogs.pth")
+    cats, dogs = declared(tmp_path)["cats"], declared(tmp_path)["dogs"]
+    assert [(each.version, each.source.source, each.fault) for each in cats.versions] == [
+        ("2", str(tmp_path / "cats/2/cats.pth"), ""),
+        ("1", str(tmp_path / "cats.pth"), ""),
+    ]
+    [twice] = dogs.versions
+    assert "holds several files that may be the model" in twice.fault
+
+
 def test_a_model_toml_says_what_the_source_is_and_how_it_is_served(tmp_path: Path) -> None:
     filled(tmp_path, "cats/1/cats.pth", "cats/2/cats.pth", "cats/names.txt")
     (tmp_path / "cats/model.toml").write_text(

@@ -127,7 +127,8 @@ class _ModelRoutes:
         """`POST /models`: a version more, from a file of the repository (JSON) or from the body, a bundle (tar)."""
         if request.media_type() in _ARCHIVES:
             given = {name: (request.parameters(name) or [""])[-1] for name in ("model", "version", "load")}
-            load = given["load"].lower() in ("1", "true", "yes")
+            if (load := _SWITCHES.get(given["load"].lower())) is None:
+                raise RequestError(f"load={given['load']} is neither true nor false", code="bad_request")
             addition = Addition(given["model"], given["version"], archive=request.body, load=load)
         elif request.media_type() == JSON:
             body = _decoded(request.body, _AdditionBody, hint=_ADDITION_HINT)
@@ -159,6 +160,7 @@ def why_nothing_changes(*, ours: bool, guarded: bool) -> str | None:
 
 
 _ARCHIVES = ("application/x-tar", "application/gzip", "application/x-gzip")
+_SWITCHES = {"": False, "false": False, "0": False, "true": True, "1": True}
 _ADDITION_HINT = (
     'send JSON like {"model": "cats", "version": "3", "source": "__incoming/cats.pth"}, or a bundle, as '
     "application/x-tar, to /models?model=cats&version=3"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flambeau.bundle import storage
+from flambeau.checkpoints import repository as layout
 from flambeau.checkpoints.repository import NAME, OPTIONS, SUFFIXES
 from flambeau.errors import RequestError
 from flambeau.serving.service import Service
@@ -79,11 +80,33 @@ def _store(service: Service, addition: Addition) -> Callable[[], None]:
             hint="a version never changes: give the new one another number",
         )
     target = repository / addition.model / addition.version
-    if addition.source is not None:
-        source = addition.source
-        return lambda: _refer(repository, source, target)
-    most = service.settings.max_upload_bytes
-    return lambda: uploads.store_bundle(addition.archive, target, most=most)
+    most, source = service.settings.max_upload_bytes, addition.source
+
+    def store() -> None:
+        _refuse_beside_an_only_version(repository, target.parent)
+        if source is None:
+            uploads.store_bundle(addition.archive, target, most=most)
+        else:
+            _refer(repository, source, target)
+
+    return store
+
+
+def _refuse_beside_an_only_version(repository: Path, folder: Path) -> None:
+    """Raise `RequestError` where a model's folder is a bundle, or holds its one file: it has no room for versions.
+
+    Example: of `dogs/net.onnx`, which is version 1 of dogs, nothing would be found any more beside `dogs/2/`.
+    """
+    try:
+        places = layout.read(repository).get(folder.name, {})
+    except OSError as error:
+        raise RequestError(f"the repository cannot be read: {error.strerror}", code="internal") from None
+    if any(place.folder == folder for place in places.values()):
+        raise RequestError(
+            f"the folder of model '{folder.name}' is its version 1, and has no room for others",
+            code="bad_request",
+            hint=f"stop the service, move what is in {folder.name}/ to {folder.name}/1/, and start it again",
+        )
 
 
 def _refer(repository: Path, source: str, target: Path) -> None:
