@@ -1,11 +1,14 @@
-"""Errors over HTTP: the one table from codes to statuses, and the one shape of an error body."""
+"""Errors over HTTP: the one table from codes to statuses, the one shape of an error body, and requests without partial
+answers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from flambeau.errors import Code, RequestError
 from flambeau.protocols.messages import HttpAnswer
+from flambeau.types import Answer, Outcome
 
 STATUS: dict[Code, int] = {
     "bad_host": 400,
@@ -94,3 +97,18 @@ def error_answer(error: RequestError, request_id: str, *, headers: tuple[tuple[s
     if isinstance(error, RateLimited):
         headers = (*headers, ("Retry-After", str(error.wait)))
     return HttpAnswer(status, msgspec.json.encode(error_body(error, request_id)), headers=headers)
+
+
+def answers_of(outcomes: Sequence[Outcome], *, noun: str) -> list[Answer]:
+    """The answers of a request that has no partial answers.
+
+    Raises the `RequestError` of the first item that failed, with its place among several: "image 2: ...".
+    """
+    answers: list[Answer] = []
+    for index, outcome in enumerate(outcomes):
+        result = outcome.result
+        if isinstance(result, RequestError):
+            where = f"{noun} {index}: " if len(outcomes) > 1 else ""
+            raise RequestError(where + result.message, code=result.code, hint=result.hint)
+        answers.append(result)
+    return answers

@@ -20,7 +20,7 @@ from flambeau.answers import Answer, Asked, Value
 from flambeau.errors import RequestError
 from flambeau.pipelines import json_document
 from flambeau.protocols import native, v1_documents
-from flambeau.protocols.errors import error_answer
+from flambeau.protocols.errors import answers_of, error_answer
 from flambeau.protocols.messages import JSON, HttpAnswer, HttpRequest
 from flambeau.protocols.native import Answered
 from flambeau.protocols.parameters import THRESHOLD, TOP_K
@@ -31,7 +31,7 @@ from flambeau.tasks.classification import Classification
 from flambeau.tasks.embedding import Embedding
 from flambeau.tasks.multi_label import MultiLabel
 from flambeau.tasks.object_detection import ObjectDetection
-from flambeau.types import Options, Outcome, Payload
+from flambeau.types import Options, Payload
 
 _USUAL_TOP_K = 5  # of transformers' pipeline for images
 _FORM = 'send an image\'s bytes, or {"inputs": ..., "parameters": {...}}'
@@ -66,7 +66,7 @@ async def answer(service: Service, model: Model, request: HttpRequest) -> Answer
     queued = time.monotonic()
     outcomes = await service.predict(model, payloads, options, timeout=service.settings.deadline)
     timings = [each.timings for each in outcomes]
-    found = [_result(each, index, len(outcomes)) for index, each in enumerate(outcomes)]
+    found = answers_of(outcomes, noun="input")
     nonfinite = sum(each.nonfinite for each in found)
     headers = (("X-Nonfinite-Outputs", str(nonfinite)),) if nonfinite else ()
     shapes = [_shape(each, options.top_k, options.threshold) for each in found]
@@ -125,15 +125,6 @@ def _options(parameters: _PipelineParameters, request: HttpRequest) -> Options:
     top_k = parameters.top_k if parameters.top_k is not None else TOP_K.read(request)
     threshold = parameters.threshold if parameters.threshold is not None else THRESHOLD.read(request)
     return v1_documents.options_of(_USUAL_TOP_K if top_k is None else int(top_k), threshold)
-
-
-def _result(outcome: Outcome, index: int, of: int) -> Answer:
-    """The answer in an outcome. Raises its `RequestError`, with the place among several."""
-    result = outcome.result
-    if isinstance(result, RequestError):
-        where = f"input {index}: " if of > 1 else ""
-        raise RequestError(where + result.message, code=result.code, hint=result.hint)
-    return result
 
 
 def _shape(found: Answer, top_k: int, least: float | None) -> Any:

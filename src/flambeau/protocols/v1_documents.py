@@ -18,10 +18,11 @@ import msgspec
 from flambeau.answers import Asked, Value
 from flambeau.errors import RequestError
 from flambeau.pipelines import json_document
+from flambeau.protocols.errors import answers_of
 from flambeau.serving.model import Model
 from flambeau.settings.service import Settings
 from flambeau.tasks.tensor import MAX_ROWS, nesting_of
-from flambeau.types import Answer, Options, Outcome, Payload, TensorSpec
+from flambeau.types import Options, Outcome, Payload, TensorSpec
 
 LARGEST = 8 * 2**20
 """Bytes of JSON that are read in the front: some 8 ms."""
@@ -211,13 +212,7 @@ def body_of(asked: Instances, outcomes: Sequence[Outcome]) -> tuple[bytes, int]:
 
     Raises the `RequestError` of the first instance that failed, with its index: there are no partial answers.
     """
-    answers: list[Answer] = []
-    for index, outcome in enumerate(outcomes):
-        result = outcome.result
-        if isinstance(result, RequestError):
-            where = f"instance {index}: " if len(outcomes) > 1 else ""
-            raise RequestError(where + result.message, code=result.code, hint=result.hint)
-        answers.append(result)
+    answers = answers_of(outcomes, noun="instance")
     nonfinite = sum(each.nonfinite for each in answers)
     if asked.answered == "each":
         told = Asked(top_k=asked.ranked)

@@ -22,12 +22,13 @@ from flambeau.answers import Asked
 from flambeau.errors import RequestError
 from flambeau.items import FREE, TensorSpec, name_of
 from flambeau.pipelines import json_document
+from flambeau.protocols.errors import answers_of
 from flambeau.protocols.v2_datatypes import Elements, V2Datatype, datatype_of
 from flambeau.serving import tensor_requests
 from flambeau.serving.model import Model
 from flambeau.serving.service import Service
 from flambeau.tasks import NetworkFacts
-from flambeau.types import Answer, Options, Outcome, Payload, Tensors, Timings
+from flambeau.types import Options, Outcome, Payload, Tensors, Timings
 
 ParameterValue = str | bool | int | float
 Parameters = Mapping[str, ParameterValue]
@@ -327,13 +328,7 @@ def _value(text: bytes | memoryview, *, max_depth: int, index: int) -> Payload:
 
 def _arrays(model: Model, outcomes: Sequence[Outcome], asked: _Question) -> dict[str, npt.NDArray[Any]]:
     """The answers as arrays with a row for each item. Raises the `RequestError` of the first item that failed."""
-    answers: list[Answer] = []
-    for index, outcome in enumerate(outcomes):
-        result = outcome.result
-        if isinstance(result, RequestError):
-            where = f"{asked.noun} {index}: " if len(outcomes) > 1 else ""
-            raise RequestError(where + result.message, code=result.code, hint=result.hint)
-        answers.append(result)
+    answers = answers_of(outcomes, noun=asked.noun)
     names = _names(asked.wanted)
     if model.kind == "python":
         return {"output": _texts([msgspec.json.encode(each.output) for each in answers])}
