@@ -36,6 +36,11 @@ OTHERS = (
 )  # fmt: skip
 
 
+SPREADS = {"fasterrcnn_mobilenet_v3_large_fpn": {"spread": 1.0}}
+"""Made twice as strong, its scores are so steep that rounding alone moved one of 300 by 0.0011, in a box that overlaps
+by 0.9997: more than the 0.001 that scores may be apart."""
+
+
 def build(source: Path, notes: list[str], **options: Any) -> Bundle:
     def hear(event: object) -> None:
         if isinstance(event, Note):
@@ -211,7 +216,7 @@ def test_a_graph_resizes_to_the_size_that_torchvision_does(tmp_path: Path) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_every_family_is_served_as_torchvision_computes_it(name: str, tmp_path: Path, cache: Path) -> None:
-    network = detectors.detector(name, 3)
+    network = detectors.detector(name, 3, **SPREADS.get(name, {}))
     notes: list[str] = []
     options = {} if name != SMALL else {"arch": name}
     made = build(detectors.saved(network, tmp_path / "weights.pth"), notes, **options)

@@ -33,8 +33,8 @@ def untrained(name: str, classes: int, *, seed: int = 0, **args: Any) -> nn.Modu
     return network
 
 
-def detector(name: str, classes: int, *, seed: int = 0, **args: Any) -> nn.Module:
-    """The detector in evaluation mode."""
+def detector(name: str, classes: int, *, seed: int = 0, spread: float = _SPREAD, **args: Any) -> nn.Module:
+    """The detector in evaluation mode. `spread`: the standard deviation of the numbers that become scores."""
     network = untrained(name, classes, seed=seed, **args)
     from torchvision.transforms.functional import to_tensor
 
@@ -54,7 +54,7 @@ def detector(name: str, classes: int, *, seed: int = 0, **args: Any) -> nn.Modul
     with torch.no_grad():
         network([pixels, pixels.flip(2)])
         for layer, found in spreads.items():
-            layer.weight.mul_(_SPREAD / torch.stack(found).mean())
+            layer.weight.mul_(spread / torch.stack(found).mean())
     for hook in hooks:
         hook.remove()
     return network.eval()
