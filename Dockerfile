@@ -52,7 +52,9 @@ ARG BASE
 LABEL org.opencontainers.image.title="flambeau" \
       org.opencontainers.image.description="Serves a mounted bundle or repository of models, or EfficientNet-Lite0 with ImageNet weights" \
       org.opencontainers.image.version="0.1.0" \
-      org.opencontainers.image.base.name="${BASE}"
+      org.opencontainers.image.base.name="${BASE}" \
+      com.amazonaws.sagemaker.capabilities.multi-models="true" \
+      com.amazonaws.sagemaker.capabilities.accept-bind-to-port="true"
 ENV PATH=/opt/flambeau/bin:/usr/local/bin:/usr/bin:/bin \
     LANG=C.UTF-8 \
     PYTHONDONTWRITEBYTECODE=1 \

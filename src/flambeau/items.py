@@ -26,12 +26,14 @@ FREE = -1
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One input or output: its name, its numpy dtype and the shape of one row, without the row axis itself. An axis of
-    any length is `FREE`; `least` is the least length of such axes."""
+    any length is `FREE`; `least` is the least length of such axes. `words`: for each axis the word that it shares with
+    others of the model's inputs, all of one length in a request; empty for one that shares none."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     least: int = 1
+    words: tuple[str, ...] = ()
 
     def takes(self, shape: tuple[int, ...]) -> bool:
         """Whether a row may have this shape."""

@@ -68,6 +68,17 @@ class State(Pair):
         return self.line(rows), self.value.weight
 
 
+class Marked(nn.Module):
+    """Two series of one length, and a third of any."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, series, mask, other):
+        return (series * mask).sum(1) @ self.weight + other.sum((1, 2))
+
+
 class Steps(nn.Module):
     """A series of any length through an LSTM, to its last state and a number for each step."""
 
@@ -293,6 +304,57 @@ def test_token_ids_of_any_length_are_a_graphs_own_affair(opened: Opened, tmp_pat
             found = model.predict(tokens)
             np.testing.assert_allclose(found["mean"], table[tokens].mean(0), rtol=1e-4, atol=1e-6)
             np.testing.assert_allclose(found["vectors"], table[tokens], rtol=1e-6)
+
+
+def unlike(model: Any, rows: Any) -> str:
+    with pytest.raises(RequestError) as caught:
+        model.predict(rows)
+    assert caught.value.code == "invalid_tensor"
+    return caught.value.message
+
+
+def test_axes_of_one_word_in_a_graph_have_one_length(opened: Opened, tmp_path: Path) -> None:
+    """ONNX Runtime itself computes rows of unlike lengths where one of them is 1."""
+    nodes = [
+        helper.make_node("Mul", ["x", "mask"], ["marked"]),
+        helper.make_node("ReduceSum", ["marked", "axis"], ["y"], keepdims=0),
+    ]
+    inputs = {"x": ["n", "t"], "mask": ["n", "t"]}
+    bundle = opened(save(tmp_path / "masked.onnx", nodes, inputs, {"y": ["n"]}, axis=np.array([1])))
+    assert [spec.words for spec in bundle.manifest.inputs] == [("t",), ("t",)]
+    with flambeau.load(bundle.path) as model:
+        assert float(model.predict({"x": [1, 2, 3], "mask": [1, 0, 1]})) == 4
+        sentence = "the length 't' is 3 in the input 'x', and 1 in 'mask': it has to be the same"
+        assert unlike(model, {"x": [1, 2, 3], "mask": [1]}) == sentence
+
+
+@pytest.mark.parametrize(
+    ("words", "third"),
+    [
+        ("aba", ("a", "")),
+        pytest.param("aac", (), marks=pytest.mark.slow),  # a build each
+        pytest.param("abc", (), marks=pytest.mark.slow),
+    ],
+)
+def test_the_export_tells_which_lengths_have_to_be_alike(
+    nets: Any, opened: Opened, tmp_path: Path, words: str, third: tuple[str, ...]
+) -> None:
+    _, file, options = made(nets, "Marked", tmp_path)
+    shapes = {name: (word, 3) for name, word in zip(("series", "mask", "other"), words, strict=True)}
+    bundle = opened(file, input_shape=shapes, **options)
+    series, mask, other = (spec.words for spec in bundle.manifest.inputs)
+    assert series == mask == ("a", "")
+    assert other == third
+    row, longer = [[1.0, 2.0, 3.0]], [[1.0, 2.0, 3.0]] * 2
+    with flambeau.load(bundle.path, allow_code=True) as model:
+        assert float(model.predict({"series": longer, "mask": longer, "other": longer})) == 40
+        if third:
+            assert "'a' is 2 in the input 'series', and 1 in 'other'" in unlike(
+                model, {"series": longer, "mask": longer, "other": row}
+            )
+        assert "in the input 'series', and 1 in 'mask'" in unlike(
+            model, {"series": longer, "mask": row, "other": row}
+        )
 
 
 def test_a_graph_of_a_free_length_may_be_held_to_one(opened: Opened, tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ def test_the_configuration_of_the_image(engine: Engine, default_image: Image) ->
     assert told["User"] == "10001:10001"
     assert told["Healthcheck"]["Test"] == ["CMD", "flambeau", "health"]
     assert told["Labels"]["org.opencontainers.image.title"] == "efficientnet_lite0"
+    assert told["Labels"]["com.amazonaws.sagemaker.capabilities.multi-models"] == "true"
+    assert told["Labels"]["com.amazonaws.sagemaker.capabilities.accept-bind-to-port"] == "true"
 
 
 def test_the_same_folder_makes_the_same_layers(engine: Engine, default_image: Image) -> None:

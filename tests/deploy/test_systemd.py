@@ -1,4 +1,4 @@
-"""systemd itself reads the unit file."""
+"""systemd itself reads the unit files. What the service tells it: tests/serving/test_systemd.py."""
 
 import shutil
 import subprocess
@@ -10,6 +10,7 @@ import pytest
 from tests.support import ROOT
 
 UNIT = ROOT / "deploy/flambeau.service"
+SOCKET = ROOT / "deploy/flambeau.socket"
 PROGRAM = "/opt/flambeau/bin/flambeau"
 
 
@@ -22,7 +23,9 @@ def test_systemd_finds_no_fault(tmp_path: Path) -> None:
     assert PROGRAM in text
     unit = tmp_path / UNIT.name
     unit.write_text(text.replace(PROGRAM, sys.executable))
-    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
+    listens = tmp_path / SOCKET.name
+    listens.write_text(SOCKET.read_text())
+    done = subprocess.run(["systemd-analyze", "verify", unit, listens], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -577,3 +577,43 @@ def test_the_document_says_what_takes_a_token(app: Flask) -> None:
         "/v1/models", "/v1/models/Double:predict",
     }  # fmt: skip
     assert document["components"]["securitySchemes"]["token"] == {"type": "http", "scheme": "bearer"}
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("path", ["/v2/models/Double/infer", "/v1/models/Double:predict", "/v2", "/v1/models"])
+def test_kserves_clients_are_refused_in_their_form(server: ServerProcess, app: Flask, method: str, path: str) -> None:
+    status, headers, body = ask(server, method, path)
+    challenge = {name.lower(): value for name, value in headers.items()}["www-authenticate"]
+    mounted = app.test_client().open(path, method=method, headers={"Host": "localhost"})
+    assert (status, mounted.status_code, challenge) == (401, 401, mounted.headers["WWW-Authenticate"])
+    assert list(json.loads(body)) == list(mounted.get_json()) == ["error"]
+
+
+def test_a_tokens_file_that_changes_is_read_again(serve: Serve, double_py: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+
+    def write(text: str) -> None:
+        other = tmp_path / "other"
+        other.write_text(text)
+        other.chmod(0o600)
+        other.rename(file)
+
+    def works(token: str) -> bool:
+        answer = server.post(json={"input": 4}, headers=bearer(token))
+        assert answer.status_code in (200, 401, 429)
+        return answer.status_code == 200
+
+    write(f"infer {INFER}\n")
+    with serve(f"{double_py}:Double", "--allow-code", "--replicas", "1", "--tokens-file", file) as server:
+        assert works(INFER)
+        write(f"infer {HASHED}\n")
+        server.wait_until(lambda: works(HASHED), within=30)
+        assert not works(INFER)
+        write("infer short\n")  # a mistake locks nobody out, and lets nobody in
+        server.wait_until(lambda: works(HASHED) and "the tokens stay as they were" in server.log(), within=30)
+        file.unlink()
+        assert works(HASHED)
+        write(f"infer {HASHED}\nadmin {ADMIN}\n")
+        server.wait_until(lambda: works(ADMIN) and "tokens read again" in server.log(), within=30)
+        assert server.get("/metrics", headers=bearer(HASHED)).status_code == 403
+        assert server.get("/metrics", headers=bearer(ADMIN)).status_code == 200

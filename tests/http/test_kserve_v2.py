@@ -420,6 +420,34 @@ def test_hostile_documents_hold_up_nobody(server: ServerProcess, name: str, path
     assert time.monotonic() - began < 2
 
 
+V1 = "/v1/models/double:predict"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "more"),
+    [
+        ("GET", INFER, 405, {}),
+        ("DELETE", "/v1/models/double", 405, {}),
+        ("POST", "/v2/models/several/nothing", 404, {}),
+        ("POST", INFER, 413, {"data": b"x" * (MAX_BODY + 1)}),
+        ("POST", V1, 413, {"data": b"x" * (MAX_BODY + 1)}),
+        ("POST", INFER, 400, {"data": b"{}", "headers": {"Host": "evil.example.org"}}),
+        ("POST", V1, 403, {"data": b"{}", "headers": {"Sec-Fetch-Site": "cross-site"}}),
+        ("POST", INFER, 400, {"data": b"{}", "headers": {"Content-Length": "2", "Transfer-Encoding": "chunked"}}),
+    ],
+)
+def test_refusals_before_the_route_have_the_protocols_form(
+    server: ServerProcess, method: str, path: str, status: int, more: dict[str, Any]
+) -> None:
+    answer = requests.request(method, server.url + path, timeout=30, **more)
+    assert refused(answer, status)
+    assert answer.headers["X-Request-ID"]
+    native = requests.request(method, server.url + "/predict/nothing/at/all", timeout=30, **more)
+    assert "code" in native.json()
+    if status == 405:
+        assert "POST" in answer.headers["Allow"] or "GET" in answer.headers["Allow"]
+
+
 def test_a_free_axis_follows_from_the_length(server: ServerProcess) -> None:
     """A body without JSON: the one free axis of a network with one input is as long as the bytes allow."""
     headers, path = {LENGTH: "0"}, "/v2/models/line/infer"

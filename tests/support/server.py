@@ -83,11 +83,12 @@ def started(
     stderr: int | None = None,
     group: bool = False,
     ends_by: signal.Signals = signal.SIGTERM,
+    descriptors: Sequence[int] = (),
 ) -> Iterator[ServerProcess]:
     """Run a server's command until the block is left; ready as soon as it has printed what `address` finds.
 
     What it writes lies in the folder; standard error elsewhere, where `stderr` is a descriptor or `subprocess.STDOUT`.
-    Without `address` nothing is waited for. A `group` is ended whole. Raises what a server printed that did not start,
+    Without `address` nothing is waited for. A `group` is ended whole. `descriptors` are passed on. Raises what a server printed that did not start,
     and `TimeoutExpired` for one that does not end by the signal.
     """
     with contextlib.ExitStack() as files:
@@ -96,7 +97,7 @@ def started(
         process = subprocess.Popen(
             [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=stdout, stderr=log, text=True, cwd=cwd,
             env={**(os.environ if environment is None else environment), "PYTHONUNBUFFERED": "1"},
-            start_new_session=group,
+            start_new_session=group, pass_fds=descriptors,
         )  # fmt: skip
     server = ServerProcess(process, folder)
     try:

@@ -14,6 +14,7 @@ from torch import nn
 
 from flambeau.architectures import single_output
 from flambeau.builder import signature_words
+from flambeau.builder.axis_words import asked_for
 from flambeau.builder.shapes import InputForm, as_images, of_shape, shape_of
 from flambeau.errors import SourceError
 from flambeau.identify import unsupported
@@ -31,7 +32,7 @@ def infer(network: nn.Module, name: str, options: SourceOptions) -> InputForm:
     if isinstance(asked, dict) or len(needed) > 1:
         taken = _several(needed, name, options)
     elif asked is not None and any(isinstance(size, str) for size in asked):
-        taken = InputForm((TensorSpec("input", "float32", shape_of(asked)),))
+        taken = InputForm(asked_for((TensorSpec("input", "float32", shape_of(asked)),), options))
     else:
         taken = _inferred(network, name, options)
     signature_words.require_decimals(network, name, *(spec.usual for spec in taken.inputs))
@@ -50,7 +51,8 @@ def _several(needed: list[str], name: str, options: SourceOptions) -> InputForm:
         raise SourceError(
             f"--input-shape names {', '.join(asked)}, but {name} takes {', '.join(needed)}: name exactly those"
         )
-    return InputForm(tuple(TensorSpec(each, "float32", shape_of(asked[each])) for each in needed))
+    specs = [TensorSpec(each, "float32", shape_of(asked[each])) for each in needed]
+    return InputForm(asked_for(specs, options))
 
 
 def _inferred(network: nn.Module, name: str, options: SourceOptions) -> InputForm:

@@ -15,6 +15,7 @@ from onnx.inliner import inline_local_functions
 
 from flambeau.answers import agreement
 from flambeau.builder import graphs, outputs, row_arrays
+from flambeau.builder.axis_words import asked_for
 from flambeau.builder.filled import Filled, Tell, dressed
 from flambeau.builder.shapes import InputForm, of_shape, shape_of
 from flambeau.checkpoints import last_operation
@@ -136,7 +137,7 @@ def _inputs(model: "onnx.ModelProto", file: Path, options: SourceOptions) -> _Gi
         specs.append(TensorSpec(value.name, _DTYPES[kind], shape))
     if not rows:
         raise SourceError(f"no input of {file.name} has rows, and items are rows: {unsupported.ask(str(file))}")
-    return _Given(tuple(specs), 1 if 1 in rows else None, tuple(bare))
+    return _Given(asked_for(specs, options), 1 if 1 in rows else None, tuple(bare))
 
 
 def _form(given: _Given, file: Path, options: SourceOptions) -> InputForm:

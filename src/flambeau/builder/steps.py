@@ -19,7 +19,17 @@ from safetensors.numpy import save_file as save_arrays
 from flambeau import architectures, engines
 from flambeau.answers.activation import Activation
 from flambeau.answers.agreement import Agreement, Compare
-from flambeau.builder import activation, checking, engine_choice, golden_samples, labels, optimise, own_code, probing
+from flambeau.builder import (
+    activation,
+    axis_words,
+    checking,
+    engine_choice,
+    golden_samples,
+    labels,
+    optimise,
+    own_code,
+    probing,
+)
 from flambeau.builder.filled import Filled
 from flambeau.builder.weights import Opening
 from flambeau.bundle import storage
@@ -33,7 +43,7 @@ from flambeau.sources.request import Advance, BuildRequest, BuildStep, Event, Im
 from flambeau.system.process import give_memory_back
 from flambeau.system.staging import no_space
 from flambeau.tasks import TASKS, TaskName
-from flambeau.types import Label, Tensors
+from flambeau.types import Label, Tensors, TensorSpec
 from flambeau.version import VERSION
 
 if TYPE_CHECKING:
@@ -125,7 +135,7 @@ class _Build:
             source=source,
             pipeline=filled.pipeline,
             engine="eager" if error else "onnxruntime",
-            inputs=filled.inputs,
+            inputs=self._worded(filled, exported=not error),
             outputs=outputs,
             task=task,
             activation=applied,
@@ -299,6 +309,12 @@ class _Build:
             first = str(error.__cause__ or error).strip().partition("\n")[0]  # the exporter's own text has colour codes
             return f"it cannot be exported: {first or type(error).__name__}"
         return None
+
+    def _worded(self, filled: Filled, *, exported: bool) -> tuple[TensorSpec, ...]:
+        """The inputs, with the words of those lengths that have to be alike; the sides of pictures have none."""
+        if not filled.free or isinstance(filled.pipeline, PictureConfig):
+            return filled.inputs
+        return axis_words.settled(filled.inputs, self._graph if exported else None)
 
     def _check(
         self, checked: list[tuple[Tensors, Tensors]], *, compare: Compare, one_row: bool, as_written: bool = False

@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -61,9 +62,9 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
     Every option can also be set in the environment (FLAMBEAU_MAX_ITEMS=16) or in a file flambeau.toml
     (max_items = 16): `flambeau config` shows what is in force.
     """
-    from flambeau.http import grpc_front
+    from flambeau.http import grpc_front, systemd
     from flambeau.http.access import open_access
-    from flambeau.http.listening import bind, server_context
+    from flambeau.http.listening import bind, lent, server_context
     from flambeau.http.server import run
     from flambeau.protocols.model_sentences import about
 
@@ -72,12 +73,20 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
     profile = profile_of(ctx)
     if profile is not None:
         begin(profile, settings)
+    supervisor, given = systemd.Supervisor(os.environ), systemd.socket_from(os.environ)
+    if given is not None:  # before access control, which judges by the address
+        host, port = systemd.host_and_port(given)
+        settings = replace(settings, host=host, port=port)
+        logs.event("listening on the socket of systemd", host=host, port=port)
     access, encryption = open_access(settings, ours=True), server_context(settings)
+    for variable in systemd.VARIABLES:  # of this process, and not of its workers
+        os.environ.pop(variable, None)
     for variable in SECRET_VARIABLES:  # nobody else may read them, models least of all
         os.environ.pop(variable, None)
     if file := file_of(ctx):
         logs.event("settings read", file=file)
-    address = bind(settings.host, settings.port)  # before anything is loaded: a taken port is reported at once
+    # before anything is loaded: a taken port is reported at once
+    address = bind(settings.host, settings.port) if given is None else lent(given)
     grpc_address = None
     try:
         grpc_address = grpc_front.reserve(settings)
@@ -108,7 +117,7 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
 
         run(
             lambda: Service(models, settings), address, access, encryption=encryption, grpc_address=grpc_address,
-            on_ready=announce,
+            on_ready=announce, supervisor=supervisor,
         )  # fmt: skip
     finally:
         for each in filter(None, (address, grpc_address)):

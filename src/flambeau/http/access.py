@@ -18,8 +18,9 @@ from flambeau.http.origins import SAFE_METHODS, Hosts, Origins
 from flambeau.protocols import models, openapi, platform_routes, v1, v2_routes
 from flambeau.protocols.content_encoding import UnpackingBudget
 from flambeau.protocols.dispatch import NATIVE
-from flambeau.protocols.errors import RateLimited, error_answer
+from flambeau.protocols.errors import RateLimited
 from flambeau.protocols.messages import Charge, HttpAnswer, HttpRequest, sealed
+from flambeau.protocols.refusals import refusal_at
 from flambeau.protocols.routes import OPEN, RequiredScope, RouteTable
 from flambeau.settings.hosts import is_local
 from flambeau.settings.service import Settings
@@ -40,15 +41,15 @@ class Denial:
     error: RequestError
     headers: tuple[tuple[str, str], ...] = ()
 
-    def answer(self, identity: str) -> HttpAnswer:
-        """The whole answer, with the headers that every answer carries."""
-        return sealed(error_answer(self.error, identity, headers=self.headers), identity)
+    def answer(self, identity: str, path: str) -> HttpAnswer:
+        """The whole answer at a path, with the headers that every answer carries."""
+        return sealed(refusal_at(path, self.error, identity, headers=self.headers), identity)
 
 
 class AccessControl:
     """Decides on the requests to one service; holds the table of their routes."""
 
-    def __init__(self, settings: Settings, held: tuple[tokens.Token, ...], *, ours: bool) -> None:
+    def __init__(self, settings: Settings, held: tokens.HeldTokens, *, ours: bool) -> None:
         """`ours`: the server is `flambeau serve` itself. Raises `ConfigError`."""
         self.origins = Origins(settings)
         self.forwarding = Forwarding(settings)
@@ -121,7 +122,7 @@ class AccessControl:
         if not self._tokens:
             return self._local
         text = tokens.presented(headers.get("authorization", ""))
-        token = tokens.match(self._tokens, text) if text is not None else None
+        token = tokens.match(self._tokens.now(), text) if text is not None else None
         return token is not None and token.scope == "admin"
 
     def name_of(self, headers: Mapping[str, str], client: str) -> str:
@@ -151,14 +152,14 @@ class AccessControl:
 
     def _payer(self, headers: Mapping[str, str], client: str) -> str:
         text = tokens.presented(headers.get("authorization", "")) if self._tokens else None
-        token = tokens.match(self._tokens, text) if text is not None else None
+        token = tokens.match(self._tokens.now(), text) if text is not None else None
         return token.digest.hex() if token else network(client)
 
     def _identify(self, authorization: str | None, client: str) -> tokens.Token | Denial:
         if authorization is None:
             return _refusal("unauthorized", "a token is needed: send the header Authorization: Bearer TOKEN")
         text = tokens.presented(authorization)
-        token = tokens.match(self._tokens, text) if text is not None else None
+        token = tokens.match(self._tokens.now(), text) if text is not None else None
         if token is not None:
             return token
         wait = self._attempts.note(network(client))
@@ -198,7 +199,7 @@ def network(client: str) -> str:
 
 def open_access(settings: Settings, *, ours: bool) -> AccessControl:
     """The access control of the settings and the environment. Raises `ConfigError` for a service open to everybody."""
-    held = tokens.read(settings.tokens_file, os.environ)
+    held = tokens.HeldTokens(settings.tokens_file, os.environ)
     if settings.grpc_port and not ours:
         raise ConfigError(
             f"grpc_port={settings.grpc_port}: only flambeau serve listens for gRPC, an application does not"

@@ -78,7 +78,7 @@ class AsgiApp:
                 logs.failure("the model cannot be loaded", error)
                 refusal = Denial(RequestError("the model cannot be loaded: the log says why", code="model_unavailable"))
                 headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-                await _send_whole(send, refusal.answer(request_id(headers)))
+                await _send_whole(send, refusal.answer(request_id(headers), _below(scope)))
                 return
         await front({**scope, "path": _below(scope)}, receive, send)
 

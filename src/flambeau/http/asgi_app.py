@@ -152,7 +152,8 @@ class AsgiFront:
         logs.event(f"{scope['method']} refused", id=identity, status=STATUS[code], code=code, client=client)
         whole = "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
         closing = () if whole else (("Connection", "close"),)
-        await self._send(send, refusal.answer(identity), readable + closing, head=scope["method"] == "HEAD", end=False)
+        answer = refusal.answer(identity, scope["path"])
+        await self._send(send, answer, readable + closing, head=scope["method"] == "HEAD", end=False)
 
     async def _discard(self, receive: Receive, send: Send, *, more: bool) -> None:
         """Discard the rest of the body, and end the response.

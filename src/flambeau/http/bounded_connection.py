@@ -337,7 +337,7 @@ class BoundedConnection(HttpToolsProtocol):
             return
         started = pending and getattr(self.cycle, "response_started", False)
         if not started and not self.pipeline:
-            answer = Denial(error).answer(request_id({}))
+            answer = Denial(error).answer(request_id({}), self._path())
             self.transport.write(serialised(answer, self.server_state.default_headers, (), keep=False))
         if pending:  # nothing else may answer it
             self.cycle.disconnected = True
@@ -348,6 +348,11 @@ class BoundedConnection(HttpToolsProtocol):
             self._lingers = self.loop.time() + _LINGER
         else:
             self.transport.close()
+
+    def _path(self) -> str:
+        """The path of the request that arrives, as far as it is known, without the prefix of a proxy's."""
+        path = bytes(getattr(self, "url", b"")).partition(b"?")[0].decode("latin-1")
+        return self._access.forwarding.below(path)
 
     def _note(self, code: Code, why: str) -> None:
         self._service.metrics.refused(code, STATUS[code])

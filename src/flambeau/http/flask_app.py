@@ -19,8 +19,9 @@ from flambeau.http import framing
 from flambeau.http.access import PASSED, AccessControl, open_access
 from flambeau.http.request_body import FULL, InflightBudget, Share
 from flambeau.protocols import dispatch
-from flambeau.protocols.errors import STATUS, error_answer
+from flambeau.protocols.errors import STATUS
 from flambeau.protocols.messages import SAFE_HEADERS, HttpAnswer, HttpRequest, request_id
+from flambeau.protocols.refusals import hint_at, refusal_at
 from flambeau.protocols.routes import Match, RequiredScope, Route, least
 from flambeau.serving.opening import open_models
 from flambeau.serving.service import AttachedService, BlockingService, Service, split_options
@@ -78,7 +79,7 @@ def make_app(handle: ServiceHandle, access: AccessControl, shared: InflightBudge
         if refusal is None:
             return None
         handle.service.metrics.refused(refusal.error.code, STATUS[refusal.error.code])
-        return respond(refusal.answer(g.request_id))
+        return respond(refusal.answer(g.request_id, request.path))
 
     def let_pages_read(response: Response) -> Response:
         if PASSED not in request.environ:
@@ -192,7 +193,7 @@ def _finish(response: Response) -> Response:
     return response
 
 
-_NEARLY_PREDICT = ("/predict", "/predictions", "/invocations", "/infer", "/v1/models", "/v2/models", "/api/predict")
+_NEARLY_PREDICT = ("/predict", "/predictions", "/invocations", "/infer", "/api/predict")
 _PREDICT_HINT = "predictions are made with POST /predict, /predict/NAME or /predict/NAME/VERSION"
 _CODES: dict[int, Code] = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 
@@ -212,8 +213,9 @@ def _http_error(error: HTTPException) -> Response:
     }[code]
     headers = error.get_response().headers
     kept = tuple((name, headers[name]) for name in ("Allow",) if name in headers)
-    hint = _PREDICT_HINT if status in (404, 405) and request.path.startswith(_NEARLY_PREDICT) else None
-    answer = error_answer(RequestError(message, code=code, hint=hint), g.request_id, headers=kept)
+    hint = _PREDICT_HINT if request.path.startswith(_NEARLY_PREDICT) else hint_at(request.path)
+    error = RequestError(message, code=code, hint=hint if status in (404, 405) else None)
+    answer = refusal_at(request.path, error, g.request_id, headers=kept)
     return respond(dataclasses.replace(answer, status=status))
 
 
@@ -232,7 +234,7 @@ def _size(count: int) -> str:
 
 
 def _request_error(error: RequestError) -> Response:
-    return respond(error_answer(error, g.request_id))
+    return respond(refusal_at(request.path, error, g.request_id))
 
 
 def _unexpected(error: Exception) -> Response:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flambeau.errors import ConfigError, PortInUse
+from flambeau.http import systemd
 from flambeau.settings.hosts import unix_path
 from flambeau.settings.service import Settings
 
@@ -32,6 +33,8 @@ class Address:
     """The descriptor that holds the lock beside that file."""
     setting: str = "--port"
     """The setting that chose the port."""
+    lent: bool = False
+    """Whether systemd listens on it: then it goes on when this process ends, and its file is not ours."""
 
     def url(self, scheme: str) -> str:
         """The address as a client writes it."""
@@ -54,7 +57,7 @@ class Address:
     def refuse_newcomers(self, listening: socket.socket) -> None:
         """Make the kernel refuse new connections; those that wait to be accepted stay.
 
-        `listening` is a duplicate of the server's socket.
+        `listening` is a duplicate of the server's socket, which is not lent.
         """
         if self.file is not None:
             self._remove_file()
@@ -74,6 +77,12 @@ class Address:
         assert self.file is not None
         with contextlib.suppress(OSError):
             self.file.unlink()
+
+
+def lent(given: socket.socket) -> Address:
+    """The address of a socket that systemd listens on."""
+    path = unix_path(systemd.host_and_port(given)[0])
+    return Address(given, path, lent=True)
 
 
 def bind(host: str, port: int, *, setting: str = "--port") -> Address:

@@ -24,6 +24,7 @@ from flambeau.http.connection import DispatchingConnection
 from flambeau.http.flask_app import make_app
 from flambeau.http.listening import Address
 from flambeau.http.request_body import InflightBudget
+from flambeau.http.systemd import Supervisor
 from flambeau.http.timeouts import SPARE, ConnectionMonitor
 from flambeau.serving.service import AttachedService, Service
 from flambeau.telemetry import logs
@@ -45,13 +46,14 @@ def run(
     encryption: ssl.SSLContext | None,
     grpc_address: Address | None = None,
     on_ready: Callable[[Service], None],
+    supervisor: Supervisor,
 ) -> None:
     """Serve until a signal, then answer what was received, and return. Raises `SetupError` if it cannot start.
 
-    `on_ready` is called when the server listens.
+    `on_ready` is called when the server listens, and the `supervisor` is told so.
     """
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(make_service(), address, access, encryption, grpc_address, on_ready))
+        runner.run(_serve(make_service(), address, access, encryption, grpc_address, on_ready, supervisor))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -70,6 +72,7 @@ async def _serve(
     encryption: ssl.SSLContext | None,
     grpc_address: Address | None,
     on_ready: Callable[[Service], None],
+    supervisor: Supervisor,
 ) -> None:
     await service.start()
     budget = InflightBudget(service.settings)
@@ -96,10 +99,11 @@ async def _serve(
     if grpc_address is not None:
         endpoint = grpc_front.make(service, access, budget, grpc_address, asyncio.get_running_loop().time)
         beside = _Beside(endpoint, grpc_address)
-    server = _Server(config, front, address, on_ready, beside)
-    with server.signals_handled():
-        await server.serve(sockets=[address.bound])
-    await service.close()
+    server = _Server(config, front, address, on_ready, beside, supervisor)
+    async with supervisor.watched():
+        with server.signals_handled():
+            await server.serve(sockets=[address.bound])
+        await service.close()
     logs.event("stopped")
 
 
@@ -153,8 +157,10 @@ class _Server(uvicorn.Server):
         address: Address,
         on_ready: Callable[[Service], None],
         beside: _Beside | None,
+        supervisor: Supervisor,
     ) -> None:
         super().__init__(config)
+        self._supervisor = supervisor
         self._beside = beside
         self._address = address
         self._service = front.service
@@ -171,6 +177,7 @@ class _Server(uvicorn.Server):
             await self._beside.endpoint.start(self._beside.address.cannot_listen)
         self._monitor.start(lambda: self.server_state.connections)  # type: ignore[arg-type,return-value]  # all ours
         self._on_ready(self._service)
+        self._supervisor.tell("READY=1", "STATUS=serving")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept no new connections, and give the open ones time for requests that are on their way.
@@ -193,9 +200,9 @@ class _Server(uvicorn.Server):
 
         The kernel accepts connections before we do. When the listening socket is closed, it resets those that we have
         not accepted, and the requests they have sent are lost. So a duplicate keeps the socket open a moment longer,
-        refuses new connections, and the waiting ones are accepted.
+        refuses new connections, and the waiting ones are accepted. On a socket that is lent they wait for the next process.
         """
-        spares = [each.dup() for each in sockets]
+        spares = [] if self._address.lent else [each.dup() for each in sockets]
         for server in self.servers:
             server.close()
         for spare in spares:
@@ -252,5 +259,6 @@ class _Server(uvicorn.Server):
         if self.should_exit:
             return
         logs.event("stopping: answering what was received", signal=signal.Signals(number).name)
+        self._supervisor.tell("STOPPING=1", "STATUS=answering what was received")
         self._service.drain()
         self.should_exit = True

@@ -1,13 +1,16 @@
 """Bearer tokens: read from a file or the environment, kept as hashes, and compared in constant time.
 
+A file that changes is read again while the service runs, so that a token can be given and taken back without a restart.
 The text of a token is dropped as soon as it is hashed. Tokens never come from the command line.
 """
 
 import hashlib
 import hmac
+import logging
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +18,7 @@ from typing import Literal, get_args
 
 from flambeau.errors import ConfigError
 from flambeau.settings.table import ADMIN_TOKEN, TOKEN
+from flambeau.telemetry import logs
 
 Scope = Literal["infer", "admin"]
 """What a token permits. `admin` includes `infer`."""
@@ -23,6 +27,7 @@ _VARIABLES: Mapping[str, Scope] = {TOKEN: "infer", ADMIN_TOKEN: "admin"}
 """The environment variables that hold one token each."""
 
 _SCOPES = get_args(Scope)
+_LOOKED_AT_MOST = 1.0  # seconds between two looks at the file; there is no event for it on every system
 _SHORTEST = 22  # characters: 128 bits, at base64's six bits each
 _HASHED = re.compile(r"sha256:([0-9a-f]{64})")
 _BEARER = re.compile(r"bearer +(\S+)", re.IGNORECASE)
@@ -48,6 +53,46 @@ def read(file: str | None, environment: Mapping[str, str]) -> tuple[Token, ...]:
         if text := environment.get(variable):
             found.append(_token(scope, text, variable))
     return tuple(found)
+
+
+class HeldTokens:
+    """The tokens that count now: those of the environment at the start, and those of the file as it is."""
+
+    def __init__(self, file: str | None, environment: Mapping[str, str]) -> None:
+        """Raises `ConfigError`."""
+        self._file = None if file is None else Path(file)
+        self._state = self._look()  # before it is read: a change meanwhile is then seen later
+        self._held = read(file, environment)
+        self._given = read(None, environment)
+        self._looked = time.monotonic()
+
+    def __bool__(self) -> bool:
+        return bool(self._held)  # a file without tokens is refused, so this never changes
+
+    def now(self) -> tuple[Token, ...]:
+        """The tokens. A file that has changed is read; one that cannot be used changes nothing, and is logged."""
+        if self._file is None or time.monotonic() - self._looked < _LOOKED_AT_MOST:
+            return self._held
+        self._looked = time.monotonic()
+        state = self._look()
+        if state not in (self._state, None):
+            self._state = state
+            try:
+                self._held = (*_from_file(self._file), *self._given)
+                logs.event("tokens read again", tokens=len(self._held))
+            except ConfigError as error:
+                logs.event("the tokens stay as they were", level=logging.WARNING, why=str(error))
+        return self._held
+
+    def _look(self) -> tuple[int, ...] | None:
+        """What tells one state of the file from another; `None` for one that is not there."""
+        if self._file is None:
+            return None
+        try:
+            found = self._file.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
 
 
 def _from_file(path: Path) -> list[Token]:

@@ -43,7 +43,21 @@ def rows_of(inputs: Sequence[TensorSpec], tensors: Tensors) -> int:
         rows = rows or len(array)
         if len(array) != rows:
             raise _wrong(f"the input '{spec.name}' has {len(array)} rows, but '{names[0]}' has {rows}")
+    refuse_unlike(inputs, tensors)
     return rows
+
+
+def refuse_unlike(inputs: Sequence[TensorSpec], tensors: Tensors) -> None:
+    """Raise `InvalidInput` where axes that share a word have unlike lengths."""
+    lengths: dict[str, tuple[str, int]] = {}
+    for spec in inputs:
+        for word, size in zip(spec.words, tensors[spec.name].shape[1:], strict=False):
+            name, length = lengths.setdefault(word, (spec.name, size))
+            if word and size != length:
+                raise _wrong(
+                    f"the length '{word}' is {length} in the input '{name}', and {size} in '{spec.name}': "
+                    "it has to be the same"
+                )
 
 
 def _listed(inputs: Sequence[TensorSpec]) -> str:

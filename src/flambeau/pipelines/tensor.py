@@ -17,6 +17,7 @@ import numpy.typing as npt
 from flambeau.errors import InvalidInput
 from flambeau.pipelines.json_document import refuse_another
 from flambeau.pipelines.json_numbers import UnlikeError, read_rows, shape_of
+from flambeau.pipelines.named_tensors import refuse_unlike
 from flambeau.tasks import Postprocess
 from flambeau.tasks.tensor import MAX_ROWS, inputs_of, nesting_of
 from flambeau.types import Payload, Tensors, TensorSpec
@@ -42,7 +43,9 @@ class TensorPipeline:
         text = bytes(payload.data)
         if len(self._inputs) == 1:
             [only] = self._inputs
-            return {only.spec.name: only.read(text)[0]}
+            alone = {only.spec.name: only.read(text)[0]}
+            refuse_unlike((only.spec,), alone)
+            return alone
         texts = self._named(text)
         tensors: Tensors = {}
         first: tuple[str, int, bool] | None = None
@@ -60,6 +63,7 @@ class TensorPipeline:
                     code="invalid_tensor",
                 )
             tensors[name] = rows
+        refuse_unlike([each.spec for each in self._inputs], tensors)
         return tensors
 
     def example(self) -> Payload:

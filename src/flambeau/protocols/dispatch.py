@@ -15,6 +15,7 @@ from flambeau.protocols.errors import error_answer
 from flambeau.protocols.messages import HttpAnswer, HttpRequest, sealed
 from flambeau.protocols.native import Answered
 from flambeau.protocols.parameters import TIMEOUT
+from flambeau.protocols.refusals import refusal_at
 from flambeau.protocols.routes import Match, ProtocolFunction, Route
 from flambeau.serving.model import Model
 from flambeau.serving.service import Service
@@ -53,7 +54,7 @@ def _finished(found: HttpAnswer, route: Route, request: HttpRequest) -> HttpAnsw
 
 
 def _failed(error: Exception, request: HttpRequest) -> HttpAnswer:
-    return error_answer(told(error, request.identity), request.identity)
+    return refusal_at(request.path, told(error, request.identity), request.identity)
 
 
 # Predictions
