@@ -352,9 +352,7 @@ def test_the_export_tells_which_lengths_have_to_be_alike(
             assert "'a' is 2 in the input 'series', and 1 in 'other'" in unlike(
                 model, {"series": longer, "mask": longer, "other": row}
             )
-        assert "in the input 'series', and 1 in 'mask'" in unlike(
-            model, {"series": longer, "mask": row, "other": row}
-        )
+        assert "in the input 'series', and 1 in 'mask'" in unlike(model, {"series": longer, "mask": row, "other": row})
 
 
 def test_a_graph_of_a_free_length_may_be_held_to_one(opened: Opened, tmp_path: Path) -> None:
@@ -461,3 +459,29 @@ def test_the_compiled_engine_says_that_it_takes_one_shape(nets: Any, opened: Ope
     bundle = opened(file, input_shape=("steps", 4), **options)
     with pytest.raises(EngineError, match="needs inputs of one shape"):
         flambeau.load(bundle.path, allow_code=True, engine="compile")
+
+
+@pytest.mark.slow  # two builds of a graph, and eight calibrations
+def test_every_output_of_a_quantised_graph_is_compared(tmp_path: Path) -> None:
+    """The measure is that of the worst output, and each output is kept for replicas to reproduce."""
+    numbers = np.random.default_rng(4)
+    given = tmp_path / "given"
+    given.mkdir()
+    for index in range(8):
+        rows = {"a": numbers.standard_normal(4).round(3).tolist(), "b": numbers.standard_normal(6).round(3).tolist()}
+        (given / f"{index}.json").write_text(json.dumps({"input": rows}))
+    nodes = [helper.make_node("MatMul", ["a", "v"], ["sums"]), helper.make_node("MatMul", ["b", "w"], ["scores"])]
+    file = save(
+        tmp_path / "two.onnx", nodes, {"a": ["n", 4], "b": ["n", 6]}, {"sums": ["n", 2], "scores": ["n", 3]},
+        v=numbers.standard_normal((4, 2)).astype(np.float32), w=numbers.standard_normal((6, 3)).astype(np.float32),
+    )  # fmt: skip
+    target = tmp_path / "bundle"
+    build_cache.build_into(SourceOptions(source=str(file)), target, progress=lambda _: None, int8=str(given))
+    bundle = storage.read(target)
+    assert bundle.manifest.int8 is not None
+    assert (bundle.manifest.int8.samples, bundle.manifest.int8.top1) == (8, None)
+    assert 0 < bundle.manifest.int8.difference < 0.1
+    sent = {"a": [0.5, -0.5, 0.25, 1.0], "b": [1.0] * 6}
+    with flambeau.load(target) as exact, flambeau.load(target, engine="onnxruntime-int8") as quantised:
+        for name, expected in exact.predict(sent).items():
+            np.testing.assert_allclose(quantised.predict(sent)[name], expected, atol=0.2)

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton
 
 from flambeau.architectures import torchvision_compat
 from flambeau.bundle import storage
 from flambeau.bundle.storage import Bundle
 from tests.support.photographs import encoded, photograph
-from tests.support.server import FLAMBEAU, Serve
+from tests.support.server import FLAMBEAU, Serve, free_port
 from tests.support.warm import run_flambeau
 
 NET = """
@@ -100,10 +101,14 @@ def test_densenet_answers_as_pytorch_itself(serve: Serve, folder: Path) -> None:
         expected = logits.softmax(1)[0]
     for engine in ("onnxruntime", "eager"):
         arguments = ("densenet121", "--weights", folder / "densenet.pth", "--labels", "imagenet", "--engine", engine)
-        with serve(*arguments) as server:
+        port = free_port()
+        with serve(*arguments, "--grpc-port", port) as server:
             body = server.post("/predict?threshold=0", files={"image": encoded(picture)}).json()
             raw, from_json, files = over_v2(server.url, "densenet121", prepared.numpy(), encoded(picture))
+            by_grpc, files_by_grpc = over_grpc(f"127.0.0.1:{port}", "densenet121", prepared.numpy(), encoded(picture))
         assert (raw == from_json).all()
+        assert by_grpc == pytest.approx(raw, abs=1e-6 * float(logits.abs().max()))
+        assert files_by_grpc[0].tolist() == pytest.approx(body["probabilities"], abs=1e-6)
         assert raw == pytest.approx(logits.numpy(), abs=1e-6 * float(logits.abs().max()))
         assert torch.from_numpy(raw.copy()).softmax(1)[0].tolist() == pytest.approx(body["probabilities"], abs=1e-6)
         assert files[0].tolist() == pytest.approx(body["probabilities"], abs=1e-6)
@@ -127,6 +132,22 @@ def over_v2(url: str, model: str, prepared: np.ndarray, file: bytes) -> tuple[np
     found.append(client.infer(model, [images]).as_numpy("probabilities"))
     client.close()
     return found[0], found[1], found[2]
+
+
+def over_grpc(target: str, model: str, prepared: np.ndarray, file: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """The same over gRPC: the network's own outputs, and the probabilities of a file."""
+    client = triton_grpc.InferenceServerClient(target)
+    described = client.get_model_metadata(model)
+    given, output = described.inputs[0], described.outputs[0].name
+    tensor = triton_grpc.InferInput(given.name, list(prepared.shape), "FP32")
+    tensor.set_data_from_numpy(prepared)
+    asked = [triton_grpc.InferRequestedOutput(output)]
+    raw = client.infer(model, [tensor], outputs=asked, client_timeout=60).as_numpy(output)
+    images = triton_grpc.InferInput("images", [1], "BYTES")
+    images.set_data_from_numpy(np.array([file], object))
+    files = client.infer(model, [images], client_timeout=60).as_numpy("probabilities")
+    client.close()
+    return raw, files
 
 
 def test_a_network_over_numbers_serves_rows_and_lists_of_rows(serve: Serve, folder: Path) -> None:

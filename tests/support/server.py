@@ -88,8 +88,9 @@ def started(
     """Run a server's command until the block is left; ready as soon as it has printed what `address` finds.
 
     What it writes lies in the folder; standard error elsewhere, where `stderr` is a descriptor or `subprocess.STDOUT`.
-    Without `address` nothing is waited for. A `group` is ended whole. `descriptors` are passed on. Raises what a server printed that did not start,
-    and `TimeoutExpired` for one that does not end by the signal.
+    Without `address` nothing is waited for. A `group` is ended whole. `descriptors` are passed on.
+
+    Raises what a server printed that did not start, and `TimeoutExpired` for one that does not end by the signal.
     """
     with contextlib.ExitStack() as files:
         stdout = files.enter_context((folder / "stdout").open("w"))

@@ -122,8 +122,8 @@ def _run(session: Any, rows: Tensors, like: Tensors) -> Tensors:
     return dict(zip(like, session.run(list(like), rows), strict=True))
 
 
-def _joined(parts: list[Tensors]) -> np.ndarray:
-    return np.concatenate([array for part in parts for array in part.values()])
+def _joined(parts: list[Tensors]) -> Tensors:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _keep(folder: Path, given: list[Tensors], found: list[Tensors]) -> None:
@@ -138,10 +138,12 @@ def _keep(folder: Path, given: list[Tensors], found: list[Tensors]) -> None:
     )
 
 
-def _measure(expected: np.ndarray, found: np.ndarray, *, classes: bool) -> Quantised:
-    apart = agreement.measure(expected, found, classes=False).difference
-    same = float((expected.argmax(axis=1) == found.argmax(axis=1)).mean()) if classes else None
-    return Quantised(samples=len(expected), top1=same, difference=apart)
+def _measure(expected: Tensors, found: Tensors, *, classes: bool) -> Quantised:
+    """The largest difference of any output; with `classes` there is one output, which ranks them."""
+    apart = max(agreement.measure(expected[name], found[name], classes=False).difference for name in expected)
+    first, its = next(iter(expected.values())), next(iter(found.values()))
+    same = float((first.argmax(axis=1) == its.argmax(axis=1)).mean()) if classes else None
+    return Quantised(samples=len(first), top1=same, difference=apart)
 
 
 def told(found: Quantised, whose: str = "PyTorch's") -> str:

@@ -203,10 +203,8 @@ class _Build:
 
     def _quantise(self, filled: Filled, pipeline: Pipeline, error: str | None, *, classes: bool) -> Quantised:
         """Make the int8 graph, and tell the user how well it agrees."""
-        if filled.free or len(filled.outputs) > 1:
-            raise SourceError(
-                f"--int8 needs a graph of one output and inputs of one shape: build {filled.name} without"
-            )
+        if filled.free:
+            raise SourceError(f"--int8 needs inputs of one shape: build {filled.name} without")
         if error or filled.rows is not None:
             why = error or f"it is given one row at a time, because {filled.one_row}"
             raise SourceError(f"--int8 needs a graph that computes batches, and {filled.name} has none ({why})")

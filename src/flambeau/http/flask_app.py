@@ -214,8 +214,8 @@ def _http_error(error: HTTPException) -> Response:
     headers = error.get_response().headers
     kept = tuple((name, headers[name]) for name in ("Allow",) if name in headers)
     hint = _PREDICT_HINT if request.path.startswith(_NEARLY_PREDICT) else hint_at(request.path)
-    error = RequestError(message, code=code, hint=hint if status in (404, 405) else None)
-    answer = refusal_at(request.path, error, g.request_id, headers=kept)
+    refused = RequestError(message, code=code, hint=hint if status in (404, 405) else None)
+    answer = refusal_at(request.path, refused, g.request_id, headers=kept)
     return respond(dataclasses.replace(answer, status=status))
 
 

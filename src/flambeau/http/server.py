@@ -200,7 +200,8 @@ class _Server(uvicorn.Server):
 
         The kernel accepts connections before we do. When the listening socket is closed, it resets those that we have
         not accepted, and the requests they have sent are lost. So a duplicate keeps the socket open a moment longer,
-        refuses new connections, and the waiting ones are accepted. On a socket that is lent they wait for the next process.
+        refuses new connections, and the waiting ones are accepted.
+        On a socket that is lent they wait for the next process.
         """
         spares = [] if self._address.lent else [each.dup() for each in sockets]
         for server in self.servers:

@@ -35,7 +35,9 @@ def socket_from(environment: Mapping[str, str]) -> socket.socket | None:
     except OSError as error:
         raise ConfigError(f"LISTEN_FDS=1, but descriptor 3 is no socket ({error.strerror})") from error
     if not fits:
-        raise ConfigError("the socket of LISTEN_FDS does not listen: take ListenStream= and Accept=no in the socket unit")
+        raise ConfigError(
+            "the socket of LISTEN_FDS does not listen: take ListenStream= and Accept=no in the socket unit"
+        )
     return given
 
 

@@ -1,5 +1,4 @@
-"""Refusals of requests that reach no route, such as those by access control and limits: in the form of the protocol that
-the path belongs to.
+"""Refusals of requests that reach no route, as by access control and limits: in the form of the path's protocol.
 
 A client of KServe's protocols reads `{"error": "..."}` and nothing else, also where no function of theirs was called.
 It decides nothing: why a request is refused, and with which headers, is told by whoever refuses it.
