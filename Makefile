@@ -97,7 +97,7 @@ $(VENV)/.installed-slow: $(VENV)/.installed-test
 	@touch $@
 
 $(VENV)/.installed-deploy: $(VENV)/.installed-test
-	@echo "== installing what checks a bill of materials"
+	@echo "== installing what checks a bill of materials, and podman-compose"
 	$(PIP) -e ".[torch,test,deploy]"
 	@touch $@
 

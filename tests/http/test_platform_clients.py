@@ -1,7 +1,7 @@
 """The platforms' own clients, unmodified, against a server in the profile of each.
 
 They need packages that weigh more than everything else here, so they get an environment of their own; with
-FLAMBEAU_FOREIGN_PYTHON another one, which has them, is taken.
+FLAMBEAU_FOREIGN_PYTHON (and FLAMBEAU_MLSERVER_PYTHON) another one, which has them, is taken.
 """
 
 import json
@@ -28,16 +28,25 @@ PACKAGES = ("sagemaker-core>=2", "google-cloud-aiplatform[prediction]>=2", "kser
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Python that has the clients."""
-    if given := os.environ.get("FLAMBEAU_FOREIGN_PYTHON"):
+    return _python(tmp_path_factory.mktemp("foreign"), "FLAMBEAU_FOREIGN_PYTHON", PACKAGES)
+
+
+@pytest.fixture(scope="module")
+def mlserver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python that has MLServer, which wants other versions than the others."""
+    return _python(tmp_path_factory.mktemp("mlserver"), "FLAMBEAU_MLSERVER_PYTHON", ("mlserver>=1.7",))
+
+
+def _python(folder: Path, variable: str, packages: tuple[str, ...]) -> Path:
+    if given := os.environ.get(variable):
         return Path(given)
-    folder = tmp_path_factory.mktemp("foreign")
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
     done = subprocess.run(
-        [python, "-m", "pip", "install", "-q", *PACKAGES], capture_output=True, text=True, check=False
+        [python, "-m", "pip", "install", "-q", *packages], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        pytest.skip(f"the platforms' clients cannot be installed here: {done.stderr[-200:]}")
+        pytest.skip(f"{', '.join(packages)} cannot be installed here: {done.stderr[-200:]}")
     return python
 
 
@@ -155,3 +164,57 @@ def test_kserves_sdk_reads_our_answers(foreign: Path, numbers: Path, tmp_path: P
     with on(tmp_path, *arguments, FLAMBEAU_INSECURE_NO_AUTH="1") as server:
         over_grpc = [True, True, "q", DOUBLED, "q", DOUBLED]
         assert said(foreign, KSERVE, server.url, grpc) == [{"predictions": DOUBLED}, True, True, over_grpc]
+
+
+MLSERVER = """
+import json, sys, urllib.request
+import numpy
+from mlserver.codecs import Base64Codec, NumpyCodec, NumpyRequestCodec, StringCodec
+from mlserver.types import InferenceRequest, InferenceResponse, MetadataModelResponse, MetadataServerResponse
+from mlserver.types import RepositoryIndexResponse
+url, picture = sys.argv[1:]
+def fetch(path, body=None):
+    return urllib.request.urlopen(url + path, body).read()
+rows = numpy.array([[1, 2, 3], [4, 5, 6]], numpy.float32)
+def ask(model, *inputs, **more):
+    body = InferenceRequest(inputs=list(inputs), **more).model_dump_json(exclude_none=True)
+    return InferenceResponse.model_validate_json(fetch(f"/v2/models/{model}/infer", body.encode()))
+numbers = ask("doubling", NumpyCodec.encode_input("input", rows), id="q")
+whole = NumpyRequestCodec.decode_response(numbers)
+images = Base64Codec.encode_input("images", [open(picture, "rb").read()], use_bytes=False)
+labels = next(each for each in ask("animals", images).outputs if each.name == "labels")
+described = MetadataModelResponse.model_validate_json(fetch("/v2/models/doubling"))
+MetadataServerResponse.model_validate_json(fetch("/v2"))
+listed = RepositoryIndexResponse.model_validate_json(fetch("/v2/repository/index", b"{}"))
+print(json.dumps([
+    numbers.id, NumpyCodec.decode_output(numbers.outputs[0]).tolist(), whole.tolist(),
+    StringCodec.decode_output(labels), described.inputs[0].shape, sorted(each.name for each in listed.root),
+]))
+"""
+
+
+def test_mlservers_types_and_codecs_read_our_answers(
+    mlserver: Path, models: Served, picture: Path, tmp_path: Path
+) -> None:
+    doubling(models.folder / "doubling" / "1")
+    with on(tmp_path, "--port", "0", "--allow-code", models.folder) as server:
+        headers = {"Content-Type": "image/jpeg"}
+        best = server.post("/predict/animals?threshold=0", data=picture.read_bytes(), headers=headers).json()
+        names = ["animals", "double", "doubling", "line", "several"]
+        found = said(mlserver, MLSERVER, server.url, picture)
+        assert found == ["q", DOUBLED, DOUBLED, [best["class_name"]], [-1, 3], names]
+
+
+def test_mlservers_batch_client_writes_our_answers(mlserver: Path, numbers: Path, tmp_path: Path) -> None:
+    """`mlserver infer`: a file of requests, several at once, through tritonclient inside it."""
+    asked = [
+        {"inputs": [{"name": "input", "shape": [1, 3], "datatype": "FP32", "data": [each, 2, 3]}]} for each in range(20)
+    ]
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(each) + "\n" for each in asked))
+    with on(tmp_path, "--port", "0", "--name", "model", numbers) as server:
+        command = [mlserver.with_name("mlserver"), "infer", "-u", server.url.removeprefix("http://"), "-m", "model",
+                   "-i", tmp_path / "asked.jsonl", "-o", tmp_path / "told.jsonl", "-w", "4", "-s", "2"]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+    told = [json.loads(line) for line in (tmp_path / "told.jsonl").read_text().splitlines()]
+    assert sorted(each["outputs"][0]["data"] for each in told) == [[2.0 * each, 4.0, 6.0] for each in range(20)]
