@@ -186,3 +186,36 @@ def test_hugging_faces_client_gets_its_own_objects(serve: Serve, bundle: Bundle)
         assert box == pytest.approx(TABLE[0].tolist())
         fewer = client.object_detection(WHITE, threshold=0.9)
         assert len(fewer) == int((STRENGTHS >= 0.9).sum())
+
+
+def over_v2(server: ServerProcess, *files: bytes, **parameters: Any) -> dict[str, Any]:
+    """The outputs for these images by name."""
+    data = [base64.b64encode(each).decode() for each in files]
+    given = {"name": "images", "shape": [len(files)], "datatype": "BYTES", "data": data}
+    answer = server.post("/v2/models/detector/infer", json={"inputs": [given], "parameters": parameters})
+    assert answer.status_code == 200, answer.text
+    return {each["name"]: np.array(each["data"]).reshape(each["shape"]) for each in answer.json()["outputs"]}
+
+
+def test_boxes_are_tensors_over_v2_padded_to_the_longest(server: ServerProcess) -> None:
+    told = server.get("/v2/models/detector").json()
+    assert {each["name"]: (each["datatype"], each["shape"]) for each in told["outputs"]} == {
+        "boxes": ("FP32", [-1, -1, 4]), "scores": ("FP32", [-1, -1]), "labels": ("INT64", [-1, -1]),
+        "names": ("BYTES", [-1, -1]), "count": ("INT64", [-1]),
+    }  # fmt: skip
+    found = over_v2(server, BLACK, DARK, WHITE)
+    assert found["count"].tolist() == [0, 1, MOST]
+    assert {name: each.shape for name, each in found.items() if name != "count"} == {
+        "boxes": (3, MOST, 4), "scores": (3, MOST), "labels": (3, MOST), "names": (3, MOST)
+    }  # fmt: skip
+    for row, data in enumerate((BLACK, DARK, WHITE)):
+        count = found["count"][row]
+        native = server.post(files={"file": data}).json()["predictions"]
+        assert found["names"][row].tolist() == [each["label"] for each in native] + [""] * (MOST - count)
+        np.testing.assert_allclose(found["scores"][row, :count], [each["score"] for each in native], rtol=1e-5)
+        boxes = [[each["box"][name] for name in ("xmin", "ymin", "xmax", "ymax")] for each in native]
+        np.testing.assert_allclose(found["boxes"][row, :count], np.reshape(boxes, (-1, 4)), rtol=1e-5)
+        assert not found["boxes"][row, count:].any()
+    assert over_v2(server, WHITE, max_detections=2)["names"].tolist() == [list(NAMES[1:])]
+    assert over_v2(server, BLACK)["boxes"].shape == (1, 0, 4)
+    assert over_v2(server, WHITE, threshold=0.98)["count"].tolist() == [int((STRENGTHS >= 0.98).sum())]

@@ -27,7 +27,7 @@ from flambeau.protocols.v2_datatypes import Elements, V2Datatype, datatype_of
 from flambeau.serving import tensor_requests
 from flambeau.serving.model import Model
 from flambeau.serving.service import Service
-from flambeau.tasks import NetworkFacts
+from flambeau.tasks import COUNT, NetworkFacts
 from flambeau.types import Options, Outcome, Payload, Tensors, Timings
 
 ParameterValue = str | bool | int | float
@@ -271,19 +271,24 @@ def _classes(parameters: Parameters) -> int:
 
 
 def _options(parameters: Parameters, wanted: Sequence[RequestedOutput]) -> Options:
-    top_k, threshold = parameters.get("top_k", 1), parameters.get("threshold")
-    if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= _MOST_RANKED:
-        message = f"the parameter top_k must be a whole number from 1 to {_MOST_RANKED}"
-        raise RequestError(message, code="bad_request")
+    threshold = parameters.get("threshold")
     if threshold is not None and (
         isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1
     ):
         raise RequestError("the parameter threshold must be a number from 0 to 1", code="bad_request")
     return Options(
-        top_k=top_k,
+        top_k=_count(parameters, "top_k") or 1,
         threshold=None if threshold is None else float(threshold),
         probabilities="probabilities" in _names(wanted),
+        most=_count(parameters, "max_detections"),
     )
+
+
+def _count(parameters: Parameters, name: str) -> int | None:
+    found = parameters.get(name)
+    if found is None or (isinstance(found, int) and not isinstance(found, bool) and 1 <= found <= _MOST_RANKED):
+        return found
+    raise RequestError(f"the parameter {name} must be a whole number from 1 to {_MOST_RANKED}", code="bad_request")
 
 
 def _payloads(model: Model, tensor: NamedTensor, *, most: int, max_depth: int) -> list[Payload]:
@@ -336,6 +341,9 @@ def _arrays(model: Model, outcomes: Sequence[Outcome], asked: _Question) -> dict
         told = Asked(top_k=asked.options.top_k)
         return {ANSWER: _texts([msgspec.json.encode(each.body(told)) for each in answers])}
     parts = [each.tensors() for each in answers]
+    if COUNT in parts[0]:
+        longest = max(int(part[COUNT][0]) for part in parts)
+        parts = [{name: _padded(part[name], longest) for name in names} for part in parts]
     for name in names:
         if len({part[name].shape for part in parts}) > 1:
             raise RequestError(
@@ -344,6 +352,14 @@ def _arrays(model: Model, outcomes: Sequence[Outcome], asked: _Question) -> dict
                 code="bad_request",
             )
     return {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+
+def _padded(array: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:
+    """The array with so many entries for its row, zeros or empty texts behind its own; itself if it has one for all."""
+    if array.ndim == 1:
+        return array
+    more = np.full((1, length - array.shape[1], *array.shape[2:]), "" if array.dtype.kind == "O" else 0, array.dtype)
+    return np.concatenate([array, more], axis=1)
 
 
 def _texts(texts: list[bytes]) -> npt.NDArray[Any]:

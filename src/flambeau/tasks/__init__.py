@@ -12,10 +12,11 @@ import msgspec
 from msgspec import UNSET
 
 from flambeau.answers import Expected, RawOutputs
-from flambeau.tasks.base import CellKind, NetworkFacts, Postprocess, Renderer, Task
+from flambeau.tasks.base import COUNT, CellKind, NetworkFacts, Postprocess, Renderer, Task
 
 __all__ = [
     "ANSWERS",
+    "COUNT",
     "TASKS",
     "CellKind",
     "ImageTask",

@@ -17,6 +17,9 @@ from flambeau.items import Item, PipelineKind, Tensors, TensorSpec
 CellKind = Literal["text", "whole", "number", "truth", "texts", "numbers", "any"]
 """The type of a table's column."""
 
+COUNT = "count"
+"""The array that says how many entries the others have, of an answer without a fixed number of them."""
+
 Postprocess = Callable[[Tensors, Item], Answer]
 """Makes an item's answer from its rows of the network's outputs."""
 
@@ -94,7 +97,8 @@ class Task:
         raise NotImplementedError
 
     def arrays(self, network: NetworkFacts) -> tuple[TensorSpec, ...]:
-        """What `tensors()` of an answer holds, for protocols of arrays; the dtype of text is `str`.
+        """What `tensors()` of an answer holds, for protocols of arrays; the dtype of text is `str`. With an array
+        `COUNT` the others have so many entries, and those of unlike answers may be padded.
 
         Empty if there is nothing of the kind: such protocols then give the answer's JSON.
         """

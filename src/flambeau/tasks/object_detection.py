@@ -15,7 +15,10 @@ from flambeau.answers.boxes import BOXES, LABELS, SAME_BOX, SCORES, Detections, 
 from flambeau.answers.schemas import NUMBER, Schema, named, record
 from flambeau.errors import BundleError
 from flambeau.items import FREE, Item, Tensors, TensorSpec
-from flambeau.tasks.base import CellKind, NetworkFacts, Postprocess, Task
+from flambeau.tasks.base import COUNT, CellKind, NetworkFacts, Postprocess, Task
+
+NAMES = "names"
+"""The array of the found objects' labels as text; `labels` has their numbers, as the network's own output has."""
 
 SIZE = "size"
 """What the pipeline adds to the outputs: the height and width of the image as it was sent, int64 [1, 2]."""
@@ -89,11 +92,16 @@ class ObjectDetection(Answer, frozen=True):
         return summary(each.label for each in self.found)
 
     def tensors(self) -> Tensors:
-        """Boxes (1, n, 4) and scores (1, n) as float32, labels (1, n) as int64; n is 0 if nothing was found."""
+        """Boxes (1, n, 4) and scores (1, n) as float32, labels (1, n) as int64 and their names as text, and `count`,
+        int64 (1), which is n; it is 0 if nothing was found."""
+        names = np.empty((1, len(self.found)), np.object_)
+        names[0, :] = [each.label for each in self.found]
         return {
             BOXES: np.array([each.box for each in self.found], np.float32).reshape(1, -1, 4),
             SCORES: np.array([[each.score for each in self.found]], np.float32),
             LABELS: np.array([[each.index for each in self.found]], np.int64),
+            NAMES: names,
+            COUNT: np.array([len(self.found)], np.int64),
         }
 
     def body(self, asked: Asked) -> dict[str, Any]:
@@ -222,6 +230,15 @@ class ObjectDetectionTask(Task):
         image = record({"width": pixels, "height": pixels})
         image["description"] = "The size of the image as it was sent, turned upright, in pixels."
         return (record({"predictions": found, "image": image}),)
+
+    def arrays(self, network: NetworkFacts) -> tuple[TensorSpec, ...]:
+        return (
+            TensorSpec(BOXES, "float32", (FREE, 4)),
+            TensorSpec(SCORES, "float32", (FREE,)),
+            TensorSpec(LABELS, "int64", (FREE,)),
+            TensorSpec(NAMES, "str", (FREE,)),
+            TensorSpec(COUNT, "int64", ()),
+        )
 
     def agreement(
         self, network: NetworkFacts, expected: Tensors, found: Tensors, *, tolerance: float = agreement.TOLERANCE
