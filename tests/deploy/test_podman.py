@@ -23,6 +23,7 @@ import yaml
 from chaos.server import free_port
 from flambeau.deploy import manifests
 from flambeau.deploy.manifests import Values
+from tests.support import ROOT
 from tests.support import kubernetes as tools
 from tests.support.fleet import wait_for
 from tests.support.server import STARTUP_SECONDS
@@ -161,3 +162,15 @@ def test_compose_runs_the_service(podman: Podman, tmp_path: Path) -> None:
         assert requests.get(f"{url}/models", headers={"Host": "evil.example.org"}, timeout=5).status_code != 200
     finally:
         subprocess.run([*compose, "down"], env=podman.environment, check=False, capture_output=True)
+
+
+def test_composes_own_parser_takes_the_file_of_the_repository() -> None:
+    """With every variable at its default, and with nginx, whose profile is off unless it is asked for."""
+    pytest.importorskip("podman_compose")
+    compose = [sys.executable, "-m", "podman_compose", "-f", ROOT / "deploy/compose.yaml"]
+    for profile, services in ((), {"flambeau", "prometheus", "grafana"}), (("--profile", "tls"), {"nginx"}):
+        done = subprocess.run([*compose, *profile, "config"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        found = yaml.safe_load(done.stdout)["services"]
+        assert services <= found.keys()
+        assert found["flambeau"]["read_only"] is True
