@@ -145,7 +145,8 @@ class _Build:
             from flambeau.builder import detectors
 
             return detectors.probe(filled, tell=self._tell)
-        return probing.probe(filled, self._order.options.output_name, tell=self._tell)
+        known = filled.architecture is not None and filled.architecture.registry != "code"  # then it named the head
+        return probing.probe(filled, None if known else self._order.options.output_name, tell=self._tell)
 
     def _decide(self, probed: probing.Probed) -> tuple[TaskName, Activation]:
         """Decide the task and the activation, and tell the user about those of images. Raises `SourceError`."""
@@ -165,7 +166,7 @@ class _Build:
             without_head=probed.without_head,
             named=options.labels is not None or len(filled.classes or ()) == probed.output.shape[0],
         )
-        decided = activation.decide(seen, options.task, options.activation)
+        decided = activation.decide(seen, options.task, options.activation, normalize=bool(options.normalize))
         self._tell(decided.note)
         return decided.task, decided.activation
 
@@ -227,7 +228,7 @@ class _Build:
 
             state, pipeline = TORCHVISION.pretrained(architecture.name)
             self._step("filling the network")
-            filled = networks.pretrained(architecture, state, pipeline, order.options)
+            filled = networks.pretrained(architecture, state, pipeline, order.options, tell=self._tell)
             return filled, Source(kind="pretrained", name=architecture.name)
         if order.file is not None and self._opening is None:
             source = Source(kind=order.kind, name=Path(order.file).name, sha256=storage.sha256_of(Path(order.file)))

@@ -76,6 +76,10 @@ _OTHERWISE = (
     "say --task multi-label if each class was trained on its own (BCEWithLogitsLoss), --task regression or --task "
     "embedding if they are no classes"
 )
+_OTHERWISE_OF_KNOWN = (
+    "say --task multi-label if each class was trained on its own (BCEWithLogitsLoss), --task regression if they are "
+    "numbers, --task embedding for the features before them"
+)
 _IMAGES = re.compile(r"[^\[]+\[[^,\]]+, [13], [^,\]]+, [^,\]]+\]")
 
 
@@ -91,7 +95,7 @@ def task_of_fit(fit: Fit, *, official: bool) -> str:
         return "classification: Flambeau applies a softmax, as these weights were trained"
     if fit.features:
         return f"embedding: without its head it makes {fit.classes} features"
-    return f"classification, assumed: Flambeau applies a softmax to its {fit.classes} outputs; {_OTHERWISE}"
+    return f"classification, assumed: Flambeau applies a softmax to its {fit.classes} outputs; {_OTHERWISE_OF_KNOWN}"
 
 
 def asks(fit: Fit) -> bool:

@@ -3,7 +3,7 @@
 from flambeau.answers.activation import Activation
 from flambeau.serving.model import Model
 
-_FUNCTIONS = {"softmax": "Softmax", "sigmoid": "Sigmoid"}
+_FUNCTIONS = {"softmax": "Softmax", "sigmoid": "Sigmoid", "l2": "A division by its length (L2)"}
 
 
 def task_name(model: Model) -> str:

@@ -31,6 +31,7 @@ class SourceOptions(msgspec.Struct, frozen=True, kw_only=True):
     pipeline: Literal["image", "tensor"] | None = None
     task: ImageTask | None = None
     activation: OutputActivation | None = None
+    normalize: bool | None = None
     output_name: str | None = None
     input_shape: InputShape | dict[str, InputShape] | None = None
     resize: int | None = None

@@ -119,10 +119,17 @@ SOURCE = (
         choices=typing.get_args(OutputActivation),
     ),
     _row(
+        "normalize",
+        "Make the vectors of --task embedding length 1.",
+        "Make the vectors of `--task embedding` length 1 (their Euclidean norm), as most vector stores want them.",
+        kind="switch",
+    ),
+    _row(
         "output_name",
         "Which of several outputs is the answer: its name, or its number.",
         "Which of several outputs is the answer: its name in an ONNX graph, or the key or the number in what your own "
-        "network returns.",
+        "network returns. With `--task embedding` and a known classifier, the name of its head, whose outputs are then "
+        "the answer instead of the features before it.",
         metavar="NAME",
     ),
     _row(

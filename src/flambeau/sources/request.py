@@ -81,7 +81,7 @@ class Imported(msgspec.Struct, frozen=True, tag="imported"):
 Event = BuildStep | Advance | Note | BuildFailure | Imported
 """What the build process writes to its standard output, one line of JSON each."""
 
-IMAGE_OPTIONS = ("labels", "task", "activation", "resize", "crop", "mean", "std", "threshold")
+IMAGE_OPTIONS = ("labels", "task", "activation", "normalize", "resize", "crop", "mean", "std", "threshold")
 _FILE_OPTIONS = ("weights_key", "samples")
 OPTIONS = (
     "arch", "arch_args", "weights", "hidden_activation", "num_classes", "pipeline", "input_shape", "output_name",
@@ -103,7 +103,7 @@ def build_request(options: SourceOptions) -> BuildRequest:
     if source is None or (source == DEFAULT and not Path(source).exists()):
         if options.arch or options.weights:
             raise SourceError("--arch and --weights need a SOURCE: name the file or the architecture first")
-        refuse_idle(options, "the default model", used=("samples", *IMAGE_OPTIONS))
+        refuse_idle(options, "the default model", used=("samples", *IMAGE_OPTIONS, *_of_features(options)))
         return BuildRequest(kind="default", name="efficientnet_lite0", options=options)
     if ":" in source and not Path(source).is_file():
         usercode.refuse_unless(options.allow_code, source)
@@ -122,7 +122,7 @@ def build_request(options: SourceOptions) -> BuildRequest:
         if not Path(options.weights).is_file():
             raise SourceError(f"--weights {options.weights} does not exist")
         return _request_for_file(options.weights, options, name=_model_name(source), arch=source)
-    refuse_idle(options, source, used=("arch_args", "num_classes", "samples", *IMAGE_OPTIONS))
+    refuse_idle(options, source, used=("arch_args", "num_classes", "samples", *IMAGE_OPTIONS, *_of_features(options)))
     return BuildRequest(kind="pretrained", name=_model_name(source), options=options, architecture=source)
 
 
@@ -141,13 +141,21 @@ def _request_for_file(file: str, options: SourceOptions, *, name: str, arch: str
     if options.arch_args and arch is None:
         raise SourceError("--arch-args needs --arch: name the architecture that they belong to")
     if arch is None or not own:
-        used = ("arch", "arch_args", "weights", "hidden_activation", "num_classes", *_FILE_OPTIONS, *IMAGE_OPTIONS)
+        used = (
+            "arch", "arch_args", "weights", "hidden_activation", "num_classes", *_FILE_OPTIONS, *IMAGE_OPTIONS,
+            *_of_features(options),
+        )  # fmt: skip
         refuse_idle(options, f"--arch {arch}" if arch else f"{Path(file).name} without --arch file.py:Class", used=used)
         return msgspec.structs.replace(request, architecture=arch)
     usercode.refuse_unless(options.allow_code, f"--arch {arch}")
     used = ("arch", "arch_args", "weights", "pipeline", "input_shape", "output_name", *_FILE_OPTIONS, *IMAGE_OPTIONS)
     refuse_idle(options, "an own network", used=used)
     return msgspec.structs.replace(request, code=usercode.parse(str(arch)))
+
+
+def _of_features(options: SourceOptions) -> tuple[str, ...]:
+    """The option that answers with a head's outputs instead of the features before it."""
+    return ("output_name",) if options.task == "embedding" else ()
 
 
 def _holds_weights(report: Report, options: SourceOptions) -> bool:
