@@ -112,7 +112,7 @@ def test_hugging_faces_client_extracts_features(server: ServerProcess, cat: byte
     both = server.post("/", json={"inputs": [text, text]}).json()
     assert np.array(both).shape == (2, 1024)
     for wrong, told in (
-        ({"normalize": False}, "length 1"), ({"dimensions": 8}, "no dimensions"), ({"prompt_name": "q"}, "no prompt_name"),
+        ({"normalize": False}, "length 1"), ({"dimensions": 8}, "no dimensions"), ({"prompt_name": ""}, "no prompt"),
         ({"truncation_direction": "Left"}, "at their end"), ({"encoding_format": "base64"}, "as numbers"),
     ):  # fmt: skip
         refused = server.post("/", json={"inputs": text, **wrong})

@@ -20,8 +20,8 @@ class Activation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `by`: `network` if the graph ends in `function`, so that its outputs are the answer's numbers already; `flambeau` if
     the pipeline has to apply it. `l2` divides a vector by its Euclidean norm. `logarithm`: the network gives logarithms
-    of probabilities (LogSoftmax), and the pipeline takes the exponential. `known` says how it is known: the user said so, the graph's last operation shows it,
-    the architecture is a known one, or it is assumed.
+    of probabilities (LogSoftmax), and the pipeline takes the exponential. `known` says how it is known: the user said
+    so, the graph's last operation shows it, the architecture is a known one, or it is assumed.
     """
 
     function: Literal["softmax", "sigmoid", "l2", "none"]

@@ -61,8 +61,8 @@ class Embedding(Answer, frozen=True):
         return {"embedding": self.embedding.tolist()}
 
     def differs(self, expected: Expected) -> str | None:
-        """Compares the vector as a whole: if its largest number is 10, then 0.001 and 0.002 count as the same. Its angle
-        with the expected one is compared as well."""
+        """Compares the vector as a whole: if its largest number is 10, then 0.001 and 0.002 count as the same.
+        Its angle with the expected one is compared as well."""
         if odd := foreign(expected, self):
             return odd
         if "embedding" not in expected:
