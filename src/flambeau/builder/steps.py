@@ -19,13 +19,23 @@ from safetensors.numpy import save_file as save_arrays
 from flambeau import architectures, engines
 from flambeau.answers.activation import Activation
 from flambeau.answers.agreement import Agreement, Compare
-from flambeau.builder import activation, checking, engine_choice, golden_samples, labels, optimise, own_code, probing
+from flambeau.builder import (
+    activation,
+    checking,
+    engine_choice,
+    golden_samples,
+    labels,
+    optimise,
+    own_code,
+    probing,
+    texts,
+)
 from flambeau.builder.filled import Filled
 from flambeau.builder.weights import Opening
 from flambeau.bundle import storage
 from flambeau.bundle.measurements import Quantised
 from flambeau.bundle.pipeline_config import facts_of
-from flambeau.bundle.storage import ImageConfig, Manifest, Optimised, PictureConfig, Source, TakesImages
+from flambeau.bundle.storage import HasTask, ImageConfig, Manifest, Optimised, PictureConfig, Source, TextConfig
 from flambeau.errors import SourceError
 from flambeau.pipelines.base import Pipeline, open_pipeline
 from flambeau.sources import request
@@ -90,8 +100,15 @@ class _Build:
         inputs, eager = probed.kept()
         outputs = probed.outputs
         pipeline = open_pipeline(
-            filled.pipeline, labels=named, inputs=filled.inputs, outputs=outputs, task=task, activation=applied
+            filled.pipeline,
+            labels=named,
+            inputs=filled.inputs,
+            outputs=outputs,
+            task=task,
+            activation=applied,
+            tokenizer=filled.tokenizer.read_bytes() if filled.tokenizer else b"",
         )
+        texts.keep(filled, self._folder)
         checked = [(inputs, eager), *probed.longer, *self._collect(filled, pipeline)]
         ready = filled.exports == "ready"
         self._step("taking its graph as it is" if ready else "exporting it for ONNX Runtime")
@@ -145,6 +162,10 @@ class _Build:
             from flambeau.builder import detectors
 
             return detectors.probe(filled, tell=self._tell)
+        if isinstance(filled.pipeline, TextConfig):
+            found = probing.probe(filled, self._order.options.output_name, tell=self._tell)
+            filled, answered = texts.checked_with_texts(found.filled, tell=self._tell)
+            return dataclasses.replace(found, filled=filled, longer=(*found.longer, *answered))
         known = filled.architecture is not None and filled.architecture.registry != "code"  # then it named the head
         return probing.probe(filled, None if known else self._order.options.output_name, tell=self._tell)
 
@@ -153,7 +174,7 @@ class _Build:
         filled, options = probed.filled, self._order.options
         if isinstance(filled.pipeline, PictureConfig):
             return "object-detection", Activation("none", known="architecture")
-        if not isinstance(filled.pipeline, ImageConfig):
+        if not isinstance(filled.pipeline, ImageConfig | TextConfig):
             if len(probed.outputs) > 1:
                 return "tensor", Activation("none", known="graph")
             return "tensor", activation.over_numbers(probed.ending, probed.numbers)
@@ -166,7 +187,13 @@ class _Build:
             without_head=probed.without_head,
             named=options.labels is not None or len(filled.classes or ()) == probed.output.shape[0],
         )
-        decided = activation.decide(seen, options.task, options.activation, normalize=bool(options.normalize))
+        task, normalize = options.task, bool(options.normalize)
+        if isinstance(filled.pipeline, TextConfig):
+            task = task or ("embedding" if filled.pipeline.pooling else None)
+            if task == "embedding" and not normalize and texts.normalises(self._order):
+                self._tell("its vectors are divided by their length, as modules.json says")
+                normalize = True
+        decided = activation.decide(seen, task, options.activation, normalize=normalize)
         self._tell(decided.note)
         return decided.task, decided.activation
 
@@ -174,7 +201,7 @@ class _Build:
         """Set the class names and the threshold, where the task has them. Raises `SetupError`."""
         options = self._order.options
         does = TASKS[task]
-        if not isinstance(filled.pipeline, TakesImages):
+        if not isinstance(filled.pipeline, HasTask):
             return filled, None
         if not does.labelled:
             used = tuple(name for name in request.OPTIONS if name not in ("labels", "threshold"))

@@ -117,6 +117,19 @@ def task_of_graph(facts: Mapping[str, str]) -> str:
     return f"it ends in {ends}, which may be features or classes: say --task embedding or --task classification"
 
 
+def task_of_text(facts: Mapping[str, str], tokenizer: str) -> str:
+    """The task of a graph over token ids that has a tokenizer beside it; empty if it takes no token ids."""
+    inputs = [(found[1], found[2], found[3]) for found in _END.finditer(facts.get("inputs", ""))]
+    if not inputs or any(not dtype.startswith("int") or shape.count(",") != 1 for _, dtype, shape in inputs):
+        return ""
+    if len(inputs) > 1 and not any("ids" in name for name, _, _ in inputs):
+        return ""
+    outputs = [found[3] for found in _END.finditer(facts.get("outputs", ""))]
+    if any(shape.count(",") == 2 for shape in outputs):
+        return f"of a text, made token ids by {tokenizer}: embedding, of a vector for every token"
+    return f"of a text, made token ids by {tokenizer}"
+
+
 # Whether an ONNX graph can be served: it must take tensors of numbers, rows first. The facts come from
 # `flambeau.checkpoints`; the build says the same when it opens the graph.
 

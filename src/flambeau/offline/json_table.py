@@ -10,6 +10,7 @@ from flambeau.errors import RequestError
 from flambeau.offline.entries import (
     LARGEST,
     PATH_COLUMNS,
+    TEXT_COLUMNS,
     InputEntry,
     Wanted,
     bad_input,
@@ -22,6 +23,7 @@ from flambeau.types import Payload
 
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ANYTHING = msgspec.json.Decoder(msgspec.Raw)
+_FIELDS_OF: dict[str, tuple[str, ...]] = {"image": PATH_COLUMNS, "text": ("input", *TEXT_COLUMNS)}
 _TEXT = msgspec.json.Decoder(str)
 
 
@@ -62,7 +64,7 @@ def _value(line: bytes, wanted: Wanted) -> bytes:
         raise bad_input("the line is not JSON: it is not text in UTF-8", "invalid_json") from None
     except RecursionError:
         raise bad_input("the line is nested too deep", "json_too_deep") from None
-    names = (wanted.column,) if wanted.column else PATH_COLUMNS if wanted.kind == "image" else ("input",)
+    names = (wanted.column,) if wanted.column else _FIELDS_OF.get(wanted.kind, ("input",))
     for name in names:
         if name in fields:
             return bytes(fields[name])

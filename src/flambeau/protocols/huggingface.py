@@ -4,6 +4,7 @@
              {"inputs": "<base64>", "parameters": {"top_k": 2}}     the same
              {"inputs": ["<base64>", ...]}                          a list of answers
              {"inputs": [[1, 2, 3], ...]}, a network over numbers   [[2, 4, 6], ...]
+             {"inputs": "a text"}, text classification              [[{"label": "good", "score": 0.9}, ...]]
 
 An embedding is a list of numbers in a list, as feature extraction answers, and several are a list of such lists of
 numbers. Its parameters stand beside `inputs`. A query's parameters count as `parameters`.
@@ -19,6 +20,7 @@ import msgspec
 
 from flambeau.answers import Answer, Asked, Value
 from flambeau.answers.activation import unit
+from flambeau.bundle.pipeline_config import TextConfig
 from flambeau.errors import RequestError
 from flambeau.pipelines import json_document
 from flambeau.protocols import native, v1_documents
@@ -51,6 +53,7 @@ class _PipelineBody(msgspec.Struct):
     inputs: msgspec.Raw
     parameters: _PipelineParameters | None = None
     normalize: bool | None = None
+    truncate: bool | None = None
     truncation_direction: Literal["Left", "Right", "left", "right"] | None = None
     prompt_name: str | None = None
     dimensions: int | None = None
@@ -79,6 +82,8 @@ async def answer(service: Service, model: Model, request: HttpRequest) -> Answer
     nonfinite = sum(each.nonfinite for each in found)
     headers = (("X-Nonfinite-Outputs", str(nonfinite)),) if nonfinite else ()
     shapes = [_shape(each, options.top_k, options.threshold, normalize=normalize) for each in found]
+    if model.kind == "text" and not several and isinstance(found[0], Classification | MultiLabel):
+        shapes = [shapes]  # as text classification answers, even to one text
     if several and all(isinstance(each, Embedding) for each in found):
         shapes = [row for [row] in shapes]
     text = msgspec.json.encode(shapes if several else shapes[0])
@@ -117,7 +122,7 @@ async def _read(
     json_document.refuse_another(body, inputs, "inputs", lambda rest: "inputs" in _MEMBERS.decode(rest))
     parameters = found.parameters or _PipelineParameters()
     normalize = _vectors(found, model)
-    if model.kind != "image":
+    if model.kind not in ("image", "text"):
         return [v1_documents.payload_of(bytes(inputs))], False, parameters, normalize
     several = bytes(inputs[:1]) == b"["
     text = bytes(inputs) if several else b"[%b]" % bytes(inputs)
@@ -131,6 +136,9 @@ def _vectors(found: _PipelineBody, model: Model) -> bool:
             raise RequestError(f"the model has no {name}: leave it out", code="bad_request")
     if found.encoding_format not in (None, "float"):
         raise RequestError("vectors are sent as numbers: leave encoding_format out", code="bad_request")
+    pipeline = model.bundle.manifest.pipeline
+    if found.truncate is False and isinstance(pipeline, TextConfig) and pipeline.truncate:
+        raise RequestError("the model cuts long texts: leave truncate out", code="bad_request")
     if found.truncation_direction in ("Left", "left"):
         raise RequestError("texts are cut at their end: leave truncation_direction out", code="bad_request")
     if found.normalize is None:
@@ -144,7 +152,7 @@ def _vectors(found: _PipelineBody, model: Model) -> bool:
 
 def _refuse_function(parameters: _PipelineParameters, model: Model) -> None:
     wanted = parameters.function_to_apply
-    if wanted is None or model.kind != "image":
+    if wanted is None or model.kind not in ("image", "text"):
         return
     own = model.bundle.manifest.activated_by.function
     if wanted != own:

@@ -26,6 +26,7 @@ MEDIA_TYPES: dict[BodyForm, tuple[str, ...]] = {
 
 TAKEN: dict[PipelineKind, tuple[BodyForm, ...]] = {
     "image": ("form", "json", "raw"),
+    "text": ("json",),
     "tensor": ("json",),
     "python": ("json", "form", "raw"),
 }

@@ -17,6 +17,9 @@ from flambeau.tasks.tensor import MAX_ROWS
 from flambeau.types import TensorSpec
 
 _WHOLE_FILE: Schema = {"type": "string", "format": "binary", "minLength": 1}
+LONGEST_TEXT = 64 * 1024
+"""The most bytes of a text, as `flambeau.pipelines.text` has it, which a front without tokenizers does not import."""
+
 _PART: Schema = {"contentMediaType": "application/octet-stream"}  # no `type`: any bytes are accepted
 
 ERROR: Schema = {
@@ -49,7 +52,8 @@ def answer(model: Model) -> Schema:
     """The schema of that model's answer with status 200."""
     bundle = model.bundle
     items = model.does.schemas(dataclasses.replace(bundle.manifest.facts, labels=bundle.labels()))
-    return {"anyOf": [*items, _several(*items)]} if "form" in TAKEN[model.kind] else items[0]
+    several = model.kind == "text" or "form" in TAKEN[model.kind]
+    return {"anyOf": [*items, _several(*items)]} if several else items[0]
 
 
 def _form(model: Model) -> Schema:
@@ -80,6 +84,11 @@ _BASE64: Schema = {
 def _json(model: Model) -> Schema:
     if model.kind == "image":
         return record({"image": _BASE64}, open_=True) | {"description": "An image file in base64."}
+    if model.kind == "text":
+        text: Schema = {"type": "string", "minLength": 1, "maxLength": LONGEST_TEXT}
+        several: Schema = {"type": "array", "items": text, "minItems": 1}
+        told = "A text; or several, which are answered in the order sent, and a bad one fails alone."
+        return record({"input": {"anyOf": [text, several], "description": told}}, open_=True)
     if model.kind == "tensor":
         specs = model.bundle.manifest.inputs
         if len(specs) == 1:
@@ -103,6 +112,8 @@ def _number(spec: TensorSpec) -> Schema:
         return {"type": "boolean"}
     if dtype.kind == "f":
         return {"type": "number"} | _bounds(np.finfo(dtype))
+    if spec.below:
+        return {"type": "integer", "minimum": 0, "maximum": spec.below - 1}
     limits = np.iinfo(dtype)
     return {"type": "integer", "minimum": int(limits.min), "maximum": int(limits.max)}
 

@@ -3,8 +3,8 @@
 A model is asked in one of two ways, and its metadata names both:
 
 its own tensors    exactly as `Service.infer` takes them; the network's own outputs come back
-files or values    one BYTES tensor (`FILES`, `VALUES`); each element takes the pipeline's own way, and the outputs
-                   are what the model's task answers, as arrays
+files or values    one BYTES tensor (`FILES`, `TEXTS`, `VALUES`); each element takes the pipeline's own way, and the
+                   outputs are what the model's task answers, as arrays
 
 REST and gRPC parse requests into these values and print responses. This module knows neither, and no JSON tensors.
 """
@@ -39,6 +39,10 @@ name. With the parameter `content_type` "base64" the elements are base64 text, w
 
 VALUES = "input"
 """The BYTES input of a Python model: each element is the JSON text of one value."""
+
+TEXTS = "text"
+"""The BYTES input of a model of texts: each element is a text in UTF-8; `texts` where the network has an input of that
+name."""
 
 RAW_FILES = "file"
 """The other BYTES input of a Python model: each element is a file."""
@@ -141,8 +145,15 @@ def files_of(model: Model) -> str | None:
     return "image_files" if taken else FILES
 
 
+def texts_of(model: Model) -> str:
+    """The name of the BYTES input of a model of texts."""
+    return "texts" if any(spec.name == TEXTS for spec in model.bundle.manifest.inputs) else TEXTS
+
+
 def whole_inputs(model: Model) -> tuple[str, ...]:
     """The names of the BYTES inputs, of which a request gives one and nothing else."""
+    if model.kind == "text":
+        return (texts_of(model),)
     values = (VALUES,) if model.kind == "python" else ()
     files = files_of(model)
     return values if files is None else (*values, files)
@@ -232,7 +243,7 @@ def _read(service: Service, model: Model, request: InferenceRequest) -> _Questio
         wanted = _wanted(request, answer_outputs(model))
         options = _options(request.parameters, wanted)
         payloads = _payloads(model, first, most=most, max_depth=service.settings.max_json_depth)
-        noun = {"image": "image"}.get(model.kind, "element")
+        noun = {"image": "image", "text": "text"}.get(model.kind, "element")
         return _Question(payloads, options, wanted, raw=False, noun=noun)
     wanted = _wanted(request, raw_outputs(model))
     tensors: Tensors = {}
@@ -301,6 +312,8 @@ def _payloads(model: Model, tensor: NamedTensor, *, most: int, max_depth: int) -
         raise RequestError(
             f"the request has {len(elements)} items: the most is {most} (--max-items)", code="too_many_items"
         )
+    if model.kind == "text":
+        return [_text(each, index=index) for index, each in enumerate(elements)]
     if model.kind == "python" and tensor.name == VALUES:
         return [_value(each, max_depth=max_depth, index=index) for index, each in enumerate(elements)]
     for index, each in enumerate(elements):
@@ -309,6 +322,14 @@ def _payloads(model: Model, tensor: NamedTensor, *, most: int, max_depth: int) -
     if model.kind == "image" and tensor.parameters.get("content_type") == "base64":
         return [Payload("document", b'{"image":%b}' % msgspec.json.encode(str(each, "utf-8"))) for each in elements]
     return [Payload("file", each) for each in elements]
+
+
+def _text(element: bytes | memoryview, *, index: int) -> Payload:
+    """One text as the JSON that the native protocol carries."""
+    try:
+        return Payload("json", msgspec.json.encode(str(element, "utf-8")))
+    except UnicodeDecodeError:
+        raise RequestError(f"element {index} of the input is not text in UTF-8", code="input_rejected") from None
 
 
 def _value(text: bytes | memoryview, *, max_depth: int, index: int) -> Payload:

@@ -78,6 +78,7 @@ def open_replica(spec: ReplicaSpec) -> Replica:
         threshold=spec.threshold,
         max_pixels=spec.max_image_pixels,
         fast_decode=spec.fast_decode,
+        tokenizer=opened.tokenizer(),
     )
     device = engines.resolve_device(spec.engine, spec.device)
     load = functools.partial(

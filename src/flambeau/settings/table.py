@@ -29,7 +29,7 @@ SECRET_VARIABLES = (TOKEN, ADMIN_TOKEN)
 PERMISSIONS = ("allow_code", "insecure_no_auth")
 """Settings that permit something risky: somebody has to give them on purpose."""
 
-_SOURCE, _IMAGES = "Source", "Images"
+_SOURCE, _IMAGES, _TEXTS = "Source", "Images", "Texts"
 
 
 def _row(
@@ -97,9 +97,10 @@ SOURCE = (
     _row(
         "pipeline",
         "Input of your own network. Default: found from its first layer.",
-        "Input of your own network: `image` or `tensor`. Not set: found from its first layer.",
+        "Input of your own network: `image`, `text` or `tensor`. Not set: found from its first layer, and `text` if it "
+        "takes token ids and [a tokenizer](text.md) lies beside it.",
         kind="choice",
-        choices=("image", "tensor"),
+        choices=("image", "text", "tensor"),
     ),
     _row(
         "task",
@@ -142,6 +143,15 @@ SOURCE = (
         kind="shape",
     ),
     _row(
+        "input_dtype",
+        "Numbers that your own network takes. Default: float32, or int64 if it begins with an embedding table.",
+        "Numbers that your own network takes: `float32`, or whole ones such as token ids, `int64` or `int32`. Not set: "
+        "`int64` if it begins with an embedding table, else `float32`.",
+        kind="choice",
+        choices=("float32", "int64", "int32"),
+        metavar="DTYPE",
+    ),
+    _row(
         "samples",
         "Inputs to keep in the bundle: a service is ready only when it answers them as PyTorch does now.",
         "Folder of [golden samples](operations.md#golden-samples) to keep in the bundle.",
@@ -178,12 +188,45 @@ SOURCE = (
         kind="numbers",
         group=_IMAGES,
     ),
+    _row(
+        "tokenizer",
+        "Tokenizer that makes token ids of texts. Default: a tokenizer.json beside the model.",
+        "Tokenizer that makes token ids of [texts](text.md), a `tokenizer.json`. Not set: one beside the model.",
+        group=_TEXTS,
+        metavar="FILE",
+    ),
+    _row(
+        "pooling",
+        "How the vectors of all tokens become one.",
+        "How the vectors of all tokens become that of the text: their `mean`, or the `first`. Not set: as "
+        "`1_Pooling/config.json` beside the model says.",
+        kind="choice",
+        group=_TEXTS,
+        choices=("mean", "first"),
+    ),
+    _row(
+        "max_tokens",
+        "Most tokens of a text.",
+        "Most tokens of a text, those that begin and end it included. Not set: as `sentence_bert_config.json` or the "
+        "tokenizer says, else 512.",
+        kind="whole",
+        group=_TEXTS,
+        minimum=1,
+    ),
+    _row(
+        "truncate",
+        "Cut texts of more tokens, instead of refusing them.",
+        "Cut texts of more tokens than that at their end, instead of refusing them.",
+        kind="switch",
+        group=_TEXTS,
+    ),
 )
 """The fields of `flambeau.settings.source.SourceOptions`, except the two that are service settings too."""
 
 GROUPS = (
     _SOURCE,
     _IMAGES,
+    _TEXTS,
     "Model",
     "Address",
     "Batches and queue",
