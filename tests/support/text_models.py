@@ -13,7 +13,8 @@ from tests.networks.text_nets import Encoder
 
 WORDS = (
     "a", "an", "the", "is", "was", "i", "it", "film", "cat", "dog", "good", "bad", "sleeps", "runs", "wonderful",
-    "dull", "not", "and", "or", "quick", "brown", "fox", "lazy", "over", "jumps", "this", "what", "of", "in", "for", "no",
+    "dull", "not", "and", "or", "quick", "brown", "fox", "lazy", "over", "jumps", "this", "what", "of", "in", "for",
+    "no",
 )  # fmt: skip
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 VOCABULARY = {word: place for place, word in enumerate((*SPECIAL, *WORDS))}
