@@ -58,7 +58,7 @@ class _Pooling(msgspec.Struct):
     pooling_mode_lasttoken: bool = False
 
 
-class _Module(msgspec.Struct):
+class _SentenceModule(msgspec.Struct):
     type: str = ""
 
 
@@ -183,7 +183,7 @@ def pooling_of(order: BuildRequest, output: str) -> tuple[Literal["mean", "first
 
 def normalises(order: BuildRequest) -> bool:
     """Whether `modules.json` beside the tokenizer says that vectors have length 1."""
-    said = _read(Path(order.tokenizer), "modules.json", list[_Module]) if order.tokenizer else None
+    said = _read(Path(order.tokenizer), "modules.json", list[_SentenceModule]) if order.tokenizer else None
     return any(each.type.endswith(".Normalize") for each in said or ())
 
 
