@@ -16,8 +16,8 @@ import numpy.typing as npt
 Tensors = dict[str, npt.NDArray[Any]]
 """Named arrays. Axis 0 of each is the row; all arrays of one `Tensors` have the same number of rows."""
 
-PipelineKind = Literal["image", "text", "tensor", "python"]
-"""What a model takes: image files, texts, numbers as JSON, or whatever its own Python code accepts."""
+PipelineKind = Literal["image", "text", "audio", "tensor", "python"]
+"""What a model takes: image files, texts, sound files, numbers as JSON, or whatever its own Python code accepts."""
 
 
 FREE = -1

@@ -30,7 +30,7 @@ from tests.support.server import Serve, ServerProcess
 
 EXAMPLE_DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LONG = (  # they build many bundles, or need OpenVINO: `make test-slow`
-    "sources.md", "predict.md", "engines.md", "embeddings.md", "text.md",
+    "sources.md", "predict.md", "engines.md", "embeddings.md", "text.md", "audio.md",
 )  # fmt: skip
 DOCUMENTS = sorted({*EXAMPLE_DOCUMENTS, *ROOT.glob("*.md")})
 SHELLS = (

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import msgspec
 
 from flambeau.builder.shapes import InputForm
-from flambeau.bundle.storage import Architecture, ImageConfig, PictureConfig, TensorConfig, TextConfig
+from flambeau.bundle.storage import Architecture, HasTask, ImageConfig, TensorConfig
 from flambeau.checkpoints.last_operation import Ending
 from flambeau.errors import SourceError
 from flambeau.items import FREE
 from flambeau.settings.source import SourceOptions
-from flambeau.sources.request import OPTIONS, TEXT_OPTIONS, BuildRequest, refuse_idle
+from flambeau.sources.request import AUDIO_OPTIONS, OPTIONS, TEXT_OPTIONS, BuildRequest, refuse_idle
 from flambeau.types import TensorSpec
 
 OF_ANY_NETWORK = (
@@ -21,8 +21,13 @@ OF_ANY_NETWORK = (
 )  # fmt: skip
 """Options that have an effect on every network, whatever its input."""
 
-OF_TEXTS = (*OF_ANY_NETWORK, *TEXT_OPTIONS, "labels", "task", "activation", "normalize", "threshold")
+_OF_TASKS = ("labels", "task", "activation", "normalize", "threshold")
+
+OF_TEXTS = (*OF_ANY_NETWORK, *TEXT_OPTIONS, *_OF_TASKS)
 """Options that have an effect on a network over texts."""
+
+OF_SOUND = (*OF_ANY_NETWORK, *AUDIO_OPTIONS, *_OF_TASKS)
+"""Options that have an effect on a network over sound."""
 
 Tell = Callable[[str], None]
 Exporter = Literal["dynamo", "torchscript", "ready"]
@@ -48,7 +53,7 @@ class Filled:
     network: Callable[[Any], Any]
     name: str
     architecture: Architecture | None
-    pipeline: ImageConfig | PictureConfig | TextConfig | TensorConfig
+    pipeline: HasTask | TensorConfig
     inputs: tuple[TensorSpec, ...]
     labels: str | None = None
     classes: tuple[str, ...] | None = None
@@ -86,15 +91,18 @@ def dressed(
     options = order.options
     if taken.note:
         tell(taken.note)
-    pipeline: ImageConfig | TextConfig | TensorConfig = TensorConfig()
+    pipeline: HasTask | TensorConfig = TensorConfig()
     if taken.image is not None:
-        others = tuple(each for each in OPTIONS if each not in (*TEXT_OPTIONS, "input_dtype"))
+        others = tuple(each for each in OPTIONS if each not in (*TEXT_OPTIONS, *AUDIO_OPTIONS, "input_dtype"))
         refuse_idle(options, f"{name}, a network over images", used=others)
         pipeline = customised(taken.image, options)
         tell(f"images are prepared with {pipeline}: --resize, --crop, --mean and --std change that")
     elif taken.text is not None:
         pipeline = taken.text
         refuse_idle(options, f"{name}, a network over texts", used=OF_TEXTS)
+    elif taken.audio is not None:
+        pipeline = taken.audio
+        refuse_idle(options, f"{name}, a network over sound", used=OF_SOUND)
     else:
         refuse_idle(options, f"{name}, a network over numbers", used=OF_ANY_NETWORK)
     return Filled(

@@ -95,6 +95,8 @@ def _inferred(network: nn.Module, name: str, options: SourceOptions) -> InputFor
         if channels is None and options.pipeline is None:  # three sizes alone do not make an image
             return InputForm((TensorSpec("input", "float32", asked),))
         return of_shape(asked, name, options)
+    if options.pipeline == "audio" and layer != "Linear":
+        return InputForm((TensorSpec("input", "float32", (1, FREE) if layer == "Conv1d" else (FREE,)),))
     if channels in (1, 3) and options.pipeline != "tensor":
         return _by_trying(network, channels, name, options)
     if layer == "Linear" and options.pipeline != "image":

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from flambeau import architectures, identify
-from flambeau.builder import inputs, parts, texts
+from flambeau.builder import inputs, parts, sounds, texts
 from flambeau.builder.filled import OF_ANY_NETWORK, Filled, Tell, customised, dressed
 from flambeau.builder.labels import IMAGENET
 from flambeau.builder.official_names import compare_name
@@ -171,7 +171,7 @@ def own(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
     tensors = parts.multiplied_out(tensors, unless=network.state_dict().keys())
     architectures.load_weights(network, tensors, name=code.name)
     taken = inputs.infer(network, code.name, options)
-    taken = texts.taken(taken, order, code.name, tell=tell)
+    taken = texts.taken(sounds.taken(taken, options, code.name), order, code.name, tell=tell)
     return dressed(network, taken, order, name=code.name, architecture=architecture, classes=weights.classes, tell=tell)
 
 

@@ -15,7 +15,7 @@ from onnx import TensorProto
 from onnx.inliner import inline_local_functions
 
 from flambeau.answers import agreement
-from flambeau.builder import graphs, outputs, pooling, row_arrays, texts
+from flambeau.builder import graphs, outputs, pooling, row_arrays, sounds, texts
 from flambeau.builder.filled import Filled, Tell, dressed
 from flambeau.builder.shapes import InputForm, of_shape, shape_of
 from flambeau.checkpoints import last_operation
@@ -63,8 +63,9 @@ def take(order: BuildRequest, target: Path, *, tell: Tell) -> Filled:
     model = _read(file)
     given = _inputs(model, file, order.options)
     length = _prove(file, given, tell)
-    taken = texts.taken(_form(given, file, order.options), order, file.name, tell=tell)
-    one = taken.image is not None or taken.text is not None
+    taken = sounds.taken(_form(given, file, order.options), order.options, file.name)
+    taken = texts.taken(taken, order, file.name, tell=tell)
+    one = any(each is not None for each in (taken.image, taken.text, taken.audio))
     answers = _answers(model, file, given, length, order.options.output_name, tell, one=one)
     _leave_only(answers, model)
     given_answers = answers
@@ -83,7 +84,8 @@ def take(order: BuildRequest, target: Path, *, tell: Tell) -> Filled:
             _pooled(taken, model, given_answers, order, _quiet)
         onnx.save(model, target)
         rows, one_row = given.rows, "its graph was made for one row"
-    taken = replace(taken, inputs=given.specs, rows=rows, one_row=one_row)
+    specs = given.specs if taken.text is None else taken.inputs
+    taken = replace(taken, inputs=specs, rows=rows, one_row=one_row)
     network = _Graph(target, answers)
     return dressed(
         network, taken, order, name=order.name, architecture=None, tell=tell, exports="ready", outputs=answers,

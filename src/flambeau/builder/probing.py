@@ -16,7 +16,7 @@ from PIL import Image
 from flambeau.answers import agreement
 from flambeau.builder.filled import Filled, Tell
 from flambeau.builder.row_arrays import few, joined, part, random_rows, rows_in, shown
-from flambeau.bundle.storage import HasTask, ImageConfig, TextConfig
+from flambeau.bundle.storage import AudioConfig, HasTask, ImageConfig, TextConfig
 from flambeau.checkpoints.last_operation import UNKNOWN, Ending
 from flambeau.errors import SourceError
 from flambeau.items import FREE, USUAL_LENGTH
@@ -172,7 +172,7 @@ def _row_shape(filled: Filled, whole: tuple[int, ...], rows: int) -> tuple[int, 
     if has_task and not shape:
         return (1,)
     if has_task and len(shape) != 1:
-        what = "an image" if isinstance(filled.pipeline, ImageConfig) else "a text"
+        what = {ImageConfig: "an image", TextConfig: "a text"}.get(type(filled.pipeline), "a sound")
         raise SourceError(
             f"{filled.name} is not a classifier: it answers {what} with shape {list(shape)}: "
             "serve it over numbers with --pipeline tensor"
@@ -307,13 +307,22 @@ def _apart(expected: np.ndarray, found: np.ndarray) -> float:
 
 def _with_least(filled: Filled) -> Filled:
     """The network with the smallest length of its free axes. Raises `SourceError` where it can compute none."""
-    longest = next((length for length in _LENGTHS if _computes(filled, length)), None)
+    lengths = _lengths_of(filled)
+    longest = next((length for length in lengths if _computes(filled, length)), None)
     if longest is None:
         raise SourceError(
-            f"{filled.name} cannot compute inputs whose free axes are {_LENGTHS[0]} to {_LENGTHS[-1]} long: {_FIX_IT}"
+            f"{filled.name} cannot compute inputs whose free axes are {lengths[0]} to {lengths[-1]} long: {_FIX_IT}"
         )
     least = bisect.bisect_left(range(1, longest), True, key=lambda length: _computes(filled, length)) + 1
     return replace(filled, inputs=tuple(replace_spec(spec, least=least) for spec in filled.inputs))
+
+
+def _lengths_of(filled: Filled) -> tuple[int, ...]:
+    """Lengths of free axes to try: of sound, up to four seconds."""
+    if not isinstance(filled.pipeline, AudioConfig):
+        return _LENGTHS
+    rate = filled.pipeline.rate
+    return (rate // 10, rate, 4 * rate)
 
 
 def _computes(filled: Filled, length: int) -> bool:

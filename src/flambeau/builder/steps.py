@@ -35,7 +35,7 @@ from flambeau.builder.weights import Opening
 from flambeau.bundle import storage
 from flambeau.bundle.measurements import Quantised
 from flambeau.bundle.pipeline_config import facts_of
-from flambeau.bundle.storage import HasTask, ImageConfig, Manifest, Optimised, PictureConfig, Source, TextConfig
+from flambeau.bundle.storage import HasTask, Manifest, Optimised, PictureConfig, Source, TextConfig
 from flambeau.errors import SourceError
 from flambeau.pipelines.base import Pipeline, open_pipeline
 from flambeau.sources import request
@@ -174,7 +174,7 @@ class _Build:
         filled, options = probed.filled, self._order.options
         if isinstance(filled.pipeline, PictureConfig):
             return "object-detection", Activation("none", known="architecture")
-        if not isinstance(filled.pipeline, ImageConfig | TextConfig):
+        if not isinstance(filled.pipeline, HasTask):
             if len(probed.outputs) > 1:
                 return "tensor", Activation("none", known="graph")
             return "tensor", activation.over_numbers(probed.ending, probed.numbers)

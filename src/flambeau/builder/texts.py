@@ -105,9 +105,18 @@ def found(specs: Sequence[TensorSpec], order: BuildRequest, name: str, *, tell: 
 
 def taken(form: InputForm, order: BuildRequest, name: str, *, tell: Tell) -> InputForm:
     """The same inputs, of texts if a tokenizer makes them. Raises `SourceError` as `found` does."""
-    if form.image is not None:
+    if form.image is not None or form.audio is not None:
         return form
-    return dataclasses.replace(form, text=found(form.inputs, order, name, tell=tell))
+    config = found(form.inputs, order, name, tell=tell)
+    if config is None:
+        return form
+    assert order.tokenizer is not None  # without one there is no config
+    words = read_tokenizer(Path(order.tokenizer).read_bytes()).get_vocab_size()
+    specs = tuple(
+        msgspec.structs.replace(spec, below=spec.below or words) if spec.name == config.ids else spec
+        for spec in form.inputs
+    )
+    return dataclasses.replace(form, inputs=specs, text=config)
 
 
 def _roles(specs: Sequence[TensorSpec]) -> tuple[str, str | None, str | None] | None:

@@ -95,6 +95,22 @@ class TextConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="t
         return f"texts of at most {self.most:,} tokens, {cut}{pooled[self.pooling]}"
 
 
+class AudioConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="audio", tag_field="kind"):
+    """How a sound file becomes a waveform: mixed to one channel, on the scale [-1, 1], at `rate` samples a second.
+
+    Sounds of more than `seconds` are refused. What a network makes of the waveform first, such as a spectrogram, is
+    part of the network.
+    """
+
+    rate: int
+    seconds: float = 30.0
+    threshold: float = 0.0
+
+    def __str__(self) -> str:
+        """What is done to a sound, in words."""
+        return f"a waveform of one channel at {self.rate:,} Hz, of at most {self.seconds:g} seconds"
+
+
 class TensorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tensor", tag_field="kind"):
     """The pipeline over numbers: JSON numbers to a tensor and back."""
 
@@ -108,10 +124,10 @@ class PythonConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
 TakesImages = ImageConfig | PictureConfig
 """The pipelines over images."""
 
-HasTask = ImageConfig | PictureConfig | TextConfig
-"""The pipelines whose answers a task makes: of a picture, or of a text."""
+HasTask = ImageConfig | PictureConfig | TextConfig | AudioConfig
+"""The pipelines whose answers a task makes: of a picture, a text or a sound."""
 
-PipelineConfig = ImageConfig | PictureConfig | TextConfig | TensorConfig | PythonConfig
+PipelineConfig = ImageConfig | PictureConfig | TextConfig | AudioConfig | TensorConfig | PythonConfig
 """Any pipeline."""
 
 
@@ -121,6 +137,8 @@ def kind_of(pipeline: PipelineConfig) -> PipelineKind:
         return "image"
     if isinstance(pipeline, TextConfig):
         return "text"
+    if isinstance(pipeline, AudioConfig):
+        return "audio"
     return "tensor" if isinstance(pipeline, TensorConfig) else "python"
 
 

@@ -30,6 +30,7 @@ from safetensors.numpy import load_file
 from flambeau.answers.activation import Activation as Activation  # re-exported for users of `Manifest`
 from flambeau.answers.agreement import INT8_TOLERANCE, TOLERANCE, Agreement
 from flambeau.bundle.measurements import Placements, Quantised, Trials
+from flambeau.bundle.pipeline_config import AudioConfig as AudioConfig
 from flambeau.bundle.pipeline_config import CodeReference as CodeReference
 from flambeau.bundle.pipeline_config import HasTask as HasTask
 from flambeau.bundle.pipeline_config import ImageConfig as ImageConfig
@@ -146,7 +147,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         if self.task is not None:
             return self.task
         kind = kind_of(self.pipeline)
-        return "classification" if kind in ("image", "text") else kind
+        return "classification" if kind in ("image", "text", "audio") else kind
 
     @property
     def facts(self) -> NetworkFacts:

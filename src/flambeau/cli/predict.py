@@ -159,7 +159,7 @@ def _format(output: Path | None, wanted: TableFormat | None) -> TableFormat:
         ) from None
 
 
-_BATCHES: dict[WantedKind, int] = {"image": 8, "text": 16, "python": 8, "tensor": 64}
+_BATCHES: dict[WantedKind, int] = {"image": 8, "text": 16, "audio": 8, "python": 8, "tensor": 64}
 _OF_CLASSES = ("top_k", "probabilities")  # options of a ranked task: a multi-label answer has every label anyway
 _EXIT_WITH_ERRORS = 3
 _EXIT_BROKEN_PIPE = 141  # what a shell reports for a program ended by SIGPIPE
@@ -175,7 +175,7 @@ class Scoring:
         """Raises `SetupError` when the settings do not allow the model, or an option has no effect on it."""
         kind = kind_of(bundle.manifest.pipeline)
         does = TASKS[bundle.manifest.what_it_does]
-        idle = [*(["columns"] if kind in ("image", "text") else []), *([] if does.ranked else _OF_CLASSES)]
+        idle = [*(["columns"] if kind in ("image", "text", "audio") else []), *([] if does.ranked else _OF_CLASSES)]
         for name in idle:
             if getattr(options, name):
                 raise SetupError(f"--{name.replace('_', '-')} has no effect on {bundle.manifest.name}: leave it out")

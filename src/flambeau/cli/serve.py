@@ -101,7 +101,7 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
             told = [
                 f"{_called(model, loaded)}: {about(model)}"
                 for model in loaded[:_MOST_NAMED]
-                if model.kind in ("image", "text")
+                if model.kind in ("image", "text", "audio")
             ]
             faults = [f"{name}, version {version}, is not served: {why}" for name, version, why in service.faults()]
             if grpc_address is not None:

@@ -16,6 +16,7 @@ import msgspec
 
 from flambeau.errors import RequestError
 from flambeau.offline.entries import (
+    FILES,
     PATH_COLUMNS,
     TEXT_COLUMNS,
     InputEntry,
@@ -59,7 +60,7 @@ def entries(file: BinaryIO, table: Path, wanted: Wanted) -> Iterator[InputEntry]
         name = f"{shown(table)}:{row.line}"
         try:
             cells = _cells(row, columns)
-            if wanted.kind == "image":
+            if wanted.kind in FILES:
                 yield path_entry(cells[0], table)
             elif wanted.kind == "text":
                 yield InputEntry(name, _text(cells[0]))
@@ -105,8 +106,8 @@ def _find_columns(first: _CsvLine, wanted: Wanted) -> _Columns:
             if name not in header:
                 raise bad_input(f"there is no column {name}: the first line has {', '.join(header)}")
         return _Columns(tuple(map(header.index, asked)), header, headed=True)
-    if wanted.kind in ("image", "text"):
-        usual, what = (PATH_COLUMNS, "paths") if wanted.kind == "image" else (TEXT_COLUMNS, "texts")
+    if wanted.kind in (*FILES, "text"):
+        usual, what = (PATH_COLUMNS, "paths") if wanted.kind in FILES else (TEXT_COLUMNS, "texts")
         lowered = [name.lower() for name in header]
         known = [lowered.index(name) for name in usual if name in lowered]
         if not known and len(header) > 1:

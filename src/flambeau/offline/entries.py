@@ -9,10 +9,16 @@ from typing import BinaryIO, Literal
 from flambeau.errors import Code, RequestError
 from flambeau.types import Payload
 
-WantedKind = Literal["image", "text", "tensor", "python"]
+WantedKind = Literal["image", "text", "audio", "tensor", "python"]
 
 IMAGES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"})
 """Suffixes of the files that an image model takes from a folder."""
+
+SOUNDS = frozenset({".wav", ".wave", ".flac"})
+"""Suffixes of the files that a model of sound takes from a folder."""
+
+FILES = ("image", "audio")
+"""The kinds of models whose inputs are files, which tables name."""
 
 TABLES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson"})
 """Suffixes of the files with one input per line."""

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from flambeau.errors import SetupError
 from flambeau.offline import tables
-from flambeau.offline.entries import IMAGES, TABLES, InputEntry, Wanted, bad_input, shown
+from flambeau.offline.entries import IMAGES, SOUNDS, TABLES, InputEntry, Wanted, bad_input, shown
 
 LIST = "-"
 """The argument for a list of paths on standard input."""
@@ -136,7 +136,7 @@ class Inputs:
     def _takes(self, path: str) -> bool:
         """Whether a file from a folder or a pattern is an input, by its suffix. Counts it as skipped if not."""
         suffix = os.path.splitext(path)[1].lower()
-        taken = {"image": IMAGES, "text": TABLES, "tensor": TABLES}.get(self._wanted.kind)
+        taken = {"image": IMAGES, "audio": SOUNDS, "text": TABLES, "tensor": TABLES}.get(self._wanted.kind)
         if taken is not None and suffix not in taken:
             self.passed_over[suffix or "without suffix"] += 1
             return False

@@ -6,6 +6,7 @@ from typing import Protocol
 from flambeau.answers.activation import Activation
 from flambeau.bundle import storage
 from flambeau.bundle.pipeline_config import facts_of
+from flambeau.pipelines.audio import AudioPipeline
 from flambeau.pipelines.image import ImagePipeline
 from flambeau.pipelines.picture import PicturePipeline
 from flambeau.pipelines.tensor import TensorPipeline
@@ -36,7 +37,7 @@ SOFTMAX = Activation("softmax")
 
 
 def open_pipeline(
-    config: storage.ImageConfig | storage.PictureConfig | storage.TextConfig | storage.TensorConfig,
+    config: storage.HasTask | storage.TensorConfig,
     *,
     labels: Sequence[Label] | None,
     inputs: Sequence[TensorSpec],
@@ -50,9 +51,10 @@ def open_pipeline(
 ) -> Pipeline:
     """The pipeline of a model. Without `labels`, classes are named by their numbers.
 
-    `task` and `activation` are the manifest's, and apply to models of images and texts only: a network over numbers has
-    its outputs unchanged. `threshold` as in `Options.threshold`; `max_pixels` is the size of the largest image;
-    `fast_decode` lets `decode` read JPEGs at a reduced size. `tokenizer` is the text of a `tokenizer.json`, for texts.
+    `task` and `activation` are the manifest's, and apply to models of images, texts and sounds only: a network over
+    numbers has its outputs unchanged. `threshold` as in `Options.threshold`; `max_pixels` is the size of the largest
+    image; `fast_decode` lets `decode` read JPEGs at a reduced size. `tokenizer` is the text of a `tokenizer.json`, for
+    texts.
     """
     network = facts_of(
         config, inputs=inputs, outputs=outputs, activation=activation, labels=labels, threshold=threshold
@@ -62,6 +64,8 @@ def open_pipeline(
     postprocess = TASKS[task].postprocess(network)
     if isinstance(config, storage.TextConfig):
         return TextPipeline(config, postprocess=postprocess, inputs=inputs, tokenizer=tokenizer)
+    if isinstance(config, storage.AudioConfig):
+        return AudioPipeline(config, postprocess=postprocess, inputs=inputs)
     if isinstance(config, storage.PictureConfig):
         return PicturePipeline(config, postprocess=postprocess, inputs=inputs, max_pixels=max_pixels)
     return ImagePipeline(config, postprocess=postprocess, inputs=inputs, max_pixels=max_pixels, fast_decode=fast_decode)

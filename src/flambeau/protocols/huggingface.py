@@ -122,7 +122,7 @@ async def _read(
     json_document.refuse_another(body, inputs, "inputs", lambda rest: "inputs" in _MEMBERS.decode(rest))
     parameters = found.parameters or _PipelineParameters()
     normalize = _vectors(found, model)
-    if model.kind not in ("image", "text"):
+    if model.kind not in ("image", "text", "audio"):
         return [v1_documents.payload_of(bytes(inputs))], False, parameters, normalize
     several = bytes(inputs[:1]) == b"["
     text = bytes(inputs) if several else b"[%b]" % bytes(inputs)
@@ -152,7 +152,7 @@ def _vectors(found: _PipelineBody, model: Model) -> bool:
 
 def _refuse_function(parameters: _PipelineParameters, model: Model) -> None:
     wanted = parameters.function_to_apply
-    if wanted is None or model.kind not in ("image", "text"):
+    if wanted is None or model.kind not in ("image", "text", "audio"):
         return
     own = model.bundle.manifest.activated_by.function
     if wanted != own:

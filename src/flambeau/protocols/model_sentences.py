@@ -13,7 +13,7 @@ def task_name(model: Model) -> str:
 
 def about(model: Model) -> str:
     """The task and the activation, as two sentences; for a model over numbers or in Python, the task alone."""
-    if model.kind not in ("image", "text"):
+    if model.kind not in ("image", "text", "audio"):
         return f"{task_name(model)}."
     return f"{task_name(model)}. {activation_of(model.bundle.manifest.activated_by)}"
 

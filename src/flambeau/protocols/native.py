@@ -92,7 +92,7 @@ async def answer(service: Service, model: Model, request: HttpRequest) -> Answer
 
 
 async def read(request: HttpRequest, kind: str, settings: Settings, *, task: TaskName) -> Call:
-    """Parse a request to a model of that kind (`image`, `text`, `tensor` or `python`). Raises `RequestError`.
+    """Parse a request to a model of that kind (`image`, `text`, `audio`, `tensor` or `python`). Raises `RequestError`.
 
     Yields to the event loop while it parses a long form.
     """
@@ -129,7 +129,7 @@ async def _read_items(
     media_type = request.media_type()
     if not request.body:
         raise _nothing_sent(kind, code="empty_body")
-    reading = reading_of(media_type)
+    reading = "raw" if kind == "audio" and media_type.startswith("audio/") else reading_of(media_type)
     if reading == "form":
         content_type = request.headers["content-type"]
         parts = await multipart.parse(request.body, content_type, max_parts=settings.max_items)
@@ -148,9 +148,8 @@ async def _read_items(
         return [("file", Payload("file", request.body))]
     if media_type == "application/x-www-form-urlencoded" and kind == "image":
         raise _nothing_sent(kind, code="missing_file")  # a form without files: the usual mistake with the recipe
-    wanted = (
-        "multipart form data or an image" if kind == "image" else "JSON with the header Content-Type: application/json"
-    )
+    files = {"image": "multipart form data or an image", "audio": "multipart form data or a sound file"}
+    wanted = files.get(kind, "JSON with the header Content-Type: application/json")
     raise RequestError(f"this Content-Type is not supported: send {wanted}", code="unsupported_media_type")
 
 
@@ -163,7 +162,7 @@ def document(body: bytes | memoryview, kind: str, *, max_depth: int) -> Payload:
 
     Replicas parse long documents, which would hold up the loop, and those for image models, which carry base64.
     """
-    if kind == "image" or len(body) > json_document.SHORT:
+    if kind in ("image", "audio") or len(body) > json_document.SHORT:
         return Payload("document", body)
     return Payload("json", json_document.read_input(bytes(body), max_depth=max_depth))
 
@@ -218,7 +217,7 @@ def _file(part: Part, kind: str) -> Payload | RequestError:
 def _nothing_sent(kind: str, *, code: Literal["empty_body", "missing_file"]) -> RequestError:
     if kind == "image":  # the second recipe's own sentence: its clients compare it
         return RequestError("no image part", code=code, hint="send the image as multipart form field 'file' or 'image'")
-    if code == "missing_file":
+    if code == "missing_file" or kind == "audio":
         return RequestError("no file part", code=code, hint="send the file as multipart form field 'file'")
     return RequestError('the body is empty: send JSON like {"input": ...}', code=code)
 

@@ -45,7 +45,10 @@ def request_bodies(model: Model) -> dict[str, Schema]:
     """The schemas of request bodies to that model, by content type."""
     kind = model.kind
     schemas: dict[BodyForm, Schema] = {"form": _form(model), "json": _json(model), "raw": _WHOLE_FILE}
-    return {media_type: {"schema": schemas[reading]} for reading in TAKEN[kind] for media_type in MEDIA_TYPES[reading]}
+    found = {media_type: {"schema": schemas[reading]} for reading in TAKEN[kind] for media_type in MEDIA_TYPES[reading]}
+    if kind == "audio":
+        found["audio/*"] = found.pop("image/*")
+    return found
 
 
 def answer(model: Model) -> Schema:
@@ -57,7 +60,7 @@ def answer(model: Model) -> Schema:
 
 
 def _form(model: Model) -> Schema:
-    what = "An image file." if model.kind == "image" else "A file."
+    what = {"image": "An image file.", "audio": "A WAV or FLAC file."}.get(model.kind, "A file.")
     answered = model.does.parts
     parts = {
         name: _PART | {"description": f"{what} {answered[name]}" if name in answered else what} for name in FORM_PARTS
@@ -84,6 +87,8 @@ _BASE64: Schema = {
 def _json(model: Model) -> Schema:
     if model.kind == "image":
         return record({"image": _BASE64}, open_=True) | {"description": "An image file in base64."}
+    if model.kind == "audio":
+        return record({"input": _BASE64}, open_=True) | {"description": "A WAV or FLAC file in base64."}
     if model.kind == "text":
         text: Schema = {"type": "string", "minLength": 1, "maxLength": LONGEST_TEXT}
         several: Schema = {"type": "array", "items": text, "minItems": 1}

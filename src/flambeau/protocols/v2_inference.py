@@ -37,6 +37,9 @@ FILES = "images"
 """The BYTES input of a model of images, encoded files of any size; `image_files` where the network has an input of that
 name. With the parameter `content_type` "base64" the elements are base64 text, which the replica decodes."""
 
+SOUNDS = "audio"
+"""The same of a model of sound: WAV or FLAC files; `audio_files` where the network has an input of that name."""
+
 VALUES = "input"
 """The BYTES input of a Python model: each element is the JSON text of one value."""
 
@@ -139,6 +142,8 @@ def files_of(model: Model) -> str | None:
     """The name of the BYTES input of whole files, if the model takes them."""
     if model.kind == "python":
         return RAW_FILES
+    if model.kind == "audio":
+        return SOUNDS if all(spec.name != SOUNDS for spec in model.bundle.manifest.inputs) else "audio_files"
     if model.kind != "image":
         return None
     taken = any(spec.name == FILES for spec in model.bundle.manifest.inputs)
@@ -243,7 +248,7 @@ def _read(service: Service, model: Model, request: InferenceRequest) -> _Questio
         wanted = _wanted(request, answer_outputs(model))
         options = _options(request.parameters, wanted)
         payloads = _payloads(model, first, most=most, max_depth=service.settings.max_json_depth)
-        noun = {"image": "image", "text": "text"}.get(model.kind, "element")
+        noun = {"image": "image", "text": "text", "audio": "sound"}.get(model.kind, "element")
         return _Question(payloads, options, wanted, raw=False, noun=noun)
     wanted = _wanted(request, raw_outputs(model))
     tensors: Tensors = {}
@@ -319,7 +324,7 @@ def _payloads(model: Model, tensor: NamedTensor, *, most: int, max_depth: int) -
     for index, each in enumerate(elements):
         if not len(each):
             raise RequestError(f"element {index} of the input '{tensor.name}' is empty", code="empty_body")
-    if model.kind == "image" and tensor.parameters.get("content_type") == "base64":
+    if model.kind in ("image", "audio") and tensor.parameters.get("content_type") == "base64":
         return [Payload("document", b'{"image":%b}' % msgspec.json.encode(str(each, "utf-8"))) for each in elements]
     return [Payload("file", each) for each in elements]
 

@@ -111,7 +111,7 @@ def properties(model: Model) -> dict[str, str]:
         text = v2_inference.texts_of(model)
         found["texts"] = f"{text}: each element is a text; answered with {answered}. Send it alone."
     if files := v2_inference.files_of(model):
-        what = "an encoded image of any size" if model.kind == "image" else "a file"
+        what = {"image": "an encoded image of any size", "audio": "a WAV or FLAC file"}.get(model.kind, "a file")
         found["files"] = f"{files}: each element is {what}; answered with {answered}. Send it alone."
     return found
 

@@ -195,7 +195,7 @@ def load(source: str | Path | None = None, **options: Any) -> LoadedModel:
 def _payload(kind: str, item: Any) -> Payload:
     if kind == "python":
         return Payload("value", item)
-    if isinstance(item, str | Path) and kind == "image":
+    if isinstance(item, str | Path) and kind in ("image", "audio"):
         return Payload("file", Path(item).read_bytes())
     if isinstance(item, bytes | bytearray | memoryview):
         return Payload("file", bytes(item))

@@ -10,7 +10,7 @@ from typing import Any
 from flambeau.settings import service
 from flambeau.settings.schema import Setting, ValueKind
 from flambeau.settings.source import HiddenActivation, OutputActivation
-from flambeau.tasks import TASKS
+from flambeau.tasks import OF_ANOTHER_INPUT, TASKS
 
 TOKEN, ADMIN_TOKEN = "FLAMBEAU_TOKEN", "FLAMBEAU_ADMIN_TOKEN"
 SERVER = "FLAMBEAU_SERVER"
@@ -29,7 +29,7 @@ SECRET_VARIABLES = (TOKEN, ADMIN_TOKEN)
 PERMISSIONS = ("allow_code", "insecure_no_auth")
 """Settings that permit something risky: somebody has to give them on purpose."""
 
-_SOURCE, _IMAGES, _TEXTS = "Source", "Images", "Texts"
+_SOURCE, _IMAGES, _TEXTS, _SOUND = "Source", "Images", "Texts", "Sound"
 
 
 def _row(
@@ -97,19 +97,20 @@ SOURCE = (
     _row(
         "pipeline",
         "Input of your own network. Default: found from its first layer.",
-        "Input of your own network: `image`, `text` or `tensor`. Not set: found from its first layer, and `text` if it "
-        "takes token ids and [a tokenizer](text.md) lies beside it.",
+        "Input of your own network: `image`, `text`, `audio` or `tensor`. Not set: found from its first layer; "
+        "`text` if it takes token ids and [a tokenizer](text.md) lies beside it.",
         kind="choice",
-        choices=("image", "text", "tensor"),
+        choices=("image", "text", "audio", "tensor"),
     ),
     _row(
         "task",
-        "What the network does with an image. Default: found out.",
-        "What the network does with an image: `classification` (one of several), `multi-label` (each class on its "
-        "own), `regression` (numbers), `embedding` (a vector) or `object-detection` (boxes, of a detector). Not set: "
+        "What the network does with its input. Default: found out.",
+        "What the network does with an image, a text or a sound: `classification` (one of several), `multi-label` "
+        "(each class on its own), `regression` (numbers), `embedding` (a vector) or `object-detection` (boxes, of a "
+        "detector). `audio-classification` and `text-classification` say the input, too. Not set: "
         "[found out](sources.md#task-and-activation).",
         kind="choice",
-        choices=tuple(name for name, task in TASKS.items() if task.takes == "image"),
+        choices=(*(name for name, task in TASKS.items() if task.takes == "image"), *OF_ANOTHER_INPUT),
     ),
     _row(
         "activation",
@@ -220,6 +221,26 @@ SOURCE = (
         kind="switch",
         group=_TEXTS,
     ),
+    _row(
+        "sample_rate",
+        "Samples a second that your network over sound takes.",
+        "Samples a second that your network over [sound](audio.md) takes, in Hz: files of other rates are resampled.",
+        kind="whole",
+        group=_SOUND,
+        minimum=1000,
+        maximum=192_000,
+        metavar="HZ",
+    ),
+    _row(
+        "max_seconds",
+        "Longest sound, in seconds. Default: 30, or what the network takes.",
+        "Longest sound, in seconds. Not set: 30, or the length of the network's input.",
+        kind="number",
+        group=_SOUND,
+        minimum=0.01,
+        maximum=600,
+        metavar="SECONDS",
+    ),
 )
 """The fields of `flambeau.settings.source.SourceOptions`, except the two that are service settings too."""
 
@@ -227,6 +248,7 @@ GROUPS = (
     _SOURCE,
     _IMAGES,
     _TEXTS,
+    _SOUND,
     "Model",
     "Address",
     "Batches and queue",

@@ -16,6 +16,7 @@ from flambeau.checkpoints.report import Report
 from flambeau.errors import CodeNotAllowed, SourceError
 from flambeau.settings.service import EngineChoice
 from flambeau.settings.source import SourceOptions
+from flambeau.tasks import OF_ANOTHER_INPUT
 
 SourceKind = Literal["default", "pretrained", "checkpoint", "program", "onnx", "python"]
 """`checkpoint` holds weights; `program` a network with its code: a pickled module, TorchScript or a torch.export."""
@@ -84,11 +85,12 @@ Event = BuildStep | Advance | Note | BuildFailure | Imported
 """What the build process writes to its standard output, one line of JSON each."""
 
 IMAGE_OPTIONS = ("labels", "task", "activation", "normalize", "resize", "crop", "mean", "std", "threshold")
+AUDIO_OPTIONS = ("sample_rate", "max_seconds")
 TEXT_OPTIONS = ("tokenizer", "pooling", "max_tokens", "truncate")
 _FILE_OPTIONS = ("weights_key", "samples")
 OPTIONS = (
     "arch", "arch_args", "weights", "hidden_activation", "num_classes", "pipeline", "input_shape", "input_dtype",
-    "output_name", *_FILE_OPTIONS, *IMAGE_OPTIONS, *TEXT_OPTIONS,
+    "output_name", *_FILE_OPTIONS, *IMAGE_OPTIONS, *TEXT_OPTIONS, *AUDIO_OPTIONS,
 )  # fmt: skip
 
 _TOKENIZER = "tokenizer.json"
@@ -105,6 +107,7 @@ def refuse_idle(options: SourceOptions, what: str, *, used: tuple[str, ...]) -> 
 def build_request(options: SourceOptions) -> BuildRequest:
     """The build request for a source. Raises `SourceError` or `CodeNotAllowed`."""
     options = msgspec.structs.replace(options, labels=_absolute(options.labels), samples=_absolute(options.samples))
+    options = _with_pipeline(options)
     source = options.source
     if source is None or (source == DEFAULT and not Path(source).exists()):
         if options.arch or options.weights:
@@ -132,6 +135,18 @@ def build_request(options: SourceOptions) -> BuildRequest:
     return BuildRequest(kind="pretrained", name=_model_name(source), options=options, architecture=source)
 
 
+def _with_pipeline(options: SourceOptions) -> SourceOptions:
+    """The options with the pipeline that the name of the task says, and our name of the task. Raises `SourceError`."""
+    pipeline, task = OF_ANOTHER_INPUT.get(options.task or "", (None, options.task))
+    if pipeline is None:
+        return options
+    if options.pipeline not in (None, pipeline):
+        raise SourceError(
+            f"--task {options.task} is of {pipeline}, and --pipeline {options.pipeline} is not: leave one out"
+        )
+    return msgspec.structs.replace(options, task=task, pipeline=pipeline)
+
+
 def _request_for_file(file: str, options: SourceOptions, *, name: str, arch: str | None) -> BuildRequest:
     """The request for a file, by what it holds."""
     report = checkpoints.examine(Path(file))
@@ -142,7 +157,7 @@ def _request_for_file(file: str, options: SourceOptions, *, name: str, arch: str
     used: tuple[str, ...]
     if kind != "checkpoint" and not _holds_weights(report, options):
         what = f"{Path(file).name}, which holds its network already"
-        used = ("pipeline", "input_shape", "output_name", *_FILE_OPTIONS, *IMAGE_OPTIONS, *TEXT_OPTIONS)
+        used = ("pipeline", "input_shape", "output_name", *_FILE_OPTIONS, *IMAGE_OPTIONS, *TEXT_OPTIONS, *AUDIO_OPTIONS)
         refuse_idle(options, what, used=(*used, *(() if kind == "onnx" else ("input_dtype",))))
         return msgspec.structs.replace(request, tokenizer=_tokenizer_for(file, options))
     if options.arch_args and arch is None:
@@ -157,7 +172,7 @@ def _request_for_file(file: str, options: SourceOptions, *, name: str, arch: str
     usercode.refuse_unless(options.allow_code, f"--arch {arch}")
     used = (
         "arch", "arch_args", "weights", "pipeline", "input_shape", "input_dtype", "output_name", *_FILE_OPTIONS,
-        *IMAGE_OPTIONS, *TEXT_OPTIONS,
+        *IMAGE_OPTIONS, *TEXT_OPTIONS, *AUDIO_OPTIONS,
     )  # fmt: skip
     refuse_idle(options, "an own network", used=used)
     found = _tokenizer_for(file, options)
@@ -166,7 +181,7 @@ def _request_for_file(file: str, options: SourceOptions, *, name: str, arch: str
 
 def _tokenizer_for(file: str, options: SourceOptions) -> str | None:
     """The tokenizer that the user names, or that lies beside the file. Raises `SourceError` for one that is no file."""
-    if options.pipeline in ("image", "tensor"):
+    if options.pipeline in ("image", "audio", "tensor"):
         if options.tokenizer:
             raise SourceError(f"--tokenizer is for texts, and --pipeline {options.pipeline} takes none: leave one out")
         return None

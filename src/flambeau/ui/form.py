@@ -37,13 +37,13 @@ MOST_NUMBERS = 32
 class ModelForm:
     """The form of a model.
 
-    `asks`: `pictures` for one or more images; `text` for a text; `numbers` for one field per number, or JSON; `json`
-    for any JSON value, or a file if the model is a Python model. `fields`: the names of the numbers, which have the
-    shape `shape` and are integers if `whole`. `files`: whether the form takes files. `inputs`: the names of the inputs,
-    if there are several.
+    `asks`: `pictures` for one or more images; `sound` for a sound file; `text` for a text; `numbers` for one field per
+    number, or JSON; `json` for any JSON value, or a file if the model is a Python model. `fields`: the names of the
+    numbers, which have the shape `shape` and are integers if `whole`. `files`: whether the form takes files. `inputs`:
+    the names of the inputs, if there are several.
     """
 
-    asks: Literal["pictures", "text", "numbers", "json"]
+    asks: Literal["pictures", "sound", "text", "numbers", "json"]
     fields: tuple[str, ...] = ()
     shape: tuple[int, ...] = ()
     whole: bool = False
@@ -66,6 +66,8 @@ def form_of(model: Model) -> ModelForm:
     """The form for the model's own inputs."""
     if model.kind == "image":
         return ModelForm("pictures", files=True)
+    if model.kind == "audio":
+        return ModelForm("sound", files=True)
     if model.kind == "text":
         return ModelForm("text")
     inputs = model.bundle.manifest.inputs
@@ -96,6 +98,8 @@ def read_form(form: ModelForm, parts: Sequence[Part], *, max_depth: int) -> list
         return [Payload("file", data) for data in files]
     if form.asks == "pictures":
         raise RequestError("no image was chosen", code="missing_file")
+    if form.asks == "sound":
+        raise RequestError("no sound file was chosen", code="missing_file")
     if len(_text(parts)) > MIB:
         raise RequestError(
             "the text is longer than the 1 MiB that this page takes", code="body_too_large", hint="the API takes more"
