@@ -19,6 +19,8 @@ FEW = (
 )  # fmt: skip
 CLASSES = 7
 NEAR = 1e-5
+MOST_WEIGHTS = 150_000_000
+"""Of larger ones, minutes pass for each; two modules of timm's (deepseek_vit, gemma4_vit) have no smaller network."""
 
 
 def families() -> list[str]:
@@ -30,7 +32,10 @@ def families() -> list[str]:
         for name, (number, pipeline) in facts.architectures.items():
             if not index.names_of(registry, number) or index.lacks(registry, name):  # type: ignore[arg-type]
                 continue
-            size = sum(map(math.prod, shapes.of(number).values())) * facts.pipelines[pipeline].crop
+            weights = sum(map(math.prod, shapes.of(number).values()))
+            if weights > MOST_WEIGHTS:
+                continue
+            size = weights * facts.pipelines[pipeline].crop
             called = name if registry == "flambeau" else f"{registry}/{name}"
             family = f"{registry} {family_of(name)}"
             smallest[family] = min(smallest.get(family, (size, called)), (size, called))
@@ -100,11 +105,14 @@ def test_every_family_of_classifiers_gives_the_features_before_its_head() -> Non
     from flambeau.architectures import torchvision_compat
 
     torchvision_compat.declare_missing()
-    found = {called: apart(called) for called in families()}
+    found: dict[str, float | str] = {}
+    for called in families():
+        found[called] = apart(called)
+        print(called, found[called], flush=True)
     wrong = {called: each for called, each in found.items() if isinstance(each, float) and not each <= NEAR}
     assert not wrong
-    assert len(found) > 80
-    assert sum(isinstance(each, float) for each in found.values()) > 70
+    several = [called for called, each in found.items() if each == "several heads"]
+    assert len(found) - len(several) >= 100, several
 
 
 def bare(change: str, **options: str) -> Fit:

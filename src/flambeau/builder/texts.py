@@ -112,6 +112,12 @@ def taken(form: InputForm, order: BuildRequest, name: str, *, tell: Tell) -> Inp
         return form
     assert order.tokenizer is not None  # without one there is no config
     words = read_tokenizer(Path(order.tokenizer).read_bytes()).get_vocab_size()
+    table = max((spec.below for spec in form.inputs if spec.name == config.ids), default=0)
+    if 0 < table < words:
+        raise SourceError(
+            f"{Path(order.tokenizer).name} makes {words:,} token ids, and the table of {name} has {table:,} vectors: "
+            "it belongs to another network"
+        )
     specs = tuple(
         msgspec.structs.replace(spec, below=spec.below or words) if spec.name == config.ids else spec
         for spec in form.inputs
