@@ -68,8 +68,9 @@ def _table_of(network: nn.Module, spec: TensorSpec) -> int:
 
 
 def _usual_dtype(network: nn.Module, taken: InputForm) -> str:
-    """int64 for the only input of a network that begins with a table of vectors, else float32."""
-    return "int64" if len(taken.inputs) == 1 and _first_layer(network)[0].startswith("Embedding") else "float32"
+    """int64 for the only input of a network that begins with a table of vectors and computes no decimal numbers."""
+    begins = len(taken.inputs) == 1 and _first_layer(network)[0].startswith("Embedding")
+    return "int64" if begins and signature_words.of(network, taken.inputs[0].usual) is None else "float32"
 
 
 def _several(needed: list[str], name: str, options: SourceOptions) -> InputForm:

@@ -105,6 +105,8 @@ def found(specs: Sequence[TensorSpec], order: BuildRequest, name: str, *, tell: 
 
 def taken(form: InputForm, order: BuildRequest, name: str, *, tell: Tell) -> InputForm:
     """The same inputs, of texts if a tokenizer makes them. Raises `SourceError` as `found` does."""
+    if form.image is not None and order.options.pipeline == "text":
+        raise SourceError(f"--pipeline text, but {name} takes images of {form.inputs[0]}: leave it out")
     if form.image is not None or form.audio is not None:
         return form
     config = found(form.inputs, order, name, tell=tell)
