@@ -16,8 +16,8 @@ import numpy.typing as npt
 Tensors = dict[str, npt.NDArray[Any]]
 """Named arrays. Axis 0 of each is the row; all arrays of one `Tensors` have the same number of rows."""
 
-PipelineKind = Literal["image", "tensor", "python"]
-"""What a model takes: image files, numbers as JSON, or whatever its own Python code accepts."""
+PipelineKind = Literal["image", "text", "audio", "tensor", "python"]
+"""What a model takes: image files, texts, sound files, numbers as JSON, or whatever its own Python code accepts."""
 
 
 FREE = -1
@@ -27,13 +27,24 @@ FREE = -1
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One input or output: its name, its numpy dtype and the shape of one row, without the row axis itself. An axis of
     any length is `FREE`; `least` is the least length of such axes. `words`: for each axis the word that it shares with
-    others of the model's inputs, all of one length in a request; empty for one that shares none."""
+    others of the model's inputs, all of one length in a request; empty for one that shares none. Where `below` is set,
+    its numbers are places in a table of so many vectors: 0 is the first."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     least: int = 1
     words: tuple[str, ...] = ()
+    below: int = 0
+
+    def outside(self, rows: npt.NDArray[Any]) -> int | None:
+        """The first of the numbers that is no place in the table; `None` if all are, or there is none.
+
+        An exported graph would count negative ones from the end of the table, which the network itself refuses.
+        """
+        if not self.below or not rows.size or (rows.min() >= 0 and rows.max() < self.below):
+            return None
+        return int(rows[(rows < 0) | (rows >= self.below)].flat[0])
 
     def takes(self, shape: tuple[int, ...]) -> bool:
         """Whether a row may have this shape."""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from html import unescape
 
+import numpy as np
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
@@ -138,7 +139,7 @@ def test_labels_are_bars_and_those_that_are_present_are_marked_w4(client: FlaskC
 def test_a_vector_is_shown_by_its_first_numbers_and_whole_on_demand_w5(client: FlaskClient, cat: bytes) -> None:
     vector = client.post("/predict/features", data={"file": (io.BytesIO(cat), "cat.png")}).json["embedding"]
     page = asked(client, "features", cat)
-    assert shown(page)[0] == "A vector of 512 numbers"
+    assert shown(page)[0] == f"A vector of 512 numbers, length {np.linalg.norm(vector):.6g}"
     assert answers(page)[0] == ", ".join(f"{number:.6g}" for number in vector[:8]) + ", …"
     [whole] = re.findall(r'<pre class="more"[^>]*>([^<]+)</pre>', page)
     assert json.loads(whole) == vector

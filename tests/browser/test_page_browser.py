@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
 from selenium.webdriver.common.keys import Keys
@@ -256,7 +257,7 @@ def test_a_vector_can_be_copied_and_saved_w5(browser: Browser, site: Site, pictu
     browser.command("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
     vector = requests.post(f"{site.url}/predict/features", files={"file": picture.read_bytes()}).json()["embedding"]
     browser.all("#file")[0].send_keys(str(picture))
-    assert verdicts(browser, 1) == ["A vector of 512 numbers"]
+    assert verdicts(browser, 1) == [f"A vector of 512 numbers, length {np.linalg.norm(vector):.6g}"]
     shown = browser.find(".card .text").text
     assert [float(each) for each in shown.removesuffix(", …").split(", ")] == pytest.approx(vector[:8], rel=1e-5)
     browser.find(".copy-all").click()

@@ -29,7 +29,9 @@ from tests.support.documents import MARKERS, WEIGHTS, Examples, blocks_of, give,
 from tests.support.server import Serve, ServerProcess
 
 EXAMPLE_DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-LONG = ("sources.md", "predict.md", "engines.md")  # they build many bundles, or need OpenVINO: `make test-slow`
+LONG = (  # they build many bundles, or need OpenVINO: `make test-slow`
+    "sources.md", "predict.md", "engines.md", "embeddings.md", "text.md", "audio.md",
+)  # fmt: skip
 DOCUMENTS = sorted({*EXAMPLE_DOCUMENTS, *ROOT.glob("*.md")})
 SHELLS = (
     "bash",

@@ -48,7 +48,7 @@ def studied(network: Any, *, output: str | None = None, **said: Any) -> tuple[ac
     seen = activation.ProbedOutput(
         "Net", probed.numbers, probed.ending, without_head=probed.without_head, named=said.pop("named", False)
     )
-    return activation.decide(seen, said.pop("task", None), said.pop("activation", None)), probed
+    return activation.decide(seen, said.pop("task", None), said.pop("activation", None), **said), probed
 
 
 SOFTMAX = Activation("softmax", by="network", known="graph")
@@ -172,6 +172,9 @@ def test_the_way_out_works(name: str, task: str) -> None:
         ("Sigmoid", {"task": "regression"}, "regression", SIGMOID),
         ("Net", {"task": "embedding"}, "embedding", Activation("none", by="network", known="said")),
         ("Normalised", {"activation": "none"}, "embedding", AS_IT_IS),
+        ("Net", {"task": "embedding", "normalize": True}, "embedding", Activation("l2", known="said")),
+        ("Normalised", {"normalize": True}, "embedding", Activation("l2", by="network", known="graph")),
+        ("WithoutHead", {"normalize": True}, "embedding", Activation("l2", known="said")),
     ],
 )
 def test_what_the_user_says_decides(name: str, said: dict[str, Any], task: str, applied: Activation) -> None:
@@ -192,6 +195,8 @@ def test_what_the_user_says_decides(name: str, said: dict[str, Any], task: str, 
         ("Net", {"task": "classification", "activation": "none"}, "not probabilities.*leave --activation out"),
         ("Net", {"activation": "none"}, "add --task regression or --task embedding"),
         ("Net", {"task": "regression", "activation": "sigmoid"}, "leave it out"),
+        ("Net", {"normalize": True}, "the task is classification: say --task embedding, or leave it out"),
+        ("Net", {"task": "embedding", "activation": "softmax"}, "would change them: leave it out"),
         ("OneScore", {"task": "classification"}, "one class leaves nothing to choose.*--task regression"),
         ("OneScore", {"activation": "softmax"}, "one class leaves nothing to choose.*--task regression"),
     ],

@@ -244,6 +244,6 @@ def test_a_command_says_it_in_one_line(tmp_path: Path) -> None:
 def test_the_help_of_serve_stands_under_headings() -> None:
     shown = CliRunner().invoke(cli, ["serve", "--help"], env={"FLAMBEAU_PORT": "whatever is wrong"}).output
     headings = [line for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")]
-    assert headings[:5] == ["Options:", "Source:", "Images:", "Model:", "Address:"]
+    assert headings[:5] == ["Options:", "Source:", "Images:", "Texts:", "Sound:"]
     assert "flambeau config --toml > flambeau.toml" in shown
     assert max(map(len, shown.splitlines())) <= 110

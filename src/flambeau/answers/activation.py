@@ -1,6 +1,6 @@
-"""Activations, from the network's numbers to those of the answer: softmax, sigmoid, the exponential, or none.
+"""Activations, from the network's numbers to those of the answer: softmax, sigmoid, the exponential, l2, or none.
 
-All compute in float32. Softmax and sigmoid agree with PyTorch's to 1e-6; neither overflows.
+All answer in float32. They agree with PyTorch's to 1e-6; none overflows.
 """
 
 from typing import Literal
@@ -12,16 +12,19 @@ import numpy.typing as npt
 Activated = npt.NDArray[np.float32]
 
 
+_SHORTEST = 1e-12  # PyTorch's epsilon
+
+
 class Activation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The function between the network's logits and the numbers of the answer, and who applies it.
 
     `by`: `network` if the graph ends in `function`, so that its outputs are the answer's numbers already; `flambeau` if
-    the pipeline has to apply it. `logarithm`: the network gives logarithms of probabilities (LogSoftmax), and the
-    pipeline takes the exponential. `known` says how it is known: the user said so, the graph's last operation shows it,
-    the architecture is a known one, or it is assumed.
+    the pipeline has to apply it. `l2` divides a vector by its Euclidean norm. `logarithm`: the network gives logarithms
+    of probabilities (LogSoftmax), and the pipeline takes the exponential. `known` says how it is known: the user said
+    so, the graph's last operation shows it, the architecture is a known one, or it is assumed.
     """
 
-    function: Literal["softmax", "sigmoid", "none"]
+    function: Literal["softmax", "sigmoid", "l2", "none"]
     by: Literal["network", "flambeau"] = "flambeau"
     logarithm: bool = False
     known: Literal["said", "graph", "architecture", "assumed"] = "assumed"
@@ -49,7 +52,15 @@ def applied(row: npt.NDArray[np.generic], activation: Activation) -> Activated:
         return exponential
     if activation.by == "network" or activation.function == "none":
         return numbers
+    if activation.function == "l2":
+        return unit(numbers)
     return softmax(numbers) if activation.function == "softmax" else sigmoid(numbers)
+
+
+def unit(vector: npt.NDArray[np.floating]) -> Activated:
+    """The vector divided by its Euclidean norm, as `torch.nn.functional.normalize` does. A vector of zeros stays so."""
+    numbers = vector.astype(np.float64)
+    return (numbers / max(float(np.linalg.norm(numbers)), _SHORTEST)).astype(np.float32)
 
 
 def softmax(logits: npt.NDArray[np.floating]) -> Activated:

@@ -32,6 +32,10 @@ _OTHERWISE = (
     "say --task multi-label if each class was trained on its own (BCEWithLogitsLoss), and --task regression or "
     "--task embedding if they are not classes"
 )
+_OTHERWISE_OF_KNOWN = (
+    "say --task multi-label if each class was trained on its own (BCEWithLogitsLoss), --task regression if they are "
+    "numbers, and --task embedding for the features before them"
+)
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,22 @@ class Decided:
     note: str
 
 
-def decide(seen: ProbedOutput, task: ImageTask | None, activation: OutputActivation | None) -> Decided:
+def decide(
+    seen: ProbedOutput, task: ImageTask | None, activation: OutputActivation | None, *, normalize: bool = False
+) -> Decided:
     """The task and the activation, from the options `task` and `activation` as far as the user gave them.
 
-    Raises `SourceError` when the options contradict the network, and when the user has to decide.
+    `normalize`: the user wants vectors of length 1. Raises `SourceError` when the options contradict the network, and
+    when the user has to decide.
     """
     meaning = _meaning(seen)
+    decided = _decide(seen, meaning, task, activation)
+    return _normalised(decided, meaning) if normalize else decided
+
+
+def _decide(
+    seen: ProbedOutput, meaning: _Meaning, task: ImageTask | None, activation: OutputActivation | None
+) -> Decided:
     if task is None and activation is None:
         return _found(seen, meaning)
     task = task or _implied(seen, meaning, activation)
@@ -74,6 +88,20 @@ def decide(seen: ProbedOutput, task: ImageTask | None, activation: OutputActivat
     if with_classes is not None:
         return with_classes(seen, meaning, activation)
     return _as_it_is(seen, meaning, task, activation)
+
+
+def _normalised(decided: Decided, meaning: _Meaning) -> Decided:
+    """The decision with vectors of length 1. Raises `SourceError` for a task without vectors."""
+    if decided.task != "embedding":
+        raise SourceError(
+            f"--normalize makes vectors of length 1, and the task is {decided.task}: say --task embedding, or leave it "
+            "out"
+        )
+    if meaning == "unit vectors":
+        return Decided(
+            decided.task, Activation("l2", by="network", known="graph"), f"{decided.note}; of length 1 already"
+        )
+    return Decided(decided.task, Activation("l2", known="said"), f"{decided.note}, divided by their length")
 
 
 def over_numbers(ending: Ending, answers: npt.NDArray[Any]) -> Activation:
@@ -233,7 +261,7 @@ def _classification(seen: ProbedOutput, meaning: _Meaning, said: OutputActivatio
     return _decided(
         "classification", Activation("softmax"), seen,
         f"a softmax is assumed: its {outputs} outputs are taken for the scores of classes of which one is right, and "
-        f"Flambeau applies a softmax; {_OTHERWISE}",
+        f"Flambeau applies a softmax; {_OTHERWISE_OF_KNOWN if seen.registered else _OTHERWISE}",
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from flambeau.architectures import single_output
 from flambeau.builder import outputs, recording
 from flambeau.builder.filled import Filled, Tell
-from flambeau.bundle.storage import ImageConfig
+from flambeau.bundle.storage import HasTask
 from flambeau.checkpoints.last_operation import Ending
 from flambeau.errors import SourceError
 from flambeau.types import Tensors, TensorSpec
@@ -44,10 +44,7 @@ def probe_inputs(specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ..
     strong blobs. Otherwise 8 random rows of these `shapes`."""
     generator = torch.Generator().manual_seed(_SEED)
     if not images:
-        return {
-            spec.name: torch.randn((8, *shapes[spec.name]), generator=generator).to(getattr(torch, spec.dtype)).numpy()
-            for spec in specs
-        }
+        return {spec.name: _rows((8, *shapes[spec.name]), spec.dtype, generator) for spec in specs}
     [spec] = specs
     channels, size, _ = spec.shape
 
@@ -57,6 +54,13 @@ def probe_inputs(specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ..
 
     first, noise = blobs(1.5), torch.randn((1, channels, size, size), generator=generator)
     return {spec.name: torch.cat([first, noise, blobs(0.5), blobs(2.5)]).numpy()}
+
+
+def _rows(shape: tuple[int, ...], dtype: str, generator: torch.Generator) -> np.ndarray:
+    """Random rows. Whole numbers are 0 and 1, which every table of vectors has."""
+    if np.dtype(dtype).kind == "i":
+        return torch.randint(0, 2, shape, generator=generator).numpy().astype(dtype)
+    return torch.randn(shape, generator=generator).to(getattr(torch, dtype)).numpy()
 
 
 def look(filled: Filled, inputs: Tensors, wanted: str | None, *, tell: Tell) -> Returned:
@@ -73,8 +77,8 @@ def look(filled: Filled, inputs: Tensors, wanted: str | None, *, tell: Tell) -> 
             "row of the input is needed, or a flambeau.PythonModel around it"
         )
     arrays = {name or filled.outputs[0]: _array(tensor, filled.name) for name, tensor in found.items()}
-    images = isinstance(filled.pipeline, ImageConfig)
-    taken, note = outputs.choose(arrays, wanted, name=filled.name, rows=None if images else len(given[0]))
+    one = isinstance(filled.pipeline, HasTask)  # a task makes its answer of one output
+    taken, note = outputs.choose(arrays, wanted, name=filled.name, rows=None if one else len(given[0]))
     if note:
         tell(note)
     tensors = [found.get(name, next(iter(found.values()))) for name in taken]

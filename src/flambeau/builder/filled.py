@@ -2,21 +2,32 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from flambeau.builder.shapes import InputForm
-from flambeau.bundle.storage import Architecture, ImageConfig, PictureConfig, TensorConfig
+from flambeau.bundle.storage import Architecture, HasTask, ImageConfig, TensorConfig
 from flambeau.checkpoints.last_operation import Ending
 from flambeau.errors import SourceError
 from flambeau.items import FREE
 from flambeau.settings.source import SourceOptions
-from flambeau.sources.request import BuildRequest, refuse_idle
+from flambeau.sources.request import AUDIO_OPTIONS, OPTIONS, TEXT_OPTIONS, BuildRequest, refuse_idle
 from flambeau.types import TensorSpec
 
-OF_ANY_NETWORK = ("arch", "arch_args", "weights", "weights_key", "pipeline", "input_shape", "output_name", "samples")
+OF_ANY_NETWORK = (
+    "arch", "arch_args", "weights", "weights_key", "pipeline", "input_shape", "input_dtype", "output_name", "samples",
+)  # fmt: skip
 """Options that have an effect on every network, whatever its input."""
+
+_OF_TASKS = ("labels", "task", "activation", "normalize", "threshold")
+
+OF_TEXTS = (*OF_ANY_NETWORK, *TEXT_OPTIONS, *_OF_TASKS)
+"""Options that have an effect on a network over texts."""
+
+OF_SOUND = (*OF_ANY_NETWORK, *AUDIO_OPTIONS, *_OF_TASKS)
+"""Options that have an effect on a network over sound."""
 
 Tell = Callable[[str], None]
 Exporter = Literal["dynamo", "torchscript", "ready"]
@@ -36,12 +47,13 @@ class Filled:
     * `exports`: the exporter; `ending`: the last operation, where the graph gave it
     * `outputs`: the names of its outputs; `shapes`: the shape of one row of each, with free axes marked after probing
     * `plain`: it returns one tensor and nothing else
+    * `tokenizer`: the file that makes token ids of texts, for a network over texts
     """
 
     network: Callable[[Any], Any]
     name: str
     architecture: Architecture | None
-    pipeline: ImageConfig | PictureConfig | TensorConfig
+    pipeline: HasTask | TensorConfig
     inputs: tuple[TensorSpec, ...]
     labels: str | None = None
     classes: tuple[str, ...] | None = None
@@ -54,6 +66,7 @@ class Filled:
     without_head: str | None = None
     ending: Ending | None = None
     one_row: str | None = None
+    tokenizer: Path | None = None
 
     @property
     def free(self) -> bool:
@@ -78,10 +91,18 @@ def dressed(
     options = order.options
     if taken.note:
         tell(taken.note)
-    pipeline: ImageConfig | TensorConfig = TensorConfig()
+    pipeline: HasTask | TensorConfig = TensorConfig()
     if taken.image is not None:
+        others = tuple(each for each in OPTIONS if each not in (*TEXT_OPTIONS, *AUDIO_OPTIONS, "input_dtype"))
+        refuse_idle(options, f"{name}, a network over images", used=others)
         pipeline = customised(taken.image, options)
         tell(f"images are prepared with {pipeline}: --resize, --crop, --mean and --std change that")
+    elif taken.text is not None:
+        pipeline = taken.text
+        refuse_idle(options, f"{name}, a network over texts", used=OF_TEXTS)
+    elif taken.audio is not None:
+        pipeline = taken.audio
+        refuse_idle(options, f"{name}, a network over sound", used=OF_SOUND)
     else:
         refuse_idle(options, f"{name}, a network over numbers", used=OF_ANY_NETWORK)
     return Filled(
@@ -97,6 +118,7 @@ def dressed(
         outputs=outputs,
         ending=ending,
         one_row=taken.one_row,
+        tokenizer=Path(str(order.tokenizer)) if taken.text is not None else None,
     )
 
 

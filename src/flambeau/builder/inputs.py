@@ -8,8 +8,10 @@ channels takes square images, of the first usual size (224 before 28, 32, ...) t
 """
 
 import contextlib
+from dataclasses import replace
 
 import torch
+from msgspec import structs
 from torch import nn
 
 from flambeau.architectures import single_output
@@ -18,6 +20,7 @@ from flambeau.builder.axis_words import asked_for
 from flambeau.builder.shapes import InputForm, as_images, of_shape, shape_of
 from flambeau.errors import SourceError
 from flambeau.identify import unsupported
+from flambeau.items import FREE
 from flambeau.settings.source import SourceOptions
 from flambeau.types import TensorSpec
 
@@ -35,8 +38,40 @@ def infer(network: nn.Module, name: str, options: SourceOptions) -> InputForm:
         taken = InputForm(asked_for((TensorSpec("input", "float32", shape_of(asked)),), options))
     else:
         taken = _inferred(network, name, options)
-    signature_words.require_decimals(network, name, *(spec.usual for spec in taken.inputs))
+    if taken.image is None:
+        dtype = options.input_dtype or _usual_dtype(network, taken)
+        taken = replace(taken, inputs=tuple(structs.replace(spec, dtype=dtype) for spec in taken.inputs))
+    if taken.image is None and len(taken.inputs) == 1:
+        [spec] = taken.inputs
+        taken = replace(taken, inputs=(structs.replace(spec, below=_table_of(network, spec)),))
+    if taken.inputs[0].dtype == "float32":
+        signature_words.require_decimals(network, name, *(spec.usual for spec in taken.inputs))
     return taken
+
+
+def _table_of(network: nn.Module, spec: TensorSpec) -> int:
+    """How many vectors the table has in which the input looks up its numbers; 0 if it has none, or none is known."""
+    if spec.dtype == "float32":
+        return 0
+
+    def computes(number: int) -> bool:
+        try:
+            with torch.inference_mode():
+                network(torch.full((1, *spec.usual), number, dtype=getattr(torch, spec.dtype)))
+        except Exception:  # raising is the answer
+            return False
+        return True
+
+    sizes = {
+        module.num_embeddings for module in network.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)
+    }
+    return next((size for size in sorted(sizes) if computes(size - 1) and not computes(size)), 0)
+
+
+def _usual_dtype(network: nn.Module, taken: InputForm) -> str:
+    """int64 for the only input of a network that begins with a table of vectors and computes no decimal numbers."""
+    begins = len(taken.inputs) == 1 and _first_layer(network)[0].startswith("Embedding")
+    return "int64" if begins and signature_words.of(network, taken.inputs[0].usual) is None else "float32"
 
 
 def _several(needed: list[str], name: str, options: SourceOptions) -> InputForm:
@@ -63,14 +98,17 @@ def _inferred(network: nn.Module, name: str, options: SourceOptions) -> InputFor
         if channels is None and options.pipeline is None:  # three sizes alone do not make an image
             return InputForm((TensorSpec("input", "float32", asked),))
         return of_shape(asked, name, options)
+    if options.pipeline == "audio" and layer != "Linear":
+        return InputForm((TensorSpec("input", "float32", (1, FREE) if layer == "Conv1d" else (FREE,)),))
     if channels in (1, 3) and options.pipeline != "tensor":
         return _by_trying(network, channels, name, options)
     if layer == "Linear" and options.pipeline != "image":
         return InputForm((TensorSpec("input", "float32", (shape[1],)),))
     if layer.startswith("Embedding"):
-        raise SourceError(
-            f"{name} begins with a table of {shape[0]} vectors ({layer}), so it takes whole numbers such as token ids, "
-            f"and only decimal numbers are served: {unsupported.AROUND}"
+        return InputForm(
+            (TensorSpec("input", options.input_dtype or "int64", (FREE,)),),
+            note=f"{name} begins with a table of {shape[0]:,} vectors ({layer}), so it takes rows of whole numbers "
+            f"({options.input_dtype or 'int64'}), here of any length: --input-shape says another",
         )
     raise SourceError(
         f"the input of {name} cannot be inferred from its first layer ({layer}): "

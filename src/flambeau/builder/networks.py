@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from flambeau import architectures, identify
-from flambeau.builder import inputs, parts
+from flambeau.builder import inputs, parts, sounds, texts
 from flambeau.builder.filled import OF_ANY_NETWORK, Filled, Tell, customised, dressed
 from flambeau.builder.labels import IMAGENET
 from flambeau.builder.official_names import compare_name
 from flambeau.builder.weights import Weights
 from flambeau.bundle.storage import Architecture, ImageConfig, PictureConfig, TensorConfig
+from flambeau.checkpoints.report import TensorInfo
 from flambeau.errors import SourceError
 from flambeau.identify import unsupported
 from flambeau.identify.finding import Fit, Identified
@@ -37,6 +38,7 @@ def registered(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
         wanted=order.architecture,
         args=options.arch_args,
         hidden_activation=options.hidden_activation,
+        features=options.task == "embedding" and options.output_name is None,
     )
     fit = finding.fit
     if fit is None:
@@ -44,6 +46,10 @@ def registered(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
     for note in (fit.why, *finding.notes):
         if note:
             tell(note)
+    if options.output_name is not None:
+        _refuse_another_output(fit, options.output_name)
+    if fit.features and options.num_classes is not None:
+        raise SourceError(f"--num-classes has no effect on {fit.architecture.name} without its head: leave it out")
     if options.num_classes not in (None, fit.classes):
         raise SourceError(
             f"--num-classes {options.num_classes}, but the last layer of {fit.architecture.name} in the file has "
@@ -62,10 +68,44 @@ def registered(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
     return _over_images(network, fit, order, weights, tell=tell)
 
 
+def _refuse_another_output(fit: Fit, named: str) -> None:
+    """Raise `SourceError` unless `--output-name` names the head, whose outputs are the answer then."""
+    heads = identify.heads_of(fit)
+    if named in heads:
+        return
+    raise SourceError(
+        f"--output-name {named} is not a head of {fit.architecture.name}"
+        + (f": its head is {heads[0]}" if heads else ", which has one output")
+        + "; leave it out for the features before the head"
+    )
+
+
 def pretrained(
-    architecture: Architecture, state: Mapping[str, torch.Tensor], pipeline: ImageConfig, options: SourceOptions
+    architecture: Architecture,
+    state: Mapping[str, torch.Tensor],
+    pipeline: ImageConfig,
+    options: SourceOptions,
+    *,
+    tell: Tell,
 ) -> Filled:
     """The network of that architecture, with the weights its library fetched and the transform published with them."""
+    without_head = None
+    if options.task == "embedding":
+        found = identify.detect(
+            {key: TensorInfo(str(each.dtype).removeprefix("torch."), tuple(each.shape)) for key, each in state.items()},
+            wanted=architecture.name,
+            args=architecture.args,
+            features=options.output_name is None,
+        )
+        fit = found.fit
+        if fit is None:
+            raise SourceError(f"{architecture.name}: {found.advice}")
+        if options.output_name is not None:
+            _refuse_another_output(fit, options.output_name)
+        for note in found.notes:
+            tell(note)
+        architecture, without_head = fit.architecture, _head_taken_off(fit)
+        state = {ours: state[theirs] for theirs, ours in fit.keys.items()}
     network = architectures.create(architecture)
     architectures.load_weights(network, state, name=architecture.name)
     pipeline = customised(pipeline, options)
@@ -75,8 +115,9 @@ def pretrained(
         architecture=architecture,
         pipeline=pipeline,
         inputs=(TensorSpec("input", "float32", (3, pipeline.crop, pipeline.crop)),),
-        labels=options.labels or IMAGENET,
+        labels=options.labels or (None if without_head else IMAGENET),
         official=True,
+        without_head=without_head,
     )
 
 
@@ -111,8 +152,13 @@ def _over_images(network: nn.Module, fit: Fit, order: BuildRequest, weights: Wei
         labels=options.labels or (IMAGENET if published else None),
         classes=weights.classes,
         official=published is not None,
-        without_head=fit.architecture.head.path if fit.features and fit.architecture.head else None,
+        without_head=_head_taken_off(fit),
     )
+
+
+def _head_taken_off(fit: Fit) -> str | None:
+    """The path of the head that the network is without; `None` if it has one."""
+    return fit.architecture.head.path if fit.features and fit.architecture.head else None
 
 
 def own(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
@@ -125,6 +171,7 @@ def own(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
     tensors = parts.multiplied_out(tensors, unless=network.state_dict().keys())
     architectures.load_weights(network, tensors, name=code.name)
     taken = inputs.infer(network, code.name, options)
+    taken = texts.taken(sounds.taken(taken, options, code.name), order, code.name, tell=tell)
     return dressed(network, taken, order, name=code.name, architecture=architecture, classes=weights.classes, tell=tell)
 
 

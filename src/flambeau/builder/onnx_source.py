@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+from msgspec import structs
 from onnx import TensorProto
 from onnx.inliner import inline_local_functions
 
 from flambeau.answers import agreement
-from flambeau.builder import graphs, outputs, row_arrays
+from flambeau.builder import graphs, outputs, pooling, row_arrays, sounds, texts
 from flambeau.builder.axis_words import asked_for
 from flambeau.builder.filled import Filled, Tell, dressed
 from flambeau.builder.shapes import InputForm, of_shape, shape_of
@@ -63,10 +64,14 @@ def take(order: BuildRequest, target: Path, *, tell: Tell) -> Filled:
     model = _read(file)
     given = _inputs(model, file, order.options)
     length = _prove(file, given, tell)
-    taken = _form(given, file, order.options)
-    images = taken.image is not None
-    answers = _answers(model, file, given, length, order.options.output_name, tell, images=images)
+    taken = sounds.taken(_form(given, file, order.options), order.options, file.name)
+    taken = texts.taken(taken, order, file.name, tell=tell)
+    one = any(each is not None for each in (taken.image, taken.text, taken.audio))
+    answers = _answers(model, file, given, length, order.options.output_name, tell, one=one)
     _leave_only(answers, model)
+    given_answers = answers
+    if taken.text is not None:
+        taken, answers = _pooled(taken, model, answers, order, tell)
     _take_rows(given, model)
     _free_rows(model)
     onnx.save(model, target)
@@ -75,15 +80,22 @@ def take(order: BuildRequest, target: Path, *, tell: Tell) -> Filled:
         rows, one_row = 1, f"its input {given.bare[0]} is one for all rows"
     elif given.rows is not None and not _same_in_batches(target, given, length):
         model = _read(file)  # as it came
-        _leave_only(answers, model)
+        _leave_only(given_answers, model)
+        if taken.text is not None:
+            _pooled(taken, model, given_answers, order, _quiet)
         onnx.save(model, target)
         rows, one_row = given.rows, "its graph was made for one row"
-    taken = replace(taken, inputs=given.specs, rows=rows, one_row=one_row)
+    specs = given.specs if taken.text is None else taken.inputs
+    taken = replace(taken, inputs=specs, rows=rows, one_row=one_row)
     network = _Graph(target, answers)
     return dressed(
         network, taken, order, name=order.name, architecture=None, tell=tell, exports="ready", outputs=answers,
         ending=_ending(model, answers[0]),
     )  # fmt: skip
+
+
+def _quiet(_: str) -> None:
+    """Swallow notes that have been shown."""
 
 
 class _Graph:
@@ -170,10 +182,28 @@ def _prove(file: Path, given: _Given, tell: Tell) -> int:
     raise SourceError(f"{refused}: if its free length is the cause, say the shape of one item with --input-shape")
 
 
+def _pooled(
+    taken: InputForm, model: "onnx.ModelProto", answers: tuple[str, ...], order: BuildRequest, tell: Tell
+) -> tuple[InputForm, tuple[str, ...]]:
+    """Add what makes one vector of those of all tokens, if the graph gives one for each. Raises `SourceError`."""
+    text = taken.text
+    assert text is not None  # the caller checked
+    [value] = [each for each in model.graph.output if each.name == answers[0]]
+    if len(value.type.tensor_type.shape.dim) != 3:
+        if order.options.pooling is not None:
+            raise SourceError(f"--pooling has no effect on {answers[0]}, which is one row for a text: leave it out")
+        return taken, answers
+    how, told = texts.pooling_of(order, answers[0])
+    name = pooling.add(model, answers[0], mask=text.mask, how=how)
+    made = "the mean of its tokens' vectors" if how == "mean" else "that of its first token"
+    tell(f"the vector of a text is {made}, as {told} says")
+    return replace(taken, text=structs.replace(text, pooling=how)), (name,)
+
+
 def _answers(
-    model: "onnx.ModelProto", file: Path, given: _Given, length: int, wanted: str | None, tell: Tell, *, images: bool
+    model: "onnx.ModelProto", file: Path, given: _Given, length: int, wanted: str | None, tell: Tell, *, one: bool
 ) -> tuple[str, ...]:
-    """The names of the outputs that are the answer.
+    """The names of the outputs that are the answer: one alone, if a task makes it.
 
     `length` is the length of free axes to try the graph with. Raises `SourceError` where the user has to choose.
     """
@@ -196,7 +226,7 @@ def _answers(
         )
     if wanted is not None and list(arrays) == [wanted]:
         return (wanted,)
-    all_of_them = None if images or len(arrays) < len(names) else count
+    all_of_them = None if one or len(arrays) < len(names) else count
     taken, note = outputs.choose(arrays, wanted, name=file.name, rows=all_of_them)
     left = ", ".join(name for name in names if name not in taken)
     tell(note or f"the output {taken[0]} of {file.name} is the answer, and {left} is not computed")

@@ -16,7 +16,7 @@ from PIL import Image
 from flambeau.answers import agreement
 from flambeau.builder.filled import Filled, Tell
 from flambeau.builder.row_arrays import few, joined, part, random_rows, rows_in, shown
-from flambeau.bundle.storage import ImageConfig
+from flambeau.bundle.storage import AudioConfig, HasTask, ImageConfig, TextConfig
 from flambeau.checkpoints.last_operation import UNKNOWN, Ending
 from flambeau.errors import SourceError
 from flambeau.items import FREE, USUAL_LENGTH
@@ -87,7 +87,7 @@ def probe(filled: Filled, wanted: str | None, *, tell: Tell) -> Probed:
     filled, ending, without_head = _with_answer(filled, inputs, wanted, tell=tell)
     alone = _each_alone(filled, inputs)
     for numbers in alone.values():
-        _refuse_strange(filled, numbers, images=images)
+        _refuse_strange(filled, numbers, scores=isinstance(filled.pipeline, HasTask))
     _refuse_unless_repeated(filled, inputs, alone)
     one_row = filled.one_row or (None if filled.rows else _dependence(filled, inputs, alone))
     if one_row:
@@ -111,6 +111,10 @@ def compute(filled: Filled, inputs: Tensors) -> Tensors:
 def _probe_inputs(filled: Filled, *, images: bool, length: int | None = None) -> Tensors:
     """Probe inputs. For images, shape (4, channels, size, size): soft blobs like a photograph's, noise, faint blobs,
     strong blobs. Otherwise 8 random rows, with free axes of `length`, or of the usual length."""
+    if isinstance(filled.pipeline, TextConfig):
+        from flambeau.builder import texts
+
+        return texts.probe_inputs(filled, length)
     shapes = {spec.name: spec.long(length) if length else spec.usual for spec in filled.inputs}
     if filled.exports != "ready":
         from flambeau.builder import eager
@@ -154,7 +158,7 @@ def _with_answer(
 
 def _row_shape(filled: Filled, whole: tuple[int, ...], rows: int) -> tuple[int, ...]:
     """The shape of one row of an answer of shape `whole`. Raises `SourceError` unless it has one row per input row."""
-    images = isinstance(filled.pipeline, ImageConfig)
+    has_task = isinstance(filled.pipeline, HasTask)
     if whole[:1] == (rows,):
         shape = whole[1:]
     elif rows == 1 and len(whole) < 2 and filled.exports != "ready":  # the axis of the rows was squeezed away
@@ -165,11 +169,12 @@ def _row_shape(filled: Filled, whole: tuple[int, ...], rows: int) -> tuple[int, 
             f"{filled.name} answers {counted} with {list(whole)}: one tensor with a row for each is needed, so "
             "let it keep the first axis, or wrap it in a flambeau.PythonModel"
         )
-    if images and not shape:
+    if has_task and not shape:
         return (1,)
-    if images and len(shape) != 1:
+    if has_task and len(shape) != 1:
+        what = {ImageConfig: "an image", TextConfig: "a text"}.get(type(filled.pipeline), "a sound")
         raise SourceError(
-            f"{filled.name} is not a classifier: it answers an image with shape {list(shape)}: "
+            f"{filled.name} is not a classifier: it answers {what} with shape {list(shape)}: "
             "serve it over numbers with --pipeline tensor"
         )
     return shape
@@ -225,13 +230,13 @@ def _each_alone(filled: Filled, inputs: Tensors) -> Tensors:
         ) from error
 
 
-def _refuse_strange(filled: Filled, numbers: np.ndarray, *, images: bool) -> None:
+def _refuse_strange(filled: Filled, numbers: np.ndarray, *, scores: bool) -> None:
     if not numbers.size:
         raise SourceError(f"{filled.name} answers with rows of shape {list(numbers.shape[1:])}, which hold no numbers")
-    if numbers.dtype.kind not in "fiub" or (images and numbers.dtype.kind != "f"):
+    if numbers.dtype.kind not in "fiub" or (scores and numbers.dtype.kind != "f"):
         raise SourceError(
             f"{filled.name} answers with {numbers.dtype}, and "
-            + ("scores of float32 are needed: take its argmax out" if images else "only real numbers are served")
+            + ("scores of float32 are needed: take its argmax out" if scores else "only real numbers are served")
         )
     if not np.isfinite(numbers).all():
         raise SourceError(
@@ -302,13 +307,22 @@ def _apart(expected: np.ndarray, found: np.ndarray) -> float:
 
 def _with_least(filled: Filled) -> Filled:
     """The network with the smallest length of its free axes. Raises `SourceError` where it can compute none."""
-    longest = next((length for length in _LENGTHS if _computes(filled, length)), None)
+    lengths = _lengths_of(filled)
+    longest = next((length for length in lengths if _computes(filled, length)), None)
     if longest is None:
         raise SourceError(
-            f"{filled.name} cannot compute inputs whose free axes are {_LENGTHS[0]} to {_LENGTHS[-1]} long: {_FIX_IT}"
+            f"{filled.name} cannot compute inputs whose free axes are {lengths[0]} to {lengths[-1]} long: {_FIX_IT}"
         )
     least = bisect.bisect_left(range(1, longest), True, key=lambda length: _computes(filled, length)) + 1
     return replace(filled, inputs=tuple(replace_spec(spec, least=least) for spec in filled.inputs))
+
+
+def _lengths_of(filled: Filled) -> tuple[int, ...]:
+    """Lengths of free axes to try: of sound, up to four seconds."""
+    if not isinstance(filled.pipeline, AudioConfig):
+        return _LENGTHS
+    rate = filled.pipeline.rate
+    return (rate // 10, rate, 4 * rate)
 
 
 def _computes(filled: Filled, length: int) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flambeau.bundle.storage import ImageConfig
+from flambeau.bundle.storage import AudioConfig, ImageConfig, TextConfig
 from flambeau.errors import SourceError
 from flambeau.items import FREE
 from flambeau.settings.source import SourceOptions
@@ -12,13 +12,15 @@ from flambeau.types import TensorSpec
 
 @dataclass(frozen=True)
 class InputForm:
-    """The specs of a network's inputs; for images also how they are prepared.
+    """The specs of a network's inputs; for images, texts and sounds also how they are prepared.
 
     `rows`, where set, is the only number of rows the network takes, and `one_row` the reason when that is one.
     """
 
     inputs: tuple[TensorSpec, ...]
     image: ImageConfig | None = None
+    text: TextConfig | None = None
+    audio: AudioConfig | None = None
     note: str = ""
     rows: int | None = None
     one_row: str | None = None

@@ -46,8 +46,8 @@ def require_decimals(network: nn.Module, name: str, *shapes: tuple[int, ...]) ->
             isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in network.modules()
         ):
             raise SourceError(
-                f"{name} looks its inputs up in a table of vectors, so it takes whole numbers such as token ids, and "
-                f"only decimal numbers are served: {unsupported.AROUND}"
+                f"{name} looks its inputs up in a table of vectors, so it takes whole numbers such as token ids: "
+                "add --input-dtype int64"
             ) from None
         return
     except Exception:  # the next computation reports why

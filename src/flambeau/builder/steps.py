@@ -29,13 +29,14 @@ from flambeau.builder import (
     optimise,
     own_code,
     probing,
+    texts,
 )
 from flambeau.builder.filled import Filled
 from flambeau.builder.weights import Opening
 from flambeau.bundle import storage
 from flambeau.bundle.measurements import Quantised
 from flambeau.bundle.pipeline_config import facts_of
-from flambeau.bundle.storage import ImageConfig, Manifest, Optimised, PictureConfig, Source, TakesImages
+from flambeau.bundle.storage import HasTask, Manifest, Optimised, PictureConfig, Source, TextConfig
 from flambeau.errors import SourceError
 from flambeau.pipelines.base import Pipeline, open_pipeline
 from flambeau.sources import request
@@ -100,8 +101,15 @@ class _Build:
         inputs, eager = probed.kept()
         outputs = probed.outputs
         pipeline = open_pipeline(
-            filled.pipeline, labels=named, inputs=filled.inputs, outputs=outputs, task=task, activation=applied
+            filled.pipeline,
+            labels=named,
+            inputs=filled.inputs,
+            outputs=outputs,
+            task=task,
+            activation=applied,
+            tokenizer=filled.tokenizer.read_bytes() if filled.tokenizer else b"",
         )
+        texts.keep(filled, self._folder)
         checked = [(inputs, eager), *probed.longer, *self._collect(filled, pipeline)]
         ready = filled.exports == "ready"
         self._step("taking its graph as it is" if ready else "exporting it for ONNX Runtime")
@@ -155,14 +163,19 @@ class _Build:
             from flambeau.builder import detectors
 
             return detectors.probe(filled, tell=self._tell)
-        return probing.probe(filled, self._order.options.output_name, tell=self._tell)
+        if isinstance(filled.pipeline, TextConfig):
+            found = probing.probe(filled, self._order.options.output_name, tell=self._tell)
+            filled, answered = texts.checked_with_texts(found.filled, tell=self._tell)
+            return dataclasses.replace(found, filled=filled, longer=(*found.longer, *answered))
+        known = filled.architecture is not None and filled.architecture.registry != "code"  # then it named the head
+        return probing.probe(filled, None if known else self._order.options.output_name, tell=self._tell)
 
     def _decide(self, probed: probing.Probed) -> tuple[TaskName, Activation]:
         """Decide the task and the activation, and tell the user about those of images. Raises `SourceError`."""
         filled, options = probed.filled, self._order.options
         if isinstance(filled.pipeline, PictureConfig):
             return "object-detection", Activation("none", known="architecture")
-        if not isinstance(filled.pipeline, ImageConfig):
+        if not isinstance(filled.pipeline, HasTask):
             if len(probed.outputs) > 1:
                 return "tensor", Activation("none", known="graph")
             return "tensor", activation.over_numbers(probed.ending, probed.numbers)
@@ -175,7 +188,13 @@ class _Build:
             without_head=probed.without_head,
             named=options.labels is not None or len(filled.classes or ()) == probed.output.shape[0],
         )
-        decided = activation.decide(seen, options.task, options.activation)
+        task, normalize = options.task, bool(options.normalize)
+        if isinstance(filled.pipeline, TextConfig):
+            task = task or ("embedding" if filled.pipeline.pooling else None)
+            if task == "embedding" and not normalize and texts.normalises(self._order):
+                self._tell("its vectors are divided by their length, as modules.json says")
+                normalize = True
+        decided = activation.decide(seen, task, options.activation, normalize=normalize)
         self._tell(decided.note)
         return decided.task, decided.activation
 
@@ -183,7 +202,7 @@ class _Build:
         """Set the class names and the threshold, where the task has them. Raises `SetupError`."""
         options = self._order.options
         does = TASKS[task]
-        if not isinstance(filled.pipeline, TakesImages):
+        if not isinstance(filled.pipeline, HasTask):
             return filled, None
         if not does.labelled:
             used = tuple(name for name in request.OPTIONS if name not in ("labels", "threshold"))
@@ -235,7 +254,7 @@ class _Build:
 
             state, pipeline = TORCHVISION.pretrained(architecture.name)
             self._step("filling the network")
-            filled = networks.pretrained(architecture, state, pipeline, order.options)
+            filled = networks.pretrained(architecture, state, pipeline, order.options, tell=self._tell)
             return filled, Source(kind="pretrained", name=architecture.name)
         if order.file is not None and self._opening is None:
             source = Source(kind=order.kind, name=Path(order.file).name, sha256=storage.sha256_of(Path(order.file)))

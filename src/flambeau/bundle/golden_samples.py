@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from flambeau.answers import Expected
-from flambeau.bundle.storage import SAMPLE_FILES, SAMPLE_OUTPUTS, SAMPLES, Bundle, TakesImages
+from flambeau.bundle.storage import SAMPLE_FILES, SAMPLE_OUTPUTS, SAMPLES, Bundle, HasTask
 from flambeau.errors import BundleError, EngineError, RequestError
 from flambeau.tasks import expectation
 from flambeau.types import Item, Options, Outcome, Payload, Tensors
@@ -101,7 +101,7 @@ def _is_of(key: str, name: str) -> bool:
 def options(opened: Bundle) -> Options:
     """The options that samples are answered with: the bundle's own threshold, whatever the service's is."""
     pipeline = opened.manifest.pipeline
-    return Options(threshold=pipeline.threshold if isinstance(pipeline, TakesImages) else None)
+    return Options(threshold=pipeline.threshold if isinstance(pipeline, HasTask) else None)
 
 
 def reproduce(

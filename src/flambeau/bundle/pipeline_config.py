@@ -68,6 +68,49 @@ class PictureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag
         return "the whole image, scaled to [0, 1]; the network resizes and normalises it"
 
 
+class TextConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="text", tag_field="kind"):
+    """How a text becomes token ids, by the `tokenizer.json` in the bundle.
+
+    `ids`, `mask` and `types` are the names of the network's inputs: the token ids, which of them count, and the number
+    of the sentence that each belongs to, which is 0. `most`: how many tokens the network takes; longer texts are cut if
+    `truncate`, and else refused. With a mask, texts are filled up with the token `pad` to a multiple of `block` tokens.
+    `pooling` made one vector of those of all tokens, in the graph itself: their mean, or the first. `example`: a text.
+    """
+
+    ids: str
+    most: int
+    mask: str | None = None
+    types: str | None = None
+    pad: int = 0
+    block: int = 1
+    truncate: bool = False
+    pooling: Literal["mean", "first"] | None = None
+    example: str = "An example."
+    threshold: float = 0.0
+
+    def __str__(self) -> str:
+        """What is done to a text, in words."""
+        cut = "longer ones are cut" if self.truncate else "longer ones are refused"
+        pooled = {None: "", "mean": "; the mean of its tokens' vectors", "first": "; the vector of its first token"}
+        return f"texts of at most {self.most:,} tokens, {cut}{pooled[self.pooling]}"
+
+
+class AudioConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="audio", tag_field="kind"):
+    """How a sound file becomes a waveform: mixed to one channel, on the scale [-1, 1], at `rate` samples a second.
+
+    Sounds of more than `seconds` are refused. What a network makes of the waveform first, such as a spectrogram, is
+    part of the network.
+    """
+
+    rate: int
+    seconds: float = 30.0
+    threshold: float = 0.0
+
+    def __str__(self) -> str:
+        """What is done to a sound, in words."""
+        return f"a waveform of one channel at {self.rate:,} Hz, of at most {self.seconds:g} seconds"
+
+
 class TensorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tensor", tag_field="kind"):
     """The pipeline over numbers: JSON numbers to a tensor and back."""
 
@@ -81,7 +124,10 @@ class PythonConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
 TakesImages = ImageConfig | PictureConfig
 """The pipelines over images."""
 
-PipelineConfig = ImageConfig | PictureConfig | TensorConfig | PythonConfig
+HasTask = ImageConfig | PictureConfig | TextConfig | AudioConfig
+"""The pipelines whose answers a task makes: of a picture, a text or a sound."""
+
+PipelineConfig = ImageConfig | PictureConfig | TextConfig | AudioConfig | TensorConfig | PythonConfig
 """Any pipeline."""
 
 
@@ -89,6 +135,10 @@ def kind_of(pipeline: PipelineConfig) -> PipelineKind:
     """What a model with this pipeline takes."""
     if isinstance(pipeline, TakesImages):
         return "image"
+    if isinstance(pipeline, TextConfig):
+        return "text"
+    if isinstance(pipeline, AudioConfig):
+        return "audio"
     return "tensor" if isinstance(pipeline, TensorConfig) else "python"
 
 
@@ -103,7 +153,7 @@ def facts_of(
 ) -> NetworkFacts:
     """What a task knows of the network. `threshold` takes the place of the pipeline's."""
     detector = pipeline if isinstance(pipeline, PictureConfig) else None
-    usual = pipeline.threshold if isinstance(pipeline, TakesImages) else 0.0
+    usual = pipeline.threshold if isinstance(pipeline, HasTask) else 0.0
     return NetworkFacts(
         inputs=inputs,
         outputs=outputs,

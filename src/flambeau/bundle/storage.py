@@ -7,6 +7,7 @@
     probes.safetensors   probe inputs with the network's own outputs: eager PyTorch's, or those of the ONNX source
     *.int8.*             the quantised graph and its own probes, if `--int8` was given
     labels.json          the classes, [[id, name], ...]
+    tokenizer.json       the tokenizer of a network over texts, in the form of the library tokenizers
     samples*             golden samples: their files, answers and outputs; see `flambeau.bundle.golden_samples`
     code/*.py            the user's code: Python models and own architectures only
 
@@ -29,13 +30,16 @@ from safetensors.numpy import load_file
 from flambeau.answers.activation import Activation as Activation  # re-exported for users of `Manifest`
 from flambeau.answers.agreement import INT8_TOLERANCE, TOLERANCE, Agreement
 from flambeau.bundle.measurements import Placements, Quantised, Trials
+from flambeau.bundle.pipeline_config import AudioConfig as AudioConfig
 from flambeau.bundle.pipeline_config import CodeReference as CodeReference
+from flambeau.bundle.pipeline_config import HasTask as HasTask
 from flambeau.bundle.pipeline_config import ImageConfig as ImageConfig
 from flambeau.bundle.pipeline_config import PictureConfig as PictureConfig
 from flambeau.bundle.pipeline_config import PipelineConfig, facts_of, kind_of
 from flambeau.bundle.pipeline_config import PythonConfig as PythonConfig
 from flambeau.bundle.pipeline_config import TakesImages as TakesImages
 from flambeau.bundle.pipeline_config import TensorConfig as TensorConfig
+from flambeau.bundle.pipeline_config import TextConfig as TextConfig
 from flambeau.errors import BundleError
 from flambeau.settings.service import EngineName
 from flambeau.system.machine import usable_cores
@@ -55,6 +59,7 @@ OPTIMISED_ONNX = "model.optimised.onnx"
 INT8_ONNX = "model.int8.onnx"
 INT8_PROBES = "probes.int8.safetensors"
 LABELS = "labels.json"
+TOKENIZER = "tokenizer.json"
 SAMPLES = "samples.json"
 SAMPLE_OUTPUTS = "samples.safetensors"
 SAMPLE_FILES = "samples"
@@ -142,7 +147,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         if self.task is not None:
             return self.task
         kind = kind_of(self.pipeline)
-        return "classification" if kind == "image" else kind
+        return "classification" if kind in ("image", "text", "audio") else kind
 
     @property
     def facts(self) -> NetworkFacts:
@@ -227,6 +232,12 @@ class Bundle:
             raise BundleError(f"bundle {self.path} has {len(pairs)} labels for {shape[-1]} outputs: build it again")
         return tuple(Label(id=identity, name=name) for identity, name in pairs)
 
+    def tokenizer(self) -> bytes:
+        """The text of `tokenizer.json`; empty for a model that takes no texts. Raises `BundleError`."""
+        if not isinstance(self.manifest.pipeline, TextConfig):
+            return b""
+        return self.member(TOKENIZER).read_bytes()
+
     def probes(self) -> dict[str, npt.NDArray[Any]]:
         """The probe tensors by name: `input.NAME` and `output.NAME`, one row per probe; empty if there are none."""
         member = INT8_PROBES if self.quantised else PROBES
@@ -284,9 +295,11 @@ def members_fault(path: Path, manifest: Manifest) -> str | None:
             return f"lists a member outside itself: {name}"
         if any(path.joinpath(*parts[: end + 1]).is_symlink() for end in range(len(parts))):
             return f"has a symbolic link for its member {name}, where a file belongs"
-    if isinstance(manifest.pipeline, TakesImages) and (manifest.task is None) != (manifest.activation is None):
+    if isinstance(manifest.pipeline, HasTask) and (manifest.task is None) != (manifest.activation is None):
         present, missing = ("task", "activation") if manifest.activation is None else ("activation", "task")
         return f"names its {present} and not its {missing}, so the meaning of its outputs is unknown"
+    if isinstance(manifest.pipeline, TextConfig) and TOKENIZER not in manifest.members:
+        return f"has no {TOKENIZER}, so texts cannot be read"
     if not isinstance(manifest.pipeline, PythonConfig) and PROBES not in manifest.members:
         return f"has no {PROBES}, so its answers cannot be checked"
     return None

@@ -51,7 +51,9 @@ _DEFAULTS = {"max_batch_size": None, "compute_timeout": 60.0, "log_level": "warn
 @click.option("--overwrite", is_flag=True, help="Start again and replace FILE.")
 @click.option("--top-k", type=click.IntRange(1, 1000), metavar="K", help="Add the best K classes of each image.")
 @click.option("--probabilities", is_flag=True, help="Add all probabilities of each image.")
-@click.option("--column", metavar="NAME", help="Column of a table that names images, or field of a JSON line.")
+@click.option(
+    "--column", metavar="NAME", help="Column of a table with images' names or texts, or field of a JSON line."
+)
 @click.option("--columns", metavar="A,B,...", help="Columns of a CSV file that hold the numbers.")
 def predict(*, source: str | None, inputs: tuple[str, ...], max_batch_size: int | None, **flags: Any) -> None:
     """Predict each INPUT with the model SOURCE, on all cores, into a table or a file.
@@ -157,7 +159,7 @@ def _format(output: Path | None, wanted: TableFormat | None) -> TableFormat:
         ) from None
 
 
-_BATCHES: dict[WantedKind, int] = {"image": 8, "python": 8, "tensor": 64}
+_BATCHES: dict[WantedKind, int] = {"image": 8, "text": 16, "audio": 8, "python": 8, "tensor": 64}
 _OF_CLASSES = ("top_k", "probabilities")  # options of a ranked task: a multi-label answer has every label anyway
 _EXIT_WITH_ERRORS = 3
 _EXIT_BROKEN_PIPE = 141  # what a shell reports for a program ended by SIGPIPE
@@ -173,7 +175,7 @@ class Scoring:
         """Raises `SetupError` when the settings do not allow the model, or an option has no effect on it."""
         kind = kind_of(bundle.manifest.pipeline)
         does = TASKS[bundle.manifest.what_it_does]
-        idle = [*(["columns"] if kind == "image" else []), *([] if does.ranked else _OF_CLASSES)]
+        idle = [*(["columns"] if kind in ("image", "text", "audio") else []), *([] if does.ranked else _OF_CLASSES)]
         for name in idle:
             if getattr(options, name):
                 raise SetupError(f"--{name.replace('_', '-')} has no effect on {bundle.manifest.name}: leave it out")

@@ -108,7 +108,9 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
             if len(loaded) > _MOST_NAMED:
                 names += f" and {len(loaded) - _MOST_NAMED} more"
             told = [
-                f"{_called(model, loaded)}: {about(model)}" for model in loaded[:_MOST_NAMED] if model.kind == "image"
+                f"{_called(model, loaded)}: {about(model)}"
+                for model in loaded[:_MOST_NAMED]
+                if model.kind in ("image", "text", "audio")
             ]
             faults = [f"{name}, version {version}, is not served: {why}" for name, version, why in service.faults()]
             if grpc_address is not None:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from flambeau.bundle.storage import ONNX, WEIGHTS, Manifest
+from flambeau.bundle.storage import ONNX, WEIGHTS, AudioConfig, Manifest, TextConfig
 from flambeau.errors import SetupError, SourceError
 from flambeau.settings.service import EngineChoice
 
@@ -25,6 +25,8 @@ _LINUX = {"os_name": "posix", "sys_platform": "linux", "platform_system": "Linux
 
 NOT_FOLLOWED = {
     (OWN, "packaging"): "only flambeau package uses it",
+    ("cffi", "pycparser"): "only its compiler of declarations uses it",
+    ("tokenizers", "huggingface-hub"): "only what fetches tokenizers uses it, and here they are files",
     ("onnxruntime", "flatbuffers"): "only its converter to the ORT format uses it",
     ("onnxruntime", "packaging"): "only its tools for transformers use it",
     ("onnxruntime", "protobuf"): "only its tools for quantisation use it",
@@ -49,6 +51,10 @@ LEFT_OUT_SUFFIXES = (".pyi", ".pyx", ".pxd", ".a")
 _ENGINES = {"onnxruntime": (), "onnxruntime-int8": (), "python": (), "openvino": ("openvino",),
             "eager": ("torch", "torchvision"), "compile": ("torch", "torchvision")}  # fmt: skip
 """The packages of an engine beyond Flambeau's own requirements."""
+
+
+_PIPELINES: dict[type, tuple[str, ...]] = {TextConfig: ("tokenizers",), AudioConfig: ("soundfile",)}
+"""The packages of what a model takes."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ def needed(manifest: Manifest, engine: str, more: Iterable[str]) -> tuple[Packag
 
     Raises `SetupError` for a package that is not installed here: its version would be a guess.
     """
-    roots = [OWN, *_ENGINES[engine], *more]
+    roots = [OWN, *_ENGINES[engine], *_PIPELINES.get(type(manifest.pipeline), ()), *more]
     if engine in ("eager", "compile") and manifest.architecture and manifest.architecture.registry == "timm":
         roots.append("timm")
     found: dict[str, Package] = {}

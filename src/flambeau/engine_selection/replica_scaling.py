@@ -67,6 +67,7 @@ def _replica_calls(opened: Bundle, engine: str, replicas: int, threads: int) -> 
         outputs=manifest.outputs,
         task=manifest.what_it_does,
         activation=manifest.activated_by,
+        tokenizer=opened.tokenizer(),
     )
     example = pipeline.example()
     calls: list[Callable[[], object]] = []

@@ -11,8 +11,9 @@ import msgspec
 from flambeau.bundle.storage import ImageConfig
 from flambeau.checkpoints.report import TensorInfo
 from flambeau.identify import choose, index, naming, nearest
-from flambeau.identify.finding import Identified, Published
-from flambeau.identify.index import REGISTRIES, Registry
+from flambeau.identify.features import HeadStaysError, before_head, head_of
+from flambeau.identify.finding import Fit, Identified, Published
+from flambeau.identify.index import REGISTRIES, Network, Registry, Shape
 
 
 def detect(
@@ -22,19 +23,55 @@ def detect(
     args: Mapping[str, Any] = {},
     hidden_activation: str | None = None,
     timm: bool | None = None,
+    features: bool = False,
 ) -> Identified:
     """The architecture that these tensors fill completely, or the nearest misses.
 
     With `wanted`, a registered name such as `resnet50` or `timm/resnet50`, only that one is tried; `args` are arguments
     for its constructor. `hidden_activation` (relu, gelu, silu, tanh, sigmoid, none) is the activation between the
     linear layers of a replaced head. timm's architectures count if timm is installed, unless `timm` says otherwise.
+    `features`: the network is wanted without its head, so that it answers with the features before it.
     """
     shapes, made = naming.fold_parts({key: info.shape for key, info in tensors.items()})
     found = choose.find(shapes, wanted=wanted, args=args, activation=hidden_activation, registries=_registries(timm))
+    if features:
+        found = _without_head(found, shapes)
     if found.fit is None and (module := naming.unknown_parametrisation(shapes)):
         return msgspec.structs.replace(found, advice=nearest.parametrised(module))
     notes = [f"{next(iter(made))} is kept in parts, which are multiplied out"] if made else []
     return msgspec.structs.replace(found, notes=(*found.notes, *notes))
+
+
+def heads_of(fit: Fit) -> tuple[str, ...]:
+    """The paths of the heads of a classifier, as `--output-name` takes them; empty for other networks."""
+    if not isinstance(fit.pipeline, ImageConfig):
+        return ()
+    return (fit.architecture.head.path,) if fit.architecture.head else _network_of(fit).heads
+
+
+def _network_of(fit: Fit) -> Network:
+    assert fit.architecture.registry != "code"  # of the user's own code nothing is in the index
+    facts = index.facts(fit.architecture.registry)
+    return facts.networks[facts.architectures[fit.architecture.name][0]]
+
+
+def _without_head(found: Identified, shapes: Mapping[str, Shape]) -> Identified:
+    fit = found.fit
+    if fit is None or not isinstance(fit.pipeline, ImageConfig):
+        return found
+    network = _network_of(fit)
+    try:
+        bare = before_head(fit, network, shapes)
+    except HeadStaysError as error:
+        return Identified(None, advice=str(error))
+    if bare is fit:
+        return found
+    head = head_of(fit, network)
+    note = (
+        f"the vector is the {bare.classes:,} features that it gives its head ({head}), whose {fit.classes:,} outputs "
+        f"are left out: --output-name {head} answers with those instead"
+    )
+    return msgspec.structs.replace(found, fit=bare, notes=(*found.notes, note))
 
 
 def published(sha256: str, *, architecture: str) -> Published | None:

@@ -76,6 +76,10 @@ _OTHERWISE = (
     "say --task multi-label if each class was trained on its own (BCEWithLogitsLoss), --task regression or --task "
     "embedding if they are no classes"
 )
+_OTHERWISE_OF_KNOWN = (
+    "say --task multi-label if each class was trained on its own (BCEWithLogitsLoss), --task regression if they are "
+    "numbers, --task embedding for the features before them"
+)
 _IMAGES = re.compile(r"[^\[]+\[[^,\]]+, [13], [^,\]]+, [^,\]]+\]")
 
 
@@ -91,7 +95,7 @@ def task_of_fit(fit: Fit, *, official: bool) -> str:
         return "classification: Flambeau applies a softmax, as these weights were trained"
     if fit.features:
         return f"embedding: without its head it makes {fit.classes} features"
-    return f"classification, assumed: Flambeau applies a softmax to its {fit.classes} outputs; {_OTHERWISE}"
+    return f"classification, assumed: Flambeau applies a softmax to its {fit.classes} outputs; {_OTHERWISE_OF_KNOWN}"
 
 
 def asks(fit: Fit) -> bool:
@@ -111,6 +115,19 @@ def task_of_graph(facts: Mapping[str, str]) -> str:
     if ends == "a linear layer":
         return f"classification, assumed: Flambeau applies a softmax; {_OTHERWISE}"
     return f"it ends in {ends}, which may be features or classes: say --task embedding or --task classification"
+
+
+def task_of_text(facts: Mapping[str, str], tokenizer: str) -> str:
+    """The task of a graph over token ids that has a tokenizer beside it; empty if it takes no token ids."""
+    inputs = [(found[1], found[2], found[3]) for found in _END.finditer(facts.get("inputs", ""))]
+    if not inputs or any(not dtype.startswith("int") or shape.count(",") != 1 for _, dtype, shape in inputs):
+        return ""
+    if len(inputs) > 1 and not any("ids" in name for name, _, _ in inputs):
+        return ""
+    outputs = [found[3] for found in _END.finditer(facts.get("outputs", ""))]
+    if any(shape.count(",") == 2 for shape in outputs):
+        return f"of a text, made token ids by {tokenizer}: embedding, of a vector for every token"
+    return f"of a text, made token ids by {tokenizer}"
 
 
 # Whether an ONNX graph can be served: it must take tensors of numbers, rows first. The facts come from

@@ -15,7 +15,18 @@ from typing import BinaryIO
 import msgspec
 
 from flambeau.errors import RequestError
-from flambeau.offline.entries import PATH_COLUMNS, InputEntry, Wanted, bad_input, either, lines, path_entry, shown
+from flambeau.offline.entries import (
+    FILES,
+    PATH_COLUMNS,
+    TEXT_COLUMNS,
+    InputEntry,
+    Wanted,
+    bad_input,
+    either,
+    lines,
+    path_entry,
+    shown,
+)
 from flambeau.types import Payload
 
 _EXACT = 2.0**63  # from here on, JSON readers treat a whole number as a decimal one anyway
@@ -49,8 +60,10 @@ def entries(file: BinaryIO, table: Path, wanted: Wanted) -> Iterator[InputEntry]
         name = f"{shown(table)}:{row.line}"
         try:
             cells = _cells(row, columns)
-            if wanted.kind == "image":
+            if wanted.kind in FILES:
                 yield path_entry(cells[0], table)
+            elif wanted.kind == "text":
+                yield InputEntry(name, _text(cells[0]))
             else:
                 yield InputEntry(name, _numbers(cells, columns))
         except RequestError as error:
@@ -93,11 +106,12 @@ def _find_columns(first: _CsvLine, wanted: Wanted) -> _Columns:
             if name not in header:
                 raise bad_input(f"there is no column {name}: the first line has {', '.join(header)}")
         return _Columns(tuple(map(header.index, asked)), header, headed=True)
-    if wanted.kind == "image":
+    if wanted.kind in (*FILES, "text"):
+        usual, what = (PATH_COLUMNS, "paths") if wanted.kind in FILES else (TEXT_COLUMNS, "texts")
         lowered = [name.lower() for name in header]
-        known = [lowered.index(name) for name in PATH_COLUMNS if name in lowered]
+        known = [lowered.index(name) for name in usual if name in lowered]
         if not known and len(header) > 1:
-            raise bad_input(f"there is no column {either(PATH_COLUMNS)}: name the column of the paths with --column")
+            raise bad_input(f"there is no column {either(usual)}: name the column of the {what} with --column")
         return _Columns((known[0] if known else 0,), header, headed=bool(known))
     headed = all(_number(cell) is None for cell in header)
     names = header if headed else tuple(str(place) for place in range(1, len(header) + 1))
@@ -111,6 +125,14 @@ def _cells(row: _CsvLine, columns: _Columns) -> list[str]:
     if len(row.cells) != len(columns.names):
         raise bad_input(f"the line has {len(row.cells)} cells where the first line has {len(columns.names)}")
     return [row.cells[place] for place in columns.places]
+
+
+def _text(cell: str) -> Payload:
+    """The text in a cell as JSON. Raises `RequestError`."""
+    try:
+        return Payload("json", msgspec.json.encode(cell))
+    except UnicodeEncodeError:
+        raise bad_input("the cell is not text in UTF-8") from None
 
 
 def _numbers(cells: Sequence[str], columns: _Columns) -> Payload:

@@ -9,16 +9,25 @@ from typing import BinaryIO, Literal
 from flambeau.errors import Code, RequestError
 from flambeau.types import Payload
 
-WantedKind = Literal["image", "tensor", "python"]
+WantedKind = Literal["image", "text", "audio", "tensor", "python"]
 
 IMAGES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"})
 """Suffixes of the files that an image model takes from a folder."""
+
+SOUNDS = frozenset({".wav", ".wave", ".flac"})
+"""Suffixes of the files that a model of sound takes from a folder."""
+
+FILES = ("image", "audio")
+"""The kinds of models whose inputs are files, which tables name."""
 
 TABLES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson"})
 """Suffixes of the files with one input per line."""
 
 PATH_COLUMNS = ("path", "file", "image", "filename")
 """The columns of a table that may name an image, in the order of the search."""
+
+TEXT_COLUMNS = ("text", "sentence", "input")
+"""The columns of a table that may hold a text, in the order of the search."""
 
 LARGEST = 128 * 1024 * 1024
 """Most bytes of a file, or of a line of a table."""
@@ -36,8 +45,8 @@ class InputEntry:
 class Wanted:
     """The kind of the model, and the columns of tables that the user named.
 
-    `column` is the column with the paths of images, or the field of a JSON line; `columns` are those with the numbers
-    of a CSV line.
+    `column` is the column with the paths of images or the texts, or the field of a JSON line; `columns` are those with
+    the numbers of a CSV line.
     """
 
     kind: WantedKind

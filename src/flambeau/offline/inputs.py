@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from flambeau.errors import SetupError
 from flambeau.offline import tables
-from flambeau.offline.entries import IMAGES, TABLES, InputEntry, Wanted, bad_input, shown
+from flambeau.offline.entries import IMAGES, SOUNDS, TABLES, InputEntry, Wanted, bad_input, shown
 
 LIST = "-"
 """The argument for a list of paths on standard input."""
@@ -69,8 +69,9 @@ class Inputs:
         return (Path(each) for each in self._arguments if each != LIST and tables.is_table(Path(each)))
 
     def _file(self, path: Path) -> InputEntry:
-        if self._wanted.kind == "tensor":
-            error = bad_input("this model takes numbers: give it a .csv or a .jsonl file", "unsupported_media_type")
+        if self._wanted.kind in ("tensor", "text"):
+            what = "numbers" if self._wanted.kind == "tensor" else "texts"
+            error = bad_input(f"this model takes {what}: give it a .csv or a .jsonl file", "unsupported_media_type")
             return InputEntry(shown(path), error)
         return InputEntry(shown(path), path)
 
@@ -135,7 +136,7 @@ class Inputs:
     def _takes(self, path: str) -> bool:
         """Whether a file from a folder or a pattern is an input, by its suffix. Counts it as skipped if not."""
         suffix = os.path.splitext(path)[1].lower()
-        taken = {"image": IMAGES, "tensor": TABLES}.get(self._wanted.kind)
+        taken = {"image": IMAGES, "audio": SOUNDS, "text": TABLES, "tensor": TABLES}.get(self._wanted.kind)
         if taken is not None and suffix not in taken:
             self.passed_over[suffix or "without suffix"] += 1
             return False

@@ -8,8 +8,10 @@ import msgspec
 
 from flambeau.errors import RequestError
 from flambeau.offline.entries import (
+    FILES,
     LARGEST,
     PATH_COLUMNS,
+    TEXT_COLUMNS,
     InputEntry,
     Wanted,
     bad_input,
@@ -22,6 +24,11 @@ from flambeau.types import Payload
 
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ANYTHING = msgspec.json.Decoder(msgspec.Raw)
+_FIELDS_OF: dict[str, tuple[str, ...]] = {
+    "image": PATH_COLUMNS,
+    "audio": PATH_COLUMNS,
+    "text": ("input", *TEXT_COLUMNS),
+}
 _TEXT = msgspec.json.Decoder(str)
 
 
@@ -34,7 +41,7 @@ def entries(file: BinaryIO, table: Path, wanted: Wanted) -> Iterator[InputEntry]
         try:
             value = _value(line, wanted)
             yield (
-                path_entry(_text(value), table) if wanted.kind == "image" else InputEntry(name, Payload("json", value))
+                path_entry(_text(value), table) if wanted.kind in FILES else InputEntry(name, Payload("json", value))
             )
         except RequestError as error:
             yield InputEntry(name, error)
@@ -62,11 +69,11 @@ def _value(line: bytes, wanted: Wanted) -> bytes:
         raise bad_input("the line is not JSON: it is not text in UTF-8", "invalid_json") from None
     except RecursionError:
         raise bad_input("the line is nested too deep", "json_too_deep") from None
-    names = (wanted.column,) if wanted.column else PATH_COLUMNS if wanted.kind == "image" else ("input",)
+    names = (wanted.column,) if wanted.column else _FIELDS_OF.get(wanted.kind, ("input",))
     for name in names:
         if name in fields:
             return bytes(fields[name])
-    if wanted.kind == "image" or wanted.column:
+    if wanted.kind in FILES or wanted.column:
         raise bad_input(f"the line has no field {either(names)}")
     return line.strip()
 

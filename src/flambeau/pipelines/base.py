@@ -6,9 +6,11 @@ from typing import Protocol
 from flambeau.answers.activation import Activation
 from flambeau.bundle import storage
 from flambeau.bundle.pipeline_config import facts_of
+from flambeau.pipelines.audio import AudioPipeline
 from flambeau.pipelines.image import ImagePipeline
 from flambeau.pipelines.picture import PicturePipeline
 from flambeau.pipelines.tensor import TensorPipeline
+from flambeau.pipelines.text import TextPipeline
 from flambeau.settings.service import Settings
 from flambeau.tasks import TASKS, TaskName
 from flambeau.types import Answer, Item, Label, Payload, Tensors, TensorSpec
@@ -35,7 +37,7 @@ SOFTMAX = Activation("softmax")
 
 
 def open_pipeline(
-    config: storage.ImageConfig | storage.PictureConfig | storage.TensorConfig,
+    config: storage.HasTask | storage.TensorConfig,
     *,
     labels: Sequence[Label] | None,
     inputs: Sequence[TensorSpec],
@@ -45,12 +47,14 @@ def open_pipeline(
     threshold: float | None = None,
     max_pixels: int = Settings.max_image_pixels,
     fast_decode: bool = False,
+    tokenizer: bytes = b"",
 ) -> Pipeline:
     """The pipeline of a model. Without `labels`, classes are named by their numbers.
 
-    `task` and `activation` are the manifest's, and apply to image models only: a network over numbers has its outputs
-    unchanged. `threshold` as in `Options.threshold`; `max_pixels` is the size of the largest image; `fast_decode` lets
-    `decode` read JPEGs at a reduced size.
+    `task` and `activation` are the manifest's, and apply to models of images, texts and sounds only: a network over
+    numbers has its outputs unchanged. `threshold` as in `Options.threshold`; `max_pixels` is the size of the largest
+    image; `fast_decode` lets `decode` read JPEGs at a reduced size. `tokenizer` is the text of a `tokenizer.json`, for
+    texts.
     """
     network = facts_of(
         config, inputs=inputs, outputs=outputs, activation=activation, labels=labels, threshold=threshold
@@ -58,6 +62,10 @@ def open_pipeline(
     if isinstance(config, storage.TensorConfig):
         return TensorPipeline(postprocess=TASKS["tensor"].postprocess(network), inputs=inputs)
     postprocess = TASKS[task].postprocess(network)
+    if isinstance(config, storage.TextConfig):
+        return TextPipeline(config, postprocess=postprocess, inputs=inputs, tokenizer=tokenizer)
+    if isinstance(config, storage.AudioConfig):
+        return AudioPipeline(config, postprocess=postprocess, inputs=inputs)
     if isinstance(config, storage.PictureConfig):
         return PicturePipeline(config, postprocess=postprocess, inputs=inputs, max_pixels=max_pixels)
     return ImagePipeline(config, postprocess=postprocess, inputs=inputs, max_pixels=max_pixels, fast_decode=fast_decode)

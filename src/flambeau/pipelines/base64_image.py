@@ -49,6 +49,17 @@ def open_image(payload: Payload, *, max_depth: int) -> Payload:
     return Payload("file", read_image(bytes(payload.data), max_depth=max_depth))
 
 
+def open_sound(payload: Payload, *, max_depth: int) -> Payload:
+    """`open_image` for sound files, with sentences about those. Raises `RequestError`."""
+    try:
+        return open_image(payload, max_depth=max_depth)
+    except InvalidInput as error:
+        told = (
+            'send {"input": "<a sound file in base64>"}, or the file itself as multipart field \'file\' or as the body'
+        )
+        raise InvalidInput(f"the JSON has no sound file in base64: {told}", code=error.code) from None
+
+
 def read_image(body: bytes, *, max_depth: int) -> bytes:
     """The bytes of the file in a JSON document. Raises `RequestError` that says what to send."""
     try:

@@ -130,6 +130,8 @@ class _Input:
             raise self._wrong("its lists are of unequal length") from None
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise self._out_of_range()
+        if (odd := self.spec.outside(array)) is not None:
+            raise self._wrong(f"it has {odd}, and the network's table has the places 0 to {self.spec.below - 1:,}")
         return array
 
     def _read_small(self, text: bytes) -> npt.NDArray[Any]:

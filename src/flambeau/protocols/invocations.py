@@ -127,7 +127,7 @@ async def _rows(service: Service, model: Model, request: HttpRequest, tensors: T
 
 def _tensors(body: bytes | memoryview, media_type: str, model: Model) -> Tensors:
     if model.kind != "tensor" or len(model.bundle.manifest.inputs) != 1:
-        wanted = "an image" if model.kind == "image" else "JSON"
+        wanted = {"image": "an image", "audio": "a sound file"}.get(model.kind, "JSON")
         raise RequestError(
             f"{media_type} is for networks with one input of numbers: send '{model.name}' {wanted}",
             code="unsupported_media_type",

@@ -3,7 +3,7 @@
 from flambeau.answers.activation import Activation
 from flambeau.serving.model import Model
 
-_FUNCTIONS = {"softmax": "Softmax", "sigmoid": "Sigmoid"}
+_FUNCTIONS = {"softmax": "Softmax", "sigmoid": "Sigmoid", "l2": "A division by its length"}
 
 
 def task_name(model: Model) -> str:
@@ -12,8 +12,8 @@ def task_name(model: Model) -> str:
 
 
 def about(model: Model) -> str:
-    """The task and the activation, as two sentences; for a model without images, the task alone."""
-    if model.kind != "image":
+    """The task and the activation, as two sentences; for a model over numbers or in Python, the task alone."""
+    if model.kind not in ("image", "text", "audio"):
         return f"{task_name(model)}."
     return f"{task_name(model)}. {activation_of(model.bundle.manifest.activated_by)}"
 
@@ -24,6 +24,8 @@ def activation_of(activation: Activation) -> str:
     name = _FUNCTIONS.get(activation.function)
     if name is None:
         return f"No activation is applied ({known}): the network's numbers are the answer."
+    if activation.function == "l2":
+        return f"Each vector is divided by its length ({known})."
     if activation.logarithm:
         return (
             f"The network gives the logarithm of a {activation.function} ({known}); Flambeau applies the exponential."

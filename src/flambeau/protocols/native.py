@@ -3,6 +3,7 @@
 one part `file`, or a raw body     the answer of the model's task: `flambeau.tasks`
 one part `image`                   the same, but from a classifier {"class_index": ..., "probabilities": [...]}
 JSON {"input": x}                  {"output": y}
+JSON {"input": "a text"}           the answer of the model's task; a list of texts as several parts
 several parts                      {"predictions": [...]} in the order sent; a bad one fails alone
 Accept: a type the task renders    the task's rendering; one bad item fails the request
 """
@@ -33,6 +34,11 @@ from flambeau.types import Options, Outcome, Payload, Timings
 _PLAIN_ENCODINGS = ("", "7bit", "8bit", "binary")
 _FILE_NAME = re.compile(rb"[^\x00-\x1f\x7f]{1,255}\.[A-Za-z0-9]{2,5}")
 _BASE64 = re.compile(rb"(?:data:[^,]{0,200},)?[A-Za-z0-9+/=_\s-]{64,}")
+
+LARGEST_TEXTS = 2**20
+"""Bytes of a document with texts, which are separated on the loop: about a millisecond."""
+
+_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 
 _BYTES_AT_ONCE = 32 * 1024  # of vectors encoded before the loop gets another turn: about a millisecond
 
@@ -86,7 +92,7 @@ async def answer(service: Service, model: Model, request: HttpRequest) -> Answer
 
 
 async def read(request: HttpRequest, kind: str, settings: Settings, *, task: TaskName) -> Call:
-    """Parse a request to a model of that kind (`image`, `tensor` or `python`). Raises `RequestError`.
+    """Parse a request to a model of that kind (`image`, `text`, `audio`, `tensor` or `python`). Raises `RequestError`.
 
     Yields to the event loop while it parses a long form.
     """
@@ -123,7 +129,7 @@ async def _read_items(
     media_type = request.media_type()
     if not request.body:
         raise _nothing_sent(kind, code="empty_body")
-    reading = reading_of(media_type)
+    reading = "raw" if kind == "audio" and media_type.startswith("audio/") else reading_of(media_type)
     if reading == "form":
         content_type = request.headers["content-type"]
         parts = await multipart.parse(request.body, content_type, max_parts=settings.max_items)
@@ -133,15 +139,17 @@ async def _read_items(
         if len(items) == 1 and isinstance(items[0][1], RequestError):
             raise items[0][1]
         return items
+    if reading == "json" and kind == "text":
+        found = texts(request.body, max_depth=settings.max_json_depth, most=settings.max_items)
+        return [("file", payload) for payload in found]
     if reading == "json":
         return [("file", document(request.body, kind, max_depth=settings.max_json_depth))]
     if reading == "raw":
         return [("file", Payload("file", request.body))]
     if media_type == "application/x-www-form-urlencoded" and kind == "image":
         raise _nothing_sent(kind, code="missing_file")  # a form without files: the usual mistake with the recipe
-    wanted = (
-        "multipart form data or an image" if kind == "image" else "JSON with the header Content-Type: application/json"
-    )
+    files = {"image": "multipart form data or an image", "audio": "multipart form data or a sound file"}
+    wanted = files.get(kind, "JSON with the header Content-Type: application/json")
     raise RequestError(f"this Content-Type is not supported: send {wanted}", code="unsupported_media_type")
 
 
@@ -154,9 +162,30 @@ def document(body: bytes | memoryview, kind: str, *, max_depth: int) -> Payload:
 
     Replicas parse long documents, which would hold up the loop, and those for image models, which carry base64.
     """
-    if kind == "image" or len(body) > json_document.SHORT:
+    if kind in ("image", "audio") or len(body) > json_document.SHORT:
         return Payload("document", body)
     return Payload("json", json_document.read_input(bytes(body), max_depth=max_depth))
+
+
+def texts(body: bytes | memoryview, *, max_depth: int, most: int) -> list[Payload]:
+    """The texts of a JSON document: one, or those of a list. Raises `RequestError`.
+
+    They are separated here, because each is an item with an answer, or an error, of its own.
+    """
+    if len(body) > LARGEST_TEXTS:
+        raise RequestError(
+            f"the JSON has {len(body):,} bytes, and the most is {LARGEST_TEXTS:,}: send the texts in parts",
+            code="body_too_large",
+        )
+    value = json_document.read_input(bytes(body), max_depth=max_depth)
+    if bytes(value[:1]) != b"[":
+        return [Payload("json", value)]
+    count = json_document.elements_of(bytes(value)) if bytes(value[1:]).strip() != b"]" else 0
+    if count > most:
+        raise RequestError(f"the request has {count} items: the most is {most} (--max-items)", code="too_many_items")
+    if not count:
+        raise RequestError('there is no text in the list: send {"input": "a sentence"}', code="input_rejected")
+    return [Payload("json", memoryview(each)) for each in _LIST.decode(value)]
 
 
 def _file(part: Part, kind: str) -> Payload | RequestError:
@@ -188,7 +217,7 @@ def _file(part: Part, kind: str) -> Payload | RequestError:
 def _nothing_sent(kind: str, *, code: Literal["empty_body", "missing_file"]) -> RequestError:
     if kind == "image":  # the second recipe's own sentence: its clients compare it
         return RequestError("no image part", code=code, hint="send the image as multipart form field 'file' or 'image'")
-    if code == "missing_file":
+    if code == "missing_file" or kind == "audio":
         return RequestError("no file part", code=code, hint="send the file as multipart form field 'file'")
     return RequestError('the body is empty: send JSON like {"input": ...}', code=code)
 

@@ -26,6 +26,8 @@ MEDIA_TYPES: dict[BodyForm, tuple[str, ...]] = {
 
 TAKEN: dict[PipelineKind, tuple[BodyForm, ...]] = {
     "image": ("form", "json", "raw"),
+    "text": ("json",),
+    "audio": ("form", "json", "raw"),
     "tensor": ("json",),
     "python": ("json", "form", "raw"),
 }

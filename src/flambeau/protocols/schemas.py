@@ -17,6 +17,9 @@ from flambeau.tasks.tensor import MAX_ROWS
 from flambeau.types import TensorSpec
 
 _WHOLE_FILE: Schema = {"type": "string", "format": "binary", "minLength": 1}
+LONGEST_TEXT = 64 * 1024
+"""The most bytes of a text, as `flambeau.pipelines.text` has it, which a front without tokenizers does not import."""
+
 _PART: Schema = {"contentMediaType": "application/octet-stream"}  # no `type`: any bytes are accepted
 
 ERROR: Schema = {
@@ -42,18 +45,22 @@ def request_bodies(model: Model) -> dict[str, Schema]:
     """The schemas of request bodies to that model, by content type."""
     kind = model.kind
     schemas: dict[BodyForm, Schema] = {"form": _form(model), "json": _json(model), "raw": _WHOLE_FILE}
-    return {media_type: {"schema": schemas[reading]} for reading in TAKEN[kind] for media_type in MEDIA_TYPES[reading]}
+    found = {media_type: {"schema": schemas[reading]} for reading in TAKEN[kind] for media_type in MEDIA_TYPES[reading]}
+    if kind == "audio":
+        found["audio/*"] = found.pop("image/*")
+    return found
 
 
 def answer(model: Model) -> Schema:
     """The schema of that model's answer with status 200."""
     bundle = model.bundle
     items = model.does.schemas(dataclasses.replace(bundle.manifest.facts, labels=bundle.labels()))
-    return {"anyOf": [*items, _several(*items)]} if "form" in TAKEN[model.kind] else items[0]
+    several = model.kind == "text" or "form" in TAKEN[model.kind]
+    return {"anyOf": [*items, _several(*items)]} if several else items[0]
 
 
 def _form(model: Model) -> Schema:
-    what = "An image file." if model.kind == "image" else "A file."
+    what = {"image": "An image file.", "audio": "A WAV or FLAC file."}.get(model.kind, "A file.")
     answered = model.does.parts
     parts = {
         name: _PART | {"description": f"{what} {answered[name]}" if name in answered else what} for name in FORM_PARTS
@@ -80,6 +87,13 @@ _BASE64: Schema = {
 def _json(model: Model) -> Schema:
     if model.kind == "image":
         return record({"image": _BASE64}, open_=True) | {"description": "An image file in base64."}
+    if model.kind == "audio":
+        return record({"input": _BASE64}, open_=True) | {"description": "A WAV or FLAC file in base64."}
+    if model.kind == "text":
+        text: Schema = {"type": "string", "minLength": 1, "maxLength": LONGEST_TEXT}
+        several: Schema = {"type": "array", "items": text, "minItems": 1}
+        told = "A text; or several, which are answered in the order sent, and a bad one fails alone."
+        return record({"input": {"anyOf": [text, several], "description": told}}, open_=True)
     if model.kind == "tensor":
         specs = model.bundle.manifest.inputs
         if len(specs) == 1:
@@ -103,6 +117,8 @@ def _number(spec: TensorSpec) -> Schema:
         return {"type": "boolean"}
     if dtype.kind == "f":
         return {"type": "number"} | _bounds(np.finfo(dtype))
+    if spec.below:
+        return {"type": "integer", "minimum": 0, "maximum": spec.below - 1}
     limits = np.iinfo(dtype)
     return {"type": "integer", "minimum": int(limits.min), "maximum": int(limits.max)}
 

@@ -125,7 +125,7 @@ def payloads_of(text: bytes, model: Model, most: int) -> list[Payload]:
         raise RequestError("there is no instance", code="invalid_json")
     if model.kind == "tensor":
         return [payload_of(_rows_of_objects(instances, model))]
-    if model.kind == "image":
+    if model.kind in ("image", "audio"):
         return [Payload("document", b'{"image":%b}' % _image(bytes(memoryview(each)))) for each in instances]
     return [payload_of(bytes(memoryview(each))) for each in instances]
 

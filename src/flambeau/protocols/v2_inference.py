@@ -3,8 +3,8 @@
 A model is asked in one of two ways, and its metadata names both:
 
 its own tensors    exactly as `Service.infer` takes them; the network's own outputs come back
-files or values    one BYTES tensor (`FILES`, `VALUES`); each element takes the pipeline's own way, and the outputs
-                   are what the model's task answers, as arrays
+files or values    one BYTES tensor (`FILES`, `TEXTS`, `VALUES`); each element takes the pipeline's own way, and the
+                   outputs are what the model's task answers, as arrays
 
 REST and gRPC parse requests into these values and print responses. This module knows neither, and no JSON tensors.
 """
@@ -37,8 +37,15 @@ FILES = "images"
 """The BYTES input of a model of images, encoded files of any size; `image_files` where the network has an input of that
 name. With the parameter `content_type` "base64" the elements are base64 text, which the replica decodes."""
 
+SOUNDS = "audio"
+"""The same of a model of sound: WAV or FLAC files; `audio_files` where the network has an input of that name."""
+
 VALUES = "input"
 """The BYTES input of a Python model: each element is the JSON text of one value."""
+
+TEXTS = "text"
+"""The BYTES input of a model of texts: each element is a text in UTF-8; `texts` where the network has an input of that
+name."""
 
 RAW_FILES = "file"
 """The other BYTES input of a Python model: each element is a file."""
@@ -135,14 +142,23 @@ def files_of(model: Model) -> str | None:
     """The name of the BYTES input of whole files, if the model takes them."""
     if model.kind == "python":
         return RAW_FILES
+    if model.kind == "audio":
+        return SOUNDS if all(spec.name != SOUNDS for spec in model.bundle.manifest.inputs) else "audio_files"
     if model.kind != "image":
         return None
     taken = any(spec.name == FILES for spec in model.bundle.manifest.inputs)
     return "image_files" if taken else FILES
 
 
+def texts_of(model: Model) -> str:
+    """The name of the BYTES input of a model of texts."""
+    return "texts" if any(spec.name == TEXTS for spec in model.bundle.manifest.inputs) else TEXTS
+
+
 def whole_inputs(model: Model) -> tuple[str, ...]:
     """The names of the BYTES inputs, of which a request gives one and nothing else."""
+    if model.kind == "text":
+        return (texts_of(model),)
     values = (VALUES,) if model.kind == "python" else ()
     files = files_of(model)
     return values if files is None else (*values, files)
@@ -232,7 +248,7 @@ def _read(service: Service, model: Model, request: InferenceRequest) -> _Questio
         wanted = _wanted(request, answer_outputs(model))
         options = _options(request.parameters, wanted)
         payloads = _payloads(model, first, most=most, max_depth=service.settings.max_json_depth)
-        noun = {"image": "image"}.get(model.kind, "element")
+        noun = {"image": "image", "text": "text", "audio": "sound"}.get(model.kind, "element")
         return _Question(payloads, options, wanted, raw=False, noun=noun)
     wanted = _wanted(request, raw_outputs(model))
     tensors: Tensors = {}
@@ -306,14 +322,24 @@ def _payloads(model: Model, tensor: NamedTensor, *, most: int, max_depth: int) -
         raise RequestError(
             f"the request has {len(elements)} items: the most is {most} (--max-items)", code="too_many_items"
         )
+    if model.kind == "text":
+        return [_text(each, index=index) for index, each in enumerate(elements)]
     if model.kind == "python" and tensor.name == VALUES:
         return [_value(each, max_depth=max_depth, index=index) for index, each in enumerate(elements)]
     for index, each in enumerate(elements):
         if not len(each):
             raise RequestError(f"element {index} of the input '{tensor.name}' is empty", code="empty_body")
-    if model.kind == "image" and tensor.parameters.get("content_type") == "base64":
+    if model.kind in ("image", "audio") and tensor.parameters.get("content_type") == "base64":
         return [Payload("document", b'{"image":%b}' % msgspec.json.encode(str(each, "utf-8"))) for each in elements]
     return [Payload("file", each) for each in elements]
+
+
+def _text(element: bytes | memoryview, *, index: int) -> Payload:
+    """One text as the JSON that the native protocol carries."""
+    try:
+        return Payload("json", msgspec.json.encode(str(element, "utf-8")))
+    except UnicodeDecodeError:
+        raise RequestError(f"element {index} of the input is not text in UTF-8", code="input_rejected") from None
 
 
 def _value(text: bytes | memoryview, *, max_depth: int, index: int) -> Payload:

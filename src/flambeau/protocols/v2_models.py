@@ -93,8 +93,7 @@ def _tensor(spec: TensorSpec) -> TensorMetadata:
 
 def _whole_inputs(model: Model) -> list[TensorMetadata]:
     """The BYTES inputs, of which a request gives one and nothing else."""
-    names = [v2_inference.VALUES] if model.kind == "python" else []
-    names += filter(None, [v2_inference.files_of(model)])
+    names = v2_inference.whole_inputs(model)
     return [TensorMetadata(name, "BYTES", (-1,)) for name in names]
 
 
@@ -108,8 +107,11 @@ def properties(model: Model) -> dict[str, str]:
         found["tensors"] = f"{raw}: the network's own tensors, prepared by the client; answered with {raw_outputs}"
     if model.kind == "python":
         found["values"] = f"{v2_inference.VALUES}: each element is the JSON of a value; answered with {answered}, JSON"
+    if model.kind == "text":
+        text = v2_inference.texts_of(model)
+        found["texts"] = f"{text}: each element is a text; answered with {answered}. Send it alone."
     if files := v2_inference.files_of(model):
-        what = "an encoded image of any size" if model.kind == "image" else "a file"
+        what = {"image": "an encoded image of any size", "audio": "a WAV or FLAC file"}.get(model.kind, "a file")
         found["files"] = f"{files}: each element is {what}; answered with {answered}. Send it alone."
     return found
 

@@ -92,7 +92,7 @@ async def _from_json(each: TensorDocument, text: bytes, model: Model, settings: 
     """A tensor in JSON. An image cannot be a string there, so the elements of `images` are base64."""
     array = await v2_json.tensor(each, text, most_elements=settings.max_items)
     parameters: Parameters = each.parameters
-    if isinstance(array, tuple) and model.kind == "image":
+    if isinstance(array, tuple) and model.kind in ("image", "audio"):
         parameters = {**parameters, "content_type": "base64"}
     return NamedTensor(each.name, each.datatype, tuple(each.shape), array, parameters)
 

@@ -20,13 +20,13 @@ from msgspec.structs import replace
 from flambeau import engines
 from flambeau.bundle import golden_samples, storage
 from flambeau.bundle.golden_samples import Traced
-from flambeau.bundle.storage import Bundle, PythonConfig, TakesImages, split_probes
+from flambeau.bundle.storage import AudioConfig, Bundle, PythonConfig, TakesImages, split_probes
 from flambeau.engines.base import Engine
 from flambeau.errors import EngineError, RequestError
 from flambeau.items import FREE
 from flambeau.pipelines import named_tensors
 from flambeau.pipelines.base import Pipeline, open_pipeline
-from flambeau.pipelines.base64_image import open_image
+from flambeau.pipelines.base64_image import open_image, open_sound
 from flambeau.pipelines.json_document import open_document
 from flambeau.runners.base import BatchCost, ReplicaSpec
 from flambeau.runners.python_replica import attempt, invalid_output, open_python_model
@@ -78,13 +78,16 @@ def open_replica(spec: ReplicaSpec) -> Replica:
         threshold=spec.threshold,
         max_pixels=spec.max_image_pixels,
         fast_decode=spec.fast_decode,
+        tokenizer=opened.tokenizer(),
     )
     device = engines.resolve_device(spec.engine, spec.device)
     load = functools.partial(
         engines.load, opened, spec.engine, device=device, allow_code=spec.allow_code, max_batch=spec.max_batch
     )
     wide = load(threads=spec.wide_threads, alone=True) if spec.wide_threads > spec.threads else None
-    open_ = open_image if isinstance(manifest.pipeline, TakesImages) else open_document
+    open_ = open_document
+    if isinstance(manifest.pipeline, TakesImages | AudioConfig):
+        open_ = open_image if isinstance(manifest.pipeline, TakesImages) else open_sound
     return TensorReplica(
         opened,
         load(threads=spec.threads),

@@ -147,12 +147,12 @@ class LoadedModel:
         self._service = service
 
     def predict(self, item: Any, *, top_k: int = 5, threshold: float | None = None) -> Any:
-        """Answer one item: image bytes or a path for an image model, else a number, a list or whatever the model takes.
+        """Answer one item: image bytes or a path, a text, a number, a list, or whatever else the model takes.
 
-        The answer of an image model depends on its task: a `flambeau.types.Classification` with the best `top_k`
-        classes and all probabilities; a `MultiLabel` with its `labels` and `scores`; a `Regression` with its `output`;
-        an `Embedding` whose `embedding` is a float32 array. Other models return plain Python values. `threshold` is as
-        in `flambeau serve`. Raises `RequestError`.
+        The answer of a model of images or texts depends on its task: a `flambeau.types.Classification` with the best
+        `top_k` classes and all probabilities; a `MultiLabel` with its `labels` and `scores`; a `Regression` with its
+        `output`; an `Embedding` whose `embedding` is a float32 array. Other models return plain Python values.
+        `threshold` is as in `flambeau serve`. Raises `RequestError`.
         """
         kind = self._service.service.get().kind
         payload = _payload(kind, item)
@@ -195,7 +195,7 @@ def load(source: str | Path | None = None, **options: Any) -> LoadedModel:
 def _payload(kind: str, item: Any) -> Payload:
     if kind == "python":
         return Payload("value", item)
-    if isinstance(item, str | Path) and kind == "image":
+    if isinstance(item, str | Path) and kind in ("image", "audio"):
         return Payload("file", Path(item).read_bytes())
     if isinstance(item, bytes | bytearray | memoryview):
         return Payload("file", bytes(item))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flambeau import engines, runners, usercode
 from flambeau.bundle.pipeline_config import kind_of
-from flambeau.bundle.storage import Bundle, Manifest, PythonConfig, TakesImages, graph_bytes
+from flambeau.bundle.storage import Bundle, HasTask, Manifest, PythonConfig, graph_bytes
 from flambeau.checkpoints.repository import NAME
 from flambeau.engines import base
 from flambeau.errors import Code, ConfigError, RequestError
@@ -80,7 +80,7 @@ class Model:
     def threshold(self) -> float | None:
         """The lowest score at which a class counts, unless the request asks for another; `None` except over images."""
         pipeline = self.bundle.manifest.pipeline
-        if not isinstance(pipeline, TakesImages):
+        if not isinstance(pipeline, HasTask):
             return None
         return pipeline.threshold if self._settings.threshold is None else self._settings.threshold
 

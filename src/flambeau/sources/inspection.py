@@ -16,7 +16,17 @@ from flambeau.checkpoints.allowlist import ITEM_SIZES
 from flambeau.checkpoints.report import Report, TensorMapping
 from flambeau.errors import SourceError
 from flambeau.identify import unsupported
-from flambeau.identify.finding import ONE_OUTPUT, Fit, Near, Published, asks, assess_graph, task_of_fit, task_of_graph
+from flambeau.identify.finding import (
+    ONE_OUTPUT,
+    Fit,
+    Near,
+    Published,
+    asks,
+    assess_graph,
+    task_of_fit,
+    task_of_graph,
+    task_of_text,
+)
 from flambeau.sources import request
 
 
@@ -77,7 +87,9 @@ def inspect(path: Path, *, weights_key: str | None = None, arch: str | None = No
         return found
     needs, example, task = "", "", ""
     if report.format == "onnx":
-        task = task_of_graph(report.facts)
+        beside = request.tokenizer_beside(path)
+        task = task_of_text(report.facts, beside.name) if beside else ""
+        task = task or task_of_graph(report.facts)
         assessment = assess_graph(report.facts, str(path.resolve()))
         needs, example = assessment.needs, assessment.example
     elif report.format != "bundle":

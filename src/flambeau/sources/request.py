@@ -16,6 +16,7 @@ from flambeau.checkpoints.report import Report
 from flambeau.errors import CodeNotAllowed, SourceError
 from flambeau.settings.service import EngineChoice
 from flambeau.settings.source import SourceOptions
+from flambeau.tasks import OF_ANOTHER_INPUT
 
 SourceKind = Literal["default", "pretrained", "checkpoint", "program", "onnx", "python"]
 """`checkpoint` holds weights; `program` a network with its code: a pickled module, TorchScript or a torch.export."""
@@ -31,7 +32,8 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request to the build process, sent as JSON on its standard input. Paths are absolute.
 
     `file` is the file that SOURCE or `--weights` names; `architecture` is a registered name, `code` the user's own
-    class. `engine` is the engine to use, or `auto` to have it measured; `int8` is the folder of calibration inputs.
+    class. `tokenizer` is the one that the user names, or that lies beside the file. `engine` is the engine to use, or
+    `auto` to have it measured; `int8` is the folder of calibration inputs.
     """
 
     kind: SourceKind
@@ -40,6 +42,7 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     file: str | None = None
     architecture: str | None = None
     code: CodeReference | None = None
+    tokenizer: str | None = None
     portable: bool = False
     engine: EngineChoice = "auto"
     int8: str | None = None
@@ -81,12 +84,17 @@ class Imported(msgspec.Struct, frozen=True, tag="imported"):
 Event = BuildStep | Advance | Note | BuildFailure | Imported
 """What the build process writes to its standard output, one line of JSON each."""
 
-IMAGE_OPTIONS = ("labels", "task", "activation", "resize", "crop", "mean", "std", "threshold")
+IMAGE_OPTIONS = ("labels", "task", "activation", "normalize", "resize", "crop", "mean", "std", "threshold")
+AUDIO_OPTIONS = ("sample_rate", "max_seconds")
+TEXT_OPTIONS = ("tokenizer", "pooling", "max_tokens", "truncate")
 _FILE_OPTIONS = ("weights_key", "samples")
 OPTIONS = (
-    "arch", "arch_args", "weights", "hidden_activation", "num_classes", "pipeline", "input_shape", "output_name",
-    *_FILE_OPTIONS, *IMAGE_OPTIONS,
+    "arch", "arch_args", "weights", "hidden_activation", "num_classes", "pipeline", "input_shape", "input_dtype",
+    "output_name", *_FILE_OPTIONS, *IMAGE_OPTIONS, *TEXT_OPTIONS, *AUDIO_OPTIONS,
 )  # fmt: skip
+
+_TOKENIZER = "tokenizer.json"
+_GRAPHS = "onnx"  # the folder below a tokenizer where Hugging Face's repositories keep graphs
 
 
 def refuse_idle(options: SourceOptions, what: str, *, used: tuple[str, ...]) -> None:
@@ -99,11 +107,12 @@ def refuse_idle(options: SourceOptions, what: str, *, used: tuple[str, ...]) -> 
 def build_request(options: SourceOptions) -> BuildRequest:
     """The build request for a source. Raises `SourceError` or `CodeNotAllowed`."""
     options = msgspec.structs.replace(options, labels=_absolute(options.labels), samples=_absolute(options.samples))
+    options = _with_pipeline(options)
     source = options.source
     if source is None or (source == DEFAULT and not Path(source).exists()):
         if options.arch or options.weights:
             raise SourceError("--arch and --weights need a SOURCE: name the file or the architecture first")
-        refuse_idle(options, "the default model", used=("samples", *IMAGE_OPTIONS))
+        refuse_idle(options, "the default model", used=("samples", *IMAGE_OPTIONS, *_of_features(options)))
         return BuildRequest(kind="default", name="efficientnet_lite0", options=options)
     if ":" in source and not Path(source).is_file():
         usercode.refuse_unless(options.allow_code, source)
@@ -122,8 +131,20 @@ def build_request(options: SourceOptions) -> BuildRequest:
         if not Path(options.weights).is_file():
             raise SourceError(f"--weights {options.weights} does not exist")
         return _request_for_file(options.weights, options, name=_model_name(source), arch=source)
-    refuse_idle(options, source, used=("arch_args", "num_classes", "samples", *IMAGE_OPTIONS))
+    refuse_idle(options, source, used=("arch_args", "num_classes", "samples", *IMAGE_OPTIONS, *_of_features(options)))
     return BuildRequest(kind="pretrained", name=_model_name(source), options=options, architecture=source)
+
+
+def _with_pipeline(options: SourceOptions) -> SourceOptions:
+    """The options with the pipeline that the name of the task says, and our name of the task. Raises `SourceError`."""
+    pipeline, task = OF_ANOTHER_INPUT.get(options.task or "", (None, options.task))
+    if pipeline is None:
+        return options
+    if options.pipeline not in (None, pipeline):
+        raise SourceError(
+            f"--task {options.task} is of {pipeline}, and --pipeline {options.pipeline} is not: leave one out"
+        )
+    return msgspec.structs.replace(options, task=task, pipeline=pipeline)
 
 
 def _request_for_file(file: str, options: SourceOptions, *, name: str, arch: str | None) -> BuildRequest:
@@ -136,18 +157,63 @@ def _request_for_file(file: str, options: SourceOptions, *, name: str, arch: str
     used: tuple[str, ...]
     if kind != "checkpoint" and not _holds_weights(report, options):
         what = f"{Path(file).name}, which holds its network already"
-        refuse_idle(options, what, used=("pipeline", "input_shape", "output_name", *_FILE_OPTIONS, *IMAGE_OPTIONS))
-        return request
+        used = ("pipeline", "input_shape", "output_name", *_FILE_OPTIONS, *IMAGE_OPTIONS, *TEXT_OPTIONS, *AUDIO_OPTIONS)
+        refuse_idle(options, what, used=(*used, *(() if kind == "onnx" else ("input_dtype",))))
+        return msgspec.structs.replace(request, tokenizer=_tokenizer_for(file, options))
     if options.arch_args and arch is None:
         raise SourceError("--arch-args needs --arch: name the architecture that they belong to")
     if arch is None or not own:
-        used = ("arch", "arch_args", "weights", "hidden_activation", "num_classes", *_FILE_OPTIONS, *IMAGE_OPTIONS)
+        used = (
+            "arch", "arch_args", "weights", "hidden_activation", "num_classes", *_FILE_OPTIONS, *IMAGE_OPTIONS,
+            *_of_features(options),
+        )  # fmt: skip
         refuse_idle(options, f"--arch {arch}" if arch else f"{Path(file).name} without --arch file.py:Class", used=used)
         return msgspec.structs.replace(request, architecture=arch)
     usercode.refuse_unless(options.allow_code, f"--arch {arch}")
-    used = ("arch", "arch_args", "weights", "pipeline", "input_shape", "output_name", *_FILE_OPTIONS, *IMAGE_OPTIONS)
+    used = (
+        "arch", "arch_args", "weights", "pipeline", "input_shape", "input_dtype", "output_name", *_FILE_OPTIONS,
+        *IMAGE_OPTIONS, *TEXT_OPTIONS, *AUDIO_OPTIONS,
+    )  # fmt: skip
     refuse_idle(options, "an own network", used=used)
-    return msgspec.structs.replace(request, code=usercode.parse(str(arch)))
+    found = _tokenizer_for(file, options)
+    return msgspec.structs.replace(request, code=usercode.parse(str(arch)), tokenizer=found)
+
+
+def _tokenizer_for(file: str, options: SourceOptions) -> str | None:
+    """The tokenizer that the user names, or that lies beside the file. Raises `SourceError` for one that is no file."""
+    if options.pipeline in ("image", "audio", "tensor"):
+        if options.tokenizer:
+            raise SourceError(f"--tokenizer is for texts, and --pipeline {options.pipeline} takes none: leave one out")
+        return None
+    if options.tokenizer:
+        if not Path(options.tokenizer).is_file():
+            raise SourceError(f"--tokenizer {options.tokenizer} is not a file: name a {_TOKENIZER}")
+        return str(Path(options.tokenizer).resolve())
+    if found := tokenizer_beside(Path(file)):
+        return str(found)
+    if options.pipeline == "text":
+        raise SourceError(
+            f"--pipeline text needs a {_TOKENIZER}, and none lies beside {file}: name it with --tokenizer"
+        )
+    return None
+
+
+def tokenizer_beside(file: Path) -> Path | None:
+    """The `tokenizer.json` in the file's folder, or above it if that is the folder of the graphs."""
+    folder = file.resolve().parent
+    folders = (folder, folder.parent) if folder.name == _GRAPHS else (folder,)
+    return next((each / _TOKENIZER for each in folders if (each / _TOKENIZER).is_file()), None)
+
+
+def beside_tokenizer(tokenizer: str) -> tuple[Path, ...]:
+    """The files beside a tokenizer that say what becomes of its tokens, as sentence-transformers writes them."""
+    names = ("1_Pooling/config.json", "modules.json", "sentence_bert_config.json")
+    return tuple(file for file in (Path(tokenizer).parent / name for name in names) if file.is_file())
+
+
+def _of_features(options: SourceOptions) -> tuple[str, ...]:
+    """The option that answers with a head's outputs instead of the features before it."""
+    return ("output_name",) if options.task == "embedding" else ()
 
 
 def _holds_weights(report: Report, options: SourceOptions) -> bool:

@@ -17,7 +17,9 @@ from flambeau.tasks.base import COUNT, CellKind, NetworkFacts, Postprocess, Rend
 __all__ = [
     "ANSWERS",
     "COUNT",
+    "OF_ANOTHER_INPUT",
     "TASKS",
+    "AskedTask",
     "CellKind",
     "ImageTask",
     "NetworkFacts",
@@ -50,12 +52,20 @@ TASKS = _found()
 ANSWERS: Any = Union[tuple(dict.fromkeys((RawOutputs, *(task.answer for task in TASKS.values()))))]  # noqa: UP007
 """Every answer that is accepted from another process: a closed set for the decoder."""
 
+OF_ANOTHER_INPUT: dict[str, tuple[str, str]] = {
+    "audio-classification": ("audio", "classification"),
+    "text-classification": ("text", "classification"),
+}
+"""Names of tasks that also say what the network takes, as Hugging Face has them: the pipeline, and our task."""
+
 if TYPE_CHECKING:
     TaskName: TypeAlias = str
     ImageTask: TypeAlias = str
+    AskedTask: TypeAlias = str
 else:
     TaskName = Literal[tuple(TASKS)]
     ImageTask = Literal[tuple(name for name, task in TASKS.items() if task.takes == "image")]
+    AskedTask = Literal[(*(name for name, task in TASKS.items() if task.takes == "image"), *OF_ANOTHER_INPUT)]
 
 _PARTS = {name: kind for task in TASKS.values() for name, kind in task.answer.PARTS.items() if name != "output"}
 _Expectation = msgspec.defstruct(

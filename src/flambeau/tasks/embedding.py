@@ -17,6 +17,10 @@ from flambeau.tasks.base import CellKind, NetworkFacts, Postprocess, Renderer, T
 NPY = "application/x-npy"
 """The media type in `Accept` that asks for a numpy array instead of JSON."""
 
+LEAST_COSINE = 0.9999
+"""The least cosine of a golden sample's vector with the one that is expected. Of a long vector with few large numbers,
+each number may be within the tolerance while the vector as a whole turns."""
+
 
 class Embedding(Answer, frozen=True):
     """The features of one image. `vector`: the numbers, as float32, in the order of the network's output."""
@@ -33,6 +37,11 @@ class Embedding(Answer, frozen=True):
     def embedding(self) -> npt.NDArray[np.float32]:
         """The numbers, shape (dimensions,). The array is read-only: copy it to change it."""
         return packed_array.unpacked(self.vector, packed_array.SINGLE)
+
+    @property
+    def length(self) -> float:
+        """Its Euclidean norm."""
+        return float(np.linalg.norm(self.embedding.astype(np.float64)))
 
     @property
     def nonfinite(self) -> int:
@@ -52,7 +61,8 @@ class Embedding(Answer, frozen=True):
         return {"embedding": self.embedding.tolist()}
 
     def differs(self, expected: Expected) -> str | None:
-        """Compares the vector as a whole: if its largest number is 10, then 0.001 and 0.002 count as the same."""
+        """Compares the vector as a whole: if its largest number is 10, then 0.001 and 0.002 count as the same.
+        Its angle with the expected one is compared as well."""
         if odd := foreign(expected, self):
             return odd
         if "embedding" not in expected:
@@ -60,10 +70,7 @@ class Embedding(Answer, frozen=True):
         wanted, found = np.array([expected["embedding"]]), self.embedding[None]
         if wanted.shape != found.shape:
             return f"embedding has {found.size} numbers where {wanted.size} are expected"
-        measured = agreement.measure(wanted, found, classes=False)
-        if measured.holds:
-            return None
-        return f"embedding is {measured.difference:.1e} apart (tolerance {measured.tolerance:.0e})"
+        return _apart("embedding", wanted, found)
 
 
 def npy(found: Sequence[Embedding]) -> bytes:
@@ -72,6 +79,25 @@ def npy(found: Sequence[Embedding]) -> bytes:
     array = found[0].embedding if len(found) == 1 else np.stack([each.embedding for each in found])
     np.save(file, array, allow_pickle=False)
     return file.getvalue()
+
+
+def cosine(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
+    """The cosine of the angle between two vectors: 1 if they point the same way. Two vectors of zeros do."""
+    first, second = one.astype(np.float64).ravel(), other.astype(np.float64).ravel()
+    lengths = float(np.linalg.norm(first) * np.linalg.norm(second))
+    return float(first @ second) / lengths if lengths else float(not first.any() and not second.any())
+
+
+def _apart(name: str, expected: npt.NDArray[Any], found: npt.NDArray[Any]) -> str | None:
+    """How far apart rows of vectors are, by their largest number and by their angles; `None` if that is near enough."""
+    measured = agreement.measure(expected, found, classes=False)
+    angle = min(map(cosine, expected, found), default=1.0)
+    if measured.holds and angle >= LEAST_COSINE:
+        return None
+    return (
+        f"{name} is {measured.difference:.1e} apart (tolerance {measured.tolerance:.0e}), "
+        f"with a cosine of {angle:.6f} (at least {LEAST_COSINE})"
+    )
 
 
 class EmbeddingTask(Task):
@@ -95,6 +121,12 @@ class EmbeddingTask(Task):
             return Embedding(packed_array.packed(applied(outputs[output][0], activation), packed_array.SINGLE))
 
         return answer
+
+    def outputs_apart(self, network: NetworkFacts, expected: Tensors, found: Tensors) -> str | None:
+        """As of any task, and vectors must point the same way, too."""
+        if told := super().outputs_apart(network, expected, found):
+            return told
+        return next((told for name, rows in expected.items() if (told := _apart(name, rows, found[name]))), None)
 
     def arrays(self, network: NetworkFacts) -> tuple[TensorSpec, ...]:
         return (TensorSpec("embedding", "float32", (self.row_of(network),)),)

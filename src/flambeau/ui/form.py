@@ -37,12 +37,13 @@ MOST_NUMBERS = 32
 class ModelForm:
     """The form of a model.
 
-    `asks`: `pictures` for one or more images; `numbers` for one field per number, or JSON; `json` for any JSON value,
-    or a file if the model is a Python model. `fields`: the names of the numbers, which have the shape `shape` and are
-    integers if `whole`. `files`: whether the form takes files. `inputs`: the names of the inputs, if there are several.
+    `asks`: `pictures` for one or more images; `sound` for a sound file; `text` for a text; `numbers` for one field per
+    number, or JSON; `json` for any JSON value, or a file if the model is a Python model. `fields`: the names of the
+    numbers, which have the shape `shape` and are integers if `whole`. `files`: whether the form takes files. `inputs`:
+    the names of the inputs, if there are several.
     """
 
-    asks: Literal["pictures", "numbers", "json"]
+    asks: Literal["pictures", "sound", "text", "numbers", "json"]
     fields: tuple[str, ...] = ()
     shape: tuple[int, ...] = ()
     whole: bool = False
@@ -54,6 +55,8 @@ class ModelForm:
         """An example input as JSON text, for the commands on the page."""
         if self.asks == "numbers":
             return msgspec.json.encode(_nested([0] * len(self.fields), self.shape)).decode()
+        if self.asks == "text":
+            return '"a sentence"'
         if self.inputs:
             return "{" + ", ".join(f'"{name}": […]' for name in self.inputs) + "}"
         return "3" if self.files else "[…]"
@@ -63,6 +66,10 @@ def form_of(model: Model) -> ModelForm:
     """The form for the model's own inputs."""
     if model.kind == "image":
         return ModelForm("pictures", files=True)
+    if model.kind == "audio":
+        return ModelForm("sound", files=True)
+    if model.kind == "text":
+        return ModelForm("text")
     inputs = model.bundle.manifest.inputs
     if model.kind == "tensor" and len(inputs) == 1 and _fits_fields(inputs[0]):
         [spec] = inputs
@@ -91,15 +98,29 @@ def read_form(form: ModelForm, parts: Sequence[Part], *, max_depth: int) -> list
         return [Payload("file", data) for data in files]
     if form.asks == "pictures":
         raise RequestError("no image was chosen", code="missing_file")
+    if form.asks == "sound":
+        raise RequestError("no sound file was chosen", code="missing_file")
     if len(_text(parts)) > MIB:
         raise RequestError(
             "the text is longer than the 1 MiB that this page takes", code="body_too_large", hint="the API takes more"
         )
+    if form.asks == "text":
+        return [_written_text(bytes(_text(parts)))]
     if text := bytes(_text(parts)).strip():
         return [document(b'{"input":' + text + b"}", "python", max_depth=max_depth)]
     if form.asks == "numbers":
         return [Payload("json", msgspec.json.encode(_nested(_numbers(form, parts), form.shape)))]
     raise RequestError("no input was written", code="empty_body")
+
+
+def _written_text(text: bytes) -> Payload:
+    """A text as JSON. Raises `RequestError` for none, and for bytes that are none."""
+    if not text.strip():
+        raise RequestError("no text was written", code="empty_body")
+    try:
+        return Payload("json", msgspec.json.encode(text.decode()))
+    except UnicodeDecodeError:
+        raise RequestError("the text is not in UTF-8", code="input_rejected") from None
 
 
 def _text(parts: Sequence[Part]) -> memoryview:

@@ -145,7 +145,8 @@ export class Card {
 
   showVector(numbers) {
     const rest = numbers.length > FIRST_NUMBERS;
-    this.part("verdict").textContent = `A vector of ${counted(numbers.length)}`;
+    const length = Math.sqrt(numbers.reduce((sum, number) => sum + (number ?? NaN) ** 2, 0));
+    this.part("verdict").textContent = `A vector of ${counted(numbers.length)}, length ${digits(length)}`;
     this.write("text", numbers.slice(0, FIRST_NUMBERS).map(digits).join(", ") + (rest ? ", …" : ""));
     this.part("more").textContent = JSON.stringify(numbers);
     this.part("all").hidden = !rest;

@@ -7,6 +7,11 @@
 export function readFields(form) {
   const file = form.elements.file?.files[0];
   if (file) return { item: file };
+  if (form.dataset.asks === "sound") return { error: "No sound file was chosen." };
+  if (form.dataset.asks === "text") {
+    const written = form.elements.input.value;
+    return written.trim() ? { item: { input: written } } : { error: "No text was written." };
+  }
   const text = form.elements.input.value.trim();
   if (text) {
     try {

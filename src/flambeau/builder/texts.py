@@ -1,0 +1,297 @@
+"""Networks over texts in a build: whether a network's inputs are token ids, and how texts become those.
+
+A network over whole numbers with a tokenizer is one over texts. What the tokenizer's neighbours say, as
+sentence-transformers writes them, is taken: how tokens become one vector, how many there may be, and whether vectors
+have length 1. This module imports no torch.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import msgspec
+import numpy as np
+
+from flambeau.answers import agreement
+from flambeau.builder import probing
+from flambeau.builder.filled import Filled, Tell
+from flambeau.builder.shapes import InputForm
+from flambeau.bundle import storage
+from flambeau.bundle.pipeline_config import TextConfig
+from flambeau.errors import BundleError, InvalidInput, SourceError
+from flambeau.items import FREE
+from flambeau.pipelines.text import TextPipeline, read_tokenizer
+from flambeau.settings.source import SourceOptions
+from flambeau.sources.request import BuildRequest, beside_tokenizer
+from flambeau.types import Answer, Item, Payload, Tensors, TensorSpec
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_IDS = ("input_ids", "ids", "token_ids", "tokens", "input")
+_MASKS = ("attention_mask", "mask", "attn_mask")
+_TYPES = ("token_type_ids", "segment_ids", "type_ids")
+_USUAL_MOST = 512
+_BLOCK = 16  # tokens that a text is filled up to a multiple of, where a mask says which count
+_TRIED_WORDS = 1000
+_PADS = ("[PAD]", "<pad>", "<PAD>", "<|padding|>")
+
+SENTENCES = (
+    "The quick brown fox jumps over the lazy dog.",
+    "A cat sleeps.",
+    "This is a wonderful film, and I would gladly see it again with all of my friends.",
+    "no",
+    "Prices rose by 3.5 % in May, said the bank on Monday, after they had fallen for the fourth month in a row.",
+    "What is the capital of France?",
+)
+"""Texts that a network is tried with, of unlike lengths."""
+
+
+class _Pooling(msgspec.Struct):
+    pooling_mode_cls_token: bool = False
+    pooling_mode_mean_tokens: bool = False
+    pooling_mode_max_tokens: bool = False
+    pooling_mode_mean_sqrt_len_tokens: bool = False
+    pooling_mode_weightedmean_tokens: bool = False
+    pooling_mode_lasttoken: bool = False
+
+
+class _SentenceModule(msgspec.Struct):
+    type: str = ""
+
+
+class _Sentences(msgspec.Struct):
+    max_seq_length: int | None = None
+
+
+def found(specs: Sequence[TensorSpec], order: BuildRequest, name: str, *, tell: Tell) -> TextConfig | None:
+    """How texts become the inputs of the network `name`; `None` if it takes no token ids, or has no tokenizer.
+
+    Raises `SourceError` for inputs that no text gives, if the user asks for texts.
+    """
+    if order.tokenizer is None:
+        return None
+    asked = order.options.tokenizer is not None or order.options.pipeline == "text"
+    roles = _roles(specs)
+    if roles is None:
+        if not asked:
+            return None
+        listed = ", ".join(f"{spec.name} {spec}" for spec in specs)
+        raise SourceError(
+            f"{name} takes {listed}, which are not the token ids of a text: those are whole numbers, one row of them "
+            f"called {' or '.join(_IDS[:2])}, and perhaps attention_mask and token_type_ids: leave --tokenizer out"
+        )
+    file = Path(order.tokenizer)
+    try:
+        tokenizer = read_tokenizer(file.read_bytes())
+    except (BundleError, OSError) as error:
+        raise SourceError(f"{error}; --pipeline tensor serves {name} over numbers") from None
+    ids, mask, types = roles
+    [length] = next(spec.shape for spec in specs if spec.name == ids)
+    most, told = _most(file, order.options)
+    if length != FREE:
+        most, told = min(most, length), "its shape" if length <= most else told
+    pads = [tokenizer.token_to_id(each) for each in _PADS]
+    config = TextConfig(
+        ids=ids, mask=mask, types=types, most=most, pad=next((each for each in pads if each is not None), 0),
+        truncate=bool(order.options.truncate), threshold=order.options.threshold or 0.0, example=_example(tokenizer),
+    )  # fmt: skip
+    cut = "longer ones are cut" if config.truncate else "longer ones are refused: --truncate cuts them"
+    tell(f"texts become token ids by {file.name}; at most {most:,} tokens, as {told} says; {cut}")
+    return config
+
+
+def taken(form: InputForm, order: BuildRequest, name: str, *, tell: Tell) -> InputForm:
+    """The same inputs, of texts if a tokenizer makes them. Raises `SourceError` as `found` does."""
+    if form.image is not None and order.options.pipeline == "text":
+        raise SourceError(f"--pipeline text, but {name} takes images of {form.inputs[0]}: leave it out")
+    if form.image is not None or form.audio is not None:
+        return form
+    config = found(form.inputs, order, name, tell=tell)
+    if config is None:
+        return form
+    assert order.tokenizer is not None  # without one there is no config
+    words = read_tokenizer(Path(order.tokenizer).read_bytes()).get_vocab_size()
+    table = max((spec.below for spec in form.inputs if spec.name == config.ids), default=0)
+    if 0 < table < words:
+        raise SourceError(
+            f"{Path(order.tokenizer).name} makes {words:,} token ids, and the table of {name} has {table:,} vectors: "
+            "it belongs to another network"
+        )
+    specs = tuple(
+        msgspec.structs.replace(spec, below=spec.below or words) if spec.name == config.ids else spec
+        for spec in form.inputs
+    )
+    return dataclasses.replace(form, inputs=specs, text=config)
+
+
+def _roles(specs: Sequence[TensorSpec]) -> tuple[str, str | None, str | None] | None:
+    """The inputs of ids, mask and types; `None` if they are not those of a text."""
+    if any(len(spec.shape) != 1 or np.dtype(spec.dtype).kind not in "iu" for spec in specs):
+        return None
+    names = [spec.name for spec in specs]
+    if len(names) == 1:
+        return names[0], None, None
+    ids = next((name for name in _IDS if name in names), None)
+    mask = next((name for name in _MASKS if name in names), None)
+    types = next((name for name in _TYPES if name in names), None)
+    if ids is None or len(names) != 1 + (mask is not None) + (types is not None):
+        return None
+    return ids, mask, types
+
+
+def _most(tokenizer: Path, options: SourceOptions) -> tuple[int, str]:
+    """The most tokens of a text, and what says so."""
+    if options.max_tokens is not None:
+        return options.max_tokens, "--max-tokens"
+    said = _read(tokenizer, "sentence_bert_config.json", _Sentences)
+    if said is not None and said.max_seq_length:
+        return said.max_seq_length, "sentence_bert_config.json"
+    from tokenizers import Tokenizer
+
+    own = Tokenizer.from_file(str(tokenizer)).truncation
+    return (int(own["max_length"]), tokenizer.name) if own else (_USUAL_MOST, "nothing, and --max-tokens")
+
+
+_Said = TypeVar("_Said")
+
+
+def _read(tokenizer: Path, name: str, kind: type[_Said]) -> _Said | None:
+    """What a file beside the tokenizer says; `None` if there is no such file. Raises `SourceError`."""
+    file = tokenizer.parent / name
+    if file not in beside_tokenizer(str(tokenizer)):
+        return None
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=kind)
+    except (OSError, msgspec.DecodeError) as error:
+        raise SourceError(
+            f"{name} beside {tokenizer.name} cannot be read ({error}): correct it, or remove it"
+        ) from None
+
+
+def _example(tokenizer: "Tokenizer") -> str:
+    """A text with tokens in it."""
+    for text in (*SENTENCES, *sorted(tokenizer.get_vocab(with_added_tokens=False))[:_TRIED_WORDS]):
+        if not all(tokenizer.encode(text).special_tokens_mask):
+            return str(text)
+    raise SourceError("the tokenizer makes no token of any text: it belongs to another network")
+
+
+def pooling_of(order: BuildRequest, output: str) -> tuple[Literal["mean", "first"], str]:
+    """How the vectors of all tokens become one (`mean` or `first`), and what says so. Raises `SourceError`."""
+    if order.options.pooling is not None:
+        return order.options.pooling, "--pooling"
+    said = _read(Path(str(order.tokenizer)), "1_Pooling/config.json", _Pooling)
+    if said is not None:
+        modes = [name for name, on in msgspec.structs.asdict(said).items() if on]
+        if modes == ["pooling_mode_mean_tokens"]:
+            return "mean", "1_Pooling/config.json"
+        if modes == ["pooling_mode_cls_token"]:
+            return "first", "1_Pooling/config.json"
+        told = " and ".join(modes) or "no way"
+        raise SourceError(f"1_Pooling/config.json says {told}, and mean or first are served: wrap it in a PythonModel")
+    raise SourceError(
+        f"its output {output} has a vector for every token: say --pooling mean for their mean, or --pooling first for "
+        "that of the first token, as it was trained"
+    )
+
+
+def normalises(order: BuildRequest) -> bool:
+    """Whether `modules.json` beside the tokenizer says that vectors have length 1."""
+    said = _read(Path(order.tokenizer), "modules.json", list[_SentenceModule]) if order.tokenizer else None
+    return any(each.type.endswith(".Normalize") for each in said or ())
+
+
+def probe_inputs(filled: Filled, length: int | None) -> Tensors:
+    """Rows of the token ids of real texts, each repeated to one length; with a mask all of them count."""
+    config = filled.pipeline
+    assert isinstance(config, TextConfig)  # the callers checked both
+    assert filled.tokenizer is not None
+    made = read_tokenizer(filled.tokenizer.read_bytes())
+    encoded = [list(made.encode(text).ids) for text in dict.fromkeys((config.example, *SENTENCES))]
+    ids = [each for each in encoded if each]
+    [spec] = [spec for spec in filled.inputs if spec.name == config.ids]
+    [long] = spec.long(length) if length else spec.usual
+    rows: dict[str | None, np.ndarray] = {
+        config.ids: np.array([(each * long)[:long] for each in ids]),
+        config.mask: np.ones((len(ids), long)),
+        config.types: np.zeros((len(ids), long)),
+    }
+    return {each.name: rows[each.name].astype(each.dtype) for each in filled.inputs}
+
+
+def checked_with_texts(filled: Filled, *, tell: Tell) -> tuple[Filled, list[tuple[Tensors, Tensors]]]:
+    """The network with texts filled up, if that changes no answer; and texts with the network's own answers to them.
+
+    Raises `SourceError` if the network cannot compute a text, for example because it has no such token.
+    """
+    config = filled.pipeline
+    assert isinstance(config, TextConfig)  # the caller checked
+    alone = _computed(filled)
+    if config.mask is None or filled.inputs[0].shape[0] != FREE:
+        return filled, alone
+    wider = dataclasses.replace(filled, pipeline=msgspec.structs.replace(config, block=_BLOCK))
+    found = _computed(wider)
+    # Only outputs of one row for a text are compared: those of tokens that do not count may be anything.
+    same = all(
+        one[name].shape == other[name].shape
+        and agreement.measure(one[name], other[name], classes=False).difference < 1e-4
+        for (_, one), (_, other) in zip(alone, found, strict=True)
+        for name in one
+    )
+    if same:
+        return wider, [*alone, *found]
+    tell(
+        "texts are not filled up, so that only those of one length share a batch: its answers change with what is added"
+    )
+    return filled, alone
+
+
+def _computed(filled: Filled) -> list[tuple[Tensors, Tensors]]:
+    """Texts as the network's inputs, each with its own outputs."""
+    config = filled.pipeline
+    assert isinstance(config, TextConfig)  # the callers checked both
+    assert filled.tokenizer is not None
+    pipeline = TextPipeline(
+        config, postprocess=_no_answer, inputs=filled.inputs, tokenizer=filled.tokenizer.read_bytes()
+    )
+    answered = []
+    for text in dict.fromkeys((*SENTENCES, config.example)):
+        try:
+            rows = pipeline.preprocess(Payload("json", msgspec.json.encode(text)))
+        except InvalidInput:  # too long or too short for this network, or without a token
+            continue
+        answered.append((rows, probing.compute(filled, rows)))
+    _refuse_foreign_tokens(filled)
+    if not answered:
+        raise SourceError(f"{filled.name} can take none of the texts that a build tries: raise --max-tokens")
+    return answered
+
+
+def _refuse_foreign_tokens(filled: Filled) -> None:
+    """Raise `SourceError` if the tokenizer has tokens that the network has no vectors for."""
+    config = filled.pipeline
+    assert isinstance(config, TextConfig)  # the callers checked both
+    assert filled.tokenizer is not None
+    last = read_tokenizer(filled.tokenizer.read_bytes()).get_vocab_size() - 1
+    rows = {name: each[:1] for name, each in probe_inputs(filled, None).items()}
+    rows[config.ids] = np.full_like(rows[config.ids], last)
+    try:
+        probing.compute(filled, rows)
+    except SourceError as error:
+        raise SourceError(
+            f"{filled.tokenizer.name} makes token ids up to {last:,}, which {filled.name} cannot compute "
+            f"({error.__cause__ or error}): it belongs to another network"
+        ) from error
+
+
+def _no_answer(outputs: Tensors, item: Item) -> Answer:
+    raise AssertionError("no answer is made here")
+
+
+def keep(filled: Filled, folder: Path) -> None:
+    """Copy the tokenizer into the bundle, if there is one."""
+    if filled.tokenizer is not None:
+        shutil.copyfile(filled.tokenizer, folder / storage.TOKENIZER)

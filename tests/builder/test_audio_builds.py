@@ -1,0 +1,133 @@
+"""Networks over sound from a file of weights to an answer: asked for their rate, and read by foreign clients."""
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import InferenceClient
+
+from flambeau.bundle.pipeline_config import AudioConfig
+from flambeau.bundle.storage import Bundle
+from flambeau.errors import SourceError
+from flambeau.settings.source import SourceOptions
+from flambeau.sources import build_cache
+from tests.networks.sound_nets import Pitch
+from tests.support.server import Serve, ServerProcess
+from tests.support.warm import run_flambeau
+from tests.unit.test_audio_pipeline import RATE, tone, written
+
+pytestmark = pytest.mark.usefixtures("warm_builds")
+
+NETWORKS = Path(__file__).parents[1] / "networks" / "sound_nets.py"
+NAMES = ("low", "middle", "high")
+
+
+def build(source: Path, **options: Any) -> Bundle:
+    own = {"arch": f"{NETWORKS}:Pitch", "allow_code": True}
+    return build_cache.open_source(SourceOptions(source=str(source), **own, **options), progress=lambda event: None)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pitch")
+    torch.save(Pitch().state_dict(), folder / "pitch.pth")
+    (folder / "names.txt").write_text("\n".join(NAMES))
+    return folder / "pitch.pth"
+
+
+@pytest.fixture(scope="module")
+def made(file: Path, warm_builds: None) -> Bundle:
+    labels = str(file.parent / "names.txt")
+    return build(file, task="audio-classification", sample_rate=RATE, max_seconds=2.0, labels=labels)
+
+
+@pytest.fixture(scope="module")
+def server(serve: Serve, made: Bundle) -> Iterator[ServerProcess]:
+    arguments = ("--replicas", "1", "--platform", "huggingface", "--host", "127.0.0.1", "--name", "pitch")
+    with serve(made.path, *arguments) as running:
+        yield running
+
+
+def scores(wave: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        found: np.ndarray = Pitch().eval()(torch.from_numpy(wave)[None, None])[0].softmax(0).numpy()
+    return found
+
+
+def test_a_waveform_of_any_length_is_classified_as_by_pytorch(made: Bundle, server: ServerProcess) -> None:
+    assert made.manifest.task == "classification"
+    assert made.manifest.pipeline == AudioConfig(RATE, 2.0)
+    assert made.manifest.inputs[0].shape == (1, -1)
+    for name, hertz in zip(NAMES, (300, 1000, 3000), strict=True):
+        sound = tone(0.7, hertz=hertz)
+        for kind in ("WAV", "FLAC"):
+            answer = server.post(
+                "/predict?top_k=3", data=written(sound, kind=kind), headers={"Content-Type": "audio/wav"}
+            )
+            ranked = answer.json()["predictions"]
+            assert ranked[0]["class_name"] == name
+            expected = scores(sound[:, 0])
+            assert [each["probability"] for each in ranked] == pytest.approx(sorted(expected, reverse=True), abs=1e-3)
+        other = tone(0.7, rate=44_100, hertz=hertz, channels=2)
+        resampled = server.post("/predict", files={"file": written(other, rate=44_100)}).json()
+        assert resampled["class_name"] == name
+
+
+def test_hugging_faces_client_classifies_sound(server: ServerProcess) -> None:
+    client = InferenceClient(model=server.url)
+    data = written(tone(0.5, hertz=1000))
+    found = client.audio_classification(data)
+    assert found[0].label == "middle"
+    assert len(client.audio_classification(data, top_k=2)) == 2
+
+
+def test_other_protocols_and_tables_take_sound_too(server: ServerProcess, made: Bundle, tmp_path: Path) -> None:
+    data = written(tone(0.5, hertz=3000))
+    text = base64.b64encode(data).decode()
+    assert server.post("/predict", json={"input": text}).json()["class_name"] == "high"
+    [v1] = server.post("/v1/models/pitch:predict", json={"instances": [{"b64": text}]}).json()["predictions"]
+    assert v1["class_name"] == "high"
+    tensor = {"name": "audio", "shape": [1], "datatype": "BYTES", "data": [text]}
+    outputs = server.post("/v2/models/pitch/infer", json={"inputs": [tensor]}).json()["outputs"]
+    assert "high" in str(outputs)
+    both = server.post("/predict", files=[("file", data), ("file", b"none")]).json()["predictions"]
+    assert (both[0]["class_name"], both[1]["code"]) == ("high", "unsupported_media_type")
+    (tmp_path / "sounds").mkdir()
+    (tmp_path / "sounds" / "a.wav").write_bytes(data)
+    (tmp_path / "sounds" / "b.txt").write_text("passed over")
+    done = run_flambeau("predict", made.path, tmp_path / "sounds")
+    assert (done.returncode, '"class_name":"high"' in done.stdout) == (0, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "told"),
+    [
+        (b"text", 415, "send a WAV or FLAC file"), (written(tone(2.2)), 400, "longer than the 2 seconds"),
+        (written(tone(1))[:5000], 400, "its end is missing"),
+    ],
+)  # fmt: skip
+def test_what_is_no_sound_is_refused(server: ServerProcess, data: bytes, status: int, told: str) -> None:
+    answer = server.post("/predict", data=data, headers={"Content-Type": "audio/wav"})
+    assert (answer.status_code, told in answer.json()["error"]) == (status, True), answer.text
+    refused = server.post("/predict", json={"input": [1, 2]})
+    assert (refused.status_code, "no sound file in base64" in refused.json()["error"]) == (415, True)
+
+
+def test_the_page_takes_a_sound_file(server: ServerProcess) -> None:
+    page = server.get("/").text
+    assert 'accept="audio/wav' in page
+    assert "a waveform of one channel at 16,000 Hz, of at most 2 seconds" in page
+    document = server.get("/openapi.json").json()["paths"]["/predict"]["post"]["requestBody"]["content"]
+    assert "audio/*" in document
+    assert "image/*" not in document
+
+
+def test_the_rate_is_asked_for(file: Path) -> None:
+    with pytest.raises(SourceError, match="say --sample-rate"):
+        build(file, task="audio-classification")
+    with pytest.raises(SourceError, match="--task audio-classification is of audio, and --pipeline tensor is not"):
+        build(file, task="audio-classification", pipeline="tensor")

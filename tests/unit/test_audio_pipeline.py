@@ -1,0 +1,135 @@
+"""Sound files to waveforms: decoded, mixed, resampled; and what is no sound, broken, or too much of it."""
+
+import io
+import math
+import struct
+
+import numpy as np
+import pytest
+import scipy.signal
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flambeau.bundle.pipeline_config import AudioConfig
+from flambeau.errors import InvalidInput
+from flambeau.items import FREE
+from flambeau.pipelines.audio import AudioPipeline
+from flambeau.pipelines.resampling import resampled
+from flambeau.types import Item, Payload, Tensors, TensorSpec
+
+RATE = 16_000
+
+
+def no_answer(outputs: Tensors, item: Item) -> object:
+    raise AssertionError
+
+
+def pipeline(*shape: int, seconds: float = 2.0, least: int = 1) -> AudioPipeline:
+    spec = TensorSpec("input", "float32", shape, least)
+    return AudioPipeline(AudioConfig(RATE, seconds), postprocess=no_answer, inputs=(spec,))  # type: ignore[arg-type]
+
+
+def tone(seconds: float, *, rate: int = RATE, hertz: float = 440, channels: int = 1) -> np.ndarray:
+    wave = 0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)
+    return np.stack([wave * (1 + place) / channels for place in range(channels)], axis=1).astype(np.float32)
+
+
+def written(sound: np.ndarray, *, rate: int = RATE, kind: str = "WAV", subtype: str = "PCM_16") -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, sound, rate, format=kind, subtype=subtype)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "rates", [(44_100, 16_000), (48_000, 16_000), (8_000, 16_000), (16_000, 44_100), (44_101, 8_000)]
+)
+def test_the_rate_is_changed_as_scipy_does(rates: tuple[int, int]) -> None:
+    rate, to = rates
+    sound = np.random.default_rng(1).standard_normal(rate // 2).astype(np.float32)
+    common = math.gcd(rate, to)
+    expected = scipy.signal.resample_poly(sound.astype(np.float64), to // common, rate // common)
+    found = resampled(sound, rate=rate, to=to)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 2e-6
+
+
+def test_a_tone_that_the_lower_rate_cannot_hold_is_gone_and_another_one_stays() -> None:
+    high = resampled(tone(1, rate=48_000, hertz=15_000)[:, 0], rate=48_000, to=RATE)
+    assert np.abs(high[200:-200]).max() < 0.003
+    low = resampled(tone(1, rate=48_000)[:, 0], rate=48_000, to=RATE)
+    assert np.abs(low - tone(1)[:, 0])[200:-200].max() < 0.001
+
+
+@pytest.mark.parametrize(
+    ("kind", "subtype", "near"),
+    [
+        ("WAV", "PCM_16", 1e-4), ("WAV", "PCM_24", 1e-6), ("WAV", "FLOAT", 1e-7), ("WAV", "PCM_U8", 1e-2),
+        ("FLAC", "PCM_16", 1e-4),
+    ],
+)  # fmt: skip
+def test_files_are_decoded_and_mixed(kind: str, subtype: str, near: float) -> None:
+    for channels in (1, 2):
+        sound = tone(0.5, channels=channels)
+        found = pipeline(1, FREE).preprocess(Payload("file", written(sound, kind=kind, subtype=subtype)))["input"]
+        assert found.shape == (1, 1, RATE // 2)
+        assert np.abs(found[0, 0] - sound.mean(1)).max() <= near
+
+
+def test_a_short_sound_is_filled_up_with_silence() -> None:
+    found = pipeline(RATE).preprocess(Payload("file", written(tone(0.25))))["input"]
+    assert found.shape == (1, RATE)
+    assert not found[0, RATE // 4 :].any()
+    assert pipeline(FREE, least=9_000).preprocess(Payload("file", written(tone(0.25))))["input"].shape == (1, 9_000)
+
+
+def test_the_example_can_be_prepared() -> None:
+    for made in (pipeline(FREE), pipeline(1, FREE, least=20_000), pipeline(RATE)):
+        assert made.preprocess(made.example())["input"].any()
+
+
+WAV, FLAC = written(tone(0.5)), written(tone(0.5), kind="FLAC")
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"", "not a sound file"), (b"hello", "not a sound file"), (b"\x89PNG\r\n\x1a\n", "not a sound file"),
+        (b"RIFF", "this WAV file is broken"), (b"fLaC", "this FLAC file is broken"), (WAV[:40], "this WAV file"),
+        (WAV[:9000], "this WAV file is broken: its end is missing"),
+        (FLAC[: len(FLAC) // 2], "this FLAC file is broken"),
+        (FLAC[:200] + b"\0" * 400 + FLAC[600:], "FLAC file"), (written(tone(0.5)[:0]), "holds no sound"),
+        (written(tone(2.1)), "longer than the 2 seconds"), (written(tone(0.1, channels=9)), "9 channels"),
+        (written(np.full((100, 1), np.inf, np.float32), subtype="FLOAT"), "not finite"),
+        (written(tone(0.1, rate=1000), rate=1000), "at 1,000 Hz"),
+    ],
+)  # fmt: skip
+def test_what_is_no_sound_or_broken_is_refused_with_a_sentence(data: bytes, told: str) -> None:
+    with pytest.raises(InvalidInput, match=told):
+        pipeline(FREE).preprocess(Payload("file", data))
+
+
+def test_hours_in_a_small_file_are_not_decoded() -> None:
+    silence = written(np.zeros((RATE * 600, 1), np.float32), kind="FLAC")
+    assert len(silence) < 100_000
+    with pytest.raises(InvalidInput, match="longer than the 2 seconds"):
+        pipeline(FREE).preprocess(Payload("file", silence))
+
+
+def test_a_length_of_a_pipe_is_no_broken_file() -> None:
+    for length in (0, 0xFFFFFFFF):
+        piped = WAV[:4] + struct.pack("<I", length) + WAV[8:]
+        assert pipeline(FREE).preprocess(Payload("file", piped))["input"].shape == (1, RATE // 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_no_damage_raises_anything_else(data: st.DataObject) -> None:
+    file = bytearray(data.draw(st.sampled_from([WAV[:600], FLAC[:900]])))
+    for _ in range(data.draw(st.integers(1, 6))):
+        file[data.draw(st.integers(0, len(file) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        found = pipeline(FREE).preprocess(Payload("file", bytes(file)))["input"]
+    except InvalidInput:
+        return
+    assert found.dtype == np.float32
