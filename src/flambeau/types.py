@@ -14,6 +14,7 @@ from flambeau.tasks.embedding import Embedding
 from flambeau.tasks.multi_label import MultiLabel
 from flambeau.tasks.object_detection import ObjectDetection
 from flambeau.tasks.regression import Regression
+from flambeau.tasks.semantic_segmentation import SemanticSegmentation
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar  # Python's own has no default before 3.13
@@ -42,6 +43,7 @@ __all__ = [
     "RawOutputs",
     "Regression",
     "Scored",
+    "SemanticSegmentation",
     "TensorSpec",
     "Tensors",
     "Timings",

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from flambeau.builder.shapes import InputForm
-from flambeau.bundle.storage import Architecture, ImageConfig, PictureConfig, TensorConfig
+from flambeau.bundle.storage import Architecture, DenseConfig, ImageConfig, PictureConfig, TensorConfig
 from flambeau.checkpoints.last_operation import Ending
 from flambeau.errors import SourceError
 from flambeau.items import FREE
@@ -41,7 +41,7 @@ class Filled:
     network: Callable[[Any], Any]
     name: str
     architecture: Architecture | None
-    pipeline: ImageConfig | PictureConfig | TensorConfig
+    pipeline: ImageConfig | PictureConfig | DenseConfig | TensorConfig
     inputs: tuple[TensorSpec, ...]
     labels: str | None = None
     classes: tuple[str, ...] | None = None

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from flambeau import architectures, identify
-from flambeau.builder import inputs, parts
+from flambeau.builder import dense, inputs, parts
 from flambeau.builder.filled import OF_ANY_NETWORK, Filled, Tell, customised, dressed
 from flambeau.builder.labels import IMAGENET
 from flambeau.builder.official_names import compare_name
 from flambeau.builder.weights import Weights
-from flambeau.bundle.storage import Architecture, ImageConfig, PictureConfig, TensorConfig
+from flambeau.bundle.storage import Architecture, DenseConfig, ImageConfig, PictureConfig, TensorConfig
 from flambeau.errors import SourceError
 from flambeau.identify import unsupported
 from flambeau.identify.finding import Fit, Identified
@@ -56,6 +56,8 @@ def registered(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
         from flambeau.builder import detectors  # it imports torchvision, which most builds do without
 
         return detectors.filled(network, tensors, fit, order, weights, tell=tell)
+    if isinstance(fit.pipeline, DenseConfig):
+        return dense.filled(network, tensors, fit, order, weights, tell=tell)
     architectures.load_weights(network, tensors, name=fit.architecture.name)
     if fit.pipeline is None:
         return _over_numbers(network, fit.architecture, options)
@@ -124,6 +126,8 @@ def own(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
     tensors = {_unwrapped(key, weights.tensors): tensor for key, tensor in weights.tensors.items()}
     tensors = parts.multiplied_out(tensors, unless=network.state_dict().keys())
     architectures.load_weights(network, tensors, name=code.name)
+    if dense.wanted(options):
+        return dense.own(network, order, name=code.name, architecture=architecture, classes=weights.classes, tell=tell)
     taken = inputs.infer(network, code.name, options)
     return dressed(network, taken, order, name=code.name, architecture=architecture, classes=weights.classes, tell=tell)
 

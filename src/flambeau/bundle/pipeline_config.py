@@ -68,6 +68,35 @@ class PictureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag
         return "the whole image, scaled to [0, 1]; the network resizes and normalises it"
 
 
+class DenseConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="dense", tag_field="kind"):
+    """How an image becomes a tensor for a network that answers for every pixel, such as a segmenter.
+
+    The image is resized so that its shorter side is `resize` pixels long (unless that is `None`), made smaller if it
+    then has more than `most_pixels`, scaled to [0, 1] and normalised by `mean` and `std`, which are per channel: three
+    for R, G, B, or one for a network that takes grey images. Its right and lower edges are repeated until both sides
+    are multiples of `multiple`. The network's output has `scale[0]` pixels for every `scale[1]` of its input.
+
+    `classes`: the number of classes that the network's labels count.
+    """
+
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    resize: int | None = None
+    multiple: int = 1
+    scale: tuple[int, int] = (1, 1)
+    classes: int = 0
+    threshold: float = 0.0
+    most_pixels: int = 1_048_576
+
+    def __str__(self) -> str:
+        """The transform in words."""
+        numbers = [", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std)]
+        grey = "Grayscale, " if len(self.mean) == 1 else ""
+        size = f"Resize({self.resize})" if self.resize else "in its own size"
+        bound = f"at most {self.most_pixels / 1e6:.1f} megapixels"
+        return f"{grey}{size}, {bound}, Normalize([{numbers[0]}], [{numbers[1]}])"
+
+
 class TensorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tensor", tag_field="kind"):
     """The pipeline over numbers: JSON numbers to a tensor and back."""
 
@@ -78,10 +107,10 @@ class PythonConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     code: CodeReference
 
 
-TakesImages = ImageConfig | PictureConfig
+TakesImages = ImageConfig | PictureConfig | DenseConfig
 """The pipelines over images."""
 
-PipelineConfig = ImageConfig | PictureConfig | TensorConfig | PythonConfig
+PipelineConfig = ImageConfig | PictureConfig | DenseConfig | TensorConfig | PythonConfig
 """Any pipeline."""
 
 
@@ -110,7 +139,7 @@ def facts_of(
         activation=activation,
         labels=None if labels is None else tuple(labels),
         threshold=usual if threshold is None else threshold,
-        classes=detector.classes if detector else 0,
+        classes=pipeline.classes if isinstance(pipeline, PictureConfig | DenseConfig) else 0,
         least=detector.least if detector else 0.0,
         most=detector.most if detector else 0,
     )

@@ -1,5 +1,5 @@
-"""Networks of torchvision beside classifiers: detection, segmentation, video and optical flow. Only object detection is
-supported (`detectors`).
+"""Networks of torchvision beside classifiers: detection, segmentation, video and optical flow. Object detection and
+semantic segmentation are supported (`detectors`, `segmenters`).
 
 The others are known by name, so that messages can name the network and offer a Python model that serves it. The list is
 shipped beside the index of architectures, and written by the same script.

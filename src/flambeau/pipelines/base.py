@@ -6,6 +6,7 @@ from typing import Protocol
 from flambeau.answers.activation import Activation
 from flambeau.bundle import storage
 from flambeau.bundle.pipeline_config import facts_of
+from flambeau.pipelines.dense import DensePipeline
 from flambeau.pipelines.image import ImagePipeline
 from flambeau.pipelines.picture import PicturePipeline
 from flambeau.pipelines.tensor import TensorPipeline
@@ -35,7 +36,7 @@ SOFTMAX = Activation("softmax")
 
 
 def open_pipeline(
-    config: storage.ImageConfig | storage.PictureConfig | storage.TensorConfig,
+    config: storage.ImageConfig | storage.PictureConfig | storage.DenseConfig | storage.TensorConfig,
     *,
     labels: Sequence[Label] | None,
     inputs: Sequence[TensorSpec],
@@ -60,4 +61,6 @@ def open_pipeline(
     postprocess = TASKS[task].postprocess(network)
     if isinstance(config, storage.PictureConfig):
         return PicturePipeline(config, postprocess=postprocess, inputs=inputs, max_pixels=max_pixels)
+    if isinstance(config, storage.DenseConfig):
+        return DensePipeline(config, postprocess=postprocess, inputs=inputs, max_pixels=max_pixels)
     return ImagePipeline(config, postprocess=postprocess, inputs=inputs, max_pixels=max_pixels, fast_decode=fast_decode)

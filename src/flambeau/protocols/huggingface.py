@@ -31,6 +31,7 @@ from flambeau.tasks.classification import Classification
 from flambeau.tasks.embedding import Embedding
 from flambeau.tasks.multi_label import MultiLabel
 from flambeau.tasks.object_detection import ObjectDetection
+from flambeau.tasks.semantic_segmentation import SemanticSegmentation
 from flambeau.types import Options, Payload
 
 _USUAL_TOP_K = 5  # of transformers' pipeline for images
@@ -140,6 +141,8 @@ def _shape(found: Answer, top_k: int, least: float | None) -> Any:
         ]
     if isinstance(found, ObjectDetection):
         return [each.body() for each in found.found]
+    if isinstance(found, SemanticSegmentation):
+        return found.body(Asked())["predictions"]
     if isinstance(found, Embedding):
         return [found.embedding.tolist()]
     if isinstance(found, Value):
