@@ -48,7 +48,7 @@ _PHOTOGRAPHS = (("chelsea.jpg", (161, 127)), ("coffee.jpg", (95, 144)))
 _MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 _LEAST_TRIED = 64  # pixels
 _SCALES = (Fraction(1, 32), Fraction(8))
-_NEAR = 1e-4
+_HALF = 0.5  # the probability above which a pixel is of the class of a network's only channel
 
 
 def wanted(options: SourceOptions) -> bool:
@@ -116,9 +116,11 @@ def own(
         scale=(scale.numerator, scale.denominator),
         classes=max(answered, 2) if options.task == _SEGMENTS else 0,
     )
+    if answered == 1 and options.threshold is None and options.task == _SEGMENTS:
+        pipeline = msgspec.structs.replace(pipeline, threshold=_HALF)
     if multiple > 1:
         tell(f"{name} computes sides that are multiples of {multiple}: pictures are padded, and the answer is cropped")
-    tell(f"images are prepared with {pipeline}: --resize, --mean and --std change that")
+    tell(f"preparation: {pipeline}: --resize, --mean and --std change that")
     return Filled(
         network=network,
         name=name,

@@ -92,9 +92,9 @@ class DenseConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
         """The transform in words."""
         numbers = [", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std)]
         grey = "Grayscale, " if len(self.mean) == 1 else ""
-        size = f"Resize({self.resize})" if self.resize else "in its own size"
+        size = f"Resize({self.resize})" if self.resize else "images in their own size"
         bound = f"at most {self.most_pixels / 1e6:.1f} megapixels"
-        return f"{grey}{size}, {bound}, Normalize([{numbers[0]}], [{numbers[1]}])"
+        return f"{grey}{size}, of {bound}, Normalize([{numbers[0]}], [{numbers[1]}])"
 
 
 class TensorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tensor", tag_field="kind"):

@@ -129,9 +129,9 @@ class Prediction:
     were asked for. A multi-label model sets `labels`, those whose score reaches the threshold, best first, and `scores`
     of all classes, in the model's order. An embedding model sets `embedding`. An object detector sets `objects`, best
     first, and `size`, the width and height of the picture in pixels. A segmenter sets `segments` and `size`. Any other
-    model, a regression too, sets `output`; a network over numbers with several outputs sets `outputs`, by name. In numbers, NaN
-    stands for a number that JSON does not have. `stages` are the seconds that the server spent, by stage; `attempts` is
-    how often it was asked.
+    model, a regression too, sets `output`; a network over numbers with several outputs sets `outputs`, by name. In
+    numbers, NaN stands for a number that JSON does not have. `stages` are the seconds that the server spent, by stage;
+    `attempts` is how often it was asked.
     """
 
     raw: bytes = field(repr=False)
