@@ -1,4 +1,4 @@
-"""Segmenters from a file of weights to the class of every pixel: found by the file alone, exported, and as PyTorch's."""
+"""Segmenters from a file of weights to the class of every pixel: found by the file, exported, and as PyTorch's."""
 
 import io
 import json
