@@ -157,6 +157,7 @@ class Options(msgspec.Struct, frozen=True, array_like=True, gc=False):
     recognised, and no label as present; `None` takes the model's. `probabilities`: whether a classification includes
     the whole vector. `most`: how many detected objects to answer at most, the best; `None` for all. `mask`: the
     form in which the replica makes masks; `None` if only their map is wanted.
+    `bits`: those of a sample in a picture, 8 or 16.
     """
 
     top_k: int = 1
@@ -164,6 +165,7 @@ class Options(msgspec.Struct, frozen=True, array_like=True, gc=False):
     probabilities: bool = False
     most: int | None = None
     mask: MaskForm | None = None
+    bits: int = 8
 
 
 class Item(msgspec.Struct, frozen=True, array_like=True, gc=False):

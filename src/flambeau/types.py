@@ -11,6 +11,7 @@ from flambeau.errors import RequestError
 from flambeau.items import ArraySpec, Item, Options, Payload, PipelineKind, Tensors, TensorSpec
 from flambeau.tasks.classification import Classification
 from flambeau.tasks.embedding import Embedding
+from flambeau.tasks.image_to_image import ImageToImage
 from flambeau.tasks.multi_label import MultiLabel
 from flambeau.tasks.object_detection import ObjectDetection
 from flambeau.tasks.regression import Regression
@@ -30,6 +31,7 @@ __all__ = [
     "ArraySpec",
     "Classification",
     "Embedding",
+    "ImageToImage",
     "Item",
     "Label",
     "ModelState",

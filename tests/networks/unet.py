@@ -46,3 +46,34 @@ class Binary(UNet):
         for name, layer in self.named_children():
             setattr(inner, name, layer)
         return inner
+
+
+class Sharper(nn.Module):
+    """Super-resolution: twice as many pixels on each side, nearly those of a plain enlargement."""
+
+    def __init__(self, channels: int = 3) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, 8, 3, padding=1)
+        self.last = nn.Conv2d(8, 4 * channels, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        more = functional.pixel_shuffle(self.last(functional.relu(self.first(x))), 2)
+        return functional.interpolate(x, scale_factor=2, mode="nearest") + 0.1 * more
+
+
+class Depth(UNet):
+    """One number for each pixel."""
+
+    def __init__(self) -> None:
+        super().__init__(classes=1)
+
+
+class Styled(nn.Module):
+    """A picture of -1 to 1 whose every pixel depends on the whole image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.InstanceNorm2d(8), nn.Conv2d(8, 3, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.layers(x))

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flambeau.answers.interpolation import between
+
 Map = npt.NDArray[Any]
 """The number of each pixel's class: uint8 (height, width), or uint16 for more than 256 classes."""
 
@@ -42,8 +44,8 @@ def enlarged(scores: npt.NDArray[Any], size: tuple[int, int], *, extent: tuple[f
     dtype = np.uint8 if classes <= 256 else np.uint16
     best = scores.argmax(axis=0).astype(dtype)
     covered = extent or (float(rows), float(columns))
-    above, below, down = _between(size[0], covered[0], rows)
-    left, right, across = _between(size[1], covered[1], columns)
+    above, below, down = between(size[0], covered[0], rows)
+    left, right, across = between(size[1], covered[1], columns)
     lower, after = np.minimum(np.arange(rows) + 1, rows - 1), np.minimum(np.arange(columns) + 1, columns - 1)
     sure = (best == best[lower]) & (best == best[:, after]) & (best == best[lower][:, after])
     found = np.empty(size, dtype)
@@ -58,13 +60,6 @@ def enlarged(scores: npt.NDArray[Any], size: tuple[int, int], *, extent: tuple[f
             under = scores[:, below[y], left[x]] * (1 - wide) + scores[:, below[y], right[x]] * wide
             found[y, x] = (upper * (1 - high) + under * high).argmax(axis=0)
     return found
-
-
-def _between(size: int, extent: float, count: int) -> tuple[Map, Map, npt.NDArray[np.float32]]:
-    """For each of `size` places: the two of `count` samples that it lies between, and how far it is past the first."""
-    places = ((np.arange(size) + 0.5) * (extent / size) - 0.5).clip(0, count - 1)
-    first = np.floor(places).astype(np.intp)
-    return first, np.minimum(first + 1, count - 1), (places - first).astype(np.float32)
 
 
 def rle(mask: npt.NDArray[np.bool_]) -> str:

@@ -29,7 +29,7 @@ def write(
 ) -> bytes:
     """The file of an image.
 
-    `pixels`: uint8 or uint16 of shape (height, width), grey; or uint8 (height, width, 3), colours. With a `palette`,
+    `pixels`: uint8 or uint16 of shape (height, width), grey, or (height, width, 3), colours. With a `palette`,
     uint8 (at most 256, 3), the pixels are numbers of its colours, and that numbered `clear` is transparent. `smooth`:
     neighbours are alike but not equal, as in photographs.
     """

@@ -21,7 +21,7 @@ from torch import nn
 from flambeau import architectures
 from flambeau.architectures import single_output
 from flambeau.architectures.segmenters import PREFIX, Segmenter
-from flambeau.builder import eager, probing, signature_words
+from flambeau.builder import dense_task, eager, probing, signature_words, tile_trial
 from flambeau.builder.filled import OF_ANY_NETWORK, Filled, Tell
 from flambeau.builder.labels import VOC
 from flambeau.builder.official_names import compare_name, official_weights
@@ -43,7 +43,7 @@ ONE_ROW = "pictures of unlike sizes keep sizes of their own"
 _SEGMENTS = "semantic-segmentation"
 _OPTIONS = ("arch", "arch_args", "weights", "weights_key", "num_classes", "labels", "threshold", "task", "samples",
             "resize", "mean", "std")  # fmt: skip
-_OF_OWN = (*OF_ANY_NETWORK, "task", "activation", "labels", "threshold", "resize", "mean", "std")
+_OF_OWN = (*OF_ANY_NETWORK, "task", "resize", "mean", "std")
 _PHOTOGRAPHS = (("chelsea.jpg", (161, 127)), ("coffee.jpg", (95, 144)))
 _MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 _LEAST_TRIED = 64  # pixels
@@ -105,7 +105,8 @@ def own(
 ) -> Filled:
     """A user's own network, whose task the user named. Raises `SourceError` where its maps are no answer to images."""
     options = order.options
-    refuse_idle(options, f"{name} with --task {options.task}", used=_OF_OWN)
+    used = (*_OF_OWN, *(("activation", "labels", "threshold") if options.task == _SEGMENTS else ("levels",)))
+    refuse_idle(options, f"{name} with --task {options.task}", used=used)
     signature_words.arguments(network, name)
     channels = _channels(network, name)
     multiple, scale, answered = _sizes(network, channels, name)
@@ -133,6 +134,7 @@ def own(
         exports="torchscript",
         outputs=("logits" if options.task == _SEGMENTS else "picture",),
         one_row=ONE_ROW,
+        levels=options.levels if options.task != _SEGMENTS else None,
     )
 
 
@@ -238,18 +240,52 @@ def probe(filled: Filled, asked: str | None, *, tell: Tell) -> Probed:
         if each[name].dtype != np.float32 or not np.isfinite(each[name]).all():
             told = "numbers that are not finite" if each[name].dtype == np.float32 else str(each[name].dtype)
             raise SourceError(f"{filled.name} answers a photograph with {told}: check its weights and its last layer")
+    assert isinstance(filled.pipeline, DenseConfig)  # the caller checked
+    if not filled.pipeline.classes:
+        filled = _as_picture(filled, seen.ending.text, [each[name] for each in answers], tell)
     outputs = (TensorSpec(name, "float32", (planes, FREE, FREE)),)
     longer = tuple(zip(pictures[1:], answers[1:], strict=True))
     return Probed(filled, outputs, pictures[0], answers[0], seen.ending, one_row=ONE_ROW, longer=longer)
 
 
+def _as_picture(filled: Filled, ending: str, answers: list[np.ndarray], tell: Tell) -> Filled:
+    """The network with its numbers for black and white, and with what becomes of large pictures."""
+    config = filled.pipeline
+    assert isinstance(config, DenseConfig)  # the caller checked
+    levels, how = dense_task.picture(filled, answers, ending)
+    tell(
+        f"each picture's least number is black and its largest white ({how})"
+        if levels is None
+        else f"{levels[0]:g} is black and {levels[1]:g} is white ({how}): --levels says otherwise"
+    )
+    overlap = tile_trial.overlap(
+        _photograph(filled, "chelsea.jpg", (tile_trial.WHOLE, tile_trial.WHOLE)),
+        lambda inputs: probing.compute(filled, inputs),
+        (filled.inputs[0].name, filled.outputs[0]),
+        scale=config.scale[0] / config.scale[1],
+        multiple=config.multiple,
+        span=None if levels is None else levels[1] - levels[0],
+    )
+    most = f"{config.most_pixels / 1e6:.1f} megapixels"
+    tell(
+        f"pictures of more than {most} are cut into tiles that overlap by {overlap} pixels"
+        if overlap
+        else f"pictures of more than {most} are refused: its answer to a pixel depends on pixels far from it, so that "
+        "tiles would show seams"
+    )
+    pipeline = msgspec.structs.replace(config, levels=levels, large="tile" if overlap else "refuse", overlap=overlap)
+    return replace(filled, pipeline=pipeline)
+
+
 def _pictures(filled: Filled) -> list[np.ndarray]:
     """Two photographs of unlike sizes as the network takes them."""
+    return [_photograph(filled, *each) for each in _PHOTOGRAPHS]
+
+
+def _photograph(filled: Filled, name: str, size: tuple[int, int]) -> np.ndarray:
+    """One of the page's photographs, resized, as the network takes it."""
     assert isinstance(filled.pipeline, DenseConfig)  # the caller checked
     config = msgspec.structs.replace(filled.pipeline, resize=None)
-    folder = resources.files("flambeau").joinpath("ui", "static", "samples")
-    found = []
-    for name, size in _PHOTOGRAPHS:
-        with Image.open(io.BytesIO(folder.joinpath(name).read_bytes())) as image:
-            found.append(dense.prepared(image.convert("RGB").resize(size), config))
-    return found
+    file = resources.files("flambeau").joinpath("ui", "static", "samples", name)
+    with Image.open(io.BytesIO(file.read_bytes())) as image:
+        return dense.prepared(image.convert("RGB").resize(size), config)

@@ -35,6 +35,7 @@ class Filled:
     * `official`: the weights are published ones; `without_head`: where the head belongs that the weights lack
     * `exports`: the exporter; `ending`: the last operation, where the graph gave it
     * `outputs`: the names of its outputs; `shapes`: the shape of one row of each, with free axes marked after probing
+    * `levels`: what the user said are the numbers for black and white
     * `plain`: it returns one tensor and nothing else
     """
 
@@ -54,6 +55,7 @@ class Filled:
     without_head: str | None = None
     ending: Ending | None = None
     one_row: str | None = None
+    levels: str | None = None
 
     @property
     def free(self) -> bool:

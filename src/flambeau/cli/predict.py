@@ -182,6 +182,8 @@ class Scoring:
         kind = kind_of(bundle.manifest.pipeline)
         does = TASKS[bundle.manifest.what_it_does]
         idle = [*(["columns"] if kind == "image" else []), *([] if does.ranked else _OF_CLASSES)]
+        if does.pictorial and options.pictures is None:
+            raise SetupError(f"{bundle.manifest.name} makes pictures: name a folder for them with --pictures DIR")
         if png.PNG not in does.media_types:
             idle.append("pictures")
         for name in idle:

@@ -128,10 +128,11 @@ class Prediction:
     why), `top`, the best classes if `top_k` was given, and `class_index` and `probabilities` (of all classes) if those
     were asked for. A multi-label model sets `labels`, those whose score reaches the threshold, best first, and `scores`
     of all classes, in the model's order. An embedding model sets `embedding`. An object detector sets `objects`, best
-    first, and `size`, the width and height of the picture in pixels. A segmenter sets `segments` and `size`. Any other
-    model, a regression too, sets `output`; a network over numbers with several outputs sets `outputs`, by name. In
-    numbers, NaN stands for a number that JSON does not have. `stages` are the seconds that the server spent, by stage;
-    `attempts` is how often it was asked.
+    first, and `size`, the width and height of the picture in pixels. A segmenter sets `segments` and `size`. A network
+    that makes pictures sets `picture`, the bytes of a PNG file, and `size`, its own. Any other model, a regression too,
+    sets `output`; a network over numbers with several outputs sets `outputs`, by name. In numbers, NaN stands for a
+    number that JSON does not have. `stages` are the seconds that the server spent, by stage; `attempts` is how often it
+    was asked.
     """
 
     raw: bytes = field(repr=False)
@@ -147,6 +148,7 @@ class Prediction:
     embedding: tuple[float, ...] = field(default=(), repr=False)
     objects: tuple[FoundObject, ...] = ()
     segments: tuple[FoundSegment, ...] = ()
+    picture: bytes = field(default=b"", repr=False)
     size: tuple[int, int] | None = None
     output: Any = None
     outputs: Mapping[str, Any] = field(default_factory=dict)
@@ -192,7 +194,8 @@ def read(response: BaseHTTPResponse, *, request_id: str, attempts: int) -> Predi
         embedding=_numbers(body.get("embedding")),
         objects=tuple(map(_object, boxes)),
         segments=() if boxes else tuple(map(_segment, found)),
-        size=(image["width"], image["height"]) if image else None,
+        picture=base64.b64decode(body.get("picture") or ""),
+        size=_size(image or body),
         output=body.get("output"),
         outputs=body.get("outputs") or {},
         stages=_stages(response.headers.get("Server-Timing", "")),
@@ -215,6 +218,10 @@ def _object(each: dict[str, Any]) -> FoundObject:
     numbers = {name: math.nan if number is None else number for name, number in each["box"].items()}
     score = math.nan if each["score"] is None else each["score"]
     return FoundObject(each["label"], score, each["class_index"], **numbers)
+
+
+def _size(sized: dict[str, Any]) -> tuple[int, int] | None:
+    return (sized["width"], sized["height"]) if "width" in sized and "height" in sized else None
 
 
 def _segment(each: dict[str, Any]) -> FoundSegment:

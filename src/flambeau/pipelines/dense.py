@@ -15,12 +15,16 @@ from flambeau.bundle.pipeline_config import DenseConfig
 from flambeau.errors import InvalidInput
 from flambeau.pipelines.image import decode, normalise, size_of
 from flambeau.pipelines.picture import refuse_thin
+from flambeau.pipelines.tiling import Grid
 from flambeau.tasks import Postprocess
 from flambeau.tasks.semantic_segmentation import EXTENT, SIZE
 from flambeau.types import Answer, Item, Payload, Tensors, TensorSpec
 
 LEAST_SIDE = 32
 """Pixels: a shorter side is padded to this length at least, because networks halve their maps a few times."""
+
+MOST_ANSWERED = 16_777_216
+"""The most pixels of a picture that a network makes: they are in memory as float32, with a copy."""
 
 _EXAMPLE = (96, 64)
 
@@ -50,7 +54,11 @@ class DensePipeline:
             )
         image = decode(payload.data, max_pixels=self._max_pixels)
         refuse_thin(image.size)
-        return {self._input: prepared(image, self._config)}
+        self._refuse_large(image.size)
+        grid = self._grid(*resized(self._config, *image.size))
+        if grid is None:
+            return {self._input: prepared(image, self._config)}
+        return {self._input: grid.cut(planes_of(image, self._config))}
 
     def postprocess(self, outputs: Tensors, item: Item) -> Answer:
         """The task's answer, in the size of the image as it was sent."""
@@ -58,7 +66,34 @@ class DensePipeline:
         taken = resized(self._config, width, height)
         up, down = self._config.scale
         extent = [side * up / down for side in reversed(taken)]
+        if (grid := self._grid(*taken)) is not None:
+            outputs = {name: grid.join(tiles, self._config.scale) for name, tiles in outputs.items()}
         return self._answer(outputs | {SIZE: np.array([[height, width]]), EXTENT: np.array([extent])}, item)
+
+    def _grid(self, width: int, height: int) -> Grid | None:
+        """The tiles of an image of that size; `None` if it is computed as a whole."""
+        config = self._config
+        if config.large != "tile" or width * height <= config.most_pixels:
+            return None
+        return Grid.over(height, width, config.overlap)
+
+    def _refuse_large(self, size: tuple[int, int]) -> None:
+        """Raise `InvalidInput` for an image that the network cannot compute, or whose answer would be too large."""
+        width, height = resized(self._config, *size)
+        up, down = self._config.scale
+        told = f"an image of {size[0]} × {size[1]} pixels is too large"
+        if self._config.large == "refuse" and width * height > self._config.most_pixels:
+            raise InvalidInput(
+                f"{told}: this network takes {self._config.most_pixels} pixels at most, for its answer to a pixel "
+                "depends on the whole image, so that it cannot be cut into tiles",
+                code="image_too_large",
+            )
+        if self._config.large != "reduce" and width * height * up * up > MOST_ANSWERED * down * down:
+            raise InvalidInput(
+                f"{told}: the answer would have {width * height * up * up // (down * down)} pixels, and the most is "
+                f"{MOST_ANSWERED}",
+                code="image_too_large",
+            )
 
     def example(self) -> Payload:
         """A small grey PNG."""
@@ -72,7 +107,7 @@ def resized(config: DenseConfig, width: int, height: int) -> tuple[int, int]:
     short, long = min(width, height), max(width, height)
     if config.resize is not None:
         short, long = config.resize, int(config.resize * long / short)
-    if short * long > config.most_pixels:
+    if short * long > config.most_pixels and config.large == "reduce":
         shrunk = math.sqrt(config.most_pixels / (short * long))
         short, long = max(1, int(short * shrunk)), max(1, int(long * shrunk))
     return (short, long) if width <= height else (long, short)
@@ -80,13 +115,17 @@ def resized(config: DenseConfig, width: int, height: int) -> tuple[int, int]:
 
 def prepared(image: Image.Image, config: DenseConfig) -> np.ndarray:
     """The network's input for an RGB image: float32 (1, channels, height, width), padded."""
+    return padded(planes_of(image, config), config.multiple)
+
+
+def planes_of(image: Image.Image, config: DenseConfig) -> np.ndarray:
+    """The same before it is padded."""
     size = resized(config, *image.size)
     if size != image.size:
         image = image.resize(size, Image.Resampling.BILINEAR)
     if len(config.mean) == 1:
         image = image.convert("L")
-    planes = normalise(np.asarray(image), np.array(config.mean, np.float32), np.array(config.std, np.float32))
-    return padded(planes, config.multiple)
+    return normalise(np.asarray(image), np.array(config.mean, np.float32), np.array(config.std, np.float32))
 
 
 def padded(planes: np.ndarray, multiple: int) -> np.ndarray:

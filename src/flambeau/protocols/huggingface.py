@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from flambeau.answers import Answer, Asked, Value
+from flambeau.answers import Answer, Asked, Value, png
 from flambeau.errors import RequestError
 from flambeau.pipelines import json_document
 from flambeau.protocols import native, v1_documents
@@ -29,6 +29,7 @@ from flambeau.serving.service import Service
 from flambeau.settings.service import Settings
 from flambeau.tasks.classification import Classification
 from flambeau.tasks.embedding import Embedding
+from flambeau.tasks.image_to_image import ImageToImage
 from flambeau.tasks.multi_label import MultiLabel
 from flambeau.tasks.object_detection import ObjectDetection
 from flambeau.tasks.semantic_segmentation import SemanticSegmentation
@@ -70,6 +71,9 @@ async def answer(service: Service, model: Model, request: HttpRequest) -> Answer
     found = answers_of(outcomes, noun="input")
     nonfinite = sum(each.nonfinite for each in found)
     headers = (("X-Nonfinite-Outputs", str(nonfinite)),) if nonfinite else ()
+    first = found[0]
+    if isinstance(first, ImageToImage) and not several:
+        return Answered(HttpAnswer(200, first.file, png.PNG, headers), None, timings, queued)
     shapes = [_shape(each, options.top_k, options.threshold) for each in found]
     text = msgspec.json.encode(shapes if several else shapes[0])
     return Answered(HttpAnswer(200, text, headers=headers), None, timings, queued)

@@ -23,7 +23,7 @@ from flambeau.protocols import multipart
 from flambeau.protocols.errors import error_answer, error_body
 from flambeau.protocols.messages import JSON, HttpAnswer, HttpRequest, prefers
 from flambeau.protocols.multipart import Part
-from flambeau.protocols.parameters import FORM_PARTS, MASK, MAX_DETECTIONS, THRESHOLD, TIMEOUT, TOP_K, reading_of
+from flambeau.protocols.parameters import BITS, FORM_PARTS, MASK, MAX_DETECTIONS, THRESHOLD, TIMEOUT, TOP_K, reading_of
 from flambeau.serving.model import Model
 from flambeau.serving.service import Service
 from flambeau.settings.service import Settings
@@ -111,7 +111,7 @@ async def read(request: HttpRequest, kind: str, settings: Settings, *, task: Tas
             "JSON",
             code="bad_request",
         )
-    mask = MASK.read(request) or "png"
+    mask, bits = MASK.read(request) or "png", int(BITS.read(request) or 8)
     return Call(
         items=items,
         options=Options(
@@ -120,6 +120,7 @@ async def read(request: HttpRequest, kind: str, settings: Settings, *, task: Tas
             probabilities=any(form == "image" for form, _ in items),
             most=None if most is None else int(most),
             mask=mask if rendered is None and "mask" in TASKS[task].parameters else None,  # type: ignore[arg-type]
+            bits=bits,
         ),
         top_k=None if top_k is None else int(top_k),
         rendered=rendered,

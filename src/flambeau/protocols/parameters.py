@@ -120,6 +120,7 @@ MAX_DETECTIONS = Number(
     "max_detections", "query", True, 1, 1000, "How many objects to answer at most.", 10,
 )  # fmt: skip
 MASK = Choice("mask", typing.get_args(MaskForm), "The form of a mask.")
+BITS = Choice("bits", ("8", "16"), "The bits of a sample.")
 TIMEOUT = Number(
     "X-Request-Timeout-Ms", "header", True, 1, 10**9,
     "Milliseconds within which the answer is wanted. It can shorten the service's deadline, not lengthen it.", 2000,
@@ -129,7 +130,7 @@ TIMEOUT = Number(
 def choices_of(task: TaskName) -> tuple[Choice, ...]:
     """The words with a meaning for a task, with that meaning. Every request has all of them checked."""
     asked = TASKS[task].parameters
-    return tuple(replace(each, meaning=asked[each.name]) for each in (MASK,) if each.name in asked)
+    return tuple(replace(each, meaning=asked[each.name]) for each in (MASK, BITS) if each.name in asked)
 
 
 def numbers_of(task: TaskName) -> tuple[Number, ...]:

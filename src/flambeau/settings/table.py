@@ -105,7 +105,8 @@ SOURCE = (
         "task",
         "What the network does with an image. Default: found out.",
         "What the network does with an image: `classification` (one of several), `multi-label` (each class on its "
-        "own), `regression` (numbers), `embedding` (a vector) or `object-detection` (boxes, of a detector). Not set: "
+        "own), `regression` (numbers), `embedding` (a vector), `object-detection` (boxes, of a detector), "
+        "`semantic-segmentation` (the class of each pixel) or `image-to-image` (a picture). Not set: "
         "[found out](sources.md#task-and-activation).",
         kind="choice",
         choices=tuple(name for name, task in TASKS.items() if task.takes == "image"),
@@ -170,6 +171,14 @@ SOURCE = (
         "Deviation to divide by, in the same form: `0.229,0.224,0.225`.",
         kind="numbers",
         group=_IMAGES,
+    ),
+    _row(
+        "levels",
+        "Numbers for black and white, of a network that makes pictures.",
+        "Numbers that a network which makes pictures gives for black and white, such as `0,1`, `-1,1` or `0,255`; "
+        "`own` for each picture's least and largest. Not set: found out, or asked for.",
+        group=_IMAGES,
+        metavar="B,W",
     ),
 )
 """The fields of `flambeau.settings.source.SourceOptions`, except the two that are service settings too."""

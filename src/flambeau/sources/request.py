@@ -81,7 +81,7 @@ class Imported(msgspec.Struct, frozen=True, tag="imported"):
 Event = BuildStep | Advance | Note | BuildFailure | Imported
 """What the build process writes to its standard output, one line of JSON each."""
 
-IMAGE_OPTIONS = ("labels", "task", "activation", "resize", "crop", "mean", "std", "threshold")
+IMAGE_OPTIONS = ("labels", "task", "activation", "resize", "crop", "mean", "std", "levels", "threshold")
 _FILE_OPTIONS = ("weights_key", "samples")
 OPTIONS = (
     "arch", "arch_args", "weights", "hidden_activation", "num_classes", "pipeline", "input_shape", "output_name",

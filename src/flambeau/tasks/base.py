@@ -29,7 +29,9 @@ class NetworkFacts:
     """What a task knows of its network. Without `labels`, classes are named by their numbers.
 
     Of a detector or a segmenter: `classes`, the number of classes that its labels count. Of a detector: `least`, the
-    score below which it reports nothing; and `most`, how many boxes it reports at most.
+    score below which it reports nothing; and `most`, how many boxes it reports at most. Of a network whose answer is a
+    picture: `scale`, how many pixels its output has for how many of its input; and `levels`, its numbers for black and
+    white, or `None` if each picture has its own.
     """
 
     inputs: Sequence[TensorSpec]
@@ -40,6 +42,8 @@ class NetworkFacts:
     classes: int = 0
     least: float = 0.0
     most: int = 0
+    scale: tuple[int, int] = (1, 1)
+    levels: tuple[float, float] | None = None
 
 
 class Task:
@@ -68,6 +72,9 @@ class Task:
 
     dense: ClassVar[bool] = False
     """Whether the network answers for every pixel, so that images keep their sizes."""
+
+    pictorial: ClassVar[bool] = False
+    """Whether its answers are pictures and little else, which a table cannot hold."""
 
     usual_threshold: ClassVar[float | None] = None
     """The threshold of a build, unless the user gives another."""

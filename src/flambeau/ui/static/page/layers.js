@@ -1,6 +1,4 @@
-/** Coloured masks over a picture: one for each class, with switches, and a slider for how much they cover. */
-
-const OPACITY = 60; // percent, as in the card's template
+/** What lies over a picture, with a slider for how much it covers: masks with a switch for each, or what became of it. */
 
 /**
  * @param {Element} picture where the picture is
@@ -13,7 +11,8 @@ export function layOver(picture, said, masks) {
   if (!controls) return;
   const over = document.createElement("div");
   over.className = "masks";
-  over.style.opacity = OPACITY / 100;
+  const slider = controls.querySelector("input[type=range]");
+  over.style.opacity = slider.value / 100;
   const switches = [...controls.querySelectorAll("input[type=checkbox]")];
   [...masks].forEach((mask, place) => {
     const image = document.createElement("img");
@@ -21,11 +20,11 @@ export function layOver(picture, said, masks) {
     image.addEventListener("load", () => URL.revokeObjectURL(address), { once: true });
     image.alt = ""; // the list of the card says what there is
     image.src = address;
-    image.hidden = !switches[place].checked;
-    switches[place].addEventListener("change", () => (image.hidden = !switches[place].checked));
+    const shown = switches[place];
+    image.hidden = shown !== undefined && !shown.checked;
+    shown?.addEventListener("change", () => (image.hidden = !shown.checked));
     over.append(image);
   });
-  const slider = controls.querySelector("input[type=range]");
   slider.addEventListener("input", () => (over.style.opacity = slider.value / 100));
   picture.append(over);
   controls.hidden = false;
