@@ -7,11 +7,12 @@ import pytest
 from PIL import Image
 from selenium.webdriver.common.keys import Keys
 
-from tests.support import segmenter_bundles
+from tests.support import picture_bundles, segmenter_bundles
 from tests.support.browser import DESKTOP, PHONE, Screen, open_browser
 from tests.support.photographs import encoded
 from tests.support.server import Serve, ServerProcess
 
+AXE = (Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js").read_text()
 MEASURE = """
 const [image, mask] = [".picture > img", ".picture .masks img"].map((name) =>
   document.querySelector(`.card ${name}`).getBoundingClientRect());
@@ -52,5 +53,29 @@ def test_masks_lie_over_the_picture_and_can_be_switched_off(
         slider.send_keys(Keys.ARROW_RIGHT)
         assert browser.run("return document.querySelector('.masks').style.opacity") == "0.61"
         assert browser.find(".file").is_displayed()
+        browser.run(AXE)
+        found = browser.run("return (await axe.run()).violations")
+        assert [each["id"] for each in found if each["impact"] in ("serious", "critical")] == []
         assert browser.run("return document.documentElement.scrollWidth <= innerWidth")
+        assert browser.complaints() == []
+
+
+def test_a_picture_that_was_made_can_be_compared_with_the_one_before(
+    serve: Serve, chromium: str, tmp_path: Path
+) -> None:
+    bundle = picture_bundles.negative(tmp_path / "bundle", enlarge=2)
+    (tmp_path / "a.png").write_bytes(encoded(Image.new("RGB", (300, 200), (0, 0, 255))))
+    with serve(bundle.path, "--replicas", "1") as server, open_browser(tmp_path / "profile") as browser:
+        browser.open(server.url)
+        browser.find("#file").send_keys(str(tmp_path / "a.png"))
+        browser.until(lambda: browser.all(".card .masks img") and not browser.all(".card.busy"))
+        assert browser.texts(".card .verdict") == ["A picture of 600 × 400 pixels"]
+        browser.until(lambda: browser.run(SHOWN) == [600])
+        measured = browser.run(MEASURE)
+        assert measured[4:] == pytest.approx(measured[:4], abs=1)
+        browser.find(".layers input[type=range]").send_keys(Keys.HOME)
+        assert browser.run("return document.querySelector('.masks').style.opacity") == "0"
+        browser.run(AXE)
+        found = browser.run("return (await axe.run()).violations")
+        assert [each["id"] for each in found if each["impact"] in ("serious", "critical")] == []
         assert browser.complaints() == []

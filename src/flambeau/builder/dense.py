@@ -107,9 +107,13 @@ def own(
     options = order.options
     used = (*_OF_OWN, *(("activation", "labels", "threshold") if options.task == _SEGMENTS else ("levels",)))
     refuse_idle(options, f"{name} with --task {options.task}", used=used)
-    signature_words.arguments(network, name)
+    if len(needed := signature_words.arguments(network, name)) > 1:
+        raise SourceError(
+            f"{name} takes {len(needed)} inputs ({', '.join(needed)}), and --task {options.task} gives it one image: "
+            "wrap it in a flambeau.PythonModel"
+        )
     channels = _channels(network, name)
-    multiple, scale, answered = _sizes(network, channels, name)
+    multiple, scale, answered = _sizes(network, channels, name, options.output_name)
     recipe = _recipe(options, channels)
     pipeline = msgspec.structs.replace(
         _customised(recipe, options),
@@ -178,7 +182,7 @@ def _channels(network: nn.Module, name: str) -> int:
     raise SourceError(f"{name} has no weights, so the channels of its images are not known: wrap it in a PythonModel")
 
 
-def _sizes(network: nn.Module, channels: int, name: str) -> tuple[int, Fraction, int]:
+def _sizes(network: nn.Module, channels: int, name: str, asked: str | None) -> tuple[int, Fraction, int]:
     """The least number of which sides have to be multiples, the output's pixels for one of the input, and its planes.
 
     Raises `SourceError` if there is no such number.
@@ -186,7 +190,7 @@ def _sizes(network: nn.Module, channels: int, name: str) -> tuple[int, Fraction,
     for multiple in _MULTIPLES:
         first = max(1, _LEAST_TRIED // multiple) | 1
         tried = [(first * multiple, (first + 2) * multiple), ((first + 4) * multiple, (first + 2) * multiple)]
-        found = [_output(network, (channels, *sides)) for sides in tried]
+        found = [_output(network, (channels, *sides), asked) for sides in tried]
         ratios, planes = set(), set()
         for sides, output in zip(tried, found, strict=True):
             if output is None or output.dim() != 4 or len(output) != 1:
@@ -196,7 +200,7 @@ def _sizes(network: nn.Module, channels: int, name: str) -> tuple[int, Fraction,
         else:
             if len(ratios) == len(planes) == 1 and _SCALES[0] <= min(ratios) <= _SCALES[1]:
                 return multiple, ratios.pop(), planes.pop()
-    shown = _output(network, (channels, 256, 256))
+    shown = _output(network, (channels, 256, 256), asked)
     told = "cannot compute them" if shown is None else f"answers one of 256 × 256 with {list(shown.shape)}"
     raise SourceError(
         f"{name} does not answer for every pixel of images of unlike sizes, and {told}: wrap it in a "
@@ -204,11 +208,11 @@ def _sizes(network: nn.Module, channels: int, name: str) -> tuple[int, Fraction,
     )
 
 
-def _output(network: Callable[..., Any], shape: tuple[int, ...]) -> torch.Tensor | None:
-    """The first map that the network returns for an image of zeros; `None` where it returns none."""
+def _output(network: Callable[..., Any], shape: tuple[int, ...], asked: str | None = None) -> torch.Tensor | None:
+    """The map called `asked` that the network returns for an image of zeros, or the first; `None` if there is none."""
     with torch.inference_mode(), contextlib.suppress(Exception):  # raising is an answer
-        found = single_output.parts(network(torch.zeros(1, *shape))).values()
-        return next((each for each in found if each.dim() == 4), None)
+        found = single_output.parts(network(torch.zeros(1, *shape)))
+        return found.get(asked or "", next((each for each in found.values() if each.dim() == 4), None))
     return None
 
 

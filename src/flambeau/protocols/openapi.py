@@ -15,7 +15,7 @@ from flambeau.protocols import kserve_openapi, model_views, schemas
 from flambeau.protocols.errors import STATUS
 from flambeau.protocols.messages import REQUEST_ID, HttpAnswer, HttpRequest
 from flambeau.protocols.model_sentences import about
-from flambeau.protocols.parameters import Choice, Number, choices_of, numbers_of
+from flambeau.protocols.parameters import Number, WordChoice, choices_of, numbers_of
 from flambeau.protocols.routes import OPEN, Operation, Route, RouteTable
 from flambeau.serving.model import Model
 from flambeau.serving.service import Service
@@ -158,7 +158,7 @@ def _parameter(number: Number) -> Document:
     }
 
 
-def _words(choice: Choice) -> Document:
+def _words(choice: WordChoice) -> Document:
     return {
         "name": choice.name,
         "in": "query",

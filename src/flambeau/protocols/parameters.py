@@ -93,7 +93,7 @@ class Number:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class WordChoice:
     """One of a few words in the query."""
 
     name: str
@@ -119,15 +119,15 @@ THRESHOLD = Number(
 MAX_DETECTIONS = Number(
     "max_detections", "query", True, 1, 1000, "How many objects to answer at most.", 10,
 )  # fmt: skip
-MASK = Choice("mask", typing.get_args(MaskForm), "The form of a mask.")
-BITS = Choice("bits", ("8", "16"), "The bits of a sample.")
+MASK = WordChoice("mask", typing.get_args(MaskForm), "The form of a mask.")
+BITS = WordChoice("bits", ("8", "16"), "The bits of a sample.")
 TIMEOUT = Number(
     "X-Request-Timeout-Ms", "header", True, 1, 10**9,
     "Milliseconds within which the answer is wanted. It can shorten the service's deadline, not lengthen it.", 2000,
 )  # fmt: skip
 
 
-def choices_of(task: TaskName) -> tuple[Choice, ...]:
+def choices_of(task: TaskName) -> tuple[WordChoice, ...]:
     """The words with a meaning for a task, with that meaning. Every request has all of them checked."""
     asked = TASKS[task].parameters
     return tuple(replace(each, meaning=asked[each.name]) for each in (MASK, BITS) if each.name in asked)
