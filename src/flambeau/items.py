@@ -159,18 +159,26 @@ class Payload(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return 0 if self.kind == "value" else len(self.data)
 
 
+MaskForm = Literal["png", "rle"]
+"""The form of a mask in JSON: a PNG in base64, or COCO's run-length encoding."""
+
+
 class Options(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The client's options for its answer.
 
     `top_k`: how many classes to rank, best first. `threshold`: the probability below which nothing counts as
     recognised, and no label as present; `None` takes the model's. `probabilities`: whether a classification includes
-    the whole vector. `most`: how many detected objects to answer at most, the best; `None` for all.
+    the whole vector. `most`: how many detected objects to answer at most, the best; `None` for all. `mask`: the
+    form in which the replica makes masks; `None` if only their map is wanted.
+    `bits`: those of a sample in a picture, 8 or 16.
     """
 
     top_k: int = 1
     threshold: float | None = None
     probabilities: bool = False
     most: int | None = None
+    mask: MaskForm | None = None
+    bits: int = 8
 
 
 class Item(msgspec.Struct, frozen=True, array_like=True, gc=False):

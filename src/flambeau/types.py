@@ -11,9 +11,11 @@ from flambeau.errors import RequestError
 from flambeau.items import ArraySpec, Item, Options, Payload, PipelineKind, Tensors, TensorSpec
 from flambeau.tasks.classification import Classification
 from flambeau.tasks.embedding import Embedding
+from flambeau.tasks.image_to_image import ImageToImage
 from flambeau.tasks.multi_label import MultiLabel
 from flambeau.tasks.object_detection import ObjectDetection
 from flambeau.tasks.regression import Regression
+from flambeau.tasks.semantic_segmentation import SemanticSegmentation
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar  # Python's own has no default before 3.13
@@ -29,6 +31,7 @@ __all__ = [
     "ArraySpec",
     "Classification",
     "Embedding",
+    "ImageToImage",
     "Item",
     "Label",
     "ModelState",
@@ -42,6 +45,7 @@ __all__ = [
     "RawOutputs",
     "Regression",
     "Scored",
+    "SemanticSegmentation",
     "TensorSpec",
     "Tensors",
     "Timings",

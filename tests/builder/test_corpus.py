@@ -11,7 +11,7 @@ import pytest
 
 import corpus_nets
 import flambeau
-from flambeau.types import Classification, Embedding, MultiLabel, ObjectDetection, Regression
+from flambeau.types import Classification, Embedding, MultiLabel, ObjectDetection, Regression, SemanticSegmentation
 from tests.support.advice import Served, State, documented, follow
 from tests.support.corpus import Kind, Made, kinds
 
@@ -103,6 +103,8 @@ def told(found: Any) -> tuple[str, Any]:
         return "regression", np.ravel(found.output)
     if isinstance(found, ObjectDetection):
         return "object-detection", {name: rows[0] for name, rows in found.tensors().items()}
+    if isinstance(found, SemanticSegmentation):
+        return "semantic-segmentation", {"classes": found.labels}
     return "", found
 
 
@@ -121,6 +123,8 @@ def assert_alike(found: Any, expected: Any) -> None:
     """The same numbers under the same names."""
     if isinstance(expected, dict) and "boxes" in expected:
         assert_same_boxes(found, expected)
+    elif isinstance(expected, dict) and "classes" in expected and isinstance(found["classes"], np.ndarray):
+        assert (found["classes"] == np.array(expected["classes"])).mean() > 0.99
     elif isinstance(expected, dict):
         assert found.keys() == expected.keys()
         for name, value in expected.items():

@@ -111,6 +111,7 @@ WEIGHTS = {
     "findings.pth": ("resnet18", 5, "fc.bias", 1),
     "binary.pth": ("resnet18", 1, "fc.bias", 0),
     "densenet.pth": ("densenet121", 1000, "classifier.bias", 285),
+    "masks.pth": ("lraspp_mobilenet_v3_large", 3, "classifier.low_classifier.bias", 1),
     "boxes.pth": ("ssdlite320_mobilenet_v3_large", 3, "head.classification_head.module_list.0.1.bias", 1),
 }
 """Files that the documents take as given: the network, its classes, and which of them wins, by its bias."""
@@ -125,7 +126,8 @@ from torchvision import models
 
 name, classes, bias, winner, path = sys.argv[1:]
 torch.manual_seed(0)
-bare = {"weights_backbone": None} if name in models.list_models(module=models.detection) else {}
+others = [name for module in (models.detection, models.segmentation) for name in models.list_models(module=module)]
+bare = {"weights_backbone": None} if name in others else {}
 weights = models.get_model(name, num_classes=int(classes), **bare).state_dict()
 weights[bias][int(winner)] = 100.0
 torch.save(weights, path)

@@ -38,6 +38,8 @@ class Agreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Of a detector, `boxes` counts the boxes that both found, `difference` is the largest of their scores', and
     `same_top_class` is true if no box is without its like.
+
+    Of a segmenter, `pixels` is the share of pixels that have the same class.
     """
 
     samples: int
@@ -45,6 +47,7 @@ class Agreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     same_top_class: bool
     tolerance: float = TOLERANCE
     boxes: int | UnsetType = UNSET
+    pixels: float | UnsetType = UNSET
 
     @property
     def holds(self) -> bool:
@@ -57,6 +60,11 @@ class Agreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return (
                 f"{self.boxes} boxes on {self.samples} pictures are the same{others}; "
                 f"their scores are {self.difference:.1e} apart at most (tolerance {self.tolerance:.0e})"
+            )
+        if self.pixels is not UNSET:
+            return (
+                f"{self.pixels:.2%} of the pixels have the same class on {self.samples} pictures; its numbers are "
+                f"{self.difference:.1e} apart at most (tolerance {self.tolerance:.0e})"
             )
         return (
             f"{self.difference:.1e} apart at most on {self.samples} samples (tolerance {self.tolerance:.0e}), "

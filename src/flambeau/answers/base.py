@@ -94,6 +94,10 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag=str.lower):
             raise ValueError("the answer is not an array of numbers")
         return {"output": array[None]}
 
+    def picture(self) -> bytes:
+        """The answer as an image file, for a folder of results; empty if it is none."""
+        return b""
+
     def returned(self) -> Any:
         """The answer as a caller in Python gets it."""
         return self

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -76,14 +77,17 @@ def compare(expected: Tensors, found: Tensors, *, least: float, most: int, toler
 
 
 def worst(found: Iterable[Agreement]) -> Agreement:
-    """The worst of several agreements, with the boxes of all of them counted, if it is about boxes."""
+    """The worst of several agreements. One about boxes or pixels counts those of all of them."""
     each = list(found)
     taken = max(each, key=lambda one: (not one.holds, one.difference))
-    if not isinstance(taken.boxes, int):
-        return taken
-    boxes = sum(one.boxes for one in each if isinstance(one.boxes, int))
     samples = sum(one.samples for one in each)
-    return Agreement(samples, taken.difference, taken.same_top_class, taken.tolerance, boxes)
+    if isinstance(taken.boxes, int):
+        boxes = sum(one.boxes for one in each if isinstance(one.boxes, int))
+        return msgspec.structs.replace(taken, samples=samples, boxes=boxes)
+    if isinstance(taken.pixels, float):
+        pixels = min(one.pixels for one in each if isinstance(one.pixels, float))
+        return msgspec.structs.replace(taken, samples=samples, pixels=pixels)
+    return taken
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,10 @@ class ModelRegistry(Protocol):
 
 
 class TorchvisionModels:
-    """torchvision's classification models, with its official weights. Its detectors can be constructed, too."""
+    """torchvision's classification models, with its official weights.
+
+    Its detectors and segmenters can be constructed, too.
+    """
 
     def names(self) -> list[str]:
         torchvision_compat.declare_missing()
@@ -49,6 +52,10 @@ class TorchvisionModels:
             from flambeau.architectures import detectors
 
             return detectors.constructor(partial(models.get_model, name))
+        if name in models.list_models(module=models.segmentation):
+            from flambeau.architectures import segmenters
+
+            return segmenters.constructor(partial(models.get_model, name))
 
         def construct(**args: Any) -> "nn.Module":
             if name in ("googlenet", "inception_v3"):

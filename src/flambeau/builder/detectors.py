@@ -20,7 +20,7 @@ from flambeau.architectures.detectors import PREFIX, Detector
 from flambeau.builder import probing
 from flambeau.builder.filled import Filled, Tell
 from flambeau.builder.labels import COCO
-from flambeau.builder.official_names import compare_name
+from flambeau.builder.official_names import compare_name, official_weights
 from flambeau.builder.probing import Probed
 from flambeau.builder.weights import Weights
 from flambeau.bundle.storage import PictureConfig
@@ -63,7 +63,7 @@ def filled(
     assert isinstance(fit.pipeline, PictureConfig)  # the caller checked
     architectures.load_weights(network, {PREFIX + key: tensor for key, tensor in tensors.items()}, name=name)
     compare_name(str(order.file or ""), weights.sha256, tell=tell)
-    official = _is_official(name, weights.sha256)
+    official = official_weights(name, weights.sha256)
     if official:
         tell(f"these are the official weights {official}, of COCO's classes")
     least, most = network.limits
@@ -86,17 +86,6 @@ def filled(
         official=bool(official),
         one_row=ONE_ROW,
     )
-
-
-def _is_official(name: str, sha256: str) -> str:
-    """The name of the official weights with this hash, by torchvision's own list; empty if they are others."""
-    from torchvision import models
-
-    for entry in models.get_model_weights(name):
-        digits = entry.url.rpartition("-")[2].partition(".")[0]
-        if len(digits) >= 8 and sha256.startswith(digits):
-            return str(entry)
-    return ""
 
 
 def probe(filled: Filled, *, tell: Tell) -> Probed:

@@ -46,6 +46,7 @@ class Filled:
     * `official`: the weights are published ones; `without_head`: where the head belongs that the weights lack
     * `exports`: the exporter; `ending`: the last operation, where the graph gave it
     * `outputs`: the names of its outputs; `shapes`: the shape of one row of each, with free axes marked after probing
+    * `levels`: what the user said are the numbers for black and white
     * `plain`: it returns one tensor and nothing else
     * `tokenizer`: the file that makes token ids of texts, for a network over texts
     """
@@ -67,6 +68,7 @@ class Filled:
     ending: Ending | None = None
     one_row: str | None = None
     tokenizer: Path | None = None
+    levels: str | None = None
 
     @property
     def free(self) -> bool:

@@ -15,7 +15,7 @@ from msgspec import structs
 from torch import nn
 
 from flambeau.architectures import single_output
-from flambeau.builder import signature_words
+from flambeau.builder import dense, signature_words
 from flambeau.builder.axis_words import asked_for
 from flambeau.builder.shapes import InputForm, as_images, of_shape, shape_of
 from flambeau.errors import SourceError
@@ -141,6 +141,8 @@ def _by_trying(network: nn.Module, channels: int, name: str, options: SourceOpti
                 f"{begins}, but cannot compute images of {tried}: name the shape with --input-shape {channels},H,W"
             )
         shape = (channels, computed, computed)
+        if question := dense.ask(network, shape, name):
+            raise SourceError(question)
         raise SourceError(
             f"{begins}, but does not turn images of {tried} into rows of numbers: serve it over numbers with "
             f"--input-shape {','.join(map(str, shape))} --pipeline tensor, or {unsupported.AROUND}"

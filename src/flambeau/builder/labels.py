@@ -1,7 +1,8 @@
-"""Class names: the built-in lists of ImageNet and COCO, and the common file formats.
+"""Class names: the built-in lists of ImageNet, COCO and PASCAL VOC, and the common file formats.
 
 * `imagenet`: the 1,000 classes of ILSVRC 2012 with their WordNet ids
 * `coco`: the 91 classes of COCO, as torchvision's detectors number them
+* `voc`: the 21 classes of PASCAL VOC, as torchvision's segmenters number them
 * `imagenet_class_index.json`: `{"0": ["n01440764", "tench"], ...}`
 * `index_to_name.json`: `{"0": "cat", ...}`
 * `class_to_idx.json`, as torchvision's `ImageFolder` has it: `{"cat": 0, ...}`
@@ -24,8 +25,16 @@ IMAGENET = "imagenet"
 COCO = "coco"
 """The 91 classes of COCO, of which torchvision's detectors know 80. The first is the background."""
 
+VOC = "voc"
+"""The 21 classes of PASCAL VOC, of which the first is the background."""
+
+_VOC = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+
 BACKGROUND = Label("0", "background")
-"""The first class of a detector, which stands for nothing."""
+"""The first class of a detector or segmenter, which stands for nothing."""
 
 
 def load(source: str, *, outputs: int, background: bool = False) -> tuple[Label, ...]:
@@ -42,6 +51,9 @@ def load(source: str, *, outputs: int, background: bool = False) -> tuple[Label,
     elif source == COCO:
         labels = _of(json.loads(resources.files("flambeau.builder").joinpath("coco_classes.json").read_text("utf-8")))
         what = "the COCO list"
+    elif source == VOC:
+        labels = tuple(Label(str(index), name) for index, name in enumerate(_VOC))
+        what = "the PASCAL VOC list"
     else:
         what = f"--labels {source}"
         labels = _from_file(Path(source), what)

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from flambeau import architectures, identify
-from flambeau.builder import inputs, parts, sounds, texts
+from flambeau.builder import dense, inputs, parts, sounds, texts
 from flambeau.builder.filled import OF_ANY_NETWORK, Filled, Tell, customised, dressed
 from flambeau.builder.labels import IMAGENET
 from flambeau.builder.official_names import compare_name
 from flambeau.builder.weights import Weights
-from flambeau.bundle.storage import Architecture, ImageConfig, PictureConfig, TensorConfig
+from flambeau.bundle.storage import Architecture, DenseConfig, ImageConfig, PictureConfig, TensorConfig
 from flambeau.checkpoints.report import TensorInfo
 from flambeau.errors import SourceError
 from flambeau.identify import unsupported
@@ -62,6 +62,8 @@ def registered(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
         from flambeau.builder import detectors  # it imports torchvision, which most builds do without
 
         return detectors.filled(network, tensors, fit, order, weights, tell=tell)
+    if isinstance(fit.pipeline, DenseConfig):
+        return dense.filled(network, tensors, fit, order, weights, tell=tell)
     architectures.load_weights(network, tensors, name=fit.architecture.name)
     if fit.pipeline is None:
         return _over_numbers(network, fit.architecture, options)
@@ -170,6 +172,8 @@ def own(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
     tensors = {_unwrapped(key, weights.tensors): tensor for key, tensor in weights.tensors.items()}
     tensors = parts.multiplied_out(tensors, unless=network.state_dict().keys())
     architectures.load_weights(network, tensors, name=code.name)
+    if dense.wanted(options):
+        return dense.own(network, order, name=code.name, architecture=architecture, classes=weights.classes, tell=tell)
     taken = inputs.infer(network, code.name, options)
     taken = texts.taken(sounds.taken(taken, options, code.name), order, code.name, tell=tell)
     return dressed(network, taken, order, name=code.name, architecture=architecture, classes=weights.classes, tell=tell)

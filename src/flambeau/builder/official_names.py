@@ -8,6 +8,18 @@ from flambeau.builder.filled import Tell
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.\w+$")  # resnet18-f37072fd.pth: how torchvision names its files
 
 
+def official_weights(name: str, sha256: str) -> str:
+    """The name of the official weights of a detector or segmenter that have this hash, by torchvision's own list; empty
+    if they are others."""
+    from torchvision import models
+
+    for entry in models.get_model_weights(name):
+        digits = entry.url.rpartition("-")[2].partition(".")[0]
+        if len(digits) >= 8 and sha256.startswith(digits):
+            return str(entry)
+    return ""
+
+
 def compare_name(file: str, sha256: str, *, tell: Tell) -> None:
     """Tell the user when a file is named like official weights but holds something else."""
     named = _HASH_IN_NAME.search(file)

@@ -23,6 +23,7 @@ from flambeau.builder import (
     activation,
     axis_words,
     checking,
+    dense_task,
     engine_choice,
     golden_samples,
     labels,
@@ -36,7 +37,7 @@ from flambeau.builder.weights import Opening
 from flambeau.bundle import storage
 from flambeau.bundle.measurements import Quantised
 from flambeau.bundle.pipeline_config import facts_of
-from flambeau.bundle.storage import HasTask, Manifest, Optimised, PictureConfig, Source, TextConfig
+from flambeau.bundle.storage import DenseConfig, HasTask, Manifest, Optimised, PictureConfig, Source, TextConfig
 from flambeau.errors import SourceError
 from flambeau.pipelines.base import Pipeline, open_pipeline
 from flambeau.sources import request
@@ -92,7 +93,8 @@ class _Build:
         probed = self._probe(filled)
         filled, spec = probed.filled, probed.output
         task, applied = self._decide(probed)
-        classes = filled.pipeline.classes if isinstance(filled.pipeline, PictureConfig) else math.prod(spec.shape)
+        config = filled.pipeline
+        classes = config.classes if isinstance(config, PictureConfig | DenseConfig) else math.prod(spec.shape)
         filled, named = self._name(filled, task, outputs=classes)
         compare = functools.partial(
             TASKS[task].agreement,
@@ -163,6 +165,10 @@ class _Build:
             from flambeau.builder import detectors
 
             return detectors.probe(filled, tell=self._tell)
+        if isinstance(filled.pipeline, DenseConfig):
+            from flambeau.builder import dense
+
+            return dense.probe(filled, self._order.options.output_name, tell=self._tell)
         if isinstance(filled.pipeline, TextConfig):
             found = probing.probe(filled, self._order.options.output_name, tell=self._tell)
             filled, answered = texts.checked_with_texts(found.filled, tell=self._tell)
@@ -175,6 +181,10 @@ class _Build:
         filled, options = probed.filled, self._order.options
         if isinstance(filled.pipeline, PictureConfig):
             return "object-detection", Activation("none", known="architecture")
+        if isinstance(filled.pipeline, DenseConfig):
+            decided = dense_task.decide(probed, options)
+            self._tell(decided.note)
+            return decided.task, decided.activation
         if not isinstance(filled.pipeline, HasTask):
             if len(probed.outputs) > 1:
                 return "tensor", Activation("none", known="graph")
@@ -283,7 +293,7 @@ class _Build:
         return fill(order, weights, tell=self._tell), source
 
     def _write_labels(self, filled: Filled, *, outputs: int) -> tuple[Label, ...] | None:
-        detects = isinstance(filled.pipeline, PictureConfig)
+        detects = isinstance(filled.pipeline, PictureConfig | DenseConfig)
         beside = tuple(Label(str(index), name) for index, name in enumerate(filled.classes or ()))
         if filled.labels is not None:
             named = labels.load(filled.labels, outputs=outputs, background=detects)
@@ -291,9 +301,8 @@ class _Build:
             self._tell(f"the names of the {len(beside)} classes were found beside the weights: --labels names others")
             named = beside if len(beside) == outputs else labels.with_background(beside)
         else:
-            hint = (
-                "imagenet or a file" if outputs == 1000 else "coco or a file" if detects and outputs == 91 else "a file"
-            )
+            known = {1000: "imagenet or a file"} | ({91: "coco or a file", 21: "voc or a file"} if detects else {})
+            hint = known.get(outputs, "a file")
             self._tell(f"answers carry class numbers, not names: name the {outputs} classes with --labels ({hint})")
             return None
         if detects:

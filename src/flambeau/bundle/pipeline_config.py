@@ -111,6 +111,44 @@ class AudioConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
         return f"a waveform of one channel at {self.rate:,} Hz, of at most {self.seconds:g} seconds"
 
 
+class DenseConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="dense", tag_field="kind"):
+    """How an image becomes a tensor for a network that answers for every pixel, such as a segmenter.
+
+    The image is resized so that its shorter side is `resize` pixels long (unless that is `None`), made smaller if it
+    then has more than `most_pixels` and `large` says so, scaled to [0, 1] and normalised by `mean` and `std`, which are
+    per channel: three for R, G, B, or one for a network that takes grey images. Its right and lower edges are repeated
+    until both sides are multiples of `multiple`. The network's output has `scale[0]` pixels for every `scale[1]` of its
+    input.
+
+    `large`: what becomes of an image of more than `most_pixels`. Unless it is to `reduce`, it is refused, or cut into
+    tiles that overlap by `overlap` pixels, where one fades into the next.
+
+    `classes`: the number of classes that the network's labels count. `levels`: its numbers for black and white, if its
+    answer is a picture; `None` if each picture has its own.
+    """
+
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    resize: int | None = None
+    large: Literal["reduce", "refuse", "tile"] = "reduce"
+    overlap: int = 0
+    levels: tuple[float, float] | None = None
+    multiple: int = 1
+    scale: tuple[int, int] = (1, 1)
+    classes: int = 0
+    threshold: float = 0.0
+    most_pixels: int = 1_048_576
+
+    def __str__(self) -> str:
+        """The transform in words."""
+        numbers = [", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std)]
+        grey = "Grayscale, " if len(self.mean) == 1 else ""
+        size = f"Resize({self.resize})" if self.resize else "images in their own size"
+        most = f"{self.most_pixels / 1e6:.1f} megapixels"
+        bound = {"reduce": f"at most {most}", "refuse": f"at most {most}", "tile": f"in tiles above {most}"}[self.large]
+        return f"{grey}{size}, {bound}, Normalize([{numbers[0]}], [{numbers[1]}])"
+
+
 class TensorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tensor", tag_field="kind"):
     """The pipeline over numbers: JSON numbers to a tensor and back."""
 
@@ -121,13 +159,13 @@ class PythonConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     code: CodeReference
 
 
-TakesImages = ImageConfig | PictureConfig
+TakesImages = ImageConfig | PictureConfig | DenseConfig
 """The pipelines over images."""
 
-HasTask = ImageConfig | PictureConfig | TextConfig | AudioConfig
+HasTask = TakesImages | TextConfig | AudioConfig
 """The pipelines whose answers a task makes: of a picture, a text or a sound."""
 
-PipelineConfig = ImageConfig | PictureConfig | TextConfig | AudioConfig | TensorConfig | PythonConfig
+PipelineConfig = HasTask | TensorConfig | PythonConfig
 """Any pipeline."""
 
 
@@ -160,7 +198,9 @@ def facts_of(
         activation=activation,
         labels=None if labels is None else tuple(labels),
         threshold=usual if threshold is None else threshold,
-        classes=detector.classes if detector else 0,
+        classes=pipeline.classes if isinstance(pipeline, PictureConfig | DenseConfig) else 0,
         least=detector.least if detector else 0.0,
         most=detector.most if detector else 0,
+        scale=pipeline.scale if isinstance(pipeline, DenseConfig) else (1, 1),
+        levels=pipeline.levels if isinstance(pipeline, DenseConfig) else None,
     )

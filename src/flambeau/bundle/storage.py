@@ -32,6 +32,7 @@ from flambeau.answers.agreement import INT8_TOLERANCE, TOLERANCE, Agreement
 from flambeau.bundle.measurements import Placements, Quantised, Trials
 from flambeau.bundle.pipeline_config import AudioConfig as AudioConfig
 from flambeau.bundle.pipeline_config import CodeReference as CodeReference
+from flambeau.bundle.pipeline_config import DenseConfig as DenseConfig
 from flambeau.bundle.pipeline_config import HasTask as HasTask
 from flambeau.bundle.pipeline_config import ImageConfig as ImageConfig
 from flambeau.bundle.pipeline_config import PictureConfig as PictureConfig
@@ -226,7 +227,7 @@ class Bundle:
             raise BundleError(f"the labels of bundle {self.path} cannot be read: {error}") from error
         shape = self.manifest.outputs[0].shape if self.manifest.outputs else ()
         pipeline = self.manifest.pipeline
-        if isinstance(pipeline, PictureConfig):
+        if isinstance(pipeline, PictureConfig | DenseConfig):
             shape = (pipeline.classes,)
         if shape and len(pairs) != shape[-1]:
             raise BundleError(f"bundle {self.path} has {len(pairs)} labels for {shape[-1]} outputs: build it again")

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import click
 from rich.console import Console
 
+from flambeau.answers import png
 from flambeau.bundle.pipeline_config import kind_of
 from flambeau.bundle.storage import Bundle
 from flambeau.cli.options import HELP, SettingOption, SettingsCommand, source_options
@@ -24,6 +25,7 @@ from flambeau.offline.entries import InputEntry, Wanted, WantedKind
 from flambeau.offline.inputs import Inputs
 from flambeau.offline.job import RowSink, Tally
 from flambeau.offline.journal import Journal, JournalPlace, Record, identify
+from flambeau.offline.picture_folder import PictureFolder
 from flambeau.offline.rows import CsvLines, JsonLines, Layout, Lines
 from flambeau.serving.service import Service, split_options
 from flambeau.settings import service
@@ -51,6 +53,10 @@ _DEFAULTS = {"max_batch_size": None, "compute_timeout": 60.0, "log_level": "warn
 @click.option("--overwrite", is_flag=True, help="Start again and replace FILE.")
 @click.option("--top-k", type=click.IntRange(1, 1000), metavar="K", help="Add the best K classes of each image.")
 @click.option("--probabilities", is_flag=True, help="Add all probabilities of each image.")
+@click.option(
+    "--pictures", type=click.Path(path_type=Path), metavar="DIR",
+    help="Write each answer that is a picture, such as a mask, into this folder.",
+)  # fmt: skip
 @click.option(
     "--column", metavar="NAME", help="Column of a table with images' names or texts, or field of a JSON line."
 )
@@ -119,6 +125,7 @@ class PredictOptions:
     probabilities: bool
     column: str | None
     columns: tuple[str, ...]
+    pictures: Path | None = None
 
     @property
     def resumes(self) -> bool:
@@ -129,7 +136,7 @@ class PredictOptions:
 def read_options(inputs: tuple[str, ...], flags: dict[str, Any]) -> PredictOptions:
     """Take these options out of the command's flags. Raises `SetupError` if the output cannot be written like that."""
     columns = flags.pop("columns")
-    ours = {name: flags.pop(name) for name in ("output", "format", "overwrite", "top_k", "probabilities", "column")}
+    ours = {name: flags.pop(name) for name in _TAKEN}
     ours["format"] = _format(ours["output"], ours["format"])
     options = PredictOptions(inputs=inputs, columns=tuple(columns.split(",")) if columns else (), **ours)
     if options.probabilities and options.format not in ("jsonl", "parquet"):
@@ -159,6 +166,7 @@ def _format(output: Path | None, wanted: TableFormat | None) -> TableFormat:
         ) from None
 
 
+_TAKEN = ("output", "format", "overwrite", "top_k", "probabilities", "column", "pictures")
 _BATCHES: dict[WantedKind, int] = {"image": 8, "text": 16, "audio": 8, "python": 8, "tensor": 64}
 _OF_CLASSES = ("top_k", "probabilities")  # options of a ranked task: a multi-label answer has every label anyway
 _EXIT_WITH_ERRORS = 3
@@ -176,6 +184,10 @@ class Scoring:
         kind = kind_of(bundle.manifest.pipeline)
         does = TASKS[bundle.manifest.what_it_does]
         idle = [*(["columns"] if kind in ("image", "text", "audio") else []), *([] if does.ranked else _OF_CLASSES)]
+        if does.pictorial and options.pictures is None:
+            raise SetupError(f"{bundle.manifest.name} makes pictures: name a folder for them with --pictures DIR")
+        if png.PNG not in does.media_types:
+            idle.append("pictures")
         for name in idle:
             if getattr(options, name):
                 raise SetupError(f"--{name.replace('_', '-')} has no effect on {bundle.manifest.name}: leave it out")
@@ -186,7 +198,7 @@ class Scoring:
         self._settings = job.settle(settings, replicas=self._replicas)
         self._service = Service([bundle], self._settings)
         self._kind = kind
-        named = does.columns_of(bundle.manifest.outputs)
+        named = dict(does.columns_of(bundle.manifest.outputs)) | ({"file": "text"} if options.pictures else {})
         self._layout = Layout(task=does.name, top_k=options.top_k, probabilities=options.probabilities, named=named)
 
     def to_stream(self) -> int:
@@ -254,6 +266,7 @@ class Scoring:
                 "probabilities": options.probabilities,
                 "column": options.column,
                 "columns": list(options.columns),
+                "pictures": str(options.pictures) if options.pictures else None,
                 "threshold": settings.threshold,
                 "max-image-pixels": settings.max_image_pixels,
             },
@@ -278,6 +291,7 @@ class Scoring:
                     job.run(
                         self._service, itertools.chain([first], entries), self._layout,
                         sink=sink, tally=tally, replicas=self._replicas, on_rows=bar.update,
+                        pictures=PictureFolder(self._options.pictures) if self._options.pictures else None,
                     )
                 )  # fmt: skip
             except (KeyboardInterrupt, SystemExit):

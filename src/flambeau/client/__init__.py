@@ -3,6 +3,7 @@
 from flambeau.client.answers import (
     ClientError,
     FoundObject,
+    FoundSegment,
     InputNotSent,
     NoAnswer,
     Prediction,
@@ -16,6 +17,7 @@ __all__ = [
     "Client",
     "ClientError",
     "FoundObject",
+    "FoundSegment",
     "InputNotSent",
     "NoAnswer",
     "Prediction",

@@ -1,5 +1,6 @@
 """Turns the service's answers into plain objects, and its errors into exceptions."""
 
+import base64
 import json
 import math
 import re
@@ -105,6 +106,20 @@ class FoundObject:
     ymax: float
 
 
+@dataclass(frozen=True, slots=True)
+class FoundSegment:
+    """A class in a picture: the mean probability of its pixels, how many they are, and its mask.
+
+    The mask is the bytes of a PNG file, grey, 255 where the class is.
+    """
+
+    label: str
+    score: float
+    class_index: int
+    pixels: int
+    mask: bytes = field(repr=False)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
     """The answer to one input.
@@ -113,10 +128,11 @@ class Prediction:
     why), `top`, the best classes if `top_k` was given, and `class_index` and `probabilities` (of all classes) if those
     were asked for. A multi-label model sets `labels`, those whose score reaches the threshold, best first, and `scores`
     of all classes, in the model's order. An embedding model sets `embedding`. An object detector sets `objects`, best
-    first, and `size`, the width and height of the picture in pixels. Any other model, a regression too, sets
-    `output`; a network over numbers with several outputs sets `outputs`, by name. In numbers, NaN
-    stands for a number that JSON does not have. `stages` are the seconds that the server spent, by stage; `attempts` is
-    how often it was asked.
+    first, and `size`, the width and height of the picture in pixels. A segmenter sets `segments` and `size`. A network
+    that makes pictures sets `picture`, the bytes of a PNG file, and `size`, its own. Any other model, a regression too,
+    sets `output`; a network over numbers with several outputs sets `outputs`, by name. In numbers, NaN stands for a
+    number that JSON does not have. `stages` are the seconds that the server spent, by stage; `attempts` is how often it
+    was asked.
     """
 
     raw: bytes = field(repr=False)
@@ -131,6 +147,8 @@ class Prediction:
     scores: tuple[float, ...] = field(default=(), repr=False)
     embedding: tuple[float, ...] = field(default=(), repr=False)
     objects: tuple[FoundObject, ...] = ()
+    segments: tuple[FoundSegment, ...] = ()
+    picture: bytes = field(default=b"", repr=False)
     size: tuple[int, int] | None = None
     output: Any = None
     outputs: Mapping[str, Any] = field(default_factory=dict)
@@ -156,8 +174,9 @@ def read(response: BaseHTTPResponse, *, request_id: str, attempts: int) -> Predi
         body = None
     if response.status != 200 or not isinstance(body, dict):
         raise _refusal(response, body, identity)
-    image = body.get("image")  # only a detector's answer has it
+    image = body.get("image")  # only the answers about places in a picture have it
     ranked, found = ((), body["predictions"]) if image else (body.get("predictions", ()), ())
+    boxes = [each for each in found if "box" in each]
     top = tuple(RankedClass(each["class_id"], each["class_name"], each["probability"]) for each in ranked)
     index = body.get("class_index")
     named = top[0] if index is not None and top else None  # with probabilities, only the ranking has the class's name
@@ -173,8 +192,10 @@ def read(response: BaseHTTPResponse, *, request_id: str, attempts: int) -> Predi
         labels=tuple(ScoredLabel(each["label"], each["score"]) for each in body.get("labels", ())),
         scores=_numbers(body.get("scores")),
         embedding=_numbers(body.get("embedding")),
-        objects=tuple(map(_object, found)),
-        size=(image["width"], image["height"]) if image else None,
+        objects=tuple(map(_object, boxes)),
+        segments=() if boxes else tuple(map(_segment, found)),
+        picture=base64.b64decode(body.get("picture") or ""),
+        size=_size(image or body),
         output=body.get("output"),
         outputs=body.get("outputs") or {},
         stages=_stages(response.headers.get("Server-Timing", "")),
@@ -197,6 +218,16 @@ def _object(each: dict[str, Any]) -> FoundObject:
     numbers = {name: math.nan if number is None else number for name, number in each["box"].items()}
     score = math.nan if each["score"] is None else each["score"]
     return FoundObject(each["label"], score, each["class_index"], **numbers)
+
+
+def _size(sized: dict[str, Any]) -> tuple[int, int] | None:
+    return (sized["width"], sized["height"]) if "width" in sized and "height" in sized else None
+
+
+def _segment(each: dict[str, Any]) -> FoundSegment:
+    score = math.nan if each["score"] is None else each["score"]
+    mask = base64.b64decode(each["mask"])
+    return FoundSegment(each["label"], score, each["class_index"], each["pixels"], mask)
 
 
 def _numbers(listed: Any) -> tuple[float, ...]:

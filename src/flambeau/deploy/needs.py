@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flambeau.bundle.storage import Bundle, ImageConfig, Manifest, PythonConfig, graph_bytes
+from flambeau.bundle.storage import Bundle, Manifest, PythonConfig, TakesImages, graph_bytes
 from flambeau.settings.service import Settings
 from flambeau.system.machine import MIB
 
@@ -82,7 +82,7 @@ def _cores(manifest: Manifest, cpu: int | None) -> tuple[int, int | None, int | 
 
 def _decoding(manifest: Manifest, workers: int) -> int:
     """The bytes that decoding the largest pictures takes in so many workers at once."""
-    pixels = Settings().max_image_pixels if isinstance(manifest.pipeline, ImageConfig) else 0
+    pixels = Settings().max_image_pixels if isinstance(manifest.pipeline, TakesImages) else 0
     return workers * pixels * _BYTES_A_PIXEL
 
 

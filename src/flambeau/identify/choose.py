@@ -11,11 +11,12 @@ from typing import Any
 import msgspec
 
 from flambeau.bundle.storage import Architecture, ImageConfig
-from flambeau.identify import detectors, index, layers, match, naming, nearest, unsupported
+from flambeau.identify import detectors, index, layers, match, naming, nearest, segmenters, unsupported
 from flambeau.identify.finding import Fit, Identified
 from flambeau.identify.index import CLASSES, COUNTER, REGISTRIES, Registry, Shape
 from flambeau.identify.match import ArchitectureMatch, Mismatch
 from flambeau.identify.naming import Names
+from flambeau.identify.unsupported import Known
 
 _NAMED = 3
 
@@ -46,8 +47,8 @@ def find(
     asked = None
     if wanted is not None:
         asked = _look_up(wanted, registries)
-        if asked is None and wanted in detectors.names():
-            return _detector(names, wanted, args)
+        if asked is None and wanted in (*detectors.names(), *segmenters.names()):
+            return _of_another_task(names, wanted, args)
         if asked is None:
             return Identified(None, advice=nearest.unknown(wanted, registries))
         registries = (asked.registry,)
@@ -55,9 +56,7 @@ def find(
     if matches:
         return _fit(matches, names, asked, dict(args))
     if asked is None and (known := unsupported.find(names)):
-        if known.task == detectors.SERVED:
-            return detectors.find(names, known, wanted=None, args=args)
-        return Identified(None, advice=nearest.no_task(known), known=known)
+        return _known(names, known, None, args)
     if asked is None and (chain := layers.find_plain(names, args)):
         return chain
     if not refusals and (found := _of_children(names, asked, activation, registries, dict(args))):
@@ -67,11 +66,21 @@ def find(
     return nearest.nothing(names, refusals, registries)
 
 
-def _detector(names: Names, wanted: str, args: Mapping[str, Any]) -> Identified:
+def _of_another_task(names: Names, wanted: str, args: Mapping[str, Any]) -> Identified:
+    """The detector or segmenter that `--arch` names."""
     known = unsupported.find(names)
     if known is None or wanted not in known.names:
         return Identified(None, advice=nearest.no_detector(wanted, known))
-    return detectors.find(names, known, wanted=wanted, args=args)
+    return _known(names, known, wanted, args)
+
+
+def _known(names: Names, known: Known, wanted: str | None, args: Mapping[str, Any]) -> Identified:
+    """A network of torchvision that is no classifier."""
+    if known.task == detectors.SERVED:
+        return detectors.find(names, known, wanted=wanted, args=args)
+    if known.task == segmenters.SERVED:
+        return segmenters.find(names, known, wanted=wanted, args=args)
+    return Identified(None, advice=nearest.no_task(known), known=known)
 
 
 def _of_children(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from flambeau.bundle.storage import Architecture, ImageConfig, PictureConfig
+from flambeau.bundle.storage import Architecture, DenseConfig, ImageConfig, PictureConfig
 from flambeau.identify import unsupported
 from flambeau.identify.unsupported import Known
 
@@ -30,7 +30,7 @@ class Fit(msgspec.Struct, frozen=True):
     aside: tuple[str, ...] = ()
     same_weights: tuple[str, ...] = ()
     why: str = ""
-    pipeline: ImageConfig | PictureConfig | None = ImageConfig()
+    pipeline: ImageConfig | PictureConfig | DenseConfig | None = ImageConfig()
     features: bool = False
 
 
@@ -90,6 +90,10 @@ def task_of_fit(fit: Fit, *, official: bool) -> str:
     if isinstance(fit.pipeline, PictureConfig):
         return (
             f"object-detection: {fit.architecture.name} finds boxes of {fit.classes} classes, the background included"
+        )
+    if isinstance(fit.pipeline, DenseConfig):
+        return (
+            f"semantic-segmentation: {fit.architecture.name} says of each pixel which of {fit.classes} classes it has"
         )
     if official:
         return "classification: Flambeau applies a softmax, as these weights were trained"

@@ -1,5 +1,5 @@
-"""Networks of torchvision beside classifiers: detection, segmentation, video and optical flow. Only object detection is
-supported (`detectors`).
+"""Networks of torchvision beside classifiers: detection, segmentation, video and optical flow. Object detection and
+semantic segmentation are supported (`detectors`, `segmenters`).
 
 The others are known by name, so that messages can name the network and offer a Python model that serves it. The list is
 shipped beside the index of architectures, and written by the same script.
@@ -39,16 +39,12 @@ class Other(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Known(msgspec.Struct, frozen=True):
-    """A file's network: `names` are all networks with such weights; `classes` is `None` if they have no such number.
-
-    `aux`: the file has the heads for training only.
-    """
+    """A file's network: `names` are all networks with such weights; `classes` is `None` if they have no such number."""
 
     names: tuple[str, ...]
     task: UnsupportedTask
     prefix: str
     classes: int | None
-    aux: bool
 
 
 @cache
@@ -66,8 +62,7 @@ def find(names: Names) -> Known | None:
         counts = {other.name: _classes(other, inside) for other in found}
         if fitting := [other for other in found if counts[other.name] != 0]:
             [first, *_] = fitting
-            aux = any(name.startswith(f"{path}.") for path in first.aux for name in inside)
-            return Known(tuple(other.name for other in fitting), first.task, prefix, counts[first.name], aux)
+            return Known(tuple(other.name for other in fitting), first.task, prefix, counts[first.name])
     return None
 
 
@@ -177,13 +172,13 @@ import io
 import torch
 from PIL import Image
 from torchvision import models
-from torchvision.transforms.functional import normalize, to_tensor
+from torchvision.transforms.functional import to_tensor
 
 import flambeau
 
 
 class Model(flambeau.PythonModel):
-    """{what}: pictures to {answer}."""
+    """{what}: pictures to boxes."""
 
     def load(self):
         self.net = models.get_model({arguments}).eval()
@@ -195,16 +190,9 @@ class Model(flambeau.PythonModel):
             return [self.answer(Image.open(io.BytesIO(item)).convert("RGB")) for item in batch]
 
     def answer(self, picture):
-{body}
-'''
-
-_BOXES = """\
         [found] = self.net([to_tensor(picture)])
-        return {name: value.tolist() for name, value in found.items()}"""
-
-_PIXELS = """\
-        pixels = normalize(to_tensor(picture), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # as in your training
-        return {"classes": self.net(pixels[None])["out"][0].argmax(0).tolist()}"""
+        return {{name: value.tolist() for name, value in found.items()}}
+'''
 
 _GRAPH = '''\
 import numpy as np
@@ -231,16 +219,13 @@ class Model(flambeau.PythonModel):
 
 
 def image_sketch(known: Known, file: str, where: Sequence[str]) -> str:
-    """A Python model for a detector or a segmenter whose weights lie in `file` under the keys of `where`.
+    """A Python model for a detector whose weights lie in `file` under the keys of `where`.
 
     Empty for a task that needs more than one picture.
     """
-    boxes = known.task in ("object detection", "instance segmentation", "keypoint detection")
-    if not boxes and known.task != "semantic segmentation":
+    if known.task not in ("object detection", "instance segmentation", "keypoint detection"):
         return ""
     arguments = f"{known.names[0]!r}, weights=None, weights_backbone=None, num_classes={known.classes}"
-    if known.aux:
-        arguments += ", aux_loss=True"
     if file.endswith(".safetensors"):
         read = f"        from safetensors.torch import load_file\n\n        held = load_file({file!r})"
     else:
@@ -252,11 +237,9 @@ def image_sketch(known: Known, file: str, where: Sequence[str]) -> str:
     )
     return _IMAGES.format(
         what=known.names[0],
-        answer="boxes" if boxes else "the class of each pixel",
         arguments=arguments,
         read=read,
         state=state,
-        body=_BOXES if boxes else _PIXELS,
     )
 
 

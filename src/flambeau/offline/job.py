@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from flambeau.errors import EngineError, RequestError, SetupError
 from flambeau.offline.entries import InputEntry
+from flambeau.offline.picture_folder import PictureFolder
 from flambeau.offline.reading import Chunk, EntrySource, read
 from flambeau.offline.rows import Layout, Row, WrittenRow
 from flambeau.serving.service import Service
@@ -220,16 +221,20 @@ async def run(
     tally: Tally,
     replicas: int,
     on_rows: Callable[[], None],
+    pictures: PictureFolder | None = None,
 ) -> None:
     """Compute the rows of all entries and write them, in order. After each chunk, `tally` is updated and `on_rows` is
-    called.
+    called. `pictures`: where the pictures of the answers go, before their rows are written.
     """
-    options = Options(top_k=layout.top_k or 1, probabilities=layout.probabilities)
+    options = Options(top_k=layout.top_k or 1, probabilities=layout.probabilities, mask="rle")
     try:
         await service.start()
         async with contextlib.aclosing(answers(service, entries, options, replicas=replicas)) as chunks:
             async for chunk in chunks:
                 rows = [layout.row(entry.name, outcome) for entry, outcome in chunk]
+                if pictures is not None:
+                    for row, (entry, outcome) in zip(rows, chunk, strict=True):
+                        row["file"] = pictures.save(entry.name, outcome)
                 sink.write(rows)
                 tally.rows += len(rows)
                 tally.errors += sum(row["code"] is not None for row in rows)

@@ -7,6 +7,7 @@ from flambeau.answers.activation import Activation
 from flambeau.bundle import storage
 from flambeau.bundle.pipeline_config import facts_of
 from flambeau.pipelines.audio import AudioPipeline
+from flambeau.pipelines.dense import DensePipeline
 from flambeau.pipelines.image import ImagePipeline
 from flambeau.pipelines.picture import PicturePipeline
 from flambeau.pipelines.tensor import TensorPipeline
@@ -68,4 +69,6 @@ def open_pipeline(
         return AudioPipeline(config, postprocess=postprocess, inputs=inputs)
     if isinstance(config, storage.PictureConfig):
         return PicturePipeline(config, postprocess=postprocess, inputs=inputs, max_pixels=max_pixels)
+    if isinstance(config, storage.DenseConfig):
+        return DensePipeline(config, postprocess=postprocess, inputs=inputs, max_pixels=max_pixels)
     return ImagePipeline(config, postprocess=postprocess, inputs=inputs, max_pixels=max_pixels, fast_decode=fast_decode)

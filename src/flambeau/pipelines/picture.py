@@ -50,13 +50,8 @@ class PicturePipeline:
                 code="unsupported_media_type",
             )
         image = decode(payload.data, max_pixels=self._max_pixels)
-        width, height = image.size
-        if max(image.size) > MOST_UNEQUAL * min(image.size):
-            raise InvalidInput(
-                f"an image of {width} × {height} pixels is too thin: the most is {MOST_UNEQUAL} times as long as wide",
-                code="input_rejected",
-            )
-        factor = self._factor(width, height)
+        refuse_thin(image.size)
+        factor = self._factor(*image.size)
         return {self._input: scaled(image.reduce(factor) if factor > 1 else image)}
 
     def postprocess(self, outputs: Tensors, item: Item) -> Answer:
@@ -76,6 +71,15 @@ class PicturePipeline:
 
     def _factor(self, width: int, height: int) -> int:
         return max(1, math.ceil(math.sqrt(width * height / self._most_pixels)))
+
+
+def refuse_thin(size: tuple[int, int]) -> None:
+    """Raise `InvalidInput` for an image of which nothing would be left once it is resized."""
+    if max(size) > MOST_UNEQUAL * min(size):
+        raise InvalidInput(
+            f"an image of {size[0]} × {size[1]} pixels is too thin: the most is {MOST_UNEQUAL} times as long as wide",
+            code="input_rejected",
+        )
 
 
 def scaled(image: Image.Image) -> np.ndarray:

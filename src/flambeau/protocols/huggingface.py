@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from flambeau.answers import Answer, Asked, Value
+from flambeau.answers import Answer, Asked, Value, png
 from flambeau.answers.activation import unit
 from flambeau.bundle.pipeline_config import TextConfig
 from flambeau.errors import RequestError
@@ -33,8 +33,10 @@ from flambeau.serving.service import Service
 from flambeau.settings.service import Settings
 from flambeau.tasks.classification import Classification
 from flambeau.tasks.embedding import Embedding
+from flambeau.tasks.image_to_image import ImageToImage
 from flambeau.tasks.multi_label import MultiLabel
 from flambeau.tasks.object_detection import ObjectDetection
+from flambeau.tasks.semantic_segmentation import SemanticSegmentation
 from flambeau.types import Options, Payload
 
 _USUAL_TOP_K = 5  # of transformers' pipeline for images
@@ -81,8 +83,11 @@ async def answer(service: Service, model: Model, request: HttpRequest) -> Answer
     found = answers_of(outcomes, noun="input")
     nonfinite = sum(each.nonfinite for each in found)
     headers = (("X-Nonfinite-Outputs", str(nonfinite)),) if nonfinite else ()
+    first = found[0]
+    if isinstance(first, ImageToImage) and not several:
+        return Answered(HttpAnswer(200, first.file, png.PNG, headers), None, timings, queued)
     shapes = [_shape(each, options.top_k, options.threshold, normalize=normalize) for each in found]
-    if model.kind == "text" and not several and isinstance(found[0], Classification | MultiLabel):
+    if model.kind == "text" and not several and isinstance(first, Classification | MultiLabel):
         shapes = [shapes]  # as text classification answers, even to one text
     if several and all(isinstance(each, Embedding) for each in found):
         shapes = [row for [row] in shapes]
@@ -179,6 +184,8 @@ def _shape(found: Answer, top_k: int, least: float | None, *, normalize: bool) -
         ]
     if isinstance(found, ObjectDetection):
         return [each.body() for each in found.found]
+    if isinstance(found, SemanticSegmentation):
+        return found.body(Asked())["predictions"]
     if isinstance(found, Embedding):
         return [(unit(found.embedding) if normalize else found.embedding).tolist()]
     if isinstance(found, Value):

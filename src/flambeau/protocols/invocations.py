@@ -120,7 +120,7 @@ async def _rows(service: Service, model: Model, request: HttpRequest, tensors: T
     if request.charge is not None:
         request.charge(len(payloads) - 1)
     queued = time.monotonic()
-    outcomes = await service.predict(model, payloads, Options(), timeout=service.settings.deadline)
+    outcomes = await service.predict(model, payloads, Options(mask="png"), timeout=service.settings.deadline)
     outputs = tensor_requests.join(outcomes)
     return Answered(_written(outputs, request), None, [each.timings for each in outcomes], queued)
 

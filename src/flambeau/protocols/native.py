@@ -24,7 +24,7 @@ from flambeau.protocols import multipart
 from flambeau.protocols.errors import error_answer, error_body
 from flambeau.protocols.messages import JSON, HttpAnswer, HttpRequest, prefers
 from flambeau.protocols.multipart import Part
-from flambeau.protocols.parameters import FORM_PARTS, MAX_DETECTIONS, THRESHOLD, TIMEOUT, TOP_K, reading_of
+from flambeau.protocols.parameters import BITS, FORM_PARTS, MASK, MAX_DETECTIONS, THRESHOLD, TIMEOUT, TOP_K, reading_of
 from flambeau.serving.model import Model
 from flambeau.serving.service import Service
 from flambeau.settings.service import Settings
@@ -110,6 +110,14 @@ async def read(request: HttpRequest, kind: str, settings: Settings, *, task: Tas
     top_k, most = TOP_K.read(request), MAX_DETECTIONS.read(request)
     offered = TASKS[task].media_types
     accept = request.headers.get("accept", "") if offered else ""
+    rendered = next((each for each in offered.items() if prefers(accept, each[0], over=JSON)), None)
+    if rendered is not None and rendered[0].startswith("image/") and len(items) > 1:
+        raise RequestError(
+            f"one {rendered[0]} answers one image, and the request has {len(items)}: send them one by one, or accept "
+            "JSON",
+            code="bad_request",
+        )
+    mask, bits = MASK.read(request) or "png", int(BITS.read(request) or 8)
     return Call(
         items=items,
         options=Options(
@@ -117,9 +125,11 @@ async def read(request: HttpRequest, kind: str, settings: Settings, *, task: Tas
             threshold=THRESHOLD.read(request),
             probabilities=any(form == "image" for form, _ in items),
             most=None if most is None else int(most),
+            mask=mask if rendered is None and "mask" in TASKS[task].parameters else None,  # type: ignore[arg-type]
+            bits=bits,
         ),
         top_k=None if top_k is None else int(top_k),
-        rendered=next((each for each in offered.items() if prefers(accept, each[0], over=JSON)), None),
+        rendered=rendered,
     )
 
 

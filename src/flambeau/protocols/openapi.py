@@ -15,7 +15,7 @@ from flambeau.protocols import kserve_openapi, model_views, schemas
 from flambeau.protocols.errors import STATUS
 from flambeau.protocols.messages import REQUEST_ID, HttpAnswer, HttpRequest
 from flambeau.protocols.model_sentences import about
-from flambeau.protocols.parameters import Number, numbers_of
+from flambeau.protocols.parameters import Number, WordChoice, choices_of, numbers_of
 from flambeau.protocols.routes import OPEN, Operation, Route, RouteTable
 from flambeau.serving.model import Model
 from flambeau.serving.service import Service
@@ -136,6 +136,7 @@ def prediction(operation: Operation) -> Document:
         ),
         "parameters": [
             *(_parameter(number) for number in numbers_of(model.task)),
+            *(_words(choice) for choice in choices_of(model.task)),
             {"$ref": "#/components/parameters/RequestId"},
         ],
         "requestBody": {"required": True, "content": schemas.request_bodies(model)},
@@ -154,6 +155,16 @@ def _parameter(number: Number) -> Document:
             "maximum": number.most,
         },
         "example": number.example,
+    }
+
+
+def _words(choice: WordChoice) -> Document:
+    return {
+        "name": choice.name,
+        "in": "query",
+        "description": choice.meaning,
+        "schema": {"type": "string", "enum": list(choice.words)},
+        "example": choice.words[0],
     }
 
 

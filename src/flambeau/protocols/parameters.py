@@ -1,12 +1,14 @@
 """The bodies and parameters of native requests: the one table for both validation and the OpenAPI document."""
 
 import re
+import typing
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from flambeau.answers import PartName
 from flambeau.answers.schemas import RANKED
 from flambeau.errors import RequestError
+from flambeau.items import MaskForm
 from flambeau.protocols.messages import HttpRequest
 from flambeau.tasks import TASKS, TaskName
 from flambeau.types import PipelineKind
@@ -92,6 +94,24 @@ class Number:
         return f"?{self.name}=" if self.place == "query" else self.name
 
 
+@dataclass(frozen=True, slots=True)
+class WordChoice:
+    """One of a few words in the query."""
+
+    name: str
+    words: tuple[str, ...]
+    meaning: str
+
+    def read(self, request: HttpRequest) -> str | None:
+        """The word in the request; `None` if it has none. Raises `RequestError` with code `bad_request`."""
+        given = request.parameters(self.name) if request.query else []
+        if len(given) > 1:
+            raise RequestError(f"?{self.name}= is given {len(given)} times: give it once", code="bad_request")
+        if given and given[0] not in self.words:
+            raise RequestError(f"?{self.name}= must be {' or '.join(self.words)}", code="bad_request")
+        return given[0] if given else None
+
+
 TOP_K = Number(
     "top_k", "query", True, 1, 1000, RANKED, 5,
 )  # fmt: skip
@@ -101,10 +121,18 @@ THRESHOLD = Number(
 MAX_DETECTIONS = Number(
     "max_detections", "query", True, 1, 1000, "How many objects to answer at most.", 10,
 )  # fmt: skip
+MASK = WordChoice("mask", typing.get_args(MaskForm), "The form of a mask.")
+BITS = WordChoice("bits", ("8", "16"), "The bits of a sample.")
 TIMEOUT = Number(
     "X-Request-Timeout-Ms", "header", True, 1, 10**9,
     "Milliseconds within which the answer is wanted. It can shorten the service's deadline, not lengthen it.", 2000,
 )  # fmt: skip
+
+
+def choices_of(task: TaskName) -> tuple[WordChoice, ...]:
+    """The words with a meaning for a task, with that meaning. Every request has all of them checked."""
+    asked = TASKS[task].parameters
+    return tuple(replace(each, meaning=asked[each.name]) for each in (MASK, BITS) if each.name in asked)
 
 
 def numbers_of(task: TaskName) -> tuple[Number, ...]:

@@ -106,7 +106,7 @@ def options_of(top_k: int | None, threshold: float | None) -> Options:
         raise RequestError("the parameter top_k must be a whole number from 1 to 1000", code="bad_request")
     if threshold is not None and not 0 <= threshold <= 1:
         raise RequestError("the parameter threshold must be a number from 0 to 1", code="bad_request")
-    return Options(top_k=top_k or 1, threshold=threshold)
+    return Options(top_k=top_k or 1, threshold=threshold, mask="png")
 
 
 def payloads_of(text: bytes, model: Model, most: int) -> list[Payload]:

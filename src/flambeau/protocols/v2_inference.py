@@ -11,7 +11,7 @@ REST and gRPC parse requests into these values and print responses. This module 
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -27,7 +27,7 @@ from flambeau.protocols.v2_datatypes import Elements, V2Datatype, datatype_of
 from flambeau.serving import tensor_requests
 from flambeau.serving.model import Model
 from flambeau.serving.service import Service
-from flambeau.tasks import COUNT, NetworkFacts
+from flambeau.tasks import COUNT
 from flambeau.types import Options, Outcome, Payload, Tensors, Timings
 
 ParameterValue = str | bool | int | float
@@ -51,7 +51,8 @@ RAW_FILES = "file"
 """The other BYTES input of a Python model: each element is a file."""
 
 ANSWER = "answer"
-"""The BYTES output of a task whose answers are no arrays: each element is an answer's JSON."""
+"""The BYTES output of a task whose answers are no arrays, or arrays of unlike shapes: each element is an answer's JSON.
+Where there are arrays, it is given only if it is asked for."""
 
 _SHARED_MEMORY = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
 _SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
@@ -180,11 +181,9 @@ def answer_outputs(model: Model) -> tuple[TensorSpec, ...]:
         return ()
     if model.kind == "python":
         return (TensorSpec("output", "str", ()),)
-    manifest = model.bundle.manifest
-    facts = NetworkFacts(
-        inputs=manifest.inputs, outputs=manifest.outputs, activation=manifest.activated_by, labels=model.bundle.labels()
-    )
-    return model.does.arrays(facts) or (TensorSpec(ANSWER, "str", ()),)
+    facts = replace(model.bundle.manifest.facts, labels=model.bundle.labels())
+    arrays, answer = model.does.arrays(facts), TensorSpec(ANSWER, "str", ())
+    return (*arrays, answer) if any(FREE in spec.shape for spec in arrays) else arrays or (answer,)
 
 
 def shape_of(spec: TensorSpec) -> tuple[int, ...]:
@@ -275,7 +274,8 @@ def _wanted(request: InferenceRequest, outputs: Sequence[TensorSpec]) -> tuple[R
             message = f"there is no output '{each.name}' for these inputs: there are {', '.join(known)}"
             raise RequestError(message, code="invalid_tensor")
         _classes(each.parameters)
-    return request.outputs or tuple(map(RequestedOutput, known))
+    usual = [name for name in known if name != ANSWER] or known
+    return request.outputs or tuple(map(RequestedOutput, usual))
 
 
 def _classes(parameters: Parameters) -> int:
@@ -297,6 +297,7 @@ def _options(parameters: Parameters, wanted: Sequence[RequestedOutput]) -> Optio
         threshold=None if threshold is None else float(threshold),
         probabilities="probabilities" in _names(wanted),
         most=_count(parameters, "max_detections"),
+        mask="png" if ANSWER in _names(wanted) else None,
     )
 
 
@@ -363,21 +364,23 @@ def _arrays(model: Model, outcomes: Sequence[Outcome], asked: _Question) -> dict
     names = _names(asked.wanted)
     if model.kind == "python":
         return {"output": _texts([msgspec.json.encode(each.output) for each in answers])}
-    if names == [ANSWER]:
+    found: dict[str, npt.NDArray[Any]] = {}
+    if ANSWER in names:
         told = Asked(top_k=asked.options.top_k)
-        return {ANSWER: _texts([msgspec.json.encode(each.body(told)) for each in answers])}
-    parts = [each.tensors() for each in answers]
-    if COUNT in parts[0]:
+        found[ANSWER] = _texts([msgspec.json.encode(each.body(told)) for each in answers])
+        names.remove(ANSWER)
+    parts = [each.tensors() for each in answers] if names else []
+    if parts and COUNT in parts[0]:
         longest = max(int(part[COUNT][0]) for part in parts)
         parts = [{name: _padded(part[name], longest) for name in names} for part in parts]
     for name in names:
         if len({part[name].shape for part in parts}) > 1:
             raise RequestError(
                 f"the answers to these {asked.noun}s have '{name}' of unlike shapes, which no tensor can hold: "
-                "send them one by one",
+                f"send them one by one, or ask for the output '{ANSWER}', which is JSON",
                 code="bad_request",
             )
-    return {name: np.concatenate([part[name] for part in parts]) for name in names}
+    return found | {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 
 def _padded(array: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:

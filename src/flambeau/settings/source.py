@@ -45,6 +45,7 @@ class SourceOptions(msgspec.Struct, frozen=True, kw_only=True):
     crop: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    levels: str | None = None
     threshold: float | None = None
     samples: str | None = None
     allow_code: bool = False

@@ -106,8 +106,9 @@ SOURCE = (
         "task",
         "What the network does with its input. Default: found out.",
         "What the network does with an image, a text or a sound: `classification` (one of several), `multi-label` "
-        "(each class on its own), `regression` (numbers), `embedding` (a vector) or `object-detection` (boxes, of a "
-        "detector). `audio-classification` and `text-classification` say the input, too. Not set: "
+        "(each class on its own), `regression` (numbers), `embedding` (a vector); with an image also "
+        "`object-detection` (boxes, of a detector), `semantic-segmentation` (the class of each pixel) or "
+        "`image-to-image` (a picture). `audio-classification` and `text-classification` say the input, too. Not set: "
         "[found out](sources.md#task-and-activation).",
         kind="choice",
         choices=(*(name for name, task in TASKS.items() if task.takes == "image"), *OF_ANOTHER_INPUT),
@@ -240,6 +241,14 @@ SOURCE = (
         minimum=0.01,
         maximum=600,
         metavar="SECONDS",
+    ),
+    _row(
+        "levels",
+        "Numbers for black and white, of a network that makes pictures.",
+        "Numbers that a network which makes pictures gives for black and white, such as `0,1`, `-1,1` or `0,255`; "
+        "`own` for each picture's least and largest. Not set: found out, or asked for.",
+        group=_IMAGES,
+        metavar="B,W",
     ),
 )
 """The fields of `flambeau.settings.source.SourceOptions`, except the two that are service settings too."""

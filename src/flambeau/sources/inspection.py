@@ -11,7 +11,7 @@ import msgspec
 
 from flambeau import checkpoints, identify
 from flambeau.bundle import storage
-from flambeau.bundle.storage import ImageConfig, PictureConfig
+from flambeau.bundle.storage import DenseConfig, ImageConfig, PictureConfig
 from flambeau.checkpoints.allowlist import ITEM_SIZES
 from flambeau.checkpoints.report import Report, TensorMapping
 from flambeau.errors import SourceError
@@ -60,7 +60,7 @@ class Inspection(msgspec.Struct, frozen=True):
     near: tuple[Near, ...] = ()
     notes: tuple[str, ...] = ()
     official: Published | None = None
-    preprocessing: ImageConfig | PictureConfig | None = None
+    preprocessing: ImageConfig | PictureConfig | DenseConfig | None = None
     task: str = ""
     serve: str | None = None
     needs: str = ""

@@ -84,7 +84,7 @@ class Imported(msgspec.Struct, frozen=True, tag="imported"):
 Event = BuildStep | Advance | Note | BuildFailure | Imported
 """What the build process writes to its standard output, one line of JSON each."""
 
-IMAGE_OPTIONS = ("labels", "task", "activation", "normalize", "resize", "crop", "mean", "std", "threshold")
+IMAGE_OPTIONS = ("labels", "task", "activation", "normalize", "resize", "crop", "mean", "std", "levels", "threshold")
 AUDIO_OPTIONS = ("sample_rate", "max_seconds")
 TEXT_OPTIONS = ("tokenizer", "pooling", "max_tokens", "truncate")
 _FILE_OPTIONS = ("weights_key", "samples")

@@ -31,8 +31,10 @@ Renderer = Callable[[Sequence[Any]], bytes]
 class NetworkFacts:
     """What a task knows of its network. Without `labels`, classes are named by their numbers.
 
-    Of a detector: `classes`, the number of classes that its labels count; `least`, the score below which it reports
-    nothing; and `most`, how many boxes it reports at most.
+    Of a detector or a segmenter: `classes`, the number of classes that its labels count. Of a detector: `least`, the
+    score below which it reports nothing; and `most`, how many boxes it reports at most. Of a network whose answer is a
+    picture: `scale`, how many pixels its output has for how many of its input; and `levels`, its numbers for black and
+    white, or `None` if each picture has its own.
     """
 
     inputs: Sequence[TensorSpec]
@@ -43,6 +45,8 @@ class NetworkFacts:
     classes: int = 0
     least: float = 0.0
     most: int = 0
+    scale: tuple[int, int] = (1, 1)
+    levels: tuple[float, float] | None = None
 
 
 class Task:
@@ -69,6 +73,12 @@ class Task:
     labelled: ClassVar[bool] = False
     """Whether the outputs are classes, which can have labels and a threshold."""
 
+    dense: ClassVar[bool] = False
+    """Whether the network answers for every pixel, so that images keep their sizes."""
+
+    pictorial: ClassVar[bool] = False
+    """Whether its answers are pictures and little else, which a table cannot hold."""
+
     usual_threshold: ClassVar[float | None] = None
     """The threshold of a build, unless the user gives another."""
 
@@ -80,7 +90,7 @@ class Task:
 
     media_types: ClassVar[Mapping[str, Renderer]] = {}
     """Media types of the answer other than JSON, for a client that prefers one in `Accept`. There one bad item fails
-    the request."""
+    the request. An image, `image/…`, is the answer to one item only."""
 
     columns: ClassVar[Mapping[str, CellKind]] = {"output": "any"}
     """The columns of the answer in a table, in order."""
@@ -163,6 +173,26 @@ class Task:
                 f"there are {len(classes)} labels for {count} classes: build it again with a label for each"
             )
         return classes
+
+
+class ClassNames:
+    """The name of a class by its number: its label, or else the number."""
+
+    def __init__(self, labels: Sequence[Label]) -> None:
+        self._labels = labels
+
+    @classmethod
+    def of(cls, network: NetworkFacts) -> "ClassNames":
+        """Those of a network that counts its `classes` itself. Raises `BundleError` if it has labels, but too few."""
+        if network.labels is not None and network.classes and len(network.labels) < network.classes:
+            raise BundleError(
+                f"there are {len(network.labels)} labels for {network.classes} classes: "
+                "build it again with a label for each"
+            )
+        return cls(network.labels or ())
+
+    def __call__(self, index: int) -> str:
+        return self._labels[index].name if 0 <= index < len(self._labels) else str(index)
 
 
 def in_words(outputs: Sequence[TensorSpec]) -> tuple[str, bool]:

@@ -8,14 +8,14 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 import numpy as np
 
-from flambeau.answers import Answer, Asked, Expected, Label, agreement
+from flambeau.answers import Answer, Asked, Expected, agreement
 from flambeau.answers.agreement import Agreement
 from flambeau.answers.base import foreign
 from flambeau.answers.boxes import BOXES, LABELS, SAME_BOX, SCORES, Detections, compare, overlaps
 from flambeau.answers.schemas import NUMBER, Schema, named, record
 from flambeau.errors import BundleError
 from flambeau.items import FREE, Item, Tensors, TensorSpec
-from flambeau.tasks.base import COUNT, CellKind, NetworkFacts, Postprocess, Task
+from flambeau.tasks.base import COUNT, CellKind, ClassNames, NetworkFacts, Postprocess, Task
 
 NAMES = "names"
 """The array of the found objects' labels as text; `labels` has their numbers, as the network's own output has."""
@@ -190,7 +190,7 @@ class ObjectDetectionTask(Task):
 
     def postprocess(self, network: NetworkFacts) -> Postprocess:
         _require_boxes(network.outputs)
-        names = _names(network)
+        names = ClassNames.of(network)
 
         def answer(outputs: Tensors, item: Item) -> ObjectDetection:
             options = item.options
@@ -264,24 +264,6 @@ class ObjectDetectionTask(Task):
 def summary(labels: Iterable[str]) -> str:
     """Labels, counted, in the order of their first: "2 × cat, dog"."""
     return ", ".join(label if count == 1 else f"{count} × {label}" for label, count in Counter(labels).items())
-
-
-def _names(network: NetworkFacts) -> "_ClassNames":
-    """The name of a class by its number: its label, or else the number."""
-    if network.labels is not None and network.classes and len(network.labels) < network.classes:
-        raise BundleError(
-            f"there are {len(network.labels)} labels for {network.classes} classes: "
-            "build it again with a label for each"
-        )
-    return _ClassNames(network.labels)
-
-
-class _ClassNames:
-    def __init__(self, labels: Sequence[Label] | None) -> None:
-        self._labels = labels or ()
-
-    def __call__(self, index: int) -> str:
-        return self._labels[index].name if 0 <= index < len(self._labels) else str(index)
 
 
 def _require_boxes(outputs: Sequence[TensorSpec]) -> None:

@@ -4,16 +4,19 @@ A task's card is the template of its name in `templates/cards`, rendered with th
 the card `any`, which shows the answer as JSON. The page's script fills in the same cards.
 """
 
+import base64
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
 
-from flambeau.answers import Answer, Scored
+from flambeau.answers import Answer, Scored, label_maps, png
 from flambeau.errors import RequestError
 from flambeau.tasks.object_detection import Detected
+from flambeau.tasks.semantic_segmentation import SemanticSegmentation
 from flambeau.types import Outcome, Timings
 
 LONGEST_SHOWN = 64 * 1024  # bytes; rendering more takes so long that other requests would suffer
@@ -23,6 +26,8 @@ TOP_K = 5
 
 MOST_BARS = 20
 """The most labels that the page shows, if more reach the threshold."""
+
+_LONGEST_LAYER = 1024  # pixels of a mask's longer side: more would only cost the browser memory
 
 FIRST_NUMBERS = 8
 """How many numbers of a vector the page shows."""
@@ -117,6 +122,40 @@ def detected(found: Sequence[Detected]) -> list[ScoreBar]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A class of a segmented picture: its bar, its colour as CSS has it, and its mask as a PNG file in that colour.
+
+    `shown`: whether it is laid over the picture at first; the background is not.
+    """
+
+    bar: ScoreBar
+    colour: str
+    png: bytes
+    shown: bool
+
+
+def layers(answer: SemanticSegmentation) -> list[Layer]:
+    """A layer for each class, the largest first; their masks are reduced where the picture is large."""
+    step = -(-max(answer.width, answer.height) // _LONGEST_LAYER)
+    labels = answer.labels[::step, ::step]
+    whole = answer.width * answer.height
+    palette = label_maps.colours(1 + max((each.index for each in answer.found), default=0))
+    found = []
+    for each in sorted(answer.found, key=lambda each: -each.pixels)[:MOST_BARS]:
+        colour = palette[each.index]
+        mask = (labels == each.index).view(np.uint8)
+        file = png.write(mask, palette=np.stack([np.zeros(3, np.uint8), colour]), clear=0)
+        bar = ScoreBar(each.label.replace("_", " "), 100 * each.pixels / whole)
+        found.append(Layer(bar, "#" + colour.tobytes().hex(), file, shown=each.index > 0))
+    return found
+
+
+def base64_of(data: bytes) -> str:
+    """Bytes as base64 text."""
+    return base64.b64encode(data).decode()
+
+
 def _span(ends: Sequence[float]) -> str:
     return " to ".join(f"{end:.0f}" for end in ends)
 
@@ -150,7 +189,7 @@ def sentence(text: str) -> str:
 
 
 FILTERS: dict[str, Callable[..., Any]] = {
-    each.__name__: each for each in (bars, detected, digits, counted, listed, as_json, sentence)
+    each.__name__: each for each in (bars, base64_of, detected, layers, digits, counted, listed, as_json, sentence)
 }
 LIMITS = {"TOP_K": TOP_K, "MOST_BARS": MOST_BARS, "FIRST_NUMBERS": FIRST_NUMBERS, "LONGEST_SHOWN": LONGEST_SHOWN}
 """The globals of the templates."""

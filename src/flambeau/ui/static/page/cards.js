@@ -3,6 +3,7 @@
 import { showStages } from "../stages.js";
 import { asSentence, counted, digits, percent, spelled } from "../words.js";
 import { copy } from "./commands.js";
+import { layOver, offerFile } from "./layers.js";
 
 const cards = document.getElementById("cards");
 const nothing = document.getElementById("nothing");
@@ -108,6 +109,9 @@ export class Card {
     const drawn = card.querySelector(".picture .outlines");
     this.part("picture").querySelector(".outlines")?.remove();
     if (drawn) this.part("picture").append(drawn);
+    layOver(this.part("picture"), this.part("said"), card.querySelectorAll(".picture .mask"));
+    const file = this.part("said").querySelector(".file");
+    if (file) offerFile(file);
   }
 
   showClasses(body) {

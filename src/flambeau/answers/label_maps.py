@@ -1,0 +1,91 @@
+"""Label maps: the class of every pixel. From scores to a map of another size, from a map to masks and COCO's RLE.
+
+A class keeps its colour whatever else is in a picture. Knows no network and no task.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flambeau.answers.interpolation import between
+
+Map = npt.NDArray[Any]
+"""The number of each pixel's class: uint8 (height, width), or uint16 for more than 256 classes."""
+
+_ROWS = 256  # of a map that are made at a time
+_PIXELS = 32_768  # whose scores are compared at a time
+
+
+def colours(count: int) -> npt.NDArray[np.uint8]:
+    """A colour for each class, (count, 3): the colour map of the PASCAL VOC challenge, in which 0 is black.
+
+    The bits of a class's number become, three at a time, the upper bits of red, green and blue.
+    """
+    numbers = np.arange(count)
+    found = np.zeros((count, 3), np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            found[:, channel] |= ((numbers >> (3 * bit + channel) & 1) << (7 - bit)).astype(np.uint8)
+    return found
+
+
+def enlarged(scores: npt.NDArray[Any], size: tuple[int, int], *, extent: tuple[float, float] | None = None) -> Map:
+    """The class of each pixel of an image of `size` (height, width), by scores of shape (classes, rows, columns).
+
+    Scores are interpolated linearly, as `torch.nn.functional.interpolate(mode="bilinear")` does it, and the largest
+    wins; of equal ones the first. `extent`: how many rows and columns of the scores the image covers, from the upper
+    left corner; all, unless told.
+
+    Where the four scores around a pixel have the same largest class, so has whatever lies between them. Scores are
+    interpolated for the other pixels only.
+    """
+    classes, rows, columns = scores.shape
+    dtype = np.uint8 if classes <= 256 else np.uint16
+    best = scores.argmax(axis=0).astype(dtype)
+    covered = extent or (float(rows), float(columns))
+    above, below, down = between(size[0], covered[0], rows)
+    left, right, across = between(size[1], covered[1], columns)
+    lower, after = np.minimum(np.arange(rows) + 1, rows - 1), np.minimum(np.arange(columns) + 1, columns - 1)
+    sure = (best == best[lower]) & (best == best[:, after]) & (best == best[lower][:, after])
+    found = np.empty(size, dtype)
+    for start in range(0, size[0], _ROWS):
+        part = slice(start, start + _ROWS)
+        found[part] = best[above[part]][:, left]
+        ys, xs = np.nonzero(~sure[above[part]][:, left])
+        for first in range(0, len(ys), _PIXELS):
+            y, x = ys[first : first + _PIXELS] + start, xs[first : first + _PIXELS]
+            wide, high = across[x], down[y]
+            upper = scores[:, above[y], left[x]] * (1 - wide) + scores[:, above[y], right[x]] * wide
+            under = scores[:, below[y], left[x]] * (1 - wide) + scores[:, below[y], right[x]] * wide
+            found[y, x] = (upper * (1 - high) + under * high).argmax(axis=0)
+    return found
+
+
+def rle(mask: npt.NDArray[np.bool_]) -> str:
+    """COCO's compressed run-length encoding of a mask, as `pycocotools.mask.decode` takes it beside its size.
+
+    Runs of 0 and 1 are counted column by column, from a run of 0; from the fourth on, each is written as the
+    difference from the one two before. A number is written five bits at a time, the lowest first; the sixth bit says
+    that more follow, and 48 is added to make text of it.
+    """
+    flat = mask.ravel(order="F")
+    turns = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    edges = np.concatenate([[0], [0] if len(flat) and flat[0] else [], turns, [len(flat)]]).astype(np.int64)
+    counts = np.diff(edges)
+    counts[3:] -= counts[1:-2].copy() if len(counts) > 3 else 0
+    return _written(counts)
+
+
+def _written(numbers: npt.NDArray[np.int64]) -> str:
+    digits = np.zeros((len(numbers), 8), np.uint8)
+    used = np.zeros((len(numbers), 8), bool)
+    left, open_ = numbers.copy(), np.ones(len(numbers), bool)
+    for place in range(8):
+        low = left & 0x1F
+        left = left >> 5
+        more = np.where(low & 0x10, left != -1, left != 0)
+        digits[:, place] = low + np.where(more, 0x20, 0) + 48
+        used[:, place] = open_
+        open_ = open_ & more
+    return digits[used].tobytes().decode("ascii")
