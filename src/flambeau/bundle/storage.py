@@ -9,6 +9,7 @@
     labels.json          the classes, [[id, name], ...]
     samples*             golden samples: their files, answers and outputs; see `flambeau.bundle.golden_samples`
     code/*.py            the user's code: Python models and own architectures only
+    archive/*            all files of a handler's archive: see `HandlerConfig`
 
 This module reads, verifies and writes the format. It loads no model and runs no code.
 """
@@ -30,6 +31,7 @@ from flambeau.answers.activation import Activation as Activation  # re-exported 
 from flambeau.answers.agreement import INT8_TOLERANCE, TOLERANCE, Agreement
 from flambeau.bundle.measurements import Placements, Quantised, Trials
 from flambeau.bundle.pipeline_config import CodeReference as CodeReference
+from flambeau.bundle.pipeline_config import HandlerConfig as HandlerConfig
 from flambeau.bundle.pipeline_config import ImageConfig as ImageConfig
 from flambeau.bundle.pipeline_config import PictureConfig as PictureConfig
 from flambeau.bundle.pipeline_config import PipelineConfig, facts_of, kind_of
@@ -58,6 +60,7 @@ LABELS = "labels.json"
 SAMPLES = "samples.json"
 SAMPLE_OUTPUTS = "samples.safetensors"
 SAMPLE_FILES = "samples"
+HANDLER_FILES = "archive"
 
 
 class HeadLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

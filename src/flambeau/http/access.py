@@ -15,7 +15,7 @@ from flambeau.errors import Code, ConfigError, RequestError
 from flambeau.http import tokens
 from flambeau.http.forwarded import Forwarding
 from flambeau.http.origins import SAFE_METHODS, Hosts, Origins
-from flambeau.protocols import models, openapi, platform_routes, v1, v2_routes
+from flambeau.protocols import models, openapi, platform_routes, torchserve, v1, v2_routes
 from flambeau.protocols.content_encoding import UnpackingBudget
 from flambeau.protocols.dispatch import NATIVE
 from flambeau.protocols.errors import RateLimited, error_answer
@@ -285,7 +285,17 @@ def site_routes(settings: Settings, access: AccessControl, *, ours: bool, tokens
     about_models = models.routes(access.is_admin, ours=ours, guarded=guarded, tokens=tokens)
     unpacking = UnpackingBudget(settings)
     v2 = v2_routes.routes(unpacking, access.is_admin, ours=ours, guarded=guarded, tokens=tokens)
-    routes = [*NATIVE, *about_models, *v2, *v1.routes(unpacking), document, *pages.ROUTES, *openapi_page.ROUTES]
+    theirs = torchserve.routes(document.answer)
+    routes = [
+        *NATIVE,
+        *about_models,
+        *v2,
+        *v1.routes(unpacking),
+        *theirs,
+        document,
+        *pages.ROUTES,
+        *openapi_page.ROUTES,
+    ]
     if settings.metrics_public:
         routes = [replace(route, scope="public") if route.path == "/metrics" else route for route in routes]
     table = RouteTable(platform_routes.added(routes, settings, unpacking))

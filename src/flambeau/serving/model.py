@@ -17,6 +17,7 @@ from flambeau.serving.batch_sizes import UNMEASURED, measured_sizes
 from flambeau.serving.batcher import BatchLimits, BatchQueue
 from flambeau.serving.core_share import CoreShare, SharedRunner
 from flambeau.serving.elasticity import Demand
+from flambeau.serving.handler_limits import limited
 from flambeau.settings.service import Settings
 from flambeau.system.machine import CpuBudget, place, processor, usable_cores
 from flambeau.tasks import TASKS, TaskName
@@ -38,6 +39,7 @@ class Model:
         Raises `SetupError` when the settings do not allow this bundle to be served; loads nothing yet.
         """
         manifest = bundle.manifest
+        settings = limited(settings, manifest)
         self.name = settings.name or manifest.name
         self.version = version
         if not NAME.fullmatch(self.name):

@@ -25,6 +25,7 @@ from flambeau.bundle.storage import CodeReference
 from flambeau.errors import BundleError, ConfigError, SetupError, SourceError
 from flambeau.settings.service import EngineChoice
 from flambeau.settings.source import SourceOptions
+from flambeau.sources import archives
 from flambeau.sources.request import (
     Advance,
     BuildFailure,
@@ -70,7 +71,7 @@ def open_source(options: SourceOptions, *, progress: Progress) -> storage.Bundle
         refuse_idle(options, "a bundle", used=())
         return _foreign(Path(options.source))
     for attempt in range(_ATTEMPTS):
-        request = build_request(options)
+        request = archives.request_for(options, cache_folder() / "archives") or build_request(options)
         before = _identities(request)
         target = cache_folder() / "bundles" / f"{request.name}-{_key(request)[:16]}"
         try:
@@ -137,7 +138,8 @@ def build_into(
     if options.source and (Path(options.source) / storage.MANIFEST).is_file():
         raise SourceError(f"{options.source} is a bundle already: serve it, or build from its source")
     calibration = str(Path(int8).resolve()) if int8 else None
-    request = msgspec.structs.replace(build_request(options), portable=True, engine=engine, int8=calibration)
+    found = archives.request_for(options, cache_folder() / "archives") or build_request(options)
+    request = msgspec.structs.replace(found, portable=True, engine=engine, int8=calibration)
     if request.kind == "python":
         for flag, given in (("--engine", engine != "auto"), ("--int8", int8)):
             if given:
