@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import uvicorn
@@ -44,14 +44,15 @@ def run(
     *,
     encryption: ssl.SSLContext | None,
     grpc_address: Address | None = None,
+    more: Sequence[Address] = (),
     on_ready: Callable[[Service], None],
 ) -> None:
     """Serve until a signal, then answer what was received, and return. Raises `SetupError` if it cannot start.
 
-    `on_ready` is called when the server listens.
+    `more`: further addresses to listen on. `on_ready` is called when the server listens.
     """
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(make_service(), address, access, encryption, grpc_address, on_ready))
+        runner.run(_serve(make_service(), (address, *more), access, encryption, grpc_address, on_ready))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -65,7 +66,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def _serve(
     service: Service,
-    address: Address,
+    addresses: Sequence[Address],
     access: AccessControl,
     encryption: ssl.SSLContext | None,
     grpc_address: Address | None,
@@ -96,9 +97,9 @@ async def _serve(
     if grpc_address is not None:
         endpoint = grpc_front.make(service, access, budget, grpc_address, asyncio.get_running_loop().time)
         beside = _Beside(endpoint, grpc_address)
-    server = _Server(config, front, address, on_ready, beside)
+    server = _Server(config, front, addresses, on_ready, beside)
     with server.signals_handled():
-        await server.serve(sockets=[address.bound])
+        await server.serve(sockets=[each.bound for each in addresses])
     await service.close()
     logs.event("stopped")
 
@@ -150,13 +151,13 @@ class _Server(uvicorn.Server):
         self,
         config: uvicorn.Config,
         front: Front,
-        address: Address,
+        addresses: Sequence[Address],
         on_ready: Callable[[Service], None],
         beside: _Beside | None,
     ) -> None:
         super().__init__(config)
         self._beside = beside
-        self._address = address
+        self._addresses = addresses
         self._service = front.service
         self._monitor = front.monitor
         self._on_ready = on_ready
@@ -166,7 +167,7 @@ class _Server(uvicorn.Server):
         try:
             await super().startup(sockets)
         except OSError as error:  # another process began to listen while the model was loading
-            raise self._address.cannot_listen(error) from error
+            raise self._addresses[len(self.servers)].cannot_listen(error) from error
         if self._beside is not None:
             await self._beside.endpoint.start(self._beside.address.cannot_listen)
         self._monitor.start(lambda: self.server_state.connections)  # type: ignore[arg-type,return-value]  # all ours
@@ -198,8 +199,8 @@ class _Server(uvicorn.Server):
         spares = [each.dup() for each in sockets]
         for server in self.servers:
             server.close()
-        for spare in spares:
-            self._address.refuse_newcomers(spare)
+        for address, spare in zip(self._addresses, spares, strict=True):
+            address.refuse_newcomers(spare)
             spare.setblocking(False)
             with spare, contextlib.suppress(BlockingIOError):
                 while True:

@@ -64,7 +64,7 @@ async def answer(service: Service, model: Model, request: HttpRequest) -> Answer
     nonfinite = sum(each.nonfinite for each in found)
     headers = (("X-Nonfinite-Outputs", str(nonfinite)),) if nonfinite else ()
     shapes = [_shape(each) for each in found]
-    http = HttpAnswer(200, _pretty(shapes if several else shapes[0]), headers=headers)
+    http = HttpAnswer(200, pretty(shapes if several else shapes[0]), headers=headers)
     return Answered(http, None, [each.timings for each in outcomes], queued)
 
 
@@ -168,17 +168,18 @@ def refuse(error: RequestError, request_id: str) -> HttpAnswer:
             "BadRequestException" if status < 500 else "InternalServerException"
         )  # fmt: skip
     message = error.message if not error.hint else f"{error.message}: {error.hint}"
-    return HttpAnswer(status, _pretty({"code": status, "type": kind, "message": message}), headers=plain.headers)
+    return HttpAnswer(status, pretty({"code": status, "type": kind, "message": message}), headers=plain.headers)
 
 
-def _pretty(value: Any) -> bytes:
+def pretty(value: Any) -> bytes:
+    """JSON as TorchServe writes it."""
     return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
 
 
 async def ping(service: Service, request: HttpRequest) -> HttpAnswer:
     """`GET /ping`."""
     ready = service.ready()
-    return HttpAnswer(200 if ready else 500, _pretty({"status": "Healthy" if ready else "Unhealthy"}))
+    return HttpAnswer(200 if ready else 500, pretty({"status": "Healthy" if ready else "Unhealthy"}))
 
 
 def _explain(service: Service, request: HttpRequest, **_: str) -> HttpAnswer:

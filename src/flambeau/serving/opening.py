@@ -39,6 +39,8 @@ def open_models(
         if options.source is not None:
             raise ConfigError(f"--multi-model {settings.multi_model} loads its models later: leave out SOURCE")
         return []
+    if settings.model_store is not None and options.source is None and not more:
+        return []
     sources = [each for each in (options.source, *more) if each is not None]
     declared = declarations.declare(sources, msgspec.structs.replace(options, source=None), keep=settings.keep_versions)
     if declared is None:

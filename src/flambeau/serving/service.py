@@ -174,6 +174,7 @@ class Service:
         """Whether every loaded model can answer, there is one (or loads on demand), and the service is not stopping."""
         models = self.models()
         later = self.settings.load == "on-demand" or self.settings.multi_model is not None
+        later = later or self.settings.model_store is not None
         enough = bool(models) or (self._started and later)
         return not self.draining and enough and all(model.ready() for model in models)
 
