@@ -17,6 +17,8 @@ from flambeau.system.machine import pip_install
 MANIFEST = "MAR-INF/MANIFEST.json"
 LABELS = "index_to_name.json"
 REQUIREMENTS = "requirements.txt"
+SCRIPTS = ("code/inference.py",)
+"""The script of a model of SageMaker's."""
 
 _LARGEST_TEXT = 2**20
 
@@ -58,18 +60,40 @@ def read(path: Path) -> ArchivedModel | None:
 def unpack(path: Path, folder: Path) -> None:
     """Write the files of an archive into an empty folder. Raises `SourceError` or `OSError`."""
     try:
-        files = _open(path)
+        files = open_files(path)
         if files is None:
-            raise SourceError(f"{path} is not an archive of TorchServe any more")
+            raise SourceError(f"{path} is no archive any more")
         files.unpack(folder)
     except ScanError as refusal:
         raise _refused(path, refusal) from None
+
+
+def files_of_sagemaker(path: Path) -> tuple[str, ...] | None:
+    """The files of `model.tar.gz`, or of the folder that it is unpacked to; `None` for anything else.
+
+    A folder counts only if it has a script. Raises `SourceError`.
+    """
+    try:
+        packed = path.is_file() and path.name.lower().endswith((".tar.gz", ".tgz"))
+        if not packed and not any((path / name).is_file() for name in SCRIPTS):
+            return None
+        files = open_files(path)
+        return None if files is None else files.names
+    except ScanError as refusal:
+        raise _refused(path, refusal) from None
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def looks_like(path: Path) -> bool:
     """Whether a path may be an archive of TorchServe, by its name alone: `read` says whether it is."""
     name = path.name.lower()
     return name.endswith((".mar", ".tar.gz", ".tgz", ".zip")) or (path / MANIFEST).is_file()
+
+
+def is_folder_of_one(path: Path) -> bool:
+    """Whether a folder is one archive, unpacked: of TorchServe, or with a script of SageMaker."""
+    return any((path / name).is_file() for name in (MANIFEST, *SCRIPTS))
 
 
 def _open(path: Path) -> ArchiveFiles | None:

@@ -48,7 +48,12 @@ def admit_first(folder: Path) -> None:
 
 
 def gpu_id() -> int | None:
-    """The number of the accelerator that a handler is to use; `None` without one, or without torch."""
+    """The number of the accelerator that a handler is to use; `None` without one, or without torch.
+
+    Without a device torch is not imported: a handler may do without it.
+    """
+    if not Path("/dev/nvidiactl").exists():
+        return None
     try:
         import torch
     except ImportError:

@@ -17,7 +17,6 @@ from typing import Any
 
 import msgspec
 
-from flambeau.bundle.storage import HandlerConfig
 from flambeau.checkpoints.repository import NAME, newest_first
 from flambeau.errors import RequestError, SetupError
 from flambeau.protocols.messages import JSON, HttpAnswer, HttpRequest
@@ -29,7 +28,6 @@ from flambeau.serving.service import Service
 from flambeau.serving.versions import ServedModel, Version
 from flambeau.settings.source import SourceOptions
 from flambeau.sources.declarations import Declaration, DeclaredModel, declare_archive
-from flambeau.types import ModelState
 
 _MOST_LISTED = 100
 _STATUS = {"idle": "READY", "busy": "READY", "starting": "UNLOADING"}  # TorchServe's word for a worker that is loading
@@ -252,10 +250,9 @@ def _url(served: ServedModel) -> str:
 def _described(entry: Version, service: Service) -> dict[str, Any]:
     """A version, in the members that TorchServe's clients read."""
     declaration, model = entry.declaration, entry.model
-    settings = service.settings
+    settings = service.settings if model is None else model.settings
     workers = [] if model is None else model.metrics.workers()
-    config = model.bundle.manifest.pipeline if model is not None else None
-    timeout = config.timeout if isinstance(config, HandlerConfig) and config.timeout else settings.compute_timeout
+    since = entry.loaded_at.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z" if entry.loaded_at else ""
     return {
         "modelName": declaration.name,
         "modelVersion": declaration.version,
@@ -264,12 +261,12 @@ def _described(entry: Version, service: Service) -> dict[str, Any]:
         "minWorkers": 0 if model is None else model.replicas,
         "maxWorkers": 0 if model is None else model.most_replicas,
         "batchSize": 1 if model is None else model.batch_size,
-        "maxBatchDelay": int(declaration.settings.get("max_queue_delay_ms", settings.max_queue_delay_ms)),
-        "responseTimeout": int(declaration.settings.get("compute_timeout", timeout)),
-        "loadedAtStartup": False,
-        "status": "" if entry.state is ModelState.READY else str(entry.state),
+        "maxBatchDelay": int(settings.max_queue_delay_ms),
+        "responseTimeout": int(settings.compute_timeout),
+        "startupTimeout": int(settings.startup_timeout),
+        "loadedAtStartup": service.table.named(declaration.name).repository is not None,
         "workers": [
-            {"id": str(9000 + index), "startTime": entry.loaded_at.isoformat() if entry.loaded_at else "",
+            {"id": str(9000 + index), "startTime": since,
              "status": _STATUS[each.state], "memoryUsage": each.memory or 0, "gpu": False, "gpuUsage": "N/A"}
             for index, each in enumerate(workers)
         ],

@@ -87,6 +87,11 @@ class Model:
         return pipeline.threshold if self._settings.threshold is None else self._settings.threshold
 
     @property
+    def settings(self) -> Settings:
+        """The settings that hold for this model: the service's, and its own over them."""
+        return self._settings
+
+    @property
     def elastic(self) -> bool:
         """Whether it can have fewer replicas than `most_replicas`, and other numbers of them while it is loaded."""
         return self._runner.elastic

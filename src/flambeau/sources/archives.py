@@ -17,9 +17,9 @@ from flambeau.bundle import storage
 from flambeau.bundle.storage import CodeReference, HandlerConfig
 from flambeau.checkpoints import model_archive
 from flambeau.checkpoints.model_archive import ArchivedModel
-from flambeau.errors import CodeNotAllowed, SourceError
+from flambeau.errors import CodeNotAllowed, ConfigError, SourceError
 from flambeau.settings.source import SourceOptions
-from flambeau.sources import network_class
+from flambeau.sources import model_folder, network_class
 from flambeau.sources.request import BuildRequest, build_request, model_name, refuse_idle
 from flambeau.system import staging
 from flambeau.telemetry import logs
@@ -42,12 +42,12 @@ def request_for(options: SourceOptions, home: Path) -> BuildRequest | None:
     path = Path(options.source)
     found = model_archive.read(path)
     if found is None:
-        return None
+        return _of_sagemaker(path, options, home)
     if options.weights or options.arch:
         raise SourceError(f"{path} is an archive with a network of its own: leave out --weights and --arch")
     _refuse_requirements(found, path, options)
     if found.handler in _MAPPED:
-        return _mapped(found, path, _unpacked(path, found, home), options)
+        return _mapped(found, path, _unpacked(path, found.name, found.names, home), options)
     return _handled(found, path, options, home)
 
 
@@ -63,9 +63,9 @@ def _refuse_requirements(found: ArchivedModel, path: Path, options: SourceOption
         )  # fmt: skip
 
 
-def _unpacked(path: Path, found: ArchivedModel, home: Path) -> Path:
+def _unpacked(path: Path, name: str, names: tuple[str, ...], home: Path) -> Path:
     """The folder with the archive's files: named after their contents, so that it is complete or absent."""
-    target = home / f"{model_name(found.name)}-{_digest(path, found)[:32]}"
+    target = home / f"{model_name(name)}-{_digest(path, names)[:32]}"
     try:
         home.mkdir(parents=True, exist_ok=True)
         with staging.lock(home, target.name):
@@ -80,11 +80,11 @@ def _unpacked(path: Path, found: ArchivedModel, home: Path) -> Path:
     return target
 
 
-def _digest(path: Path, found: ArchivedModel) -> str:
+def _digest(path: Path, names: tuple[str, ...]) -> str:
     if path.is_file():
         return storage.sha256_of(path)
     digest = hashlib.sha256()
-    for name in found.names:
+    for name in names:
         digest.update(f"{name} {storage.sha256_of(path / name)}\n".encode())
     return digest.hexdigest()
 
@@ -147,7 +147,7 @@ def _handled(found: ArchivedModel, path: Path, options: SourceOptions, home: Pat
         raise SourceError(f"{path} names no handler: archive it again with --handler")
     usercode.refuse_unless(options.allow_code, what)
     refuse_idle(options, "an archive with a handler of its own", used=())
-    folder = _unpacked(path, found, home)
+    folder = _unpacked(path, found.name, found.names, home)
     return msgspec.structs.replace(
         BuildRequest(kind="python", name=model_name(found.name), options=options),
         file=str(path.resolve()) if path.is_file() else None,
@@ -198,3 +198,35 @@ _LIMITS = {
 def _number(value: object) -> int | None:
     """A whole number above 0; anything else counts as not given, as TorchServe has it."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+# SageMaker's models: `model.tar.gz`, or the folder that it is unpacked to.
+
+
+def _of_sagemaker(path: Path, options: SourceOptions, home: Path) -> BuildRequest | None:
+    """The request for a model of SageMaker's; `None` for any other source. Its script runs only with `--allow-code`."""
+    names = model_archive.files_of_sagemaker(path)
+    if names is None:
+        return None
+    script = next((name for name in model_archive.SCRIPTS if name in names), None)
+    if script is None and path.is_dir():
+        return None
+    name = model_name(path.name.partition(".")[0])
+    if script is not None:
+        usercode.refuse_unless(options.allow_code, f"{path}: its {script}")
+        refuse_idle(options, "a model with a script of its own", used=())
+    folder = _unpacked(path, name, names, home)
+    if script is None:
+        try:
+            source = model_folder.find(str(folder)).source
+        except ConfigError as error:
+            raise SourceError(str(error).replace(str(folder), str(path))) from None
+        request = build_request(msgspec.structs.replace(options, source=source))
+        return msgspec.structs.replace(request, name=name)
+    code = CodeReference(name="", file=f"{storage.HANDLER_FILES}/{script}")
+    return msgspec.structs.replace(
+        BuildRequest(kind="python", name=name, options=options),
+        file=str(path.resolve()) if path.is_file() else None,
+        handler=HandlerConfig(code=code, contract="sagemaker"),
+        files=str(folder),
+    )

@@ -87,7 +87,8 @@ def declare(sources: Sequence[str], options: SourceOptions, *, keep: int | None 
     if len(named) == 1 and named[0] is None:
         folder = Path(sources[0])
         try:
-            found = declare_repository(folder, options, keep=keep) if folder.is_dir() else []
+            plain = folder.is_dir() and not model_archive.is_folder_of_one(folder)
+            found = declare_repository(folder, options, keep=keep) if plain else []
         except OSError as error:
             raise ConfigError(f"{folder} cannot be read: {error.strerror}") from None
         if found:
