@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from flambeau.architectures import torchvision_compat
+from flambeau.checkpoints import model_archive
 from tests.support.photographs import encoded, photograph
 from tests.support.server import FLAMBEAU, ServerProcess, started
 
@@ -30,6 +31,7 @@ class ImageClassifier(ResNet):
         super().__init__(BasicBlock, [2, 2, 2, 2], num_classes=6)
 """
 FORMATS = {"default": "net.mar", "zip-store": "net.mar", "tgz": "net.tar.gz", "no-archive": "net"}
+SERVED = ("default", "no-archive")
 
 
 @pytest.fixture(scope="module")
@@ -64,16 +66,20 @@ def archives(tmp_path_factory: pytest.TempPathFactory, network: torch.nn.Module)
 
 @pytest.fixture(scope="module")
 def server(archives: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    named = [f"{form}={path}" for form, path in archives.items()]
+    named = [f"{form}={archives[form]}" for form in SERVED]
     with started([*FLAMBEAU, "serve", *named, "--replicas", "1"], tmp_path_factory.mktemp("server")) as found:
         yield found
 
 
-@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_says_the_same(archives: dict[str, Path]) -> None:
+    found = [model_archive.read(path) for path in archives.values()]
+    assert all(each is not None and set(each.names) == set(found[0].names) for each in found if found[0] is not None)
+    assert {(each.name, each.version, each.weights) for each in found if each} == {("net", "1.0", "net.pth")}
+
+
+@pytest.mark.parametrize("form", SERVED)
 @pytest.mark.parametrize("picture", ["chelsea", "coffee"])
-def test_every_format_answers_as_eager_pytorch(
-    server: ServerProcess, network: torch.nn.Module, form: str, picture: str
-) -> None:
+def test_it_answers_as_eager_pytorch(server: ServerProcess, network: torch.nn.Module, form: str, picture: str) -> None:
     image: Image.Image = photograph(picture)
     prepare = transforms.Compose([
         transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor(),

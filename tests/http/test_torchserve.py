@@ -212,6 +212,14 @@ def test_health_and_description(server: ServerProcess) -> None:
     assert server.get("/api-description").json()["openapi"].startswith("3.")
 
 
+def test_metrics_have_their_old_names_beside_ours(management: str, server: ServerProcess) -> None:
+    assert server.post("/predictions/functions", data=b"x").status_code == 200
+    text = requests.get(f"{management}/metrics", timeout=60).text
+    for name in ("ts_inference_requests_total", "ts_queue_latency_microseconds", "ts_inference_latency_microseconds"):
+        assert f'{name}{{hostname="' in text or f'{name}{{model_name="functions"' in text
+    assert "flambeau_requests_total{" in text
+
+
 # SageMaker's scripts
 
 

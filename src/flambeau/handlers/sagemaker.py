@@ -24,7 +24,7 @@ from flambeau.bundle.storage import HANDLER_FILES, Bundle, HandlerConfig
 from flambeau.errors import InvalidInput, RequestError, SourceError
 from flambeau.handlers.base import BYTES, JSON, HandlerFunction, admit_first, gpu_id, working_folder
 from flambeau.items import HandlerCall
-from flambeau.tasks.handler import Handled
+from flambeau.tasks.handler import Handled, can_be_sent
 from flambeau.telemetry import logs
 
 CSV, NPY, NPZ = "text/csv", "application/x-npy", "application/x-npz"
@@ -111,7 +111,8 @@ class _Script:
             found = self._given(self._output, self._given(self._predict, data, self._model), accept)
         if isinstance(found, tuple) and len(found) == 2:
             found, accept = found
-        return Handled(_bytes(found), str(accept) if accept else BYTES)
+        media_type = str(accept) if accept else BYTES
+        return Handled(_bytes(found), media_type if can_be_sent("Content-Type", media_type) else BYTES)
 
 
 def _accept(header: str) -> str:

@@ -23,7 +23,7 @@ from flambeau.bundle.storage import HANDLER_FILES, Bundle, HandlerConfig
 from flambeau.errors import RequestError, SourceError
 from flambeau.handlers.base import BYTES, JSON, TEXT, TS_PATH, HandlerFunction, admit_first, gpu_id, working_folder
 from flambeau.items import HandlerCall, HandlerPart
-from flambeau.tasks.handler import Handled
+from flambeau.tasks.handler import Handled, can_be_sent
 from flambeau.telemetry import logs
 
 _FORM = "application/x-www-form-urlencoded"
@@ -164,21 +164,21 @@ def _answer(answer: Any, asked: Any) -> Handled:
     pieces = [_written(each) for each in (*asked.pieces, answer)]
     data = b"".join(each for each, _ in pieces)
     media_type = pieces[-1][1] if len(pieces) == 1 else BYTES
-    headers = {name.lower(): value for name, value in asked.get_response_headers().items()}
-    media_type = headers.pop("content-type", media_type)
-    kept = tuple((name, value) for name, value in headers.items() if _can_be_sent(name, value))
+    headers = {_cased(name): value for name, value in asked.get_response_headers().items()}
+    media_type = headers.pop("Content-Type", media_type)
+    kept = tuple((name, value) for name, value in headers.items() if can_be_sent(name, value))
     status = asked.get_response_status_code()
-    return Handled(data, media_type if _can_be_sent("content-type", media_type) else BYTES,
-                   status if 200 <= status <= 599 else 500, kept)  # fmt: skip
+    return Handled(
+        data,
+        media_type if can_be_sent("Content-Type", media_type) else BYTES,
+        status if 200 <= status <= 599 else 500,
+        kept,
+    )
 
 
-_OURS = frozenset({"content-length", "transfer-encoding", "connection", "server", "date", "set-cookie"})
-
-
-def _can_be_sent(name: str, value: str) -> bool:
-    """Whether a header is one that a handler may set, and can stand in a response at all."""
-    plain = value.isascii() and value.isprintable() and len(value) <= 200
-    return plain and name not in _OURS and name.replace("-", "").isalnum() and name.isascii()
+def _cased(name: str) -> str:
+    """A header's name as we write it, so that no name is sent twice."""
+    return "-".join(each.capitalize() for each in name.split("-"))
 
 
 def _written(answer: Any) -> tuple[bytes, str]:

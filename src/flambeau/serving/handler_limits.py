@@ -19,7 +19,7 @@ def limited(settings: Settings, manifest: Manifest) -> Settings:
     if settings.runner != "processes":
         raise ConfigError(
             f"{manifest.name} has a handler, which changes the folder and the imports of its whole process: serve it "
-            "with --runner processes"
+            "(flambeau serve), with --runner processes"
         )
     own: dict[str, Any] = {}
     if not settings.max_batch_size:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from flambeau import engines, runners, usercode
 from flambeau.bundle.pipeline_config import kind_of
-from flambeau.bundle.storage import Bundle, Manifest, PythonConfig, TakesImages, graph_bytes
+from flambeau.bundle.storage import Bundle, HandlerConfig, Manifest, PythonConfig, TakesImages, graph_bytes
 from flambeau.checkpoints.repository import NAME
 from flambeau.engines import base
 from flambeau.errors import Code, ConfigError, RequestError
+from flambeau.handlers import base as handlers
 from flambeau.runners.base import BatchCost, ReplicaSpec, RunnerState
 from flambeau.serving.batch_sizes import UNMEASURED, measured_sizes
 from flambeau.serving.batcher import BatchLimits, BatchQueue
@@ -211,6 +212,8 @@ class Model:
         except TimeoutError:
             logs.event("gave up on batches that did not finish", model=self.name, after=self._settings.drain_timeout)
         await self._runner.close(timeout=1.0)
+        if isinstance(self.bundle.manifest.pipeline, HandlerConfig):
+            await asyncio.to_thread(handlers.sweep)
         self._claim.give_up()
 
 

@@ -23,6 +23,7 @@ from flambeau.settings.source import SourceOptions
 from flambeau.system.loop_thread import LoopThread, PerProcess
 from flambeau.telemetry import logs, tracing
 from flambeau.telemetry.metrics import Metrics
+from flambeau.telemetry.torchserve_metrics import TorchServeMetrics
 from flambeau.types import Options, Outcome, Payload, Tensors
 
 T = TypeVar("T")
@@ -49,6 +50,8 @@ class Service:
         """Raises `SetupError` for a missing engine, device or permission; loads nothing yet."""
         self.settings = settings
         self.metrics = Metrics(logs.dropped)
+        if settings.model_store is not None:
+            self.metrics.registry.register(TorchServeMetrics(self.metrics.watched))
         self.tracer = tracing.start(settings.otel_endpoint)
         self.draining = False
         self.table = ModelTable(models, settings, self.metrics)

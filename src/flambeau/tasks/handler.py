@@ -12,6 +12,21 @@ from flambeau.items import TensorSpec
 from flambeau.tasks.base import NetworkFacts, Task
 
 _JSON = "application/json"
+_OURS = frozenset({
+    "content-length", "transfer-encoding", "connection", "keep-alive", "upgrade", "trailer", "te", "server", "date",
+    "set-cookie", "x-request-id", "x-content-type-options", "server-timing",
+})  # fmt: skip
+"""Headers that are not a handler's to set: they frame the response, or speak for the server."""
+
+
+def can_be_sent(name: str, value: str) -> bool:
+    """Whether a header is one that a handler may set, and can stand in a response at all."""
+    if not (name.isascii() and name.replace("-", "").replace("_", "").isalnum() and len(name) <= 100):
+        return False
+    lowered = name.lower()
+    if lowered in _OURS or lowered.startswith("access-control-"):
+        return False
+    return value.isascii() and value.isprintable() and len(value) <= 1000
 
 
 class Handled(Answer, frozen=True):
@@ -21,6 +36,11 @@ class Handled(Answer, frozen=True):
     media_type: Annotated[str, msgspec.Meta(max_length=200)]
     status: Annotated[int, msgspec.Meta(ge=200, le=599)] = 200
     headers: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, value in (("Content-Type", self.media_type), *self.headers):
+            if not can_be_sent(name, value):
+                raise ValueError("a handler's header cannot stand in a response")
 
     @property
     def size(self) -> int:
