@@ -26,6 +26,8 @@ from flambeau.sources.request import model_name
 from flambeau.telemetry import logs
 from flambeau.version import VERSION
 
+_ADDRESSES = {"host": "127.0.0.1", "port": 8080, "management_address": "127.0.0.1:8081",
+              "metrics_address": "127.0.0.1:8082"}  # fmt: skip
 _STOP_SECONDS = 60.0
 _IDLE = ("log_config", "workflow_store", "plugins_path", "cpp_log_config")
 """Arguments that are taken and have no effect."""
@@ -73,8 +75,7 @@ def _serve(asked: argparse.Namespace, unknown: list[str]) -> None:
         logs.event("argument passed over", argument=name)
     for key, why in config.passed_over.items():
         logs.event("config.properties: passed over", key=key, why=why)
-    settings = {"host": "127.0.0.1", "port": 8080, "management_address": "127.0.0.1:8081",
-                "metrics_address": "127.0.0.1:8082", "platform": "none"} | config.settings  # fmt: skip
+    settings: dict[str, Any] = {**_ADDRESSES, "platform": "none", **config.settings}
     store = asked.model_store or settings.get("model_store") or os.environ.get("TS_MODEL_STORE")
     if not store:
         raise ConfigError("Missing mandatory parameter --model-store: name the folder of archives")

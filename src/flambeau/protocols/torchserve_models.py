@@ -60,7 +60,7 @@ class _ManagedArchives:
                          "Use scale workers API to add workers for the model.")  # fmt: skip
         loading = self._load(service, declaration, by=sender(request, tokens=self._tokens))
         if asked.get("synchronous", "true").lower() == "false":
-            self._keep(loading)
+            _ = self._keep(loading)
             return _said("Processing worker updates...", 202)
         await asyncio.shield(self._keep(loading))
         return _said(
