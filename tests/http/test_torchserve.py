@@ -150,10 +150,14 @@ def test_a_handler_that_prints_or_dies_disturbs_nobody_else(server: ServerProces
 def test_a_function_gets_the_parts_of_a_form_and_decides_about_its_answer(server: ServerProcess) -> None:
     url = f"{server.url}/predictions/functions"
     headers = {"User-Agent": "old client", "Authorization": "Bearer secret"}
-    found = requests.post(url, files={"a": b"1", "b": (None, "2", "text/plain")}, headers=headers, timeout=60).json()
+    parts: dict[str, Any] = {
+        "a": b"1", "b": (None, "2", "text/plain"), "c": ("c.json", "[1]", "application/json"),
+        "d": ("d.txt", "2", "text/plain"),
+    }  # fmt: skip
+    found = requests.post(url, files=parts, headers=headers, timeout=60).json()
     assert found == {
-        "loaded": 1, "keys": ["a", "b"], "id": True, "agent": "old client", "token": None,
-        "kinds": ["bytearray", "str"],
+        "loaded": 1, "keys": ["a", "b", "c", "d"], "id": True, "agent": "old client", "token": None,
+        "kinds": ["bytearray", "bytearray", "list", "str"],  # as the real TorchServe has it
     }  # fmt: skip
     text = requests.post(url, files={"text": (None, "bold", "text/plain")}, timeout=60)
     assert (text.text, text.headers["content-type"]) == ("<b>bold</b>", "text/html")

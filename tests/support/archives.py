@@ -126,7 +126,7 @@ def handle(data, context):
     for index, row in enumerate(data):
         if "text" in row:
             context.set_response_content_type(index, "text/html")
-            answers.append(f"<b>{row['text']}</b>")
+            answers.append(f"<b>{row['text'].decode()}</b>")
         elif "bytes" in row:
             context.set_response_status(202, "Accepted", index)
             answers.append(bytes(row["bytes"])[::-1])

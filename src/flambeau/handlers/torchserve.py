@@ -131,7 +131,8 @@ def row_of(call: HandlerCall) -> Any:
         [whole] = call.parts
         if whole.media_type == _FORM:
             text = whole.data.decode("utf-8", "replace")
-            return {name: values[-1] for name, values in urllib.parse.parse_qs(text, keep_blank_values=True).items()}
+            fields = urllib.parse.parse_qs(text, keep_blank_values=True)
+            return {name: bytearray(values[-1], "utf-8") for name, values in fields.items()}
         value = _decoded(whole)
         return value if call.headers.get(ROW) == "1" else {"body": value}
     return {each.name: _decoded(each) for each in call.parts}

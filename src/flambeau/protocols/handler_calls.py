@@ -51,6 +51,8 @@ async def _call(request: HttpRequest, settings: Settings, extra: dict[str, str])
         return HandlerCall(request.identity, headers, (HandlerPart("body", media_type, bytes(request.body)),))
     content_type = request.headers["content-type"]
     parts = await multipart.parse(request.body, content_type, max_parts=settings.max_items)
+    # a field without a file name has no type there, whatever its header says: TorchServe passes its bytes on
+    given = ((each, each.media_type if each.is_file else "") for each in parts)
     return HandlerCall(
-        request.identity, headers, tuple(HandlerPart(each.name, each.media_type, bytes(each.data)) for each in parts)
+        request.identity, headers, tuple(HandlerPart(each.name, kind, bytes(each.data)) for each, kind in given)
     )
