@@ -16,7 +16,7 @@ from flambeau.bundle.storage import Activation
 from tests.support import archives, task_models
 from tests.support.archives import write_mar, write_tar
 from tests.support.photographs import encoded, photograph
-from tests.support.server import FLAMBEAU, ServerProcess, free_port, started
+from tests.support.server import FLAMBEAU, ServerProcess, free_port, run_flambeau, started
 
 CONFIG = "batchSize: 4\nmaxBatchDelay: 300\nminWorkers: 1\nmaxWorkers: 1\nresponseTimeout: 30\nhandler:\n  scale: 2\n"
 
@@ -282,3 +282,43 @@ def test_nothing_is_managed_at_the_address_of_predictions(server: ServerProcess)
     assert server.post("/models?url=plain.mar").status_code == 403
     assert requests.delete(f"{server.url}/models/rows", timeout=60).status_code == 403
     assert server.get("/models/rows").status_code == 200
+
+
+# The command line
+
+
+def test_an_archive_with_a_handler_needs_permission(store: Path, tmp_path: Path) -> None:
+    done = run_flambeau("serve", store / "plain.mar", cwd=tmp_path)
+    assert done.returncode == 78
+    assert "plain.mar: its handler plain.py is code that would run with your rights" in done.stderr
+
+
+def test_the_command_of_torchserve_reads_its_file_and_passes_over_the_rest(store: Path, tmp_path: Path) -> None:
+    inference, management = free_port(), free_port()
+    models = {"one": {"1.0": {"defaultVersion": True, "marName": "plain.mar", "batchSize": 3, "maxBatchDelay": 5}}}
+    (tmp_path / "config.properties").write_text(
+        f"inference_address=http://127.0.0.1:{inference}\nmanagement_address=http://127.0.0.1:{management}\n"
+        f"enable_metrics_api=false\nNUM_WORKERS=1\njob_queue_size=7\nmodels={json.dumps(models)}\n"
+    )
+    command = [*FLAMBEAU, "torchserve", "--start", "--foreground", "--ncs", "--model-store", store, "--ts-config",
+               tmp_path / "config.properties", "--log-config", "log4j2.xml", "--allow-code"]  # fmt: skip
+    with started(command, tmp_path / "server") as server:
+        server.wait_until(lambda: "Model server started." in server.output())
+        assert server.url == f"http://127.0.0.1:{inference}"
+        assert server.post("/predictions/one/1.0", data=b"x").text == "plain 1"
+        [shown] = requests.get(f"http://127.0.0.1:{management}/models/one", timeout=60).json()
+        assert (shown["batchSize"], shown["maxBatchDelay"], shown["loadedAtStartup"]) == (3, 5, True)
+        assert shown["jobQueueStatus"]["remainingCapacity"] == 7
+        log = server.log()
+    assert "argument passed over" in log
+    assert "NUM_WORKERS" in log
+
+
+def test_convert_says_what_became_of_everything(store: Path, tmp_path: Path) -> None:
+    done = run_flambeau("convert", store / "rows.mar", "-o", tmp_path / "bundle", "--allow-code", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "kept     the handler rows.py, with its 7 files" in done.stdout
+    assert "kept     batchSize 4" in done.stdout
+    assert "dropped  the version 2.0" in done.stdout
+    manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
+    assert (manifest["task"], manifest["pipeline"]["batch"]) == ("handler", 4)

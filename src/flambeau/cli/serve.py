@@ -27,7 +27,7 @@ from flambeau.serving.model import Model
 from flambeau.serving.opening import open_models
 from flambeau.serving.service import Service, split_options
 from flambeau.settings import table
-from flambeau.settings.service import host_and_port
+from flambeau.settings.hosts import host_and_port
 from flambeau.settings.table import SECRET_VARIABLES
 from flambeau.telemetry import logs, stderr_capture
 

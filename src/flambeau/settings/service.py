@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 from flambeau.errors import ConfigError
 from flambeau.settings.connections import ConnectionSettings
-from flambeau.settings.hosts import is_local
+from flambeau.settings.hosts import host_and_port, is_local
 from flambeau.settings.platforms import BEHIND_LOOPBACK, PlatformChoice
 from flambeau.settings.schema import Setting, kind_of
 from flambeau.settings.setting_field import setting
@@ -390,14 +390,6 @@ def rows() -> tuple[Setting, ...]:
         Setting(name=each.name, kind=kind_of(hints[each.name]), default=each.default, **each.metadata)
         for each in fields(Settings)
     )
-
-
-def host_and_port(setting: str, text: str) -> tuple[str, int]:
-    """The parts of HOST:PORT. Raises `ConfigError`."""
-    host, colon, port = text.rpartition(":")
-    if not (colon and host and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise ConfigError(f"--{setting.replace('_', '-')} {text} is not an address: write it as in 127.0.0.1:8081")
-    return host.strip("[]"), int(port)
 
 
 _PATH = re.compile(r"/|(?:/[A-Za-z0-9._~:@-]+)+")

@@ -17,6 +17,7 @@ from flambeau.bundle import storage
 from flambeau.bundle.storage import CodeReference, HandlerConfig
 from flambeau.checkpoints import model_archive
 from flambeau.checkpoints.model_archive import ArchivedModel
+from flambeau.checkpoints.report import plain
 from flambeau.errors import CodeNotAllowed, ConfigError, SourceError
 from flambeau.settings.source import SourceOptions
 from flambeau.sources import model_folder, network_class
@@ -45,7 +46,6 @@ def request_for(options: SourceOptions, home: Path) -> BuildRequest | None:
         return _of_sagemaker(path, options, home)
     if options.weights or options.arch:
         raise SourceError(f"{path} is an archive with a network of its own: leave out --weights and --arch")
-    _refuse_requirements(found, path, options)
     if found.handler in _MAPPED:
         return _mapped(found, path, _unpacked(path, found.name, found.names, home), options)
     return _handled(found, path, options, home)
@@ -54,13 +54,16 @@ def request_for(options: SourceOptions, home: Path) -> BuildRequest | None:
 _MAPPED = ("image_classifier", "object_detector")
 
 
-def _refuse_requirements(found: ArchivedModel, path: Path, options: SourceOptions) -> None:
-    """Say what has to be installed. Nothing is installed by itself."""
-    if found.requirements is not None and found.handler not in _MAPPED and options.allow_code:
-        logs.event(
-            "the archive names packages that its code needs; none is installed: pip install them beside Flambeau",
-            level=logging.WARNING, archive=path.name, file=found.requirements,
-        )  # fmt: skip
+def _tell_requirements(found: ArchivedModel, path: Path, folder: Path) -> None:
+    """Say what has to be installed for a handler. Nothing is installed by itself."""
+    if found.requirements is None:
+        return
+    text = (folder / found.requirements).read_text("utf-8", "replace")
+    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
+    logs.event(
+        "the handler's packages are not installed by Flambeau: pip install them beside it, where they are missing",
+        level=logging.WARNING, archive=path.name, packages=plain(", ".join(filter(None, lines))),
+    )  # fmt: skip
 
 
 def _unpacked(path: Path, name: str, names: tuple[str, ...], home: Path) -> Path:
@@ -148,6 +151,7 @@ def _handled(found: ArchivedModel, path: Path, options: SourceOptions, home: Pat
     usercode.refuse_unless(options.allow_code, what)
     refuse_idle(options, "an archive with a handler of its own", used=())
     folder = _unpacked(path, found.name, found.names, home)
+    _tell_requirements(found, path, folder)
     return msgspec.structs.replace(
         BuildRequest(kind="python", name=model_name(found.name), options=options),
         file=str(path.resolve()) if path.is_file() else None,
