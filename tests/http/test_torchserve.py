@@ -272,7 +272,13 @@ def test_an_archive_that_cannot_be_loaded_is_not_registered(management: str) -> 
 
 @pytest.mark.parametrize(
     ("query", "status"),
-    [("", 400), ("?url=gone.mar", 404), ("?url=../store/plain.mar", 404), ("?url=http://x.example/y.mar", 403)],
+    [
+        ("", 400),
+        ("?url=plain.mar&initial_workers=999", 400),
+        ("?url=gone.mar", 404),
+        ("?url=../store/plain.mar", 404),
+        ("?url=http://x.example/y.mar", 403),
+    ],
 )
 def test_nothing_outside_of_the_store_is_registered(management: str, query: str, status: int) -> None:
     assert requests.post(f"{management}/models{query}", timeout=60).status_code == status
@@ -290,7 +296,7 @@ def test_nothing_is_managed_at_the_address_of_predictions(server: ServerProcess)
 def test_an_archive_with_a_handler_needs_permission(store: Path, tmp_path: Path) -> None:
     done = run_flambeau("serve", store / "plain.mar", cwd=tmp_path)
     assert done.returncode == 78
-    assert "plain.mar: its handler plain.py is code that would run with your rights" in done.stderr
+    assert "its handler plain.py is code that would run with your rights" in done.stderr
 
 
 def test_the_command_of_torchserve_reads_its_file_and_passes_over_the_rest(store: Path, tmp_path: Path) -> None:

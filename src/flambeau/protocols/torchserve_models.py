@@ -48,6 +48,7 @@ class _ManagedArchives:
         settings = {ours: number for theirs, ours in _LIMITS.items() if (number := _number(asked, theirs)) is not None}
         workers = _number(asked, "initial_workers", least=0) or 0
         if workers:
+            Change(limits={"replicas": workers}).check(ServedModel("", {}), service.settings)
             settings["replicas"] = workers
         options = SourceOptions(source=str(path), allow_code=service.settings.allow_code)
         name = asked.get("model_name")

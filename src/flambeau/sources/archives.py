@@ -145,7 +145,7 @@ def _mapped(found: ArchivedModel, path: Path, folder: Path, options: SourceOptio
 
 
 def _handled(found: ArchivedModel, path: Path, options: SourceOptions, home: Path) -> BuildRequest:
-    what = f"{path}: its handler {found.handler or '(none)'}"
+    what = f"{path} is an archive of TorchServe: its handler {found.handler or '(none)'}"
     if not found.handler:
         raise SourceError(f"{path} names no handler: archive it again with --handler")
     usercode.refuse_unless(options.allow_code, what)
