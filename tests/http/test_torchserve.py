@@ -294,7 +294,7 @@ def test_nothing_is_managed_at_the_address_of_predictions(server: ServerProcess)
 
 
 def test_an_archive_with_a_handler_needs_permission(store: Path, tmp_path: Path) -> None:
-    done = run_flambeau("serve", store / "plain.mar", cwd=tmp_path)
+    done = run_flambeau("serve", store / "plain.mar", "--port", 0, cwd=tmp_path)
     assert done.returncode == 78
     assert "its handler plain.py is code that would run with your rights" in done.stderr
 
@@ -308,7 +308,7 @@ def test_the_command_of_torchserve_reads_its_file_and_passes_over_the_rest(store
     )
     command = [*FLAMBEAU, "torchserve", "--start", "--foreground", "--ncs", "--model-store", store, "--ts-config",
                tmp_path / "config.properties", "--log-config", "log4j2.xml", "--allow-code"]  # fmt: skip
-    with started(command, tmp_path / "server") as server:
+    with started(command, tmp_path) as server:
         server.wait_until(lambda: "Model server started." in server.output())
         assert server.url == f"http://127.0.0.1:{inference}"
         assert server.post("/predictions/one/1.0", data=b"x").text == "plain 1"

@@ -9,6 +9,7 @@ A model is answered in the form of the handler that served it there: a classifie
 itself. Statuses are honest: TorchServe answers 503 to whatever went wrong in a handler.
 """
 
+import asyncio
 import time
 from typing import Any
 
@@ -16,10 +17,10 @@ import msgspec
 
 from flambeau.answers import Asked
 from flambeau.errors import Code, RequestError
+from flambeau.pipelines import json_document
 from flambeau.protocols import dispatch, handler_calls, multipart
 from flambeau.protocols.errors import STATUS, answers_of, error_answer
 from flambeau.protocols.messages import JSON, HttpAnswer, HttpRequest
-from flambeau.protocols.multipart import Part
 from flambeau.protocols.native import Answered
 from flambeau.protocols.parameters import reading_of
 from flambeau.protocols.routes import Route
@@ -52,94 +53,60 @@ async def answer(service: Service, model: Model, request: HttpRequest) -> Answer
     if model.task == handler_calls.TASK:
         return await handler_calls.answer(service, model, request)
     try:
-        payloads, several = await _read(request, model, service)
-        if request.charge is not None:
-            request.charge(len(payloads) - 1)
+        payload = await _read(request, model, service)
     except RequestError as error:
         model.metrics.rejected(error.code)
         raise
     queued = time.monotonic()
-    outcomes = await service.predict(model, payloads, Options(top_k=_TOP_K), timeout=service.settings.deadline)
-    found = answers_of(outcomes, noun="image" if model.kind == "image" else "input")
-    nonfinite = sum(each.nonfinite for each in found)
-    headers = (("X-Nonfinite-Outputs", str(nonfinite)),) if nonfinite else ()
-    shapes = [_shape(each) for each in found]
-    http = HttpAnswer(200, pretty(shapes if several else shapes[0]), headers=headers)
+    outcomes = await service.predict(model, [payload], Options(top_k=_TOP_K), timeout=service.settings.deadline)
+    [found] = answers_of(outcomes, noun="input")
+    headers = (("X-Nonfinite-Outputs", str(found.nonfinite)),) if found.nonfinite else ()
+    http = HttpAnswer(200, pretty(_shape(found)), headers=headers)
     return Answered(http, None, [each.timings for each in outcomes], queued)
 
 
-async def _read(request: HttpRequest, model: Model, service: Service) -> tuple[list[Payload], bool]:
-    """The payloads of a request, and whether they are answered as a list."""
+async def _read(request: HttpRequest, model: Model, service: Service) -> Payload:
+    """The payload of a request. Long JSON is looked at in a thread: other requests go on meanwhile."""
     if not request.body:
         raise RequestError(f"the body is empty: {_FORM}", code="empty_body")
-    settings = service.settings
-    if request.media_type() == "multipart/form-data":
+    settings, media_type, body = service.settings, request.media_type(), request.body
+    is_json = reading_of(media_type) == "json"
+    if media_type == "multipart/form-data":
         content_type = request.headers["content-type"]
         parts = await multipart.parse(request.body, content_type, max_parts=settings.max_items)
         chosen = [each for each in parts if each.name in _FIELDS]
         if not chosen:
             raise RequestError(f"the form has no field data: {_FORM}", code="missing_file")
-        return [_of_part(chosen[-1], model)], False  # of several with one name the last counts, as there
-    if reading_of(request.media_type()) == "json":
-        return _of_json(request.body, model), False
-    return [_of_bytes(request.body, model)], False
-
-
-def _of_part(part: Part, model: Model) -> Payload:
-    if part.media_type == JSON:
-        return _of_json(part.data, model)[0]
-    if model.kind == "image" and part.media_type.startswith("text"):  # base64, as TorchServe takes it
-        text = bytes(part.data).decode("utf-8", "replace")
-        return Payload("document", b'{"image":%b}' % msgspec.json.encode(text))
-    return _of_bytes(part.data, model)
-
-
-def _of_bytes(body: bytes | memoryview, model: Model) -> Payload:
-    """A file; of a network over numbers its JSON: old clients name no type."""
-    if model.kind == "image" or (model.kind == "python" and bytes(body[:1]) not in (b"{", b"[")):
+        part = chosen[-1]  # of several with one name the last counts, as there
+        if model.kind == "image" and part.media_type.startswith("text"):  # base64, as TorchServe takes it
+            text = bytes(part.data).decode("utf-8", "replace")
+            return Payload("document", b'{"image":%b}' % msgspec.json.encode(text))
+        is_json, body = part.media_type == JSON, part.data
+    if not is_json and (model.kind == "image" or (model.kind == "python" and bytes(body[:1]) not in (b"{", b"["))):
         return Payload("file", body)
-    return _value(body, model)
+    name = b"image" if model.kind == "image" else b"input"  # of a network over numbers: old clients name no type
+    if len(body) > json_document.SHORT:
+        value = await asyncio.to_thread(_value_in, bytes(body), settings.max_json_depth)
+    else:
+        value = _value_in(bytes(body), settings.max_json_depth)
+    return Payload("document", b'{"%b":%b}' % (name, value))
 
 
-def _of_json(body: bytes | memoryview, model: Model) -> list[Payload]:
-    if model.kind == "image":
-        return [Payload("document", b'{"image":%b}' % _base64_in(bytes(body)))]
-    return [_value(body, model)]
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_RAW = msgspec.json.Decoder(msgspec.Raw)
 
 
-class _WrappedPicture(msgspec.Struct):
-    data: msgspec.Raw = msgspec.Raw()
-    body: msgspec.Raw = msgspec.Raw()
-
-
-def _base64_in(body: bytes) -> bytes:
-    """The base64 text of a picture: the whole document, or its member `data`, `body` or `b64`."""
-    if body.lstrip()[:1] != b"{":
-        return _checked(body)
+def _value_in(body: bytes, max_depth: int) -> bytes:
+    """The JSON value that is meant: the only member `data`, `body` or `input` of an object, or all of it."""
+    if json_document.deeper_than(body, max_depth):
+        raise RequestError(f"the JSON is nested more than {max_depth} levels deep", code="json_too_deep")
     try:
-        found = msgspec.json.decode(body, type=_WrappedPicture)
+        if body.lstrip()[:1] != b"{":
+            _RAW.decode(body)
+            return body
+        members = _MEMBERS.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RequestError(f"the body is not JSON: {error}", code="invalid_json") from None
-    return bytes(memoryview(found.data) or memoryview(found.body)) or _checked(body)
-
-
-def _checked(body: bytes) -> bytes:
-    try:
-        msgspec.json.decode(body, type=msgspec.Raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RequestError(f"the body is not JSON: {error}", code="invalid_json") from None
-    return body
-
-
-def _value(body: bytes | memoryview, model: Model) -> Payload:
-    """JSON numbers, or any value: the document's member `data`, `body` or `input`, or all of it."""
-    return Payload("document", b'{"input":%b}' % _unwrapped(_checked(bytes(body))))
-
-
-def _unwrapped(body: bytes) -> bytes:
-    if body.lstrip()[:1] != b"{":
-        return body
-    members = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     if len(members) == 1 and (name := next(iter(members))) in ("data", "body", "input"):
         return bytes(memoryview(members[name]))
     return body
