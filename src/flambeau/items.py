@@ -144,12 +144,12 @@ class Payload(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     By `kind`, `data` is: `file`, the bytes of a file; `json`, the JSON text of one value; `document`, a whole JSON
     document for the replica to parse; `tensors`, the bytes of the network's own inputs, described by `arrays`; `value`,
-    the value itself, within one process only.
+    the value itself, within one process only; `request`, a whole request to a handler, a `HandlerCall` in MessagePack.
 
     On the wire between two processes, `data` is the number of the bytes, which follow separately (`runners.wire`).
     """
 
-    kind: Literal["file", "json", "document", "tensors", "value"]
+    kind: Literal["file", "json", "document", "tensors", "value", "request"]
     data: Any
     arrays: tuple[ArraySpec, ...] = ()
 
@@ -161,6 +161,22 @@ class Payload(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 MaskForm = Literal["png", "rle"]
 """The form of a mask in JSON: a PNG in base64, or COCO's run-length encoding."""
+
+
+class HandlerPart(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One part of a form, or the whole body, whose name is `body`. `media_type` is empty where the client said none."""
+
+    name: str
+    media_type: str
+    data: bytes
+
+
+class HandlerCall(msgspec.Struct, frozen=True, array_like=True):
+    """A request as a handler reads it. Names of headers are lower-case; the token is not among them."""
+
+    identity: str
+    headers: dict[str, str]
+    parts: tuple[HandlerPart, ...]
 
 
 class Options(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -59,6 +59,12 @@ def load(reference: CodeReference, *, within: Path | None, allow_code: bool) -> 
         raise SourceError(f"{where} has no {reference.name}") from None
 
 
+def load_module(file: Path, *, allow_code: bool) -> Any:
+    """Import a whole file, as a module of its name. Raises `CodeNotAllowed`, and whatever the file raises."""
+    refuse_unless(allow_code, file.name)
+    return _import_file(file)
+
+
 def admit(folder: Path) -> None:
     """Let allowed code import the modules beside it."""
     if str(folder) not in sys.path:

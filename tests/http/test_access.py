@@ -244,6 +244,9 @@ PATHS = {
     "/v1/models/double": {"GET": "infer"},
     "/v1/models/double:predict": {"POST": "infer"},
     "/v1/models/double:explain": {"POST": "infer"},
+    "/predictions/double": {"POST": "infer", "PUT": "infer"},
+    "/predictions/double/1": {"POST": "infer", "PUT": "infer"},
+    "/ping": {"GET": "public"},
 }
 STRANGE = (
     "//predict",

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from flambeau.bundle.storage import Bundle
-from tests.support.fronts import ERROR_KEYS, FRONTS, Front, open_front, post, refused
+from tests.support.fronts import ERROR_KEYS, FRONTS, Answered, Front, open_front, post, refused
 from tests.support.photographs import encoded, photograph
 from tests.support.server import Serve
 
@@ -110,6 +110,18 @@ def test_kserve_takes_values_and_compressed_bodies(doubles: Front) -> None:
     packed = gzip.compress(json.dumps(asked).encode())
     answered = post(doubles, "/v2/models/Double/infer", data=packed, headers={"Content-Encoding": "gzip"})
     assert answered.json()["outputs"][0]["data"] == ["6.0", "8.0"]
+
+
+def test_torchserves_clients_get_its_forms(cats: Front, doubles: Front, cat: bytes) -> None:
+    answered = post(cats, "/predictions/efficientnet_lite0", files={"data": cat})
+    assert (next(iter(answered.json())), len(answered.json())) == ("Egyptian_cat", 5)
+    assert post(doubles, "/predictions/Double", json=3).json() == 6.0
+    assert refused_there(post(doubles, "/predictions/nobody", json=3)) == (404, "ModelNotFoundException")
+    assert doubles.send("GET", "/ping").json() == {"status": "Healthy"}
+
+
+def refused_there(answered: Answered) -> tuple[int, str]:
+    return answered.json()["code"], answered.json()["type"]
 
 
 # -- images ------------------------------------------------------------------------------------------------------

@@ -3,8 +3,6 @@ files. Each sentence has to say what the file is, and how to go on.
 """
 
 import io
-import json
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from tests.support import segmenters
+from tests.support.archives import write_mar
 from tests.support.corpus import Kind, Made, alive, classified, picture, pixels, prepared, saved
 from tests.support.corpus_images import prefixed, resnet18, shufflenet
 
@@ -123,22 +122,18 @@ def written(name: str, contents: bytes) -> Callable[[Path], Made]:
 
 
 def mar(folder: Path) -> Made:
+    """With a built-in handler, and a class that says no more than torchvision's network of other sizes."""
     network = shufflenet()
     weights = io.BytesIO()
     torch.save(network.state_dict(), weights)
-    with zipfile.ZipFile(folder / "net.mar", "w") as archive:
-        archive.writestr("handler.py", "def handle(data, context): return data\n")
-        archive.writestr("model.pth", weights.getvalue())
-        named = {"modelName": "net", "handler": "handler.py", "serializedFile": "model.pth"}
-        archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"runtime": "python", "model": named}))
-
-    def convert() -> Made:
-        with zipfile.ZipFile(folder / "net.mar") as archive:
-            archive.extract("model.pth", folder)
-        probe = picture()
-        return Made(folder / "model.pth", probe, classified(network, prepared(probe)))
-
-    return Made(folder / "net.mar", convert=convert)
+    class_file = (
+        "from torchvision.models.shufflenetv2 import ShuffleNetV2\n\n\nclass Net(ShuffleNetV2):\n"
+        "    def __init__(self):\n        super().__init__([4, 8, 4], [24, 48, 96, 192, 1024], num_classes=3)\n"
+    )
+    named = {"handler": "image_classifier", "serializedFile": "model.pth", "modelFile": "model.py"}
+    file = write_mar(folder / "net.mar", named, {"model.py": class_file, "model.pth": weights.getvalue()})
+    probe = picture()
+    return Made(file, probe, classified(network, prepared(probe, resize=256)))
 
 
 def cut_short(folder: Path) -> Made:
@@ -176,7 +171,7 @@ KINDS = (
     Kind("a segmenter", segmenter, "path", "U11"),
     Kind("an optimiser alone", optimiser, "refused", "U11", end="torch.save(model.state_dict(), "),
     Kind("one tensor", one_tensor, "refused", "U11", end="torch.save(model.state_dict(), "),
-    Kind("a TorchServe archive", mar, "refused"),
+    Kind("a TorchServe archive", mar, "path"),
     Kind("a folder of a hub", foreign, "refused"),
     Kind("cut short", cut_short, "refused", end="download"),
     Kind("a web page", written("model.pth", b"<!doctype html><html><title>Sign in</title>"), "refused", end="download"),

@@ -22,7 +22,7 @@ SECONDS = {
     "test_predict.py": 30, "test_interrupt.py": 30, "test_evil_worker.py": 30, "test_odd_graphs.py": 25,
     "test_architectures.py": 25, "test_samples.py": 30, "test_shared_weights.py": 30, "test_near_models.py": 20,
     "test_without_torch.py": 20, "test_hostile_files.py": 20, "test_engines.py": 20, "test_standstill.py": 20,
-    "test_wsgi.py": 20, "test_platforms.py": 30, "test_package.py": 30,
+    "test_wsgi.py": 20, "test_platforms.py": 30, "test_package.py": 30, "test_torchserve.py": 30,
 }  # fmt: skip
 """How long the longest take, about, by file or by case."""
 

@@ -1,5 +1,6 @@
 """Put the user's own code into a bundle, and build the bundle of a Python model, which is nothing but code."""
 
+import os
 import shutil
 import sys
 import sysconfig
@@ -11,7 +12,7 @@ import msgspec
 
 from flambeau.builder import golden_samples
 from flambeau.bundle import storage
-from flambeau.bundle.storage import CodeReference, Manifest, PythonConfig, Source
+from flambeau.bundle.storage import HANDLER_FILES, CodeReference, HandlerConfig, Manifest, PythonConfig, Source
 from flambeau.sources.request import BuildRequest, BuildStep, Event
 from flambeau.version import VERSION
 
@@ -19,7 +20,10 @@ from flambeau.version import VERSION
 def build(
     order: BuildRequest, folder: Path, given: Sequence[golden_samples.GivenSample], *, say: Callable[[Event], None]
 ) -> None:
-    """Build the bundle of a Python model. The code is copied, not run."""
+    """Build the bundle of a Python model, or of a handler. The code is copied, not run."""
+    if order.handler is not None:
+        _build_handler(order, order.handler, folder, given, say=say)
+        return
     assert order.code is not None  # `flambeau.sources.request` sets it for every Python model
     say(BuildStep(1, 1, f"packing {order.name}"))
     code = keep_code(order.code, folder, portable=order.portable)
@@ -36,6 +40,41 @@ def build(
     if given:
         golden_samples.keep(given, folder)
     storage.write_manifest(folder, manifest)
+
+
+def _build_handler(
+    order: BuildRequest,
+    handler: HandlerConfig,
+    folder: Path,
+    given: Sequence[golden_samples.GivenSample],
+    *,
+    say: Callable[[Event], None],
+) -> None:
+    """Build the bundle of a handler: all files of its archive."""
+    say(BuildStep(1, 1, f"packing {order.name}"))
+    target = folder / HANDLER_FILES
+    # A bundle in the cache shares its files with the unpacked archive, which nobody changes either.
+    shutil.copytree(str(order.files), target, copy_function=shutil.copyfile if order.portable else _linked)
+    manifest = Manifest(
+        format=storage.FORMAT,
+        name=order.name,
+        flambeau=VERSION,
+        source=Source(kind=handler.contract, name=Path(order.options.source or order.name).name),
+        pipeline=handler,
+        engine="python",
+        task="handler",
+    )
+    if given:
+        golden_samples.keep(given, folder)
+    storage.write_manifest(folder, manifest)
+
+
+def _linked(source: str, target: str) -> str:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(source, target)
+    return target
 
 
 def imported() -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """How an input becomes tensors: the part of a manifest that chooses the pipeline. It prepares nothing itself."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -159,13 +159,36 @@ class PythonConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     code: CodeReference
 
 
+class HandlerConfig(PythonConfig, frozen=True, forbid_unknown_fields=True, tag="handler", tag_field="kind"):
+    """A model in another server's Python: a handler of TorchServe, or an inference script of SageMaker.
+
+    `code` is the file of the handler, a member of the bundle, and the name of the function in it, if one is named; or
+    the module of a handler that TorchServe brings. The author's other files lie in the same folder of the bundle.
+    `manifest` and `yaml` are the archive's, as handlers read them. `batch` items at most are given to the code at once,
+    which is 1 where the archive says nothing: many handlers look at the first item only. The others are 0 where nothing
+    was said: `delay_ms` milliseconds to wait for a batch, `workers` and `most_workers`, `timeout` and `startup_timeout`
+    in seconds.
+    """
+
+    contract: Literal["torchserve", "sagemaker"]
+    manifest: dict[str, Any] = {}
+    yaml: dict[str, Any] = {}
+    envelope: str = ""
+    batch: int = 1
+    delay_ms: int = 0
+    workers: int = 0
+    most_workers: int = 0
+    timeout: int = 0
+    startup_timeout: int = 0
+
+
 TakesImages = ImageConfig | PictureConfig | DenseConfig
 """The pipelines over images."""
 
 HasTask = TakesImages | TextConfig | AudioConfig
 """The pipelines whose answers a task makes: of a picture, a text or a sound."""
 
-PipelineConfig = HasTask | TensorConfig | PythonConfig
+PipelineConfig = HasTask | TensorConfig | PythonConfig | HandlerConfig
 """Any pipeline."""
 
 

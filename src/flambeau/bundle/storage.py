@@ -10,6 +10,7 @@
     tokenizer.json       the tokenizer of a network over texts, in the form of the library tokenizers
     samples*             golden samples: their files, answers and outputs; see `flambeau.bundle.golden_samples`
     code/*.py            the user's code: Python models and own architectures only
+    archive/*            all files of a handler's archive: see `HandlerConfig`
 
 This module reads, verifies and writes the format. It loads no model and runs no code.
 """
@@ -33,6 +34,7 @@ from flambeau.bundle.measurements import Placements, Quantised, Trials
 from flambeau.bundle.pipeline_config import AudioConfig as AudioConfig
 from flambeau.bundle.pipeline_config import CodeReference as CodeReference
 from flambeau.bundle.pipeline_config import DenseConfig as DenseConfig
+from flambeau.bundle.pipeline_config import HandlerConfig as HandlerConfig
 from flambeau.bundle.pipeline_config import HasTask as HasTask
 from flambeau.bundle.pipeline_config import ImageConfig as ImageConfig
 from flambeau.bundle.pipeline_config import PictureConfig as PictureConfig
@@ -64,6 +66,7 @@ TOKENIZER = "tokenizer.json"
 SAMPLES = "samples.json"
 SAMPLE_OUTPUTS = "samples.safetensors"
 SAMPLE_FILES = "samples"
+HANDLER_FILES = "archive"
 
 
 class HeadLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

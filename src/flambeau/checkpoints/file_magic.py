@@ -118,11 +118,16 @@ def is_mar(archive: Archive) -> bool:
     return _MAR_MANIFEST in archive.members
 
 
+def most_unpacked(packed: int) -> int:
+    """How many bytes an archive of `packed` bytes may unpack to: more is a bomb."""
+    return _MOST_TIMES * packed + _FREE_BYTES
+
+
 def refuse_bomb(archive: Archive) -> None:
     """Raise `ScanError` for an archive that unpacks to far more than its own size (T-04)."""
     packed = sum(member.packed for member in archive.members.values())
     unpacked = sum(member.size for member in archive.members.values())
-    if unpacked > _MOST_TIMES * packed + _FREE_BYTES:
+    if unpacked > most_unpacked(packed):
         raise ScanError(f"would unpack to {unpacked:,} bytes from {packed:,}: more than {_MOST_TIMES} times is a bomb")
 
 

@@ -30,6 +30,8 @@ _UNIX_KINDS = (0, 0o100000, 0o040000)  # unspecified, a file, a folder
 
 STORED, DEFLATED = 0, 8
 
+_PIECE = 2**20
+
 
 @dataclass(frozen=True, slots=True)
 class Member:
@@ -71,6 +73,31 @@ class Archive:
                 DOWNLOAD_AGAIN,
             )
         return data
+
+    def copy(self, name: str, target: BinaryIO) -> None:
+        """Write the contents of a member, however large, into a file. Raises `ScanError` for what does not fit."""
+        member = self.members[name]
+        self._file.seek(member.data)
+        unpacking = zlib.decompressobj(-zlib.MAX_WBITS) if member.method == DEFLATED else None
+        left, written, crc = member.packed, 0, 0
+        damaged = ScanError(f"holds a {plain(name)} that is damaged: its contents do not fit its size and checksum",
+                            DOWNLOAD_AGAIN)  # fmt: skip
+        while left or (unpacking is not None and unpacking.unconsumed_tail):
+            packed = unpacking.unconsumed_tail if unpacking is not None and unpacking.unconsumed_tail else b""
+            if not packed:
+                packed = self._file.read(min(left, _PIECE))
+                left -= len(packed)
+            try:
+                piece = packed if unpacking is None else unpacking.decompress(packed, _PIECE)
+            except zlib.error:
+                raise damaged from None
+            written += len(piece)
+            if not packed or written > member.size:
+                raise damaged
+            crc = zlib.crc32(piece, crc)
+            target.write(piece)
+        if written != member.size or crc != member.crc or (unpacking is not None and not unpacking.eof):
+            raise damaged
 
 
 def read(file: BinaryIO, size: int) -> Archive:

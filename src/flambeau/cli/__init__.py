@@ -21,7 +21,8 @@ from flambeau.version import VERSION
 _COMMANDS = {
     "serve": "serve", "build": "source", "inspect": "source", "package": "package", "predict": "predict",
     "bench": "bench", "deploy": "deploy", "fetch": "deploy", "models": "models", "config": "config", "doctor": "doctor",
-    "health": "health", "token": "config",
+    "health": "health", "token": "config", "torchserve": "torchserve",
+    "convert": "convert",
 }  # fmt: skip
 """The module of each command; its function has the command's name."""
 
@@ -63,6 +64,8 @@ def cli() -> None:
       flambeau doctor                                         what is wrong with this machine, and how to fix it
       flambeau health                                         whether the server here is ready
       flambeau token                                          a fresh token for --tokens-file
+      flambeau convert model.mar -o bundle                    an archive of TorchServe, and what became of it
+      flambeau torchserve --start --model-store d ...         TorchServe's command line
     """
 
 

@@ -50,7 +50,7 @@ def model_of(options: SourceOptions, profile: Profile, *, given: str) -> SourceO
     """
     if options.source is None or "source" not in profile.values or given != profile.place("source"):
         return options
-    found = model_folder.find(options.source)
+    found = model_folder.find(options.source, allow_code=options.allow_code)
     logs.event("model", source=found.source, given=given)
     if found.note:
         logs.event(found.note, level=logging.WARNING)

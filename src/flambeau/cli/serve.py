@@ -28,6 +28,7 @@ from flambeau.serving.model import Model
 from flambeau.serving.opening import open_models
 from flambeau.serving.service import Service, split_options
 from flambeau.settings import table
+from flambeau.settings.hosts import host_and_port
 from flambeau.settings.table import SECRET_VARIABLES
 from flambeau.telemetry import logs, stderr_capture
 
@@ -87,9 +88,13 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
         logs.event("settings read", file=file)
     # before anything is loaded: a taken port is reported at once
     address = bind(settings.host, settings.port) if given is None else lent(given)
-    grpc_address = None
+    grpc_address, further = None, []
     try:
         grpc_address = grpc_front.reserve(settings)
+        for name in ("management_address", "metrics_address"):
+            text = getattr(settings, name)
+            if text is not None and host_and_port(name, text) != (settings.host, settings.port):
+                further.append(bind(*host_and_port(name, text), setting=f"--{name.replace('_', '-')}"))
         progress, started = ShowProgress() if profile is None else BuildWindow(profile), time.monotonic()
         if profile is not None:
             source_part = model_of(source_part, profile, given=place_of(ctx, table.rows()["source"]))
@@ -115,14 +120,17 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
             faults = [f"{name}, version {version}, is not served: {why}" for name, version, why in service.faults()]
             if grpc_address is not None:
                 told.insert(0, f"gRPC: {grpc_address.name()}")
+            told += [f"also at {each.name()}" for each in further]
+            if settings.model_store is not None:
+                told.append("Model server started.")  # which scripts for TorchServe wait for
             _announce([f"Flambeau serves {names}: {where}", *told, *faults], where, output=output)
 
         run(
             lambda: Service(models, settings), address, access, encryption=encryption, grpc_address=grpc_address,
-            on_ready=announce, supervisor=supervisor,
+            more=further, on_ready=announce, supervisor=supervisor,
         )  # fmt: skip
     finally:
-        for each in filter(None, (address, grpc_address)):
+        for each in filter(None, (address, grpc_address, *further)):
             each.close()
 
 
@@ -130,8 +138,8 @@ _MOST_NAMED = 8
 
 
 def _unloaded(service: Service) -> str:
-    if service.settings.multi_model is not None:
-        return f"models of {service.settings.multi_model}, as they are loaded"
+    if (folder := service.settings.multi_model or service.settings.model_store) is not None:
+        return f"models of {folder}, as they are loaded"
     return f"{len(service.table.served())} models on demand"
 
 

@@ -84,7 +84,7 @@ def check_source(options: SourceOptions, settings: Settings) -> Iterator[Finding
         yield from _of_file(path, options)
     else:
         try:
-            build = request.build_request(options)
+            build = build_cache.request_of(options)
         except SetupError as error:
             yield Finding("source", "broken", str(error), "see docs/sources.md for what can be served")
         else:
@@ -132,7 +132,7 @@ def _load(opened: Bundle, settings: Settings) -> Finding:
 
 def _of_file(path: Path, options: SourceOptions) -> Iterator[Finding]:
     try:
-        build = request.build_request(options)
+        build = build_cache.request_of(options)
         found = inspect(path, weights_key=options.weights_key) if options.arch is None else None
     except SetupError as error:
         yield Finding("source", "broken", str(error), f"flambeau inspect {path} shows what is in it")

@@ -15,7 +15,7 @@ from flambeau.errors import Code, ConfigError, RequestError
 from flambeau.http import tokens
 from flambeau.http.forwarded import Forwarding
 from flambeau.http.origins import SAFE_METHODS, Hosts, Origins
-from flambeau.protocols import models, openapi, platform_routes, v1, v2_routes
+from flambeau.protocols import models, openapi, platform_routes, torchserve, torchserve_models, v1, v2_routes
 from flambeau.protocols.content_encoding import UnpackingBudget
 from flambeau.protocols.dispatch import NATIVE
 from flambeau.protocols.errors import RateLimited
@@ -58,17 +58,25 @@ class AccessControl:
         self._rate = Rate(settings.rate_limit) if settings.rate_limit else None
         self._attempts = Attempts()
         self._local = settings.guarded
-        guarded = bool(held) or self._local
+        self._admin_port = settings.management_port
+        guarded = bool(held) or settings.managed_here
         self.managing = models.why_nothing_changes(ours=ours, guarded=guarded)
         """Why nobody may load or unload models here; `None` where an admin may."""
         self.table = site_routes(settings, self, ours=ours, tokens=bool(held))
 
     def check(
-        self, required: RequiredScope | None, method: str, headers: Mapping[str, str], client: str
+        self,
+        required: RequiredScope | None,
+        method: str,
+        headers: Mapping[str, str],
+        client: str,
+        *,
+        port: int | None = None,
     ) -> Denial | None:
         """Why a request is refused; `None` if it may pass. Header names are lower-case.
 
-        `required` is the scope of its route; `None` for an application's own route that declares none.
+        `required` is the scope of its route; `None` for an application's own route that declares none. `port` is the
+        one that it came in by: where there is one for management, nothing is managed at others.
         """
         if required is None:
             return _refusal("forbidden", "this route is closed: it declares no required scope")
@@ -79,6 +87,8 @@ class AccessControl:
             return _refusal("forbidden", _NO_FOREIGN_PAGE, _ORIGIN_HINT)
         if required == "admin" and method not in SAFE_METHODS and not _from_no_page(headers, host):
             return _refusal("forbidden", _NO_PAGE)
+        if required == "admin" and self._admin_port is not None and port != self._admin_port:
+            return _refusal("forbidden", "nothing is managed at this address: the service has another for that")
         token = self._admitted(required, headers, client)
         if isinstance(token, Denial):
             return token
@@ -204,10 +214,11 @@ def open_access(settings: Settings, *, ours: bool) -> AccessControl:
         raise ConfigError(
             f"grpc_port={settings.grpc_port}: only flambeau serve listens for gRPC, an application does not"
         )
-    if ours and not held and not is_local(settings.host) and not settings.insecure_no_auth:
+    open_to_others = next((where for where in settings.addresses if not is_local(where[1])), None)
+    if ours and not held and open_to_others is not None and not settings.insecure_no_auth:
         raise ConfigError(
-            f"--host {settings.host} would serve everybody who can reach this machine, without asking who they are: "
-            "run 'flambeau token --scope infer > tokens; chmod 600 tokens' and add --tokens-file tokens, "
+            f"{' '.join(open_to_others)} would serve everybody who can reach this machine, without asking who they "
+            "are: run 'flambeau token --scope infer > tokens; chmod 600 tokens' and add --tokens-file tokens, "
             "or --insecure-no-auth if the network in front of it is trusted"
         )
     return AccessControl(settings, held, ours=ours)
@@ -282,12 +293,25 @@ def site_routes(settings: Settings, access: AccessControl, *, ours: bool, tokens
     `ours`: the server is `flambeau serve` itself. `tokens`: some requests need a token.
     """
     document = openapi.route(lambda: table, tokens=tokens)
-    guarded = tokens or settings.guarded
+    guarded = tokens or settings.managed_here
     about_models = models.routes(access.is_admin, ours=ours, guarded=guarded, tokens=tokens)
     unpacking = UnpackingBudget(settings)
     v2 = v2_routes.routes(unpacking, access.is_admin, ours=ours, guarded=guarded, tokens=tokens)
-    routes = [*NATIVE, *about_models, *v2, *v1.routes(unpacking), document, *pages.ROUTES, *openapi_page.ROUTES]
-    if settings.metrics_public:
+    theirs = torchserve.routes(document.answer)
+    routes = [
+        *NATIVE,
+        *about_models,
+        *v2,
+        *v1.routes(unpacking),
+        *theirs,
+        document,
+        *pages.ROUTES,
+        *openapi_page.ROUTES,
+    ]
+    if settings.model_store is not None:
+        of_store = torchserve_models.routes(settings.model_store, ours=ours, guarded=guarded, tokens=tokens)
+        routes = [*of_store, *(route for route in routes if not route.path.startswith("/models"))]
+    if settings.metrics_public or settings.metrics_address is not None:
         routes = [replace(route, scope="public") if route.path == "/metrics" else route for route in routes]
     table = RouteTable(platform_routes.added(routes, settings, unpacking))
     return table

@@ -97,7 +97,9 @@ class AsgiFront:
         client = (scope.get("client") or ("",))[0]
         match = self._access.table.find(method, path)
         required = self._access.table.scope_elsewhere(method, path) if match is None else match.route.scope
-        refusal = scope.get(REFUSED) or self._access.check(required, method, headers, client)
+        refusal = scope.get(REFUSED) or self._access.check(
+            required, method, headers, client, port=(scope.get("server") or (None, None))[1]
+        )
         more = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
         if refusal is None:
             upload = match is not None and match.route.upload

@@ -154,7 +154,8 @@ class DispatchingConnection(BoundedConnection):
         if forwarding.active:
             client = forwarding.client(self._address, headers)
             scheme = forwarding.scheme(self._address, headers, scheme)
-        refusal = self._access.check(match.route.scope, "POST", headers, client)
+        port = self.server[1] if self.server is not None else None
+        refusal = self._access.check(match.route.scope, "POST", headers, client, port=port)
         if refusal is not None:
             self.scope[REFUSED] = refusal  # type: ignore[literal-required]  # ours, for the ASGI front
             return None

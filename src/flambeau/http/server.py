@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import uvicorn
@@ -45,15 +45,16 @@ def run(
     *,
     encryption: ssl.SSLContext | None,
     grpc_address: Address | None = None,
+    more: Sequence[Address] = (),
     on_ready: Callable[[Service], None],
     supervisor: Supervisor,
 ) -> None:
     """Serve until a signal, then answer what was received, and return. Raises `SetupError` if it cannot start.
 
-    `on_ready` is called when the server listens, and the `supervisor` is told so.
+    `more`: further addresses to listen on. `on_ready` is called when the server listens; the `supervisor` is told so.
     """
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(make_service(), address, access, encryption, grpc_address, on_ready, supervisor))
+        runner.run(_serve(make_service(), (address, *more), access, encryption, grpc_address, on_ready, supervisor))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -67,7 +68,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def _serve(
     service: Service,
-    address: Address,
+    addresses: Sequence[Address],
     access: AccessControl,
     encryption: ssl.SSLContext | None,
     grpc_address: Address | None,
@@ -99,10 +100,10 @@ async def _serve(
     if grpc_address is not None:
         endpoint = grpc_front.make(service, access, budget, grpc_address, asyncio.get_running_loop().time)
         beside = _Beside(endpoint, grpc_address)
-    server = _Server(config, front, address, on_ready, beside, supervisor)
+    server = _Server(config, front, addresses, on_ready, beside, supervisor)
     async with supervisor.watched():
         with server.signals_handled():
-            await server.serve(sockets=[address.bound])
+            await server.serve(sockets=[each.bound for each in addresses])
         await service.close()
     logs.event("stopped")
 
@@ -154,7 +155,7 @@ class _Server(uvicorn.Server):
         self,
         config: uvicorn.Config,
         front: Front,
-        address: Address,
+        addresses: Sequence[Address],
         on_ready: Callable[[Service], None],
         beside: _Beside | None,
         supervisor: Supervisor,
@@ -162,7 +163,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._supervisor = supervisor
         self._beside = beside
-        self._address = address
+        self._addresses = addresses
         self._service = front.service
         self._monitor = front.monitor
         self._on_ready = on_ready
@@ -172,7 +173,7 @@ class _Server(uvicorn.Server):
         try:
             await super().startup(sockets)
         except OSError as error:  # another process began to listen while the model was loading
-            raise self._address.cannot_listen(error) from error
+            raise self._addresses[len(self.servers)].cannot_listen(error) from error
         if self._beside is not None:
             await self._beside.endpoint.start(self._beside.address.cannot_listen)
         self._monitor.start(lambda: self.server_state.connections)  # type: ignore[arg-type,return-value]  # all ours
@@ -203,11 +204,13 @@ class _Server(uvicorn.Server):
         refuses new connections, and the waiting ones are accepted.
         On a socket that is lent they wait for the next process.
         """
-        spares = [] if self._address.lent else [each.dup() for each in sockets]
+        spares = [
+            (address, each.dup()) for address, each in zip(self._addresses, sockets, strict=True) if not address.lent
+        ]
         for server in self.servers:
             server.close()
-        for spare in spares:
-            self._address.refuse_newcomers(spare)
+        for address, spare in spares:
+            address.refuse_newcomers(spare)
             spare.setblocking(False)
             with spare, contextlib.suppress(BlockingIOError):
                 while True:

@@ -72,7 +72,6 @@ def prediction(
     `infer` answers for one model. `refuse` makes the protocol's error answer to a request that fails as a whole, from
     the error and the request id. The route may have the path parameters `model` and `version`.
     """
-    name = f"POST {path}"
 
     async def predict(
         service: Service, request: HttpRequest, model: str | None = None, version: str | None = None
@@ -89,11 +88,11 @@ def prediction(
             found = Answered(refuse(refusal, request.identity), refusal.with_traceback(None), (), 0.0)
         status = found.http.status
         attributes: dict[str, str | int] = {
-            "http.request.method": "POST", "http.route": path, "http.response.status_code": status
+            "http.request.method": request.method, "http.route": path, "http.response.status_code": status
         }  # fmt: skip
         ended = Ended(
-            name, protocol, request.identity, request.received, status, found.error, found.timings, found.queued,
-            request.headers.get("traceparent"), attributes,
+            f"{request.method} {path}", protocol, request.identity, request.received, status, found.error,
+            found.timings, found.queued, request.headers.get("traceparent"), attributes,
         )  # fmt: skip
         seconds = account(service, taken, ended)
         timing = ("Server-Timing", _server_timing(found.timings, seconds))

@@ -24,7 +24,7 @@ from flambeau.answers.value import encode
 from flambeau.errors import RequestError
 from flambeau.items import FREE
 from flambeau.pipelines import json_document
-from flambeau.protocols import native, v1, v1_documents
+from flambeau.protocols import handler_calls, native, v1, v1_documents
 from flambeau.protocols.content_encoding import UnpackingBudget
 from flambeau.protocols.messages import JSON, HttpAnswer, HttpRequest, prefers
 from flambeau.protocols.native import Answered
@@ -52,6 +52,8 @@ def answering(unpacking: UnpackingBudget) -> Infer:
     by_v1 = v1.answering(unpacking)
 
     async def answer(service: Service, model: Model, request: HttpRequest) -> Answered:
+        if model.task == handler_calls.TASK:
+            return await handler_calls.answer(service, model, request)
         request = _with_type(_with_options(request))
         media_type = request.media_type()
         start = bytes(request.body[:256]) if media_type == JSON else b""

@@ -34,13 +34,15 @@ _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 class Part:
     """One part: the name of its form field, and its contents.
 
-    `is_file`: it has a file name. `encoding`: its Content-Transfer-Encoding in lower case, if any.
+    `is_file`: it has a file name. `encoding`: its Content-Transfer-Encoding in lower case, if any. `media_type`: its
+    Content-Type in lower case, without parameters, if any.
     """
 
     name: str
     data: memoryview
     is_file: bool = False
     encoding: str = ""
+    media_type: str = ""
 
 
 async def parse(body: bytes | memoryview, content_type: str, *, max_parts: int) -> list[Part]:
@@ -140,7 +142,7 @@ def _part(head: bytes, data: memoryview) -> Part:
     lines = head.split(b"\r\n", _MOST_LINES)
     if len(lines) > _MOST_LINES:
         raise _invalid(f"a part has more than {_MOST_LINES} header lines")
-    name, is_file, encoding = None, False, ""
+    name, is_file, encoding, media_type = None, False, "", ""
     for line in lines:
         key, _, value = line.partition(b":")
         key = key.strip().lower()
@@ -149,9 +151,11 @@ def _part(head: bytes, data: memoryview) -> Part:
             name, is_file = given.get("name"), "filename" in given or "filename*" in given
         elif key == b"content-transfer-encoding":
             encoding = value.strip().decode("latin-1").lower()
+        elif key == b"content-type":
+            media_type = value.partition(b";")[0].strip().decode("latin-1").lower()
     if name is None:
         raise _invalid("a part has no name in its Content-Disposition")
-    return Part(name, data, is_file, encoding)
+    return Part(name, data, is_file, encoding, media_type)
 
 
 def _parameters(header: str) -> dict[str, str]:

@@ -74,7 +74,7 @@ class _ModelsOfSageMaker:
 
     async def _load(self, service: Service, name: str, url: str) -> None:
         try:
-            source = await asyncio.to_thread(self._source_at, url)
+            source = await asyncio.to_thread(self._source_at, url, service.settings.allow_code)
             options = SourceOptions(source=source, allow_code=service.settings.allow_code)
             service.table.declare(DeclaredModel(name, (Declaration(name, _VERSION, options),)))
             await service.loader.load(name, _VERSION, by=_BY)
@@ -83,13 +83,13 @@ class _ModelsOfSageMaker:
             service.table.forget(name)
             raise
 
-    def _source_at(self, url: str) -> str:
+    def _source_at(self, url: str, allow_code: bool) -> str:
         """The SOURCE at a path of the container, which must lie below the folder of models. Raises `RequestError`."""
         path = Path(url.removeprefix("file://"))
         if not path.resolve().is_relative_to(self._folder.resolve()):
             raise RequestError(f"{url} does not lie below {self._folder}", code="forbidden")
         try:
-            return model_folder.find(str(path)).source
+            return model_folder.find(str(path), allow_code=allow_code).source
         except ConfigError as error:
             raise RequestError(str(error), code="load_failed") from None
 

@@ -21,6 +21,7 @@ from flambeau.pipelines import json_document
 from flambeau.protocols.errors import answers_of
 from flambeau.serving.model import Model
 from flambeau.settings.service import Settings
+from flambeau.tasks.handler import Handled
 from flambeau.tasks.tensor import MAX_ROWS, nesting_of
 from flambeau.types import Options, Outcome, Payload, TensorSpec
 
@@ -216,7 +217,7 @@ def body_of(asked: Instances, outcomes: Sequence[Outcome]) -> tuple[bytes, int]:
     nonfinite = sum(each.nonfinite for each in answers)
     if asked.answered == "each":
         told = Asked(top_k=asked.ranked)
-        each = [answer.output if isinstance(answer, Value) else answer.body(told) for answer in answers]
+        each = [answer.output if isinstance(answer, Value | Handled) else answer.body(told) for answer in answers]
         return msgspec.json.encode({"predictions": each}), nonfinite
     [answer] = answers
     assert isinstance(answer, Value)  # a network over numbers

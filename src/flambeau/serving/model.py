@@ -8,15 +8,17 @@ from pathlib import Path
 
 from flambeau import engines, runners, usercode
 from flambeau.bundle.pipeline_config import kind_of
-from flambeau.bundle.storage import Bundle, HasTask, Manifest, PythonConfig, graph_bytes
+from flambeau.bundle.storage import Bundle, HandlerConfig, HasTask, Manifest, PythonConfig, graph_bytes
 from flambeau.checkpoints.repository import NAME
 from flambeau.engines import base
 from flambeau.errors import Code, ConfigError, RequestError
+from flambeau.handlers import base as handlers
 from flambeau.runners.base import BatchCost, ReplicaSpec, RunnerState
 from flambeau.serving.batch_sizes import UNMEASURED, measured_sizes
 from flambeau.serving.batcher import BatchLimits, BatchQueue
 from flambeau.serving.core_share import CoreShare, SharedRunner
 from flambeau.serving.elasticity import Demand
+from flambeau.serving.handler_limits import limited
 from flambeau.settings.service import Settings
 from flambeau.system.machine import CpuBudget, place, processor, usable_cores
 from flambeau.tasks import TASKS, TaskName
@@ -38,6 +40,7 @@ class Model:
         Raises `SetupError` when the settings do not allow this bundle to be served; loads nothing yet.
         """
         manifest = bundle.manifest
+        settings = limited(settings, manifest)
         self.name = settings.name or manifest.name
         self.version = version
         if not NAME.fullmatch(self.name):
@@ -83,6 +86,11 @@ class Model:
         if not isinstance(pipeline, HasTask):
             return None
         return pipeline.threshold if self._settings.threshold is None else self._settings.threshold
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that hold for this model: the service's, and its own over them."""
+        return self._settings
 
     @property
     def elastic(self) -> bool:
@@ -204,6 +212,8 @@ class Model:
         except TimeoutError:
             logs.event("gave up on batches that did not finish", model=self.name, after=self._settings.drain_timeout)
         await self._runner.close(timeout=1.0)
+        if isinstance(self.bundle.manifest.pipeline, HandlerConfig):
+            await asyncio.to_thread(handlers.sweep)
         self._claim.give_up()
 
 

@@ -39,10 +39,14 @@ def open_models(
         if options.source is not None:
             raise ConfigError(f"--multi-model {settings.multi_model} loads its models later: leave out SOURCE")
         return []
+    if settings.model_store is not None and options.source is None and not more:
+        return []
     sources = [each for each in (options.source, *more) if each is not None]
     declared = declarations.declare(sources, msgspec.structs.replace(options, source=None), keep=settings.keep_versions)
     if declared is None:
-        return [build_cache.open_source(options, progress=progress)]
+        bundle = build_cache.open_source(options, progress=progress)
+        archive = declarations.declare_archive(options, name=settings.name)
+        return [bundle if archive is None else OpenedModel(archive, {archive.versions[0].version: bundle})]
     if settings.name is not None:
         raise ConfigError(f"--name {settings.name} is for one model, and these have names of their own: leave it out")
     if settings.load == "on-demand":

@@ -23,6 +23,7 @@ from flambeau.settings.source import SourceOptions
 from flambeau.system.loop_thread import LoopThread, PerProcess
 from flambeau.telemetry import logs, tracing
 from flambeau.telemetry.metrics import Metrics
+from flambeau.telemetry.torchserve_metrics import TorchServeMetrics
 from flambeau.types import Options, Outcome, Payload, Tensors
 
 T = TypeVar("T")
@@ -49,6 +50,8 @@ class Service:
         """Raises `SetupError` for a missing engine, device or permission; loads nothing yet."""
         self.settings = settings
         self.metrics = Metrics(logs.dropped)
+        if settings.model_store is not None:
+            self.metrics.registry.register(TorchServeMetrics(self.metrics.watched))
         self.tracer = tracing.start(settings.otel_endpoint)
         self.draining = False
         self.table = ModelTable(models, settings, self.metrics)
@@ -174,6 +177,7 @@ class Service:
         """Whether every loaded model can answer, there is one (or loads on demand), and the service is not stopping."""
         models = self.models()
         later = self.settings.load == "on-demand" or self.settings.multi_model is not None
+        later = later or self.settings.model_store is not None
         enough = bool(models) or (self._started and later)
         return not self.draining and enough and all(model.ready() for model in models)
 

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 from flambeau.errors import ConfigError
 from flambeau.settings.connections import ConnectionSettings
-from flambeau.settings.hosts import is_local
+from flambeau.settings.hosts import host_and_port, is_local
 from flambeau.settings.platforms import BEHIND_LOOPBACK, PlatformChoice
 from flambeau.settings.schema import Setting, kind_of
 from flambeau.settings.setting_field import setting
@@ -69,6 +69,27 @@ class Settings(ConnectionSettings):
         metavar="DIR",
         long="Folder of models that SageMaker [loads and unloads](platforms.md#amazon-sagemaker), by its own routes in "
         "the place of ours at `/models`. Then there is no SOURCE.",
+    )
+    model_store: str | None = _model(
+        None,
+        "Folder of archives that TorchServe's management API registers, in the place of our routes at /models.",
+        metavar="DIR",
+        long="Folder of archives that [TorchServe's management API](migrating-from-torchserve.md#management) "
+        "registers, by its routes in the place of ours at `/models`. Then there need be no SOURCE.",
+    )
+    management_address: str | None = _address(
+        None,
+        "Another address to listen on, HOST:PORT, and the only one at which anything is managed.",
+        metavar="HOST:PORT",
+        long="Another address to listen on, as in `127.0.0.1:8081`, and then the only one at which anything is "
+        "managed.",
+    )
+    metrics_address: str | None = _address(
+        None,
+        "Another address to listen on, HOST:PORT, for those who collect metrics.",
+        metavar="HOST:PORT",
+        long="Another address to listen on, as in `127.0.0.1:8082`, for those who collect metrics. `/metrics` then "
+        "needs no token.",
     )
     host: str = _address(
         "127.0.0.1",
@@ -320,6 +341,9 @@ class Settings(ConnectionSettings):
                 f"--max-inflight-bytes {self.max_inflight_bytes} is less than --max-body-bytes {self.max_body_bytes}: "
                 "one body has to fit"
             )
+        for name in ("management_address", "metrics_address"):
+            if (text := getattr(self, name)) is not None:
+                host_and_port(name, text)
         for flag, path in (
             ("--health-route", self.health_route),
             ("--predict-route", self.predict_route),
@@ -329,6 +353,28 @@ class Settings(ConnectionSettings):
                 raise ConfigError(
                     f"{flag} {path} is not a path: write it as in /score, with letters, digits and any of - . _ ~ : @"
                 )
+
+    @property
+    def management_port(self) -> int | None:
+        """The port at which alone anything is managed; `None` where there is none of its own."""
+        return (
+            None if self.management_address is None else host_and_port("management_address", self.management_address)[1]
+        )
+
+    @property
+    def managed_here(self) -> bool:
+        """Whether only this machine's own programs can reach the address at which the service is managed."""
+        if self.management_address is None:
+            return self.guarded
+        host, _ = host_and_port("management_address", self.management_address)
+        return is_local(host) and self.platform not in BEHIND_LOOPBACK and self.trusted_proxies is None
+
+    @property
+    def addresses(self) -> list[tuple[str, str]]:
+        """Every host that is listened on, each with its flag."""
+        more = [("management_address", self.management_address), ("metrics_address", self.metrics_address)]
+        found = [(f"--{name.replace('_', '-')}", host_and_port(name, text)[0]) for name, text in more if text]
+        return [("--host", self.host), *found]
 
     @property
     def guarded(self) -> bool:

@@ -25,6 +25,7 @@ from flambeau.bundle.storage import CodeReference
 from flambeau.errors import BundleError, ConfigError, SetupError, SourceError
 from flambeau.settings.service import EngineChoice
 from flambeau.settings.source import SourceOptions
+from flambeau.sources import archives
 from flambeau.sources.request import (
     Advance,
     BuildFailure,
@@ -72,7 +73,7 @@ def open_source(options: SourceOptions, *, progress: Progress) -> storage.Bundle
         refuse_idle(options, "a bundle", used=())
         return _foreign(Path(options.source))
     for attempt in range(_ATTEMPTS):
-        request = build_request(options)
+        request = request_of(options)
         before = _identities(request)
         target = cache_folder() / "bundles" / f"{request.name}-{_key(request)[:16]}"
         try:
@@ -82,6 +83,11 @@ def open_source(options: SourceOptions, *, progress: Progress) -> storage.Bundle
                 raise SourceError(f"{change}: start again when it is whole") from None
             progress(Note(f"{change}, and is built again"))
     raise AssertionError("the last attempt returns or raises")
+
+
+def request_of(options: SourceOptions) -> BuildRequest:
+    """The build request for any source; an archive is unpacked for it, into the cache. Raises `SetupError`."""
+    return archives.request_for(options, cache_folder() / "archives") or build_request(options)
 
 
 class _Changed(Exception):
@@ -139,7 +145,7 @@ def build_into(
     if options.source and (Path(options.source) / storage.MANIFEST).is_file():
         raise SourceError(f"{options.source} is a bundle already: serve it, or build from its source")
     calibration = str(Path(int8).resolve()) if int8 else None
-    request = msgspec.structs.replace(build_request(options), portable=True, engine=engine, int8=calibration)
+    request = msgspec.structs.replace(request_of(options), portable=True, engine=engine, int8=calibration)
     if request.kind == "python":
         for flag, given in (("--engine", engine != "auto"), ("--int8", int8)):
             if given:

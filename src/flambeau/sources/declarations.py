@@ -14,11 +14,12 @@ from typing import Annotated, Any
 import msgspec
 
 from flambeau.bundle import storage
-from flambeau.checkpoints import repository
+from flambeau.checkpoints import model_archive, repository
 from flambeau.checkpoints.repository import NAME, OPTIONS, Place, newest_first
 from flambeau.errors import ConfigError
 from flambeau.settings import loading, table
 from flambeau.settings.source import SourceOptions
+from flambeau.sources import request
 from flambeau.sources.request import refuse_idle
 
 _GROUPS = frozenset({"Source", "Images", "Model", "Batches and queue", "Workers"})
@@ -86,7 +87,8 @@ def declare(sources: Sequence[str], options: SourceOptions, *, keep: int | None 
     if len(named) == 1 and named[0] is None:
         folder = Path(sources[0])
         try:
-            found = declare_repository(folder, options, keep=keep) if folder.is_dir() else []
+            plain = folder.is_dir() and not model_archive.is_folder_of_one(folder)
+            found = declare_repository(folder, options, keep=keep) if plain else []
         except OSError as error:
             raise ConfigError(f"{folder} cannot be read: {error.strerror}") from None
         if found:
@@ -102,9 +104,24 @@ def declare(sources: Sequence[str], options: SourceOptions, *, keep: int | None 
         name, source = pair
         if name in models:
             raise ConfigError(f"two models are called {name}: give each a name of its own, NAME=SOURCE")
-        declaration = Declaration(name, "1", SourceOptions(source=source, allow_code=options.allow_code))
-        models[name] = DeclaredModel(name, (declaration,))
+        described = SourceOptions(source=source, allow_code=options.allow_code)
+        models[name] = declare_archive(described, name=name) or DeclaredModel(
+            name, (Declaration(name, "1", described),)
+        )
     return list(models.values())
+
+
+def declare_archive(options: SourceOptions, *, name: str | None = None) -> DeclaredModel | None:
+    """The model of an archive, by the name and the version in its manifest; `None` for any other source.
+
+    Raises `SourceError`.
+    """
+    found = model_archive.read(Path(options.source)) if options.source is not None else None
+    if found is None:
+        return None
+    name = name or request.model_name(found.name)
+    version = found.version if NAME.fullmatch(found.version) else "1"
+    return DeclaredModel(name, (Declaration(name, version, options),))
 
 
 def declare_repository(folder: Path, options: SourceOptions, *, keep: int | None = None) -> list[DeclaredModel]:

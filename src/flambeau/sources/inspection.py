@@ -3,6 +3,7 @@
 It runs nothing, imports nobody's code, and needs no torch.
 """
 
+import tempfile
 from collections import Counter
 from math import prod
 from pathlib import Path
@@ -12,8 +13,10 @@ import msgspec
 from flambeau import checkpoints, identify
 from flambeau.bundle import storage
 from flambeau.bundle.storage import DenseConfig, ImageConfig, PictureConfig
+from flambeau.checkpoints import model_archive
 from flambeau.checkpoints.allowlist import ITEM_SIZES
-from flambeau.checkpoints.report import Report, TensorMapping
+from flambeau.checkpoints.model_archive import ArchivedModel
+from flambeau.checkpoints.report import Report, TensorMapping, plain
 from flambeau.errors import SourceError
 from flambeau.identify import unsupported
 from flambeau.identify.finding import (
@@ -27,7 +30,7 @@ from flambeau.identify.finding import (
     task_of_graph,
     task_of_text,
 )
-from flambeau.sources import request
+from flambeau.sources import archives, request
 
 
 class WeightsReport(msgspec.Struct, frozen=True):
@@ -71,6 +74,8 @@ def inspect(path: Path, *, weights_key: str | None = None, arch: str | None = No
     """Examine a file or folder. Raises `SourceError` when it does not exist or cannot be read, and for a wrong key."""
     report = checkpoints.examine(path)
     sha256 = storage.sha256_of(path) if path.is_file() else None
+    if archive := _archive(path, report):
+        return _of_archive(archive, path, sha256, weights_key)
     found = Inspection(file=str(path), report=report, sha256=sha256)
     if report.verdict == "refused":
         return msgspec.structs.replace(found, needs=report.remedy)
@@ -102,11 +107,57 @@ def inspect(path: Path, *, weights_key: str | None = None, arch: str | None = No
     )
 
 
+def _archive(path: Path, report: Report) -> ArchivedModel | None:
+    try:
+        return model_archive.read(path)
+    except SourceError:
+        if report.verdict == "refused" and path.is_file() and path.suffix in (".mar", ".zip"):
+            return None  # the report has the reason
+        raise
+
+
+def _of_archive(archive: ArchivedModel, path: Path, sha256: str | None, weights_key: str | None) -> Inspection:
+    """What an archive of TorchServe holds, and who would answer: our own task, or its handler."""
+    about = {
+        "model": archive.name, "version": archive.version, "handler": archive.handler, "weights": archive.weights,
+        "network": archive.network, "packages": archive.requirements, "labels": archive.labels,
+        "settings": ", ".join(f"{name}={value}" for name, value in archive.config.items()),
+        "files": ", ".join(each for each in archive.names if each != model_archive.MANIFEST),
+    }  # fmt: skip
+    facts = {name: plain(value) for name, value in about.items() if value}
+    size = path.stat().st_size if path.is_file() else sum((path / each).stat().st_size for each in archive.names)
+    report = Report("mar", "code", size, _CODE, "give --allow-code if you trust its author", facts=facts)
+    found = Inspection(file=str(path), report=report, sha256=sha256)
+    if not archives.is_mapped(archive):
+        told = f"its handler {archive.handler} answers, in the workers"
+        return msgspec.structs.replace(found, task=told, serve=f"flambeau serve {path} --allow-code")
+    with tempfile.TemporaryDirectory(prefix="flambeau-inspect-") as folder:
+        model_archive.unpack(path, Path(folder))
+        try:
+            code = archives.code_needed(archive, path, Path(folder))
+        except SourceError as error:
+            return msgspec.structs.replace(found, needs=str(error))
+        inner = inspect(Path(folder, str(archive.weights)), weights_key=weights_key)
+    told = f"as {archive.handler}, by Flambeau's own code"
+    same = {name: getattr(inner, name) for name in ("weights", "architecture", "classes", "features", "also_fits",
+                                                    "notes", "official", "near")}  # fmt: skip
+    found = msgspec.structs.replace(found, **same)
+    if code:
+        needs = f"its weights alone do not say what it computes ({code}): give --allow-code if you trust its author"
+        return msgspec.structs.replace(found, task=told, serve=f"flambeau serve {path} --allow-code", needs=needs)
+    if inner.serve is None:
+        return msgspec.structs.replace(found, task=told, needs=inner.needs)
+    safe = msgspec.structs.replace(report, verdict="data", reason="", remedy="")
+    return msgspec.structs.replace(found, report=safe, task=f"{told}; none of its Python is run",
+                                   serve=f"flambeau serve {path}")  # fmt: skip
+
+
+_CODE = "is an archive of TorchServe with its author's Python code, and loading it would run that"
+
+
 def _with_code(found: Inspection, *, whole: bool) -> Inspection:
     """What a file that carries code needs. `whole`: the network itself is code, known only once it runs."""
     allowed = f"flambeau serve {found.file} --allow-code"
-    if found.report.format == "mar":
-        return msgspec.structs.replace(found, serve=None, needs=request.UNPACK)
     if whole or (found.architecture and not found.needs):
         return msgspec.structs.replace(found, serve=allowed, needs=found.report.remedy)
     # weights beside code: the code has to be allowed, and the weights need the same as without it

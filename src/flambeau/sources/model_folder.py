@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flambeau.bundle import storage
-from flambeau.checkpoints import repository
+from flambeau.checkpoints import model_archive, repository
 from flambeau.errors import ConfigError
 
 _PREFERRED = ("model.safetensors", "pytorch_model.bin", "model.onnx")
@@ -29,8 +29,11 @@ class FoundSource:
     note: str = ""
 
 
-def find(folder: str) -> FoundSource:
-    """What to serve of a folder, or of a file. Raises `ConfigError` where nothing can be told to be the model."""
+def find(folder: str, *, allow_code: bool = False) -> FoundSource:
+    """What to serve of a folder, or of a file. With `allow_code` it is the folder, if that has a script.
+
+    Raises `ConfigError` where nothing can be told to be the model.
+    """
     if "://" in folder:
         raise ConfigError(
             f"the model is at {folder}, and nothing is fetched here: put it into the image (flambeau package SOURCE), "
@@ -38,6 +41,8 @@ def find(folder: str) -> FoundSource:
         )
     path = Path(folder)
     if path.is_file():
+        return FoundSource(folder)
+    if allow_code and any((path / name).is_file() for name in model_archive.SCRIPTS):
         return FoundSource(folder)
     try:
         return _find(path)

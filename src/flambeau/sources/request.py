@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from flambeau import checkpoints, usercode
-from flambeau.bundle.storage import CodeReference
+from flambeau.bundle.storage import CodeReference, HandlerConfig
 from flambeau.checkpoints.report import Report
 from flambeau.errors import CodeNotAllowed, SourceError
 from flambeau.settings.service import EngineChoice
@@ -24,9 +24,6 @@ SourceKind = Literal["default", "pretrained", "checkpoint", "program", "onnx", "
 DEFAULT = "default"
 """The name of the built-in model, for commands that need a SOURCE. No SOURCE at all means the same."""
 
-UNPACK = "unpack it (it is a zip) and name the weights file in it"
-"""The remedy for a TorchServe archive."""
-
 
 class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request to the build process, sent as JSON on its standard input. Paths are absolute.
@@ -34,6 +31,7 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     `file` is the file that SOURCE or `--weights` names; `architecture` is a registered name, `code` the user's own
     class. `tokenizer` is the one that the user names, or that lies beside the file. `engine` is the engine to use, or
     `auto` to have it measured; `int8` is the folder of calibration inputs.
+    `handler`: a Python model in another server's manner, whose files lie in the folder `files`.
     """
 
     kind: SourceKind
@@ -46,6 +44,8 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     portable: bool = False
     engine: EngineChoice = "auto"
     int8: str | None = None
+    handler: HandlerConfig | None = None
+    files: str | None = None
 
 
 class BuildStep(msgspec.Struct, frozen=True, tag="step"):
@@ -118,11 +118,11 @@ def build_request(options: SourceOptions) -> BuildRequest:
         usercode.refuse_unless(options.allow_code, source)
         refuse_idle(options, "a Python model", used=("samples",))
         code = usercode.parse(source)
-        return BuildRequest(kind="python", name=_model_name(code.name), options=options, code=code)
+        return BuildRequest(kind="python", name=model_name(code.name), options=options, code=code)
     if Path(source).exists():
         if options.weights:
             raise SourceError(f"SOURCE {source} and --weights {options.weights} both name a file: leave one out")
-        return _request_for_file(source, options, name=_model_name(Path(source).stem), arch=options.arch)
+        return _request_for_file(source, options, name=model_name(Path(source).stem), arch=options.arch)
     if _looks_like_path(source):
         raise SourceError(f"{source} does not exist")
     if options.arch:
@@ -130,9 +130,9 @@ def build_request(options: SourceOptions) -> BuildRequest:
     if options.weights:
         if not Path(options.weights).is_file():
             raise SourceError(f"--weights {options.weights} does not exist")
-        return _request_for_file(options.weights, options, name=_model_name(source), arch=source)
+        return _request_for_file(options.weights, options, name=model_name(source), arch=source)
     refuse_idle(options, source, used=("arch_args", "num_classes", "samples", *IMAGE_OPTIONS, *_of_features(options)))
-    return BuildRequest(kind="pretrained", name=_model_name(source), options=options, architecture=source)
+    return BuildRequest(kind="pretrained", name=model_name(source), options=options, architecture=source)
 
 
 def _with_pipeline(options: SourceOptions) -> SourceOptions:
@@ -231,8 +231,6 @@ def _refuse_unless_loadable(file: str, report: Report, options: SourceOptions) -
         raise SourceError(f"{file} {report.reason}: {report.remedy}")
     if report.verdict == "code" and not options.allow_code:
         raise CodeNotAllowed(f"{file} {report.reason}: {report.remedy}")
-    if report.format == "mar":
-        raise SourceError(f"{file} is a TorchServe archive, which has a program of its own around the model: {UNPACK}")
 
 
 def _absolute(text: str | None) -> str | None:
@@ -245,7 +243,7 @@ def _looks_like_path(text: str) -> bool:
     return os.sep in name or "/" in name or Path(name).suffix in suffixes
 
 
-def _model_name(text: str) -> str:
+def model_name(text: str) -> str:
     """A model's name, made from a file's name."""
     name = "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "_" for char in text).strip("._-")
     return name[:64] or "model"

@@ -61,9 +61,9 @@ class Distributions(Collector):
         yield family
 
 
-Protocol = Literal["native", "page", "v1", "v2", "grpc", "platform"]
-"""Where a request came from: a program that speaks the native protocol, one of KServe's or that of the platform, or the
-page's form.
+Protocol = Literal["native", "page", "v1", "v2", "grpc", "platform", "torchserve"]
+"""Where a request came from: a program that speaks the native protocol, one of KServe's, TorchServe's or that of the
+platform, or the page's form.
 
 `v2` and `grpc` are one protocol over two transports.
 """

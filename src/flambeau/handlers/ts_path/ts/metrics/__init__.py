@@ -1,0 +1,1 @@
+"""Names that handlers of TorchServe import."""

@@ -1,0 +1,172 @@
+"""TorchServe's inference API: predictions for every model, and its health check.
+
+    PUT or POST /predictions/{model}[/{version}]   a body, a form with the field `data`, or JSON
+    GET  /ping                                     {"status": "Healthy"}
+    GET  /api-description, OPTIONS /               the OpenAPI document
+
+A model is answered in the form of the handler that served it there: a classifier with the best five classes,
+`{"tabby": 0.46, ...}`; a detector with `[{"cat": [xmin, ymin, xmax, ymax], "score": 0.9}, ...]`. A handler answers for
+itself. Statuses are honest: TorchServe answers 503 to whatever went wrong in a handler.
+"""
+
+import asyncio
+import time
+from typing import Any
+
+import msgspec
+
+from flambeau.answers import Asked
+from flambeau.errors import Code, RequestError
+from flambeau.pipelines import json_document
+from flambeau.protocols import dispatch, handler_calls, multipart
+from flambeau.protocols.errors import STATUS, answers_of, error_answer
+from flambeau.protocols.messages import JSON, HttpAnswer, HttpRequest
+from flambeau.protocols.native import Answered
+from flambeau.protocols.parameters import reading_of
+from flambeau.protocols.routes import Route
+from flambeau.serving.model import Model
+from flambeau.serving.service import Service
+from flambeau.tasks.classification import Classification
+from flambeau.tasks.multi_label import MultiLabel
+from flambeau.tasks.object_detection import ObjectDetection
+from flambeau.types import Answer, Options, Payload
+
+_TOP_K = 5
+_FIELDS = ("data", "body")
+_FORM = 'send the file itself, or a form with it as the field "data"'
+
+_TYPES: dict[Code, str] = {
+    "bad_request": "BadRequestException",
+    "model_not_found": "ModelNotFoundException",
+    "version_not_found": "ModelVersionNotFoundException",
+    "not_found": "ResourceNotFoundException",
+    "method_not_allowed": "MethodNotAllowedException",
+    "version_exists": "ConflictStatusException",
+    "unauthorized": "InvalidKeyException",
+    "forbidden": "InvalidModelVersionException",
+    "out_of_memory": "OutOfMemoryError",
+}
+
+
+async def answer(service: Service, model: Model, request: HttpRequest) -> Answered:
+    """Answer a request to `model`, as `dispatch.prediction` takes it. Raises `RequestError`."""
+    if model.task == handler_calls.TASK:
+        return await handler_calls.answer(service, model, request)
+    try:
+        payload = await _read(request, model, service)
+    except RequestError as error:
+        model.metrics.rejected(error.code)
+        raise
+    queued = time.monotonic()
+    outcomes = await service.predict(model, [payload], Options(top_k=_TOP_K), timeout=service.settings.deadline)
+    [found] = answers_of(outcomes, noun="input")
+    headers = (("X-Nonfinite-Outputs", str(found.nonfinite)),) if found.nonfinite else ()
+    http = HttpAnswer(200, pretty(_shape(found)), headers=headers)
+    return Answered(http, None, [each.timings for each in outcomes], queued)
+
+
+async def _read(request: HttpRequest, model: Model, service: Service) -> Payload:
+    """The payload of a request. Long JSON is looked at in a thread: other requests go on meanwhile."""
+    if not request.body:
+        raise RequestError(f"the body is empty: {_FORM}", code="empty_body")
+    settings, media_type, body = service.settings, request.media_type(), request.body
+    is_json = reading_of(media_type) == "json"
+    if media_type == "multipart/form-data":
+        content_type = request.headers["content-type"]
+        parts = await multipart.parse(request.body, content_type, max_parts=settings.max_items)
+        chosen = [each for each in parts if each.name in _FIELDS]
+        if not chosen:
+            raise RequestError(f"the form has no field data: {_FORM}", code="missing_file")
+        part = chosen[-1]  # of several with one name the last counts, as there
+        if model.kind == "image" and part.media_type.startswith("text"):  # base64, as TorchServe takes it
+            text = bytes(part.data).decode("utf-8", "replace")
+            return Payload("document", b'{"image":%b}' % msgspec.json.encode(text))
+        is_json, body = part.media_type == JSON, part.data
+    if not is_json and (model.kind == "image" or (model.kind == "python" and bytes(body[:1]) not in (b"{", b"["))):
+        return Payload("file", body)
+    name = b"image" if model.kind == "image" else b"input"  # of a network over numbers: old clients name no type
+    if len(body) > json_document.SHORT:
+        value = await asyncio.to_thread(_value_in, bytes(body), settings.max_json_depth)
+    else:
+        value = _value_in(bytes(body), settings.max_json_depth)
+    return Payload("document", b'{"%b":%b}' % (name, value))
+
+
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_RAW = msgspec.json.Decoder(msgspec.Raw)
+
+
+def _value_in(body: bytes, max_depth: int) -> bytes:
+    """The JSON value that is meant: the only member `data`, `body` or `input` of an object, or all of it."""
+    if json_document.deeper_than(body, max_depth):
+        raise RequestError(f"the JSON is nested more than {max_depth} levels deep", code="json_too_deep")
+    try:
+        if body.lstrip()[:1] != b"{":
+            _RAW.decode(body)
+            return body
+        members = _MEMBERS.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"the body is not JSON: {error}", code="invalid_json") from None
+    if len(members) == 1 and (name := next(iter(members))) in ("data", "body", "input"):
+        return bytes(memoryview(members[name]))
+    return body
+
+
+def _shape(found: Answer) -> Any:
+    """The answer as the handler of its task gives it there; of a task that has none there, in ours."""
+    if isinstance(found, Classification | MultiLabel):
+        named: dict[str, float | None] = {}
+        for each in found.top[:_TOP_K]:
+            named.setdefault(each.label.name, each.probability)  # two classes of one name: the better one
+        return named
+    if isinstance(found, ObjectDetection):
+        return [{each.label: list(each.box), "score": each.score} for each in found.found]
+    body = found.body(Asked())
+    return body.get("output", body)
+
+
+def refuse(error: RequestError, request_id: str) -> HttpAnswer:
+    """The answer to a request that failed: `{"code": 404, "type": "ModelNotFoundException", "message": "..."}`."""
+    plain = error_answer(error, request_id)
+    status = STATUS[error.code]
+    kind = _TYPES.get(error.code)
+    if kind is None:
+        kind = "ServiceUnavailableException" if status == 503 else (
+            "BadRequestException" if status < 500 else "InternalServerException"
+        )  # fmt: skip
+    message = error.message if not error.hint else f"{error.message}: {error.hint}"
+    return HttpAnswer(status, pretty({"code": status, "type": kind, "message": message}), headers=plain.headers)
+
+
+def pretty(value: Any) -> bytes:
+    """JSON as TorchServe writes it."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+
+
+async def ping(service: Service, request: HttpRequest) -> HttpAnswer:
+    """`GET /ping`."""
+    ready = service.ready()
+    return HttpAnswer(200 if ready else 500, pretty({"status": "Healthy" if ready else "Unhealthy"}))
+
+
+def _explain(service: Service, request: HttpRequest, **_: str) -> HttpAnswer:
+    error = RequestError("explanations are not made here", code="not_implemented")
+    return refuse(error, request.identity)
+
+
+_ONE, _VERSION = "/predictions/{model}", "/predictions/{model}/{version}"
+
+
+def routes(describe: Any) -> tuple[Route, ...]:
+    """The routes. `describe` answers with the OpenAPI document."""
+    one = dispatch.prediction(_ONE, answer, refuse, protocol="torchserve")
+    version = dispatch.prediction(_VERSION, answer, refuse, protocol="torchserve")
+    return (
+        Route("POST", _ONE, "infer", one, quiet=True),
+        Route("PUT", _ONE, "infer", one, quiet=True),
+        Route("POST", _VERSION, "infer", version, quiet=True),
+        Route("PUT", _VERSION, "infer", version, quiet=True),
+        Route("POST", "/explanations/{model}", "infer", _explain),
+        Route("GET", "/ping", "public", ping, vital=True, quiet=True),
+        Route("GET", "/api-description", "public", describe),
+    )

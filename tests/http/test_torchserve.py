@@ -1,0 +1,330 @@
+"""TorchServe's archives, handlers, clients and management, against a real server; and SageMaker's scripts."""
+
+import io
+import json
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import torch
+
+from flambeau.bundle.storage import Activation
+from tests.support import archives, task_models
+from tests.support.archives import write_mar, write_tar
+from tests.support.photographs import encoded, photograph
+from tests.support.server import FLAMBEAU, ServerProcess, free_port, run_flambeau, started
+
+CONFIG = "batchSize: 4\nmaxBatchDelay: 300\nminWorkers: 1\nmaxWorkers: 1\nresponseTimeout: 30\nhandler:\n  scale: 2\n"
+
+
+def _network() -> torch.nn.Module:
+    names: dict[str, Any] = {}
+    exec(archives.NETWORK, names)
+    torch.manual_seed(3)
+    return names["Net"]().eval()
+
+
+def _weights(network: torch.nn.Module) -> bytes:
+    file = io.BytesIO()
+    torch.save(network.state_dict(), file)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def network() -> torch.nn.Module:
+    return _network()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, network: torch.nn.Module) -> Path:
+    """A model store with an archive for each style of handler."""
+    folder = tmp_path_factory.mktemp("store")
+    rows = {"handler": "rows.py", "modelFile": "net.py", "serializedFile": "w.pth", "configFile": "c.yaml"}
+    write_mar(folder / "rows.mar", {"modelName": "rows", "modelVersion": "2.0", **rows}, {
+        "rows.py": archives.SUBCLASS, "net.py": archives.NETWORK, "w.pth": _weights(network), "c.yaml": CONFIG,
+        "shared/words.py": 'WORDS = ["hello"]\n', "settings.json": '{"a": 1}', "index_to_name.json": '{"0": "cat"}',
+    })  # fmt: skip
+    write_mar(folder / "functions.mar", {"modelName": "functions", "handler": "functions.py:handle"},
+              {"functions.py": archives.FUNCTIONS})  # fmt: skip
+    write_mar(folder / "plain.mar", {"modelName": "plain", "handler": "plain.py"}, {"plain.py": archives.PLAIN_CLASS})
+    write_mar(folder / "broken.mar", {"modelName": "broken", "handler": "broken.py"}, {"broken.py": "1 / 0\n"})
+    write_tar(folder / "model.tar.gz", {
+        "code/inference.py": archives.SCRIPT.encode(), "factor.json": b"3",
+        "code/times.py": b"def times(data, factor):\n    return data * factor\n",
+    }, top="")  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp("torchserve")
+    labels = ("cat", "dog", "bird", "fish", "horse", "cow")
+    task_models.make(
+        folder / "pictures", task_models.network(6), task="classification", labels=labels,
+        activation=Activation("softmax", known="said"), pipeline=task_models.PREPARATION,
+    )  # fmt: skip
+    port = free_port()
+    sources = [f"rows={store / 'rows.mar'}", f"functions={store / 'functions.mar'}", f"script={store / 'model.tar.gz'}"]
+    options = [
+        "--allow-code",
+        "--model-store",
+        store,
+        "--management-address",
+        f"127.0.0.1:{port}",
+        "--log-format",
+        "text",
+    ]
+    predict = ["--predict-route", "/invocations", "--default", "script"]
+    command = [*FLAMBEAU, "serve", *sources, f"pictures={folder / 'pictures'}", *options, *predict]
+    with started(command, folder) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def management(server: ServerProcess) -> str:
+    """The address of management, as the server prints it."""
+    [line] = [line for line in server.output().splitlines() if line.startswith("also at ")]
+    return f"http://{line.removeprefix('also at ')}"
+
+
+def eager(network: torch.nn.Module, *rows: list[float]) -> list[list[float]]:
+    """What PyTorch makes of rows, scaled as the handler scales them."""
+    with torch.no_grad():
+        return network(torch.tensor(rows, dtype=torch.float32) * 2).tolist()  # type: ignore[no-any-return]
+
+
+def curl(*arguments: object) -> str:
+    return subprocess.run(["curl", "-s", *map(str, arguments)], capture_output=True, text=True, check=True).stdout
+
+
+# Custom handlers
+
+
+def test_a_subclass_of_the_base_answers_as_eager_pytorch(server: ServerProcess, network: torch.nn.Module) -> None:
+    answered = requests.post(f"{server.url}/predictions/rows", json=[1, 2, 3], timeout=60)
+    body = answered.json()
+    assert body["scores"] == pytest.approx(eager(network, [1, 2, 3])[0], abs=1e-6)
+    assert (body["word"], body["set"], body["here"], body["class"]) == ("hello", {"a": 1}, True, "cat")
+    assert answered.headers["x-batch"] == "1"
+    for path in ("/predictions/rows/2.0", "/predictions/rows"):
+        same = requests.put(f"{server.url}{path}", data=b"[1, 2, 3]", timeout=60)  # as curl -T sends it
+        assert same.json() == body
+    form = requests.post(f"{server.url}/predictions/rows", files={"data": b"[1, 2, 3]"}, timeout=60)
+    assert form.json() == body
+
+
+def test_requests_that_come_together_are_one_batch_in_order(server: ServerProcess, network: torch.nn.Module) -> None:
+    rows = [[float(index), 1.0, 2.0] for index in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda row: requests.post(f"{server.url}/predictions/rows", json=row, timeout=60), rows))
+    for answered, expected in zip(found, eager(network, *rows), strict=True):
+        assert answered.json()["scores"] == pytest.approx(expected, abs=1e-6)
+    assert max(int(each.headers["x-batch"]) for each in found) > 1
+
+
+def test_one_bad_request_of_a_batch_fails_alone(server: ServerProcess, network: torch.nn.Module) -> None:
+    asked: list[Any] = [[1, 2, 3], "refuse", "fail", [4, 5, 6]]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda row: requests.post(f"{server.url}/predictions/rows", json=row, timeout=60), asked))
+    assert [each.status_code for each in found] == [200, 422, 500, 200]
+    assert found[1].json() == {"code": 422, "type": "InternalServerException", "message": "there is no row"}
+    assert found[2].json()["type"] == "InternalServerException"
+    assert "secret" not in found[2].text
+    assert found[3].json()["scores"] == pytest.approx(eager(network, [4, 5, 6])[0], abs=1e-6)
+
+
+def test_a_handler_that_prints_or_dies_disturbs_nobody_else(server: ServerProcess, network: torch.nn.Module) -> None:
+    assert requests.post(f"{server.url}/predictions/rows", json="print", timeout=60).status_code == 200
+    assert "printed by the handler" in server.log()
+    asked: list[Any] = ["die", [1, 2, 3], [4, 5, 6]]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda row: requests.post(f"{server.url}/predictions/rows", json=row, timeout=90), asked))
+    assert [each.status_code for each in found] == [500, 200, 200]
+    assert found[1].json()["scores"] == pytest.approx(eager(network, [1, 2, 3])[0], abs=1e-6)
+
+
+def test_a_function_gets_the_parts_of_a_form_and_decides_about_its_answer(server: ServerProcess) -> None:
+    url = f"{server.url}/predictions/functions"
+    headers = {"User-Agent": "old client", "Authorization": "Bearer secret"}
+    parts: dict[str, Any] = {
+        "a": b"1", "b": (None, "2", "text/plain"), "c": ("c.json", "[1]", "application/json"),
+        "d": ("d.txt", "2", "text/plain"),
+    }  # fmt: skip
+    found = requests.post(url, files=parts, headers=headers, timeout=60).json()
+    assert found == {
+        "loaded": 1, "keys": ["a", "b", "c", "d"], "id": True, "agent": "old client", "token": None,
+        "kinds": ["bytearray", "bytearray", "list", "str"],  # as the real TorchServe has it
+    }  # fmt: skip
+    text = requests.post(url, files={"text": (None, "bold", "text/plain")}, timeout=60)
+    assert (text.text, text.headers["content-type"]) == ("<b>bold</b>", "text/html")
+    data = requests.post(url, files={"bytes": b"abc"}, timeout=60)
+    assert (data.content, data.status_code) == (b"cba", 202)
+    assert requests.post(url, data={"x": "1"}, timeout=60).json()["keys"] == ["x"]
+    assert requests.post(url, json={"x": 1}, timeout=60).json()["keys"] == ["body"]
+
+
+def test_handlers_are_answered_over_other_protocols(server: ServerProcess, network: torch.nn.Module) -> None:
+    [row] = eager(network, [1, 2, 3])
+    native = server.post("/predict/rows", json={"input": [1, 2, 3]}).json()["output"]
+    assert native["scores"] == pytest.approx(row, abs=1e-6)
+    v1 = server.post("/v1/models/rows:predict", json={"instances": [{"data": [1, 2, 3]}, [1, 2, 3]]}).json()
+    assert [each["scores"] for each in v1["predictions"]] == [pytest.approx(row, abs=1e-6)] * 2
+    assert server.post("/predict/rows", json={"input": "refuse"}).json()["code"] == "input_rejected"
+
+
+# Pictures, and the protocol's own shapes
+
+
+def test_a_classifier_is_answered_with_its_best_five(server: ServerProcess, tmp_path: Path) -> None:
+    cat = tmp_path / "cat.png"
+    cat.write_bytes(encoded(photograph("chelsea")))
+    url = f"{server.url}/predictions/pictures"
+    found = json.loads(curl("-T", cat, url))
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert len(found) == 5
+    [best] = server.post("/predict/pictures?top_k=1", data=cat.read_bytes()).json()["predictions"]
+    assert next(iter(found.items())) == (best["class_name"], pytest.approx(best["probability"]))
+    assert json.loads(curl("-F", f"data=@{cat}", url)) == found
+    assert json.loads(curl("--data-binary", f"@{cat}", "-H", "Content-Type: image/png", url)) == found
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "status", "kind"),
+    [
+        ("/predictions/nobody", {"data": b"x"}, 404, "ModelNotFoundException"),
+        ("/predictions/rows/9", {"data": b"x"}, 404, "ModelVersionNotFoundException"),
+        ("/predictions/pictures", {"data": b"no picture"}, 415, "BadRequestException"),
+        ("/predictions/pictures", {"files": {"other": b"x"}}, 400, "BadRequestException"),
+        ("/predictions/pictures", {}, 400, "BadRequestException"),
+        ("/explanations/pictures", {"data": b"x"}, 501, "InternalServerException"),
+    ],
+)
+def test_errors_have_torchserves_form(
+    server: ServerProcess, path: str, sent: dict[str, Any], status: int, kind: str
+) -> None:
+    answered = server.post(path, **sent)
+    assert (answered.status_code, answered.json()["code"], answered.json()["type"]) == (status, status, kind)
+    assert answered.json()["message"]
+
+
+def test_health_and_description(server: ServerProcess) -> None:
+    assert server.get("/ping").json() == {"status": "Healthy"}
+    assert server.get("/api-description").json()["openapi"].startswith("3.")
+
+
+def test_metrics_have_their_old_names_beside_ours(management: str, server: ServerProcess) -> None:
+    assert server.post("/predictions/functions", data=b"x").status_code == 200
+    text = requests.get(f"{management}/metrics", timeout=60).text
+    for name in ("ts_inference_requests_total", "ts_queue_latency_microseconds", "ts_inference_latency_microseconds"):
+        assert f'{name}{{hostname="' in text or f'{name}{{model_name="functions"' in text
+    assert "flambeau_requests_total{" in text
+
+
+# SageMaker's scripts
+
+
+def test_a_script_answers_invocations_by_its_functions_and_the_defaults(server: ServerProcess) -> None:
+    def invoke(body: str | bytes, content_type: str, accept: str = "*/*") -> requests.Response:
+        return server.post("/invocations", data=body, headers={"Content-Type": content_type, "Accept": accept})
+
+    as_json = invoke("[[1, 2]]", "application/json")
+    assert (as_json.json(), as_json.headers["content-type"]) == ([[3.0, 6.0]], "application/json")
+    assert invoke("1,2\n3,4\n", "text/csv", "text/csv").text == "3.0,6.0\n9.0,12.0\n"
+    assert invoke("text", "application/json").status_code == 400
+    assert invoke("x", "application/pdf").status_code == 415
+    assert invoke("[1]", "application/json", "image/png").status_code == 415
+
+
+# Management
+
+
+def test_archives_are_registered_scaled_and_unregistered(server: ServerProcess, management: str) -> None:
+    def ask(method: str, path: str) -> tuple[int, Any]:
+        answered = requests.request(method, management + path, timeout=90)
+        return answered.status_code, answered.json()
+
+    status, body = ask("POST", "/models?url=plain.mar")
+    assert (status, "registered with 0 initial workers" in body["status"]) == (200, True)
+    assert server.post("/predictions/plain", data=b"x").status_code == 503
+    assert ask("PUT", "/models/plain?min_worker=1&synchronous=true")[0] == 200
+    assert server.post("/predictions/plain", data=b"x").text == "plain 1"
+    [shown] = ask("GET", "/models/plain")[1]
+    assert (shown["modelName"], shown["batchSize"], shown["workers"][0]["status"]) == ("plain", 1, "READY")
+    assert "plain" in [each["modelName"] for each in ask("GET", "/models")[1]["models"]]
+    assert ask("POST", "/models?url=plain.mar")[1]["type"] == "ConflictStatusException"
+    assert ask("PUT", "/models/plain?min_worker=0&synchronous=true")[0] == 200
+    assert server.post("/predictions/plain", data=b"x").status_code == 503
+    assert ask("DELETE", "/models/plain") == (200, {"status": 'Model "plain" unregistered'})
+    assert ask("GET", "/models/plain")[1]["type"] == "ModelNotFoundException"
+
+
+def test_an_archive_that_cannot_be_loaded_is_not_registered(management: str) -> None:
+    answered = requests.post(
+        f"{management}/models", json={"url": "broken.mar", "initial_workers": 1, "synchronous": True}, timeout=90
+    )
+    assert (answered.status_code, "division by zero" in answered.json()["message"]) == (422, True)
+    assert requests.get(f"{management}/models/broken", timeout=60).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ("", 400),
+        ("?url=plain.mar&initial_workers=999", 400),
+        ("?url=gone.mar", 404),
+        ("?url=../store/plain.mar", 404),
+        ("?url=http://x.example/y.mar", 403),
+    ],
+)
+def test_nothing_outside_of_the_store_is_registered(management: str, query: str, status: int) -> None:
+    assert requests.post(f"{management}/models{query}", timeout=60).status_code == status
+
+
+def test_nothing_is_managed_at_the_address_of_predictions(server: ServerProcess) -> None:
+    assert server.post("/models?url=plain.mar").status_code == 403
+    assert requests.delete(f"{server.url}/models/rows", timeout=60).status_code == 403
+    assert server.get("/models/rows").status_code == 200
+
+
+# The command line
+
+
+def test_an_archive_with_a_handler_needs_permission(store: Path, tmp_path: Path) -> None:
+    done = run_flambeau("serve", store / "plain.mar", "--port", 0, cwd=tmp_path)
+    assert done.returncode == 78
+    assert "its handler plain.py is code that would run with your rights" in done.stderr
+
+
+def test_the_command_of_torchserve_reads_its_file_and_passes_over_the_rest(store: Path, tmp_path: Path) -> None:
+    inference, management = free_port(), free_port()
+    models = {"one": {"1.0": {"defaultVersion": True, "marName": "plain.mar", "batchSize": 3, "maxBatchDelay": 5}}}
+    (tmp_path / "config.properties").write_text(
+        f"inference_address=http://127.0.0.1:{inference}\nmanagement_address=http://127.0.0.1:{management}\n"
+        f"enable_metrics_api=false\nNUM_WORKERS=1\njob_queue_size=7\nmodels={json.dumps(models)}\n"
+    )
+    command = [*FLAMBEAU, "torchserve", "--start", "--foreground", "--ncs", "--model-store", store, "--ts-config",
+               tmp_path / "config.properties", "--log-config", "log4j2.xml", "--allow-code"]  # fmt: skip
+    with started(command, tmp_path) as server:
+        server.wait_until(lambda: "Model server started." in server.output())
+        assert server.url == f"http://127.0.0.1:{inference}"
+        assert server.post("/predictions/one/1.0", data=b"x").text == "plain 1"
+        [shown] = requests.get(f"http://127.0.0.1:{management}/models/one", timeout=60).json()
+        assert (shown["batchSize"], shown["maxBatchDelay"], shown["loadedAtStartup"]) == (3, 5, True)
+        assert shown["jobQueueStatus"]["remainingCapacity"] == 7
+        log = server.log()
+    assert "argument passed over" in log
+    assert "NUM_WORKERS" in log
+
+
+def test_convert_says_what_became_of_everything(store: Path, tmp_path: Path) -> None:
+    done = run_flambeau("convert", store / "rows.mar", "-o", tmp_path / "bundle", "--allow-code", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "kept     the handler rows.py, with its 7 files" in done.stdout
+    assert "kept     batchSize 4" in done.stdout
+    assert "dropped  the version 2.0" in done.stdout
+    manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
+    assert (manifest["task"], manifest["pipeline"]["batch"]) == ("handler", 4)

@@ -1,0 +1,210 @@
+"""Archives of TorchServe read as data: their three forms, what they hold, and what is refused."""
+
+import io
+import json
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flambeau.checkpoints import model_archive
+from flambeau.errors import ConfigError, SourceError
+from flambeau.settings import torchserve
+from flambeau.sources import network_class
+from tests.support.archives import MANIFEST, contents, write_folder, write_mar, write_tar
+
+MODEL = {"handler": "h.py", "serializedFile": "w.pth", "configFile": "model-config.yaml"}
+FILES = {
+    "h.py": "x = 1\n", "w.pth": b"weights", "deep/er.txt": "down here", "model-config.yaml": "batchSize: 4\n",
+    "index_to_name.json": '{"0": "cat"}',
+}  # fmt: skip
+
+
+@pytest.fixture(params=["zip", "tar", "folder"])
+def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    if request.param == "zip":
+        return write_mar(tmp_path / "net.mar", MODEL, FILES)
+    if request.param == "tar":
+        return write_tar(tmp_path / "net.tar.gz", contents(MODEL, FILES))
+    return write_folder(tmp_path / "net", contents(MODEL, FILES))
+
+
+def test_the_three_forms_say_the_same(archive: Path, tmp_path: Path) -> None:
+    found = model_archive.read(archive)
+    assert found is not None
+    assert (found.name, found.version, found.handler, found.weights) == ("net", "1.0", "h.py", "w.pth")
+    assert (found.config, found.labels) == ({"batchSize": 4}, "index_to_name.json")
+    target = tmp_path / "unpacked"
+    target.mkdir()
+    model_archive.unpack(archive, target)
+    assert (target / "deep" / "er.txt").read_text() == "down here"
+    assert {str(each.relative_to(target)) for each in target.rglob("*") if each.is_file()} == {*FILES, MANIFEST}
+
+
+def test_other_files_are_no_archives(tmp_path: Path) -> None:
+    other = tmp_path / "other.zip"
+    with zipfile.ZipFile(other, "w") as file:
+        file.writestr("a.txt", "a")
+    assert model_archive.read(other) is None
+    assert model_archive.read(tmp_path) is None
+    assert model_archive.read(tmp_path / "missing.mar") is None
+
+
+def _tar(file: Path, *members: tuple[str, bytes | None, str]) -> Path:
+    """Members as (name, contents, target of a link)."""
+    with tarfile.open(file, "w:gz") as archive:
+        for name, data, link in members:
+            member = tarfile.TarInfo(name)
+            if data is None:
+                member.type, member.linkname = tarfile.SYMTYPE, link
+            else:
+                member.size = len(data)
+            archive.addfile(member, io.BytesIO(data or b""))
+    return file
+
+
+_WHOLE = tuple((name, data, "") for name, data in contents(MODEL, FILES).items())
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (("../out.txt", b"x", ""), "leads elsewhere"),
+        (("a/../../out.txt", b"x", ""), "leads elsewhere"),
+        (("/etc/out.txt", b"x", ""), "leads elsewhere"),
+        (("link", None, "/etc/passwd"), "as a link or a device"),
+        (("h.py", b"again", ""), "twice"),
+        (("zeros", bytes(40 * 2**20), ""), "bomb"),
+    ],
+)
+def test_a_hostile_tar_is_refused_and_writes_nothing_elsewhere(
+    extra: tuple[str, bytes | None, str], words: str, tmp_path: Path
+) -> None:
+    file = _tar(tmp_path / "net.tar.gz", *_WHOLE, extra)
+    target = tmp_path / "in" / "unpacked"
+    target.mkdir(parents=True)
+    with pytest.raises(SourceError, match=words):
+        model_archive.unpack(file, target)
+    assert not (tmp_path / "out.txt").exists()
+    assert not (tmp_path / "in" / "out.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [("../out.txt", b"x", "leads elsewhere"), ("zeros", bytes(40 * 2**20), "bomb"), ("H.PY", b"x", "readers differ")],
+)
+def test_a_hostile_mar_is_refused(name: str, data: bytes, words: str, tmp_path: Path) -> None:
+    file = write_mar(tmp_path / "net.mar", MODEL, {**FILES, name: data})
+    with pytest.raises(SourceError, match=words):
+        model_archive.read(file)
+
+
+def test_a_link_in_a_folder_is_refused(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "net", contents(MODEL, FILES))
+    (folder / "deep" / "link").symlink_to("/etc/passwd")
+    with pytest.raises(SourceError, match="as a link or a device"):
+        model_archive.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("model", "files", "words"),
+    [
+        (MODEL | {"serializedFile": "gone.pth"}, FILES, "names gone.pth as its serializedFile"),
+        (MODEL, {**FILES, "model-config.yaml": "a: &x [1]\nb: *x\n"}, "aliases"),
+        (MODEL, {**FILES, "model-config.yaml": "a: [1"}, "not YAML"),
+        (MODEL, {**FILES, "model-config.yaml": "- 1\n"}, "no table"),
+        (MODEL, {**FILES, "model-config.yaml": "a: !!python/object/apply:os.system [id]\n"}, "not YAML"),
+    ],
+)
+def test_an_archive_that_contradicts_itself_is_refused(
+    model: dict[str, Any], files: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SourceError, match=words):
+        model_archive.read(write_mar(tmp_path / "net.mar", model, files))
+
+
+def test_a_manifest_that_is_not_json_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "net.mar"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(MANIFEST, "{")
+    with pytest.raises(SourceError, match="not JSON"):
+        model_archive.read(file)
+
+
+# The class of the network, parsed
+
+
+INIT = "    def __init__(self):\n        "
+NEXT = "        self."
+TORCHVISION = "from torchvision.models.resnet import BasicBlock, ResNet\n\n\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "hidden"),
+    [
+        (f"class Net(ResNet):\n{INIT}super().__init__(BasicBlock, [2, 2, 2, 2])\n", ""),
+        (f"class Net(ResNet):\n    'Words.'\n{INIT}super(Net, self).__init__()\n{NEXT}fc = nn.Linear(5, 3)\n", ""),
+        ("class Net(ResNet):\n    def forward(self, x):\n        return x\n", "defines forward"),
+        (f"class Net(ResNet):\n{INIT}super().__init__(norm_layer=Norm)\n", "sets norm_layer"),
+        (f"class Net(ResNet):\n{INIT}super().__init__(*args)\n{NEXT}relu = GELU()\n", "its line 7"),
+        ("class Net(nn.Module):\n    pass\n", "no network of torchvision's"),
+        ("class Net(ResNet):\n    forward = other\n", "its line 5"),
+    ],
+)  # fmt: skip
+def test_what_the_weights_do_not_show_is_found_in_the_class(source: str, hidden: str, tmp_path: Path) -> None:
+    file = tmp_path / "model.py"
+    file.write_text(TORCHVISION + source)
+    found = network_class.read(file, tmp_path)
+    assert found.name == "Net"
+    assert hidden in found.hidden
+    assert bool(hidden) == bool(found.hidden)
+
+
+@pytest.mark.parametrize(("source", "words"), [("class A: ...\nclass B: ...\n", "2 classes"), ("def (", "not Python")])
+def test_a_file_without_one_network_is_refused(source: str, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "model.py"
+    file.write_text(source)
+    with pytest.raises(SourceError, match=words):
+        network_class.read(file, tmp_path)
+
+
+# config.properties
+
+
+def test_a_config_file_is_acted_on_or_passed_over() -> None:
+    models = {"cats": {"1.0": {"defaultVersion": True, "marName": "c.mar", "minWorkers": 2, "batchSize": 8}}}
+    text = (
+        "# comment\ninference_address=http://0.0.0.0:9080\nmanagement_address = http://127.0.0.1\n"
+        "job_queue_size:50\nNUM_WORKERS=1\nmetrics_mode=prometheus\nload_models=all\n"
+        f"models={json.dumps(models)[:20]}\\\n   {json.dumps(models)[20:]}\n"
+        "disable_token_authorization=true\nmodel_store=$$HOME$$/store\nenable_envvars_config=true\n"
+    )
+    found = torchserve.read(text, {"HOME": "/h", "TS_DEFAULT_RESPONSE_TIMEOUT": "7", "TS_CONFIG_FILE": "x"})
+    assert found.settings == {
+        "host": "0.0.0.0", "port": 9080, "management_address": "127.0.0.1:8081", "max_queue_size": 50,
+        "model_store": "/h/store", "compute_timeout": 7,
+    }  # fmt: skip
+    assert found.passed_over.keys() == {"NUM_WORKERS", "metrics_mode"}
+    assert (found.load, found.open_to_all) == (("all",), True)
+    [cats] = found.models
+    assert (cats.name, cats.version, cats.archive, cats.default) == ("cats", "1.0", "c.mar", True)
+    assert cats.settings == {"replicas": 2, "max_batch_size": 8}
+
+
+def test_a_snapshot_names_its_models_as_kserve_writes_it() -> None:
+    text = 'model_snapshot={"name":"startup.cfg","modelCount":1,"models":{"m":{"1.0":{"marName":"m.mar"}}}}'
+    [model] = torchserve.read(text, {}).models
+    assert (model.name, model.archive) == ("m", "m.mar")
+
+
+def test_a_bad_value_is_passed_over_and_a_bad_address_refused() -> None:
+    assert torchserve.read("job_queue_size=many\nmodels={\n", {}).passed_over.keys() == {"job_queue_size", "models"}
+    with pytest.raises(ConfigError, match="is not an address"):
+        torchserve.read("inference_address=ftp://x", {})
+
+
+def test_properties_are_read_as_java_reads_them() -> None:
+    text = "a\\:b = c\n  d e\n! no\nf=1\\\n  2\ng\nh=\\u0041\n"
+    assert torchserve.parse_properties(text) == {"a:b": "c", "d": "e", "f": "12", "g": "", "h": "A"}
