@@ -72,10 +72,14 @@ WorkerState = Literal["starting", "idle", "busy"]
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """A replica as an operator sees it. `memory` is the resident bytes of its process, if it has one of its own."""
+    """A replica as an operator sees it. `memory` is the resident bytes of its process, if it has one of its own.
+
+    `node` is where it runs, if that may be another machine.
+    """
 
     state: WorkerState
     memory: int | None = None
+    node: str | None = None
 
 
 class ModelState(enum.StrEnum):
