@@ -78,6 +78,7 @@ class Actor:
         self.args: list[tuple[object, ...]] = []
         self.open_calls: set[Ref] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._death: asyncio.Task[None] | None = None
 
     def __getattr__(self, name: str) -> Any:
         return types.SimpleNamespace(remote=lambda *args: self._call(name, args))
@@ -90,7 +91,8 @@ class Actor:
             ref.result.set_exception(ActorDiedError("it died") if self.dead else ActorUnavailableError("away"))
             return ref
         self.open_calls.add(ref)
-        task = self.ray.loop.create_task(self._run(ref, name, args))
+        work = self._run(ref, name, args) if name != "stop" or self.silent else self._stop()
+        task = self.ray.loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return ref
@@ -114,6 +116,11 @@ class Actor:
             else:
                 ref.result.set_exception(failed)
 
+    async def _stop(self) -> None:
+        """What `os._exit` does in Ray's process."""
+        self._tasks.discard(asyncio.current_task())  # type: ignore[arg-type]
+        await self.die()
+
     def fail_calls(self, error: Exception) -> None:
         """End the calls that are under way."""
         for ref in list(self.open_calls):
@@ -122,14 +129,18 @@ class Actor:
                 ref.result.set_exception(error)
 
     async def die(self) -> None:
-        """Die, and the worker with it."""
-        if self.dead:
-            return
+        """Die, and the worker with it. Returns when both are gone."""
+        if self._death is None:
+            self._death = self.ray.loop.create_task(self._die())
+        await asyncio.shield(self._death)
+
+    async def _die(self) -> None:
         self.dead = True
         self.fail_calls(ActorDiedError("the actor died"))
-        for task in self._tasks:
+        tasks = [*self._tasks, *([self.real._deserted] if self.real._deserted is not None else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self.real._runner is not None:
             await self.real._runner.close(timeout=0.0)
 

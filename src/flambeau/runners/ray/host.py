@@ -28,6 +28,7 @@ from flambeau.telemetry import logs
 from flambeau.version import VERSION
 
 _REFRESHED = 10.0  # seconds after which a state is told again, with the memory as it is then
+_DESERTED = 300.0  # seconds without a front that watches
 _NOTICED = 1.0  # seconds for the runner to notice the loss that a batch has brought
 
 
@@ -41,6 +42,8 @@ class ReplicaHost:
         self._found: Path | None = None
         self._number = 0
         self._losses = 0
+        self._watched = 0
+        self._deserted: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -56,6 +59,12 @@ class ReplicaHost:
 
     async def ping(self) -> None:
         """Answer at once, whatever the worker does."""
+
+    async def stop(self) -> None:
+        """End this process and its worker. The front asks for it itself: a cluster without its head kills nobody."""
+        if self._runner is not None:
+            await self._runner.close(timeout=0.0)
+        os._exit(0)
 
     async def find(self, digest: str, shared: str) -> bool:
         """Whether this node has the bundle, in its own folder or at the path `shared`."""
@@ -93,6 +102,7 @@ class ReplicaHost:
             logs.failure("a replica cannot be opened", error)
             return wire.pack_failed(0, Failed(EngineError.__name__, f"{type(error).__name__}: {error}"))
         self._runner = runner
+        self._deserted = asyncio.get_running_loop().create_task(self._end_if_deserted())
         self._change()
         return wire.pack_ready(0, ready)
 
@@ -135,6 +145,7 @@ class ReplicaHost:
 
     async def watch(self, known: int) -> bytes:
         """The next `HostState` after the one whose number is `known`: when something has changed, or after a while."""
+        self._watched += 1
         if self._number <= known:
             await self._next_change(_REFRESHED)
         runner = self._runner
@@ -146,6 +157,14 @@ class ReplicaHost:
         return messages.pack(
             HostState(self._number, counts.warm > 0, failed, self._losses, memory, dict(runner.restarts()))
         )
+
+    async def _end_if_deserted(self) -> None:
+        """End when no front watches any more: Ray ends the actors of a front that died, unless its head is gone too."""
+        watched = -1
+        while self._watched != watched:
+            watched = self._watched
+            await asyncio.sleep(_DESERTED)
+        await self.stop()
 
     def _change(self) -> None:
         self._number += 1

@@ -29,6 +29,7 @@ from flambeau.version import VERSION
 _PULSE, _SILENCE = 1.0, 4.0  # seconds between two signs of life of a busy host, and for one to come
 _LOOKS = 0.25  # seconds; the silence is counted in these, so that a front that stood still blames nobody
 _RETURN = 5.0  # seconds for a host that is unavailable to answer again
+_STOP = 2.0  # seconds for a host to end
 _RETRY = 0.5  # seconds between two tries
 _INLINE, _MOST_INLINE = 96 * 1024, 4 * 1024 * 1024
 """Bytes of a part of a frame, and of all: Ray sends parts up to 100 kB with the call itself, in a millisecond. Larger
@@ -221,7 +222,7 @@ class RemoteReplica:
         self._on_change()
 
     async def end(self) -> None:
-        """Have Ray kill the host. Its worker ends with it. A second call does nothing."""
+        """End the host, and its worker with it. A second call does nothing."""
         if not self.lost.done():
             self.lost.set_result("killed")
         for task in (self._listener, self._away):
@@ -229,7 +230,11 @@ class RemoteReplica:
                 task.cancel()
         actor, self._actor = self._actor, None
         if actor is not None:
-            await in_thread(lambda: _kill(self._ray, actor))
+            stopped = asyncio.wrap_future(actor.stop.remote().future())
+            await asyncio.wait({stopped}, timeout=_STOP)
+            if not stopped.done() or isinstance(stopped.exception(), self._ray.exceptions.ActorUnavailableError):
+                await asyncio.wait({asyncio.ensure_future(in_thread(lambda: _kill(self._ray, actor)))}, timeout=_STOP)
+            stopped.cancel()
 
 
 def _kill(ray: Any, actor: Any) -> None:
