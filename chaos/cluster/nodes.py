@@ -26,6 +26,8 @@ class Nodes:
         self._cpus = cpus
         self._nodes: list[Any] = []
         self._late: list[subprocess.Popen[bytes]] = []
+        self._started: set[int] = set()
+        """What nodes have started: the agents of a raylet that was killed may outlive it."""
 
     def __enter__(self) -> "Nodes":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -43,16 +45,16 @@ class Nodes:
         import ray
 
         ray.shutdown()
-        for node in self._nodes:
+        for node in (*self._nodes, self._cluster.head_node):
+            self._started.update(self.everything(node))
             self.resume(node)
         for process in self._late:
             for pid in reversed(_below(process.pid)):
                 _send([pid], signal.SIGKILL)
             process.wait()
         self._cluster.shutdown()
-        for kind in _HOSTS:
-            for pid in self.hosts(kind):
-                os.kill(pid, signal.SIGKILL)
+        agents = (b"ray::DashboardAgent", b"ray::RuntimeEnvAgent")
+        _send([*self._started & set(_titled(agents)), *_titled(tuple(_HOSTS.values()))], signal.SIGKILL)
 
     @property
     def address(self) -> str:
@@ -73,6 +75,7 @@ class Nodes:
 
     def remove(self, node: Any) -> None:
         """Kill a node: its raylet, and with it all that it started."""
+        self._started.update(self.everything(node))
         self._nodes.remove(node)
         self._cluster.remove_node(node, allow_graceful=False)
 
@@ -111,15 +114,20 @@ class Nodes:
 
     def hosts(self, kind: str) -> list[int]:
         """The processes of replicas, of `flambeau` or of the `plain` application."""
-        found = []
-        for folder in Path("/proc").iterdir():
-            if folder.name.isdigit():
-                try:
-                    if (folder / "cmdline").read_bytes().startswith(_HOSTS[kind]):
-                        found.append(int(folder.name))
-                except OSError:
-                    continue
-        return sorted(pid for pid in found if proc.alive(pid))
+        return _titled((_HOSTS[kind],))
+
+
+def _titled(titles: tuple[bytes, ...]) -> list[int]:
+    """The processes whose title begins with one of these."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                if (folder / "cmdline").read_bytes().startswith(titles):
+                    found.append(int(folder.name))
+            except OSError:
+                continue
+    return sorted(pid for pid in found if proc.alive(pid))
 
 
 def _below(pid: int) -> list[int]:

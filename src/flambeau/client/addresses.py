@@ -14,7 +14,7 @@ import urllib3
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class ServiceAddress:
     """One address, with the path that stands before every other and the connections to it."""
 
     url: str
@@ -30,14 +30,14 @@ class Addresses:
         if not urls:
             raise ValueError("a client needs the address of a service: write http://HOST:PORT")
         trust: dict[str, Any] = {} if ca_certs is None else {"ca_certs": ca_certs}
-        self._all: list[Address] = []
+        self._all: list[ServiceAddress] = []
         for url in urls:
             parts = urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise ValueError(f"{url!r} is not the address of a service: write http://HOST:PORT")
             plain = url.rstrip("/")
             pool = urllib3.connection_from_url(plain, maxsize=connections, **trust)
-            self._all.append(Address(plain, parts.path.rstrip("/"), pool))
+            self._all.append(ServiceAddress(plain, parts.path.rstrip("/"), pool))
         self._lock = threading.Lock()
         self._current = 0
 
@@ -48,11 +48,11 @@ class Addresses:
         return ", ".join(repr(each.url) for each in self._all)
 
     @property
-    def current(self) -> Address:
+    def current(self) -> ServiceAddress:
         """The one to ask."""
         return self._all[self._current]
 
-    def pass_over(self, failed: Address) -> None:
+    def pass_over(self, failed: ServiceAddress) -> None:
         """Ask the next one from now on, unless another thread has passed this one over already."""
         with self._lock:
             if self.current is failed:

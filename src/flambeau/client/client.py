@@ -26,7 +26,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, ReadTimeoutError, SSLError
 
 from flambeau.client import answers
-from flambeau.client.addresses import Address, Addresses
+from flambeau.client.addresses import Addresses, ServiceAddress
 from flambeau.client.answers import ClientError, NoAnswer, Prediction, Refused
 from flambeau.client.bodies import RequestBody, as_image_part, body_of
 from flambeau.version import VERSION
@@ -304,7 +304,7 @@ class Client:
         raise AssertionError("this is a bug: counting has come to an end")
 
     def _send(
-        self, address: Address, path: str, body: RequestBody, identity: str, *, left: float, method: str = "POST"
+        self, address: ServiceAddress, path: str, body: RequestBody, identity: str, *, left: float, method: str = "POST"
     ) -> urllib3.BaseHTTPResponse:
         """Ask once, and tell the server how long this client will wait. Raises `NoAnswer`."""
         headers = {

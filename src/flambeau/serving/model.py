@@ -109,7 +109,7 @@ class Model:
         A Python model counts as one thread, unless it was given several, and so does a model that computes elsewhere.
         Whoever asks for more replicas than there are cores says that each takes less than one.
         """
-        if self._settings.runner == "ray":
+        if self.elsewhere:
             return _ELSEWHERE
         own = self.engine == "python" and not self._settings.threads
         threads = 1 if own or not _on_cpu(self.device) else self._placement.threads
@@ -119,6 +119,11 @@ class Model:
     def apart(self) -> bool:
         """Whether its replicas have processes of their own, which get copies of what they are given."""
         return self._settings.runner != "threads"
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether its replicas take other machines' cores and memory."""
+        return self._settings.runner == "ray"
 
     @property
     def queued(self) -> int:
