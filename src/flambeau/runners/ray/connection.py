@@ -9,10 +9,12 @@ import contextlib
 import logging
 import os
 import secrets
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -30,6 +32,9 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "86400",  # a front outlives the cluster's head for so long, not a minute
 }
+_JOIN_SECONDS = 40.0  # for the cluster to let us in
+_CONNECT_SECONDS = 5.0
+_LEAVE_SECONDS = 30.0
 _LOCAL_SECONDS = 120.0  # for a cluster of our own to start
 _END_SECONDS = 20.0  # for it to end
 
@@ -76,11 +81,19 @@ class RayConnection:
 
         Raises `SetupError` where there is no Ray, or no such cluster.
         """
-        return await in_thread(lambda: self._join(address))
+        seconds = _JOIN_SECONDS + (_LOCAL_SECONDS if address == LOCAL else 0.0)
+        try:
+            return await asyncio.wait_for(in_thread(lambda: self._join(address)), seconds)
+        except TimeoutError:
+            raise EngineError(
+                f"the Ray cluster at {address} did not let this process in within {seconds:g} seconds: is the address "
+                "its head's, and the token (RAY_AUTH_TOKEN) its own?"
+            ) from None
 
     async def leave(self) -> None:
         """One user fewer. The last one disconnects, and ends a cluster of our own."""
-        await in_thread(self._leave)
+        with contextlib.suppress(TimeoutError):  # its head may be gone
+            await asyncio.wait_for(in_thread(self._leave), _LEAVE_SECONDS)
 
     def _join(self, address: str) -> ModuleType:
         if address.startswith("ray://"):
@@ -111,6 +124,8 @@ class RayConnection:
                 "ray.init() before, and that cluster is taken"
             )
         where = self._start_local() if address == LOCAL else address
+        if (there := _bootstrap_address(where)) and not _listens(there):
+            raise EngineError(_nobody(address, f"nobody listens at {there}"))
         try:
             ray.init(
                 address=where, namespace=NAMESPACE, logging_level=logging.ERROR, log_to_driver=True,
@@ -118,11 +133,8 @@ class RayConnection:
             )  # fmt: skip
         except ConnectionError as error:
             self._end_local()
-            raise EngineError(
-                f"no Ray cluster answers at {address} ({error}): start one with ray start --head, or have one started "
-                "on this machine with --ray-address local"
-            ) from None
-        except (RuntimeError, ValueError, OSError) as error:
+            raise EngineError(_nobody(address, str(error).strip().partition("\n")[0])) from None
+        except (RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
             self._end_local()
             raise EngineError(f"the Ray cluster at {address} cannot be joined: {error}") from None
         self._address, self._joined = address, True
@@ -172,6 +184,35 @@ class RayConnection:
 
             ray.shutdown()
             self._end_local()
+
+
+def _bootstrap_address(address: str) -> str:
+    """HOST:PORT of the head, as far as it can be known: Ray would try an address where nobody listens for long."""
+    if address != "auto":
+        return address
+    if told := os.environ.get("RAY_ADDRESS"):
+        return told
+    with contextlib.suppress(OSError):  # where Ray notes the cluster that was started here last
+        return Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster").read_text().strip()  # noqa: S108
+    return ""
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return True  # that is for Ray to say
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+def _nobody(address: str, why: str) -> str:
+    return (
+        f"no Ray cluster answers at {address} ({why}): start one with ray start --head, or have one started on this "
+        "machine with --ray-address local"
+    )
 
 
 CONNECTION = RayConnection()

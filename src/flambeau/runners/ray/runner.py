@@ -241,38 +241,47 @@ class RayRunner:
 
     async def _fill(self, place: _ReplicaPlace) -> RemoteReplica | None:
         """A warm replica. `None`: none was ever warm in this place, and this one cannot open the model."""
+        while True:
+            self._numbers += 1
+            replica = RemoteReplica(
+                self._ray, self._maker(self._numbers), model=self._spec.name, number=self._numbers,
+                on_change=lambda: self._on_change(),
+            )  # fmt: skip
+            try:
+                info = await self._begin(replica)
+            except WorkerLostError:  # with its node, most likely
+                await asyncio.sleep(_PAUSE)
+            except SetupError as error:
+                if not place.first.done():
+                    place.first.set_exception(error)
+                logs.event(
+                    "a replica cannot start", level=logging.ERROR, model=self._spec.name, node=replica.where,
+                    error=error,
+                )  # fmt: skip
+                if not place.proven:
+                    return None
+                self._losses.note_crash()
+                self._on_change()
+                await asyncio.sleep(self._losses.pause() or _PAUSE)
+            else:
+                logs.event("replica ready", model=self._spec.name, replica=replica.number, node=replica.where)
+                if not place.first.done():
+                    place.first.set_result(info)
+                return replica
+
+    async def _begin(self, replica: RemoteReplica) -> ReplicaInfo:
+        """Start a replica, or end what was started of it."""
         assert self._parcel is not None
-        self._numbers += 1
-        replica = RemoteReplica(
-            self._ray, self._maker(self._numbers), model=self._spec.name, number=self._numbers,
-            on_change=lambda: self._on_change(),
-        )  # fmt: skip
         waiting = asyncio.get_running_loop().call_later(_TELL_AFTER, self._tell_waiting, replica)
         try:
-            info = await replica.begin(self._parcel, self._host_order())
+            return await replica.begin(self._parcel, self._host_order())
         except BaseException as error:
+            if isinstance(error, SetupError | WorkerLostError):
+                self._restarts["failed_start"] += 1
             await asyncio.shield(replica.end())
-            if not isinstance(error, SetupError | WorkerLostError):
-                raise
-            self._restarts["failed_start"] += 1
-            if isinstance(error, WorkerLostError):
-                await asyncio.sleep(_PAUSE)
-                return await self._fill(place)
-            if not place.first.done():
-                place.first.set_exception(error)
-            level = logging.ERROR
-            logs.event("a replica cannot start", level=level, model=self._spec.name, node=replica.where, error=error)
-            if not place.proven:
-                return None
-            self._losses.note_crash()
-            await asyncio.sleep(self._losses.pause() or _PAUSE)
-            return await self._fill(place)
+            raise
         finally:
             waiting.cancel()
-        logs.event("replica ready", model=self._spec.name, replica=replica.number, node=replica.where)
-        if not place.first.done():
-            place.first.set_result(info)
-        return replica
 
     def _maker(self, number: int) -> Callable[[], Any]:
         """What makes the actor of a replica. Ray chooses a node, on as many as there are."""
