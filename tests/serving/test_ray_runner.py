@@ -155,6 +155,20 @@ def test_a_model_that_cannot_start_says_why(spec: ReplicaSpec, monkeypatch: pyte
     run(steps())
 
 
+def test_a_node_that_cannot_hold_the_bundle_says_why(spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(digest: str, shared: str) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(content, "find", full)
+
+    async def steps() -> None:
+        with pytest.raises(EngineError, match=r"on node 10\.0\.0\.1/.*: .*No space left on device"):
+            async with RayFleet(spec, monkeypatch):
+                pass
+
+    run(steps())
+
+
 def test_a_node_with_another_version_is_refused(spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replica, "VERSION", "99.0")
 

@@ -176,6 +176,9 @@ class FakeRay:
         assert no_restart
         asyncio.run_coroutine_threadsafe(actor.die(), self.loop).result(10)
 
+    def is_initialized(self) -> bool:
+        return True
+
     def put(self, piece: bytes) -> bytes:
         assert type(piece) is bytes
         return piece

@@ -87,6 +87,9 @@ class RemoteReplica:
             await parcel.deliver(self._actor, place.node)
             frame = await self._actor.open.remote(messages.pack(order))
         except self._ray.exceptions.RayError as error:
+            if why := self._own_failure(error):
+                place = f" on node {self.where}" if self.where else ""
+                raise EngineError(f"a replica of {self._model} cannot start{place}: {why}") from None
             logs.event(
                 "a replica was lost while it started", level=logging.WARNING, model=self._model, replica=self.number,
                 node=self.where, error=_told(error),
@@ -100,6 +103,11 @@ class RemoteReplica:
         self.state = HostState(warm=True)
         self._listener = asyncio.get_running_loop().create_task(self._listen())
         return begun
+
+    def _own_failure(self, error: Exception) -> str:
+        """What an exception of the host's own code says; empty for a host that was lost."""
+        own = isinstance(error, self._ray.exceptions.RayTaskError) or getattr(error, "actor_init_failed", False)
+        return str(error).strip().splitlines()[-1] if own else ""
 
     async def answer(self, batch: Batch, *, hasty: bool = False) -> list[Outcome]:
         """Send a batch and return its outcomes. Raises `WorkerLostError`."""
@@ -229,7 +237,7 @@ class RemoteReplica:
             if task is not None and task is not asyncio.current_task():
                 task.cancel()
         actor, self._actor = self._actor, None
-        if actor is not None:
+        if actor is not None and self._ray.is_initialized():
             stopped = asyncio.wrap_future(actor.stop.remote().future())
             await asyncio.wait({stopped}, timeout=_STOP)
             if not stopped.done() or isinstance(stopped.exception(), self._ray.exceptions.ActorUnavailableError):
