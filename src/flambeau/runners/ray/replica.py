@@ -88,8 +88,8 @@ class RemoteReplica:
             frame = await self._actor.open.remote(messages.pack(order))
         except self._ray.exceptions.RayError as error:
             if why := self._own_failure(error):
-                place = f" on node {self.where}" if self.where else ""
-                raise EngineError(f"a replica of {self._model} cannot start{place}: {why}") from None
+                on = f" on node {self.where}" if self.where else ""
+                raise EngineError(f"a replica of {self._model} cannot start{on}: {why}") from None
             logs.event(
                 "a replica was lost while it started", level=logging.WARNING, model=self._model, replica=self.number,
                 node=self.where, error=_told(error),
