@@ -1,5 +1,5 @@
-# The desk: make venv | serve | test | test-quick | test-deploy | chaos | bench | screenshots | lint | format | docs | clean.   `make` alone lists them.
-# PYTHON is any Python 3.11 or later; the newest found is not taken, the plainest is.
+# The desk: make venv | serve | test | test-quick | test-deploy | test-cluster | chaos | bench | screenshots | lint | format | docs | clean.
+# `make` alone lists them. PYTHON is any Python 3.11 or later; the newest found is not taken, the plainest is.
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -10,7 +10,7 @@ SERVE_ARGS ?=
 CHAOS_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help venv serve test test-quick test-slow test-deploy chaos bench bench-micro screenshots lint format docs clean
+.PHONY: help venv serve test test-quick test-slow test-deploy test-cluster chaos chaos-cluster bench bench-micro screenshots lint format docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,7 +18,9 @@ help:
 	@echo "make test    run the test suite          make test-slow   run the long tests too"
 	@echo "make test-quick   run those that start no process, while you edit"
 	@echo "make test-deploy   build the image and run it in containers: needs buildah, podman, runc, debootstrap, and root"
+	@echo "make test-cluster   the tests that need a Ray cluster of several nodes, which they start on this machine"
 	@echo "make chaos   kill, hang and flood a real server, and account for every request   (CHAOS_ARGS='--quick')"
+	@echo "make chaos-cluster   the same in a Ray cluster, beside a plain Ray Serve application   (CHAOS_ARGS='--seconds 20')"
 	@echo "make bench   measure it against its peers, which are installed first   (BENCH_ARGS='--quick')"
 	@echo "make bench-micro   measure the parts of a request: decoding, frames, queue, JSON   (BENCH_ARGS='--json')"
 	@echo "make screenshots   take the pictures of the page in docs/screenshots anew, with a real browser"
@@ -32,17 +34,23 @@ serve: venv
 	@$(BIN)/flambeau serve $(SERVE_ARGS)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not slow and not deploy" -n 2 --dist loadfile --max-worker-restart 0 --durations 40
+	$(BIN)/python -m pytest -m "not slow and not deploy and not cluster" -n 2 --dist loadfile --max-worker-restart 0 --durations 40
 
 test-quick: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m quick -n 2 --dist loadfile
 
 test-slow: $(VENV)/.installed-slow
-	$(BIN)/python -m pytest -m "not deploy"
+	$(BIN)/python -m pytest -m "not deploy and not cluster"
 
 test-deploy: $(VENV)/.installed-deploy
 	@echo "== what the system lacks is not installed, and named: apt-get install buildah podman runc debootstrap"
 	$(BIN)/python -m pytest -n 0 -s -m deploy --durations 20 tests/deploy
+
+test-cluster: $(VENV)/.installed-ray
+	$(BIN)/python -m pytest -n 0 --durations 20 tests/cluster
+
+chaos-cluster: $(VENV)/.installed-ray
+	PYTHONPATH=. $(BIN)/python -m chaos.cluster $(CHAOS_ARGS)
 
 chaos: $(VENV)/.installed-test
 	$(BIN)/python -m chaos $(CHAOS_ARGS)
@@ -99,6 +107,11 @@ $(VENV)/.installed-slow: $(VENV)/.installed-test
 $(VENV)/.installed-deploy: $(VENV)/.installed-test
 	@echo "== installing what checks a bill of materials, and podman-compose"
 	$(PIP) -e ".[torch,test,deploy]"
+	@touch $@
+
+$(VENV)/.installed-ray: $(VENV)/.installed-test
+	@echo "== installing Ray, and Ray Serve, beside which the faults are played"
+	$(PIP) -e ".[torch,test,ray]" "ray[serve]"
 	@touch $@
 
 $(VENV)/.installed-lint: $(VENV)/.installed-test

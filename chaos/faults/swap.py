@@ -45,7 +45,8 @@ class Versioned(flambeau.PythonModel):
 '''
 
 
-def _put(repository: Path, version: str, *, load: str = "pass") -> None:
+def put_version(repository: Path, version: str, *, load: str = "pass") -> None:
+    """Write a version of the model `versioned`, which says in its answers which one it is."""
     folder = repository / "versioned" / version
     folder.mkdir(parents=True)
     (folder / "versioned.py").write_text(_CODE.format(version=version, load=load))
@@ -53,7 +54,7 @@ def _put(repository: Path, version: str, *, load: str = "pass") -> None:
 
 
 @dataclass(slots=True)
-class _Seen:
+class Seen:
     """Which version answered, by nonce; which versions a batch held; and when versions were switched."""
 
     versions: dict[str, str] = field(default_factory=dict)
@@ -86,9 +87,9 @@ async def swap(run: Run, fault: str = "F-18", *, beside: Beside = "nothing") -> 
     """Versions 1 and 2 take turns every 2 s; what is left is unloaded at once."""
     repository = run.folder / f"repository-{fault.replace('/', '-')}"
     for version in ("1", "2"):
-        _put(repository, version)
-    _put(repository, "3", load="raise ValueError('this version cannot be loaded')")
-    seconds, seen, refused = run.headline_seconds, _Seen(), 0
+        put_version(repository, version)
+    put_version(repository, "3", load="raise ValueError('this version cannot be loaded')")
+    seconds, seen, refused = run.headline_seconds, Seen(), 0
     flags = (str(repository), "--allow-code", "--replicas", "2", "--max-batch-size", "8", "--keep-loaded", "0")
     rng = run.rng()
     async with run.stage("", *flags) as stage:
@@ -127,22 +128,23 @@ def _kill(worker: int) -> None:
         os.kill(worker, signal.SIGKILL)
 
 
-async def _switch(stage: Stage, seen: _Seen, version: str) -> None:
+async def _switch(stage: Stage, seen: Seen, version: str) -> None:
     begun = time.monotonic()
-    answer = await _change(stage.server.port, "PUT", "/models/versioned", {"default_version": version})
+    answer = await change(stage.server.port, "PUT", "/models/versioned", {"default_version": version})
     stage.require(answer.status == 200, f"the switch to version {version}: {answer.status} {answer.body[:200]!r}")
     seen.switches.append((begun, time.monotonic(), version))
 
 
 async def _refused(stage: Stage) -> int:
     """Load the version that cannot be loaded."""
-    answer = await _change(stage.server.port, "POST", "/models/versioned/versions/3/load")
+    answer = await change(stage.server.port, "POST", "/models/versioned/versions/3/load")
     stage.require(answer.status == 422, f"a version that cannot be loaded: {answer.status} {answer.body[:200]!r}")
     return answer.status == 422
 
 
-async def _change(port: int, method: str, path: str, change: Any = None) -> Answer:
-    body = b"" if change is None else json.dumps(change).encode()
+async def change(port: int, method: str, path: str, wanted: Any = None) -> Answer:
+    """Ask a server for a change of its models."""
+    body = b"" if wanted is None else json.dumps(wanted).encode()
     connection = await Connection.open(port)
     try:
         return await connection.ask(request(method, path, body=body), Times(), give_up=_CHANGE_SECONDS)
@@ -154,13 +156,13 @@ async def terminated(run: Run) -> Report:
     """SIGTERM in the middle of a switch."""
     repository = run.folder / "repository-terminated"
     for version in ("1", "2"):
-        _put(repository, version)
-    seen = _Seen()
+        put_version(repository, version)
+    seen = Seen()
     flags = (str(repository), "--allow-code", "--replicas", "1", "--keep-loaded", "0")
     async with run.stage("", *flags) as stage:
         async with stage.load(lambda rng: Ask(nonce(rng), verify=seen.verify)):
             await asyncio.sleep(1.0)
-        changing = asyncio.create_task(_change(stage.server.port, "PUT", "/models/versioned", {"default_version": "1"}))
+        changing = asyncio.create_task(change(stage.server.port, "PUT", "/models/versioned", {"default_version": "1"}))
         await asyncio.sleep(0.1)
     # leaving the stage sends SIGTERM, waits for exit code 0, and looks for processes that were left behind
     changed = await asyncio.gather(changing, return_exceptions=True)

@@ -1,6 +1,7 @@
 """The values that pass between rooms, and unchanged between processes. They have no behaviour beyond their own data."""
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal
 
@@ -52,6 +53,7 @@ __all__ = [
     "Value",
     "WorkerState",
     "WorkerView",
+    "on_nodes",
 ]  # fmt: skip
 
 
@@ -76,10 +78,23 @@ WorkerState = Literal["starting", "idle", "busy"]
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """A replica as an operator sees it. `memory` is the resident bytes of its process, if it has one of its own."""
+    """A replica as an operator sees it. `memory` is the resident bytes of its process, if it has one of its own.
+
+    `node` is where it runs, if that may be another machine.
+    """
 
     state: WorkerState
     memory: int | None = None
+    node: str | None = None
+
+
+def on_nodes(workers: Iterable[WorkerView]) -> dict[str, int]:
+    """How many of the replicas are on which node, for those of a cluster."""
+    counts: dict[str, int] = {}
+    for worker in workers:
+        if worker.node is not None:
+            counts[worker.node] = counts.get(worker.node, 0) + 1
+    return counts
 
 
 class ModelState(enum.StrEnum):

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -269,6 +270,38 @@ def test_a_server_that_says_nothing_costs_no_more_than_the_timeout() -> None:
     ):
         client.predict([1], timeout=0.2)
     assert (caught.value.code, caught.value.attempts) == ("timeout", 1)
+
+
+def test_of_several_addresses_another_answers_when_one_fails() -> None:
+    """One breaks in the middle, one is not there, one is stopping: no pause, and the one that answers is kept."""
+    stopping = '{"error":"the service is stopping","code":"draining","retryable":true,"request_id":"r"}'
+    good = reply("200 OK", '{"output":1}')
+    with (
+        scripted(b"") as (broken, heard),
+        scripted(reply("503 Service Unavailable", stopping, Retry_After="30")) as (ending, _),
+        scripted(good, good) as (alive, answered),
+        Client([broken, f"http://127.0.0.1:{free_port()}", ending, alive]) as client,
+    ):
+        began = time.monotonic()
+        first, second = client.predict([1], timeout=20), client.predict([2])
+        assert time.monotonic() - began < 5
+        assert (first.output, first.attempts, second.attempts) == (1, 4, 1)
+        assert repr(alive) in repr(client)
+    assert heard[0].split(b"\r\n\r\n", 1)[1] == answered[0].split(b"\r\n\r\n", 1)[1]
+    for urls in ([], ["http://127.0.0.1:1", "nowhere"]):
+        with pytest.raises(ValueError, match="address of a service"):
+            Client(urls)
+
+
+def test_a_change_is_not_repeated_at_another_address() -> None:
+    with (
+        scripted(b"") as (broken, heard),
+        scripted() as (alive, answered),
+        Client([broken, alive]) as client,
+        pytest.raises(NoAnswer),
+    ):
+        client.set_default("m", "2")
+    assert (len(heard), len(answered)) == (1, 0)
 
 
 def test_an_answer_of_another_server_on_the_way_is_asked_again_if_it_is_for_a_moment() -> None:

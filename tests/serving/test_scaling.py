@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flambeau.runners import processes
+from flambeau.runners import losses
 from flambeau.runners.base import ReplicaCounts, ReplicaSpec, RunnerState, WorkerLostError
 from tests.support.fleet import Fleet, children, echo, eventually, make_bundle, nothing_left, run
 
@@ -102,7 +102,7 @@ def test_a_worker_that_cannot_start_is_given_up_and_harms_none_that_answers(
     async def talk() -> None:
         async with Fleet(spec) as fleet:
             (fleet.folder / "broken").touch()
-            for _ in range(processes._CRASHES_TO_FAIL + 1):
+            for _ in range(losses._CRASHES_TO_FAIL + 1):
                 fleet.runner.scale(3)
                 await fleet.until(lambda: warm(fleet, 1))
                 assert await fleet.ask(echo(1)) == [1]
@@ -113,7 +113,7 @@ def test_a_worker_that_cannot_start_is_given_up_and_harms_none_that_answers(
             # whoever has been warm is replaced for ever
             (fleet.folder / "broken").touch()
             os.kill(children()[-1], signal.SIGKILL)
-            await fleet.until(lambda: fleet.runner.restarts()["failed_start"] > 2 * (processes._CRASHES_TO_FAIL + 1))
+            await fleet.until(lambda: fleet.runner.restarts()["failed_start"] > 2 * (losses._CRASHES_TO_FAIL + 1))
             (fleet.folder / "broken").unlink()
             await fleet.until(lambda: warm(fleet, 2))
 

@@ -257,7 +257,7 @@ GOOD = wire.pack_header(Header(FrameKind.ANSWER, 1, 2, 3, 4))
     [
         (b"xx" + GOOD[2:], "does not begin as one"),
         (GOOD[:2] + b"\0" + GOOD[3:], "does not begin as one"),
-        (GOOD[:2] + b"\5" + GOOD[3:], "does not begin as one"),
+        (GOOD[:2] + b"\6" + GOOD[3:], "does not begin as one"),
         (GOOD[:-1], "has 24 bytes, and not 23"),
         (GOOD + b"\0", "has 24 bytes, and not 25"),
         (b"", "has 24 bytes"),
@@ -340,3 +340,16 @@ def test_what_is_packed_is_a_copy() -> None:
     _, data = pack({"x": array})
     data[:] = bytes(len(data))
     assert array.tolist() == [[1, 1, 1], [1, 1, 1]]
+
+
+def test_a_lost_batch_is_told_by_a_host_and_by_no_worker() -> None:
+    """Over Ray a host reports for its worker; a worker that sends such a frame is not at its start."""
+    frame = wire.pack_lost(3, 7, wire.LostBatch("hung", 2))
+    header = wire.unpack_header(frame[: wire.HEADER_SIZE])
+    body = frame[wire.HEADER_SIZE :]
+    assert (header.kind, header.generation, header.batch, header.body) == (FrameKind.LOST, 3, 7, len(body))
+    assert wire.unpack_lost(body) == wire.LostBatch("hung", 2)
+    with pytest.raises(FrameError, match="first frame is LOST"):
+        wire.unpack_start(header.kind, body)
+    with pytest.raises(FrameError, match="cannot be read"):
+        wire.unpack_lost(body.replace(b"hung", b"HUNG"))

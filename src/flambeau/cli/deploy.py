@@ -12,9 +12,11 @@ import click
 from flambeau.bundle.storage import Bundle
 from flambeau.cli.options import HELP, SettingsCommand, source_options
 from flambeau.cli.terminal import ShowProgress
-from flambeau.deploy import fetching, manifests, needs
+from flambeau.deploy import fetching, manifests, needs, ray_serve
 from flambeau.deploy.manifests import Extra, Fetch, Values
+from flambeau.deploy.ray_serve import ServeValues
 from flambeau.errors import ConfigError, SourceError
+from flambeau.settings.hosts import is_local
 from flambeau.settings.source import SourceOptions
 from flambeau.sources import build_cache
 from flambeau.sources.declarations import declare
@@ -24,9 +26,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @click.group(context_settings=HELP)
 def deploy() -> None:
-    """Print manifests that run an image of SOURCE: for Kubernetes, or for compose.
+    """Print manifests that run an image of SOURCE, for Kubernetes or for compose; or a Ray Serve application.
 
-    They ask for what the build of SOURCE measured: cores, workers, memory. Comments say how each was derived.
+    Those of images ask for what the build of SOURCE measured: cores, workers, memory. Comments say how each was
+    derived.
     """
 
 
@@ -140,6 +143,44 @@ def compose(
     _print(model, found, manifests.compose(values, stack=False), output)
 
 
+@deploy.command(context_settings=HELP)
+@click.argument("source")
+@click.option("--name", metavar="NAME", help="Name of the application. Default: that of the folder.")
+@click.option(
+    "--fronts", type=click.IntRange(1), default=1, show_default=True, help="Fronts, at most one on each node."
+)
+@click.option("--replicas", type=click.IntRange(1), default=2, show_default=True, help="Replicas of each front.")
+@click.option("--ray-num-gpus", type=click.FloatRange(0), default=0.0, help="GPUs that Ray reserves for each replica.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address that each node's proxy listens on.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Its port.")
+@click.option("--tokens-file", metavar="FILE", help="As in flambeau serve; a path on every node.")
+@click.option("--insecure-no-auth", is_flag=True, help="Ask nobody for a token.")
+@click.option("--allow-code", is_flag=True, help="Run code that the source carries.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="File to write it to.")
+def ray(
+    *, source: str, name: str | None, fronts: int, replicas: int, ray_num_gpus: float, host: str, port: int,
+    tokens_file: str | None, insecure_no_auth: bool, allow_code: bool, output: Path | None,
+) -> None:  # fmt: skip
+    """Print the configuration of a Ray Serve application. SOURCE is a bundle or a repository that every node sees.
+
+    \b
+      flambeau build my.pth -o /shared/cats
+      flambeau deploy ray /shared/cats --fronts 3 --host 0.0.0.0 --tokens-file /shared/tokens -o serve.yaml
+      serve deploy serve.yaml
+    """
+    _refuse(
+        not is_local(host) and (tokens_file is None) is not insecure_no_auth,
+        "the fronts would serve everybody who can reach them: name a --tokens-file, or say --insecure-no-auth"
+        if tokens_file is None
+        else "--tokens-file and --insecure-no-auth exclude each other: leave one out",
+    )
+    folder = ray_serve.folder_of(source)
+    values = ServeValues(
+        folder, name or folder.name, fronts, replicas, host, port, tokens_file, allow_code, ray_num_gpus
+    )
+    _write(ray_serve.serve_config(values), output)
+
+
 def _refuse(wrong: object, why: str) -> None:
     if wrong:
         raise ConfigError(why)
@@ -182,7 +223,10 @@ def _values(
 
 def _print(model: str, found: needs.Needs, text: str, output: Path | None) -> None:
     lines = (f"{model}, as flambeau deploy made it", *found.because)
-    whole = "".join(itertools.chain((f"# {line}\n" for line in lines), (text,)))
+    _write("".join(itertools.chain((f"# {line}\n" for line in lines), (text,))), output)
+
+
+def _write(whole: str, output: Path | None) -> None:
     if output is None:
         click.echo(whole, nl=False)
         return

@@ -14,23 +14,25 @@ import tempfile
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import urllib3
 from urllib3.exceptions import HTTPError, ReadTimeoutError, SSLError
 
 from flambeau.client import answers
+from flambeau.client.addresses import Addresses, ServiceAddress
 from flambeau.client.answers import ClientError, NoAnswer, Prediction, Refused
 from flambeau.client.bodies import RequestBody, as_image_part, body_of
 from flambeau.version import VERSION
 
 _CONNECT_SECONDS = 10.0  # a host that does not answer is given up earlier than a slow model
+_CONNECT_TO_ONE_OF_MANY = 2.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _MOST_CONNECTIONS = 64
 _LOAD_SECONDS = 600.0
@@ -76,7 +78,7 @@ class Client:
 
     def __init__(
         self,
-        url: str = "http://127.0.0.1:5000",
+        url: str | Sequence[str] = "http://127.0.0.1:5000",
         token: str | None = None,
         *,
         timeout: float = 60.0,
@@ -85,28 +87,26 @@ class Client:
     ) -> None:
         """`timeout` is the seconds for one prediction with all its attempts; `retries` is how many follow the first.
 
+        `url` may be several: fronts of one service, or services alike. One is asked; when its connection fails or
+        breaks, or it refuses for a while, predictions go to the next at once, and stay there.
+
         `ca_certs` names a file of certificates to trust instead of the system's. Nothing is sent yet. Raises
         `ValueError` for an invalid address, token, timeout or number of retries.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"{url!r} is not the address of a service: write http://HOST:PORT")
         if token is not None and not (token.isascii() and token.isprintable()):
             raise ValueError("the token has characters that no header can carry")
         if timeout <= 0 or retries < 0:
             raise ValueError(f"timeout {timeout} must be above 0, and retries {retries} must not be below it")
-        self._url = url.rstrip("/")
-        self._base = parts.path.rstrip("/")
+        urls = [url] if isinstance(url, str) else list(url)
+        self._addresses = Addresses(urls, connections=_MOST_CONNECTIONS, ca_certs=ca_certs)
         self._timeout = timeout
         self._retries = retries
         self._headers = {"User-Agent": f"flambeau/{VERSION}", "Accept": "application/json"}
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
-        trust: dict[str, Any] = {} if ca_certs is None else {"ca_certs": ca_certs}
-        self._pool = urllib3.connection_from_url(self._url, maxsize=_MOST_CONNECTIONS, **trust)
 
     def __repr__(self) -> str:
-        return f"Client({self._url!r})"
+        return f"Client({self._addresses})"
 
     def predict(
         self,
@@ -155,10 +155,10 @@ class Client:
 
     def ready(self) -> bool:
         """Whether the service can be reached and is ready."""
-        timeout = urllib3.Timeout(min(self._timeout, _CONNECT_SECONDS))
+        timeout, address = urllib3.Timeout(min(self._timeout, _CONNECT_SECONDS)), self._addresses.current
         try:
-            found = self._pool.urlopen(
-                "GET", f"{self._base}/readyz", headers=self._headers, retries=False, redirect=False, timeout=timeout
+            found = address.pool.urlopen(
+                "GET", f"{address.base}/readyz", headers=self._headers, retries=False, redirect=False, timeout=timeout
             )
         except HTTPError:
             return False
@@ -250,12 +250,12 @@ class Client:
     def _answered(self, method: str, path: str, body: RequestBody, *, timeout: float | None) -> dict[str, Any]:
         left = self._timeout if timeout is None else timeout
         identity = uuid.uuid4().hex
-        found = self._send(self._base + path, body, identity, left=left, method=method)
+        found = self._send(self._addresses.current, path, body, identity, left=left, method=method)
         return answers.read_object(found, request_id=identity)
 
     def close(self) -> None:
         """Close the connections."""
-        self._pool.close()
+        self._addresses.close()
 
     def __enter__(self) -> "Client":
         return self
@@ -286,22 +286,25 @@ class Client:
 
     def _ask(self, item: Any, options: _RequestOptions, *, timeout: float) -> Prediction:
         deadline = time.monotonic() + timeout
-        path, body, identity = self._base + options.path(), options.body(item), uuid.uuid4().hex
+        path, body, identity = options.path(), options.body(item), uuid.uuid4().hex
         for attempt in itertools.count(1):
+            address = self._addresses.current
             try:
                 left = max(deadline - time.monotonic(), 1e-3)
-                found = self._send(path, body, identity, left=left)
+                found = self._send(address, path, body, identity, left=left)
                 return answers.read(found, request_id=identity, attempts=attempt)
             except ClientError as error:
                 error.attempts = attempt
-                pause = _pause(error, attempt)
+                pause = _pause(error, attempt) if attempt >= len(self._addresses) else 0.0
+                if error.retryable:
+                    self._addresses.pass_over(address)
                 if not error.retryable or attempt > self._retries or time.monotonic() + pause >= deadline:
                     raise
             time.sleep(pause)
         raise AssertionError("this is a bug: counting has come to an end")
 
     def _send(
-        self, path: str, body: RequestBody, identity: str, *, left: float, method: str = "POST"
+        self, address: ServiceAddress, path: str, body: RequestBody, identity: str, *, left: float, method: str = "POST"
     ) -> urllib3.BaseHTTPResponse:
         """Ask once, and tell the server how long this client will wait. Raises `NoAnswer`."""
         headers = {
@@ -309,20 +312,21 @@ class Client:
             "X-Request-ID": identity,
             "X-Request-Timeout-Ms": str(min(max(1, int(left * 1000)), _MOST_MILLISECONDS)),
         }
-        timeout = urllib3.Timeout(total=left, connect=min(left, _CONNECT_SECONDS))
+        patience = _CONNECT_SECONDS if len(self._addresses) == 1 else _CONNECT_TO_ONE_OF_MANY
+        timeout = urllib3.Timeout(total=left, connect=min(left, patience))
         try:
-            return self._pool.urlopen(
-                method, path, body=cast("bytes", body.content), headers=self._headers | headers,
+            return address.pool.urlopen(
+                method, address.base + path, body=cast("bytes", body.content), headers=self._headers | headers,
                 retries=False, redirect=False, timeout=timeout,
             )  # fmt: skip
         except ReadTimeoutError:
             raise NoAnswer(
-                f"{self._url} gave no answer within {left:.3g} seconds", code="timeout", retryable=True,
+                f"{address.url} gave no answer within {left:.3g} seconds", code="timeout", retryable=True,
                 request_id=identity,
             ) from None  # fmt: skip
         except HTTPError as error:
             raise NoAnswer(
-                f"{self._url} cannot be asked: {error}", code="connection_failed",
+                f"{address.url} cannot be asked: {error}", code="connection_failed",
                 retryable=not isinstance(error, SSLError), request_id=identity,
             ) from error  # fmt: skip
 

@@ -6,7 +6,7 @@ import msgspec
 
 from flambeau.serving.shadow import Shadow
 from flambeau.serving.versions import ServedModel, Version
-from flambeau.types import ModelState, TensorSpec
+from flambeau.types import ModelState, TensorSpec, on_nodes
 
 
 class VersionSummary(msgspec.Struct, omit_defaults=True):
@@ -47,9 +47,9 @@ class ModelList(msgspec.Struct):
 class VersionDetail(msgspec.Struct, omit_defaults=True):
     """A version in full. All but the first three members are there while it is loaded.
 
-    `workers` are its replicas now, from `min_replicas` to `max_replicas`. `memory` is the resident bytes of its workers
-    together, where they have processes of their own; `cost` is what they took when that was last measured, with what
-    they share counted once.
+    `workers` are its replicas now, from `min_replicas` to `max_replicas`, `nodes` how many of them are on which node
+    of a cluster. `memory` is the resident bytes of its workers together, where they have processes of their own; `cost`
+    is what they took when that was last measured, with what they share counted once.
     """
 
     name: str
@@ -71,6 +71,7 @@ class VersionDetail(msgspec.Struct, omit_defaults=True):
     batch_size: int | None = None
     queued: int | None = None
     workers: int | None = None
+    nodes: dict[str, int] | None = None
     min_replicas: int | None = None
     max_replicas: int | None = None
     memory: int | None = None
@@ -153,5 +154,6 @@ def version_detail_of(entry: Version, *, reasons: bool) -> VersionDetail:
     detail.agreement = None if manifest.agreement is None else str(manifest.agreement)
     detail.batch_size, detail.queued = model.batch_size, model.metrics.queue()[0]
     detail.workers, detail.memory = len(workers), sum(memory) if memory else None
+    detail.nodes = on_nodes(workers) or None
     detail.min_replicas, detail.max_replicas = 1 if model.elastic else model.most_replicas, model.most_replicas
     return detail

@@ -20,6 +20,10 @@ def make(
         from flambeau.runners.threads import ThreadsRunner
 
         return ThreadsRunner(lambda: open_replica(spec), name=spec.name, replicas=replicas)
+    if settings.runner == "ray":
+        from flambeau.runners.ray.runner import RayRunner
+
+        return RayRunner(spec, settings, replicas=replicas)
     from flambeau.runners.processes import ProcessesRunner
 
     return ProcessesRunner(spec, settings, replicas=replicas, has_machine=has_machine)

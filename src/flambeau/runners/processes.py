@@ -11,8 +11,6 @@ the last ones: their workers leave the dispatch set, answer what they have, and 
 import asyncio
 import functools
 import logging
-import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import get_args
@@ -31,22 +29,15 @@ from flambeau.runners.base import (
     Slot,
     WorkerLostError,
 )
+from flambeau.runners.losses import LossHistory
 from flambeau.runners.worker_process import OomKills, WorkerProcess
 from flambeau.settings.service import Settings
 from flambeau.system.process import proportional_bytes, resident_bytes
 from flambeau.telemetry import logs
 from flambeau.types import Outcome, WorkerView
 
-_FIRST_BACKOFF, _LONGEST_BACKOFF = 0.1, 30.0  # seconds
 _HASTY_SHARE, _HASTY_SECONDS = 1 / 8, 0.5  # the time of a hasty batch: a share of --compute-timeout, and at least this
 _PAUSE_AFTER_FAILURE = 1.0  # seconds, after an error of our own in `_supervise`
-_CRASHES_TO_FAIL, _CRASH_WINDOW = 5, 60.0  # this many crashes in this many seconds, without an answer in between
-_MODELS_OWN = ("crashed", "out_of_memory")  # losses that suggest a broken model, as a failed start does
-"""A hang is not among them: it says something about its input alone, and a client that sends many such inputs must not
-take the model out of service for everybody else. A model that hangs on every input also hangs on the examples of its
-next start; if it has none, the log says so. No pause is needed after a hang: it took its time already.
-"""
-_HANGS_TO_TELL = 5  # without an answer in between
 
 
 @dataclass(eq=False, slots=True)
@@ -86,10 +77,7 @@ class ProcessesRunner:
         self._given_up = 0
         self._generations = 0
         self._oom_kills = OomKills()
-        self._crashes: deque[float] = deque(maxlen=_CRASHES_TO_FAIL)
-        self._crashes_in_a_row = 0
-        self._hangs_in_a_row = 0
-        self._failed = False
+        self._losses = LossHistory(spec.name)
         self._closed = False
         self._on_change: Callable[[], None] = lambda: None
 
@@ -166,7 +154,7 @@ class ProcessesRunner:
     def state(self) -> RunnerState:
         if self._ready and not self._closed:
             return RunnerState.READY
-        return RunnerState.FAILED if self._failed or self._closed else RunnerState.RESTARTING
+        return RunnerState.FAILED if self._losses.failed or self._closed else RunnerState.RESTARTING
 
     def counts(self) -> ReplicaCounts:
         busy = sum(worker.busy for worker in self._ready)
@@ -217,7 +205,7 @@ class ProcessesRunner:
                 if not self._closed:
                     self._dismiss(worker)
             asyncio.get_running_loop().call_soon(self._on_change)
-        self._note_answer()
+        self._losses.note_answer()
         return outcomes
 
     async def _supervise(self, place: _WorkerPlace) -> None:
@@ -250,16 +238,13 @@ class ProcessesRunner:
     def _note_loss(self, worker: WorkerProcess, how: Loss) -> None:
         self._restarts[how] += 1
         logs.event("worker lost", level=logging.WARNING, model=self._spec.name, pid=worker.pid, how=how)
-        if how in _MODELS_OWN:
-            self._note_crash()
-        elif how == "hung":
-            self._note_hang()
+        self._losses.note_loss(how)
 
     def _put_in(self, place: _WorkerPlace, worker: WorkerProcess) -> None:
         place.worker, place.proven = worker, True
         self._ready.append(worker)
         self._ready.sort(key=lambda each: not each.wide)  # the wide worker first: `reserve` takes the first free one
-        self._failed = False
+        self._losses.failed = False
 
     async def _replace(self, place: _WorkerPlace) -> WorkerProcess | None:
         """Start workers until one is warm. The pause before a start grows with the crashes since the last answer.
@@ -268,7 +253,7 @@ class ProcessesRunner:
         answer: there may only be no memory for another.
         """
         while True:
-            await asyncio.sleep(self._pause())
+            await asyncio.sleep(self._losses.pause())
             try:
                 worker = await self._spawn(wide=place.wide)
                 try:
@@ -284,41 +269,12 @@ class ProcessesRunner:
                 if not (place.proven or killed):
                     logs.event("a further worker cannot start", level=logging.ERROR, model=self._spec.name, error=error)
                     return None
-                self._note_crash()
-                again = f"{self._pause():.1f} s"
+                self._losses.note_crash()
+                again = f"{self._losses.pause():.1f} s"
                 logs.event(
                     "worker cannot start", level=logging.ERROR, model=self._spec.name, error=error, again_in=again
                 )
                 self._on_change()
-
-    def _pause(self) -> float:
-        if self._crashes_in_a_row < 2:
-            return 0.0
-        return min(_FIRST_BACKOFF * 2.0 ** min(self._crashes_in_a_row - 2, 20), _LONGEST_BACKOFF)
-
-    def _note_answer(self) -> None:
-        if self._hangs_in_a_row >= _HANGS_TO_TELL:
-            logs.event("the model answers again", model=self._spec.name)
-        self._hangs_in_a_row = 0
-        self._crashes.clear()
-        self._crashes_in_a_row = 0
-        self._failed = False
-
-    def _note_hang(self) -> None:
-        self._hangs_in_a_row += 1
-        if self._hangs_in_a_row == _HANGS_TO_TELL:
-            logs.event(
-                "the model only hangs: it has answered nothing since", level=logging.ERROR, model=self._spec.name,
-                hangs=_HANGS_TO_TELL,
-            )  # fmt: skip
-
-    def _note_crash(self) -> None:
-        now = time.monotonic()
-        self._crashes.append(now)
-        self._crashes_in_a_row += 1
-        if len(self._crashes) == _CRASHES_TO_FAIL and now - self._crashes[0] < _CRASH_WINDOW and not self._failed:
-            self._failed = True
-            logs.event("the model only crashes: it is unavailable", level=logging.ERROR, model=self._spec.name)
 
     async def _spawn(self, *, wide: bool) -> WorkerProcess:
         """Start a worker. Only one of them may be `wide`: a second session for all cores takes memory."""

@@ -19,7 +19,7 @@ from msgspec.structs import force_setattr
 
 from flambeau.errors import Code, FlambeauError, RequestError
 from flambeau.items import check_packed
-from flambeau.runners.base import Batch, ReplicaInfo, Work
+from flambeau.runners.base import Batch, Loss, ReplicaInfo, Work
 from flambeau.tasks import ANSWERS
 from flambeau.types import Item, Outcome, Payload
 
@@ -44,12 +44,16 @@ class FrameError(FlambeauError):
 
 
 class FrameKind(enum.IntEnum):
-    """The kind of a frame. The front sends BATCH; a worker sends READY or FAILED once, and then ANSWER."""
+    """The kind of a frame. The front sends BATCH; a worker sends READY or FAILED once, and then ANSWER.
+
+    A host on another node, which has a worker, answers for it, and sends LOST where the worker gave no answer.
+    """
 
     BATCH = 1
     READY = 2
     FAILED = 3
     ANSWER = 4
+    LOST = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,13 @@ class Failed(msgspec.Struct, frozen=True):
 
     error: str
     message: str
+
+
+class LostBatch(msgspec.Struct, frozen=True):
+    """A batch that a host's worker was lost over. `losses`: how many batches the host has reported lost by now."""
+
+    how: Loss
+    losses: int
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True, tag="error"):
@@ -91,6 +102,7 @@ _WORK = msgspec.msgpack.Decoder(list[Work])
 _OUTCOMES = msgspec.msgpack.Decoder(list[Outcome[ANSWERS | Failure]])
 _READY = msgspec.msgpack.Decoder(ReplicaInfo)
 _FAILED = msgspec.msgpack.Decoder(Failed)
+_LOST = msgspec.msgpack.Decoder(LostBatch)
 
 
 def pack_header(header: Header) -> bytes:
@@ -182,6 +194,16 @@ def pack_ready(generation: int, ready: ReplicaInfo) -> bytes:
 def pack_failed(generation: int, failed: Failed) -> bytes:
     """The frame that says a replica cannot start."""
     return _pack(FrameKind.FAILED, generation, 0, failed)
+
+
+def pack_lost(generation: int, batch: int, lost: "LostBatch") -> bytes:
+    """The frame that says a batch has no answer."""
+    return _pack(FrameKind.LOST, generation, batch, lost)
+
+
+def unpack_lost(body: Buffer) -> "LostBatch":
+    """Why a batch has no answer. Raises `FrameError`."""
+    return _decode(_LOST, body)
 
 
 def unpack_start(kind: FrameKind, body: Buffer) -> ReplicaInfo | Failed:

@@ -34,7 +34,7 @@ class Change:
                     "replicas in threads are as many as were started: they change with --runner processes alone",
                     code="bad_request",
                 )
-            if replicas > (most := max(_MOST_REPLICAS, _MOST_OF_A_CORE * usable_cores())):
+            if settings.runner != "ray" and replicas > (most := max(_MOST_REPLICAS, _MOST_OF_A_CORE * usable_cores())):
                 raise RequestError(
                     f"replicas {replicas}: on {usable_cores()} cores a model may have at most {most}",
                     code="bad_request",

@@ -184,7 +184,7 @@ def load(source: str | Path | None = None, **options: Any) -> LoadedModel:
     options.setdefault("runner", "threads")
     source_options, settings = split_options({"source": None if source is None else str(source), **options})
     opened = build_cache.open_source(source_options, progress=lambda event: None)
-    if settings.runner == "processes" and isinstance(opened.manifest.pipeline, PythonConfig):
+    if settings.runner != "threads" and isinstance(opened.manifest.pipeline, PythonConfig):
         raise ConfigError(
             f"{opened.manifest.name} is a Python model, which is given the objects themselves, and they stay in this "
             "process: leave runner='processes' out, or serve it (flambeau serve)"

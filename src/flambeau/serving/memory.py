@@ -27,7 +27,10 @@ class MemoryBudget:
 
     def need(self, entry: Version, model: Model) -> int:
         """What a version will take: what it took before, else the weights, which workers share, and for each worker
-        its own, with what the engine took beyond the weights when the bundle was built, if that was measured."""
+        its own, with what the engine took beyond the weights when the bundle was built, if that was measured. Nothing
+        of a model on other machines."""
+        if model.elsewhere:
+            return 0
         if entry.cost:
             return entry.cost
         weights, trials = graph_bytes(model.bundle.path), model.bundle.manifest.trials

@@ -117,6 +117,8 @@ class Model:
         A Python model counts as one thread, unless it was given several, and so does a model that computes elsewhere.
         Whoever asks for more replicas than there are cores says that each takes less than one.
         """
+        if self.elsewhere:
+            return _ELSEWHERE
         own = self.engine == "python" and not self._settings.threads
         threads = 1 if own or not _on_cpu(self.device) else self._placement.threads
         return min(threads, usable_cores() / self.most_replicas)
@@ -124,7 +126,12 @@ class Model:
     @property
     def apart(self) -> bool:
         """Whether its replicas have processes of their own, which get copies of what they are given."""
-        return self._settings.runner == "processes"
+        return self._settings.runner != "threads"
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether its replicas take other machines' cores and memory."""
+        return self._settings.runner == "ray"
 
     @property
     def queued(self) -> int:
@@ -226,9 +233,12 @@ def _plan(bundle: Bundle, settings: Settings) -> tuple[ReplicaSpec, CpuBudget]:
     else:
         engine = engines.choose(bundle, settings.engine)
         default = usable_cores() if _on_cpu(settings.device) else 1
-    placement = _measured(manifest, engine, settings) or place(
-        settings.replicas, settings.threads, default=default, cores=usable_cores()
-    )
+    if settings.runner == "ray":  # this machine's cores say nothing of the cluster's
+        placement = CpuBudget(settings.replicas or _REPLICAS_OF_A_CLUSTER, settings.threads or 1)
+    else:
+        placement = _measured(manifest, engine, settings) or place(
+            settings.replicas, settings.threads, default=default, cores=usable_cores()
+        )
     spec = ReplicaSpec(
         bundle=str(bundle.path),
         name=manifest.name,
@@ -259,6 +269,8 @@ def _measured(manifest: Manifest, engine: str, settings: Settings) -> CpuBudget 
     return CpuBudget(found.taken.replicas, found.taken.threads)
 
 
+_ELSEWHERE = 1e-6  # cores of this machine that a batch takes which is computed on another
+_REPLICAS_OF_A_CLUSTER = 2  # so that one may be lost
 _WIDE_ENGINES = frozenset({"onnxruntime"})  # a second session of it is cheap, and its threads sleep while idle
 _WIDEST = 16  # threads; past this a single image gains nothing
 _LARGEST_WIDE = 100_000_000  # bytes of graph and weights, if a second session needs its own copy

@@ -20,7 +20,7 @@ from flambeau.settings.schema import Setting, kind_of
 from flambeau.settings.setting_field import setting
 from flambeau.system.machine import MIB
 
-RunnerName = Literal["processes", "threads"]
+RunnerName = Literal["processes", "threads", "ray"]
 EngineName = Literal["onnxruntime", "openvino", "eager", "compile", "onnxruntime-int8"]
 EngineChoice = Literal["auto", EngineName]
 
@@ -185,18 +185,32 @@ class Settings(ConnectionSettings):
     )
     runner: RunnerName = _worker(
         "processes" if os.name == "posix" else "threads",
-        "Where replicas live: in processes that may crash without harm, or in threads of this one.",
-        long="Where replicas live: in `processes` that may crash without harm, or in `threads` of this one. On "
-        "Windows, and for `create_app`, the default is `threads`.",
-        choices=("processes", "threads"),
+        "Where replicas live: in processes that may crash without harm, in threads of this one, or on a ray cluster.",
+        long="Where replicas live: in `processes` that may crash without harm, in `threads` of this one, or on the "
+        "nodes of a [`ray`](cluster.md) cluster. On Windows, and for `create_app`, the default is `threads`.",
+        choices=get_args(RunnerName),
+    )
+    ray_address: str = _worker(
+        "auto",
+        "Ray cluster of --runner ray: auto, HOST:PORT of its head, or local to start one on this machine.",
+        metavar="ADDRESS",
+        long="[Ray cluster](cluster.md) of `--runner ray`: `auto` is the one that this machine is a node of, "
+        "`HOST:PORT` is its head's, and `local` starts one on this machine, which ends with the service. Needs the "
+        "extra `ray`.",
+    )
+    ray_num_gpus: float = _worker(
+        0.0,
+        "GPUs that Ray reserves for each replica of --runner ray; parts of one are possible.",
+        long="GPUs that [Ray](cluster.md#gpus) reserves for each replica of `--runner ray`; `0.5` puts two on one.",
+        minimum=0,
     )
     replicas: int | None = _worker(
         None,
         "Replicas of the model, one batch each at a time. Default: auto, as many as the build measured best.",
         long="Replicas of the model, one batch each at a time. Not set, or `auto`: what the build "
         "[measured](engines.md#replicas-and-threads) to give the highest throughput on this machine; if nothing was "
-        "measured, one per core on the CPU, one on an accelerator, one for Python models. Beside other models, "
-        "[the most that it may have](models.md#cores-and-workers).",
+        "measured, one per core on the CPU, one on an accelerator, one for Python models; two with `--runner ray`. "
+        "Beside other models, [the most that it may have](models.md#cores-and-workers).",
         minimum=1,
         metavar="N|auto",
         unset="auto",

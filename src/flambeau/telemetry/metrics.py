@@ -19,7 +19,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from flambeau.errors import Code
-from flambeau.types import Timings, WorkerState, WorkerView
+from flambeau.types import Timings, WorkerState, WorkerView, on_nodes
 from flambeau.version import VERSION
 
 # Histograms that only the loop writes to: they need none of the Prometheus library's locks, at a fifth of its cost.
@@ -302,6 +302,7 @@ class _AtScrape(Collector):
         memory = GaugeMetricFamily(
             "flambeau_worker_memory_bytes", "Resident memory of a worker process.", labels=(*own, "worker")
         )
+        nodes = GaugeMetricFamily("flambeau_worker_nodes", "Workers on each node.", labels=(*own, "node"))
         restarts = CounterMetricFamily(
             "flambeau_worker_restarts", "Workers lost or unable to start, by reason.", labels=(*own, "reason")
         )
@@ -317,10 +318,12 @@ class _AtScrape(Collector):
             for number, worker in enumerate(seen):
                 if worker.memory is not None:
                     memory.add_metric((*labels, str(number)), worker.memory)
+            for node, count in on_nodes(seen).items():
+                nodes.add_metric((*labels, node), count)
             counts = lost.setdefault(labels, {})
             for reason, count in each.losses().items():
                 counts[reason] = counts.get(reason, 0) + count
         for labels, counts in lost.items():
             for reason, count in counts.items():
                 restarts.add_metric((*labels, reason), count)
-        yield from (items, size, workers, memory, restarts)
+        yield from (items, size, workers, memory, nodes, restarts)

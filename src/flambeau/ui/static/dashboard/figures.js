@@ -39,7 +39,7 @@ export function compare(earlier, later, model) {
   };
 }
 
-/** @returns {Array<{title: string, ready: boolean, states: [string, number][], restarts: [string, number][], memory: number[]}>} a row for each version that is loaded */
+/** @returns {Array<{title: string, ready: boolean, states: [string, number][], nodes: [string, number][], restarts: [string, number][], memory: number[]}>} a row for each version that is loaded */
 export function perVersion(snapshot) {
   const loaded = values(snapshot, NAMES.ready);
   return loaded.map(({ labels: { model, version }, value: ready }) => {
@@ -50,6 +50,7 @@ export function perVersion(snapshot) {
       title: alone ? model : `${model} ${version}`,
       ready: ready === 1,
       states: of(NAMES.workers).map(({ labels, value }) => [labels.state, value]),
+      nodes: of(NAMES.nodes).map(({ labels, value }) => [`on ${labels.node}`, value]),
       restarts: of(NAMES.restarts).map(({ labels, value }) => [labels.reason, value]),
       memory: of(NAMES.memory).map(({ value }) => value),
     };

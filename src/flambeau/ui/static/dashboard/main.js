@@ -93,11 +93,11 @@ function showRefusals(counts) {
 }
 
 function showModels(models) {
-  const rows = models.map(({ title, ready, states, restarts, memory }) => {
+  const rows = models.map(({ title, ready, states, nodes, restarts, memory }) => {
     const cells = [
       title,
       ready ? "ready" : "not ready",
-      inWords(states, plain),
+      [inWords(states, plain), ...(nodes.length ? [inWords(nodes, plain)] : [])].join("; "),
       inWords(restarts, plain, "none"),
       memory.map(size).join(", ") || "–",
     ];

@@ -8,6 +8,7 @@ export const NAMES = {
   queueBytes: "flambeau_queue_bytes",
   workers: "flambeau_workers",
   restarts: "flambeau_worker_restarts_total",
+  nodes: "flambeau_worker_nodes",
   memory: "flambeau_worker_memory_bytes",
   ready: "flambeau_model_ready",
 };

@@ -1,0 +1,49 @@
+"""The same model as a plain Ray Serve application, for comparison.
+
+`python -m chaos.cluster.plain ADDRESS PORT REPLICAS` serves it until SIGTERM.
+
+Its answers are those of `chaos.model`, 50 ms each, and up to 8 are computed together (`serve.batch`).
+"""
+
+import asyncio
+import signal
+import sys
+from typing import Any
+
+from chaos.model import answer
+
+_BATCH_SECONDS = 0.05
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    import ray
+    from ray import serve
+    from starlette.requests import Request
+
+    address, port, replicas = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    ray.init(address=address, logging_level="error", log_to_driver=False)
+
+    @serve.deployment(
+        num_replicas=replicas, max_ongoing_requests=64, ray_actor_options={"num_cpus": 1},
+        logging_config={"enable_access_log": False},
+    )  # fmt: skip
+    class Plain:
+        @serve.batch(max_batch_size=8, batch_wait_timeout_s=0.001)  # type: ignore[untyped-decorator]
+        async def batch(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            await asyncio.sleep(_BATCH_SECONDS)
+            return [answer(item) for item in items]
+
+        async def __call__(self, request: Request) -> dict[str, Any]:
+            return {"output": await self.batch((await request.json())["input"])}
+
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    serve.run(Plain.bind(), route_prefix="/predict")  # type: ignore[attr-defined]
+    sys.stdout.write(f"http://127.0.0.1:{port}\n")
+    sys.stdout.flush()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.pause()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""What a fault is played on: a cluster, a front or a plain application in it, clients, and their ledger."""
+
+import asyncio
+import contextlib
+import os
+import random
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from chaos.client import Ask, Client, Load, Make, echo
+from chaos.cluster.nodes import Nodes
+from chaos.ledger import Ledger
+from chaos.run import Run
+from chaos.server import Server, ServerError, free_port
+
+Kind = Literal["flambeau", "plain"]
+
+DEADLINE = 60.0
+_PLAIN_SECONDS = 90.0  # for a plain application to start, and to end
+_GONE_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class ClusterStage:
+    """A service in a cluster."""
+
+    run: Run
+    kind: Kind
+    nodes: Nodes
+    port: int
+    ledger: Ledger = field(default_factory=Ledger)
+    server: Server | None = None
+    complaints: list[str] = field(default_factory=list)
+
+    def load(self, make: Make = echo) -> Load:
+        """The clients: `async with`."""
+        return Load(
+            self.port, self.ledger, make, clients=self.run.clients, seed=self.run.next_seed(), deadline=DEADLINE
+        )
+
+    def require(self, holds: bool, otherwise: str) -> None:
+        """Complain unless something holds."""
+        if not holds:
+            self.complaints.append(otherwise)
+
+    def hosts(self) -> list[int]:
+        """The processes of its replicas."""
+        return self.nodes.hosts(self.kind)
+
+    def rng(self) -> random.Random:
+        """A generator that replays with the run's seed."""
+        return self.run.rng()
+
+
+@contextlib.asynccontextmanager
+async def staged(
+    run: Run, kind: Kind, *flags: str, model: str = "Slow50", workers: int = 2, replicas: int = 4
+) -> AsyncIterator[ClusterStage]:
+    """A cluster with so many worker nodes, and a service with so many replicas in it, from start to end."""
+    os.environ["FLAMBEAU_CACHE"] = str(run.cache)  # the nodes' as well
+    with Nodes(workers, cpus=max(4, replicas)) as nodes:
+        if kind == "plain":
+            async with _plain(nodes, replicas) as port:
+                yield await _begun(ClusterStage(run, kind, nodes, port))
+            return
+        server = run.server(
+            model, "--runner", "ray", "--ray-address", nodes.address, "--replicas", str(replicas), "--deadline",
+            str(DEADLINE), "--max-batch-size", "8", *flags,
+        )  # fmt: skip
+        await server.begin()
+        try:
+            await server.ready()
+            stage = await _begun(ClusterStage(run, kind, nodes, server.port, server=server))
+            yield stage
+            code = await server.stop()
+            stage.require(code == 0, f"exit code {code} after SIGTERM")
+            stage.complaints += stage.ledger.complaints()
+            for _ in range(round(_GONE_SECONDS / 0.1)):
+                if not stage.hosts():
+                    break
+                await asyncio.sleep(0.1)
+            stage.require(not stage.hosts(), f"replicas left: {stage.hosts()}")
+        finally:
+            await server.kill()
+
+
+async def _begun(stage: ClusterStage) -> ClusterStage:
+    """After a first answer, which is not counted."""
+    client = Client(stage.port, Ledger(), deadline=DEADLINE)
+    try:
+        await client.ask(Ask("00"))
+    finally:
+        client.close()
+    return stage
+
+
+@contextlib.asynccontextmanager
+async def _plain(nodes: Nodes, replicas: int) -> AsyncIterator[int]:
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "chaos.cluster.plain", nodes.address, str(port), str(replicas),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(_PLAIN_SECONDS):
+            line = b""
+            while not line.startswith(b"http://"):
+                if not (line := await process.stdout.readline()):
+                    raise ServerError("the plain application did not start")
+        yield port
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            try:
+                async with asyncio.timeout(_PLAIN_SECONDS):
+                    await process.wait()
+            except TimeoutError:
+                process.kill()
+                await process.wait()

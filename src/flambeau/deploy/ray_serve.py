@@ -1,0 +1,61 @@
+"""The configuration file of a Ray Serve application: for `serve deploy`, and for KubeRay's RayService."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from flambeau.bundle.storage import MANIFEST
+from flambeau.errors import SourceError
+
+
+@dataclass(frozen=True, slots=True)
+class ServeValues:
+    """What is filled in. `source` is a path on every node that may have a front."""
+
+    source: Path
+    name: str
+    fronts: int
+    replicas: int
+    host: str
+    port: int
+    tokens_file: str | None
+    allow_code: bool
+    num_gpus: float
+
+
+def folder_of(source: str) -> Path:
+    """The absolute path of a bundle or a repository. Raises `SourceError` for what every node would have to build."""
+    path = Path(source).resolve()
+    if not path.is_dir():
+        raise SourceError(
+            f"{source} is no folder: each front would build it for itself. Build it once, where every node sees it: "
+            f"flambeau build {source} -o /shared/model"
+        )
+    if not (path / MANIFEST).is_file() and not any(path.iterdir()):
+        raise SourceError(f"{source} is empty: name a bundle, or a repository of models")
+    return path
+
+
+def serve_config(values: ServeValues) -> str:
+    """The file, as YAML. Strings are written as in JSON, which YAML reads."""
+    quoted = json.dumps
+    args: dict[str, object] = {
+        "source": str(values.source), "fronts": values.fronts, "replicas": values.replicas,
+        "tokens_file": values.tokens_file, "allow_code": values.allow_code or None,
+        "ray_num_gpus": values.num_gpus or None,
+    }  # fmt: skip
+    lines = [
+        "# A front on each node that has one (queue, ledger, batches), and replicas of its own anywhere.",
+        "# serve deploy FILE; or below spec.serveConfigV2 of a RayService",
+        "proxy_location: EveryNode",
+        "http_options:",
+        f"  host: {quoted(values.host)}",
+        f"  port: {values.port}",
+        "applications:",
+        f"  - name: {quoted(values.name)}",
+        "    route_prefix: /",
+        '    import_path: "flambeau.ray:build"',
+        "    args:",
+        *(f"      {name}: {quoted(value)}" for name, value in args.items() if value is not None),
+    ]
+    return "".join(f"{line}\n" for line in lines)

@@ -1,0 +1,244 @@
+"""The runner over Ray: what its front makes of dead, silent and lost hosts, and how bundles travel.
+
+Ray itself is played by `tests.support.fake_ray`; `tests/cluster` has the real one. Workers are real.
+"""
+
+import asyncio
+import importlib
+import subprocess
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flambeau.errors import BundleError, EngineError, SourceError
+from flambeau.runners import wire
+from flambeau.runners.base import ReplicaSpec, RunnerState, Work, WorkerLostError
+from flambeau.runners.ray import content, replica
+from flambeau.runners.ray.parcel import BundleParcel
+from flambeau.types import Item, Options, Payload
+from tests.support import tensor_bundles
+from tests.support.fake_ray import ActorUnavailableError, FakeRay, RayFleet, hidden_bundles
+from tests.support.fleet import echo, eventually, make_bundle
+
+parcel = importlib.import_module("flambeau.runners.ray.parcel")
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> ReplicaSpec:
+    return make_bundle(tmp_path)
+
+
+def run(steps: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(steps)
+
+
+def test_a_batch_is_one_call_of_plain_bytes(spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def steps() -> None:
+        async with RayFleet(spec, monkeypatch, replicas=2, ray_num_gpus=0.5) as fleet:
+            assert await fleet.ask(echo("a"), echo("b")) == ["a", "b"]
+            assert await fleet.ask(echo("c" * 300_000)) == ["c" * 300_000]
+            sent = [args for actor in fleet.ray.actors for args in actor.args]
+            assert len(sent) == 2
+            assert all(type(part) in (bytes, bool) and len(bytes(part)) <= 96 * 1024 for each in sent for part in each)
+            assert {actor.label for actor in fleet.ray.actors} == {"commands replica 1", "commands replica 2"}
+            assert fleet.ray.options[0]["num_gpus"] == 0.5
+            counts, views = fleet.runner.counts(), fleet.runner.workers()
+            assert (counts.replicas, counts.warm, counts.busy) == (2, 2, 0)
+            assert [view.node is not None and view.state == "idle" for view in views] == [True, True]
+
+    run(steps())
+
+
+def test_a_host_that_dies_over_a_batch_takes_it_back_and_is_replaced(
+    spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def steps() -> None:
+        async with RayFleet(spec, monkeypatch) as fleet:
+            waiting = await fleet.ask_later("one")
+            await fleet.ray.actors[0].die()
+            with pytest.raises(WorkerLostError, match="killed"):
+                await waiting
+            assert fleet.runner.state() is RunnerState.RESTARTING
+            assert await fleet.ask(echo("again")) == ["again"]
+            assert [actor.label for actor in fleet.ray.actors] == ["commands replica 1", "commands replica 2"]
+            assert fleet.runner.restarts()["killed"] == 1
+
+    run(steps())
+
+
+def test_a_model_that_crashes_ends_its_worker_and_not_its_host(
+    spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def steps() -> None:
+        async with RayFleet(spec, monkeypatch, compute_timeout=0.5) as fleet:
+            for do, how in (("exit", "crashed"), ("hang", "hung")):
+                with pytest.raises(WorkerLostError, match=how):
+                    await fleet.ask({"do": do})
+                assert await fleet.ask(echo(do)) == [do]
+            assert len(fleet.ray.actors) == 1
+            await fleet.until(lambda: fleet.runner.restarts()["hung"] == 1)
+            assert fleet.runner.restarts()["crashed"] == 1
+
+    run(steps())
+
+
+def test_a_silent_host_loses_its_batch_and_may_come_back(spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica, "_PULSE", 0.05)
+    monkeypatch.setattr(replica, "_SILENCE", 0.5)
+
+    async def steps() -> None:
+        async with RayFleet(spec, monkeypatch, replicas=2) as fleet:
+            waiting = await fleet.ask_later("one")
+            [silent] = [actor for actor in fleet.ray.actors if actor.args]
+            await asyncio.sleep(0.7)  # it is slow, and gives signs of life
+            assert not waiting.done()
+            silent.silent = True
+            with pytest.raises(WorkerLostError, match="killed"):
+                await waiting
+            assert fleet.runner.slots() == 1  # the other answers
+            assert await fleet.ask(echo("elsewhere")) == ["elsewhere"]
+            (fleet.folder / "one").touch()
+            silent.silent = False
+            await fleet.until(lambda: fleet.runner.slots() == 2)
+            assert len(fleet.ray.actors) == 2
+
+    run(steps())
+
+
+def test_an_unavailable_host_that_does_not_return_is_replaced(
+    spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica, "_RETURN", 0.2)
+    monkeypatch.setattr(replica, "_RETRY", 0.05)
+
+    async def steps() -> None:
+        async with RayFleet(spec, monkeypatch) as fleet:
+            waiting = await fleet.ask_later("one")
+            [away] = fleet.ray.actors
+            away.unavailable = True
+            away.fail_calls(ActorUnavailableError("the actor is temporarily unavailable"))
+            with pytest.raises(WorkerLostError, match="killed"):
+                await waiting
+            assert await fleet.ask(echo("another")) == ["another"]
+            assert len(fleet.ray.actors) == 2
+
+    run(steps())
+
+
+def test_replicas_come_and_go(spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def steps() -> None:
+        async with RayFleet(spec, monkeypatch, replicas=2) as fleet:
+            first, second = await fleet.ask_later("one"), await fleet.ask_later("two")
+            fleet.runner.scale(1)
+            assert fleet.runner.slots() == 1
+            for name in ("one", "two"):
+                (fleet.folder / name).touch()
+            assert [await first, await second] == [["one"], ["two"]]  # the one that leaves answers first
+            await eventually(lambda: sum(actor.dead for actor in fleet.ray.actors) == 1)
+            fleet.runner.scale(2)
+            await fleet.until(lambda: fleet.runner.slots() == 2)
+
+    run(steps())
+
+
+def test_a_model_that_cannot_start_says_why(spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(spec.bundle, "broken").touch()
+
+    async def steps() -> None:
+        with pytest.raises(SourceError, match=r"weights\.bin is not here"):
+            async with RayFleet(spec, monkeypatch):
+                pass
+
+    run(steps())
+
+
+def test_a_node_that_cannot_hold_the_bundle_says_why(spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(digest: str, shared: str) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(content, "find", full)
+
+    async def steps() -> None:
+        with pytest.raises(EngineError, match=r"on node 10\.0\.0\.1/.*: .*No space left on device"):
+            async with RayFleet(spec, monkeypatch):
+                pass
+
+    run(steps())
+
+
+def test_a_node_with_another_version_is_refused(spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica, "VERSION", "99.0")
+
+    async def steps() -> None:
+        with pytest.raises(EngineError, match=r"10\.0\.0\.1/0000.*the front 99\.0: install the same on all"):
+            async with RayFleet(spec, monkeypatch):
+                pass
+
+    run(steps())
+
+
+def test_a_bundle_travels_in_pieces_once_and_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLAMBEAU_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(parcel, "_PIECE", 100)
+    spec = make_bundle(_folder(tmp_path / "model"))
+
+    async def steps() -> None:
+        with hidden_bundles(monkeypatch):
+            async with RayFleet(spec, monkeypatch, replicas=2) as fleet:
+                assert await fleet.ask(echo("there")) == ["there"]
+        kept = content.kept_at(content.digest_of(Path(spec.bundle)))
+        assert {file.name for file in kept.iterdir()} >= {"manifest.json", "model.py"}
+        assert [each.name for each in kept.parent.iterdir()] == [kept.name]  # and nothing unfinished
+
+    run(steps())
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def test_a_bundle_that_arrives_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLAMBEAU_CACHE", str(tmp_path / "cache"))
+    bundle = tensor_bundles.doubling(tmp_path / "doubling")
+    digest = content.digest_of(bundle)
+    arrival = content.Arrival(digest)
+    for name in ("manifest.json", "model.onnx", "probes.safetensors"):
+        data = (bundle / name).read_bytes()
+        arrival.take(name, data if name != "model.onnx" else data[:-1] + b"?")
+    with pytest.raises(BundleError, match=r"model\.onnx .* was changed"):
+        arrival.finish()
+    assert not content.kept_at(digest).exists()
+    assert content.find(digest, str(bundle)) == bundle
+    for name in ("../outside", "/etc/outside"):
+        with pytest.raises(BundleError, match="cannot be named"):
+            content.Arrival(digest).take(name, b"")
+
+
+def test_parts_are_the_frame() -> None:
+    for sizes in ([0], [1], [96 * 1024], [100_000, 5, 5, 300_000], [44_000] * 20, [5_000_000]):
+        works = [Work(Item(Payload("file", bytes([n % 256]) * size), Options()), 1.0) for n, size in enumerate(sizes)]
+        frame = wire.pack_batch(1, 2, works)
+        parts, size = replica._parts(frame)
+        assert b"".join(parts) == b"".join(frame)
+        assert size == len(b"".join(parts))
+        assert len(parts) == 1 or max(map(len, parts)) <= 96 * 1024
+
+
+def test_without_ray_the_command_says_how_to_install_it(tmp_path: Path) -> None:
+    bundle = tensor_bundles.doubling(tmp_path / "doubling")
+    code = (
+        "import sys\nsys.modules['ray'] = None\nsys.argv = ['flambeau', 'serve', sys.argv[1], '--runner', 'ray', "
+        "'--port', '0']\nfrom flambeau.__main__ import main\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(bundle)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "pip install 'flambeau[ray]'" in done.stderr
+
+
+def test_a_fake_needs_no_ray() -> None:
+    assert FakeRay.exceptions.RayError is not None
+    assert BundleParcel is parcel.BundleParcel
