@@ -8,18 +8,20 @@ import asyncio
 import socket
 import sys
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from flambeau.errors import Code, RequestError
 from flambeau.http import framing
 from flambeau.http.access import AccessControl, Denial
+from flambeau.http.answer_bytes import serialised
+from flambeau.http.heads import KnownHeads
 from flambeau.http.request_body import FULL, SHARE, InflightBudget, Share
 from flambeau.http.timeouts import ConnectionMonitor, ReadTimeout, WriteTimeout
 from flambeau.protocols.errors import STATUS
-from flambeau.protocols.messages import HttpAnswer, request_id
+from flambeau.protocols.messages import new_id
 from flambeau.serving.service import Service
 from flambeau.telemetry import logs
 
@@ -38,6 +40,7 @@ class Front:
     access: AccessControl
     monitor: ConnectionMonitor
     budget: InflightBudget
+    heads: KnownHeads = field(default_factory=KnownHeads)
 
 
 class StopParsingError(Exception):
@@ -100,7 +103,8 @@ class BoundedConnection(HttpToolsProtocol):
     def _probe(self) -> None:
         """Find out whether the client still waits: if it is gone, its system resets the connection on any output."""
         started = getattr(self.cycle, "response_started", False)
-        if self.transport.is_closing() or not self._is_answering() or started or self.scope["http_version"] == "1.0":
+        old = self.scope is not None and self.scope["http_version"] == "1.0"  # no scope: the parser was never asked
+        if self.transport.is_closing() or not self._is_answering() or started or old:
             return
         self.transport.write(_STILL_THERE)
         self.loop.call_later(_PROBE, self._leave_if_gone)
@@ -312,11 +316,16 @@ class BoundedConnection(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self._shares:
             self._shares.popleft().close()
+        self.go_on()
+
+    def go_on(self) -> None:
+        """A request was answered: go on with those that were sent after it, or wait for the next."""
         if self._ended and not self.pipeline:
             self.transport.close()
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         elif self._reading.waiting == "rest":
@@ -337,7 +346,7 @@ class BoundedConnection(HttpToolsProtocol):
             return
         started = pending and getattr(self.cycle, "response_started", False)
         if not started and not self.pipeline:
-            answer = Denial(error).answer(request_id({}))
+            answer = Denial(error).answer(new_id())
             self.transport.write(serialised(answer, self.server_state.default_headers, (), keep=False))
         if pending:  # nothing else may answer it
             self.cycle.disconnected = True
@@ -352,14 +361,3 @@ class BoundedConnection(HttpToolsProtocol):
     def _note(self, code: Code, why: str) -> None:
         self._service.metrics.refused(code, STATUS[code])
         logs.event("refused", why=why, status=STATUS[code], code=code, client=self._address)
-
-
-def serialised(
-    answer: HttpAnswer, defaults: list[tuple[bytes, bytes]], more: tuple[tuple[str, str], ...], *, keep: bool
-) -> bytes:
-    """The bytes of an answer, with the headers that the server adds to every answer (Date)."""
-    added = "".join([f"{name.lower()}: {value}\r\n" for name, value in answer.headers + more])
-    closing = "" if keep else "connection: close\r\n"
-    head = f"content-type: {answer.content_type}\r\n{added}content-length: {len(answer.body)}\r\n{closing}\r\n"
-    default = b"".join([b"%b: %b\r\n" % each for each in defaults])
-    return b"".join((STATUS_LINE[answer.status], default, head.encode("latin-1"), answer.body))

@@ -184,6 +184,8 @@ class _Server(uvicorn.Server):
         while self.server_state.connections and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.01)
         await super().shutdown(sockets)
+        for each in list(self.server_state.connections):  # the time to answer is over
+            each.give_up()  # type: ignore[union-attr]  # all are ours
         if stopping is not None:
             await stopping
         self._monitor.stop()

@@ -13,12 +13,12 @@ import io
 import re
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from flambeau.answers.value import encode
 from flambeau.errors import RequestError

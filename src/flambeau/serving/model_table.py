@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from flambeau.bundle.storage import Bundle
@@ -159,36 +159,42 @@ class ModelTable:
             )
         return entry.model
 
-    @contextlib.asynccontextmanager
-    async def using(
+    def using(
         self,
         name: str | None = None,
         number: str | None = None,
         key_of: KeyOf | None = None,
         *,
         most: float | None = None,
-    ) -> AsyncIterator[Model]:
+    ) -> "ModelUse":
         """The model as `get` finds it, which stays loaded until the block is left; loaded first, where that is done.
 
         `most`: the seconds that the load may take, for a request that allows less than the service.
         """
+        return ModelUse(self, name, number, key_of, most)
+
+    async def entry_for(
+        self, name: str | None, number: str | None, key_of: KeyOf | None, most: float | None
+    ) -> Version:
+        """The version that `using` holds: one whose model is loaded. Raises `RequestError`."""
         if self.when_wanted is None:
-            model = self.get(name, number, key_of)
-        else:
-            try:
-                async with asyncio.timeout(most):
-                    model = await self._wanted(name, number, key_of)
-            except TimeoutError:
-                raise RequestError("the model was not loaded in time", code="deadline_exceeded") from None
-        entry = self._models[model.name].versions[model.version]
-        entry.users += 1
+            entry = self.version(name, number, key_of)
+            self._loaded(entry)
+            return entry
+        with contextlib.suppress(RequestError):
+            entry = self.version(name, number, key_of)
+            if entry.usable():
+                return entry
+        # a load is waited for in a task of its own: whoever answers a request has none (`flambeau.system.eager`)
+        model = await asyncio.get_running_loop().create_task(self._in_time(name, number, key_of, most))
+        return self._models[model.name].versions[model.version]
+
+    async def _in_time(self, name: str | None, number: str | None, key_of: KeyOf | None, most: float | None) -> Model:
         try:
-            yield model
-        finally:
-            entry.users -= 1
-            entry.used_at = time.monotonic()
-            if not entry.users and entry.unused is not None:
-                entry.unused.set()
+            async with asyncio.timeout(most):
+                return await self._wanted(name, number, key_of)
+        except TimeoutError:
+            raise RequestError("the model was not loaded in time", code="deadline_exceeded") from None
 
     async def _wanted(self, name: str | None, number: str | None, key_of: KeyOf | None) -> Model:
         """The model as `get` finds it, loaded if need be. A default that cannot be loaded gives way to another."""
@@ -242,3 +248,30 @@ class ModelTable:
                 served.redeclare(())
             if not (served.versions or served.name == self.default or served.changing.locked()):
                 del self._models[served.name]
+
+
+class ModelUse:
+    """The model that answers a request, held from the beginning of an `async with` block to its end."""
+
+    __slots__ = ("_asked", "_entry", "_table")
+
+    def __init__(
+        self, table: ModelTable, name: str | None, number: str | None, key_of: KeyOf | None, most: float | None
+    ) -> None:
+        self._table = table
+        self._asked = name, number, key_of, most
+        self._entry: Version | None = None
+
+    async def __aenter__(self) -> Model:
+        entry = self._entry = await self._table.entry_for(*self._asked)
+        entry.users += 1
+        assert entry.model is not None
+        return entry.model
+
+    async def __aexit__(self, *_: object) -> None:
+        entry = self._entry
+        assert entry is not None
+        entry.users -= 1
+        entry.used_at = time.monotonic()
+        if not entry.users and entry.unused is not None:
+            entry.unused.set()
