@@ -29,8 +29,7 @@ class WorkerPipe(asyncio.Protocol):
         self.ended: asyncio.Future[None] = loop.create_future()
         """Done when no further frame will come."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
+    def connection_made(self, transport: asyncio.WriteTransport) -> None:  # type: ignore[override]
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:

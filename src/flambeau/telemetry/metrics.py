@@ -311,8 +311,11 @@ class ModelMetrics(RequestMetrics):
     def totals(self) -> VersionTotals:
         """What was counted so far."""
         sums = [now - before for now, before in zip(self._sums(), self._before, strict=True)]
-        items, batches, answered = map(int, sums[:3])
-        return VersionTotals(items, batches, *sums[3:7], answered, sums[7], self._failed, self._last)
+        items, batches, answered, queue, preprocess, inference, postprocess, seconds = sums
+        return VersionTotals(
+            int(items), int(batches), queue, preprocess, inference, postprocess, int(answered), seconds, self._failed,
+            self._last,
+        )  # fmt: skip
 
     def _sums(self) -> list[float]:
         each = (self._stages[0], self._batch_size, self._total)
