@@ -57,7 +57,12 @@ class HttpRequest(msgspec.Struct, frozen=True, gc=False):
 
     def media_type(self) -> str:
         """The content type in lower case, without its parameters; empty if there is none."""
-        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        return media_type_of(self.headers.get("content-type", ""))
+
+
+def media_type_of(content_type: str) -> str:
+    """The type that a Content-Type names, in lower case, without its parameters."""
+    return content_type.partition(";")[0].strip().lower()
 
 
 class HttpAnswer(msgspec.Struct, frozen=True, gc=False):

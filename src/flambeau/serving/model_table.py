@@ -9,7 +9,6 @@ and ends them, on the service's loop, like everything that changes the table. Ot
 """
 
 import asyncio
-import contextlib
 import dataclasses
 import logging
 import time
@@ -173,28 +172,53 @@ class ModelTable:
         """
         return ModelUse(self, name, number, key_of, most)
 
-    async def entry_for(
-        self, name: str | None, number: str | None, key_of: KeyOf | None, most: float | None
-    ) -> Version:
-        """The version that `using` holds: one whose model is loaded. Raises `RequestError`."""
-        if self.when_wanted is None:
+    def hold(self, name: str | None, number: str | None, key_of: KeyOf | None) -> Version | None:
+        """The version that answers, held until `release`; `None` if it has to be loaded first: see `hold_loaded`.
+
+        Raises `RequestError` where nothing is loaded for a request.
+        """
+        served = self._models.get(self.default if name is None else name)
+        entry = served.find(number, key_of) if served is not None else None
+        if entry is None or entry.model is None or entry.leaving:
+            if self.when_wanted is not None:
+                return None
             entry = self.version(name, number, key_of)
             self._loaded(entry)
-            return entry
-        with contextlib.suppress(RequestError):
-            entry = self.version(name, number, key_of)
-            if entry.usable():
-                return entry
-        # a load is waited for in a task of its own: whoever answers a request has none (`flambeau.system.eager`)
-        model = await asyncio.get_running_loop().create_task(self._in_time(name, number, key_of, most))
-        return self._models[model.name].versions[model.version]
+        elif self.when_wanted is not None and not entry.usable():
+            return None
+        entry.users += 1
+        return entry
 
-    async def _in_time(self, name: str | None, number: str | None, key_of: KeyOf | None, most: float | None) -> Model:
+    async def hold_loaded(
+        self, name: str | None, number: str | None, key_of: KeyOf | None, most: float | None
+    ) -> Version:
+        """The same, when it is loaded. Raises `RequestError`."""
+        # In a task of its own: whoever answers a request may have none (`flambeau.system.eager`).
+        loading = asyncio.get_running_loop().create_task(self._in_time(name, number, key_of, most))
+        try:
+            return await loading
+        except asyncio.CancelledError:
+            if loading.done() and not loading.cancelled() and loading.exception() is None:
+                self.release(loading.result())
+            raise
+
+    def release(self, entry: Version) -> None:
+        """A request that held the version was answered."""
+        entry.users -= 1
+        entry.used_at = time.monotonic()
+        if not entry.users and entry.unused is not None:
+            entry.unused.set()
+
+    async def _in_time(self, name: str | None, number: str | None, key_of: KeyOf | None, most: float | None) -> Version:
+        """The version, loaded and held within that time."""
         try:
             async with asyncio.timeout(most):
-                return await self._wanted(name, number, key_of)
+                model = await self._wanted(name, number, key_of)
         except TimeoutError:
             raise RequestError("the model was not loaded in time", code="deadline_exceeded") from None
+        entry = self._models[model.name].versions[model.version]
+        entry.users += 1  # before anything else gets a turn
+        return entry
 
     async def _wanted(self, name: str | None, number: str | None, key_of: KeyOf | None) -> Model:
         """The model as `get` finds it, loaded if need be. A default that cannot be loaded gives way to another."""
@@ -263,15 +287,12 @@ class ModelUse:
         self._entry: Version | None = None
 
     async def __aenter__(self) -> Model:
-        entry = self._entry = await self._table.entry_for(*self._asked)
-        entry.users += 1
+        name, number, key_of, most = self._asked
+        table = self._table
+        entry = self._entry = table.hold(name, number, key_of) or await table.hold_loaded(name, number, key_of, most)
         assert entry.model is not None
         return entry.model
 
     async def __aexit__(self, *_: object) -> None:
-        entry = self._entry
-        assert entry is not None
-        entry.users -= 1
-        entry.used_at = time.monotonic()
-        if not entry.users and entry.unused is not None:
-            entry.unused.set()
+        assert self._entry is not None
+        self._table.release(self._entry)
