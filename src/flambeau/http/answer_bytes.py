@@ -2,20 +2,35 @@
 
 from http import HTTPStatus
 
-from flambeau.protocols.messages import HttpAnswer
+from flambeau.protocols.messages import SAFE_HEADERS, HttpAnswer
 
 STATUS_LINE = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in HTTPStatus}
 """The first line of an answer, by its status."""
 
 
-def serialised(
-    answer: HttpAnswer, defaults: list[tuple[bytes, bytes]], more: tuple[tuple[str, str], ...], *, keep: bool
-) -> bytes:
-    """The bytes of an answer, with the headers that the server adds to every answer (Date)."""
-    lines = [STATUS_LINE[answer.status]]
-    lines += [b"%b: %b\r\n" % each for each in defaults]
-    added = "".join([f"{name.lower()}: {value}\r\n" for name, value in answer.headers + more])
+_ON_EVERY_ANSWER = {each: f"{each[0].lower()}: {each[1]}\r\n" for each in SAFE_HEADERS}
+
+
+def serialised(answer: HttpAnswer, defaults: bytes, more: tuple[tuple[str, str], ...], *, keep: bool) -> bytes:
+    """The bytes of an answer. `defaults`: the lines of headers that the server adds to every answer (Date)."""
+    added = "".join([_ON_EVERY_ANSWER.get(each) or f"{each[0].lower()}: {each[1]}\r\n" for each in answer.headers])
+    if more:
+        added += "".join([f"{name.lower()}: {value}\r\n" for name, value in more])
     closing = "" if keep else "connection: close\r\n"
     head = f"content-type: {answer.content_type}\r\n{added}content-length: {len(answer.body)}\r\n{closing}\r\n"
-    lines += (head.encode("latin-1"), answer.body)
-    return b"".join(lines)
+    return b"%b%b%b%b" % (STATUS_LINE[answer.status], defaults, head.encode("latin-1"), answer.body)
+
+
+class DefaultLines:
+    """The lines of the headers that a server adds to every answer, made once for each time it changes them."""
+
+    def __init__(self) -> None:
+        self._headers: list[tuple[bytes, bytes]] | None = None
+        self._lines = b""
+
+    def of(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+        """The lines of these headers; a list that is handed in again has not changed."""
+        if headers is not self._headers:
+            self._lines = b"".join([b"%b: %b\r\n" % each for each in headers])
+            self._headers = headers
+        return self._lines

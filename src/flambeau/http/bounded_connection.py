@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from flambeau.errors import Code, RequestError
 from flambeau.http import framing
 from flambeau.http.access import AccessControl, Denial
-from flambeau.http.answer_bytes import serialised
+from flambeau.http.answer_bytes import DefaultLines, serialised
 from flambeau.http.heads import KnownHeads
 from flambeau.http.request_body import FULL, SHARE, InflightBudget, Share
 from flambeau.http.timeouts import ConnectionMonitor, ReadTimeout, WriteTimeout
@@ -41,6 +41,7 @@ class Front:
     monitor: ConnectionMonitor
     budget: InflightBudget
     heads: KnownHeads = field(default_factory=KnownHeads)
+    defaults: DefaultLines = field(default_factory=DefaultLines)
 
 
 class StopParsingError(Exception):
@@ -53,7 +54,7 @@ class BoundedConnection(HttpToolsProtocol):
     def __init__(self, front: Front, **uvicorn: object) -> None:
         super().__init__(**uvicorn)  # type: ignore[arg-type]  # uvicorn passes them on as it knows them
         self._service, self._monitor, self._budget = front.service, front.monitor, front.budget
-        self._access = front.access
+        self._access, self._defaults = front.access, front.defaults
         self._limits = front.service.settings
         self._reading, self._writing = ReadTimeout(front.monitor), WriteTimeout(front.monitor)
         self._address = ""
@@ -347,7 +348,7 @@ class BoundedConnection(HttpToolsProtocol):
         started = pending and getattr(self.cycle, "response_started", False)
         if not started and not self.pipeline:
             answer = Denial(error).answer(new_id())
-            self.transport.write(serialised(answer, self.server_state.default_headers, (), keep=False))
+            self.transport.write(serialised(answer, self._default_lines(), (), keep=False))
         if pending:  # nothing else may answer it
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -357,6 +358,9 @@ class BoundedConnection(HttpToolsProtocol):
             self._lingers = self.loop.time() + _LINGER
         else:
             self.transport.close()
+
+    def _default_lines(self) -> bytes:
+        return self._defaults.of(self.server_state.default_headers)
 
     def _note(self, code: Code, why: str) -> None:
         self._service.metrics.refused(code, STATUS[code])

@@ -126,10 +126,12 @@ class DispatchingConnection(BoundedConnection):
             client = access.forwarding.client(client, head.headers)
             scheme = access.forwarding.scheme(self._address, head.headers, str(self.scheme))
             root = f"{scheme}://{head.headers['host']}{access.forwarding.prefix}/"
-        refusal = self._refusal or access.check(head.match.route.scope, "POST", head.headers, client)
-        if refusal is not None:
-            self._refusal = refusal
-            return None
+        if not (head.admitted and access.never_changes):
+            refusal = self._refusal or access.check(head.match.route.scope, "POST", head.headers, client)
+            if refusal is not None:
+                self._refusal = refusal
+                return None
+            head.admitted = True
         return Exchange(self, head, client, root)
 
     def _collect(self, exchange: Exchange) -> None:
@@ -265,7 +267,8 @@ class DispatchingConnection(BoundedConnection):
         head = exchange.head
         request = HttpRequest(
             "POST", head.path, head.query, head.headers, body, exchange.received,
-            self._access.charge(head.headers, exchange.client), exchange.identity, exchange.root, exchange.client,
+            None if self._access.never_changes else self._access.charge(head.headers, exchange.client),
+            exchange.identity, exchange.root, exchange.client,
         )  # fmt: skip
         answering = Eager(dispatch.answer(self._service, head.match, request), exchange.ended)
         if not exchange.response_complete:
@@ -295,7 +298,7 @@ class DispatchingConnection(BoundedConnection):
         keep = exchange.keep_alive and not self._service.draining
         origins = self._access.origins
         added = () if origins.none else origins.headers(exchange.head.headers)
-        self.transport.write(serialised(answer, self.server_state.default_headers, added, keep=keep))
+        self.transport.write(serialised(answer, self._defaults.of(self.server_state.default_headers), added, keep=keep))
         exchange.response_complete = True
         self._release(exchange)
         if not keep:

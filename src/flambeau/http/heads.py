@@ -22,10 +22,10 @@ class Head:
     """A head that was read: of a prediction over HTTP/1.1, with one plain Content-Length.
 
     `identity` is the client's own request id, or empty. `root` is the URL below which the client sees the routes,
-    unless a proxy says otherwise.
+    unless a proxy says otherwise. `admitted`: access control has let it pass before, which it may do differently today.
     """
 
-    __slots__ = ("headers", "identity", "keep_alive", "length", "match", "path", "query", "root")
+    __slots__ = ("admitted", "headers", "identity", "keep_alive", "length", "match", "path", "query", "root")
 
     def __init__(
         self, match: Match, path: str, query: str, headers: dict[str, str], *, length: int, keep_alive: bool, root: str
@@ -37,6 +37,7 @@ class Head:
         self.length = length
         self.keep_alive = keep_alive
         self.root = root
+        self.admitted = False
         given = headers.get("x-request-id", "")
         self.identity = given if REQUEST_ID.fullmatch(given) else ""
 

@@ -97,19 +97,27 @@ class BatchQueue:
         will, `too_many_items` or `body_too_large`. If the caller is cancelled, entries that still wait are dropped and
         never computed.
         """
-        held = [False] * len(items)
+        held = None
         if self._quarantine:
             held = [await self._quarantine.holds(item.payload) for item in items]
         now = asyncio.get_running_loop().time()
         sizes = [item.payload.size for item in items]
-        size = sum(sizes)
+        size = sizes[0] if len(sizes) == 1 else sum(sizes)
         self._refuse_if_full(len(items), size)
         number, heavy = next(self._requests), is_heavy(len(items), size)
         request = Request(len(items))
-        entries = [
-            self._enqueue(Entry(item, bytes_, request, now, deadline, number, place, heavy), held=each)
-            for place, (item, bytes_, each) in enumerate(zip(items, sizes, held, strict=True))
-        ]
+        queue = self._heavies.queue if heavy else self._queue
+        entries = []
+        for place, item in enumerate(items):
+            entry = Entry(item, sizes[place], request, now, deadline, number, place, heavy)
+            entries.append(entry)
+            if held is not None and held[place]:
+                self._refuse_held(entry)
+                continue
+            self._deadlines.add(entry)
+            entry.waits = True
+            queue.add(number, entry)
+            self._waiting_bytes += entry.size
         if not self._dispatching:
             self._dispatch_soon()
         try:
@@ -208,17 +216,10 @@ class BatchQueue:
                 self._closing = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._closing)
 
-    def _enqueue(self, entry: Entry, *, held: bool) -> Entry:
-        if held:
-            self._metrics.rejected("poison_input")
-            message = "this input made the model crash or hang before, and is not tried again"
-            entry.resolve(Outcome(RequestError(message, code="poison_input")))
-            return entry
-        self._deadlines.add(entry)
-        entry.waits = True
-        self._queue_of(entry).add(entry.number, entry)
-        self._waiting_bytes += entry.size
-        return entry
+    def _refuse_held(self, entry: Entry) -> None:
+        self._metrics.rejected("poison_input")
+        message = "this input made the model crash or hang before, and is not tried again"
+        entry.resolve(Outcome(RequestError(message, code="poison_input")))
 
     def _queue_of(self, entry: Entry) -> FairQueue[Entry]:
         return self._heavies.queue if entry.heavy else self._queue

@@ -210,7 +210,9 @@ def _told(created: float, level: str, message: str, pairs: Mapping[str, object])
     }  # fmt: skip
     for key, value in pairs.items():
         if value is not None:
-            found[key] = _json_value(value, _LONGEST_TEXT if key == "text" else _LONGEST_VALUE)
+            kind = type(value)
+            plain = kind is int or (kind is str and len(value) <= _LONGEST_VALUE)  # type: ignore[arg-type]  # a str
+            found[key] = value if plain else _json_value(value, _LONGEST_TEXT if key == "text" else _LONGEST_VALUE)
     return found
 
 
@@ -239,8 +241,6 @@ def _encodable(text: str) -> str:
 
 
 def _json_value(value: object, longest: int) -> float | str:
-    if type(value) is str:
-        return value if len(value) <= longest else _cut(value, longest)
     if isinstance(value, int):
         return value
     return round(value, 3) if isinstance(value, float) else _cut(str(value), longest)
