@@ -1,5 +1,6 @@
 """Answers as the bytes that go over a connection. It knows no connection."""
 
+import asyncio
 from http import HTTPStatus
 
 from flambeau.protocols.messages import SAFE_HEADERS, HttpAnswer
@@ -34,3 +35,27 @@ class DefaultLines:
             self._lines = b"".join([b"%b: %b\r\n" % each for each in headers])
             self._headers = headers
         return self._lines
+
+
+class Outbox:
+    """The answers of one turn of the loop, written one right after the other.
+
+    Each write wakes whoever waits for it. Where the answers' writes lie apart, a client that has many requests under
+    way falls asleep in between, and each write pays for waking it.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[asyncio.WriteTransport, bytes]] = []
+
+    def put(self, transport: asyncio.WriteTransport, data: bytes) -> None:
+        """Write it in this turn, before anything that is scheduled from now on."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._waiting.append((transport, data))
+
+    def flush(self) -> None:
+        """Write what waits now. Whoever writes past the outbox does it first, and so does whoever closes."""
+        waiting, self._waiting = self._waiting, []
+        for transport, data in waiting:
+            if not transport.is_closing():  # the client may have left
+                transport.write(data)

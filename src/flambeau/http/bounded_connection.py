@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from flambeau.errors import Code, RequestError
 from flambeau.http import framing
 from flambeau.http.access import AccessControl, Denial
-from flambeau.http.answer_bytes import DefaultLines, serialised
+from flambeau.http.answer_bytes import DefaultLines, Outbox, serialised
 from flambeau.http.heads import KnownHeads
 from flambeau.http.request_body import FULL, SHARE, InflightBudget, Share
 from flambeau.http.timeouts import ConnectionMonitor, ReadTimeout, WriteTimeout
@@ -42,6 +42,7 @@ class Front:
     budget: InflightBudget
     heads: KnownHeads = field(default_factory=KnownHeads)
     defaults: DefaultLines = field(default_factory=DefaultLines)
+    outbox: Outbox = field(default_factory=Outbox)
 
 
 class StopParsingError(Exception):
@@ -54,7 +55,7 @@ class BoundedConnection(HttpToolsProtocol):
     def __init__(self, front: Front, **uvicorn: object) -> None:
         super().__init__(**uvicorn)  # type: ignore[arg-type]  # uvicorn passes them on as it knows them
         self._service, self._monitor, self._budget = front.service, front.monitor, front.budget
-        self._access, self._defaults = front.access, front.defaults
+        self._access, self._defaults, self._outbox = front.access, front.defaults, front.outbox
         self._limits = front.service.settings
         self._reading, self._writing = ReadTimeout(front.monitor), WriteTimeout(front.monitor)
         self._address = ""
@@ -88,6 +89,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]  # whether the connection is kept, to answer
         """The client sends nothing more: it is gone, or it has half-closed the connection and waits for its answer."""
+        self._outbox.flush()  # before anything closes
         if self._deaf and self._lingers is not None:
             return False
         self._ended = True
@@ -151,9 +153,13 @@ class BoundedConnection(HttpToolsProtocol):
             except httptools.HttpParserUpgrade as upgrade:
                 parser = self.parser
                 head = framing.without_upgrade(parser.get_method(), self.url, parser.get_http_version(), self.headers)
-                self.parser = httptools.HttpRequestParser(self)
-                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                self.parser = self._new_parser()
                 data = head + data[upgrade.args[0] :]
+
+    def _new_parser(self) -> httptools.HttpRequestParser:
+        parser = httptools.HttpRequestParser(self)
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return parser
 
     def _has_wish(self) -> bool:
         """Whether the head asks to switch protocols: `_feed` then parses it again, without those headers."""
@@ -220,8 +226,13 @@ class BoundedConnection(HttpToolsProtocol):
         """Whether a head has begun and not ended."""
         return self._reading.waiting == "head"
 
+    def shutdown(self) -> None:
+        self._outbox.flush()
+        super().shutdown()
+
     def make_way(self) -> None:
         """Close, to make room for a new connection. An idle connection closes as it would after `--idle-timeout`."""
+        self._outbox.flush()
         if self._spare is not None:
             self._refuse(self._spare)
         elif self.has_half_a_head:
@@ -322,6 +333,7 @@ class BoundedConnection(HttpToolsProtocol):
     def go_on(self) -> None:
         """A request was answered: go on with those that were sent after it, or wait for the next."""
         if self._ended and not self.pipeline:
+            self._outbox.flush()
             self.transport.close()
         if self.transport.is_closing():
             return

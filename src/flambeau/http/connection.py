@@ -14,6 +14,7 @@ from flambeau.errors import RequestError
 from flambeau.http import framing
 from flambeau.http.access import REFUSED, Denial
 from flambeau.http.answer_bytes import serialised
+from flambeau.http.body_reader import BodyReader
 from flambeau.http.bounded_connection import BoundedConnection, Front, StopParsingError
 from flambeau.http.heads import END, LONGEST, Head
 from flambeau.http.request_body import FULL, BodyBuffer, Share
@@ -95,6 +96,8 @@ class DispatchingConnection(BoundedConnection):
                 self._first = first
         super().data_received(data)
         self._refusal = None
+        if self._arriving is not None and not self._deaf:
+            self._read_directly()
 
     def _begin(self, head: Head, data: bytes, end: int) -> bool:
         """Take a request whose head is known, and ends at `end`; false if it is to go through the parser after all."""
@@ -162,10 +165,48 @@ class DispatchingConnection(BoundedConnection):
             return
         if size < left:
             self._monitor.turns.took(size, pause=self.flow.pause_reading, resume=self._read_on)
+            self._read_directly()
             return
         self.on_message_complete()
         if size < len(data):
             self.data_received(data[size:])
+
+    def _read_directly(self) -> None:
+        """Have the rest of a body that has its place read to that place, past the parser."""
+        exchange = self._arriving
+        assert exchange is not None
+        body = exchange.body
+        if body is None or body.room() is None or self.scheme == "https" or self.transport.is_closing():
+            return
+        if not self._unparsed:
+            self._unparsed = True
+            self.parser = self._new_parser()  # the one before waits for a body that it will not see
+        self._take_over(BodyReader(self, body))
+
+    def _take_over(self, protocol: asyncio.BaseProtocol) -> None:
+        """Have what comes from now on go to that protocol: the loop looks at it when it begins to read."""
+        self.transport.set_protocol(protocol)
+        if not self.flow.read_paused:
+            self.transport.pause_reading()
+            self.transport.resume_reading()
+
+    def body_came(self, size: int) -> None:
+        """So many bytes of the body were read to their place."""
+        exchange = self._arriving
+        if exchange is None or exchange.body is None or exchange.share is None:  # it was refused meanwhile
+            self._take_over(self)
+            return
+        self._reading.arrived += size
+        if not exchange.share.take(size):
+            self._take_over(self)
+            self._refuse(FULL)
+        elif self._arriving is not exchange:  # the upload was ended to make room
+            self._take_over(self)
+        elif exchange.body.size < exchange.head.length:
+            self._monitor.turns.took(size, pause=self.flow.pause_reading, resume=self._read_on)
+        else:
+            self._take_over(self)
+            self.on_message_complete()
 
     # Callbacks of the parser
 
@@ -251,6 +292,7 @@ class DispatchingConnection(BoundedConnection):
         return Head(match, path, query, headers, length=length, keep_alive=keep_alive, root=root)
 
     def _refuse(self, error: RequestError) -> None:
+        self._outbox.flush()  # an answer that came before goes out before
         self._forget()
         super()._refuse(error)
 
@@ -260,6 +302,8 @@ class DispatchingConnection(BoundedConnection):
         if self._arriving is not None:
             self._arriving.body = None
             self._arriving = None
+            if self.transport.get_protocol() is not self and not self.transport.is_closing():
+                self._take_over(self)
 
     # Answers
 
@@ -298,10 +342,13 @@ class DispatchingConnection(BoundedConnection):
         keep = exchange.keep_alive and not self._service.draining
         origins = self._access.origins
         added = () if origins.none else origins.headers(exchange.head.headers)
-        self.transport.write(serialised(answer, self._defaults.of(self.server_state.default_headers), added, keep=keep))
+        data = serialised(answer, self._defaults.of(self.server_state.default_headers), added, keep=keep)
         exchange.response_complete = True
         self._release(exchange)
-        if not keep:
+        if keep:
+            self._outbox.put(self.transport, data)
+        else:
+            self.transport.write(data)
             self.transport.close()
         self.go_on()
 

@@ -18,9 +18,7 @@ from typing import NamedTuple, Protocol
 
 _MOST_LINES, _MOST_BYTES = 16384, 4 * 1024 * 1024
 _CHUNK = 65536  # bytes written at once
-_PAUSE = (
-    0.001  # seconds after a block, in which others gather: a thread that is woken for each line takes as long again
-)
+_PAUSE = 0.005  # seconds after a block, in which others gather: to be woken for each line costs as much as the line
 _EVENT_BYTES = 256  # what an event counts for
 _AGAIN_SECONDS = 2.0  # until the next attempt to report lost lines
 _READY_SECONDS = 1.0  # to wait for a descriptor that somebody else made non-blocking
