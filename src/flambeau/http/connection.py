@@ -61,7 +61,12 @@ class Exchange:
 
     def ended(self, found: HttpAnswer | None, error: BaseException | None) -> None:
         """The request was answered, or it was given up because its client is gone."""
-        self._connection.finish(self, found, error)
+        connection = self._connection
+        if found is None or self.disconnected or connection.flow.write_paused:
+            connection.finish(self, found, error)
+        else:  # nearly always
+            self.answering = None
+            connection.send(found, self)
 
 
 class DispatchingConnection(BoundedConnection):
@@ -319,7 +324,7 @@ class DispatchingConnection(BoundedConnection):
             exchange.answering = answering
 
     def finish(self, exchange: Exchange, found: HttpAnswer | None, error: BaseException | None) -> None:
-        """Send the answer to a request, unless its client is gone."""
+        """Send the answer to a request whose client does not read yet, or give the request up."""
         exchange.answering = None
         if found is None:
             if not isinstance(error, asyncio.CancelledError):  # `dispatch.answer` raises nothing else
@@ -332,12 +337,11 @@ class DispatchingConnection(BoundedConnection):
         elif exchange.disconnected:
             self._release(exchange)
             self.transport.close()
-        elif self.flow.write_paused:
-            Eager(self.flow.drain(), lambda _, __: self._send(found, exchange))
         else:
-            self._send(found, exchange)
+            Eager(self.flow.drain(), lambda _, __: self.send(found, exchange))
 
-    def _send(self, answer: HttpAnswer, exchange: Exchange) -> None:
+    def send(self, answer: HttpAnswer, exchange: Exchange) -> None:
+        """Send the answer to a request whose client is there and reads."""
         # While the service drains, connections close, so that clients send their next request elsewhere.
         keep = exchange.keep_alive and not self._service.draining
         origins = self._access.origins
@@ -350,7 +354,10 @@ class DispatchingConnection(BoundedConnection):
         else:
             self.transport.write(data)
             self.transport.close()
-        self.go_on()
+        if self.pipeline or self._ended or self.flow.read_paused or not keep:
+            self.go_on()
+        elif self._reading.waiting == "rest":
+            self._reading.since = self._monitor.now
 
     def _release(self, exchange: Exchange) -> None:
         """Give back what the body held of the budget."""

@@ -32,7 +32,7 @@ async def answer(service: Service, match: Match, request: HttpRequest) -> HttpAn
         found = await function(service, request, **match.parameters)
     except Exception as error:
         found = _failed(error, request)
-    return _finished(found, route, request)
+    return sealed(found, request.identity) if route.quiet else _finished(found, route, request)
 
 
 def answer_in_thread(service: Service, match: Match, request: HttpRequest) -> HttpAnswer:

@@ -222,7 +222,9 @@ async def render(call: Call, outcomes: Sequence[tuple[PartName, Outcome]], *, re
         [(form, only)] = outcomes
         if not isinstance(only.result, RequestError):  # nearly always
             asked = _PLAINLY if form == "file" and call.top_k is None else Asked(form, call.top_k)
-            return HttpAnswer(200, _ENCODER.encode(only.result.body(asked)), JSON, _told(only.result.nonfinite))
+            nonfinite = only.result.nonfinite
+            headers = _told(nonfinite) if nonfinite else ()
+            return HttpAnswer(200, _ENCODER.encode(only.result.body(asked)), JSON, headers)
     results = [outcome.result for _, outcome in outcomes]
     headers = _told(sum(result.nonfinite for result in results if not isinstance(result, RequestError)))
     if call.rendered is not None:

@@ -123,7 +123,7 @@ class BatchQueue:
         try:
             return await request.answered
         finally:
-            if not request.complete:
+            if request.left:
                 request.gone = True
                 for entry in entries:
                     self._deadlines.remove(entry)
@@ -131,7 +131,7 @@ class BatchQueue:
                         self._withdraw(entry)
 
     def _refuse_if_full(self, items: int, size: int) -> None:
-        limits, waiting = self.limits, self._count_waiting()
+        limits, waiting = self.limits, self._queue.size + self._heavies.queue.size + len(self._suspects)
         if waiting + items <= limits.max_queue_size and self._waiting_bytes + size <= limits.max_queue_bytes:
             return
         refusal = RequestError(f"{waiting} items are waiting already", code="queue_full")

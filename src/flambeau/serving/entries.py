@@ -9,29 +9,24 @@ from flambeau.types import Item, Outcome
 class Request:
     """The outcomes of one request's items, which its caller awaits together.
 
-    `gone`: the caller does not wait any more.
+    `left`: how many items have no outcome yet. `gone`: the caller does not wait any more.
     """
 
-    __slots__ = ("_left", "_outcomes", "answered", "gone")
+    __slots__ = ("_outcomes", "answered", "gone", "left")
 
     def __init__(self, items: int) -> None:
         self._outcomes: list[Any] = [None] * items
-        self._left = items
+        self.left = items
         self.gone = False
         self.answered: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
         if not items:
             self.answered.set_result([])
 
-    @property
-    def complete(self) -> bool:
-        """Whether every item has its outcome."""
-        return not self._left
-
     def take(self, place: int, outcome: Outcome) -> None:
         """Take the outcome of one item, once."""
         self._outcomes[place] = outcome
-        self._left -= 1
-        if not self._left and not self.answered.done():
+        self.left -= 1
+        if not self.left and not self.answered.done():
             self.answered.set_result(self._outcomes)
 
 

@@ -100,6 +100,18 @@ class LogWriter:
 
     def put_event(self, event: LogEvent) -> None:
         """Take an event, which becomes a line when it is written."""
+        with self._lock:
+            if (
+                not self._full
+                and not self._refused
+                and self._taken_lines - self._done_lines < self._most_lines
+                and self._taken_bytes - self._done_bytes + _EVENT_BYTES <= self._most_bytes
+                and self._thread is not None
+            ):  # nearly always
+                self._taken_lines += 1
+                self._taken_bytes += _EVENT_BYTES
+                self._queue.put(event)
+                return
         self._take(event, _EVENT_BYTES)
 
     def _take(self, entry: bytes | LogEvent, size: int) -> None:

@@ -258,7 +258,8 @@ class ModelMetrics(RequestMetrics):
         self.losses: Callable[[], Mapping[str, int]] = dict
 
     def answered(self, status: int, protocol: Protocol = "native") -> None:
-        super().answered(status, protocol)
+        counter = self._answered.get((protocol, status)) or self._count(status, protocol)
+        counter.add()
         if status != 200:
             self._failed += 1
 
@@ -274,7 +275,9 @@ class ModelMetrics(RequestMetrics):
 
     def took(self, seconds: float) -> None:
         """Count a request that was answered 200 so many seconds after it was received."""
-        self._total.observe(seconds)
+        total = self._total
+        total.counts[bisect_left(_SECONDS, seconds)] += 1
+        total.total += seconds
         self._last = time.time()
 
     def batch(self, size: int, reason: str) -> None:
