@@ -287,7 +287,9 @@ class BatchQueue:
             self._heavies.began()
         self._metrics.batch(len(batch), reason)
         self._running += 1
-        Eager(self._run(slot, batch, suspect=reason == "suspect"), self._end)
+        # Not now: a batch that ended at once, because its worker is gone, would change what `dispatch` is looking at.
+        running = self._run(slot, batch, suspect=reason == "suspect")
+        asyncio.get_running_loop().call_soon(Eager, running, self._end)
 
     def _end(self, _: None, error: BaseException | None) -> None:
         if error is not None and not isinstance(error, asyncio.CancelledError):
