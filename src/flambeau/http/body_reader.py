@@ -31,14 +31,19 @@ class BodyReader(asyncio.BufferedProtocol):
 
     def __init__(self, owner: BodyOwner, body: BodyBuffer) -> None:
         self._owner = owner
-        self._body = body
+        self._body: BodyBuffer | None = body
+
+    def let_go(self) -> None:
+        """Hold the body no longer. A transport may keep a protocol that it had before."""
+        self._body = None
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        room = self._body.room()
-        assert room is not None
+        room = self._body.room() if self._body is not None else None
+        assert room is not None  # it is read from no longer
         return room
 
     def buffer_updated(self, nbytes: int) -> None:
+        assert self._body is not None
         self._body.came(nbytes)
         self._owner.body_came(nbytes)
 

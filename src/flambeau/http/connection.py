@@ -76,6 +76,7 @@ class DispatchingConnection(BoundedConnection):
         super().__init__(front, **uvicorn)
         self._heads = front.heads
         self._arriving: Exchange | None = None
+        self._reader: BodyReader | None = None  # which reads the body of `_arriving`, while it does
         self._unparsed = False  # the body of `_arriving` does not go through the parser
         self._first = b""  # the first bytes of a message, as far as its head, if they came in one piece
         self._refusal: Denial | None = None  # of the request whose head has come, where access control was asked before
@@ -186,9 +187,18 @@ class DispatchingConnection(BoundedConnection):
         if not self._unparsed:
             self._unparsed = True
             self.parser = self._new_parser()  # the one before waits for a body that it will not see
-        self._take_over(BodyReader(self, body))
+        self._reader = BodyReader(self, body)
+        self._hand_to(self._reader)
 
-    def _take_over(self, protocol: asyncio.BaseProtocol) -> None:
+    def _take_over(self) -> None:
+        """Read again what comes."""
+        if self._reader is not None:
+            self._reader.let_go()
+            self._reader = None
+            if not self.transport.is_closing():
+                self._hand_to(self)
+
+    def _hand_to(self, protocol: asyncio.BaseProtocol) -> None:
         """Have what comes from now on go to that protocol: the loop looks at it when it begins to read."""
         self.transport.set_protocol(protocol)
         if not self.flow.read_paused:
@@ -199,18 +209,18 @@ class DispatchingConnection(BoundedConnection):
         """So many bytes of the body were read to their place."""
         exchange = self._arriving
         if exchange is None or exchange.body is None or exchange.share is None:  # it was refused meanwhile
-            self._take_over(self)
+            self._take_over()
             return
         self._reading.arrived += size
         if not exchange.share.take(size):
-            self._take_over(self)
+            self._take_over()
             self._refuse(FULL)
         elif self._arriving is not exchange:  # the upload was ended to make room
-            self._take_over(self)
+            self._take_over()
         elif exchange.body.size < exchange.head.length:
             self._monitor.turns.took(size, pause=self.flow.pause_reading, resume=self._read_on)
         else:
-            self._take_over(self)
+            self._take_over()
             self.on_message_complete()
 
     # Callbacks of the parser
@@ -307,8 +317,7 @@ class DispatchingConnection(BoundedConnection):
         if self._arriving is not None:
             self._arriving.body = None
             self._arriving = None
-            if self.transport.get_protocol() is not self and not self.transport.is_closing():
-                self._take_over(self)
+            self._take_over()
 
     # Answers
 
