@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from flambeau.http.heads import Head, KnownHeads
+from flambeau.http.heads import KnownHeads, PredictionHead
 from flambeau.protocols.messages import HttpAnswer, new_id
 from flambeau.protocols.routes import Match, Route
 from flambeau.runners import wire
@@ -25,13 +25,13 @@ FIELDS = [(b"host", b"x"), (b"content-length", b"5")]
 PLAIN = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
 
 
-def head(*, keep_alive: bool = True) -> Head:
+def head(*, keep_alive: bool = True) -> PredictionHead:
     async def answer() -> HttpAnswer:
         return HttpAnswer(200, b"")
 
     match = Match(Route("POST", "/predict", "infer", answer), {})
     headers = {"host": "x", "content-length": "5"}
-    return Head(match, "/predict", "", headers, length=5, keep_alive=keep_alive, root="http://x/")
+    return PredictionHead(match, "/predict", "", headers, length=5, keep_alive=keep_alive, root="http://x/")
 
 
 def test_a_head_is_known_by_all_its_bytes() -> None:

@@ -16,7 +16,7 @@ from flambeau.http.access import REFUSED, Denial
 from flambeau.http.answer_bytes import serialised
 from flambeau.http.body_reader import BodyReader
 from flambeau.http.bounded_connection import BoundedConnection, Front, StopParsingError
-from flambeau.http.heads import END, LONGEST, Head
+from flambeau.http.heads import END, LONGEST, PredictionHead
 from flambeau.http.request_body import FULL, BodyBuffer, Share
 from flambeau.protocols import dispatch
 from flambeau.protocols.messages import HttpAnswer, HttpRequest, new_id
@@ -45,7 +45,7 @@ class Exchange:
 
     message_event = _Unheard()
 
-    def __init__(self, connection: "DispatchingConnection", head: Head, client: str, root: str) -> None:
+    def __init__(self, connection: "DispatchingConnection", head: PredictionHead, client: str, root: str) -> None:
         self._connection = connection
         self.head = head
         self.client = client
@@ -105,7 +105,7 @@ class DispatchingConnection(BoundedConnection):
         if self._arriving is not None and not self._deaf:
             self._read_directly()
 
-    def _begin(self, head: Head, data: bytes, end: int) -> bool:
+    def _begin(self, head: PredictionHead, data: bytes, end: int) -> bool:
         """Take a request whose head is known, and ends at `end`; false if it is to go through the parser after all."""
         size = len(data) - end
         if size > head.length:  # more follows, which the parser reads with it
@@ -128,7 +128,7 @@ class DispatchingConnection(BoundedConnection):
         self._answer(exchange, data[end:] if size <= _COPIED else memoryview(data)[end:])
         return True
 
-    def _admitted(self, head: Head) -> Exchange | None:
+    def _admitted(self, head: PredictionHead) -> Exchange | None:
         """The exchange of a request, if access control admits it."""
         access, client, root = self._access, self._address, head.root
         if access.forwarding.active:
@@ -280,7 +280,7 @@ class DispatchingConnection(BoundedConnection):
             self.scope[REFUSED] = self._refusal  # type: ignore[literal-required]  # ours, for the ASGI front
         return exchange
 
-    def _read_head(self) -> Head | None:
+    def _read_head(self) -> PredictionHead | None:
         url, parser = self.url, self.parser
         if parser.get_method() != b"POST" or b"%" in url.partition(b"?")[0] or b"#" in url or not url.isascii():
             return None
@@ -304,7 +304,7 @@ class DispatchingConnection(BoundedConnection):
             return None
         root = f"{self.scheme}://{headers['host']}{forwarding.prefix}/"
         keep_alive = parser.should_keep_alive()
-        return Head(match, path, query, headers, length=length, keep_alive=keep_alive, root=root)
+        return PredictionHead(match, path, query, headers, length=length, keep_alive=keep_alive, root=root)
 
     def _refuse(self, error: RequestError) -> None:
         self._outbox.flush()  # an answer that came before goes out before

@@ -18,7 +18,7 @@ LONGEST = 2048
 _MOST = 256  # heads in each of two generations
 
 
-class Head:
+class PredictionHead:
     """A head that was read: of a prediction over HTTP/1.1, with one plain Content-Length.
 
     `identity` is the client's own request id, or empty. `root` is the URL below which the client sees the routes,
@@ -46,17 +46,17 @@ class KnownHeads:
     """Heads by their bytes, the end included. The least recently used half goes when there are too many."""
 
     def __init__(self) -> None:
-        self._young: dict[bytes, Head] = {}
-        self._old: dict[bytes, Head] = {}
+        self._young: dict[bytes, PredictionHead] = {}
+        self._old: dict[bytes, PredictionHead] = {}
 
-    def get(self, raw: bytes) -> Head | None:
+    def get(self, raw: bytes) -> PredictionHead | None:
         """The head that was read from exactly these bytes, or `None`."""
         found = self._young.get(raw)
         if found is None and (found := self._old.get(raw)) is not None:
             self._put(raw, found)
         return found
 
-    def keep(self, raw: bytes, head: Head, fields: framing.Headers) -> None:
+    def keep(self, raw: bytes, head: PredictionHead, fields: framing.Headers) -> None:
         """Keep a head that keeps its connection open; `fields` are what the parser found in it.
 
         Its lines must be those that the parser saw: each ended by CR LF, one for the request, one for each field and
@@ -66,7 +66,7 @@ class KnownHeads:
         if head.keep_alive and lines == len(fields) + 2 == raw.count(b"\r\n") == raw.count(b"\r") and raw.endswith(END):
             self._put(raw, head)
 
-    def _put(self, raw: bytes, head: Head) -> None:
+    def _put(self, raw: bytes, head: PredictionHead) -> None:
         if len(self._young) >= _MOST:
             self._old, self._young = self._young, {}
         self._young[raw] = head

@@ -27,7 +27,7 @@ from flambeau.version import VERSION
 # of the library's own. Only the loop writes to histograms; counters are written to in any thread.
 
 
-class Count:
+class PlainCounter:
     """One number that only grows."""
 
     __slots__ = ("_lock", "value")
@@ -42,17 +42,17 @@ class Count:
             self.value += more
 
 
-class Counts(Collector):
+class PlainCounters(Collector):
     """One number for each set of labels."""
 
     def __init__(self, name: str, meaning: str, labels: Sequence[str]) -> None:
         self._name, self._meaning, self._labels = name, meaning, labels
-        self._series: dict[tuple[str, ...], Count] = {}
+        self._series: dict[tuple[str, ...], PlainCounter] = {}
         self._lock = threading.Lock()
 
-    def labels(self, *labels: str) -> Count:
+    def labels(self, *labels: str) -> PlainCounter:
         """The number with these labels, made on first use."""
-        return self._series.setdefault(labels, Count(self._lock))
+        return self._series.setdefault(labels, PlainCounter(self._lock))
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         family = CounterMetricFamily(self._name, self._meaning, labels=self._labels)
@@ -119,8 +119,8 @@ class Metrics:
         """`log_dropped` returns how many lines of the log were lost so far."""
         self.registry = registry = CollectorRegistry()
 
-        def counter(name: str, meaning: str, *labels: str) -> Counts:
-            made = Counts(f"flambeau_{name}", meaning, labels)
+        def counter(name: str, meaning: str, *labels: str) -> PlainCounters:
+            made = PlainCounters(f"flambeau_{name}", meaning, labels)
             registry.register(made)
             return made
 
@@ -193,7 +193,7 @@ class RequestMetrics:
     def __init__(self, metrics: Metrics, name: str, version: str) -> None:
         self._requests = metrics.requests
         self.name, self.version = name, version
-        self._answered: dict[tuple[Protocol, int], Count] = {}
+        self._answered: dict[tuple[Protocol, int], PlainCounter] = {}
         self._rejected = {code: metrics.rejections.labels(name, version, code) for code in get_args(Code)}
 
     def answered(self, status: int, protocol: Protocol = "native") -> None:
@@ -213,7 +213,7 @@ class RequestMetrics:
         """Count a request that was refused before compute."""
         self._rejected[code].add()
 
-    def _count(self, status: int, protocol: Protocol) -> Count:
+    def _count(self, status: int, protocol: Protocol) -> PlainCounter:
         counter = self._requests.labels(protocol, self.name, self.version, str(status))
         return self._answered.setdefault((protocol, status), counter)
 
@@ -246,7 +246,7 @@ class ModelMetrics(RequestMetrics):
         self._total = metrics.stage_seconds.labels(name, version, "total")
         self._batch_size = metrics.batch_size.labels(name, version)
         self._batches_closed = metrics.batches_closed
-        self._closed: dict[str, Count] = {}
+        self._closed: dict[str, PlainCounter] = {}
         self._retries = metrics.retries.labels(name, version)
         self._ready = metrics.model_ready.labels(name, version)
         self._failed = 0
