@@ -3,7 +3,6 @@
 Its views are made from the table of routes. Behind the ASGI front it serves only files and paths without a route.
 """
 
-import dataclasses
 import math
 import re
 import time
@@ -11,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
@@ -216,7 +216,7 @@ def _http_error(error: HTTPException) -> Response:
     hint = _PREDICT_HINT if request.path.startswith(_NEARLY_PREDICT) else hint_at(request.path)
     refused = RequestError(message, code=code, hint=hint if status in (404, 405) else None)
     answer = refusal_at(request.path, refused, g.request_id, headers=kept)
-    return respond(dataclasses.replace(answer, status=status))
+    return respond(msgspec.structs.replace(answer, status=status))
 
 
 def body_too_large(limit: int, *, upload: bool = False) -> str:
