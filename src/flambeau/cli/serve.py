@@ -23,7 +23,6 @@ from flambeau.cli.options import (
 )
 from flambeau.cli.platform_start import BuildWindow, begin, model_of
 from flambeau.cli.terminal import ShowProgress
-from flambeau.serving.model import Model
 from flambeau.serving.opening import open_models
 from flambeau.serving.service import Service, split_options
 from flambeau.settings import table
@@ -61,11 +60,12 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
     Every option can also be set in the environment (FLAMBEAU_MAX_ITEMS=16) or in a file flambeau.toml
     (max_items = 16): `flambeau config` shows what is in force.
     """
+    from flambeau.fronts import sharing, supervisor
     from flambeau.http import grpc_front
     from flambeau.http.access import open_access
+    from flambeau.http.announcement import lines_about
     from flambeau.http.listening import bind, server_context
     from flambeau.http.server import run
-    from flambeau.protocols.model_sentences import about
 
     source_part, settings = split_options(options)
     output = stderr_capture.begin_log(settings.log_level, settings.log_format)
@@ -77,6 +77,7 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
         os.environ.pop(variable, None)
     if file := file_of(ctx):
         logs.event("settings read", file=file)
+    sharing.refuse(settings)
     address = bind(settings.host, settings.port)  # before anything is loaded: a taken port is reported at once
     grpc_address = None
     try:
@@ -92,41 +93,24 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
         logs.event("models opened", names=",".join(names), seconds=f"{time.monotonic() - started:.2f}")
         where = address.url("http" if encryption is None else "https")
 
-        def announce(service: Service) -> None:
-            loaded = service.models()
-            named = [f"{_called(model, loaded)} on {model.engine}, {model.device}" for model in loaded[:_MOST_NAMED]]
-            names = ", ".join(named) or _unloaded(service)
-            if len(loaded) > _MOST_NAMED:
-                names += f" and {len(loaded) - _MOST_NAMED} more"
-            told = [
-                f"{_called(model, loaded)}: {about(model)}" for model in loaded[:_MOST_NAMED] if model.kind == "image"
-            ]
-            faults = [f"{name}, version {version}, is not served: {why}" for name, version, why in service.faults()]
-            if grpc_address is not None:
-                told.insert(0, f"gRPC: {grpc_address.name()}")
-            _announce([f"Flambeau serves {names}: {where}", *told, *faults], where, output=output)
+        def announce(lines: list[str]) -> None:
+            _announce(lines, where, output=output)
 
+        settings = sharing.settled(settings, models)
+        if settings.fronts != 1:
+            supervisor.supervise(
+                lambda: open_models(source_part, settings, progress=lambda _: None, more=more),
+                models, settings, address, access.held, where=where, announce=announce,
+            )  # fmt: skip
+            return
+        grpc = None if grpc_address is None else grpc_address.name()
         run(
             lambda: Service(models, settings), address, access, encryption=encryption, grpc_address=grpc_address,
-            on_ready=announce,
+            on_ready=lambda service: announce(lines_about(service, where, grpc=grpc)),
         )  # fmt: skip
     finally:
         for each in filter(None, (address, grpc_address)):
             each.close()
-
-
-_MOST_NAMED = 8
-
-
-def _unloaded(service: Service) -> str:
-    if service.settings.multi_model is not None:
-        return f"models of {service.settings.multi_model}, as they are loaded"
-    return f"{len(service.table.served())} models on demand"
-
-
-def _called(model: Model, beside: list[Model]) -> str:
-    alone = model.version == "1" and sum(each.name == model.name for each in beside) == 1
-    return model.name if alone else f"{model.name} (version {model.version})"
 
 
 def _announce(lines: list[str], url: str, *, output: int) -> None:

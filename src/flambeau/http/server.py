@@ -11,8 +11,8 @@ import os
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import uvicorn
 
@@ -24,7 +24,7 @@ from flambeau.http.connection import DispatchingConnection
 from flambeau.http.flask_app import make_app
 from flambeau.http.listening import Address
 from flambeau.http.request_body import InflightBudget
-from flambeau.http.timeouts import SPARE, ConnectionMonitor
+from flambeau.http.timeouts import SPARE, ConnectionMonitor, Neighbours
 from flambeau.serving.service import AttachedService, Service
 from flambeau.telemetry import logs
 
@@ -37,24 +37,46 @@ _LAST_LINES_SECONDS = 0.5
 _HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
 
 
+class Dealt(Neighbours, Protocol):
+    """Where connections come from if another process accepts them: this one is one front of several."""
+
+    @property
+    def budget(self) -> InflightBudget:
+        """The budget for bodies."""
+        ...
+
+    async def begin(self, adopt: Callable[[socket.socket], Awaitable[None]], end: Callable[[], None]) -> None:
+        """Adopt connections from now on. `end` is called when no more will come, and the server is to stop.
+
+        `adopt` raises `OSError` for a connection that did not come about.
+        """
+        ...
+
+    def leave(self) -> None:
+        """Ask for no more connections, and for the end."""
+        ...
+
+
 def run(
     make_service: Callable[[], Service],
-    address: Address,
+    address: Address | None,
     access: AccessControl,
     *,
     encryption: ssl.SSLContext | None,
     grpc_address: Address | None = None,
     on_ready: Callable[[Service], None],
+    dealt: Dealt | None = None,
 ) -> None:
     """Serve until a signal, then answer what was received, and return. Raises `SetupError` if it cannot start.
 
-    `on_ready` is called when the server listens.
+    `on_ready` is called when the server listens; with `dealt` connections it does not, and has no address.
     """
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(make_service(), address, access, encryption, grpc_address, on_ready))
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(_serve(make_service(), address, access, encryption, grpc_address, on_ready, dealt))
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes the loop of a server; `None`: the standard library."""
     try:
         import uvloop
     except ImportError:  # Windows has none
@@ -65,18 +87,21 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def _serve(
     service: Service,
-    address: Address,
+    address: Address | None,
     access: AccessControl,
     encryption: ssl.SSLContext | None,
     grpc_address: Address | None,
     on_ready: Callable[[Service], None],
+    dealt: Dealt | None,
 ) -> None:
     await service.start()
-    budget = InflightBudget(service.settings)
+    budget = InflightBudget(service.settings) if dealt is None else dealt.budget
     connections = connections_that_fit(service.settings.max_connections)
     app = make_app(AttachedService(service, asyncio.get_running_loop()), access, budget)
     application = AsgiFront(service, app, access, budget)
-    monitor = ConnectionMonitor(service.settings, connections=connections, stands_for_others=access.forwarding.trusts)
+    monitor = ConnectionMonitor(
+        service.settings, connections=connections, stands_for_others=access.forwarding.trusts, neighbours=dealt
+    )
     front = Front(service, access, monitor, budget)
     config = uvicorn.Config(
         application,
@@ -96,9 +121,9 @@ async def _serve(
     if grpc_address is not None:
         endpoint = grpc_front.make(service, access, budget, grpc_address, asyncio.get_running_loop().time)
         beside = _Beside(endpoint, grpc_address)
-    server = _Server(config, front, address, on_ready, beside)
+    server = _Server(config, front, address, on_ready, beside, dealt)
     with server.signals_handled():
-        await server.serve(sockets=[address.bound])
+        await server.serve(sockets=[] if address is None else [address.bound])
     await service.close()
     logs.event("stopped")
 
@@ -150,11 +175,13 @@ class _Server(uvicorn.Server):
         self,
         config: uvicorn.Config,
         front: Front,
-        address: Address,
+        address: Address | None,
         on_ready: Callable[[Service], None],
         beside: _Beside | None,
+        dealt: Dealt | None,
     ) -> None:
         super().__init__(config)
+        self._dealt = dealt
         self._beside = beside
         self._address = address
         self._service = front.service
@@ -166,11 +193,23 @@ class _Server(uvicorn.Server):
         try:
             await super().startup(sockets)
         except OSError as error:  # another process began to listen while the model was loading
+            if self._address is None:
+                raise
             raise self._address.cannot_listen(error) from error
         if self._beside is not None:
             await self._beside.endpoint.start(self._beside.address.cannot_listen)
         self._monitor.start(lambda: self.server_state.connections)  # type: ignore[arg-type,return-value]  # all ours
+        if self._dealt is not None:
+            await self._dealt.begin(self._adopt, self._end)
         self._on_ready(self._service)
+
+    async def _adopt(self, connection: socket.socket) -> None:
+        """Take over a connection that has been accepted."""
+        await asyncio.get_running_loop().connect_accepted_socket(self._make_protocol, connection, ssl=self.config.ssl)
+
+    def _end(self) -> None:
+        self._service.drain()
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept no new connections, and give the open ones time for requests that are on their way.
@@ -199,15 +238,14 @@ class _Server(uvicorn.Server):
         for server in self.servers:
             server.close()
         for spare in spares:
+            assert self._address is not None
             self._address.refuse_newcomers(spare)
             spare.setblocking(False)
             with spare, contextlib.suppress(BlockingIOError):
                 while True:
                     connection, _ = spare.accept()
                     connection.setblocking(False)
-                    await asyncio.get_running_loop().connect_accepted_socket(
-                        self._make_protocol, connection, ssl=self.config.ssl
-                    )
+                    await self._adopt(connection)
 
     def _make_protocol(self) -> asyncio.Protocol:
         """As uvicorn does in `startup`."""
@@ -251,6 +289,8 @@ class _Server(uvicorn.Server):
         self._asked = self._asked or counts
         if self.should_exit:
             return
+        if self._dealt is not None:
+            self._dealt.leave()
+            return
         logs.event("stopping: answering what was received", signal=signal.Signals(number).name)
-        self._service.drain()
-        self.should_exit = True
+        self._end()

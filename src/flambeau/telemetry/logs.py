@@ -67,13 +67,15 @@ def configure(level: str = "info", form: str = "text", *, stream: TextIO | None 
     _install(logging.StreamHandler(stream), level, as_json=is_json(form, stream))
 
 
-def send_to(sink: LineSink, level: str, *, as_json: bool, descriptor: int | None = None) -> None:
+def send_to(
+    sink: LineSink, level: str, *, as_json: bool, descriptor: int | None = None, front: int | None = None
+) -> None:
     """Send the events of this level and above to a sink.
 
     `descriptor` is the sending end of a channel for the events of other processes
-    (`flambeau.telemetry.log_writer.channel`).
+    (`flambeau.telemetry.log_writer.channel`). `front`: the number that each event gets, where there are several fronts.
     """
-    _install(_SinkHandler(sink, descriptor), level, as_json=as_json)
+    _install(_SinkHandler(sink, descriptor, front), level, as_json=as_json)
 
 
 def _install(handler: logging.Handler, level: str, *, as_json: bool) -> None:
@@ -131,8 +133,9 @@ def flush(seconds: float) -> None:
 class _SinkHandler(logging.Handler):
     """Gives lines to a sink. It never raises, and prints nothing of its own."""
 
-    def __init__(self, sink: LineSink, descriptor: int | None) -> None:
+    def __init__(self, sink: LineSink, descriptor: int | None, front: int | None) -> None:
         super().__init__()
+        self.front = front
         self.sink = sink
         self.descriptor = descriptor
 
@@ -140,6 +143,8 @@ class _SinkHandler(logging.Handler):
         if self.sink.full():
             self.sink.lose(1)
             return
+        if self.front is not None and isinstance(record, _Event):
+            record.pairs["front"] = self.front
         try:
             line = self.format(record)
         except Exception as error:  # of another library: its arguments do not fit its message

@@ -1,0 +1,170 @@
+"""Adds up what fronts say of themselves: metrics in Prometheus' text form, KServe's statistics, and details of models.
+
+Counters and histograms are summed, with those of fronts that are gone, so that they never fall. Gauges are summed, or
+the largest or the least counts, as each means. It does not ask anybody; `flambeau.fronts.supervisor` does.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from prometheus_client import generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+_LARGEST = frozenset({"flambeau_model_ready", "flambeau_build_info"})
+"""Gauges that say whether something is so: it is, if it is at one front."""
+
+_LEAST = frozenset({"process_start_time_seconds"})
+
+_WORKER = "worker"
+"""The label that counts the workers of one front; in the total it is made of the front's number and its own."""
+
+_COUNTED = ("counter", "histogram", "summary")
+
+
+def add_metrics(now: Mapping[int, bytes], gone: Sequence[bytes]) -> bytes:
+    """The metrics of the service. `now`: the text of each front, by its number; 0 is the supervisor. `gone`: the last
+    texts of fronts that have ended, of which only what is counted remains.
+    """
+    families: dict[str, _Family] = {}
+    for number, text in now.items():
+        for each in text_string_to_metric_families(text.decode()):
+            families.setdefault(each.name, _Family(each)).add(each, front=number)
+    for text in gone:
+        for each in text_string_to_metric_families(text.decode()):
+            if each.type in _COUNTED:
+                families.setdefault(each.name, _Family(each)).add(each, front=0)
+    return generate_latest(_Whole([each.metric() for each in families.values()]))
+
+
+def counted(text: bytes, before: bytes) -> bytes:
+    """What the counters of two texts come to: so that many fronts that are gone are one text."""
+    return add_metrics({}, [before, text] if before else [text])
+
+
+class _Whole:
+    """What `generate_latest` takes for a registry."""
+
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._metrics
+
+
+class _Family:
+    """One metric, added up by labels."""
+
+    def __init__(self, first: Metric) -> None:
+        self._name, self._meaning, self._type = first.name, first.documentation, first.type
+        self._series: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+
+    def add(self, family: Metric, *, front: int) -> None:
+        """Add the samples of a front."""
+        for sample in family.samples:
+            labels = dict(sample.labels)
+            if _WORKER in labels:
+                labels[_WORKER] = f"{front}.{labels[_WORKER]}"
+            key = sample.name, tuple(labels.items())
+            if key not in self._series:
+                self._series[key] = sample.value
+            elif family.name in _LARGEST:
+                self._series[key] = max(self._series[key], sample.value)
+            elif family.name in _LEAST:
+                self._series[key] = min(self._series[key], sample.value)
+            else:
+                self._series[key] += sample.value
+
+    def metric(self) -> Metric:
+        """The total."""
+        found = Metric(self._name, self._meaning, self._type)
+        found.samples = [Sample(name, dict(labels), value) for (name, labels), value in self._series.items()]
+        return found
+
+
+def about_fronts(
+    *, present: int, of: int, restarts: Mapping[str, int], connections: Mapping[int, int], log_dropped: int
+) -> bytes:
+    """The metrics that a supervisor has of its own, and those of this process that fronts have as well."""
+    fronts = GaugeMetricFamily("flambeau_fronts", "Fronts by state.", labels=("state",))
+    fronts.add_metric(("ready",), present)
+    fronts.add_metric(("missing",), of - present)
+    ended = CounterMetricFamily(
+        "flambeau_front_restarts", "Fronts that ended and were replaced, by reason.", labels=("reason",)
+    )
+    for reason, count in restarts.items():
+        ended.add_metric((reason,), count)
+    held = GaugeMetricFamily("flambeau_front_connections", "Connections of a front.", labels=("front",))
+    for number, count in connections.items():
+        held.add_metric((str(number),), count)
+    lost = CounterMetricFamily(
+        "flambeau_log_dropped", "Log lines that were dropped because nobody read them.", value=log_dropped
+    )
+    return generate_latest(_Whole([fronts, ended, held, lost]))
+
+
+# Documents
+
+
+_LATEST = frozenset({"last_inference", "largest_difference"})
+_SUMMED = frozenset(
+    {"queued", "workers", "min_replicas", "max_replicas", "memory", "cost", "count"}
+    | {"compared", "agreed", "failed", "skipped"}
+)
+"""What is summed in the details of a model; the rest is the same at every front, or that of the one that was asked."""
+
+
+def add_statistics(answers: Sequence[bytes], gone: Sequence[bytes]) -> bytes:
+    """KServe's statistics, added up by model and version. Of `gone` fronts, those of models that the others have."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for number, text in enumerate((*answers, *gone)):
+        for entry in msgspec.json.decode(text)["model_stats"]:
+            key = entry["name"], entry["version"]
+            if key in found:
+                found[key] = _added(found[key], entry)
+            elif number < len(answers):
+                found[key] = entry
+    return msgspec.json.encode({"model_stats": list(found.values())})
+
+
+def join_statistics(answers: Sequence[bytes]) -> bytes:
+    """The same, of every model that any of them has."""
+    return add_statistics(answers, ())
+
+
+def _added(first: Any, second: Any) -> Any:
+    """Two documents of one form, whose numbers are summed."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        return {
+            name: max(value, second.get(name, value)) if name in _LATEST else _added(value, second.get(name))
+            for name, value in first.items()
+        }
+    numbers = isinstance(first, int | float) and isinstance(second, int | float)
+    return first + second if numbers and not isinstance(first, bool) else first
+
+
+def add_details(first: bytes, others: Sequence[bytes]) -> bytes:
+    """The details of a model, as the first of the fronts has them, with the numbers of all."""
+    found = msgspec.json.decode(first)
+    for each in others:
+        found = _with(found, msgspec.json.decode(each))
+    return msgspec.json.encode(found)
+
+
+def _with(first: Any, second: Any) -> Any:
+    if isinstance(first, dict) and isinstance(second, dict):
+        return {name: _counted_in(name, value, second.get(name)) for name, value in first.items()}
+    if isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
+        return [_with(*pair) for pair in zip(first, second, strict=True)]
+    return first
+
+
+def _counted_in(name: str, first: Any, second: Any) -> Any:
+    if isinstance(first, int | float) and isinstance(second, int | float):
+        if name in _SUMMED:
+            return first + second
+        if name in _LATEST:
+            return max(first, second)
+    return _with(first, second)
