@@ -60,12 +60,10 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
     Every option can also be set in the environment (FLAMBEAU_MAX_ITEMS=16) or in a file flambeau.toml
     (max_items = 16): `flambeau config` shows what is in force.
     """
-    from flambeau.fronts import sharing, supervisor
+    from flambeau.fronts import sharing
     from flambeau.http import grpc_front
     from flambeau.http.access import open_access
-    from flambeau.http.announcement import lines_about
     from flambeau.http.listening import bind, server_context
-    from flambeau.http.server import run
 
     source_part, settings = split_options(options)
     output = stderr_capture.begin_log(settings.log_level, settings.log_format)
@@ -98,11 +96,16 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
 
         settings = sharing.settled(settings, models)
         if settings.fronts != 1:
+            from flambeau.fronts import supervisor
+
             supervisor.supervise(
                 lambda: open_models(source_part, settings, progress=lambda _: None, more=more),
                 models, settings, address, access.held, where=where, announce=announce,
             )  # fmt: skip
             return
+        from flambeau.http.announcement import lines_about
+        from flambeau.http.server import run
+
         grpc = None if grpc_address is None else grpc_address.name()
         run(
             lambda: Service(models, settings), address, access, encryption=encryption, grpc_address=grpc_address,

@@ -22,8 +22,8 @@ from flambeau.fronts.front_process import TICK, FrontProcess
 from flambeau.fronts.messages import Declared, Fault, OneBundle, Order, State
 from flambeau.fronts.sharing import part_of
 from flambeau.http.listening import Address
+from flambeau.http.loops import loop_factory
 from flambeau.http.request_body import InflightBudget
-from flambeau.http.server import loop_factory
 from flambeau.http.tokens import Token
 from flambeau.serving.opening import Opened
 from flambeau.settings.service import Settings

@@ -23,6 +23,7 @@ from flambeau.http.bounded_connection import Front
 from flambeau.http.connection import DispatchingConnection
 from flambeau.http.flask_app import make_app
 from flambeau.http.listening import Address
+from flambeau.http.loops import loop_factory
 from flambeau.http.request_body import InflightBudget
 from flambeau.http.timeouts import SPARE, ConnectionMonitor, Neighbours
 from flambeau.serving.service import AttachedService, Service
@@ -73,16 +74,6 @@ def run(
     """
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(make_service(), address, access, encryption, grpc_address, on_ready, dealt))
-
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """What makes the loop of a server; `None`: the standard library."""
-    try:
-        import uvloop
-    except ImportError:  # Windows has none
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
 
 
 async def _serve(
