@@ -86,6 +86,7 @@ class Arrivals:
             self._address.refuse_newcomers(spare)
             while self._accept(spare):
                 self._flush()
+        self._listening.close()  # from now on the kernel refuses
         for _ in range(100):
             self._flush()
             if not self._held or not any(front.present for front in self._fronts()):
@@ -137,7 +138,7 @@ class Arrivals:
             return False
         except OSError as error:
             if error.errno not in _NO_DESCRIPTORS:
-                return self._open  # of that connection: the client has left
+                return error.errno == errno.ECONNABORTED  # the client has left
             logs.event("a connection cannot be accepted", level=logging.ERROR, error=error.strerror)
             self._read(False)
             asyncio.get_running_loop().call_later(_DESCRIPTORS_SECONDS, self.wake)

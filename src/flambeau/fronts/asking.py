@@ -8,6 +8,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+import msgspec
+
 from flambeau.fronts import totals
 from flambeau.fronts.front_process import FrontProcess
 from flambeau.fronts.journal import Journal
@@ -97,9 +99,11 @@ class Asking:
             if answer.status == 200:
                 front.metrics = answer.body
 
-    async def _read(self, request: PlainRequest) -> dict[FrontProcess, PlainAnswer]:
+    async def _read(
+        self, request: PlainRequest, *, without: FrontProcess | None = None
+    ) -> dict[FrontProcess, PlainAnswer]:
         """The answers of all fronts that give one in time."""
-        fronts = [each for each in self._fronts() if each.state in ("present", "leaving")]
+        fronts = [each for each in self._fronts() if each.state in ("present", "leaving") and each is not without]
         found = await asyncio.gather(
             *(each.ask(request, timeout=_ANSWER_SECONDS) for each in fronts), return_exceptions=True
         )
@@ -128,12 +132,10 @@ class Asking:
         return PlainAnswer(200, totals.add_statistics(bodies, gone))
 
     async def _all_details(self, front: FrontProcess, request: PlainRequest) -> PlainAnswer:
-        answers = await self._read(request)
-        own = answers.get(front)
-        if own is None or own.status != 200:
-            return own or _GONE
-        others = [each.body for at, each in answers.items() if at is not front and each.status == 200]
-        return PlainAnswer(200, totals.add_details(own.body, others))
+        """What the others say, as a list."""
+        answers = await self._read(request, without=front)
+        found = [msgspec.Raw(each.body) for each in answers.values() if each.status == 200]
+        return PlainAnswer(200, msgspec.json.encode(found))
 
     # Changes
 

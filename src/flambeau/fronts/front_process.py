@@ -64,6 +64,8 @@ class FrontProcess:
         self.state: FrontState = "starting"
         self.able = False
         """Whether its models can answer."""
+        self.mourned = False
+        """Whether what it left behind was taken care of."""
         self.lines: list[str] = []
         self.metrics, self.statistics = b"", b""
         """What it has counted, as it last said."""
@@ -122,6 +124,11 @@ class FrontProcess:
         """Whether it answers at once: one that does not gets no more connections, while there are others."""
         return self._unanswered < _SLOW
 
+    def enter(self) -> None:
+        """From now on it takes connections, unless it has ended meanwhile."""
+        if self.state == "starting":
+            self.state = "present"
+
     def send(self, message: ToFront) -> None:
         """Say something to it."""
         if self._channel is not None:
@@ -161,9 +168,9 @@ class FrontProcess:
 
     def kill(self, reason: str) -> None:
         """End it at once."""
-        self.reason = reason
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        if self.state != "gone":
+            self.reason = reason
+            self._process.send_signal(signal.SIGKILL)  # nothing, once it is reaped
 
     def look(self) -> None:
         """Ping it; kill it if it has left too many pings unanswered. Call it once a tick, while the loop is awake."""

@@ -100,6 +100,8 @@ class Supervisor:
                 await self._stop()
                 beat.cancel()
         finally:
+            for keeper in self._keepers:
+                keeper.cancel()
             for each in self._fronts.values():
                 if each.state != "gone":
                     each.kill("ended")
@@ -116,7 +118,7 @@ class Supervisor:
         fronts = [await self._spawn(number, models) for number in range(1, self._of + 1)]
         await asyncio.gather(*(each.started for each in fronts))
         for each in fronts:
-            each.state = "present"
+            each.enter()
         self._tell_state()
 
     async def _spawn(self, number: int, models: list[OneBundle | Declared]) -> FrontProcess:
@@ -145,27 +147,30 @@ class Supervisor:
                 await asyncio.wait_for(self._stopping.wait(), pause)
                 return
             lived = time.monotonic()
-            await self._restart(number)
+            try:
+                await self._restart(number)
+            except Exception as error:  # our own failure: the front must be tried again all the same
+                logs.failure("a front cannot be started", error, front=number)
+                self._fronts[number].kill("crashed")
 
     async def _restart(self, number: int) -> None:
         """Start a front anew, with the models as they are now. If it cannot, it is gone again."""
         try:
             models = await asyncio.to_thread(self._models_now)
+            if self._stopping.is_set():
+                return
             front = await self._spawn(number, models)
             await front.started
             await self._asking.welcome(front)
         except (SetupError, OSError) as error:
-            logs.event("a front cannot be started", level=logging.ERROR, front=number, error=error)
-            front = self._fronts[number]
-            if front.state == "gone":
-                front.gone.set()
-            else:
-                front.kill("crashed")
+            if not self._stopping.is_set():
+                logs.event("a front cannot be started", level=logging.ERROR, front=number, error=error)
+            self._fronts[number].kill("crashed")
             return
         if self._stopping.is_set():
             front.kill("ended")
             return
-        front.state = "present"
+        front.enter()
         logs.event("front ready", front=number, pid=front.pid)
         self._tell_state()
         self._arrivals.wake()
@@ -182,6 +187,9 @@ class Supervisor:
 
     def _mourn(self, front: FrontProcess) -> None:
         """What a front that ended leaves behind: counts, and connections that it never took."""
+        if front.mourned:  # its successor could not even be spawned
+            return
+        front.mourned = True
         if not self._stopping.is_set():
             self._restarts[front.reason] += 1
             if front.started.done() and front.started.exception() is None:

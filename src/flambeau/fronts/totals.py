@@ -145,7 +145,7 @@ def _added(first: Any, second: Any) -> Any:
     return first + second if numbers and not isinstance(first, bool) else first
 
 
-def add_details(first: bytes, others: Sequence[bytes]) -> bytes:
+def add_details(first: bytes, others: Sequence[bytes | msgspec.Raw]) -> bytes:
     """The details of a model, as the first of the fronts has them, with the numbers of all."""
     found = msgspec.json.decode(first)
     for each in others:

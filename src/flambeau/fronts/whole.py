@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from flambeau.errors import RequestError
+from flambeau.fronts import totals
 from flambeau.fronts.messages import PlainAnswer, PlainRequest, Rule
 from flambeau.http.origins import SAFE_METHODS
 from flambeau.protocols.errors import error_answer
@@ -94,6 +95,8 @@ class WholeRoutes:
                 found = await call(route, service, request, parameters)
                 if found.status != 200:
                     return found
+                others = msgspec.json.decode((await self._ask(rule, plain(request))).body, type=list[msgspec.Raw])
+                return replace(found, body=totals.add_details(found.body, others))
             return await self._ask(rule, plain(request))
 
         return answer

@@ -246,6 +246,8 @@ def _measured(manifest: Manifest, engine: str, settings: Settings) -> CpuBudget 
         return None
     if not _on_cpu(settings.device) or (found.processor, found.cores) != (processor(), usable_cores()):
         return None
+    if settings.fronts == 1:
+        return CpuBudget(found.taken.replicas, found.taken.threads)
     replicas = max(1, found.taken.replicas // (settings.fronts or 1))
     return CpuBudget(replicas, max(1, min(found.taken.threads, settings.cores // replicas)))
 
