@@ -17,7 +17,7 @@ from flambeau.fronts.messages import Ask, PlainAnswer, PlainRequest, Reply
 from flambeau.telemetry import logs
 
 _ANSWER_SECONDS = 2.0  # for a front to say what it has counted
-_REMEMBER_TICKS = 2  # between two readings of what fronts have counted, for when one is killed
+_REMEMBER_TICKS = 5  # between two readings of what fronts have counted, for when one is killed
 _METRICS, _STATISTICS = PlainRequest("GET", "/metrics"), PlainRequest("GET", "/v2/models/stats")
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 _GONE = PlainAnswer(503, b'{"error":{"code":"overloaded","message":"this front is being replaced: try again"}}')
