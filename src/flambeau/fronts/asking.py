@@ -20,7 +20,7 @@ _ANSWER_SECONDS = 2.0  # for a front to say what it has counted
 _REMEMBER_TICKS = 5  # between two readings of what fronts have counted, for when one is killed
 _METRICS, _STATISTICS = PlainRequest("GET", "/metrics"), PlainRequest("GET", "/v2/models/stats")
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
-_GONE = PlainAnswer(503, b'{"error":{"code":"overloaded","message":"this front is being replaced: try again"}}')
+_GONE = PlainAnswer(503, b'{"error":"this front is being replaced: try again","code":"overloaded","retryable":true}')
 
 
 class Asking:
@@ -69,7 +69,7 @@ class Asking:
                     answer = await self._all_details(front, asked.request)
         except Exception as error:
             logs.failure("what a front asks cannot be answered", error, front=front.number, rule=asked.rule)
-            answer = PlainAnswer(500, b'{"error":{"code":"internal","message":"the fronts could not be asked"}}')
+            answer = PlainAnswer(500, b'{"error":"the fronts could not be asked","code":"internal","retryable":false}')
         front.send(Reply(asked.number, answer))
 
     # Counts

@@ -4,21 +4,23 @@ Counters and histograms are summed, with those of fronts that are gone, so that 
 the largest or the least counts, as each means. It does not ask anybody; `flambeau.fronts.supervisor` does.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.samples import Sample
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 _LARGEST = frozenset({"flambeau_model_ready", "flambeau_build_info"})
 """Gauges that say whether something is so: it is, if it is at one front."""
 
 _LEAST = frozenset({"process_start_time_seconds"})
 
-_WORKER = "worker"
+_WORKERS = "flambeau_worker_memory_bytes"
+_WORKER = re.compile(r'(?<=worker=")')
 """The label that counts the workers of one front; in the total it is made of the front's number and its own."""
 
 _COUNTED = ("counter", "histogram", "summary")
@@ -27,16 +29,19 @@ _COUNTED = ("counter", "histogram", "summary")
 def add_metrics(now: Mapping[int, bytes], gone: Sequence[bytes]) -> bytes:
     """The metrics of the service. `now`: the text of each front, by its number; 0 is the supervisor. `gone`: the last
     texts of fronts that have ended, of which only what is counted remains.
+
+    All texts come from the same code, so a series has the same name and labels, byte for byte, at every front: labels
+    are compared and not read, which takes a twentieth of the time.
     """
     families: dict[str, _Family] = {}
     for number, text in now.items():
-        for each in text_string_to_metric_families(text.decode()):
-            families.setdefault(each.name, _Family(each)).add(each, front=number)
+        _read(families, text, front=number, all_of_it=True)
     for text in gone:
-        for each in text_string_to_metric_families(text.decode()):
-            if each.type in _COUNTED:
-                families.setdefault(each.name, _Family(each)).add(each, front=0)
-    return generate_latest(_Whole([each.metric() for each in families.values()]))
+        _read(families, text, front=0, all_of_it=False)
+    return "".join(each.text() for each in families.values()).encode()
+
+
+_written: Callable[[float], str] = floatToGoString
 
 
 def counted(text: bytes, before: bytes) -> bytes:
@@ -44,44 +49,48 @@ def counted(text: bytes, before: bytes) -> bytes:
     return add_metrics({}, [before, text] if before else [text])
 
 
-class _Whole:
-    """What `generate_latest` takes for a registry."""
-
-    def __init__(self, metrics: list[Metric]) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> Iterator[Metric]:
-        yield from self._metrics
+def _read(families: "dict[str, _Family]", text: bytes, *, front: int, all_of_it: bool) -> None:
+    """Add a text in Prometheus' exposition format, version 0.0.4, in which a metric begins with its HELP and TYPE."""
+    family: _Family | None = None
+    meaning = ""
+    for line in text.decode().splitlines():
+        if line.startswith("# HELP "):
+            meaning = line
+        elif line.startswith("# TYPE "):
+            _, _, name, kind = line.split(" ", 3)
+            family = None
+            if all_of_it or kind in _COUNTED:
+                family = families.setdefault(name, _Family(name, f"{meaning}\n{line}\n"))
+        elif family is not None and line:
+            series, _, value = line.rpartition(" ")
+            if family.name == _WORKERS:
+                series = _WORKER.sub(f"{front}.", series, count=1)
+            family.add(series, float(value))
 
 
 class _Family:
-    """One metric, added up by labels."""
+    """One metric, added up by series."""
 
-    def __init__(self, first: Metric) -> None:
-        self._name, self._meaning, self._type = first.name, first.documentation, first.type
-        self._series: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+    def __init__(self, name: str, head: str) -> None:
+        self.name = name
+        self._head = head
+        self._series: dict[str, float] = {}
 
-    def add(self, family: Metric, *, front: int) -> None:
-        """Add the samples of a front."""
-        for sample in family.samples:
-            labels = dict(sample.labels)
-            if _WORKER in labels:
-                labels[_WORKER] = f"{front}.{labels[_WORKER]}"
-            key = sample.name, tuple(labels.items())
-            if key not in self._series:
-                self._series[key] = sample.value
-            elif family.name in _LARGEST:
-                self._series[key] = max(self._series[key], sample.value)
-            elif family.name in _LEAST:
-                self._series[key] = min(self._series[key], sample.value)
-            else:
-                self._series[key] += sample.value
+    def add(self, series: str, value: float) -> None:
+        """Add the value of a series: its name with its labels."""
+        before = self._series.get(series)
+        if before is None:
+            self._series[series] = value
+        elif self.name in _LARGEST:
+            self._series[series] = max(before, value)
+        elif self.name in _LEAST:
+            self._series[series] = min(before, value)
+        else:
+            self._series[series] = before + value
 
-    def metric(self) -> Metric:
+    def text(self) -> str:
         """The total."""
-        found = Metric(self._name, self._meaning, self._type)
-        found.samples = [Sample(name, dict(labels), value) for (name, labels), value in self._series.items()]
-        return found
+        return self._head + "".join(f"{series} {_written(value)}\n" for series, value in self._series.items())
 
 
 def about_fronts(
@@ -102,7 +111,17 @@ def about_fronts(
     lost = CounterMetricFamily(
         "flambeau_log_dropped", "Log lines that were dropped because nobody read them.", value=log_dropped
     )
-    return generate_latest(_Whole([fronts, ended, held, lost]))
+    registry = CollectorRegistry()
+    registry.register(_Own([fronts, ended, held, lost]))
+    return generate_latest(registry)
+
+
+class _Own(Collector):
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._metrics
 
 
 # Documents

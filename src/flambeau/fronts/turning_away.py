@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import socket
 
-_BODY = b'{"error":{"code":"overloaded","message":"no front of this service can take the connection: try again"}}'
+_BODY = b'{"error":"no front of this service can take the connection: try again","code":"overloaded","retryable":true}'
 _ANSWER = b"\r\n".join(
     (
         b"HTTP/1.1 503 Service Unavailable",
