@@ -10,7 +10,7 @@ from flambeau.bundle.measurements import Placed, Placements
 from flambeau.bundle.storage import FORMAT, Manifest, PictureConfig, Source, TensorConfig
 from flambeau.fronts import shared_counts, totals
 from flambeau.fronts.dealing import Dealer, Hand, elsewhere
-from flambeau.fronts.journal import Journal
+from flambeau.fronts.journal import ChangeJournal
 from flambeau.fronts.messages import PlainRequest
 from flambeau.fronts.shared_counts import SharedBudget, SharedCounts, SharedRate
 from flambeau.fronts.sharing import fronts_for, part_of, settled
@@ -159,7 +159,7 @@ def request(method: str, path: str, **body: object) -> PlainRequest:
 
 
 def test_the_journal_keeps_what_still_holds() -> None:
-    journal = Journal()
+    journal = ChangeJournal()
     for _ in range(100):
         journal.note(request("POST", "/models/cats/versions/2/load"))
         journal.note(request("PUT", "/models/cats", default_version="2", aliases={"stable": "1"}))
@@ -173,7 +173,7 @@ def test_the_journal_keeps_what_still_holds() -> None:
         ("PUT", "/models/cats", {"default_version": "1"}),
         ("POST", "/v2/repository/models/dogs/load", {}),
     ]
-    journal = Journal()
+    journal = ChangeJournal()
     journal.note(request("POST", "/models", model_name="a", url="/x"))
     journal.note(request("DELETE", "/models/a"))
     assert journal.requests() == []

@@ -12,8 +12,8 @@ import msgspec
 
 from flambeau.fronts import totals
 from flambeau.fronts.front_process import FrontProcess
-from flambeau.fronts.journal import Journal
-from flambeau.fronts.messages import Ask, PlainAnswer, PlainRequest, Reply
+from flambeau.fronts.journal import ChangeJournal
+from flambeau.fronts.messages import Ask, AskReply, PlainAnswer, PlainRequest
 from flambeau.telemetry import logs
 
 _ANSWER_SECONDS = 2.0  # for a front to say what it has counted
@@ -23,7 +23,7 @@ _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 _GONE = PlainAnswer(503, b'{"error":"this front is being replaced: try again","code":"overloaded","retryable":true}')
 
 
-class Asking:
+class SharedAnswers:
     """Answers what fronts ask."""
 
     def __init__(
@@ -33,7 +33,7 @@ class Asking:
         replace: Callable[[FrontProcess], Awaitable[None]],
     ) -> None:
         self._fronts, self._own_metrics, self._replace = fronts, own_metrics, replace
-        self._journal = Journal()
+        self._journal = ChangeJournal()
         self._turn = asyncio.Lock()
         self._ends: dict[FrontProcess, asyncio.Future[tuple[int, PlainRequest | None]]] = {}
         self._gone_metrics, self._gone_statistics = b"", b""
@@ -47,7 +47,7 @@ class Asking:
             if (end := self._ends.get(front)) is not None and not end.done():
                 end.set_result((asked.number, asked.request))
             else:
-                front.send(Reply(asked.number, _GONE))
+                front.send(AskReply(asked.number, _GONE))
             return
         task = asyncio.get_running_loop().create_task(self._answer(front, asked))
         self._tasks.add(task)
@@ -70,7 +70,7 @@ class Asking:
         except Exception as error:
             logs.failure("what a front asks cannot be answered", error, front=front.number, rule=asked.rule)
             answer = PlainAnswer(500, b'{"error":"the fronts could not be asked","code":"internal","retryable":false}')
-        front.send(Reply(asked.number, answer))
+        front.send(AskReply(asked.number, answer))
 
     # Counts
 
@@ -145,7 +145,7 @@ class Asking:
             end = self._ends[front] = asyncio.get_running_loop().create_future()
             gone = asyncio.ensure_future(front.gone.wait())
             try:
-                front.send(Reply(number, PlainAnswer(200, b"")))
+                front.send(AskReply(number, PlainAnswer(200, b"")))
                 await asyncio.wait([end, gone], return_when=asyncio.FIRST_COMPLETED)
             finally:
                 gone.cancel()
@@ -157,7 +157,7 @@ class Asking:
                 others = [each for each in self._fronts() if each.present and each is not front]
                 await asyncio.gather(*(self._follow(each, request) for each in others))
                 self._journal.note(request)
-            front.send(Reply(reply, PlainAnswer(200, b"")))
+            front.send(AskReply(reply, PlainAnswer(200, b"")))
 
     async def _follow(self, front: FrontProcess, request: PlainRequest) -> None:
         try:

@@ -23,10 +23,12 @@ from flambeau.bundle.storage import Bundle
 from flambeau.errors import RequestError, SetupError
 from flambeau.fronts.messages import (
     Ask,
+    AskReply,
     CannotStart,
     Channel,
     Connection,
     Declared,
+    FrontQuestion,
     LastWords,
     Leaving,
     OneBundle,
@@ -35,8 +37,6 @@ from flambeau.fronts.messages import (
     PlainAnswer,
     PlainRequest,
     Pulse,
-    Question,
-    Reply,
     Rule,
     Seen,
     Started,
@@ -78,7 +78,7 @@ def main() -> None:
     _begin_log(order)
     faulthandler.enable(2)
     try:
-        Front(order, control, arrivals).serve()
+        DealtFront(order, control, arrivals).serve()
     except SetupError as error:
         control.setblocking(True)
         control.sendall(packed(CannotStart(type(error).__name__, str(error))))
@@ -116,7 +116,7 @@ class FrontService(Service):
         return super().ready()
 
 
-class Front:
+class DealtFront:
     """The front: what the supervisor says to it, and the connections that it deals."""
 
     def __init__(self, order: Order, control: socket.socket, arrivals: socket.socket) -> None:
@@ -270,9 +270,9 @@ class Front:
                     self._service.others_ready = message.others_ready
                     if message.draining:
                         self._service.drain()
-            case Question():
+            case FrontQuestion():
                 self._begin_task(self._tell(message))
-            case Reply():
+            case AskReply():
                 asked = self._asked.get(message.number)
                 if asked is not None and not asked.done():
                     asked.set_result(message.answer)
@@ -284,7 +284,7 @@ class Front:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _tell(self, question: Question) -> None:
+    async def _tell(self, question: FrontQuestion) -> None:
         assert self._service is not None
         try:
             answer = await self._whole.answer_alone(self._access.table, self._service, question.request)

@@ -25,6 +25,7 @@ from flambeau.fronts.messages import (
     CannotStart,
     Channel,
     Connection,
+    FrontQuestion,
     LastWords,
     Leaving,
     Order,
@@ -32,7 +33,6 @@ from flambeau.fronts.messages import (
     PlainAnswer,
     PlainRequest,
     Pulse,
-    Question,
     Seen,
     Started,
     ToFront,
@@ -190,7 +190,7 @@ class FrontProcess:
         try:
             if self.state == "gone" or self._left.is_set():
                 raise ConnectionError("the front is gone")
-            self.send(Question(number, request))
+            self.send(FrontQuestion(number, request))
             return await asyncio.wait_for(future, timeout)
         finally:
             del self._questions[number]

@@ -14,7 +14,7 @@ _VERSION = re.compile(r"(/models/[^/]+/versions/[^/]+)/(?:load|unload)|(/v2/repo
 _MODEL = re.compile(r"/models/([^/]+)")
 
 
-class Journal:
+class ChangeJournal:
     """The requests that made the changes, oldest first."""
 
     def __init__(self) -> None:

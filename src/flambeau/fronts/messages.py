@@ -108,21 +108,21 @@ class State(msgspec.Struct, frozen=True, tag=True):
     draining: bool
 
 
-class Question(msgspec.Struct, frozen=True, tag=True):
+class FrontQuestion(msgspec.Struct, frozen=True, tag=True):
     """A request to answer by the front's own routes, for itself alone."""
 
     number: int
     request: PlainRequest
 
 
-class Reply(msgspec.Struct, frozen=True, tag=True):
+class AskReply(msgspec.Struct, frozen=True, tag=True):
     """The answer to an `Ask`."""
 
     number: int
     answer: PlainAnswer
 
 
-ToFront = Order | Ping | State | Question | Reply
+ToFront = Order | Ping | State | FrontQuestion | AskReply
 
 
 # To the supervisor
@@ -156,7 +156,7 @@ class Seen(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True):
-    """Something to be asked of all fronts, or of the supervisor. Answered with a `Reply`."""
+    """Something to be asked of all fronts, or of the supervisor. Answered with a `AskReply`."""
 
     number: int
     rule: Rule
@@ -164,7 +164,7 @@ class Ask(msgspec.Struct, frozen=True, tag=True):
 
 
 class Told(msgspec.Struct, frozen=True, tag=True):
-    """The answer to a `Question`."""
+    """The answer to a `FrontQuestion`."""
 
     number: int
     answer: PlainAnswer

@@ -17,7 +17,7 @@ from flambeau.bundle.storage import Bundle
 from flambeau.errors import SetupError
 from flambeau.fronts import shared_counts, totals
 from flambeau.fronts.arrivals import Arrivals
-from flambeau.fronts.asking import Asking
+from flambeau.fronts.asking import SharedAnswers
 from flambeau.fronts.front_process import TICK, FrontProcess
 from flambeau.fronts.messages import Declared, Fault, OneBundle, Order, State
 from flambeau.fronts.sharing import part_of
@@ -79,7 +79,7 @@ class Supervisor:
         self._arrivals = Arrivals(
             address, lambda: self._fronts.values(), encrypted=settings.tls_certificate is not None
         )
-        self._asking = Asking(lambda: [*self._fronts.values()], self._own_metrics, self._replace)
+        self._asking = SharedAnswers(lambda: [*self._fronts.values()], self._own_metrics, self._replace)
         self._restarts: Counter[str] = Counter({"crashed": 0, "killed": 0, "hung": 0, "ended": 0, "differs": 0})
         self._keepers: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()

@@ -43,7 +43,7 @@ _READY = "/readyz"
 _UPLOAD = ("POST", "/models")
 _KEPT_HEADERS = ("content-type", "content-encoding", "accept")
 
-Asking = Callable[[Rule, PlainRequest | None], Awaitable[HttpAnswer]]
+AskSupervisor = Callable[[Rule, PlainRequest | None], Awaitable[HttpAnswer]]
 """Asks the supervisor. Raises `RequestError` if it does not answer."""
 
 
@@ -51,7 +51,7 @@ class WholeRoutes:
     """The routes of one front, of which some answer for all."""
 
     def __init__(
-        self, ask: Asking, settings: Settings, *, number: int, presence: Callable[[], tuple[int, int]]
+        self, ask: AskSupervisor, settings: Settings, *, number: int, presence: Callable[[], tuple[int, int]]
     ) -> None:
         """`settings` are this front's part. `presence`: how many fronts there are, and of how many."""
         self._ask = ask
