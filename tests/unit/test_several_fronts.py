@@ -8,12 +8,14 @@ import pytest
 
 from flambeau.bundle.measurements import Placed, Placements
 from flambeau.bundle.storage import FORMAT, Manifest, PictureConfig, Source, TensorConfig
+from flambeau.errors import ConfigError
 from flambeau.fronts import shared_counts, totals
 from flambeau.fronts.dealing import Dealer, Hand, elsewhere
 from flambeau.fronts.journal import ChangeJournal
 from flambeau.fronts.messages import PlainRequest
 from flambeau.fronts.shared_counts import SharedBudget, SharedCounts, SharedRate
 from flambeau.fronts.sharing import fronts_for, part_of, settled
+from flambeau.http.access import open_access
 from flambeau.http.request_body import Share
 from flambeau.settings.service import Settings
 from flambeau.system.machine import processor
@@ -152,6 +154,11 @@ def test_auto_has_as_many_fronts_as_the_cores_can_use() -> None:
     assert fronts_for(unmeasured, 64) == 1
     assert settled(Settings(fronts=None), []).fronts == 1
     assert settled(Settings(fronts=3), []).fronts == 3
+
+
+def test_an_application_has_no_fronts_of_its_own() -> None:
+    with pytest.raises(ConfigError, match="only flambeau serve has several fronts"):
+        open_access(Settings(fronts=2), ours=False)
 
 
 def request(method: str, path: str, **body: object) -> PlainRequest:

@@ -62,6 +62,7 @@ from flambeau.telemetry import logs, stderr_capture
 from flambeau.telemetry.log_writer import LogWriter
 
 _MOST_AT_ONCE = 64  # connections adopted in one turn of the loop
+_MOST_ADDRESSES = 16384  # of which the connections at other fronts are remembered
 _LAST_LINES_SECONDS = 2.0
 _GONE = RequestError("the supervisor of this service does not answer", code="overloaded")
 
@@ -138,7 +139,8 @@ class DealtFront:
         self._numbers = itertools.count(1)
         self._asked: dict[int, asyncio.Future[PlainAnswer]] = {}
         self._tasks: set[asyncio.Future[None]] = set()
-        self._ended = False
+        self._ended = False  # whether the server was told to end
+        self._alone = False  # whether the supervisor is gone
 
     def serve(self) -> None:
         """Serve to the end, and send the last counts. Raises `SetupError`."""
@@ -218,6 +220,8 @@ class DealtFront:
             self._send(Seen(adopted=len(taken), dropped=dropped))
         for about, connection in taken:
             if about.elsewhere:
+                if len(self._elsewhere) >= _MOST_ADDRESSES:
+                    self._elsewhere.clear()  # each comes again with its next connection
                 self._elsewhere[about.address] = about.elsewhere
             else:
                 self._elsewhere.pop(about.address, None)
@@ -247,6 +251,7 @@ class DealtFront:
             self._end()
 
     def _orphaned(self) -> None:
+        self._alone = True
         if not self._ended:
             logs.event("the supervisor is gone: this front answers what it has, and ends")
             for each in self._asked.values():
@@ -295,7 +300,7 @@ class DealtFront:
 
     async def _ask(self, rule: Rule, request: PlainRequest | None) -> HttpAnswer:
         """Ask the supervisor. Raises `RequestError` if it is gone."""
-        if self._channel is None or self._ended:
+        if self._channel is None or self._alone:
             raise _GONE
         number = next(self._numbers)
         future = self._asked[number] = asyncio.get_running_loop().create_future()

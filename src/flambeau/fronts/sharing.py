@@ -6,6 +6,7 @@ and two have 1. It starts nothing.
 
 import dataclasses
 import math
+import socket
 from collections.abc import Sequence
 
 from flambeau.bundle.storage import Bundle, Manifest, PythonConfig, TakesImages
@@ -30,6 +31,8 @@ def refuse(settings: Settings) -> None:
     several = settings.fronts
     if several is None or several == 1:
         return
+    if not hasattr(socket, "send_fds"):
+        raise ConfigError(f"--fronts {several}: this system cannot hand connections from one process to another")
     if settings.grpc_port:
         raise ConfigError(
             f"--grpc-port {settings.grpc_port} needs one front, and --fronts asks for {several}: gRPC's library "
