@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 import requests
 
+from flambeau.bundle.storage import Bundle
 from flambeau.errors import EngineError
+from flambeau.system.process import proportional_bytes
 from tests.support import fleet
 from tests.support.server import Serve, ServerProcess, run_flambeau
 from tests.support.several_fronts import (
@@ -296,6 +298,36 @@ def test_a_unix_socket_and_a_front_that_is_asked_to_leave(serve: Serve, bundle: 
         assert b'"fronts":{"ready":2,"of":2}' in ask()
         assert "reason=ended" in server.log()
     assert not path.exists()
+
+
+@pytest.mark.slow
+def test_where_no_front_can_start_clients_are_told_so_until_one_can(serve: Serve, tmp_path: Path) -> None:
+    fleet.make_bundle(tmp_path)
+    with serve(tmp_path, "--allow-code", "--fronts", "2") as server:
+        (tmp_path / "broken").touch()
+        for pid in children(server.process.pid):
+            end(pid, signal.SIGKILL)
+        began = time.monotonic()
+        refused = server.post(json={"input": {"do": "echo", "value": 1}})
+        assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+        assert refused.headers["Retry-After"] == "1"
+        assert time.monotonic() - began > 3
+        assert server.get("/readyz").status_code == 503
+        (tmp_path / "broken").unlink()
+        eventually(lambda: all_ready(server), within=120)
+        assert server.post(json={"input": {"do": "echo", "value": 1}}).json() == {"output": 1}
+
+
+@pytest.mark.slow
+def test_weights_are_in_memory_once_whatever_the_number_of_fronts(serve: Serve, default_bundle: Bundle) -> None:
+    totals = {}
+    for fronts in ("1", "2"):
+        with serve("--fronts", fronts, "--replicas", "2") as server:
+            below = children(server.process.pid)
+            everybody = [server.process.pid, *below, *(each for pid in below for each in children(pid))]
+            totals[fronts] = sum(proportional_bytes(pid) for pid in everybody) / 2**20
+    assert len(everybody) == 5
+    assert totals["2"] - totals["1"] < 110  # a front and a supervisor more: no weights, and no worker
 
 
 @pytest.mark.parametrize(

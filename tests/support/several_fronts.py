@@ -46,7 +46,7 @@ def eventually(holds: Callable[[], object], *, within: float = PATIENCE) -> None
 
 def presence(server: ServerProcess) -> dict[str, int]:
     """How many fronts are ready, and of how many; none where nobody answers."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, KeyError):
         found: dict[str, int] = server.get("/readyz").json()["fronts"]
         return found
     return {}

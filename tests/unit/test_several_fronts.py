@@ -9,7 +9,7 @@ import pytest
 from flambeau.bundle.measurements import Placed, Placements
 from flambeau.bundle.storage import FORMAT, Manifest, PictureConfig, Source, TensorConfig
 from flambeau.errors import ConfigError
-from flambeau.fronts import shared_counts, totals
+from flambeau.fronts import shared_counts, totals, whole
 from flambeau.fronts.dealing import Dealer, Hand, elsewhere
 from flambeau.fronts.journal import ChangeJournal
 from flambeau.fronts.messages import PlainRequest
@@ -159,6 +159,15 @@ def test_auto_has_as_many_fronts_as_the_cores_can_use() -> None:
 def test_an_application_has_no_fronts_of_its_own() -> None:
     with pytest.raises(ConfigError, match="only flambeau serve has several fronts"):
         open_access(Settings(fronts=2), ours=False)
+
+
+def test_every_rule_for_the_whole_service_is_about_a_route_that_exists() -> None:
+    there = {(route.method, route.path) for route in open_access(Settings(), ours=True).table}
+    assert {("GET", path) for path in whole.RULES} <= there
+    # what changes something and is not refused as such needs an admin token: then it reaches every front
+    changes = {(method, path) for method, path in there if method in ("PUT", "DELETE") or path.endswith("load")}
+    admin = {(route.method, route.path) for route in open_access(Settings(), ours=True).table if route.scope == "admin"}
+    assert changes <= admin
 
 
 def request(method: str, path: str, **body: object) -> PlainRequest:

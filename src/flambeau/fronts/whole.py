@@ -28,7 +28,7 @@ from flambeau.protocols.routes import Route, RouteTable
 from flambeau.serving.service import Service
 from flambeau.settings.service import Settings
 
-_RULES: dict[str, Rule] = {
+RULES: dict[str, Rule] = {
     "/metrics": "metrics",
     "/v2/models/stats": "statistics",
     "/v2/models/{model}/stats": "statistics",
@@ -39,6 +39,8 @@ _RULES: dict[str, Rule] = {
     "/v2/models/{model}/config": "details",
     "/v2/models/{model}/versions/{version}/config": "details",
 }
+"""The routes that only show something, and show it of all fronts."""
+
 _READY = "/readyz"
 _UPLOAD = ("POST", "/models")
 _KEPT_HEADERS = ("content-type", "content-encoding", "accept")
@@ -68,7 +70,7 @@ class WholeRoutes:
             return route
         if route.method == "GET" and route.path == _READY:
             return self._changed(route, self._with_presence(route))
-        if route.method == "GET" and (rule := _RULES.get(route.path)) is not None:
+        if route.method == "GET" and (rule := RULES.get(route.path)) is not None:
             return self._changed(route, self._asking(route, rule))
         if route.scope == "admin" and route.method not in SAFE_METHODS:
             return self._changed(route, self._spreading(route))
