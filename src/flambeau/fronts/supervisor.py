@@ -27,6 +27,7 @@ from flambeau.http.request_body import InflightBudget
 from flambeau.http.tokens import Token
 from flambeau.serving.opening import Opened
 from flambeau.settings.service import Settings
+from flambeau.system.process import give_memory_back
 from flambeau.telemetry import logs
 
 _LAST_LINES_SECONDS = 0.5
@@ -53,6 +54,7 @@ def supervise(
     `open_again` opens what `models` are, as it is then, for a front that is started later. `announce` is called with
     the lines that say what is served, when the port is listened on.
     """
+    give_memory_back()  # of a build, or of reading what was built
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(Supervisor(open_again, models, settings, address, held, where).run(announce))
 

@@ -84,10 +84,12 @@ class AccessControl:
         self.forwarding = Forwarding(settings)
         self._hosts = Hosts(settings, ours=ours)
         self._tokens = self.held = held
-        self._rate: KeyedLimit | None = Rate(settings.rate_limit) if settings.rate_limit else None
-        self._attempts: AttemptLimit = Attempts()
+        self._rate: KeyedLimit | None
+        self._attempts: AttemptLimit
         if sharing is not None:
             self._rate, self._attempts = sharing.rate, sharing.attempts
+        else:
+            self._rate, self._attempts = Rate(settings.rate_limit) if settings.rate_limit else None, Attempts()
         self._local = settings.guarded
         guarded = bool(held) or self._local
         self.managing = models.why_nothing_changes(ours=ours, guarded=guarded)
