@@ -18,7 +18,7 @@ from flambeau.bundle.storage import Bundle
 from flambeau.errors import EngineError
 from flambeau.system.process import proportional_bytes
 from tests.support import fleet
-from tests.support.server import Serve, ServerProcess, run_flambeau
+from tests.support.server import FLAMBEAU, Serve, ServerProcess, run_flambeau, started
 from tests.support.several_fronts import (
     KeepAlive,
     alive,
@@ -42,8 +42,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(serve: Serve, bundle: Path) -> Iterator[ServerProcess]:
     """Two fronts; every test leaves both of them ready."""
-    with serve(bundle, "--allow-code", "--fronts", "2", "--replicas", "2") as started:
-        yield started
+    with serve(bundle, "--allow-code", "--fronts", "2", "--replicas", "2") as two:
+        yield two
 
 
 @pytest.fixture(autouse=True)
@@ -278,8 +278,6 @@ def test_a_front_that_hangs_is_replaced(server: ServerProcess) -> None:
 @pytest.mark.slow
 def test_a_unix_socket_and_a_front_that_is_asked_to_leave(serve: Serve, bundle: Path, tmp_path: Path) -> None:
     """SIGTERM to one front: it answers what it has, and another takes its place; nobody else notices."""
-    from tests.support.server import FLAMBEAU, started
-
     path = tmp_path / "s"
     command = [*FLAMBEAU, "serve", bundle, "--allow-code", "--fronts", "2", "--host", f"unix:{path}"]
     with started(command, tmp_path, address=r"(unix:\S+)") as server:
@@ -339,9 +337,7 @@ def test_weights_are_in_memory_once_whatever_the_number_of_fronts(serve: Serve, 
     ],
 )
 def test_what_several_fronts_cannot_keep_is_refused(arguments: tuple[str, ...], why: str) -> None:
-    from tests.support.warm import run_flambeau as run
-
-    found = run("serve", "--fronts", "2", *arguments)
+    found = run_flambeau("serve", "--fronts", "2", *arguments)
     assert found.returncode != 0
     assert why in found.stderr
 
