@@ -57,6 +57,14 @@ class Server:
         """Bytes: the proportional set size of all processes. Memory that they share counts once."""
         return sum(_proportional(pid) for pid in self.processes())
 
+    def cpu(self) -> dict[int, float]:
+        """The seconds of a core that each process has used, itself and its kernel's side."""
+        found = {}
+        for pid in self.processes():
+            if fields := _read(pid, "stat").rpartition(b")")[2].split():
+                found[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return found
+
     def stop(self) -> None:
         """End it: first the process that was started is asked, then all are, then all are killed."""
         everything = self._identities()

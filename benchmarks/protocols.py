@@ -40,7 +40,7 @@ def requests(port: int, mlserver: int | None) -> dict[str, tuple[int, bytes]]:
     text = json.dumps(document).encode()
     path, octets = "/v2/models/net1/infer", "application/octet-stream"
     found = {
-        _NATIVE: (port, _request(port, "/predict/net1", json.dumps({"input": NUMBERS}).encode())),
+        _NATIVE: (port, native_request(port)),
         "v2 JSON": (port, _request(port, path, text)),
         "v2 binary": (port, _request(port, path, head + tensor, octets, header=len(head))),
         "v1": (port, _request(port, "/v1/models/net1:predict", json.dumps({"instances": [NUMBERS]}).encode())),
@@ -48,6 +48,11 @@ def requests(port: int, mlserver: int | None) -> dict[str, tuple[int, bytes]]:
     if mlserver is not None:
         found["MLServer, v2 JSON"] = (mlserver, _request(mlserver, path, text))
     return found
+
+
+def native_request(port: int) -> bytes:
+    """Four numbers to the first network of the small repository."""
+    return _request(port, "/predict/net1", json.dumps({"input": NUMBERS}).encode())
 
 
 def _request(port: int, path: str, body: bytes, kind: str = "application/json", *, header: int | None = None) -> bytes:

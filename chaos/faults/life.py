@@ -14,8 +14,8 @@ _HERD = 200
 _UNAVAILABLE = frozenset({OK, (503, "model_unavailable")})
 
 
-async def terminate(run: Run) -> Report:
-    """SIGTERM under load, again and again, with a slow model and with a fast one."""
+async def terminate(run: Run, fault: str = "F-19", *flags: str) -> Report:
+    """SIGTERM under load, again and again, with a slow model and with a fast one. `flags` are more for the server."""
     rounds = max(3, round(run.seconds / 2))
     rng = run.rng()
     complaints: list[str] = []
@@ -24,13 +24,13 @@ async def terminate(run: Run) -> Report:
     for index in range(rounds):
         keep_alive, model = index % 3 != 2, ("Slow50", "Echo")[index % 2]
         ledger = Ledger()
-        server = run.server(model, "--replicas", "2", "--deadline", str(DEADLINE))
+        server = run.server(model, "--replicas", "2", "--deadline", str(DEADLINE), *flags)
         found, took = await _terminate_once(run, server, ledger, keep_alive=keep_alive, after=rng.uniform(0.2, 1.0))
         kind = f"{model}, {'' if keep_alive else 'no '}keep-alive"
         complaints += [f"round {index + 1} ({kind}): {each}" for each in found]
         longest = max(longest, took)
         ledgers.append(ledger)
-    append(run.ledger_file, "F-19", ledgers)
+    append(run.ledger_file, fault, ledgers)
     new = sum("a new connection" in row.err for ledger in ledgers for row in ledger.rows if row.how == "lost")
     lost, unsent = (sum(ledger.counts[how] for ledger in ledgers) for how in ("lost", "unsent"))
     answered = sum(ledger.good for ledger in ledgers)
@@ -38,8 +38,8 @@ async def terminate(run: Run) -> Report:
         f"{answered} answered 200, {lost} received and lost ({new} on new connections), {unsent} not accepted; "
         f"slowest exit {longest:.2f} s"
     )
-    what = f"SIGTERM x {rounds} under {run.clients} clients, keep-alive and (each third) not"
-    return verdict("F-19", what, figures, complaints)
+    what = f"SIGTERM x {rounds} under {run.clients} clients, keep-alive and (each third) not{' '.join(('', *flags))}"
+    return verdict(fault, what, figures, complaints)
 
 
 async def _terminate_once(

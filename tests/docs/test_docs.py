@@ -14,10 +14,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from flambeau import errors
 from flambeau.bundle.storage import Bundle, Manifest
 from flambeau.cli.serve import serve as serve_command
+from flambeau.fronts import totals
 from flambeau.protocols.errors import STATUS
 from flambeau.settings import table
 from flambeau.settings.schema import Setting
@@ -97,10 +99,12 @@ def test_every_metric_is_documented_with_its_kind() -> None:
     rows = {
         name: cells[:2] for name, cells in table_rows("docs/observability.md").items() if name.startswith("flambeau_")
     }
+    own = totals.about_fronts(present=2, of=2, restarts={"hung": 0}, connections={1: 0}, log_dropped=0)
+    fronts = text_string_to_metric_families(own.decode())
     documented = {name: cells[0] for name, cells in rows.items() if len(name.split()) == 1}
     assert documented == {
         each.name + ("_total" if each.type == "counter" else ""): each.type
-        for each in Metrics().registry.collect()
+        for each in (*Metrics().registry.collect(), *fronts)
         if each.name.startswith("flambeau_")
     }
 

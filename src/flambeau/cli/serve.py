@@ -24,7 +24,6 @@ from flambeau.cli.options import (
 )
 from flambeau.cli.platform_start import BuildWindow, begin, model_of
 from flambeau.cli.terminal import ShowProgress
-from flambeau.serving.model import Model
 from flambeau.serving.opening import open_models
 from flambeau.serving.service import Service, split_options
 from flambeau.settings import table
@@ -63,11 +62,10 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
     Every option can also be set in the environment (FLAMBEAU_MAX_ITEMS=16) or in a file flambeau.toml
     (max_items = 16): `flambeau config` shows what is in force.
     """
+    from flambeau.fronts import sharing
     from flambeau.http import grpc_front, systemd
     from flambeau.http.access import open_access
     from flambeau.http.listening import bind, lent, server_context
-    from flambeau.http.server import run
-    from flambeau.protocols.model_sentences import about
 
     source_part, settings = split_options(options)
     output = stderr_capture.begin_log(settings.log_level, settings.log_format)
@@ -86,6 +84,7 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
         os.environ.pop(variable, None)
     if file := file_of(ctx):
         logs.event("settings read", file=file)
+    sharing.refuse(settings)
     # before anything is loaded: a taken port is reported at once
     address = bind(settings.host, settings.port) if given is None else lent(given)
     grpc_address, further = None, []
@@ -106,46 +105,32 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
         logs.event("models opened", names=",".join(names), seconds=f"{time.monotonic() - started:.2f}")
         where = address.url("http" if encryption is None else "https")
 
-        def announce(service: Service) -> None:
-            loaded = service.models()
-            named = [f"{_called(model, loaded)} on {model.engine}, {model.device}" for model in loaded[:_MOST_NAMED]]
-            names = ", ".join(named) or _unloaded(service)
-            if len(loaded) > _MOST_NAMED:
-                names += f" and {len(loaded) - _MOST_NAMED} more"
-            told = [
-                f"{_called(model, loaded)}: {about(model)}"
-                for model in loaded[:_MOST_NAMED]
-                if model.kind in ("image", "text", "audio")
-            ]
-            faults = [f"{name}, version {version}, is not served: {why}" for name, version, why in service.faults()]
-            if grpc_address is not None:
-                told.insert(0, f"gRPC: {grpc_address.name()}")
-            told += [f"also at {each.name()}" for each in further]
-            if settings.model_store is not None:
-                told.append("Model server started.")  # which scripts for TorchServe wait for
-            _announce([f"Flambeau serves {names}: {where}", *told, *faults], where, output=output)
+        def announce(lines: list[str]) -> None:
+            _announce(lines, where, output=output)
 
+        settings = sharing.settled(settings, models)
+        if settings.fronts != 1:
+            from flambeau.fronts import supervisor as several
+
+            several.supervise(
+                lambda: open_models(source_part, settings, progress=lambda _: None, more=more),
+                models, settings, address, access.held.given, where=where, announce=announce, told=supervisor,
+            )  # fmt: skip
+            return
+        from flambeau.http.announcement import lines_about
+        from flambeau.http.server import run
+
+        grpc = None if grpc_address is None else grpc_address.name()
         run(
             lambda: Service(models, settings), address, access, encryption=encryption, grpc_address=grpc_address,
-            more=further, on_ready=announce, supervisor=supervisor,
+            more=further, supervisor=supervisor,
+            on_ready=lambda service: announce(
+                lines_about(service, where, grpc=grpc, more=[each.name() for each in further])
+            ),
         )  # fmt: skip
     finally:
         for each in filter(None, (address, grpc_address, *further)):
             each.close()
-
-
-_MOST_NAMED = 8
-
-
-def _unloaded(service: Service) -> str:
-    if (folder := service.settings.multi_model or service.settings.model_store) is not None:
-        return f"models of {folder}, as they are loaded"
-    return f"{len(service.table.served())} models on demand"
-
-
-def _called(model: Model, beside: list[Model]) -> str:
-    alone = model.version == "1" and sum(each.name == model.name for each in beside) == 1
-    return model.name if alone else f"{model.name} (version {model.version})"
 
 
 def _announce(lines: list[str], url: str, *, output: int) -> None:

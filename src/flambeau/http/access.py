@@ -8,8 +8,9 @@ import math
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from flambeau.errors import Code, ConfigError, RequestError
 from flambeau.http import tokens
@@ -21,7 +22,7 @@ from flambeau.protocols.dispatch import NATIVE
 from flambeau.protocols.errors import RateLimited
 from flambeau.protocols.messages import Charge, HttpAnswer, HttpRequest, sealed
 from flambeau.protocols.refusals import refusal_at
-from flambeau.protocols.routes import OPEN, RequiredScope, RouteTable
+from flambeau.protocols.routes import OPEN, RequiredScope, Route, RouteTable
 from flambeau.settings.hosts import is_local
 from flambeau.settings.service import Settings
 from flambeau.system.machine import pip_install
@@ -46,17 +47,50 @@ class Denial:
         return sealed(refusal_at(path, self.error, identity, headers=self.headers), identity)
 
 
+class KeyedLimit(Protocol):
+    """A limit on a rate, for each key."""
+
+    most: int
+
+    def take(self, key: str, items: int = 1) -> int:
+        """Count `items` of `key`: 0 if they may go on, else the seconds until the key may try again."""
+        ...
+
+
+class AttemptLimit(Protocol):
+    """A limit on wrong tokens, for each network."""
+
+    def note(self, address: str) -> int:
+        """Count a wrong token: 0 while it may be a mistake, else the seconds until the client may try again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """What one of several fronts shares with the others: limits, and routes that answer for all of them."""
+
+    rate: KeyedLimit | None
+    attempts: AttemptLimit
+    route: Callable[[Route], Route]
+
+
 class AccessControl:
     """Decides on the requests to one service; holds the table of their routes."""
 
-    def __init__(self, settings: Settings, held: tokens.HeldTokens, *, ours: bool) -> None:
-        """`ours`: the server is `flambeau serve` itself. Raises `ConfigError`."""
+    def __init__(
+        self, settings: Settings, held: tokens.HeldTokens, *, ours: bool, sharing: Sharing | None = None
+    ) -> None:
+        """`ours`: the server is `flambeau serve` itself. `sharing`: of one front of several. Raises `ConfigError`."""
         self.origins = Origins(settings)
         self.forwarding = Forwarding(settings)
         self._hosts = Hosts(settings, ours=ours)
-        self._tokens = held
-        self._rate = Rate(settings.rate_limit) if settings.rate_limit else None
-        self._attempts = Attempts()
+        self._tokens = self.held = held
+        self._rate: KeyedLimit | None
+        self._attempts: AttemptLimit
+        if sharing is not None:
+            self._rate, self._attempts = sharing.rate, sharing.attempts
+        else:
+            self._rate, self._attempts = Rate(settings.rate_limit) if settings.rate_limit else None, Attempts()
         self.never_changes = not held and self._rate is None
         """Whether its decision depends on the headers alone: whoever sends the same is let pass again."""
         self._local = settings.guarded
@@ -65,6 +99,8 @@ class AccessControl:
         self.managing = models.why_nothing_changes(ours=ours, guarded=guarded)
         """Why nobody may load or unload models here; `None` where an admin may."""
         self.table = site_routes(settings, self, ours=ours, tokens=bool(held))
+        if sharing is not None:
+            self.table = RouteTable(map(sharing.route, self.table))
 
     def check(
         self,
@@ -211,10 +247,14 @@ def network(client: str) -> str:
 
 def open_access(settings: Settings, *, ours: bool) -> AccessControl:
     """The access control of the settings and the environment. Raises `ConfigError` for a service open to everybody."""
-    held = tokens.HeldTokens(settings.tokens_file, os.environ)
+    held = tokens.HeldTokens(settings.tokens_file, tokens.read(None, os.environ))
     if settings.grpc_port and not ours:
         raise ConfigError(
             f"grpc_port={settings.grpc_port}: only flambeau serve listens for gRPC, an application does not"
+        )
+    if settings.fronts != 1 and not ours:
+        raise ConfigError(
+            f"fronts={settings.fronts}: only flambeau serve has several fronts: other servers have their own processes"
         )
     open_to_others = next((where for where in settings.addresses if not is_local(where[1])), None)
     if ours and not held and open_to_others is not None and not settings.insecure_no_auth:
@@ -230,7 +270,8 @@ def open_access(settings: Settings, *, ours: bool) -> AccessControl:
 
 
 _MOST_KEYS = 4096
-_ATTEMPTS, _ATTEMPT_WINDOW = 10, 60.0
+ATTEMPTS, ATTEMPT_WINDOW = 10, 60.0
+"""Wrong tokens of a network that may be mistakes, in so many seconds."""
 
 
 class Rate:
@@ -249,6 +290,8 @@ class Rate:
         except ValueError:
             raise ConfigError(f"--rate-limit {text} is not a rate: write it as in 100/minute or 5/second") from None
         self.most: int = self._rate.amount
+        self.period = float(self._rate.get_expiry())
+        """Seconds."""
         self._storage = MemoryStorage()
         self._limiter = SlidingWindowCounterRateLimiter(self._storage)
 
@@ -277,13 +320,13 @@ class Attempts:
         """Count a wrong token: 0 while it may be a mistake, else the seconds until the client may try again."""
         now = time.monotonic()
         began, count = self._failed.get(address, (now, 0))
-        if now - began >= _ATTEMPT_WINDOW:
+        if now - began >= ATTEMPT_WINDOW:
             began, count = now, 0
         self._failed[address] = (began, count + 1)
         self._failed.move_to_end(address)
         if len(self._failed) > _MOST_KEYS:
             self._failed.popitem(last=False)
-        return 0 if count < _ATTEMPTS else math.ceil(_ATTEMPT_WINDOW - (now - began))
+        return 0 if count < ATTEMPTS else math.ceil(ATTEMPT_WINDOW - (now - began))
 
 
 # The one table of routes of a server: those of the protocols and of the pages, and the document about them.

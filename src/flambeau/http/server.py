@@ -12,8 +12,8 @@ import os
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import uvicorn
 
@@ -24,9 +24,10 @@ from flambeau.http.bounded_connection import Front
 from flambeau.http.connection import DispatchingConnection
 from flambeau.http.flask_app import make_app
 from flambeau.http.listening import Address
+from flambeau.http.loops import loop_factory
 from flambeau.http.request_body import InflightBudget
 from flambeau.http.systemd import Supervisor
-from flambeau.http.timeouts import SPARE, ConnectionMonitor
+from flambeau.http.timeouts import SPARE, ConnectionMonitor, Neighbours
 from flambeau.serving.service import AttachedService, Service
 from flambeau.telemetry import logs
 
@@ -39,9 +40,29 @@ _LAST_LINES_SECONDS = 0.5
 _HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
 
 
+class Dealt(Neighbours, Protocol):
+    """Where connections come from if another process accepts them: this one is one front of several."""
+
+    @property
+    def budget(self) -> InflightBudget:
+        """The budget for bodies."""
+        ...
+
+    async def begin(self, adopt: Callable[[socket.socket], Awaitable[None]], end: Callable[[], None]) -> None:
+        """Adopt connections from now on. `end` is called when no more will come, and the server is to stop.
+
+        `adopt` raises `OSError` for a connection that did not come about.
+        """
+        ...
+
+    def leave(self) -> None:
+        """Ask for no more connections, and for the end."""
+        ...
+
+
 def run(
     make_service: Callable[[], Service],
-    address: Address,
+    address: Address | None,
     access: AccessControl,
     *,
     encryption: ssl.SSLContext | None,
@@ -49,22 +70,16 @@ def run(
     more: Sequence[Address] = (),
     on_ready: Callable[[Service], None],
     supervisor: Supervisor,
+    dealt: Dealt | None = None,
 ) -> None:
     """Serve until a signal, then answer what was received, and return. Raises `SetupError` if it cannot start.
 
     `more`: further addresses to listen on. `on_ready` is called when the server listens; the `supervisor` is told so.
+    With `dealt` connections it does not listen, and has no address.
     """
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(make_service(), (address, *more), access, encryption, grpc_address, on_ready, supervisor))
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:  # Windows has none
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
+    addresses = () if address is None else (address, *more)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(_serve(make_service(), addresses, access, encryption, grpc_address, on_ready, supervisor, dealt))
 
 
 async def _serve(
@@ -75,14 +90,17 @@ async def _serve(
     grpc_address: Address | None,
     on_ready: Callable[[Service], None],
     supervisor: Supervisor,
+    dealt: Dealt | None,
 ) -> None:
     await service.start()
     _leave_alone_what_stays()
-    budget = InflightBudget(service.settings)
+    budget = InflightBudget(service.settings) if dealt is None else dealt.budget
     connections = connections_that_fit(service.settings.max_connections)
     app = make_app(AttachedService(service, asyncio.get_running_loop()), access, budget)
     application = AsgiFront(service, app, access, budget)
-    monitor = ConnectionMonitor(service.settings, connections=connections, stands_for_others=access.forwarding.trusts)
+    monitor = ConnectionMonitor(
+        service.settings, connections=connections, stands_for_others=access.forwarding.trusts, neighbours=dealt
+    )
     front = Front(service, access, monitor, budget)
     config = uvicorn.Config(
         application,
@@ -102,7 +120,7 @@ async def _serve(
     if grpc_address is not None:
         endpoint = grpc_front.make(service, access, budget, grpc_address, asyncio.get_running_loop().time)
         beside = _Beside(endpoint, grpc_address)
-    server = _Server(config, front, addresses, on_ready, beside, supervisor)
+    server = _Server(config, front, addresses, on_ready, beside, supervisor, dealt)
     async with supervisor.watched():
         with server.signals_handled():
             await server.serve(sockets=[each.bound for each in addresses])
@@ -174,9 +192,11 @@ class _Server(uvicorn.Server):
         on_ready: Callable[[Service], None],
         beside: _Beside | None,
         supervisor: Supervisor,
+        dealt: Dealt | None,
     ) -> None:
         super().__init__(config)
         self._supervisor = supervisor
+        self._dealt = dealt
         self._beside = beside
         self._addresses = addresses
         self._service = front.service
@@ -188,12 +208,24 @@ class _Server(uvicorn.Server):
         try:
             await super().startup(sockets)
         except OSError as error:  # another process began to listen while the model was loading
+            if not self._addresses:
+                raise
             raise self._addresses[len(self.servers)].cannot_listen(error) from error
         if self._beside is not None:
             await self._beside.endpoint.start(self._beside.address.cannot_listen)
         self._monitor.start(lambda: self.server_state.connections)  # type: ignore[arg-type,return-value]  # all ours
+        if self._dealt is not None:
+            await self._dealt.begin(self._adopt, self._end)
         self._on_ready(self._service)
         self._supervisor.tell("READY=1", "STATUS=serving")
+
+    async def _adopt(self, connection: socket.socket) -> None:
+        """Take over a connection that has been accepted."""
+        await asyncio.get_running_loop().connect_accepted_socket(self._make_protocol, connection, ssl=self.config.ssl)
+
+    def _end(self) -> None:
+        self._service.drain()
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept no new connections, and give the open ones time for requests that are on their way.
@@ -233,9 +265,7 @@ class _Server(uvicorn.Server):
                 while True:
                     connection, _ = spare.accept()
                     connection.setblocking(False)
-                    await asyncio.get_running_loop().connect_accepted_socket(
-                        self._make_protocol, connection, ssl=self.config.ssl
-                    )
+                    await self._adopt(connection)
 
     def _make_protocol(self) -> asyncio.Protocol:
         """As uvicorn does in `startup`."""
@@ -279,7 +309,9 @@ class _Server(uvicorn.Server):
         self._asked = self._asked or counts
         if self.should_exit:
             return
+        if self._dealt is not None:
+            self._dealt.leave()
+            return
         logs.event("stopping: answering what was received", signal=signal.Signals(number).name)
         self._supervisor.tell("STOPPING=1", "STATUS=answering what was received")
-        self._service.drain()
-        self.should_exit = True
+        self._end()

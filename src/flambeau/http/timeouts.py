@@ -89,14 +89,33 @@ class MonitoredConnection(Protocol):
         ...
 
 
+class Neighbours(Protocol):
+    """The connections that other fronts of the same service have."""
+
+    def elsewhere(self, address: str) -> int:
+        """How many of an address are there."""
+        ...
+
+    def left(self, address: str) -> None:
+        """One of that address has been closed here."""
+        ...
+
+
 class ConnectionMonitor:
     """Checks all connections for timeouts, and counts them. `now` is the loop's time at the last check."""
 
     def __init__(
-        self, limits: Settings, *, connections: int, stands_for_others: Callable[[str], bool] = lambda _: False
+        self,
+        limits: Settings,
+        *,
+        connections: int,
+        stands_for_others: Callable[[str], bool] = lambda _: False,
+        neighbours: Neighbours | None = None,
     ) -> None:
-        """`connections`: the limit on open connections. `stands_for_others`: whether an address is a proxy's."""
+        """`connections`: the limit on open connections. `stands_for_others`: whether an address is a proxy's.
+        `neighbours`: where a front is one of several."""
         self.limits = limits
+        self._neighbours = neighbours
         self._stands_for_others = stands_for_others
         self.connections = connections
         self.now = 0.0
@@ -143,7 +162,8 @@ class ConnectionMonitor:
         most = self.limits.max_connections_per_address
         if most is None:
             most = 0 if _is_loopback(address) or self._stands_for_others(address) else _PER_ADDRESS
-        return not most or self._by_address[address] <= most
+        elsewhere = 0 if self._neighbours is None or not most else self._neighbours.elsewhere(address)
+        return not most or self._by_address[address] + elsewhere <= most
 
     def make_room(self) -> bool:
         """Close a connection that takes a place without sending a request; false if there is none.
@@ -186,6 +206,8 @@ class ConnectionMonitor:
         self._by_address[address] -= 1
         if not self._by_address[address]:
             del self._by_address[address]
+        if self._neighbours is not None:
+            self._neighbours.left(address)
 
 
 class ReadTimeout:

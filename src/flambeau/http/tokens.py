@@ -58,12 +58,12 @@ def read(file: str | None, environment: Mapping[str, str]) -> tuple[Token, ...]:
 class HeldTokens:
     """The tokens that count now: those of the environment at the start, and those of the file as it is."""
 
-    def __init__(self, file: str | None, environment: Mapping[str, str]) -> None:
-        """Raises `ConfigError`."""
+    def __init__(self, file: str | None, given: tuple[Token, ...]) -> None:
+        """`given` are those of the environment. Raises `ConfigError`."""
         self._file = None if file is None else Path(file)
         self._state = self._look()  # before it is read: a change meanwhile is then seen later
-        self._held = read(file, environment)
-        self._given = read(None, environment)
+        self.given = given
+        self._held = (*read(file, {}), *given)
         self._looked = time.monotonic()
 
     def __bool__(self) -> bool:
@@ -78,7 +78,7 @@ class HeldTokens:
         if state not in (self._state, None):
             self._state = state
             try:
-                self._held = (*_from_file(self._file), *self._given)
+                self._held = (*_from_file(self._file), *self.given)
                 logs.event("tokens read again", tokens=len(self._held))
             except ConfigError as error:
                 logs.event("the tokens stay as they were", level=logging.WARNING, why=str(error))

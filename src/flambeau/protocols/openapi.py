@@ -332,8 +332,14 @@ _READINESS: Document = {
     "type": "object",
     "required": ["status", "models"],
     "properties": {
-        "status": {"enum": ["ready", "not ready", "draining"]},
+        "status": {"enum": ["ready", "degraded", "not ready", "draining"]},
         "models": {"type": "object", "additionalProperties": {"enum": [*ModelState]}},
+        "fronts": {
+            "type": "object",
+            "description": "Where there are several: how many are ready, and of how many.",
+            "required": ["ready", "of"],
+            "properties": {"ready": {"type": "integer"}, "of": {"type": "integer"}},
+        },
     },
     "additionalProperties": False,
 }

@@ -4,7 +4,7 @@ A client of KServe's protocols reads `{"error": "..."}` and nothing else, also w
 It decides nothing: why a request is refused, and with which headers, is told by whoever refuses it.
 """
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from flambeau.errors import RequestError
 from flambeau.protocols import v2_rest

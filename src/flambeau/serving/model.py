@@ -122,7 +122,7 @@ class Model:
             return _ELSEWHERE
         own = self.engine == "python" and not self._settings.threads
         threads = 1 if own or not _on_cpu(self.device) else self._placement.threads
-        return min(threads, usable_cores() / self.most_replicas)
+        return min(threads, self._settings.cores / self.most_replicas)
 
     @property
     def apart(self) -> bool:
@@ -235,12 +235,12 @@ def _plan(bundle: Bundle, settings: Settings) -> tuple[ReplicaSpec, CpuBudget]:
         engine, default = "python", 1
     else:
         engine = engines.choose(bundle, settings.engine)
-        default = usable_cores() if _on_cpu(settings.device) else 1
+        default = settings.cores if _on_cpu(settings.device) else 1
     if settings.runner == "ray":  # this machine's cores say nothing of the cluster's
         placement = CpuBudget(settings.replicas or _REPLICAS_OF_A_CLUSTER, settings.threads or 1)
     else:
         placement = _measured(manifest, engine, settings) or place(
-            settings.replicas, settings.threads, default=default, cores=usable_cores()
+            settings.replicas, settings.threads, default=default, cores=settings.cores
         )
     spec = ReplicaSpec(
         bundle=str(bundle.path),
@@ -262,14 +262,17 @@ def _plan(bundle: Bundle, settings: Settings) -> tuple[ReplicaSpec, CpuBudget]:
 def _measured(manifest: Manifest, engine: str, settings: Settings) -> CpuBudget | None:
     """The placement measured when the bundle was built, if it holds for this engine and machine.
 
-    `None` when it does not, or when the user set replicas or threads.
+    `None` when it does not, or when the user set replicas or threads. One front of several has its part of it.
     """
     found = manifest.placements
     if found is None or engine != manifest.engine or settings.replicas or settings.threads:
         return None
     if not _on_cpu(settings.device) or (found.processor, found.cores) != (processor(), usable_cores()):
         return None
-    return CpuBudget(found.taken.replicas, found.taken.threads)
+    if settings.fronts == 1:
+        return CpuBudget(found.taken.replicas, found.taken.threads)
+    replicas = max(1, found.taken.replicas // (settings.fronts or 1))
+    return CpuBudget(replicas, max(1, min(found.taken.threads, settings.cores // replicas)))
 
 
 _ELSEWHERE = 1e-6  # cores of this machine that a batch takes which is computed on another
@@ -281,7 +284,7 @@ _LARGEST_WIDE = 100_000_000  # bytes of graph and weights, if a second session n
 
 def _wide_threads(bundle: Bundle, settings: Settings, engine: str, placement: CpuBudget) -> int:
     """Threads for a batch that has the machine to itself: all cores; 0 if the user or the memory forbids."""
-    cores = min(usable_cores(), _WIDEST)
+    cores = min(settings.cores, _WIDEST)
     if settings.threads or placement.threads >= cores or engine not in _WIDE_ENGINES or not _on_cpu(settings.device):
         return 0
     return cores if graph_bytes(bundle.path) <= _LARGEST_WIDE or base.may_run_optimised(bundle.manifest) else 0

@@ -25,7 +25,6 @@ from flambeau.serving.versions import KeyOf, ServedModel, Version
 from flambeau.settings.service import Settings
 from flambeau.settings.source import SourceOptions
 from flambeau.sources.declarations import Declaration, DeclaredModel
-from flambeau.system.machine import usable_cores
 from flambeau.telemetry import logs
 from flambeau.telemetry.metrics import Metrics
 from flambeau.types import ModelState
@@ -38,7 +37,7 @@ class ModelTable:
         """Raises `SetupError` for what is not there; loads nothing yet."""
         self._settings = settings
         self._metrics = metrics
-        self._cores = CoreShare(usable_cores())
+        self._cores = CoreShare(settings.cores)
         self._models: dict[str, ServedModel] = {}
         self.strict = settings.strict or not all(isinstance(each, OpenedModel) for each in models)
         """Whether every model has to be loaded for the service to start."""

@@ -18,7 +18,7 @@ from flambeau.settings.hosts import host_and_port, is_local
 from flambeau.settings.platforms import BEHIND_LOOPBACK, PlatformChoice
 from flambeau.settings.schema import Setting, kind_of
 from flambeau.settings.setting_field import setting
-from flambeau.system.machine import MIB
+from flambeau.system.machine import MIB, usable_cores
 
 RunnerName = Literal["processes", "threads", "ray"]
 EngineName = Literal["onnxruntime", "openvino", "eager", "compile", "onnxruntime-int8"]
@@ -103,6 +103,16 @@ class Settings(ConnectionSettings):
         long="Port to listen on. 0 takes a free one; the line on standard output says which.",
         minimum=0,
         maximum=65535,
+    )
+    fronts: int | None = _address(
+        1,
+        "Processes that hold connections and queues, on one port; auto: as many as the model and the cores can use.",
+        long="[Processes that hold connections and queues](operations.md#several-fronts), on one port. `auto`: as many "
+        "as the model and the cores [can use](performance.md#one-front-several-several-machines).",
+        minimum=1,
+        maximum=64,
+        metavar="N|auto",
+        unset="auto",
     )
     grpc_port: int = _address(
         0,
@@ -389,6 +399,11 @@ class Settings(ConnectionSettings):
         more = [("management_address", self.management_address), ("metrics_address", self.metrics_address)]
         found = [(f"--{name.replace('_', '-')}", host_and_port(name, text)[0]) for name, text in more if text]
         return [("--host", self.host), *found]
+
+    @property
+    def cores(self) -> int:
+        """The cores that one front and its workers may use: its part of those that this process may."""
+        return max(1, usable_cores() // (self.fronts or 1))
 
     @property
     def guarded(self) -> bool:

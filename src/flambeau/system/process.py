@@ -95,11 +95,21 @@ def end_with_parent(parent: int) -> None:
 
     `parent` is the parent's process id; in a container that may well be 1.
     """
+    _at_end_of_parent(parent, signal.SIGKILL)
+
+
+def wake_with_parent(parent: int) -> None:
+    """The same, but only wake this process up: it may be stopped, and would not notice that its parent is gone."""
+    if hasattr(signal, "SIGCONT"):
+        _at_end_of_parent(parent, signal.SIGCONT)
+
+
+def _at_end_of_parent(parent: int, number: signal.Signals) -> None:
     if sys.platform != "linux":
         return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:  # the parent was gone before the call
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), number)
 
 
 def open_standard_streams() -> None:

@@ -23,6 +23,7 @@ _EVENT_BYTES = 256  # what an event counts for
 _AGAIN_SECONDS = 2.0  # until the next attempt to report lost lines
 _READY_SECONDS = 1.0  # to wait for a descriptor that somebody else made non-blocking
 _LARGEST_MESSAGE = 65536  # bytes of a worker's event
+_LARGEST_BLOCK = 2 * _LARGEST_MESSAGE  # bytes of a front's events, which come in blocks of about `_CHUNK`
 _LOST = b"\0"  # begins a message with the number of lost lines; no line contains it
 
 
@@ -283,7 +284,7 @@ def channel() -> tuple[socket.socket, socket.socket]:
 
 def pass_on(receiving: socket.socket, sink: LineSink) -> None:
     """Pass a channel's messages to a sink, until an empty message comes or all sending ends are closed."""
-    while message := receiving.recv(_LARGEST_MESSAGE):
+    while message := receiving.recv(_LARGEST_BLOCK):
         if not message.startswith(_LOST):
             sink.put(message)
         elif message[1:].isdigit():

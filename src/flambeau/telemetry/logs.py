@@ -49,6 +49,8 @@ def event(message: str, /, *, level: int = logging.INFO, **pairs: object) -> Non
     """
     if not LOGGER.isEnabledFor(level):
         return
+    if _front is not None:
+        pairs["front"] = _front
     if _writer is not None and level == logging.INFO and "text" not in pairs:  # which may be long
         _writer.put_event(LogEvent(time.time(), message, pairs))
     else:
@@ -79,18 +81,22 @@ def configure(level: str = "info", form: str = "text", *, stream: TextIO | None 
     _install(logging.StreamHandler(stream), level, as_json=is_json(form, stream))
 
 
-def send_to(sink: LineSink, level: str, *, as_json: bool, descriptor: int | None = None) -> None:
+def send_to(
+    sink: LineSink, level: str, *, as_json: bool, descriptor: int | None = None, front: int | None = None
+) -> None:
     """Send the events of this level and above to a sink.
 
     `descriptor` is the sending end of a channel for the events of other processes
-    (`flambeau.telemetry.log_writer.channel`).
+    (`flambeau.telemetry.log_writer.channel`). `front`: the number that each event gets, where there are several fronts.
     """
-    global _writer  # which follows the one handler that a process has
+    global _writer, _front  # which follow the one handler that a process has
     _install(_SinkHandler(sink, descriptor), level, as_json=as_json)
     _writer = sink if isinstance(sink, LogWriter) else None
+    _front = front
 
 
 _writer: LogWriter | None = None  # the sink of this process, where it takes events
+_front: int | None = None
 
 
 def _install(handler: logging.Handler, level: str, *, as_json: bool) -> None:
