@@ -17,10 +17,9 @@ from flambeau.errors import BundleError, EngineError, SourceError
 from flambeau.runners import wire
 from flambeau.runners.base import ReplicaSpec, RunnerState, Work, WorkerLostError
 from flambeau.runners.ray import content, replica
-from flambeau.runners.ray.parcel import BundleParcel
 from flambeau.types import Item, Options, Payload
 from tests.support import tensor_bundles
-from tests.support.fake_ray import ActorUnavailableError, FakeRay, RayFleet, hidden_bundles
+from tests.support.fake_ray import ActorUnavailableError, RayFleet, hidden_bundles
 from tests.support.fleet import echo, eventually, make_bundle
 
 parcel = importlib.import_module("flambeau.runners.ray.parcel")
@@ -239,6 +238,9 @@ def test_without_ray_the_command_says_how_to_install_it(tmp_path: Path) -> None:
     assert "pip install 'flambeau[ray]'" in done.stderr
 
 
-def test_a_fake_needs_no_ray() -> None:
-    assert FakeRay.exceptions.RayError is not None
-    assert BundleParcel is parcel.BundleParcel
+def test_nothing_of_ray_is_imported_before_a_runner_starts() -> None:
+    code = (
+        "import sys\nimport flambeau.ray, flambeau.runners.ray.runner, flambeau.cli.serve\n"
+        "assert 'ray' not in sys.modules, 'Ray is imported'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
