@@ -18,9 +18,6 @@ from tests.support.server import FLAMBEAU, ServerProcess, started
 pytestmark = pytest.mark.slow
 pytest.importorskip("model_archiver", reason="torch-model-archiver makes the archives")
 
-torchvision_compat.declare_missing()
-from torchvision import models, transforms  # noqa: E402  (its operators have to be declared first)
-
 LABELS = ("cat", "dog", "cow", "fox", "owl", "bee")
 CLASS = """
 from torchvision.models.resnet import BasicBlock, ResNet
@@ -36,6 +33,9 @@ SERVED = ("default", "no-archive")
 
 @pytest.fixture(scope="module")
 def network() -> torch.nn.Module:
+    torchvision_compat.declare_missing()
+    from torchvision import models
+
     torch.manual_seed(1)
     return models.resnet18(num_classes=6).eval()
 
@@ -80,6 +80,8 @@ def test_every_format_says_the_same(archives: dict[str, Path]) -> None:
 @pytest.mark.parametrize("form", SERVED)
 @pytest.mark.parametrize("picture", ["chelsea", "coffee"])
 def test_it_answers_as_eager_pytorch(server: ServerProcess, network: torch.nn.Module, form: str, picture: str) -> None:
+    from torchvision import transforms
+
     image: Image.Image = photograph(picture)
     prepare = transforms.Compose([
         transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor(),
