@@ -44,8 +44,7 @@ VALUES = "input"
 """The BYTES input of a Python model: each element is the JSON text of one value."""
 
 TEXTS = "text"
-"""The BYTES input of a model of texts: each element is a text in UTF-8; `texts` where the network has an input of that
-name."""
+"""The BYTES input of a model of texts, each in UTF-8; `texts` where the network has an input of that name."""
 
 RAW_FILES = "file"
 """The other BYTES input of a Python model: each element is a file."""
@@ -119,7 +118,8 @@ async def infer(
     """
     try:
         _refuse_unsupported(request)
-        timeout = _seconds(request.parameters, service.settings.deadline if most is None else most)
+        usual = service.settings.deadline
+        timeout = min(_seconds(request.parameters, usual if most is None else most), usual)
         asked = _read(service, model, request)
         if charge is not None:
             charge(len(asked.payloads) - 1)
@@ -127,7 +127,6 @@ async def infer(
         model.metrics.rejected(error.code)
         raise
     queued = time.monotonic()
-    timeout = min(timeout, service.settings.deadline)
     outcomes = await service.predict(model, asked.payloads, asked.options, timeout=timeout)
     found = tensor_requests.join(outcomes) if asked.raw else _arrays(model, outcomes, asked)
     labels = [label.name for label in model.bundle.labels() or ()]
@@ -141,28 +140,23 @@ async def infer(
 
 def files_of(model: Model) -> str | None:
     """The name of the BYTES input of whole files, if the model takes them."""
-    if model.kind == "python":
-        return RAW_FILES
-    if model.kind == "audio":
-        return SOUNDS if all(spec.name != SOUNDS for spec in model.bundle.manifest.inputs) else "audio_files"
-    if model.kind != "image":
-        return None
-    taken = any(spec.name == FILES for spec in model.bundle.manifest.inputs)
-    return "image_files" if taken else FILES
+    return {"python": RAW_FILES, "image": _free(model, FILES), "audio": _free(model, SOUNDS)}.get(model.kind)
 
 
 def texts_of(model: Model) -> str:
     """The name of the BYTES input of a model of texts."""
-    return "texts" if any(spec.name == TEXTS for spec in model.bundle.manifest.inputs) else TEXTS
+    return _free(model, TEXTS)
+
+
+def _free(model: Model, name: str) -> str:
+    otherwise = {FILES: "image_files", SOUNDS: "audio_files", TEXTS: "texts"}[name]
+    return otherwise if any(spec.name == name for spec in model.bundle.manifest.inputs) else name
 
 
 def whole_inputs(model: Model) -> tuple[str, ...]:
     """The names of the BYTES inputs, of which a request gives one and nothing else."""
-    if model.kind == "text":
-        return (texts_of(model),)
-    values = (VALUES,) if model.kind == "python" else ()
-    files = files_of(model)
-    return values if files is None else (*values, files)
+    values = {"python": (VALUES,), "text": (texts_of(model),)}.get(model.kind, ())
+    return tuple(filter(None, (*values, files_of(model))))
 
 
 def raw_inputs(model: Model) -> tuple[TensorSpec, ...]:

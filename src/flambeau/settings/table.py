@@ -104,7 +104,7 @@ SOURCE = (
     ),
     _row(
         "task",
-        "What the network does with its input. Default: found out.",
+        "What it does: classification, multi-label, regression, embedding, ... Default: found out.",
         "What the network does with an image, a text or a sound: `classification` (one of several), `multi-label` "
         "(each class on its own), `regression` (numbers), `embedding` (a vector); with an image also "
         "`object-detection` (boxes, of a detector), `semantic-segmentation` (the class of each pixel) or "
@@ -112,6 +112,7 @@ SOURCE = (
         "[found out](sources.md#task-and-activation).",
         kind="choice",
         choices=(*(name for name, task in TASKS.items() if task.takes == "image"), *OF_ANOTHER_INPUT),
+        metavar="TASK",
     ),
     _row(
         "activation",
@@ -146,7 +147,7 @@ SOURCE = (
     ),
     _row(
         "input_dtype",
-        "Numbers that your own network takes. Default: float32, or int64 if it begins with an embedding table.",
+        "Numbers that your own network takes. Default: int64 for an embedding table, else float32.",
         "Numbers that your own network takes: `float32`, or whole ones such as token ids, `int64` or `int32`. Not set: "
         "`int64` if it begins with an embedding table, else `float32`.",
         kind="choice",
