@@ -63,7 +63,8 @@ def _events(channel: int | None) -> LineSink:
     """The sink for this process's events. It never makes a batch wait."""
     if channel is not None:
         return LogChannel(socket.socket(fileno=channel))
-    sink = LogWriter(2, functools.partial(logs.gap_line, as_json=False))
+    gap, rendered = (functools.partial(each, as_json=False) for each in (logs.gap_line, logs.rendered))
+    sink = LogWriter(2, gap, rendered)
     atexit.register(sink.flush, _LAST_LINES_SECONDS)
     return sink
 

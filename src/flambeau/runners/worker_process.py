@@ -23,6 +23,7 @@ from flambeau.runners.base import Batch, Loss, ReplicaInfo, ReplicaSpec, WorkerL
 from flambeau.runners.watchdog import Watchdog
 from flambeau.runners.wire import Failed, FrameError, FrameKind, Header
 from flambeau.runners.worker import WorkerConfig
+from flambeau.runners.worker_pipe import WorkerPipe
 from flambeau.settings.service import Settings
 from flambeau.system import machine
 from flambeau.system.process import spawn_child
@@ -30,6 +31,7 @@ from flambeau.telemetry import logs
 from flambeau.types import Outcome
 
 _PIECE = 256 * 1024  # bytes handed to the system at a time
+_JOINED = 32 * 1024  # bytes: a shorter frame is joined, which costs less than to hand over its parts
 _ABORT_GRACE = 1.0  # seconds for a hung worker to print its stack
 _LAST_WORDS = 1.0  # seconds to read what a worker sent before it died, and for one that closed its socket to die
 _END_SECONDS = 5.0  # to reap a killed worker
@@ -77,7 +79,7 @@ class WorkerProcess:
         self._startup = Watchdog(settings.startup_timeout, self._start_too_slow)
         self._batches: dict[int, asyncio.Future[list[Outcome]]] = {}
         self._last_batch = 0
-        self._listener: asyncio.Task[None] | None = None
+        self._pipe: WorkerPipe | None = None
         self._funeral: asyncio.Task[None] | None = None
         self._oom_kills = oom_kills
         mine, theirs = socket.socketpair()
@@ -108,8 +110,9 @@ class WorkerProcess:
 
     async def connect(self) -> None:
         """Start listening to the worker."""
-        reader, self._writer = await asyncio.open_connection(sock=self._sock)
-        self._listener = asyncio.get_running_loop().create_task(self._listen(reader))
+        pipe = WorkerPipe(self._take, self._on_silence)
+        await asyncio.get_running_loop().create_connection(lambda: pipe, sock=self._sock)
+        self._pipe = pipe
 
     @property
     def alive(self) -> bool:
@@ -145,17 +148,22 @@ class WorkerProcess:
 
         A worker that is lost meanwhile shows in `lost`; nothing is raised.
         """
-        if sum(map(len, frame)) <= _PIECE:
-            self._writer.writelines(frame)
+        pipe = self._pipe
+        assert pipe is not None
+        size = sum(map(len, frame))
+        if size <= _JOINED:
+            pipe.transport.write(b"".join(frame))
+            return
+        if size <= _PIECE:
+            pipe.transport.writelines(frame)
             return
         for each in frame:
             view = memoryview(each)
             for start in range(0, len(view), _PIECE):
                 if self.lost.done():
                     return
-                self._writer.write(view[start : start + _PIECE])
-                with contextlib.suppress(OSError):
-                    await self._writer.drain()
+                pipe.transport.write(view[start : start + _PIECE])
+                await pipe.drain()
 
     async def end(self) -> None:
         """Kill the worker now, and return when it is reaped. A second call does nothing."""
@@ -165,28 +173,25 @@ class WorkerProcess:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.gone.wait(), _END_SECONDS)
 
-    async def _listen(self, reader: asyncio.StreamReader) -> None:
-        try:
-            while True:
-                header = wire.unpack_header(await reader.readexactly(wire.HEADER_SIZE))
-                self._take(header, await reader.readexactly(header.body))
-        except (asyncio.IncompleteReadError, OSError):
+    def _on_silence(self, error: Exception | None) -> None:
+        """The worker's socket is closed, or what came over it cannot be trusted: `error`."""
+        if error is None:
             # Dead, dying, or alive without a socket: the sentinel reports a death; without one the worker is killed.
             Watchdog(_LAST_WORDS, self._misbehaved)
             if self._sentinel < 0 and self._funeral is None:  # no sentinels on this system
-                await asyncio.to_thread(self._process.wait)
-                self._on_death()
-        except FrameError as error:
+                waiting = asyncio.get_running_loop().run_in_executor(None, self._process.wait)
+                waiting.add_done_callback(lambda _: self._on_death())
+        elif isinstance(error, FrameError):
             logs.event(
                 "a worker does not keep to the protocol and is killed", level=logging.ERROR, pid=self.pid, error=error
             )
             self._misbehaved()
-        except Exception as error:  # our own failure, which must not look like a hang of the worker
+        else:  # our own failure, which must not look like a hang of the worker
             logs.failure("a worker cannot be listened to and is killed", error)
             self._lose("killed")
             self._kill()
 
-    def _take(self, header: Header, body: bytes) -> None:
+    def _take(self, header: Header, body: wire.Buffer) -> None:
         if header.generation != self.generation or self.lost.done():
             return
         if header.kind is FrameKind.ANSWER:
@@ -251,16 +256,13 @@ class WorkerProcess:
     async def _bury(self, code: int) -> None:
         """Read the dead worker's last frames: an answer, or why it cannot start. Then unanswered batches are lost."""
         try:
-            if self._listener is None:  # it was ended before `connect`
+            if self._pipe is None:  # it was ended before `connect`
                 self._lose(self._cause(code))
                 self._sock.close()
                 return
-            await asyncio.wait([self._listener], timeout=_LAST_WORDS)
+            await asyncio.wait([self._pipe.ended], timeout=_LAST_WORDS)
             self._lose(self._cause(code))
-            self._listener.cancel()
-            self._writer.close()
-            with contextlib.suppress(OSError):
-                await self._writer.wait_closed()
+            await self._pipe.close()
         except Exception as error:
             logs.failure("a worker cannot be reaped", error)
         finally:  # whatever went wrong, its successor must be started

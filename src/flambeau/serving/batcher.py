@@ -25,8 +25,11 @@ from flambeau.errors import Code, RequestError
 from flambeau.runners.base import Runner, RunnerState, Slot, Work, WorkerLostError
 from flambeau.runners.watchdog import Watchdog
 from flambeau.serving.batch_sizes import BatchSizes
+from flambeau.serving.deadlines import Deadlines
+from flambeau.serving.entries import Entry, Request
 from flambeau.serving.fair_queue import FairQueue, Heavies, is_heavy
 from flambeau.serving.quarantine import Quarantine
+from flambeau.system.eager import Eager
 from flambeau.telemetry import logs
 from flambeau.telemetry.metrics import ModelMetrics
 from flambeau.types import Item, Outcome, Timings
@@ -61,24 +64,6 @@ LARGEST_BATCH = 32 * 1024 * 1024
 """Most bytes in a batch of several items. A larger item is computed alone, and no frame exceeds what a worker takes."""
 
 
-@dataclass(eq=False, slots=True)
-class _Entry:
-    item: Item
-    size: int  # bytes
-    future: "asyncio.Future[Outcome]"
-    queued_at: float
-    deadline: float
-    request: int
-    place: int  # among the items of its request
-    heavy: bool
-    expiry: asyncio.Handle | Watchdog | None = None
-    waits: bool = False
-    losses: int = 0
-    kills: int = 0
-    hung: bool = False  # it was in a batch that hung
-    hurried: bool = False  # it hung alone, and was ended early
-
-
 class BatchQueue:
     """The queue of one model. Every entry gets exactly one outcome, or is dropped when its caller is gone."""
 
@@ -90,14 +75,15 @@ class BatchQueue:
         """Taken from the limits until the replicas have been measured."""
         self._metrics = metrics
         self._requests = itertools.count()
-        self._queue: FairQueue[_Entry] = FairQueue()  # light requests
-        self._heavies: Heavies[_Entry] = Heavies()
-        self._suspects: deque[_Entry] = deque()
+        self._deadlines = Deadlines(self._expire)
+        self._queue: FairQueue[Entry] = FairQueue()  # light requests
+        self._heavies: Heavies[Entry] = Heavies()
+        self._suspects: deque[Entry] = deque()
         self._suspect_runs = False
         self._suspects_rest = 0.0
         self._waiting_bytes = 0
         self._quarantine = Quarantine()
-        self._running: set[asyncio.Task[None]] = set()
+        self._running = 0  # batches
         self._wake_at: float | None = None
         self._dispatching = False
         self._closing: asyncio.Future[None] | None = None
@@ -111,30 +97,41 @@ class BatchQueue:
         will, `too_many_items` or `body_too_large`. If the caller is cancelled, entries that still wait are dropped and
         never computed.
         """
-        held = [False] * len(items)
+        held = None
         if self._quarantine:
             held = [await self._quarantine.holds(item.payload) for item in items]
-        loop = asyncio.get_running_loop()
-        now, sizes = loop.time(), [item.payload.size for item in items]
-        size = sum(sizes)
+        now = asyncio.get_running_loop().time()
+        sizes = [item.payload.size for item in items]
+        size = sizes[0] if len(sizes) == 1 else sum(sizes)
         self._refuse_if_full(len(items), size)
-        request, heavy = next(self._requests), is_heavy(len(items), size)
-        entries = [
-            self._enqueue(_Entry(item, bytes_, loop.create_future(), now, deadline, request, place, heavy), held=each)
-            for place, (item, bytes_, each) in enumerate(zip(items, sizes, held, strict=True))
-        ]
-        self._dispatch_soon()
+        number, heavy = next(self._requests), is_heavy(len(items), size)
+        request = Request(len(items))
+        queue = self._heavies.queue if heavy else self._queue
+        entries = []
+        for place, item in enumerate(items):
+            entry = Entry(item, sizes[place], request, now, deadline, number, place, heavy)
+            entries.append(entry)
+            if held is not None and held[place]:
+                self._refuse_held(entry)
+                continue
+            self._deadlines.add(entry)
+            entry.waits = True
+            queue.add(number, entry)
+            self._waiting_bytes += entry.size
+        if not self._dispatching:
+            self._dispatch_soon()
         try:
-            return [await entry.future for entry in entries]
+            return await request.answered
         finally:
-            for entry in entries:
-                if entry.expiry is not None:
-                    entry.expiry.cancel()
-                if entry.waits:
-                    self._withdraw(entry)
+            if request.left:
+                request.gone = True
+                for entry in entries:
+                    self._deadlines.remove(entry)
+                    if entry.waits:
+                        self._withdraw(entry)
 
     def _refuse_if_full(self, items: int, size: int) -> None:
-        limits, waiting = self.limits, self._count_waiting()
+        limits, waiting = self.limits, self._queue.size + self._heavies.queue.size + len(self._suspects)
         if waiting + items <= limits.max_queue_size and self._waiting_bytes + size <= limits.max_queue_bytes:
             return
         refusal = RequestError(f"{waiting} items are waiting already", code="queue_full")
@@ -149,9 +146,8 @@ class BatchQueue:
 
     def _dispatch_soon(self) -> None:
         """Dispatch at the end of this turn of the loop, so that whatever else arrives in it joins the same batches."""
-        if not self._dispatching:
-            self._dispatching = True
-            asyncio.get_running_loop().call_soon(self.dispatch)
+        self._dispatching = True
+        asyncio.get_running_loop().call_soon(self.dispatch)
 
     def dispatch(self) -> None:
         """Give waiting entries to free slots. Called when an entry comes, a slot is freed, or the runner changes."""
@@ -179,7 +175,7 @@ class BatchQueue:
             self._begin(slot, self._take(self._queue, sharing), reason)
             sharing -= 1
 
-    def _take(self, queue: FairQueue[_Entry], sharing: int) -> list[_Entry]:
+    def _take(self, queue: FairQueue[Entry], sharing: int) -> list[Entry]:
         """Take one slot's share out of `sharing` slots: at least one entry, and `LARGEST_BATCH` bytes if several.
 
         Example: with 8 entries waiting and 2 slots, the slot takes 4.
@@ -220,39 +216,34 @@ class BatchQueue:
                 self._closing = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._closing)
 
-    def _enqueue(self, entry: _Entry, *, held: bool) -> _Entry:
-        entry.expiry = asyncio.get_running_loop().call_at(entry.deadline, self._expire, entry)
-        if held:
-            self._metrics.rejected("poison_input")
-            message = "this input made the model crash or hang before, and is not tried again"
-            entry.future.set_result(Outcome(RequestError(message, code="poison_input")))
-            return entry
-        entry.waits = True
-        self._queue_of(entry).add(entry.request, entry)
-        self._waiting_bytes += entry.size
-        return entry
+    def _refuse_held(self, entry: Entry) -> None:
+        self._metrics.rejected("poison_input")
+        message = "this input made the model crash or hang before, and is not tried again"
+        entry.resolve(Outcome(RequestError(message, code="poison_input")))
 
-    def _queue_of(self, entry: _Entry) -> FairQueue[_Entry]:
+    def _queue_of(self, entry: Entry) -> FairQueue[Entry]:
         return self._heavies.queue if entry.heavy else self._queue
 
-    def _expire(self, entry: _Entry) -> None:
+    def _expire(self, entry: Entry) -> None:
         if not entry.waits and asyncio.get_running_loop().time() > entry.deadline + _LATE:
-            entry.expiry = Watchdog(0, lambda: self._end_of(entry))  # the loop stood still: an answer may be unread
+            Watchdog(0, lambda: self._end_of(entry))  # the loop stood still: an answer may be unread
         else:
             self._end_of(entry)
 
-    def _end_of(self, entry: _Entry) -> None:
-        _resolve(entry, RequestError("the answer was not ready before the deadline", code="deadline_exceeded"))
+    def _end_of(self, entry: Entry) -> None:
+        if entry.done:
+            return
+        self._fail(entry, RequestError("the answer was not ready before the deadline", code="deadline_exceeded"))
         if entry.waits:
             self._metrics.rejected("deadline_exceeded")
             self._withdraw(entry)  # now, not when its caller wakes up: an expired entry is never computed
 
-    def _withdraw(self, entry: _Entry) -> None:
+    def _withdraw(self, entry: Entry) -> None:
         """Remove a waiting entry: its caller is gone, or its deadline has passed."""
         if entry in self._suspects:
             self._suspects.remove(entry)
         else:
-            self._queue_of(entry).remove(entry.request, entry)
+            self._queue_of(entry).remove(entry.number, entry)
         entry.waits = False
         self._waiting_bytes -= entry.size
         self._end_if_idle()
@@ -267,7 +258,7 @@ class BatchQueue:
         if self._closing is not None and not self._closing.done() and self._is_idle():
             self._closing.set_result(None)
 
-    def _why_close(self, queue: FairQueue[_Entry]) -> Reason | None:
+    def _why_close(self, queue: FairQueue[Entry]) -> Reason | None:
         """Why the queue's next batch closes now; `None` if it has to wait: `dispatch` is then called again in time."""
         if queue.size >= self.sizes.most:
             return "full"
@@ -288,23 +279,27 @@ class BatchQueue:
         self._wake_at = None  # a timer may fire a little early: `dispatch` then sets another
         self.dispatch()
 
-    def _begin(self, slot: Slot, batch: list[_Entry], reason: Reason) -> None:
+    def _begin(self, slot: Slot, batch: list[Entry], reason: Reason) -> None:
         for entry in batch:
             entry.waits = False
             self._waiting_bytes -= entry.size
         if batch[0].heavy:
             self._heavies.began()
         self._metrics.batch(len(batch), reason)
-        task = asyncio.get_running_loop().create_task(self._run(slot, batch, suspect=reason == "suspect"))
-        self._running.add(task)
-        task.add_done_callback(self._end)
+        self._running += 1
+        # Not now: a batch that ended at once, because its worker is gone, would change what `dispatch` is looking at.
+        running = self._run(slot, batch, suspect=reason == "suspect")
+        asyncio.get_running_loop().call_soon(Eager, running, self._end)
 
-    def _end(self, task: "asyncio.Task[None]") -> None:
-        self._running.discard(task)
-        self.dispatch()
+    def _end(self, _: None, error: BaseException | None) -> None:
+        if error is not None and not isinstance(error, asyncio.CancelledError):
+            logs.failure("a batch ended unexpectedly", error)
+        self._running -= 1
+        if not self._dispatching:
+            self._dispatch_soon()
         self._end_if_idle()
 
-    async def _run(self, slot: Slot, batch: list[_Entry], *, suspect: bool) -> None:
+    async def _run(self, slot: Slot, batch: list[Entry], *, suspect: bool) -> None:
         loop = asyncio.get_running_loop()
         started = loop.time()
         # Most entries of a lost batch are not at fault, and should not wait out the full timeout of those that are.
@@ -322,14 +317,15 @@ class BatchQueue:
         except Exception as error:
             logs.failure("the runner failed", error)
             for entry in batch:
-                _resolve(entry, RequestError("the model could not be reached", code="internal"))
+                self._fail(entry, RequestError("the model could not be reached", code="internal"))
         else:
             for entry, outcome in zip(batch, outcomes, strict=True):
                 spent = outcome.timings
                 timings = Timings(started - entry.queued_at, spent.preprocess, spent.inference, spent.postprocess)
                 self._metrics.timings(timings)
-                if not entry.future.done():
-                    entry.future.set_result(Outcome(outcome.result, timings))
+                if not entry.done:
+                    self._deadlines.remove(entry)
+                    entry.resolve(Outcome(outcome.result, timings))
         finally:
             now = loop.time()
             took = now - started
@@ -341,7 +337,7 @@ class BatchQueue:
                 self._suspect_runs = False
                 self._suspects_rest = now + (took if took > _LONG else 0.0)
 
-    def _take_back(self, batch: list[_Entry], loss: WorkerLostError) -> None:
+    def _take_back(self, batch: list[Entry], loss: WorkerLostError) -> None:
         """Handle a lost worker. An entry that was alone with it is at fault, unless the worker was killed from outside.
 
         The others become suspects, up to `_ATTEMPTS` losses or `_ATTEMPTS_WHEN_KILLED` kills.
@@ -359,22 +355,22 @@ class BatchQueue:
             else:
                 entry.kills += 1
             if blame and alone:
-                _resolve(entry, RequestError(_SENTENCES[blame], code=blame))
+                self._fail(entry, RequestError(_SENTENCES[blame], code=blame))
             elif entry.losses >= _ATTEMPTS or entry.kills >= _ATTEMPTS_WHEN_KILLED:
-                _resolve(entry, RequestError("the model's process was lost too often", code="model_crashed"))
+                self._fail(entry, RequestError("the model's process was lost too often", code="model_crashed"))
             else:
                 again.append(entry)
         self._suspect(again)
 
-    def _suspect(self, entries: list[_Entry]) -> None:
+    def _suspect(self, entries: list[Entry]) -> None:
         """Make entries suspects, the oldest first. One that was ended early is not blamed yet: it gets its full time
         after the other suspects have had theirs.
         """
-        again = [entry for entry in entries if not entry.future.done()]
+        again = [entry for entry in entries if not entry.done and not entry.request.gone]
         for entry in again:
             entry.waits = True
             self._waiting_bytes += entry.size
-        order = sorted((*again, *self._suspects), key=lambda entry: (entry.hurried, entry.request, entry.place))
+        order = sorted((*again, *self._suspects), key=lambda entry: (entry.hurried, entry.number, entry.place))
         self._suspects = deque(order)
         self._metrics.retried(len(again))
 
@@ -382,7 +378,7 @@ class BatchQueue:
         """No replica will answer: fail every waiting entry now rather than at its deadline."""
         for entry in (*self._suspects, *self._heavies.queue, *self._queue):
             entry.waits = False
-            _resolve(
+            self._fail(
                 entry,
                 RequestError(
                     "the model is not available: its replicas only crash, or are gone", code="model_unavailable"
@@ -394,7 +390,7 @@ class BatchQueue:
         self._waiting_bytes = 0
         self._end_if_idle()
 
-
-def _resolve(entry: _Entry, error: RequestError) -> None:
-    if not entry.future.done():
-        entry.future.set_result(Outcome(error))
+    def _fail(self, entry: Entry, error: RequestError) -> None:
+        if not entry.done:
+            self._deadlines.remove(entry)
+            entry.resolve(Outcome(error))

@@ -38,12 +38,11 @@ class CoreShare:
             return math.inf
         return max(self.cores / (others + 1), self.cores - (self._taken - claim.taken))
 
-    def _change(self, claim: "CoreClaim", batches: int) -> None:
-        before, taken = claim.batches, claim.taken
-        claim.batches = batches
-        claim.taken = batches * claim.weight
-        self._taken += claim.taken - taken
-        self._active += (batches > 0) - (before > 0)
+    def _change(self, claim: "CoreClaim", batches: int, weight: float) -> None:
+        self._active += (batches > 0) - (claim.batches > 0)
+        taken = batches * weight
+        self._taken += taken - claim.taken
+        claim.batches, claim.taken = batches, taken
 
     def _wake(self) -> None:
         """Have those try again that were refused."""
@@ -73,11 +72,14 @@ class CoreClaim:
     @weight.setter
     def weight(self, weight: float) -> None:
         self._weight = weight
-        self._share._change(self, self.batches)
+        self._share._change(self, self.batches, weight)
 
     def room(self) -> float:
         """How many batches it may run at a time, beside what other models run now: at least 1, or infinitely many."""
-        room = self._share._room(self)
+        share = self._share
+        if share._active == (self.batches > 0):  # nobody else computes
+            return math.inf
+        room = share._room(self)
         return room if math.isinf(room) else max(1, math.floor(room / self._weight + 1e-9))
 
     def may_begin(self) -> bool:
@@ -89,12 +91,14 @@ class CoreClaim:
 
     def begun(self) -> None:
         """A batch has begun."""
-        self._share._change(self, self.batches + 1)
+        self._share._change(self, self.batches + 1, self._weight)
 
     def ended(self) -> None:
         """A batch has ended."""
-        self._share._change(self, self.batches - 1)
-        self._share._wake()
+        share = self._share
+        share._change(self, self.batches - 1, self._weight)
+        if share._refused:
+            share._wake()
 
     def alone(self) -> bool:
         """Whether it runs one batch, and no other model runs any: it may then use every core."""

@@ -3,8 +3,9 @@
 import asyncio
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 from flambeau import engines, runners, usercode
 from flambeau.bundle.pipeline_config import kind_of
@@ -172,7 +173,9 @@ class Model:
             seconds=f"{time.monotonic() - started:.2f}",
         )  # fmt: skip
 
-    async def predict(self, payloads: Sequence[Payload], options: Options, *, deadline: float) -> list[Outcome]:
+    def predict(
+        self, payloads: Sequence[Payload], options: Options, *, deadline: float
+    ) -> Coroutine[Any, Any, list[Outcome]]:
         """One outcome per payload, in order. `deadline` is a time of the loop's clock.
 
         Raises `RequestError` when the request as a whole cannot be taken (`queue_full`, `model_unavailable`).
@@ -181,7 +184,7 @@ class Model:
             raise self._refusal(f"model '{self.name}' is {self.state}", _UNREADY.get(self.state, "model_unavailable"))
         if self._runner.state() is RunnerState.FAILED:
             raise self._refusal(f"model '{self.name}' only crashes", "model_unavailable")
-        return await self._batcher.submit([Item(payload, options) for payload in payloads], deadline=deadline)
+        return self._batcher.submit([Item(payload, options) for payload in payloads], deadline=deadline)
 
     def _refusal(self, message: str, code: Code) -> RequestError:
         self.metrics.rejected(code)

@@ -9,11 +9,10 @@ and ends them, on the service's loop, like everything that changes the table. Ot
 """
 
 import asyncio
-import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from flambeau.bundle.storage import Bundle
@@ -159,36 +158,67 @@ class ModelTable:
             )
         return entry.model
 
-    @contextlib.asynccontextmanager
-    async def using(
+    def using(
         self,
         name: str | None = None,
         number: str | None = None,
         key_of: KeyOf | None = None,
         *,
         most: float | None = None,
-    ) -> AsyncIterator[Model]:
+    ) -> "ModelUse":
         """The model as `get` finds it, which stays loaded until the block is left; loaded first, where that is done.
 
         `most`: the seconds that the load may take, for a request that allows less than the service.
         """
-        if self.when_wanted is None:
-            model = self.get(name, number, key_of)
-        else:
-            try:
-                async with asyncio.timeout(most):
-                    model = await self._wanted(name, number, key_of)
-            except TimeoutError:
-                raise RequestError("the model was not loaded in time", code="deadline_exceeded") from None
-        entry = self._models[model.name].versions[model.version]
+        return ModelUse(self, name, number, key_of, most)
+
+    def hold(self, name: str | None, number: str | None, key_of: KeyOf | None) -> Version | None:
+        """The version that answers, held until `release`; `None` if it has to be loaded first: see `hold_loaded`.
+
+        Raises `RequestError` where nothing is loaded for a request.
+        """
+        served = self._models.get(self.default if name is None else name)
+        entry = served.find(number, key_of) if served is not None else None
+        if entry is None or entry.model is None or entry.leaving:
+            if self.when_wanted is not None:
+                return None
+            entry = self.version(name, number, key_of)
+            self._loaded(entry)
+        elif self.when_wanted is not None and not entry.usable():
+            return None
         entry.users += 1
+        return entry
+
+    async def hold_loaded(
+        self, name: str | None, number: str | None, key_of: KeyOf | None, most: float | None
+    ) -> Version:
+        """The same, when it is loaded. Raises `RequestError`."""
+        # In a task of its own: whoever answers a request may have none (`flambeau.system.eager`).
+        loading = asyncio.get_running_loop().create_task(self._in_time(name, number, key_of, most))
         try:
-            yield model
-        finally:
-            entry.users -= 1
-            entry.used_at = time.monotonic()
-            if not entry.users and entry.unused is not None:
-                entry.unused.set()
+            return await loading
+        except asyncio.CancelledError:
+            if loading.done() and not loading.cancelled() and loading.exception() is None:
+                self.release(loading.result())
+            raise
+
+    def release(self, entry: Version) -> None:
+        """A request that held the version was answered."""
+        entry.users -= 1
+        entry.used_at = time.monotonic()
+        if not entry.users and entry.unused is not None:
+            entry.unused.set()
+
+    async def _in_time(self, name: str | None, number: str | None, key_of: KeyOf | None, most: float | None) -> Version:
+        """The version, loaded and held within that time."""
+        try:
+            async with asyncio.timeout(most):
+                model = await self._wanted(name, number, key_of)
+        except TimeoutError:
+            raise RequestError("the model was not loaded in time", code="deadline_exceeded") from None
+        entry = self._models[model.name].versions[model.version]
+        entry.users += 1  # before anything else gets a turn
+        return entry
 
     async def _wanted(self, name: str | None, number: str | None, key_of: KeyOf | None) -> Model:
         """The model as `get` finds it, loaded if need be. A default that cannot be loaded gives way to another."""
@@ -242,3 +272,27 @@ class ModelTable:
                 served.redeclare(())
             if not (served.versions or served.name == self.default or served.changing.locked()):
                 del self._models[served.name]
+
+
+class ModelUse:
+    """The model that answers a request, held from the beginning of an `async with` block to its end."""
+
+    __slots__ = ("_asked", "_entry", "_table")
+
+    def __init__(
+        self, table: ModelTable, name: str | None, number: str | None, key_of: KeyOf | None, most: float | None
+    ) -> None:
+        self._table = table
+        self._asked = name, number, key_of, most
+        self._entry: Version | None = None
+
+    async def __aenter__(self) -> Model:
+        name, number, key_of, most = self._asked
+        table = self._table
+        entry = self._entry = table.hold(name, number, key_of) or await table.hold_loaded(name, number, key_of, most)
+        assert entry.model is not None
+        return entry.model
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._entry is not None
+        self._table.release(self._entry)
