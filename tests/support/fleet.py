@@ -172,7 +172,7 @@ def settle(pid: int, *, seconds: float = 10.0) -> None:
         if now == before and all("State:\tS" in each for each in now):  # between the two looks none of them has run
             return
         before = now
-        time.sleep(0.002)
+        time.sleep(0.012)  # longer than the log's thread ever sleeps with lines that it has not written
 
 
 def _threads(pid: int) -> list[str]:

@@ -1,7 +1,8 @@
 """Writes log lines to standard error, which may be closed, full, or have a reader that does not read.
 
-Logging never waits. A `LogWriter` holds a bounded number of lines, and a thread of its own writes them; lines that it
-cannot hold or write are dropped and counted, and one line in their place says how many there were. A `LogChannel` sends
+Logging never waits. A `LogWriter` holds a bounded number of lines, and a thread of its own writes them, in blocks;
+lines that it cannot hold or write are dropped and counted, and one line in their place says how many there were. It
+also takes events, which that thread turns into lines. A `LogChannel` sends
 a worker's lines to the writer in its front. They know no levels and no formats.
 """
 
@@ -11,11 +12,14 @@ import queue
 import select
 import socket
 import threading
-from collections.abc import Callable
-from typing import Protocol
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
 
 _MOST_LINES, _MOST_BYTES = 16384, 4 * 1024 * 1024
 _CHUNK = 65536  # bytes written at once
+_PAUSE = 0.005  # seconds after a block, in which others gather: to be woken for each line costs as much as the line
+_EVENT_BYTES = 256  # what an event counts for
 _AGAIN_SECONDS = 2.0  # until the next attempt to report lost lines
 _READY_SECONDS = 1.0  # to wait for a descriptor that somebody else made non-blocking
 _LARGEST_MESSAGE = 65536  # bytes of a worker's event
@@ -41,6 +45,14 @@ class LineSink(Protocol):
         """Wait for at most `seconds` until every line put so far is written or lost. Returns whether that is so."""
 
 
+class LogEvent(NamedTuple):
+    """An event that is not a line yet. `created` is a time of `time.time()`; `pairs` are plain values."""
+
+    created: float
+    message: str
+    pairs: Mapping[str, object]
+
+
 class LogWriter:
     """A sink that writes lines to a descriptor, in the order of `put`, from any thread. It does not own the descriptor.
 
@@ -52,13 +64,18 @@ class LogWriter:
         self,
         descriptor: int,
         gap: Callable[[int], bytes],
+        rendered: Callable[[LogEvent], bytes],
         *,
         most_lines: int = _MOST_LINES,
         most_bytes: int = _MOST_BYTES,
     ) -> None:
-        """`gap` makes the line that says how many were dropped. Waiting lines are bounded in number and in bytes."""
+        """`gap` makes the line that says how many were dropped, `rendered` that of an event; neither raises.
+
+        Waiting lines are bounded in number and in bytes.
+        """
         self._descriptor = descriptor
         self._gap = gap
+        self._rendered = rendered
         self._most_lines, self._most_bytes = most_lines, most_bytes
         self.dropped = 0
         self._begin()
@@ -67,7 +84,9 @@ class LogWriter:
 
     def _begin(self) -> None:
         self._lock = threading.RLock()  # a finaliser may log while the same thread is in `put`
-        self._queue: queue.SimpleQueue[bytes | int | threading.Event] = queue.SimpleQueue()  # an int is a gap
+        self._queue: queue.SimpleQueue[bytes | int | LogEvent | threading.Event] = (
+            queue.SimpleQueue()
+        )  # an int is a gap
         self._thread: threading.Thread | None = None
         self._taken_lines = self._taken_bytes = 0  # ever
         self._done_lines = self._done_bytes = 0  # of these, written or lost; only the thread counts them
@@ -77,16 +96,35 @@ class LogWriter:
         self._cut = False  # whether the last write ended within a line; only the thread uses it
 
     def put(self, data: bytes) -> None:
+        self._take(data, len(data))
+
+    def put_event(self, event: LogEvent) -> None:
+        """Take an event, which becomes a line when it is written."""
         with self._lock:
-            if not self._has_room(len(data)):
-                self._refuse(_lines(data))
+            if (
+                not self._full
+                and not self._refused
+                and self._taken_lines - self._done_lines < self._most_lines
+                and self._taken_bytes - self._done_bytes + _EVENT_BYTES <= self._most_bytes
+                and self._thread is not None
+            ):  # nearly always
+                self._taken_lines += 1
+                self._taken_bytes += _EVENT_BYTES
+                self._queue.put(event)
+                return
+        self._take(event, _EVENT_BYTES)
+
+    def _take(self, entry: bytes | LogEvent, size: int) -> None:
+        with self._lock:
+            if not self._has_room(size):
+                self._refuse(_lines(entry) if isinstance(entry, bytes) else 1)
                 return
             if self._refused:
                 self._queue.put(self._refused)
                 self._refused = 0
             self._taken_lines += 1
-            self._taken_bytes += len(data)
-            self._queue.put(data)
+            self._taken_bytes += size
+            self._queue.put(entry)
             if self._thread is None:
                 self._start()
 
@@ -137,10 +175,12 @@ class LogWriter:
             self._write(lines)
             if asked is not None:
                 asked.set()
+            else:
+                time.sleep(_PAUSE)
 
-    def _collect(self) -> tuple[list[bytes | int], threading.Event | None]:
+    def _collect(self) -> tuple[list[bytes | int | LogEvent], threading.Event | None]:
         """The waiting lines, up to a chunk, and the event to set once they are done."""
-        lines: list[bytes | int] = []
+        lines: list[bytes | int | LogEvent] = []
         size = 0
         while size < _CHUNK and not (lines and self._queue.empty()):
             try:
@@ -150,13 +190,13 @@ class LogWriter:
             if isinstance(each, threading.Event):
                 return lines, each
             lines.append(each)
-            size += len(each) if isinstance(each, bytes) else 0
+            size += len(each) if isinstance(each, bytes) else _EVENT_BYTES
         return lines, None
 
-    def _write(self, lines: list[bytes | int]) -> None:
+    def _write(self, lines: list[bytes | int | LogEvent]) -> None:
         """Write lines and gaps. Lines that cannot be written are lost, and reported before the next written line."""
         told, self._failed = self._failed, 0
-        parts: list[tuple[bytes, int, int]] = []  # bytes, the lines that a gap stands for, and 1 for a line
+        parts: list[tuple[bytes, int, int]] = []  # bytes, the lines that a gap stands for, and what a line counts for
         for each in lines:
             if isinstance(each, int):
                 told += each
@@ -164,7 +204,10 @@ class LogWriter:
             if told:
                 parts.append((self._gap(told), told, 0))
                 told = 0
-            parts.append((each, 0, 1))
+            if isinstance(each, bytes):
+                parts.append((each, 0, len(each)))
+            else:
+                parts.append((self._rendered(each), 0, _EVENT_BYTES))
         if told:
             parts.append((self._gap(told), told, 0))
         if not parts:
@@ -179,8 +222,8 @@ class LogWriter:
             self._failed += lost + gap
             with self._lock:
                 self.dropped += lost
-        self._done_lines += sum(own for _, _, own in parts)
-        self._done_bytes += sum(len(part) for part, _, own in parts if own)
+        self._done_lines += sum(own > 0 for _, _, own in parts)
+        self._done_bytes += sum(own for _, _, own in parts)
 
     def _send(self, data: bytes) -> int:
         """Write, and return how many bytes were written before an error, if there was one."""

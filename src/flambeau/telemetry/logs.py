@@ -12,13 +12,14 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
 import msgspec
 
-from flambeau.telemetry.log_writer import LineSink
+from flambeau.telemetry.log_writer import LineSink, LogEvent, LogWriter
 
 LOGGER = logging.getLogger("flambeau")
 _LONGEST_VALUE = 256
@@ -33,13 +34,24 @@ class _Event(logging.LogRecord):
 
     def getMessage(self) -> str:  # noqa: N802  # the standard library's name
         """The event as text: the message, then its pairs."""
-        told = [f"{key}={_render(value)}" for key, value in self.pairs.items() if value is not None]
-        return " ".join([_printable(self.msg), *told])
+        return _in_words(self.msg, self.pairs)
+
+
+def _in_words(message: str, pairs: Mapping[str, object]) -> str:
+    told = [f"{key}={_render(value)}" for key, value in pairs.items() if value is not None]
+    return " ".join([_printable(message), *told])
 
 
 def event(message: str, /, *, level: int = logging.INFO, **pairs: object) -> None:
-    """Log one event. `pairs` are appended as `key=value`, except those that are `None`; blanks are quoted."""
-    if LOGGER.isEnabledFor(level):
+    """Log one event. `pairs` are appended as `key=value`, except those that are `None`; blanks are quoted.
+
+    Under `send_to` with a `LogWriter`, an event of the level INFO becomes a line in the writer's thread.
+    """
+    if not LOGGER.isEnabledFor(level):
+        return
+    if _writer is not None and level == logging.INFO and "text" not in pairs:  # which may be long
+        _writer.put_event(LogEvent(time.time(), message, pairs))
+    else:
         # Not `LOGGER.log`: that would search the stack, for every event, for a caller that no line shows.
         LOGGER.handle(_record(message, level, pairs))
 
@@ -73,7 +85,12 @@ def send_to(sink: LineSink, level: str, *, as_json: bool, descriptor: int | None
     `descriptor` is the sending end of a channel for the events of other processes
     (`flambeau.telemetry.log_writer.channel`).
     """
+    global _writer  # which follows the one handler that a process has
     _install(_SinkHandler(sink, descriptor), level, as_json=as_json)
+    _writer = sink if isinstance(sink, LogWriter) else None
+
+
+_writer: LogWriter | None = None  # the sink of this process, where it takes events
 
 
 def _install(handler: logging.Handler, level: str, *, as_json: bool) -> None:
@@ -104,6 +121,17 @@ def gap_line(lines: int, *, as_json: bool) -> bytes:
     """The line in place of `lines` dropped lines."""
     record = _record("lines of the log were dropped", logging.WARNING, {"dropped": lines})
     return _encoded(_formatter(as_json=as_json).format(record))
+
+
+def rendered(event: LogEvent, *, as_json: bool) -> bytes:
+    """The line of an event of the level INFO."""
+    created, message, pairs = event
+    try:
+        if as_json:
+            return _one_line(_told(created, "info", message, pairs))
+        return _encoded(f"{_now(created, _clock)} INFO    {_in_words(message, pairs)}")
+    except Exception as error:  # whatever a pair's text is made by
+        return rendered(LogEvent(created, "an event cannot be shown", {"error": type(error).__name__}), as_json=as_json)
 
 
 def in_json() -> bool:
@@ -156,7 +184,7 @@ def _uncaught(kind: type[BaseException], error: BaseException | None, trace: Tra
 
 class _LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        line = f"{_clock(int(record.created))}.{int(record.msecs):03d} {record.levelname:<7} {_message(record)}"
+        line = f"{_now(record.created, _clock)} {record.levelname:<7} {_message(record)}"
         if record.exc_info:  # the text may contain a client's data, and must not look like a line of ours
             shown = self.formatException(record.exc_info)
             line += "".join(f"\n    | {_printable(each)}" for each in shown.split("\n"))
@@ -165,31 +193,43 @@ class _LineFormatter(logging.Formatter):
 
 class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        found: dict[str, Any] = {
-            "time": f"{_utc(int(record.created))}.{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-        }
         if isinstance(record, _Event):
-            found["event"] = str(record.msg)
-            for key, value in record.pairs.items():
-                if value is not None:
-                    found[key] = _json_value(value, _LONGEST_TEXT if key == "text" else _LONGEST_VALUE)
+            found = _told(record.created, record.levelname.lower(), str(record.msg), record.pairs)
         else:
-            found |= {"event": "message", "logger": record.name, "text": _cut(record.getMessage(), _LONGEST_TEXT)}
+            found = _told(record.created, record.levelname.lower(), "message", {})
+            found |= {"logger": record.name, "text": _cut(record.getMessage(), _LONGEST_TEXT)}
         if record.exc_info:
             found["traceback"] = self.formatException(record.exc_info)[-_LONGEST_TRACEBACK:]
-        return _one_line(found)
+        return _one_line(found).decode().removesuffix("\n")
 
 
-def _one_line(found: dict[str, Any]) -> str:
-    """A JSON object in one line, printable whatever its texts contain."""
+def _told(created: float, level: str, message: str, pairs: Mapping[str, object]) -> dict[str, Any]:
+    """What the JSON of an event says."""
+    found: dict[str, Any] = {
+        "time": f"{_now(created, _utc)}Z", "level": level, "event": message
+    }  # fmt: skip
+    for key, value in pairs.items():
+        if value is not None:
+            kind = type(value)
+            plain = kind is int or (kind is str and len(value) <= _LONGEST_VALUE)  # type: ignore[arg-type]  # a str
+            found[key] = value if plain else _json_value(value, _LONGEST_TEXT if key == "text" else _LONGEST_VALUE)
+    return found
+
+
+def _one_line(found: dict[str, Any]) -> bytes:
+    """A JSON object in one line, with its end, printable whatever its texts contain."""
     try:
-        line = msgspec.json.encode(found).decode()
+        line = msgspec.json.encode(found)
     except UnicodeEncodeError:  # half of a surrogate pair, which cannot be encoded
         whole = {key: _encodable(value) if isinstance(value, str) else value for key, value in found.items()}
-        line = msgspec.json.encode(whole).decode()
+        line = msgspec.json.encode(whole)
+    if line.isascii() and b"\x7f" not in line:  # JSON escapes every other control character of ASCII
+        return line + b"\n"
     # What may be left: 8-bit control codes for terminals, line ends of other alphabets and the like.
-    return line if line.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
+    text = line.decode()
+    return _encoded(
+        text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+    )
 
 
 def _encoded(line: str) -> bytes:
@@ -231,6 +271,11 @@ def _printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def _now(created: float, in_seconds: Callable[[int], str]) -> str:
+    second = int(created)
+    return f"{in_seconds(second)}.{int(1000 * (created - second)):03d}"
 
 
 @functools.lru_cache(maxsize=1)
