@@ -3,7 +3,6 @@
 Its views are made from the table of routes. Behind the ASGI front it serves only files and paths without a route.
 """
 
-import dataclasses
 import math
 import re
 import time
@@ -11,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
@@ -214,7 +214,7 @@ def _http_error(error: HTTPException) -> Response:
     kept = tuple((name, headers[name]) for name in ("Allow",) if name in headers)
     hint = _PREDICT_HINT if status in (404, 405) and request.path.startswith(_NEARLY_PREDICT) else None
     answer = error_answer(RequestError(message, code=code, hint=hint), g.request_id, headers=kept)
-    return respond(dataclasses.replace(answer, status=status))
+    return respond(msgspec.structs.replace(answer, status=status))
 
 
 def body_too_large(limit: int, *, upload: bool = False) -> str:

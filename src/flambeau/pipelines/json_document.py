@@ -66,7 +66,7 @@ def decode(body: bytes, decoder: "msgspec.json.Decoder[T]", *, max_depth: int) -
 
     Raises `RequestError` as `read_input` does, and `msgspec.ValidationError` for JSON that does not fit the struct.
     """
-    if deeper_than(body, max_depth):
+    if body.count(b"[") + body.count(b"{") > max_depth and deeper_than(body, max_depth):
         raise RequestError(f"the JSON is nested more than {max_depth} levels deep", code="json_too_deep")
     try:
         if not body.isascii():

@@ -5,7 +5,8 @@ It knows neither HTTP nor gRPC. Statuses are those of HTTP for every protocol, s
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+
+import msgspec
 
 from flambeau.errors import RequestError
 from flambeau.serving.model import Model
@@ -15,7 +16,7 @@ from flambeau.telemetry.metrics import Protocol
 from flambeau.types import Timings
 
 
-class Ended(NamedTuple):
+class Ended(msgspec.Struct, frozen=True):
     """A prediction that is over. `name` is that of its line in the log and of its span.
 
     `received` and `queued` are times of `time.monotonic()`, `timings` are one for each item, and `attributes` are the

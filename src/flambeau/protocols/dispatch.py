@@ -32,7 +32,7 @@ async def answer(service: Service, match: Match, request: HttpRequest) -> HttpAn
         found = await function(service, request, **match.parameters)
     except Exception as error:
         found = _failed(error, request)
-    return _finished(found, route, request)
+    return sealed(found, request.identity) if route.quiet else _finished(found, route, request)
 
 
 def answer_in_thread(service: Service, match: Match, request: HttpRequest) -> HttpAnswer:
@@ -76,20 +76,28 @@ def prediction(
     async def predict(
         service: Service, request: HttpRequest, model: str | None = None, version: str | None = None
     ) -> HttpAnswer:
-        taken = None
+        entry = taken = None
+        table = service.table
         try:
-            allowed = TIMEOUT.read(request) if service.table.when_wanted is not None else None
-            most = None if allowed is None else allowed / 1000
-            async with service.using(model, version, request.key, most=most) as taken:
-                found = await infer(service, taken, request)
+            entry = table.hold(model, version, request.key) or await table.hold_loaded(
+                model, version, request.key, _allowed(request)
+            )
+            taken = entry.model
+            assert taken is not None
+            found = await infer(service, taken, request)
         except Exception as error:
             refusal = told(error, request.identity)
             # Drop the traceback: its frames hold the body, and this frame refers to the error: a reference cycle.
             found = Answered(refuse(refusal, request.identity), refusal.with_traceback(None), (), 0.0)
+        finally:
+            if entry is not None:
+                table.release(entry)
         status = found.http.status
-        attributes: dict[str, str | int] = {
-            "http.request.method": "POST", "http.route": path, "http.response.status_code": status
-        }  # fmt: skip
+        attributes = _NOTHING
+        if service.tracer is not None:
+            attributes = {
+                "http.request.method": "POST", "http.route": path, "http.response.status_code": status
+            }  # fmt: skip
         ended = Ended(
             name, protocol, request.identity, request.received, status, found.error, found.timings, found.queued,
             request.headers.get("traceparent"), attributes,
@@ -99,6 +107,15 @@ def prediction(
         return HttpAnswer(status, found.http.body, found.http.content_type, (timing, *found.http.headers))
 
     return predict
+
+
+_NOTHING: dict[str, str | int] = {}
+
+
+def _allowed(request: HttpRequest) -> float | None:
+    """The seconds that loading a model may take, where the request says so."""
+    milliseconds = TIMEOUT.read(request)
+    return None if milliseconds is None else milliseconds / 1000
 
 
 def _server_timing(timings: Sequence[Timings], seconds: float) -> str:

@@ -11,10 +11,10 @@ The model's own activation stays: another `function_to_apply` is refused. Types:
 """
 
 import time
-from dataclasses import replace
 from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from flambeau.answers import Answer, Asked, Value
 from flambeau.errors import RequestError

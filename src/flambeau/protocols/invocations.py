@@ -13,12 +13,12 @@ import io
 import re
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from flambeau.answers.value import encode
 from flambeau.errors import RequestError
@@ -70,7 +70,7 @@ def answering(unpacking: UnpackingBudget) -> Infer:
             return await _rows(service, model, request, tensors)
         if whole is not None:
             found = await by_v1(service, model, whole)
-            return found._replace(http=_bare(found.http))
+            return replace(found, http=_bare(found.http))
         return await native.answer(service, model, request)
 
     return answer

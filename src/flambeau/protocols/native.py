@@ -8,11 +8,11 @@ Accept: a type the task renders    the task's rendering; one bad item fails the 
 """
 
 import asyncio
+import functools
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 
@@ -21,15 +21,16 @@ from flambeau.errors import RequestError
 from flambeau.pipelines import json_document
 from flambeau.protocols import multipart
 from flambeau.protocols.errors import error_answer, error_body
-from flambeau.protocols.messages import JSON, HttpAnswer, HttpRequest, prefers
+from flambeau.protocols.messages import JSON, HttpAnswer, HttpRequest, media_type_of, prefers
 from flambeau.protocols.multipart import Part
-from flambeau.protocols.parameters import FORM_PARTS, MAX_DETECTIONS, THRESHOLD, TIMEOUT, TOP_K, reading_of
+from flambeau.protocols.parameters import FORM_PARTS, MAX_DETECTIONS, THRESHOLD, TIMEOUT, TOP_K, BodyForm, reading_of
 from flambeau.serving.model import Model
 from flambeau.serving.service import Service
 from flambeau.settings.service import Settings
 from flambeau.tasks import TASKS, Renderer, TaskName
 from flambeau.types import Options, Outcome, Payload, Timings
 
+_TIMEOUT = TIMEOUT.name.lower()
 _PLAIN_ENCODINGS = ("", "7bit", "8bit", "binary")
 _FILE_NAME = re.compile(rb"[^\x00-\x1f\x7f]{1,255}\.[A-Za-z0-9]{2,5}")
 _BASE64 = re.compile(rb"(?:data:[^,]{0,200},)?[A-Za-z0-9+/=_\s-]{64,}")
@@ -37,8 +38,7 @@ _BASE64 = re.compile(rb"(?:data:[^,]{0,200},)?[A-Za-z0-9+/=_\s-]{64,}")
 _BYTES_AT_ONCE = 32 * 1024  # of vectors encoded before the loop gets another turn: about a millisecond
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """A parsed request: its items (or the error of an item) and the options for them.
 
     `top_k`: how many classes to rank, if the client asked. `rendered`: the media type of the answer and its renderer,
@@ -51,7 +51,7 @@ class Call:
     rendered: tuple[str, Renderer] | None = None
 
 
-class Answered(NamedTuple):
+class Answered(msgspec.Struct, frozen=True):
     """An answer, with what only the log and the trace need.
 
     `error`: that of the request, or of its only item. `timings`: one per item. `queued`: `time.monotonic()` when the
@@ -72,12 +72,16 @@ async def answer(service: Service, model: Model, request: HttpRequest) -> Answer
     except RequestError as error:
         model.metrics.rejected(error.code)
         raise
-    payloads = [payload for _, payload in call.items if isinstance(payload, Payload)]
     queued = time.monotonic()
-    computed = iter(await service.predict(model, payloads, call.options, timeout=timeout) if payloads else [])
-    outcomes = [
-        (form, next(computed) if isinstance(payload, Payload) else Outcome(payload)) for form, payload in call.items
-    ]
+    [(form, only), *others] = call.items
+    if not others and isinstance(only, Payload):  # nearly always
+        outcomes = [(form, (await service.predict(model, (only,), call.options, timeout=timeout))[0])]
+    else:
+        payloads = [payload for _, payload in call.items if isinstance(payload, Payload)]
+        computed = iter(await service.predict(model, payloads, call.options, timeout=timeout) if payloads else [])
+        outcomes = [
+            (form, next(computed) if isinstance(payload, Payload) else Outcome(payload)) for form, payload in call.items
+        ]
     timings = [outcome.timings for _, outcome in outcomes]
     first = outcomes[0][1].result
     if len(outcomes) == 1 and isinstance(first, RequestError):
@@ -90,7 +94,8 @@ async def read(request: HttpRequest, kind: str, settings: Settings, *, task: Tas
 
     Yields to the event loop while it parses a long form.
     """
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
+    encoding = request.headers.get("content-encoding")
+    if encoding is not None and encoding.lower() != "identity":
         raise RequestError(
             "compressed bodies are not supported: send the body uncompressed", code="unsupported_content_encoding"
         )
@@ -101,29 +106,30 @@ async def read(request: HttpRequest, kind: str, settings: Settings, *, task: Tas
         )
     if request.charge is not None:
         request.charge(len(items) - 1)
-    top_k, most = TOP_K.read(request), MAX_DETECTIONS.read(request)
-    offered = TASKS[task].media_types
-    accept = request.headers.get("accept", "") if offered else ""
-    return Call(
-        items=items,
-        options=Options(
+    options, top_k = _NO_OPTIONS, None
+    if request.query or items[0][0] == "image" or len(items) > 1:
+        top_k, most = TOP_K.read(request), MAX_DETECTIONS.read(request)
+        options = Options(
             top_k=int(top_k or 1),
             threshold=THRESHOLD.read(request),
             probabilities=any(form == "image" for form, _ in items),
             most=None if most is None else int(most),
-        ),
-        top_k=None if top_k is None else int(top_k),
-        rendered=next((each for each in offered.items() if prefers(accept, each[0], over=JSON)), None),
-    )
+        )
+    offered, rendered = TASKS[task].media_types, None
+    if offered and (accept := request.headers.get("accept")):
+        rendered = next((each for each in offered.items() if prefers(accept, each[0], over=JSON)), None)
+    return Call(items, options, None if top_k is None else int(top_k), rendered)
+
+
+_NO_OPTIONS = Options()
 
 
 async def _read_items(
     request: HttpRequest, kind: str, settings: Settings
 ) -> list[tuple[PartName, Payload | RequestError]]:
-    media_type = request.media_type()
     if not request.body:
         raise _nothing_sent(kind, code="empty_body")
-    reading = reading_of(media_type)
+    media_type, reading = _reading_of(request.headers.get("content-type", ""))
     if reading == "form":
         content_type = request.headers["content-type"]
         parts = await multipart.parse(request.body, content_type, max_parts=settings.max_items)
@@ -143,6 +149,12 @@ async def _read_items(
         "multipart form data or an image" if kind == "image" else "JSON with the header Content-Type: application/json"
     )
     raise RequestError(f"this Content-Type is not supported: send {wanted}", code="unsupported_media_type")
+
+
+@functools.lru_cache(maxsize=64)
+def _reading_of(content_type: str) -> tuple[str, BodyForm | None]:
+    media_type = media_type_of(content_type)
+    return media_type, reading_of(media_type)
 
 
 def _form(name: str) -> PartName:
@@ -195,6 +207,8 @@ def _nothing_sent(kind: str, *, code: Literal["empty_body", "missing_file"]) -> 
 
 def _timeout(request: HttpRequest, most: float) -> float:
     """The seconds this request may take: the server's deadline, which X-Request-Timeout-Ms can lower."""
+    if _TIMEOUT not in request.headers:
+        return most
     milliseconds = TIMEOUT.read(request)
     return most if milliseconds is None else min(most, milliseconds / 1000)
 
@@ -204,9 +218,15 @@ async def render(call: Call, outcomes: Sequence[tuple[PartName, Outcome]], *, re
 
     Long vectors are encoded item by item, and the loop gets a turn in between.
     """
+    if len(outcomes) == 1 and call.rendered is None:
+        [(form, only)] = outcomes
+        if not isinstance(only.result, RequestError):  # nearly always
+            asked = _PLAINLY if form == "file" and call.top_k is None else Asked(form, call.top_k)
+            nonfinite = only.result.nonfinite
+            headers = _told(nonfinite) if nonfinite else ()
+            return HttpAnswer(200, _ENCODER.encode(only.result.body(asked)), JSON, headers)
     results = [outcome.result for _, outcome in outcomes]
-    nonfinite = sum(result.nonfinite for result in results if not isinstance(result, RequestError))
-    headers = (("X-Nonfinite-Outputs", str(nonfinite)),) if nonfinite else ()
+    headers = _told(sum(result.nonfinite for result in results if not isinstance(result, RequestError)))
     if call.rendered is not None:
         return _rendered(*call.rendered, results, headers, request_id=request_id)
     texts: list[bytes] = []
@@ -222,6 +242,14 @@ async def render(call: Call, outcomes: Sequence[tuple[PartName, Outcome]], *, re
             await asyncio.sleep(0)
     text = texts[0] if len(texts) == 1 else b'{"predictions":[' + b",".join(texts) + b"]}"
     return HttpAnswer(200, text, headers=headers)
+
+
+_PLAINLY = Asked()
+_ENCODER = msgspec.json.Encoder()
+
+
+def _told(nonfinite: int) -> tuple[tuple[str, str], ...]:
+    return (("X-Nonfinite-Outputs", str(nonfinite)),) if nonfinite else ()
 
 
 def _rendered(
