@@ -56,6 +56,8 @@ class AccessControl:
         self._tokens = held
         self._rate = Rate(settings.rate_limit) if settings.rate_limit else None
         self._attempts = Attempts()
+        self.never_changes = not held and self._rate is None
+        """Whether its decision depends on the headers alone: whoever sends the same is let pass again."""
         self._local = settings.guarded
         guarded = bool(held) or self._local
         self.managing = models.why_nothing_changes(ours=ours, guarded=guarded)

@@ -8,18 +8,20 @@ import asyncio
 import socket
 import sys
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from flambeau.errors import Code, RequestError
 from flambeau.http import framing
 from flambeau.http.access import AccessControl, Denial
+from flambeau.http.answer_bytes import DefaultLines, Outbox, serialised
+from flambeau.http.heads import KnownHeads
 from flambeau.http.request_body import FULL, SHARE, InflightBudget, Share
 from flambeau.http.timeouts import ConnectionMonitor, ReadTimeout, WriteTimeout
 from flambeau.protocols.errors import STATUS
-from flambeau.protocols.messages import HttpAnswer, request_id
+from flambeau.protocols.messages import new_id
 from flambeau.serving.service import Service
 from flambeau.telemetry import logs
 
@@ -38,6 +40,9 @@ class Front:
     access: AccessControl
     monitor: ConnectionMonitor
     budget: InflightBudget
+    heads: KnownHeads = field(default_factory=KnownHeads)
+    defaults: DefaultLines = field(default_factory=DefaultLines)
+    outbox: Outbox = field(default_factory=Outbox)
 
 
 class StopParsingError(Exception):
@@ -50,7 +55,7 @@ class BoundedConnection(HttpToolsProtocol):
     def __init__(self, front: Front, **uvicorn: object) -> None:
         super().__init__(**uvicorn)  # type: ignore[arg-type]  # uvicorn passes them on as it knows them
         self._service, self._monitor, self._budget = front.service, front.monitor, front.budget
-        self._access = front.access
+        self._access, self._defaults, self._outbox = front.access, front.defaults, front.outbox
         self._limits = front.service.settings
         self._reading, self._writing = ReadTimeout(front.monitor), WriteTimeout(front.monitor)
         self._address = ""
@@ -84,6 +89,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]  # whether the connection is kept, to answer
         """The client sends nothing more: it is gone, or it has half-closed the connection and waits for its answer."""
+        self._outbox.flush()  # before anything closes
         if self._deaf and self._lingers is not None:
             return False
         self._ended = True
@@ -100,7 +106,8 @@ class BoundedConnection(HttpToolsProtocol):
     def _probe(self) -> None:
         """Find out whether the client still waits: if it is gone, its system resets the connection on any output."""
         started = getattr(self.cycle, "response_started", False)
-        if self.transport.is_closing() or not self._is_answering() or started or self.scope["http_version"] == "1.0":
+        old = self.scope is not None and self.scope["http_version"] == "1.0"  # no scope: the parser was never asked
+        if self.transport.is_closing() or not self._is_answering() or started or old:
             return
         self.transport.write(_STILL_THERE)
         self.loop.call_later(_PROBE, self._leave_if_gone)
@@ -146,9 +153,13 @@ class BoundedConnection(HttpToolsProtocol):
             except httptools.HttpParserUpgrade as upgrade:
                 parser = self.parser
                 head = framing.without_upgrade(parser.get_method(), self.url, parser.get_http_version(), self.headers)
-                self.parser = httptools.HttpRequestParser(self)
-                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                self.parser = self._new_parser()
                 data = head + data[upgrade.args[0] :]
+
+    def _new_parser(self) -> httptools.HttpRequestParser:
+        parser = httptools.HttpRequestParser(self)
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return parser
 
     def _has_wish(self) -> bool:
         """Whether the head asks to switch protocols: `_feed` then parses it again, without those headers."""
@@ -215,8 +226,13 @@ class BoundedConnection(HttpToolsProtocol):
         """Whether a head has begun and not ended."""
         return self._reading.waiting == "head"
 
+    def shutdown(self) -> None:
+        self._outbox.flush()
+        super().shutdown()
+
     def make_way(self) -> None:
         """Close, to make room for a new connection. An idle connection closes as it would after `--idle-timeout`."""
+        self._outbox.flush()
         if self._spare is not None:
             self._refuse(self._spare)
         elif self.has_half_a_head:
@@ -312,11 +328,17 @@ class BoundedConnection(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self._shares:
             self._shares.popleft().close()
+        self.go_on()
+
+    def go_on(self) -> None:
+        """A request was answered: go on with those that were sent after it, or wait for the next."""
         if self._ended and not self.pipeline:
+            self._outbox.flush()
             self.transport.close()
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         elif self._reading.waiting == "rest":
@@ -337,8 +359,8 @@ class BoundedConnection(HttpToolsProtocol):
             return
         started = pending and getattr(self.cycle, "response_started", False)
         if not started and not self.pipeline:
-            answer = Denial(error).answer(request_id({}))
-            self.transport.write(serialised(answer, self.server_state.default_headers, (), keep=False))
+            answer = Denial(error).answer(new_id())
+            self.transport.write(serialised(answer, self._default_lines(), (), keep=False))
         if pending:  # nothing else may answer it
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -349,17 +371,9 @@ class BoundedConnection(HttpToolsProtocol):
         else:
             self.transport.close()
 
+    def _default_lines(self) -> bytes:
+        return self._defaults.of(self.server_state.default_headers)
+
     def _note(self, code: Code, why: str) -> None:
         self._service.metrics.refused(code, STATUS[code])
         logs.event("refused", why=why, status=STATUS[code], code=code, client=self._address)
-
-
-def serialised(
-    answer: HttpAnswer, defaults: list[tuple[bytes, bytes]], more: tuple[tuple[str, str], ...], *, keep: bool
-) -> bytes:
-    """The bytes of an answer, with the headers that the server adds to every answer (Date)."""
-    added = "".join([f"{name.lower()}: {value}\r\n" for name, value in answer.headers + more])
-    closing = "" if keep else "connection: close\r\n"
-    head = f"content-type: {answer.content_type}\r\n{added}content-length: {len(answer.body)}\r\n{closing}\r\n"
-    default = b"".join([b"%b: %b\r\n" % each for each in defaults])
-    return b"".join((STATUS_LINE[answer.status], default, head.encode("latin-1"), answer.body))
