@@ -101,4 +101,3 @@ def test_a_connection_and_a_configuration_are_made_as_ours_are_p17() -> None:
         "timeout_graceful_shutdown",
     }  # fmt: skip
     assert used <= config.keys(), REMEDY
-    assert httptools_impl.STATUS_LINE[200] == b"HTTP/1.1 200 OK\r\n", REMEDY

@@ -1,0 +1,100 @@
+"""Bodies that are read straight to their place, and heads that were seen before: what arrives is what was sent."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.http.test_connection import Line, short
+from tests.support.server import Serve, ServerProcess
+
+MODEL = """
+import hashlib
+import flambeau
+
+class Digest(flambeau.PythonModel):
+    def predict(self, batch):
+        return [hashlib.sha256(item.encode()).hexdigest() for item in batch]
+"""
+
+
+@pytest.fixture(scope="module")
+def server(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    file = tmp_path_factory.mktemp("digest") / "digest.py"
+    file.write_text(MODEL)
+    with serve(f"{file}:Digest", "--allow-code", "--max-body-bytes", 20_000_000) as started:
+        yield started
+
+
+def text_of(size: int) -> str:
+    return "".join(f"{number:x}," for number in range(size // 4))[:size]
+
+
+def body_of(text: str) -> bytes:
+    return json.dumps({"input": text}).encode()
+
+
+def digest(text: str) -> dict[str, str]:
+    return {"output": hashlib.sha256(text.encode()).hexdigest()}
+
+
+@pytest.mark.parametrize("size", [10, 5_000, 300_000, 1_000_000, 6_000_000])
+def test_a_body_of_any_length_arrives_whole_with_a_new_head_and_a_known_one(server: ServerProcess, size: int) -> None:
+    text = text_of(size)
+    request = short(body_of(text))
+    with Line(server) as line:
+        for _ in range(3):  # a head is parsed once
+            line.sock.sendall(request)
+            assert line.answer()[::2] == (200, digest(text))
+        half = len(request) - size // 2
+        line.sock.sendall(request[:half])
+        line.sock.sendall(request[half:])
+        assert line.answer()[2] == digest(text)
+
+
+@pytest.mark.parametrize("size", [100, 1_000_000])
+def test_what_follows_a_body_is_the_next_request(server: ServerProcess, size: int) -> None:
+    texts = [text_of(size), text_of(size - 3), text_of(7)]
+    with Line(server) as line:
+        for _ in range(2):
+            line.sock.sendall(b"".join(short(body_of(text)) for text in texts))
+            assert [line.answer()[2] for _ in texts] == [digest(text) for text in texts]
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_client_that_leaves_within_a_body_is_told_and_others_go_on(server: ServerProcess, known: bool) -> None:
+    text = text_of(900_000 + known)
+    request = short(body_of(text))
+    with Line(server) as other, Line(server) as line:
+        if known:
+            other.sock.sendall(request)
+            assert other.answer()[2] == digest(text)
+        line.sock.sendall(request[:600_000])
+        line.sock.shutdown(1)
+        status, headers, found = line.answer()
+        assert (status, headers["connection"]) == (400, "close")
+        assert isinstance(found, dict)
+        assert found["code"] == "bad_http"
+        other.sock.sendall(request)
+        assert other.answer()[2] == digest(text)
+
+
+def test_a_half_closed_client_gets_an_answer_that_is_made_at_once(server: ServerProcess) -> None:
+    for _ in range(20):
+        with Line(server) as line:
+            line.sock.sendall(short(b"nonsense"))
+            line.sock.shutdown(1)
+            assert line.answer()[0] == 400
+            assert line.at_end()
+
+
+def test_a_known_head_with_another_body_is_another_request(server: ServerProcess) -> None:
+    with Line(server) as line:
+        for text in ("one", "two", "six", "ten"):
+            line.sock.sendall(short(body_of(text)))
+            status, headers, found = line.answer()
+            assert (status, found) == (200, digest(text))
+        line.sock.sendall(short(b'{"input": 123}!'[:14]))
+        assert line.answer()[0] in (400, 500)
+        assert headers["x-request-id"]
