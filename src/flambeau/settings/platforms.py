@@ -22,7 +22,7 @@ TITLES: Mapping[PlatformName, str] = {
     "vertex": "Vertex AI",
     "cloud-run": "Cloud Run or Knative",
     "lambda": "AWS Lambda",
-    "azure-ml": "Azure ContainerSigns Learning",
+    "azure-ml": "Azure Machine Learning",
     "huggingface": "Hugging Face Inference Endpoints",
     "kserve": "KServe",
     "kubernetes": "Kubernetes",
