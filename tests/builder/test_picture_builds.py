@@ -103,6 +103,11 @@ def test_black_and_white_are_asked_for(numbers: list[np.ndarray]) -> None:
     assert dense_task.picture(filled("0,255"), numbers, "a convolution")[0] == (0, 255)
 
 
+def test_five_numbers_for_each_pixel_are_no_picture() -> None:
+    with pytest.raises(SourceError, match="answers with 5 numbers for each pixel, and a picture has 1 or 3"):
+        dense_task.picture(filled("0,1"), answers(0, 1, planes=5), "a convolution")
+
+
 @pytest.mark.parametrize("text", ["", "1", "0,0", "a,b", "0,1,2", "nan,1", "0,inf"])
 def test_what_is_no_black_and_white_is_refused(text: str) -> None:
     with pytest.raises(SourceError, match="is not two numbers such as 0,255, nor own"):

@@ -158,6 +158,22 @@ def test_a_replica_in_this_process_answers_the_same(bundle: Bundle) -> None:
     assert np.array_equal(found.tensors()["boxes"][0], TABLE[: len(found.found)])
 
 
+def test_kserves_protocol_has_boxes_by_name(server: ServerProcess) -> None:
+    def asked(*pictures: bytes, **more: Any) -> Any:
+        data = [base64.b64encode(each).decode() for each in pictures]
+        tensor = {"name": "images", "datatype": "BYTES", "shape": [len(data)], "data": data}
+        tensor["parameters"] = {"content_type": "base64"}
+        return server.post("/v2/models/detector/infer", json={"inputs": [tensor], **more}).json()
+
+    found = {each["name"]: each for each in asked(DARK)["outputs"]}
+    assert found.keys() == {"boxes", "scores", "labels"}
+    assert (found["boxes"]["shape"], found["labels"]["data"]) == ([1, 1, 4], [1])
+    assert found["boxes"]["data"] == pytest.approx(TABLE[0].tolist())
+    assert "ask for the output 'answer'" in asked(DARK, WHITE)["error"]
+    [answers] = asked(DARK, WHITE, outputs=[{"name": "answer"}])["outputs"]
+    assert [len(json.loads(each)["predictions"]) for each in answers["data"]] == [1, MOST]
+
+
 def test_pictures_are_scored_into_tables(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     for name, data in (("a", BLACK), ("b", DARK), ("c", WHITE), ("d", b"none")):

@@ -113,6 +113,8 @@ def test_pictures_go_into_a_folder(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "in" / "a.png").write_bytes(PICTURE)
     refused = run_flambeau("predict", bundle.path, tmp_path / "in", "-o", tmp_path / "table.jsonl")
     assert (refused.returncode, "--pictures DIR" in refused.stderr) == (1, True)
+    within = run_flambeau("predict", bundle.path, tmp_path / "in", "--pictures", tmp_path / "in" / "out")
+    assert "lies below the input" in within.stderr
     done = run_flambeau(
         "predict", bundle.path, tmp_path / "in", "-o", tmp_path / "table.jsonl", "--pictures", tmp_path / "out"
     )

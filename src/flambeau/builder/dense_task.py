@@ -54,13 +54,18 @@ def picture(filled: Filled, answers: Sequence[npt.NDArray[Any]], ending: str) ->
     """
     config = filled.pipeline
     assert isinstance(config, DenseConfig)  # the caller checked
+    if (planes := answers[0].shape[1]) not in (1, 3):
+        raise SourceError(
+            f"{filled.name} answers with {planes} numbers for each pixel, and a picture has 1 or 3: say --task "
+            "semantic-segmentation if they are the scores of classes"
+        )
     if filled.levels:
         return levels_of(filled.levels), "as you said"
     if ending == "a sigmoid":
         return (0.0, 1.0), "it ends in a sigmoid"
     if ending == "a tanh":
         return (-1.0, 1.0), "it ends in a tanh"
-    if answers[0].shape[1] < len(config.mean):
+    if planes < len(config.mean):
         return None, "one number for each pixel of a coloured image is taken for a map, not for brightness"
     low, high = (float(np.percentile(np.concatenate([each.ravel() for each in answers]), share)) for share in (1, 99))
     if low >= -_BEYOND and high <= 1 + _BEYOND and high - low > _FLAT:

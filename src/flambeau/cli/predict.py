@@ -141,6 +141,9 @@ def read_options(inputs: tuple[str, ...], flags: dict[str, Any]) -> PredictOptio
     options = PredictOptions(inputs=inputs, columns=tuple(columns.split(",")) if columns else (), **ours)
     if options.probabilities and options.format not in ("jsonl", "parquet"):
         raise ConfigError(f"--probabilities are too many for a {options.format}: write .jsonl or .parquet with -o")
+    for name in inputs:
+        if options.pictures and Path(name).is_dir() and options.pictures.resolve().is_relative_to(Path(name).resolve()):
+            raise ConfigError(f"--pictures {options.pictures} lies below the input {name}: name a folder outside of it")
     if options.output is None:
         if options.format == "parquet":
             raise ConfigError("--format parquet needs a file: name it with -o")

@@ -29,6 +29,9 @@ MOST_BARS = 20
 
 _LONGEST_LAYER = 1024  # pixels of a mask's longer side: more would only cost the browser memory
 
+LARGEST_FILE = 8 * 1024 * 1024
+"""The most bytes of a picture that are put into the page."""
+
 FIRST_NUMBERS = 8
 """How many numbers of a vector the page shows."""
 
@@ -191,5 +194,11 @@ def sentence(text: str) -> str:
 FILTERS: dict[str, Callable[..., Any]] = {
     each.__name__: each for each in (bars, base64_of, detected, layers, digits, counted, listed, as_json, sentence)
 }
-LIMITS = {"TOP_K": TOP_K, "MOST_BARS": MOST_BARS, "FIRST_NUMBERS": FIRST_NUMBERS, "LONGEST_SHOWN": LONGEST_SHOWN}
+LIMITS = {
+    "TOP_K": TOP_K,
+    "MOST_BARS": MOST_BARS,
+    "FIRST_NUMBERS": FIRST_NUMBERS,
+    "LONGEST_SHOWN": LONGEST_SHOWN,
+    "LARGEST_FILE": LARGEST_FILE,
+}
 """The globals of the templates."""

@@ -109,9 +109,10 @@ export class Card {
     const drawn = card.querySelector(".picture .outlines");
     this.part("picture").querySelector(".outlines")?.remove();
     if (drawn) this.part("picture").append(drawn);
-    layOver(this.part("picture"), this.part("said"), card.querySelectorAll(".picture .mask"));
+    const masks = card.querySelectorAll(".picture .mask");
+    layOver(this.part("picture"), this.part("said"), masks);
     const file = this.part("said").querySelector(".file");
-    if (file) offerFile(file);
+    if (file) offerFile(file, file.dataset.png ?? masks[0].dataset.png); // a picture that was made is there once
   }
 
   showClasses(body) {

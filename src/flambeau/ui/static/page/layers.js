@@ -33,12 +33,13 @@ export function layOver(picture, said, masks) {
 /**
  * A button that saves a file which the server has put into the card.
  * @param {HTMLElement} button
+ * @param {string} base64 the file
  */
-export function offerFile(button) {
+export function offerFile(button, base64) {
   button.hidden = false;
   button.addEventListener("click", () => {
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(fileOf(button.dataset.png));
+    link.href = URL.createObjectURL(fileOf(base64));
     link.download = button.dataset.name;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // not before the browser has read it
