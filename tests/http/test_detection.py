@@ -158,22 +158,6 @@ def test_a_replica_in_this_process_answers_the_same(bundle: Bundle) -> None:
     assert np.array_equal(found.tensors()["boxes"][0], TABLE[: len(found.found)])
 
 
-def test_kserves_protocol_has_boxes_by_name(server: ServerProcess) -> None:
-    def asked(*pictures: bytes, **more: Any) -> Any:
-        data = [base64.b64encode(each).decode() for each in pictures]
-        tensor = {"name": "images", "datatype": "BYTES", "shape": [len(data)], "data": data}
-        tensor["parameters"] = {"content_type": "base64"}
-        return server.post("/v2/models/detector/infer", json={"inputs": [tensor], **more}).json()
-
-    found = {each["name"]: each for each in asked(DARK)["outputs"]}
-    assert found.keys() == {"boxes", "scores", "labels"}
-    assert (found["boxes"]["shape"], found["labels"]["data"]) == ([1, 1, 4], [1])
-    assert found["boxes"]["data"] == pytest.approx(TABLE[0].tolist())
-    assert "ask for the output 'answer'" in asked(DARK, WHITE)["error"]
-    [answers] = asked(DARK, WHITE, outputs=[{"name": "answer"}])["outputs"]
-    assert [len(json.loads(each)["predictions"]) for each in answers["data"]] == [1, MOST]
-
-
 def test_pictures_are_scored_into_tables(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     for name, data in (("a", BLACK), ("b", DARK), ("c", WHITE), ("d", b"none")):
@@ -204,11 +188,12 @@ def test_hugging_faces_client_gets_its_own_objects(serve: Serve, bundle: Bundle)
         assert len(fewer) == int((STRENGTHS >= 0.9).sum())
 
 
-def over_v2(server: ServerProcess, *files: bytes, **parameters: Any) -> dict[str, Any]:
-    """The outputs for these images by name."""
+def over_v2(server: ServerProcess, *files: bytes, name: str | None = None, **parameters: Any) -> dict[str, Any]:
+    """The outputs for these images by name: the usual ones, or one that is asked for."""
     data = [base64.b64encode(each).decode() for each in files]
     given = {"name": "images", "shape": [len(files)], "datatype": "BYTES", "data": data}
-    answer = server.post("/v2/models/detector/infer", json={"inputs": [given], "parameters": parameters})
+    wanted = {} if name is None else {"outputs": [{"name": name}]}
+    answer = server.post("/v2/models/detector/infer", json={"inputs": [given], "parameters": parameters, **wanted})
     assert answer.status_code == 200, answer.text
     return {each["name"]: np.array(each["data"]).reshape(each["shape"]) for each in answer.json()["outputs"]}
 
@@ -217,7 +202,7 @@ def test_boxes_are_tensors_over_v2_padded_to_the_longest(server: ServerProcess) 
     told = server.get("/v2/models/detector").json()
     assert {each["name"]: (each["datatype"], each["shape"]) for each in told["outputs"]} == {
         "boxes": ("FP32", [-1, -1, 4]), "scores": ("FP32", [-1, -1]), "labels": ("INT64", [-1, -1]),
-        "names": ("BYTES", [-1, -1]), "count": ("INT64", [-1]),
+        "names": ("BYTES", [-1, -1]), "count": ("INT64", [-1]), "answer": ("BYTES", [-1]),
     }  # fmt: skip
     found = over_v2(server, BLACK, DARK, WHITE)
     assert found["count"].tolist() == [0, 1, MOST]
@@ -234,4 +219,6 @@ def test_boxes_are_tensors_over_v2_padded_to_the_longest(server: ServerProcess) 
         assert not found["boxes"][row, count:].any()
     assert over_v2(server, WHITE, max_detections=2)["names"].tolist() == [list(NAMES[1:])]
     assert over_v2(server, BLACK)["boxes"].shape == (1, 0, 4)
+    answers = over_v2(server, DARK, WHITE, name="answer")["answer"]
+    assert [len(json.loads(each)["predictions"]) for each in answers] == [1, MOST]
     assert over_v2(server, WHITE, threshold=0.98)["count"].tolist() == [int((STRENGTHS >= 0.98).sum())]
