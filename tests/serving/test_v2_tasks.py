@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from flambeau.protocols import v2_inference, v2_models
-from flambeau.protocols.v2_inference import InferenceRequest, NamedTensor
+from flambeau.protocols.v2_values import InferenceRequest, NamedTensor
 from flambeau.serving.service import BlockingService, Service
 from flambeau.settings.service import Settings
 from tests.support import task_models

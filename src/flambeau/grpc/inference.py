@@ -19,7 +19,7 @@ from flambeau.grpc.statuses import STATUSES, sentence
 from flambeau.protocols import v2_inference
 from flambeau.protocols.accounting import Ended, account, told
 from flambeau.protocols.errors import STATUS
-from flambeau.protocols.v2_inference import InferenceResponse
+from flambeau.protocols.v2_values import InferenceResponse
 from flambeau.serving.model import Model
 
 _StreamResponse: Any = message("ModelStreamInferResponse")

@@ -13,13 +13,13 @@ from flambeau.errors import RequestError
 from flambeau.grpc.descriptors import message
 from flambeau.protocols import v2_datatypes
 from flambeau.protocols.v2_datatypes import NUMPY, Elements, V2Datatype
-from flambeau.protocols.v2_inference import (
+from flambeau.protocols.v2_inference import refuse_shared_memory
+from flambeau.protocols.v2_values import (
     InferenceRequest,
     InferenceResponse,
     NamedTensor,
     Parameters,
     RequestedOutput,
-    refuse_shared_memory,
 )
 
 _Response: Any = message("ModelInferResponse")

@@ -10,28 +10,22 @@ REST and gRPC parse requests into these values and print responses. This module 
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
-from flambeau.answers import Asked
 from flambeau.errors import RequestError
-from flambeau.items import FREE, TensorSpec, name_of
+from flambeau.items import FREE, TensorSpec
 from flambeau.pipelines import json_document
-from flambeau.protocols.errors import answers_of
-from flambeau.protocols.v2_datatypes import Elements, V2Datatype, datatype_of
+from flambeau.protocols import v2_outputs
+from flambeau.protocols.v2_datatypes import datatype_of
+from flambeau.protocols.v2_outputs import ANSWER, names_of
+from flambeau.protocols.v2_values import InferenceRequest, InferenceResponse, NamedTensor, Parameters, RequestedOutput
 from flambeau.serving import tensor_requests
 from flambeau.serving.model import Model
 from flambeau.serving.service import Service
-from flambeau.tasks import COUNT
-from flambeau.types import Options, Outcome, Payload, Tensors, Timings
-
-ParameterValue = str | bool | int | float
-Parameters = Mapping[str, ParameterValue]
+from flambeau.types import Options, Payload, Tensors
 
 FILES = "images"
 """The BYTES input of a model of images, encoded files of any size; `image_files` where the network has an input of that
@@ -49,57 +43,9 @@ TEXTS = "text"
 RAW_FILES = "file"
 """The other BYTES input of a Python model: each element is a file."""
 
-ANSWER = "answer"
-"""The BYTES output of a task whose answers are no arrays, or arrays of unlike shapes: each element is an answer's JSON.
-Where there are arrays, it is given only if it is asked for."""
-
 _SHARED_MEMORY = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
 _SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
 _MOST_RANKED = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class NamedTensor:
-    """An input or an output. `data` is an array of that shape, or the elements of BYTES in row-major order.
-
-    An input of BF16 has its numbers as float32.
-    """
-
-    name: str
-    datatype: V2Datatype
-    shape: tuple[int, ...]
-    data: npt.NDArray[Any] | Elements
-    parameters: Parameters = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class RequestedOutput:
-    """An output that a client asks for."""
-
-    name: str
-    parameters: Parameters = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class InferenceRequest:
-    """A request to one model. Without `outputs`, it asks for all. `identity` is the client's own id, echoed."""
-
-    inputs: tuple[NamedTensor, ...]
-    outputs: tuple[RequestedOutput, ...] = ()
-    parameters: Parameters = field(default_factory=dict)
-    identity: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class InferenceResponse:
-    """The answer to a request. `timings`: one for each item. `queued`: `time.monotonic()` when they were queued."""
-
-    model_name: str
-    model_version: str
-    identity: str
-    outputs: tuple[NamedTensor, ...]
-    timings: Sequence[Timings]
-    queued: float
 
 
 async def infer(
@@ -128,9 +74,12 @@ async def infer(
         raise
     queued = time.monotonic()
     outcomes = await service.predict(model, asked.payloads, asked.options, timeout=timeout)
-    found = tensor_requests.join(outcomes) if asked.raw else _arrays(model, outcomes, asked)
+    if asked.raw:
+        found = tensor_requests.join(outcomes)
+    else:
+        found = v2_outputs.arrays_of(model, outcomes, asked.wanted, noun=asked.noun, top_k=asked.options.top_k)
     labels = [label.name for label in model.bundle.labels() or ()]
-    outputs = tuple(_output(each.name, found[each.name], each.parameters, labels) for each in asked.wanted)
+    outputs = tuple(v2_outputs.output_of(each.name, found[each.name], each.parameters, labels) for each in asked.wanted)
     timings = [outcome.timings for outcome in outcomes]
     return InferenceResponse(model.name, model.version, request.identity, outputs, timings, queued)
 
@@ -204,7 +153,7 @@ def _refuse_unsupported(request: InferenceRequest) -> None:
         refuse_shared_memory(parameters)
     if any(request.parameters.get(name) for name in _SEQUENCE):
         raise RequestError("models here keep no state: sequences are not supported", code="not_implemented")
-    for what, names in (("input", [each.name for each in request.inputs]), ("output", [*_names(request.outputs)])):
+    for what, names in (("input", [each.name for each in request.inputs]), ("output", [*names_of(request.outputs)])):
         if len(set(names)) != len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise RequestError(f"the {what} '{twice}' is there more than once", code="invalid_tensor")
@@ -215,10 +164,6 @@ def refuse_shared_memory(parameters: Parameters) -> None:
     if any(name in parameters for name in _SHARED_MEMORY):
         message = "shared memory is not supported: send the tensor in the request"
         raise RequestError(message, code="not_implemented")
-
-
-def _names(outputs: Sequence[RequestedOutput]) -> list[str]:
-    return [each.name for each in outputs]
 
 
 def _seconds(parameters: Parameters, most: float) -> float:
@@ -267,17 +212,9 @@ def _wanted(request: InferenceRequest, outputs: Sequence[TensorSpec]) -> tuple[R
         if each.name not in known:
             message = f"there is no output '{each.name}' for these inputs: there are {', '.join(known)}"
             raise RequestError(message, code="invalid_tensor")
-        _classes(each.parameters)
+        v2_outputs.classes_of(each.parameters)
     usual = [name for name in known if name != ANSWER] or known
     return request.outputs or tuple(map(RequestedOutput, usual))
-
-
-def _classes(parameters: Parameters) -> int:
-    """How many classes the extension `classification` asks for; 0: the output itself."""
-    count = parameters.get("classification", 0)
-    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-        raise RequestError("the parameter classification must be a whole number", code="bad_request")
-    return count
 
 
 def _options(parameters: Parameters, wanted: Sequence[RequestedOutput]) -> Options:
@@ -289,9 +226,9 @@ def _options(parameters: Parameters, wanted: Sequence[RequestedOutput]) -> Optio
     return Options(
         top_k=_count(parameters, "top_k") or 1,
         threshold=None if threshold is None else float(threshold),
-        probabilities="probabilities" in _names(wanted),
+        probabilities="probabilities" in names_of(wanted),
         most=_count(parameters, "max_detections"),
-        mask="png" if ANSWER in _names(wanted) else None,
+        mask="png" if ANSWER in names_of(wanted) else None,
     )
 
 
@@ -347,73 +284,3 @@ def _value(text: bytes | memoryview, *, max_depth: int, index: int) -> Payload:
     except msgspec.DecodeError as error:
         raise RequestError(f"element {index} of the input is not JSON: {error}", code="invalid_json") from None
     return Payload("json", json_document.read_input(document, max_depth=max_depth + 1))
-
-
-# Making a response
-
-
-def _arrays(model: Model, outcomes: Sequence[Outcome], asked: _Question) -> dict[str, npt.NDArray[Any]]:
-    """The answers as arrays with a row for each item. Raises the `RequestError` of the first item that failed."""
-    answers = answers_of(outcomes, noun=asked.noun)
-    names = _names(asked.wanted)
-    if model.kind == "python":
-        return {"output": _texts([msgspec.json.encode(each.output) for each in answers])}
-    found: dict[str, npt.NDArray[Any]] = {}
-    if ANSWER in names:
-        told = Asked(top_k=asked.options.top_k)
-        found[ANSWER] = _texts([msgspec.json.encode(each.body(told)) for each in answers])
-        names.remove(ANSWER)
-    parts = [each.tensors() for each in answers] if names else []
-    if parts and COUNT in parts[0]:
-        longest = max(int(part[COUNT][0]) for part in parts)
-        parts = [{name: _padded(part[name], longest) for name in names} for part in parts]
-    for name in names:
-        if len({part[name].shape for part in parts}) > 1:
-            raise RequestError(
-                f"the answers to these {asked.noun}s have '{name}' of unlike shapes, which no tensor can hold: "
-                f"send them one by one, or ask for the output '{ANSWER}', which is JSON",
-                code="bad_request",
-            )
-    return found | {name: np.concatenate([part[name] for part in parts]) for name in names}
-
-
-def _padded(array: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:
-    """The array with so many entries for its row, zeros or empty texts behind its own; itself if it has one for all."""
-    if array.ndim == 1:
-        return array
-    more = np.full((1, length - array.shape[1], *array.shape[2:]), "" if array.dtype.kind == "O" else 0, array.dtype)
-    return np.concatenate([array, more], axis=1)
-
-
-def _texts(texts: list[bytes]) -> npt.NDArray[Any]:
-    found = np.empty(len(texts), np.object_)
-    found[:] = texts
-    return found
-
-
-def _output(name: str, array: npt.NDArray[Any], parameters: Parameters, labels: Sequence[str]) -> NamedTensor:
-    """An output as the client asked for it: itself, or its best classes."""
-    if count := _classes(parameters):
-        array = _ranked(name, array, count, labels)
-    if array.dtype.kind == "O":
-        elements = tuple(each if isinstance(each, bytes) else str(each).encode() for each in array.ravel())
-        return NamedTensor(name, "BYTES", array.shape, elements, parameters)
-    return NamedTensor(name, datatype_of(name_of(array.dtype)), array.shape, array, parameters)
-
-
-def _ranked(name: str, array: npt.NDArray[Any], count: int, labels: Sequence[str]) -> npt.NDArray[Any]:
-    """The extension `classification`: the largest numbers of each row as texts `VALUE:INDEX` or `VALUE:INDEX:LABEL`.
-
-    Shape (rows, count), or as many as a row has numbers. Ties keep the order of the numbers.
-    """
-    if array.dtype.kind not in "fiu":
-        raise RequestError(f"the output '{name}' has no numbers to rank", code="bad_request")
-    rows = array.reshape(len(array), -1)
-    best = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :count]
-    named = labels if len(labels) == rows.shape[1] else ()
-    found = np.empty(best.shape, np.object_)
-    for row, places in enumerate(best.tolist()):
-        for rank, place in enumerate(places):
-            text = f"{rows[row, place]:f}:{place}" if rows.dtype.kind == "f" else f"{rows[row, place]}:{place}"
-            found[row, rank] = f"{text}:{named[place]}" if named else text
-    return found

@@ -25,7 +25,7 @@ from flambeau.protocols.v2_datatypes import (
     count_of,
     refuse_more_elements,
 )
-from flambeau.protocols.v2_inference import ParameterValue
+from flambeau.protocols.v2_values import ParameterValue
 
 _SHORT = 16 * 1024  # bytes: a document up to this is decoded as it is
 _CUT = 2 * 1024  # bytes: of a longer one, lists above this are cut out

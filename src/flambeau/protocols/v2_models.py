@@ -10,7 +10,8 @@ import msgspec
 from flambeau.errors import RequestError
 from flambeau.protocols import v2_inference
 from flambeau.protocols.v2_datatypes import datatype_of
-from flambeau.protocols.v2_inference import ParameterValue, shape_of
+from flambeau.protocols.v2_inference import shape_of
+from flambeau.protocols.v2_values import ParameterValue
 from flambeau.serving.model import Model
 from flambeau.serving.service import Service
 from flambeau.tasks.tensor import MAX_ROWS

@@ -22,14 +22,14 @@ from flambeau.protocols import v2_inference, v2_json
 from flambeau.protocols.errors import STATUS, RateLimited
 from flambeau.protocols.messages import HttpAnswer
 from flambeau.protocols.v2_datatypes import byte_size, datatype_of, from_bytes, to_bytes
-from flambeau.protocols.v2_inference import (
+from flambeau.protocols.v2_json import TensorDocument
+from flambeau.protocols.v2_values import (
     InferenceRequest,
     InferenceResponse,
     NamedTensor,
     Parameters,
     RequestedOutput,
 )
-from flambeau.protocols.v2_json import TensorDocument
 from flambeau.serving.model import Model
 from flambeau.settings.service import Settings
 

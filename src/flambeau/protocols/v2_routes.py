@@ -18,7 +18,7 @@ from flambeau.protocols.content_encoding import UnpackingBudget
 from flambeau.protocols.messages import HttpAnswer, HttpRequest
 from flambeau.protocols.native import Answered
 from flambeau.protocols.routes import Route
-from flambeau.protocols.v2_inference import ParameterValue
+from flambeau.protocols.v2_values import ParameterValue
 from flambeau.serving.model import Model
 from flambeau.serving.service import Service
 
