@@ -64,6 +64,16 @@ class Ask:
         return request("POST", self.path, body=body, headers=tuple(headers))
 
 
+class TensorAsk(Ask):
+    """The same request in the Open Inference Protocol (KServe v2)."""
+
+    def encode(self) -> bytes:
+        value = json.dumps({"nonce": self.nonce, "do": self.do, **self.more})
+        tensor = {"name": "input", "datatype": "BYTES", "shape": [1], "data": [value]}
+        body = json.dumps({"id": self.nonce, "inputs": [tensor]}).encode()
+        return request("POST", self.path, body=body, headers=(("Content-Type", "application/json"),))
+
+
 Make = Callable[[random.Random], Ask]
 """The next request of a client."""
 
@@ -76,6 +86,22 @@ def nonce(rng: random.Random) -> str:
 def echo(rng: random.Random) -> Ask:
     """A plain request."""
     return Ask(nonce(rng))
+
+
+def tensor_echo(rng: random.Random) -> Ask:
+    """The same over KServe v2, whose answer has the request's id."""
+    return TensorAsk(nonce(rng), verify=_own_tensor, path="/v2/models/Slow50/infer")
+
+
+def _own_tensor(nonce: str, answer: Answer) -> str:
+    try:
+        body: Any = strict_json(answer.body)
+        output = json.loads(body["outputs"][0]["data"][0])
+        if (body["id"], output["hash"]) == (nonce, hashlib.sha256(nonce.encode()).hexdigest()):
+            return ""
+    except (ValueError, LookupError, TypeError) as error:
+        return f"not a response: {error}"
+    return f"not its own answer: {answer.body[:120]!r}"
 
 
 class Client:

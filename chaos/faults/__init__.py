@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from chaos.client import tensor_echo
 from chaos.faults import (
     bodies,
     clocks,
@@ -74,6 +75,12 @@ FAULTS: tuple[Fault, ...] = (
     Fault("A3", clocks.paused),
     Fault("headline", lambda run: kills.kill_worker(run, "headline", seconds=run.headline_seconds)),
     Fault("headline/1", lambda run: kills.kill_worker(run, "headline/1", replicas=1, seconds=run.headline_seconds)),
+    Fault(
+        "headline/v2",
+        lambda run: kills.kill_worker(
+            run, "headline/v2", seconds=run.headline_seconds, make=tensor_echo, over="KServe v2: "
+        ),
+    ),
     Fault(
         "headline/grpc",
         lambda run: over_grpc.kill_worker_over_grpc(run, "headline/grpc", seconds=run.headline_seconds),

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 
-from chaos.client import Ask, nonce
+from chaos.client import Ask, Make, echo, nonce
 from chaos.ledger import Row
 from chaos.run import Report, Run, Stage, passing
 from chaos.server import eventually
@@ -16,17 +16,19 @@ from chaos.server import eventually
 _FLAGS = ("--max-batch-size", "8")
 
 
-async def kill_worker(run: Run, fault: str = "F-01", *, replicas: int = 2, seconds: float | None = None) -> Report:
-    """kill -9 of a random worker every 2 s."""
+async def kill_worker(
+    run: Run, fault: str = "F-01", *, replicas: int = 2, seconds: float | None = None, make: Make = echo, over: str = ""
+) -> Report:
+    """kill -9 of a random worker every 2 s, under requests that `make` makes: `over` which protocol, if not ours."""
     seconds = seconds or run.seconds
     period = min(2.0, seconds / 3)
     async with (
         run.stage("Slow50", "--replicas", str(replicas), *_FLAGS) as stage,
-        stage.load(),
+        stage.load(make),
         every(period, stage, run.rng(), how_many=1) as kills,
     ):
         await passing(seconds)
-    what = f"kill -9 of a random worker every {period:.1f} s for {seconds:g} s, {_workers(replicas)}"
+    what = f"{over}kill -9 of a random worker every {period:.1f} s for {seconds:g} s, {_workers(replicas)}"
     stage.require(len(kills) > 1, f"only {len(kills)} kills")
     return run.report(fault, what, f"{len(kills)} kills; {rate(stage, seconds)}", stage)
 
