@@ -143,7 +143,7 @@ def test_auto_has_as_many_fronts_as_the_cores_can_use() -> None:
         engine="onnxruntime",
         placements=Placements(processor(), 2, taken, (taken,)),
     )
-    assert [fronts_for(photographs, cores) for cores in (1, 2, 8, 64)] == [1, 1, 1, 4]
+    assert [fronts_for(photographs, cores) for cores in (1, 2, 8, 64)] == [1, 1, 1, 3]
     numbers = msgspec.structs.replace(
         photographs,
         pipeline=TensorConfig(),

@@ -16,10 +16,10 @@ from flambeau.serving.opening import Opened
 from flambeau.settings.service import Settings
 from flambeau.system.machine import MIB, processor, usable_cores
 
-_FRONT_SECONDS = 85e-6
+_FRONT_SECONDS = 55e-6
 """What a front takes for a request of small JSON, and for any other request beside its body (docs/performance.md)."""
 
-_IMAGE_SECONDS = 650e-6
+_IMAGE_SECONDS = 500e-6
 """What it takes for a photograph in a form."""
 
 _PAYS = 0.25
@@ -78,8 +78,8 @@ def fronts_for(manifest: Manifest, cores: int) -> int:
     """How many fronts a model can use: the cores that fronts would have if all were busy, in whole fronts.
 
     A request takes the front `f` seconds and the engine `e`. Cores that are all busy answer `cores / (f + e)` a second,
-    of which one front can do `1 / f`. Example: numbers, 85 µs at the front and 6 µs in the engine: on 2 cores 1.9
-    fronts, so two. A photograph, 0.65 ms and 12 ms: on 2 cores 0.1, so one; on 64 cores 3.3, so four. What was not
+    of which one front can do `1 / f`. Example: numbers, 55 µs at the front and 6 µs in the engine: on 2 cores 1.8
+    fronts, so two. A photograph, 0.5 ms and 12 ms: on 2 cores 0.1, so one; on 64 cores 2.6, so three. What was not
     measured on this processor counts as slow.
     """
     if isinstance(manifest.pipeline, PythonConfig):
