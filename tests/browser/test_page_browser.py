@@ -497,9 +497,9 @@ def test_the_dashboard_computes_as_prometheus_does(browser: Browser, cat_server:
     assert (b["answered"], b["median"], b["batch"], b["waiting"], b["memory"]) == (3, None, None, 4, None)
     assert models == [
         {"title": "a", "ready": True, "states": [["busy", 1], ["idle", 2]], "restarts": [["crash", 5]],
-         "memory": [2e8, 1e8]},
-        {"title": "b 1", "ready": True, "states": [], "restarts": [], "memory": []},
-        {"title": "b 2", "ready": False, "states": [["idle", 0]], "restarts": [], "memory": []},
+         "memory": [2e8, 1e8], "nodes": []},
+        {"title": "b 1", "ready": True, "states": [], "restarts": [], "memory": [], "nodes": []},
+        {"title": "b 2", "ready": False, "states": [["idle", 0]], "restarts": [], "memory": [], "nodes": []},
     ]  # fmt: skip
     assert refused == [["queue_full", 21]]
 

@@ -291,7 +291,7 @@ def test_a_slash_at_the_end_makes_no_difference_u19(doubles: Front) -> None:
         assert post(doubles, path, json={"input": 4}).json() == {"output": 8.0}
 
 
-@pytest.mark.parametrize("path", ["/predictions/Double", "/invocations", "/predict/a/b/c"])
+@pytest.mark.parametrize("path", ["/infer/Double", "/invocations", "/predict/a/b/c"])
 def test_who_asks_nearly_at_the_right_address_is_told_it_u19(doubles: Front, path: str) -> None:
     answered = post(doubles, path, json={"input": 4})
     refused(answered, 404, "not_found")

@@ -8,6 +8,7 @@ import pytest
 BUILDS, CORPUS, DOCS = "test_activation_builds.py::", "test_corpus.py::", "test_docs.py::"
 TOLD = f"{CORPUS}test_the_answer_is_that_of_pytorch_or_a_way_to_it_is_told"
 EXAMPLES = f"{DOCS}test_examples_do_what_the_document_says"
+SEVERAL = "test_several_tensors.py::"
 ENDS = f"{BUILDS}test_what_the_network_ends_in_is_not_applied_again"
 GRAPH = f"{BUILDS}test_an_onnx_graph_tells_what_it_ends_in"
 CTRL_C = "test_interrupt.py::test_ctrl_c_is_one_line_and_130_u15"
@@ -35,9 +36,30 @@ DOORS = {
     f"{TOLD}[ends in softmax]": f"{ENDS}[Softmax",
     f"{TOLD}[ends in log_softmax]": "test_tasks.py::test_a_softmax_in_the_network_is_not_applied_again_w2",
     f"{TOLD}[ends in sigmoid]": f"{ENDS}[Sigmoid",
+    f"{BUILDS}test_what_may_be_features_is_asked": f"{BUILDS}test_features_are_never_classes",
+    f"{BUILDS}test_one_output_is_never_a_softmax": f"{BUILDS}test_one_output_can_be_the_score_of_a_class",
+    f"{TOLD}[one output]": f"{BUILDS}test_one_output_can_be_the_score_of_a_class",
+    f"{TOLD}[a norm first]": f"{TOLD}[multi-label]",
+    f"{SEVERAL}test_outputs_in_a_tuple_are_called_by_their_numbers_and_one_may_be_taken":
+        f"{SEVERAL}test_every_output_of_a_dict_is_answered_by_its_key[onnxruntime]",
+    f"{SEVERAL}test_every_output_of_a_dict_is_answered_by_its_key[eager]":
+        f"{SEVERAL}test_every_output_of_a_dict_is_answered_by_its_key[onnxruntime]",
+    f"{SEVERAL}test_the_command_line_names_shapes_by_input":
+        f"{SEVERAL}test_a_network_of_two_inputs_takes_them_by_the_names_of_its_arguments[onnxruntime]",
+    f"{SEVERAL}test_golden_samples_may_be_of_several_lengths":
+        f"{SEVERAL}test_a_series_of_any_length_through_an_lstm[onnxruntime]",
     # files by path alone
     "test_any_file.py::test_weights_with_a_new_head_are_served_by_path_alone":
         "test_cli.py::test_a_fine_tuned_resnet_serves_with_its_own_classes",
+    "test_cli.py::test_a_built_bundle_can_be_carried_elsewhere_and_served": f"{EXAMPLES}[README.md]",
+    "test_cli.py::test_arch_args_reach_the_constructor":
+        "test_cli.py::test_a_network_over_numbers_serves_rows_and_lists_of_rows",
+    "test_any_file.py::test_weights_among_foreign_objects_need_a_word_too":
+        "test_any_file.py::test_a_network_that_comes_with_its_code_needs_a_word_and_then_answers",
+    "test_sources.py::test_code_that_own_code_imports_is_part_of_what_was_built_p14":
+        "test_sources.py::test_a_build_that_is_killed_when_its_bundle_stands_has_listed_its_code_p14",
+    "test_torchvision_ops.py::test_a_python_model_runs_a_detector_of_torchvisions[fasterrcnn":
+        "test_torchvision_ops.py::test_a_python_model_runs_a_detector_of_torchvisions[ssdlite",
     "test_cli.py::test_the_third_recipe_as_a_network":
         "test_cli.py::test_a_network_over_numbers_serves_rows_and_lists_of_rows",
     "test_cli.py::test_an_own_network_is_served_by_eager_pytorch_too":
@@ -53,6 +75,12 @@ DOORS = {
     "test_torchvision_ops.py::test_a_class_of_ones_own_may_import_torchvision":
         "test_torchvision_ops.py::test_a_python_model_runs_a_detector_of_torchvisions",
     # servers
+    "test_openapi.py::test_schemathesis_finds_nothing_at_a_python_model_f45":
+        "test_openapi.py::test_schemathesis_finds_nothing_at_an_image_model_f45",
+    "test_standstill.py::test_a_front_that_stood_longer_than_the_limit_answers_what_was_computed_meanwhile_a3[limits1]":
+        "test_standstill.py::test_a_front_that_stood_longer_than_the_limit_answers_what_was_computed_meanwhile_a3[limits0]",
+    "test_serve_processes.py::test_a_model_that_hangs_over_all_inputs_is_told_and_stays_ready_for_others_a2":
+        "test_standstill.py::test_many_inputs_that_hang_do_not_make_the_model_refuse_the_others_a2[2]",
     "test_openapi.py::test_schemathesis_finds_nothing_at_any_task_w4[embedding]":
         "test_openapi.py::test_schemathesis_finds_nothing_at_any_task_w4[sigmoid_outside]",
     "test_openapi.py::test_schemathesis_finds_nothing_at_any_task_w4[regression]":
@@ -77,6 +105,8 @@ DOORS = {
     f"{CTRL_C}[doctor]": f"{CTRL_C}[predict]",
     f"{EXAMPLES}[docs/models.md]":
         "test_models.py::test_versions_are_loaded_switched_and_unloaded_while_it_serves",
+    f"{EXAMPLES}[docs/kserve.md]": "test_kserve_v2.py::",
+    f"{EXAMPLES}[docs/pictures.md]": "test_segmentation.py::",
     f"{EXAMPLES}[docs/platforms.md]": "test_platforms.py::test_hugging_face_is_answered_in_the_shape_of_the_task",
     f"{EXAMPLES}[docs/quickstart.md]": f"{EXAMPLES}[README.md]",
     f"{EXAMPLES}[docs/protocols.md]": "test_openapi.py::test_schemathesis_finds_nothing_at_an_image_model_f45",

@@ -25,6 +25,7 @@ from flambeau.protocols.v2_values import InferenceRequest, InferenceResponse, Na
 from flambeau.serving import tensor_requests
 from flambeau.serving.model import Model
 from flambeau.serving.service import Service
+from flambeau.tasks import COUNT
 from flambeau.types import Options, Payload, Tensors
 
 FILES = "images"
@@ -126,7 +127,8 @@ def answer_outputs(model: Model) -> tuple[TensorSpec, ...]:
         return (TensorSpec("output", "str", ()),)
     facts = replace(model.bundle.manifest.facts, labels=model.bundle.labels())
     arrays, answer = model.does.arrays(facts), TensorSpec(ANSWER, "str", ())
-    return (*arrays, answer) if any(FREE in spec.shape for spec in arrays) else arrays or (answer,)
+    unlike = model.does.dense or any(spec.name == COUNT for spec in arrays)
+    return (*arrays, answer) if unlike else arrays or (answer,)
 
 
 def shape_of(spec: TensorSpec) -> tuple[int, ...]:
