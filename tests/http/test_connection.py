@@ -86,6 +86,30 @@ def test_requests_that_are_sent_ahead_are_answered_in_their_order(server: Server
     assert found == [{"output": 2.0}, {"output": 4.0}, {"status": "live"}, {"output": 6.0}, {"output": 8.0}]
 
 
+def test_a_head_stands_for_itself_and_not_for_one_that_followed_it(server: ServerProcess) -> None:
+    """The first is answered before the parser has seen the second, whose head has as many lines and another length."""
+    known, refused, longer = short(b'{"input": 3}'), short(b'{"input": ?}'), short(b'{"input": 5' + b" " * 28 + b"}")
+    with Line(server) as attacker, Line(server) as victim:
+        attacker.sock.sendall(refused + longer)
+        assert [attacker.answer()[::2][0], attacker.answer()[2]] == [400, {"output": 10.0}]
+        victim.sock.settimeout(10)
+        victim.sock.sendall(known)
+        assert victim.answer()[2] == {"output": 6.0}
+
+
+def test_a_request_for_which_there_must_be_room_first_counts_once(serve: Serve, double_py: Path) -> None:
+    limits = ("--rate-limit", "3/hour", "--max-body-bytes", 200, "--max-inflight-bytes", 200)
+    with serve(f"{double_py}:Double", "--allow-code", *limits) as limited, Line(limited) as line:
+        line.sock.sendall(short(b'{"input": 3}'))
+        assert line.answer()[2] == {"output": 6.0}
+        with Line(limited) as upload:
+            upload.sock.sendall(short(b" " * 200)[:-4])
+            limited.get("/livez")  # what was sent before has been read
+            line.sock.sendall(short(b'{"input": 4}'))
+            assert line.answer()[::2] == (200, {"output": 8.0})
+            assert upload.answer()[0] == 503
+
+
 def test_a_request_that_comes_byte_by_byte_is_answered(server: ServerProcess) -> None:
     with Line(server) as line:
         line.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

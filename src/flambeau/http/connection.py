@@ -110,6 +110,9 @@ class DispatchingConnection(BoundedConnection):
         size = len(data) - end
         if size > head.length:  # more follows, which the parser reads with it
             return False
+        budget = self._budget
+        if size == head.length and budget.used + size > budget.most:  # the parser's way makes room
+            return False  # before it is admitted: that counts, and is done once
         exchange = self._admitted(head)
         if exchange is None:
             return False
@@ -118,9 +121,6 @@ class DispatchingConnection(BoundedConnection):
             self._unparsed = True
             self._go_on(data[end:])
             return True
-        budget = self._budget
-        if budget.used + size > budget.most:  # the parser's way makes room
-            return False
         budget.used += size
         exchange.held = size
         self._reading.since = self._monitor.now
@@ -226,10 +226,11 @@ class DispatchingConnection(BoundedConnection):
     # Callbacks of the parser
 
     def on_headers_complete(self) -> None:
+        raw, self._first = self._first, b""  # of this head: another may follow in the same piece
         if self._has_wish():
             return
         first = self.cycle is None or self.cycle.response_complete
-        exchange = self._recognise() if first else None
+        exchange = self._recognise(raw) if first else None
         if exchange is None:
             super().on_headers_complete()
         else:
@@ -265,16 +266,17 @@ class DispatchingConnection(BoundedConnection):
         if isinstance(self.cycle, Exchange) and self.cycle.answering is not None:
             self.cycle.answering.cancel()
 
-    def _recognise(self) -> Exchange | None:
+    def _recognise(self, raw: bytes) -> Exchange | None:
         """The request whose headers are complete, if it is to be answered here; else `None`.
 
+        `raw`: the bytes of its head, or none if they did not come in one piece as the first of what came.
         Whatever `framing` would refuse gives `None`, as do headers that appear twice.
         """
         head = self._read_head()
         if head is None or self._spare is not None:
             return None
-        if self._first:
-            self._heads.keep(self._first, head, self.headers)
+        if raw:
+            self._heads.keep(raw, head, self.headers)
         exchange = self._admitted(head)
         if self._refusal is not None:
             self.scope[REFUSED] = self._refusal  # type: ignore[literal-required]  # ours, for the ASGI front
