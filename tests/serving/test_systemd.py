@@ -75,8 +75,10 @@ def test_a_watchdog_of_another_process_is_not_ours(model: Sequence[str], tmp_pat
                 hears.recv(4096)
 
 
-def test_restarts_on_a_socket_of_systemd_lose_no_connection(model: Sequence[str]) -> None:
+@pytest.mark.parametrize("fronts", ["1", pytest.param("2", marks=pytest.mark.slow)])
+def test_restarts_on_a_socket_of_systemd_lose_no_connection(model: Sequence[str], fronts: str) -> None:
     """Whoever connects while nobody serves waits for the next process."""
+    model = (*model[:-1], fronts, "--fronts", fronts)
     counts: Counter[object] = Counter()
     over = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as given:
@@ -105,7 +107,9 @@ def test_restarts_on_a_socket_of_systemd_lose_no_connection(model: Sequence[str]
     assert set(counts) == {8.0}, counts
 
 
-def test_a_unix_socket_of_systemd_is_served_and_left(model: Sequence[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("fronts", ["1", "2"])
+def test_a_unix_socket_of_systemd_is_served_and_left(model: Sequence[str], tmp_path: Path, fronts: str) -> None:
+    model = (*model[:-1], fronts, "--fronts", fronts)
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as given:
         given.bind(str(path))

@@ -74,18 +74,19 @@ class Arrivals:
             self._flush()
 
     async def end(self) -> None:
-        """Refuse new connections, and deal those that wait."""
+        """Refuse new connections, and deal those that wait. On a socket that is lent they wait for the next process."""
         if not self._open:
             return
         self._open = False
         self._read(False)
         if self._gives_up is not None:
             self._gives_up.cancel()
-        with self._listening.dup() as spare:
-            spare.setblocking(False)
-            self._address.refuse_newcomers(spare)
-            while self._accept(spare):
-                self._flush()
+        if not self._address.lent:
+            with self._listening.dup() as spare:
+                spare.setblocking(False)
+                self._address.refuse_newcomers(spare)
+                while self._accept(spare):
+                    self._flush()
         self._listening.close()  # from now on the kernel refuses
         for _ in range(100):
             self._flush()
