@@ -190,6 +190,13 @@ def test_the_journal_keeps_what_still_holds() -> None:
         ("POST", "/v2/repository/models/dogs/load", {}),
     ]
     journal = ChangeJournal()
+    for _ in range(3):  # the unload takes the default back, which the load does not give again
+        journal.note(request("PUT", "/models/cats", default_version="1"))
+        journal.note(request("POST", "/models/cats/versions/1/unload"))
+        journal.note(request("POST", "/models/cats/versions/1/load"))
+        journal.note(request("POST", "/models/cats/versions/1/load"))
+    assert [each.path.rpartition("/")[2] for each in journal.requests()] == ["cats", "unload", "load"]
+    journal = ChangeJournal()
     journal.note(request("POST", "/models", model_name="a", url="/x"))
     journal.note(request("DELETE", "/models/a"))
     assert journal.requests() == []

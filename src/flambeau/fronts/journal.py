@@ -1,7 +1,9 @@
 """The changes of models that were made while the service runs, so that a front that starts later can repeat them.
 
-Only what still holds is kept: a load of a version replaces an unload of it, and of several values that were given to
-one thing the last. So it does not grow with the number of changes, but with that of models.
+Only what still holds is kept: an unload of a version replaces a load of it, and of several values that were given to
+one thing the last. A load replaces an unload, unless the unload took something back: whoever unloads the version that
+was made the default has no default of its own choice any more. So it does not grow with the number of changes, but with
+that of models.
 """
 
 import re
@@ -10,7 +12,7 @@ import msgspec
 
 from flambeau.fronts.messages import PlainRequest
 
-_VERSION = re.compile(r"(/models/[^/]+/versions/[^/]+)/(?:load|unload)|(/v2/repository/models/[^/]+)/(?:load|unload)")
+_VERSION = re.compile(r"((?:/v2/repository)?(/models/[^/]+)(?:/versions/[^/]+)?)/(load|unload)")
 _MODEL = re.compile(r"/models/([^/]+)")
 
 
@@ -29,7 +31,12 @@ class ChangeJournal:
         if request.method == "PUT":
             self._note_fields(request)
         elif found := _VERSION.fullmatch(request.path):
-            self._replace(found[1] or found[2], request)
+            about, model, change = found.groups()
+            if change == "load" and self._took_back(about, f"PUT {model}"):
+                about = f"{about} again"
+            else:
+                self._forget(f"{about} again")
+            self._replace(about, request)
         elif request.method == "POST" and request.path == "/models":  # SageMaker loads a model
             self._replace(f"/models/{msgspec.json.decode(request.body).get('model_name')}", request)
         elif request.method == "DELETE" and _MODEL.fullmatch(request.path):
@@ -38,6 +45,15 @@ class ChangeJournal:
     def _replace(self, about: str, request: PlainRequest) -> None:
         self._forget(about)
         self._made.append((about, request))
+
+    def _took_back(self, about: str, change: str) -> bool:
+        """Whether what is noted about a version is an unload, after a change of its model."""
+        before = False
+        for each, request in self._made:
+            before |= each == change
+            if each == about:
+                return before and request.path.endswith("/unload")
+        return False
 
     def _forget(self, about: str) -> None:
         self._made = [(each, request) for each, request in self._made if each != about]
