@@ -167,6 +167,14 @@ def test_a_function_gets_the_parts_of_a_form_and_decides_about_its_answer(server
     assert requests.post(url, json={"x": 1}, timeout=60).json()["keys"] == ["body"]
 
 
+def test_a_handler_may_choose_a_status_without_a_name_and_one_without_a_body(server: ServerProcess) -> None:
+    url = f"{server.url}/predictions/functions"
+    with requests.Session() as line:  # one connection: what stands behind an answer would be read as the next
+        for status, told in (("499", b"told"), ("204", b""), ("304", b""), ("520", b"told"), ("200", b"told")):
+            found = line.post(url, data={"status": status}, timeout=10)
+            assert (str(found.status_code), found.content) == (status, told)
+
+
 def test_handlers_are_answered_over_other_protocols(server: ServerProcess, network: torch.nn.Module) -> None:
     [row] = eager(network, [1, 2, 3])
     native = server.post("/predict/rows", json={"input": [1, 2, 3]}).json()["output"]

@@ -130,6 +130,9 @@ def handle(data, context):
         elif "bytes" in row:
             context.set_response_status(202, "Accepted", index)
             answers.append(bytes(row["bytes"])[::-1])
+        elif "status" in row:
+            context.set_response_status(int(row["status"]), "Odd", index)
+            answers.append(b"told")
         else:
             answers.append({
                 "loaded": state["loaded"], "keys": sorted(row), "id": bool(context.get_request_id(index)),

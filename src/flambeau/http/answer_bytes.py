@@ -5,8 +5,9 @@ from http import HTTPStatus
 
 from flambeau.protocols.messages import SAFE_HEADERS, HttpAnswer
 
-STATUS_LINE = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in HTTPStatus}
-"""The first line of an answer, by its status."""
+_PHRASES = {each.value: each.phrase for each in HTTPStatus}
+STATUS_LINE = {each: f"HTTP/1.1 {each} {_PHRASES.get(each, '')}\r\n".encode() for each in range(100, 600)}
+"""The first line of an answer, by its status: a model's own handler may choose one that has no name."""
 
 
 _ON_EVERY_ANSWER = {each: f"{each[0].lower()}: {each[1]}\r\n" for each in SAFE_HEADERS}

@@ -23,6 +23,7 @@ from flambeau.types import Options, Payload
 TASK = "handler"
 
 _LEFT_OUT = frozenset({"authorization", "proxy-authorization", "cookie", "content-length", "connection"})
+_WITHOUT_BODY = frozenset({204, 205, 304})  # a client takes what follows their heads for the next answer
 _TOLD_BY_FORM = "multipart/form-data"
 
 
@@ -40,7 +41,8 @@ async def answer(service: Service, model: Model, request: HttpRequest, **extra: 
     if isinstance(result, RequestError):
         raise RequestError(result.message, code=result.code, hint=result.hint)
     assert isinstance(result, Handled)
-    found = HttpAnswer(result.status, result.data, result.media_type, result.headers)
+    data = b"" if result.status in _WITHOUT_BODY else result.data
+    found = HttpAnswer(result.status, data, result.media_type, result.headers)
     return Answered(found, None, [outcome.timings], queued)
 
 
