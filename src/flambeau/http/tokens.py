@@ -75,7 +75,7 @@ class HeldTokens:
             return self._held
         self._looked = time.monotonic()
         state = self._look()
-        if state not in (self._state, None):
+        if state != self._state:
             self._state = state
             try:
                 self._held = (*_from_file(self._file), *self.given)
