@@ -66,7 +66,10 @@ class Exchange:
             connection.finish(self, found, error)
         else:  # nearly always
             self.answering = None
-            connection.send(found, self)
+            try:
+                connection.send(found, self)
+            except Exception as unsent:  # an answer that cannot be written: its client must not wait, nor hold memory
+                connection.finish(self, None, unsent)
 
 
 class DispatchingConnection(BoundedConnection):
