@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -247,6 +248,40 @@ def test_what_cannot_be_known_is_asked(tmp_path: Path, bag: Path, network: torch
         build(bare / "model.onnx", [], pipeline="text")
     with pytest.raises(SourceError, match=r"is not a file: name a tokenizer\.json"):
         build(bare / "model.onnx", [], tokenizer=str(bare / "none.json"))
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "told"),
+    [
+        ("modules.json", [{"type": f"sentence_transformers.models.{kind}"} for kind in ("Pooling", "Dense")],
+         "has the step Dense, which is not in the graph"),
+        ("config_sentence_transformers.json", {"prompts": {"query": "find: "}, "default_prompt_name": "query"},
+         "puts the prompt query before every text"),
+    ],
+)  # fmt: skip
+def test_a_step_that_is_not_served_is_refused(
+    tmp_path: Path, network: torch.nn.Module, folder: Path, name: str, said: Any, told: str
+) -> None:
+    """Served without it, every vector would be another one than that of sentence-transformers."""
+    shutil.copytree(folder, tmp_path / "more")
+    (tmp_path / "more" / name).write_text(json.dumps(said))
+    for options in ({}, {"pooling": "mean"}):
+        with pytest.raises(SourceError, match=told):
+            build(tmp_path / "more" / "model.onnx", [], **options)
+
+
+def test_texts_are_written_in_lower_case_where_the_folder_says_so(
+    tmp_path: Path, network: torch.nn.Module, folder: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "lower")
+    cased = json.loads(tokenizer_json(ends=True)) | {"normalizer": None}
+    (tmp_path / "lower" / "tokenizer.json").write_text(json.dumps(cased))
+    (tmp_path / "lower" / "sentence_bert_config.json").write_text('{"max_seq_length": 20, "do_lower_case": true}')
+    notes: list[str] = []
+    with flambeau.load(build(tmp_path / "lower" / "model.onnx", notes).path) as model:
+        found = model.predict("The CAT sleeps").embedding
+    assert np.abs(found - embedded(network, "the cat sleeps")).max() <= 1e-5
+    assert "texts are written in lower case first, as sentence_bert_config.json says" in notes
 
 
 @pytest.mark.slow
