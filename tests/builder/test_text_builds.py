@@ -284,6 +284,36 @@ def test_texts_are_written_in_lower_case_where_the_folder_says_so(
     assert "texts are written in lower case first, as sentence_bert_config.json says" in notes
 
 
+def test_a_network_of_few_tokens_has_an_example_that_fits(network: torch.nn.Module, folder: Path) -> None:
+    """The usual one has twelve, and a model that cannot answer its own example is not served."""
+    bundle = build(folder / "model.onnx", [], max_tokens=5)
+    with flambeau.load(bundle.path) as model:
+        assert np.abs(model.predict("the cat sleeps").embedding - embedded(network, "the cat sleeps")).max() <= 1e-5
+        with pytest.raises(RequestError, match="the text has 6 tokens, and the model takes 5"):
+            model.predict("the cat sleeps over")
+    with pytest.raises(SourceError, match="no text that a build tries has 2 tokens or fewer: raise --max-tokens"):
+        build(folder / "model.onnx", [], max_tokens=2)
+
+
+@pytest.mark.slow
+def test_a_fixed_length_is_filled_up_with_the_tokenizers_own_token(bag: Path, tmp_path: Path) -> None:
+    """Without a mask that token counts: another one than in training would change every answer. The usual example, of
+    ten tokens, does not fit either."""
+    shutil.copy(bag / "bag.pth", tmp_path)
+    own = json.loads(tokenizer_json(ends=False))
+    own["padding"]["pad_id"] = VOCABULARY["[SEP]"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(own))
+    options = {"arch": f"{NETWORKS}:Bag", "arch_args": {"words": len(VOCABULARY)}, "allow_code": True}
+    notes: list[str] = []
+    bundle = build(tmp_path / "bag.pth", notes, input_shape=(8,), **options)
+    filled = [*tokens("a good film", ends=False), *[VOCABULARY["[SEP]"]] * 5]
+    with torch.inference_mode():
+        expected = seeded(Bag(len(VOCABULARY)))(torch.tensor([filled]))[0].softmax(0).numpy()
+    with flambeau.load(bundle.path) as model:
+        assert np.abs(model.predict("a good film").probabilities - expected).max() <= 1e-5
+    assert any("filled up to 8 tokens with the token 3, which counts" in note for note in notes)
+
+
 @pytest.mark.slow
 def test_a_tokenizer_of_another_network_is_refused(bag: Path, tmp_path: Path) -> None:
     torch.save(seeded(Bag(8)).state_dict(), tmp_path / "bag.pth")

@@ -100,13 +100,15 @@ def found(specs: Sequence[TensorSpec], order: BuildRequest, name: str, *, tell: 
     most, told = _most(file, order.options)
     if length != FREE:
         most, told = min(most, length), "its shape" if length <= most else told
-    pads = [tokenizer.token_to_id(each) for each in _PADS]
+    pad = _pad(file)
     config = TextConfig(
-        ids=ids, mask=mask, types=types, most=most, pad=next((each for each in pads if each is not None), 0),
-        truncate=bool(order.options.truncate), threshold=order.options.threshold or 0.0, example=_example(tokenizer),
-        lower=_lowers(file),
+        ids=ids, mask=mask, types=types, most=most, pad=pad or 0, truncate=bool(order.options.truncate),
+        threshold=order.options.threshold or 0.0, example=_example(tokenizer, most), lower=_lowers(file),
     )  # fmt: skip
     cut = "longer ones are cut" if config.truncate else "longer ones are refused: --truncate cuts them"
+    if length != FREE and mask is None:
+        what = "0, for the tokenizer names none" if pad is None else f"{pad:,}"
+        tell(f"shorter texts are filled up to {length:,} tokens with the token {what}, which counts like any other")
     if config.lower:
         tell("texts are written in lower case first, as sentence_bert_config.json says")
     tell(f"texts become token ids by {file.name}; at most {most:,} tokens, as {told} says; {cut}")
@@ -165,6 +167,16 @@ def _most(tokenizer: Path, options: SourceOptions) -> tuple[int, str]:
     return (int(own["max_length"]), tokenizer.name) if own else (_USUAL_MOST, "nothing, and --max-tokens")
 
 
+def _pad(file: Path) -> int | None:
+    """The token that texts are filled up with: that of the tokenizer's own padding, else one of a usual name."""
+    from tokenizers import Tokenizer
+
+    made = Tokenizer.from_file(str(file))
+    if made.padding:
+        return int(made.padding["pad_id"])
+    return next((found for each in _PADS if (found := made.token_to_id(each)) is not None), None)
+
+
 def _lowers(tokenizer: Path) -> bool:
     """Whether texts are written in lower case before the tokenizer sees them."""
     said = _read(tokenizer, "sentence_bert_config.json", _Sentences)
@@ -187,11 +199,17 @@ def _read(tokenizer: Path, name: str, kind: type[_Said]) -> _Said | None:
         ) from None
 
 
-def _example(tokenizer: "Tokenizer") -> str:
-    """A text with tokens in it."""
+def _example(tokenizer: "Tokenizer", most: int) -> str:
+    """A text with tokens in it, and of at most so many. Raises `SourceError` if there is none."""
+    made = False
     for text in (*SENTENCES, *sorted(tokenizer.get_vocab(with_added_tokens=False))[:_TRIED_WORDS]):
-        if not all(tokenizer.encode(text).special_tokens_mask):
-            return str(text)
+        found = tokenizer.encode(text)
+        if not all(found.special_tokens_mask):
+            if len(found.ids) <= most:
+                return str(text)
+            made = True
+    if made:
+        raise SourceError(f"no text that a build tries has {most:,} tokens or fewer: raise --max-tokens")
     raise SourceError("the tokenizer makes no token of any text: it belongs to another network")
 
 
