@@ -140,3 +140,14 @@ def test_tiles_overlap_by_as_much_as_the_network_sees() -> None:
     assert overlap(blur(25), multiple=64) == 128
     assert overlap(blur(60)) == 0
     assert overlap(torch.nn.InstanceNorm2d(3)) == 0
+
+
+class CountsColumns(torch.nn.Module):
+    """Makes a picture darker to the right, by the number of the column: each tile would begin anew."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image * (1 - torch.arange(image.shape[3]) / 400)
+
+
+def test_a_network_that_counts_from_the_edge_takes_no_tiles() -> None:
+    assert overlap(CountsColumns()) == 0

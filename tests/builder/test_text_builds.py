@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -247,6 +248,70 @@ def test_what_cannot_be_known_is_asked(tmp_path: Path, bag: Path, network: torch
         build(bare / "model.onnx", [], pipeline="text")
     with pytest.raises(SourceError, match=r"is not a file: name a tokenizer\.json"):
         build(bare / "model.onnx", [], tokenizer=str(bare / "none.json"))
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "told"),
+    [
+        ("modules.json", [{"type": f"sentence_transformers.models.{kind}"} for kind in ("Pooling", "Dense")],
+         "has the step Dense, which is not in the graph"),
+        ("config_sentence_transformers.json", {"prompts": {"query": "find: "}, "default_prompt_name": "query"},
+         "puts the prompt query before every text"),
+    ],
+)  # fmt: skip
+def test_a_step_that_is_not_served_is_refused(
+    tmp_path: Path, network: torch.nn.Module, folder: Path, name: str, said: Any, told: str
+) -> None:
+    """Served without it, every vector would be another one than that of sentence-transformers."""
+    shutil.copytree(folder, tmp_path / "more")
+    (tmp_path / "more" / name).write_text(json.dumps(said))
+    for options in ({}, {"pooling": "mean"}):
+        with pytest.raises(SourceError, match=told):
+            build(tmp_path / "more" / "model.onnx", [], **options)
+
+
+def test_texts_are_written_in_lower_case_where_the_folder_says_so(
+    tmp_path: Path, network: torch.nn.Module, folder: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "lower")
+    cased = json.loads(tokenizer_json(ends=True)) | {"normalizer": None}
+    (tmp_path / "lower" / "tokenizer.json").write_text(json.dumps(cased))
+    (tmp_path / "lower" / "sentence_bert_config.json").write_text('{"max_seq_length": 20, "do_lower_case": true}')
+    notes: list[str] = []
+    with flambeau.load(build(tmp_path / "lower" / "model.onnx", notes).path) as model:
+        found = model.predict("The CAT sleeps").embedding
+    assert np.abs(found - embedded(network, "the cat sleeps")).max() <= 1e-5
+    assert "texts are written in lower case first, as sentence_bert_config.json says" in notes
+
+
+def test_a_network_of_few_tokens_has_an_example_that_fits(network: torch.nn.Module, folder: Path) -> None:
+    """The usual one has twelve, and a model that cannot answer its own example is not served."""
+    bundle = build(folder / "model.onnx", [], max_tokens=5)
+    with flambeau.load(bundle.path) as model:
+        assert np.abs(model.predict("the cat sleeps").embedding - embedded(network, "the cat sleeps")).max() <= 1e-5
+        with pytest.raises(RequestError, match="the text has 6 tokens, and the model takes 5"):
+            model.predict("the cat sleeps over")
+    with pytest.raises(SourceError, match="no text that a build tries has 2 tokens or fewer: raise --max-tokens"):
+        build(folder / "model.onnx", [], max_tokens=2)
+
+
+@pytest.mark.slow
+def test_a_fixed_length_is_filled_up_with_the_tokenizers_own_token(bag: Path, tmp_path: Path) -> None:
+    """Without a mask that token counts: another one than in training would change every answer. The usual example, of
+    ten tokens, does not fit either."""
+    shutil.copy(bag / "bag.pth", tmp_path)
+    own = json.loads(tokenizer_json(ends=False))
+    own["padding"]["pad_id"] = VOCABULARY["[SEP]"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(own))
+    options = {"arch": f"{NETWORKS}:Bag", "arch_args": {"words": len(VOCABULARY)}, "allow_code": True}
+    notes: list[str] = []
+    bundle = build(tmp_path / "bag.pth", notes, input_shape=(8,), **options)
+    filled = [*tokens("a good film", ends=False), *[VOCABULARY["[SEP]"]] * 5]
+    with torch.inference_mode():
+        expected = seeded(Bag(len(VOCABULARY)))(torch.tensor([filled]))[0].softmax(0).numpy()
+    with flambeau.load(bundle.path) as model:
+        assert np.abs(model.predict("a good film").probabilities - expected).max() <= 1e-5
+    assert any("filled up to 8 tokens with the token 3, which counts" in note for note in notes)
 
 
 @pytest.mark.slow

@@ -116,10 +116,35 @@ def test_hours_in_a_small_file_are_not_decoded() -> None:
         pipeline(FREE).preprocess(Payload("file", silence))
 
 
+@pytest.mark.parametrize("length", [1001, 16_001, 22_051])
+def test_a_sound_of_just_the_networks_length_is_not_too_long(length: int) -> None:
+    sound = np.full(length, 0.25, np.float32)
+    file = Payload("file", written(sound, subtype="FLOAT"))
+    found = pipeline(length, seconds=length / RATE).preprocess(file)["input"]
+    assert np.array_equal(found, sound[None])
+    longer = Payload("file", written(np.full(length + 1, 0.25, np.float32)))
+    with pytest.raises(InvalidInput, match="longer than"):
+        pipeline(length, seconds=length / RATE).preprocess(longer)
+
+
+@pytest.mark.parametrize(("kept", "riff"), [(-1, None), (-500, 0), (-500, len(WAV) - 508), (None, None)])
+def test_samples_that_a_wav_file_promises_and_lacks_are_missed(kept: int | None, riff: int | None) -> None:
+    """Whatever the length of the whole file says: a tool that cuts may mend that alone."""
+    file = bytearray(WAV[:kept])
+    if riff is not None:
+        file[4:8] = struct.pack("<I", riff)
+    if kept is None:  # nothing is cut, but more is promised
+        file[40:44] = struct.pack("<I", len(WAV) - 44 + 1000)
+    with pytest.raises(InvalidInput, match="its end is missing"):
+        pipeline(FREE).preprocess(Payload("file", bytes(file)))
+
+
 def test_a_length_of_a_pipe_is_no_broken_file() -> None:
     for length in (0, 0xFFFFFFFF):
         piped = WAV[:4] + struct.pack("<I", length) + WAV[8:]
         assert pipeline(FREE).preprocess(Payload("file", piped))["input"].shape == (1, RATE // 2)
+    piped = WAV[:4] + b"\xff" * 4 + WAV[8:40] + b"\xff" * 4 + WAV[44:]
+    assert pipeline(FREE).preprocess(Payload("file", piped))["input"].shape == (1, RATE // 2)
 
 
 @settings(max_examples=60, deadline=None)

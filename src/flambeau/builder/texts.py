@@ -34,6 +34,7 @@ _IDS = ("input_ids", "ids", "token_ids", "tokens", "input")
 _MASKS = ("attention_mask", "mask", "attn_mask")
 _TYPES = ("token_type_ids", "segment_ids", "type_ids")
 _USUAL_MOST = 512
+_MODULES = ("Transformer", "Pooling", "Normalize")  # of sentence-transformers, that become part of a bundle
 _BLOCK = 16  # tokens that a text is filled up to a multiple of, where a mask says which count
 _TRIED_WORDS = 1000
 _PADS = ("[PAD]", "<pad>", "<PAD>", "<|padding|>")
@@ -64,6 +65,12 @@ class _SentenceModule(msgspec.Struct):
 
 class _Sentences(msgspec.Struct):
     max_seq_length: int | None = None
+    do_lower_case: bool = False
+
+
+class _Prompts(msgspec.Struct):
+    prompts: dict[str, str] = {}
+    default_prompt_name: str | None = None
 
 
 def found(specs: Sequence[TensorSpec], order: BuildRequest, name: str, *, tell: Tell) -> TextConfig | None:
@@ -93,12 +100,17 @@ def found(specs: Sequence[TensorSpec], order: BuildRequest, name: str, *, tell: 
     most, told = _most(file, order.options)
     if length != FREE:
         most, told = min(most, length), "its shape" if length <= most else told
-    pads = [tokenizer.token_to_id(each) for each in _PADS]
+    pad = _pad(file)
     config = TextConfig(
-        ids=ids, mask=mask, types=types, most=most, pad=next((each for each in pads if each is not None), 0),
-        truncate=bool(order.options.truncate), threshold=order.options.threshold or 0.0, example=_example(tokenizer),
+        ids=ids, mask=mask, types=types, most=most, pad=pad or 0, truncate=bool(order.options.truncate),
+        threshold=order.options.threshold or 0.0, example=_example(tokenizer, most), lower=_lowers(file),
     )  # fmt: skip
     cut = "longer ones are cut" if config.truncate else "longer ones are refused: --truncate cuts them"
+    if length != FREE and mask is None:
+        what = "0, for the tokenizer names none" if pad is None else f"{pad:,}"
+        tell(f"shorter texts are filled up to {length:,} tokens with the token {what}, which counts like any other")
+    if config.lower:
+        tell("texts are written in lower case first, as sentence_bert_config.json says")
     tell(f"texts become token ids by {file.name}; at most {most:,} tokens, as {told} says; {cut}")
     return config
 
@@ -155,6 +167,22 @@ def _most(tokenizer: Path, options: SourceOptions) -> tuple[int, str]:
     return (int(own["max_length"]), tokenizer.name) if own else (_USUAL_MOST, "nothing, and --max-tokens")
 
 
+def _pad(file: Path) -> int | None:
+    """The token that texts are filled up with: that of the tokenizer's own padding, else one of a usual name."""
+    from tokenizers import Tokenizer
+
+    made = Tokenizer.from_file(str(file))
+    if made.padding:
+        return int(made.padding["pad_id"])
+    return next((found for each in _PADS if (found := made.token_to_id(each)) is not None), None)
+
+
+def _lowers(tokenizer: Path) -> bool:
+    """Whether texts are written in lower case before the tokenizer sees them."""
+    said = _read(tokenizer, "sentence_bert_config.json", _Sentences)
+    return said is not None and said.do_lower_case
+
+
 _Said = TypeVar("_Said")
 
 
@@ -171,16 +199,27 @@ def _read(tokenizer: Path, name: str, kind: type[_Said]) -> _Said | None:
         ) from None
 
 
-def _example(tokenizer: "Tokenizer") -> str:
-    """A text with tokens in it."""
+def _example(tokenizer: "Tokenizer", most: int) -> str:
+    """A text with tokens in it, and of at most so many. Raises `SourceError` if there is none."""
+    made = False
     for text in (*SENTENCES, *sorted(tokenizer.get_vocab(with_added_tokens=False))[:_TRIED_WORDS]):
-        if not all(tokenizer.encode(text).special_tokens_mask):
-            return str(text)
+        found = tokenizer.encode(text)
+        if not all(found.special_tokens_mask):
+            if len(found.ids) <= most:
+                return str(text)
+            made = True
+    if made:
+        raise SourceError(f"no text that a build tries has {most:,} tokens or fewer: raise --max-tokens")
     raise SourceError("the tokenizer makes no token of any text: it belongs to another network")
 
 
 def pooling_of(order: BuildRequest, output: str) -> tuple[Literal["mean", "first"], str]:
-    """How the vectors of all tokens become one (`mean` or `first`), and what says so. Raises `SourceError`."""
+    """How the vectors of all tokens become one (`mean` or `first`), and what says so.
+
+    Raises `SourceError` where that does not show, and for steps beside it that are not served: without them the vectors
+    would be others than those of sentence-transformers.
+    """
+    _refuse_more_steps(Path(str(order.tokenizer)))
     if order.options.pooling is not None:
         return order.options.pooling, "--pooling"
     said = _read(Path(str(order.tokenizer)), "1_Pooling/config.json", _Pooling)
@@ -196,6 +235,24 @@ def pooling_of(order: BuildRequest, output: str) -> tuple[Literal["mean", "first
         f"its output {output} has a vector for every token: say --pooling mean for their mean, or --pooling first for "
         "that of the first token, as it was trained"
     )
+
+
+def _refuse_more_steps(tokenizer: Path) -> None:
+    """Raise `SourceError` if the files beside a tokenizer say more than how tokens become a vector."""
+    modules = _read(tokenizer, "modules.json", list[_SentenceModule]) or []
+    kinds = [each.type.rpartition(".")[2] for each in modules]
+    if more := [kind for kind in kinds if kind not in _MODULES]:
+        raise SourceError(
+            f"modules.json beside {tokenizer.name} has the step {more[0]}, which is not in the graph, so that its "
+            "vectors would be others: export a graph that ends with it, or remove it there if it is not wanted"
+        )
+    said = _read(tokenizer, "config_sentence_transformers.json", _Prompts)
+    if said is not None and said.default_prompt_name and said.prompts.get(said.default_prompt_name):
+        raise SourceError(
+            f"config_sentence_transformers.json beside {tokenizer.name} puts the prompt {said.default_prompt_name} "
+            "before every text, which is not served: set its default_prompt_name to null, and send texts that begin "
+            f"with {said.prompts[said.default_prompt_name]!r}"
+        )
 
 
 def normalises(order: BuildRequest) -> bool:

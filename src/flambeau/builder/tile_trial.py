@@ -1,8 +1,8 @@
 """Whether large pictures can be cut into tiles: does a network's answer to a pixel depend on what lies far away?
 
-It is computed over a photograph, and over a part of it. Where the two answers are the same up to a margin beside the
-cut, tiles that overlap by twice the margin and some more make the same picture as the whole. Otherwise seams would
-show.
+It is computed over a photograph, and over two parts of it: without its right edge, and without its left one, which
+shows a network that counts from an edge. Where the answers are the same up to a margin beside the cut, tiles that
+overlap by twice the margin and some more make the same picture as the whole. Otherwise seams would show.
 """
 
 import math
@@ -36,10 +36,14 @@ def overlap(
     """
     given, answered = names
     whole = compute({given: photograph})[answered]
-    part = compute({given: np.ascontiguousarray(photograph[..., :PART])})[answered]
+    first, last = (
+        compute({given: np.ascontiguousarray(photograph[..., start : start + PART])})[answered]
+        for start in (0, WHOLE - PART)
+    )
     allowed = (float(np.ptp(whole)) if span is None else abs(span)) / _STEPS
     for margin in _MARGINS:
         columns = int((PART - margin) * scale)
-        if np.abs(whole[..., :columns] - part[..., :columns]).max() <= allowed:
+        apart = (whole[..., :columns] - first[..., :columns], whole[..., -columns:] - last[..., -columns:])
+        if max(np.abs(each).max() for each in apart) <= allowed:
             return math.ceil((2 * margin + FADE) / multiple) * multiple
     return 0

@@ -73,8 +73,9 @@ class TextConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="t
 
     `ids`, `mask` and `types` are the names of the network's inputs: the token ids, which of them count, and the number
     of the sentence that each belongs to, which is 0. `most`: how many tokens the network takes; longer texts are cut if
-    `truncate`, and else refused. With a mask, texts are filled up with the token `pad` to a multiple of `block` tokens.
-    `pooling` made one vector of those of all tokens, in the graph itself: their mean, or the first. `example`: a text.
+    `truncate`, and else refused. `lower`: texts are written in lower case first. With a mask, they are filled up with
+    the token `pad` to a multiple of `block` tokens. `pooling` made one vector of those of all tokens, in the graph
+    itself: their mean, or the first. `example`: a text.
     """
 
     ids: str
@@ -87,6 +88,7 @@ class TextConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="t
     pooling: Literal["mean", "first"] | None = None
     example: str = "An example."
     threshold: float = 0.0
+    lower: bool = False
 
     def __str__(self) -> str:
         """What is done to a text, in words."""

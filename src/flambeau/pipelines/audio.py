@@ -5,6 +5,7 @@ decoded, and it is decoded no further than the limit: a small FLAC file can hold
 """
 
 import io
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -77,7 +78,7 @@ class AudioPipeline:
     @property
     def _most(self) -> int:
         """The most samples at the network's own rate."""
-        return int(self._config.seconds * self._config.rate)
+        return _samples(self._config.seconds, self._config.rate)
 
     def _decoded(self, data: bytes) -> "tuple[npt.NDArray[np.float32], int]":
         """The sound mixed to one channel, and its rate."""
@@ -95,7 +96,7 @@ class AudioPipeline:
                         f"channels at {RATES[0]:,} to {RATES[1]:,} Hz are read: convert it",
                         code="input_rejected",
                     )
-                most = int(self._config.seconds * rate)
+                most = _samples(self._config.seconds, rate)
                 parts, count = [], 0
                 while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
                     parts.append(block.mean(axis=1, dtype=np.float32))
@@ -130,7 +131,25 @@ class AudioPipeline:
         return np.concatenate([wave, np.zeros(length - len(wave), np.float32)]) if length > len(wave) else wave
 
 
+def _samples(seconds: float, rate: int) -> int:
+    """How many samples those seconds have. 1001 / 16000 seconds at 16 kHz have 1001: floats make 1000.99… of them."""
+    return math.floor(seconds * rate + 1e-6)
+
+
 def _cut(data: bytes) -> bool:
-    """Whether a WAV file is shorter than it says. The library reads such a file to its end without a word."""
+    """Whether a WAV file is shorter than it says. The library reads such a file to its end without a word.
+
+    Both lengths are asked, the file's own and that of its samples: a tool that cuts a file may mend one of them.
+    """
+    if data[:4] != b"RIFF":
+        return False
     told = int.from_bytes(data[4:8], "little")
-    return data[:4] == b"RIFF" and 0 < told < _UNKNOWN and told + 8 > len(data) + 1
+    if 0 < told < _UNKNOWN and told + 8 > len(data) + 1:
+        return True
+    start = 12
+    while start + 8 <= len(data):
+        length = int.from_bytes(data[start + 4 : start + 8], "little")
+        if data[start : start + 4] == b"data":
+            return length < _UNKNOWN and start + 8 + length > len(data)
+        start += 8 + length + length % 2
+    return False

@@ -58,6 +58,7 @@ class TextPipeline:
     def tokens(self, text: str) -> list[int]:
         """The ids of a text, those that begin and end it included. Raises `InvalidInput`."""
         config = self._config
+        text = text.lower() if config.lower else text
         found = self._tokenizer.encode(text)
         if all(found.special_tokens_mask):
             raise InvalidInput("nothing in the text is a token of the model: send some words", code="input_rejected")

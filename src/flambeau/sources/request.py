@@ -207,7 +207,9 @@ def tokenizer_beside(file: Path) -> Path | None:
 
 def beside_tokenizer(tokenizer: str) -> tuple[Path, ...]:
     """The files beside a tokenizer that say what becomes of its tokens, as sentence-transformers writes them."""
-    names = ("1_Pooling/config.json", "modules.json", "sentence_bert_config.json")
+    names = (
+        "1_Pooling/config.json", "config_sentence_transformers.json", "modules.json", "sentence_bert_config.json",
+    )  # fmt: skip
     return tuple(file for file in (Path(tokenizer).parent / name for name in names) if file.is_file())
 
 
