@@ -1,5 +1,6 @@
 """TorchServe's archives, handlers, clients and management, against a real server; and SageMaker's scripts."""
 
+import colorsys
 import io
 import json
 import subprocess
@@ -277,6 +278,9 @@ def test_an_archive_that_cannot_be_loaded_is_not_registered(management: str) -> 
         ("?url=plain.mar&initial_workers=999", 400),
         ("?url=gone.mar", 404),
         ("?url=../store/plain.mar", 404),
+        ("?url=.", 404),
+        ("?url=%00", 404),
+        (f"?url={'a' * 3000}", 404),
         ("?url=http://x.example/y.mar", 403),
     ],
 )
@@ -291,6 +295,17 @@ def test_nothing_is_managed_at_the_address_of_predictions(server: ServerProcess)
 
 
 # The command line
+
+
+def test_a_file_that_a_bundle_does_not_list_is_not_before_its_handler(tmp_path: Path) -> None:
+    handler = "import colorsys\n\ndef handle(data, context):\n    return data and [colorsys.__file__] * len(data)\n"
+    write_mar(tmp_path / "net.mar", {"modelName": "net", "handler": "net.py"}, {"net.py": handler})
+    done = run_flambeau("convert", tmp_path / "net.mar", "-o", tmp_path / "bundle", "--allow-code", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "bundle" / "archive" / "colorsys.py").write_text("")
+    command = [*FLAMBEAU, "serve", f"net={tmp_path / 'bundle'}", "--allow-code", "--port", "0"]
+    with started(command, tmp_path) as server:
+        assert server.post("/predictions/net", data=b"x").text == colorsys.__file__
 
 
 def test_an_archive_with_a_handler_needs_permission(store: Path, tmp_path: Path) -> None:
