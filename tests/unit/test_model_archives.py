@@ -14,7 +14,8 @@ import pytest
 from flambeau.checkpoints import model_archive
 from flambeau.errors import ConfigError, SourceError
 from flambeau.settings import torchserve
-from flambeau.sources import network_class
+from flambeau.settings.source import SourceOptions
+from flambeau.sources import archives, network_class
 from tests.support.archives import MANIFEST, contents, write_folder, write_mar, write_tar
 
 MODEL = {"handler": "h.py", "serializedFile": "w.pth", "configFile": "model-config.yaml"}
@@ -145,6 +146,30 @@ def test_an_archive_that_contradicts_itself_is_refused(
 ) -> None:
     with pytest.raises(SourceError, match=words):
         model_archive.read(write_mar(tmp_path / "net.mar", model, files))
+
+
+def test_an_archive_that_is_replaced_while_it_is_read_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = SourceOptions(source=str(tmp_path / "net.mar"), allow_code=True)
+
+    def write(text: str) -> None:
+        write_mar(tmp_path / "net.mar", {"handler": "h.py"}, {"h.py": text})
+
+    def replaced(path: Path, folder: Path) -> None:
+        write("new = 1\n")
+        unpack(path, folder)
+
+    write("old = 1\n")
+    unpack = model_archive.unpack
+    monkeypatch.setattr(model_archive, "unpack", replaced)
+    with pytest.raises(SourceError, match="changed while"):
+        archives.request_for(options, tmp_path / "home")
+    monkeypatch.undo()
+    write("old = 1\n")
+    request = archives.request_for(options, tmp_path / "home")
+    assert request is not None
+    assert Path(str(request.files), "h.py").read_text() == "old = 1\n"
 
 
 def test_a_manifest_that_is_not_json_is_refused(tmp_path: Path) -> None:
