@@ -3,6 +3,7 @@
 import colorsys
 import io
 import json
+import secrets
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -322,17 +323,25 @@ def test_the_command_of_torchserve_reads_its_file_and_passes_over_the_rest(store
         f"enable_metrics_api=false\nNUM_WORKERS=1\njob_queue_size=7\nmodels={json.dumps(models)}\n"
     )
     command = [*FLAMBEAU, "torchserve", "--start", "--foreground", "--ncs", "--model-store", store, "--ts-config",
-               tmp_path / "config.properties", "--log-config", "log4j2.xml", "--allow-code"]  # fmt: skip
+               tmp_path / "config.properties", "--log-config", "log4j2.xml", "--allow-code",
+               "--tokens-file", tmp_path / "tokens"]  # fmt: skip
+    token = secrets.token_urlsafe(32)
+    (tmp_path / "tokens").write_text(f"admin {token}\n")
+    (tmp_path / "tokens").chmod(0o600)
+    with_token = {"Authorization": f"Bearer {token}"}
     with started(command, tmp_path) as server:
         server.wait_until(lambda: "Model server started." in server.output())
         assert server.url == f"http://127.0.0.1:{inference}"
-        assert server.post("/predictions/one/1.0", data=b"x").text == "plain 1"
-        [shown] = requests.get(f"http://127.0.0.1:{management}/models/one", timeout=60).json()
+        assert server.post("/predictions/one/1.0", data=b"x").status_code == 401
+        assert server.post("/predictions/one/1.0", data=b"x", headers=with_token).text == "plain 1"
+        url = f"http://127.0.0.1:{management}/models/one"
+        [shown] = requests.get(url, headers=with_token, timeout=60).json()
         assert (shown["batchSize"], shown["maxBatchDelay"], shown["loadedAtStartup"]) == (3, 5, True)
         assert shown["jobQueueStatus"]["remainingCapacity"] == 7
         log = server.log()
     assert "argument passed over" in log
     assert "NUM_WORKERS" in log
+    assert "key=enable_metrics_api" not in log
 
 
 def test_convert_says_what_became_of_everything(store: Path, tmp_path: Path) -> None:
