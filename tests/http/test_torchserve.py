@@ -1,7 +1,9 @@
 """TorchServe's archives, handlers, clients and management, against a real server; and SageMaker's scripts."""
 
+import colorsys
 import io
 import json
+import secrets
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -285,6 +287,9 @@ def test_an_archive_that_cannot_be_loaded_is_not_registered(management: str) -> 
         ("?url=plain.mar&initial_workers=999", 400),
         ("?url=gone.mar", 404),
         ("?url=../store/plain.mar", 404),
+        ("?url=.", 404),
+        ("?url=%00", 404),
+        (f"?url={'a' * 3000}", 404),
         ("?url=http://x.example/y.mar", 403),
     ],
 )
@@ -301,6 +306,17 @@ def test_nothing_is_managed_at_the_address_of_predictions(server: ServerProcess)
 # The command line
 
 
+def test_a_file_that_a_bundle_does_not_list_is_not_before_its_handler(tmp_path: Path) -> None:
+    handler = "import colorsys\n\ndef handle(data, context):\n    return data and [colorsys.__file__] * len(data)\n"
+    write_mar(tmp_path / "net.mar", {"modelName": "net", "handler": "net.py"}, {"net.py": handler})
+    done = run_flambeau("convert", tmp_path / "net.mar", "-o", tmp_path / "bundle", "--allow-code", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "bundle" / "archive" / "colorsys.py").write_text("")
+    command = [*FLAMBEAU, "serve", f"net={tmp_path / 'bundle'}", "--allow-code", "--port", "0"]
+    with started(command, tmp_path) as server:
+        assert server.post("/predictions/net", data=b"x").text == colorsys.__file__
+
+
 def test_an_archive_with_a_handler_needs_permission(store: Path, tmp_path: Path) -> None:
     done = run_flambeau("serve", store / "plain.mar", "--port", 0, cwd=tmp_path)
     assert done.returncode == 78
@@ -315,17 +331,25 @@ def test_the_command_of_torchserve_reads_its_file_and_passes_over_the_rest(store
         f"enable_metrics_api=false\nNUM_WORKERS=1\njob_queue_size=7\nmodels={json.dumps(models)}\n"
     )
     command = [*FLAMBEAU, "torchserve", "--start", "--foreground", "--ncs", "--model-store", store, "--ts-config",
-               tmp_path / "config.properties", "--log-config", "log4j2.xml", "--allow-code"]  # fmt: skip
+               tmp_path / "config.properties", "--log-config", "log4j2.xml", "--allow-code",
+               "--tokens-file", tmp_path / "tokens"]  # fmt: skip
+    token = secrets.token_urlsafe(32)
+    (tmp_path / "tokens").write_text(f"admin {token}\n")
+    (tmp_path / "tokens").chmod(0o600)
+    with_token = {"Authorization": f"Bearer {token}"}
     with started(command, tmp_path) as server:
         server.wait_until(lambda: "Model server started." in server.output())
         assert server.url == f"http://127.0.0.1:{inference}"
-        assert server.post("/predictions/one/1.0", data=b"x").text == "plain 1"
-        [shown] = requests.get(f"http://127.0.0.1:{management}/models/one", timeout=60).json()
+        assert server.post("/predictions/one/1.0", data=b"x").status_code == 401
+        assert server.post("/predictions/one/1.0", data=b"x", headers=with_token).text == "plain 1"
+        url = f"http://127.0.0.1:{management}/models/one"
+        [shown] = requests.get(url, headers=with_token, timeout=60).json()
         assert (shown["batchSize"], shown["maxBatchDelay"], shown["loadedAtStartup"]) == (3, 5, True)
         assert shown["jobQueueStatus"]["remainingCapacity"] == 7
         log = server.log()
     assert "argument passed over" in log
     assert "NUM_WORKERS" in log
+    assert "key=enable_metrics_api" not in log
 
 
 def test_convert_says_what_became_of_everything(store: Path, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Archives of TorchServe read as data: their three forms, what they hold, and what is refused."""
 
+import gzip
 import io
 import json
+import random
 import tarfile
 import zipfile
 from pathlib import Path
@@ -12,7 +14,8 @@ import pytest
 from flambeau.checkpoints import model_archive
 from flambeau.errors import ConfigError, SourceError
 from flambeau.settings import torchserve
-from flambeau.sources import network_class
+from flambeau.settings.source import SourceOptions
+from flambeau.sources import archives, network_class
 from tests.support.archives import MANIFEST, contents, write_folder, write_mar, write_tar
 
 MODEL = {"handler": "h.py", "serializedFile": "w.pth", "configFile": "model-config.yaml"}
@@ -91,6 +94,26 @@ def test_a_hostile_tar_is_refused_and_writes_nothing_elsewhere(
     assert not (tmp_path / "in" / "out.txt").exists()
 
 
+@pytest.mark.parametrize("size", [8 * 2**20, 2**62])
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_tar_whose_header_is_a_bomb_is_refused(kind: bytes, size: int, tmp_path: Path) -> None:
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, size
+    file = tmp_path / "net.tar.gz"
+    file.write_bytes(gzip.compress(header.tobuf(tarfile.GNU_FORMAT) + bytes(8 * 2**20)))
+    with pytest.raises(SourceError, match="bomb"):
+        model_archive.read(file)
+
+
+def test_a_tar_that_was_damaged_on_its_way_is_told(tmp_path: Path) -> None:
+    file = _tar(tmp_path / "net.tar.gz", *_WHOLE, ("noise", random.Random(1).randbytes(2**20), ""))
+    data = bytearray(file.read_bytes())
+    data[-8:-4] = bytes(4)  # the checksum at its end
+    file.write_bytes(data)
+    with pytest.raises(SourceError, match="damaged"):
+        model_archive.read(file)
+
+
 @pytest.mark.parametrize(
     ("name", "data", "words"),
     [("../out.txt", b"x", "leads elsewhere"), ("zeros", bytes(40 * 2**20), "bomb"), ("H.PY", b"x", "readers differ")],
@@ -125,6 +148,30 @@ def test_an_archive_that_contradicts_itself_is_refused(
         model_archive.read(write_mar(tmp_path / "net.mar", model, files))
 
 
+def test_an_archive_that_is_replaced_while_it_is_read_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = SourceOptions(source=str(tmp_path / "net.mar"), allow_code=True)
+
+    def write(text: str) -> None:
+        write_mar(tmp_path / "net.mar", {"handler": "h.py"}, {"h.py": text})
+
+    def replaced(path: Path, folder: Path) -> None:
+        write("new = 1\n")
+        unpack(path, folder)
+
+    write("old = 1\n")
+    unpack = model_archive.unpack
+    monkeypatch.setattr(model_archive, "unpack", replaced)
+    with pytest.raises(SourceError, match="changed while"):
+        archives.request_for(options, tmp_path / "home")
+    monkeypatch.undo()
+    write("old = 1\n")
+    request = archives.request_for(options, tmp_path / "home")
+    assert request is not None
+    assert Path(str(request.files), "h.py").read_text() == "old = 1\n"
+
+
 def test_a_manifest_that_is_not_json_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "net.mar"
     with zipfile.ZipFile(file, "w") as archive:
@@ -138,7 +185,16 @@ def test_a_manifest_that_is_not_json_is_refused(tmp_path: Path) -> None:
 
 INIT = "    def __init__(self):\n        "
 NEXT = "        self."
-TORCHVISION = "from torchvision.models.resnet import BasicBlock, ResNet\n\n\n"
+TORCHVISION = "from torchvision.models.resnet import BasicBlock, ResNet\nfrom torch import nn\n\n"
+WHOLE = f"class Net(ResNet):\n{INIT}super().__init__(BasicBlock, [2, 2, 2, 2])\n"
+DETECTOR = """from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.faster_rcnn import FasterRCNN
+
+class Net(FasterRCNN):
+    def __init__(self, num_classes=91, **kwargs):
+        backbone = resnet_fpn_backbone("resnet50", True)
+        super(Net, self).__init__(backbone, num_classes{more}, **kwargs)
+"""
 
 
 @pytest.mark.parametrize(
@@ -148,9 +204,25 @@ TORCHVISION = "from torchvision.models.resnet import BasicBlock, ResNet\n\n\n"
         (f"class Net(ResNet):\n    'Words.'\n{INIT}super(Net, self).__init__()\n{NEXT}fc = nn.Linear(5, 3)\n", ""),
         ("class Net(ResNet):\n    def forward(self, x):\n        return x\n", "defines forward"),
         (f"class Net(ResNet):\n{INIT}super().__init__(norm_layer=Norm)\n", "sets norm_layer"),
-        (f"class Net(ResNet):\n{INIT}super().__init__(*args)\n{NEXT}relu = GELU()\n", "its line 7"),
+        (f"class Net(ResNet):\n{INIT}super().__init__(*args)\n{NEXT}relu = GELU()\n", "its line 6"),
         ("class Net(nn.Module):\n    pass\n", "no network of torchvision's"),
         ("class Net(ResNet):\n    forward = other\n", "its line 5"),
+        # written otherwise, and hidden all the same
+        (f"{WHOLE}\nNet.forward = lambda self, x: x\n", "its line 8"),
+        (f"BasicBlock.expansion = 2\n{WHOLE}", "its line 4"),
+        (f"from blocks import BasicBlock\n{WHOLE}", "imports blocks"),
+        (f"from .blocks import BasicBlock\n{WHOLE}", "its line 4 imports"),
+        (f"class Net(ResNet):\n{INIT}super().__init__(Own, [2, 2, 2, 2])\n", "its line 6"),
+        (f"class Net(ResNet):\n{INIT}super().__init__(BasicBlock, [2], 6, False, 1, 64, [True])\n", "its line 6"),
+        (f"class Net(ResNet):\n{INIT}super().__init__()\n{NEXT}fc = Linear(5, 3)\n", "its line 7"),
+        ("class Net(ResNet, metaclass=Own):\n    pass\n", "its line 4"),
+        ("@own\nclass Net(ResNet):\n    pass\n", "may change"),
+        (f"def own(): ...\n{WHOLE}", "its line 4"),
+        # the detector of TorchServe's documentation
+        (DETECTOR.replace("{more}", ""), ""),
+        (DETECTOR.replace("{more}", ", 600"), "its line 10"),
+        (DETECTOR.replace("{more}", ", min_size=600"), "sets min_size"),
+        (DETECTOR.replace("True", "True, norm_layer=nn.BatchNorm2d").replace("{more}", ""), "sets norm_layer"),
     ],
 )  # fmt: skip
 def test_what_the_weights_do_not_show_is_found_in_the_class(source: str, hidden: str, tmp_path: Path) -> None:

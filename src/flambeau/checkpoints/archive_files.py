@@ -4,13 +4,15 @@ Names lead nowhere but down, links and devices are refused, and nothing unpacks 
 folder around everything that is in a tar is left out. What the files mean is not known here.
 """
 
+import gzip
 import os
 import shutil
 import tarfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO, Protocol
+from typing import IO, BinaryIO, Protocol, cast
 
 from flambeau.checkpoints import file_magic, zip_archive
 from flambeau.checkpoints.report import DOWNLOAD_AGAIN, ScanError, plain
@@ -18,6 +20,8 @@ from flambeau.checkpoints.report import DOWNLOAD_AGAIN, ScanError, plain
 _MOST_FILES = 10_000
 _MOST_DEPTH = 32
 _PIECE = 2**20
+_MOST_HEADERS = 64 * 2**20
+_MOST_WORDS = 16 * 2**20
 _MEANINGFUL = {"MAR-INF", "code"}
 
 
@@ -101,11 +105,14 @@ class _TarFiles:
 
     def _members(self) -> Iterator[tuple[tarfile.TarInfo, IO[bytes]]]:
         most = left = file_magic.most_unpacked(self._path.stat().st_size)
+        words = 0
         try:
-            with tarfile.open(self._path, "r:*") as archive:
+            with self._opened(most) as file, tarfile.open(fileobj=cast("IO[bytes]", file), mode="r:") as archive:
                 for count, member in enumerate(archive):
                     left -= member.size
-                    if left < 0:
+                    # tarfile keeps them all
+                    words += len(member.name) + sum(len(key) + len(text) for key, text in member.pax_headers.items())
+                    if left < 0 or words > _MOST_WORDS:
                         raise ScanError(f"would unpack to more than {most:,} bytes: it is a bomb")
                     if count > 2 * _MOST_FILES:
                         raise ScanError(f"holds more than {_MOST_FILES:,} files")
@@ -115,8 +122,44 @@ class _TarFiles:
                     if content is None:
                         raise ScanError(f"holds {plain(member.name)} as a link or a device in place of a file")
                     yield member, content
-        except (tarfile.TarError, EOFError, ValueError) as error:
+                file.finish()
+        except (tarfile.TarError, EOFError, ValueError, zlib.error, gzip.BadGzipFile) as error:
             raise ScanError(f"is a damaged archive ({plain(str(error))})", DOWNLOAD_AGAIN) from None
+
+    @contextmanager
+    def _opened(self, most: int) -> "Iterator[_Bounded]":
+        with self._path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            yield _Bounded(gzip.GzipFile(fileobj=file) if packed else file, most)
+
+
+class _Bounded:
+    """A file that `tarfile` reads: it reads headers whole, whatever size they declare, and has no limit of its own."""
+
+    def __init__(self, file: "IO[bytes] | gzip.GzipFile", most: int) -> None:
+        self._file = file
+        self._most = most + _MOST_HEADERS
+
+    def read(self, size: int = -1) -> bytes:
+        """At most a piece at once. Raises `ScanError` for more."""
+        if not 0 <= size <= _PIECE:
+            raise ScanError(f"holds a header of more than {_PIECE:,} bytes: it is a bomb")
+        return self._file.read(size)
+
+    def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
+        """Raises `ScanError` for a place behind everything that may be there."""
+        if position > self._most:
+            raise ScanError(f"would unpack to more than {self._most:,} bytes: it is a bomb")
+        return self._file.seek(position, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def finish(self) -> None:
+        """Read the rest, behind which gzip has its checksum: `tarfile` stops before it."""
+        while self._file.read(_PIECE):
+            self.seek(self.tell())
 
 
 class _FolderFiles:

@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ts-config", metavar="FILE", help="config.properties.")
     parser.add_argument("--ncs", "--no-config-snapshots", action="store_true", help="None are written in any case.")
     parser.add_argument("--disable-token-auth", nargs="?", const="true", help="Serve everybody who can reach it.")
+    parser.add_argument("--tokens-file", metavar="FILE", help="Serve who has a token in it (Flambeau's own).")
     parser.add_argument("--enable-model-api", nargs="?", const="true", help="The model API is always there.")
     parser.add_argument("--allow-code", action="store_true", help="Run the handlers of the archives (Flambeau's own).")
     for name in _IDLE:
@@ -91,6 +92,8 @@ def _serve(asked: argparse.Namespace, unknown: list[str]) -> None:
     argv = [text for name, value in settings.items() for text in _flag(name, value)]
     if config.open_to_all or asked.disable_token_auth == "true":  # noqa: S105
         argv.append("--insecure-no-auth")
+    if asked.tokens_file:
+        argv += ["--tokens-file", asked.tokens_file]
     if asked.allow_code or os.environ.get("FLAMBEAU_ALLOW_CODE", "").lower() in ("1", "true", "yes", "on"):
         argv.append("--allow-code")
     with tempfile.TemporaryDirectory(prefix="flambeau-torchserve-") as folder:

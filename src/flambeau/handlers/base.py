@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from flambeau.bundle.storage import HANDLER_FILES, Bundle
 from flambeau.items import HandlerCall
 from flambeau.system import staging
 from flambeau.tasks.handler import Handled
@@ -28,11 +29,12 @@ class HandlerFunction(Protocol):
     def __call__(self, calls: Sequence[HandlerCall]) -> list[Handled]: ...
 
 
-def working_folder(files: Path) -> Path:
+def working_folder(opened: Bundle) -> Path:
     """A new folder with the archive's files in it: the current one, and the first that imports look in.
 
-    Large files are links, others copies: a handler may write there, and what it writes is gone with its worker. The
-    bundle stays as it is. What a killed worker left behind is deleted first.
+    Only what the manifest lists is there, verified before any of it runs. Large files are links, others copies: a
+    handler may write there, and what it writes is gone with its worker. The bundle stays as it is. What a killed worker
+    left behind is deleted first. Raises `BundleError`.
     """
     sweep()
     made = contextlib.ExitStack()
@@ -40,15 +42,16 @@ def working_folder(files: Path) -> Path:
     folder = made.enter_context(staging.filling(Path(tempfile.gettempdir(), _NAME)))
     atexit.register(made.close)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for root, _, names in os.walk(files):
-        place = folder / Path(root).relative_to(files)
-        place.mkdir(exist_ok=True)
-        for name in names:
-            source = Path(root, name).resolve()
-            if source.stat().st_size > _LARGEST_COPY:
-                (place / name).symlink_to(source)
-            else:
-                shutil.copyfile(source, place / name)
+    for name in opened.manifest.members:
+        source = opened.member(name).resolve()
+        if not name.startswith(f"{HANDLER_FILES}/"):
+            continue
+        place = folder / Path(name).relative_to(HANDLER_FILES)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if source.stat().st_size > _LARGEST_COPY:
+            place.symlink_to(source)
+        else:
+            shutil.copyfile(source, place)
     os.chdir(folder)
     return folder
 

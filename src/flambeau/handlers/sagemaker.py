@@ -43,9 +43,7 @@ class _ScriptContext:
 
 def open_handler(opened: Bundle, config: HandlerConfig, *, allow_code: bool) -> HandlerFunction:
     """Import the script and have it load its model. Raises `SetupError`."""
-    for name in opened.manifest.members:
-        opened.member(name)  # verified before any of it runs
-    folder = working_folder(opened.path / HANDLER_FILES)
+    folder = working_folder(opened)
     file = folder / Path(str(config.code.file)).relative_to(HANDLER_FILES)
     admit_first(file.parent)
     try:

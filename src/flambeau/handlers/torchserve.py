@@ -33,9 +33,7 @@ def open_handler(opened: Bundle, config: HandlerConfig, *, allow_code: bool) -> 
     """Import the handler and have it load its model. Raises `SetupError`."""
     admit_first(TS_PATH)
     importlib.import_module("ts.context")  # before the archive's own folder, so that nothing there takes its name
-    for name in opened.manifest.members:
-        opened.member(name)  # verified before any of it runs
-    folder = working_folder(opened.path / HANDLER_FILES)
+    folder = working_folder(opened)
     admit_first(folder)
     where = config.code.file or config.code.module or "?"
     try:

@@ -30,6 +30,7 @@ from flambeau.settings.source import SourceOptions
 from flambeau.sources.declarations import Declaration, DeclaredModel, declare_archive
 
 _MOST_LISTED = 100
+_LONGEST_SHOWN = 256
 _STATUS = {"idle": "READY", "busy": "READY", "starting": "UNLOADING"}  # TorchServe's word for a worker that is loading
 
 
@@ -75,11 +76,17 @@ class _ManagedArchives:
         if "://" in url and not url.startswith("file://"):
             raise RequestError(f"nothing is fetched here: put {url} into the model store, and name its file",
                                code="forbidden")  # fmt: skip
-        path = self._store / url.removeprefix("file://")
-        if ".." in Path(url).parts or not path.resolve().is_relative_to(self._store.resolve()):
-            raise RequestError(f"Relative path is not allowed in url: {url}", code="not_found")
-        if not path.exists():
-            raise RequestError(f"Model not found at: {url}", code="not_found")
+        path, store = self._store / url.removeprefix("file://"), self._store.resolve()
+        missing = RequestError(f"Model not found at: {url[:_LONGEST_SHOWN]}", code="not_found")
+        try:
+            found = path.resolve()
+            exists = path.exists()
+        except (OSError, ValueError):  # no name that a file could have
+            raise missing from None
+        if ".." in Path(url).parts or not found.is_relative_to(store):
+            raise RequestError(f"Relative path is not allowed in url: {url[:_LONGEST_SHOWN]}", code="not_found")
+        if not exists or found == store:
+            raise missing
         return path
 
     def _declare(self, service: Service, declaration: Declaration) -> None:

@@ -109,6 +109,7 @@ def read(text: str, environment: Mapping[str, str]) -> TorchServeConfig:
     models: tuple[StartedModel, ...] = ()
     encrypted = keys.get("inference_address", "").startswith("https:")
     open_to_all = keys.pop("disable_token_authorization", "").lower() == "true"
+    no_metrics = keys.pop("enable_metrics_api", "").lower() == "false"
     for key, value in keys.items():
         try:
             if key in ("inference_address", "management_address", "metrics_address"):
@@ -134,7 +135,7 @@ def read(text: str, environment: Mapping[str, str]) -> TorchServeConfig:
                 )
         except ValueError as error:
             passed_over[key] = str(error)
-    if keys.get("enable_metrics_api", "").lower() == "false":
+    if no_metrics:
         settings.pop("metrics_address", None)
     return TorchServeConfig(settings, load, models, passed_over, open_to_all)
 

@@ -68,7 +68,8 @@ def _tell_requirements(found: ArchivedModel, path: Path, folder: Path) -> None:
 
 def _unpacked(path: Path, name: str, names: tuple[str, ...], home: Path) -> Path:
     """The folder with the archive's files: named after their contents, so that it is complete or absent."""
-    target = home / f"{model_name(name)}-{_digest(path, names)[:32]}"
+    digest = _digest(path, names)
+    target = home / f"{model_name(name)}-{digest[:32]}"
     try:
         home.mkdir(parents=True, exist_ok=True)
         with staging.lock(home, target.name):
@@ -76,6 +77,8 @@ def _unpacked(path: Path, name: str, names: tuple[str, ...], home: Path) -> Path
                 staging.clear(home)
                 with staging.filling(target) as folder:
                     model_archive.unpack(path, folder)
+                    if _digest(path, names) != digest:  # else these files would be taken for the others for ever
+                        raise SourceError(f"{path} changed while it was read: try again once it is written")
                     folder.rename(target)
     except OSError as error:
         raise SourceError(f"{path} cannot be unpacked to {home} ({error.strerror}): name another folder with "
