@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -85,13 +86,25 @@ def scripted(*replies: bytes) -> Iterator[tuple[str, list[bytes]]]:
             for reply in replies:
                 connection = listener.accept()[0]
                 with connection:
-                    heard.append(connection.recv(65536))
+                    heard.append(_request(connection))
                     connection.sendall(reply)
 
         thread = threading.Thread(target=answer)
         thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}", heard
         thread.join()
+
+
+def _request(connection: socket.socket) -> bytes:
+    """A request with its body, which a client may send after its head."""
+    data = b""
+    while more := connection.recv(65536):
+        data += more
+        head, end, body = data.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)content-length: (\d+)", head)
+        if end and len(body) >= (int(length[1]) if length else 0):
+            break
+    return data
 
 
 def reply(status: str, body: str, **headers: str) -> bytes:

@@ -163,8 +163,8 @@ def wait_for(condition: Callable[[], object], *, seconds: float = TIMEOUT) -> No
         time.sleep(0.005)
 
 
-def settle(pid: int, *, seconds: float = 10.0) -> None:
-    """Return when no thread of a process has anything to do; or after those seconds, where it never rests."""
+def settle(pid: int, *, seconds: float = 1.0) -> None:
+    """Return when no thread of a process has anything to do; or after those seconds, where requests give it no rest."""
     deadline = time.monotonic() + seconds
     before: list[str] = []
     while time.monotonic() < deadline:
