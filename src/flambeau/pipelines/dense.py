@@ -13,7 +13,7 @@ from PIL import Image
 
 from flambeau.bundle.pipeline_config import DenseConfig
 from flambeau.errors import InvalidInput
-from flambeau.pipelines.image import decode, normalise, size_of
+from flambeau.pipelines.image import decode, file_in, normalise, size_of
 from flambeau.pipelines.picture import refuse_thin
 from flambeau.pipelines.tiling import Grid
 from flambeau.tasks import Postprocess
@@ -47,12 +47,7 @@ class DensePipeline:
 
     def preprocess(self, payload: Payload) -> Tensors:
         """Raises `InvalidInput` if the payload is not an image, is too large by its header, too thin, or broken."""
-        if payload.kind != "file":
-            raise InvalidInput(
-                "this model takes an image, not JSON: send the file as multipart field 'file'",
-                code="unsupported_media_type",
-            )
-        image = decode(payload.data, max_pixels=self._max_pixels)
+        image = decode(file_in(payload), max_pixels=self._max_pixels)
         refuse_thin(image.size)
         self._refuse_large(image.size)
         grid = self._grid(*resized(self._config, *image.size))

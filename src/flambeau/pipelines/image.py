@@ -56,12 +56,7 @@ class ImagePipeline:
 
     def preprocess(self, payload: Payload) -> Tensors:
         """Raises `InvalidInput` if the payload is not an image, is too large by its header, or is broken."""
-        if payload.kind != "file":
-            raise InvalidInput(
-                "this model takes an image, not JSON: send the file as multipart field 'file'",
-                code="unsupported_media_type",
-            )
-        image = decode(payload.data, max_pixels=self._max_pixels, shorter_side=self._draft)
+        image = decode(file_in(payload), max_pixels=self._max_pixels, shorter_side=self._draft)
         image = resize_and_crop(
             image, self._config.resize, self._config.crop, resampling=_RESAMPLING[self._config.interpolation]
         )
@@ -74,6 +69,17 @@ class ImagePipeline:
         file = io.BytesIO()
         Image.new("RGB", (self._config.crop, self._config.crop), (128, 128, 128)).save(file, "PNG")
         return Payload("file", file.getvalue())
+
+
+def file_in(payload: Payload) -> bytes | memoryview:
+    """The bytes of an image file. Raises `InvalidInput` if the payload is something else."""
+    if payload.kind != "file":
+        raise InvalidInput(
+            "this model takes an image, not JSON: send the file as multipart field 'file'",
+            code="unsupported_media_type",
+        )
+    data: bytes | memoryview = payload.data
+    return data
 
 
 def decode(data: bytes | memoryview, *, max_pixels: int, shorter_side: int | None = None) -> Image.Image:

@@ -15,7 +15,7 @@ from PIL import Image
 from flambeau.answers.boxes import BOXES
 from flambeau.bundle import storage
 from flambeau.errors import InvalidInput
-from flambeau.pipelines.image import decode, size_of
+from flambeau.pipelines.image import decode, file_in, size_of
 from flambeau.tasks import Postprocess
 from flambeau.tasks.object_detection import SIZE
 from flambeau.types import Answer, Item, Payload, Tensors, TensorSpec
@@ -44,12 +44,7 @@ class PicturePipeline:
 
     def preprocess(self, payload: Payload) -> Tensors:
         """Raises `InvalidInput` if the payload is not an image, is too large by its header, too thin, or broken."""
-        if payload.kind != "file":
-            raise InvalidInput(
-                "this model takes an image, not JSON: send the file as multipart field 'file'",
-                code="unsupported_media_type",
-            )
-        image = decode(payload.data, max_pixels=self._max_pixels)
+        image = decode(file_in(payload), max_pixels=self._max_pixels)
         refuse_thin(image.size)
         factor = self._factor(*image.size)
         return {self._input: scaled(image.reduce(factor) if factor > 1 else image)}
