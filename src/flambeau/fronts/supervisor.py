@@ -11,7 +11,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from flambeau.bundle.storage import Bundle
 from flambeau.errors import SetupError
@@ -21,7 +21,7 @@ from flambeau.fronts.asking import SharedAnswers
 from flambeau.fronts.front_process import TICK, FrontProcess
 from flambeau.fronts.messages import Declared, Fault, OneBundle, Order, State
 from flambeau.fronts.sharing import part_of
-from flambeau.http import systemd
+from flambeau.http import stop_signals, systemd
 from flambeau.http.listening import Address
 from flambeau.http.loops import loop_factory
 from flambeau.http.request_body import InflightBudget
@@ -35,7 +35,6 @@ _LAST_LINES_SECONDS = 0.5
 _LONGEST_PAUSE, _FIRST_PAUSE = 30.0, 0.5  # seconds before a front is started again, doubled each time
 _GOOD_SECONDS = 60.0  # that a front lived, after which the next pause is none again
 _MORE_THAN_DRAIN = 10.0  # seconds beyond the drain's own limits, after which fronts are killed
-_HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)
 
 Open = Callable[[], Sequence[Opened]]
 
@@ -95,7 +94,7 @@ class FrontSupervisor:
         """Start the fronts, and keep them until a signal."""
         try:
             await self._start()
-            with self._signals_handled():
+            with stop_signals.handled(self._on_signal):
                 self._arrivals.begin()
                 lines = self._fronts[1].lines
                 announce(lines)
@@ -261,24 +260,9 @@ class FrontSupervisor:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(done, most)
 
-    @contextlib.contextmanager
-    def _signals_handled(self) -> Iterator[None]:
-        """As with one front: SIGTERM, SIGINT and SIGHUP stop, and a second SIGTERM or SIGINT ends at once."""
-        handled = [signal.SIGINT, signal.SIGTERM]
-        if _HANGUP is not None and signal.getsignal(_HANGUP) is not signal.SIG_IGN:
-            handled.append(_HANGUP)
-        loop = asyncio.get_running_loop()
-        before = {each: signal.getsignal(each) for each in handled}
-        for each in handled:
-            signal.signal(each, lambda number, _: loop.call_soon_threadsafe(self._on_signal, number))
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
     def _on_signal(self, number: int) -> None:
-        counts = number != _HANGUP
+        """As with one front: a second SIGTERM or SIGINT ends at once."""
+        counts = number != stop_signals.HANGUP
         if self._asked and counts:
             logs.event("stopping at once", signal=signal.Signals(number).name)
             for each in self._fronts.values():

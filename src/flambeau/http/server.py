@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import uvicorn
 
-from flambeau.http import grpc_front
+from flambeau.http import grpc_front, stop_signals
 from flambeau.http.access import AccessControl
 from flambeau.http.asgi_app import AsgiFront
 from flambeau.http.bounded_connection import Front
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 _BACKLOG = 2048
 _LAST_REQUESTS_SECONDS = 0.5
 _LAST_LINES_SECONDS = 0.5
-_HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
 
 
 class Dealt(Neighbours, Protocol):
@@ -122,7 +121,7 @@ async def _serve(
         beside = _Beside(endpoint, grpc_address)
     server = _Server(config, front, addresses, on_ready, beside, supervisor, dealt)
     async with supervisor.watched():
-        with server.signals_handled():
+        with stop_signals.handled(server.on_signal):
             await server.serve(sockets=[each.bound for each in addresses])
         await service.close()
     logs.event("stopped")
@@ -281,27 +280,9 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
-    @contextlib.contextmanager
-    def signals_handled(self) -> Iterator[None]:
-        """SIGTERM, SIGINT and SIGHUP stop the service; a second SIGTERM or SIGINT ends the process at once.
-
-        A SIGHUP that was ignored at the start (nohup) stays ignored: the process is meant to outlive its terminal.
-        """
-        handled = [signal.SIGINT, signal.SIGTERM]
-        if _HANGUP is not None and signal.getsignal(_HANGUP) is not signal.SIG_IGN:
-            handled.append(_HANGUP)
-        loop = asyncio.get_running_loop()
-        before = {each: signal.getsignal(each) for each in handled}
-        for each in handled:
-            signal.signal(each, lambda number, _: loop.call_soon_threadsafe(self._stop, number))
-        try:
-            yield
-        finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
-
-    def _stop(self, number: int) -> None:
-        counts = number != _HANGUP  # a terminal that closes sends SIGHUP twice, from the kernel and from its shell
+    def on_signal(self, number: int) -> None:
+        """Stop; a second SIGTERM or SIGINT ends the process at once."""
+        counts = number != stop_signals.HANGUP
         if self._asked and counts:
             logs.event("stopping at once", signal=signal.Signals(number).name)
             logs.flush(_LAST_LINES_SECONDS)
