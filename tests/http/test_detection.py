@@ -20,7 +20,7 @@ from flambeau.types import ObjectDetection
 from tests.support import detector_bundles
 from tests.support.detector_bundles import MOST, NAMES, STRENGTHS, TABLE
 from tests.support.photographs import encoded
-from tests.support.server import Serve, ServerProcess
+from tests.support.server import Serve, ServerProcess, answer_schema
 from tests.support.warm import run_flambeau
 
 SIZE = {"width": 60, "height": 40}
@@ -45,13 +45,6 @@ def server(serve: Serve, bundle: Bundle) -> Iterator[ServerProcess]:
         yield running
 
 
-def schema(server: ServerProcess) -> dict[str, Any]:
-    """The schema of an answer, with what it refers to."""
-    document = server.get("/openapi.json").json()
-    answered = document["paths"]["/predict"]["post"]["responses"]["200"]
-    return {"components": document["components"], **answered["content"]["application/json"]["schema"]}
-
-
 @pytest.mark.parametrize(("data", "count"), [(BLACK, 0), (DARK, 1), (WHITE, MOST)], ids=["none", "one", "many"])
 def test_no_box_one_and_three_hundred(server: ServerProcess, data: bytes, count: int) -> None:
     body = server.post(files={"file": data}).json()
@@ -63,7 +56,7 @@ def test_no_box_one_and_three_hundred(server: ServerProcess, data: bytes, count:
         assert each["score"] == pytest.approx(STRENGTHS[rank])
         assert list(each["box"].values()) == pytest.approx(TABLE[rank].tolist())
         assert list(each["box"]) == ["xmin", "ymin", "xmax", "ymax"]
-    jsonschema.validate(schema(server), body)
+    jsonschema.validate(answer_schema(server), body)
 
 
 def test_every_body_that_carries_a_picture_gets_the_same_boxes(server: ServerProcess) -> None:
@@ -84,7 +77,7 @@ def test_pictures_of_unlike_sizes_are_answered_as_each_alone(server: ServerProce
     pictures = [WHITE, wide, DARK, b"none", BLACK, wide, DARK]
     alone = [server.post(files={"file": each}).json() for each in pictures]
     together = server.post(files=[("file", each) for each in pictures]).json()
-    jsonschema.validate(schema(server), together)
+    jsonschema.validate(answer_schema(server), together)
     for one, other in zip(alone, together["predictions"], strict=True):
         assert {**one, "request_id": ""} == {**other, "request_id": ""}
     assert alone[1]["image"] == {"width": 90, "height": 20}

@@ -19,7 +19,7 @@ from flambeau.bundle.storage import Bundle
 from flambeau.types import SemanticSegmentation
 from tests.support import segmenter_bundles
 from tests.support.photographs import encoded
-from tests.support.server import Serve, ServerProcess
+from tests.support.server import Serve, ServerProcess, answer_schema
 from tests.support.warm import run_flambeau
 from tests.unit.test_label_maps import decoded
 
@@ -49,13 +49,6 @@ def server(serve: Serve, bundle: Bundle) -> Iterator[ServerProcess]:
         yield running
 
 
-def schema(server: ServerProcess) -> dict[str, Any]:
-    """The schema of an answer, with what it refers to."""
-    document = server.get("/openapi.json").json()
-    answered = document["paths"]["/predict"]["post"]["responses"]["200"]
-    return {"components": document["components"], **answered["content"]["application/json"]["schema"]}
-
-
 def opened(mask: str) -> np.ndarray:
     with Image.open(io.BytesIO(base64.b64decode(mask))) as image:
         assert image.mode == "L"
@@ -64,7 +57,7 @@ def opened(mask: str) -> np.ndarray:
 
 def test_a_mask_for_each_class_in_the_size_of_the_picture(server: ServerProcess) -> None:
     body = server.post(files={"file": PICTURE}).json()
-    jsonschema.validate(schema(server), body)
+    jsonschema.validate(answer_schema(server), body)
     assert body["image"] == {"width": WIDE, "height": HIGH}
     grass, sky = body["predictions"]
     assert (grass["label"], grass["class_index"], grass["pixels"]) == ("grass", 1, SPLIT * HIGH)
@@ -90,7 +83,7 @@ def test_pictures_of_unlike_sizes_are_answered_as_each_alone(server: ServerProce
     pictures = [PICTURE, RED, encoded(coloured(90, 20)), b"none", RED]
     alone = [server.post(files={"file": each}).json() for each in pictures]
     together = server.post(files=[("file", each) for each in pictures]).json()
-    jsonschema.validate(schema(server), together)
+    jsonschema.validate(answer_schema(server), together)
     for one, other in zip(alone, together["predictions"], strict=True):
         assert {**one, "request_id": ""} == {**other, "request_id": ""}
     assert alone[3]["code"] == "unsupported_image_format"
@@ -144,7 +137,7 @@ def test_the_whole_map_as_a_picture_with_a_palette(server: ServerProcess) -> Non
 
 def test_masks_in_cocos_runs(server: ServerProcess) -> None:
     body = server.post("/predict?mask=rle", files={"file": PICTURE}).json()
-    jsonschema.validate(schema(server), body)
+    jsonschema.validate(answer_schema(server), body)
     grass, _ = body["predictions"]
     assert grass["mask"]["size"] == [HIGH, WIDE]
     assert np.array_equal(decoded(grass["mask"]["counts"], (HIGH, WIDE))[0], np.arange(WIDE) < SPLIT)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import requests
 
@@ -133,6 +134,13 @@ def free_port() -> str:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return str(port)
+
+
+def answer_schema(server: ServerProcess) -> dict[str, Any]:
+    """The schema of an answer of `POST /predict`, with what it refers to."""
+    document = server.get("/openapi.json").json()
+    answered = document["paths"]["/predict"]["post"]["responses"]["200"]
+    return {"components": document["components"], **answered["content"]["application/json"]["schema"]}
 
 
 def run_flambeau(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
