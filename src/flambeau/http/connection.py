@@ -31,7 +31,7 @@ class StopParsingError(Exception):
     """Raised in the parser's callbacks to stop it."""
 
 
-class Connection(BoundedConnection):
+class HttpConnection(BoundedConnection):
     """One client's connection."""
 
     def __init__(self, front: Front) -> None:

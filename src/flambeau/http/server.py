@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from flambeau.http import grpc_front, stop_signals
 from flambeau.http.access import AccessControl
 from flambeau.http.bounded_connection import Front
-from flambeau.http.connection import Connection
+from flambeau.http.connection import HttpConnection
 from flambeau.http.flask_app import make_app
 from flambeau.http.listening import Address
 from flambeau.http.loops import loop_factory
@@ -209,8 +209,8 @@ class _Server:
         self._on_ready(self._service)
         self._supervisor.tell("READY=1", "STATUS=serving")
 
-    def _connection(self) -> Connection:
-        return Connection(self._front)
+    def _connection(self) -> HttpConnection:
+        return HttpConnection(self._front)
 
     async def _adopt(self, connection: socket.socket) -> None:
         """Take over a connection that has been accepted."""
