@@ -24,6 +24,7 @@ import flambeau
 from flambeau.http.access import open_access
 from flambeau.http.listening import bind
 from flambeau.http.server import run
+from flambeau.http.systemd import Supervisor
 from flambeau.serving.service import Service
 from flambeau.settings.service import Settings
 from flambeau.settings.source import SourceOptions
@@ -87,7 +88,10 @@ def main() -> None:
     def ready(_: Service) -> None:
         threading.Thread(target=work, args=(asyncio.get_running_loop(),)).start()
 
-    run(lambda: Service([bundle], settings), address, open_access(settings, ours=True), encryption=None, on_ready=ready)
+    run(
+        lambda: Service([bundle], settings), address, open_access(settings, ours=True),
+        encryption=None, on_ready=ready, supervisor=Supervisor({}),
+    )  # fmt: skip
     calls = min(found, key=len)
     if arguments.calls:
         print("\n".join(f"{file:34}{function}" for file, function in calls))

@@ -86,6 +86,27 @@ def test_requests_that_are_sent_ahead_are_answered_in_their_order(server: Server
     assert found == [{"output": 2.0}, {"output": 4.0}, {"status": "live"}, {"output": 6.0}, {"output": 8.0}]
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        chunked(b'{"input": 2}')[:-5] + b"zz\r\n",
+        LONG_WAY + b"400\r\n",
+        b"POST /predict HTTP/1.1\r\n\r\n",
+        b"nonsense\r\n\r\n",
+    ],
+    ids=["a chunk without a size", "half a body", "no host", "no request"],
+)
+def test_an_answer_that_is_owed_is_not_lost_to_a_bad_request_behind_it(server: ServerProcess, bad: bytes) -> None:
+    with Line(server) as line:
+        line.sock.sendall(short(b'{"input": 1}') + bad)
+        if bad.endswith(b"400\r\n"):
+            line.sock.shutdown(socket.SHUT_WR)
+        assert line.answer()[2] == {"output": 2.0}
+        rest = line._file.read()
+    assert rest.count(b"HTTP/1.1 ") <= 1
+    assert b"HTTP/1.1 200" not in rest
+
+
 def test_a_head_stands_for_itself_and_not_for_one_that_followed_it(server: ServerProcess) -> None:
     """The first is answered before the parser has seen the second, whose head has as many lines and another length."""
     known, refused, longer = short(b'{"input": 3}'), short(b'{"input": ?}'), short(b'{"input": 5' + b" " * 28 + b"}")

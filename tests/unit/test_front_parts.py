@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from flambeau.http.heads import KnownHeads, PredictionHead
+from flambeau.http.answer_bytes import raw, serialised, serialised_raw
+from flambeau.http.framing import Headers
+from flambeau.http.heads import KnownHeads, RequestHead
 from flambeau.protocols.messages import HttpAnswer, new_id
-from flambeau.protocols.routes import Match, Route
+from flambeau.protocols.routes import Route, RouteTable
 from flambeau.runners import wire
 from flambeau.runners.base import ReplicaInfo
 from flambeau.runners.worker_pipe import WorkerPipe
@@ -25,18 +27,20 @@ FIELDS = [(b"host", b"x"), (b"content-length", b"5")]
 PLAIN = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
 
 
-def head(*, keep_alive: bool = True) -> PredictionHead:
-    async def answer() -> HttpAnswer:
-        return HttpAnswer(200, b"")
+async def answer() -> HttpAnswer:
+    return HttpAnswer(200, b"")
 
-    match = Match(Route("POST", "/predict", "infer", answer), {})
-    headers = {"host": "x", "content-length": "5"}
-    return PredictionHead(match, "/predict", "", headers, length=5, keep_alive=keep_alive, root="http://x/")
+
+TABLE = RouteTable([Route("POST", "/predict", "infer", answer), Route("GET", "/predict", "infer", answer)])
+
+
+def head(fields: Headers = FIELDS, *, method: str = "POST", version: str = "1.1", keep: bool = True) -> RequestHead:
+    return RequestHead(method, "/predict", "", fields, TABLE, version=version, keep_alive=keep)
 
 
 def test_a_head_is_known_by_all_its_bytes() -> None:
     known, one = KnownHeads(), head()
-    known.keep(PLAIN, one, FIELDS)
+    known.keep(PLAIN, one)
     assert known.get(PLAIN) is one
     assert known.get(PLAIN.replace(b"5", b"6")) is None
 
@@ -53,23 +57,60 @@ def test_a_head_is_known_by_all_its_bytes() -> None:
 )
 def test_a_head_whose_end_could_be_disputed_is_not_kept(raw: bytes) -> None:
     known = KnownHeads()
-    known.keep(raw, head(), FIELDS)
+    known.keep(raw, head())
     assert known.get(raw) is None
 
 
-def test_a_head_that_closes_its_connection_is_not_kept() -> None:
-    known = KnownHeads()
-    known.keep(PLAIN, head(keep_alive=False), FIELDS)
-    assert known.get(PLAIN) is None
+@pytest.mark.parametrize(
+    "other",
+    [
+        head(keep=False),
+        head(method="GET"),
+        head(version="1.0"),
+        head([*FIELDS, (b"transfer-encoding", b"chunked")]),
+        head([*FIELDS, (b"expect", b"100-continue")]),
+        head([(b"host", b"x"), (b"host", b"y")]),
+        head([*FIELDS, (b"host", b"y")]),
+    ],
+    ids=["closes", "no prediction", "1.0", "chunked", "asks first", "no length", "a header twice"],
+)
+def test_only_the_head_of_a_plain_prediction_is_kept(other: RequestHead) -> None:
+    known, raw = KnownHeads(), b"line\r\n" * (1 + len(other.fields)) + b"\r\n"
+    known.keep(raw, other)
+    assert known.get(raw) is None
+    known.keep(raw := b"line\r\n" * 3 + b"\r\n", one := head())
+    assert known.get(raw) is one
 
 
 def test_known_heads_are_bounded_and_the_used_ones_stay() -> None:
     known = KnownHeads()
-    known.keep(PLAIN, head(), FIELDS)
+    known.keep(PLAIN, head())
     for number in range(2000):
-        known.keep(PLAIN.replace(b"x\r\n", b"%d\r\n" % number), head(), FIELDS)
+        known.keep(PLAIN.replace(b"x\r\n", b"%d\r\n" % number), head())
         assert known.get(PLAIN) is not None
     assert known.get(PLAIN.replace(b"x\r\n", b"3\r\n")) is None
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_an_answer_that_has_no_body_has_no_length(status: int) -> None:
+    for made in (
+        serialised(HttpAnswer(status, b"x"), (), keep=True),
+        serialised_raw(raw(HttpAnswer(status, b"x")), keep=True, without_body=False),
+    ):
+        head, end, body = made.partition(b"\r\n\r\n")
+        assert (end, body) == (b"\r\n\r\n", b"")
+        assert b"content-length" not in head
+    assert b"content-length: 0\r\n" in serialised(HttpAnswer(200, b""), (), keep=True)
+
+
+@pytest.mark.parametrize("value", ["a\r\nb: c", "a\nb: c", "a\rb: c"])
+def test_no_header_can_add_another_or_a_second_answer(value: str) -> None:
+    """A model's own handler may take a header's value from what a client sent."""
+    answer = HttpAnswer(200, b"", headers=(("X-Own", value),))
+    with pytest.raises(ValueError, match="line end"):
+        serialised(answer, (), keep=True)
+    with pytest.raises(ValueError, match="line end"):
+        serialised_raw(raw(answer), keep=False, without_body=False)
 
 
 def test_ids_are_sixteen_digits_and_never_the_same() -> None:

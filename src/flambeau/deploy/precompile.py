@@ -20,7 +20,7 @@ _ROOTS = (
     "flambeau.http.flask_app", "flambeau.http.access", "flambeau.runners.worker_process", "flambeau.runners.replica",
     "flambeau.runners.threads", "flambeau.engines.onnxruntime", "flambeau.engines.pytorch",
     "flambeau.engines.openvino", "flambeau.pipelines.image", "flambeau.pipelines.tensor", "flambeau.serving.opening",
-    "uvloop", "uvicorn.protocols.http.httptools_impl", "PIL.JpegImagePlugin", "PIL.PngImagePlugin",
+    "uvloop", "PIL.JpegImagePlugin", "PIL.PngImagePlugin",
     "PIL.WebPImagePlugin", "PIL.GifImagePlugin", "PIL.BmpImagePlugin", "encodings.idna", "encodings.latin_1",
     "encodings.ascii", "encodings.utf_8",
 )  # fmt: skip

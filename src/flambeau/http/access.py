@@ -29,10 +29,7 @@ from flambeau.system.machine import pip_install
 from flambeau.ui import openapi_page, pages
 
 PASSED = "flambeau.access"
-"""The key in an ASGI scope or a WSGI environment for the `AccessControl` that a request passed, and for which scope."""
-
-REFUSED = "flambeau.refusal"
-"""The key in an ASGI scope for the refusal that the connection has already got from access control."""
+"""The key in a WSGI environment for the `AccessControl` that a request passed, and for which scope."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,41 +1,104 @@
 """Answers as the bytes that go over a connection. It knows no connection."""
 
 import asyncio
+import time
+from email.utils import formatdate
 from http import HTTPStatus
+from typing import NamedTuple
 
 from flambeau.protocols.messages import SAFE_HEADERS, HttpAnswer
 
 _PHRASES = {each.value: each.phrase for each in HTTPStatus}
-STATUS_LINE = {each: f"HTTP/1.1 {each} {_PHRASES.get(each, '')}\r\n".encode() for each in range(100, 600)}
+STATUS_LINE = {each: f"HTTP/1.1 {each} {_PHRASES.get(each, '')}\r\n" for each in range(100, 600)}
 """The first line of an answer, by its status: a model's own handler may choose one that has no name."""
 
+_WITHOUT_BODY = frozenset((204, 304))  # RFC 9110, 6.4.1: nor has a 204 a Content-Length (8.6)
 
 _ON_EVERY_ANSWER = {each: f"{each[0].lower()}: {each[1]}\r\n" for each in SAFE_HEADERS}
 
+Fields = tuple[tuple[str, str], ...]
 
-def serialised(answer: HttpAnswer, defaults: bytes, more: tuple[tuple[str, str], ...], *, keep: bool) -> bytes:
-    """The bytes of an answer. `defaults`: the lines of headers that the server adds to every answer (Date)."""
+
+class RawAnswer(NamedTuple):
+    """An answer with all of its headers, in lower case. The body is that which a GET gets, or empty."""
+
+    status: int
+    fields: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+
+
+def raw(answer: HttpAnswer, more: Fields = ()) -> RawAnswer:
+    """An answer, and more headers, as a raw one."""
+    named = (("content-type", answer.content_type), *answer.headers, *more)
+    if answer.status not in _WITHOUT_BODY:
+        named += (("content-length", str(len(answer.body))),)
+    fields = tuple((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in named)
+    return RawAnswer(answer.status, fields, answer.body)
+
+
+def serialised(answer: HttpAnswer, more: Fields, *, keep: bool) -> bytes:
+    """The bytes of an answer to anything but HEAD. `keep`: the connection stays open.
+
+    Raises `ValueError` for a header that would end its line: a client would take what follows for another answer.
+    """
     added = "".join([_ON_EVERY_ANSWER.get(each) or f"{each[0].lower()}: {each[1]}\r\n" for each in answer.headers])
     if more:
         added += "".join([f"{name.lower()}: {value}\r\n" for name, value in more])
     closing = "" if keep else "connection: close\r\n"
-    head = f"content-type: {answer.content_type}\r\n{added}content-length: {len(answer.body)}\r\n{closing}\r\n"
-    return b"%b%b%b%b" % (STATUS_LINE[answer.status], defaults, head.encode("latin-1"), answer.body)
+    body = answer.body
+    length = f"content-length: {len(body)}\r\n"
+    if answer.status in _WITHOUT_BODY:
+        body, length = b"", ""
+    head = (
+        f"{STATUS_LINE[answer.status]}{date_line()}content-type: {answer.content_type}\r\n{added}{length}{closing}\r\n"
+    )
+    lines = 4 + len(answer.headers) + len(more) + (length != "") + (closing != "")
+    if head.count("\n") != lines or head.count("\r") != lines:
+        raise ValueError("a header of the answer has a line end")
+    return head.encode("latin-1") + body
 
 
-class DefaultLines:
-    """The lines of the headers that a server adds to every answer, made once for each time it changes them."""
+def serialised_raw(answer: RawAnswer, *, keep: bool, without_body: bool) -> bytes:
+    """The bytes of a raw answer. `without_body`: the request was a HEAD.
+
+    Raises `ValueError` for a header that would end its line: nothing that is not an answer may follow it.
+    """
+    lines = [f"{STATUS_LINE[answer.status]}{date_line()}".encode()]
+    bodiless = answer.status in _WITHOUT_BODY
+    told = False
+    for name, value in answer.fields:
+        if name == b"content-length":
+            told = True
+            if bodiless:
+                continue
+        elif name in (b"connection", b"transfer-encoding"):  # the server's own
+            continue
+        lines.append(b"%b: %b\r\n" % (name, value))
+    if not told and not bodiless:
+        lines.append(b"content-length: %d\r\n" % len(answer.body))
+    lines.append(b"\r\n" if keep else b"connection: close\r\n\r\n")
+    head = b"".join(lines)
+    if head.count(b"\n") != len(lines) + 1 + (not keep) or head.count(b"\r") != head.count(b"\n"):
+        raise ValueError("a header of the answer has a line end")
+    return head if bodiless or without_body else head + answer.body
+
+
+class _DateLine:
+    """The header Date, made once a second."""
 
     def __init__(self) -> None:
-        self._headers: list[tuple[bytes, bytes]] | None = None
-        self._lines = b""
+        self._made = 0, ""  # the second, and the line: at once, for another thread may ask meanwhile
 
-    def of(self, headers: list[tuple[bytes, bytes]]) -> bytes:
-        """The lines of these headers; a list that is handed in again has not changed."""
-        if headers is not self._headers:
-            self._lines = b"".join([b"%b: %b\r\n" % each for each in headers])
-            self._headers = headers
-        return self._lines
+    def __call__(self) -> str:
+        second = int(time.time())
+        made, line = self._made
+        if made != second:
+            line = f"date: {formatdate(second, usegmt=True)}\r\n"
+            self._made = second, line
+        return line
+
+
+date_line = _DateLine()
 
 
 class Outbox:

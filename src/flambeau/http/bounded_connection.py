@@ -1,80 +1,105 @@
-"""A bounded connection: uvicorn's own, with limits, timeouts, and refusals in our own form.
+"""A client's connection: its limits and timeouts, its refusals, and its answers in the order of its requests.
 
-A malformed request, or one that two parsers could read differently, is refused here and ends the connection. The only
-thing it needs to know of a route is whether it is vital, and so answered over a spare connection.
+It knows neither the parser nor the routes: `flambeau.http.connection` makes exchanges of what comes, and puts them in
+line here. A request that is malformed, or that two parsers could read differently, ends the connection.
 """
 
 import asyncio
 import socket
 import sys
+import time
+from abc import abstractmethod
 from collections import deque
 from dataclasses import dataclass, field
-
-import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from typing import cast
 
 from flambeau.errors import Code, RequestError
-from flambeau.http import framing
-from flambeau.http.access import AccessControl, Denial
-from flambeau.http.answer_bytes import DefaultLines, Outbox, serialised
-from flambeau.http.heads import KnownHeads
-from flambeau.http.request_body import FULL, SHARE, InflightBudget, Share
+from flambeau.http.access import Denial
+from flambeau.http.answer_bytes import Outbox, raw, serialised_raw
+from flambeau.http.exchange import Answer, Exchange
+from flambeau.http.heads import KnownHeads, Peer
+from flambeau.http.request_body import FULL, InflightBudget, Share
+from flambeau.http.site import Site
 from flambeau.http.timeouts import ConnectionMonitor, ReadTimeout, WriteTimeout
 from flambeau.protocols.errors import STATUS
-from flambeau.protocols.messages import new_id
-from flambeau.serving.service import Service
+from flambeau.protocols.messages import HttpAnswer, new_id
 from flambeau.telemetry import logs
 
-_MOST_AHEAD = 64  # pipelined requests: sent before the first of them was answered
 _LINGER = 2.0  # seconds in which a client that is still sending may read why it was refused
 _PROBE = 0.02  # seconds from the end of a client's input to the probe whether the client is still there
-_STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"  # the interim response that every client ignores
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+"""The interim response, which a client may ask for, and every client ignores."""
+
 _TCP_CLOSE = 7  # a state of TCP_INFO, tcp(7)
 
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """What all connections of a server have in common."""
+    """What all connections of a server have in common. `tasks`: the requests that are no predictions."""
 
-    service: Service
-    access: AccessControl
+    site: Site
     monitor: ConnectionMonitor
     budget: InflightBudget
+    connections: "set[BoundedConnection]" = field(default_factory=set)
+    tasks: "set[asyncio.Task[object]]" = field(default_factory=set)
     heads: KnownHeads = field(default_factory=KnownHeads)
-    defaults: DefaultLines = field(default_factory=DefaultLines)
     outbox: Outbox = field(default_factory=Outbox)
 
 
-class StopParsingError(Exception):
-    """Raised in the parser's callbacks to stop it."""
+class BoundedConnection(asyncio.Protocol):
+    """One client's connection.
 
+    `_current` is the exchange whose answer is the next to be sent, `_ahead` are those behind it, and the request of
+    `_arriving` has not come whole: it is the last of them.
+    """
 
-class BoundedConnection(HttpToolsProtocol):
-    """One client's connection. The keywords are those of uvicorn's protocol classes."""
+    transport: asyncio.Transport
 
-    def __init__(self, front: Front, **uvicorn: object) -> None:
-        super().__init__(**uvicorn)  # type: ignore[arg-type]  # uvicorn passes them on as it knows them
-        self._service, self._monitor, self._budget = front.service, front.monitor, front.budget
-        self._access, self._defaults, self._outbox = front.access, front.defaults, front.outbox
-        self._limits = front.service.settings
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self._site, self._monitor, self._outbox = front.site, front.monitor, front.outbox
+        self._service, self._access, self._limits = (
+            front.site.service, front.site.access, front.site.service.settings
+        )  # fmt: skip
         self._reading, self._writing = ReadTimeout(front.monitor), WriteTimeout(front.monitor)
-        self._address = ""
-        self._fault: RequestError | None = None
+        self._peer = Peer("")
+        self._encrypted = False
+        self._current: Exchange | None = None
+        self._ahead: deque[Exchange] = deque()
+        self._arriving: Exchange | None = None
+        self._refused_body = False  # the client may still be sending a body that is not read
+        self._read_paused = self._write_paused = False
         self._closing = False  # whether it was closing at the last check
         self._deaf = False  # no further request is taken, and further input is ignored
         self._ended = False  # the client sends nothing more, and may still read
         self._lingers: float | None = None  # until when the client may still send, so that it can read its refusal
         self._spare: RequestError | None = None  # why this is a spare connection, which answers vital routes only
-        self._shares: deque[Share] = deque()  # of the unanswered requests, in order
-        self._share: Share | None = None  # of the latest request
-        self._counted = False  # whether `_body` counts the bytes of the body
-        self._piece = self._head = self._body = self._around = self._chunks = 0  # bytes; the last, a number of chunks
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._address = self.client[0] if self.client else ""
-        room = self._monitor.enter(self._address)
-        if len(self.connections) > self._monitor.connections and not self._monitor.make_room():
+    @abstractmethod
+    def _run(self, exchange: Exchange) -> None:
+        """Have a request answered that has come whole."""
+
+    @abstractmethod
+    def _forget(self) -> None:
+        """Take nothing more of the request that arrives."""
+
+    @abstractmethod
+    def _path(self) -> str:
+        """The path of the request that arrives, or of the last one, without the prefix of a proxy's."""
+
+    # The transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self._encrypted = transport.get_extra_info("sslcontext") is not None
+        here, there = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
+        client = str(there[0]) if isinstance(there, tuple) else ""
+        server = (str(here[0]), int(here[1])) if isinstance(here, tuple) else (str(here), None) if here else None
+        prefix = self._access.forwarding.prefix
+        self._peer = Peer(client, "https" if self._encrypted else "http", server, prefix)
+        self._front.connections.add(self)
+        room = self._monitor.enter(client)
+        if len(self._front.connections) > self._monitor.connections and not self._monitor.make_room():
             self._spare = RequestError("there are too many connections to this server", code="overloaded")
         elif not room:
             self._spare = RequestError("there are too many connections from this address", code="rate_limited")
@@ -82,12 +107,19 @@ class BoundedConnection(HttpToolsProtocol):
             self._refuse(self._spare)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._monitor.leave(self._address, self)
-        while self._shares:
-            self._shares.popleft().close()
+        self._front.connections.discard(self)
+        self._monitor.leave(self._peer.client, self)
+        self._deaf = True
+        self._forget()
+        owed = [self._current, *self._ahead]
+        self._current = self._arriving = None
+        self._ahead.clear()
+        for exchange in owed:
+            if exchange is not None:
+                self._release(exchange)
+                exchange.abandon()
 
-    def eof_received(self) -> bool:  # type: ignore[override]  # whether the connection is kept, to answer
+    def eof_received(self) -> bool:
         """The client sends nothing more: it is gone, or it has half-closed the connection and waits for its answer."""
         self._outbox.flush()  # before anything closes
         if self._deaf and self._lingers is not None:
@@ -95,22 +127,19 @@ class BoundedConnection(HttpToolsProtocol):
         self._ended = True
         if self._reading.waiting != "rest":
             self._refuse(RequestError("the request ended before it was whole", code="bad_http"))
-        if self.scheme == "https" or not self._is_answering():  # TLS cannot be half-closed
+        if self._encrypted or self._current is None:  # TLS cannot be half-closed
             return False
-        self.loop.call_later(_PROBE, self._probe)
+        asyncio.get_running_loop().call_later(_PROBE, self._probe)
         return True
-
-    def _is_answering(self) -> bool:
-        return bool(self.pipeline) or (self.cycle is not None and not self.cycle.response_complete)
 
     def _probe(self) -> None:
         """Find out whether the client still waits: if it is gone, its system resets the connection on any output."""
-        started = getattr(self.cycle, "response_started", False)
-        old = self.scope is not None and self.scope["http_version"] == "1.0"  # no scope: the parser was never asked
-        if self.transport.is_closing() or not self._is_answering() or started or old:
+        current = self._current
+        if self.transport.is_closing() or current is None or current.sent or current.head.version == "1.0":
             return
-        self.transport.write(_STILL_THERE)
-        self.loop.call_later(_PROBE, self._leave_if_gone)
+        self._outbox.flush()
+        self.transport.write(CONTINUE)
+        asyncio.get_running_loop().call_later(_PROBE, self._leave_if_gone)
 
     def _leave_if_gone(self) -> None:
         if sys.platform != "linux" or self.transport.is_closing():
@@ -119,72 +148,26 @@ class BoundedConnection(HttpToolsProtocol):
         if sock.family != socket.AF_UNIX and sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:
             self.transport.abort()
 
-    def data_received(self, data: bytes) -> None:
-        if self._deaf:
-            return
-        self._piece = len(data)
-        if self._reading.waiting != "rest":
-            self._count(self._piece)
-        try:
-            self._feed(data)
-        except httptools.HttpParserError:
-            if not self._deaf:
-                self._refuse(self._fault or framing.BAD_HTTP)
-            return
-        if self._reading.waiting != "rest":
-            self._bound()
-        if self._reading.waiting == "body" and not self._deaf:
-            self._monitor.turns.took(self._piece, pause=self.flow.pause_reading, resume=self._read_on)
+    def pause_writing(self) -> None:
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        current = self._current
+        if current is not None and current.answer is not None and not current.sent:
+            self._send(current)
+
+    def _pause_reading(self) -> None:
+        if not self._read_paused and not self.transport.is_closing():
+            self._read_paused = True
+            self.transport.pause_reading()
 
     def _read_on(self) -> None:
-        if not self.transport.is_closing():
-            self.flow.resume_reading()
+        if self._read_paused and not self.transport.is_closing():
+            self._read_paused = False
+            self.transport.resume_reading()
 
-    def _feed(self, data: bytes) -> None:
-        """Parse. A head that asks to switch protocols (Upgrade) is answered as if it did not (RFC 9110, 7.8).
-
-        The parser takes what follows such a head for another protocol. So a new parser gets the head without those
-        headers, and then the rest.
-        """
-        while data:
-            try:
-                self.parser.feed_data(data)
-                return
-            except httptools.HttpParserUpgrade as upgrade:
-                parser = self.parser
-                head = framing.without_upgrade(parser.get_method(), self.url, parser.get_http_version(), self.headers)
-                self.parser = self._new_parser()
-                data = head + data[upgrade.args[0] :]
-
-    def _new_parser(self) -> httptools.HttpRequestParser:
-        parser = httptools.HttpRequestParser(self)
-        parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        return parser
-
-    def _has_wish(self) -> bool:
-        """Whether the head asks to switch protocols: `_feed` then parses it again, without those headers."""
-        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
-
-    def _count(self, size: int) -> None:
-        if self._reading.waiting == "head":
-            self._head += size
-        else:
-            self._reading.arrived += size
-            self._around += size
-
-    def _bound(self) -> None:
-        """Refuse a head that does not end, and a body that is mostly framing."""
-        if self._reading.waiting == "body":
-            if self._counted and framing.too_much_overhead(self._chunks, self._around - self._body):
-                self._refuse(
-                    RequestError("the chunks of the body have too many extensions or trailers", code="too_many_chunks")
-                )
-        elif self._head > self._limits.max_request_line:
-            found = framing.too_large(self.url, self.headers, self._limits)
-            if found is None and self._head > self._limits.max_request_line + self._limits.max_headers_bytes:
-                found = framing.head_too_large("the headers do not end")
-            if found is not None:
-                self._refuse(found)
+    # What the monitor asks
 
     def check(self, now: float) -> None:
         """Act on whatever is overdue."""
@@ -202,7 +185,7 @@ class BoundedConnection(HttpToolsProtocol):
             if not left and self._closing:  # a TLS client may never answer our close
                 self.transport.abort()
             self._closing = True
-        elif self.flow.read_paused:  # we keep the client waiting, so its time starts anew
+        elif self._read_paused:  # we keep the client waiting, so its time starts anew
             self._reading.again(now)
         elif self._spare is not None and self._reading.waits_for_head(now):
             self._refuse(self._spare)
@@ -211,13 +194,14 @@ class BoundedConnection(HttpToolsProtocol):
                 self._refuse(RequestError("the request did not arrive in time", code="client_too_slow"))
             elif self._spare is not None:
                 self._refuse(self._spare)
-            elif self.cycle is None or self.cycle.response_complete:
+            elif self._current is None:
+                self._outbox.flush()
                 self.transport.close()
 
     @property
     def idle_since(self) -> float | None:
         """Since when it waits for a head, or the rest of one, with nothing to answer; `None` if it does not."""
-        if self._reading.waiting == "body" or self._is_answering() or self._deaf or self.transport.is_closing():
+        if self._reading.waiting == "body" or self._current is not None or self._deaf or self.transport.is_closing():
             return None
         return self._reading.since
 
@@ -225,10 +209,6 @@ class BoundedConnection(HttpToolsProtocol):
     def has_half_a_head(self) -> bool:
         """Whether a head has begun and not ended."""
         return self._reading.waiting == "head"
-
-    def shutdown(self) -> None:
-        self._outbox.flush()
-        super().shutdown()
 
     def make_way(self) -> None:
         """Close, to make room for a new connection. An idle connection closes as it would after `--idle-timeout`."""
@@ -242,143 +222,166 @@ class BoundedConnection(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    # Callbacks of the parser
+    # What the server asks when it stops
 
-    def on_message_begin(self) -> None:
-        if self._deaf:
-            raise StopParsingError
-        super().on_message_begin()
-        self._reading.waiting, self._reading.since = "head", self._monitor.now
-        self._head, self._chunks = self._piece, 0
-
-    def on_headers_complete(self) -> None:
-        if self._has_wish():
-            return
-        self._check_head()
-        self.scope[SHARE] = self._open_share()  # type: ignore[literal-required]  # ours, for the ASGI front
-        super().on_headers_complete()
-        if self._spare is not None:
-            self.cycle.keep_alive = False
-        self._expect_body(counted=True)
-
-    def _open_share(self) -> Share:
-        """The share in the budget for bodies of the request whose head is complete."""
-        share = self._share = Share(self._budget, self.loop.time, lambda: self._refuse(FULL))
-        self._shares.append(share)
-        return share
-
-    def _take(self, size: int) -> None:
-        """Count bytes of the body, or stop the parser."""
-        if self._share is not None and not self._share.take(size):
-            self._fault = FULL
-            raise StopParsingError
-
-    def _check_head(self) -> None:
-        parser = self.parser
-        self._fault = framing.fault(
-            method=parser.get_method(), version=parser.get_http_version(), url=self.url, headers=self.headers
-        ) or framing.too_large(self.url, self.headers, self._limits)
-        if len(self.pipeline) >= _MOST_AHEAD:
-            self._fault = RequestError(
-                f"more than {_MOST_AHEAD} requests were sent before the first was answered", code="bad_http"
-            )
-        if self._spare is not None and not self._is_vital(parser.get_method()):
-            self._fault = self._fault or self._spare
-        if self._fault is not None:
-            raise StopParsingError
-
-    def _is_vital(self, method: bytes) -> bool:
-        """Whether the request has no body, and its route is vital."""
-        match = self._access.table.find(method.decode("latin-1"), self.url.partition(b"?")[0].decode("latin-1"))
-        has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
-        return match is not None and match.route.vital and not has_body
-
-    def _expect_body(self, *, counted: bool) -> None:
-        self.headers = []  # trailers must not pass for headers that were checked
-        self._reading.waiting = "body"
-        self._reading.again(self._monitor.now)
-        self._body = self._around = 0
-        self._counted = counted
-
-    def on_chunk_header(self) -> None:
-        self._chunks += 1
-        if framing.too_many_chunks(self._chunks, self._body):
-            self._fault = RequestError("the body comes in too many chunks, or too small ones", code="too_many_chunks")
-            raise StopParsingError
-
-    def on_body(self, body: bytes) -> None:
-        self._body += len(body)
-        self._take(len(body))
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        if self._has_wish():
-            return
-        self._has_come()
-        super().on_message_complete()
-
-    def _has_come(self) -> None:
-        self._reading.waiting, self._reading.since = "rest", self._monitor.now
-        self._deaf = not self.cycle.keep_alive
-        if self._share is not None:
-            self._share.whole()
-
-    def on_response_complete(self) -> None:
-        """As uvicorn's, without a timer for every idle connection: `check` closes those that are idle for too long."""
-        self.server_state.total_requests += 1
-        if self._shares:
-            self._shares.popleft().close()
-        self.go_on()
-
-    def go_on(self) -> None:
-        """A request was answered: go on with those that were sent after it, or wait for the next."""
-        if self._ended and not self.pipeline:
-            self._outbox.flush()
+    def shutdown(self) -> None:
+        """Close as soon as what has come is answered."""
+        self._outbox.flush()
+        if self._current is None:
             self.transport.close()
-        if self.transport.is_closing():
+        else:
+            (self._ahead[-1] if self._ahead else self._current).keep_alive = False
+
+    def give_up(self) -> None:
+        """The time to answer is over."""
+        for exchange in (self._current, *self._ahead):
+            if exchange is not None:
+                exchange.cancel()
+
+    # Answers, in the order of the requests
+
+    def _line_up(self, exchange: Exchange) -> None:
+        """Put an exchange last in line. While another is before it, nothing more is read."""
+        if self._current is None:
+            self._current = exchange
+        else:
+            self._ahead.append(exchange)
+            self._pause_reading()
+
+    def _hold(self, exchange: Exchange) -> None:
+        """Count the body of an exchange that is going to arrive."""
+        exchange.share = Share(self._front.budget, asyncio.get_running_loop().time, lambda: self._refuse(FULL))
+
+    def _release(self, exchange: Exchange) -> None:
+        """Give back what the body held of the budget."""
+        if exchange.held:
+            self._front.budget.used -= exchange.held
+            exchange.held = 0
+        if exchange.share is not None:
+            exchange.share.close()
+            exchange.share = None
+        exchange.body = None
+
+    def answered(self, exchange: Exchange, found: Answer) -> None:
+        """Send the answer to a request, or keep it until those before it are sent and the client reads."""
+        exchange.answer = found
+        if exchange is self._current and not self._write_paused:
+            self._send(exchange)
+
+    def _send(self, exchange: Exchange) -> None:
+        """Send the answer of the current exchange, and go on once its request has come whole."""
+        answer = exchange.answer
+        assert answer is not None
+        # While the service drains, connections close, so that clients send their next request elsewhere.
+        keep = exchange.keep_alive and not (self._service.draining and not self._ahead)
+        if isinstance(answer, HttpAnswer):
+            origins = self._access.origins
+            data = exchange.bytes_of(answer, () if origins.none else origins.headers(exchange.head.headers), keep=keep)
+        else:
+            data = exchange.bytes_of(answer, (), keep=keep)
+        exchange.sent, exchange.keep_alive = True, keep
+        self._release(exchange)
+        self._outbox.put(self.transport, data)
+        if exchange.whole:
+            self._go_on(exchange)
+        elif exchange.head.expects:  # it does not send a body that is refused
+            self._end()
+
+    def _go_on(self, exchange: Exchange) -> None:
+        """A request has come whole and is answered: go on with those that came after it, or wait for the next."""
+        if not exchange.keep_alive:
+            self._end()
             return
-        if self.flow.read_paused:
-            self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
-        elif self._reading.waiting == "rest":
+        if self._ahead:
+            self._current = self._ahead.popleft()
+            asyncio.get_running_loop().call_soon(self._proceed, self._current)
+            if not self._ahead:
+                self._read_on()
+            return
+        self._current = None
+        if self._ended:
+            self._end()
+        elif self._read_paused:
+            self._read_on()
+        if self._reading.waiting == "rest":
             self._reading.since = self._monitor.now
+
+    def _proceed(self, exchange: Exchange) -> None:
+        """It is an exchange's turn."""
+        if exchange is not self._current or self.transport.is_closing() or exchange.sent:
+            return
+        if exchange.answer is not None:  # it was refused
+            self.answered(exchange, exchange.answer)
+        elif not exchange.whole:
+            self._let_it_come(exchange)
+        elif exchange.answering is None:
+            self._run(exchange)
+
+    def _let_it_come(self, exchange: Exchange) -> None:
+        """Tell a client that asks before it sends its body to send it."""
+        head = exchange.head
+        if head.expects and head.version != "1.0" and head.length != 0:
+            self._outbox.flush()
+            self.transport.write(CONTINUE)
+
+    def failed(self, exchange: Exchange, error: BaseException) -> None:
+        """Send that we failed, or close if the answer was given up."""
+        self._release(exchange)
+        given_up = isinstance(error, asyncio.CancelledError)
+        if not given_up:
+            logs.failure("a request failed unexpectedly", error, id=exchange.identity)
+        elif self.transport.is_closing():
+            milliseconds = 1000 * (time.monotonic() - exchange.received)
+            logs.event("the client is gone", id=exchange.identity, status=499, ms=milliseconds)
+        if self.transport.is_closing() or exchange is not self._current:
+            return
+        self._deaf = True
+        if not given_up and not exchange.sent:
+            self._write_refusal(RequestError("the server failed on this request", code="internal"), exchange)
+        self._outbox.flush()
+        self.transport.close()
 
     # Refusals
 
     def _refuse(self, error: RequestError) -> None:
         """Answer with the error, unless earlier answers are still to come, and end the connection."""
-        sending = self._reading.waiting == "body" or self._spare is not None
+        self._refused_body = self._reading.waiting == "body" or self._spare is not None
         self._deaf = True
         self._note(error.code, error.message)
-        if self._share is not None and self._reading.waiting == "body":
-            self._share.close()
-        pending = self.cycle is not None and not self.cycle.response_complete
-        if pending and self._reading.waiting == "head":  # an earlier request, which is complete, is still answered
-            self.cycle.keep_alive = False
+        arriving = self._arriving
+        path = self._path()
+        self._forget()
+        self._arriving = None
+        if arriving is not None:
+            self._release(arriving)
+        if arriving is not None and arriving in self._ahead:
+            self._ahead.remove(arriving)
+        if self._current is not None and self._current is not arriving:  # an earlier request is still to be answered
+            (self._ahead[-1] if self._ahead else self._current).keep_alive = False
             return
-        started = pending and getattr(self.cycle, "response_started", False)
-        if not started and not self.pipeline:
-            answer = Denial(error).answer(new_id(), self._path())
-            self.transport.write(serialised(answer, self._default_lines(), (), keep=False))
-        if pending:  # nothing else may answer it
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
-        if sending and not self._ended and self.transport.can_write_eof():
+        self._current = None
+        if arriving is None or not arriving.sent:
+            self._write_refusal(error, arriving, path)
+        self._end()
+
+    def _write_refusal(self, error: RequestError, exchange: Exchange | None, path: str | None = None) -> None:
+        identity = new_id() if exchange is None else exchange.identity
+        answer = Denial(error).answer(identity, self._path() if path is None else path)
+        without_body = exchange is not None and exchange.head.method == "HEAD"
+        self._outbox.flush()
+        self.transport.write(serialised_raw(raw(answer), keep=False, without_body=without_body))
+
+    def _end(self) -> None:
+        """Close, once everything is written; a client that is still sending has a moment to read why it was refused."""
+        self._outbox.flush()
+        self._deaf = True
+        if self._refused_body and not self._ended and self.transport.can_write_eof():
             # Closing now would reset the connection while the client still sends, and it would not read the answer.
             self.transport.write_eof()
-            self._lingers = self.loop.time() + _LINGER
+            self._lingers = asyncio.get_running_loop().time() + _LINGER
         else:
             self.transport.close()
 
-    def _path(self) -> str:
-        """The path of the request that arrives, as far as it is known, without the prefix of a proxy's."""
-        path = bytes(getattr(self, "url", b"")).partition(b"?")[0].decode("latin-1")
-        return self._access.forwarding.below(path)
-
-    def _default_lines(self) -> bytes:
-        return self._defaults.of(self.server_state.default_headers)
-
     def _note(self, code: Code, why: str) -> None:
         self._service.metrics.refused(code, STATUS[code])
-        logs.event("refused", why=why, status=STATUS[code], code=code, client=self._address)
+        logs.event("refused", why=why, status=STATUS[code], code=code, client=self._peer.client)

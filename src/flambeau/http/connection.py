@@ -1,195 +1,143 @@
-"""A connection of `flambeau serve`: a bounded connection that dispatches predictions itself.
+"""A connection of `flambeau serve`: what comes over it becomes exchanges, and each is answered once it has come whole.
 
-A POST to a prediction's route, with a declared length within the limit, is collected here and passed to
-`dispatch.answer`: without ASGI's messages and events, and without a task. A head that is the same to the last byte as
-one before (`flambeau.http.heads`) is not even parsed. Everything else goes to the ASGI front, as do requests that
-access control refuses and those sent before an earlier one was answered. Both give the same answers
-(`tests/http/test_fronts.py`, `tests/http/test_connection.py`). Bodies are not parsed here.
+One way for all requests: the head is read and checked against the limits, access control is asked, the body is
+collected within its limit, and the site is asked for the answer (`flambeau.http.site`). Predictions are dispatched from
+here, without a task. A head that is the same to the last byte as one before (`flambeau.http.heads`) is not even parsed.
+Bodies are not parsed here.
 """
 
 import asyncio
-import time
+from urllib.parse import unquote
+
+import httptools
 
 from flambeau.errors import RequestError
 from flambeau.http import framing
-from flambeau.http.access import REFUSED, Denial
-from flambeau.http.answer_bytes import serialised
+from flambeau.http.access import Denial
+from flambeau.http.answer_bytes import raw
 from flambeau.http.body_reader import BodyReader
-from flambeau.http.bounded_connection import BoundedConnection, Front, StopParsingError
-from flambeau.http.heads import END, LONGEST, PredictionHead
-from flambeau.http.request_body import FULL, BodyBuffer, Share
+from flambeau.http.bounded_connection import BoundedConnection, Front
+from flambeau.http.exchange import Exchange
+from flambeau.http.heads import END, LONGEST, Peer, RequestHead
+from flambeau.http.request_body import DISCARD_AT_MOST, FULL, BodyBuffer
 from flambeau.protocols import dispatch
-from flambeau.protocols.messages import HttpAnswer, HttpRequest, new_id
 from flambeau.system.eager import Eager
-from flambeau.telemetry import logs
 
+_MOST_AHEAD = 64  # pipelined requests: sent before the first of them was answered
 _COPIED = 4096  # bytes: a longer body that came with its head is a view of what came
 
 
-class _Unheard:
-    """In place of the event that uvicorn's applications wait for."""
-
-    def set(self) -> None: ...
+class StopParsingError(Exception):
+    """Raised in the parser's callbacks to stop it."""
 
 
-class Exchange:
-    """A request in progress and the state of its answer, under uvicorn's names for the latter.
+class HttpConnection(BoundedConnection):
+    """One client's connection."""
 
-    `held`: the bytes of the budget that it holds where it has no share, because its body came whole.
-    """
-
-    __slots__ = (
-        "_connection", "answering", "body", "client", "disconnected", "head", "held", "identity", "keep_alive",
-        "received", "response_complete", "root", "share",
-    )  # fmt: skip
-
-    message_event = _Unheard()
-
-    def __init__(self, connection: "DispatchingConnection", head: PredictionHead, client: str, root: str) -> None:
-        self._connection = connection
-        self.head = head
-        self.client = client
-        self.root = root
-        self.received = time.monotonic()
-        self.identity = head.identity or new_id()
-        self.keep_alive = head.keep_alive
-        self.disconnected = self.response_complete = False
-        self.held = 0
-        self.body: BodyBuffer | None = None  # as long as it arrives
-        self.share: Share | None = None
-        self.answering: Eager[HttpAnswer] | None = None
-
-    def ended(self, found: HttpAnswer | None, error: BaseException | None) -> None:
-        """The request was answered, or it was given up because its client is gone."""
-        connection = self._connection
-        if found is None or self.disconnected or connection.flow.write_paused:
-            connection.finish(self, found, error)
-        else:  # nearly always
-            self.answering = None
-            try:
-                connection.send(found, self)
-            except Exception as unsent:  # an answer that cannot be written: its client must not wait, nor hold memory
-                connection.finish(self, None, unsent)
-
-
-class DispatchingConnection(BoundedConnection):
-    """One client's connection. The keywords are those of uvicorn's protocol classes."""
-
-    def __init__(self, front: Front, **uvicorn: object) -> None:
-        super().__init__(front, **uvicorn)
+    def __init__(self, front: Front) -> None:
+        super().__init__(front)
         self._heads = front.heads
-        self._arriving: Exchange | None = None
-        self._reader: BodyReader | None = None  # which reads the body of `_arriving`, while it does
-        self._unparsed = False  # the body of `_arriving` does not go through the parser
+        self._parser = self._new_parser()
+        self._url = b""
+        self._fields: framing.Headers = []
+        self._fault: RequestError | None = None  # why the parser was stopped
         self._first = b""  # the first bytes of a message, as far as its head, if they came in one piece
-        self._refusal: Denial | None = None  # of the request whose head has come, where access control was asked before
+        self._unparsed = False  # the body of `_arriving` does not go through the parser
+        self._reader: BodyReader | None = None  # which reads that body, while it does
+        self._piece = self._head = self._body = self._around = self._chunks = 0  # bytes; the last, a number of chunks
+
+    # What comes
 
     def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
         if self._unparsed:
-            self._go_on(data)
+            self._take(data)
             return
         self._first = b""
-        if self._reading.waiting == "rest" and not self._deaf and data.startswith(b"POST "):
+        if self._reading.waiting == "rest" and data.startswith(b"POST "):
             end = data.find(END, 0, LONGEST) + len(END)
             if end >= len(END):
                 first = data[:end]
-                cycle = self.cycle
                 head = self._heads.get(first)
                 if (
                     head is not None
-                    and (cycle is None or cycle.response_complete)
+                    and self._current is None
                     and self._spare is None
-                    and self._begin(head, data, end)
-                ):
+                    and len(data) - end <= head.length  # type: ignore[operator]  # a known head has one
+                ):  # if more follows, the parser reads it all
+                    self._begin(head, data, end)
                     return
                 self._first = first
-        super().data_received(data)
-        self._refusal = None
+        self._parse(data)
         if self._arriving is not None and not self._deaf:
             self._read_directly()
 
-    def _begin(self, head: PredictionHead, data: bytes, end: int) -> bool:
-        """Take a request whose head is known, and ends at `end`; false if it is to go through the parser after all."""
-        size = len(data) - end
-        if size > head.length:  # more follows, which the parser reads with it
-            return False
-        budget = self._budget
-        if size == head.length and budget.used + size > budget.most:  # the parser's way makes room
-            return False  # before it is admitted: that counts, and is done once
-        exchange = self._admitted(head)
-        if exchange is None:
-            return False
-        if size < head.length:
-            self._collect(exchange)
-            self._unparsed = True
-            self._go_on(data[end:])
-            return True
-        budget.used += size
-        exchange.held = size
-        self._reading.since = self._monitor.now
-        self.cycle = exchange  # type: ignore[assignment]  # it has the attributes that uvicorn uses
-        self._answer(exchange, data[end:] if size <= _COPIED else memoryview(data)[end:])
-        return True
+    def _begin(self, head: RequestHead, data: bytes, end: int) -> None:
+        """Take a request whose head is known, and ends at `end`."""
+        exchange = Exchange(self, head, self._peer)
+        self._current = exchange
+        self._admit(exchange)
+        size, budget = len(data) - end, self._front.budget
+        if size == head.length and exchange.answer is None and budget.used + size <= budget.most:  # nearly always
+            budget.used += size
+            exchange.held = size
+            exchange.whole = True
+            self._run(exchange, data[end:] if size <= _COPIED else memoryview(data)[end:])
+            return
+        self._expect_body(exchange)
+        self._unparsed = True
+        self._take(data[end:])
 
-    def _admitted(self, head: PredictionHead) -> Exchange | None:
-        """The exchange of a request, if access control admits it."""
-        access, client, root = self._access, self._address, head.root
-        if access.forwarding.active:
-            client = access.forwarding.client(client, head.headers)
-            scheme = access.forwarding.scheme(self._address, head.headers, str(self.scheme))
-            root = f"{scheme}://{head.headers['host']}{access.forwarding.prefix}/"
-        if not (head.admitted and access.never_changes):
-            refusal = self._refusal or access.check(head.match.route.scope, "POST", head.headers, client)
-            if refusal is not None:
-                self._refusal = refusal
-                return None
-            head.admitted = True
-        return Exchange(self, head, client, root)
-
-    def _collect(self, exchange: Exchange) -> None:
-        """Expect the body of a request."""
-        self.cycle = self._arriving = exchange  # type: ignore[assignment]  # it has the attributes that uvicorn uses
-        exchange.body = BodyBuffer(exchange.head.length)
-        exchange.share = self._open_share()
-        self._expect_body(counted=False)
-
-    def _go_on(self, data: bytes) -> None:
+    def _take(self, data: bytes) -> None:
         """Take the next piece of a body that does not go through the parser, and what follows it."""
         exchange = self._arriving
         assert exchange is not None
-        assert exchange.body is not None
-        left = exchange.head.length - exchange.body.size
+        length = exchange.head.length
+        assert length is not None
+        left = length - (exchange.discarded if exchange.body is None else exchange.body.size)
         size = min(left, len(data))
         self._reading.arrived += size
-        assert exchange.share is not None
-        try:
-            if not exchange.share.take(size):
-                self._refuse(FULL)
-                return
-            exchange.body.add(data if size == len(data) else data[:size])
-        except RequestError as error:  # there is no memory
+        error = self._keep(exchange, data if size == len(data) else data[:size])
+        if error is not None:
             self._refuse(error)
-            return
-        if self._arriving is not exchange:  # the upload was ended to make room
-            return
-        if size < left:
-            self._monitor.turns.took(size, pause=self.flow.pause_reading, resume=self._read_on)
+        elif size < left:
+            self._monitor.turns.took(size, pause=self._pause_reading, resume=self._read_on)
             self._read_directly()
-            return
-        self.on_message_complete()
-        if size < len(data):
-            self.data_received(data[size:])
+        else:
+            self._has_come()
+            if size < len(data):
+                self.data_received(data[size:])
+
+    def _keep(self, exchange: Exchange, piece: bytes) -> RequestError | None:
+        """Add a piece to a body, or discard it if the request is refused. Returns why the connection is to end."""
+        body, share = exchange.body, exchange.share
+        if body is None or share is None:
+            exchange.discarded += len(piece)
+            if exchange.discarded > DISCARD_AT_MOST * self._limits.max_body_bytes:
+                self._forget()
+                self._end()
+            return None
+        if not share.take(len(piece)):
+            return FULL
+        try:
+            if not body.add(piece):
+                self._deny(exchange, self._site.too_large(exchange.head))
+        except RequestError as error:  # there is no memory
+            return error
+        return None
 
     def _read_directly(self) -> None:
         """Have the rest of a body that has its place read to that place, past the parser."""
         exchange = self._arriving
-        assert exchange is not None
+        if exchange is None or exchange.head.length is None or self._encrypted or self.transport.is_closing():
+            return
         body = exchange.body
-        if body is None or body.room() is None or self.scheme == "https" or self.transport.is_closing():
+        if body is None or body.room() is None:
             return
         if not self._unparsed:
             self._unparsed = True
-            self.parser = self._new_parser()  # the one before waits for a body that it will not see
+            self._parser = self._new_parser()  # the one before waits for a body that it will not see
         self._reader = BodyReader(self, body)
         self._hand_to(self._reader)
 
@@ -204,7 +152,7 @@ class DispatchingConnection(BoundedConnection):
     def _hand_to(self, protocol: asyncio.BaseProtocol) -> None:
         """Have what comes from now on go to that protocol: the loop looks at it when it begins to read."""
         self.transport.set_protocol(protocol)
-        if not self.flow.read_paused:
+        if not self._read_paused:
             self.transport.pause_reading()
             self.transport.resume_reading()
 
@@ -218,167 +166,239 @@ class DispatchingConnection(BoundedConnection):
         if not exchange.share.take(size):
             self._take_over()
             self._refuse(FULL)
-        elif self._arriving is not exchange:  # the upload was ended to make room
-            self._take_over()
-        elif exchange.body.size < exchange.head.length:
-            self._monitor.turns.took(size, pause=self.flow.pause_reading, resume=self._read_on)
+        elif exchange.body.size < exchange.body.most:
+            self._monitor.turns.took(size, pause=self._pause_reading, resume=self._read_on)
         else:
             self._take_over()
-            self.on_message_complete()
+            self._has_come()
 
-    # Callbacks of the parser
+    # The parser, and its callbacks
+
+    def _new_parser(self) -> httptools.HttpRequestParser:
+        parser = httptools.HttpRequestParser(self)
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return parser
+
+    def _parse(self, data: bytes) -> None:
+        self._piece = len(data)
+        if self._reading.waiting == "head":
+            self._head += self._piece
+        elif self._reading.waiting == "body":
+            self._reading.arrived += self._piece
+            self._around += self._piece
+        try:
+            self._feed(data)
+        except httptools.HttpParserError:
+            if not self._deaf:
+                self._refuse(self._fault or framing.BAD_HTTP)
+            return
+        if self._deaf:
+            return
+        if self._reading.waiting != "rest":
+            self._bound()
+        if self._reading.waiting == "body" and not self._deaf:
+            self._monitor.turns.took(self._piece, pause=self._pause_reading, resume=self._read_on)
+
+    def _feed(self, data: bytes) -> None:
+        """Parse. A head that asks to switch protocols (Upgrade) is answered as if it did not (RFC 9110, 7.8).
+
+        The parser takes what follows such a head for another protocol. So a new parser gets the head without those
+        headers, and then the rest.
+        """
+        while data:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                parser = self._parser
+                head = framing.without_upgrade(parser.get_method(), self._url, parser.get_http_version(), self._fields)
+                self._parser = self._new_parser()
+                data = head + data[upgrade.args[0] :]
+
+    def _has_wish(self) -> bool:
+        """Whether the head asks to switch protocols: `_feed` then parses it again, without those headers."""
+        return self._parser.should_upgrade() and self._parser.get_method() != b"CONNECT"
+
+    def _bound(self) -> None:
+        """Refuse a head that does not end, and a body that is mostly framing."""
+        if self._reading.waiting == "body":
+            if framing.too_much_overhead(self._chunks, self._around - self._body):
+                self._refuse(
+                    RequestError("the chunks of the body have too many extensions or trailers", code="too_many_chunks")
+                )
+        elif self._head > self._limits.max_request_line:
+            found = framing.too_large(self._url, self._fields, self._limits)
+            if found is None and self._head > self._limits.max_request_line + self._limits.max_headers_bytes:
+                found = framing.head_too_large("the headers do not end")
+            if found is not None:
+                self._refuse(found)
+
+    def on_message_begin(self) -> None:
+        if self._deaf:
+            raise StopParsingError
+        self._url, self._fields = b"", []
+        self._reading.waiting, self._reading.since = "head", self._monitor.now
+        self._head, self._chunks = self._piece, 0
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        raw, self._first = self._first, b""  # of this head: another may follow in the same piece
+        first, self._first = self._first, b""  # of this head: another may follow in the same piece
         if self._has_wish():
             return
-        first = self.cycle is None or self.cycle.response_complete
-        exchange = self._recognise(raw) if first else None
-        if exchange is None:
-            super().on_headers_complete()
-        else:
-            self._collect(exchange)
+        parser = self._parser
+        method, version = parser.get_method(), parser.get_http_version()
+        self._fault = self._fault_in_head(method, version)
+        if self._fault is not None:
+            raise StopParsingError
+        path, _, query = self._url.decode("ascii").partition("?")
+        head = RequestHead(
+            method.decode("ascii"), self._access.forwarding.below(unquote(path) if "%" in path else path), query,
+            self._fields, self._access.table,
+            version=version, keep_alive=version != "1.0" and parser.should_keep_alive(),
+        )  # fmt: skip
+        if self._spare is not None:
+            self._fault = self._spare if not _is_vital(head) else None
+            if self._fault is not None:
+                raise StopParsingError
+            head.keep_alive = False
+        elif first:
+            self._heads.keep(first, head)
+        exchange = Exchange(self, head, self._peer)
+        self._line_up(exchange)
+        self._admit(exchange)
+        self._expect_body(exchange)
+        if exchange is self._current and exchange.answer is None:
+            self._let_it_come(exchange)
+
+    def _fault_in_head(self, method: bytes, version: str) -> RequestError | None:
+        found = framing.fault(method=method, version=version, url=self._url, headers=self._fields)
+        if found is None and (self._head > self._monitor.small_head or len(self._fields) > self._limits.max_headers):
+            found = framing.too_large(self._url, self._fields, self._limits)
+        if len(self._ahead) >= _MOST_AHEAD:
+            message = f"more than {_MOST_AHEAD} requests were sent before the first was answered"
+            found = RequestError(message, code="bad_http")
+        return found
+
+    def on_chunk_header(self) -> None:
+        self._chunks += 1
+        if framing.too_many_chunks(self._chunks, self._body):
+            self._fault = RequestError("the body comes in too many chunks, or too small ones", code="too_many_chunks")
+            raise StopParsingError
 
     def on_body(self, body: bytes) -> None:
-        if self._arriving is None or self._arriving.body is None:
-            super().on_body(body)
-            return
-        self._take(len(body))
-        if not self._arriving.body.add(body):  # a second check: the parser counts too
-            self._fault = framing.BAD_HTTP
+        exchange = self._arriving
+        if exchange is None:  # it was ended
+            raise StopParsingError
+        self._body += len(body)
+        self._fault = self._keep(exchange, body)
+        if self._fault is not None:
             raise StopParsingError
 
     def on_message_complete(self) -> None:
-        exchange, self._arriving, self._unparsed = self._arriving, None, False
-        if exchange is None or exchange.body is None:
-            super().on_message_complete()
+        if self._has_wish():
             return
         self._has_come()
-        body, exchange.body = exchange.body.whole(), None  # so that an idle connection holds none
-        self._answer(exchange, body)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._forget()
-        if isinstance(self.cycle, Exchange):
-            self._release(self.cycle)
-        self.give_up()
+    # Requests
 
-    def give_up(self) -> None:
-        """Nobody waits for the answer: items that are still queued are not computed."""
-        if isinstance(self.cycle, Exchange) and self.cycle.answering is not None:
-            self.cycle.answering.cancel()
+    def _admit(self, exchange: Exchange) -> None:
+        """Ask whether a request may pass, and whether its body is within the limit; else its answer is there."""
+        access, head = self._access, exchange.head
+        if access.forwarding.active:
+            exchange.peer = self._forwarded(head)
+        if head.admitted and access.never_changes:
+            return
+        preflight = self._site.preflight(head)
+        if preflight is not None:
+            self.answered(exchange, raw(preflight, access.origins.headers(head.headers)))
+            return
+        denial = self._site.denial(head, exchange.peer)
+        if denial is None and head.length is not None and head.length > self._site.limit(head):
+            denial = self._site.too_large(head)
+        if denial is not None:
+            self._deny(exchange, denial)
+        else:
+            head.admitted = True
 
-    def _recognise(self, raw: bytes) -> Exchange | None:
-        """The request whose headers are complete, if it is to be answered here; else `None`.
+    def _forwarded(self, head: RequestHead) -> Peer:
+        """Who sends a request, as a trusted proxy tells it."""
+        own, forwarding = self._peer, self._access.forwarding
+        client = forwarding.client(own.client, head.headers)
+        return own._replace(client=client, scheme=forwarding.scheme(own.client, head.headers, own.scheme))
 
-        `raw`: the bytes of its head, or none if they did not come in one piece as the first of what came.
-        Whatever `framing` would refuse gives `None`, as do headers that appear twice.
-        """
-        head = self._read_head()
-        if head is None or self._spare is not None:
-            return None
-        if raw:
-            self._heads.keep(raw, head, self.headers)
-        exchange = self._admitted(head)
-        if self._refusal is not None:
-            self.scope[REFUSED] = self._refusal  # type: ignore[literal-required]  # ours, for the ASGI front
-        return exchange
+    def _deny(self, exchange: Exchange, denial: Denial) -> None:
+        """Refuse a request whose body, if it has one, is still to come: that is discarded."""
+        head = exchange.head
+        if head.length != 0:
+            exchange.keep_alive = False
+        self._release(exchange)
+        found = self._site.refused(denial, head, exchange.peer)
+        self.answered(exchange, raw(found, self._access.origins.headers(head.headers)))
 
-    def _read_head(self) -> PredictionHead | None:
-        url, parser = self.url, self.parser
-        if parser.get_method() != b"POST" or b"%" in url.partition(b"?")[0] or b"#" in url or not url.isascii():
-            return None
-        if parser.get_http_version() != "1.1":
-            return None
-        path, _, query = url.decode().partition("?")
-        forwarding = self._access.forwarding
-        path = forwarding.below(path) if forwarding.active else path
-        match = self._access.table.find("POST", path)
-        if match is None or not match.route.waits or match.route.scope != "infer":
-            return None
-        if self._head > self._monitor.small_head and framing.too_large(url, self.headers, self._limits):
-            return None
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in self.headers}
-        if len(headers) != len(self.headers) or len(headers) > self._limits.max_headers:
-            return None
-        length = framing.length_of(headers.get("content-length", ""))
-        if length is None or length > self._limits.max_body_bytes:
-            return None
-        if "expect" in headers or "host" not in headers:
-            return None
-        root = f"{self.scheme}://{headers['host']}{forwarding.prefix}/"
-        keep_alive = parser.should_keep_alive()
-        return PredictionHead(match, path, query, headers, length=length, keep_alive=keep_alive, root=root)
+    def _expect_body(self, exchange: Exchange) -> None:
+        """Expect the body of the exchange that is last in line."""
+        self._arriving = exchange
+        self._fields = []  # trailers must not pass for headers that were checked
+        self._reading.waiting = "body"
+        self._reading.again(self._monitor.now)
+        self._body = self._around = 0
+        head = exchange.head
+        if head.length != 0 and exchange.answer is None:
+            limit = self._site.limit(head)
+            exchange.body = BodyBuffer(limit if head.length is None else head.length)
+            self._hold(exchange)
 
-    def _refuse(self, error: RequestError) -> None:
-        self._outbox.flush()  # an answer that came before goes out before
-        self._forget()
-        super()._refuse(error)
+    def _has_come(self) -> None:
+        """The request that arrives has come whole."""
+        exchange, self._arriving, self._unparsed = self._arriving, None, False
+        self._reading.waiting, self._reading.since = "rest", self._monitor.now
+        if exchange is None:
+            return
+        exchange.whole = True
+        if exchange.share is not None:
+            exchange.share.whole()
+        self._deaf = not exchange.keep_alive
+        if exchange is not self._current:
+            return
+        if exchange.sent:
+            self._go_on(exchange)
+        elif exchange.answer is None:
+            self._run(exchange)
+
+    def _run(self, exchange: Exchange, body: bytes | memoryview = b"") -> None:
+        head, peer = exchange.head, exchange.peer
+        if exchange.body is not None:
+            body, exchange.body = exchange.body.whole(), None  # so that an idle connection holds none
+        if head.is_prediction:
+            assert head.match is not None
+            request = self._site.request(head, peer, body, identity=exchange.identity, received=exchange.received)
+            answering = Eager(dispatch.answer(self._service, head.match, request), exchange.ended)
+            if exchange.answer is None:
+                exchange.answering = answering
+            return
+        answer = self._site.answer(head, peer, body, identity=exchange.identity, received=exchange.received)
+        task = exchange.answering = asyncio.get_running_loop().create_task(answer)
+        self._front.tasks.add(task)
+        task.add_done_callback(self._front.tasks.discard)
+        task.add_done_callback(exchange.task_ended)
 
     def _forget(self) -> None:
-        """Drop the part of a body that has arrived, and will not be answered."""
         self._unparsed = False
+        self._take_over()
+
+    def _path(self) -> str:
         if self._arriving is not None:
-            self._arriving.body = None
-            self._arriving = None
-            self._take_over()
+            return self._arriving.head.path
+        path = self._url.partition(b"?")[0].decode("latin-1")
+        return self._access.forwarding.below(path)
 
-    # Answers
 
-    def _answer(self, exchange: Exchange, body: bytes | memoryview) -> None:
-        head = exchange.head
-        request = HttpRequest(
-            "POST", head.path, head.query, head.headers, body, exchange.received,
-            None if self._access.never_changes else self._access.charge(head.headers, exchange.client),
-            exchange.identity, exchange.root, exchange.client,
-        )  # fmt: skip
-        answering = Eager(dispatch.answer(self._service, head.match, request), exchange.ended)
-        if not exchange.response_complete:
-            exchange.answering = answering
-
-    def finish(self, exchange: Exchange, found: HttpAnswer | None, error: BaseException | None) -> None:
-        """Send the answer to a request whose client does not read yet, or give the request up."""
-        exchange.answering = None
-        if found is None:
-            if not isinstance(error, asyncio.CancelledError):  # `dispatch.answer` raises nothing else
-                logs.failure("a request failed unexpectedly", error or RuntimeError(), id=exchange.identity)
-            elif self.transport.is_closing():
-                milliseconds = 1000 * (time.monotonic() - exchange.received)
-                logs.event("the client is gone", id=exchange.identity, status=499, ms=milliseconds)
-            self._release(exchange)
-            self.transport.close()
-        elif exchange.disconnected:
-            self._release(exchange)
-            self.transport.close()
-        else:
-            Eager(self.flow.drain(), lambda _, __: self.send(found, exchange))
-
-    def send(self, answer: HttpAnswer, exchange: Exchange) -> None:
-        """Send the answer to a request whose client is there and reads."""
-        # While the service drains, connections close, so that clients send their next request elsewhere.
-        keep = exchange.keep_alive and not self._service.draining
-        origins = self._access.origins
-        added = () if origins.none else origins.headers(exchange.head.headers)
-        data = serialised(answer, self._defaults.of(self.server_state.default_headers), added, keep=keep)
-        exchange.response_complete = True
-        self._release(exchange)
-        if keep:
-            self._outbox.put(self.transport, data)
-        else:
-            self.transport.write(data)
-            self.transport.close()
-        if self.pipeline or self._ended or self.flow.read_paused or not keep:
-            self.go_on()
-        elif self._reading.waiting == "rest":
-            self._reading.since = self._monitor.now
-
-    def _release(self, exchange: Exchange) -> None:
-        """Give back what the body held of the budget."""
-        self._budget.used -= exchange.held
-        exchange.held = 0
-        if exchange.share is not None:
-            exchange.share.close()
-            if exchange.share in self._shares:
-                self._shares.remove(exchange.share)
-            exchange.share = None
+def _is_vital(head: RequestHead) -> bool:
+    """Whether the request has no body, and its route is vital."""
+    has_body = "content-length" in head.headers or "transfer-encoding" in head.headers
+    return head.match is not None and head.match.route.vital and not has_body

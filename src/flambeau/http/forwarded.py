@@ -7,8 +7,7 @@ request that has both is taken for the proxy's own, because a proxy writes one o
 
 import ipaddress
 import re
-from collections.abc import Mapping, MutableMapping
-from typing import Any
+from collections.abc import Mapping
 
 from flambeau.errors import ConfigError
 from flambeau.http.origins import listed
@@ -81,17 +80,6 @@ class Forwarding:
         if self.prefix and path.startswith(self.prefix) and path[len(self.prefix) :][:1] in ("/", ""):
             return path[len(self.prefix) :] or "/"
         return path
-
-    def apply(self, scope: MutableMapping[str, Any], headers: Mapping[str, str]) -> None:
-        """Write into an ASGI scope what the proxy says."""
-        peer, _ = (scope.get("client") or ("", 0))[:2]
-        client = self.client(peer, headers)
-        scope["scheme"] = self.scheme(peer, headers, scope.get("scheme", "http"))
-        if client != peer:
-            scope["client"] = (client, 0)
-        if self.prefix:
-            scope["root_path"] = scope.get("root_path", "").rstrip("/") + self.prefix
-            scope["path"] = self.below(scope["path"])
 
 
 def _hops(headers: Mapping[str, str]) -> list[str]:

@@ -1,13 +1,16 @@
-"""The heads of predictions: what a connection has to know of one, and those that came before, by their bytes.
+"""The head of a request, and the heads that came before, by their bytes.
 
-A client sends the same head again and again, so what was once parsed, checked against the limits and found to be a
-prediction need not be parsed again when the same bytes come back, over whichever connection. Access control is not part
-of it: that is asked each time. It knows no body and no socket.
+A client sends the same head again and again. Once it was parsed, checked against the limits and found to be a
+prediction, it need not be parsed again when the same bytes come back, over whichever connection. Access control is not
+part of it: that is asked each time. What belongs to a connection, such as its client's address, is in `Peer`. This
+module knows no body and no socket.
 """
+
+from typing import NamedTuple
 
 from flambeau.http import framing
 from flambeau.protocols.messages import REQUEST_ID
-from flambeau.protocols.routes import Match
+from flambeau.protocols.routes import Match, RouteTable
 
 END = b"\r\n\r\n"
 """Ends a head."""
@@ -18,55 +21,95 @@ LONGEST = 2048
 _MOST = 256  # heads in each of two generations
 
 
-class PredictionHead:
-    """A head that was read: of a prediction over HTTP/1.1, with one plain Content-Length.
+class Peer(NamedTuple):
+    """Who sends a request, and where to: of the connection itself, or as a trusted proxy says.
 
-    `identity` is the client's own request id, or empty. `root` is the URL below which the client sees the routes,
-    unless a proxy says otherwise. `admitted`: access control has let it pass before, which it may do differently today.
+    `server`: the host and the port at which it came in. `prefix`: of every path as the client sees it.
     """
 
-    __slots__ = ("admitted", "headers", "identity", "keep_alive", "length", "match", "path", "query", "root")
+    client: str
+    scheme: str = "http"
+    server: tuple[str, int | None] | None = None
+    prefix: str = ""
+
+
+class RequestHead:
+    """The head of a request, whatever server read it. Header names are lower-case.
+
+    `path` is unquoted and below the prefix. `length`: the bytes of the body, 0 without one, or `None` if it is sent in
+    chunks, or the server did not say. `match` is its route, if it has one. `fields` are the headers as they came.
+    """
+
+    __slots__ = (
+        "admitted", "expects", "fields", "headers", "identity", "is_prediction", "keep_alive", "length", "match",
+        "method", "path", "query", "version",
+    )  # fmt: skip
 
     def __init__(
-        self, match: Match, path: str, query: str, headers: dict[str, str], *, length: int, keep_alive: bool, root: str
+        self,
+        method: str,
+        path: str,
+        query: str,
+        fields: framing.Headers,
+        table: RouteTable,
+        *,
+        version: str = "1.1",
+        keep_alive: bool = True,
     ) -> None:
-        self.match = match
+        self.method = method
         self.path = path
         self.query = query
-        self.headers = headers
-        self.length = length
+        self.version = version
         self.keep_alive = keep_alive
-        self.root = root
-        self.admitted = False
+        self.fields = fields
+        self.headers = headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in fields}
+        self.match: Match | None = table.find(method, path)
+        route = self.match.route if self.match is not None else None
+        self.is_prediction = route is not None and method == "POST" and route.waits and route.scope == "infer"
+        chunked = "transfer-encoding" in headers
+        self.length = None if chunked else framing.length_of(headers.get("content-length", "0"))
+        self.expects = "expect" in headers
         given = headers.get("x-request-id", "")
         self.identity = given if REQUEST_ID.fullmatch(given) else ""
+        """The client's own request id, or empty."""
+        self.admitted = False
+        """Whether access control has let it pass before, which it may do differently today."""
+
+    def root(self, peer: Peer) -> str:
+        """The URL below which the client sees the routes, with a slash at the end."""
+        return f"{peer.scheme}://{self.headers.get('host', '')}{peer.prefix}/"
 
 
 class KnownHeads:
     """Heads by their bytes, the end included. The least recently used half goes when there are too many."""
 
     def __init__(self) -> None:
-        self._young: dict[bytes, PredictionHead] = {}
-        self._old: dict[bytes, PredictionHead] = {}
+        self._young: dict[bytes, RequestHead] = {}
+        self._old: dict[bytes, RequestHead] = {}
 
-    def get(self, raw: bytes) -> PredictionHead | None:
+    def get(self, raw: bytes) -> RequestHead | None:
         """The head that was read from exactly these bytes, or `None`."""
         found = self._young.get(raw)
         if found is None and (found := self._old.get(raw)) is not None:
             self._put(raw, found)
         return found
 
-    def keep(self, raw: bytes, head: PredictionHead, fields: framing.Headers) -> None:
-        """Keep a head that keeps its connection open; `fields` are what the parser found in it.
+    def keep(self, raw: bytes, head: RequestHead) -> None:
+        """Keep the head of a prediction over HTTP/1.1 with one plain Content-Length that keeps its connection open.
 
         Its lines must be those that the parser saw: each ended by CR LF, one for the request, one for each field and
         the empty one. Otherwise the parser may have ended the head elsewhere than where these bytes end.
         """
+        headers = head.headers
+        if not (head.is_prediction and head.keep_alive and head.version == "1.1" and "content-length" in headers):
+            return
+        if head.length is None or head.expects or len(headers) != len(head.fields):
+            return
         lines = raw.count(b"\n")
-        if head.keep_alive and lines == len(fields) + 2 == raw.count(b"\r\n") == raw.count(b"\r") and raw.endswith(END):
+        if lines == len(headers) + 2 == raw.count(b"\r\n") == raw.count(b"\r") and raw.endswith(END):
             self._put(raw, head)
 
-    def _put(self, raw: bytes, head: PredictionHead) -> None:
+    def _put(self, raw: bytes, head: RequestHead) -> None:
         if len(self._young) >= _MOST:
             self._old, self._young = self._young, {}
         self._young[raw] = head

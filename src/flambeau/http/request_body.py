@@ -16,6 +16,9 @@ from flambeau.system import machine
 JOINED = 256 * 1024
 """Bytes: a body up to this size is joined from its pieces, which takes far less than a millisecond."""
 
+DISCARD_AT_MOST = 8
+"""Times the body limit: what a client whose request was refused may still send, so that it reads why."""
+
 _PLACED = 4 * 1024 * 1024  # bytes: a body up to this size has its pages from the start, if it is not to be joined
 
 
@@ -80,9 +83,6 @@ def _pages(size: int) -> mmap.mmap:
 
 # The budget for the bodies of all requests.
 
-
-SHARE = "flambeau.share"
-"""The key in an ASGI scope for the share of the request's body."""
 
 FULL = RequestError(
     "the bodies of other requests fill the memory for request bodies: try again",

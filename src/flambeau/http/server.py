@@ -1,31 +1,28 @@
-"""The server process: a bound socket, a service, and uvicorn between them, on one loop.
+"""The server process: a bound socket, a service, and connections between them, on one loop.
 
 The port is bound before anything is loaded. The server listens on it only when every model is warm.
 """
 
 import asyncio
 import contextlib
-import functools
 import gc
 import logging
 import os
 import signal
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
-
-import uvicorn
 
 from flambeau.http import grpc_front, stop_signals
 from flambeau.http.access import AccessControl
-from flambeau.http.asgi_app import AsgiFront
 from flambeau.http.bounded_connection import Front
-from flambeau.http.connection import DispatchingConnection
+from flambeau.http.connection import HttpConnection
 from flambeau.http.flask_app import make_app
 from flambeau.http.listening import Address
 from flambeau.http.loops import loop_factory
 from flambeau.http.request_body import InflightBudget
+from flambeau.http.site import Site
 from flambeau.http.systemd import Supervisor
 from flambeau.http.timeouts import SPARE, ConnectionMonitor, Neighbours
 from flambeau.serving.service import AttachedService, Service
@@ -96,33 +93,18 @@ async def _serve(
     budget = InflightBudget(service.settings) if dealt is None else dealt.budget
     connections = connections_that_fit(service.settings.max_connections)
     app = make_app(AttachedService(service, asyncio.get_running_loop()), access, budget)
-    application = AsgiFront(service, app, access, budget)
     monitor = ConnectionMonitor(
         service.settings, connections=connections, stands_for_others=access.forwarding.trusts, neighbours=dealt
     )
-    front = Front(service, access, monitor, budget)
-    config = uvicorn.Config(
-        application,
-        http=functools.partial(DispatchingConnection, front),  # type: ignore[arg-type]  # uvicorn only calls it
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        backlog=_BACKLOG,
-        timeout_graceful_shutdown=max(1, round(service.settings.drain_timeout)),
-    )
-    config.load()
-    config.ssl = encryption
+    front = Front(Site(service, app, access), monitor, budget)
     beside = None
     if grpc_address is not None:
         endpoint = grpc_front.make(service, access, budget, grpc_address, asyncio.get_running_loop().time)
         beside = _Beside(endpoint, grpc_address)
-    server = _Server(config, front, addresses, on_ready, beside, supervisor, dealt)
+    server = _Server(front, addresses, encryption, on_ready, beside, supervisor, dealt)
     async with supervisor.watched():
         with stop_signals.handled(server.on_signal):
-            await server.serve(sockets=[each.bound for each in addresses])
+            await server.serve()
         await service.close()
     logs.event("stopped")
 
@@ -177,74 +159,92 @@ class _Beside(NamedTuple):
     address: Address
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's server with its own signals and shutdown.
-
-    uvicorn would raise the signal again at the end, so that the exit code is not 0.
-    """
+class _Server:
+    """Listens, and stops when it is asked to."""
 
     def __init__(
         self,
-        config: uvicorn.Config,
         front: Front,
         addresses: Sequence[Address],
+        encryption: ssl.SSLContext | None,
         on_ready: Callable[[Service], None],
         beside: _Beside | None,
         supervisor: Supervisor,
         dealt: Dealt | None,
     ) -> None:
-        super().__init__(config)
         self._supervisor = supervisor
         self._dealt = dealt
         self._beside = beside
         self._addresses = addresses
-        self._service = front.service
-        self._monitor = front.monitor
+        self._encryption = encryption
+        self._front = front
+        self._service = front.site.service
         self._on_ready = on_ready
         self._asked = False  # whether a signal has asked to stop; the second one ends the process
+        self._stopping = asyncio.Event()
+        self._listening: list[asyncio.Server] = []
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        try:
-            await super().startup(sockets)
-        except OSError as error:  # another process began to listen while the model was loading
-            if not self._addresses:
-                raise
-            raise self._addresses[len(self.servers)].cannot_listen(error) from error
+    async def serve(self) -> None:
+        """Return when everything that came is answered, once it was asked to stop."""
+        await self._start()
+        await self._stopping.wait()
+        await self._stop()
+
+    async def _start(self) -> None:
+        loop = asyncio.get_running_loop()
+        for address in self._addresses:
+            try:
+                self._listening.append(
+                    await loop.create_server(
+                        self._connection, sock=address.bound, ssl=self._encryption, backlog=_BACKLOG
+                    )
+                )
+            except OSError as error:  # another process began to listen while the model was loading
+                raise address.cannot_listen(error) from error
         if self._beside is not None:
             await self._beside.endpoint.start(self._beside.address.cannot_listen)
-        self._monitor.start(lambda: self.server_state.connections)  # type: ignore[arg-type,return-value]  # all ours
+        self._front.monitor.start(lambda: self._front.connections)
         if self._dealt is not None:
             await self._dealt.begin(self._adopt, self._end)
         self._on_ready(self._service)
         self._supervisor.tell("READY=1", "STATUS=serving")
 
+    def _connection(self) -> HttpConnection:
+        return HttpConnection(self._front)
+
     async def _adopt(self, connection: socket.socket) -> None:
         """Take over a connection that has been accepted."""
-        await asyncio.get_running_loop().connect_accepted_socket(self._make_protocol, connection, ssl=self.config.ssl)
+        await asyncio.get_running_loop().connect_accepted_socket(self._connection, connection, ssl=self._encryption)
 
     def _end(self) -> None:
         self._service.drain()
-        self.should_exit = True
+        self._stopping.set()
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+    async def _stop(self) -> None:
         """Accept no new connections, and give the open ones time for requests that are on their way.
 
-        uvicorn would close an idle connection at once, and lose a request that has arrived but was not read yet. While
-        the service drains, every answer closes its connection, so this ends as soon as all are answered.
+        A connection that is idle may have a request that has arrived and was not read yet. While the service drains,
+        every answer closes its connection, so this ends as soon as all are answered.
         """
+        loop, front = asyncio.get_running_loop(), self._front
         stopping = asyncio.create_task(self._beside.endpoint.stop()) if self._beside is not None else None
-        await self._accept_the_last(sockets or [])
-        deadline = asyncio.get_running_loop().time() + _LAST_REQUESTS_SECONDS
-        while self.server_state.connections and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.01)
-        await super().shutdown(sockets)
-        for each in list(self.server_state.connections):  # the time to answer is over
-            each.give_up()  # type: ignore[union-attr]  # all are ours
+        await self._accept_the_last()
+        for address in self._addresses:
+            address.bound.close()
+        await _until(lambda: not front.connections, loop.time() + _LAST_REQUESTS_SECONDS)
+        for each in list(front.connections):
+            each.shutdown()
+        deadline = loop.time() + max(1.0, self._service.settings.drain_timeout)
+        await _until(lambda: not front.connections and not front.tasks, deadline)
+        for each in list(front.connections):  # the time to answer is over
+            each.give_up()
+        for task in list(front.tasks):
+            task.cancel()
         if stopping is not None:
             await stopping
-        self._monitor.stop()
+        front.monitor.stop()
 
-    async def _accept_the_last(self, sockets: list[socket.socket]) -> None:
+    async def _accept_the_last(self) -> None:
         """Stop listening without losing clients that have connected already.
 
         The kernel accepts connections before we do. When the listening socket is closed, it resets those that we have
@@ -252,10 +252,8 @@ class _Server(uvicorn.Server):
         refuses new connections, and the waiting ones are accepted.
         On a socket that is lent they wait for the next process.
         """
-        spares = [
-            (address, each.dup()) for address, each in zip(self._addresses, sockets, strict=True) if not address.lent
-        ]
-        for server in self.servers:
+        spares = [(address, address.bound.dup()) for address in self._addresses if not address.lent]
+        for server in self._listening:
             server.close()
         for address, spare in spares:
             address.refuse_newcomers(spare)
@@ -266,20 +264,6 @@ class _Server(uvicorn.Server):
                     connection.setblocking(False)
                     await self._adopt(connection)
 
-    def _make_protocol(self) -> asyncio.Protocol:
-        """As uvicorn does in `startup`."""
-        protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
-            config=self.config,
-            server_state=self.server_state,
-            app_state=self.lifespan.state,
-            _loop=asyncio.get_running_loop(),
-        )
-        return protocol
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
     def on_signal(self, number: int) -> None:
         """Stop; a second SIGTERM or SIGINT ends the process at once."""
         counts = number != stop_signals.HANGUP
@@ -288,7 +272,7 @@ class _Server(uvicorn.Server):
             logs.flush(_LAST_LINES_SECONDS)
             os._exit(128 + number)
         self._asked = self._asked or counts
-        if self.should_exit:
+        if self._stopping.is_set():
             return
         if self._dealt is not None:
             self._dealt.leave()
@@ -296,3 +280,10 @@ class _Server(uvicorn.Server):
         logs.event("stopping: answering what was received", signal=signal.Signals(number).name)
         self._supervisor.tell("STOPPING=1", "STATUS=answering what was received")
         self._end()
+
+
+async def _until(done: Callable[[], bool], deadline: float) -> None:
+    """Wait until something holds, or a time of the loop's clock has come."""
+    loop = asyncio.get_running_loop()
+    while not done() and loop.time() < deadline:  # connections close by themselves, and tell nobody
+        await asyncio.sleep(0.01)
