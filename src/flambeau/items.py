@@ -48,6 +48,8 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
     def takes(self, shape: tuple[int, ...]) -> bool:
         """Whether a row may have this shape."""
+        if shape == self.shape:
+            return True
         return len(shape) == len(self.shape) and all(
             size == own or (own == FREE and size >= self.least) for size, own in zip(shape, self.shape, strict=True)
         )
@@ -110,25 +112,37 @@ def pack(tensors: Tensors, *, lent: bool = False) -> tuple[tuple[ArraySpec, ...]
 
     `lent`: they go to another process, so those of a single array may be a view of it.
     """
-    laid = {name: np.ascontiguousarray(each, each.dtype.newbyteorder("<")) for name, each in tensors.items()}
-    specs = tuple(ArraySpec(name, name_of(each.dtype), each.shape) for name, each in laid.items())  # type: ignore[arg-type]
-    views = [each.reshape(-1).view(np.uint8).data for each in laid.values()]
-    return specs, views[0] if lent and len(views) == 1 else bytearray().join(views)
+    specs, parts = [], []
+    for name, each in tensors.items():
+        laid = np.ascontiguousarray(each, each.dtype.newbyteorder("<"))
+        specs.append(ArraySpec(name, name_of(laid.dtype), laid.shape))  # type: ignore[arg-type]
+        parts.append(laid.reshape(-1).view(np.uint8).data)
+    return tuple(specs), parts[0] if lent and len(parts) == 1 else bytearray().join(parts)
 
 
 def check_packed(specs: Sequence[ArraySpec], size: int) -> None:
     """Raise `ValueError` unless the arrays take `size` bytes and have distinct names and the same number of rows."""
-    if len({spec.name for spec in specs}) != len(specs) or not specs:
+    names, rows, left = set(), set(), size
+    for spec in specs:
+        left -= spec.size
+        names.add(spec.name)
+        rows.add(spec.shape[0])
+    if len(names) != len(specs) or not names:
         raise ValueError(f"{len(specs)} arrays do not have as many names")
-    if sum(spec.size for spec in specs) != size:
+    if left:
         raise ValueError(f"{size} bytes are not the arrays that are told")
-    if len({spec.shape[0] for spec in specs}) != 1:
+    if len(rows) != 1:
         raise ValueError("the arrays have unlike numbers of rows")
 
 
 def unpack(specs: Sequence[ArraySpec], data: bytes | bytearray | memoryview) -> Tensors:
     """The arrays, as views of `data`. Raises `ValueError`."""
     check_packed(specs, len(data))
+    return views(specs, data)
+
+
+def views(specs: Sequence[ArraySpec], data: bytes | bytearray | memoryview) -> Tensors:
+    """The same of arrays that were checked (`check_packed`). Raises `ValueError` where one of bool holds no bool."""
     found, start = {}, 0
     for spec in specs:
         flat = np.frombuffer(data, np.dtype(spec.dtype).newbyteorder("<"), math.prod(spec.shape), start)

@@ -70,6 +70,26 @@ def test_typed_contents_are_answered_as_raw_ones(infer: Any, network: Several) -
     np.testing.assert_allclose(scores, right, rtol=1e-6, atol=1e-6 * np.abs(right).max())
 
 
+def test_a_long_message_is_answered_as_its_rows_are_wherever_its_raw_contents_lie(channel: grpc.Channel) -> None:
+    """They are cut out of a long message before protobuf reads it, and protobuf takes fields in any order."""
+    arrays = rows(1000)
+    send = channel.unary_unary(SERVICE + "ModelInfer", response_deserializer=service_pb2.ModelInferResponse.FromString)
+    asked = message(arrays)
+    few = [send(message({name: each[at : at + 40] for name, each in arrays.items()}).SerializeToString())
+           for at in range(0, 1000, 40)]  # fmt: skip
+    right = [b"".join(each.raw_output_contents[place] for each in few) for place in range(2)]
+    raw = service_pb2.ModelInferRequest(raw_input_contents=asked.raw_input_contents)
+    del asked.raw_input_contents[:]
+    fields, contents = asked.SerializeToString(), raw.SerializeToString()
+    first = service_pb2.ModelInferRequest(raw_input_contents=raw.raw_input_contents[:1]).SerializeToString()
+    for sent in (fields + contents, contents + fields, first + fields + contents[len(first) :]):
+        assert list(send(sent).raw_output_contents) == right
+    with refused("INVALID_ARGUMENT", "2 inputs and 3 raw_input_contents"):
+        send(fields + contents + first)
+    with refused("INVALID_ARGUMENT", "is no inference.ModelInferRequest"):
+        send(fields + contents[:-1])
+
+
 def spoilt(what: str) -> Any:
     """A request with one fault."""
     asked = typed(rows(1))

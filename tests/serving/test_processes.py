@@ -199,7 +199,7 @@ def test_what_a_worker_is_and_sees_t31(spec: ReplicaSpec, monkeypatch: pytest.Mo
             assert about["ignored"] == [True, True]
             assert about["oom"] == 500
             assert not {"torch", "flask", "uvicorn"} & set(about["modules"])
-            assert about["descriptors"] <= 4  # the three standard ones and the socket
+            assert about["descriptors"] <= 5  # the three standard ones, the socket and the arena
 
     run(talk())
     assert worker_environment(3)["OMP_NUM_THREADS"] == "3"

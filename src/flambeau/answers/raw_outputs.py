@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from flambeau.answers.base import Answer, Asked
-from flambeau.items import ArraySpec, Tensors, check_packed, pack, unpack
+from flambeau.items import ArraySpec, Tensors, check_packed, pack, views
 
 
 class RawOutputs(Answer, frozen=True):
@@ -26,7 +26,7 @@ class RawOutputs(Answer, frozen=True):
         return cls(arrays, bytes(data))
 
     def tensors(self) -> Tensors:
-        return unpack(self.arrays, self.data)
+        return views(self.arrays, self.data)
 
     @property
     def nonfinite(self) -> int:

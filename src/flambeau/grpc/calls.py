@@ -10,7 +10,7 @@ import contextlib
 import functools
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import unquote
@@ -20,8 +20,9 @@ import grpc
 from flambeau.errors import RequestError
 from flambeau.grpc.admission import Admission, Metadata
 from flambeau.grpc.descriptors import message
-from flambeau.grpc.message_cost import MOST_BESIDE, refuse_costly
+from flambeau.grpc.message_cost import MOST_BESIDE, cut
 from flambeau.grpc.statuses import STATUSES, sentence
+from flambeau.grpc.tensor_messages import InferMessage
 from flambeau.protocols.accounting import told
 from flambeau.protocols.errors import STATUS, RateLimited
 from flambeau.protocols.messages import request_id
@@ -31,7 +32,7 @@ from flambeau.settings.hosts import is_local
 from flambeau.telemetry import logs
 
 Function = Callable[["GrpcCall", Any], Awaitable[Any]]
-"""Answers a message with a message. Raises `RequestError`."""
+"""Answers a message with a message, or with its bytes. Raises `RequestError`."""
 
 REQUEST: Any = message("ModelInferRequest")
 """The one message that may be long."""
@@ -271,19 +272,24 @@ async def abort(call: GrpcCall, error: RequestError) -> NoReturn:
 
 
 def parsed(request: Any, raw: bytes) -> Any:
-    """The message in those bytes. Raises `RequestError`, also for one that would cost too much to read."""
+    """The message in those bytes; an `InferMessage` for a `REQUEST`.
+
+    Raises `RequestError`, also for one that would cost too much to read.
+    """
+    contents: Sequence[memoryview] = ()
     if request is REQUEST:
-        refuse_costly(raw)
+        raw, contents = cut(raw)
     elif len(raw) > MOST_BESIDE:
         raise RequestError(f"the message has more than {MOST_BESIDE} bytes", code="body_too_large")
     try:
-        return request.FromString(raw)
+        found = request.FromString(raw)
+        return InferMessage(found, contents or found.raw_input_contents) if request is REQUEST else found
     except Exception:  # protobuf's DecodeError, which is its own class in each of its implementations
         raise RequestError(f"the message is no {request.DESCRIPTOR.full_name}", code="bad_request") from None
 
 
 def _serialised(message: Any) -> bytes:
-    text: bytes = message.SerializeToString()
+    text: bytes = message if isinstance(message, bytes) else message.SerializeToString()
     return text
 
 

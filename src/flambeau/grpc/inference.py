@@ -16,6 +16,7 @@ from flambeau.grpc import tensor_messages
 from flambeau.grpc.calls import REQUEST, Calls, GrpcCall, parsed
 from flambeau.grpc.descriptors import INFERENCE_SERVICE, message
 from flambeau.grpc.statuses import STATUSES, sentence
+from flambeau.grpc.tensor_messages import InferMessage
 from flambeau.protocols import v2_inference
 from flambeau.protocols.accounting import Ended, account, told
 from flambeau.protocols.errors import STATUS
@@ -43,22 +44,23 @@ class Inference:
             "ModelStreamInfer": self._calls.stream("ModelStreamInfer", "infer", self.stream),
         }
 
-    async def infer(self, call: GrpcCall, asked: Any) -> Any:
+    async def infer(self, call: GrpcCall, asked: InferMessage) -> bytes:
         """Answer a `ModelInferRequest`. Raises `RequestError`, after it was accounted for."""
         found = await self._answered(call, asked)
         if isinstance(found, RequestError):
             raise found
         return tensor_messages.response_of(found)
 
-    async def _answered(self, call: GrpcCall, asked: Any) -> InferenceResponse | RequestError:
+    async def _answered(self, call: GrpcCall, asked: InferMessage) -> InferenceResponse | RequestError:
         """The answer or the error of one request, which is counted, logged and traced."""
         taken: Model | None = None
         found: InferenceResponse | RequestError
         try:
             self._admission.rate(call.metadata, call.client)
-            if not asked.model_name:
+            name, version = asked.fields.model_name, asked.fields.model_version or None
+            if not name:
                 raise RequestError("the request names no model: set model_name", code="bad_request")
-            async with self._service.using(asked.model_name, asked.model_version or None, call.key) as taken:
+            async with self._service.using(name, version, call.key) as taken:
                 found = await self._inferred(call, taken, asked)
         except Exception as error:
             # Without its traceback, whose frames hold the message: it would be kept until cycles are collected.
@@ -80,7 +82,7 @@ class Inference:
         )  # fmt: skip
         return found
 
-    async def _inferred(self, call: GrpcCall, model: Model, asked: Any) -> InferenceResponse:
+    async def _inferred(self, call: GrpcCall, model: Model, asked: InferMessage) -> InferenceResponse:
         most = self._service.settings.max_items
         try:
             request = tensor_messages.request_of(asked, most_elements=most)
@@ -120,16 +122,17 @@ class Inference:
                 asked = parsed(REQUEST, raw)
             except RequestError as error:
                 self._calls.refused(call, error)
-                made = _StreamResponse(error_message=sentence(error))
+                made = _StreamResponse(error_message=sentence(error)).SerializeToString()
             else:
                 found = await self._answered(call, asked)
                 if isinstance(found, RequestError):
-                    made = _StreamResponse(error_message=sentence(found))
-                    made.infer_response.id = asked.id
+                    failed = _StreamResponse(error_message=sentence(found))
+                    failed.infer_response.id = asked.fields.id
+                    made = failed.SerializeToString()
                 else:
-                    made = _StreamResponse(infer_response=tensor_messages.response_of(found))
+                    made = tensor_messages.streamed(tensor_messages.response_of(found))
             async with writing:
-                await call.wire.write(made.SerializeToString())
+                await call.wire.write(made)
         except grpc.aio.BaseError:  # the client is gone, and the stream's own task is about to be cancelled
             return
         finally:

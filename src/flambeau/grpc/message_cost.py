@@ -1,11 +1,14 @@
-"""Bounds what a message may cost to read, before it is read.
+"""Bounds what a message may cost to read, before it is read, and cuts out what need not be read.
 
 A message of a few million empty fields is small, and takes seconds and gigabytes to read, on the loop. So of a long
 `ModelInferRequest` everything but the payload of its tensors is counted first: raw contents, floats and elements of
 BYTES are copied as they are, however long, and all the rest has to fit into 64 KiB. That includes whole numbers in
-typed contents, which are encoded one by one: more of them go as raw contents. This module knows the encoding of
-protobuf and the numbers of a few fields, and no values.
+typed contents, which are encoded one by one: more of them go as raw contents. Raw contents themselves are not copied:
+protobuf reads what is left when they are cut out. This module knows the encoding of protobuf and the numbers of a few
+fields, and no values.
 """
+
+from collections.abc import Iterator, Sequence
 
 from flambeau.errors import RequestError
 
@@ -20,26 +23,46 @@ _MOST_FIELDS = 4096
 _INSIDE = {("request", 5): "input", ("input", 5): "contents"}
 """The fields whose messages are looked into."""
 
-_PAYLOAD = frozenset({("request", 7), ("contents", 6), ("contents", 7), ("contents", 8)})
+_RAW = ("request", 7)
+_PAYLOAD = frozenset({_RAW, ("contents", 6), ("contents", 7), ("contents", 8)})
 """raw_input_contents; fp32_contents, fp64_contents and bytes_contents."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _SIZES = {_FIXED64: 8, _FIXED32: 4}
 
 
-def refuse_costly(raw: bytes) -> None:
-    """Raise `RequestError` for a `ModelInferRequest` that would cost far more to read than its tensors."""
-    if len(raw) > SMALL:
-        try:
-            _Walk(raw).through(0, len(raw), "request")
-        except IndexError:  # it ends within a field
-            raise _broken() from None
+def cut(raw: bytes) -> tuple[bytes, Sequence[memoryview]]:
+    """A `ModelInferRequest` without its raw contents, and these as views of it; a short one as it is, and none.
+
+    Raises `RequestError` for one that would cost far more to read than its tensors.
+    """
+    if len(raw) <= SMALL:
+        return raw, ()
+    walk = _Walk(raw)
+    try:
+        walk.through(0, len(raw), "request")
+    except IndexError:  # it ends within a field
+        raise _broken() from None
+    whole = memoryview(raw)
+    return b"".join(_between(whole, walk.raw)), [whole[start:end] for _, start, end in walk.raw]
+
+
+def _between(whole: memoryview, cut_out: Sequence[tuple[int, int, int]]) -> Iterator[memoryview]:
+    kept = 0
+    for before, _, end in cut_out:
+        yield whole[kept:before]
+        kept = end
+    yield whole[kept:]
 
 
 class _Walk:
-    """A walk through the fields of one message, which counts them."""
+    """A walk through the fields of one message, which counts them.
+
+    `raw`: of each of its raw contents where the field begins, where the contents do, and where both end.
+    """
 
     def __init__(self, raw: bytes) -> None:
+        self.raw: list[tuple[int, int, int]] = []
         self._raw = raw
         self._fields = 0
         self._beside = 0
@@ -60,6 +83,8 @@ class _Walk:
                     payload = size  # counted there
                 elif (where, number) in _PAYLOAD:
                     payload = size
+                    if (where, number) == _RAW:
+                        self.raw.append((before, place, place + size))
                 place += size
             elif kind == _VARINT:
                 _, place = self._number(place)

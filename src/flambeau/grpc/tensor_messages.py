@@ -4,6 +4,8 @@ Raw contents are all or nothing: one for each input, in their order. Answers alw
 datatype has; that is Triton's way, too.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
@@ -23,7 +25,10 @@ from flambeau.protocols.v2_values import (
 )
 
 _Response: Any = message("ModelInferResponse")
+_StreamResponse: Any = message("ModelStreamInferResponse")
 
+_RAW_OUTPUTS = _Response.DESCRIPTOR.fields_by_name["raw_output_contents"].number
+_INFER_RESPONSE = _StreamResponse.DESCRIPTOR.fields_by_name["infer_response"].number
 _DATATYPES = frozenset(get_args(V2Datatype))
 _CONTENTS: dict[V2Datatype, str] = {
     "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents",
@@ -36,9 +41,17 @@ _WIDE: dict[str, V2Datatype] = {"int_contents": "INT32", "uint_contents": "UINT3
 """The datatype of the numbers in a field that smaller ones share."""
 
 
-def request_of(asked: Any, *, most_elements: int) -> InferenceRequest:
-    """The request in a `ModelInferRequest`. Raises `RequestError`. `most_elements` bounds those of a BYTES tensor."""
-    raw = asked.raw_input_contents
+@dataclass(frozen=True, slots=True)
+class InferMessage:
+    """A `ModelInferRequest`. `raw`: its raw contents, which those of a long one are views of; `fields`: the rest."""
+
+    fields: Any
+    raw: Sequence[bytes | memoryview]
+
+
+def request_of(message: InferMessage, *, most_elements: int) -> InferenceRequest:
+    """The request in a message. Raises `RequestError`. `most_elements` bounds those of a BYTES tensor."""
+    asked, raw = message.fields, message.raw
     if raw and len(raw) != len(asked.inputs):
         raise _wrong(
             f"the request has {len(asked.inputs)} inputs and {len(raw)} raw_input_contents: "
@@ -52,13 +65,35 @@ def request_of(asked: Any, *, most_elements: int) -> InferenceRequest:
     return InferenceRequest(inputs, outputs, _parameters(asked.parameters), asked.id)
 
 
-def response_of(found: InferenceResponse) -> Any:
-    """The `ModelInferResponse`."""
+def response_of(found: InferenceResponse) -> bytes:
+    """The `ModelInferResponse`. Raw contents come last, and are copied once."""
     made = _Response(model_name=found.model_name, model_version=found.model_version, id=found.identity)
     for each in found.outputs:
         made.outputs.add(name=each.name, datatype=each.datatype, shape=each.shape)
-        made.raw_output_contents.append(b"".join(v2_datatypes.to_bytes(each.datatype, each.data)))
-    return made
+    pieces = [made.SerializeToString()]
+    for each in found.outputs:
+        pieces += _field(_RAW_OUTPUTS, v2_datatypes.to_bytes(each.datatype, each.data))
+    return b"".join(pieces)
+
+
+def streamed(response: bytes) -> bytes:
+    """A `ModelInferResponse` as the message of a stream."""
+    return b"".join(_field(_INFER_RESPONSE, [response]))
+
+
+def _field(number: int, contents: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
+    """A field of bytes, or of a message, as protobuf encodes it: its number and kind, its length, itself."""
+    return [_number(number << 3 | 2), _number(sum(map(len, contents))), *contents]
+
+
+def _number(value: int) -> bytes:
+    """A whole number in protobuf's encoding: seven bits a byte, the lowest first."""
+    found = bytearray()
+    while value > 127:
+        found.append(value & 127 | 128)
+        value >>= 7
+    found.append(value)
+    return bytes(found)
 
 
 def _parameters(given: Any) -> Parameters:
@@ -72,7 +107,7 @@ def _value(name: str, given: Any) -> Any:
     return getattr(given, choice)
 
 
-def _input(given: Any, raw: bytes | None, *, most_elements: int) -> NamedTensor:
+def _input(given: Any, raw: bytes | memoryview | None, *, most_elements: int) -> NamedTensor:
     name, datatype, shape = given.name, given.datatype, tuple(given.shape)
     if datatype not in _DATATYPES:
         raise _wrong(f"the input '{name}' has the datatype {datatype!r}: there are {', '.join(sorted(_DATATYPES))}")

@@ -16,6 +16,7 @@ from flambeau.settings.service import Settings
 from flambeau.system.machine import pip_install
 
 if TYPE_CHECKING:
+    from flambeau.grpc.admission import Metadata
     from flambeau.grpc.endpoint import GrpcEndpoint
 
 
@@ -58,9 +59,14 @@ def make(
         charge=access.charge,
         is_admin=access.is_admin,
         name=access.name_of,
-        client=access.forwarding.client,
+        client=access.forwarding.client if access.forwarding.active else _peer,
         hold=hold,
         managing=access.managing,
     )
     host, port = address.bound.getsockname()[:2]
     return GrpcEndpoint(service, admission, host, port)
+
+
+def _peer(peer: str, metadata: "Metadata") -> str:
+    """The client's address where no proxy is trusted."""
+    return peer

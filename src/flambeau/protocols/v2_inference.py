@@ -79,8 +79,7 @@ async def infer(
         found = tensor_requests.join(outcomes)
     else:
         found = v2_outputs.arrays_of(model, outcomes, asked.wanted, noun=asked.noun, top_k=asked.options.top_k)
-    labels = [label.name for label in model.bundle.labels() or ()]
-    outputs = tuple(v2_outputs.output_of(each.name, found[each.name], each.parameters, labels) for each in asked.wanted)
+    outputs = tuple([v2_outputs.output_of(each, found[each.name], model) for each in asked.wanted])
     timings = [outcome.timings for outcome in outcomes]
     return InferenceResponse(model.name, model.version, request.identity, outputs, timings, queued)
 
@@ -151,19 +150,21 @@ class _Question:
 
 
 def _refuse_unsupported(request: InferenceRequest) -> None:
-    for parameters in (*(each.parameters for each in request.inputs), *(each.parameters for each in request.outputs)):
+    for parameters in (*[each.parameters for each in request.inputs], *[each.parameters for each in request.outputs]):
         refuse_shared_memory(parameters)
-    if any(request.parameters.get(name) for name in _SEQUENCE):
+    if not request.parameters.keys().isdisjoint(_SEQUENCE) and any(map(request.parameters.get, _SEQUENCE)):
         raise RequestError("models here keep no state: sequences are not supported", code="not_implemented")
-    for what, names in (("input", [each.name for each in request.inputs]), ("output", [*names_of(request.outputs)])):
-        if len(set(names)) != len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise RequestError(f"the {what} '{twice}' is there more than once", code="invalid_tensor")
+    for what, named in (("input", request.inputs), ("output", request.outputs)):
+        seen = set()
+        for tensor in named:
+            if tensor.name in seen:
+                raise RequestError(f"the {what} '{tensor.name}' is there more than once", code="invalid_tensor")
+            seen.add(tensor.name)
 
 
 def refuse_shared_memory(parameters: Parameters) -> None:
     """Raise `RequestError` where the parameters of a tensor name a region of shared memory."""
-    if any(name in parameters for name in _SHARED_MEMORY):
+    if not parameters.keys().isdisjoint(_SHARED_MEMORY):
         message = "shared memory is not supported: send the tensor in the request"
         raise RequestError(message, code="not_implemented")
 

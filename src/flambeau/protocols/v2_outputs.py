@@ -79,10 +79,11 @@ def _texts(texts: list[bytes]) -> npt.NDArray[Any]:
     return found
 
 
-def output_of(name: str, array: npt.NDArray[Any], parameters: Parameters, labels: Sequence[str]) -> NamedTensor:
+def output_of(wanted: RequestedOutput, array: npt.NDArray[Any], model: Model) -> NamedTensor:
     """An output as the client asked for it: itself, or its best classes."""
+    name, parameters = wanted.name, wanted.parameters
     if count := classes_of(parameters):
-        array = _ranked(name, array, count, labels)
+        array = _ranked(name, array, count, [label.name for label in model.bundle.labels() or ()])
     if array.dtype.kind == "O":
         elements = tuple(each if isinstance(each, bytes) else str(each).encode() for each in array.ravel())
         return NamedTensor(name, "BYTES", array.shape, elements, parameters)

@@ -2,8 +2,8 @@
 
 A frame is a header and a body. The header carries the worker's generation and the batch's id; a frame whose pair does
 not match is dropped. A body is MessagePack of a closed set of structs: those of `flambeau.types` and the answers of
-`flambeau.tasks`. After the body of a batch come the items' payload bytes, as the client sent them: they are sent from
-where they lie, without a copy, and the body holds only their sizes.
+`flambeau.tasks`. The items' payload bytes, as the client sent them, are not in the body, which holds only their sizes:
+they lie in the worker's arena (`flambeau.runners.arena`), or come after the body if they are few, or too many for it.
 
 This module turns values into bytes and back. It owns no socket.
 """
@@ -26,16 +26,15 @@ from flambeau.types import Item, Outcome, Payload
 T = TypeVar("T")
 Buffer = bytes | bytearray | memoryview
 
-_HEADER = struct.Struct(
-    "<2sB?IQII"
-)  # magic, kind, wide, generation, batch id, bytes of the body, bytes of the payloads
+_HEADER = struct.Struct("<2sBBIQII")  # magic, kind, flags, generation, batch id, bytes of the body and of the payloads
+_WIDE, _IN_ARENA = 1, 2  # the flags
 _MAGIC = b"fb"
 HEADER_SIZE = _HEADER.size
 LARGEST_BODY = 256 * 1024 * 1024
 """Most bytes of a frame's body. The payloads that follow it have a limit of their own."""
 
 LARGEST_PAYLOADS = 1 << 30
-"""Most bytes of a frame's payloads, and the maximum of `--max-body-bytes`. A longer frame is refused before anything is
+"""Most bytes of a batch's payloads, and the maximum of `--max-body-bytes`. A longer frame is refused before anything is
 allocated."""
 
 
@@ -58,7 +57,10 @@ class FrameKind(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The fixed part of a frame. Sizes are bytes. `wide`: the batch has the machine to itself and may use all cores."""
+    """The fixed part of a frame. Sizes are bytes. `wide`: the batch has the machine to itself and may use all cores.
+
+    `in_arena`: the payloads are in the worker's arena, and none follow.
+    """
 
     kind: FrameKind
     generation: int
@@ -66,6 +68,7 @@ class Header:
     body: int
     payloads: int
     wide: bool = False
+    in_arena: bool = False
 
 
 class Failed(msgspec.Struct, frozen=True):
@@ -107,24 +110,30 @@ _LOST = msgspec.msgpack.Decoder(LostBatch)
 
 def pack_header(header: Header) -> bytes:
     """The bytes of a header."""
-    return _HEADER.pack(_MAGIC, header.kind, header.wide, header.generation, header.batch, header.body, header.payloads)
+    flags = _WIDE * header.wide + _IN_ARENA * header.in_arena
+    return _HEADER.pack(_MAGIC, header.kind, flags, header.generation, header.batch, header.body, header.payloads)
 
 
 def unpack_header(data: Buffer) -> Header:
     """Read a header of `HEADER_SIZE` bytes. Raises `FrameError`."""
     if len(data) != HEADER_SIZE:
         raise FrameError(f"a header has {HEADER_SIZE} bytes, and not {len(data)}")
-    magic, kind, wide, generation, batch, body, payloads = _HEADER.unpack(data)
+    magic, kind, flags, generation, batch, body, payloads = _HEADER.unpack(data)
     if magic != _MAGIC or kind not in FrameKind._value2member_map_:
         raise FrameError("the frame does not begin as one")
     for size, most in ((body, LARGEST_BODY), (payloads, LARGEST_PAYLOADS)):
         if size > most:
             raise FrameError(f"the frame has a part of {size} bytes: the most is {most}")
-    return Header(FrameKind(kind), generation, batch, body, payloads, wide)
+    return Header(FrameKind(kind), generation, batch, body, payloads, bool(flags & _WIDE), bool(flags & _IN_ARENA))
 
 
-def pack_batch(generation: int, batch: int, works: Batch, *, wide: bool = False) -> list[Buffer]:
-    """A batch as buffers, to be sent one after the other."""
+def pack_batch(
+    generation: int, batch: int, works: Batch, *, wide: bool = False, arena: range = range(0)
+) -> list[Buffer]:
+    """A batch as buffers, to be sent one after the other: the first is the frame's header and body, then payloads.
+
+    Payloads of so many bytes in all as `arena` names go into the worker's arena instead, one after the other.
+    """
     buffers: list[Buffer] = [b""]
     sizes = 0
     sent: list[Work] = []
@@ -136,7 +145,8 @@ def pack_batch(generation: int, batch: int, works: Batch, *, wide: bool = False)
         sizes += size
         sent.append(Work(Item(Payload(payload.kind, size, payload.arrays), item.options), work.seconds_left))
     body = _ENCODER.encode(sent)
-    buffers[0] = pack_header(Header(FrameKind.BATCH, generation, batch, len(body), sizes, wide)) + body
+    header = Header(FrameKind.BATCH, generation, batch, len(body), sizes, wide, sizes in arena)
+    buffers[0] = pack_header(header) + body
     return buffers
 
 

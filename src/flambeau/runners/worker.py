@@ -21,6 +21,7 @@ import msgspec
 
 from flambeau.errors import EngineError, RequestError, SetupError
 from flambeau.runners import wire
+from flambeau.runners.arena import mapped
 from flambeau.runners.base import ReplicaInfo, ReplicaSpec
 from flambeau.runners.wire import Failed, FrameKind, Header
 from flambeau.system.process import end_with_parent
@@ -37,6 +38,7 @@ class WorkerConfig(msgspec.Struct, frozen=True):
     """A worker's configuration. `parent` is the process that started it; `memory` bounds its address space, in bytes.
 
     `log` is the descriptor of the channel for its events; without one it writes them as text to standard error.
+    `arena` is that of the memory for payloads, if there is one.
     """
 
     spec: ReplicaSpec
@@ -46,6 +48,7 @@ class WorkerConfig(msgspec.Struct, frozen=True):
     log_level: str
     log: int | None = None
     log_in_json: bool = False
+    arena: int | None = None
 
 
 def main() -> None:
@@ -56,7 +59,7 @@ def main() -> None:
     sink = _events(order.log)
     logs.send_to(sink, order.log_level, as_json=order.log_in_json)
     with socket.socket(fileno=int(sys.argv[1])) as sock:
-        Worker(sock, order.generation).live(order.spec)
+        Worker(sock, order.generation, None if order.arena is None else mapped(order.arena)).live(order.spec)
 
 
 def _events(channel: int | None) -> LineSink:
@@ -90,9 +93,10 @@ def restrict(order: WorkerConfig) -> None:
 class Worker:
     """One replica behind a socket."""
 
-    def __init__(self, sock: socket.socket, generation: int) -> None:
+    def __init__(self, sock: socket.socket, generation: int, arena: memoryview | None = None) -> None:
         self._sock = sock
         self._generation = generation
+        self._arena = memoryview(b"") if arena is None else arena
 
     def live(self, spec: ReplicaSpec) -> None:
         """Open the replica, report that it is ready, and answer batches until the socket closes."""
@@ -127,14 +131,20 @@ class Worker:
             )
 
     def _frames(self) -> Iterator[tuple[Header, bytearray, memoryview]]:
-        """The batches of this generation, until the front closes its end."""
+        """The batches of this generation, until the front closes its end. Payloads hold until the next is asked for."""
         while head := self._receive(wire.HEADER_SIZE):
             header = wire.unpack_header(head)
-            body, payloads = self._receive(header.body), self._receive(header.payloads)
-            if body is None or payloads is None:
+            body = self._receive(header.body)
+            if header.in_arena:
+                payloads = self._arena[: header.payloads]
+            elif (received := self._receive(header.payloads)) is not None:
+                payloads = memoryview(received)
+            else:
+                return
+            if body is None:
                 return
             if header.kind is FrameKind.BATCH and header.generation == self._generation:
-                yield header, body, memoryview(payloads)
+                yield header, body, payloads
 
     def _receive(self, size: int) -> bytearray | None:
         """Exactly `size` bytes, or `None` when the front has closed its end."""

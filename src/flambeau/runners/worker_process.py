@@ -18,7 +18,7 @@ import msgspec
 
 from flambeau import errors
 from flambeau.errors import EngineError, SetupError
-from flambeau.runners import wire
+from flambeau.runners import arena, wire
 from flambeau.runners.base import Batch, Loss, ReplicaInfo, ReplicaSpec, WorkerLostError
 from flambeau.runners.watchdog import Watchdog
 from flambeau.runners.wire import Failed, FrameError, FrameKind, Header
@@ -31,7 +31,10 @@ from flambeau.telemetry import logs
 from flambeau.types import Outcome
 
 _PIECE = 256 * 1024  # bytes handed to the system at a time
+_COPIED = 1024 * 1024  # bytes copied at a time: a tenth of a millisecond
 _JOINED = 32 * 1024  # bytes: a shorter frame is joined, which costs less than to hand over its parts
+_IN_ARENA = range(_JOINED + 1, arena.SIZE + 1)  # bytes of payloads that go through the arena
+_NOWHERE = range(0)
 _ABORT_GRACE = 1.0  # seconds for a hung worker to print its stack
 _LAST_WORDS = 1.0  # seconds to read what a worker sent before it died, and for one that closed its socket to die
 _END_SECONDS = 5.0  # to reap a killed worker
@@ -82,11 +85,17 @@ class WorkerProcess:
         self._pipe: WorkerPipe | None = None
         self._funeral: asyncio.Task[None] | None = None
         self._oom_kills = oom_kills
+        self._arena = arena.opened()
+        self._in_arena = _NOWHERE if self._arena is None else _IN_ARENA
         mine, theirs = socket.socketpair()
         log = logs.descriptor()
+        passed = [theirs.fileno(), *([] if log is None else [log])]
+        if self._arena is not None:
+            passed.append(self._arena.descriptor)
         order = WorkerConfig(
-            spec, generation, os.getpid(), settings.max_worker_memory, settings.log_level, log, logs.in_json()
-        )
+            spec, generation, os.getpid(), settings.max_worker_memory, settings.log_level, log, logs.in_json(),
+            None if self._arena is None else self._arena.descriptor,
+        )  # fmt: skip
         # On the loop's own thread, not in a pool: a worker ends with the thread that spawned it (PDEATHSIG).
         with theirs:
             try:
@@ -96,11 +105,12 @@ class WorkerProcess:
                     msgspec.json.encode(order).decode(),
                     environment=worker_environment(spec.threads),
                     stdout=sys.stderr if _has_descriptor(sys.stderr) else subprocess.DEVNULL,
-                    pass_fds=[theirs.fileno()] if log is None else [theirs.fileno(), log],
+                    pass_fds=passed,
                     warnings=True,
                 )
             except OSError:
                 mine.close()
+                self._close_arena()
                 raise
         self.pid = self._process.pid
         self._sock = mine
@@ -133,7 +143,7 @@ class WorkerProcess:
         future = self._batches[identity] = loop.create_future()
         watchdog = Watchdog(timeout, self._hang)
         try:
-            await self._send(wire.pack_batch(self.generation, identity, batch, wide=wide))
+            await self._send(wire.pack_batch(self.generation, identity, batch, wide=wide, arena=self._in_arena))
             outcomes: list[Outcome] = await future
         finally:
             watchdog.cancel()
@@ -144,13 +154,17 @@ class WorkerProcess:
         return outcomes
 
     async def _send(self, frame: list[wire.Buffer]) -> None:
-        """Send a batch. A long one goes piece by piece, so that the loop can do other work between two pieces.
+        """Send a batch. A long one goes piece by piece, so that the loop can do other work in between.
 
         A worker that is lost meanwhile shows in `lost`; nothing is raised.
         """
         pipe = self._pipe
         assert pipe is not None
         size = sum(map(len, frame))
+        if self._arena is not None and size - len(frame[0]) in self._in_arena:
+            await self._fill(self._arena, frame[1:])
+            pipe.transport.write(frame[0])
+            return
         if size <= _JOINED:
             pipe.transport.write(b"".join(frame))
             return
@@ -164,6 +178,24 @@ class WorkerProcess:
                     return
                 pipe.transport.write(view[start : start + _PIECE])
                 await pipe.drain()
+
+    async def _fill(self, memory: arena.Arena, payloads: list[wire.Buffer]) -> None:
+        """Copy payloads into the arena, which is closed once the worker is lost."""
+        place, pause = 0, _COPIED
+        for each in payloads:
+            view = memoryview(each)
+            for start in range(0, len(view), _COPIED):
+                if place >= pause:
+                    pause = place + _COPIED
+                    await asyncio.sleep(0)
+                if self.lost.done():
+                    return
+                memory.write(place, view[start : start + _COPIED])
+                place += len(view[start : start + _COPIED])
+
+    def _close_arena(self) -> None:
+        if self._arena is not None:
+            self._arena.close()
 
     async def end(self) -> None:
         """Kill the worker now, and return when it is reaped. A second call does nothing."""
@@ -267,6 +299,7 @@ class WorkerProcess:
             logs.failure("a worker cannot be reaped", error)
         finally:  # whatever went wrong, its successor must be started
             self._lose("crashed")
+            self._close_arena()
             self.gone.set()
 
     def _cause(self, code: int) -> Loss:

@@ -30,9 +30,12 @@ def split(model: Model, tensors: Tensors, *, most: int) -> list[Payload]:
         raise RequestError(
             f"the request has {rows} rows: the most is {most * each} (--max-items)", code="too_many_items"
         )
-    parts = ({name: array[start : start + each] for name, array in tensors.items()} for start in range(0, rows, each))
-    packed = (pack(part, lent=model.apart) for part in parts)
-    return [Payload("tensors", data, arrays) for arrays, data in packed]
+    payloads, lent = [], model.apart
+    for start in range(0, rows, each):
+        part = tensors if rows <= each else {name: array[start : start + each] for name, array in tensors.items()}
+        arrays, data = pack(part, lent=lent)
+        payloads.append(Payload("tensors", data, arrays))
+    return payloads
 
 
 def join(outcomes: Sequence[Outcome]) -> Tensors:
