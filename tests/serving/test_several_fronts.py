@@ -31,6 +31,8 @@ from tests.support.several_fronts import (
     samples,
 )
 
+JSON = {"Content-Type": "application/json"}
+
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -112,6 +114,22 @@ def test_what_is_counted_adds_up_and_never_falls(server: ServerProcess) -> None:
     assert model["workers"] == 2
     for client in clients:
         client.close()
+
+
+def test_what_a_worker_logs_names_its_front(server: ServerProcess) -> None:
+    clients = [KeepAlive(server) for _ in range(2)]
+    assert [client.ask("x") for client in clients] == [(200, "x")] * 2  # one is at each front
+    for client in clients:
+        client.connection.request("POST", "/predict", b'{"input": {"do": "no", "such": 1}}', JSON)
+        assert client.connection.getresponse().read()
+        client.close()
+
+    def named() -> list[str]:
+        failures = [line for line in server.log().splitlines() if "the model failed on an input" in line]
+        return sorted(line.rpartition(" front=")[2] for line in failures)
+
+    eventually(lambda: len(named()) == 2)
+    assert named() == ["1", "2"]
 
 
 def test_a_front_that_is_killed_takes_only_its_own_connections_with_it(server: ServerProcess) -> None:

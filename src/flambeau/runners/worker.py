@@ -37,6 +37,7 @@ class WorkerConfig(msgspec.Struct, frozen=True):
     """A worker's configuration. `parent` is the process that started it; `memory` bounds its address space, in bytes.
 
     `log` is the descriptor of the channel for its events; without one it writes them as text to standard error.
+    `front` is the number that they get, where there are several fronts.
     """
 
     spec: ReplicaSpec
@@ -46,6 +47,7 @@ class WorkerConfig(msgspec.Struct, frozen=True):
     log_level: str
     log: int | None = None
     log_in_json: bool = False
+    front: int | None = None
 
 
 def main() -> None:
@@ -54,7 +56,7 @@ def main() -> None:
     restrict(order)
     stderr_capture.forgive(output=True)  # a model that prints must not fail over it
     sink = _events(order.log)
-    logs.send_to(sink, order.log_level, as_json=order.log_in_json)
+    logs.send_to(sink, order.log_level, as_json=order.log_in_json, front=order.front)
     with socket.socket(fileno=int(sys.argv[1])) as sock:
         Worker(sock, order.generation).live(order.spec)
 

@@ -85,8 +85,9 @@ class WorkerProcess:
         mine, theirs = socket.socketpair()
         log = logs.descriptor()
         order = WorkerConfig(
-            spec, generation, os.getpid(), settings.max_worker_memory, settings.log_level, log, logs.in_json()
-        )
+            spec, generation, os.getpid(), settings.max_worker_memory, settings.log_level, log, logs.in_json(),
+            logs.front(),
+        )  # fmt: skip
         # On the loop's own thread, not in a pool: a worker ends with the thread that spawned it (PDEATHSIG).
         with theirs:
             try:
