@@ -27,6 +27,7 @@ from tests.support.several_fronts import (
     children,
     end,
     eventually,
+    presence,
     replaced,
     samples,
 )
@@ -207,6 +208,15 @@ def test_a_change_of_a_model_reaches_every_front(serve: Serve, tmp_path: Path) -
         victim = children(server.process.pid)[0]
         end(victim, signal.SIGKILL)
         replaced(server, victim)
+        assert everywhere() == {10}
+        # one that cannot repeat it does not serve: it would answer 20, where the other answers 10
+        (tmp_path / "repository/times/1").rename(tmp_path / "away")
+        end(children(server.process.pid)[0], signal.SIGKILL)
+        eventually(lambda: "it cannot repeat PUT /models/times" in server.log())
+        assert everywhere() == {10}
+        assert presence(server) == {"ready": 1, "of": 2}
+        (tmp_path / "away").rename(tmp_path / "repository/times/1")
+        eventually(lambda: all_ready(server))
         assert everywhere() == {10}
 
 

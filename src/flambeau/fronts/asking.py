@@ -23,6 +23,10 @@ _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 _GONE = PlainAnswer(503, b'{"error":"this front is being replaced: try again","code":"overloaded","retryable":true}')
 
 
+class DiffersError(Exception):
+    """A front has not the models that the others have."""
+
+
 class SharedAnswers:
     """Answers what fronts ask."""
 
@@ -172,12 +176,15 @@ class SharedAnswers:
             await self._replace(front)
 
     async def welcome(self, front: FrontProcess) -> None:
-        """Have a new front repeat the changes, before it gets connections. Raises `ConnectionError` if it ends."""
+        """Have a new front repeat the changes, before it gets connections.
+
+        Raises `ConnectionError` if it ends, and `DiffersError` if it cannot: it would answer otherwise than the others.
+        """
         async with self._turn:
             for request in self._journal.requests():
                 answer = await front.ask(request, timeout=None)
                 if answer.status >= 400:
-                    logs.event(
-                        "a front cannot repeat a change", level=logging.ERROR, front=front.number,
-                        change=f"{request.method} {request.path}", status=answer.status,
-                    )  # fmt: skip
+                    raise DiffersError(
+                        f"it cannot repeat {request.method} {request.path}, which the others have made, and would answer "
+                        f"otherwise than they do: {answer.status} {answer.body[:200].decode(errors='replace')}"
+                    )
