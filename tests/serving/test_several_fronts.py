@@ -33,6 +33,7 @@ from tests.support.several_fronts import (
 )
 
 JSON = {"Content-Type": "application/json"}
+TOTAL = (("model", "commands"), ("stage", "total"), ("version", "1"))
 
 
 @pytest.fixture(scope="module")
@@ -100,16 +101,18 @@ def test_what_is_counted_adds_up_and_never_falls(server: ServerProcess) -> None:
     ones = {labels for (name, labels) in found if name == "flambeau_worker_memory_bytes"}
     assert {dict(labels)["worker"] for labels in ones} == {"1.0", "2.0"}
 
-    # a front dies: what it had counted stays counted, and that of its successor is added
-    server.get("/metrics")  # what is shown is kept
+    # a front dies: what it had counted stays counted, to the last answer, and that of its successor is added
     before_death = samples(server)
+    for number, client in itertools.product(range(3), clients):
+        assert client.ask(number) == (200, number)
     victim = children(server.process.pid)[0]
     end(victim, signal.SIGKILL)
     replaced(server, victim)
     after = samples(server)
     counted = {key for key in before_death if key[0].endswith(("_total", "_count", "_bucket"))}
     assert not {key: (before_death[key], after.get(key)) for key in counted if after.get(key, 0) < before_death[key]}
-    assert answered(server) - before == 35
+    assert answered(server) - before == 56
+    assert after["flambeau_stage_seconds_count", TOTAL] == answered(server)
     assert after["flambeau_front_restarts_total", (("reason", "killed"),)] == 1
     model = server.get("/models/commands").json()["versions"][0]
     assert model["workers"] == 2

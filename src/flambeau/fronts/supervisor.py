@@ -29,7 +29,7 @@ from flambeau.http.tokens import Token
 from flambeau.serving.opening import Opened
 from flambeau.settings.service import Settings
 from flambeau.system.process import give_memory_back
-from flambeau.telemetry import logs
+from flambeau.telemetry import count_memory, logs
 
 _LAST_LINES_SECONDS = 0.5
 _LONGEST_PAUSE, _FIRST_PAUSE = 30.0, 0.5  # seconds before a front is started again, doubled each time
@@ -130,10 +130,15 @@ class FrontSupervisor:
 
     async def _spawn(self, number: int, models: list[OneBundle | Declared]) -> FrontProcess:
         order = Order(
-            number, part_of(self._settings, number), self._given, models, self._shared, self._inflight, self._where,
-            os.getpid(), logs.descriptor(), logs.in_json(),
+            number, part_of(self._settings, number), self._given, models, self._shared, count_memory.create(),
+            self._inflight, self._where, os.getpid(), logs.descriptor(), logs.in_json(),
         )  # fmt: skip
-        front = self._fronts[number] = FrontProcess(order, on_ask=self._asking.ask, on_free=self._arrivals.wake)
+        try:
+            front = FrontProcess(order, on_ask=self._asking.ask, on_free=self._arrivals.wake)
+        except OSError:
+            os.close(order.counts)
+            raise
+        self._fronts[number] = front
         await front.connect()
         return front
 
