@@ -21,7 +21,7 @@ from flambeau.settings.service import Settings
 from flambeau.system.machine import processor
 from flambeau.telemetry import count_memory
 from flambeau.telemetry.count_memory import CountMemory
-from flambeau.telemetry.counting import Family, PlainCounters
+from flambeau.telemetry.counting import CountedMetric, PlainCounters
 from flambeau.telemetry.metrics import Metrics
 from flambeau.types import Timings
 
@@ -227,7 +227,7 @@ def test_counts_outlive_the_process_that_counted(monkeypatch: pytest.MonkeyPatch
     # where there is no more room, the rest is counted all the same, and only not left behind
     monkeypatch.setattr(count_memory, "_DIRECTORY", 400)
     descriptor = count_memory.create()
-    counters = PlainCounters(Family("things", "Things.", ("number",)), CountMemory(descriptor))
+    counters = PlainCounters(CountedMetric("things", "Things.", ("number",)), CountMemory(descriptor))
     for number in range(100):
         counters.labels(str(number)).add(number)
     [family] = counters.collect()

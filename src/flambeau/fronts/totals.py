@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from flambeau.telemetry.counting import Family, in_prometheus_form
+from flambeau.telemetry.counting import CountedMetric, in_prometheus_form
 
 _LARGEST = frozenset({"flambeau_model_ready", "flambeau_build_info"})
 """Gauges that say whether something is so: it is, if it is at one front."""
@@ -55,9 +55,9 @@ def latest(texts: Sequence[bytes]) -> bytes:
     return "".join(each.text() for each in families.values()).encode()
 
 
-def left_in_memory(series: Iterable[tuple[Family, tuple[str, ...], Sequence[int], float]]) -> bytes:
+def left_in_memory(series: Iterable[tuple[CountedMetric, tuple[str, ...], Sequence[int], float]]) -> bytes:
     """The text of what a front that is gone had counted in its memory (`flambeau.telemetry.count_memory`)."""
-    found: defaultdict[Family, list[tuple[tuple[str, ...], Sequence[int], float]]] = defaultdict(list)
+    found: defaultdict[CountedMetric, list[tuple[tuple[str, ...], Sequence[int], float]]] = defaultdict(list)
     for family, labels, numbers, total in series:
         found[family].append((labels, numbers, total))
     return _text_of(in_prometheus_form(family, each) for family, each in found.items())

@@ -14,11 +14,11 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from flambeau.system import memory_file
-from flambeau.telemetry.counting import Cells, Family
+from flambeau.telemetry.counting import Cells, CountedMetric
 
 _NUMBERS, _DIRECTORY = 4 << 20, 12 << 20  # bytes of the two parts
 _SIZE = 8  # bytes of a number
-_DECODER = msgspec.msgpack.Decoder(tuple[Family, tuple[str, ...]])
+_DECODER = msgspec.msgpack.Decoder(tuple[CountedMetric, tuple[str, ...]])
 
 
 def create() -> int:
@@ -37,7 +37,7 @@ class CountMemory:
         self._free = 1  # the first number is how many bytes of the directory are written
         self._lock = threading.Lock()
 
-    def take(self, family: Family, labels: tuple[str, ...]) -> tuple[Cells[int], Cells[float]]:
+    def take(self, family: CountedMetric, labels: tuple[str, ...]) -> tuple[Cells[int], Cells[float]]:
         """Room for the numbers of one series: whole ones, and one with a fraction. All are 0. For any thread."""
         entry = msgspec.msgpack.encode((family, labels))
         with self._lock:
@@ -50,7 +50,7 @@ class CountMemory:
             self._free = at + family.width + 1
         return self._integers[at : at + family.width], self._floats[at + family.width : at + family.width + 1]
 
-    def series(self) -> Iterator[tuple[Family, tuple[str, ...], Sequence[int], float]]:
+    def series(self) -> Iterator[tuple[CountedMetric, tuple[str, ...], Sequence[int], float]]:
         """All that was counted: of each series the whole numbers, and the one with a fraction."""
         read, at = 0, 1
         while read < self._integers[0]:
@@ -61,7 +61,7 @@ class CountMemory:
             read, at = read + 4 + size, end + 1
 
 
-def read(descriptor: int) -> list[tuple[Family, tuple[str, ...], Sequence[int], float]]:
+def read(descriptor: int) -> list[tuple[CountedMetric, tuple[str, ...], Sequence[int], float]]:
     """What was counted in a memory, by a process that may have ended. The descriptor is closed."""
     found = [*CountMemory(descriptor).series()]
     os.close(descriptor)

@@ -26,7 +26,7 @@ class Cells(Protocol[T]):
     def __iter__(self) -> Iterator[T]: ...
 
 
-class Family(msgspec.Struct, frozen=True, array_like=True):
+class CountedMetric(msgspec.Struct, frozen=True, array_like=True):
     """One metric, with the names of its labels. `bounds` are those of a histogram's buckets; a counter has none."""
 
     name: str
@@ -40,19 +40,19 @@ class Family(msgspec.Struct, frozen=True, array_like=True):
         return 1 if self.bounds is None else len(self.bounds) + 1
 
 
-class Memory(Protocol):
+class CellStore(Protocol):
     """Where the numbers lie."""
 
-    def take(self, family: Family, labels: tuple[str, ...]) -> tuple[Cells[int], Cells[float]]:
+    def take(self, family: CountedMetric, labels: tuple[str, ...]) -> tuple[Cells[int], Cells[float]]:
         """Room for the numbers of one series: whole ones, and one with a fraction. All are 0. For any thread."""
         ...
 
 
-class OwnMemory:
+class OwnCells:
     """That of this process alone."""
 
-    def take(self, family: Family, labels: tuple[str, ...]) -> tuple[Cells[int], Cells[float]]:
-        """As `Memory.take`."""
+    def take(self, family: CountedMetric, labels: tuple[str, ...]) -> tuple[Cells[int], Cells[float]]:
+        """As `CellStore.take`."""
         return [0] * family.width, [0.0]
 
 
@@ -79,7 +79,7 @@ class PlainCounter:
 class PlainCounters(Collector):
     """One number for each set of labels."""
 
-    def __init__(self, family: Family, memory: Memory) -> None:
+    def __init__(self, family: CountedMetric, memory: CellStore) -> None:
         self._family, self._memory = family, memory
         self._series: dict[tuple[str, ...], PlainCounter] = {}
         self._lock, self._making = threading.Lock(), threading.Lock()
@@ -118,7 +118,7 @@ class Distribution:
 class Distributions(Collector):
     """One distribution for each set of labels."""
 
-    def __init__(self, family: Family, memory: Memory) -> None:
+    def __init__(self, family: CountedMetric, memory: CellStore) -> None:
         assert family.bounds is not None
         self._family, self._memory, self._bounds = family, memory, family.bounds
         self._series: dict[tuple[str, ...], Distribution] = {}
@@ -136,7 +136,7 @@ class Distributions(Collector):
         )
 
 
-def in_prometheus_form(family: Family, series: Iterable[tuple[tuple[str, ...], Sequence[int], float]]) -> Metric:
+def in_prometheus_form(family: CountedMetric, series: Iterable[tuple[tuple[str, ...], Sequence[int], float]]) -> Metric:
     """A metric with its series: of each the labels, the whole numbers and, for a histogram, the sum."""
     if family.bounds is None:
         counter = CounterMetricFamily(family.name, family.meaning, labels=family.labels)

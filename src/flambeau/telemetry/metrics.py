@@ -19,11 +19,11 @@ from prometheus_client.registry import Collector
 
 from flambeau.errors import Code
 from flambeau.telemetry.counting import (
+    CellStore,
+    CountedMetric,
     Distribution,
     Distributions,
-    Family,
-    Memory,
-    OwnMemory,
+    OwnCells,
     PlainCounter,
     PlainCounters,
 )
@@ -48,13 +48,13 @@ _STAGES = Timings.__struct_fields__
 class Metrics:
     """The metrics of one service, in a registry of their own: two services in one process do not collide."""
 
-    def __init__(self, log_dropped: Callable[[], int] = lambda: 0, memory: Memory | None = None) -> None:
+    def __init__(self, log_dropped: Callable[[], int] = lambda: 0, memory: CellStore | None = None) -> None:
         """`log_dropped` returns how many lines of the log were lost so far. `memory`: where the counts lie."""
-        memory = memory or OwnMemory()
+        memory = memory or OwnCells()
         self.registry = registry = CollectorRegistry()
 
         def counter(name: str, meaning: str, *labels: str) -> PlainCounters:
-            made = PlainCounters(Family(f"flambeau_{name}", meaning, labels), memory)
+            made = PlainCounters(CountedMetric(f"flambeau_{name}", meaning, labels), memory)
             registry.register(made)
             return made
 
@@ -66,10 +66,10 @@ class Metrics:
         self.retries = counter("retries", "Items run again because their worker was lost.", "model", "version")
         stages = "Seconds an item spent in a stage; total: a request answered 200, from receipt to answer."
         self.stage_seconds = Distributions(
-            Family("flambeau_stage_seconds", stages, ("model", "version", "stage"), _SECONDS), memory
+            CountedMetric("flambeau_stage_seconds", stages, ("model", "version", "stage"), _SECONDS), memory
         )
         self.batch_size = Distributions(
-            Family("flambeau_batch_size", "Items computed together.", ("model", "version"), _SIZES), memory
+            CountedMetric("flambeau_batch_size", "Items computed together.", ("model", "version"), _SIZES), memory
         )
         self.model_ready = Gauge(
             "flambeau_model_ready", "1 when the model can answer.", ("model", "version"), registry=registry
