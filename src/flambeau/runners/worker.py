@@ -23,7 +23,7 @@ from flambeau.errors import EngineError, RequestError, SetupError
 from flambeau.runners import wire
 from flambeau.runners.base import ReplicaInfo, ReplicaSpec
 from flambeau.runners.wire import Failed, FrameKind, Header
-from flambeau.system.process import end_with_parent
+from flambeau.system.process import end_with_parent, give_memory_back
 from flambeau.telemetry import logs, stderr_capture
 from flambeau.telemetry.log_writer import LineSink, LogChannel, LogWriter
 from flambeau.types import Item, Outcome
@@ -103,6 +103,7 @@ class Worker:
         try:
             replica = open_replica(spec)
             replica.warm_up()
+            give_memory_back()  # of what only the start needed: the probes, and the graph as read
         except SetupError as error:
             self._send(wire.pack_failed(self._generation, Failed(type(error).__name__, str(error))))
             return
