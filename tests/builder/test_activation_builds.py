@@ -70,7 +70,7 @@ def pixels(data: bytes, prepared: ImageConfig = PREPARED) -> torch.Tensor:
         decoded, prepared.resize, prepared.crop, resampling=image._RESAMPLING[prepared.interpolation]
     )
     mean, std = np.array(prepared.mean, np.float32), np.array(prepared.std, np.float32)
-    return torch.from_numpy(image.normalise(np.asarray(cropped), mean, std))
+    return torch.from_numpy(image.normalise(cropped, mean, std))
 
 
 def scores(network: nn.Module, data: bytes, prepared: ImageConfig = PREPARED) -> torch.Tensor:

@@ -62,6 +62,8 @@ def mapped(opened: Bundle) -> bool:
 
 def test_a_session_maps_the_weights_of_the_optimised_graph(default_bundle: Bundle) -> None:
     assert base.may_run_optimised(default_bundle.manifest)
+    assert base.may_run_optimised(default_bundle.manifest, version=onnxruntime.__version__)
+    assert not base.may_run_optimised(default_bundle.manifest, version="1.0.0")
     with loaded(default_bundle), loaded(default_bundle, alone=True):
         assert mapped(default_bundle)
 

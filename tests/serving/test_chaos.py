@@ -47,6 +47,12 @@ def test_the_rest(fault: str) -> None:
     assert report["verdict"] == "passed", report
 
 
+@pytest.mark.slow
+def test_a_fault_shorter_than_the_start_is_played_once() -> None:
+    report = play("--only", "F-03", "--seconds", "0.1", "--clients", "4")["F-03"]
+    assert report["verdict"] == "passed", report
+
+
 def test_an_unknown_fault_is_named() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "chaos", "--only", "F-99"], cwd=ROOT, capture_output=True, text=True, check=False

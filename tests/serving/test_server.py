@@ -82,6 +82,18 @@ def test_importing_flambeau_imports_neither_torch_nor_flask() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_a_worker_of_an_image_model_imports_only_what_answers() -> None:
+    """What reads checkpoints, knows networks or runs others' handlers takes memory in each worker, and time."""
+    rooms = ("identify", "checkpoints", "architectures", "handlers")
+    idle = {f"flambeau.{room}" for room in rooms} | {"asyncio", "email"}
+    code = (
+        f"import sys, flambeau.runners.worker, flambeau.runners.replica, flambeau.engines.onnxruntime as engine; "
+        f"print([m for m in {idle} if m in sys.modules], engine.onnxruntime.__name__)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["[]", "onnxruntime"]
+
+
 def test_it_listens_on_loopback_only(cat_server: ServerProcess) -> None:
     """T-08."""
     port = int(cat_server.url.rsplit(":", 1)[1])

@@ -27,9 +27,13 @@ from tests.support.several_fronts import (
     children,
     end,
     eventually,
+    presence,
     replaced,
     samples,
 )
+
+JSON = {"Content-Type": "application/json"}
+TOTAL = (("model", "commands"), ("stage", "total"), ("version", "1"))
 
 
 @pytest.fixture(scope="module")
@@ -97,21 +101,39 @@ def test_what_is_counted_adds_up_and_never_falls(server: ServerProcess) -> None:
     ones = {labels for (name, labels) in found if name == "flambeau_worker_memory_bytes"}
     assert {dict(labels)["worker"] for labels in ones} == {"1.0", "2.0"}
 
-    # a front dies: what it had counted stays counted, and that of its successor is added
-    server.get("/metrics")  # what is shown is kept
+    # a front dies: what it had counted stays counted, to the last answer, and that of its successor is added
     before_death = samples(server)
+    for number, client in itertools.product(range(3), clients):
+        assert client.ask(number) == (200, number)
     victim = children(server.process.pid)[0]
     end(victim, signal.SIGKILL)
     replaced(server, victim)
     after = samples(server)
     counted = {key for key in before_death if key[0].endswith(("_total", "_count", "_bucket"))}
     assert not {key: (before_death[key], after.get(key)) for key in counted if after.get(key, 0) < before_death[key]}
-    assert answered(server) - before == 35
+    assert answered(server) - before == 56
+    assert after["flambeau_stage_seconds_count", TOTAL] == answered(server)
     assert after["flambeau_front_restarts_total", (("reason", "killed"),)] == 1
     model = server.get("/models/commands").json()["versions"][0]
     assert model["workers"] == 2
     for client in clients:
         client.close()
+
+
+def test_what_a_worker_logs_names_its_front(server: ServerProcess) -> None:
+    clients = [KeepAlive(server) for _ in range(2)]
+    assert [client.ask("x") for client in clients] == [(200, "x")] * 2  # one is at each front
+    for client in clients:
+        client.connection.request("POST", "/predict", b'{"input": {"do": "no", "such": 1}}', JSON)
+        assert client.connection.getresponse().read()
+        client.close()
+
+    def named() -> list[str]:
+        failures = [line for line in server.log().splitlines() if "the model failed on an input" in line]
+        return sorted(line.rpartition(" front=")[2] for line in failures)
+
+    eventually(lambda: len(named()) == 2)
+    assert named() == ["1", "2"]
 
 
 def test_a_front_that_is_killed_takes_only_its_own_connections_with_it(server: ServerProcess) -> None:
@@ -189,6 +211,15 @@ def test_a_change_of_a_model_reaches_every_front(serve: Serve, tmp_path: Path) -
         victim = children(server.process.pid)[0]
         end(victim, signal.SIGKILL)
         replaced(server, victim)
+        assert everywhere() == {10}
+        # one that cannot repeat it does not serve: it would answer 20, where the other answers 10
+        (tmp_path / "repository/times/1").rename(tmp_path / "away")
+        end(children(server.process.pid)[0], signal.SIGKILL)
+        eventually(lambda: "it cannot repeat PUT /models/times" in server.log())
+        assert everywhere() == {10}
+        assert presence(server) == {"ready": 1, "of": 2}
+        (tmp_path / "away").rename(tmp_path / "repository/times/1")
+        eventually(lambda: all_ready(server))
         assert everywhere() == {10}
 
 

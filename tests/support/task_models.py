@@ -68,7 +68,7 @@ class Made:
             decode(data, max_pixels=10**8), pipeline.resize, pipeline.crop, resampling=Image.Resampling.BILINEAR
         )
         mean, std = np.array(pipeline.mean, np.float32), np.array(pipeline.std, np.float32)
-        return torch.from_numpy(normalise(np.asarray(image), mean, std))
+        return torch.from_numpy(normalise(image, mean, std))
 
     def answers(self, data: bytes) -> torch.Tensor:
         with torch.inference_mode():

@@ -19,6 +19,11 @@ from flambeau.http.access import open_access
 from flambeau.http.request_body import Share
 from flambeau.settings.service import Settings
 from flambeau.system.machine import processor
+from flambeau.telemetry import count_memory
+from flambeau.telemetry.count_memory import CountMemory
+from flambeau.telemetry.counting import CountedMetric, PlainCounters
+from flambeau.telemetry.metrics import Metrics
+from flambeau.types import Timings
 
 
 def test_a_connection_goes_to_the_front_with_the_fewest() -> None:
@@ -200,3 +205,33 @@ def test_the_journal_keeps_what_still_holds() -> None:
     journal.note(request("POST", "/models", model_name="a", url="/x"))
     journal.note(request("DELETE", "/models/a"))
     assert journal.requests() == []
+
+
+def test_counts_outlive_the_process_that_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    descriptor = count_memory.create()
+    metrics = Metrics(memory=CountMemory(descriptor))
+    model = metrics.for_model("a", "1")
+    model.timings(Timings(0.0001, 0.02, 7.0, 100.0))
+    model.took(0.5)
+    model.expect_batches(["full"])
+    model.batch(3, "full")
+    model.answered(200)
+    metrics.refused("body_too_large", 413)
+    shown = [line for line in metrics.render().splitlines() if b"stage_seconds" in line or b"_total" in line]
+    left = totals.left_in_memory(count_memory.read(descriptor))
+    counted = [line for line in shown if not line.startswith((b"#", b"process_", b"flambeau_log", b"flambeau_worker"))]
+    assert len(counted) > 100
+    assert not {*counted} - {*left.splitlines()}
+    assert totals.latest([left, metrics.render()]).splitlines() != left.splitlines()  # with what lies elsewhere
+
+    # where there is no more room, the rest is counted all the same, and only not left behind
+    monkeypatch.setattr(count_memory, "_DIRECTORY", 400)
+    descriptor = count_memory.create()
+    counters = PlainCounters(CountedMetric("things", "Things.", ("number",)), CountMemory(descriptor))
+    for number in range(100):
+        counters.labels(str(number)).add(number)
+    [family] = counters.collect()
+    assert [sample.value for sample in family.samples] == [*range(100)]
+    kept = count_memory.read(descriptor)
+    assert [(labels, *numbers) for _, labels, numbers, _ in kept] == [((str(n),), n) for n in range(len(kept))]
+    assert 0 < len(kept) < 100

@@ -1,7 +1,6 @@
 """The engine interface: one loaded model on one device. The front imports this too, so it imports no engine."""
 
 import functools
-import importlib.metadata
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -76,6 +75,8 @@ _DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 @functools.cache
 def optimised_for_here() -> Optimised | None:
     """Where a graph optimised on this machine may run; `None` if ONNX Runtime's version is unknown."""
+    import importlib.metadata  # with a parser of mail, which a worker need not load
+
     for name in _DISTRIBUTIONS:
         try:
             return Optimised(onnxruntime=importlib.metadata.version(name), processor=processor())
@@ -84,6 +85,12 @@ def optimised_for_here() -> Optimised | None:
     return None
 
 
-def may_run_optimised(manifest: Manifest) -> bool:
-    """Whether the bundle has an optimised graph that was made for this processor and this ONNX Runtime."""
-    return manifest.optimised is not None and manifest.optimised == optimised_for_here()
+def may_run_optimised(manifest: Manifest, *, version: str | None = None) -> bool:
+    """Whether the bundle has an optimised graph that was made for this processor and this ONNX Runtime.
+
+    `version`: that of ONNX Runtime, from a process that has it loaded; otherwise the installed package is asked.
+    """
+    if manifest.optimised is None:
+        return False
+    here = optimised_for_here() if version is None else Optimised(onnxruntime=version, processor=processor())
+    return manifest.optimised == here

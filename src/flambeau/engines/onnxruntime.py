@@ -160,7 +160,7 @@ def load(bundle: Bundle, options: LoadOptions) -> "OnnxEngine":
     if ONNX not in bundle.manifest.members:
         reason = bundle.manifest.export_error or "it was built without"
         raise EngineError(f"bundle {bundle.manifest.name} has no ONNX graph ({reason}): take --engine eager")
-    mapped = options.device == "cpu" and base.may_run_optimised(bundle.manifest)
+    mapped = options.device == "cpu" and base.may_run_optimised(bundle.manifest, version=onnxruntime.__version__)
     return OnnxEngine(bundle, OPTIMISED_ONNX if mapped else ONNX, options)
 
 

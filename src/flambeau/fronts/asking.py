@@ -14,13 +14,17 @@ from flambeau.fronts import totals
 from flambeau.fronts.front_process import FrontProcess
 from flambeau.fronts.journal import ChangeJournal
 from flambeau.fronts.messages import Ask, AskReply, PlainAnswer, PlainRequest
-from flambeau.telemetry import logs
+from flambeau.telemetry import count_memory, logs
 
 _ANSWER_SECONDS = 2.0  # for a front to say what it has counted
-_REMEMBER_TICKS = 5  # between two readings of what fronts have counted, for when one is killed
+_METRICS_TICKS = 5  # between two readings of what fronts have counted outside of their memory for counts
 _METRICS, _STATISTICS = PlainRequest("GET", "/metrics"), PlainRequest("GET", "/v2/models/stats")
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 _GONE = PlainAnswer(503, b'{"error":"this front is being replaced: try again","code":"overloaded","retryable":true}')
+
+
+class DiffersError(Exception):
+    """A front has not the models that the others have."""
 
 
 class SharedAnswers:
@@ -75,20 +79,25 @@ class SharedAnswers:
     # Counts
 
     def remember(self) -> None:
-        """Now and then, read what each front has counted: of one that is killed, that is what remains."""
+        """Read what each front has counted: of one that is killed this remains, with what its memory holds."""
         self._ticks += 1
-        if self._ticks % _REMEMBER_TICKS or (self._remembering is not None and not self._remembering.done()):
+        if self._remembering is not None and not self._remembering.done():
             return
+        metrics = self._ticks % _METRICS_TICKS == 0
 
         async def read() -> None:
-            await asyncio.gather(self._read_metrics(), self._read(_STATISTICS))
+            await asyncio.gather(self._read(_STATISTICS), *([self._read_metrics()] if metrics else []))
 
         self._remembering = asyncio.get_running_loop().create_task(read())
 
     def keep(self, front: FrontProcess) -> None:
-        """The front is gone: what it has counted stays."""
-        if front.metrics:
-            self._gone_metrics = totals.counted(front.metrics, self._gone_metrics)
+        """The front is gone: what it has counted stays, to the last answer."""
+        texts = [front.metrics]
+        try:
+            texts.append(totals.left_in_memory(count_memory.read(front.counts)))
+        except Exception as error:  # it may have written anything before it ended
+            logs.failure("what a front has counted cannot be read", error, front=front.number)
+        self._gone_metrics = totals.counted(totals.latest(texts), self._gone_metrics)
         if front.statistics:
             gone = [each for each in (self._gone_statistics, front.statistics) if each]
             self._gone_statistics = totals.join_statistics(gone)
@@ -102,13 +111,15 @@ class SharedAnswers:
     async def _read(
         self, request: PlainRequest, *, without: FrontProcess | None = None
     ) -> dict[FrontProcess, PlainAnswer]:
-        """The answers of all fronts that give one in time."""
+        """The answers of all fronts that give one in time, and are still there: what the others had counted is kept."""
         fronts = [each for each in self._fronts() if each.state in ("present", "leaving") and each is not without]
         found = await asyncio.gather(
             *(each.ask(request, timeout=_ANSWER_SECONDS) for each in fronts), return_exceptions=True
         )
         answers = {
-            front: answer for front, answer in zip(fronts, found, strict=True) if isinstance(answer, PlainAnswer)
+            front: answer
+            for front, answer in zip(fronts, found, strict=True)
+            if isinstance(answer, PlainAnswer) and not front.mourned
         }
         if request is _STATISTICS:
             for front, answer in answers.items():
@@ -172,12 +183,15 @@ class SharedAnswers:
             await self._replace(front)
 
     async def welcome(self, front: FrontProcess) -> None:
-        """Have a new front repeat the changes, before it gets connections. Raises `ConnectionError` if it ends."""
+        """Have a new front repeat the changes, before it gets connections.
+
+        Raises `ConnectionError` if it ends, and `DiffersError` if it cannot: it would answer otherwise than the others.
+        """
         async with self._turn:
             for request in self._journal.requests():
                 answer = await front.ask(request, timeout=None)
                 if answer.status >= 400:
-                    logs.event(
-                        "a front cannot repeat a change", level=logging.ERROR, front=front.number,
-                        change=f"{request.method} {request.path}", status=answer.status,
-                    )  # fmt: skip
+                    raise DiffersError(
+                        f"it cannot repeat {request.method} {request.path}, which the others have made, and would "
+                        f"answer otherwise than they do: {answer.status} {answer.body[:200].decode(errors='replace')}"
+                    )

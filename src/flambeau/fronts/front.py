@@ -61,6 +61,7 @@ from flambeau.serving.opening import Opened, OpenedModel
 from flambeau.serving.service import Service
 from flambeau.system.process import end_with_parent, wake_with_parent
 from flambeau.telemetry import logs, stderr_capture
+from flambeau.telemetry.count_memory import CountMemory
 from flambeau.telemetry.log_writer import LogWriter
 
 _MOST_AT_ONCE = 64  # connections adopted in one turn of the loop
@@ -153,7 +154,7 @@ class DealtFront:
         encryption = server_context(self._order.settings)
 
         def make() -> Service:
-            self._service = FrontService(models, self._order.settings)
+            self._service = FrontService(models, self._order.settings, counts=CountMemory(self._order.counts))
             return self._service
 
         run(

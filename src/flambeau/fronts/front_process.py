@@ -69,6 +69,8 @@ class FrontProcess:
         self.lines: list[str] = []
         self.metrics, self.statistics = b"", b""
         """What it has counted, as it last said."""
+        self.counts = order.counts
+        """The descriptor of the memory in which it counts, to be read when it is gone."""
         self.reason = "crashed"
         """Why it ended."""
         loop = asyncio.get_running_loop()
@@ -88,7 +90,7 @@ class FrontProcess:
         self._control, theirs = socket.socketpair()
         self._arrivals, their_arrivals = channel()
         with theirs, their_arrivals:
-            descriptors = [theirs.fileno(), their_arrivals.fileno(), order.shared]
+            descriptors = [theirs.fileno(), their_arrivals.fileno(), order.shared, order.counts]
             # On the loop's own thread, not in a pool: the front learns of the end of the thread that spawned it.
             self._process = spawn_child(
                 "flambeau.fronts.front",

@@ -80,7 +80,8 @@ def setup_error(name: str, message: str) -> SetupError:
 class Order(msgspec.Struct, frozen=True, tag=True):
     """The first message: what to serve, and how. `settings` are this front's part of those of the service.
 
-    `shared` is the descriptor of the shared counts, `log` that of the channel for events.
+    `shared` is the descriptor of the shared counts, `counts` that of the memory for this front's metrics, `log` that of
+    the channel for events.
     """
 
     number: int
@@ -88,6 +89,7 @@ class Order(msgspec.Struct, frozen=True, tag=True):
     tokens: tuple[Token, ...]
     models: list[OneBundle | Declared]
     shared: int
+    counts: int
     inflight_bytes: int
     where: str
     supervisor: int

@@ -10,12 +10,12 @@ import hashlib
 import math
 import mmap
 import os
-import tempfile
 import time
 
 from flambeau.http.access import Rate
 from flambeau.http.request_body import InflightBudget
 from flambeau.settings.service import Settings
+from flambeau.system import memory_file
 
 _KEYS = 8192
 """Keys of clients that a front holds for each limit. A power of two."""
@@ -56,12 +56,7 @@ class SharedCounts:
 def create(fronts: int) -> int:
     """A descriptor of such a memory, all zero but for its secret. Its pages are taken as they are written to."""
     size = _numbers(fronts) * _SIZE + _SECRET
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("flambeau-fronts")
-    else:
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
-    os.ftruncate(descriptor, size)
+    descriptor = memory_file.create("flambeau-fronts", size)
     os.pwrite(descriptor, os.urandom(_SECRET), size - _SECRET)
     return descriptor
 

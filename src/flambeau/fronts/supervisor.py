@@ -17,7 +17,7 @@ from flambeau.bundle.storage import Bundle
 from flambeau.errors import SetupError
 from flambeau.fronts import shared_counts, totals
 from flambeau.fronts.arrivals import Arrivals
-from flambeau.fronts.asking import SharedAnswers
+from flambeau.fronts.asking import DiffersError, SharedAnswers
 from flambeau.fronts.front_process import TICK, FrontProcess
 from flambeau.fronts.messages import Declared, Fault, OneBundle, Order, State
 from flambeau.fronts.sharing import part_of
@@ -29,7 +29,7 @@ from flambeau.http.tokens import Token
 from flambeau.serving.opening import Opened
 from flambeau.settings.service import Settings
 from flambeau.system.process import give_memory_back
-from flambeau.telemetry import logs
+from flambeau.telemetry import count_memory, logs
 
 _LAST_LINES_SECONDS = 0.5
 _LONGEST_PAUSE, _FIRST_PAUSE = 30.0, 0.5  # seconds before a front is started again, doubled each time
@@ -130,23 +130,28 @@ class FrontSupervisor:
 
     async def _spawn(self, number: int, models: list[OneBundle | Declared]) -> FrontProcess:
         order = Order(
-            number, part_of(self._settings, number), self._given, models, self._shared, self._inflight, self._where,
-            os.getpid(), logs.descriptor(), logs.in_json(),
+            number, part_of(self._settings, number), self._given, models, self._shared, count_memory.create(),
+            self._inflight, self._where, os.getpid(), logs.descriptor(), logs.in_json(),
         )  # fmt: skip
-        front = self._fronts[number] = FrontProcess(order, on_ask=self._asking.ask, on_free=self._arrivals.wake)
+        try:
+            front = FrontProcess(order, on_ask=self._asking.ask, on_free=self._arrivals.wake)
+        except OSError:
+            os.close(order.counts)
+            raise
+        self._fronts[number] = front
         await front.connect()
         return front
 
     async def _keep(self, number: int) -> None:
         """Have a front of that number: when it ends, start another, after a pause that grows if it ends soon."""
-        failures, lived = 0, time.monotonic()
+        failures, lived, served = 0, time.monotonic(), True
         while True:
             front = self._fronts[number]
             await front.gone.wait()
             self._mourn(front)
             if self._stopping.is_set():
                 return
-            if time.monotonic() - lived > _GOOD_SECONDS or front.reason in ("ended", "differs"):
+            if served and (time.monotonic() - lived > _GOOD_SECONDS or front.reason in ("ended", "differs")):
                 failures = 0
             pause = 0.0 if not failures else min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (failures - 1))
             failures += 1
@@ -155,32 +160,34 @@ class FrontSupervisor:
                 return
             lived = time.monotonic()
             try:
-                await self._restart(number)
+                served = await self._restart(number)
             except Exception as error:  # our own failure: the front must be tried again all the same
                 logs.failure("a front cannot be started", error, front=number)
                 self._fronts[number].kill("crashed")
+                served = False
 
-    async def _restart(self, number: int) -> None:
-        """Start a front anew, with the models as they are now. If it cannot, it is gone again."""
+    async def _restart(self, number: int) -> bool:
+        """Start a front anew, with the models as they are now. False if it cannot serve: then it is gone again."""
         try:
             models = await asyncio.to_thread(self._models_now)
             if self._stopping.is_set():
-                return
+                return False
             front = await self._spawn(number, models)
             await front.started
             await self._asking.welcome(front)
-        except (SetupError, OSError) as error:
+        except (SetupError, OSError, DiffersError) as error:
             if not self._stopping.is_set():
                 logs.event("a front cannot be started", level=logging.ERROR, front=number, error=error)
-            self._fronts[number].kill("crashed")
-            return
+            self._fronts[number].kill("differs" if isinstance(error, DiffersError) else "crashed")
+            return False
         if self._stopping.is_set():
             front.kill("ended")
-            return
+            return False
         front.enter()
         logs.event("front ready", front=number, pid=front.pid)
         self._tell_state()
         self._arrivals.wake()
+        return True
 
     def _models_now(self) -> list[OneBundle | Declared]:
         """A bundle stays the one that is served. A repository is read again: its versions may be others by now."""

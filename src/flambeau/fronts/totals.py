@@ -5,7 +5,8 @@ the largest or the least counts, as each means. It does not ask anybody; `flambe
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -13,6 +14,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
+
+from flambeau.telemetry.counting import CountedMetric, in_prometheus_form
 
 _LARGEST = frozenset({"flambeau_model_ready", "flambeau_build_info"})
 """Gauges that say whether something is so: it is, if it is at one front."""
@@ -44,12 +47,28 @@ def add_metrics(now: Mapping[int, bytes], gone: Sequence[bytes]) -> bytes:
 _written: Callable[[float], str] = floatToGoString
 
 
+def latest(texts: Sequence[bytes]) -> bytes:
+    """What several texts of one front say was counted: of each series the largest value, as counts only grow."""
+    families: dict[str, _Family] = {}
+    for text in texts:
+        _read(families, text, front=0, all_of_it=False, largest=True)
+    return "".join(each.text() for each in families.values()).encode()
+
+
+def left_in_memory(series: Iterable[tuple[CountedMetric, tuple[str, ...], Sequence[int], float]]) -> bytes:
+    """The text of what a front that is gone had counted in its memory (`flambeau.telemetry.count_memory`)."""
+    found: defaultdict[CountedMetric, list[tuple[tuple[str, ...], Sequence[int], float]]] = defaultdict(list)
+    for family, labels, numbers, total in series:
+        found[family].append((labels, numbers, total))
+    return _text_of(in_prometheus_form(family, each) for family, each in found.items())
+
+
 def counted(text: bytes, before: bytes) -> bytes:
     """What the counters of two texts come to: so that many fronts that are gone are one text."""
     return add_metrics({}, [before, text] if before else [text])
 
 
-def _read(families: "dict[str, _Family]", text: bytes, *, front: int, all_of_it: bool) -> None:
+def _read(families: "dict[str, _Family]", text: bytes, *, front: int, all_of_it: bool, largest: bool = False) -> None:
     """Add a text in Prometheus' exposition format, version 0.0.4, in which a metric begins with its HELP and TYPE."""
     family: _Family | None = None
     meaning = ""
@@ -65,7 +84,7 @@ def _read(families: "dict[str, _Family]", text: bytes, *, front: int, all_of_it:
             series, _, value = line.rpartition(" ")
             if family.name == _WORKERS:
                 series = _WORKER.sub(f"{front}.", series, count=1)
-            family.add(series, float(value))
+            family.add(series, float(value), largest=largest)
 
 
 class _Family:
@@ -76,12 +95,12 @@ class _Family:
         self._head = head
         self._series: dict[str, float] = {}
 
-    def add(self, series: str, value: float) -> None:
-        """Add the value of a series: its name with its labels."""
+    def add(self, series: str, value: float, *, largest: bool) -> None:
+        """Add the value of a series: its name with its labels. `largest`: in place of a smaller one, whatever it is."""
         before = self._series.get(series)
         if before is None:
             self._series[series] = value
-        elif self.name in _LARGEST:
+        elif largest or self.name in _LARGEST:
             self._series[series] = max(before, value)
         elif self.name in _LEAST:
             self._series[series] = min(before, value)
@@ -111,8 +130,12 @@ def about_fronts(
     lost = CounterMetricFamily(
         "flambeau_log_dropped", "Log lines that were dropped because nobody read them.", value=log_dropped
     )
+    return _text_of([fronts, ended, held, lost])
+
+
+def _text_of(metrics: Iterable[Metric]) -> bytes:
     registry = CollectorRegistry()
-    registry.register(_Own([fronts, ended, held, lost]))
+    registry.register(_Own([*metrics]))
     return generate_latest(registry)
 
 

@@ -120,7 +120,7 @@ def planes_of(image: Image.Image, config: DenseConfig) -> np.ndarray:
         image = image.resize(size, Image.Resampling.BILINEAR)
     if len(config.mean) == 1:
         image = image.convert("L")
-    return normalise(np.asarray(image), np.array(config.mean, np.float32), np.array(config.std, np.float32))
+    return normalise(image, np.array(config.mean, np.float32), np.array(config.std, np.float32))
 
 
 def padded(planes: np.ndarray, multiple: int) -> np.ndarray:

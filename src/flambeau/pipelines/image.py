@@ -62,7 +62,7 @@ class ImagePipeline:
         )
         if len(self._mean) == 1:
             image = image.convert("L")
-        return {self._input: normalise(np.asarray(image), self._mean, self._std)}
+        return {self._input: normalise(image, self._mean, self._std)}
 
     def example(self) -> Payload:
         """A grey PNG of the crop's size."""
@@ -214,18 +214,16 @@ def _center_crop(image: Image.Image, size: int) -> Image.Image:
 
 
 def normalise(
-    pixels: npt.NDArray[np.uint8], mean: npt.NDArray[np.float32], std: npt.NDArray[np.float32]
+    image: Image.Image, mean: npt.NDArray[np.float32], std: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:
-    """ToTensor and Normalize: (height, width, channels) or (height, width) to (1, channels, height, width).
+    """ToTensor and Normalize: an image of one or three channels to (1, channels, height, width).
 
     The recipe's three steps in float32, to the last bit. One channel at a time, so that each step runs over contiguous
-    memory: eight times as fast as over all channels at once.
+    memory: eight times as fast as over all channels at once. Pillow takes the channels apart faster than numpy does.
     """
-    height, width = pixels.shape[:2]
-    interleaved = pixels.reshape(height, width, -1)
-    planes = np.empty((1, len(mean), height, width), np.float32)
-    for channel, plane in enumerate(planes[0]):
-        plane[...] = interleaved[..., channel]
+    planes = np.empty((1, len(mean), image.height, image.width), np.float32)
+    for channel, (plane, band) in enumerate(zip(planes[0], image.split(), strict=True)):
+        plane[...] = np.asarray(band)
         plane /= np.float32(255.0)
         plane -= mean[channel]
         plane /= std[channel]

@@ -8,6 +8,7 @@ unreadable; the orientation is read from it first.
 Only the file's structure is read here, and nothing is decoded. Damaged files are left to the decoder to report.
 """
 
+import itertools
 import re
 import struct
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ def _too_dear(what: str) -> InvalidInput:
 
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
 _MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # restart markers are part of a scan
+_SCAN = re.compile(rb"\xff\xda")  # which are no pixels: there, 255 is always followed by a zero
 _SOS, _EOI = 0xDA, 0xD9
 _ALONE = frozenset((0x01, *range(0xD0, 0xD9)))  # markers without a segment
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -105,7 +107,7 @@ def _jpeg(data: bytes) -> Trimmed:
 def _check_scans(data: bytes, width: int, height: int) -> None:
     """Bound the scans: each one costs the decoder a pass over all pixels, however few bytes it has."""
     most = max(_SCANS_ALWAYS, min(_SCANS_EVER, _SCANNED_PIXELS // max(1, width * height)))
-    if data.count(b"\xff\xda") <= most:  # outside markers, 255 is always followed by a zero
+    if next(itertools.islice(_SCAN.finditer(data), most, None), None) is None:
         return
     at = scans = parts = 0
     while (marker := _MARKER_IN_SCAN.search(data, at)) is not None and data[marker.start() + 1] != _EOI:

@@ -13,7 +13,6 @@ import numpy as np
 
 from flambeau import usercode
 from flambeau.answers.value import encode
-from flambeau.architectures import torchvision_compat
 from flambeau.bundle import golden_samples
 from flambeau.bundle.golden_samples import Sample, Traced
 from flambeau.bundle.storage import Bundle, PythonConfig
@@ -64,6 +63,8 @@ def open_python_model(
     opened: Bundle, pipeline: PythonConfig, *, allow_code: bool, max_json_depth: int = 32
 ) -> "FunctionReplica":
     """Import the model's class, instantiate it and load it. Raises `SetupError`."""
+    from flambeau.architectures import torchvision_compat  # whose package knows all registries; few replicas need it
+
     torchvision_compat.stand_by()
     found = usercode.load(pipeline.code, within=opened.path, allow_code=allow_code)
     where = f"{pipeline.code.file or pipeline.code.module}:{pipeline.code.name}"

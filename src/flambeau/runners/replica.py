@@ -29,7 +29,6 @@ from flambeau.pipelines.base import Pipeline, open_pipeline
 from flambeau.pipelines.base64_image import open_image, open_sound
 from flambeau.pipelines.json_document import open_document
 from flambeau.runners.base import BatchCost, ReplicaSpec
-from flambeau.runners.handler_replica import open_handler
 from flambeau.runners.python_replica import attempt, invalid_output, open_python_model
 from flambeau.tasks import TASKS
 from flambeau.types import Answer, Item, Options, Outcome, Payload, RawOutputs, Tensors, Timings
@@ -66,6 +65,8 @@ def open_replica(spec: ReplicaSpec) -> Replica:
     opened = engines.to_reproduce(storage.read(Path(spec.bundle), whole=False), spec.engine)
     manifest = opened.manifest
     if isinstance(manifest.pipeline, HandlerConfig):
+        from flambeau.runners.handler_replica import open_handler  # with what TorchServe's handlers import
+
         return open_handler(opened, manifest.pipeline, allow_code=spec.allow_code, max_json_depth=spec.max_json_depth)
     if isinstance(manifest.pipeline, PythonConfig):
         return open_python_model(

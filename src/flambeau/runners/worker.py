@@ -24,7 +24,7 @@ from flambeau.runners import wire
 from flambeau.runners.arena import mapped
 from flambeau.runners.base import ReplicaInfo, ReplicaSpec
 from flambeau.runners.wire import Failed, FrameKind, Header
-from flambeau.system.process import end_with_parent
+from flambeau.system.process import end_with_parent, give_memory_back
 from flambeau.telemetry import logs, stderr_capture
 from flambeau.telemetry.log_writer import LineSink, LogChannel, LogWriter
 from flambeau.types import Item, Outcome
@@ -39,6 +39,7 @@ class WorkerConfig(msgspec.Struct, frozen=True):
 
     `log` is the descriptor of the channel for its events; without one it writes them as text to standard error.
     `arena` is that of the memory for payloads, if there is one.
+    `front` is the number that they get, where there are several fronts.
     """
 
     spec: ReplicaSpec
@@ -49,6 +50,7 @@ class WorkerConfig(msgspec.Struct, frozen=True):
     log: int | None = None
     log_in_json: bool = False
     arena: int | None = None
+    front: int | None = None
 
 
 def main() -> None:
@@ -57,7 +59,7 @@ def main() -> None:
     restrict(order)
     stderr_capture.forgive(output=True)  # a model that prints must not fail over it
     sink = _events(order.log)
-    logs.send_to(sink, order.log_level, as_json=order.log_in_json)
+    logs.send_to(sink, order.log_level, as_json=order.log_in_json, front=order.front)
     with socket.socket(fileno=int(sys.argv[1])) as sock:
         Worker(sock, order.generation, None if order.arena is None else mapped(order.arena)).live(order.spec)
 
@@ -105,6 +107,7 @@ class Worker:
         try:
             replica = open_replica(spec)
             replica.warm_up()
+            give_memory_back()  # of what only the start needed: the probes, and the graph as read
         except SetupError as error:
             self._send(wire.pack_failed(self._generation, Failed(type(error).__name__, str(error))))
             return

@@ -95,6 +95,7 @@ class WorkerProcess:
         order = WorkerConfig(
             spec, generation, os.getpid(), settings.max_worker_memory, settings.log_level, log, logs.in_json(),
             None if self._arena is None else self._arena.descriptor,
+            logs.front(),
         )  # fmt: skip
         # On the loop's own thread, not in a pool: a worker ends with the thread that spawned it (PDEATHSIG).
         with theirs:

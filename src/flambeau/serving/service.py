@@ -22,6 +22,7 @@ from flambeau.settings.service import Settings
 from flambeau.settings.source import SourceOptions
 from flambeau.system.loop_thread import LoopThread, PerProcess
 from flambeau.telemetry import logs, tracing
+from flambeau.telemetry.counting import CellStore
 from flambeau.telemetry.metrics import Metrics
 from flambeau.telemetry.torchserve_metrics import TorchServeMetrics
 from flambeau.types import Options, Outcome, Payload, Tensors
@@ -46,10 +47,13 @@ def split_options(options: dict[str, Any]) -> tuple[SourceOptions, Settings]:
 class Service:
     """The models of one server. One of them is the default."""
 
-    def __init__(self, models: Sequence[Opened], settings: Settings) -> None:
-        """Raises `SetupError` for a missing engine, device or permission; loads nothing yet."""
+    def __init__(self, models: Sequence[Opened], settings: Settings, *, counts: CellStore | None = None) -> None:
+        """Raises `SetupError` for a missing engine, device or permission; loads nothing yet.
+
+        `counts`: where the counts of the metrics lie, if not in this process's own memory.
+        """
         self.settings = settings
-        self.metrics = Metrics(logs.dropped)
+        self.metrics = Metrics(logs.dropped, counts)
         if settings.model_store is not None:
             self.metrics.registry.register(TorchServeMetrics(self.metrics.watched))
         self.tracer = tracing.start(settings.otel_endpoint)

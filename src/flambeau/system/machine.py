@@ -4,7 +4,6 @@ The processor's name identifies the machine for choices that were measured on it
 """
 
 import functools
-import importlib.metadata
 import json
 import os
 import platform
@@ -206,6 +205,8 @@ def pip_install(extra: str) -> str:
 
 def _origin() -> str | None:
     """The folder that this installation was made from (PEP 610), if it was a folder and still exists."""
+    import importlib.metadata  # with a parser of mail; only messages need it
+
     try:
         told = json.loads(importlib.metadata.distribution("flambeau").read_text("direct_url.json") or "{}")
         folder = unquote(urlsplit(told["url"]).path) if "dir_info" in told else ""

@@ -150,6 +150,11 @@ def descriptor() -> int | None:
     return next((handler.descriptor for handler in LOGGER.handlers if isinstance(handler, _SinkHandler)), None)
 
 
+def front() -> int | None:
+    """The number of the front that this process is, or works for; `None` where there is one front."""
+    return _front
+
+
 def dropped() -> int:
     """How many log lines were lost so far, by this process and by those that send it their events."""
     return sum(handler.sink.dropped for handler in LOGGER.handlers if isinstance(handler, _SinkHandler))

@@ -6,96 +6,29 @@ scrape, at 0. Queues, workers and their memory are read at each scrape.
 """
 
 import platform
-import threading
 import time
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from flambeau.errors import Code
+from flambeau.telemetry.counting import (
+    CellStore,
+    CountedMetric,
+    Distribution,
+    Distributions,
+    OwnCells,
+    PlainCounter,
+    PlainCounters,
+)
 from flambeau.types import Timings, WorkerState, WorkerView, on_nodes
 from flambeau.version import VERSION
-
-# Counters and histograms as plain numbers, which take Prometheus' form when they are asked for: at a fifth of the cost
-# of the library's own. Only the loop writes to histograms; counters are written to in any thread.
-
-
-class PlainCounter:
-    """One number that only grows."""
-
-    __slots__ = ("_lock", "value")
-
-    def __init__(self, lock: threading.Lock) -> None:
-        self._lock = lock
-        self.value = 0
-
-    def add(self, more: int = 1) -> None:
-        """Count so many more. May be called in any thread."""
-        with self._lock:
-            self.value += more
-
-
-class PlainCounters(Collector):
-    """One number for each set of labels."""
-
-    def __init__(self, name: str, meaning: str, labels: Sequence[str]) -> None:
-        self._name, self._meaning, self._labels = name, meaning, labels
-        self._series: dict[tuple[str, ...], PlainCounter] = {}
-        self._lock = threading.Lock()
-
-    def labels(self, *labels: str) -> PlainCounter:
-        """The number with these labels, made on first use."""
-        return self._series.setdefault(labels, PlainCounter(self._lock))
-
-    def collect(self) -> Iterator[CounterMetricFamily]:
-        family = CounterMetricFamily(self._name, self._meaning, labels=self._labels)
-        for labels, series in list(self._series.items()):
-            family.add_metric(labels, series.value)
-        yield family
-
-
-class Distribution:
-    """The number of observations in each bucket (the last has no bound), and their sum."""
-
-    __slots__ = ("_bounds", "counts", "total")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        """Count one observation. A bucket holds the values up to and including its bound."""
-        self.counts[bisect_left(self._bounds, value)] += 1
-        self.total += value
-
-
-class Distributions(Collector):
-    """One distribution for each set of labels."""
-
-    def __init__(self, name: str, meaning: str, labels: Sequence[str], bounds: Sequence[float]) -> None:
-        self._name, self._meaning, self._labels, self._bounds = name, meaning, labels, bounds
-        self._series: dict[tuple[str, ...], Distribution] = {}
-
-    def labels(self, *labels: str) -> Distribution:
-        """The distribution with these labels, made on first use."""
-        return self._series.setdefault(labels, Distribution(self._bounds))
-
-    def collect(self) -> Iterator[HistogramMetricFamily]:
-        family = HistogramMetricFamily(self._name, self._meaning, labels=self._labels)
-        bounds = [*map(str, map(float, self._bounds)), "+Inf"]
-        for labels, series in list(self._series.items()):
-            cumulated = [float(count) for count in accumulate(series.counts)]
-            family.add_metric(labels, list(zip(bounds, cumulated, strict=True)), series.total)
-        yield family
-
 
 Protocol = Literal["native", "page", "v1", "v2", "grpc", "platform", "torchserve"]
 """Where a request came from: a program that speaks the native protocol, one of KServe's, TorchServe's or that of the
@@ -115,12 +48,13 @@ _STAGES = Timings.__struct_fields__
 class Metrics:
     """The metrics of one service, in a registry of their own: two services in one process do not collide."""
 
-    def __init__(self, log_dropped: Callable[[], int] = lambda: 0) -> None:
-        """`log_dropped` returns how many lines of the log were lost so far."""
+    def __init__(self, log_dropped: Callable[[], int] = lambda: 0, memory: CellStore | None = None) -> None:
+        """`log_dropped` returns how many lines of the log were lost so far. `memory`: where the counts lie."""
+        memory = memory or OwnCells()
         self.registry = registry = CollectorRegistry()
 
         def counter(name: str, meaning: str, *labels: str) -> PlainCounters:
-            made = PlainCounters(f"flambeau_{name}", meaning, labels)
+            made = PlainCounters(CountedMetric(f"flambeau_{name}", meaning, labels), memory)
             registry.register(made)
             return made
 
@@ -130,13 +64,13 @@ class Metrics:
         self.rejections = counter("rejections", "Requests refused before compute, by code.", "model", "version", "code")
         self.batches_closed = counter("batches_closed", "Batches by why they closed.", "model", "version", "reason")
         self.retries = counter("retries", "Items run again because their worker was lost.", "model", "version")
+        stages = "Seconds an item spent in a stage; total: a request answered 200, from receipt to answer."
         self.stage_seconds = Distributions(
-            "flambeau_stage_seconds",
-            "Seconds an item spent in a stage; total: a request answered 200, from receipt to answer.",
-            ("model", "version", "stage"),
-            _SECONDS,
+            CountedMetric("flambeau_stage_seconds", stages, ("model", "version", "stage"), _SECONDS), memory
         )
-        self.batch_size = Distributions("flambeau_batch_size", "Items computed together.", ("model", "version"), _SIZES)
+        self.batch_size = Distributions(
+            CountedMetric("flambeau_batch_size", "Items computed together.", ("model", "version"), _SIZES), memory
+        )
         self.model_ready = Gauge(
             "flambeau_model_ready", "1 when the model can answer.", ("model", "version"), registry=registry
         )
@@ -271,13 +205,13 @@ class ModelMetrics(RequestMetrics):
             (postprocess, timings.postprocess),
         ):  # fmt: skip
             series.counts[bisect_left(_SECONDS, seconds)] += 1
-            series.total += seconds
+            series.sums[0] += seconds
 
     def took(self, seconds: float) -> None:
         """Count a request that was answered 200 so many seconds after it was received."""
         total = self._total
         total.counts[bisect_left(_SECONDS, seconds)] += 1
-        total.total += seconds
+        total.sums[0] += seconds
         self._last = time.time()
 
     def batch(self, size: int, reason: str) -> None:
@@ -322,7 +256,7 @@ class ModelMetrics(RequestMetrics):
 
     def _sums(self) -> list[float]:
         each = (self._stages[0], self._batch_size, self._total)
-        return [*(sum(series.counts) for series in each), *(series.total for series in (*self._stages, self._total))]
+        return [*(sum(series.counts) for series in each), *(series.sums[0] for series in (*self._stages, self._total))]
 
 
 class _Log(Collector):
