@@ -156,7 +156,8 @@ def test_a_full_batch_goes_behind_the_one_that_a_replica_has(
             assert await fleet.ask(echo("quick")) == ["quick"]
             second = await fleet.ask_later("two")
             assert fleet.runner.reserve() is None
-            assert (behind := fleet.runner.reserve(behind=True)) is not None
+            behind = fleet.runner.reserve(behind=True)
+            assert behind is not None
             assert fleet.runner.reserve(behind=True) is None  # one, and no more
             third = asyncio.create_task(behind([_work(echo("behind"))]))
             await eventually(lambda: len(fleet.ray.actors[0].args) == 4)  # it is there before the second is answered
@@ -164,7 +165,8 @@ def test_a_full_batch_goes_behind_the_one_that_a_replica_has(
             assert await second == ["two"]
             [outcome] = await third
             assert json.loads(outcome.result.json) == "behind"
-            assert (alone := fleet.runner.reserve(alone=True)) is not None
+            alone = fleet.runner.reserve(alone=True)
+            assert alone is not None
             assert fleet.runner.reserve(behind=True) is None
             await alone([_work(echo("suspect"))])
 
@@ -180,7 +182,8 @@ def test_a_batch_behind_one_that_crashes_is_not_blamed_and_one_that_waits_long_c
         async with RayFleet(spec, monkeypatch) as fleet:
             await fleet.ask(echo("quick"))
             first = await fleet.ask_later("one")
-            assert (slow := fleet.runner.reserve(behind=True)) is not None
+            slow = fleet.runner.reserve(behind=True)
+            assert slow is not None
             with pytest.raises(WorkerLostError, match="killed"):
                 await slow([_work(echo("elsewhere"))])
             (fleet.folder / "one").touch()
@@ -188,7 +191,8 @@ def test_a_batch_behind_one_that_crashes_is_not_blamed_and_one_that_waits_long_c
             await fleet.ask(echo("quick"))
             await fleet.ask(echo("quick"))
             slot = await fleet.slot()
-            assert (second := fleet.runner.reserve(behind=True)) is not None
+            second = fleet.runner.reserve(behind=True)
+            assert second is not None
             crash, behind = slot([_work({"do": "exit"})]), second([_work(echo("not me"))])
             ended = await asyncio.gather(crash, behind, return_exceptions=True)
             assert [str(each) for each in ended] == ["crashed", "killed"]

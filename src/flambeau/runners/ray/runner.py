@@ -206,7 +206,8 @@ class RayRunner:
     async def close(self, timeout: float) -> None:
         self._closed = True
         until = asyncio.get_running_loop().time() + timeout
-        while any(replica.busy for replica in (*self._order, *self._leaving)) and asyncio.get_running_loop().time() < until:
+        having = (*self._order, *self._leaving)
+        while any(replica.busy for replica in having) and asyncio.get_running_loop().time() < until:
             await asyncio.sleep(0.05)
         await self._end_all()
         self._order.clear()
