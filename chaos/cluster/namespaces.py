@@ -83,6 +83,7 @@ class ApartNodes(Nodes):
         process = subprocess.Popen(
             [self._tool, "netns", "exec", name, "sh", "-c", f'mount --bind {own} /tmp/ray && exec "$@"', "sh", *start],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env=os.environ | {"FLAMBEAU_CACHE": str(own / "flambeau")},
         )  # fmt: skip
         self._await(address)
         return ApartNode(name, process)

@@ -284,12 +284,16 @@ def test_a_node_with_another_version_is_refused(spec: ReplicaSpec, monkeypatch: 
 def test_a_bundle_travels_in_pieces_once_and_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLAMBEAU_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(parcel, "_PIECE", 100)
+    monkeypatch.setattr(parcel, "_AHEAD", 100)  # all stay there, whichever node is late
     spec = make_bundle(_folder(tmp_path / "model"))
 
     async def steps() -> None:
         with hidden_bundles(monkeypatch):
             async with RayFleet(spec, monkeypatch, replicas=2) as fleet:
                 assert await fleet.ask(echo("there")) == ["there"]
+                sizes = [file.stat().st_size for file in Path(spec.bundle).iterdir() if file.name != "__pycache__"]
+                assert sum(fleet.ray.stored) == sum(sizes)  # once, for both nodes
+                assert max(fleet.ray.stored) == 100
         kept = content.kept_at(content.digest_of(Path(spec.bundle)))
         assert {file.name for file in kept.iterdir()} >= {"manifest.json", "model.py"}
         assert [each.name for each in kept.parent.iterdir()] == [kept.name]  # and nothing unfinished
