@@ -177,7 +177,7 @@ class _AtOnce:
     async def start(self, on_change: Callable[[], None]) -> ReplicaInfo:
         return ReplicaInfo("none")
 
-    def reserve(self, *, alone: bool = False) -> Slot | None:
+    def reserve(self, *, alone: bool = False, behind: bool = False) -> Slot | None:
         return self._answer
 
     def slots(self) -> int:

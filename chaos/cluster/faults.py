@@ -7,7 +7,10 @@ import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from chaos.cluster.stage import ClusterStage, staged
+from chaos.cluster.namespaces import ApartNodes
+from chaos.cluster.nodes import Nodes
+from chaos.cluster.stage import ClusterStage, Kind, staged
+from chaos.cluster.stored import StoredNodes
 from chaos.ledger import percentile
 from chaos.run import Report, Run, verdict
 
@@ -22,6 +25,9 @@ class ClusterFault:
     id: str
     what: str
     play: Play
+    ours: Kind = "flambeau"
+    nodes: Callable[..., Nodes] = Nodes
+    replicas: int = 4
 
 
 async def kill_replicas(stage: ClusterStage, seconds: float) -> str:
@@ -83,6 +89,53 @@ async def drain(stage: ClusterStage, seconds: float) -> str:
     return f"a node told to end, and killed {seconds / 4:g} s later"
 
 
+async def scale(stage: ClusterStage, seconds: float) -> str:
+    for replicas in (6, 1):
+        await asyncio.sleep(seconds / 10)
+        await stage.scale(replicas)
+        await asyncio.sleep(seconds * 4 / 10)
+        stage.require(len(stage.hosts()) == replicas, f"{len(stage.hosts())} replicas, and {replicas} were asked for")
+    return "from 1 replica to 6, and back to 1"
+
+
+async def partition(stage: ClusterStage, seconds: float) -> str:
+    nodes, cut = stage.nodes, min(20.0, seconds / 2)
+    assert isinstance(nodes, ApartNodes)
+    await asyncio.sleep(seconds / 4)
+    node = nodes.any(stage.rng())
+    await asyncio.to_thread(nodes.cut_off, node)
+    await asyncio.sleep(cut)
+    await asyncio.to_thread(nodes.heal, node)
+    await asyncio.sleep(max(seconds / 4, seconds * 3 / 4 - cut))
+    return f"all packets of a node dropped for {cut:g} s"
+
+
+async def restart_gcs(stage: ClusterStage, seconds: float) -> str:
+    nodes = stage.nodes
+    assert isinstance(nodes, StoredNodes)
+    await asyncio.sleep(seconds / 4)
+    nodes.kill_gcs()
+    await asyncio.sleep(seconds / 4)
+    await asyncio.to_thread(nodes.start_gcs)
+    victim = stage.rng().choice(stage.hosts())
+    await asyncio.sleep(seconds / 8)
+    os.kill(victim, signal.SIGKILL)  # the head that came back places its successor
+    await asyncio.sleep(seconds * 3 / 8)
+    hosts = stage.hosts()
+    stage.require(len(hosts) == 4 and victim not in hosts, f"{len(hosts)} of 4 replicas after the head came back")
+    return f"the GCS killed, back after {seconds / 4:g} s, then a replica killed"
+
+
+async def kill_controller(stage: ClusterStage, seconds: float) -> str:
+    kills = 0
+    for _ in range(2):
+        await asyncio.sleep(seconds / 4)
+        kills += stage.nodes.kill_controllers()
+    await asyncio.sleep(seconds / 2)
+    stage.require(kills > 0, "there was no controller to be killed")
+    return f"{kills} kills"
+
+
 FAULTS = (
     ClusterFault("cluster/kill", "kill -9 of a random replica every 2 s", kill_replicas),
     ClusterFault("cluster/node", "a worker node killed, and another added", remove_and_add),
@@ -90,16 +143,20 @@ FAULTS = (
     ClusterFault("cluster/frozen", "a worker node that stands still as a whole, and goes on", stop_node),
     ClusterFault("cluster/gcs", "the GCS killed, without external storage", kill_gcs),
     ClusterFault("cluster/drain", "a node drained (spot), then killed", drain),
+    ClusterFault("cluster/scale", "from one replica to six, and back to one", scale, replicas=1),
+    ClusterFault("cluster/partition", "the network to a worker node fails, and heals", partition, nodes=ApartNodes),
+    ClusterFault("cluster/redis", "the GCS killed, with Redis behind it, and back", restart_gcs, nodes=StoredNodes),
+    ClusterFault("cluster/controller", "the controller of Ray Serve killed", kill_controller, ours="serve"),
 )
 
 
 async def play(run: Run, fault: ClusterFault, *, beside: bool) -> Report:
     """The fault on a front of ours, and beside it the figures of the plain application."""
-    async with staged(run, "flambeau") as stage, stage.load():
+    async with staged(run, fault.ours, nodes=fault.nodes, replicas=fault.replicas) as stage, stage.load():
         did = await fault.play(stage, run.seconds)
     figures = f"{did}; {told(stage, run.seconds)}"
     if beside:
-        async with staged(run, "plain") as other, other.load():
+        async with staged(run, "plain", nodes=fault.nodes, replicas=fault.replicas) as other, other.load():
             await fault.play(other, run.seconds)
         figures += f" | plain Ray Serve: {told(other, run.seconds)}"
     return verdict(fault.id, f"{fault.what}, for {run.seconds:g} s, {run.clients} clients", figures, stage.complaints)

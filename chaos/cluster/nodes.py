@@ -8,13 +8,16 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from chaos import proc
 
-_STORE = 100_000_000  # bytes of each node's object store, the least that Ray likes
-_HOSTS = {"flambeau": b"ray::ReplicaHost", "plain": b"ray::ServeReplica"}
+STORE = 100_000_000
+"""Bytes of each node's object store, the least that Ray likes."""
+
+_HOSTS = {"flambeau": b"ray::ReplicaHost", "serve": b"ray::ReplicaHost", "plain": b"ray::ServeReplica"}
 """How Ray calls the processes of replicas."""
 
 
@@ -33,13 +36,16 @@ class Nodes:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         from ray.cluster_utils import Cluster
 
-        self._cluster = Cluster(
-            initialize_head=True,
-            head_node_args={"num_cpus": 0, "object_store_memory": _STORE, "include_dashboard": False},
-        )
+        self._cluster = Cluster(initialize_head=True, head_node_args=self._head())
         for _ in range(self._workers):
-            self._nodes.append(self._cluster.add_node(num_cpus=self._cpus, object_store_memory=_STORE))
+            self._nodes.append(self._begin())
         return self
+
+    def _head(self) -> dict[str, object]:
+        return {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False}
+
+    def _begin(self) -> Any:
+        return self._cluster.add_node(num_cpus=self._cpus, object_store_memory=STORE)
 
     def __exit__(self, *error: object) -> None:
         import ray
@@ -49,12 +55,13 @@ class Nodes:
             self._started.update(self.everything(node))
             self.resume(node)
         for process in self._late:
-            for pid in reversed(_below(process.pid)):
-                _send([pid], signal.SIGKILL)
+            for pid in reversed(below(process.pid)):
+                send([pid], signal.SIGKILL)
             process.wait()
         self._cluster.shutdown()
         agents = (b"ray::DashboardAgent", b"ray::RuntimeEnvAgent")
-        _send([*self._started & set(_titled(agents)), *_titled(tuple(_HOSTS.values()))], signal.SIGKILL)
+        left = (*_HOSTS.values(), b"ray::ServeController", b"ray::ProxyActor")
+        send([*self._started & set(titled(agents)), *titled(left)], signal.SIGKILL)
 
     @property
     def address(self) -> str:
@@ -65,7 +72,7 @@ class Nodes:
         """One worker node more, without waiting for it: `Cluster.add_node` would hold the clients' loop."""
         command = [
             sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--address", self.address, "--num-cpus",
-            str(self._cpus), "--object-store-memory", str(_STORE),
+            str(self._cpus), "--object-store-memory", str(STORE),
         ]  # fmt: skip
         self._late.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
 
@@ -97,27 +104,33 @@ class Nodes:
 
     def everything(self, node: Any) -> list[int]:
         """The raylet of a node and all processes below it."""
-        return _below(self.raylet(node))
+        return below(self.raylet(node))
 
     def stop(self, pids: list[int]) -> None:
         """Have processes stand still."""
-        _send(pids, signal.SIGSTOP)
+        send(pids, signal.SIGSTOP)
 
     def resume(self, node: Any) -> None:
         """Have all of a node go on."""
-        _send(self.everything(node), signal.SIGCONT)
+        send(self.everything(node), signal.SIGCONT)
 
     def kill_gcs(self) -> None:
         """Kill the cluster's control: no actor can be placed any more."""
         [gcs] = self._cluster.head_node.all_processes["gcs_server"]
         os.kill(gcs.process.pid, signal.SIGKILL)
 
+    def kill_controllers(self) -> int:
+        """Kill the controller of Ray Serve. Returns how many there were."""
+        found = titled((b"ray::ServeController",))
+        send(found, signal.SIGKILL)
+        return len(found)
+
     def hosts(self, kind: str) -> list[int]:
-        """The processes of replicas, of `flambeau` or of the `plain` application."""
-        return _titled((_HOSTS[kind],))
+        """The processes of replicas, ours or those of the `plain` application."""
+        return titled((_HOSTS[kind],))
 
 
-def _titled(titles: tuple[bytes, ...]) -> list[int]:
+def titled(titles: tuple[bytes, ...]) -> list[int]:
     """The processes whose title begins with one of these."""
     found = []
     for folder in Path("/proc").iterdir():
@@ -130,7 +143,7 @@ def _titled(titles: tuple[bytes, ...]) -> list[int]:
     return sorted(pid for pid in found if proc.alive(pid))
 
 
-def _below(pid: int) -> list[int]:
+def below(pid: int) -> list[int]:
     """A process and all that it and its children have started."""
     found = [pid]
     for each in found:
@@ -138,7 +151,8 @@ def _below(pid: int) -> list[int]:
     return found
 
 
-def _send(pids: list[int], number: signal.Signals) -> None:
+def send(pids: Iterable[int], number: signal.Signals) -> None:
+    """Send them a signal, as far as they are there."""
     for pid in pids:
         try:
             os.kill(pid, number)

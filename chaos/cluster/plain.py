@@ -1,6 +1,7 @@
 """The same model as a plain Ray Serve application, for comparison.
 
-`python -m chaos.cluster.plain ADDRESS PORT REPLICAS` serves it until SIGTERM.
+`python -m chaos.cluster.plain ADDRESS PORT REPLICAS` serves it until SIGTERM; a number on its
+standard input is that of its replicas from then on.
 
 Its answers are those of `chaos.model`, 50 ms each, and up to 8 are computed together (`serve.batch`).
 """
@@ -38,11 +39,16 @@ def main() -> None:
             return {"output": await self.batch((await request.json())["input"])}
 
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    serve.run(Plain.bind(), route_prefix="/predict")  # type: ignore[attr-defined]
+
+    def scale(count: int) -> None:
+        serve.run(Plain.options(num_replicas=count).bind(), route_prefix="/predict")  # type: ignore[attr-defined]
+
+    scale(replicas)
     sys.stdout.write(f"http://127.0.0.1:{port}\n")
     sys.stdout.flush()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    signal.pause()
+    for line in sys.stdin:
+        scale(int(line))
 
 
 if __name__ == "__main__":

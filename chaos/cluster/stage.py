@@ -5,18 +5,20 @@ import contextlib
 import os
 import random
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from chaos.client import Ask, Client, Load, Make, echo
 from chaos.cluster.nodes import Nodes
+from chaos.faults.swap import change
 from chaos.ledger import Ledger
 from chaos.run import Run
 from chaos.server import Server, ServerError, free_port
 
-Kind = Literal["flambeau", "plain"]
+Kind = Literal["flambeau", "serve", "plain"]
+"""A front with the runner `ray`; Flambeau as a Ray Serve application; an application of Ray Serve alone."""
 
 DEADLINE = 60.0
 _PLAIN_SECONDS = 90.0  # for a plain application to start, and to end
@@ -34,6 +36,15 @@ class ClusterStage:
     ledger: Ledger = field(default_factory=Ledger)
     server: Server | None = None
     complaints: list[str] = field(default_factory=list)
+    application: asyncio.subprocess.Process | None = None
+
+    async def scale(self, replicas: int) -> None:
+        """Have so many replicas. Returns when the change is asked for."""
+        if self.kind == "flambeau":
+            answer = await change(self.port, "PUT", "/models/Slow50", {"replicas": replicas})
+            self.require(answer.status == 200, f"{replicas} replicas: {answer.status} {answer.body[:200]!r}")
+        elif self.application is not None and self.application.stdin is not None:
+            self.application.stdin.write(f"{replicas}\n".encode())
 
     def load(self, make: Make = echo) -> Load:
         """The clients: `async with`."""
@@ -57,23 +68,32 @@ class ClusterStage:
 
 @contextlib.asynccontextmanager
 async def staged(
-    run: Run, kind: Kind, *flags: str, model: str = "Slow50", workers: int = 2, replicas: int = 4
+    run: Run,
+    kind: Kind,
+    *flags: str,
+    model: str = "Slow50",
+    workers: int = 2,
+    replicas: int = 4,
+    nodes: Callable[..., Nodes] = Nodes,
 ) -> AsyncIterator[ClusterStage]:
     """A cluster with so many worker nodes, and a service with so many replicas in it, from start to end."""
     os.environ["FLAMBEAU_CACHE"] = str(run.cache)  # the nodes' as well
-    with Nodes(workers, cpus=max(4, replicas)) as nodes:
-        if kind == "plain":
-            async with _plain(nodes, replicas) as port:
-                yield await _begun(ClusterStage(run, kind, nodes, port))
+    with nodes(workers, cpus=max(4, replicas)) as cluster:
+        if kind != "flambeau":
+            async with _application(kind, cluster, replicas) as (process, port):
+                stage = await _begun(ClusterStage(run, kind, cluster, port, application=process))
+                yield stage
+                if kind == "serve":
+                    stage.complaints += stage.ledger.complaints()
             return
         server = run.server(
-            model, "--runner", "ray", "--ray-address", nodes.address, "--replicas", str(replicas), "--deadline",
+            model, "--runner", "ray", "--ray-address", cluster.address, "--replicas", str(replicas), "--deadline",
             str(DEADLINE), "--max-batch-size", "8", *flags,
         )  # fmt: skip
         await server.begin()
         try:
             await server.ready()
-            stage = await _begun(ClusterStage(run, kind, nodes, server.port, server=server))
+            stage = await _begun(ClusterStage(run, kind, cluster, server.port, server=server))
             yield stage
             code = await server.stop()
             stage.require(code == 0, f"exit code {code} after SIGTERM")
@@ -98,10 +118,13 @@ async def _begun(stage: ClusterStage) -> ClusterStage:
 
 
 @contextlib.asynccontextmanager
-async def _plain(nodes: Nodes, replicas: int) -> AsyncIterator[int]:
+async def _application(
+    kind: Kind, nodes: Nodes, replicas: int
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
     port = free_port()
+    module = {"plain": "chaos.cluster.plain", "serve": "chaos.cluster.served"}[kind]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "chaos.cluster.plain", nodes.address, str(port), str(replicas),
+        sys.executable, "-m", module, nodes.address, str(port), str(replicas), stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     try:
@@ -110,8 +133,8 @@ async def _plain(nodes: Nodes, replicas: int) -> AsyncIterator[int]:
             line = b""
             while not line.startswith(b"http://"):
                 if not (line := await process.stdout.readline()):
-                    raise ServerError("the plain application did not start")
-        yield port
+                    raise ServerError("the application did not start")
+        yield process, port
     finally:
         if process.returncode is None:
             process.terminate()

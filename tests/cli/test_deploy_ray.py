@@ -24,8 +24,8 @@ def printed(*arguments: object) -> "subprocess.CompletedProcess[str]":
 def test_the_file_is_what_serve_deploy_takes(bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "serve.yaml"
     done = printed(
-        bundle, "--fronts", 3, "--replicas", 4, "--ray-num-gpus", 0.5, "--host", "0.0.0.0", "--tokens-file",
-        "/shared/to: kens", "-o", out,
+        bundle, "--fronts", 3, "--replicas", 4, "--min-replicas", 1, "--ray-num-gpus", 0.5, "--host", "0.0.0.0",
+        "--tokens-file", "/shared/to: kens", "-o", out,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     config = yaml.safe_load(out.read_text())
@@ -34,7 +34,8 @@ def test_the_file_is_what_serve_deploy_takes(bundle: Path, tmp_path: Path) -> No
     [application] = config["applications"]
     assert (application["name"], application["import_path"]) == ("doubling", "flambeau.ray:build")
     assert application["args"] == {
-        "source": str(bundle), "fronts": 3, "replicas": 4, "tokens_file": "/shared/to: kens", "ray_num_gpus": 0.5
+        "source": str(bundle), "fronts": 3, "replicas": 4, "min_replicas": 1, "tokens_file": "/shared/to: kens",
+        "ray_num_gpus": 0.5,
     }  # fmt: skip
     schema = pytest.importorskip("ray.serve.schema")
     schema.ServeDeploySchema.parse_obj(config)
@@ -51,6 +52,11 @@ def test_nobody_is_let_in_by_accident(bundle: Path, arguments: tuple[str, ...], 
     done = printed(bundle, *arguments)
     assert done.returncode != 0
     assert told in done.stderr
+
+
+def test_bounds_that_exclude_each_other_are_refused(bundle: Path) -> None:
+    done = printed(bundle, "--min-replicas", 3)
+    assert "--min-replicas 3 are more than the 2 of --replicas" in done.stderr
 
 
 def test_what_each_front_would_build_is_refused() -> None:

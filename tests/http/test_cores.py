@@ -5,6 +5,7 @@ import itertools
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -113,6 +114,22 @@ def test_a_flooded_model_gets_the_workers_that_it_may_have_and_gives_them_back(s
     told = [line for line in server.log().splitlines() if " workers model=" in line]
     assert ["before=1 now=2" in told[0], "before=2 now=1" in told[1], len(told)] == [True, True, 2]
     assert "worker lost" not in server.log()
+
+
+def test_a_model_that_is_served_alone_has_as_many_workers_as_it_needs(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(CODE)
+    command = [
+        sys.executable, "-c", QUICKLY_IDLE, "serve", tmp_path / "slow.py:Slow", "--port", "0", "--allow-code",
+        "--max-batch-size", "1", "--replicas", "2", "--min-replicas",
+    ]  # fmt: skip
+    refused = subprocess.run([*map(str, command), "3"], capture_output=True, text=True, check=False)
+    assert "--min-replicas 3 are more than the 2 that Slow may have: say --replicas, too" in refused.stderr
+    with started([*command, "1"], tmp_path) as server:
+        detail = server.get("/models/Slow/1").json()
+        assert [detail[each] for each in ("workers", "min_replicas", "max_replicas")] == [1, 1, 2]
+        with Clients(server, "Slow", clients=8):
+            server.wait_until(lambda: workers(server, "Slow") == 2, within=30)
+        server.wait_until(lambda: workers(server, "Slow") == 1, within=30)
 
 
 def test_the_number_of_workers_changes_under_load_and_no_request_fails(server: ServerProcess) -> None:

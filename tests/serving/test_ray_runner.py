@@ -5,6 +5,7 @@ Ray itself is played by `tests.support.fake_ray`; `tests/cluster` has the real o
 
 import asyncio
 import importlib
+import json
 import subprocess
 import sys
 from collections.abc import Coroutine
@@ -16,7 +17,7 @@ import pytest
 from flambeau.errors import BundleError, EngineError, SourceError
 from flambeau.runners import wire
 from flambeau.runners.base import ReplicaSpec, RunnerState, Work, WorkerLostError
-from flambeau.runners.ray import content, replica
+from flambeau.runners.ray import content, host, replica
 from flambeau.types import Item, Options, Payload
 from tests.support import tensor_bundles
 from tests.support.fake_ray import ActorUnavailableError, RayFleet, hidden_bundles
@@ -143,6 +144,107 @@ def test_replicas_come_and_go(spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch
     run(steps())
 
 
+def test_a_full_batch_goes_behind_the_one_that_a_replica_has(
+    spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def steps() -> None:
+        async with RayFleet(spec, monkeypatch) as fleet:
+            first = await fleet.ask_later("one")
+            assert fleet.runner.reserve(behind=True) is None  # nobody knows yet how long its batches take
+            (fleet.folder / "one").touch()
+            assert await first == ["one"]
+            assert await fleet.ask(echo("quick")) == ["quick"]
+            second = await fleet.ask_later("two")
+            assert fleet.runner.reserve() is None
+            behind = fleet.runner.reserve(behind=True)
+            assert behind is not None
+            assert fleet.runner.reserve(behind=True) is None  # one, and no more
+            third = asyncio.create_task(behind([_work(echo("behind"))]))
+            await eventually(lambda: len(fleet.ray.actors[0].args) == 4)  # it is there before the second is answered
+            (fleet.folder / "two").touch()
+            assert await second == ["two"]
+            [outcome] = await third
+            assert json.loads(outcome.result.json) == "behind"
+            alone = fleet.runner.reserve(alone=True)
+            assert alone is not None
+            assert fleet.runner.reserve(behind=True) is None
+            await alone([_work(echo("suspect"))])
+
+    run(steps())
+
+
+def test_a_batch_behind_one_that_crashes_is_not_blamed_and_one_that_waits_long_comes_back(
+    spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "_BEHIND", 0.2)
+
+    async def steps() -> None:
+        async with RayFleet(spec, monkeypatch) as fleet:
+            await fleet.ask(echo("quick"))
+            first = await fleet.ask_later("one")
+            slow = fleet.runner.reserve(behind=True)
+            assert slow is not None
+            with pytest.raises(WorkerLostError, match="killed"):
+                await slow([_work(echo("elsewhere"))])
+            (fleet.folder / "one").touch()
+            assert await first == ["one"]
+            await fleet.ask(echo("quick"))
+            await fleet.ask(echo("quick"))
+            slot = await fleet.slot()
+            second = fleet.runner.reserve(behind=True)
+            assert second is not None
+            crash, behind = slot([_work({"do": "exit"})]), second([_work(echo("not me"))])
+            ended = await asyncio.gather(crash, behind, return_exceptions=True)
+            assert [str(each) for each in ended] == ["crashed", "killed"]
+            assert await fleet.ask(echo("again")) == ["again"]
+
+    run(steps())
+
+
+def test_a_host_that_is_lost_after_its_place_was_closed_is_ended(
+    spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def steps() -> None:
+        async with RayFleet(spec, monkeypatch, replicas=2) as fleet:
+            [leaving] = [actor for actor in fleet.ray.actors if actor.label == "commands replica 2"]
+            answer = leaving.real.answer
+
+            async def garbled(*parts: Any) -> bytes:
+                await answer(*parts)
+                return b"no frame"
+
+            monkeypatch.setattr(leaving.real, "answer", garbled)
+            batches = [await fleet.ask_later("one"), await fleet.ask_later("two")]
+            fleet.runner.scale(1)
+            (fleet.folder / "one").touch()
+            (fleet.folder / "two").touch()
+            ended = await asyncio.gather(*batches, return_exceptions=True)
+            assert [str(each) for each in ended if isinstance(each, WorkerLostError)] == ["crashed"]
+            await eventually(lambda: leaving.dead)
+            assert fleet.runner.restarts()["killed"] == 1
+
+    run(steps())
+
+
+def test_an_answer_is_no_news_to_the_front(spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One Ray call a batch: the call that follows the host's state ends when there is something to tell."""
+
+    async def steps() -> None:
+        async with RayFleet(spec, monkeypatch) as fleet:
+            [actor] = fleet.ray.actors
+            await fleet.ask(echo("first"))
+            asked = actor.real._watched
+            for number in range(20):
+                await fleet.ask(echo(number))
+            assert actor.real._watched <= asked + 1
+
+    run(steps())
+
+
+def _work(command: dict[str, object]) -> Work:
+    return Work(Item(Payload("json", json.dumps(command).encode()), Options()), 60.0)
+
+
 def test_a_model_that_cannot_start_says_why(spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     Path(spec.bundle, "broken").touch()
 
@@ -182,12 +284,16 @@ def test_a_node_with_another_version_is_refused(spec: ReplicaSpec, monkeypatch: 
 def test_a_bundle_travels_in_pieces_once_and_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLAMBEAU_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(parcel, "_PIECE", 100)
+    monkeypatch.setattr(parcel, "_AHEAD", 100)  # all stay there, whichever node is late
     spec = make_bundle(_folder(tmp_path / "model"))
 
     async def steps() -> None:
         with hidden_bundles(monkeypatch):
             async with RayFleet(spec, monkeypatch, replicas=2) as fleet:
                 assert await fleet.ask(echo("there")) == ["there"]
+                sizes = [file.stat().st_size for file in Path(spec.bundle).iterdir() if file.name != "__pycache__"]
+                assert sum(fleet.ray.stored) == sum(sizes)  # once, for both nodes
+                assert max(fleet.ray.stored) == 100
         kept = content.kept_at(content.digest_of(Path(spec.bundle)))
         assert {file.name for file in kept.iterdir()} >= {"manifest.json", "model.py"}
         assert [each.name for each in kept.parent.iterdir()] == [kept.name]  # and nothing unfinished

@@ -34,7 +34,7 @@ class FakeRunner:
     async def start(self, on_change: Callable[[], None]) -> ReplicaInfo:
         raise NotImplementedError
 
-    def reserve(self, *, alone: bool = False) -> Slot | None:
+    def reserve(self, *, alone: bool = False, behind: bool = False) -> Slot | None:
         if not self.free:
             return None
         self.free -= 1

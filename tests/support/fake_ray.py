@@ -158,6 +158,7 @@ class FakeRay:
         self.actors: list[Actor] = []
         self.options: list[dict[str, object]] = []
         self.version = VERSION
+        self.stored: list[int] = []  # bytes of what was put into the object store
         self._kills: set[asyncio.Future[None]] = set()
 
     def remote(self, kind: type[ReplicaHost]) -> Any:
@@ -181,6 +182,7 @@ class FakeRay:
 
     def put(self, piece: bytes) -> bytes:
         assert type(piece) is bytes
+        self.stored.append(len(piece))
         return piece
 
 

@@ -150,6 +150,7 @@ def compose(
     "--fronts", type=click.IntRange(1), default=1, show_default=True, help="Fronts, at most one on each node."
 )
 @click.option("--replicas", type=click.IntRange(1), default=2, show_default=True, help="Replicas of each front.")
+@click.option("--min-replicas", type=click.IntRange(1), help="Fewest: more, up to --replicas, while requests wait.")
 @click.option("--ray-num-gpus", type=click.FloatRange(0), default=0.0, help="GPUs that Ray reserves for each replica.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address that each node's proxy listens on.")
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Its port.")
@@ -158,8 +159,8 @@ def compose(
 @click.option("--allow-code", is_flag=True, help="Run code that the source carries.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="File to write it to.")
 def ray(
-    *, source: str, name: str | None, fronts: int, replicas: int, ray_num_gpus: float, host: str, port: int,
-    tokens_file: str | None, insecure_no_auth: bool, allow_code: bool, output: Path | None,
+    *, source: str, name: str | None, fronts: int, replicas: int, min_replicas: int | None, ray_num_gpus: float,
+    host: str, port: int, tokens_file: str | None, insecure_no_auth: bool, allow_code: bool, output: Path | None,
 ) -> None:  # fmt: skip
     """Print the configuration of a Ray Serve application. SOURCE is a bundle or a repository that every node sees.
 
@@ -174,9 +175,10 @@ def ray(
         if tokens_file is None
         else "--tokens-file and --insecure-no-auth exclude each other: leave one out",
     )
+    _refuse((min_replicas or 1) > replicas, f"--min-replicas {min_replicas} are more than the {replicas} of --replicas")
     folder = ray_serve.folder_of(source)
     values = ServeValues(
-        folder, name or folder.name, fronts, replicas, host, port, tokens_file, allow_code, ray_num_gpus
+        folder, name or folder.name, fronts, replicas, min_replicas, host, port, tokens_file, allow_code, ray_num_gpus
     )
     _write(ray_serve.serve_config(values), output)
 

@@ -16,6 +16,7 @@ class ServeValues:
     name: str
     fronts: int
     replicas: int
+    min_replicas: int | None
     host: str
     port: int
     tokens_file: str | None
@@ -41,6 +42,7 @@ def serve_config(values: ServeValues) -> str:
     quoted = json.dumps
     args: dict[str, object] = {
         "source": str(values.source), "fronts": values.fronts, "replicas": values.replicas,
+        "min_replicas": values.min_replicas,
         "tokens_file": values.tokens_file, "allow_code": values.allow_code or None,
         "ray_num_gpus": values.num_gpus or None,
     }  # fmt: skip

@@ -155,5 +155,6 @@ def version_detail_of(entry: Version, *, reasons: bool) -> VersionDetail:
     detail.batch_size, detail.queued = model.batch_size, model.metrics.queue()[0]
     detail.workers, detail.memory = len(workers), sum(memory) if memory else None
     detail.nodes = on_nodes(workers) or None
-    detail.min_replicas, detail.max_replicas = 1 if model.elastic else model.most_replicas, model.most_replicas
+    detail.max_replicas = model.most_replicas
+    detail.min_replicas = (model.least_replicas or 1) if model.elastic else model.most_replicas
     return detail

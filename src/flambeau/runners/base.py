@@ -94,8 +94,12 @@ class Runner(Protocol):
         """
         ...
 
-    def reserve(self, *, alone: bool = False) -> Slot | None:
-        """A free slot, now reserved, or `None`. `alone`: at a replica that does nothing else meanwhile."""
+    def reserve(self, *, alone: bool = False, behind: bool = False) -> Slot | None:
+        """A free slot, now reserved, or `None`. `alone`: at a replica that does nothing else meanwhile.
+
+        `behind`: if none is free, the place behind a batch that a replica has in hand will do. Replicas that are far
+        have it, so that they need not wait for their next batch.
+        """
         ...
 
     def slots(self) -> int:

@@ -141,7 +141,7 @@ class ProcessesRunner:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def reserve(self, *, alone: bool = False) -> Slot | None:
+    def reserve(self, *, alone: bool = False, behind: bool = False) -> Slot | None:
         for worker in () if self._closed else self._ready:
             if not worker.busy and worker.alive:
                 worker.busy = True

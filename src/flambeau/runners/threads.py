@@ -54,7 +54,7 @@ class ThreadsRunner:
         self._warm = True
         return opened[0].result()
 
-    def reserve(self, *, alone: bool = False) -> Slot | None:
+    def reserve(self, *, alone: bool = False, behind: bool = False) -> Slot | None:
         if not self._free or self._closed:
             return None
         self._free -= 1

@@ -170,7 +170,9 @@ class BatchQueue:
             self._begin(slot, self._take(self._heavies.queue, slots), reason)
         sharing = slots - self._heavies.running
         while self._queue.size and (reason := self._why_close(self._queue)):
-            if (slot := self._runner.reserve()) is None:
+            # A full batch gains nothing by waiting here, unless a heavy one might keep it waiting there.
+            behind = reason == "full" and not self._heavies.running
+            if (slot := self._runner.reserve(behind=behind)) is None:
                 return
             self._begin(slot, self._take(self._queue, sharing), reason)
             sharing -= 1

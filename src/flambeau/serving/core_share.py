@@ -119,8 +119,8 @@ class SharedRunner:
     async def start(self, on_change: Callable[[], None]) -> ReplicaInfo:
         return await self._runner.start(on_change)
 
-    def reserve(self, *, alone: bool = False) -> Slot | None:
-        if not self._claim.may_begin() or (slot := self._runner.reserve(alone=alone)) is None:
+    def reserve(self, *, alone: bool = False, behind: bool = False) -> Slot | None:
+        if not self._claim.may_begin() or (slot := self._runner.reserve(alone=alone, behind=behind)) is None:
             return None
         self._claim.begun()
         return functools.partial(self._run, slot)

@@ -99,6 +99,12 @@ class Model:
         return self._runner.elastic
 
     @property
+    def least_replicas(self) -> int | None:
+        """How many replicas it keeps though it does not need them; `None` if nobody has said."""
+        least = self._settings.min_replicas
+        return None if least is None or not self.elastic else min(least, self.most_replicas)
+
+    @property
     def replicas(self) -> int:
         """How many replicas it has; before it is started, how many it will."""
         return self._runner.counts().replicas
@@ -241,6 +247,11 @@ def _plan(bundle: Bundle, settings: Settings) -> tuple[ReplicaSpec, CpuBudget]:
     else:
         placement = _measured(manifest, engine, settings) or place(
             settings.replicas, settings.threads, default=default, cores=settings.cores
+        )
+    if settings.min_replicas is not None and settings.min_replicas > placement.replicas:
+        raise ConfigError(
+            f"--min-replicas {settings.min_replicas} are more than the {placement.replicas} that {manifest.name} may "
+            "have: say --replicas, too"
         )
     spec = ReplicaSpec(
         bundle=str(bundle.path),

@@ -1,6 +1,7 @@
 """More and fewer workers for each loaded model, as it needs them: several times a second it looks, and has it decided.
 
     cats, the only model       all their workers, from the start, whatever they do
+    cats, --min-replicas 1     as many as they need, from one
     cats and dogs              each begins with one; who is busy gets more, while there are cores and memory
     cats 2 in place of cats 1  begins with as many as cats 1 has
 
@@ -21,7 +22,7 @@ _LISTED_EVERY = 10  # looks: a repository may have thousands of versions of whic
 
 
 def scale_first(table: ModelTable, entry: Version, model: Model) -> None:
-    """Have a version begin with one replica beside other models, else with all.
+    """Have a version begin with the fewest that were asked for, with one replica beside other models, else with all.
 
     One that takes over begins with as many as the version has that answers now.
     """
@@ -30,8 +31,8 @@ def scale_first(table: ModelTable, entry: Version, model: Model) -> None:
         return
     if before is not None and before is not entry and before.model is not None and before.usable():
         model.scale(min(before.model.replicas, model.most_replicas))
-    elif _names(table) - {model.name}:
-        model.scale(1)
+    elif model.least_replicas is not None or _names(table) - {model.name}:
+        model.scale(model.least_replicas or 1)
 
 
 def _names(table: ModelTable) -> set[str]:
@@ -97,7 +98,9 @@ class Scaler:
         task.add_done_callback(self._measuring.discard)
 
     def _least(self, entry: Version, model: Model) -> int:
-        """The answering version of the only model keeps all its workers."""
+        """What was said; else the answering version of the only model keeps all its workers."""
+        if model.least_replicas is not None:
+            return model.least_replicas
         answers = self._table.named(model.name).current == entry.declaration.version
         return model.most_replicas if self._only and answers else 1
 

@@ -141,6 +141,14 @@ class Settings(AddressSettings):
         metavar="N|auto",
         unset="auto",
     )
+    min_replicas: int | None = _worker(
+        None,
+        "Fewest replicas: there are as many as it needs, up to --replicas. Default: all, if a model is served alone.",
+        long="Fewest replicas. There are [as many as the model needs](models.md#cores-and-workers) from this number up "
+        "to `--replicas`: more while items wait, fewer after half a minute in which they were not needed. Not set: a "
+        "model that is served alone keeps all, and of several each has at least one.",
+        minimum=1,
+    )
     threads: int | None = _worker(
         None,
         "Threads of each replica's engine. Default: auto, the cores shared between the replicas.",

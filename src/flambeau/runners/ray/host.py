@@ -5,7 +5,8 @@
 So a model can end only its worker. The host says how it was lost (crashed, hung, out of memory, killed) from the kernel
 of its own node, and starts the next. If the host or its node is lost, no input was at fault.
 
-Ray makes the actor from this class and calls its coroutines on one loop. No batch queue: it answers one at a time.
+Ray makes the actor from this class and calls its coroutines on one loop. It answers one batch at a time, and may have
+one behind it, so that its worker need not wait for the front.
 """
 
 import asyncio
@@ -29,6 +30,7 @@ from flambeau.version import VERSION
 
 _REFRESHED = 10.0  # seconds after which a state is told again, with the memory as it is then
 _DESERTED = 300.0  # seconds without a front that watches
+_BEHIND = 2.0  # seconds that a batch waits behind another, at most
 _NOTICED = 1.0  # seconds for the runner to notice the loss that a batch has brought
 
 
@@ -40,7 +42,7 @@ class ReplicaHost:
         self._runner: ProcessesRunner | None = None
         self._arrival: content.Arrival | None = None
         self._found: Path | None = None
-        self._number = 0
+        self._state = HostState()
         self._losses = 0
         self._watched = 0
         self._deserted: asyncio.Task[None] | None = None
@@ -112,29 +114,41 @@ class ReplicaHost:
         header = wire.unpack_header(frame[: wire.HEADER_SIZE])
         payloads = wire.HEADER_SIZE + header.body
         works = wire.unpack_batch(frame[wire.HEADER_SIZE : payloads], frame[payloads:])
-        assert self._runner is not None
+        loop = asyncio.get_running_loop()
+        came = loop.time()
         before = self._lost_workers()
         try:
-            outcomes = await (await self._slot())(works, hasty=hasty)
+            slot = await self._slot()
+            if (waited := loop.time() - came) > 0:
+                works = [replace(work, seconds_left=work.seconds_left - waited) for work in works]
         except WorkerLostError as error:
-            return await self._tell_loss(header, error, before)
+            return self._lost(header, error)
+        try:
+            outcomes = await slot(works, hasty=hasty)
+        except WorkerLostError as error:
+            until = loop.time() + _NOTICED
+            while self._lost_workers() == before and loop.time() < until:
+                await self._next_change(0.05)
+            return self._lost(header, error)
         return wire.pack_outcomes(header.generation, header.batch, outcomes)
 
     async def _slot(self) -> Slot:
-        """The worker, once it is free: it may be at a batch that the front has given up. Raises `WorkerLostError`."""
+        """The worker, once it is free: it may be at the batch before this one, or at one that the front has given up.
+
+        Raises `WorkerLostError` when there is none now, or when that batch takes long: this one had no part in it, and
+        another replica may be free.
+        """
         assert self._runner is not None
+        until = asyncio.get_running_loop().time() + _BEHIND
         while (slot := self._runner.reserve()) is None:
-            if not self._runner.counts().busy:
-                raise WorkerLostError("killed")  # there is none now, and this batch had no part in it
-            await self._next_change(_NOTICED)
+            left = until - asyncio.get_running_loop().time()
+            if not self._runner.counts().busy or left <= 0:
+                raise WorkerLostError("killed")
+            await self._next_change(min(left, _NOTICED))
         return slot
 
-    async def _tell_loss(self, header: wire.Header, error: WorkerLostError, before: int) -> bytes:
-        """The frame for a lost batch, once the state says that the worker is not warm."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + _NOTICED
-        while self._lost_workers() == before and loop.time() < until:
-            await self._next_change(0.05)
+    def _lost(self, header: wire.Header, error: WorkerLostError) -> bytes:
+        """The frame for a lost batch. The front sends no other before it has seen the state after the loss."""
         self._losses += 1
         self._change()
         assert header.kind is FrameKind.BATCH
@@ -146,17 +160,13 @@ class ReplicaHost:
     async def watch(self, known: int) -> bytes:
         """The next `HostState` after the one whose number is `known`: when something has changed, or after a while."""
         self._watched += 1
-        if self._number <= known:
-            await self._next_change(_REFRESHED)
-        runner = self._runner
-        if runner is None:
-            return messages.pack(HostState(self._number))
-        counts = runner.counts()
-        memory = sum(each.memory or 0 for each in runner.workers()) + (resident_bytes(os.getpid()) or 0)
-        failed = runner.state() is RunnerState.FAILED
-        return messages.pack(
-            HostState(self._number, counts.warm > 0, failed, self._losses, memory, dict(runner.restarts()))
-        )
+        until = asyncio.get_running_loop().time() + _REFRESHED
+        while self._state.number <= known and (left := until - asyncio.get_running_loop().time()) > 0:
+            await self._next_change(left)
+        if self._runner is None:
+            return messages.pack(self._state)
+        memory = sum(each.memory or 0 for each in self._runner.workers()) + (resident_bytes(os.getpid()) or 0)
+        return messages.pack(replace(self._state, memory=memory))
 
     async def _end_if_deserted(self) -> None:
         """End when no front watches any more: Ray ends the actors of a front that died, unless its head is gone too."""
@@ -167,7 +177,14 @@ class ReplicaHost:
         await self.stop()
 
     def _change(self) -> None:
-        self._number += 1
+        """Something may have changed. Most often a batch has ended, which is no news to the front."""
+        if (runner := self._runner) is not None:
+            warm, failed = runner.counts().warm > 0, runner.state() is RunnerState.FAILED
+            state = replace(
+                self._state, warm=warm, failed=failed, losses=self._losses, restarts=dict(runner.restarts())
+            )
+            if state != self._state:
+                self._state = replace(state, number=state.number + 1)
         self._changed.set()
         self._changed = asyncio.Event()
 

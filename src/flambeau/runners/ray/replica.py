@@ -8,6 +8,7 @@ elsewhere. It may come back; after a while without a word it is ended, and the r
 import asyncio
 import functools
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,7 @@ _PULSE, _SILENCE = 1.0, 4.0  # seconds between two signs of life of a busy host,
 _LOOKS = 0.25  # seconds; the silence is counted in these, so that a front that stood still blames nobody
 _RETURN = 5.0  # seconds for a host that is unavailable to answer again
 _STOP = 2.0  # seconds for a host to end
+_SHORT = 0.25  # seconds that a batch takes, up to which another is sent behind it: its way costs a few milliseconds
 _RETRY = 0.5  # seconds between two tries
 _INLINE, _MOST_INLINE = 96 * 1024, 4 * 1024 * 1024
 """Bytes of a part of a frame, and of all: Ray sends parts up to 100 kB with the call itself, in a millisecond. Larger
@@ -46,7 +48,10 @@ class RemoteReplica:
         """`actor` makes the actor. `on_change` is called when it has become warm or cold, or is lost."""
         loop = asyncio.get_running_loop()
         self.number = number
-        self.busy = False
+        self.running = 0
+        """Batches that it has in hand: one, and perhaps one behind it."""
+        self.alone = False
+        """Whether nothing may be sent behind its batch."""
         self.place: HostPlace | None = None
         self.state = HostState()
         self.lost: asyncio.Future[Loss] = loop.create_future()
@@ -56,7 +61,9 @@ class RemoteReplica:
         self._model = model
         self._on_change = on_change
         self._losses = 0  # that it has reported to us
-        self._batch = 0
+        self._batch = 0  # the number of the last one that was sent
+        self._answered = 0.0  # when, by the loop's clock
+        self._took = math.inf  # seconds, for the last one that was answered
         self._away: asyncio.Task[None] | None = None
         self._listener: asyncio.Task[None] | None = None
 
@@ -65,6 +72,16 @@ class RemoteReplica:
         """Whether it can take a batch."""
         warm = self.state.warm and self.state.losses >= self._losses
         return warm and self._away is None and not self.lost.done()
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has a batch in hand."""
+        return self.running > 0
+
+    @property
+    def takes_another(self) -> bool:
+        """Whether a batch may be sent behind the one that it has."""
+        return self.running == 1 and self._took < _SHORT and self.alive and not self.alone
 
     @property
     def where(self) -> str | None:
@@ -114,7 +131,8 @@ class RemoteReplica:
         if not self.alive:
             raise WorkerLostError("killed")
         self._batch += 1
-        parts, size = _parts(wire.pack_batch(self.number, self._batch, batch))
+        number, sent = self._batch, asyncio.get_running_loop().time()
+        parts, size = _parts(wire.pack_batch(self.number, number, batch))
         submit = functools.partial(self._actor.answer.remote, hasty, *parts)
         try:
             ref = submit() if size <= _MOST_INLINE else await in_thread(submit)
@@ -125,12 +143,15 @@ class RemoteReplica:
         except self._ray.exceptions.RayError as error:
             self._doubt(_told(error))
             raise WorkerLostError("killed") from None
-        return self._read(frame, len(batch))
+        outcomes = self._read(frame, number, len(batch))
+        now = asyncio.get_running_loop().time()
+        self._took, self._answered = now - max(sent, self._answered), now
+        return outcomes
 
-    def _read(self, frame: bytes, items: int) -> list[Outcome]:
+    def _read(self, frame: bytes, number: int, items: int) -> list[Outcome]:
         try:
             header, body = _opened(frame)
-            if (header.generation, header.batch) != (self.number, self._batch):
+            if (header.generation, header.batch) != (self.number, number):
                 raise FrameError("the answer is to another batch")
             if header.kind is FrameKind.LOST:
                 lost = wire.unpack_lost(body)

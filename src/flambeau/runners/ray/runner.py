@@ -66,6 +66,7 @@ class RayRunner:
         self._places: list[_ReplicaPlace] = []
         self._order: list[RemoteReplica] = []  # those that were warm; who waits longest for a batch stands first
         self._restarts: Counter[str] = Counter()  # of replicas that are gone
+        self._leaving: set[RemoteReplica] = set()  # which have batches, and get no other
         self._tasks: set[asyncio.Task[None]] = set()
         self._losses = LossHistory(spec.name)
         self._numbers = 0
@@ -127,7 +128,9 @@ class RayRunner:
         place.supervisor.cancel()
         if (replica := place.replica) is not None:
             self._order.remove(replica)
-            if not replica.busy:
+            if replica.busy:
+                self._leaving.add(replica)
+            else:
                 self._dismiss(replica)
 
     def _dismiss(self, replica: RemoteReplica) -> None:
@@ -138,14 +141,19 @@ class RayRunner:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def reserve(self, *, alone: bool = False) -> Slot | None:
-        for replica in () if self._closed else self._order:
-            if not replica.busy and replica.alive:
-                replica.busy = True
-                self._order.remove(replica)
-                self._order.append(replica)
-                return functools.partial(self._run, replica)
-        return None
+    def reserve(self, *, alone: bool = False, behind: bool = False) -> Slot | None:
+        if self._closed:
+            return None
+        replica = next((each for each in self._order if not each.busy and each.alive), None)
+        if replica is None and behind:
+            replica = next((each for each in self._order if each.takes_another), None)
+        if replica is None:
+            return None
+        replica.running += 1
+        replica.alone = alone
+        self._order.remove(replica)
+        self._order.append(replica)
+        return functools.partial(self._run, replica)
 
     async def _run(self, replica: RemoteReplica, batch: Batch, *, hasty: bool = False) -> list[Outcome]:
         try:
@@ -155,9 +163,12 @@ class RayRunner:
                 self._losses.note_loss(loss.how)
             raise
         finally:
-            replica.busy = False
-            if replica not in self._order and not self._closed and not replica.lost.done():
-                self._dismiss(replica)  # its place was closed meanwhile
+            replica.running -= 1
+            if replica in self._leaving and not replica.busy:
+                self._leaving.remove(replica)
+                if replica.lost.done():
+                    self._restarts["killed"] += 1
+                self._dismiss(replica)
             asyncio.get_running_loop().call_soon(self._on_change)
         self._losses.note_answer()
         return outcomes
@@ -195,7 +206,8 @@ class RayRunner:
     async def close(self, timeout: float) -> None:
         self._closed = True
         until = asyncio.get_running_loop().time() + timeout
-        while any(replica.busy for replica in self._order) and asyncio.get_running_loop().time() < until:
+        having = (*self._order, *self._leaving)
+        while any(replica.busy for replica in having) and asyncio.get_running_loop().time() < until:
             await asyncio.sleep(0.05)
         await self._end_all()
         self._order.clear()
@@ -207,7 +219,8 @@ class RayRunner:
         for supervisor in supervisors:
             supervisor.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(each.replica.end() for each in self._places if each.replica is not None))
+        ending = [*self._leaving, *(each.replica for each in self._places if each.replica is not None)]
+        await asyncio.gather(*(replica.end() for replica in ending))
 
     async def _supervise(self, place: _ReplicaPlace) -> None:
         """Fill the place whenever it is empty, for ever, whatever goes wrong meanwhile.

@@ -1,0 +1,28 @@
+"""Flambeau as a Ray Serve application, until SIGTERM: `python -m chaos.cluster.served ADDRESS PORT REPLICAS`."""
+
+import signal
+import sys
+
+from chaos.server import MODEL
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    import ray
+    from ray import serve
+
+    import flambeau.ray
+
+    address, port, replicas = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    ray.init(address=address, logging_level="error", log_to_driver=False)
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    options = {"allow_code": True, "max_batch_size": 8, "deadline": 60.0}
+    serve.run(flambeau.ray.app(f"{MODEL}:Slow50", replicas=replicas, **options), route_prefix="/")
+    sys.stdout.write(f"http://127.0.0.1:{port}\n")
+    sys.stdout.flush()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.pause()
+
+
+if __name__ == "__main__":
+    main()
