@@ -180,7 +180,9 @@ class _Build:
         """Decide the task and the activation, and tell the user about those of images. Raises `SourceError`."""
         filled, options = probed.filled, self._order.options
         if isinstance(filled.pipeline, PictureConfig):
-            return "object-detection", Activation("none", known="architecture")
+            from flambeau.builder import detectors
+
+            return detectors.task_of(filled.outputs), Activation("none", known="architecture")
         if isinstance(filled.pipeline, DenseConfig):
             decided = dense_task.decide(probed, options)
             self._tell(decided.note)

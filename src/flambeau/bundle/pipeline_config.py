@@ -54,7 +54,8 @@ class PictureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag
     whole factor first, and the boxes are multiplied by it.
 
     `classes`: the number of classes that the network's labels count. `least`: the score below which it reports nothing.
-    `most`: how many boxes it reports at most.
+    `most`: how many boxes it reports at most. `keypoints`: the names of the points that it finds of each object, if
+    they are known.
     """
 
     classes: int
@@ -62,6 +63,7 @@ class PictureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag
     most: int
     threshold: float = 0.5
     most_pixels: int = 12_500_000
+    keypoints: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """What is done to the image, in words."""
@@ -226,6 +228,7 @@ def facts_of(
         classes=pipeline.classes if isinstance(pipeline, PictureConfig | DenseConfig) else 0,
         least=detector.least if detector else 0.0,
         most=detector.most if detector else 0,
+        keypoints=detector.keypoints if detector else (),
         scale=pipeline.scale if isinstance(pipeline, DenseConfig) else (1, 1),
         levels=pipeline.levels if isinstance(pipeline, DenseConfig) else None,
     )
