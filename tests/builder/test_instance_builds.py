@@ -90,9 +90,7 @@ def build(source: Path, notes: list[str], **options: Any) -> Bundle:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "classes"), [("maskrcnn_resnet50_fpn", 3), ("maskrcnn_resnet50_fpn", 91), ("maskrcnn_resnet50_fpn_v2", 3)]
-)
+@pytest.mark.parametrize(("name", "classes"), [("maskrcnn_resnet50_fpn", 3), ("maskrcnn_resnet50_fpn_v2", 91)])
 def test_masks_are_torchvisions(name: str, classes: int, tmp_path: Path, cache: Path) -> None:
     network = detectors.detector(name, classes, **FEW)
     notes: list[str] = []

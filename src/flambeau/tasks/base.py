@@ -142,8 +142,13 @@ class Task:
         ]
         return max(measured, key=lambda each: (not each.holds, each.difference))
 
+    def kept(self, network: NetworkFacts, outputs: Tensors) -> Tensors:
+        """What a golden sample keeps of the network's outputs, for `outputs_apart`: all, unless they are large."""
+        return outputs
+
     def outputs_apart(self, network: NetworkFacts, expected: Tensors, found: Tensors) -> str | None:
-        """How a golden sample's outputs differ from what is expected, by the first that does; `None` if none does."""
+        """How a golden sample's outputs differ from what is expected, by the first that does; `None` if none does.
+        `expected` is what `kept` made of the network's own."""
         for name, rows in expected.items():
             if name not in found or found[name].shape != rows.shape:
                 shape = list(found[name].shape) if name in found else "missing"
