@@ -103,7 +103,7 @@ async def _found(stage: Stage, data: bytes) -> Objects:
     seen: list[Objects] = []
 
     def keep(_: str, answer: Answer) -> str:
-        seen.append(strict_json(answer.body)["predictions"])
+        seen.append(_objects(answer))
         return ""
 
     client: Client = stage.client(Ledger())
@@ -116,10 +116,15 @@ async def _found(stage: Stage, data: bytes) -> Objects:
     return seen[0]
 
 
+def _objects(answer: Answer) -> Objects:
+    body: Any = strict_json(answer.body)
+    found: Objects = body["predictions"]
+    return found
+
+
 def _wrong(expected: Objects, answer: Answer) -> str:
     try:
-        found = strict_json(answer.body)["predictions"]
-        return "wrong boxes" if apart(expected, found) else ""
+        return "wrong boxes" if apart(expected, _objects(answer)) else ""
     except (ValueError, LookupError, TypeError) as error:
         return f"no objects: {error}: {json.dumps(answer.body[:80].decode(errors='replace'))}"
 

@@ -23,6 +23,7 @@ from flambeau.builder import (
     activation,
     axis_words,
     checking,
+    dense_probe,
     dense_task,
     engine_choice,
     golden_samples,
@@ -165,9 +166,7 @@ class _Build:
 
             return detectors.probe(filled, tell=self._tell)
         if isinstance(filled.pipeline, DenseConfig):
-            from flambeau.builder import dense
-
-            return dense.probe(filled, self._order.options.output_name, tell=self._tell)
+            return dense_probe.probe(filled, self._order.options.output_name, tell=self._tell)
         if isinstance(filled.pipeline, TextConfig):
             found = probing.probe(filled, self._order.options.output_name, tell=self._tell)
             filled, answered = texts.checked_with_texts(found.filled, tell=self._tell)
