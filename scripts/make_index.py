@@ -286,7 +286,11 @@ def other_of_torchvision(name: str, task: UnsupportedTask) -> Other:
     if task == "optical flow":
         shapes = shapes_of(construct())
         return Other(name, task, Signature(shapes).without(()))
-    shapes, others = (shapes_of(construct(num_classes=count)) for count in COUNTS)
+    more = (
+        {"num_keypoints": 5} if task == "keypoint detection" else {}
+    )  # its number is another than that of the classes
+    shapes = shapes_of(construct(num_classes=COUNTS[0]))
+    others = shapes_of(construct(num_classes=COUNTS[1], **more))
     aux = ("aux_classifier",) if "aux_loss" in args else ()
     depends = [key for key in shapes if shapes[key] != others[key] and not key.startswith(aux or "-")]
     heads = tuple(dict.fromkeys(key.rpartition(".")[0] for key in depends))

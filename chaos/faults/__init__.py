@@ -7,6 +7,7 @@ from chaos.client import tensor_echo
 from chaos.faults import (
     bodies,
     clocks,
+    detector,
     files,
     fronts,
     items,
@@ -84,6 +85,10 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "headline/grpc",
         lambda run: over_grpc.kill_worker_over_grpc(run, "headline/grpc", seconds=run.headline_seconds),
+    ),
+    Fault(
+        "headline/detector",
+        lambda run: detector.detector(run, "headline/detector", seconds=run.headline_seconds),
     ),
     Fault("F-47", leak.leak),
 )

@@ -13,6 +13,8 @@ from flambeau.items import ArraySpec, Item, Options, Payload, PipelineKind, Tens
 from flambeau.tasks.classification import Classification
 from flambeau.tasks.embedding import Embedding
 from flambeau.tasks.image_to_image import ImageToImage
+from flambeau.tasks.instance_segmentation import InstanceSegmentation
+from flambeau.tasks.keypoint_detection import KeypointDetection
 from flambeau.tasks.multi_label import MultiLabel
 from flambeau.tasks.object_detection import ObjectDetection
 from flambeau.tasks.regression import Regression
@@ -33,7 +35,9 @@ __all__ = [
     "Classification",
     "Embedding",
     "ImageToImage",
+    "InstanceSegmentation",
     "Item",
+    "KeypointDetection",
     "Label",
     "ModelState",
     "MultiLabel",

@@ -192,6 +192,6 @@ def test_without_its_module_there_is_no_such_task(built: Path, tmp_path: Path) -
     assert done.returncode != 0
     assert "is damaged: Invalid enum value 'brightness' - at `$.task`" in done.stderr
     refused = run_flambeau("build", tmp_path / "m.onnx", "--task", "brightness", "-o", tmp_path / "made")
-    known = "classification, multi-label, regression, embedding, image-to-image, object-detection"
-    known += ", semantic-segmentation, audio-classification, text-classification"
+    known = "classification, multi-label, regression, embedding, image-to-image, instance-segmentation"
+    known += ", keypoint-detection, object-detection, semantic-segmentation, audio-classification, text-classification"
     assert f"--task brightness is not one of {known}\n" in refused.stderr

@@ -16,6 +16,7 @@ LONG = (
     "F-01", "F-01/1", "F-02", "F-03", "F-04", "F-05", "F-06", "F-11", "F-12", "F-13", "F-14",
     "F-18", "F-18/kills", "F-18/faulty", "F-18/stop", "F-19", "F-19/grpc", "F-26", "F-27",
     "F-46", "F-50", "A2", "A2/pictures", "A3", "A4", "A11", "A12", "A21", "batching", "headline/v2", "headline/grpc",
+    "headline/detector",
 )  # fmt: skip
 
 

@@ -67,7 +67,8 @@ def saved(network: nn.Module, file: Path) -> Path:
 
 
 def found(network: nn.Module, picture: Any) -> dict[str, Any]:
-    """What torchvision's own interface makes of a picture: numpy arrays of one row."""
+    """What torchvision's own interface makes of a picture: numpy arrays of one row. Masks are pasted already, (1, n, 1,
+    height, width)."""
     from torchvision.transforms.functional import to_tensor
 
     with torch.inference_mode():

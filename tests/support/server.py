@@ -136,10 +136,10 @@ def free_port() -> str:
             return str(port)
 
 
-def answer_schema(server: ServerProcess) -> dict[str, Any]:
-    """The schema of an answer of `POST /predict`, with what it refers to."""
+def answer_schema(server: ServerProcess, path: str = "/predict") -> dict[str, Any]:
+    """The schema of an answer of `POST /predict`, or of another path, with what it refers to."""
     document = server.get("/openapi.json").json()
-    answered = document["paths"]["/predict"]["post"]["responses"]["200"]
+    answered = document["paths"][path]["post"]["responses"]["200"]
     return {"components": document["components"], **answered["content"]["application/json"]["schema"]}
 
 

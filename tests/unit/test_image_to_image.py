@@ -56,6 +56,22 @@ def test_a_map_has_its_own_black_and_white() -> None:
     assert (flat.black, flat.pixels.max()) == (5.0, 0)
 
 
+@pytest.mark.parametrize("span", [1e-40, 1e-37, 1e-30, 1.0, 1e30, 3e38])
+def test_a_map_keeps_its_levels_however_close_or_far_they_are(span: float) -> None:
+    steps = np.arange(65_536).reshape(1, 256, 256)
+    planes = (steps * (span / 65_535)).astype(np.float32)
+    found = answer(planes, levels=None, bits=16).pixels
+    least = round(65_535 * 1.5e-45 / span)  # steps between two numbers of float32, where it has so few
+    assert np.abs(found.astype(np.int64) - steps[0]).max() <= least
+
+
+@pytest.mark.parametrize("level", [0.0, -3.0, 1e20, -1e38, 3e38])
+def test_a_flat_map_is_black(level: float) -> None:
+    made = answer(np.full((1, 3, 2), level, np.float32), levels=None, bits=16)
+    assert made.white > made.black
+    assert not made.pixels.any()
+
+
 def test_a_smaller_output_is_brought_to_the_size_of_the_image() -> None:
     planes = torch.rand(1, 10, 15, generator=torch.Generator().manual_seed(0))
     made = answer(planes.numpy(), scale=(1, 2), size=(20, 30))

@@ -37,7 +37,8 @@ class Agreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `same_top_class` is true if every sample's largest output is at the same index.
 
     Of a detector, `boxes` counts the boxes that both found, `difference` is the largest of their scores', and
-    `same_top_class` is true if no box is without its like.
+    `same_top_class` is true if no box is without its like. `unlike` names what differs of the same boxes, such as
+    masks.
 
     Of a segmenter, `pixels` is the share of pixels that have the same class.
     """
@@ -48,6 +49,7 @@ class Agreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tolerance: float = TOLERANCE
     boxes: int | UnsetType = UNSET
     pixels: float | UnsetType = UNSET
+    unlike: str | UnsetType = UNSET
 
     @property
     def holds(self) -> bool:
@@ -57,6 +59,8 @@ class Agreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __str__(self) -> str:
         if self.boxes is not UNSET:
             others = "" if self.same_top_class else ", and others are NOT found again"
+            if self.unlike is not UNSET:
+                others = f", but their {self.unlike} or others are NOT"
             return (
                 f"{self.boxes} boxes on {self.samples} pictures are the same{others}; "
                 f"their scores are {self.difference:.1e} apart at most (tolerance {self.tolerance:.0e})"

@@ -4,7 +4,7 @@ Detections have no order of their own and no fixed number, so they are matched b
 network and no task.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,16 @@ from flambeau.items import Tensors
 
 BOXES, SCORES, LABELS = "boxes", "scores", "labels"
 """The names of a detector's outputs: (rows, n, 4) as xmin, ymin, xmax, ymax; (rows, n); (rows, n), whole numbers."""
+
+MASKS, KEYPOINTS, KEYPOINT_SCORES = "masks", "keypoints", "keypoints_scores"
+"""The names of what a detector may say of each object besides: (rows, n, height, width), the probability that a place
+of its box belongs to it; (rows, n, points, 2 or 3), x and y of its points first; (rows, n, points), their scores."""
+
+Pairs = Sequence[tuple[int, int]]
+"""Places of the same detection in two lists."""
+
+Apart = Callable[[Tensors, Tensors, Pairs], bool]
+"""Whether the parts of paired detections, such as masks, differ. It is given one row of each list's outputs."""
 
 SAME_BOX = 0.99
 """The least overlap (intersection over union) of two boxes that count as the same."""
@@ -56,8 +66,17 @@ class Detections:
         return len(self.scores)
 
 
-def compare(expected: Tensors, found: Tensors, *, least: float, most: int, tolerance: float = TOLERANCE) -> Agreement:
-    """How well a detector's outputs agree with the network's own.
+def compare(
+    expected: Tensors,
+    found: Tensors,
+    *,
+    least: float,
+    most: int,
+    tolerance: float = TOLERANCE,
+    part: str = "",
+    apart: Apart | None = None,
+) -> Agreement:
+    """How well a detector's outputs agree with the network's own; with `apart`, also the `part` that it compares.
 
     A detection is found again if one of the same label overlaps it by `SAME_BOX`, or has its corners, with a score at
     most `tolerance` apart. Not required are detections whose score is within the tolerance of `least`, below which the
@@ -72,8 +91,16 @@ def compare(expected: Tensors, found: Tensors, *, least: float, most: int, toler
     sure, weak = sum(each.sure for each in counted), sum(each.weak for each in counted)
     finite = all(np.isfinite(each.boxes).all() and np.isfinite(each.scores).all() for _, each in rows)
     same = finite and not sure and weak <= _SPARED * matched and excused <= matched
-    apart = max((each.apart for each in counted), default=0.0)
-    return Agreement(len(rows), apart, same_top_class=same, tolerance=tolerance, boxes=matched)
+    furthest = max((each.apart for each in counted), default=0.0)
+    unlike = apart is not None and any(
+        apart(_row(expected, place), _row(found, place), each.pairs) for place, each in enumerate(counted)
+    )
+    agreed = Agreement(len(rows), furthest, same_top_class=same and not unlike, tolerance=tolerance, boxes=matched)
+    return msgspec.structs.replace(agreed, unlike=part) if unlike else agreed
+
+
+def _row(tensors: Tensors, place: int) -> Tensors:
+    return {name: rows[place] for name, rows in tensors.items()}
 
 
 def worst(found: Iterable[Agreement]) -> Agreement:
@@ -99,6 +126,7 @@ class _Count:
     sure: int
     weak: int
     apart: float
+    pairs: Pairs
 
     @classmethod
     def of(cls, expected: Detections, found: Detections, *, least: float, most: int, tolerance: float) -> "_Count":
@@ -126,7 +154,7 @@ class _Count:
                 else:
                     weak += 1
         differences = [float(apart[pair]) for pair in pairs]
-        return cls(len(pairs), max(excused), sure, weak, max(differences, default=0.0))
+        return cls(len(pairs), max(excused), sure, weak, max(differences, default=0.0), pairs)
 
 
 def _pairs(overlap: npt.NDArray[np.float64]) -> list[tuple[int, int]]:

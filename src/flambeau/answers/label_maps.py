@@ -65,14 +65,22 @@ def enlarged(scores: npt.NDArray[Any], size: tuple[int, int], *, extent: tuple[f
 def rle(mask: npt.NDArray[np.bool_]) -> str:
     """COCO's compressed run-length encoding of a mask, as `pycocotools.mask.decode` takes it beside its size.
 
-    Runs of 0 and 1 are counted column by column, from a run of 0; from the fourth on, each is written as the
-    difference from the one two before. A number is written five bits at a time, the lowest first; the sixth bit says
-    that more follow, and 48 is added to make text of it.
+    Runs of 0 and 1 are counted column by column, from a run of 0.
     """
     flat = mask.ravel(order="F")
     turns = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    edges = np.concatenate([[0], [0] if len(flat) and flat[0] else [], turns, [len(flat)]]).astype(np.int64)
-    counts = np.diff(edges)
+    return coded(np.concatenate([[0], [0] if len(flat) and flat[0] else [], turns, [len(flat)]]))
+
+
+def coded(edges: npt.NDArray[Any]) -> str:
+    """COCO's text for runs that begin and end at these places; the first run is of 0.
+
+    From the fourth on, the length of each is written as the difference from the one two before. A number is written
+    five bits at a time, the lowest first; the sixth bit says that more follow, and 48 is added to make text of it.
+    """
+    counts: npt.NDArray[Any] = np.diff(edges.astype(np.int64))
+    if len(counts) > 1 and not counts[-1]:
+        counts = counts[:-1]  # of a run that ends where the picture does
     counts[3:] -= counts[1:-2].copy() if len(counts) > 3 else 0
     return _written(counts)
 

@@ -1,8 +1,9 @@
-"""torchvision's object detectors, as networks that take one image as a tensor and return boxes as tensors.
+"""torchvision's detectors, as networks that take one image as a tensor and return boxes as tensors.
 
 Their own interface is a list of images to a list of dictionaries, and in training mode losses. Everything from resizing
 to the suppression of overlapping boxes is theirs, with torchvision's own defaults unless arguments say otherwise. Only
-the size that an image is resized to is computed here, because torchvision's own is another in an exported graph.
+the size that an image is resized to is computed here, because torchvision's own is another in an exported graph; and
+masks are left as the small maps that the network makes, which the task pastes into the picture one by one.
 """
 
 import math
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from flambeau.answers.boxes import BOXES, LABELS, SCORES
+from flambeau.answers.boxes import BOXES, KEYPOINT_SCORES, KEYPOINTS, LABELS, MASKS, SCORES
 
 PREFIX = "detector."
 """Where the detector's own tensors lie."""
@@ -26,6 +27,8 @@ class Detector(nn.Module):
     """One image, float32 (1, 3, height, width) on the scale [0, 1], to the objects in it, the best first.
 
     Boxes (1, n, 4) are xmin, ymin, xmax, ymax in pixels of that image, scores (1, n) float32, labels (1, n) int64.
+    Where it has them: masks (1, n, 28, 28), the probability that a place of the box belongs to the object; keypoints
+    (1, n, points, 2), x and y in pixels of that image, and keypoints_scores (1, n, points), logits.
     """
 
     def __init__(self, detector: nn.Module) -> None:
@@ -41,11 +44,18 @@ class Detector(nn.Module):
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         [found] = self.detector([images[0]])
-        return {name: found[name][None] for name in (BOXES, SCORES, LABELS)}
+        answered = {name: found[name][None] for name in (BOXES, SCORES, LABELS)}
+        if MASKS in found:
+            answered[MASKS] = found[MASKS][:, 0][None]
+        if KEYPOINTS in found:
+            answered[KEYPOINTS] = found[KEYPOINTS][:, :, :2][None]  # the third number is always 1
+            answered[KEYPOINT_SCORES] = found[KEYPOINT_SCORES][None]
+        return answered
 
 
 class _Transform(GeneralizedRCNNTransform):  # type: ignore[misc]  # of an untyped library
-    """torchvision's, with the size of the resized image computed in float64 in a graph as in Python.
+    """torchvision's, with the size of the resized image computed in float64 in a graph as in Python, and without the
+    pasting of masks.
 
     torchvision's own graph multiplies by a reciprocal in float32. For an image of 200 × 280 pixels and a detector of
     320, that makes 319 × 447 instead of 320 × 448, and so shifts every box.
@@ -72,6 +82,12 @@ class _Transform(GeneralizedRCNNTransform):  # type: ignore[misc]  # of an untyp
             size = tuple(math.floor(side * ratio) for side in image.shape[-2:])
         resized = nn.functional.interpolate(image[None], size=size, mode="bilinear", align_corners=False)
         return resized[0], target
+
+    def postprocess(self, result: Any, image_shapes: Any, original_image_sizes: Any) -> Any:
+        """Boxes and keypoints in pixels of the image as it was given; masks stay as they are, (n, 1, 28, 28)."""
+        masks = [each.pop(MASKS, None) for each in result]
+        placed = super().postprocess(result, image_shapes, original_image_sizes)
+        return [each if mask is None else {**each, MASKS: mask} for each, mask in zip(placed, masks, strict=True)]
 
 
 def constructor(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:

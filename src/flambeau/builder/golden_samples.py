@@ -1,8 +1,8 @@
 """Golden samples at build time: a folder of inputs, answered by the network itself and kept in the bundle.
 
-The user's expectations are checked here, once. The bundle keeps the network's full outputs, and
-`flambeau.bundle.golden_samples` checks every replica against those. This module does not import torch: the network is
-passed in as a function.
+The user's expectations are checked here, once. The bundle keeps the network's outputs, or of large ones what tells as
+much (`Task.kept`), and `flambeau.bundle.golden_samples` checks every replica against those. This module does not import
+torch: the network is passed in as a function.
 """
 
 import re
@@ -121,12 +121,18 @@ def _read(file: Path, expected: Expected) -> GivenSample:
 
 
 def collect(
-    given: Sequence[GivenSample], folder: Path, *, pipeline: Pipeline, compute: Callable[[Tensors], Tensors]
+    given: Sequence[GivenSample],
+    folder: Path,
+    *,
+    pipeline: Pipeline,
+    compute: Callable[[Tensors], Tensors],
+    kept: Callable[[Tensors], Tensors] = lambda outputs: outputs,
 ) -> list[Collected]:
     """Answer each sample alone, keep them with their outputs in the bundle at `folder`, and return them by shape.
 
-    `compute` is the network itself, not its export. Raises `SourceError` that names a sample that cannot be
-    preprocessed or answered, or whose answer is not what the user expects.
+    `compute` is the network itself, not its export; `kept` is what the bundle keeps of its outputs. Raises
+    `SourceError` that names a sample that cannot be preprocessed or answered, or whose answer is not what the user
+    expects.
     """
     inputs = {each.name: _prepared(each, pipeline) for each in given}
     outputs = {each.name: compute(inputs[each.name]) for each in given}
@@ -135,7 +141,7 @@ def collect(
     rows = {
         output_key(sample, name): np.ascontiguousarray(array)
         for sample, tensors in outputs.items()
-        for name, array in tensors.items()
+        for name, array in kept(tensors).items()
     }
     save_file(rows, folder / SAMPLE_OUTPUTS)
     alike: dict[tuple[tuple[int, ...], ...], list[str]] = {}

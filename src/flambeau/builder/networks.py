@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from flambeau import architectures, identify
-from flambeau.builder import dense, inputs, parts, sounds, texts
+from flambeau.builder import dense, dense_recipe, inputs, parts, sounds, texts
 from flambeau.builder.filled import OF_ANY_NETWORK, Filled, Tell, customised, dressed
 from flambeau.builder.labels import IMAGENET
 from flambeau.builder.official_names import compare_name
@@ -172,7 +172,7 @@ def own(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
     tensors = {_unwrapped(key, weights.tensors): tensor for key, tensor in weights.tensors.items()}
     tensors = parts.multiplied_out(tensors, unless=network.state_dict().keys())
     architectures.load_weights(network, tensors, name=code.name)
-    if dense.wanted(options):
+    if dense_recipe.wanted(options):
         return dense.own(network, order, name=code.name, architecture=architecture, classes=weights.classes, tell=tell)
     taken = inputs.infer(network, code.name, options)
     taken = texts.taken(sounds.taken(taken, options, code.name), order, code.name, tell=tell)

@@ -15,7 +15,7 @@ from onnx import TensorProto
 from onnx.inliner import inline_local_functions
 
 from flambeau.answers import agreement
-from flambeau.builder import graphs, outputs, pooling, row_arrays, sounds, texts
+from flambeau.builder import dense_graph, dense_recipe, graphs, outputs, pooling, row_arrays, sounds, texts
 from flambeau.builder.axis_words import asked_for
 from flambeau.builder.filled import Filled, Tell, dressed
 from flambeau.builder.shapes import InputForm, of_shape, shape_of
@@ -64,14 +64,21 @@ def take(order: BuildRequest, target: Path, *, tell: Tell) -> Filled:
     model = _read(file)
     given = _inputs(model, file, order.options)
     length = _prove(file, given, tell)
-    taken = sounds.taken(_form(given, file, order.options), order.options, file.name)
-    taken = texts.taken(taken, order, file.name, tell=tell)
-    one = any(each is not None for each in (taken.image, taken.text, taken.audio))
+    if of_pixels := dense_recipe.wanted(order.options):
+        taken = InputForm(given.specs)
+    else:
+        taken = sounds.taken(_form(given, file, order.options), order.options, file.name)
+        taken = texts.taken(taken, order, file.name, tell=tell)
+    one = of_pixels or any(each is not None for each in (taken.image, taken.text, taken.audio))
     answers = _answers(model, file, given, length, order.options.output_name, tell, one=one)
     _leave_only(answers, model)
     given_answers = answers
     if taken.text is not None:
         taken, answers = _pooled(taken, model, answers, order, tell)
+    if of_pixels:
+        onnx.save(model, target)
+        return dense_graph.filled(order, _Graph(target, answers), _only(given, file), answers, _sides(model), tell=tell,
+                                  ending=_ending(model, answers[0]))  # fmt: skip
     _take_rows(given, model)
     _free_rows(model)
     onnx.save(model, target)
@@ -88,6 +95,8 @@ def take(order: BuildRequest, target: Path, *, tell: Tell) -> Filled:
     specs = given.specs if taken.text is None else taken.inputs
     taken = replace(taken, inputs=specs, rows=rows, one_row=one_row)
     network = _Graph(target, answers)
+    if taken.image is not None and order.options.task is None:
+        _refuse_maps(network, given, answers[0], file.name)
     return dressed(
         network, taken, order, name=order.name, architecture=None, tell=tell, exports="ready", outputs=answers,
         ending=_ending(model, answers[0]),
@@ -231,6 +240,35 @@ def _answers(
     left = ", ".join(name for name in names if name not in taken)
     tell(note or f"the output {taken[0]} of {file.name} is the answer, and {left} is not computed")
     return taken
+
+
+def _refuse_maps(network: _Graph, given: _Given, answer: str, name: str) -> None:
+    """Raise `SourceError` if it answers an image with a map of its pixels, for then the user has to say of what."""
+    [spec] = given.specs
+    try:
+        shape = network({spec.name: np.zeros((1, *spec.shape), np.float32)})[answer].shape
+    except Exception:  # onnxruntime has its own exception types; what it cannot compute is reported later
+        return
+    if question := dense_recipe.question(tuple(shape), spec.shape[1], name):
+        raise SourceError(question)
+
+
+def _only(given: _Given, file: Path) -> TensorSpec:
+    """The only input, which is an image. Raises `SourceError`."""
+    [first, *others] = given.specs
+    if others or first.dtype != "float32" or len(first.shape) != 3 or first.shape[0] not in (1, 3):
+        taken = ", ".join(f"{spec.name} {spec}" for spec in given.specs)
+        raise SourceError(f"{file.name} takes {taken}, and --task gives it one image of 1 or 3 channels: leave it out")
+    return first
+
+
+def _sides(model: "onnx.ModelProto") -> tuple[int, ...]:
+    """The height and width that the graph says its only input has; `FREE` for one of any length."""
+    weights = {each.name for each in model.graph.initializer}
+    [value] = [each for each in model.graph.input if each.name not in weights]
+    return tuple(
+        size.dim_value if size.HasField("dim_value") else FREE for size in value.type.tensor_type.shape.dim[2:]
+    )
 
 
 def _leave_only(answers: tuple[str, ...], model: "onnx.ModelProto") -> None:

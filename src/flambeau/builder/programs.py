@@ -13,7 +13,7 @@ from torch import nn
 
 from flambeau import checkpoints, usercode
 from flambeau.architectures import torchvision_compat
-from flambeau.builder import dense, inputs, networks, signature_words, sounds, texts
+from flambeau.builder import dense, dense_recipe, inputs, networks, signature_words, sounds, texts
 from flambeau.builder.filled import Exporter, Filled, Tell, dressed
 from flambeau.builder.shapes import InputForm, of_shape
 from flambeau.builder.weights import Weights
@@ -58,7 +58,7 @@ def _module(network: nn.Module, order: BuildRequest, tell: Tell, *, exports: Exp
     name = getattr(network, "original_name", type(network).__name__)
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-    if dense.wanted(order.options):
+    if dense_recipe.wanted(order.options):
         return dense.own(network, order, name=name, architecture=None, tell=tell)
     taken = sounds.taken(inputs.infer(network, name, order.options), order.options, name)
     taken = texts.taken(taken, order, name, tell=tell)

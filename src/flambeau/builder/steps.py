@@ -23,6 +23,7 @@ from flambeau.builder import (
     activation,
     axis_words,
     checking,
+    dense_probe,
     dense_task,
     engine_choice,
     golden_samples,
@@ -96,10 +97,8 @@ class _Build:
         config = filled.pipeline
         classes = config.classes if isinstance(config, PictureConfig | DenseConfig) else math.prod(spec.shape)
         filled, named = self._name(filled, task, outputs=classes)
-        compare = functools.partial(
-            TASKS[task].agreement,
-            facts_of(filled.pipeline, inputs=filled.inputs, outputs=probed.outputs, activation=applied),
-        )
+        facts = facts_of(filled.pipeline, inputs=filled.inputs, outputs=probed.outputs, activation=applied)
+        compare = functools.partial(TASKS[task].agreement, facts)
         inputs, eager = probed.kept()
         outputs = probed.outputs
         pipeline = open_pipeline(
@@ -112,7 +111,8 @@ class _Build:
             tokenizer=filled.tokenizer.read_bytes() if filled.tokenizer else b"",
         )
         texts.keep(filled, self._folder)
-        checked = [(inputs, eager), *probed.longer, *self._collect(filled, pipeline)]
+        kept = functools.partial(TASKS[task].kept, facts)
+        checked = [(inputs, eager), *probed.longer, *self._collect(filled, pipeline, kept)]
         ready = filled.exports == "ready"
         self._step("taking its graph as it is" if ready else "exporting it for ONNX Runtime")
         stored = self._store(filled)
@@ -166,9 +166,7 @@ class _Build:
 
             return detectors.probe(filled, tell=self._tell)
         if isinstance(filled.pipeline, DenseConfig):
-            from flambeau.builder import dense
-
-            return dense.probe(filled, self._order.options.output_name, tell=self._tell)
+            return dense_probe.probe(filled, self._order.options.output_name, tell=self._tell)
         if isinstance(filled.pipeline, TextConfig):
             found = probing.probe(filled, self._order.options.output_name, tell=self._tell)
             filled, answered = texts.checked_with_texts(found.filled, tell=self._tell)
@@ -180,7 +178,9 @@ class _Build:
         """Decide the task and the activation, and tell the user about those of images. Raises `SourceError`."""
         filled, options = probed.filled, self._order.options
         if isinstance(filled.pipeline, PictureConfig):
-            return "object-detection", Activation("none", known="architecture")
+            from flambeau.builder import detectors
+
+            return detectors.task_of(filled.outputs), Activation("none", known="architecture")
         if isinstance(filled.pipeline, DenseConfig):
             decided = dense_task.decide(probed, options)
             self._tell(decided.note)
@@ -223,11 +223,15 @@ class _Build:
             filled = dataclasses.replace(filled, pipeline=pipeline)
         return filled, self._write_labels(filled, outputs=outputs)
 
-    def _collect(self, filled: Filled, pipeline: Pipeline) -> list[tuple[Tensors, Tensors]]:
+    def _collect(
+        self, filled: Filled, pipeline: Pipeline, kept: Callable[[Tensors], Tensors]
+    ) -> list[tuple[Tensors, Tensors]]:
         """Keep the golden samples, and return them as (inputs, outputs) to check the export with."""
         if not self._given:
             return []
-        golden = golden_samples.collect(self._given, self._folder, pipeline=pipeline, compute=_computing(filled))
+        golden = golden_samples.collect(
+            self._given, self._folder, pipeline=pipeline, compute=_computing(filled), kept=kept
+        )
         return [(each.inputs, each.outputs) for each in golden]
 
     def _quantise(self, filled: Filled, pipeline: Pipeline, error: str | None, *, classes: bool) -> Quantised:

@@ -54,7 +54,8 @@ class PictureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag
     whole factor first, and the boxes are multiplied by it.
 
     `classes`: the number of classes that the network's labels count. `least`: the score below which it reports nothing.
-    `most`: how many boxes it reports at most.
+    `most`: how many boxes it reports at most. `keypoints`: the names of the points that it finds of each object, if
+    they are known.
     """
 
     classes: int
@@ -62,6 +63,7 @@ class PictureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag
     most: int
     threshold: float = 0.5
     most_pixels: int = 12_500_000
+    keypoints: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """What is done to the image, in words."""
@@ -122,6 +124,8 @@ class DenseConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
     until both sides are multiples of `multiple`. The network's output has `scale[0]` pixels for every `scale[1]` of its
     input.
 
+    `fixed`: the only height and width that the network takes; every image is stretched to them, whatever its shape.
+
     `large`: what becomes of an image of more than `most_pixels`. Unless it is to `reduce`, it is refused, or cut into
     tiles that overlap by `overlap` pixels, where one fades into the next.
 
@@ -132,6 +136,7 @@ class DenseConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     resize: int | None = None
+    fixed: tuple[int, int] | None = None
     large: Literal["reduce", "refuse", "tile"] = "reduce"
     overlap: int = 0
     levels: tuple[float, float] | None = None
@@ -145,6 +150,8 @@ class DenseConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
         """The transform in words."""
         numbers = [", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std)]
         grey = "Grayscale, " if len(self.mean) == 1 else ""
+        if self.fixed:
+            return f"{grey}stretched to {self.fixed[1]} × {self.fixed[0]}, Normalize([{numbers[0]}], [{numbers[1]}])"
         size = f"Resize({self.resize})" if self.resize else "images in their own size"
         most = f"{self.most_pixels / 1e6:.1f} megapixels"
         bound = {"reduce": f"at most {most}", "refuse": f"at most {most}", "tile": f"in tiles above {most}"}[self.large]
@@ -226,6 +233,7 @@ def facts_of(
         classes=pipeline.classes if isinstance(pipeline, PictureConfig | DenseConfig) else 0,
         least=detector.least if detector else 0.0,
         most=detector.most if detector else 0,
+        keypoints=detector.keypoints if detector else (),
         scale=pipeline.scale if isinstance(pipeline, DenseConfig) else (1, 1),
         levels=pipeline.levels if isinstance(pipeline, DenseConfig) else None,
     )

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import click
 from rich.console import Console
 
-from flambeau.answers import png
+from flambeau.answers import Answer
 from flambeau.bundle.pipeline_config import kind_of
 from flambeau.bundle.storage import Bundle
 from flambeau.cli.options import HELP, SettingOption, SettingsCommand, source_options
@@ -189,7 +189,7 @@ class Scoring:
         idle = [*(["columns"] if kind in ("image", "text", "audio") else []), *([] if does.ranked else _OF_CLASSES)]
         if does.pictorial and options.pictures is None:
             raise SetupError(f"{bundle.manifest.name} makes pictures: name a folder for them with --pictures DIR")
-        if png.PNG not in does.media_types:
+        if does.answer.picture is Answer.picture:
             idle.append("pictures")
         for name in idle:
             if getattr(options, name):

@@ -95,7 +95,11 @@ class ScoredLabel:
 
 @dataclass(frozen=True, slots=True)
 class FoundObject:
-    """An object with its score, 0 to 1, and its box in pixels of the picture, from the upper left corner."""
+    """An object with its score, 0 to 1, and its box in pixels of the picture, from the upper left corner.
+
+    `mask`: of a network that makes masks, the bytes of a PNG file, grey, 255 where the object is. `keypoints`: of one
+    that finds them, the points of the object.
+    """
 
     label: str
     score: float
@@ -104,6 +108,18 @@ class FoundObject:
     ymin: float
     xmax: float
     ymax: float
+    mask: bytes = field(default=b"", repr=False)
+    keypoints: "tuple[Keypoint, ...]" = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Keypoint:
+    """A point of an object in pixels of the picture, with the network's own score; and its name, if that is known."""
+
+    x: float
+    y: float
+    score: float
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,9 +231,13 @@ def read_object(response: BaseHTTPResponse, *, request_id: str) -> dict[str, Any
 
 
 def _object(each: dict[str, Any]) -> FoundObject:
-    numbers = {name: math.nan if number is None else number for name, number in each["box"].items()}
-    score = math.nan if each["score"] is None else each["score"]
-    return FoundObject(each["label"], score, each["class_index"], **numbers)
+    box = {name: _number(number) for name, number in each["box"].items()}
+    points = tuple(
+        Keypoint(_number(point["x"]), _number(point["y"]), _number(point["score"]), point.get("name"))
+        for point in each.get("keypoints", ())
+    )
+    mask = base64.b64decode(each.get("mask") or "")
+    return FoundObject(each["label"], _number(each["score"]), each["class_index"], **box, mask=mask, keypoints=points)
 
 
 def _size(sized: dict[str, Any]) -> tuple[int, int] | None:
@@ -225,13 +245,16 @@ def _size(sized: dict[str, Any]) -> tuple[int, int] | None:
 
 
 def _segment(each: dict[str, Any]) -> FoundSegment:
-    score = math.nan if each["score"] is None else each["score"]
     mask = base64.b64decode(each["mask"])
-    return FoundSegment(each["label"], score, each["class_index"], each["pixels"], mask)
+    return FoundSegment(each["label"], _number(each["score"]), each["class_index"], each["pixels"], mask)
 
 
 def _numbers(listed: Any) -> tuple[float, ...]:
-    return tuple(math.nan if each is None else each for each in listed or ())
+    return tuple(map(_number, listed or ()))
+
+
+def _number(sent: float | None) -> float:
+    return math.nan if sent is None else sent
 
 
 def _refusal(response: BaseHTTPResponse, body: Any, identity: str) -> Refused:

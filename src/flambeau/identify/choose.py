@@ -76,7 +76,7 @@ def _of_another_task(names: Names, wanted: str, args: Mapping[str, Any]) -> Iden
 
 def _known(names: Names, known: Known, wanted: str | None, args: Mapping[str, Any]) -> Identified:
     """A network of torchvision that is no classifier."""
-    if known.task == detectors.SERVED:
+    if known.task in detectors.SERVED:
         return detectors.find(names, known, wanted=wanted, args=args)
     if known.task == segmenters.SERVED:
         return segmenters.find(names, known, wanted=wanted, args=args)

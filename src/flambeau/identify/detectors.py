@@ -1,4 +1,5 @@
-"""Finds torchvision's object detectors by names and shapes, with any number of classes.
+"""Finds torchvision's detectors by names and shapes, with any number of classes and of keypoints. They answer with
+boxes, and some with masks or keypoints besides.
 
 What weights do not show (the size that images are resized to, the shapes of anchors, the least score) is taken as
 torchvision's constructor has it, and said. The list of detectors is that of `unsupported`, which knows all networks of
@@ -16,8 +17,15 @@ from flambeau.identify.index import COUNTER
 from flambeau.identify.naming import Names
 from flambeau.identify.unsupported import Known
 
-SERVED = "object detection"
-"""The task of `unsupported` that is served."""
+SERVED: dict[str, str] = {
+    "object detection": "object-detection",
+    "instance segmentation": "instance-segmentation",
+    "keypoint detection": "keypoint-detection",
+}
+"""The tasks of `unsupported` that are served, by their names in `--task`."""
+
+_POINTS = "roi_heads.keypoint_predictor.kps_score_lowres.bias"
+"""The tensor that has a number for each keypoint."""
 
 _WITHOUT_EPSILON = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn")
 """Detectors whose official weights (COCO_V1) torchvision serves and fine-tunes with norms of epsilon 0."""
@@ -28,7 +36,7 @@ DEFAULTS = "what weights do not show (sizes, anchors, the least score) is torchv
 
 def names() -> list[str]:
     """The detectors that `--arch` may name."""
-    return [other.name for other in unsupported.known() if other.task == SERVED]
+    return [other.name for other in unsupported.known() if other.task in SERVED]
 
 
 def find(file: Names, known: Known, *, wanted: str | None, args: Mapping[str, Any]) -> Identified:
@@ -45,6 +53,11 @@ def find(file: Names, known: Known, *, wanted: str | None, args: Mapping[str, An
         told = f"--arch-args say {args['num_classes']} classes, and the weights have {classes}"
         return Identified(None, advice=f"{told}: leave num_classes out")
     given: dict[str, Any] = {"num_classes": classes}
+    if _POINTS in inside:
+        [given["num_keypoints"]] = inside[_POINTS]
+        if args.get("num_keypoints", given["num_keypoints"]) != given["num_keypoints"]:
+            told = f"--arch-args say {args['num_keypoints']} keypoints, and the weights have {given['num_keypoints']}"
+            return Identified(None, advice=f"{told}: leave num_keypoints out")
     notes = [f"{DEFAULTS}: --arch {name} with --arch-args changes it"]
     if name in _WITHOUT_EPSILON and not any(key.endswith(COUNTER) for key in inside):
         given["norm_epsilon"] = 0.0
@@ -63,6 +76,7 @@ def find(file: Names, known: Known, *, wanted: str | None, args: Mapping[str, An
         same_weights=others,
         why=_why(name, others, wanted),
         pipeline=PictureConfig(classes=classes, least=0.0, most=0),
+        task=SERVED[known.task],
     )
     return Identified(fit, notes=tuple(notes))
 

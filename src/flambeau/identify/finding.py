@@ -21,7 +21,7 @@ class Fit(msgspec.Struct, frozen=True):
     each used key of the file to the network's own; `aside` names the file's keys that are for training only.
     `same_weights` are other architectures that these weights fill as well, and `why` says in one sentence why this one
     was chosen. `pipeline` is `None` for a network over numbers. `features`: there is no head, and `classes` counts the
-    features.
+    features. `task`: that of an architecture which has no other.
     """
 
     architecture: Architecture
@@ -32,6 +32,7 @@ class Fit(msgspec.Struct, frozen=True):
     why: str = ""
     pipeline: ImageConfig | PictureConfig | DenseConfig | None = ImageConfig()
     features: bool = False
+    task: str = ""
 
 
 class Near(msgspec.Struct, frozen=True):
@@ -88,9 +89,9 @@ def task_of_fit(fit: Fit, *, official: bool) -> str:
     if fit.pipeline is None or asks(fit):
         return ""
     if isinstance(fit.pipeline, PictureConfig):
-        return (
-            f"object-detection: {fit.architecture.name} finds boxes of {fit.classes} classes, the background included"
-        )
+        besides = {"instance-segmentation": " with masks", "keypoint-detection": " with keypoints"}.get(fit.task, "")
+        found = f"finds boxes{besides} of {fit.classes} classes, the background included"
+        return f"{fit.task}: {fit.architecture.name} {found}"
     if isinstance(fit.pipeline, DenseConfig):
         return (
             f"semantic-segmentation: {fit.architecture.name} says of each pixel which of {fit.classes} classes it has"

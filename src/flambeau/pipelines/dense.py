@@ -68,22 +68,25 @@ class DensePipeline:
     def _grid(self, width: int, height: int) -> Grid | None:
         """The tiles of an image of that size; `None` if it is computed as a whole."""
         config = self._config
-        if config.large != "tile" or width * height <= config.most_pixels:
+        if config.fixed or config.large != "tile" or width * height <= config.most_pixels:
             return None
         return Grid.over(height, width, config.overlap)
 
     def _refuse_large(self, size: tuple[int, int]) -> None:
         """Raise `InvalidInput` for an image that the network cannot compute, or whose answer would be too large."""
-        width, height = resized(self._config, *size)
+        stretched = self._config.fixed is not None
+        width, height = size if stretched else resized(self._config, *size)
         up, down = self._config.scale
         told = f"an image of {size[0]} × {size[1]} pixels is too large"
-        if self._config.large == "refuse" and width * height > self._config.most_pixels:
+        if self._config.large == "refuse" and not stretched and width * height > self._config.most_pixels:
             raise InvalidInput(
                 f"{told}: this network takes {self._config.most_pixels} pixels at most, for its answer to a pixel "
                 "depends on the whole image, so that it cannot be cut into tiles",
                 code="image_too_large",
             )
-        if self._config.large != "reduce" and width * height * up * up > MOST_ANSWERED * down * down:
+        up, down = (up, down) if up > down or not stretched else (1, 1)  # a picture is no smaller than the image
+        pictures = stretched and not self._config.classes
+        if (self._config.large != "reduce" or pictures) and width * height * up * up > MOST_ANSWERED * down * down:
             raise InvalidInput(
                 f"{told}: the answer would have {width * height * up * up // (down * down)} pixels, and the most is "
                 f"{MOST_ANSWERED}",
@@ -99,6 +102,8 @@ class DensePipeline:
 
 def resized(config: DenseConfig, width: int, height: int) -> tuple[int, int]:
     """The width and height to which an image is resized, before it is padded."""
+    if config.fixed is not None:
+        return config.fixed[1], config.fixed[0]
     short, long = min(width, height), max(width, height)
     if config.resize is not None:
         short, long = config.resize, int(config.resize * long / short)
@@ -110,7 +115,8 @@ def resized(config: DenseConfig, width: int, height: int) -> tuple[int, int]:
 
 def prepared(image: Image.Image, config: DenseConfig) -> np.ndarray:
     """The network's input for an RGB image: float32 (1, channels, height, width), padded."""
-    return padded(planes_of(image, config), config.multiple)
+    planes = planes_of(image, config)
+    return planes if config.fixed else padded(planes, config.multiple)
 
 
 def planes_of(image: Image.Image, config: DenseConfig) -> np.ndarray:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from flambeau.answers.boxes import BOXES
+from flambeau.answers.boxes import BOXES, KEYPOINTS
 from flambeau.bundle import storage
 from flambeau.errors import InvalidInput
 from flambeau.pipelines.image import decode, file_in, size_of
@@ -50,12 +50,15 @@ class PicturePipeline:
         return {self._input: scaled(image.reduce(factor) if factor > 1 else image)}
 
     def postprocess(self, outputs: Tensors, item: Item) -> Answer:
-        """The task's answer, with boxes in pixels of the image as it was sent."""
+        """The task's answer, with boxes and keypoints in pixels of the image as it was sent."""
         width, height = size_of(item.payload.data)
         factor = self._factor(width, height)
         if factor > 1:  # the last pixel of a reduced image may stand for less than a whole block
             edge = np.array([width, height, width, height], np.float32)
-            outputs = outputs | {BOXES: np.minimum(outputs[BOXES] * np.float32(factor), edge)}
+            larger = {BOXES: np.minimum(outputs[BOXES] * np.float32(factor), edge)}
+            if KEYPOINTS in outputs:
+                larger[KEYPOINTS] = np.minimum(outputs[KEYPOINTS] * np.float32(factor), edge[:2])
+            outputs = outputs | larger
         return self._answer(outputs | {SIZE: np.array([[height, width]])}, item)
 
     def example(self) -> Payload:

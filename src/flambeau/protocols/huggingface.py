@@ -182,9 +182,7 @@ def _shape(found: Answer, top_k: int, least: float | None, *, normalize: bool) -
             for each in found.top[:top_k]
             if least is None or each.probability >= least
         ]
-    if isinstance(found, ObjectDetection):
-        return [each.body() for each in found.found]
-    if isinstance(found, SemanticSegmentation):
+    if isinstance(found, ObjectDetection | SemanticSegmentation):
         return found.body(Asked())["predictions"]
     if isinstance(found, Embedding):
         return [(unit(found.embedding) if normalize else found.embedding).tolist()]

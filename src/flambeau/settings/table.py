@@ -107,7 +107,8 @@ SOURCE = (
         "What it does: classification, multi-label, regression, embedding, ... Default: found out.",
         "What the network does with an image, a text or a sound: `classification` (one of several), `multi-label` "
         "(each class on its own), `regression` (numbers), `embedding` (a vector); with an image also "
-        "`object-detection` (boxes, of a detector), `semantic-segmentation` (the class of each pixel) or "
+        "`object-detection` (boxes, of a detector), `instance-segmentation` (with masks), `keypoint-detection` (with "
+        "keypoints), `semantic-segmentation` (the class of each pixel) or "
         "`image-to-image` (a picture). `audio-classification` and `text-classification` say the input, too. Not set: "
         "[found out](sources.md#task-and-activation).",
         kind="choice",

@@ -32,7 +32,8 @@ class NetworkFacts:
     """What a task knows of its network. Without `labels`, classes are named by their numbers.
 
     Of a detector or a segmenter: `classes`, the number of classes that its labels count. Of a detector: `least`, the
-    score below which it reports nothing; and `most`, how many boxes it reports at most. Of a network whose answer is a
+    score below which it reports nothing; `most`, how many boxes it reports at most; and `keypoints`, the names of the
+    points that it finds of each object, if they are known. Of a network whose answer is a
     picture: `scale`, how many pixels its output has for how many of its input; and `levels`, its numbers for black and
     white, or `None` if each picture has its own.
     """
@@ -45,6 +46,7 @@ class NetworkFacts:
     classes: int = 0
     least: float = 0.0
     most: int = 0
+    keypoints: tuple[str, ...] = ()
     scale: tuple[int, int] = (1, 1)
     levels: tuple[float, float] | None = None
 
@@ -140,8 +142,13 @@ class Task:
         ]
         return max(measured, key=lambda each: (not each.holds, each.difference))
 
+    def kept(self, network: NetworkFacts, outputs: Tensors) -> Tensors:
+        """What a golden sample keeps of the network's outputs, for `outputs_apart`: all, unless they are large."""
+        return outputs
+
     def outputs_apart(self, network: NetworkFacts, expected: Tensors, found: Tensors) -> str | None:
-        """How a golden sample's outputs differ from what is expected, by the first that does; `None` if none does."""
+        """How a golden sample's outputs differ from what is expected, by the first that does; `None` if none does.
+        `expected` is what `kept` made of the network's own."""
         for name, rows in expected.items():
             if name not in found or found[name].shape != rows.shape:
                 shape = list(found[name].shape) if name in found else "missing"

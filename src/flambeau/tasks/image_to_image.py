@@ -16,6 +16,7 @@ from flambeau.tasks.base import CellKind, NetworkFacts, Postprocess, Renderer, T
 from flambeau.tasks.semantic_segmentation import EXTENT, SIZE
 
 _PLANES = (1, 3)
+_ROWS = 256  # of a picture that are made at a time
 
 
 class ImageToImage(Answer, frozen=True):
@@ -153,16 +154,21 @@ def _own_levels(planes: npt.NDArray[Any], finite: npt.NDArray[np.bool_]) -> tupl
     if not numbers.size:
         return 0.0, 1.0
     black, white = float(numbers.min()), float(numbers.max())
-    return (black, white) if white > black else (black, black + 1.0)
+    return (black, white) if white > black else (black, black + max(1.0, abs(black)))
 
 
 def _pixels(planes: npt.NDArray[Any], black: float, white: float, bits: int) -> npt.NDArray[Any]:
-    """(channels, height, width) to whole numbers, (height, width) or (height, width, 3), rounded to the nearest."""
+    """(channels, height, width) to whole numbers, (height, width) or (height, width, 3), rounded to the nearest.
+
+    In float64, some rows at a time: in float32 the factor is infinite for levels closer than 1e-34.
+    """
     most = (1 << bits) - 1
     made = np.empty((*planes.shape[1:], len(planes)), np.uint8 if bits == 8 else np.uint16)
     for channel, plane in enumerate(planes):
-        scaled = (plane.astype(np.float32) - np.float32(black)) * np.float32(most / (white - black))
-        made[..., channel] = np.nan_to_num(scaled, nan=0.0).round().clip(0, most)
+        for start in range(0, len(plane), _ROWS):
+            part = slice(start, start + _ROWS)
+            scaled = (plane[part].astype(np.float64) - black) * (most / (white - black))
+            made[part, :, channel] = np.nan_to_num(scaled, nan=0.0).round().clip(0, most)
     return made[..., 0] if len(planes) == 1 else made
 
 

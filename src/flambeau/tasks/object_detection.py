@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import msgspec
 import numpy as np
@@ -14,7 +14,7 @@ from flambeau.answers.base import foreign
 from flambeau.answers.boxes import BOXES, LABELS, SAME_BOX, SCORES, Detections, compare, overlaps
 from flambeau.answers.schemas import NUMBER, Schema, named, record
 from flambeau.errors import BundleError
-from flambeau.items import FREE, Item, Tensors, TensorSpec
+from flambeau.items import FREE, Item, Options, Tensors, TensorSpec
 from flambeau.tasks.base import COUNT, CellKind, ClassNames, NetworkFacts, Postprocess, Task
 
 NAMES = "names"
@@ -43,6 +43,11 @@ class Detected(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
             "class_index": self.index,
             "box": dict(zip(CORNERS, self.box, strict=True)),
         }
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """Its numbers that a network may have made other than finite."""
+        return (self.score, *self.box)
 
 
 class ExpectedBox(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,7 +85,7 @@ class ObjectDetection(Answer, frozen=True):
 
     @property
     def nonfinite(self) -> int:
-        return sum(not math.isfinite(number) for each in self.found for number in (each.score, *each.box))
+        return sum(not math.isfinite(number) for each in self.found for number in each.numbers)
 
     @property
     def size(self) -> int:
@@ -176,7 +181,7 @@ class ObjectDetectionTask(Task):
         "The objects whose score reaches the threshold, best first: the label of each, its score, and its box in "
         "pixels of the image as it was sent, upright."
     )
-    answer = ObjectDetection
+    answer: ClassVar[type[Answer]] = ObjectDetection
     labelled = True
     usual_threshold = 0.5
     parameters: ClassVar[Mapping[str, str]] = {
@@ -189,29 +194,20 @@ class ObjectDetectionTask(Task):
     }  # fmt: skip
 
     def postprocess(self, network: NetworkFacts) -> Postprocess:
-        _require_boxes(network.outputs)
+        require_outputs(network.outputs, {BOXES: (FREE, 4), SCORES: (FREE,), LABELS: (FREE,)}, self.name)
         names = ClassNames.of(network)
 
         def answer(outputs: Tensors, item: Item) -> ObjectDetection:
-            options = item.options
-            threshold = network.threshold if options.threshold is None else options.threshold
-            [row] = Detections.rows(outputs)
-            order = np.argsort(-row.scores, kind="stable")
-            scores = row.scores[order].astype(np.float64)  # as the answer compares them
-            kept = [
-                Detected(index, names(index), score, tuple(box))
-                for index, score, box in zip(
-                    row.labels[order].tolist(), scores.tolist(), row.boxes[order].tolist(), strict=True
-                )
-                if not score < threshold - agreement.TOLERANCE  # NaN is kept, and counted as such
-            ]
-            reaching = [each for each in kept if not each.score < threshold]
-            most = len(reaching) if options.most is None else options.most
-            weaker = [each for each in kept if each.score < threshold]
+            chosen = Chosen.of(outputs, item.options, network, names)
             [(height, width)] = outputs[SIZE].tolist()
-            return ObjectDetection(tuple(reaching[:most]), width, height, threshold, tuple(weaker))
+            found = tuple(each for _, each in chosen.found)
+            return ObjectDetection(found, width, height, chosen.threshold, chosen.weaker)
 
         return answer
+
+    def of_each(self, network: NetworkFacts) -> dict[str, Schema]:
+        """The schemas of what an object has besides its class and its box."""
+        return {}
 
     def schemas(self, network: NetworkFacts) -> tuple[Schema, ...]:
         _, name = named(network.labels)
@@ -222,7 +218,8 @@ class ObjectDetectionTask(Task):
             "In pixels of the image as it was sent, turned upright; the origin is its upper left corner."
         )
         score: Schema = {"type": ["number", "null"], "minimum": 0, "maximum": 1}
-        each = record({"label": name, "score": score, "class_index": index, "box": box}, title="DetectedObject")
+        members = {"label": name, "score": score, "class_index": index, "box": box, **self.of_each(network)}
+        each = record(members, title="DetectedObject")
         found: Schema = {"type": "array", "items": each, "description": "The objects, best first; empty without any."}
         if network.most:
             found["maxItems"] = network.most
@@ -266,13 +263,48 @@ def summary(labels: Iterable[str]) -> str:
     return ", ".join(label if count == 1 else f"{count} × {label}" for label, count in Counter(labels).items())
 
 
-def _require_boxes(outputs: Sequence[TensorSpec]) -> None:
-    """Raise `BundleError` unless the outputs are a detector's."""
+class Chosen(NamedTuple):
+    """The objects that are answered, each with its place in the outputs, best first; and those just below the
+    threshold."""
+
+    found: tuple[tuple[int, Detected], ...]
+    weaker: tuple[Detected, ...]
+    threshold: float
+
+    @classmethod
+    def of(cls, outputs: Tensors, options: Options, network: NetworkFacts, names: ClassNames) -> "Chosen":
+        """Those in a detector's outputs for one picture."""
+        threshold = network.threshold if options.threshold is None else options.threshold
+        [row] = Detections.rows(outputs)
+        order = np.argsort(-row.scores, kind="stable")
+        scores = row.scores[order].astype(np.float64)  # as the answer compares them
+        kept = [
+            (place, Detected(index, names(index), score, tuple(box)))
+            for place, index, score, box in zip(
+                order.tolist(), row.labels[order].tolist(), scores.tolist(), row.boxes[order].tolist(), strict=True
+            )
+            if not score < threshold - agreement.TOLERANCE  # NaN is kept, and counted as such
+        ]
+        reaching = [each for each in kept if not each[1].score < threshold]
+        most = len(reaching) if options.most is None else options.most
+        weaker = tuple(each for _, each in kept if each.score < threshold)
+        return cls(tuple(reaching[:most]), weaker, threshold)
+
+
+def require_outputs(outputs: Sequence[TensorSpec], wanted: Mapping[str, tuple[int, ...]], task: str) -> None:
+    """Raise `BundleError` unless the outputs are those of a detector for that task. `wanted`: their shapes by name,
+    where `FREE` stands for any length."""
     shapes = {spec.name: spec.shape for spec in outputs}
-    if shapes != {BOXES: (FREE, 4), SCORES: (FREE,), LABELS: (FREE,)}:
+    fits = shapes.keys() == wanted.keys() and all(
+        len(shapes[name]) == len(shape)
+        and all(size in (own, FREE) for size, own in zip(shape, shapes[name], strict=True))
+        for name, shape in wanted.items()
+    )
+    if not fits:
         told = ", ".join(f"{spec.name} {spec}" for spec in outputs)
+        *first, last = wanted
         raise BundleError(
-            f"the task object-detection needs the outputs {BOXES}, {SCORES} and {LABELS} of a detector, and this "
+            f"the task {task} needs the outputs {', '.join(first)} and {last} of a detector, and this "
             f"network has {told}: build it again without --task"
         )
 

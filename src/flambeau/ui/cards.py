@@ -15,6 +15,7 @@ import numpy as np
 
 from flambeau.answers import Answer, Scored, label_maps, png
 from flambeau.errors import RequestError
+from flambeau.tasks.instance_segmentation import InstanceSegmentation
 from flambeau.tasks.object_detection import Detected
 from flambeau.tasks.semantic_segmentation import SemanticSegmentation
 from flambeau.types import Outcome, Timings
@@ -127,7 +128,7 @@ def detected(found: Sequence[Detected]) -> list[ScoreBar]:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A class of a segmented picture: its bar, its colour as CSS has it, and its mask as a PNG file in that colour.
+    """A class or an object of a segmented picture: its bar, its colour as CSS has it, and its mask in it, a PNG file.
 
     `shown`: whether it is laid over the picture at first; the background is not.
     """
@@ -151,6 +152,19 @@ def layers(answer: SemanticSegmentation) -> list[Layer]:
         file = png.write(mask, palette=np.stack([np.zeros(3, np.uint8), colour]), clear=0)
         bar = ScoreBar(each.label.replace("_", " "), 100 * each.pixels / whole)
         found.append(Layer(bar, "#" + colour.tobytes().hex(), file, shown=each.index > 0))
+    return found
+
+
+def instances(answer: InstanceSegmentation) -> list[Layer]:
+    """A layer for each of the first objects; their masks are reduced where the picture is large."""
+    step = -(-max(answer.width, answer.height) // _LONGEST_LAYER)
+    palette = label_maps.colours(MOST_BARS + 1)
+    found = []
+    for place, bar in enumerate(detected(answer.found[:MOST_BARS])):
+        mask = answer.mask(place)[::step, ::step].view(np.uint8)
+        colour = palette[place + 1]
+        file = png.write(mask, palette=np.stack([np.zeros(3, np.uint8), colour]), clear=0)
+        found.append(Layer(bar, "#" + colour.tobytes().hex(), file, shown=True))
     return found
 
 
@@ -192,7 +206,8 @@ def sentence(text: str) -> str:
 
 
 FILTERS: dict[str, Callable[..., Any]] = {
-    each.__name__: each for each in (bars, base64_of, detected, layers, digits, counted, listed, as_json, sentence)
+    each.__name__: each
+    for each in (bars, base64_of, detected, instances, layers, digits, counted, listed, as_json, sentence)
 }
 LIMITS = {
     "TOP_K": TOP_K,
