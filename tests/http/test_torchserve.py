@@ -1,11 +1,16 @@
 """TorchServe's archives, handlers, clients and management, against a real server; and SageMaker's scripts."""
 
 import colorsys
+import contextlib
 import io
 import json
+import os
 import secrets
+import signal
 import subprocess
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +20,7 @@ import requests
 import torch
 
 from flambeau.bundle.storage import Activation
+from flambeau.system import process
 from tests.support import archives, task_models
 from tests.support.archives import write_mar, write_tar
 from tests.support.photographs import encoded, photograph
@@ -257,6 +263,9 @@ def test_archives_are_registered_scaled_and_unregistered(server: ServerProcess, 
         answered = requests.request(method, management + path, timeout=90)
         return answered.status_code, answered.json()
 
+    assert ask("POST", "/models?url=plain.mar&model_name=two&initial_workers=2&synchronous=true")[0] == 200
+    assert [each["status"] for each in ask("GET", "/models/two")[1][0]["workers"]] == ["READY", "READY"]
+    assert ask("DELETE", "/models/two")[0] == 200
     status, body = ask("POST", "/models?url=plain.mar")
     assert (status, "registered with 0 initial workers" in body["status"]) == (200, True)
     assert server.post("/predictions/plain", data=b"x").status_code == 503
@@ -266,6 +275,9 @@ def test_archives_are_registered_scaled_and_unregistered(server: ServerProcess, 
     assert (shown["modelName"], shown["batchSize"], shown["workers"][0]["status"]) == ("plain", 1, "READY")
     assert "plain" in [each["modelName"] for each in ask("GET", "/models")[1]["models"]]
     assert ask("POST", "/models?url=plain.mar")[1]["type"] == "ConflictStatusException"
+    assert ask("PUT", "/models/plain?min_worker=2&synchronous=true")[0] == 200
+    [shown] = ask("GET", "/models/plain")[1]
+    assert [each["status"] for each in shown["workers"]] == ["READY", "READY"]
     assert ask("PUT", "/models/plain?min_worker=0&synchronous=true")[0] == 200
     assert server.post("/predictions/plain", data=b"x").status_code == 503
     assert ask("DELETE", "/models/plain") == (200, {"status": 'Model "plain" unregistered'})
@@ -350,6 +362,53 @@ def test_the_command_of_torchserve_reads_its_file_and_passes_over_the_rest(store
     assert "argument passed over" in log
     assert "NUM_WORKERS" in log
     assert "key=enable_metrics_api" not in log
+
+
+def test_stop_ends_the_server_that_start_has_started_and_no_other(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not one that took its number: the note beside it says when the process was started."""
+    ports = {each: free_port() for each in ("inference", "management", "metrics")}
+    text = "".join(f"{name}_address=http://127.0.0.1:{port}\n" for name, port in ports.items())
+    (tmp_path / "config.properties").write_text(text)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+    def command(*arguments: object) -> str:
+        done = run_flambeau("torchserve", *arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return str(done.stdout).strip()
+
+    note = tmp_path / f".flambeau-torchserve-{os.getuid()}.pid"
+    with subprocess.Popen([sys.executable, "-c", "input()", "flambeau"], stdin=subprocess.PIPE) as other:
+        for text in (str(other.pid), f"{other.pid} another boot/1"):
+            note.write_text(text)
+            assert command("--stop") == "TorchServe is not currently running."
+        other.communicate(b"\n")
+        assert other.returncode == 0
+    start = ["--start", "--model-store", str(store), "--models", "plain.mar", "--allow-code"]
+    with (tmp_path / "log").open("w") as log:  # which the server keeps
+        subprocess.run([*FLAMBEAU, "torchserve", *start], cwd=tmp_path, stdout=log, stderr=log, timeout=60, check=True)
+    pid = int(note.read_text().partition(" ")[0])
+    try:
+        url = f"http://127.0.0.1:{ports['inference']}/predictions/plain"
+        assert _retried(lambda: requests.post(url, data=b"x", timeout=10).text) == "plain 1"
+        assert command("--start", "--model-store", store) == "TorchServe has already started."
+        assert command("--stop") == "TorchServe has stopped."
+        assert process.identity(pid) is None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _retried(ask: Callable[[], str]) -> str:
+    """The answer of a server that is starting; nothing tells when it listens."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return ask()
+        except requests.ConnectionError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
 def test_convert_says_what_became_of_everything(store: Path, tmp_path: Path) -> None:
