@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import requests
 import torch
@@ -59,6 +60,8 @@ def store(tmp_path_factory: pytest.TempPathFactory, network: torch.nn.Module) ->
     write_mar(folder / "functions.mar", {"modelName": "functions", "handler": "functions.py:handle"},
               {"functions.py": archives.FUNCTIONS})  # fmt: skip
     write_mar(folder / "plain.mar", {"modelName": "plain", "handler": "plain.py"}, {"plain.py": archives.PLAIN_CLASS})
+    write_mar(folder / "enveloped.mar", {"modelName": "enveloped", "handler": "rows.py", "envelope": "json"},
+              {"rows.py": archives.ROWS})  # fmt: skip
     write_mar(folder / "broken.mar", {"modelName": "broken", "handler": "broken.py"}, {"broken.py": "1 / 0\n"})
     write_tar(folder / "model.tar.gz", {
         "code/inference.py": archives.SCRIPT.encode(), "factor.json": b"3",
@@ -76,7 +79,12 @@ def server(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
         activation=Activation("softmax", known="said"), pipeline=task_models.PREPARATION,
     )  # fmt: skip
     port = free_port()
-    sources = [f"rows={store / 'rows.mar'}", f"functions={store / 'functions.mar'}", f"script={store / 'model.tar.gz'}"]
+    sources = [
+        f"rows={store / 'rows.mar'}",
+        f"enveloped={store / 'enveloped.mar'}",
+        f"functions={store / 'functions.mar'}",
+        f"script={store / 'model.tar.gz'}",
+    ]
     options = [
         "--allow-code",
         "--model-store",
@@ -145,14 +153,18 @@ def test_one_bad_request_of_a_batch_fails_alone(server: ServerProcess, network: 
     assert found[3].json()["scores"] == pytest.approx(eager(network, [4, 5, 6])[0], abs=1e-6)
 
 
-def test_a_handler_that_prints_or_dies_disturbs_nobody_else(server: ServerProcess, network: torch.nn.Module) -> None:
+def test_a_handler_that_prints_forks_or_dies_disturbs_nobody_else(
+    server: ServerProcess, network: torch.nn.Module
+) -> None:
     assert requests.post(f"{server.url}/predictions/rows", json="print", timeout=60).status_code == 200
     assert "printed by the handler" in server.log()
+    child = int(requests.post(f"{server.url}/predictions/rows", json="fork", timeout=60).headers["X-Child"])
     asked: list[Any] = ["die", [1, 2, 3], [4, 5, 6]]
     with ThreadPoolExecutor(3) as pool:
         found = list(pool.map(lambda row: requests.post(f"{server.url}/predictions/rows", json=row, timeout=90), asked))
     assert [each.status_code for each in found] == [500, 200, 200]
     assert found[1].json()["scores"] == pytest.approx(eager(network, [1, 2, 3])[0], abs=1e-6)
+    server.wait_until(lambda: process.identity(child) is None, within=20)  # it ends with its worker
 
 
 def test_a_function_gets_the_parts_of_a_form_and_decides_about_its_answer(server: ServerProcess) -> None:
@@ -181,6 +193,18 @@ def test_a_handler_may_choose_a_status_without_a_name_and_one_without_a_body(ser
         for status, told in (("499", b"told"), ("204", b""), ("304", b""), ("520", b"told"), ("200", b"told")):
             found = line.post(url, data={"status": status}, timeout=10)
             assert (str(found.status_code), found.content) == (status, told)
+
+
+def test_an_envelope_is_taken_off_and_put_back(server: ServerProcess) -> None:
+    """Of TorchServe's own requests: KServe's have their instances already."""
+    given = [{"b64": "YWJj"}, 2, {"data": {"b64": "YWJj"}, "target": 0}]
+    expected = {"predictions": ["abc", 2, {"data": "bytes", "target": "int"}]}
+    for sent in ({"json": {"instances": given}}, {"files": {"data": json.dumps({"instances": given}).encode()}}):
+        assert server.post("/predictions/enveloped", **sent).json() == expected
+    v1 = server.post("/v1/models/enveloped:predict", json={"instances": [{"data": "abc", "target": 0}]})
+    assert v1.json() == {"predictions": [{"data": "str", "target": "int"}]}
+    for bad in ({"json": [1]}, {"json": {"instances": []}}, {"data": b"{"}, {"json": {"instances": [{"b64": "!"}]}}):
+        assert server.post("/predictions/enveloped", **bad).status_code == 400, bad
 
 
 def test_handlers_are_answered_over_other_protocols(server: ServerProcess, network: torch.nn.Module) -> None:
@@ -230,6 +254,18 @@ def test_errors_have_torchserves_form(
 def test_health_and_description(server: ServerProcess) -> None:
     assert server.get("/ping").json() == {"status": "Healthy"}
     assert server.get("/api-description").json()["openapi"].startswith("3.")
+
+
+def test_the_description_says_what_predictions_answer(server: ServerProcess, cat: bytes) -> None:
+    document = server.get("/openapi.json").json()
+    for model, sent in (("pictures", cat), ("functions", b"x"), ("pictures", b"no picture")):
+        answered = server.post(f"/predictions/{model}", data=sent)
+        described = document["paths"][f"/predictions/{model}"]["put"]["responses"]
+        told = described.get(str(answered.status_code), described["default"])
+        jsonschema.validate(answered.json(), told["content"]["application/json"]["schema"])
+    answers = document["paths"]["/predictions/pictures"]["post"]["responses"]["200"]["content"]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"cat": 2}, answers["application/json"]["schema"])
 
 
 def test_metrics_have_their_old_names_beside_ours(management: str, server: ServerProcess) -> None:

@@ -214,6 +214,11 @@ INIT = "    def __init__(self):\n        "
 NEXT = "        self."
 TORCHVISION = "from torchvision.models.resnet import BasicBlock, ResNet\nfrom torch import nn\n\n"
 WHOLE = f"class Net(ResNet):\n{INIT}super().__init__(BasicBlock, [2, 2, 2, 2])\n"
+VGG = """from torchvision.models.vgg import VGG, cfgs, make_layers
+class Net(VGG):
+    def __init__(self):
+        super(Net, self).__init__(make_layers(cfgs["A"], False), **{"{word}": False})
+"""
 DETECTOR = """from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.faster_rcnn import FasterRCNN
 
@@ -245,6 +250,11 @@ class Net(FasterRCNN):
         ("class Net(ResNet, metaclass=Own):\n    pass\n", "its line 4"),
         ("@own\nclass Net(ResNet):\n    pass\n", "may change"),
         (f"def own(): ...\n{WHOLE}", "its line 4"),
+        ("from torchvision.models.googlenet import GoogLeNet\nclass Net(GoogLeNet):\n    pass\n", "transform_input"),
+        # of TorchServe's examples: VGG-11, with a table of arguments that is written out
+        (VGG.replace("{word}", "init_weights"), ""),
+        (VGG.replace("{word}", "dilation"), "sets dilation"),
+        (VGG.replace("{word}", "init_weights").replace("False}", "False, **other}"), "sets **"),
         # the detector of TorchServe's documentation
         (DETECTOR.replace("{more}", ""), ""),
         (DETECTOR.replace("{more}", ", 600"), "its line 10"),

@@ -20,6 +20,7 @@ import click
 from flambeau.checkpoints import model_archive
 from flambeau.checkpoints.repository import NAME
 from flambeau.errors import ConfigError, SetupError
+from flambeau.handlers.torchserve import ENVELOPE
 from flambeau.settings import torchserve as properties
 from flambeau.settings.torchserve import StartedModel, TorchServeConfig
 from flambeau.sources.request import model_name
@@ -98,6 +99,9 @@ def _serve(asked: argparse.Namespace, unknown: list[str]) -> None:
         argv += ["--tokens-file", asked.tokens_file]
     if asked.allow_code or os.environ.get("FLAMBEAU_ALLOW_CODE", "").lower() in ("1", "true", "yes", "on"):
         argv.append("--allow-code")
+    os.environ.pop(ENVELOPE, None)  # it counts if the file says so
+    if config.envelope:
+        os.environ[ENVELOPE] = config.envelope  # workers have the variables of this process
     with tempfile.TemporaryDirectory(prefix="flambeau-torchserve-") as folder:
         if models:
             _write_repository(Path(folder), models)
