@@ -1,5 +1,6 @@
 """All faults by id, in the order in which they are played. The ids are those of the fault list."""
 
+import functools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -34,6 +35,11 @@ class Fault:
     play: Callable[[Run], Awaitable[Report]]
 
 
+_HANDLERS: dict[str, neighbours.Trouble] = {
+    "crash": "crashes", "hang": "hangs", "leak": "leaks", "print": "prints", "fork": "forks",
+}  # fmt: skip
+"""What a handler of TorchServe's does, and how the row of its trouble is called."""
+
 FAULTS: tuple[Fault, ...] = (
     Fault("SELF-1", lambda run: selftest(run, "SELF-1", "drop")),
     Fault("SELF-2", lambda run: selftest(run, "SELF-2", "swap")),
@@ -58,6 +64,13 @@ FAULTS: tuple[Fault, ...] = (
     Fault("models/crash", lambda run: neighbours.neighbour(run, "models/crash", "crashes")),
     Fault("models/flood", lambda run: neighbours.neighbour(run, "models/flood", "is flooded")),
     Fault("models/memory", lambda run: neighbours.neighbour(run, "models/memory", "fills its memory")),
+    *(
+        Fault(
+            f"handler/{name}",
+            functools.partial(neighbours.neighbour, fault=f"handler/{name}", trouble=trouble, archive=True),
+        )
+        for name, trouble in _HANDLERS.items()
+    ),
     Fault("F-19", life.terminate),
     Fault("F-19/fronts", lambda run: life.terminate(run, "F-19/fronts", "--fronts", "2")),
     Fault("fronts/kill", fronts.kill_front),

@@ -1,20 +1,27 @@
 """TorchServe's archives, handlers, clients and management, against a real server; and SageMaker's scripts."""
 
 import colorsys
+import contextlib
 import io
 import json
+import os
 import secrets
+import signal
 import subprocess
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import requests
 import torch
 
 from flambeau.bundle.storage import Activation
+from flambeau.system import process
 from tests.support import archives, task_models
 from tests.support.archives import write_mar, write_tar
 from tests.support.photographs import encoded, photograph
@@ -53,6 +60,8 @@ def store(tmp_path_factory: pytest.TempPathFactory, network: torch.nn.Module) ->
     write_mar(folder / "functions.mar", {"modelName": "functions", "handler": "functions.py:handle"},
               {"functions.py": archives.FUNCTIONS})  # fmt: skip
     write_mar(folder / "plain.mar", {"modelName": "plain", "handler": "plain.py"}, {"plain.py": archives.PLAIN_CLASS})
+    write_mar(folder / "enveloped.mar", {"modelName": "enveloped", "handler": "rows.py", "envelope": "json"},
+              {"rows.py": archives.ROWS})  # fmt: skip
     write_mar(folder / "broken.mar", {"modelName": "broken", "handler": "broken.py"}, {"broken.py": "1 / 0\n"})
     write_tar(folder / "model.tar.gz", {
         "code/inference.py": archives.SCRIPT.encode(), "factor.json": b"3",
@@ -70,7 +79,12 @@ def server(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
         activation=Activation("softmax", known="said"), pipeline=task_models.PREPARATION,
     )  # fmt: skip
     port = free_port()
-    sources = [f"rows={store / 'rows.mar'}", f"functions={store / 'functions.mar'}", f"script={store / 'model.tar.gz'}"]
+    sources = [
+        f"rows={store / 'rows.mar'}",
+        f"enveloped={store / 'enveloped.mar'}",
+        f"functions={store / 'functions.mar'}",
+        f"script={store / 'model.tar.gz'}",
+    ]
     options = [
         "--allow-code",
         "--model-store",
@@ -139,14 +153,18 @@ def test_one_bad_request_of_a_batch_fails_alone(server: ServerProcess, network: 
     assert found[3].json()["scores"] == pytest.approx(eager(network, [4, 5, 6])[0], abs=1e-6)
 
 
-def test_a_handler_that_prints_or_dies_disturbs_nobody_else(server: ServerProcess, network: torch.nn.Module) -> None:
+def test_a_handler_that_prints_forks_or_dies_disturbs_nobody_else(
+    server: ServerProcess, network: torch.nn.Module
+) -> None:
     assert requests.post(f"{server.url}/predictions/rows", json="print", timeout=60).status_code == 200
     assert "printed by the handler" in server.log()
+    child = int(requests.post(f"{server.url}/predictions/rows", json="fork", timeout=60).headers["X-Child"])
     asked: list[Any] = ["die", [1, 2, 3], [4, 5, 6]]
     with ThreadPoolExecutor(3) as pool:
         found = list(pool.map(lambda row: requests.post(f"{server.url}/predictions/rows", json=row, timeout=90), asked))
     assert [each.status_code for each in found] == [500, 200, 200]
     assert found[1].json()["scores"] == pytest.approx(eager(network, [1, 2, 3])[0], abs=1e-6)
+    server.wait_until(lambda: process.identity(child) is None, within=20)  # it ends with its worker
 
 
 def test_a_function_gets_the_parts_of_a_form_and_decides_about_its_answer(server: ServerProcess) -> None:
@@ -175,6 +193,18 @@ def test_a_handler_may_choose_a_status_without_a_name_and_one_without_a_body(ser
         for status, told in (("499", b"told"), ("204", b""), ("304", b""), ("520", b"told"), ("200", b"told")):
             found = line.post(url, data={"status": status}, timeout=10)
             assert (str(found.status_code), found.content) == (status, told)
+
+
+def test_an_envelope_is_taken_off_and_put_back(server: ServerProcess) -> None:
+    """Of TorchServe's own requests: KServe's have their instances already."""
+    given = [{"b64": "YWJj"}, 2, {"data": {"b64": "YWJj"}, "target": 0}]
+    expected = {"predictions": ["abc", 2, {"data": "bytes", "target": "int"}]}
+    for sent in ({"json": {"instances": given}}, {"files": {"data": json.dumps({"instances": given}).encode()}}):
+        assert server.post("/predictions/enveloped", **sent).json() == expected
+    v1 = server.post("/v1/models/enveloped:predict", json={"instances": [{"data": "abc", "target": 0}]})
+    assert v1.json() == {"predictions": [{"data": "str", "target": "int"}]}
+    for bad in ({"json": [1]}, {"json": {"instances": []}}, {"data": b"{"}, {"json": {"instances": [{"b64": "!"}]}}):
+        assert server.post("/predictions/enveloped", **bad).status_code == 400, bad
 
 
 def test_handlers_are_answered_over_other_protocols(server: ServerProcess, network: torch.nn.Module) -> None:
@@ -226,6 +256,18 @@ def test_health_and_description(server: ServerProcess) -> None:
     assert server.get("/api-description").json()["openapi"].startswith("3.")
 
 
+def test_the_description_says_what_predictions_answer(server: ServerProcess, cat: bytes) -> None:
+    document = server.get("/openapi.json").json()
+    for model, sent in (("pictures", cat), ("functions", b"x"), ("pictures", b"no picture")):
+        answered = server.post(f"/predictions/{model}", data=sent)
+        described = document["paths"][f"/predictions/{model}"]["put"]["responses"]
+        told = described.get(str(answered.status_code), described["default"])
+        jsonschema.validate(answered.json(), told["content"]["application/json"]["schema"])
+    answers = document["paths"]["/predictions/pictures"]["post"]["responses"]["200"]["content"]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"cat": 2}, answers["application/json"]["schema"])
+
+
 def test_metrics_have_their_old_names_beside_ours(management: str, server: ServerProcess) -> None:
     assert server.post("/predictions/functions", data=b"x").status_code == 200
     text = requests.get(f"{management}/metrics", timeout=60).text
@@ -257,6 +299,9 @@ def test_archives_are_registered_scaled_and_unregistered(server: ServerProcess, 
         answered = requests.request(method, management + path, timeout=90)
         return answered.status_code, answered.json()
 
+    assert ask("POST", "/models?url=plain.mar&model_name=two&initial_workers=2&synchronous=true")[0] == 200
+    assert [each["status"] for each in ask("GET", "/models/two")[1][0]["workers"]] == ["READY", "READY"]
+    assert ask("DELETE", "/models/two")[0] == 200
     status, body = ask("POST", "/models?url=plain.mar")
     assert (status, "registered with 0 initial workers" in body["status"]) == (200, True)
     assert server.post("/predictions/plain", data=b"x").status_code == 503
@@ -266,6 +311,9 @@ def test_archives_are_registered_scaled_and_unregistered(server: ServerProcess, 
     assert (shown["modelName"], shown["batchSize"], shown["workers"][0]["status"]) == ("plain", 1, "READY")
     assert "plain" in [each["modelName"] for each in ask("GET", "/models")[1]["models"]]
     assert ask("POST", "/models?url=plain.mar")[1]["type"] == "ConflictStatusException"
+    assert ask("PUT", "/models/plain?min_worker=2&synchronous=true")[0] == 200
+    [shown] = ask("GET", "/models/plain")[1]
+    assert [each["status"] for each in shown["workers"]] == ["READY", "READY"]
     assert ask("PUT", "/models/plain?min_worker=0&synchronous=true")[0] == 200
     assert server.post("/predictions/plain", data=b"x").status_code == 503
     assert ask("DELETE", "/models/plain") == (200, {"status": 'Model "plain" unregistered'})
@@ -350,6 +398,53 @@ def test_the_command_of_torchserve_reads_its_file_and_passes_over_the_rest(store
     assert "argument passed over" in log
     assert "NUM_WORKERS" in log
     assert "key=enable_metrics_api" not in log
+
+
+def test_stop_ends_the_server_that_start_has_started_and_no_other(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not one that took its number: the note beside it says when the process was started."""
+    ports = {each: free_port() for each in ("inference", "management", "metrics")}
+    text = "".join(f"{name}_address=http://127.0.0.1:{port}\n" for name, port in ports.items())
+    (tmp_path / "config.properties").write_text(text)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+    def command(*arguments: object) -> str:
+        done = run_flambeau("torchserve", *arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return str(done.stdout).strip()
+
+    note = tmp_path / f".flambeau-torchserve-{os.getuid()}.pid"
+    with subprocess.Popen([sys.executable, "-c", "input()", "flambeau"], stdin=subprocess.PIPE) as other:
+        for text in (str(other.pid), f"{other.pid} another boot/1"):
+            note.write_text(text)
+            assert command("--stop") == "TorchServe is not currently running."
+        other.communicate(b"\n")
+        assert other.returncode == 0
+    start = ["--start", "--model-store", str(store), "--models", "plain.mar", "--allow-code"]
+    with (tmp_path / "log").open("w") as log:  # which the server keeps
+        subprocess.run([*FLAMBEAU, "torchserve", *start], cwd=tmp_path, stdout=log, stderr=log, timeout=60, check=True)
+    pid = int(note.read_text().partition(" ")[0])
+    try:
+        url = f"http://127.0.0.1:{ports['inference']}/predictions/plain"
+        assert _retried(lambda: requests.post(url, data=b"x", timeout=10).text) == "plain 1"
+        assert command("--start", "--model-store", store) == "TorchServe has already started."
+        assert command("--stop") == "TorchServe has stopped."
+        assert process.identity(pid) is None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _retried(ask: Callable[[], str]) -> str:
+    """The answer of a server that is starting; nothing tells when it listens."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return ask()
+        except requests.ConnectionError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
 def test_convert_says_what_became_of_everything(store: Path, tmp_path: Path) -> None:

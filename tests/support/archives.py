@@ -68,6 +68,7 @@ class Net(nn.Module):
 SUBCLASS = """
 import json
 import os
+import time
 
 import torch
 from shared.words import WORDS
@@ -99,6 +100,10 @@ class Rows(BaseHandler):
                 raise RuntimeError("secret of the author")
             if body == "die":
                 os._exit(7)
+            if body == "fork":
+                child = os.fork() or time.sleep(600) or os._exit(0)
+                self.context.set_response_header(index, "X-Child", str(child))
+                body = [0, 0, 0]
             if body == "print":
                 print("printed by the handler")
                 body = [0, 0, 0]
@@ -173,4 +178,101 @@ def model_fn(model_dir, context):
 
 def predict_fn(data, model):
     return times(data, model)
+"""
+
+VISION = """
+import torch
+from torchvision import transforms
+from ts.torch_handler.vision_handler import VisionHandler
+
+
+class Brightness(VisionHandler):
+    '''A handler of pictures with a transform of its own, and no network but an average.'''
+
+    image_processing = transforms.Compose([transforms.Resize((8, 8)), transforms.ToTensor()])
+
+    def initialize(self, context):
+        super().initialize(context)
+        self.floor = context.model_yaml_config.get("handler", {}).get("floor", 0.0)
+
+    def postprocess(self, data):
+        return [{"rows": [round(each, 4) for each in row], "floor": self.floor} for row in data.tolist()]
+"""
+
+CLASSIFIER = """
+from ts.torch_handler.image_classifier import ImageClassifier
+from ts.utils.util import map_class_to_label
+
+
+class BestTwo(ImageClassifier):
+    '''The classifier of pictures with two classes in place of five, and the sum of what it left out.'''
+
+    topk = 2
+
+    def postprocess(self, data):
+        named = super().postprocess(data)
+        return [{"best": each, "rest": round(1 - sum(each.values()), 4)} for each in named]
+"""
+
+RESNET = """
+from torchvision.models.resnet import BasicBlock, ResNet
+
+
+class Classifier(ResNet):
+    def __init__(self):
+        super().__init__(BasicBlock, [2, 2, 2, 2], num_classes=12)
+"""
+
+FASTER_RCNN = """
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.faster_rcnn import FasterRCNN
+
+
+class Detector(FasterRCNN):
+    def __init__(self, num_classes=7, **kwargs):
+        backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None)
+        super(Detector, self).__init__(backbone, num_classes, **kwargs)
+"""
+
+SEGMENTER = """
+from torchvision.models import mobilenet_v3_large
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.segmentation.lraspp import LRASPP
+
+
+class Segmenter(LRASPP):
+    def __init__(self):
+        features = mobilenet_v3_large(weights=None, dilated=True).features
+        super().__init__(IntermediateLayerGetter(features, return_layers={"4": "low", "16": "high"}), 40, 960, 6)
+"""
+
+AVERAGE = """
+from torch import nn
+
+
+class Average(nn.Module):
+    def forward(self, x):
+        return x.mean(dim=(2, 3))
+"""
+
+ROWS = """
+class Rows:
+    '''Answers with what it is given, and of which kind: what an envelope makes of a request.'''
+
+    def handle(self, data, context):
+        if data is None:
+            return None
+        return [
+            {name: type(value).__name__ for name, value in row.items()} if isinstance(row, dict)
+            else bytes(row).decode() if isinstance(row, (bytes, bytearray)) else row
+            for row in data
+        ]
+"""
+
+NUMBERS = """
+class Numbers:
+    '''The double of each input's numbers, as answers of the second version of KServe's protocol are made.'''
+
+    def handle(self, data, context):
+        return [[2 * number for number in row["data"]] for row in data]
 """

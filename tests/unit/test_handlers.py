@@ -1,10 +1,15 @@
 """What a handler is given and may answer, without a worker."""
 
+import importlib
+import sys
+from typing import Any
+
 import msgspec
 import pytest
 
 from flambeau.errors import ConfigError
-from flambeau.handlers.torchserve import row_of
+from flambeau.handlers.base import TS_PATH
+from flambeau.handlers.torchserve import ENVELOPES, row_of
 from flambeau.items import HandlerCall, HandlerPart
 from flambeau.tasks import ANSWERS
 from flambeau.tasks.handler import Handled
@@ -66,3 +71,45 @@ def test_an_address_is_a_host_and_a_port() -> None:
             Settings(management_address=text)
     assert Settings(host="0.0.0.0", management_address="127.0.0.1:81").managed_here
     assert not Settings(management_address="0.0.0.0:81").managed_here
+
+
+# Envelopes
+
+
+@pytest.fixture
+def envelopes(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes TorchServe's envelopes by name, around a function, with a context that knows one request."""
+    monkeypatch.syspath_prepend(str(TS_PATH))
+    from ts.context import Context, RequestProcessor
+
+    manifest = {"model": {"modelName": "m", "modelVersion": "2.0"}}
+    context = Context(model_name="m", manifest=manifest, properties={}, yaml={})
+    context.request_ids, context.request_processor = {0: "id"}, [RequestProcessor({})]
+
+    def make(name: str, function: Any) -> Any:
+        module = importlib.import_module(f"ts.torch_handler.request_envelope.{name}")
+        envelope = getattr(module, ENVELOPES[name])(function)
+        return lambda data: envelope.handle(data, context)
+
+    yield make
+    for name in [each for each in sys.modules if each.partition(".")[0] == "ts"]:
+        del sys.modules[name]
+
+
+def test_the_envelopes_of_kserve(envelopes: Any) -> None:
+    first = envelopes("kserve", lambda data, context: [each["data"] for each in data])
+    assert first([{"body": {"instances": [{"data": 1}, {"data": 2}]}}]) == [{"predictions": [1, 2]}]
+    assert first([{"data": b'{"instances": [{"data": 1}]}'}]) == [{"predictions": [1]}]
+    assert envelopes("body", lambda data, context: data)([{"body": b"x"}]) == [b"x"]
+    second = envelopes("kservev2", lambda data, context: [each["data"] for each in data])
+    inputs = [{"name": "a", "shape": [2, 2], "datatype": "INT64", "data": [1, 2, 3, 4]},
+              {"name": "b", "shape": [1], "datatype": "BYTES", "data": ["text"]}]  # fmt: skip
+    [found] = second([{"body": {"id": "7", "inputs": inputs}}])
+    assert (found["id"], found["model_name"], found["model_version"]) == ("7", "m", "2.0")
+    assert found["outputs"] == [
+        {"name": "a", "datatype": "INT64", "data": [1, 2, 3, 4], "shape": [4]},
+        {"name": "b", "datatype": "BYTES", "data": ["text"], "shape": [1]},
+    ]
+    for bad in ({}, {"inputs": []}, {"inputs": [{"name": "a"}]}, {"inputs": [{**inputs[0], "shape": [3]}]}):
+        with pytest.raises(Exception, match=r"400"):
+            second([{"body": bad or {"x": 1}}])

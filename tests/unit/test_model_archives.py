@@ -172,6 +172,33 @@ def test_an_archive_that_is_replaced_while_it_is_read_is_not_kept(
     assert Path(str(request.files), "h.py").read_text() == "old = 1\n"
 
 
+@pytest.mark.parametrize("change", ["handler", "file", "config"])
+def test_what_is_hashed_is_what_was_read(change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An archive that takes another's place between the reading of its manifest and its hash mixes with nothing."""
+    file = tmp_path / "net.mar"
+    options = SourceOptions(source=str(file), allow_code=True)
+    model, files = {"handler": "h.py", "configFile": "c.yaml"}, {"h.py": "x = 1\n", "c.yaml": "batchSize: 4\n"}
+    others = {
+        "handler": (model | {"modelVersion": "2.0"}, files),
+        "file": (model, files | {"more.py": ""}),
+        "config": (model, files | {"c.yaml": "batchSize: 8\n"}),
+    }
+    read = model_archive.read
+
+    def read_and_replaced(path: Path) -> Any:
+        found = read(path)
+        if path == file:
+            write_mar(file, *others[change])
+        return found
+
+    write_mar(file, model, files)
+    monkeypatch.setattr(model_archive, "read", read_and_replaced)
+    with pytest.raises(SourceError, match="changed while"):
+        archives.request_for(options, tmp_path / "home")
+    monkeypatch.undo()
+    assert archives.request_for(options, tmp_path / "home") is not None
+
+
 def test_a_manifest_that_is_not_json_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "net.mar"
     with zipfile.ZipFile(file, "w") as archive:
@@ -187,6 +214,11 @@ INIT = "    def __init__(self):\n        "
 NEXT = "        self."
 TORCHVISION = "from torchvision.models.resnet import BasicBlock, ResNet\nfrom torch import nn\n\n"
 WHOLE = f"class Net(ResNet):\n{INIT}super().__init__(BasicBlock, [2, 2, 2, 2])\n"
+VGG = """from torchvision.models.vgg import VGG, cfgs, make_layers
+class Net(VGG):
+    def __init__(self):
+        super(Net, self).__init__(make_layers(cfgs["A"], False), **{"{word}": False})
+"""
 DETECTOR = """from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.faster_rcnn import FasterRCNN
 
@@ -218,6 +250,11 @@ class Net(FasterRCNN):
         ("class Net(ResNet, metaclass=Own):\n    pass\n", "its line 4"),
         ("@own\nclass Net(ResNet):\n    pass\n", "may change"),
         (f"def own(): ...\n{WHOLE}", "its line 4"),
+        ("from torchvision.models.googlenet import GoogLeNet\nclass Net(GoogLeNet):\n    pass\n", "transform_input"),
+        # of TorchServe's examples: VGG-11, with a table of arguments that is written out
+        (VGG.replace("{word}", "init_weights"), ""),
+        (VGG.replace("{word}", "dilation"), "sets dilation"),
+        (VGG.replace("{word}", "init_weights").replace("False}", "False, **other}"), "sets **"),
         # the detector of TorchServe's documentation
         (DETECTOR.replace("{more}", ""), ""),
         (DETECTOR.replace("{more}", ", 600"), "its line 10"),

@@ -4,6 +4,7 @@ A `.mar` is a zip; `--archive-format tgz` and `no-archive` make a tar and a fold
 is run or imported. What a handler's name means is not known here.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,15 @@ def unpack(path: Path, folder: Path) -> None:
         files.unpack(folder)
     except ScanError as refusal:
         raise _refused(path, refusal) from None
+
+
+def holds(folder: Path, names: Sequence[str]) -> bool:
+    """Whether a folder that was unpacked holds these files and no others. Raises `SourceError` or `OSError`."""
+    try:
+        files = open_files(folder)
+    except ScanError as refusal:
+        raise _refused(folder, refusal) from None
+    return files is not None and set(files.names) == set(names)
 
 
 def files_of_sagemaker(path: Path) -> tuple[str, ...] | None:

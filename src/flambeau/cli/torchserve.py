@@ -20,15 +20,18 @@ import click
 from flambeau.checkpoints import model_archive
 from flambeau.checkpoints.repository import NAME
 from flambeau.errors import ConfigError, SetupError
+from flambeau.handlers.torchserve import ENVELOPE
 from flambeau.settings import torchserve as properties
 from flambeau.settings.torchserve import StartedModel, TorchServeConfig
 from flambeau.sources.request import model_name
+from flambeau.system import process
 from flambeau.telemetry import logs
 from flambeau.version import VERSION
 
 _ADDRESSES = {"host": "127.0.0.1", "port": 8080, "management_address": "127.0.0.1:8081",
               "metrics_address": "127.0.0.1:8082"}  # fmt: skip
 _STOP_SECONDS = 60.0
+_LONGEST_NOTE = 128
 _IDLE = ("log_config", "workflow_store", "plugins_path", "cpp_log_config")
 """Arguments that are taken and have no effect."""
 
@@ -96,6 +99,9 @@ def _serve(asked: argparse.Namespace, unknown: list[str]) -> None:
         argv += ["--tokens-file", asked.tokens_file]
     if asked.allow_code or os.environ.get("FLAMBEAU_ALLOW_CODE", "").lower() in ("1", "true", "yes", "on"):
         argv.append("--allow-code")
+    os.environ.pop(ENVELOPE, None)  # it counts if the file says so
+    if config.envelope:
+        os.environ[ENVELOPE] = config.envelope  # workers have the variables of this process
     with tempfile.TemporaryDirectory(prefix="flambeau-torchserve-") as folder:
         if models:
             _write_repository(Path(folder), models)
@@ -174,7 +180,8 @@ def _write_repository(folder: Path, models: list[StartedModel]) -> None:
         (folder / name / "model.toml").write_text(f"default_version = {json.dumps(version)}\n", encoding="utf-8")
 
 
-# In the background: one server of each user, found again by a file with its process id.
+# In the background: one server of each user, found again by a file with its process id, and with what tells that
+# process from a later one of the same id.
 
 
 def _pid_file() -> Path:
@@ -190,21 +197,15 @@ def _running() -> int | None:
     with os.fdopen(held) as file:
         if os.fstat(file.fileno()).st_uid != os.getuid():
             return None
-        text = file.read(32).strip()
-    if not text.isdigit():
-        return None
-    try:
-        command = Path(f"/proc/{text}/cmdline").read_bytes()
-    except OSError:
-        return None
-    return int(text) if b"flambeau" in command else None
+        pid, _, which = file.read(_LONGEST_NOTE).strip().partition(" ")
+    return int(pid) if pid.isdigit() and which and process.identity(int(pid)) == which else None
 
 
 def _start(arguments: tuple[str, ...]) -> None:
     if _running() is not None:
         click.echo("TorchServe has already started.")
         return
-    process = subprocess.Popen(
+    started = subprocess.Popen(
         [sys.executable, "-m", "flambeau", "torchserve", *arguments, "--inner"],
         stdin=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
@@ -212,7 +213,7 @@ def _start(arguments: tuple[str, ...]) -> None:
         _pid_file().unlink()
     held = os.open(_pid_file(), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(held, "w") as file:
-        file.write(str(process.pid))
+        file.write(f"{started.pid} {process.identity(started.pid)}")
 
 
 def _stop() -> None:

@@ -9,6 +9,7 @@ import importlib
 import io
 import json
 import logging
+import os
 import urllib.parse
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +27,17 @@ from flambeau.items import HandlerCall, HandlerPart
 from flambeau.tasks.handler import Handled, can_be_sent
 from flambeau.telemetry import logs
 
+ENVELOPE = "TS_SERVICE_ENVELOPE"
+"""The variable that names the envelope of all handlers whose archives name none."""
+
+ENVELOPES = {
+    "body": "BodyEnvelope", "json": "JSONEnvelope", "kserve": "KServeEnvelope", "kservev2": "KServev2Envelope",
+}  # fmt: skip
+"""What TorchServe calls its envelopes: modules of `ts.torch_handler.request_envelope`, each with its class."""
+
 _FORM = "application/x-www-form-urlencoded"
+
+_Entry = Callable[[Any, Any], Any]
 
 
 def open_handler(opened: Bundle, config: HandlerConfig, *, allow_code: bool) -> HandlerFunction:
@@ -66,10 +77,11 @@ def _opened(opened: Bundle, config: HandlerConfig, folder: Path, where: str, *, 
     else:
         usercode.refuse_unless(allow_code, where)
         module = importlib.import_module(str(config.code.module))
-    return _Handler(_entry(module, config.code.name, context), context, envelope=config.envelope)
+    entry = _entry(module, config.code.name, context)
+    return _Handler(entry, context, envelope=_envelope(config.envelope or os.environ.get(ENVELOPE, ""), entry))
 
 
-def _entry(module: ModuleType, function: str, context: Any) -> Callable[[Any, Any], Any]:
+def _entry(module: ModuleType, function: str, context: Any) -> _Entry:
     """The function that answers batches, with its model loaded."""
     name = function or "handle"
     if callable(entry := getattr(module, name, None)):
@@ -90,6 +102,17 @@ def _entry(module: ModuleType, function: str, context: Any) -> Callable[[Any, An
     return found.handle  # type: ignore[no-any-return]
 
 
+def _envelope(name: str, entry: _Entry) -> _Entry | None:
+    """The function with an envelope around it, by the envelope's name; `None` without one. Raises `SourceError`."""
+    if not name:
+        return None
+    if name not in ENVELOPES:
+        raise SourceError(f"the service envelope {name} is not known: there are {', '.join(ENVELOPES)}")
+    module = importlib.import_module(f"ts.torch_handler.request_envelope.{name}")
+    wrapped = getattr(module, ENVELOPES[name])(entry)
+    return wrapped.handle  # type: ignore[no-any-return]
+
+
 def _tell(name: str, value: float, unit: str) -> None:
     logs.event("metric of the handler", level=logging.DEBUG, name=name, value=value, unit=unit)
 
@@ -97,12 +120,20 @@ def _tell(name: str, value: float, unit: str) -> None:
 class _Handler:
     """A handler's function with its context."""
 
-    def __init__(self, entry: Callable[[Any, Any], Any], context: Any, *, envelope: str) -> None:
+    def __init__(self, entry: _Entry, context: Any, *, envelope: _Entry | None) -> None:
         self._entry = entry
         self._context = context
         self._envelope = envelope
 
     def __call__(self, calls: Sequence[HandlerCall]) -> list[Handled]:
+        if self._envelope is None:
+            return self._answers(calls, self._entry)
+        # one at a time: an envelope may hold many rows, and two of TorchServe's own read the first request alone;
+        # requests of other protocols, which have no identity, have their rows already
+        pairs = ((call, self._envelope if call.identity else self._entry) for call in calls)
+        return [answer for call, entry in pairs for answer in self._answers([call], entry)]
+
+    def _answers(self, calls: Sequence[HandlerCall], entry: _Entry) -> list[Handled]:
         from ts.context import RequestProcessor
         from ts.utils.util import PredictionException  # type: ignore[import-not-found]
 
@@ -111,7 +142,7 @@ class _Handler:
         context.request_processor = [RequestProcessor(dict(call.headers)) for call in calls]
         data = [row_of(call) for call in calls]
         try:
-            answers = self._entry(data, context)
+            answers = entry(data, context)
         except PredictionException as error:
             if len(calls) > 1:
                 raise  # each is tried alone, so that this status is that of its own request only

@@ -65,6 +65,7 @@ def document(service: Service, table: Iterable[Route], *, tokens: bool) -> Docum
             {"name": "models"},
             {"name": "v2", "description": "The Open Inference Protocol, as KServe and Triton have it."},
             {"name": "v1", "description": "KServe's first protocol."},
+            {"name": "torchserve", "description": "TorchServe's inference API."},
             {"name": "operations", "description": "For operators and their tools."},
         ],
         "paths": paths,

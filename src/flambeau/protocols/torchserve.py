@@ -18,7 +18,7 @@ import msgspec
 from flambeau.answers import Asked
 from flambeau.errors import Code, RequestError
 from flambeau.pipelines import json_document
-from flambeau.protocols import dispatch, handler_calls, multipart
+from flambeau.protocols import dispatch, handler_calls, multipart, torchserve_openapi
 from flambeau.protocols.errors import STATUS, answers_of, error_answer
 from flambeau.protocols.messages import JSON, HttpAnswer, HttpRequest
 from flambeau.protocols.native import Answered
@@ -162,8 +162,8 @@ def routes(describe: Any) -> tuple[Route, ...]:
     one = dispatch.prediction(_ONE, answer, refuse, protocol="torchserve")
     version = dispatch.prediction(_VERSION, answer, refuse, protocol="torchserve")
     return (
-        Route("POST", _ONE, "infer", one, quiet=True),
-        Route("PUT", _ONE, "infer", one, quiet=True),
+        Route("POST", _ONE, "infer", one, quiet=True, by_model=True, describe=torchserve_openapi.prediction),
+        Route("PUT", _ONE, "infer", one, quiet=True, by_model=True, describe=torchserve_openapi.prediction),
         Route("POST", _VERSION, "infer", version, quiet=True),
         Route("PUT", _VERSION, "infer", version, quiet=True),
         Route("POST", "/explanations/{model}", "infer", _explain),

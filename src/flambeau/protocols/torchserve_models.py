@@ -28,9 +28,11 @@ from flambeau.serving.service import Service
 from flambeau.serving.versions import ServedModel, Version
 from flambeau.settings.source import SourceOptions
 from flambeau.sources.declarations import Declaration, DeclaredModel, declare_archive
+from flambeau.types import ModelState
 
 _MOST_LISTED = 100
 _LONGEST_SHOWN = 256
+_LOOK_AGAIN = 0.05  # seconds
 _STATUS = {"idle": "READY", "busy": "READY", "starting": "UNLOADING"}  # TorchServe's word for a worker that is loading
 
 
@@ -60,7 +62,7 @@ class _ManagedArchives:
         if not workers:
             return _said(f'Model "{declared.name}" Version: {declaration.version} registered with 0 initial workers. '
                          "Use scale workers API to add workers for the model.")  # fmt: skip
-        loading = self._load(service, declaration, by=sender(request, tokens=self._tokens))
+        loading = self._load(service, declaration, workers, by=sender(request, tokens=self._tokens))
         if asked.get("synchronous", "true").lower() == "false":
             _ = self._keep(loading)
             return _said("Processing worker updates...", 202)
@@ -100,10 +102,11 @@ class _ManagedArchives:
         served.versions[version] = Version(declaration)
         served.versions = {number: served.versions[number] for number in newest_first(served.versions)}
 
-    async def _load(self, service: Service, declaration: Declaration, *, by: str) -> None:
+    async def _load(self, service: Service, declaration: Declaration, workers: int, *, by: str) -> None:
         """Load a version that was registered just now. One that cannot be loaded is not registered."""
         try:
             await service.loader.load(declaration.name, declaration.version, by=by)
+            await _scale_up(service.table.version(declaration.name, declaration.version), workers)
         except BaseException:
             _forget(service, service.table.named(declaration.name), declaration.version)
             raise
@@ -163,8 +166,7 @@ class _ManagedArchives:
             return
         await service.loader.set(name, Change(limits={"replicas": most}), by=by)
         await service.loader.load(name, version, by=by)
-        if entry.model is not None and entry.model.elastic and entry.model.replicas < least:
-            entry.model.scale(least)
+        await _scale_up(entry, least)
 
     async def set_default(self, service: Service, request: HttpRequest, model: str, version: str) -> HttpAnswer:
         """`PUT /models/{model}/{version}/set-default`."""
@@ -187,6 +189,23 @@ class _ManagedArchives:
         await service.loader.unload(model, number, by=sender(request, tokens=self._tokens))
         _forget(service, served, number)
         return _said(f'Model "{model}" unregistered')
+
+
+async def _scale_up(entry: Version, least: int) -> None:
+    """Return when so many workers answer. Raises `RequestError` if one cannot start, or is not wanted any more."""
+    model = entry.model
+    if model is None or not model.elastic:
+        return
+    if model.replicas < least:
+        model.scale(least)
+    given_up = model.demand().given_up
+    while (demand := model.demand()).warm < least:
+        if demand.given_up > given_up or demand.replicas < least or model.state is not ModelState.READY:
+            raise RequestError(
+                f"model '{model.name}' has {demand.warm} workers and not {least}: why stands in the log",
+                code="load_failed",
+            )
+        await asyncio.sleep(_LOOK_AGAIN)  # a runner tells nobody but its model that a worker is warm
 
 
 def _declared(options: SourceOptions, name: str | None) -> DeclaredModel:

@@ -283,6 +283,9 @@ class WorkerProcess:
             os.close(self._sentinel)
             self._sentinel = -1
         self._startup.cancel()
+        if self._process.returncode is None:  # not reaped yet: its number, and its group's, are nobody else's
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)  # the children that a model's code has left behind
         code = self._process.wait()
         self._funeral = asyncio.get_running_loop().create_task(self._bury(code))
 

@@ -21,7 +21,6 @@ _PASSED_OVER = {
     "number_of_netty_threads": "the front needs no threads",
     "netty_client_threads": "the front needs no threads",
     "install_py_dep_per_model": "nothing is installed: install an archive's packages beside Flambeau",
-    "service_envelope": "bodies of KServe v1 and v2 are answered at their own paths",
     "allowed_urls": "nothing is fetched",
     "workflow": "there are no workflows",
     "metrics_mode": "metrics are always there to be collected",
@@ -58,6 +57,7 @@ class TorchServeConfig:
     """What a file says. `settings` are ours by name; `passed_over` says why of each key that has no effect.
 
     `load` is the list of `load_models`; `models` those with settings of their own, which take its place.
+    `envelope`: that of all handlers whose archives name none; empty without one.
     """
 
     settings: dict[str, Any]
@@ -65,6 +65,7 @@ class TorchServeConfig:
     models: tuple[StartedModel, ...]
     passed_over: dict[str, str]
     open_to_all: bool
+    envelope: str = ""
 
 
 def parse_properties(text: str) -> dict[str, str]:
@@ -109,6 +110,7 @@ def read(text: str, environment: Mapping[str, str]) -> TorchServeConfig:
     models: tuple[StartedModel, ...] = ()
     encrypted = keys.get("inference_address", "").startswith("https:")
     open_to_all = keys.pop("disable_token_authorization", "").lower() == "true"
+    envelope = keys.pop("service_envelope", "")
     no_metrics = keys.pop("enable_metrics_api", "").lower() == "false"
     for key, value in keys.items():
         try:
@@ -137,7 +139,7 @@ def read(text: str, environment: Mapping[str, str]) -> TorchServeConfig:
             passed_over[key] = str(error)
     if no_metrics:
         settings.pop("metrics_address", None)
-    return TorchServeConfig(settings, load, models, passed_over, open_to_all)
+    return TorchServeConfig(settings, load, models, passed_over, open_to_all, envelope)
 
 
 def _address(key: str, value: str) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def request_for(options: SourceOptions, home: Path) -> BuildRequest | None:
     if options.weights or options.arch:
         raise SourceError(f"{path} is an archive with a network of its own: leave out --weights and --arch")
     if found.handler in _MAPPED:
-        return _mapped(found, path, _unpacked(path, found.name, found.names, home), options)
+        return _mapped(found, path, _opened(found, path, home), options)
     return _handled(found, path, options, home)
 
 
@@ -66,6 +66,20 @@ def _tell_requirements(found: ArchivedModel, path: Path, folder: Path) -> None:
     )  # fmt: skip
 
 
+def _opened(found: ArchivedModel, path: Path, home: Path) -> Path:
+    """The folder with the files of a TorchServe archive, whose manifest and configuration are those that were read."""
+    folder = _unpacked(path, found.name, found.names, home)
+    again = model_archive.read(folder)
+    # as text: a NaN does not equal itself
+    if again is None or repr((again.manifest, again.config)) != repr((found.manifest, found.config)):
+        raise _changed(path)
+    return folder
+
+
+def _changed(path: Path) -> SourceError:
+    return SourceError(f"{path} changed while it was read: try again once it is written")
+
+
 def _unpacked(path: Path, name: str, names: tuple[str, ...], home: Path) -> Path:
     """The folder with the archive's files: named after their contents, so that it is complete or absent."""
     digest = _digest(path, names)
@@ -78,8 +92,10 @@ def _unpacked(path: Path, name: str, names: tuple[str, ...], home: Path) -> Path
                 with staging.filling(target) as folder:
                     model_archive.unpack(path, folder)
                     if _digest(path, names) != digest:  # else these files would be taken for the others for ever
-                        raise SourceError(f"{path} changed while it was read: try again once it is written")
+                        raise _changed(path)
                     folder.rename(target)
+        if not model_archive.holds(target, names):  # another file took its place after its names were read
+            raise _changed(path)
     except OSError as error:
         raise SourceError(f"{path} cannot be unpacked to {home} ({error.strerror}): name another folder with "
                           "FLAMBEAU_CACHE") from error  # fmt: skip
@@ -153,7 +169,7 @@ def _handled(found: ArchivedModel, path: Path, options: SourceOptions, home: Pat
         raise SourceError(f"{path} names no handler: archive it again with --handler")
     usercode.refuse_unless(options.allow_code, what)
     refuse_idle(options, "an archive with a handler of its own", used=())
-    folder = _unpacked(path, found.name, found.names, home)
+    folder = _opened(found, path, home)
     _tell_requirements(found, path, folder)
     return msgspec.structs.replace(
         BuildRequest(kind="python", name=model_name(found.name), options=options),

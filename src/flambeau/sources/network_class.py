@@ -22,6 +22,9 @@ _SHOWN_BY_SHAPES = frozenset({
 _SHOWN_IN_ORDER = {"ResNet": 3, "DenseNet": 3}
 """How many arguments without a name shapes show, by network; of any other two. Later ones may be a stride."""
 
+_UNSHOWN = {"GoogLeNet": "transform_input", "Inception3": "transform_input"}
+"""Arguments that change what a network computes, and that its class leaves as torchvision's own weights do not."""
+
 _FAMILIES = frozenset({"torch", "torchvision"})
 _HARMLESS_METHODS = frozenset({"__init__", "load_state_dict"})
 
@@ -83,6 +86,8 @@ def _hidden(node: ast.ClassDef, imported: dict[str, str]) -> str:
     if node.keywords or node.decorator_list:
         return _line(node)
     base = bases[0].attr if isinstance(bases[0], ast.Attribute) else _first_name(bases[0])
+    if base in _UNSHOWN:
+        return f"its weights do not show {_UNSHOWN[base]}"
     for each in node.body:
         if isinstance(each, ast.FunctionDef) and each.name in _HARMLESS_METHODS and not each.decorator_list:
             if each.name == "__init__" and (why := _Constructor(each, imported, base).hidden()):
@@ -141,13 +146,13 @@ class _Constructor:
 
     def _hidden_in_call(self, call: ast.Call, line: ast.stmt) -> str:
         none = self._function.args.kwarg
-        for word in call.keywords:
+        for word in _spread(call.keywords):
             # its own **kwargs are empty
             if word.arg is None and none is not None and isinstance(word.value, ast.Name) and word.value.id == none.arg:
                 continue
             if word.arg not in _SHOWN_BY_SHAPES:
                 return f"it sets {word.arg or '**'}"
-        for given in (*call.args, *(word.value for word in call.keywords if word.arg is not None)):
+        for given in (*call.args, *(word.value for word in _spread(call.keywords) if word.arg is not None)):
             if not self._is_plain(given) and (why := self._hidden_in_part(given, line)):
                 return why
         return ""
@@ -173,6 +178,21 @@ class _Constructor:
 
     def _family(self, node: ast.expr) -> str | None:
         return self._imported.get(_first_name(node))
+
+
+def _spread(words: list[ast.keyword]) -> list[ast.keyword]:
+    """Keywords with those of a table that is written out, `**{"init_weights": False}`, in its place."""
+    found: list[ast.keyword] = []
+    for word in words:
+        table = word.value
+        keys = table.keys if word.arg is None and isinstance(table, ast.Dict) else []
+        if keys and all(isinstance(key, ast.Constant) and isinstance(key.value, str) for key in keys):
+            assert isinstance(table, ast.Dict)
+            named = [key.value for key in keys if isinstance(key, ast.Constant)]
+            found += [ast.keyword(name, value) for name, value in zip(named, table.values, strict=True)]
+        else:
+            found.append(word)
+    return found
 
 
 def _line(node: ast.stmt) -> str:

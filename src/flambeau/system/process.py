@@ -152,6 +152,20 @@ def resident_bytes(pid: int) -> int | None:
         return None
 
 
+def identity(pid: int) -> str | None:
+    """What tells a process from every other that has its number later: when it was started, and in which boot.
+
+    `None` if there is no such process, or the system does not say.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        # what follows the program's name, which may hold anything; the start, in ticks, is the 22nd field of all
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if state in ("Z", "X") else f"{boot}/{fields[18]}"
+    except (OSError, IndexError):
+        return None
+
+
 def proportional_bytes(pid: int) -> int:
     """The memory of a process, of shared pages its share: those of several add up to what they take together.
 

@@ -33,7 +33,7 @@ class ObjectDetector(VisionHandler):
         """`[{"cat": [xmin, ymin, xmax, ymax], "score": 0.9}, ...]` for each picture."""
         answers = []
         for found in data:
-            kept = found["scores"] > self.threshold
+            kept = found["scores"] >= self.threshold
             boxes, labels = found["boxes"][kept].tolist(), found["labels"][kept].tolist()
             named = map_class_to_label([[box] for box in boxes], self.mapping, [[label] for label in labels])
             scores = found["scores"][kept].tolist()

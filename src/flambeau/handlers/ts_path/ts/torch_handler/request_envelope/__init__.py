@@ -1,0 +1,1 @@
+"""Envelopes: what a platform puts around requests and answers, taken off before a handler sees them, and put back."""
