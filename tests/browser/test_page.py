@@ -62,7 +62,10 @@ def errors(page: str) -> list[str]:
 def test_every_model_is_in_the_list_and_has_a_form_of_its_own(client: FlaskClient) -> None:
     page = client.get("/").text
     options = re.findall(r'<option value="([^"]+)"', page)
-    names = ("efficientnet_lite0", "hostile", "iris", "wide", "Double", "findings", "features", "age", "ages")
+    names = (
+        "efficientnet_lite0", "hostile", "iris", "wide", "Double", "findings", "features", "age", "ages", "detector",
+        "segmenter", "negative",
+    )  # fmt: skip
     assert options == [f"{name}/1" for name in names]
     assert 'accept="image/jpeg,' in page
     assert client.get("/?model=iris").text.count('type="number"') == 4
@@ -87,9 +90,9 @@ def test_a_model_that_is_not_there_is_said_on_the_page(client: FlaskClient, quer
 def test_numbers_are_answered_from_their_fields_or_from_json(client: FlaskClient) -> None:
     numbers = [("number", text) for text in ("1", "-2.5", "0", ".5")]
     [answer] = answers(client.post("/?model=iris", **fields(*numbers)).text)
-    assert answer.split() == ["[", "2.0,", "-5.0,", "0.0,", "1.0", "]"]
+    assert answer == "[2, -5, 0, 1]"
     page = client.post("/?model=iris", **fields(*numbers, ("input", "[[1, 2, 3, 4], [5, 6, 7, 8]]"))).text
-    assert "16.0" in answers(page)[0]
+    assert answers(page)[0] == "[\n  [2, 4, 6, 8],\n  [10, 12, 14, 16]\n]"
     assert 'value="-2.5"' in page  # what was written is still there
     assert "[[1, 2, 3, 4], [5, 6, 7, 8]]</textarea>" in page
 
@@ -158,7 +161,12 @@ def test_a_regression_is_its_number(client: FlaskClient, cat: bytes) -> None:
 def test_the_dashboard_says_what_every_model_does(client: FlaskClient) -> None:
     page = unescape(client.get("/dashboard").text)
     assert "Embedding. No activation is applied (a known architecture): the network's numbers are the answer." in page
-    assert '<dt>iris, version 1</dt><dd class="quiet">A network over numbers.</dd>' in page
+    assert re.search(r'iris, version 1</a></dt>\s*<dd class="quiet">A network over numbers.</dd>', page)
+    assert (
+        "curl -H 'Content-Type: application/json' -d '{&#34;input&#34;: [0,0,0,0]}' 'http://localhost/predict/iris'"
+        in (page.replace('"', "&#34;"))
+    )
+    assert "curl -F 'file=@picture.jpg' 'http://localhost/predict/findings'" in page
 
 
 # What a browser may do
@@ -200,3 +208,20 @@ def test_below_a_prefix_the_page_is_found_with_and_without_its_last_slash(app: F
     moved = mounted.get("/models/cats")
     assert moved.status_code == 308
     assert moved.headers["Location"] == "http://localhost/models/cats/"
+
+
+def test_a_browser_that_goes_astray_gets_a_page_that_leads_back(client: FlaskClient) -> None:
+    response = client.get("/a/b", headers={"Accept": "text/html,*/*;q=0.8"})
+    assert response.status_code == 404
+    assert "This service has no page at <code>/a/b</code>." in response.text
+    assert {"../dashboard", "../docs", "../static/frame.css"} <= set(
+        re.findall(r'(?:href|src)="([^"]*)"', response.text)
+    )
+    assert response.headers["Content-Security-Policy"] == POLICY
+    assert client.get("/a/b").json["code"] == "not_found"  # a program gets what a program reads
+
+
+def test_the_api_page_has_the_frame_of_the_others(client: FlaskClient) -> None:
+    page = client.get("/docs").text
+    assert '<a href="docs" aria-current="page">API</a>' in page
+    assert {"static/frame.css", "static/docs.css", "docs/swagger-ui.css"} <= set(re.findall(r'href="([^"]*)"', page))

@@ -3,117 +3,27 @@
 import json
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import requests
 from selenium.webdriver.common.keys import Keys
-from werkzeug.serving import make_server
 
-from flambeau.serving.service import BlockingService
-from tests.support.browser import DESKTOP, PHONE, Browser, Screen, open_browser
-from tests.support.page_models import HOSTILE, application
+from tests.support.browser import DESKTOP, PHONE, Browser, Screen
+from tests.support.page_models import HOSTILE
+from tests.support.page_site import Site
 from tests.support.photographs import encoded, photograph
 from tests.support.server import ServerProcess
 
 pytestmark = pytest.mark.timeout(400)  # on a fresh machine the first test installs Chromium
-AXE = (Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js").read_text()
 SCREENS = [
     pytest.param(DESKTOP, False, id="desktop, light"),
     pytest.param(DESKTOP, True, id="desktop, dark", marks=pytest.mark.slow),
     pytest.param(PHONE, False, id="phone, light", marks=pytest.mark.slow),
     pytest.param(PHONE, True, id="phone, dark"),
 ]
-Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-
-
-class Doorway:
-    """What stands before an application: a proxy that cuts off the prefix `/below`, and a lock, while there is a token.
-
-    The lock is on what shows predictions and metrics.
-    """
-
-    def __init__(self, app: Wsgi) -> None:
-        self._app = app
-        self.token = ""
-
-    def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        environ["PATH_INFO"] = path = environ["PATH_INFO"].removeprefix("/below")
-        closed = self.token and path.startswith(("/predict", "/metrics"))
-        if closed and environ.get("HTTP_AUTHORIZATION") != f"Bearer {self.token}":
-            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-            start("401 Unauthorized", [("Content-Type", "application/json")])
-            return [b'{"error":"this token is not known here","code":"unauthorized","retryable":false}']
-        return self._app(environ, start)
-
-
-class Site:
-    """The models of every kind on a real port."""
-
-    def __init__(self, service: BlockingService) -> None:
-        self.doorway = Doorway(application(service).wsgi_app)
-        self._server = make_server("127.0.0.1", 0, self.doorway, threaded=True)
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.port}"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-
-@pytest.fixture(scope="module")
-def site(several_models: BlockingService) -> Iterator[Site]:
-    site = Site(several_models)
-    yield site
-    site.close()
-
-
-@pytest.fixture(scope="module")
-def window(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with open_browser(tmp_path_factory.mktemp("profile")) as window:
-        yield window
-
-
-@pytest.fixture
-def browser(window: Browser) -> Iterator[Browser]:
-    """The window on a desktop, which has complained about nothing when the test ends."""
-    window.resize(DESKTOP)
-    window.darken(False)
-    window.open("about:blank")
-    yield window
-    assert window.complaints(refusals=True) == []
-
-
-@pytest.fixture
-def picture(tmp_path: Path, cat: bytes) -> Path:
-    """A photograph with a name that a shell and a page would stumble over."""
-    file = tmp_path / "it's <b>$(me);,.png"
-    file.write_bytes(cat)
-    return file
-
-
-def verdicts(browser: Browser, count: int) -> list[str]:
-    """The verdicts of so many cards, as soon as all are answered."""
-    browser.until(lambda: len(browser.all(".card")) == count and not browser.all(".card.busy"))
-    return browser.texts(".verdict")
-
-
-def violations(browser: Browser) -> list[str]:
-    """What axe-core finds serious or critical."""
-    browser.driver.execute_script(AXE)
-    found = browser.run("return (await axe.run()).violations")
-    return [
-        f"{each['id']}: {node['html']}"
-        for each in found
-        if each["impact"] in ("serious", "critical")
-        for node in each["nodes"]
-    ]
 
 
 # Pictures
@@ -122,19 +32,18 @@ def violations(browser: Browser) -> list[str]:
 def test_a_sample_is_answered_with_bars_times_and_commands(browser: Browser, cat_server: ServerProcess) -> None:
     browser.open(cat_server.url)
     browser.find(".sample").click()
-    assert verdicts(browser, 1) == ["Egyptian cat"]
+    assert browser.verdicts(1) == ["Egyptian cat"]
     names, percents = browser.texts(".card .name"), browser.texts(".card .percent")
     assert names[:2] == ["Egyptian cat", "Tabby"]
     assert len(names) == len(percents) == 5
     widths = [float(each.get_attribute("width").rstrip("%")) for each in browser.all(".card .bar rect")]
     assert [f"{width:.1f} %" for width in widths] == percents
-    assert [each.split()[0] for each in browser.texts(".part")][:4] == [
-        "queue",
-        "preprocess",
-        "inference",
-        "postprocess",
-    ]
-    assert browser.find(".whole").text.endswith(" ms")
+    assert browser.texts(".part") == []  # times are there on demand
+    assert browser.find(".time summary").text.endswith(" ms")
+    browser.find(".time summary").click()
+    stages = ["queue", "preprocess", "inference", "postprocess"]
+    assert [each.split()[0] for each in browser.texts(".part")][:4] == stages
+    assert all(each.endswith(" ms") for each in browser.texts(".part"))
     assert browser.find("#curl").text == f"curl -F 'file=@chelsea.jpg' '{cat_server.url}/predict?top_k=5'"
     assert f'"{cat_server.url}/predict?top_k=5",' in browser.find("#python").text
     assert browser.all("#spoken")[0].get_attribute("textContent") == "chelsea.jpg: Egyptian cat"
@@ -149,7 +58,7 @@ def test_several_pictures_are_cards_of_their_own_and_a_bad_one_fails_alone(
     text.write_text("no picture")
     browser.open(cat_server.url)
     browser.all("#file")[0].send_keys("\n".join(map(str, (picture, text, coffee))))
-    assert verdicts(browser, 3) == ["Egyptian cat", "Not answered", "Espresso"]
+    assert browser.verdicts(3) == ["Egyptian cat", "Not answered", "Espresso"]
     assert browser.texts(".source") == [picture.name, text.name, coffee.name]
     [error] = browser.texts(".error")
     assert error == "This is text, and not an image that this model reads: send an image (JPEG, PNG, WEBP, GIF or BMP)."
@@ -163,7 +72,7 @@ def test_the_copied_commands_are_real_ones(browser: Browser, cat_server: ServerP
     browser.open(cat_server.url)
     browser.command("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
     browser.all("#file")[0].send_keys(str(picture))
-    verdicts(browser, 1)
+    browser.verdicts(1)
     for button, shell in zip(browser.all(".copy"), (["bash", "-c"], [sys.executable, "-c"]), strict=True):
         button.click()
         browser.until(lambda button=button: button.text.startswith("Copied"))
@@ -181,23 +90,23 @@ def test_what_is_dropped_or_pasted_is_answered(browser: Browser, cat_server: Ser
         document.querySelector(".drop").dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true}));
         document.body.dispatchEvent(new ClipboardEvent("paste", {clipboardData: data, bubbles: true}));
     """)
-    assert verdicts(browser, 2) == ["Espresso", "Espresso"]
+    assert browser.verdicts(2) == ["Espresso", "Espresso"]
 
 
 def test_the_camera_takes_a_picture(browser: Browser, cat_server: ServerProcess) -> None:
     browser.open(cat_server.url)
     browser.find("#take").click()
-    browser.until(lambda: browser.run("return document.querySelector('video').videoWidth"))
+    browser.until(lambda: browser.run("return document.querySelector('#viewfinder video').videoWidth"))
     browser.find("#shutter").click()
-    verdicts(browser, 1)
+    browser.verdicts(1)
     assert browser.texts(".source") == ["camera.jpg"]
-    assert browser.run("return document.querySelector('video').srcObject") is None
+    assert browser.run("return document.querySelector('#viewfinder video').srcObject") is None
 
 
 def test_what_is_not_recognised_is_said(browser: Browser, cat_server: ServerProcess) -> None:
     browser.open(cat_server.url)
     browser.all(".sample")[2].click()
-    assert verdicts(browser, 1) == ["Not recognised"]
+    assert browser.verdicts(1) == ["Not recognised"]
     assert browser.find(".note").text.startswith("Nothing was recognised: the top probability ")
     assert len(browser.texts(".card .name")) == 5
 
@@ -213,9 +122,9 @@ def test_the_keyboard_is_enough(browser: Browser, cat_server: ServerProcess) -> 
             assert browser.run("return getComputedStyle(document.querySelector('.drop')).outlineStyle") == "solid"
         assert len(order) < 20
     assert order[0] == "brand"
-    assert order[-4:] == ["file", "take", "sample", "sample"]
+    assert order[-4:] == ["take", "go-live", "sample", "sample"]
     browser.press(Keys.ENTER)
-    assert verdicts(browser, 1) == ["Espresso"]
+    assert browser.verdicts(1) == ["Espresso"]
 
 
 def test_a_server_that_is_gone_is_said_and_the_picture_can_be_sent_again(browser: Browser, site: Site) -> None:
@@ -226,7 +135,7 @@ def test_a_server_that_is_gone_is_said_and_the_picture_can_be_sent_again(browser
     browser.run(f"const data = new DataTransfer(); data.items.add({contents}); window.data = data")
     browser.command("Network.emulateNetworkConditions", offline=True, **offline)
     browser.run("document.body.dispatchEvent(new ClipboardEvent('paste', {clipboardData: window.data, bubbles: true}))")
-    assert verdicts(browser, 1) == ["Not answered"]
+    assert browser.verdicts(1) == ["Not answered"]
     assert browser.texts(".error") == ["The server cannot be reached."]
     browser.command("Network.emulateNetworkConditions", offline=False, **offline)
     browser.find(".again").click()
@@ -241,7 +150,7 @@ def test_labels_are_marked_where_they_are_present_w4(browser: Browser, site: Sit
     answer = requests.post(f"{site.url}/predict/findings?top_k=5", files={"file": picture.read_bytes()}).json()
     browser.all("#file")[0].send_keys(str(picture))
     present = [each["label"] for each in answer["labels"]]
-    [verdict] = verdicts(browser, 1)
+    [verdict] = browser.verdicts(1)
     assert verdict.lower() == ", ".join(present)
     marked = browser.run("return [...document.querySelectorAll('#cards li.present .name')].map((e) => e.textContent)")
     assert marked == [f"{name}, present" for name in present]
@@ -254,19 +163,17 @@ def test_labels_are_marked_where_they_are_present_w4(browser: Browser, site: Sit
 def test_a_vector_can_be_copied_and_saved_w5(browser: Browser, site: Site, picture: Path, tmp_path: Path) -> None:
     browser.open(f"{site.url}/?model=features")
     browser.command("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
-    browser.command("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    browser.save_into(tmp_path)
     vector = requests.post(f"{site.url}/predict/features", files={"file": picture.read_bytes()}).json()["embedding"]
     browser.all("#file")[0].send_keys(str(picture))
-    assert verdicts(browser, 1) == [f"A vector of 512 numbers, length {np.linalg.norm(vector):.6g}"]
+    assert browser.verdicts(1) == [f"A vector of 512 numbers, length {np.linalg.norm(vector):.6g}"]
     shown = browser.find(".card .text").text
     assert [float(each) for each in shown.removesuffix(", …").split(", ")] == pytest.approx(vector[:8], rel=1e-5)
     browser.find(".copy-all").click()
     browser.until(lambda: browser.find(".copy-all").text.startswith("Copied"))
     assert json.loads(browser.run("return navigator.clipboard.readText()")) == vector
-    browser.find(".save").click()
-    file = tmp_path / "embedding.json"
-    browser.until(file.exists)
-    assert json.loads(file.read_text()) == vector
+    browser.find(".json").click()
+    assert json.loads(browser.saved(tmp_path, "*.json"))["embedding"] == vector
 
 
 def test_a_regression_shows_its_numbers(browser: Browser, site: Site, picture: Path) -> None:
@@ -274,7 +181,7 @@ def test_a_regression_shows_its_numbers(browser: Browser, site: Site, picture: P
         browser.open(f"{site.url}/?model={model}")
         output = requests.post(f"{site.url}/predict/{model}", files={"file": picture.read_bytes()}).json()["output"]
         browser.all("#file")[0].send_keys(str(picture))
-        [verdict] = verdicts(browser, 1)
+        [verdict] = browser.verdicts(1)
         if count == 1:
             assert float(verdict) == pytest.approx(output, rel=1e-5)
         else:
@@ -290,7 +197,7 @@ def test_a_hostile_class_is_shown_as_text(browser: Browser, site: Site, picture:
     """T-12."""
     browser.open(f"{site.url}/?model=hostile")
     browser.all("#file")[0].send_keys(str(picture))
-    assert verdicts(browser, 1) == [HOSTILE]
+    assert browser.verdicts(1) == [HOSTILE]
     assert browser.texts(".source") == [picture.name]
     assert browser.all(".card b") == browser.all(".card .whole")
     assert not browser.all(".card [onerror]")
@@ -304,16 +211,17 @@ def test_a_model_is_chosen_from_the_list_and_takes_numbers(browser: Browser, sit
         field.clear()
         field.send_keys(str(index + 0.5))
     browser.find("button.primary").click()
-    assert verdicts(browser, 1) == ["Answer"]
-    assert browser.find(".card .text").text.split() == ["[", "1,", "3,", "5,", "7", "]"]
+    assert browser.verdicts(1) == ["4 numbers"]
+    assert browser.find(".card .source").text == "0.5, 1.5, 2.5, 3.5"
+    assert browser.find(".card .text").text == "[1, 3, 5, 7]"
     assert browser.find("#curl").text == (
         "curl -H 'Content-Type: application/json' -d '{\"input\":[0.5,1.5,2.5,3.5]}' "
         f"'{site.url}/predict/iris/1'"
     )  # fmt: skip
-    browser.find("summary").click()
+    browser.find("#ask summary").click()
     browser.find("#input").send_keys("[[1, 2, 3]]")
     browser.find("button.primary").click()
-    verdicts(browser, 2)
+    browser.verdicts(2)
     assert browser.texts(".error") == [
         "Input must be a list of 4 numbers, or a list of such lists, but its shape is [1, 3]."
     ]
@@ -323,14 +231,15 @@ def test_a_python_model_takes_json(browser: Browser, site: Site) -> None:
     browser.open(f"{site.url}/?model=Double")
     browser.find("#input").send_keys("21")
     browser.find("button.primary").click()
-    assert verdicts(browser, 1) == ["Answer"]
-    assert browser.find(".card .text").text == "42"
+    assert browser.verdicts(1) == ["42"]
+    assert browser.texts(".card .source") == ["21"]
+    assert browser.texts(".card .text") == []
 
 
 def test_the_page_works_below_a_prefix_that_it_is_not_told(browser: Browser, site: Site) -> None:
     browser.open(f"{site.url}/below/")
     browser.find(".sample").click()
-    assert verdicts(browser, 1) == ["Egyptian cat"]
+    assert browser.verdicts(1) == ["Egyptian cat"]
     assert f"'{site.url}/below/predict?top_k=5'" in browser.find("#curl").text
     browser.find("nav a[href=dashboard]").click()
     browser.until(lambda: browser.texts("#state") == ["Live"])
@@ -353,7 +262,7 @@ def test_a_token_is_asked_for_once_and_never_written_on_the_page(browser: Browse
     browser.find("#token").send_keys("wrong", Keys.ENTER)
     browser.until(lambda: browser.texts("#access-why") == ["This token is not known here."])
     browser.find("#token").send_keys("opensesame", Keys.ENTER)
-    assert verdicts(browser, 2) == ["Espresso", "Egyptian cat"]
+    assert browser.verdicts(2) == ["Espresso", "Egyptian cat"]
     assert not browser.texts("#access")
     assert '-H "Authorization: Bearer $FLAMBEAU_TOKEN"' in browser.find("#curl").text
     assert "opensesame" not in browser.driver.page_source
@@ -383,7 +292,7 @@ def test_the_page_and_the_dashboard_are_accessible_and_fit(
     browser.open(site.url)
     for sample in browser.all(".sample"):
         browser.driver.execute_script("arguments[0].click()", sample)
-    verdicts(browser, 3)
+    browser.verdicts(3)
     for address in (
         "",
         "?model=iris",
@@ -397,10 +306,10 @@ def test_the_page_and_the_dashboard_are_accessible_and_fit(
             browser.open(f"{site.url}/{address}")
         if address in ("?model=findings", "?model=features", "?model=ages"):
             browser.driver.execute_script("arguments[0].click()", browser.all(".sample")[0])
-            verdicts(browser, 1)
+            browser.verdicts(1)
         if address == "dashboard":
             browser.until(lambda: browser.texts("#models tr"))
-        assert violations(browser) == []
+        assert browser.violations() == []
         assert browser.run("return document.documentElement.scrollWidth - innerWidth") <= 0
 
 

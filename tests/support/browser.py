@@ -24,6 +24,7 @@ T = TypeVar("T")
 CHROMIUM = "/usr/bin/chromium"
 CHROMEDRIVER = "/usr/bin/chromedriver"
 TIMEOUT = 60  # seconds
+AXE = Path(__file__).parents[1] / "browser" / "vendor" / "axe-core" / "axe.min.js"
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
@@ -138,6 +139,31 @@ class Browser:
         done = "arguments[arguments.length - 1]"
         whole = f"const done = {done}; (async () => {{{script}}})().then(done, (error) => done(`${{error}}`))"
         return self.driver.execute_async_script(whole, *arguments)
+
+    def save_into(self, folder: Path) -> None:
+        """Where downloads go from now on."""
+        self.command("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+
+    def saved(self, folder: Path, pattern: str) -> bytes:
+        """The contents of the one download of such a name, as soon as it is whole: it has another name before."""
+        [file] = self.until(lambda: list(folder.glob(pattern)))
+        return file.read_bytes()
+
+    def verdicts(self, count: int) -> list[str]:
+        """The verdicts of so many cards, as soon as all are answered."""
+        self.until(lambda: len(self.all("#cards .card")) == count and not self.all(".card.busy"))
+        return self.texts("#cards .verdict")
+
+    def violations(self) -> list[str]:
+        """What axe-core finds serious or critical."""
+        self.driver.execute_script(AXE.read_text())
+        found = self.run("return (await axe.run()).violations")
+        return [
+            f"{each['id']}: {node['html']}"
+            for each in found
+            if each["impact"] in ("serious", "critical")
+            for node in each["nodes"]
+        ]
 
     def complaints(self, *, refusals: bool = False) -> list[str]:
         """What the console says, and what the policy has blocked. `refusals` are answers that were no 2xx."""

@@ -20,6 +20,7 @@ from flambeau.settings.service import Settings
 from flambeau.settings.source import SourceOptions
 from flambeau.sources import build_cache
 from flambeau.types import Label, TensorSpec
+from tests.support import detector_bundles, picture_bundles, segmenter_bundles
 
 DOUBLE = '''
 import flambeau
@@ -55,6 +56,8 @@ def open_several(default: Bundle, double_py: Path, folder: Path) -> BlockingServ
         numbers("wide", folder / "wide", (8, 8)), double,
         task_models.sigmoid_outside(folder / "findings").bundle, task_models.embedding(folder / "features").bundle,
         task_models.regression(folder / "age").bundle, task_models.regression(folder / "ages", 3).bundle,
+        detector_bundles.detector(folder / "detector"), segmenter_bundles.segmenter(folder / "segmenter"),
+        picture_bundles.negative(folder / "negative", enlarge=2),
     ]  # fmt: skip
     settings = Settings(runner="threads", replicas=1, threads=1, allow_code=True)
     return BlockingService(lambda: Service(bundles, settings))

@@ -26,6 +26,7 @@ from flambeau.protocols.routes import Match, RequiredScope, Route, least
 from flambeau.serving.opening import open_models
 from flambeau.serving.service import AttachedService, BlockingService, Service, split_options
 from flambeau.telemetry import logs
+from flambeau.ui import pages
 
 ServiceHandle = AttachedService | BlockingService
 
@@ -214,6 +215,8 @@ def _http_error(error: HTTPException) -> Response:
     headers = error.get_response().headers
     kept = tuple((name, headers[name]) for name in ("Allow",) if name in headers)
     hint = _PREDICT_HINT if request.path.startswith(_NEARLY_PREDICT) else hint_at(request.path)
+    if status == 404 and request.method == "GET" and "text/html" in request.headers.get("Accept", ""):
+        return respond(pages.missing(request.path, hint))
     refused = RequestError(message, code=code, hint=hint if status in (404, 405) else None)
     answer = refusal_at(request.path, refused, g.request_id, headers=kept)
     return respond(msgspec.structs.replace(answer, status=status))

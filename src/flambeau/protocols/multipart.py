@@ -34,8 +34,8 @@ _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 class Part:
     """One part: the name of its form field, and its contents.
 
-    `is_file`: it has a file name. `encoding`: its Content-Transfer-Encoding in lower case, if any. `media_type`: its
-    Content-Type in lower case, without parameters, if any.
+    `is_file`: it has a file name, which is `filename`. `encoding`: its Content-Transfer-Encoding in lower case, if any.
+    `media_type`: its Content-Type in lower case, without parameters, if any.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Part:
     is_file: bool = False
     encoding: str = ""
     media_type: str = ""
+    filename: str = ""
 
 
 async def parse(body: bytes | memoryview, content_type: str, *, max_parts: int) -> list[Part]:
@@ -142,20 +143,21 @@ def _part(head: bytes, data: memoryview) -> Part:
     lines = head.split(b"\r\n", _MOST_LINES)
     if len(lines) > _MOST_LINES:
         raise _invalid(f"a part has more than {_MOST_LINES} header lines")
-    name, is_file, encoding, media_type = None, False, "", ""
+    name, is_file, encoding, media_type, filename = None, False, "", "", ""
     for line in lines:
         key, _, value = line.partition(b":")
         key = key.strip().lower()
         if key == b"content-disposition" and name is None:
             given = _parameters(value.strip().decode("utf-8", "replace"))
             name, is_file = given.get("name"), "filename" in given or "filename*" in given
+            filename = given.get("filename", "")
         elif key == b"content-transfer-encoding":
             encoding = value.strip().decode("latin-1").lower()
         elif key == b"content-type":
             media_type = value.partition(b";")[0].strip().decode("latin-1").lower()
     if name is None:
         raise _invalid("a part has no name in its Content-Disposition")
-    return Part(name, data, is_file, encoding, media_type)
+    return Part(name, data, is_file, encoding, media_type, filename)
 
 
 def _parameters(header: str) -> dict[str, str]:

@@ -8,33 +8,45 @@ import base64
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from flambeau.answers import Answer, Scored, label_maps, png
+from flambeau.answers import Answer, Asked, Scored, label_maps, png
 from flambeau.errors import RequestError
 from flambeau.tasks.instance_segmentation import InstanceSegmentation
 from flambeau.tasks.object_detection import Detected
 from flambeau.tasks.semantic_segmentation import SemanticSegmentation
 from flambeau.types import Outcome, Timings
+from flambeau.ui.form import TOP_K
+from flambeau.ui.sent import Sent
+from flambeau.ui.values import counted, digits, rounds, title, written
 
 LONGEST_SHOWN = 64 * 1024  # bytes; rendering more takes so long that other requests would suffer
-
-TOP_K = 5
-"""How many classes the page ranks."""
 
 MOST_BARS = 20
 """The most labels that the page shows, if more reach the threshold."""
 
 _LONGEST_LAYER = 1024  # pixels of a mask's longer side: more would only cost the browser memory
 
+FEW_CARDS = 4
+"""More cards than these are shown side by side, and small."""
+
+ROUNDED = "Rounded to six digits; the download has every one."
+
+_LARGEST_RESULT = 4 * 1024 * 1024  # bytes of JSON
 LARGEST_FILE = 8 * 1024 * 1024
 """The most bytes of a picture that are put into the page."""
 
+_LONGEST_STEM = 80  # characters of a file's name: a question is longer
+
 FIRST_NUMBERS = 8
 """How many numbers of a vector the page shows."""
+
+
+_NOTHING = Sent()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +87,38 @@ class Card:
     error: str = ""
     hint: str = ""
     stages: tuple[Stage, ...] = ()
+    sent: Sent = _NOTHING
+
+    @property
+    def result(self) -> str:
+        """The answer's body as a `data:` address of a JSON file; empty if it is larger than a page should be."""
+        if self.answer is None or self.answer.size > _LARGEST_RESULT:
+            return ""
+        body = msgspec.json.encode(self.answer.body(Asked()))
+        return f"data:application/json;base64,{base64_of(body)}" if len(body) <= _LARGEST_RESULT else ""
+
+    @property
+    def file(self) -> str:
+        """What a file of this answer is called, without its ending: as the file that was sent."""
+        stem = PurePath(self.sent.name.replace("\\", "/")).stem
+        return stem if stem and len(stem) <= _LONGEST_STEM else "answer"
 
 
-def cards_of(outcomes: Sequence[Outcome]) -> list[Card]:
-    """One card for each outcome, in order."""
-    return [_card(outcome) for outcome in outcomes]
+def cards_of(outcomes: Sequence[Outcome], sent: Sequence[Sent]) -> list[Card]:
+    """One card for each outcome, in order, with what was sent."""
+    return [_card(outcome, each) for outcome, each in zip(outcomes, sent, strict=True)]
 
 
-def refused(error: RequestError) -> Card:
+def refused(error: RequestError, sent: Sent = _NOTHING) -> Card:
     """The card of a failed request or item."""
-    return Card(error=sentence(error.message), hint=error.hint or "")
+    return Card(error=sentence(error.message), hint=error.hint or "", sent=sent)
 
 
-def _card(outcome: Outcome) -> Card:
+def _card(outcome: Outcome, sent: Sent) -> Card:
     result = outcome.result
-    return refused(result) if isinstance(result, RequestError) else Card(result, stages=_stages(outcome.timings))
+    if isinstance(result, RequestError):
+        return refused(result, sent)
+    return Card(result, stages=_stages(outcome.timings), sent=sent)
 
 
 def _stages(timings: Timings) -> tuple[Stage, ...]:
@@ -177,27 +206,26 @@ def _span(ends: Sequence[float]) -> str:
     return " to ".join(f"{end:.0f}" for end in ends)
 
 
-def digits(number: float) -> str:
-    """A float32 number as text, to six digits."""
-    return f"{number:.6g}" if math.isfinite(number) else "not a number"
-
-
-def counted(count: int) -> str:
-    """A count of numbers as text: "512 numbers"."""
-    return f"{count:,} number{'' if count == 1 else 's'}"
-
-
 def listed(output: Any) -> str:
     """One number per line; nested lists as JSON."""
     if all(isinstance(each, float) for each in output):
         return "\n".join(digits(each) for each in output)
-    return msgspec.json.encode(output).decode()
+    return written(output)
 
 
-def as_json(value: Any, *, indent: int = 0) -> str:
-    """JSON on one line, or indented."""
-    text = msgspec.json.encode(value)
-    return (msgspec.json.format(text, indent=indent) if indent else text).decode()
+def plain(value: Any) -> Any:
+    """A value as JSON has it: arrays become lists, numbers that are not finite `None`."""
+    return msgspec.json.decode(msgspec.json.encode(value))
+
+
+def as_json(value: Any) -> str:
+    """JSON on one line, with every digit."""
+    return msgspec.json.encode(value).decode()
+
+
+def megabytes(count: int) -> str:
+    """Bytes in megabytes of a million bytes, as file managers count, never rounded up: "33.5 MB"."""
+    return f"{math.floor(count / 100_000) / 10:g} MB" if count >= 100_000 else f"{count / 1000:g} kB"
 
 
 def sentence(text: str) -> str:
@@ -205,15 +233,20 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
-FILTERS: dict[str, Callable[..., Any]] = {
-    each.__name__: each
-    for each in (bars, base64_of, detected, instances, layers, digits, counted, listed, as_json, sentence)
-}
+_FILTERS = (
+    as_json, bars, base64_of, counted, detected, digits, instances, layers, listed, megabytes, plain, rounds, sentence, title,
+    written,
+)  # fmt: skip
+FILTERS: dict[str, Callable[..., Any]] = {each.__name__: each for each in _FILTERS}
+"""The filters of the templates, by name."""
+
 LIMITS = {
     "TOP_K": TOP_K,
     "MOST_BARS": MOST_BARS,
     "FIRST_NUMBERS": FIRST_NUMBERS,
     "LONGEST_SHOWN": LONGEST_SHOWN,
     "LARGEST_FILE": LARGEST_FILE,
+    "FEW_CARDS": FEW_CARDS,
+    "ROUNDED": ROUNDED,
 }
 """The globals of the templates."""

@@ -24,10 +24,12 @@ from flambeau.serving.model import Model
 from flambeau.serving.service import Service
 from flambeau.system.machine import MIB
 from flambeau.types import Options, Outcome, Payload, TensorSpec
-from flambeau.ui.cards import TOP_K
 
 _LONGEST_SHOWN = 64 * 1024  # bytes
 _LONGEST_NUMBER = 400  # bytes; float64 has numbers of 309 digits
+
+TOP_K = 5
+"""How many classes the page ranks."""
 
 MOST_NUMBERS = 32
 """The most number fields. A larger input is entered as JSON: nobody fills in more fields."""

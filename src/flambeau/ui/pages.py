@@ -18,8 +18,9 @@ from flambeau.protocols.routes import Route
 from flambeau.serving.model import Model
 from flambeau.serving.service import Service
 from flambeau.ui import form
-from flambeau.ui.cards import FILTERS, LIMITS, TOP_K, Card, cards_of, refused
-from flambeau.ui.form import filled, form_of, written
+from flambeau.ui.cards import FILTERS, LIMITS, Card, cards_of, refused, sentence
+from flambeau.ui.form import TOP_K, filled, form_of, written
+from flambeau.ui.sent import sent
 from flambeau.version import VERSION
 
 _POLICY = "; ".join(
@@ -34,20 +35,34 @@ _POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
+_POLICY_OF_PICTURES = _POLICY.replace("blob:", "blob: data:")
+"""That of an answer to a form, which has the pictures in itself: see `flambeau.ui.sent`."""
+
+_NO_CAMERA = "camera=(), microphone=(), geolocation=()"
+_OWN_CAMERA = _NO_CAMERA.replace("camera=()", "camera=(self)")
+_LONGEST_PATH = 200  # characters of an address that are shown
 _SAMPLES = {"chelsea.jpg": "A cat", "coffee.jpg": "A cup of coffee", "rocket.jpg": "A rocket"}
 """Pictures to try, in `static/samples`, with their descriptions."""
 
 
 _TEMPLATES = Environment(loader=PackageLoader("flambeau.ui"), autoescape=True)
-_TEMPLATES.globals["version"] = VERSION
+_TEMPLATES.globals.update(version=VERSION, up="")
 _TEMPLATES.globals.update(LIMITS | {"MOST_CHOICES": 12})
 _TEMPLATES.filters.update(FILTERS)
 
 
-def rendered(template: str, *, status: int = 200, policy: str = _POLICY, **values: object) -> HttpAnswer:
-    """A page from a template, with that content security policy. Call it in a thread: it takes milliseconds."""
+def rendered(
+    template: str, *, status: int = 200, policy: str = _POLICY, camera: bool = False, **values: object
+) -> HttpAnswer:
+    """A page from a template, with that content security policy. `camera`: whether it may use the browser's camera.
+
+    Call it in a thread: it takes milliseconds.
+    """
     text = _TEMPLATES.get_template(template).render(**values)
-    headers = (("Content-Security-Policy", policy), ("Referrer-Policy", "no-referrer"), ("X-Frame-Options", "DENY"))
+    headers = (
+        ("Content-Security-Policy", policy), ("Permissions-Policy", _OWN_CAMERA if camera else _NO_CAMERA),
+        ("Referrer-Policy", "no-referrer"), ("X-Frame-Options", "DENY"),
+    )  # fmt: skip
     return HttpAnswer(status, text.encode(), "text/html; charset=utf-8", headers)
 
 
@@ -93,14 +108,35 @@ def _nothing(service: Service, cards: Sequence[Card], status: int) -> HttpAnswer
 async def submit(service: Service, request: HttpRequest) -> HttpAnswer:
     """`POST /`: the page with the answers. A thread renders the page, but none waits for the model."""
     found = await form.submit(service, request)
-    cards = cards_of(found.outcomes) if found.error is None else [refused(found.error)]
-    return await asyncio.to_thread(_page, service, request, found.model, cards, found.parts, status=found.status)
+    return await asyncio.to_thread(_answered, service, request, found)
+
+
+def _answered(service: Service, request: HttpRequest, found: form.Submitted) -> HttpAnswer:
+    """The page with the answers. A script, which asks with `?pictures=no`, shows its own copies of the pictures."""
+    reflects = request.parameters("pictures") != ["no"]
+    given = sent(form_of(found.model), found.parts, pictures=reflects) if found.model is not None else []
+    if found.error is not None:
+        cards = [refused(found.error, *(given if len(given) == 1 else ()))]
+    else:
+        cards = cards_of(found.outcomes, given)
+    return _page(service, request, found.model, cards, found.parts, status=found.status)
+
+
+def missing(path: str, hint: str | None) -> HttpAnswer:
+    """The page for a browser that asks for an address without one. Its links lead up from there, below any prefix."""
+    up = "../" * (path.count("/") - 1)
+    return rendered("missing.html", status=404, path=path[:_LONGEST_PATH], hint=hint and sentence(hint), up=up)
 
 
 def dashboard(service: Service, request: HttpRequest) -> HttpAnswer:
     """`GET /dashboard`."""
     return rendered(
-        "dashboard.html", models=service.models(), faults=[each[:2] for each in service.faults()], about=about
+        "dashboard.html",
+        models=service.models(),
+        faults=[each[:2] for each in service.faults()],
+        about=about,
+        form_of=form_of,
+        root=request.root,
     )
 
 
@@ -130,6 +166,9 @@ def _page(
         root=request.root,
         # relative to the page, so that it works below any prefix
         address=f"predict/{model.name}/{model.version}" if chosen else "predict",
+        most_bytes=service.settings.max_body_bytes,
+        policy=_POLICY_OF_PICTURES if any(each.sent.picture for each in cards) else _POLICY,
+        camera=model.kind == "image",
         top_k=TOP_K if "top_k" in model.does.parameters else None,
         about=about(model),
     )

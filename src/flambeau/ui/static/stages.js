@@ -36,7 +36,7 @@ export function showStages(place, spent) {
     parts.append(part(stage, milliseconds));
     start += share;
   }
-  if (whole - sum > whole / 20) parts.append(part("rest", whole - sum));
+  if (whole - sum > whole / 20) parts.append(part("reading and sending", whole - sum, "rest"));
   place.querySelector(".whole").textContent = `${inWords(whole)} ms`;
 }
 
@@ -49,12 +49,12 @@ function segment(stage, start, share) {
   return rectangle;
 }
 
-function part(stage, milliseconds) {
+function part(stage, milliseconds, kind = stage) {
   const dot = document.createElement("i");
-  dot.className = `dot ${stage}`;
+  dot.className = `dot ${kind}`;
   const item = document.createElement("span");
   item.className = "part";
-  item.append(dot, `${stage} ${inWords(milliseconds)}`);
+  item.append(dot, `${stage} ${inWords(milliseconds)} ms`);
   return item;
 }
 

@@ -16,12 +16,13 @@ export function credentials() {
  * `fetch`, which asks for a token when the server wants one, or another one, and then tries again.
  * @param {string} address
  * @param {RequestInit} [request] its body must be readable more than once: no stream
+ * @param {typeof fetch} [ask] what sends it
  * @returns {Promise<Response>}
  */
-export async function fetchAllowed(address, request = {}) {
+export async function fetchAllowed(address, request = {}, ask = fetch) {
   for (;;) {
     const sent = credentials();
-    const response = await fetch(address, { ...request, headers: { ...request.headers, ...sent } });
+    const response = await ask(address, { ...request, headers: { ...request.headers, ...sent } });
     const refused = response.status === 401 || (response.status === 403 && sent.Authorization);
     if (!refused) return response;
     const changed = credentials().Authorization !== sent.Authorization; // another request has asked meanwhile
@@ -35,12 +36,12 @@ async function reason(response) {
 }
 
 function askOnce(why) {
-  asking ??= ask(why).finally(() => (asking = null));
+  asking ??= askFor(why).finally(() => (asking = null));
   return asking;
 }
 
 /** Show the form `#access` until a token was given. */
-function ask(why) {
+function askFor(why) {
   const form = document.getElementById("access");
   const field = form.querySelector("input");
   if (why) form.querySelector("#access-why").textContent = why;

@@ -16,12 +16,12 @@ export function spelled(name) {
   return name.replaceAll("_", " ");
 }
 
-/** @param {?number} number of float32: as many digits as it has */
-export function digits(number) {
-  return number === null ? "not a number" : String(Number(number.toPrecision(6)));
+/** Bytes in megabytes of a million bytes, as file managers count, never rounded up: "33.5 MB". */
+export function megabytes(count) {
+  return count >= 100_000 ? `${Math.floor(count / 100_000) / 10} MB` : `${count / 1000} kB`;
 }
 
-/** How many numbers: "512 numbers". */
-export function counted(count) {
-  return `${count.toLocaleString("en")} number${count === 1 ? "" : "s"}`;
+/** A text that is no longer than that. */
+export function cut(text, most) {
+  return text.length <= most ? text : `${text.slice(0, most - 1)}…`;
 }

@@ -22,6 +22,7 @@ export class Chart {
     this.pointed = null;
     this.svg = made("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" });
     this.title = figure.querySelector("h2").textContent;
+    this.svg.setAttribute("aria-label", `${this.title}: nothing yet`);
     this.labels = ["high", "middle", "past", "now"].map(label);
     this.labels[3].textContent = "now";
     figure.querySelector(".plot").append(this.svg, ...this.labels);

@@ -57,6 +57,11 @@ export function perVersion(snapshot) {
   });
 }
 
+/** Whether anything was asked for since the start. */
+export function asked(snapshot) {
+  return values(snapshot, NAMES.requests).some(({ value }) => value > 0);
+}
+
 /** @returns {[string, number][]} how often requests were refused since the start, by code, the commonest first */
 export function refusals(snapshot, model) {
   const counts = new Map();

@@ -4,7 +4,7 @@ import { showStages } from "../stages.js";
 import { fetchAllowed } from "../token.js";
 import { Chart } from "./chart.js";
 import { parse } from "./exposition.js";
-import { compare, perVersion, refusals } from "./figures.js";
+import { asked, compare, perVersion, refusals } from "./figures.js";
 import { plain, size, time } from "./units.js";
 
 const EVERY = 2; // seconds
@@ -56,6 +56,7 @@ async function read() {
 function take(snapshot) {
   const recent = ({ at }) => at > snapshot.at - SPAN - SMOOTH;
   snapshots = [...snapshots.filter(recent), snapshot];
+  document.getElementById("first").hidden = asked(snapshot);
   if (snapshots.length > 1) history = [...history.filter(recent), figuresAt(snapshots.length - 1)];
   show();
 }
@@ -74,6 +75,7 @@ function figuresAt(index) {
 }
 
 function show() {
+  showModels(perVersion(snapshots.at(-1)));
   const latest = history.at(-1);
   if (!latest) return;
   const span = Math.min(Math.max(latest.at - history[0].at, LEAST_SPAN), SPAN);
@@ -84,7 +86,6 @@ function show() {
   document.getElementById("stages").hidden = !latest.spent.size;
   showStages(document.getElementById("stages"), latest.spent);
   showRefusals(refusals(snapshots.at(-1), model()));
-  showModels(perVersion(snapshots.at(-1)));
 }
 
 function showRefusals(counts) {
@@ -102,16 +103,20 @@ function showModels(models) {
       memory.map(size).join(", ") || "–",
     ];
     const row = document.createElement("tr");
-    row.append(...cells.map((text, column) => cell(text, column === 0 ? "th" : "td")));
+    row.append(...cells.map((text, column) => cell(text, column)));
     row.className = ready ? "" : "unready";
     return row;
   });
   document.getElementById("models").replaceChildren(...rows);
 }
 
-function cell(text, kind) {
-  const element = document.createElement(kind);
-  if (kind === "th") element.scope = "row";
+const columns = [...document.querySelectorAll("#models-table th")].map((each) => each.textContent);
+
+/** A cell, with the name of its column for a phone, where each row is a list. */
+function cell(text, column) {
+  const element = document.createElement(column ? "td" : "th");
+  if (!column) element.scope = "row";
+  element.dataset.column = columns[column];
   element.textContent = text;
   return element;
 }

@@ -2,7 +2,8 @@
 
 import { readTiming } from "../stages.js";
 import { fetchAllowed } from "../token.js";
-import { asSentence } from "../words.js";
+import { asSentence, megabytes } from "../words.js";
+import { watched } from "./upload.js";
 
 /**
  * @typedef {object} Answer
@@ -14,6 +15,8 @@ import { asSentence } from "../words.js";
  * @property {boolean} [again] whether the same request may succeed later
  */
 
+const FORM = 512; // bytes that a form has around its file, at most
+
 const UNREACHED = {
   error: "The server cannot be reached.",
   hint: "Is it still running, and are you connected to its network?",
@@ -23,10 +26,11 @@ const UNREACHED = {
 /**
  * @param {string} address
  * @param {File | {input: any}} item a file, or a JSON body
+ * @param {(sent: number, whole: number) => void} [watch] called with bytes, as they leave
  * @returns {Promise<Answer>} never rejects
  */
-export async function predict(address, item) {
-  const response = await fetchAllowed(address, { method: "POST", ...bodyOf(item) }).catch(() => null);
+export async function predict(address, item, watch = () => {}) {
+  const response = await fetchAllowed(address, { method: "POST", ...bodyOf(item) }, watched(watch)).catch(() => null);
   if (!response) return UNREACHED;
   const body = await response.json().catch(() => null);
   if (response.ok && body) return { body, spent: readTiming(response.headers.get("Server-Timing")) };
@@ -34,17 +38,32 @@ export async function predict(address, item) {
 }
 
 /**
- * The same by the page's own form, as without a script: its card is the answer.
+ * The same by the page's own form, as without a script: its card is the answer. The page keeps the pictures to itself.
  * @param {string} page
  * @param {File} item
+ * @param {(sent: number, whole: number) => void} [watch] called with bytes, as they leave
  * @returns {Promise<Answer>} never rejects
  */
-export async function predictOnPage(page, item) {
-  const response = await fetchAllowed(page, { method: "POST", ...bodyOf(item) }).catch(() => null);
+export async function predictOnPage(page, item, watch = () => {}) {
+  const address = new URL(page, location.href);
+  address.searchParams.set("pictures", "no");
+  const response = await fetchAllowed(address, { method: "POST", ...bodyOf(item) }, watched(watch)).catch(() => null);
   if (!response) return UNREACHED;
   const shown = new DOMParser().parseFromString(await response.text().catch(() => ""), "text/html");
   const card = shown.querySelector("#cards .card");
   return card ? { card } : problem(response, null);
+}
+
+/**
+ * @param {File | {input: any}} item
+ * @param {number} most bytes that the server takes in one request
+ * @returns {Answer | null} why it need not be sent; null where it may be
+ */
+export function tooLarge(item, most) {
+  const size = item instanceof File ? item.size + FORM : new Blob([JSON.stringify(item)]).size;
+  if (size <= most) return null;
+  const error = `${item.name ?? "This input"} has ${megabytes((item.size ?? size) + 99_999)}, and this service takes ${megabytes(most)} in one request.`;
+  return { error, hint: "Nothing was sent. Make it smaller; the limit is the operator's --max-body-bytes." };
 }
 
 function bodyOf(item) {

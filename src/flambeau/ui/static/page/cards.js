@@ -1,15 +1,15 @@
 /** The cards of the answers. What models and people wrote goes in as text, never as HTML. */
 
 import { showStages } from "../stages.js";
-import { asSentence, counted, digits, percent, spelled } from "../words.js";
+import { counted, digits, ROUNDED, rounds, title, written } from "../values.js";
+import { asSentence, cut, percent, spelled } from "../words.js";
 import { copy } from "./commands.js";
-import { layOver, offerFile } from "./layers.js";
+import { drawn } from "./drawn.js";
+import { layOver } from "./layers.js";
+import { bytesOf, fileOf, save, saveJson, stemOf } from "./save.js";
 
-const cards = document.getElementById("cards");
-const nothing = document.getElementById("nothing");
-const clear = document.getElementById("clear");
 const spoken = document.getElementById("spoken");
-const MOST_CARDS = 100;
+const LONGEST_SOURCE = 300; // characters of a question
 const BARS = 5; // the classes that are ranked, whatever their scores are
 const MOST_BARS = 20; // labels
 const FIRST_NUMBERS = 8; // of a vector
@@ -36,8 +36,10 @@ export class Card {
    */
   constructor(source, picture) {
     this.source = source;
+    /** Whether it has been answered, and with what: `body`, the JSON, or `error`, a sentence. */
+    this.done = false;
     this.element = document.getElementById("card").content.firstElementChild.cloneNode(true);
-    this.part("source").textContent = source;
+    this.part("source").textContent = cut(source, LONGEST_SOURCE);
     this.part("source").hidden = !source;
     if (picture) this.showPicture(picture);
     this.wait("Waiting");
@@ -62,9 +64,15 @@ export class Card {
   wait(state) {
     this.element.className = "card busy";
     this.element.setAttribute("aria-busy", "true");
-    const all = ["error", "note", "bars", "text", "all", "tools", "again", "time"];
+    this.done = false;
+    const all = ["error", "note", "bars", "text", "all", "foot", "again", "time"];
     for (const name of all) this.part(name).hidden = true;
-    this.part("verdict").textContent = state;
+    this.say(state);
+  }
+
+  /** @param {string} state what it waits for */
+  say(state) {
+    if (this.part("verdict").textContent !== state) this.part("verdict").textContent = state;
   }
 
   /**
@@ -72,7 +80,16 @@ export class Card {
    * @param {() => void} again what the button for another try does
    */
   show(answer, again) {
+    this.fill(answer, again);
+    const said = this.part("verdict").textContent;
+    const verdict = answer.error ?? (said === "Answer" ? "answered" : said);
+    spoken.textContent = this.source ? `${cut(this.source, LONGEST_SOURCE)}: ${verdict}` : verdict;
+  }
+
+  /** The same, and nothing is announced: of the frames of a camera that would be a flood. */
+  fill(answer, again) {
     this.element.removeAttribute("aria-busy");
+    Object.assign(this, { done: true, body: answer.body, error: answer.error });
     if (answer.error) this.showError(answer, again);
     else if (answer.card) this.take(answer.card);
     else this.showBody(answer.body);
@@ -80,9 +97,7 @@ export class Card {
       showStages(this.part("time"), answer.spent);
       this.part("time").hidden = false;
     }
-    const said = this.part("verdict").textContent;
-    const verdict = answer.error ?? (said === "Answer" ? "answered" : said);
-    spoken.textContent = this.source ? `${this.source}: ${verdict}` : verdict;
+    if (!answer.error) this.offerFiles();
   }
 
   showError({ error, hint, again: worthIt }, again) {
@@ -103,6 +118,9 @@ export class Card {
 
   /** @param {Element} card one that the server has made */
   take(card) {
+    const whole = card.querySelector(".json").getAttribute("href");
+    if (whole) this.body = JSON.parse(new TextDecoder().decode(bytesOf(whole.split(",")[1])));
+    this.error = card.querySelector(".error").textContent || undefined;
     this.element.className = card.className;
     const parts = [...card.querySelector(".said").children].filter((part) => !part.matches(".source"));
     this.part("said").replaceChildren(this.part("source"), ...parts);
@@ -111,8 +129,30 @@ export class Card {
     if (drawn) this.part("picture").append(drawn);
     const masks = card.querySelectorAll(".picture .mask");
     layOver(this.part("picture"), this.part("said"), masks);
-    const file = this.part("said").querySelector(".file");
-    if (file) offerFile(file, file.dataset.png ?? masks[0].dataset.png); // a picture that was made is there once
+    this.file = this.part("png").getAttribute("href")?.split(",")[1];
+    if (task === "image-to-image") this.file = masks[0]?.dataset.png; // a picture that was made is there once
+  }
+
+  /** What can be done with the answer: unfold it where it is small, and save it. */
+  offerFiles() {
+    const named = stemOf(this.source);
+    this.part("foot").hidden = false;
+    const offer = (name, action) => {
+      const link = this.part(name);
+      link.hidden = false;
+      link.href ||= "#"; // what is not an address is no link for the keyboard
+      link.onclick = (event) => {
+        event.preventDefault();
+        action();
+      };
+    };
+    if (this.body) offer("json", () => saveJson(this.body, `${named}.json`));
+    const boxes = this.part("picture").querySelector(".outlines");
+    if (this.file) offer("png", () => save(fileOf(this.file, "image/png"), `${named}-${this.part("png").download}`));
+    else if (boxes) offer("png", async () => save(await drawn(this.part("picture").querySelector("img"), boxes), `${named}-boxes.png`));
+    const unfold = this.part("unfold");
+    unfold.hidden = false;
+    unfold.onclick = () => unfold.setAttribute("aria-expanded", this.element.classList.toggle("open"));
   }
 
   showClasses(body) {
@@ -155,14 +195,13 @@ export class Card {
     this.write("text", numbers.slice(0, FIRST_NUMBERS).map(digits).join(", ") + (rest ? ", …" : ""));
     this.part("more").textContent = JSON.stringify(numbers);
     this.part("all").hidden = !rest;
-    this.part("tools").hidden = false;
+    this.part("copy-all").hidden = false;
     this.part("copy-all").onclick = async ({ currentTarget: button }) => {
       const all = this.part(rest ? "more" : "text");
       if (!navigator.clipboard) this.part("all").open = true; // what is selected must be seen
       button.firstChild.data = (await copy(all, JSON.stringify(numbers))) ? "Copied" : "Selected";
       setTimeout(() => (button.firstChild.data = "Copy"), 2000);
     };
-    this.part("save").onclick = () => download(JSON.stringify(numbers), "embedding.json");
   }
 
   showBars(rows) {
@@ -171,29 +210,18 @@ export class Card {
   }
 
   showValue(body) {
-    this.part("verdict").textContent = "Answer";
-    this.write("text", JSON.stringify("output" in body ? body.output : (body.outputs ?? body), null, 2));
+    const value = "output" in body ? body.output : (body.outputs ?? body);
+    const name = title(value);
+    const text = written(value);
+    this.part("verdict").textContent = name;
+    this.write("text", text === name ? "" : text);
+    this.write("note", rounds(value) ? ROUNDED : "");
   }
 
   write(name, text) {
     this.part(name).textContent = text ?? "";
     this.part(name).hidden = !text;
   }
-}
-
-/** @param {Card[]} made the newest, which go before the others */
-export function putFirst(made) {
-  cards.prepend(...made.map((card) => card.element));
-  while (cards.children.length > MOST_CARDS) cards.lastElementChild.remove();
-  refresh();
-}
-
-function download(text, name) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // not before the browser has read it
 }
 
 function row(name, probability, present = false) {
@@ -210,14 +238,3 @@ function row(name, probability, present = false) {
   item.querySelector("rect").setAttribute("width", `${100 * Math.min(Math.max(probability ?? 0, 0), 1)}%`);
   return item;
 }
-
-function refresh() {
-  nothing.hidden = cards.children.length > 0;
-  clear.hidden = !nothing.hidden;
-}
-
-clear.addEventListener("click", () => {
-  cards.replaceChildren();
-  refresh();
-});
-refresh();

@@ -1,11 +1,14 @@
 /** The page: what is given is sent, and what comes back is shown. */
 
 import { credentials } from "../token.js";
-import { predict, predictOnPage } from "./ask.js";
+import { megabytes } from "../words.js";
+import { offerAnswers, putFirst } from "./answers.js";
+import { predict, predictOnPage, tooLarge } from "./ask.js";
 import { offerCamera } from "./camera.js";
-import { Card, madeByServer, putFirst } from "./cards.js";
+import { Card, madeByServer } from "./cards.js";
 import { offerCopies, showAddress, showItem, showToken } from "./commands.js";
-import { readFields } from "./fields.js";
+import { offerPasting, questionOf, readFields } from "./fields.js";
+import { offerLive } from "./live.js";
 import { offerPictures } from "./pictures.js";
 
 const AT_ONCE = 4; // requests: enough to fill a batch, and few enough to leave the browser connections
@@ -26,10 +29,16 @@ function takeFiles(files) {
 }
 
 function send(card, item) {
+  const refused = tooLarge(item, Number(form.dataset.mostBytes));
+  if (refused) {
+    card.show(refused);
+    return;
+  }
   card.wait("Waiting");
   waiting.push(async () => {
     card.wait("Computing");
-    const asked = madeByServer ? predictOnPage(form.action, item) : predict(address, item);
+    const watch = (sent, whole) => card.say(sent < whole ? `Sending ${Math.floor((100 * sent) / whole)} % of ${megabytes(whole)}` : "Computing");
+    const asked = madeByServer ? predictOnPage(form.action, item, watch) : predict(address, item, watch);
     card.show(await asked, () => send(card, item));
   });
   next();
@@ -46,7 +55,7 @@ function next() {
 
 function takeFields() {
   const { item, error } = readFields(form);
-  const card = new Card(item instanceof File ? item.name : "");
+  const card = new Card(item ? questionOf(item) : "");
   putFirst([card]);
   if (error) {
     card.show({ error });
@@ -56,7 +65,9 @@ function takeFields() {
   send(card, item);
 }
 
+document.documentElement.classList.add("scripted");
 showAddress(address.href);
+offerAnswers();
 offerCopies();
 if (Object.keys(credentials()).length) showToken();
 document.addEventListener("token", showToken);
@@ -67,7 +78,9 @@ if (form.dataset.asks === "pictures") {
   form.querySelector("button.primary").hidden = true; // choosing is enough
   offerPictures(takeFiles);
   offerCamera(takeFiles);
+  offerLive(address);
 } else {
+  offerPasting(form);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     takeFields();

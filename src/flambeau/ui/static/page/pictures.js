@@ -1,4 +1,6 @@
-/** The ways a picture comes in: chosen, dropped, pasted, a sample. The camera has a module of its own. */
+/** The ways a picture comes in: chosen, dropped, pasted, a sample. The camera has modules of its own. */
+
+import { say } from "./hint.js";
 
 /** @param {(files: File[]) => void} take called with what was given, at least one file */
 export function offerPictures(take) {
@@ -24,7 +26,10 @@ export function offerPictures(take) {
     event.preventDefault();
     takeSome(event.dataTransfer.files);
   });
-  document.addEventListener("paste", (event) => takeSome(event.clipboardData.files));
+  document.addEventListener("paste", ({ clipboardData: pasted, target }) => {
+    if (pasted.files.length) takeSome(pasted.files);
+    else if (!target.closest?.("input, textarea")) say(whatElse(pasted.getData("text")));
+  });
 
   for (const button of document.querySelectorAll(".sample")) {
     button.addEventListener("click", async () => {
@@ -35,6 +40,18 @@ export function offerPictures(take) {
   }
 
   function takeSome(files) {
-    if (files.length) take([...files]);
+    if (!files.length) return;
+    say("");
+    take([...files]);
   }
+}
+
+/** What to say about text that was pasted where pictures are taken. */
+function whatElse(text) {
+  if (/^(https?:|data:|file:)/i.test(text.trim())) {
+    return "This is an address, and this page fetches nothing: copy the picture itself, or choose its file.";
+  }
+  return text.trim()
+    ? "This is text, and the model takes pictures: copy a picture, or choose its file."
+    : "There is no picture to paste: copy one, or choose its file.";
 }
