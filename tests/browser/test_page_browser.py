@@ -1,5 +1,6 @@
 """The page in a real browser: Chromium against a real server. No complaint of its console or its policy is accepted."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import requests
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
 from werkzeug.serving import make_server
 
 from flambeau.serving.service import BlockingService
@@ -126,7 +128,7 @@ def test_a_sample_is_answered_with_bars_times_and_commands(browser: Browser, cat
     names, percents = browser.texts(".card .name"), browser.texts(".card .percent")
     assert names[:2] == ["Egyptian cat", "Tabby"]
     assert len(names) == len(percents) == 5
-    widths = [float(each.get_attribute("width").rstrip("%")) for each in browser.all(".card .bar rect")]
+    widths = [float((each.get_attribute("width") or "").rstrip("%")) for each in browser.all(".card .bar rect")]
     assert [f"{width:.1f} %" for width in widths] == percents
     assert [each.split()[0] for each in browser.texts(".part")][:4] == [
         "queue",
@@ -159,6 +161,10 @@ def test_several_pictures_are_cards_of_their_own_and_a_bad_one_fails_alone(
     assert browser.find("#nothing").is_displayed()
 
 
+def _copied(button: WebElement) -> bool:
+    return button.text.startswith("Copied")
+
+
 def test_the_copied_commands_are_real_ones(browser: Browser, cat_server: ServerProcess, picture: Path) -> None:
     browser.open(cat_server.url)
     browser.command("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
@@ -166,7 +172,7 @@ def test_the_copied_commands_are_real_ones(browser: Browser, cat_server: ServerP
     verdicts(browser, 1)
     for button, shell in zip(browser.all(".copy"), (["bash", "-c"], [sys.executable, "-c"]), strict=True):
         button.click()
-        browser.until(lambda button=button: button.text.startswith("Copied"))
+        browser.until(functools.partial(_copied, button))
         command = browser.run("return navigator.clipboard.readText()")
         done = subprocess.run([*shell, command], cwd=picture.parent, capture_output=True, text=True, check=False)
         assert "Egyptian_cat" in done.stdout, (command, done.stderr)

@@ -272,7 +272,7 @@ def test_of_what_a_network_returns_the_user_says_what_is_served(
 def graph(*outputs: str, last: str = "Softmax", axis: int = 1) -> onnx.ModelProto:
     """(N, 3, 8, 8) to five scores, and an activation of them; `outputs` says which of them come out."""
     weights = np.random.default_rng(5).normal(0, 0.2, (192, 5)).astype(np.float32)
-    fixed = {"Softmax": {"axis": axis}, "LogSoftmax": {"axis": axis}}.get(last, {})
+    fixed: dict[str, Any] = {"Softmax": {"axis": axis}, "LogSoftmax": {"axis": axis}}.get(last, {})
     nodes = [
         helper.make_node("Flatten", ["x"], ["flat"]),
         helper.make_node("MatMul", ["flat", "weights"], ["logits"]),

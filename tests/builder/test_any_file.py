@@ -256,7 +256,7 @@ def save_module(network: nn.Module, file: Path) -> None:
 
 
 def save_script(network: nn.Module, file: Path) -> None:
-    torch.jit.script(network).save(file)  # type: ignore[no-untyped-call]
+    torch.jit.script(network).save(file)
 
 
 def save_program(network: nn.Module, file: Path) -> None:

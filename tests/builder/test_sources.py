@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -60,7 +61,7 @@ class Opened:
         self.notes: list[str] = []
         self.builds = 0
 
-    def __call__(self, source: Path | str, change: Change | None = None, **options: object) -> Bundle:
+    def __call__(self, source: Path | str, change: Change | None = None, **options: Any) -> Bundle:
         waiting = [change] if change else []
 
         def progress(event: object) -> None:
@@ -70,7 +71,7 @@ class Opened:
             elif waiting:
                 waiting.pop()()
 
-        return build_cache.open_source(SourceOptions(source=str(source), **options), progress=progress)  # type: ignore[arg-type]
+        return build_cache.open_source(SourceOptions(source=str(source), **options), progress=progress)
 
 
 @pytest.fixture
@@ -160,7 +161,7 @@ def net(tmp_path: Path, warm_build: None) -> Path:
 
 
 def test_code_that_own_code_imports_is_part_of_what_was_built_p14(net: Path, opened: Opened) -> None:
-    options = {"arch": f"{net / 'net.py'}:Net", "allow_code": True}
+    options: dict[str, Any] = {"arch": f"{net / 'net.py'}:Net", "allow_code": True}
     assert answered(opened(net / "m.safetensors", **options)) == 2.0
     assert answered(opened(net / "m.safetensors", **options)) == 2.0
     assert opened.builds == 1
@@ -174,7 +175,7 @@ def test_code_that_own_code_imports_is_part_of_what_was_built_p14(net: Path, ope
 
 
 def test_code_is_hashed_as_it_was_when_it_was_built_a7(net: Path, opened: Opened) -> None:
-    options = {"arch": f"{net / 'net.py'}:Net", "allow_code": True}
+    options: dict[str, Any] = {"arch": f"{net / 'net.py'}:Net", "allow_code": True}
     change = lambda: (net / "layers.py").write_text(LAYERS.replace("FACTOR", "5"))  # noqa: E731
     opened(net / "m.safetensors", change=change, **options)  # type: ignore[arg-type]
     assert answered(opened(net / "m.safetensors", **options)) == 5.0
@@ -184,7 +185,7 @@ def test_a_build_that_is_killed_when_its_bundle_stands_has_listed_its_code_p14(
     net: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The list once came after the bundle: a bundle without one answered with old code for ever."""
-    options = {"arch": f"{net / 'net.py'}:Net", "allow_code": True}
+    options: dict[str, Any] = {"arch": f"{net / 'net.py'}:Net", "allow_code": True}
     rename = Path.rename
 
     def rename_and_end(self: Path, target: Path) -> None:

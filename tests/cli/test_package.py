@@ -185,7 +185,18 @@ def test_the_wheel_is_this_flambeau(folder: Path, tmp_path: Path) -> None:
                 found = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
                 assert (digest, int(size)) == (f"sha256={found}", len(data))
     target = tmp_path / "installed"
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-compile", "--target", target, file]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-compile",
+        "--target",
+        str(target),
+        str(file),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     run = [sys.executable, "-P", "-m", "flambeau", "--version"]
     done = subprocess.run(

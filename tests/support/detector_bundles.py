@@ -29,7 +29,7 @@ def answers(picture: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def write_graph(file: Path) -> None:
-    held = {
+    held: dict[str, np.ndarray] = {
         "table": TABLE, "strengths": STRENGTHS, "classes": CLASSES, "most": np.array([MOST], np.float32),
         "zero": np.array([0], np.int64), "one": np.array([1], np.int64),
     }  # fmt: skip

@@ -19,7 +19,7 @@ from flambeau.errors import InvalidInput
 from flambeau.pipelines import json_numbers as numbers_module
 from flambeau.pipelines import tensor
 from flambeau.pipelines.base import Pipeline, open_pipeline
-from flambeau.pipelines.tensor import MAX_ROWS
+from flambeau.tasks.tensor import MAX_ROWS
 from flambeau.types import Item, Options, Payload, TensorSpec, Value
 
 FOUR = "input must be a list of 4 numbers, or a list of such lists, but "
@@ -50,7 +50,9 @@ def refusal(text: str, shape: tuple[int, ...] = (4,), dtype: str = "float32") ->
 
 def answered(text: str, rows: npt.NDArray[np.generic], shape: tuple[int, ...] = (4,)) -> object:
     item = Item(Payload("json", text.encode()), Options())
-    return json.loads(pipeline(shape).postprocess({"out": rows}, item).json)
+    answer = pipeline(shape).postprocess({"out": rows}, item)
+    assert isinstance(answer, Value)
+    return json.loads(answer.json)
 
 
 @pytest.mark.parametrize(
@@ -337,7 +339,7 @@ class Stranger:
         (np.uint64(2**64 - 1), b"18446744073709551615"),
         (np.bool_(True), b"true"),
         (np.str_("a"), b'"a"'),
-        ({"scores": np.float32([1, 2]), "best": np.int32(1)}, b'{"scores":[1.0,2.0],"best":1}'),
+        ({"scores": np.array([1, 2], np.float32), "best": np.int32(1)}, b'{"scores":[1.0,2.0],"best":1}'),
         (torch.tensor([[1.0, 2.0]]), b"[[1.0,2.0]]"),
         (torch.tensor(3), b"3"),
         (torch.tensor([1.5], requires_grad=True), b"[1.5]"),
