@@ -124,7 +124,7 @@ def asked(client: FlaskClient, model: str, cat: bytes) -> str:
 
 
 def test_labels_are_bars_and_those_that_are_present_are_marked_w4(client: FlaskClient, cat: bytes) -> None:
-    answer = client.post("/predict/findings?top_k=5", data={"file": (io.BytesIO(cat), "cat.png")}).json
+    answer = client.post("/predict/findings?top_k=5", data={"file": (io.BytesIO(cat), "cat.png")}).get_json()
     page = asked(client, "findings", cat)
     present = [each["label"] for each in answer["labels"]]
     assert 0 < len(present) < 5
@@ -140,7 +140,7 @@ def test_labels_are_bars_and_those_that_are_present_are_marked_w4(client: FlaskC
 
 
 def test_a_vector_is_shown_by_its_first_numbers_and_whole_on_demand_w5(client: FlaskClient, cat: bytes) -> None:
-    vector = client.post("/predict/features", data={"file": (io.BytesIO(cat), "cat.png")}).json["embedding"]
+    vector = client.post("/predict/features", data={"file": (io.BytesIO(cat), "cat.png")}).get_json()["embedding"]
     page = asked(client, "features", cat)
     assert shown(page)[0] == f"A vector of 512 numbers, length {np.linalg.norm(vector):.6g}"
     assert answers(page)[0] == ", ".join(f"{number:.6g}" for number in vector[:8]) + ", …"
@@ -150,9 +150,9 @@ def test_a_vector_is_shown_by_its_first_numbers_and_whole_on_demand_w5(client: F
 
 
 def test_a_regression_is_its_number(client: FlaskClient, cat: bytes) -> None:
-    output = client.post("/predict/age", data={"file": (io.BytesIO(cat), "cat.png")}).json["output"]
+    output = client.post("/predict/age", data={"file": (io.BytesIO(cat), "cat.png")}).get_json()["output"]
     assert shown(asked(client, "age", cat))[0] == f"{output:.6g}"
-    outputs = client.post("/predict/ages", data={"file": (io.BytesIO(cat), "cat.png")}).json["output"]
+    outputs = client.post("/predict/ages", data={"file": (io.BytesIO(cat), "cat.png")}).get_json()["output"]
     page = asked(client, "ages", cat)
     assert shown(page)[0] == "3 numbers"
     assert answers(page)[0].split() == [f"{number:.6g}" for number in outputs]

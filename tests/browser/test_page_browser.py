@@ -1,5 +1,6 @@
 """The page in a real browser: Chromium against a real server. No complaint of its console or its policy is accepted."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import requests
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
 
 from tests.support.browser import DESKTOP, PHONE, Browser, Screen
 from tests.support.page_models import HOSTILE
@@ -36,7 +38,7 @@ def test_a_sample_is_answered_with_bars_times_and_commands(browser: Browser, cat
     names, percents = browser.texts(".card .name"), browser.texts(".card .percent")
     assert names[:2] == ["Egyptian cat", "Tabby"]
     assert len(names) == len(percents) == 5
-    widths = [float(each.get_attribute("width").rstrip("%")) for each in browser.all(".card .bar rect")]
+    widths = [float((each.get_attribute("width") or "").rstrip("%")) for each in browser.all(".card .bar rect")]
     assert [f"{width:.1f} %" for width in widths] == percents
     assert browser.texts(".part") == []  # times are there on demand
     assert browser.find(".time summary").text.endswith(" ms")
@@ -68,6 +70,10 @@ def test_several_pictures_are_cards_of_their_own_and_a_bad_one_fails_alone(
     assert browser.find("#nothing").is_displayed()
 
 
+def _copied(button: WebElement) -> bool:
+    return button.text.startswith("Copied")
+
+
 def test_the_copied_commands_are_real_ones(browser: Browser, cat_server: ServerProcess, picture: Path) -> None:
     browser.open(cat_server.url)
     browser.command("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
@@ -75,7 +81,7 @@ def test_the_copied_commands_are_real_ones(browser: Browser, cat_server: ServerP
     browser.verdicts(1)
     for button, shell in zip(browser.all(".copy"), (["bash", "-c"], [sys.executable, "-c"]), strict=True):
         button.click()
-        browser.until(lambda button=button: button.text.startswith("Copied"))
+        browser.until(functools.partial(_copied, button))
         command = browser.run("return navigator.clipboard.readText()")
         done = subprocess.run([*shell, command], cwd=picture.parent, capture_output=True, text=True, check=False)
         assert "Egyptian_cat" in done.stdout, (command, done.stderr)

@@ -19,9 +19,6 @@ from flambeau.architectures import torchvision_compat
 from flambeau.bundle.storage import Activation, Bundle, ImageConfig
 from flambeau.errors import LabelsError, SourceError
 from flambeau.pipelines import image
-from flambeau.settings.source import SourceOptions
-from flambeau.sources import build_cache
-from flambeau.sources.request import Note
 from flambeau.types import Classification, Embedding, MultiLabel, Regression
 from tests.support.photographs import encoded, photograph
 from tests.support.server import Serve
@@ -32,26 +29,6 @@ pytestmark = [pytest.mark.usefixtures("warm_builds"), pytest.mark.timeout(300)] 
 NETS = Path(activation_nets.__file__)
 SIDE = 64
 PREPARED = ImageConfig(resize=SIDE, crop=SIDE)
-
-
-@pytest.fixture
-def notes() -> list[str]:
-    """What a build said."""
-    return []
-
-
-@pytest.fixture
-def built(notes: list[str]) -> Callable[..., Bundle]:
-    """Build, or find, the bundle of a file."""
-
-    def build(source: Path, **options: Any) -> Bundle:
-        def hear(event: object) -> None:
-            if isinstance(event, Note):
-                notes.append(event.text)
-
-        return build_cache.open_source(SourceOptions(source=str(source), **options), progress=hear)
-
-    return build
 
 
 def own(name: str, folder: Path) -> tuple[nn.Module, Path, dict[str, Any]]:
@@ -272,7 +249,7 @@ def test_of_what_a_network_returns_the_user_says_what_is_served(
 def graph(*outputs: str, last: str = "Softmax", axis: int = 1) -> onnx.ModelProto:
     """(N, 3, 8, 8) to five scores, and an activation of them; `outputs` says which of them come out."""
     weights = np.random.default_rng(5).normal(0, 0.2, (192, 5)).astype(np.float32)
-    fixed = {"Softmax": {"axis": axis}, "LogSoftmax": {"axis": axis}}.get(last, {})
+    fixed: dict[str, Any] = {"Softmax": {"axis": axis}, "LogSoftmax": {"axis": axis}}.get(last, {})
     nodes = [
         helper.make_node("Flatten", ["x"], ["flat"]),
         helper.make_node("MatMul", ["flat", "weights"], ["logits"]),

@@ -20,9 +20,6 @@ from flambeau import identify
 from flambeau.architectures import torchvision_compat
 from flambeau.bundle.storage import Bundle, ImageConfig
 from flambeau.errors import CodeNotAllowed, SourceError
-from flambeau.settings.source import SourceOptions
-from flambeau.sources import build_cache
-from flambeau.sources.request import Note
 from tests.support.photographs import encoded, photograph
 from tests.support.server import Serve
 from tests.support.warm import run_flambeau
@@ -75,26 +72,6 @@ def nets(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     yield my_nets
     sys.path.remove(str(folder))
-
-
-@pytest.fixture
-def notes() -> list[str]:
-    """What a build said."""
-    return []
-
-
-@pytest.fixture
-def built(notes: list[str]) -> Callable[..., Bundle]:
-    """Build, or find, the bundle of a file."""
-
-    def build(source: Path, **options: Any) -> Bundle:
-        def hear(event: object) -> None:
-            if isinstance(event, Note):
-                notes.append(event.text)
-
-        return build_cache.open_source(SourceOptions(source=str(source), **options), progress=hear)
-
-    return build
 
 
 def answer(opened: Bundle, item: Any) -> Any:
@@ -256,7 +233,7 @@ def save_module(network: nn.Module, file: Path) -> None:
 
 
 def save_script(network: nn.Module, file: Path) -> None:
-    torch.jit.script(network).save(file)  # type: ignore[no-untyped-call]
+    torch.jit.script(network).save(file)
 
 
 def save_program(network: nn.Module, file: Path) -> None:

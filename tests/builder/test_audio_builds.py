@@ -27,7 +27,7 @@ NAMES = ("low", "middle", "high")
 
 
 def build(source: Path, **options: Any) -> Bundle:
-    own = {"arch": f"{NETWORKS}:Pitch", "allow_code": True}
+    own: dict[str, Any] = {"arch": f"{NETWORKS}:Pitch", "allow_code": True}
     return build_cache.open_source(SourceOptions(source=str(source), **own, **options), progress=lambda event: None)
 
 

@@ -36,7 +36,7 @@ OTHERS = (
 )  # fmt: skip
 
 
-SPREADS = {"fasterrcnn_mobilenet_v3_large_fpn": {"spread": 1.0}}
+SPREADS: dict[str, dict[str, Any]] = {"fasterrcnn_mobilenet_v3_large_fpn": {"spread": 1.0}}
 """Made twice as strong, its scores are so steep that rounding alone moved one of 300 by 0.0011, in a box that overlaps
 by 0.9997: more than the 0.001 that scores may be apart."""
 
@@ -198,7 +198,7 @@ def test_a_graph_resizes_to_the_size_that_torchvision_does(tmp_path: Path) -> No
     network = detectors.untrained(SMALL, 3).eval()
     from flambeau.architectures.detectors import Detector
 
-    own = network.transform
+    own: Any = network.transform
     resizing = _Resizing(Detector(network).detector.transform).eval()
     torch.onnx.export(
         resizing, (torch.rand(1, 3, 24, 32),), tmp_path / "resize.onnx", dynamo=False, input_names=["image"],

@@ -25,15 +25,16 @@ from flambeau.answers.agreement import Agreement
 from flambeau.builder import engine_choice, quantise
 from flambeau.bundle import storage
 from flambeau.bundle.measurements import Quantised, Trial, Trials
-from flambeau.bundle.storage import Bundle, split_probes
+from flambeau.bundle.storage import Bundle, ImageConfig, split_probes
 from flambeau.engine_selection import benchmark
 from flambeau.engine_selection.benchmark import Rules, hold
 from flambeau.engines.pytorch import CompiledEngine, EagerEngine
 from flambeau.errors import DeviceError, EngineError, SourceError
 from flambeau.runners.base import ReplicaSpec
 from flambeau.runners.replica import open_replica
+from flambeau.settings.service import EngineChoice
 from flambeau.settings.source import SourceOptions
-from flambeau.sources import build_cache
+from flambeau.sources import build_cache, request
 from flambeau.system import machine
 from flambeau.types import TensorSpec
 from tests.support.golden import manifest
@@ -42,7 +43,7 @@ from tests.support.warm import run_flambeau
 
 NEEDS_OPENVINO = pytest.mark.skipif(not find_spec("openvino"), reason="`make test-slow` installs OpenVINO")
 OPENVINO = pytest.param("openvino", marks=NEEDS_OPENVINO)
-SECOND = "openvino" if find_spec("openvino") else "eager"  # an engine beside ONNX Runtime that is here
+SECOND: EngineChoice = "openvino" if find_spec("openvino") else "eager"  # an engine beside ONNX Runtime that is here
 
 NETWORK = """
 from torch import nn
@@ -367,7 +368,7 @@ def test_a_build_tries_the_engines_and_keeps_the_figures(default_bundle: Bundle)
 def test_the_cache_knows_the_processor_that_the_choice_was_measured_on(
     default_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order = build_cache.build_request(SourceOptions())
+    order = request.build_request(SourceOptions())
     here = build_cache._key(order)
     monkeypatch.setattr(machine, "processor", lambda: "another")
     assert build_cache._key(order) != here
@@ -445,6 +446,7 @@ def test_a_calibration_file_that_is_no_input_is_named(default_bundle: Bundle, tm
     made = default_bundle.manifest
     for index in range(8):
         (tmp_path / f"{index}.png").write_bytes(b"no image")
+    assert isinstance(made.pipeline, ImageConfig)
     pipeline = open_pipeline(made.pipeline, labels=None, inputs=made.inputs, outputs=made.outputs)
     with pytest.raises(SourceError, match=r"0\.png in --int8 is not a valid input for this model: "):
         quantise.gather(tmp_path, pipeline)

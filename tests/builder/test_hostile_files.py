@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from flambeau.checkpoints import allowlist, examine
-from tests.support import hostile
+from tests.support import forge, hostile
 
 MOST_MEMORY = 96 * 2**20
 HANGS_AFTER = 20
@@ -105,8 +105,8 @@ def test_the_corpus_is_as_large_as_was_promised() -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        lambda canary: hostile.pickle(hostile.run(canary)),
-        lambda canary: hostile.pickle(hostile.call("builtins", "eval", hostile.script(canary))),
+        lambda canary: forge.pickle(hostile.run(canary)),
+        lambda canary: forge.pickle(forge.call("builtins", "eval", hostile.script(canary))),
         lambda canary: b"(" + hostile.shell(canary) + b"ios\nsystem\n.",
     ],
     ids=["os.system", "eval", "inst"],
@@ -122,7 +122,7 @@ def test_the_allow_list_decides_and_not_the_table_of_dangers_t03(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = tmp_path / "file.pth"
-    file.write_bytes(hostile.saved(hostile.pickle(hostile.run("canary"))))
+    file.write_bytes(forge.saved(forge.pickle(hostile.run("canary"))))
     monkeypatch.setattr(allowlist, "danger", lambda name: "")
     report = examine(file)
     assert report.verdict == "code"

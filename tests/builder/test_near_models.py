@@ -62,7 +62,7 @@ def test_what_holds_no_weights_is_refused_alike_u11(tmp_path: Path, contents: ob
 
 
 def test_a_distributed_checkpoint_is_told_with_the_command_that_joins_it_u12(tmp_path: Path) -> None:
-    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint import state_dict_saver as checkpoint
 
     checkpoint.save(network().state_dict(), checkpoint_id=str(tmp_path / "dcp"), no_dist=True)
     said = both(tmp_path / "dcp")
@@ -76,7 +76,7 @@ def test_a_distributed_checkpoint_is_told_with_the_command_that_joins_it_u12(tmp
 
 
 def test_torchscript_is_told_with_the_way_to_its_weights_u12(tmp_path: Path) -> None:
-    torch.jit.save(torch.jit.trace(network(), torch.zeros(1, 4)), tmp_path / "PATH")  # type: ignore[no-untyped-call]
+    torch.jit.save(torch.jit.trace(network(), torch.zeros(1, 4)), tmp_path / "PATH")
     report = checkpoints.examine(tmp_path / "PATH")
     assert (report.format, report.verdict) == ("torchscript", "code")
     save = report.remedy.partition("save its weights alone, ")[2].partition(", and give")[0]

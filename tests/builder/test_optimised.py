@@ -129,7 +129,8 @@ def test_one_that_cannot_be_made_is_left_out(tmp_path: Path) -> None:
 
 def test_weights_after_a_table_of_odd_size_are_read_where_they_lie(tmp_path: Path) -> None:
     """ONNX Runtime packs matrices and writes them at any address, and dies of reading them there. So in a process."""
-    layers, names = [], {}
+    layers: list[onnx.NodeProto] = []
+    names: dict[str, np.ndarray] = {}
     for n in range(4):
         names[f"w{n}"] = np.eye(384, dtype=np.float32) * (n + 1)
         names[f"t{n}"] = np.ones(771, np.float32)  # 3,084 bytes

@@ -30,14 +30,19 @@ def build(network: torch.nn.Module, folder: Path, notes: list[str], **options: A
             notes.append(event.text)
 
     torch.save({"params": {}, "params_ema": network.state_dict()}, folder / "weights.pth")
-    told = {"task": "image-to-image", "arch": f"{Path(unet.__file__)}:{type(network).__name__}", "allow_code": True}
+    told: dict[str, Any] = {
+        "task": "image-to-image",
+        "arch": f"{Path(unet.__file__)}:{type(network).__name__}",
+        "allow_code": True,
+    }
     source = SourceOptions(source=str(folder / "weights.pth"), **(told | options))
     return build_cache.open_source(source, progress=hear)
 
 
 def test_a_network_that_enlarges_makes_what_pytorch_makes(tmp_path: Path, cache: Path) -> None:
     torch.manual_seed(0)
-    network, notes = unet.Sharper().eval(), []
+    network = unet.Sharper().eval()
+    notes: list[str] = []
     made = build(network, tmp_path, notes)
     config = made.manifest.pipeline
     assert isinstance(config, DenseConfig)

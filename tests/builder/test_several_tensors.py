@@ -240,7 +240,7 @@ def test_the_command_line_names_shapes_by_input(nets: Any, tmp_path: Path) -> No
 
 def test_a_torchscript_network_of_two_inputs(nets: Any, opened: Opened, tmp_path: Path) -> None:
     network, _, _ = made(nets, "Two", tmp_path)
-    torch.jit.script(network).save(tmp_path / "two.ts")  # type: ignore[no-untyped-call]
+    torch.jit.script(network).save(tmp_path / "two.ts")
     bundle = opened(tmp_path / "two.ts", allow_code=True, input_shape=SHAPES)
     with flambeau.load(bundle.path) as model:
         alike(model.predict({"left": LEFT, "right": RIGHT}), computed(network, LEFT, RIGHT))
@@ -253,7 +253,7 @@ def test_a_graph_tells_names_dtypes_and_shapes_of_its_own(opened: Opened, tmp_pa
     tensor_bundles.write_graph(tmp_path / "several.onnx")
     bundle = opened(tmp_path / "several.onnx")
     assert bundle.manifest.inputs == (TensorSpec("a", "float32", (4,)), TensorSpec("b", "int64", (2, 3)))
-    given = {"a": np.array(LEFT, np.float32), "b": np.arange(12).reshape(2, 2, 3)}
+    given: dict[str, np.ndarray] = {"a": np.array(LEFT, np.float32), "b": np.arange(12).reshape(2, 2, 3)}
     expected = tensor_bundles.answers(given)
     with flambeau.load(bundle.path) as model:
         found = model.predict({name: each.tolist() for name, each in given.items()})
@@ -365,6 +365,7 @@ def test_a_graph_of_a_free_length_may_be_held_to_one(opened: Opened, tmp_path: P
             rows = np.random.default_rng(length).standard_normal((1, length, 2)).astype(np.float32)
             expected = session.run(None, {"x": rows})[0]
             np.testing.assert_allclose(model.predict(rows.tolist()), expected, rtol=1e-3, atol=1e-3)
+        wrong: list[Any]
         for wrong in ([], [[]], [[1, 2], [3]], [[1, 2, 3]], [[[[1, 2]]]], [[[1, 2]], [[1, 2], [3, 4]]]):
             with pytest.raises(RequestError, match=r"input must be nested lists of shape \[any, 2\]") as caught:
                 model.predict(wrong)

@@ -38,6 +38,8 @@ def trained(network: nn.Module) -> nn.Module:
     """The network as training leaves it: no batch norm does nothing."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             nn.init.normal_(module.running_mean, 0, 0.3)
             nn.init.uniform_(module.running_var, 0.5, 2)
             nn.init.uniform_(module.weight, 0.5, 1.5)

@@ -1,18 +1,17 @@
 """From a file to its bundle while things go wrong: files that change meanwhile, builds that are killed, folders that
-take nothing, bundles that hold other than they list.
+take nothing.
 """
 
 import errno
-import json
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,35 +21,16 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
 
 import flambeau
-from flambeau import checkpoints
-from flambeau.bundle import storage
 from flambeau.bundle.storage import Bundle
-from flambeau.errors import BundleError, ConfigError, SetupError, SourceError
+from flambeau.errors import ConfigError
 from flambeau.settings.source import SourceOptions
 from flambeau.sources import build_cache
 from flambeau.sources.request import Note
 from flambeau.system import staging
+from tests.support.scaled_graph import answered, scaled
 from tests.support.warm import run_flambeau
 
 Change = Callable[[], None]
-
-
-def scaled(file: Path, by: float, *, outside: bool = False) -> Path:
-    """An ONNX graph: four numbers times `by`, which may lie in `weights.bin` beside it."""
-    value = helper.make_tensor_value_info
-    made = helper.make_graph(
-        [helper.make_node("Mul", ["x", "w"], ["y"])], "scaled", [value("x", TensorProto.FLOAT, ["n", 4])],
-        [value("y", TensorProto.FLOAT, ["n", 4])], [numpy_helper.from_array(np.full(4, by, np.float32), "w")],
-    )  # fmt: skip
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.save(model, file, save_as_external_data=outside, location="weights.bin" if outside else None, size_threshold=0)
-    return file
-
-
-def answered(opened: Bundle) -> float:
-    """What it makes of ones."""
-    with flambeau.load(str(opened.path)) as model:
-        return float(np.ravel(model.predict([1.0, 1.0, 1.0, 1.0]))[0])
 
 
 class Opened:
@@ -60,7 +40,7 @@ class Opened:
         self.notes: list[str] = []
         self.builds = 0
 
-    def __call__(self, source: Path | str, change: Change | None = None, **options: object) -> Bundle:
+    def __call__(self, source: Path | str, change: Change | None = None, **options: Any) -> Bundle:
         waiting = [change] if change else []
 
         def progress(event: object) -> None:
@@ -70,7 +50,7 @@ class Opened:
             elif waiting:
                 waiting.pop()()
 
-        return build_cache.open_source(SourceOptions(source=str(source), **options), progress=progress)  # type: ignore[arg-type]
+        return build_cache.open_source(SourceOptions(source=str(source), **options), progress=progress)
 
 
 @pytest.fixture
@@ -160,7 +140,7 @@ def net(tmp_path: Path, warm_build: None) -> Path:
 
 
 def test_code_that_own_code_imports_is_part_of_what_was_built_p14(net: Path, opened: Opened) -> None:
-    options = {"arch": f"{net / 'net.py'}:Net", "allow_code": True}
+    options: dict[str, Any] = {"arch": f"{net / 'net.py'}:Net", "allow_code": True}
     assert answered(opened(net / "m.safetensors", **options)) == 2.0
     assert answered(opened(net / "m.safetensors", **options)) == 2.0
     assert opened.builds == 1
@@ -174,7 +154,7 @@ def test_code_that_own_code_imports_is_part_of_what_was_built_p14(net: Path, ope
 
 
 def test_code_is_hashed_as_it_was_when_it_was_built_a7(net: Path, opened: Opened) -> None:
-    options = {"arch": f"{net / 'net.py'}:Net", "allow_code": True}
+    options: dict[str, Any] = {"arch": f"{net / 'net.py'}:Net", "allow_code": True}
     change = lambda: (net / "layers.py").write_text(LAYERS.replace("FACTOR", "5"))  # noqa: E731
     opened(net / "m.safetensors", change=change, **options)  # type: ignore[arg-type]
     assert answered(opened(net / "m.safetensors", **options)) == 5.0
@@ -184,7 +164,7 @@ def test_a_build_that_is_killed_when_its_bundle_stands_has_listed_its_code_p14(
     net: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The list once came after the bundle: a bundle without one answered with old code for ever."""
-    options = {"arch": f"{net / 'net.py'}:Net", "allow_code": True}
+    options: dict[str, Any] = {"arch": f"{net / 'net.py'}:Net", "allow_code": True}
     rename = Path.rename
 
     def rename_and_end(self: Path, target: Path) -> None:
@@ -349,87 +329,3 @@ def test_a_cache_on_a_full_disk_is_told_as_what_it_is_a19(disk: Path, monkeypatc
     done = run_flambeau("serve", "default", "--port", 0)
     assert done.returncode == 1
     assert "has no space left for the bundle" in done.stderr.strip().splitlines()[-1]
-
-
-# Bundles that hold other than they list
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle as somebody else would have built it."""
-    folder = tmp_path_factory.mktemp("theirs")
-    options = SourceOptions(source=str(scaled(folder / "m.onnx", 4.0)))
-    return build_cache.build_into(options, folder / "bundle", progress=lambda event: None).path
-
-
-@pytest.fixture
-def made(bundle: Path, tmp_path: Path) -> Path:
-    """A copy of it to be changed."""
-    return shutil.copytree(bundle, tmp_path / "bundle")
-
-
-def relisted(folder: Path) -> None:
-    """Have the manifest list what lies in the folder by now, as the attacker's own would."""
-    storage.write_manifest(folder, storage.read(folder, whole=False).manifest)
-
-
-def refused(folder: Path) -> str:
-    """What serving says, and that inspecting it says no less."""
-    with pytest.raises(SetupError) as caught:
-        build_cache.open_source(SourceOptions(source=str(folder)), progress=lambda event: None)
-    assert checkpoints.examine(folder).verdict == "refused"
-    return str(caught.value)
-
-
-def test_a_bundle_with_a_link_for_a_member_is_refused_a17(made: Path, tmp_path: Path) -> None:
-    (made / "model.onnx").rename(tmp_path / "elsewhere.onnx")
-    (made / "model.onnx").symlink_to(tmp_path / "elsewhere.onnx")
-    assert "model.onnx" in (said := refused(made))
-    assert "symbolic link" in said
-
-
-def test_a_bundle_in_a_linked_folder_is_a_bundle_a17(made: Path, tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(made)
-    assert answered(storage.read(tmp_path / "link")) == 4.0
-
-
-def test_a_bundle_without_probes_is_refused_a17(made: Path) -> None:
-    (made / "probes.safetensors").unlink()
-    relisted(made)
-    assert "probes.safetensors" in refused(made)
-
-
-def test_a_bundle_whose_probes_are_none_is_refused_a17(made: Path) -> None:
-    save_file({"other": torch.zeros(1)}, made / "probes.safetensors")
-    relisted(made)
-    with pytest.raises(BundleError, match="compares nothing"):
-        storage.read(made).probes()
-
-
-def test_weights_that_a_graph_names_and_the_manifest_does_not_are_refused_a17(made: Path, tmp_path: Path) -> None:
-    scaled(made / "model.onnx", 4.0, outside=True)
-    manifest = json.loads((made / "manifest.json").read_text())
-    relisted(made)
-    listed = json.loads((made / "manifest.json").read_text())
-    assert "weights.bin" in listed["members"]
-    del listed["members"]["weights.bin"]
-    (made / "manifest.json").write_text(json.dumps(listed))
-    assert "weights.bin, which is not a member" in refused(made)
-    assert manifest["members"].keys() == listed["members"].keys()
-
-
-def test_fewer_labels_than_outputs_are_refused_with_both_numbers_a19(made: Path) -> None:
-    storage.write_labels(made, (flambeau.types.Label("0", "cat"),))
-    relisted(made)
-    with pytest.raises(BundleError, match="1 labels for 4 outputs"):
-        storage.read(made).labels()
-
-
-@pytest.mark.parametrize(
-    "text", ["[" * 100_000, '{"format": 1, "name": ' + "[" * 100_000, '{"a": "' + "x" * 2**25 + '"}']
-)
-def test_a_manifest_that_is_no_manifest_is_refused_a4(tmp_path: Path, text: str) -> None:
-    (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises((BundleError, SourceError), match=r"manifest\.json"):
-        storage.read(tmp_path)
-    assert checkpoints.examine(tmp_path).verdict == "refused"

@@ -124,10 +124,11 @@ def test_keda_asks_for_a_metric_that_there_is() -> None:
 
 def manifest(**fields: Any) -> Manifest:
     picture = ImageConfig()
-    return Manifest(
-        **({"format": FORMAT, "name": "Cats & Dogs", "flambeau": "1", "source": Source("file", "cats.pth"),
-            "pipeline": picture, "engine": "onnxruntime"} | fields)
-    )  # fmt: skip
+    own: dict[str, Any] = {
+        "format": FORMAT, "name": "Cats & Dogs", "flambeau": "1", "source": Source("file", "cats.pth"),
+        "pipeline": picture, "engine": "onnxruntime",
+    }  # fmt: skip
+    return Manifest(**(own | fields))
 
 
 def measured(tmp_path: Path) -> Bundle:

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet
 import pytest
@@ -44,7 +45,7 @@ def read_table(table: Path, kind: WantedKind = "tensor", **columns: object) -> l
         (b"a,b\n", {}, []),
     ],
 )
-def test_csv_numbers(tmp_path: Path, text: bytes, columns: dict[str, object], expected: list[object]) -> None:
+def test_csv_numbers(tmp_path: Path, text: bytes, columns: dict[str, Any], expected: list[object]) -> None:
     (tmp_path / "in.csv").write_bytes(text)
     found = read_table(tmp_path / "in.csv", **columns)
     assert [each.code if isinstance(each, RequestError) else each for each in found] == expected

@@ -51,7 +51,7 @@ def default_image(engine: Engine, default_bundle: Bundle, tmp_path_factory: pyte
     folder = tmp_path_factory.mktemp("package") / "image"
     command = [*FLAMBEAU, "package", default_bundle.path, "-o", folder, "--tag", "default:test", "--build"]
     environment = {**engine.building, "PATH": str(tools)}
-    done = subprocess.run(map(str, command), env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run([str(word) for word in command], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     yield Image("localhost/default:test", folder, done.stdout)
     engine.buildah("rmi", "--force", "localhost/default:test")

@@ -154,7 +154,17 @@ def test_compose_runs_the_service(podman: Podman, tmp_path: Path) -> None:
     service["network_mode"] = "host"
     service["environment"]["FLAMBEAU_PORT"] = str(port)
     file.write_text(yaml.safe_dump(made))
-    compose = [sys.executable, "-m", "podman_compose", "--podman-path", wrapper, "--in-pod", "false", "-f", file]
+    compose = [
+        sys.executable,
+        "-m",
+        "podman_compose",
+        "--podman-path",
+        str(wrapper),
+        "--in-pod",
+        "false",
+        "-f",
+        str(file),
+    ]
     try:
         subprocess.run([*compose, "up", "-d"], env=podman.environment, check=True, capture_output=True)
         url = f"http://127.0.0.1:{port}"
@@ -167,7 +177,7 @@ def test_compose_runs_the_service(podman: Podman, tmp_path: Path) -> None:
 def test_composes_own_parser_takes_the_file_of_the_repository() -> None:
     """With every variable at its default, and with nginx, whose profile is off unless it is asked for."""
     pytest.importorskip("podman_compose")
-    compose = [sys.executable, "-m", "podman_compose", "-f", ROOT / "deploy/compose.yaml"]
+    compose = [sys.executable, "-m", "podman_compose", "-f", str(ROOT / "deploy/compose.yaml")]
     for profile, services in ((), {"flambeau", "prometheus", "grafana"}), (("--profile", "tls"), {"nginx"}):
         done = subprocess.run([*compose, *profile, "config"], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

@@ -45,7 +45,7 @@ def outcome(channel: grpc.Channel, method: str, body: bytes = b"", **metadata: s
     return "OK"
 
 
-def bearer(token: str) -> dict[str, str]:
+def bearer(token: str) -> dict[str, Any]:
     return {"authorization": f"Bearer {token}"}
 
 

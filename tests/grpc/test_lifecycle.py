@@ -159,7 +159,7 @@ def test_a_port_that_cannot_be_is_told_before_anything_loads(
 
 def test_an_application_does_not_take_the_setting_in_silence(network: Several) -> None:
     with pytest.raises(ConfigError, match="only flambeau serve listens for gRPC"):
-        flambeau.create_app(network.bundle.path, grpc_port=7000)
+        flambeau.create_app(str(network.bundle.path), grpc_port=7000)
 
 
 def test_tls_is_that_of_the_server(serve: Serve, network: Several, tmp_path: Path) -> None:

@@ -98,8 +98,9 @@ def predict(token: str | None, **headers: str) -> dict[str, Any]:
 def test_a_prediction_needs_a_token_t10(server: ServerProcess) -> None:
     for token in (INFER, ADMIN, HASHED):
         assert server.post(**predict(token)).json() == {"output": 4.0}
-    for token in (None, WRONG, INFER[:-1], INFER + "x", ""):
-        refused = server.post(**predict(token))
+    wrong: str | None
+    for wrong in (None, WRONG, INFER[:-1], INFER + "x", ""):
+        refused = server.post(**predict(wrong))
         assert (refused.status_code, refused.json()["code"]) in ((401, "unauthorized"), (429, "too_many_attempts"))
         if refused.status_code == 401:
             assert refused.headers["WWW-Authenticate"].startswith("Bearer")
@@ -563,14 +564,15 @@ def test_a_certificate_that_cannot_be_used_is_told_before_anything_is_loaded(
         ({"tls_certificate": tmp_path / "none", "tls_key": key}, "cannot be read"),
         ({"tls_certificate": tmp_path / "text", "tls_key": key}, "not a PEM file"),
     ):
+        told: dict[str, Any] = {name: str(file) for name, file in given.items()}
         with pytest.raises(flambeau.SetupError, match=says):
-            server_context(Settings(**{name: str(file) for name, file in given.items()}))
+            server_context(Settings(**told))
     done = run_flambeau("serve", "--tls-certificate", cert)
     assert (done.returncode, done.stderr.count("\n")) == (78, 1)
 
 
 def test_the_document_says_what_takes_a_token(app: Flask) -> None:
-    document = app.test_client().get("/openapi.json").json
+    document = app.test_client().get("/openapi.json").get_json()
     secured = {path for path, each in document["paths"].items() if any("security" in one for one in each.values())}
     assert secured == {
         "/predict", "/predict/Double", "/predict/Double/1", "/metrics",
@@ -602,21 +604,21 @@ def test_a_tokens_file_that_changes_is_read_again(serve: Serve, double_py: Path,
         other.rename(file)
 
     def works(token: str) -> bool:
-        answer = server.post(json={"input": 4}, headers=bearer(token))
+        answer = running.post(json={"input": 4}, headers=bearer(token))
         assert answer.status_code in (200, 401, 429)
         return answer.status_code == 200
 
     write(f"infer {INFER}\n")
-    with serve(f"{double_py}:Double", "--allow-code", "--replicas", "1", "--tokens-file", file) as server:
+    with serve(f"{double_py}:Double", "--allow-code", "--replicas", "1", "--tokens-file", file) as running:
         assert works(INFER)
         write(f"infer {HASHED}\n")
-        server.wait_until(lambda: works(HASHED), within=30)
+        running.wait_until(lambda: works(HASHED), within=30)
         assert not works(INFER)
         write("infer short\n")  # a mistake locks nobody out, and lets nobody in
-        server.wait_until(lambda: works(HASHED) and "the tokens stay as they were" in server.log(), within=30)
+        running.wait_until(lambda: works(HASHED) and "the tokens stay as they were" in running.log(), within=30)
         file.unlink()
-        server.wait_until(lambda: works(HASHED) and "cannot be read (No such file" in server.log(), within=10)
+        running.wait_until(lambda: works(HASHED) and "cannot be read (No such file" in running.log(), within=10)
         write(f"infer {HASHED}\nadmin {ADMIN}\n")
-        server.wait_until(lambda: works(ADMIN) and "tokens read again" in server.log(), within=30)
-        assert server.get("/metrics", headers=bearer(HASHED)).status_code == 403
-        assert server.get("/metrics", headers=bearer(ADMIN)).status_code == 200
+        running.wait_until(lambda: works(ADMIN) and "tokens read again" in running.log(), within=30)
+        assert running.get("/metrics", headers=bearer(HASHED)).status_code == 403
+        assert running.get("/metrics", headers=bearer(ADMIN)).status_code == 200

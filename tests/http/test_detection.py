@@ -109,6 +109,7 @@ def test_the_document_tells_of_boxes(server: ServerProcess) -> None:
     assert found["maxItems"] == MOST
     assert found["items"]["properties"]["class_index"]["maximum"] == 2
     assert "in pixels" in found["items"]["properties"]["box"]["description"].lower()
+    wrong: dict[str, Any]
     for wrong in ({"predictions": []}, {"image": SIZE}, {"predictions": [{"label": "cat"}], "image": SIZE}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(one, wrong)

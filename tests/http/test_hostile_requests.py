@@ -22,7 +22,7 @@ LIVE = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
 def ports(tmp_path_factory: pytest.TempPathFactory, cache: Path, default_bundle: Bundle) -> Iterator[dict[str, int]]:
     """The two services of the table; the default model is built once for the whole run."""
     with hostile.servers(tmp_path_factory.mktemp("hostile"), cache) as opened:
-        yield dict(opened)
+        yield {str(name): port for name, port in opened.items()}
 
 
 @pytest.mark.parametrize("case", hostile.CASES, ids=lambda case: f"{case.fault}-{case.name}"[:60])

@@ -148,7 +148,7 @@ def test_a_body_without_json_is_one_file(server: ServerProcess, models: Served) 
 def test_images_in_json_are_base64(server: ServerProcess, models: Served) -> None:
     files = [encoded(photograph(name)) for name in ("coffee", "chelsea")]
     data = [base64.b64encode(each).decode() for each in files]
-    asked = {
+    asked: dict[str, Any] = {
         "inputs": [{"name": "images", "shape": [2], "datatype": "BYTES", "data": data}],
         "outputs": [{"name": "probabilities"}],
     }
@@ -262,7 +262,7 @@ def test_binary_sizes_are_compared_with_what_is_there(server: ServerProcess) -> 
     assert "unexpected additional input data" in refused(server.post(INFER, data=body + b"x", headers=headers))
     assert "unexpected size for input 'b'" in refused(server.post(INFER, data=body[:-1], headers=headers))
     for odd in ("-1", "x", "", "1.5", str(len(body) + 1), "9" * 30, "0x10", "\u0661"):
-        sentence = refused(server.post(INFER, data=body, headers={LENGTH: odd.encode()}))  # type: ignore[dict-item]
+        sentence = refused(server.post(INFER, data=body, headers={LENGTH: odd.encode()}))
         assert LENGTH in sentence or "JSON" in sentence
     for size in (31, 33, 2**40, -1, True, 1.5, "32"):
         text = body[:length].replace(b'"binary_data_size": 32', b'"binary_data_size": ' + json.dumps(size).encode())

@@ -234,14 +234,14 @@ def test_who_may_change_models(serve: Serve, repository: Path, tmp_path: Path) -
 
 
 def test_under_the_servers_of_others_models_are_shown_and_not_changed(repository: Path) -> None:
-    app = flambeau.create_app(repository, allow_code=True, replicas=1)
+    app = flambeau.create_app(str(repository), allow_code=True, replicas=1)
     client = app.test_client()
     try:
         assert client.post("/predict/times", json={"input": 1}).json == {"output": 20}
-        assert client.get("/models/times").json["default_version"] == "2"
+        assert client.get("/models/times").get_json()["default_version"] == "2"
         for answer in (client.post("/models/times/versions/1/load"), client.put("/models/times", json={})):
             assert answer.status_code == 403
-            assert "may have other processes" in answer.json["error"]
+            assert "may have other processes" in answer.get_json()["error"]
     finally:
         app.extensions["flambeau"].close()
 
@@ -433,17 +433,17 @@ def test_models_are_loaded_when_they_are_wanted_within_the_memory(serve: Serve, 
         assert ask(server, "/predict/m5") == 6
         assert server.get("/readyz").status_code == 200
         # all at once: each waits for memory, and nobody is answered by another's model
-        found: dict[int, Any] = {}
+        answers: dict[int, Any] = {}
 
         def client(number: int) -> None:
-            found[number] = ask(server, f"/predict/m{number}", 100)
+            answers[number] = ask(server, f"/predict/m{number}", 100)
 
         clients = [threading.Thread(target=client, args=(number,)) for number in range(6)]
         for each in clients:
             each.start()
         for each in clients:
             each.join()
-        assert found == {number: 100 * (number + 1) for number in range(6)}
+        assert answers == {number: 100 * (number + 1) for number in range(6)}
         assert server.get("/readyz").status_code == 200
 
 

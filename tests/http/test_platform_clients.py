@@ -214,7 +214,7 @@ def test_mlservers_batch_client_writes_our_answers(mlserver: Path, numbers: Path
     with on(tmp_path, "--port", "0", "--name", "model", numbers) as server:
         command = [mlserver.with_name("mlserver"), "infer", "-u", server.url.removeprefix("http://"), "-m", "model",
                    "-i", tmp_path / "asked.jsonl", "-o", tmp_path / "told.jsonl", "-w", "4", "-s", "2"]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr
     told = [json.loads(line) for line in (tmp_path / "told.jsonl").read_text().splitlines()]
     assert sorted(each["outputs"][0]["data"] for each in told) == [[2.0 * each, 4.0, 6.0] for each in range(20)]

@@ -245,6 +245,7 @@ def test_hugging_face_is_answered_in_the_shape_of_the_task(tmp_path: Path, model
         assert server.post("/", json={"inputs": [b64, b64], "parameters": {"top_k": 1}}).json() == [raw[:1]] * 2
         least = raw[1]["score"]
         assert server.post("/", json={"inputs": b64, "parameters": {"threshold": least}}).json() == raw[:2]
+        wrong: dict[str, Any]
         for wrong in ({"inputs": b64, "parameters": {"function_to_apply": "sigmoid"}}, {"input": b64}, {"inputs": 3},
                       {"inputs": b64, "parameters": {"top_k": 0}}, {"inputs": []}):  # fmt: skip
             answer = server.post("/", json=wrong)
@@ -318,7 +319,7 @@ def test_on_no_platform_probes_are_refused_by_a_foreign_name(tmp_path: Path, num
 
 def test_an_application_under_wsgi_answers_a_platforms_routes_too(numbers: Path) -> None:
     options = {"health_route": "/", "predict_route": "/score", "runner": "threads", "replicas": 1}
-    client = flambeau.create_app(numbers, platform="azure-ml", **options).test_client()
+    client = flambeau.create_app(str(numbers), platform="azure-ml", **options).test_client()
     assert client.get("/", headers={"Host": "10.1.2.3"}).text == "Healthy"
     assert client.post("/score", json={"instances": ROWS}).json == {"predictions": DOUBLED}
     assert client.post("/score", data=CSV, headers={"Content-Type": "text/csv"}).json == DOUBLED

@@ -127,7 +127,7 @@ def in_json(data: Any, shape: list[int], dtype: Any) -> Any:
 def valid(numbers: random.Random) -> tuple[str | None, bytes]:
     """A request that is right, in one of its forms."""
     rows = numbers.choice([1, 1, 2, 3, 200])
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "a": np.array([[numbers.gauss(0, 1) for _ in range(4)] for _ in range(rows)], np.float32),
         "b": np.array([[[numbers.randrange(9) for _ in range(3)] for _ in range(2)] for _ in range(rows)], np.int64),
     }
@@ -164,7 +164,9 @@ def number_elsewhere(numbers: random.Random, length: str | None, body: bytes) ->
     size = int(length or len(body))
     document = json.loads(body[:size])
     each = numbers.choice(document["inputs"])
-    odd = numbers.choice([0, 1, -1, 2, 3, 8, 2**31, 2**32, 2**63, 2**64, 2**70, 1.0, 1.5, True, None, "8", [1], {}])
+    odd: Any = numbers.choice(
+        [0, 1, -1, 2, 3, 8, 2**31, 2**32, 2**63, 2**64, 2**70, 1.0, 1.5, True, None, "8", [1], {}]
+    )
     if numbers.random() < 0.5 and "parameters" in each:
         each["parameters"]["binary_data_size"] = numbers.choice([odd, each["parameters"]["binary_data_size"] + 4])
     elif numbers.random() < 0.7:

@@ -25,7 +25,7 @@ from tests.support.fronts import serving, uwsgi
 def test_mounted_in_somebodys_own_application(default_bundle: Bundle, cat: bytes) -> None:
     mine = flask.Flask("mine")
     mine.add_url_rule("/", "home", lambda: "my own page")
-    cats = flambeau.create_app(default_bundle.path)
+    cats = flambeau.create_app(str(default_bundle.path))
     client = Client(DispatcherMiddleware(mine.wsgi_app, {"/cats": cats}))
     assert client.get("/").text == "my own page"
     body = {"file": (io.BytesIO(cat), "c.png")}
@@ -37,10 +37,10 @@ def test_mounted_in_somebodys_own_application(default_bundle: Bundle, cat: bytes
 
 
 def test_two_services_live_in_one_process(default_bundle: Bundle, double_py: Path) -> None:
-    cats = flambeau.create_app(default_bundle.path)
+    cats = flambeau.create_app(str(default_bundle.path))
     doubles = flambeau.create_app(f"{double_py}:Double", allow_code=True)
     assert doubles.test_client().post("/predict", json={"input": 4}).json == {"output": 8.0}
-    assert cats.test_client().get("/readyz").json["models"] == {"efficientnet_lite0": "ready"}
+    assert cats.test_client().get("/readyz").get_json()["models"] == {"efficientnet_lite0": "ready"}
     cats.extensions["flambeau"].close()
     doubles.extensions["flambeau"].close()
 
@@ -52,7 +52,7 @@ def test_an_unknown_option_is_named() -> None:
 
 def test_a_source_that_cannot_be_served_raises(tmp_path: Path) -> None:
     with pytest.raises(flambeau.SetupError, match="does not exist"):
-        flambeau.create_app(tmp_path / "absent.pth")
+        flambeau.create_app(str(tmp_path / "absent.pth"))
     with pytest.raises(flambeau.SetupError, match="--allow-code"):
         flambeau.create_app("model.py:Model")
 

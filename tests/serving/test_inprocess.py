@@ -7,6 +7,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def test_concurrent_calls_go_through_together_and_get_their_own_answers() -> Non
 
 
 def test_a_lone_call_does_not_wait_for_company() -> None:
-    with flambeau.Batcher(lambda batch: [len(batch)] * len(batch)) as predict:
+    with flambeau.Batcher[Any, Any](lambda batch: [len(batch)] * len(batch)) as predict:
         assert predict("alone") == 1
 
 
@@ -69,7 +70,7 @@ def test_an_exception_as_an_answer_fails_that_item_alone() -> None:
 
 def test_answers_of_the_wrong_number_are_an_error() -> None:
     """F-46."""
-    with flambeau.Batcher(lambda batch: []) as predict, pytest.raises(flambeau.RequestError) as caught:
+    with flambeau.Batcher[Any, Any](lambda batch: []) as predict, pytest.raises(flambeau.RequestError) as caught:
         predict(1)
     assert caught.value.code == "model_output_invalid"
 
@@ -93,13 +94,13 @@ def test_a_full_queue_refuses_at_once_and_a_deadline_ends_the_wait() -> None:
 
 def test_objects_stay_objects() -> None:
     token = object()
-    with flambeau.Batcher(lambda batch: batch) as predict:
+    with flambeau.Batcher[Any, Any](lambda batch: batch) as predict:
         assert predict(token) is token
 
 
 def test_bounds_are_checked() -> None:
     with pytest.raises(flambeau.SetupError, match="max_batch_size 0 is too small"):
-        flambeau.Batcher(lambda batch: batch, max_batch_size=0)
+        flambeau.Batcher[Any, Any](lambda batch: batch, max_batch_size=0)
 
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit, type("Timeout", (BaseException,), {})])
@@ -124,14 +125,14 @@ def test_a_call_over_which_the_function_is_interrupted_fails_alone_a8(raised: ty
 
 
 def test_more_items_than_the_queue_takes_go_slice_by_slice_a19() -> None:
-    with flambeau.Batcher(lambda batch: [2 * item for item in batch], max_queue_size=100) as predict:
+    with flambeau.Batcher[Any, Any](lambda batch: [2 * item for item in batch], max_queue_size=100) as predict:
         assert predict.map(range(257)) == [2 * item for item in range(257)]
 
 
 def test_closing_beside_calls_leaves_nobody_waiting_a9() -> None:
     """Every call ends: with its answer, or told that the Batcher is closed."""
     for _ in range(20):
-        predict = flambeau.Batcher(lambda batch: batch, max_queue_size=10_000)
+        predict = flambeau.Batcher[Any, Any](lambda batch: batch, max_queue_size=10_000)
         begun = threading.Barrier(9)
 
         def ask(item: int, predict: "flambeau.Batcher[int, int]" = predict, begun: threading.Barrier = begun) -> str:
@@ -174,7 +175,7 @@ def test_a_function_that_hangs_holds_up_neither_its_callers_nor_close_a9() -> No
 
 @pytest.mark.parametrize("used", [False, True])
 def test_close_in_a_forked_child_returns_and_ends_nothing_of_the_parents_p6(used: bool, double_py: Path) -> None:
-    predict = flambeau.Batcher(lambda batch: [2 * item for item in batch])
+    predict = flambeau.Batcher[Any, Any](lambda batch: [2 * item for item in batch])
     model = flambeau.load(f"{double_py}:Double", allow_code=True)
     assert (predict(1), model.predict(2)) == (2, 4)
     child = os.fork()
@@ -199,7 +200,7 @@ def test_close_in_a_forked_child_returns_and_ends_nothing_of_the_parents_p6(used
 
 
 def test_what_was_closed_before_a_fork_stays_closed_p6() -> None:
-    predict = flambeau.Batcher(lambda batch: batch)
+    predict = flambeau.Batcher[Any, Any](lambda batch: batch)
     predict.close()
     child = os.fork()
     if not child:
@@ -245,7 +246,7 @@ def test_two_bundles_of_one_name_are_refused_p15(default_bundle: Bundle, tmp_pat
 
 def test_it_works_in_a_forked_child() -> None:
     """F-24: as under gunicorn --preload."""
-    predict = flambeau.Batcher(lambda batch: [2 * item for item in batch])
+    predict = flambeau.Batcher[Any, Any](lambda batch: [2 * item for item in batch])
     assert predict(1) == 2
     child = os.fork()
     if not child:

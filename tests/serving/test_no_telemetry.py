@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -146,7 +146,7 @@ def namespace() -> Iterator[str]:
     subprocess.run(["ip", "netns", "delete", name], check=True)
 
 
-def watched(namespace: str, home: Path, order: dict[str, object]) -> dict[str, object]:
+def watched(namespace: str, home: Path, order: Mapping[str, object]) -> dict[str, object]:
     """What `namespace` found of the order, with nothing of ours in the environment and a home of its own."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     environment = {**kept, "HOME": str(home), "FLAMBEAU_CACHE": str(home / "bundles")}  # and no CI, which silences too

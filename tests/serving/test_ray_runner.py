@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -42,7 +42,11 @@ def test_a_batch_is_one_call_of_plain_bytes(spec: ReplicaSpec, monkeypatch: pyte
             assert await fleet.ask(echo("c" * 300_000)) == ["c" * 300_000]
             sent = [args for actor in fleet.ray.actors for args in actor.args]
             assert len(sent) == 2
-            assert all(type(part) in (bytes, bool) and len(bytes(part)) <= 96 * 1024 for each in sent for part in each)
+            assert all(
+                type(part) in (bytes, bool) and len(bytes(cast(bytes, part))) <= 96 * 1024
+                for each in sent
+                for part in each
+            )
             assert {actor.label for actor in fleet.ray.actors} == {"commands replica 1", "commands replica 2"}
             assert fleet.ray.options[0]["num_gpus"] == 0.5
             counts, views = fleet.runner.counts(), fleet.runner.workers()

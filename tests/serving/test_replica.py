@@ -4,9 +4,11 @@ import asyncio
 import itertools
 import os
 import py_compile
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,6 @@ from flambeau.bundle import storage
 from flambeau.bundle.storage import Bundle, CodeReference, Manifest, PythonConfig, Source, TensorConfig
 from flambeau.errors import CodeNotAllowed, EngineError, InvalidInput, RequestError, SourceError
 from flambeau.pipelines.base import open_pipeline
-from flambeau.runners import replica as replica_module
 from flambeau.runners.base import BatchCost, RunnerState, Work
 from flambeau.runners.python_replica import open_python_model
 from flambeau.runners.replica import Replica, TensorReplica
@@ -47,8 +48,8 @@ def _result(result: Answer | RequestError) -> str:
 class Engine:
     """Doubles its rows, or does what a test wants instead."""
 
-    inputs = (INPUT,)
-    outputs = (OUTPUT,)
+    inputs: tuple[TensorSpec, ...] = (INPUT,)
+    outputs: tuple[TensorSpec, ...] = (OUTPUT,)
 
     def __init__(self, compute: Callable[[np.ndarray], object] = lambda rows: rows * 2) -> None:
         self.compute = compute
@@ -71,7 +72,7 @@ def manifest(**fields: object) -> Manifest:
 
 
 def tensor_replica(
-    engine: Engine, folder: Path = Path(), *, wide: Engine | None = None, **fields: object
+    engine: Engine, folder: Path = Path(), *, wide: Engine | None = None, **fields: Any
 ) -> TensorReplica:
     pipeline = open_pipeline(TensorConfig(), labels=None, inputs=[INPUT], outputs=[OUTPUT])
     return TensorReplica(Bundle(folder, manifest(**fields)), engine, pipeline, device="cpu", wide=wide)
@@ -188,7 +189,7 @@ def test_an_item_that_the_pipeline_trips_over_fails_alone_f04() -> None:
     ]  # fmt: skip
 
 
-def probed(folder: Path, outputs: np.ndarray) -> dict[str, object]:
+def probed(folder: Path, outputs: np.ndarray) -> dict[str, Any]:
     inputs = np.array([[1, 2], [3, 4]], np.float32)
     save_file({"input.x": inputs, "output.y": outputs}, folder / storage.PROBES)
     return {"members": {storage.PROBES: storage.sha256_of(folder / storage.PROBES)}}
@@ -202,7 +203,7 @@ def test_warming_up_reproduces_the_probes_and_answers_the_example(tmp_path: Path
 
 def test_warming_up_measures_one_item_and_two_together(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.count()  # one tick between two looks at it, whatever was computed
-    monkeypatch.setattr(replica_module.time, "perf_counter", lambda: next(clock) / 1024)
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock) / 1024)
     engine = Engine()
     replica = tensor_replica(engine)
     replica.warm_up()
@@ -212,7 +213,7 @@ def test_warming_up_measures_one_item_and_two_together(monkeypatch: pytest.Monke
 
 def test_two_items_are_not_tried_where_one_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.count()
-    monkeypatch.setattr(replica_module.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
     engine = Engine()
     replica = tensor_replica(engine)
     replica.warm_up()
@@ -403,7 +404,7 @@ def test_what_runs_is_the_source_and_no_bytecode_beside_it(tmp_path: Path, left:
     file = tmp_path / "model.py"
     file.write_text(source.replace("1", "2"))  # as long, and as old
     os.utime(file, (1, 1))
-    bytecode = Path(py_compile.compile(str(file), doraise=True))
+    bytecode = Path(str(py_compile.compile(str(file), doraise=True)))
     if left == "half of it":
         bytecode.write_bytes(bytecode.read_bytes()[:100])
     file.write_text(source)

@@ -19,7 +19,7 @@ from flambeau.errors import BundleError, EngineError
 from flambeau.runners.base import ReplicaSpec
 from flambeau.runners.python_replica import open_python_model
 from flambeau.runners.replica import TensorReplica, open_replica
-from flambeau.types import Tensors
+from flambeau.types import Tensors, TensorSpec
 from tests.support.golden import INPUT, NUMBERS, OUTPUT, collected, double, golden_folder, manifest, python_bundle
 from tests.support.photographs import encoded, photograph
 from tests.support.server import Serve
@@ -176,7 +176,8 @@ def test_samples_that_cannot_be_read_are_the_bundles_fault(
 class Engine:
     """Doubles its rows, with what a test adds."""
 
-    inputs, outputs = (INPUT,), (OUTPUT,)
+    inputs: tuple[TensorSpec, ...] = (INPUT,)
+    outputs: tuple[TensorSpec, ...] = (OUTPUT,)
 
     def __init__(self, spoil: Callable[[np.ndarray], np.ndarray] = lambda rows: rows) -> None:
         self._spoil = spoil

@@ -1,6 +1,7 @@
 """Several fronts on one port: balance, counts, deaths, drains, limits and changes, with real processes."""
 
 import contextlib
+import functools
 import http.client
 import itertools
 import signal
@@ -136,6 +137,10 @@ def test_what_a_worker_logs_names_its_front(server: ServerProcess) -> None:
     assert named() == ["1", "2"]
 
 
+def _all_ended(*pids: int) -> bool:
+    return not any(map(alive, pids))
+
+
 def test_a_front_that_is_killed_takes_only_its_own_connections_with_it(server: ServerProcess) -> None:
     """32 clients, which ask once more when their connection breaks, and a front that dies every time both are there."""
     stop = threading.Event()
@@ -170,7 +175,7 @@ def test_a_front_that_is_killed_takes_only_its_own_connections_with_it(server: S
                 victim = children(server.process.pid)[turn % 2]
                 workers = children(victim)
                 end(victim, signal.SIGKILL)
-                eventually(lambda pids=(victim, *workers): not any(map(alive, pids)))  # its workers end with it
+                eventually(functools.partial(_all_ended, victim, *workers))  # its workers end with it
                 replaced(server, victim)
         finally:
             stop.set()

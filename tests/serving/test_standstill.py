@@ -67,7 +67,7 @@ def test_many_inputs_that_hang_do_not_make_the_model_refuse_the_others_a2(
     done = threading.Event()
 
     def client(number: int) -> list[int]:
-        seen = []
+        seen: list[int] = []
         while not done.is_set():
             seen.append(ask(server, f"other {number}.{len(seen)}", 0.01).status_code)
         return seen

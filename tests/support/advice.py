@@ -22,7 +22,7 @@ from flambeau.errors import SetupError
 from flambeau.settings.service import Settings
 from flambeau.settings.source import SourceOptions
 from flambeau.sources import build_cache
-from flambeau.sources.request import BuildFailure, BuildRequest, Imported
+from flambeau.sources.request import BuildFailure, BuildRequest, Event, Imported
 from tests.support import ROOT
 from tests.support.corpus import Kind, Made
 
@@ -187,10 +187,14 @@ def _build_here(
     from flambeau.builder.__main__ import _open
     from flambeau.builder.steps import build
 
+    def say(event: Event) -> None:
+        if not isinstance(event, Imported):
+            progress(event)
+
     opening = None
     try:
         opening = _open(order, staging)
-        build(order, staging, opening=opening, say=lambda event: isinstance(event, Imported) or progress(event))
+        build(order, staging, opening=opening, say=say)
     except SetupError as error:
         return BuildFailure(type(error).__name__, str(error)), ()
     finally:

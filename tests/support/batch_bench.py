@@ -23,7 +23,7 @@ class FakeRunner:
         self.batches: list[list[bytes]] = []
         self.running = 0
         self.gate = asyncio.Event()
-        self.before: Callable[[], Awaitable[None]] | None = None
+        self.before: Callable[[], Awaitable[object]] | None = None
         self.answers = 1  # per item
         self.fate: Callable[[list[bytes]], Loss | None] = lambda batch: None  # how the batch's worker is lost
         self.current = RunnerState.READY
@@ -40,7 +40,7 @@ class FakeRunner:
         self.free -= 1
         return functools.partial(self.answer, alone=alone)
 
-    async def answer(self, batch: Batch, *, alone: bool, hasty: bool = False) -> list[Outcome]:
+    async def answer(self, batch: Batch, *, alone: bool, hasty: bool = False) -> list[Outcome[Any]]:
         self.hasty.append(hasty)
         sent = [bytes(work.item.payload.data) for work in batch]
         self.batches.append(sent)

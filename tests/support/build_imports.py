@@ -1,13 +1,24 @@
-"""Imports what commands and the build of a network import on their way; for the process that `warm` forks from."""
+"""What commands and the build of a network import and work out on their way; for the process that `warm` forks from.
+
+The exporter works out the same tables for each network: what ONNX has for which operator, and what has to be taken
+apart. Here they are made once, by its own functions, and whoever is forked finds them made.
+"""
 
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import onnxruntime  # noqa: F401
 import onnxscript  # noqa: F401
 import torch._dynamo
-import torch.onnx._internal.exporter._core  # noqa: F401
+import torch.onnx._internal.exporter._core
+from torch import nn
+from torch.onnx._internal.exporter import _decomp, _registration
 
 import flambeau.__main__
+import flambeau.builder.sandbox.__main__
+import flambeau.builder.sandbox.checkpoint
+import flambeau.builder.sandbox.safetensors_writer
 import flambeau.builder.steps
 import flambeau.checkpoints
 import flambeau.cli.predict
@@ -21,3 +32,24 @@ torchvision_compat.declare_missing()
 import torchvision  # noqa: E402, F401  # which needs what was declared
 
 PATH = (*sys.path,)
+
+
+def _made_once(owner: Any, name: str, *arguments: Any) -> None:
+    """From now on the function gives what it gives now; for those that are always called alike."""
+    made = getattr(owner, name)(*arguments)
+    again: Callable[..., Any] = lambda *_, **__: made  # noqa: E731
+    setattr(owner, name, again)
+
+
+def _export() -> None:
+    """What is imported only when a network is exported."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)).eval()
+    rows = {0: torch.export.Dim.DYNAMIC}
+    torch.onnx.export(network, (torch.zeros(2, 3, 4, 4),), dynamo=True, dynamic_shapes=(rows,), verbose=False)
+
+
+torch.set_num_threads(1)  # a process that has others cannot be forked
+_registry = _registration.ONNXRegistry.from_torchlib()
+_made_once(_decomp, "create_onnx_friendly_decomposition_table", {*_decomp.get_onnx_implemented_overloads(_registry)})
+_made_once(_registration.ONNXRegistry, "from_torchlib")
+_export()

@@ -198,7 +198,7 @@ def resnet18() -> nn.Module:
 
 def numbers() -> Iterator[Case]:
     """Plain networks over numbers."""
-    told = {"wanted": "mlp", "args": {"activation": "relu"}}
+    told: dict[str, Any] = {"wanted": "mlp", "args": {"activation": "relu"}}
     yield Case("one linear layer", L(4, 3), "mlp", 3)
     yield Case("one linear layer somewhere", L(4, 3), "mlp", 3, under("model.regressor."))
     yield Case("linear layers side by side", chain(L(4, 9), B(9), L(9, 2)), "mlp", 2)
@@ -281,7 +281,7 @@ def refusals() -> Iterator[Case]:
     yield refused("resnet18 asked for as resnet50", small, "the weights do not fill resnet50", wanted="resnet50")
     yield refused("resnet18 asked for as resnet19", small, "did you mean resnet18", wanted="resnet19")
     yield refused("resnet18 asked for as mlp", small, "no plain network over numbers", wanted="mlp")
-    told = {"wanted": "resnet18", "args": {"num_classes": 3}}
+    told: dict[str, Any] = {"wanted": "resnet18", "args": {"num_classes": 3}}
     yield refused("resnet18 of 1000 classes asked for with 3", small, "leave num_classes out", **told)
 
 

@@ -72,7 +72,7 @@ def picture(side: int = 256, *, grey: bool = False) -> bytes:
     """A picture with something in it, the same every time, as a PNG."""
     down, across = np.mgrid[0:side, 0:side] / side
     waves = [np.sin(9 * down + 5 * across * number) for number in (1, 2, 3)]
-    pixels = np.uint8(127 + 120 * np.stack(waves, 2))
+    pixels = (127 + 120 * np.stack(waves, 2)).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels[:, :, 0] if grey else pixels).save(file, "PNG")
     return file.getvalue()

@@ -136,7 +136,7 @@ def fastai(folder: Path) -> Made:
 def pruned(folder: Path) -> Made:
     from torch.nn.utils import prune
 
-    network = shufflenet()
+    network: Any = shufflenet()
     prune.l1_unstructured(network.fc, "weight", amount=0.4)
     prune.random_structured(network.conv5[0], "weight", amount=0.2, dim=0)
     return answered(saved(folder, "pruned.pth", network.state_dict()), network)
@@ -144,7 +144,7 @@ def pruned(folder: Path) -> Made:
 
 def normed(name: str, change: Callable[[nn.Module], object]) -> Callable[[Path], Made]:
     def write(folder: Path) -> Made:
-        network = shufflenet()
+        network: Any = shufflenet()
         change(network.fc)
         with torch.no_grad():
             network.train()(torch.randn(2, 3, 64, 64))
@@ -154,16 +154,16 @@ def normed(name: str, change: Callable[[nn.Module], object]) -> Callable[[Path],
     return write
 
 
-def old_weight_norm(layer: nn.Module) -> None:
+def old_weight_norm(layer: Any) -> None:
     import warnings
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        nn.utils.weight_norm(layer)  # type: ignore[no-untyped-call]
+        nn.utils.weight_norm(layer)
     layer.weight_g.data.mul_(1.5)
 
 
-def new_weight_norm(layer: nn.Module) -> None:
+def new_weight_norm(layer: Any) -> None:
     nn.utils.parametrizations.weight_norm(layer)
     layer.parametrizations.weight.original0.data.mul_(1.5)
 

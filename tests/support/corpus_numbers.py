@@ -105,7 +105,8 @@ def nobody(name: str, file: str) -> Callable[[Path], Made]:
 
 def embedding(folder: Path) -> Made:
     """U14: a table of vectors for 1000 words: two-dimensional as a linear layer is."""
-    table = seeded(lambda: nn.Embedding(1000, 16)).weight.detach()
+    network: Any = seeded(lambda: nn.Embedding(1000, 16))
+    table = network.weight.detach()
     file = saved(folder, "vectors.pth", {"embedding.weight": table})
     return Made(file, 42, table[42].tolist(), python=own(folder, "ServedVectors"), task="python")
 
@@ -120,7 +121,7 @@ def table(folder: Path) -> Made:
 
 
 def onnx_numbers(folder: Path) -> Made:
-    network = seeded(lambda: nn.Linear(4, 3))
+    network: Any = seeded(lambda: nn.Linear(4, 3))
     with torch.no_grad():
         weights = {"w": network.weight.numpy().T.copy(), "b": network.bias.numpy()}
     nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Add", ["m", "b"], ["y"])]
@@ -130,7 +131,7 @@ def onnx_numbers(folder: Path) -> Made:
 
 def onnx_two_outputs(folder: Path) -> Made:
     """W7: scores and their softmax: the latter is the answer."""
-    network = seeded(lambda: nn.Linear(4, 3))
+    network: Any = seeded(lambda: nn.Linear(4, 3))
     with torch.no_grad():
         weights = {"w": network.weight.numpy().T.copy(), "b": network.bias.numpy()}
         answer = network(torch.tensor([ROW])).softmax(1)[0].tolist()
@@ -197,7 +198,7 @@ def save_script(network: nn.Module, file: Path) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.script(network).save(file)  # type: ignore[no-untyped-call]
+        torch.jit.script(network).save(file)
 
 
 def save_program(network: nn.Module, file: Path) -> None:

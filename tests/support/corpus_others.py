@@ -5,6 +5,7 @@ files. Each sentence has to say what the file is, and how to go on.
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,7 +65,7 @@ def detector(folder: Path) -> Made:
     from torchvision.models import detection
 
     torch.manual_seed(31)
-    network = alive(
+    network: Any = alive(
         detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=5), variance=0.05
     )
     with torch.no_grad():
@@ -102,7 +103,7 @@ def segmenter(folder: Path) -> Made:
 
 
 def optimiser(folder: Path) -> Made:
-    network = resnet18()
+    network: Any = resnet18()
     adam = torch.optim.Adam(network.fc.parameters())
     network.fc(torch.zeros(1, 512)).sum().backward()
     adam.step()

@@ -44,7 +44,7 @@ def answers(picture: np.ndarray, task: str = "object-detection") -> dict[str, np
 
 def write_graph(file: Path, task: str = "object-detection") -> None:
     tables = KINDS[task]
-    held = {
+    held: dict[str, np.ndarray] = {
         **{f"{name}.all": each for name, each in tables.items()}, "most": np.array([MOST], np.float32),
         "zero": np.array([0], np.int64), "one": np.array([1], np.int64),
     }  # fmt: skip

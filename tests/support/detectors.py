@@ -44,9 +44,12 @@ def detector(name: str, classes: int, *, seed: int = 0, spread: float = _SPREAD,
         norm.momentum = None
         norm.train()
     pixels = to_tensor(photograph("coffee").resize((480, 320)))
-    spreads: dict[nn.Module, list[torch.Tensor]] = {}
-    layers = [module for path, module in network.named_modules() if _SCORING.fullmatch(path)]
-    layers = [layer for layer in layers if isinstance(layer, nn.Conv2d | nn.Linear)]
+    spreads: dict[nn.Conv2d | nn.Linear, list[torch.Tensor]] = {}
+    layers = [
+        module
+        for path, module in network.named_modules()
+        if _SCORING.fullmatch(path) and isinstance(module, nn.Conv2d | nn.Linear)
+    ]
     hooks = [
         layer.register_forward_hook(lambda *each: spreads.setdefault(each[0], []).append(each[2].std()))
         for layer in layers

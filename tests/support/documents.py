@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,24 +117,6 @@ WEIGHTS = {
 }
 """Files that the documents take as given: the network, its classes, and which of them wins, by its bias."""
 
-MAKE_WEIGHTS = """
-import sys
-import torch
-from flambeau.architectures import torchvision_compat
-
-torchvision_compat.declare_missing()
-from torchvision import models
-
-name, classes, bias, winner, path = sys.argv[1:]
-torch.manual_seed(0)
-others = [name for module in (models.detection, models.segmentation) for name in models.list_models(module=module)]
-bare = {"weights_backbone": None} if name in others else {}
-weights = models.get_model(name, num_classes=int(classes), **bare).state_dict()
-weights[bias][int(winner)] = 100.0
-torch.save(weights, path)
-"""
-
-
 GIVEN = {
     "net.py": "import torch\n\n\nclass Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
     "        self.layer = torch.nn.Linear(4, 2)\n\n    def forward(self, rows):\n        return self.layer(rows)\n",
@@ -162,8 +145,21 @@ onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], 
 
 def make_weights(name: str, file: Path) -> None:
     """Train, as it were, the network of one of `WEIGHTS`."""
-    arguments = [*map(str, WEIGHTS[name]), str(file)]
-    subprocess.run([sys.executable, "-W", "ignore", "-c", MAKE_WEIGHTS, *arguments], check=True)
+    import torch
+
+    from flambeau.architectures import torchvision_compat
+
+    torchvision_compat.declare_missing()
+    from torchvision import models
+
+    called, classes, bias, winner = WEIGHTS[name]
+    others = [each for module in (models.detection, models.segmentation) for each in models.list_models(module=module)]
+    bare = {"weights_backbone": None} if called in others else {}
+    with torch.random.fork_rng(), warnings.catch_warnings(action="ignore"):
+        torch.manual_seed(0)
+        weights = models.get_model(called, num_classes=classes, **bare).state_dict()
+    weights[bias][winner] = 100.0
+    torch.save(weights, file)
 
 
 def give(folder: Path, cat: bytes) -> None:

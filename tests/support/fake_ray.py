@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from flambeau.runners.ray import host, messages
+from flambeau.runners.ray import content, messages
 from flambeau.runners.ray.connection import RayConnection
 from flambeau.runners.ray.host import ReplicaHost
 from flambeau.runners.ray.messages import HostPlace
@@ -118,7 +118,7 @@ class Actor:
 
     async def _stop(self) -> None:
         """What `os._exit` does in Ray's process."""
-        self._tasks.discard(asyncio.current_task())  # type: ignore[arg-type]
+        self._tasks.discard(asyncio.current_task())
         await self.die()
 
     def fail_calls(self, error: Exception) -> None:
@@ -219,6 +219,6 @@ class RayFleet(Fleet):
 @contextlib.contextmanager
 def hidden_bundles(patch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nodes do not see the front's folders: bundles have to be sent."""
-    found = host.content.find
-    patch.setattr(host.content, "find", lambda digest, shared: found(digest, "/nowhere"))
+    found = content.find
+    patch.setattr(content, "find", lambda digest, shared: found(digest, "/nowhere"))
     yield

@@ -1,6 +1,7 @@
 """Folders of golden samples, and bundles of a network that doubles, for the suites about samples."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ def double(batch: Tensors) -> Tensors:
     return {"y": batch["x"] * 2}
 
 
-def golden_folder(folder: Path, files: dict[str, object]) -> Path:
+def golden_folder(folder: Path, files: Mapping[str, object]) -> Path:
     """A folder of samples: JSON for what is not bytes."""
     folder.mkdir()
     for name, content in files.items():
@@ -26,7 +27,7 @@ def golden_folder(folder: Path, files: dict[str, object]) -> Path:
     return folder
 
 
-def collected(folder: Path, files: dict[str, object], **options: Any) -> list[golden_samples.Collected]:
+def collected(folder: Path, files: Mapping[str, object], **options: Any) -> list[golden_samples.Collected]:
     """Collect the samples of a doubling network into the bundle at `folder`."""
     given = golden_samples.gather(golden_folder(folder.with_name("given"), files))
     folder.mkdir()
@@ -39,7 +40,7 @@ def manifest(**fields: Any) -> Manifest:
     return Manifest(**{**known, "engine": "eager", **fields})
 
 
-def python_bundle(folder: Path, source: str, files: dict[str, object]) -> Bundle:
+def python_bundle(folder: Path, source: str, files: Mapping[str, object]) -> Bundle:
     """The bundle of the class `Model` in `source`, with its samples."""
     given = golden_samples.gather(golden_folder(folder.with_name("given"), files))
     folder.mkdir()

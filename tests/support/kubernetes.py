@@ -137,9 +137,9 @@ def alike(found: Objects) -> dict[str, dict[str, Any]]:
 
 def _plain(node: Any) -> Any:
     if isinstance(node, list):
-        made = [_plain(each) for each in node]
-        named = all(isinstance(each, dict) and "name" in each for each in made)
-        return sorted(made, key=lambda each: str(each["name"])) if named else made
+        all_made = [_plain(each) for each in node]
+        named = all(isinstance(each, dict) and "name" in each for each in all_made)
+        return sorted(all_made, key=lambda each: str(each["name"])) if named else all_made
     if not isinstance(node, dict):
         return node
     made = {name: _plain(value) for name, value in node.items()}

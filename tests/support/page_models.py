@@ -81,7 +81,7 @@ def hostile(default: Bundle, folder: Path) -> Bundle:
 def numbers(name: str, folder: Path, shape: tuple[int, ...]) -> Bundle:
     """A network that doubles its numbers."""
     folder.mkdir()
-    sizes = ["rows", *shape]
+    sizes: list[str | int | None] = ["rows", *shape]
     graph = helper.make_graph(
         [helper.make_node("Add", ["x", "x"], ["y"])],
         name,

@@ -60,7 +60,7 @@ def several(folder: Path) -> Several:
     folder.mkdir(parents=True, exist_ok=True)
     write_graph(folder / storage.ONNX)
     numbers = np.random.default_rng(1)
-    given = {
+    given: dict[str, np.ndarray] = {
         "a": numbers.standard_normal((4, 4)).astype(np.float32),
         "b": numbers.integers(0, 5, (4, 2, 3)).astype(np.int64),
     }

@@ -6,20 +6,23 @@ said of it. How the real processes are started, fed, stopped and refused is prov
 """
 
 import atexit
+import contextlib
 import functools
 import io
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkContext, ForkServerContext
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import pytest
@@ -34,6 +37,9 @@ THEIRS = ("", str(ROOT), str(ROOT / "tests" / "networks"))
 
 SECONDS = 250
 """Until a command is given up; pytest ends a test after 300."""
+
+MEASURED_SECONDS = 0.01
+"""For each measurement of how many replicas answer most: these tests ask what is built, and not how fast it is."""
 
 
 @functools.cache
@@ -87,7 +93,7 @@ def _command(words: list[str], serves: bool, here: str, environment: Mapping[str
     sys.argv = ["flambeau", *words]
     build_cache._run_build_process = functools.partial(run_build, forks=multiprocessing.get_context("fork"))
     if not serves:
-        flambeau.http.server.run = lambda *_, **__: None  # type: ignore[assignment]
+        flambeau.http.server.run = lambda *_, **__: None
     try:
         flambeau.__main__.main()
     finally:
@@ -133,14 +139,69 @@ def run_build(
 def _main(order: bytes, folder: str, environment: Mapping[str, str], here: str, events: Connection) -> None:
     """What `python -P -W ignore -m flambeau.builder FOLDER PARENT` would find, and its `main`."""
     from flambeau.builder import __main__ as build
+    from flambeau.builder.sandbox import reader
+    from flambeau.engine_selection import replica_scaling
 
     _become(here, environment)
+    reader.spawn_child = Reading  # type: ignore[assignment, attr-defined]
+    replica_scaling._SECONDS = MEASURED_SECONDS
     os.dup2(events.fileno(), 1)
     events.close()
     warnings.simplefilter("ignore")
     sys.stdin = io.TextIOWrapper(io.BytesIO(order))
     sys.argv = ["flambeau.builder", folder, str(os.getppid())]
     sys.exit(build.main())
+
+
+class Reading:
+    """In the place of `spawn_child` for `flambeau.builder.sandbox`: its `main` in a fork, which locks itself in.
+
+    What a reader of a file may do is proved in processes that begin from nothing: `tests/unit/test_reader.py`,
+    `tests/unit/test_sandbox.py` and `tests/builder/test_hostile_files.py`. Has of a `Popen` what `FileReading` uses.
+    """
+
+    def __init__(self, module: str, request: str, *, environment: Mapping[str, str]) -> None:
+        assert module == "flambeau.builder.sandbox"
+        received, sent = os.pipe()
+        self._code: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(received)
+            _end(lambda: _read(request, environment, sent))
+        os.close(sent)
+        self.stdout = open(received, "rb")  # noqa: SIM115  # whoever reads it closes it
+
+    def wait(self) -> int:
+        """Its exit code, when it has ended."""
+        if self._code is None:
+            self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self._code
+
+    def kill(self) -> None:
+        """End it, if it has not been waited for."""
+        if self._code is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+
+def _end(run: Callable[[], int]) -> NoReturn:
+    """End this process by the exit code, and do nothing of what ends its parent."""
+    code = 1
+    try:
+        code = run()
+    finally:
+        os._exit(code)
+
+
+def _read(request: str, environment: Mapping[str, str], sent: int) -> int:
+    from flambeau.builder.sandbox import __main__ as sandbox
+
+    os.setpgid(0, 0)
+    os.dup2(sent, 1)
+    os.close(sent)
+    _become(os.getcwd(), environment)
+    sys.argv = ["flambeau.builder.sandbox", request]
+    return sandbox.main()
 
 
 def _become(here: str, environment: Mapping[str, str]) -> None:

@@ -271,9 +271,9 @@ def test_programs_are_recorded_as_eager_code_is(name: str, form: str) -> None:
     if form == "program":
         program = torch.export.export(network, (sample,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)).module()
     else:
-        program = torch.jit.trace(network, sample)  # type: ignore[no-untyped-call]
+        program = torch.jit.trace(network, sample)
         if form == "script":
-            program = torch.jit.freeze(program)  # type: ignore[no-untyped-call]
+            program = torch.jit.freeze(program)
     assert _verdict(network) == _verdict(program)
 
 

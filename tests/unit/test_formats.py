@@ -45,7 +45,7 @@ def described(weights: Mapping[str, Any]) -> dict[str, TensorInfo]:
 
 
 def loaded(path: Path) -> Any:
-    with path.open("rb") as file, torch.serialization.safe_globals(permitted_globals()):
+    with path.open("rb") as file, torch.serialization.safe_globals([*permitted_globals()]):
         return torch.load(file, weights_only=True)
 
 

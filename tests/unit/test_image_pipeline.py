@@ -380,7 +380,9 @@ def test_files_of_other_kinds_reach_no_parser_f30_t24(name: str) -> None:
 def classified(logits: list[float], **options: object) -> Classification:
     item = Item(Payload("file", b""), Options(**options))  # type: ignore[arg-type]
     one = pipeline(classes=len(logits), threshold=0.25)
-    return one.postprocess({"output": np.array([logits], np.float32)}, item)
+    answer = one.postprocess({"output": np.array([logits], np.float32)}, item)
+    assert isinstance(answer, Classification)
+    return answer
 
 
 @pytest.mark.parametrize("logits", [[0.0], [1, 2, 3], [1e4, -1e4, 9999], [-1e38, 1e38], [-math.inf, 0, 1]])

@@ -285,6 +285,7 @@ def test_a_payload_that_only_this_process_understands_is_refused_t14() -> None:
 
 def test_a_classification_without_classes_and_an_unknown_code_are_refused_t14() -> None:
     zeros = (0.0, 0.0, 0.0, 0.0)
+    result: tuple[object, ...]
     for result in (("classification", [], 0.5, None), ("error", "text", "no_such_code", None), ("multilabel", "x")):
         with pytest.raises(FrameError):
             wire.unpack_outcomes(msgspec.msgpack.encode([(result, zeros)]))

@@ -16,10 +16,10 @@ from flambeau.errors import ConfigError, SourceError
 from flambeau.settings import torchserve
 from flambeau.settings.source import SourceOptions
 from flambeau.sources import archives, network_class
-from tests.support.archives import MANIFEST, contents, write_folder, write_mar, write_tar
+from tests.support.archives import MANIFEST, Files, contents, write_folder, write_mar, write_tar
 
 MODEL = {"handler": "h.py", "serializedFile": "w.pth", "configFile": "model-config.yaml"}
-FILES = {
+FILES: Files = {
     "h.py": "x = 1\n", "w.pth": b"weights", "deep/er.txt": "down here", "model-config.yaml": "batchSize: 4\n",
     "index_to_name.json": '{"0": "cat"}',
 }  # fmt: skip

@@ -1,5 +1,6 @@
 """Platforms: what each is found from, what is not one, and which values win over which."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from flambeau.settings.platforms import ContainerSigns, PlatformChoice
 from flambeau.settings.service import Settings
 from flambeau.sources import model_folder
 from flambeau.sources.request import BuildStep
+from flambeau.telemetry import logs
 from tests.support.tensor_bundles import doubling
 from tests.unit.test_settings import folder as folder  # a fixture
 from tests.unit.test_settings import in_force, refusal
@@ -102,7 +104,7 @@ def test_a_platform_that_is_named_needs_no_sign_and_none_finds_none(name: Platfo
     assert profile is not None
     assert profile.name == name
     values = {setting: value for setting, (value, _) in profile.values.items() if setting != "source"}
-    Settings(platform=name, **values)  # type: ignore[arg-type]  # all are settings with values that are right
+    Settings(platform=name, **values)  # all are settings with values that are right
     assert platforms.find(signs(VERTEX | KNATIVE | LAMBDA), "none") is None
 
 
@@ -191,11 +193,11 @@ def test_nothing_is_fetched() -> None:
 def lines_of(profile: PlatformChoice, seconds: list[float], monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
     """What is logged of a build whose four steps come at these seconds."""
     told: list[dict[str, object]] = []
-    monkeypatch.setattr(platform_start.logs, "event", lambda message, **pairs: told.append({"event": message} | pairs))
+    monkeypatch.setattr(logs, "event", lambda message, **pairs: told.append({"event": message} | pairs))
     found = platforms.find(signs({}), profile)
     assert found is not None
     clock = iter([0.0, *(each for second in seconds for each in (second, second))])
-    monkeypatch.setattr(platform_start.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     window = platform_start.BuildWindow(found)
     for number, _ in enumerate(seconds, 1):
         window(BuildStep(number, len(seconds), "export"))

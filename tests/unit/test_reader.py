@@ -79,7 +79,7 @@ def test_tensors_come_back_bit_for_bit_from_every_format(tmp_path: Path, monkeyp
     """Wherever they lie in the file, whatever lies beside them, and whoever's folder the user stands in."""
     tensors = every_kind()
     module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-    module.register_buffer("again", module[0].weight)
+    module.register_buffer("again", module.get_parameter("0.weight"))
     training = {
         "state_dict": {"model": module.state_dict()},
         "best_acc": np.float64(0.75),

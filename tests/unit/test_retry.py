@@ -51,10 +51,11 @@ async def test_suspects_run_one_at_a_time_while_newer_ones_use_the_other_slots()
     bench.batcher.sizes = BatchSizes(2, least=2)  # two slots would share a request of two
     lose_once(bench, "killed")
     first, newer = await bench.asked(b"a", b"b"), await bench.asked(b"c", b"d")
-    await bench.asked(b"e", b"f")
+    later = await bench.asked(b"e", b"f")
     bench.runner.gate.set()
     assert await first == [b"<a>", b"<b>"]
     assert await newer == [b"<c>", b"<d>"]
+    assert await later == [b"<e>", b"<f>"]
     await bench.batcher.close()
     suspects = [batch for batch, alone in zip(bench.runner.batches, bench.runner.alone, strict=True) if alone]
     assert suspects in ([[b"a"], [b"b"]], [[b"c"], [b"d"]])

@@ -14,6 +14,7 @@ from msgspec.structs import replace as replace_spec
 from PIL import Image
 
 from flambeau.answers import agreement
+from flambeau.builder import texts
 from flambeau.builder.filled import Filled, Tell
 from flambeau.builder.row_arrays import few, joined, part, random_rows, rows_in, shown
 from flambeau.bundle.storage import AudioConfig, HasTask, ImageConfig, TextConfig
@@ -112,8 +113,6 @@ def _probe_inputs(filled: Filled, *, images: bool, length: int | None = None) ->
     """Probe inputs. For images, shape (4, channels, size, size): soft blobs like a photograph's, noise, faint blobs,
     strong blobs. Otherwise 8 random rows, with free axes of `length`, or of the usual length."""
     if isinstance(filled.pipeline, TextConfig):
-        from flambeau.builder import texts
-
         return texts.probe_inputs(filled, length)
     shapes = {spec.name: spec.long(length) if length else spec.usual for spec in filled.inputs}
     if filled.exports != "ready":

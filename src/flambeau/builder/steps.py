@@ -31,6 +31,7 @@ from flambeau.builder import (
     optimise,
     own_code,
     probing,
+    text_trials,
     texts,
 )
 from flambeau.builder.filled import Filled
@@ -169,7 +170,7 @@ class _Build:
             return dense_probe.probe(filled, self._order.options.output_name, tell=self._tell)
         if isinstance(filled.pipeline, TextConfig):
             found = probing.probe(filled, self._order.options.output_name, tell=self._tell)
-            filled, answered = texts.checked_with_texts(found.filled, tell=self._tell)
+            filled, answered = text_trials.checked(found.filled, tell=self._tell)
             return dataclasses.replace(found, filled=filled, longer=(*found.longer, *answered))
         known = filled.architecture is not None and filled.architecture.registry != "code"  # then it named the head
         return probing.probe(filled, None if known else self._order.options.output_name, tell=self._tell)

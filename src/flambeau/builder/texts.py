@@ -14,18 +14,16 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import msgspec
 import numpy as np
 
-from flambeau.answers import agreement
-from flambeau.builder import probing
 from flambeau.builder.filled import Filled, Tell
 from flambeau.builder.shapes import InputForm
 from flambeau.bundle import storage
 from flambeau.bundle.pipeline_config import TextConfig
-from flambeau.errors import BundleError, InvalidInput, SourceError
+from flambeau.errors import BundleError, SourceError
 from flambeau.items import FREE
-from flambeau.pipelines.text import TextPipeline, read_tokenizer
+from flambeau.pipelines.text import read_tokenizer
 from flambeau.settings.source import SourceOptions
 from flambeau.sources.request import BuildRequest, beside_tokenizer
-from flambeau.types import Answer, Item, Payload, Tensors, TensorSpec
+from flambeau.types import Tensors, TensorSpec
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -35,7 +33,6 @@ _MASKS = ("attention_mask", "mask", "attn_mask")
 _TYPES = ("token_type_ids", "segment_ids", "type_ids")
 _USUAL_MOST = 512
 _MODULES = ("Transformer", "Pooling", "Normalize")  # of sentence-transformers, that become part of a bundle
-_BLOCK = 16  # tokens that a text is filled up to a multiple of, where a mask says which count
 _TRIED_WORDS = 1000
 _PADS = ("[PAD]", "<pad>", "<PAD>", "<|padding|>")
 
@@ -277,75 +274,6 @@ def probe_inputs(filled: Filled, length: int | None) -> Tensors:
         config.types: np.zeros((len(ids), long)),
     }
     return {each.name: rows[each.name].astype(each.dtype) for each in filled.inputs}
-
-
-def checked_with_texts(filled: Filled, *, tell: Tell) -> tuple[Filled, list[tuple[Tensors, Tensors]]]:
-    """The network with texts filled up, if that changes no answer; and texts with the network's own answers to them.
-
-    Raises `SourceError` if the network cannot compute a text, for example because it has no such token.
-    """
-    config = filled.pipeline
-    assert isinstance(config, TextConfig)  # the caller checked
-    alone = _computed(filled)
-    if config.mask is None or filled.inputs[0].shape[0] != FREE:
-        return filled, alone
-    wider = dataclasses.replace(filled, pipeline=msgspec.structs.replace(config, block=_BLOCK))
-    found = _computed(wider)
-    # Only outputs of one row for a text are compared: those of tokens that do not count may be anything.
-    same = all(
-        one[name].shape == other[name].shape
-        and agreement.measure(one[name], other[name], classes=False).difference < 1e-4
-        for (_, one), (_, other) in zip(alone, found, strict=True)
-        for name in one
-    )
-    if same:
-        return wider, [*alone, *found]
-    tell(
-        "texts are not filled up, so that only those of one length share a batch: its answers change with what is added"
-    )
-    return filled, alone
-
-
-def _computed(filled: Filled) -> list[tuple[Tensors, Tensors]]:
-    """Texts as the network's inputs, each with its own outputs."""
-    config = filled.pipeline
-    assert isinstance(config, TextConfig)  # the callers checked both
-    assert filled.tokenizer is not None
-    pipeline = TextPipeline(
-        config, postprocess=_no_answer, inputs=filled.inputs, tokenizer=filled.tokenizer.read_bytes()
-    )
-    answered = []
-    for text in dict.fromkeys((*SENTENCES, config.example)):
-        try:
-            rows = pipeline.preprocess(Payload("json", msgspec.json.encode(text)))
-        except InvalidInput:  # too long or too short for this network, or without a token
-            continue
-        answered.append((rows, probing.compute(filled, rows)))
-    _refuse_foreign_tokens(filled)
-    if not answered:
-        raise SourceError(f"{filled.name} can take none of the texts that a build tries: raise --max-tokens")
-    return answered
-
-
-def _refuse_foreign_tokens(filled: Filled) -> None:
-    """Raise `SourceError` if the tokenizer has tokens that the network has no vectors for."""
-    config = filled.pipeline
-    assert isinstance(config, TextConfig)  # the callers checked both
-    assert filled.tokenizer is not None
-    last = read_tokenizer(filled.tokenizer.read_bytes()).get_vocab_size() - 1
-    rows = {name: each[:1] for name, each in probe_inputs(filled, None).items()}
-    rows[config.ids] = np.full_like(rows[config.ids], last)
-    try:
-        probing.compute(filled, rows)
-    except SourceError as error:
-        raise SourceError(
-            f"{filled.tokenizer.name} makes token ids up to {last:,}, which {filled.name} cannot compute "
-            f"({error.__cause__ or error}): it belongs to another network"
-        ) from error
-
-
-def _no_answer(outputs: Tensors, item: Item) -> Answer:
-    raise AssertionError("no answer is made here")
 
 
 def keep(filled: Filled, folder: Path) -> None:
