@@ -28,7 +28,7 @@ FIXED = (48, 64)
 
 
 def graph(
-    file: Path, sides: tuple[object, object], *, channels: int = 3, planes: int = CLASSES, ends: str = ""
+    file: Path, sides: tuple[str | int, str | int], *, channels: int = 3, planes: int = CLASSES, ends: str = ""
 ) -> Path:
     """One that halves the sides and doubles them again, so that they have to be even."""
     numbers = np.random.default_rng(3)
@@ -74,7 +74,8 @@ def picture(width: int, height: int) -> bytes:
 
 
 def test_classes_of_a_graph_with_free_sides(tmp_path: Path, cache: Path) -> None:
-    file, notes = graph(tmp_path / "net.onnx", ("h", "w")), []
+    file = graph(tmp_path / "net.onnx", ("h", "w"))
+    notes: list[str] = []
     made = build(file, notes, task="semantic-segmentation")
     config = made.manifest.pipeline
     assert config == DenseConfig(multiple=2, classes=CLASSES)
@@ -91,7 +92,8 @@ def test_classes_of_a_graph_with_free_sides(tmp_path: Path, cache: Path) -> None
 
 
 def test_classes_of_a_graph_with_fixed_sides(tmp_path: Path, cache: Path) -> None:
-    file, notes = graph(tmp_path / "net.onnx", FIXED), []
+    file = graph(tmp_path / "net.onnx", FIXED)
+    notes: list[str] = []
     made = build(file, notes, task="semantic-segmentation")
     config = made.manifest.pipeline
     assert config == DenseConfig(fixed=FIXED, classes=CLASSES)
@@ -127,7 +129,7 @@ def test_a_picture_of_a_graph(tmp_path: Path, cache: Path) -> None:
 
 
 @pytest.mark.parametrize("sides", [("h", "w"), (64, 64)])
-def test_what_its_numbers_are_is_asked(tmp_path: Path, cache: Path, sides: tuple[object, object]) -> None:
+def test_what_its_numbers_are_is_asked(tmp_path: Path, cache: Path, sides: tuple[str | int, str | int]) -> None:
     with pytest.raises(SourceError, match="answers an image with 4 numbers for each pixel, which may be classes or a"):
         build(graph(tmp_path / "net.onnx", sides), crop=64 if sides[0] == "h" else None)
 

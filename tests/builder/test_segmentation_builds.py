@@ -122,9 +122,10 @@ def test_a_golden_sample_of_a_map_is_small_and_still_tells_another_map(made: Bun
     """Three classes of 520 × 728 pixels are 4.5 MB as numbers."""
     assert (made.path / "samples.safetensors").stat().st_size < 500_000
     [sample] = golden_samples.read(made)
-    facts, does = made.manifest.facts, TASKS["semantic-segmentation"]
+    facts, does, config = made.manifest.facts, TASKS["semantic-segmentation"], made.manifest.pipeline
+    assert isinstance(config, DenseConfig)
     with Image.open(io.BytesIO(bytes(sample.payload.data))) as image:
-        pixels = torch.from_numpy(dense.prepared(image.convert("RGB"), made.manifest.pipeline))
+        pixels = torch.from_numpy(dense.prepared(image.convert("RGB"), config))
     with torch.inference_mode():
         own = network(pixels)["out"].numpy()
     name = made.manifest.outputs[0].name

@@ -203,7 +203,13 @@ def test_an_envelope_is_taken_off_and_put_back(server: ServerProcess) -> None:
         assert server.post("/predictions/enveloped", **sent).json() == expected
     v1 = server.post("/v1/models/enveloped:predict", json={"instances": [{"data": "abc", "target": 0}]})
     assert v1.json() == {"predictions": [{"data": "str", "target": "int"}]}
-    for bad in ({"json": [1]}, {"json": {"instances": []}}, {"data": b"{"}, {"json": {"instances": [{"b64": "!"}]}}):
+    refused: list[dict[str, Any]] = [
+        {"json": [1]},
+        {"json": {"instances": []}},
+        {"data": b"{"},
+        {"json": {"instances": [{"b64": "!"}]}},
+    ]
+    for bad in refused:
         assert server.post("/predictions/enveloped", **bad).status_code == 400, bad
 
 

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import pytest
 
+from flambeau.answers import Value
 from flambeau.errors import BundleError, EngineError, SourceError
 from flambeau.runners import wire
 from flambeau.runners.base import ReplicaSpec, RunnerState, Work, WorkerLostError
@@ -163,11 +164,12 @@ def test_a_full_batch_goes_behind_the_one_that_a_replica_has(
             behind = fleet.runner.reserve(behind=True)
             assert behind is not None
             assert fleet.runner.reserve(behind=True) is None  # one, and no more
-            third = asyncio.create_task(behind([_work(echo("behind"))]))
+            third = asyncio.ensure_future(behind([_work(echo("behind"))]))
             await eventually(lambda: len(fleet.ray.actors[0].args) == 4)  # it is there before the second is answered
             (fleet.folder / "two").touch()
             assert await second == ["two"]
             [outcome] = await third
+            assert isinstance(outcome.result, Value)
             assert json.loads(outcome.result.json) == "behind"
             alone = fleet.runner.reserve(alone=True)
             assert alone is not None

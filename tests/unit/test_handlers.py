@@ -110,6 +110,9 @@ def test_the_envelopes_of_kserve(envelopes: Any) -> None:
         {"name": "a", "datatype": "INT64", "data": [1, 2, 3, 4], "shape": [4]},
         {"name": "b", "datatype": "BYTES", "data": ["text"], "shape": [1]},
     ]
-    for bad in ({}, {"inputs": []}, {"inputs": [{"name": "a"}]}, {"inputs": [{**inputs[0], "shape": [3]}]}):
+    refused: list[dict[str, Any]] = [
+        {}, {"inputs": []}, {"inputs": [{"name": "a"}]}, {"inputs": [{**inputs[0], "shape": [3]}]},
+    ]  # fmt: skip
+    for bad in refused:
         with pytest.raises(Exception, match=r"400"):
             second([{"body": bad or {"x": 1}}])

@@ -59,7 +59,7 @@ def open_handler(opened: Bundle, config: HandlerConfig, *, allow_code: bool) -> 
 
 
 def _opened(opened: Bundle, config: HandlerConfig, folder: Path, where: str, *, allow_code: bool) -> HandlerFunction:
-    from ts.context import Context  # type: ignore[import-not-found]  # ours, in `ts_path`
+    from ts.context import Context  # ours, in `ts_path`
 
     context = Context(
         model_name=opened.manifest.name,
@@ -135,7 +135,7 @@ class _Handler:
 
     def _answers(self, calls: Sequence[HandlerCall], entry: _Entry) -> list[Handled]:
         from ts.context import RequestProcessor
-        from ts.utils.util import PredictionException  # type: ignore[import-not-found]
+        from ts.utils.util import PredictionException
 
         context = self._context
         context.request_ids = context.metrics.request_ids = {index: call.identity for index, call in enumerate(calls)}

@@ -186,9 +186,9 @@ def _spread(words: list[ast.keyword]) -> list[ast.keyword]:
     for word in words:
         table = word.value
         keys = table.keys if word.arg is None and isinstance(table, ast.Dict) else []
-        if keys and all(isinstance(key, ast.Constant) and isinstance(key.value, str) for key in keys):
+        named = [key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)]
+        if keys and len(named) == len(keys):
             assert isinstance(table, ast.Dict)
-            named = [key.value for key in keys if isinstance(key, ast.Constant)]
             found += [ast.keyword(name, value) for name, value in zip(named, table.values, strict=True)]
         else:
             found.append(word)

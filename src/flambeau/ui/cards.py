@@ -234,8 +234,8 @@ def sentence(text: str) -> str:
 
 
 _FILTERS = (
-    as_json, bars, base64_of, counted, detected, digits, instances, layers, listed, megabytes, plain, rounds, sentence, title,
-    written,
+    as_json, bars, base64_of, counted, detected, digits, instances, layers, listed, megabytes, plain, rounds, sentence,
+    title, written,
 )  # fmt: skip
 FILTERS: dict[str, Callable[..., Any]] = {each.__name__: each for each in _FILTERS}
 """The filters of the templates, by name."""
