@@ -1,5 +1,6 @@
 """The targets that Flambeau set itself, and whether a run meets them. Ratios are of medians of one alternating run."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
@@ -98,7 +99,9 @@ def _speed(
     result: Result, ours: Row, peer: Row, clients: int, bound: float, *, than: str = "", who: str = ""
 ) -> Verdict:
     what = f"{result.title}, {who}{clients} client{'s' * (clients > 1)}, requests/s"
-    return Verdict(what, than or peer.peer, ours.per_second(clients) / peer.per_second(clients), bound, at_least=True)
+    theirs = peer.per_second(clients)  # 0 where the machine is so busy that no answer came within the window
+    ratio = ours.per_second(clients) / theirs if theirs else math.inf
+    return Verdict(what, than or peer.peer, ratio, bound, at_least=True)
 
 
 def _near_limit(result: Result, ours: Row, clients: int, bound: float) -> Iterator[Verdict]:

@@ -3,6 +3,7 @@ judgement is of the right rows, and in the slow test a short run comes to its en
 
 import contextlib
 import json
+import math
 import shutil
 import socket
 import subprocess
@@ -223,6 +224,12 @@ def test_numbers_are_judged_against_the_best_of_each_peers_configurations() -> N
     assert found["numbers, 128 clients, requests/s", best] == (1.2, True)
     assert found["numbers, two fronts, 32 clients, requests/s", best] == (1.7, True)
     assert found["numbers, 32 clients, requests/s", "best peer: LitServe"] == (2.0, True)  # and not our two fronts
+
+
+def test_a_peer_that_answered_nothing_does_not_cost_the_run_its_report() -> None:
+    found = judge({"lite0": result(row("Flambeau", 50.0), row("mosec", 0.0))})
+    assert found[0].ratio == math.inf
+    assert json.loads(report.json_line(report.Report("", {}, {}, [], found)))["verdicts"][0]["ratio"] is None
 
 
 def test_without_us_or_without_peers_nothing_is_judged() -> None:
