@@ -10,6 +10,7 @@ from benchmarks.environments import folder, python
 from benchmarks.processes import free_port
 from benchmarks.work import WORKS
 
+TWO_FRONTS = ("--fronts", "2")
 _APPS = Path(__file__).with_name("apps")
 
 
@@ -18,6 +19,11 @@ def flambeau(order: Order, _: Path) -> list[str]:
     engine = ["--engine", "onnxruntime"] if order.engine == "onnx" else []
     source = WORKS[order.work].source
     return [sys.executable, "-m", "flambeau", "serve", *source, "--port", str(order.port), *engine]
+
+
+def two_fronts(order: Order, scratch: Path) -> list[str]:
+    """The same with two fronts on the port."""
+    return [*flambeau(order, scratch), *TWO_FRONTS]
 
 
 def flask_run(order: Order, _: Path) -> list[str]:

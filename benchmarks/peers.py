@@ -49,7 +49,7 @@ class Peer:
         """For people: how it is set for a work."""
         setting = self._setting(work)
         if self.environment == "" or setting is None:
-            return "defaults"
+            return "defaults" if self.start is commands.flambeau else " ".join(commands.TWO_FRONTS)
         if not self.tuned:
             return "as the recipe says"
         batch = f", batches of {setting.batch}" if setting.batch > 1 else ""
@@ -86,6 +86,13 @@ def _module(name: str, *arguments: str) -> Callable[[Order, Path], list[str]]:
 
 _MOSEC = _module("mosec_server", "--address", "127.0.0.1", "--port", "{port}", "--timeout", "120000")
 
+
+def _mosec_batched(name: str, *, workers: int, batch: int) -> Peer:
+    """mosec for tiny models: which of these is its best differs by the number of clients."""
+    numbers = Setting(workers=workers, batch=batch, wait=0.001)
+    return Peer(name, "mosec", _MOSEC, path="/inference", encoding="raw", photographs=None, numbers=numbers)
+
+
 PEERS = {
     peer.name: peer
     for peer in (
@@ -104,10 +111,11 @@ PEERS = {
             numbers=Setting(workers=0, batch=16, wait=0.001),
         ),
         Peer("mosec", "mosec", _MOSEC, path="/inference", encoding="raw"),
-        Peer(
-            "mosec batched", "mosec", _MOSEC, path="/inference", encoding="raw",
-            photographs=None, numbers=Setting(workers=1, batch=32, wait=0.001),
-        ),
+        _mosec_batched("mosec batches of 16", workers=1, batch=16),
+        _mosec_batched("mosec batches of 16 twice", workers=2, batch=16),
+        _mosec_batched("mosec batches of 64", workers=1, batch=64),
+        _mosec_batched("mosec batches of 64 twice", workers=2, batch=64),
         Peer("Flambeau", "", commands.flambeau),
+        Peer("Flambeau two fronts", "", commands.two_fronts),
     )
 }  # fmt: skip

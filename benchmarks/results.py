@@ -10,6 +10,7 @@ from benchmarks.load import Window
 from benchmarks.measure import Turn
 
 OURS = "Flambeau"
+TWO_FRONTS = "Flambeau two fronts"
 
 
 class Row(msgspec.Struct):
@@ -74,7 +75,7 @@ class Result(msgspec.Struct):
 
     def others(self, *, without: Iterable[str] = ()) -> list[Row]:
         """The sound rows that are not ours."""
-        return [row for row in self.rows if row.sound and row.peer != OURS and row.peer not in without]
+        return [row for row in self.rows if row.sound and row.peer not in (OURS, TWO_FRONTS, *without)]
 
     def limit(self, engine: str = "") -> float:
         """The best bare loop's images per second, of one engine or of all; 0 where none was measured."""

@@ -85,9 +85,10 @@ def first_starts(rounds: int, plan: Plan, say: Say) -> Row:
 def _fill_cache(comparison: Comparison, peers: Iterable[Peer], plan: Plan) -> None:
     """A start that is not counted: from then on Flambeau's bundle is cached, as it is on every start but the first."""
     for peer in peers:
-        if peer.name == OURS:
+        if not peer.environment:
             with contextlib.suppress(MeasureError):  # the turns that are counted will say it
                 measure.turn(peer, comparison.work, comparison.engine, dataclasses.replace(plan, clients=()))
+            return
 
 
 def _take_turn(peer: Peer, row: Row, comparison: Comparison, plan: Plan, say: Say) -> None:

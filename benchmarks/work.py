@@ -53,7 +53,7 @@ WORKS = {
             (str(FILES / "densenet121.pth"), "--labels", "imagenet"), (1, 8),
             recipe=False,
         ),
-        Work("tiny", "four numbers → Linear(4, 3)", (str(FILES / "tiny.pth"),), (1, 8, 32)),
+        Work("tiny", "four numbers → Linear(4, 3)", (str(FILES / "tiny.pth"),), (1, 8, 32, 128)),
     )
 }  # fmt: skip
 

@@ -3,6 +3,7 @@ judgement is of the right rows, and in the slow test a short run comes to its en
 
 import contextlib
 import json
+import math
 import shutil
 import socket
 import subprocess
@@ -178,7 +179,7 @@ def row(peer: str, per_second: float, *, p50: float = 10.0, p99: float = 15.0, w
             cold=1.0, idle=mib << 20, loaded=mib << 20,
             windows=tuple(
                 Window(n, 100, 1.0, per_second * scale, p50 * scale, p99 * scale, 0, wrong, 0, 0.1, "no" * wrong)
-                for n in (1, 8, 32)
+                for n in (1, 8, 32, 128)
             ),
         )
         for scale in (0.5, 1.0, 4.0)
@@ -206,6 +207,29 @@ def test_targets_are_of_medians_and_of_sound_rows() -> None:
     assert ratios["photographs, memory idle", "best peer: mosec"] == (pytest.approx(0.5), True)
     assert ratios["photographs, 8 clients, p99", "its p50"] == (pytest.approx(2.25), False)
     assert {than for _, than in ratios} == {"best peer: mosec", "the limit", "its p50"}
+
+
+def test_numbers_are_judged_against_the_best_of_each_peers_configurations() -> None:
+    rows = [
+        row("Flambeau", 120.0),
+        row("Flambeau two fronts", 170.0),
+        row("mosec batches of 16", 50.0),
+        row("mosec batches of 64 twice", 100.0),
+        row("LitServe", 60.0),
+    ]
+    tiny = Result("tiny", "numbers", (1, 8, 32, 128), rows)
+    found = {(each.what, each.than): (round(each.ratio, 2), each.met) for each in judge({"tiny": tiny})}
+    best = "mosec batches of 64 twice"
+    assert found["numbers, 1 client, requests/s", best] == (1.2, False)  # of 8
+    assert found["numbers, 128 clients, requests/s", best] == (1.2, True)
+    assert found["numbers, two fronts, 32 clients, requests/s", best] == (1.7, True)
+    assert found["numbers, 32 clients, requests/s", "best peer: LitServe"] == (2.0, True)  # and not our two fronts
+
+
+def test_a_peer_that_answered_nothing_does_not_cost_the_run_its_report() -> None:
+    found = judge({"lite0": result(row("Flambeau", 50.0), row("mosec", 0.0))})
+    assert found[0].ratio == math.inf
+    assert json.loads(report.json_line(report.Report("", {}, {}, [], found)))["verdicts"][0]["ratio"] is None
 
 
 def test_without_us_or_without_peers_nothing_is_judged() -> None:
@@ -240,7 +264,10 @@ def test_a_document_without_marks_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_peers_are_named_by_their_first_words() -> None:
-    assert _chosen("MOSEC,gunicorn tuned", PEERS, None, "--peers") == ["gunicorn tuned", "mosec", "mosec batched"]
+    assert _chosen("MOSEC,gunicorn tuned", PEERS, None, "--peers") == [
+        "gunicorn tuned", "mosec", "mosec batches of 16", "mosec batches of 16 twice", "mosec batches of 64",
+        "mosec batches of 64 twice",
+    ]  # fmt: skip
     assert _chosen("", PEERS, None, "--peers") == list(PEERS)
     with pytest.raises(click.UsageError, match="triton is none of"):
         _chosen("mosec,triton", PEERS, None, "--peers")
