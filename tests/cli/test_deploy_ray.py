@@ -54,6 +54,13 @@ def test_nobody_is_let_in_by_accident(bundle: Path, arguments: tuple[str, ...], 
     assert told in done.stderr
 
 
+def test_a_bundle_in_a_store_is_fetched_by_each_front() -> None:
+    done = printed("s3://models/cats/")
+    assert done.returncode == 0, done.stderr
+    [application] = yaml.safe_load(done.stdout)["applications"]
+    assert (application["name"], application["args"]["source"]) == ("cats", "s3://models/cats")
+
+
 def test_bounds_that_exclude_each_other_are_refused(bundle: Path) -> None:
     done = printed(bundle, "--min-replicas", 3)
     assert "--min-replicas 3 are more than the 2 of --replicas" in done.stderr

@@ -101,7 +101,8 @@ def test_a_crash_is_the_workers_and_a_kill_is_nobodys(nodes: Any, tmp_path: Path
 def test_a_bundle_travels_through_the_object_store(nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A megabyte in pieces of 100 kB, to hosts that do not see the front's folder."""
     from flambeau.bundle import storage
-    from flambeau.runners.ray import content, parcel, runner
+    from flambeau.runners.ray import parcel, runner
+    from flambeau.sources import by_content
     from tests.support.elsewhere import ElsewhereHost
 
     monkeypatch.setattr(parcel, "_PIECE", 100_000)
@@ -115,7 +116,7 @@ def test_a_bundle_travels_through_the_object_store(nodes: Any, tmp_path: Path, m
             assert await fleet.ask(echo("there")) == ["there"]
 
     asyncio.run(steps())
-    kept = content.kept_at(content.digest_of(tmp_path))
+    kept = by_content.kept_at(by_content.digest_of(tmp_path))
     assert (kept / "data.bin").read_bytes() == (tmp_path / "data.bin").read_bytes()
 
 

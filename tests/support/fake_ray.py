@@ -219,6 +219,6 @@ class RayFleet(Fleet):
 @contextlib.contextmanager
 def hidden_bundles(patch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nodes do not see the front's folders: bundles have to be sent."""
-    found = host.content.find
-    patch.setattr(host.content, "find", lambda digest, shared: found(digest, "/nowhere"))
+    found = host.by_content.find
+    patch.setattr(host.by_content, "find", lambda digest, shared: found(digest, "/nowhere"))
     yield
