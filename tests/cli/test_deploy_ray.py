@@ -38,7 +38,7 @@ def test_the_file_is_what_serve_deploy_takes(bundle: Path, tmp_path: Path) -> No
         "ray_num_gpus": 0.5,
     }  # fmt: skip
     schema = pytest.importorskip("ray.serve.schema")
-    schema.ServeDeploySchema.parse_obj(config)
+    schema.ServeDeploySchema.model_validate(config)
 
 
 @pytest.mark.parametrize(

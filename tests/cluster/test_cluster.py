@@ -6,6 +6,7 @@ One short test is part of `make test` where Ray is installed; it is not among th
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,7 +24,12 @@ ray = pytest.importorskip("ray")
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
 
-ROWS = ("kill", "node", "raylet", "frozen", "gcs", "drain", "swap")
+ROWS = dict.fromkeys(("kill", "node", "raylet", "frozen", "gcs", "drain", "swap"), 12) | dict.fromkeys(
+    ("scale", "partition", "redis", "controller"), 20
+)
+"""The faults, and for how many seconds each is played."""
+
+NEEDS = {"partition": "iptables", "redis": "redis-server"}
 
 
 def test_a_local_cluster_is_one_flag_away_and_gone_afterwards(tmp_path: Path) -> None:
@@ -138,7 +144,9 @@ def test_more_replicas_than_there_is_room_for_wait_and_the_others_answer(nodes: 
 @pytest.mark.cluster
 @pytest.mark.parametrize("row", ROWS)
 def test_nothing_is_lost(row: str) -> None:
-    flags = ("--seconds", "12", "--clients", "16", "--alone", "--only", f"cluster/{row}")
+    if (tool := NEEDS.get(row)) and shutil.which(tool) is None:
+        pytest.skip(f"there is no {tool}")
+    flags = ("--seconds", str(ROWS[row]), "--clients", "16", "--alone", "--only", f"cluster/{row}")
     done = subprocess.run(
         [sys.executable, "-m", "chaos.cluster", *flags],
         cwd=ROOT, capture_output=True, text=True, timeout=280, check=False,
