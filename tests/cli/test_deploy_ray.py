@@ -38,7 +38,7 @@ def test_the_file_is_what_serve_deploy_takes(bundle: Path, tmp_path: Path) -> No
         "ray_num_gpus": 0.5,
     }  # fmt: skip
     schema = pytest.importorskip("ray.serve.schema")
-    schema.ServeDeploySchema.parse_obj(config)
+    schema.ServeDeploySchema.model_validate(config)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,13 @@ def test_nobody_is_let_in_by_accident(bundle: Path, arguments: tuple[str, ...], 
     done = printed(bundle, *arguments)
     assert done.returncode != 0
     assert told in done.stderr
+
+
+def test_a_bundle_in_a_store_is_fetched_by_each_front() -> None:
+    done = printed("s3://models/cats/")
+    assert done.returncode == 0, done.stderr
+    [application] = yaml.safe_load(done.stdout)["applications"]
+    assert (application["name"], application["args"]["source"]) == ("cats", "s3://models/cats")
 
 
 def test_bounds_that_exclude_each_other_are_refused(bundle: Path) -> None:

@@ -6,6 +6,7 @@ One short test is part of `make test` where Ray is installed; it is not among th
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,7 +24,12 @@ ray = pytest.importorskip("ray")
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
 
-ROWS = ("kill", "node", "raylet", "frozen", "gcs", "drain", "swap")
+ROWS = dict.fromkeys(("kill", "node", "raylet", "frozen", "gcs", "drain", "swap"), 12) | dict.fromkeys(
+    ("scale", "partition", "redis", "controller"), 20
+)
+"""The faults, and for how many seconds each is played."""
+
+NEEDS = {"partition": "iptables", "redis": "redis-server"}
 
 
 def test_a_local_cluster_is_one_flag_away_and_gone_afterwards(tmp_path: Path) -> None:
@@ -101,7 +107,8 @@ def test_a_crash_is_the_workers_and_a_kill_is_nobodys(nodes: Any, tmp_path: Path
 def test_a_bundle_travels_through_the_object_store(nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A megabyte in pieces of 100 kB, to hosts that do not see the front's folder."""
     from flambeau.bundle import storage
-    from flambeau.runners.ray import content, parcel, runner
+    from flambeau.runners.ray import parcel, runner
+    from flambeau.sources import by_content
     from tests.support.elsewhere import ElsewhereHost
 
     monkeypatch.setattr(parcel, "_PIECE", 100_000)
@@ -115,7 +122,7 @@ def test_a_bundle_travels_through_the_object_store(nodes: Any, tmp_path: Path, m
             assert await fleet.ask(echo("there")) == ["there"]
 
     asyncio.run(steps())
-    kept = content.kept_at(content.digest_of(tmp_path))
+    kept = by_content.kept_at(by_content.digest_of(tmp_path))
     assert (kept / "data.bin").read_bytes() == (tmp_path / "data.bin").read_bytes()
 
 
@@ -137,7 +144,9 @@ def test_more_replicas_than_there_is_room_for_wait_and_the_others_answer(nodes: 
 @pytest.mark.cluster
 @pytest.mark.parametrize("row", ROWS)
 def test_nothing_is_lost(row: str) -> None:
-    flags = ("--seconds", "12", "--clients", "16", "--alone", "--only", f"cluster/{row}")
+    if (tool := NEEDS.get(row)) and shutil.which(tool) is None:
+        pytest.skip(f"there is no {tool}")
+    flags = ("--seconds", str(ROWS[row]), "--clients", "16", "--alone", "--only", f"cluster/{row}")
     done = subprocess.run(
         [sys.executable, "-m", "chaos.cluster", *flags],
         cwd=ROOT, capture_output=True, text=True, timeout=280, check=False,

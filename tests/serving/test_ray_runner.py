@@ -18,7 +18,8 @@ from flambeau.answers import Value
 from flambeau.errors import BundleError, EngineError, SourceError
 from flambeau.runners import wire
 from flambeau.runners.base import ReplicaSpec, RunnerState, Work, WorkerLostError
-from flambeau.runners.ray import content, host, replica
+from flambeau.runners.ray import host, replica
+from flambeau.sources import by_content
 from flambeau.types import Item, Options, Payload
 from tests.support import tensor_bundles
 from tests.support.fake_ray import ActorUnavailableError, RayFleet, hidden_bundles
@@ -266,7 +267,7 @@ def test_a_node_that_cannot_hold_the_bundle_says_why(spec: ReplicaSpec, monkeypa
     def full(digest: str, shared: str) -> Path:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(content, "find", full)
+    monkeypatch.setattr(by_content, "find", full)
 
     async def steps() -> None:
         with pytest.raises(EngineError, match=r"on node 10\.0\.0\.1/.*: .*No space left on device"):
@@ -300,7 +301,7 @@ def test_a_bundle_travels_in_pieces_once_and_is_verified(tmp_path: Path, monkeyp
                 sizes = [file.stat().st_size for file in Path(spec.bundle).iterdir() if file.name != "__pycache__"]
                 assert sum(fleet.ray.stored) == sum(sizes)  # once, for both nodes
                 assert max(fleet.ray.stored) == 100
-        kept = content.kept_at(content.digest_of(Path(spec.bundle)))
+        kept = by_content.kept_at(by_content.digest_of(Path(spec.bundle)))
         assert {file.name for file in kept.iterdir()} >= {"manifest.json", "model.py"}
         assert [each.name for each in kept.parent.iterdir()] == [kept.name]  # and nothing unfinished
 
@@ -315,18 +316,18 @@ def _folder(path: Path) -> Path:
 def test_a_bundle_that_arrives_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLAMBEAU_CACHE", str(tmp_path / "cache"))
     bundle = tensor_bundles.doubling(tmp_path / "doubling")
-    digest = content.digest_of(bundle)
-    arrival = content.Arrival(digest)
+    digest = by_content.digest_of(bundle)
+    arrival = by_content.Arrival(digest)
     for name in ("manifest.json", "model.onnx", "probes.safetensors"):
         data = (bundle / name).read_bytes()
         arrival.take(name, data if name != "model.onnx" else data[:-1] + b"?")
     with pytest.raises(BundleError, match=r"model\.onnx .* was changed"):
         arrival.finish()
-    assert not content.kept_at(digest).exists()
-    assert content.find(digest, str(bundle)) == bundle
+    assert not by_content.kept_at(digest).exists()
+    assert by_content.find(digest, str(bundle)) == bundle
     for name in ("../outside", "/etc/outside"):
         with pytest.raises(BundleError, match="cannot be named"):
-            content.Arrival(digest).take(name, b"")
+            by_content.Arrival(digest).take(name, b"")
 
 
 def test_parts_are_the_frame() -> None:

@@ -20,6 +20,7 @@ class FakeRunner:
 
     def __init__(self, slots: int = 1) -> None:
         self.free = self._slots = slots
+        self.behind = 0  # batches that may wait behind those that run
         self.batches: list[list[bytes]] = []
         self.running = 0
         self.gate = asyncio.Event()
@@ -35,7 +36,7 @@ class FakeRunner:
         raise NotImplementedError
 
     def reserve(self, *, alone: bool = False, behind: bool = False) -> Slot | None:
-        if not self.free:
+        if self.free <= (-self.behind if behind else 0):
             return None
         self.free -= 1
         return functools.partial(self.answer, alone=alone)

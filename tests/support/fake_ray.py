@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from flambeau.runners.ray import content, messages
+from flambeau.runners.ray import messages
 from flambeau.runners.ray.connection import RayConnection
 from flambeau.runners.ray.host import ReplicaHost
 from flambeau.runners.ray.messages import HostPlace
+from flambeau.sources import by_content
 from flambeau.version import VERSION
 from tests.support.fleet import Fleet
 
@@ -219,6 +220,6 @@ class RayFleet(Fleet):
 @contextlib.contextmanager
 def hidden_bundles(patch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nodes do not see the front's folders: bundles have to be sent."""
-    found = content.find
-    patch.setattr(content, "find", lambda digest, shared: found(digest, "/nowhere"))
+    found = by_content.find
+    patch.setattr(by_content, "find", lambda digest, shared: found(digest, "/nowhere"))
     yield

@@ -8,7 +8,7 @@ import pytest
 from flambeau.runners.base import BatchCost
 from flambeau.serving.batch_sizes import BatchSizes, measured_sizes
 from flambeau.serving.batcher import LARGEST_BATCH
-from flambeau.serving.fair_queue import MOST_BYTES
+from flambeau.serving.fair_queue import MOST_BYTES, MOST_ITEMS
 from flambeau.types import Item, Options, Payload
 from tests.support.batch_bench import LONG, Bench, on_loop, settle
 
@@ -283,3 +283,31 @@ async def test_the_time_in_the_queue_is_measured() -> None:
     [outcome] = await bench.batcher.submit([item], deadline=asyncio.get_running_loop().time() + LONG)
     assert 0 <= outcome.timings.queue < LONG
     assert bench.count("stage_seconds_count", stage="queue") == 1
+
+
+@on_loop
+async def test_a_full_batch_goes_behind_one_that_runs() -> None:
+    bench = Bench(size=2)
+    bench.runner.behind = 1
+    asked = [await bench.asked(b"a"), await bench.asked(b"b")]
+    assert bench.runner.batches == [[b"a"]]  # b may get company here
+    asked.append(await bench.asked(b"c"))
+    assert bench.runner.batches == [[b"a"], [b"b", b"c"]]
+    asked += [await bench.asked(b"d"), await bench.asked(b"e")]
+    assert len(bench.runner.batches) == 2  # there is no more room
+    bench.runner.gate.set()
+    assert await asyncio.gather(*asked) == [[b"<a>"], [b"<b>"], [b"<c>"], [b"<d>"], [b"<e>"]]
+
+
+@on_loop
+async def test_no_batch_goes_behind_while_a_heavy_request_runs() -> None:
+    bench = Bench(size=2, slots=2)
+    bench.runner.behind = 1
+    asked = [await bench.asked(*[b"%d" % number for number in range(MOST_ITEMS + 1)])]
+    while not bench.runner.batches:  # it waits until no other request has come for a while
+        await asyncio.sleep(0.001)
+    assert bench.runner.batches == [[b"0", b"1"], [b"2", b"3"]]
+    asked.append(await bench.asked(b"a", b"b"))
+    assert len(bench.runner.batches) == 2
+    bench.runner.gate.set()
+    await asyncio.gather(*asked)

@@ -162,7 +162,9 @@ def ray(
     *, source: str, name: str | None, fronts: int, replicas: int, min_replicas: int | None, ray_num_gpus: float,
     host: str, port: int, tokens_file: str | None, insecure_no_auth: bool, allow_code: bool, output: Path | None,
 ) -> None:  # fmt: skip
-    """Print the configuration of a Ray Serve application. SOURCE is a bundle or a repository that every node sees.
+    """Print the configuration of a Ray Serve application.
+
+    SOURCE is a bundle or a repository that every node sees, or the address of a bundle, such as s3://models/cats.
 
     \b
       flambeau build my.pth -o /shared/cats
@@ -176,9 +178,18 @@ def ray(
         else "--tokens-file and --insecure-no-auth exclude each other: leave one out",
     )
     _refuse((min_replicas or 1) > replicas, f"--min-replicas {min_replicas} are more than the {replicas} of --replicas")
-    folder = ray_serve.folder_of(source)
+    place = ray_serve.place_of(source)
     values = ServeValues(
-        folder, name or folder.name, fronts, replicas, min_replicas, host, port, tokens_file, allow_code, ray_num_gpus
+        place,
+        name or Path(place).name,
+        fronts,
+        replicas,
+        min_replicas,
+        host,
+        port,
+        tokens_file,
+        allow_code,
+        ray_num_gpus,
     )
     _write(ray_serve.serve_config(values), output)
 

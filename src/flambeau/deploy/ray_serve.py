@@ -6,13 +6,14 @@ from pathlib import Path
 
 from flambeau.bundle.storage import MANIFEST
 from flambeau.errors import SourceError
+from flambeau.sources.remote import is_remote
 
 
 @dataclass(frozen=True, slots=True)
 class ServeValues:
-    """What is filled in. `source` is a path on every node that may have a front."""
+    """What is filled in. `source` is a path on every node that may have a front, or an address."""
 
-    source: Path
+    source: str
     name: str
     fronts: int
     replicas: int
@@ -24,8 +25,13 @@ class ServeValues:
     num_gpus: float
 
 
-def folder_of(source: str) -> Path:
-    """The absolute path of a bundle or a repository. Raises `SourceError` for what every node would have to build."""
+def place_of(source: str) -> str:
+    """The absolute path of a bundle or a repository, or the address of a bundle.
+
+    Raises `SourceError` for what every node would have to build.
+    """
+    if is_remote(source):
+        return source.rstrip("/")
     path = Path(source).resolve()
     if not path.is_dir():
         raise SourceError(
@@ -34,14 +40,14 @@ def folder_of(source: str) -> Path:
         )
     if not (path / MANIFEST).is_file() and not any(path.iterdir()):
         raise SourceError(f"{source} is empty: name a bundle, or a repository of models")
-    return path
+    return str(path)
 
 
 def serve_config(values: ServeValues) -> str:
     """The file, as YAML. Strings are written as in JSON, which YAML reads."""
     quoted = json.dumps
     args: dict[str, object] = {
-        "source": str(values.source), "fronts": values.fronts, "replicas": values.replicas,
+        "source": values.source, "fronts": values.fronts, "replicas": values.replicas,
         "min_replicas": values.min_replicas,
         "tokens_file": values.tokens_file, "allow_code": values.allow_code or None,
         "ray_num_gpus": values.num_gpus or None,

@@ -13,7 +13,7 @@ from flambeau.bundle.storage import Bundle
 from flambeau.errors import ConfigError, SetupError
 from flambeau.settings.service import Settings
 from flambeau.settings.source import SourceOptions
-from flambeau.sources import build_cache, declarations
+from flambeau.sources import build_cache, declarations, remote
 from flambeau.sources.build_cache import Progress
 from flambeau.sources.declarations import Declaration, DeclaredModel
 from flambeau.sources.request import BuildStep, Note
@@ -35,6 +35,10 @@ def open_models(
     options: SourceOptions, settings: Settings, *, progress: Progress, more: Sequence[str] = ()
 ) -> list[Opened]:
     """The models that `options.source` and `more` name. Raises `SetupError`."""
+    if options.source is not None and remote.is_remote(options.source):
+        progress(Note(f"fetching {options.source}"))
+        options = msgspec.structs.replace(options, source=str(remote.fetch(options.source)))
+    more = [str(remote.fetch(each)) if remote.is_remote(each) else each for each in more]
     if settings.multi_model is not None:
         if options.source is not None:
             raise ConfigError(f"--multi-model {settings.multi_model} loads its models later: leave out SOURCE")

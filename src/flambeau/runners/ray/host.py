@@ -20,10 +20,11 @@ from flambeau.errors import EngineError, SetupError
 from flambeau.runners import wire
 from flambeau.runners.base import RunnerState, Slot, WorkerLostError
 from flambeau.runners.processes import ProcessesRunner
-from flambeau.runners.ray import content, messages
+from flambeau.runners.ray import messages
 from flambeau.runners.ray.messages import HostOrder, HostPlace, HostState
 from flambeau.runners.wire import Failed, FrameKind, LostBatch
 from flambeau.settings.service import Settings
+from flambeau.sources import by_content
 from flambeau.system.process import resident_bytes
 from flambeau.telemetry import logs
 from flambeau.version import VERSION
@@ -40,7 +41,7 @@ class ReplicaHost:
     def __init__(self, label: str) -> None:
         self._label = label
         self._runner: ProcessesRunner | None = None
-        self._arrival: content.Arrival | None = None
+        self._arrival: by_content.Arrival | None = None
         self._found: Path | None = None
         self._state = HostState()
         self._losses = 0
@@ -70,13 +71,13 @@ class ReplicaHost:
 
     async def find(self, digest: str, shared: str) -> bool:
         """Whether this node has the bundle, in its own folder or at the path `shared`."""
-        self._found = await asyncio.to_thread(content.find, digest, shared)
+        self._found = await asyncio.to_thread(by_content.find, digest, shared)
         return self._found is not None
 
     async def receive(self, digest: str, name: str, piece: bytes) -> None:
         """Take a piece of a bundle that the node lacks."""
         if self._arrival is None:
-            self._arrival = await asyncio.to_thread(content.Arrival, digest)
+            self._arrival = await asyncio.to_thread(by_content.Arrival, digest)
         await asyncio.to_thread(self._arrival.take, name, piece)
 
     async def keep(self) -> None:

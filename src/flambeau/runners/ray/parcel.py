@@ -13,8 +13,8 @@ from typing import Any
 
 from flambeau.bundle import storage
 from flambeau.errors import BundleError, EngineError
-from flambeau.runners.ray import content
 from flambeau.runners.ray.connection import in_thread
+from flambeau.sources import by_content
 from flambeau.telemetry import logs
 
 _PIECE = 16 * 1024 * 1024  # bytes
@@ -38,7 +38,7 @@ class BundleParcel:
         self._ray = ray
         self._folder = folder
         try:
-            self.digest = content.digest_of(folder)
+            self.digest = by_content.digest_of(folder)
         except OSError as error:
             raise BundleError(f"{folder} is not a bundle: {error.strerror}") from error
         self._nodes: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -75,7 +75,7 @@ class BundleParcel:
     def _list(self) -> list["_Piece"]:
         """The bundle's pieces, in the order in which they are sent. An empty member is one, too."""
         found = []
-        for name in (content.MANIFEST, *storage.read(self._folder, whole=False).manifest.members):
+        for name in (by_content.MANIFEST, *storage.read(self._folder, whole=False).manifest.members):
             size = (self._folder / name).stat().st_size
             found += [_Piece(name, start) for start in range(0, max(1, size), _PIECE)]
         return found

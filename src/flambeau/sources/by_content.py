@@ -62,6 +62,10 @@ class Arrival:
         with file.open("ab") as end:
             end.write(piece)
 
+    def members(self) -> list[str]:
+        """The names of the members, once the manifest has come. Raises `BundleError`."""
+        return list(storage.read(self._folder, whole=False).manifest.members)
+
     def finish(self) -> Path:
         """Verify every member, and give the bundle its name. Raises `BundleError`."""
         try:
