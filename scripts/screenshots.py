@@ -1,6 +1,7 @@
-"""Take the pictures in docs/screenshots: the page and the dashboard of a real server, in a real browser.
+"""Take the pictures in docs/screenshots: every task on the page of a real server, in a real browser.
 
-Started by `make screenshots`, which puts the repository on the path: browser and server are those of the tests.
+Started by `make screenshots`, which puts the repository on the path: browser and server are those of the tests. Each is
+looked at by axe-core, and the browser's console must be silent, or no picture is kept.
 """
 
 import base64
@@ -9,26 +10,39 @@ import io
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import requests
+import screenshot_models
 from PIL import Image
 
+from flambeau.settings.source import SourceOptions
+from flambeau.sources import build_cache
+from tests.support import page_models, task_models
 from tests.support.browser import DESKTOP, PHONE, Browser, Screen, open_browser
 from tests.support.server import FLAMBEAU, started
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "screenshots"
 SAMPLES = ROOT / "src" / "flambeau" / "ui" / "static" / "samples"
-LARGEST = 150_000  # bytes
+QUALITY = 80  # of WebP
 WATCHED_SECONDS = 75  # how long the dashboard looks on before its picture is taken
+SCREENS = (DESKTOP, PHONE)
+DEFAULT = "efficientnet_lite0"
 
 
 @contextlib.contextmanager
-def served() -> Iterator[str]:
-    """The default model on a free port; gives its address."""
-    with tempfile.TemporaryDirectory() as folder, started([*FLAMBEAU, "serve", "--port", "0"], Path(folder)) as server:
+def served(folder: Path) -> Iterator[str]:
+    """The default model and small ones, one for each task, on a free port; gives the address."""
+    default = build_cache.open_source(SourceOptions(), progress=lambda event: None)
+    bundles = screenshot_models.make(folder)
+    task_models.embedding(folder / "features")
+    page_models.numbers("sums", folder / "sums", (4,))
+    named = [f"{each.name}={each}" for each in (*bundles, folder / "features", folder / "sums")]
+    (folder / "run").mkdir()
+    command = [*FLAMBEAU, "serve", "--port", "0", "--replicas", "1", f"{DEFAULT}={default.path}", *named]
+    with started(command, folder / "run") as server:
         yield server.url
 
 
@@ -58,46 +72,88 @@ def asked(url: str) -> Iterator[None]:
             each.join()
 
 
-def take(browser: Browser, name: str) -> None:
-    """Take the picture of what the screen shows, in light and in dark, with as few colours as make it small."""
+def take(browser: Browser, name: str, screen: Screen) -> None:
+    """Take the picture of what the screen shows, in light and in dark. Raises `SystemExit` for what is amiss."""
     for theme in ("light", "dark"):
         browser.darken(theme == "dark")
+        file = FOLDER / f"{name}-{screen.name}-{theme}.webp"
+        amiss = [*browser.violations(), *browser.complaints()]
+        if browser.run("return document.documentElement.scrollWidth > innerWidth"):
+            amiss.append("it is wider than its window")
+        if amiss:
+            raise SystemExit(f"{file.name}: " + "; ".join(amiss))
         shot = browser.command("Page.captureScreenshot", format="png")
         picture = Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB")
-        file = FOLDER / f"{name}-{theme}.png"
-        for colours in (256, 128, 64):
-            picture.quantize(colours, dither=Image.Dither.NONE).save(file, optimize=True)
-            if file.stat().st_size <= LARGEST:
-                break
-        print(f"{file.relative_to(ROOT)}: {file.stat().st_size / 1000:.0f} kB")
+        picture.save(file, quality=QUALITY, method=6)
+        print(f"{file.relative_to(ROOT)}: {file.stat().st_size / 1000:.0f} kB", flush=True)
 
 
-def show_page(browser: Browser, url: str, screen: Screen) -> None:
-    """Two samples, answered; on a phone the answers are scrolled to."""
-    browser.resize(screen)
-    browser.open(url)
-    for sample in reversed(browser.all(".sample")[:2]):
-        browser.driver.execute_script("arguments[0].click()", sample)
-        browser.until(lambda: not browser.all(".card.busy"))
-    if screen.phone:
-        browser.driver.execute_script("document.querySelector('.samples').scrollIntoView()")
+def give(browser: Browser, *files: Path) -> None:
+    """Choose files, and wait for their answers."""
+    browser.all("#file")[0].send_keys("\n".join(map(str, files)))
+    browser.verdicts(len(files))
     browser.until(lambda: browser.run("return [...document.images].every((image) => image.complete)"))
+
+
+def show_numbers(browser: Browser) -> None:
+    """Fill in four numbers, and predict."""
+    for field, number in zip(browser.all("[name=number]"), (5.1, 3.5, 1.4, 0.2), strict=True):
+        field.clear()
+        field.send_keys(str(number))
+    browser.find("button.primary").click()
+    browser.verdicts(1)
+
+
+def show_live(browser: Browser) -> None:
+    """Begin the live camera, and wait for its rate."""
+    browser.find("#go-live").click()
+    browser.until(lambda: "per second" in "".join(browser.texts("#live-rate")))
+
+
+def pages(folder: Path) -> dict[str, tuple[str, Callable[[Browser], None]]]:
+    """The pictures by name: the page's model, and what is done on it."""
+    cat, coffee, rocket = (SAMPLES / f"{name}.jpg" for name in ("chelsea", "coffee", "rocket"))
+    coins = folder / "coins.png"
+    screenshot_models.coins().save(coins)
+    many = [folder / f"{number:02}-{each.name}" for number in range(3) for each in (cat, coffee, rocket)]
+    for file in many:
+        file.write_bytes((SAMPLES / file.name[3:]).read_bytes())
+    return {
+        "page": (DEFAULT, lambda browser: give(browser, cat, coffee)),
+        "many": (DEFAULT, lambda browser: give(browser, *many)),
+        "detection": ("coins", lambda browser: give(browser, coins)),
+        "segmentation": ("coin-masks", lambda browser: give(browser, coins)),
+        "image-to-image": ("edges", lambda browser: give(browser, cat)),
+        "embedding": ("features", lambda browser: give(browser, coffee)),
+        "numbers": ("sums", show_numbers),
+        "live": (DEFAULT, show_live),
+    }  # fmt: skip
 
 
 def main() -> None:
     """Take them all."""
     FOLDER.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as profile, served() as url, open_browser(Path(profile)) as browser:
-        for screen in (DESKTOP, PHONE):
-            show_page(browser, url, screen)
-            take(browser, f"page-{screen.name}")
+    for each in FOLDER.iterdir():
+        each.unlink()
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        url = stack.enter_context(served(folder))
+        browser = stack.enter_context(open_browser(folder / "profile"))
+        for name, (model, show) in pages(folder).items():
+            for screen in SCREENS:
+                browser.resize(screen)
+                browser.open(f"{url}/?model={model}")
+                show(browser)
+                if screen.phone:
+                    browser.driver.execute_script("document.querySelector('.answers').scrollIntoView()")
+                take(browser, name, screen)
         browser.resize(DESKTOP)
         browser.open(f"{url}/dashboard")
         with asked(url):
             time.sleep(WATCHED_SECONDS)
-            for screen in (DESKTOP, PHONE):
+            for screen in SCREENS:
                 browser.resize(screen)
-                take(browser, f"dashboard-{screen.name}")
+                take(browser, "dashboard", screen)
 
 
 if __name__ == "__main__":

@@ -149,7 +149,6 @@ def test_text_that_is_pasted_where_pictures_are_taken_is_said(
     browser: Browser, site: Site, text: str, sentence: str
 ) -> None:
     browser.open(site.url)
-    browser.find(".scripted body")
     assert browser.run(PASTE, text, None) == sentence
     browser.find(".sample").click()
     browser.verdicts(1)
@@ -158,7 +157,6 @@ def test_text_that_is_pasted_where_pictures_are_taken_is_said(
 
 def test_numbers_are_pasted_into_their_fields(browser: Browser, site: Site) -> None:
     browser.open(f"{site.url}/?model=iris")
-    browser.find(".scripted body")
     assert browser.run(PASTE, "5.1\t3.5\t1.4\t0.2\n", "#number-0") == "4 numbers were filled in."
     browser.find("button.primary").click()
     assert browser.verdicts(1) == ["4 numbers"]

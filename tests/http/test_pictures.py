@@ -84,7 +84,7 @@ def test_the_page_has_the_picture_before_and_after(server: ServerProcess) -> Non
     assert "A picture of 61 × 42 pixels" in page
     assert 'class="mask" data-png="' in page
     assert "Before <input" in page
-    assert 'data-name="picture.png"' in page
+    assert 'download="picture.png"' in page
 
 
 def test_clients_have_the_file(server: ServerProcess, bundle: Bundle) -> None:

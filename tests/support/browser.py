@@ -30,6 +30,9 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
     "--disable-dev-shm-usage", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
 )  # fmt: skip
+READY = """
+return !document.querySelector("script[src$='page/main.js']") || document.documentElement.matches(".scripted");
+"""
 WATCH_POLICY = """
 window.reports = [];
 addEventListener("securitypolicyviolation", (event) => window.reports.push(
@@ -77,6 +80,7 @@ class Browser:
 
     def __init__(self, driver: webdriver.Chrome) -> None:
         self.driver = driver
+        self._scripted = True
         self._wait = WebDriverWait(driver, TIMEOUT, poll_frequency=0.02)
         self.command("Page.addScriptToEvaluateOnNewDocument", source=WATCH_POLICY)
 
@@ -102,15 +106,19 @@ class Browser:
     def without_scripts(self) -> Iterator[None]:
         """No JavaScript on the pages opened meanwhile."""
         self.command("Emulation.setScriptExecutionDisabled", value=True)
+        self._scripted = False
         try:
             yield
         finally:
+            self._scripted = True
             self.command("Emulation.setScriptExecutionDisabled", value=False)
 
     def open(self, url: str) -> None:
-        """Go there, with nothing remembered of what was complained about before."""
+        """Go there, with nothing remembered of what was complained about before, and wait for the page's script."""
         self.driver.get_log("browser")
         self.driver.get(url)
+        if self._scripted:
+            self.until(lambda: self.driver.execute_script(READY))
 
     def find(self, selector: str) -> WebElement:
         """The first such element that is shown."""

@@ -1,6 +1,6 @@
 """The model's page and the dashboard. Without JavaScript the page's form still works.
 
-The page makes the same calls as the API. Uploaded files are never sent back.
+The page makes the same calls as the API. Pictures come back only within the page of their answers (`flambeau.ui.sent`).
 """
 
 import asyncio

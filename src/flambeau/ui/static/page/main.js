@@ -65,7 +65,6 @@ function takeFields() {
   send(card, item);
 }
 
-document.documentElement.classList.add("scripted");
 showAddress(address.href);
 offerAnswers();
 offerCopies();
@@ -86,3 +85,4 @@ if (form.dataset.asks === "pictures") {
     takeFields();
   });
 }
+document.documentElement.classList.add("scripted"); // from now on it answers to everything
