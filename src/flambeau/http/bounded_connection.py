@@ -15,7 +15,7 @@ from typing import cast
 
 from flambeau.errors import Code, RequestError
 from flambeau.http.access import Denial
-from flambeau.http.answer_bytes import Outbox, raw, serialised_raw
+from flambeau.http.answer_bytes import Outbox, raw, serialised, serialised_raw
 from flambeau.http.exchange import Answer, Exchange
 from flambeau.http.heads import KnownHeads, Peer
 from flambeau.http.request_body import FULL, InflightBudget, Share
@@ -155,7 +155,7 @@ class BoundedConnection(asyncio.Protocol):
         self._write_paused = False
         current = self._current
         if current is not None and current.answer is not None and not current.sent:
-            self._send(current)
+            current.ended(current.answer, None)
 
     def _pause_reading(self) -> None:
         if not self._read_paused and not self.transport.is_closing():
@@ -276,9 +276,10 @@ class BoundedConnection(asyncio.Protocol):
         keep = exchange.keep_alive and not (self._service.draining and not self._ahead)
         if isinstance(answer, HttpAnswer):
             origins = self._access.origins
-            data = exchange.bytes_of(answer, () if origins.none else origins.headers(exchange.head.headers), keep=keep)
+            readable = () if origins.none else origins.headers(exchange.head.headers)
+            data = serialised(answer, readable, keep=keep)
         else:
-            data = exchange.bytes_of(answer, (), keep=keep)
+            data = serialised_raw(answer, keep=keep, without_body=exchange.head.method == "HEAD")
         exchange.sent, exchange.keep_alive = True, keep
         self._release(exchange)
         self._outbox.put(self.transport, data)
