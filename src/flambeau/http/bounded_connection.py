@@ -125,7 +125,14 @@ class BoundedConnection(asyncio.Protocol):
         if self._deaf and self._lingers is not None:
             return False
         self._ended = True
-        if self._reading.waiting != "rest":
+        arriving = self._arriving
+        if arriving is not None and arriving.answer is not None:  # it was refused, and what it lacks is not wanted
+            self._forget()
+            self._arriving = None
+            arriving.whole, self._deaf = True, True
+            if arriving.sent:
+                self._go_on(arriving)
+        elif self._reading.waiting != "rest":
             self._refuse(RequestError("the request ended before it was whole", code="bad_http"))
         if self._encrypted or self._current is None:  # TLS cannot be half-closed
             return False
