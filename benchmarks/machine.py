@@ -37,7 +37,7 @@ def describe() -> dict[str, str]:
 
 def versions(environments: Iterable[str]) -> dict[str, str]:
     """The versions of the peers' packages, and of what all share."""
-    shared = {package: version("flask", package) for package in ("torch", "onnxruntime", "numpy", "pillow", "uvicorn")}
+    shared = {package: version("flask", package) for package in ("torch", "onnxruntime", "numpy", "pillow")}
     return shared | {
         f"{package} ({name})" if package not in (name, "flask", "gunicorn") else package: version(name, package)
         for name in environments

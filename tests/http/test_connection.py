@@ -107,6 +107,15 @@ def test_an_answer_that_is_owed_is_not_lost_to_a_bad_request_behind_it(server: S
     assert b"HTTP/1.1 200" not in rest
 
 
+def test_a_refusal_is_told_in_its_turn_even_if_the_client_sends_nothing_more(server: ServerProcess) -> None:
+    head, _, _ = short(b" " * 4000, headers="Expect: 100-continue\r\n").partition(b"\r\n\r\n")
+    with Line(server) as line:
+        line.sock.sendall(short(b'{"input": 1}') + head + b"\r\n\r\n")
+        line.sock.shutdown(socket.SHUT_WR)
+        assert [line.answer()[0], line.answer()[0]] == [200, 413]
+        assert line.at_end()
+
+
 def test_a_head_stands_for_itself_and_not_for_one_that_followed_it(server: ServerProcess) -> None:
     """The first is answered before the parser has seen the second, whose head has as many lines and another length."""
     known, refused, longer = short(b'{"input": 3}'), short(b'{"input": ?}'), short(b'{"input": 5' + b" " * 28 + b"}")

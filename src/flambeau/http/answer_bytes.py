@@ -41,9 +41,9 @@ def serialised(answer: HttpAnswer, more: Fields, *, keep: bool) -> bytes:
 
     Raises `ValueError` for a header that would end its line: a client would take what follows for another answer.
     """
-    added = "".join([_ON_EVERY_ANSWER.get(each) or f"{each[0].lower()}: {each[1]}\r\n" for each in answer.headers])
-    if more:
-        added += "".join([f"{name.lower()}: {value}\r\n" for name, value in more])
+    added = ""
+    for each in answer.headers + more if more else answer.headers:
+        added += _ON_EVERY_ANSWER.get(each) or f"{each[0].lower()}: {each[1]}\r\n"
     closing = "" if keep else "connection: close\r\n"
     body = answer.body
     length = f"content-length: {len(body)}\r\n"

@@ -15,7 +15,7 @@ from typing import cast
 
 from flambeau.errors import Code, RequestError
 from flambeau.http.access import Denial
-from flambeau.http.answer_bytes import Outbox, raw, serialised_raw
+from flambeau.http.answer_bytes import Outbox, raw, serialised, serialised_raw
 from flambeau.http.exchange import Answer, Exchange
 from flambeau.http.heads import KnownHeads, Peer
 from flambeau.http.request_body import FULL, InflightBudget, Share
@@ -125,7 +125,14 @@ class BoundedConnection(asyncio.Protocol):
         if self._deaf and self._lingers is not None:
             return False
         self._ended = True
-        if self._reading.waiting != "rest":
+        arriving = self._arriving
+        if arriving is not None and arriving.answer is not None:  # it was refused, and what it lacks is not wanted
+            self._forget()
+            self._arriving = None
+            arriving.whole, self._deaf = True, True
+            if arriving.sent:
+                self._go_on(arriving)
+        elif self._reading.waiting != "rest":
             self._refuse(RequestError("the request ended before it was whole", code="bad_http"))
         if self._encrypted or self._current is None:  # TLS cannot be half-closed
             return False
@@ -155,7 +162,7 @@ class BoundedConnection(asyncio.Protocol):
         self._write_paused = False
         current = self._current
         if current is not None and current.answer is not None and not current.sent:
-            self._send(current)
+            current.ended(current.answer, None)
 
     def _pause_reading(self) -> None:
         if not self._read_paused and not self.transport.is_closing():
@@ -276,9 +283,10 @@ class BoundedConnection(asyncio.Protocol):
         keep = exchange.keep_alive and not (self._service.draining and not self._ahead)
         if isinstance(answer, HttpAnswer):
             origins = self._access.origins
-            data = exchange.bytes_of(answer, () if origins.none else origins.headers(exchange.head.headers), keep=keep)
+            readable = () if origins.none else origins.headers(exchange.head.headers)
+            data = serialised(answer, readable, keep=keep)
         else:
-            data = exchange.bytes_of(answer, (), keep=keep)
+            data = serialised_raw(answer, keep=keep, without_body=exchange.head.method == "HEAD")
         exchange.sent, exchange.keep_alive = True, keep
         self._release(exchange)
         self._outbox.put(self.transport, data)

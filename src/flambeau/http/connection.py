@@ -37,6 +37,7 @@ class HttpConnection(BoundedConnection):
     def __init__(self, front: Front) -> None:
         super().__init__(front)
         self._heads = front.heads
+        self._always_admits = self._access.never_changes and not self._access.forwarding.active
         self._parser = self._new_parser()
         self._url = b""
         self._fields: framing.Headers = []
@@ -77,7 +78,8 @@ class HttpConnection(BoundedConnection):
         """Take a request whose head is known, and ends at `end`."""
         exchange = Exchange(self, head, self._peer)
         self._current = exchange
-        self._admit(exchange)
+        if not (head.admitted and self._always_admits):
+            self._admit(exchange)
         size, budget = len(data) - end, self._front.budget
         if size == head.length and exchange.answer is None and budget.used + size <= budget.most:  # nearly always
             budget.used += size
@@ -262,7 +264,7 @@ class HttpConnection(BoundedConnection):
             version=version, keep_alive=version != "1.0" and parser.should_keep_alive(),
         )  # fmt: skip
         if self._spare is not None:
-            self._fault = self._spare if not _is_vital(head) else None
+            self._fault = self._spare if not head.is_vital() else None
             if self._fault is not None:
                 raise StopParsingError
             head.keep_alive = False
@@ -311,8 +313,6 @@ class HttpConnection(BoundedConnection):
         access, head = self._access, exchange.head
         if access.forwarding.active:
             exchange.peer = self._forwarded(head)
-        if head.admitted and access.never_changes:
-            return
         preflight = self._site.preflight(head)
         if preflight is not None:
             self.answered(exchange, raw(preflight, access.origins.headers(head.headers)))
@@ -396,9 +396,3 @@ class HttpConnection(BoundedConnection):
             return self._arriving.head.path
         path = self._url.partition(b"?")[0].decode("latin-1")
         return self._access.forwarding.below(path)
-
-
-def _is_vital(head: RequestHead) -> bool:
-    """Whether the request has no body, and its route is vital."""
-    has_body = "content-length" in head.headers or "transfer-encoding" in head.headers
-    return head.match is not None and head.match.route.vital and not has_body

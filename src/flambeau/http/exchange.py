@@ -2,16 +2,13 @@
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from flambeau.http.answer_bytes import RawAnswer, serialised, serialised_raw
+from flambeau.http.answer_bytes import RawAnswer
 from flambeau.http.heads import Peer, RequestHead
 from flambeau.http.request_body import BodyBuffer, Share
 from flambeau.protocols.messages import HttpAnswer, new_id
 from flambeau.system.eager import Eager
-
-if TYPE_CHECKING:
-    from flambeau.http.answer_bytes import Fields
 
 Answer = HttpAnswer | RawAnswer
 
@@ -86,9 +83,3 @@ class Exchange:
         match = self.head.match
         if match is not None and match.route.waits:
             self.cancel()
-
-    def bytes_of(self, answer: Answer, readable: "Fields", *, keep: bool) -> bytes:
-        """The bytes of an answer. `readable`: headers that let a page of another origin read it."""
-        if isinstance(answer, RawAnswer):
-            return serialised_raw(answer, keep=keep, without_body=self.head.method == "HEAD")
-        return serialised(answer, readable, keep=keep)

@@ -75,9 +75,10 @@ class RequestHead:
         self.admitted = False
         """Whether access control has let it pass before, which it may do differently today."""
 
-    def root(self, peer: Peer) -> str:
-        """The URL below which the client sees the routes, with a slash at the end."""
-        return f"{peer.scheme}://{self.headers.get('host', '')}{peer.prefix}/"
+    def is_vital(self) -> bool:
+        """Whether the request has no body, and its route is vital."""
+        has_body = "content-length" in self.headers or "transfer-encoding" in self.headers
+        return self.match is not None and self.match.route.vital and not has_body
 
 
 class KnownHeads:

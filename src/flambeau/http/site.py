@@ -82,10 +82,10 @@ class Site:
         charge = None
         if not access.never_changes and head.method == "POST":
             charge = access.charge(head.headers, peer.client)
+        root = f"{peer.scheme}://{head.headers.get('host', '')}{peer.prefix}/"
         return HttpRequest(
-            head.method, head.path, head.query, head.headers, body, received, charge, identity,
-            head.root(peer), peer.client,
-        )  # fmt: skip
+            head.method, head.path, head.query, head.headers, body, received, charge, identity, root, peer.client
+        )
 
     async def answer(
         self, head: RequestHead, peer: Peer, body: bytes | memoryview, *, identity: str, received: float
