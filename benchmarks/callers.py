@@ -1,47 +1,84 @@
-"""`python -m benchmarks.grpc_turns`: KServe v2 over gRPC beside v2 binary over REST and native JSON, and beside a bare
-server of gRPC's asyncio library that returns what it holds.
+"""Clients that are as much alike as REST and gRPC allow, and a bare server of gRPC's asyncio library to compare with.
 
-The same small network as `benchmarks.protocols`, one worker. Every client is a process with one request at a time,
-encoded before: over REST through a plain socket, over gRPC through grpcio's own stub. The protocols take turns.
+Every client is a process with one request at a time, which was encoded before: over REST through a plain socket, over
+gRPC through grpcio's own stub. The server returns what it is sent: the least that any with that library does.
 """
 
 import asyncio
 import contextlib
-import json
 import socket
 import statistics
-import struct
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import click
 import grpc
+import msgspec
 
-from benchmarks import machine
-from benchmarks.many_models import NUMBERS, serving, small_repository
-from benchmarks.protocols import requests
-from chaos.server import free_port
-from flambeau.grpc.descriptors import INFERENCE_SERVICE, message
+from benchmarks.processes import free_port
+from flambeau.grpc.descriptors import INFERENCE_SERVICE
 
-_METHOD = f"/{INFERENCE_SERVICE}/ModelInfer"
+METHOD = f"/{INFERENCE_SERVICE}/ModelInfer"
 _WARMUP = 0.3
+_LONGEST = [("grpc.max_receive_message_length", -1)]
+
+Transport = Literal["rest", "grpc"]
 
 
-def _call() -> bytes:
-    """The request over gRPC: four numbers, raw."""
-    asked = message("ModelInferRequest")(model_name="net1")
-    asked.inputs.add(name="input", datatype="FP32", shape=[1, 4])
-    asked.raw_input_contents.append(struct.pack("<4f", *NUMBERS))
-    return bytes(asked.SerializeToString())
+class Turn(msgspec.Struct, frozen=True):
+    """What the clients of one turn got: answers, with those of the warm-up; answers a second after it, and the median
+    of their milliseconds."""
+
+    answers: int
+    per_second: float
+    p50_ms: float
+
+
+def run(transport: Transport, port: int, request: Path, *, clients: int, seconds: float, text: str) -> Turn:
+    """Send the request over and over from so many processes. `text` is in every right answer.
+
+    Raises `click.ClickException` with the first answer that is not right.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.callers",
+        "ask",
+        transport,
+        str(port),
+        str(request),
+        str(seconds),
+        text,
+    ]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(clients)]
+    found = [each.communicate(timeout=seconds + 120) for each in running]
+    for process, (_, errors) in zip(running, found, strict=True):
+        if process.returncode:
+            raise click.ClickException(errors.decode()[-500:])
+    turns = [msgspec.json.decode(output, type=Turn) for output, _ in found]
+    return Turn(
+        sum(each.answers for each in turns), sum(each.per_second for each in turns),
+        statistics.median(each.p50_ms for each in turns),
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def echoing() -> Iterator[tuple[int, int]]:
+    """The bare server: its process and its port."""
+    port = free_port()
+    with subprocess.Popen([sys.executable, "-m", "benchmarks.callers", "echo", str(port)]) as process:
+        try:
+            grpc.channel_ready_future(grpc.insecure_channel(f"127.0.0.1:{port}")).result(60)
+            yield process.pid, port
+        finally:
+            process.terminate()
 
 
 async def _echo(port: int) -> None:
-    """Serve until it is killed: the least that a server with this library does."""
-
     async def answer(request: bytes, call: object) -> bytes:
         return request
 
@@ -53,11 +90,11 @@ async def _echo(port: int) -> None:
     await server.wait_for_termination()
 
 
-def _over_socket(port: int, request: bytes) -> Callable[[], None]:
+def _over_socket(port: int, request: bytes) -> Callable[[], bytes]:
     connection = socket.create_connection(("127.0.0.1", port))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def ask() -> None:
+    def ask() -> bytes:
         connection.sendall(request)
         found = b""
         while b"\r\n\r\n" not in found:
@@ -68,96 +105,58 @@ def _over_socket(port: int, request: bytes) -> Callable[[], None]:
             body += connection.recv(65536)
         if not head.startswith(b"HTTP/1.1 200"):
             raise click.ClickException(f"{head!r} {body[:200]!r}")
+        return body
 
     return ask
 
 
-def _over_grpc(port: int, request: bytes) -> Callable[[], None]:
-    channel = grpc.insecure_channel(f"127.0.0.1:{port}")
-    call = channel.unary_unary(_METHOD)
+def _over_grpc(port: int, request: bytes) -> Callable[[], bytes]:
+    call = grpc.insecure_channel(f"127.0.0.1:{port}", options=_LONGEST).unary_unary(METHOD)
 
-    def ask() -> None:
-        call(request, timeout=30)
+    def ask() -> bytes:
+        answer: bytes = call(request, timeout=60)
+        return answer
 
     return ask
 
 
-def _client(kind: str, port: int, request: bytes, seconds: float) -> None:
-    """Ask again and again, and print how often and the milliseconds of each."""
-    ask = (_over_grpc if kind == "grpc" else _over_socket)(port, request)
-    began = time.monotonic()
-    while time.monotonic() - began < _WARMUP:
-        ask()
+@click.group()
+def main() -> None:
+    """The processes of `benchmarks.protocols`."""
+
+
+@main.command()
+@click.argument("port", type=int)
+def echo(port: int) -> None:
+    """Serve until it is ended."""
+    asyncio.run(_echo(port))
+
+
+@main.command()
+@click.argument("transport")
+@click.argument("port", type=int)
+@click.argument("request", type=Path)
+@click.argument("seconds", type=float)
+@click.argument("text")
+def ask(transport: Transport, port: int, request: Path, seconds: float, text: str) -> None:
+    """Ask again and again, and print a `Turn`."""
+    once = (_over_grpc if transport == "grpc" else _over_socket)(port, request.read_bytes())
+    wanted = text.encode()
+    until, before_it = time.monotonic() + _WARMUP, 0
+    while time.monotonic() < until:
+        once()
+        before_it += 1
     took: list[float] = []
     began = before = time.monotonic()
     while before - began < seconds:
-        ask()
+        found = once()
         now = time.monotonic()
         took.append(1000 * (now - before))
         before = now
-    click.echo(json.dumps([len(took) / (before - began), statistics.median(took)]))
-
-
-@contextlib.contextmanager
-def _echoing() -> Iterator[int]:
-    port = free_port()
-    with subprocess.Popen([sys.executable, "-m", "benchmarks.grpc_turns", "--echo", str(port)]) as process:
-        try:
-            grpc.channel_ready_future(grpc.insecure_channel(f"127.0.0.1:{port}")).result(60)
-            yield port
-        finally:
-            process.terminate()
-
-
-def _window(kind: str, port: int, request: bytes, *, clients: int, seconds: float) -> tuple[float, float]:
-    """Requests a second of all clients together, and the median of their medians in milliseconds."""
-    command = [sys.executable, "-m", "benchmarks.grpc_turns", "--client", kind, str(port), request.hex(), str(seconds)]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(clients)]
-    found = [json.loads(each.communicate(timeout=120)[0]) for each in running]
-    return sum(rate for rate, _ in found), statistics.median(middle for _, middle in found)
-
-
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Turns of each protocol.")
-@click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(0.5), help="Length of each turn.")
-@click.option("--echo", type=int, hidden=True)
-@click.option("--client", type=(str, int, str, float), hidden=True)
-def main(rounds: int, seconds: float, echo: int | None, client: tuple[str, int, str, float] | None) -> None:
-    """Measure a small network over gRPC and REST, in turns."""
-    if echo is not None:
-        asyncio.run(_echo(echo))
-    elif client is not None:
-        kind, port, text, length = client
-        _client(kind, port, bytes.fromhex(text), length)
-    else:
-        _compare(rounds, seconds)
-
-
-def _compare(rounds: int, seconds: float) -> None:
-    with tempfile.TemporaryDirectory(prefix="flambeau-grpc-") as name:
-        folder, over = Path(name), free_port()
-        repository = small_repository(folder, 4)
-        flags = ("--replicas", "1", "--grpc-port", str(over))
-        with serving(repository, folder, *flags) as (_, port, _), _echoing() as bare:
-            wire = requests(port, None)
-            asked: dict[str, tuple[str, int, bytes]] = {
-                "native": ("rest", *wire["native"]),
-                "v2 binary, REST": ("rest", *wire["v2 binary"]),
-                "v2, gRPC": ("grpc", over, _call()),
-                "bare grpc.aio": ("grpc", bare, _call()),
-            }
-            rates: dict[tuple[str, int], list[tuple[float, float]]] = {}
-            for _ in range(rounds):
-                for clients in (1, 8):
-                    for called, (kind, to, sent) in asked.items():
-                        found = _window(kind, to, sent, clients=clients, seconds=seconds)
-                        rates.setdefault((called, clients), []).append(found)
-    click.echo(f"{'protocol':18} {'clients':>7} {'requests/s':>10} {'p50 ms':>7} {'to REST':>8}")
-    medians = {key: [statistics.median(each) for each in zip(*turns, strict=True)] for key, turns in rates.items()}
-    for (called, clients), (rate, middle) in sorted(medians.items(), key=lambda each: each[0][1]):
-        ratio = rate / medians["v2 binary, REST", clients][0]
-        click.echo(f"{called:18} {clients:7} {rate:10.0f} {middle:7.2f} {ratio:8.2f}")
-    click.echo(json.dumps(machine.describe()))
+        if wanted not in found:
+            raise click.ClickException(f"not in the answer: {text}: {found[:300]!r}")
+    turn = Turn(before_it + len(took), len(took) / (before - began), statistics.median(took))
+    click.echo(msgspec.json.encode(turn))
 
 
 if __name__ == "__main__":
