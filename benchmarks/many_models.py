@@ -223,9 +223,9 @@ class MlServer:
         self._names = names
         self._folder = folder
         self._served = folder / "mlserver"
-        self.port = free_port()
+        self.port, self.grpc_port = free_port(), free_port()
         settings = {
-            "debug": False, "host": "127.0.0.1", "http_port": self.port, "grpc_port": free_port(),
+            "debug": False, "host": "127.0.0.1", "http_port": self.port, "grpc_port": self.grpc_port,
             "metrics_port": free_port(), "metrics_endpoint": None, "parallel_workers": 1,
         }  # fmt: skip
         for name in names:

@@ -45,6 +45,15 @@ def sleepy(seconds: float, **parameters: int) -> Any:
     return asked
 
 
+def test_numbers_that_are_null_in_texts_are_counted(infer: Any) -> None:
+    asked = sleepy(0)
+    asked.inputs[0].contents.bytes_contents[0] = b'{"seconds": 0, "name": "nan"}'
+    answer, call = infer.with_call(asked)
+    assert answer.raw_output_contents == [b"\4\0\0\0null"]
+    assert dict(call.trailing_metadata())["x-nonfinite-outputs"] == "1"
+    assert not infer.with_call(sleepy(0))[1].trailing_metadata()
+
+
 @contextlib.contextmanager
 def refused(status: str, sentence: str = "") -> Iterator[None]:
     with pytest.raises(grpc.RpcError) as caught:

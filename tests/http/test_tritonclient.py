@@ -195,6 +195,7 @@ def test_a_python_model_takes_json_and_gives_it(client: triton.InferenceServerCl
         ("animals", {"images": np.array([b"one", b"two"], np.object_)}, "image 0: this is text", "400"),
         ("animals", {"images": np.array([b""], np.object_)}, "element 0 of the input 'images' is empty", "400"),
         ("animals", {"images": np.array([b"x"] * 65, np.object_)}, "the most is 64", "400"),
+        ("animals", {"images": np.zeros(3, np.float32)}, "'images' came as FP32: .* or images .BYTES", "400"),
         ("double", given(1), "a Python model has no tensors", "400"),
         ("nobody", given(1), "there is no model of that name", "404"),
     ],

@@ -49,6 +49,8 @@ class Inference:
         found = await self._answered(call, asked)
         if isinstance(found, RequestError):
             raise found
+        if found.nulls:
+            call.wire.set_trailing_metadata((("x-nonfinite-outputs", str(found.nulls)),))
         return tensor_messages.response_of(found)
 
     async def _answered(self, call: GrpcCall, asked: InferMessage) -> InferenceResponse | RequestError:

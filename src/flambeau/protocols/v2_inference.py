@@ -73,15 +73,16 @@ async def infer(
     except RequestError as error:
         model.metrics.rejected(error.code)
         raise
-    queued = time.monotonic()
+    queued, nulls = time.monotonic(), 0
     outcomes = await service.predict(model, asked.payloads, asked.options, timeout=timeout)
     if asked.raw:
         found = tensor_requests.join(outcomes)
     else:
         found = v2_outputs.arrays_of(model, outcomes, asked.wanted, noun=asked.noun, top_k=asked.options.top_k)
+        nulls = v2_outputs.nulls_of(model, outcomes, asked.wanted)
     outputs = tuple([v2_outputs.output_of(each, found[each.name], model) for each in asked.wanted])
     timings = [outcome.timings for outcome in outcomes]
-    return InferenceResponse(model.name, model.version, request.identity, outputs, timings, queued)
+    return InferenceResponse(model.name, model.version, request.identity, outputs, timings, queued, nulls)
 
 
 # What a model takes and gives
@@ -194,8 +195,10 @@ def _read(service: Service, model: Model, request: InferenceRequest) -> _Questio
     wanted = _wanted(request, raw_outputs(model))
     tensors: Tensors = {}
     for each in request.inputs:
-        if isinstance(each.data, tuple):
-            raise RequestError(f"the input '{each.name}' is BYTES: {_taken(model)}", code="invalid_tensor")
+        if isinstance(each.data, tuple) or each.name in whole_inputs(model):
+            raise RequestError(
+                f"the input '{each.name}' came as {each.datatype}: {_taken(model)}", code="invalid_tensor"
+            )
         tensors[each.name] = each.data
     if model.kind == "python":
         raise RequestError(f"a Python model has no tensors of its own: {_taken(model)}", code="invalid_tensor")

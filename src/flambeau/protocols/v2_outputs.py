@@ -65,6 +65,13 @@ def arrays_of(
     return found | {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 
+def nulls_of(model: Model, outcomes: Sequence[Outcome], wanted: Sequence[RequestedOutput]) -> int:
+    """How many numbers of the answers are NaN or infinite, and null in the texts of JSON that are asked for."""
+    if model.kind != "python" and ANSWER not in names_of(wanted):
+        return 0
+    return sum(each.result.nonfinite for each in outcomes if not isinstance(each.result, RequestError))
+
+
 def _padded(array: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:
     """The array with so many entries for its row, zeros or empty texts behind its own; itself if it has one for all."""
     if array.ndim == 1:

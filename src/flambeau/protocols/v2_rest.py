@@ -69,7 +69,9 @@ async def _parsed(text: bytes | memoryview, binary: memoryview, model: Model, se
         if size is not None:
             if data:
                 raise _wrong(f"the input '{each.name}' has both data and binary_data_size")
-            if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(binary) - place:
+            if isinstance(size, bool) or not isinstance(size, int):
+                raise _wrong(f"the binary_data_size of the input '{each.name}' must be a whole number, not {size!r}")
+            if not 0 <= size <= len(binary) - place:
                 raise _wrong(f"unexpected size for input '{each.name}': {len(binary) - place} bytes are left of {size}")
             inputs.append(_from_binary(each, binary[place : place + size], settings))
             place += size
@@ -79,8 +81,17 @@ async def _parsed(text: bytes | memoryview, binary: memoryview, model: Model, se
             raise _wrong(f"the input '{each.name}' has neither data nor binary_data_size")
     if place != len(binary):
         raise _wrong(f"unexpected additional input data for model '{model.name}': {len(binary) - place} bytes")
-    outputs = tuple(RequestedOutput(each.name, each.parameters) for each in document.outputs)
+    _refuse_other_than_truth(document.parameters, "binary_data_output")
+    for asked in document.outputs:
+        _refuse_other_than_truth(asked.parameters, "binary_data")
+    outputs = tuple([RequestedOutput(each.name, each.parameters) for each in document.outputs])
     return InferenceRequest(tuple(inputs), outputs, document.parameters, document.id)
+
+
+def _refuse_other_than_truth(parameters: Parameters, name: str) -> None:
+    """Raise `RequestError` for a parameter that is neither true nor false."""
+    if not isinstance(parameters.get(name, False), bool):
+        raise RequestError(f"the parameter {name} must be true or false, not {parameters[name]!r}", code="bad_request")
 
 
 def _from_binary(each: TensorDocument, data: memoryview, settings: Settings) -> NamedTensor:
@@ -129,7 +140,7 @@ async def answer_of(request: InferenceRequest, response: InferenceResponse) -> H
     every = request.parameters.get("binary_data_output") is True
     outputs: list[bytes] = []
     binary: list[bytes | memoryview] = []
-    nonfinite, plain = 0, True
+    nonfinite, plain = response.nulls, True
     for each in response.outputs:
         head: dict[str, Any] = {"name": each.name, "datatype": each.datatype, "shape": each.shape}
         wanted = each.parameters.get("binary_data", every)

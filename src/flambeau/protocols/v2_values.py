@@ -47,7 +47,9 @@ class InferenceRequest:
 
 @dataclass(frozen=True, slots=True)
 class InferenceResponse:
-    """The answer to a request. `timings`: one for each item. `queued`: `time.monotonic()` when they were queued."""
+    """The answer to a request. `timings`: one for each item. `queued`: `time.monotonic()` when they were queued.
+    `nulls`: the numbers that are NaN or infinite, and therefore null, in outputs whose elements are JSON.
+    """
 
     model_name: str
     model_version: str
@@ -55,3 +57,4 @@ class InferenceResponse:
     outputs: tuple[NamedTensor, ...]
     timings: Sequence[Timings]
     queued: float
+    nulls: int = 0
