@@ -10,12 +10,14 @@ import pytest
 import torch
 from huggingface_hub import InferenceClient
 
-from flambeau.bundle.pipeline_config import AudioConfig
+import flambeau
+from flambeau.bundle.pipeline_config import AudioConfig, MelConfig
 from flambeau.bundle.storage import Bundle
 from flambeau.errors import SourceError
+from flambeau.pipelines.mel import log_mel
 from flambeau.settings.source import SourceOptions
 from flambeau.sources import build_cache
-from tests.networks.sound_nets import Pitch
+from tests.networks.sound_nets import Bands, Pitch
 from tests.support.server import Serve, ServerProcess
 from tests.support.warm import run_flambeau
 from tests.unit.test_audio_pipeline import RATE, tone, written
@@ -27,8 +29,8 @@ NAMES = ("low", "middle", "high")
 
 
 def build(source: Path, **options: Any) -> Bundle:
-    own: dict[str, Any] = {"arch": f"{NETWORKS}:Pitch", "allow_code": True}
-    return build_cache.open_source(SourceOptions(source=str(source), **own, **options), progress=lambda event: None)
+    own: dict[str, Any] = {"arch": f"{NETWORKS}:Pitch", "allow_code": True, **options}
+    return build_cache.open_source(SourceOptions(source=str(source), **own), progress=lambda event: None)
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +126,46 @@ def test_the_page_takes_a_sound_file(server: ServerProcess) -> None:
     document = server.get("/openapi.json").json()["paths"]["/predict"]["post"]["requestBody"]["content"]
     assert "audio/*" in document
     assert "image/*" not in document
+
+
+@pytest.fixture(scope="module")
+def bands(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights of a network over a spectrogram of 24 bands."""
+    file = tmp_path_factory.mktemp("bands") / "bands.pth"
+    torch.save(Bands().state_dict(), file)
+    return file
+
+
+def test_a_network_over_a_spectrogram_is_answered_as_by_pytorch(bands: Path) -> None:
+    asked = {"arch": f"{NETWORKS}:Bands", "input_shape": (24, "frames"), "sample_rate": RATE}
+    made = build(bands, task="audio-classification", log_mel="n_fft=400,hop=160,mels=24,log=log10", **asked)
+    mel = MelConfig(400, 160, 24, log="log10")
+    assert made.manifest.pipeline == AudioConfig(RATE, mel=mel)
+    assert "24 mels from 0 Hz to half the rate (htk, norm none), windows of 400 samples every 160" in str(mel)
+    with flambeau.load(made.path) as model:
+        for place, hertz in enumerate((300, 1800, 6000)):
+            sound = tone(0.7, hertz=hertz)
+            answer = model.predict(written(sound, subtype="FLOAT"))
+            with torch.inference_mode():
+                expected = Bands()(torch.from_numpy(log_mel(sound[:, 0], RATE, mel))[None])[0].softmax(0)
+            assert answer.top[0].index == int(expected.argmax()) == place
+            assert answer.top[0].probability == pytest.approx(float(expected.max()), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("log_mel", "told"),
+    [
+        ("n_fft=400,hop=160", "missing required field `mels`"), ("n_fft=401,hop=160,mels=24", "multiple of 2"),
+        ("n_fft=400,hop=160,mels=24,power=2", "unknown field `power`"), ("n_fft", "is not understood"),
+        ("n_fft=400,hop=160,mels=24,mels=25", "a name stands there twice"),
+        ("n_fft=400,hop=160,mels=40", "makes float32 of shape 40,frames"),
+        ("n_fft=400,hop=160,mels=24,high=9000", "the last ends at 8000 Hz"),
+    ],
+)  # fmt: skip
+def test_a_spectrogram_that_cannot_be_is_refused(bands: Path, log_mel: str, told: str) -> None:
+    asked = {"arch": f"{NETWORKS}:Bands", "input_shape": (24, "frames"), "sample_rate": RATE}
+    with pytest.raises(SourceError, match=told):
+        build(bands, task="audio-classification", log_mel=log_mel, **asked)
 
 
 def test_the_rate_is_asked_for(file: Path) -> None:

@@ -25,3 +25,18 @@ class Pitch(nn.Module):
         power = (found[:, 0::2] ** 2 + found[:, 1::2] ** 2).mean(2)
         scores: torch.Tensor = self.last(power)
         return scores
+
+
+class Bands(nn.Module):
+    """Which third of the bands of a spectrogram is loudest, float32 (rows, 24, frames), for any number of frames."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(3, 3)
+        with torch.no_grad():
+            self.last.weight.copy_(torch.eye(3))
+            self.last.bias.zero_()
+
+    def forward(self, bands: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.last(bands.mean(2).unflatten(1, (3, 8)).mean(2))
+        return scores

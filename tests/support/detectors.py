@@ -35,7 +35,11 @@ def untrained(name: str, classes: int, *, seed: int = 0, **args: Any) -> nn.Modu
 
 def detector(name: str, classes: int, *, seed: int = 0, spread: float = _SPREAD, **args: Any) -> nn.Module:
     """The detector in evaluation mode. `spread`: the standard deviation of the numbers that become scores."""
-    network = untrained(name, classes, seed=seed, **args)
+    return told_apart(untrained(name, classes, seed=seed, **args), spread=spread)
+
+
+def told_apart(network: nn.Module, *, spread: float = _SPREAD) -> nn.Module:
+    """The network in evaluation mode, with the statistics of a photograph and scores that differ."""
     from torchvision.transforms.functional import to_tensor
 
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]

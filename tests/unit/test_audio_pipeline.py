@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import scipy.signal
 import soundfile
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flambeau.bundle.pipeline_config import AudioConfig
+from flambeau.bundle.pipeline_config import AudioConfig, MelConfig
 from flambeau.errors import InvalidInput
 from flambeau.items import FREE
 from flambeau.pipelines.audio import AudioPipeline
+from flambeau.pipelines.mel import log_mel
 from flambeau.pipelines.resampling import resampled
 from flambeau.types import Item, Payload, Tensors, TensorSpec
 
@@ -81,6 +83,86 @@ def test_a_short_sound_is_filled_up_with_silence() -> None:
     assert found.shape == (1, RATE)
     assert not found[0, RATE // 4 :].any()
     assert pipeline(FREE, least=9_000).preprocess(Payload("file", written(tone(0.25))))["input"].shape == (1, 9_000)
+
+
+def by_torchaudios_formula(wave: np.ndarray, config: MelConfig) -> np.ndarray:
+    """torchaudio.functional.spectrogram and melscale_fbanks, with torch's own Fourier transform and loops."""
+    found = torch.stft(
+        torch.from_numpy(wave), config.n_fft, config.hop, window=torch.hann_window(config.n_fft), center=True,
+        pad_mode="reflect", normalized=False, return_complex=True,
+    )  # fmt: skip
+    power = (found.abs() ** 2).numpy().astype(np.float64)
+
+    def to_mel(hertz: float) -> float:
+        if config.scale == "htk":
+            return 2595 * math.log10(1 + hertz / 700)
+        return hertz * 3 / 200 if hertz < 1000 else 15 + 27 * math.log(hertz / 1000) / math.log(6.4)
+
+    def to_hertz(mel: float) -> float:
+        if config.scale == "htk":
+            return 700 * (10 ** (mel / 2595) - 1)
+        return mel * 200 / 3 if mel < 15 else 1000 * 6.4 ** ((mel - 15) / 27)
+
+    low, high = to_mel(config.low), to_mel(config.high or RATE / 2)
+    ends = [to_hertz(low + (high - low) * place / (config.mels + 1)) for place in range(config.mels + 2)]
+    bands = np.zeros((config.mels, power.shape[1]))
+    for band, (left, top, right) in enumerate(zip(ends, ends[1:], ends[2:], strict=False)):
+        for place in range(len(power)):
+            hertz = place * RATE / config.n_fft
+            weight = max(0.0, min((hertz - left) / (top - left), (right - hertz) / (right - top)))
+            bands[band] += weight * (2 / (right - left) if config.norm == "slaney" else 1) * power[place]
+    bounded = np.maximum(bands + config.offset, config.floor)
+    kinds = {"ln": np.log, "log10": np.log10, "db": lambda each: 10 * np.log10(each), "none": lambda each: bands}
+    made: np.ndarray = kinds[config.log](bounded)
+    return made
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MelConfig(400, 160, 40), MelConfig(512, 128, 80, scale="slaney", norm="slaney", log="log10"),
+        MelConfig(402, 97, 20, low=60, high=7600, log="db", floor=1e-6), MelConfig(256, 256, 8, offset=1e-6),
+        MelConfig(300, 100, 16, log="none"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("length", [401, 16_000, 23_457])
+def test_a_spectrogram_is_that_of_torchaudios_formula(config: MelConfig, length: int) -> None:
+    numbers = np.random.default_rng(length)
+    wave = (tone(2, hertz=700)[:length, 0] + 0.05 * numbers.standard_normal(length)).astype(np.float32)
+    found, expected = log_mel(wave, RATE, config), by_torchaudios_formula(wave, config)
+    assert found.shape == expected.shape == (config.mels, 1 + length // config.hop)
+    assert found.dtype == np.float32
+    assert np.abs(found - expected).max() <= 1e-4 * max(1.0, np.abs(expected).max())
+
+
+def over_bands(*shape: int, mel: MelConfig, seconds: float = 2.0, least: int = 1) -> AudioPipeline:
+    spec = TensorSpec("input", "float32", shape, least)
+    config = AudioConfig(RATE, seconds, mel=mel)
+    return AudioPipeline(config, postprocess=no_answer, inputs=(spec,))  # type: ignore[arg-type]
+
+
+def test_a_network_over_bands_is_given_them() -> None:
+    mel = MelConfig(400, 160, 24)
+    sound = tone(0.5)
+    file = Payload("file", written(sound, subtype="FLOAT"))
+    expected = log_mel(sound[:, 0], RATE, mel)
+    for shape in ((24, FREE), (1, 24, FREE)):
+        found = over_bands(*shape, mel=mel).preprocess(file)["input"]
+        assert found.shape == (1, *shape[:-1], 51)
+        assert np.array_equal(found.reshape(24, 51), expected)
+    fixed = over_bands(24, 100, mel=mel, seconds=(100 * 160 - 1) / RATE)
+    filled = fixed.preprocess(file)["input"]
+    assert filled.shape == (1, 24, 100)
+    assert np.array_equal(filled[0, :, :48], expected[:, :48])  # and silence at the end
+    for length in (15_840, 15_999):
+        data = written(np.full((length, 1), 0.1, np.float32))
+        assert fixed.preprocess(Payload("file", data))["input"].shape == (1, 24, 100)
+    with pytest.raises(InvalidInput, match="longer than"):
+        fixed.preprocess(Payload("file", written(np.full((16_000, 1), 0.1, np.float32))))
+    short = over_bands(24, FREE, mel=mel).preprocess(Payload("file", written(tone(0.005))))["input"]
+    assert short.shape == (1, 24, 1 + 201 // 160)
+    for made in (fixed, over_bands(24, FREE, mel=mel), over_bands(1, 24, 3, mel=mel, seconds=479 / RATE)):
+        assert made.preprocess(made.example())["input"].shape[1:] in ((24, 100), (24, 11), (1, 24, 3))
 
 
 def test_the_example_can_be_prepared() -> None:

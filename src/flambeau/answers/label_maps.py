@@ -30,19 +30,36 @@ def colours(count: int) -> npt.NDArray[np.uint8]:
     return found
 
 
-def enlarged(scores: npt.NDArray[Any], size: tuple[int, int], *, extent: tuple[float, float] | None = None) -> Map:
+def largest(scores: npt.NDArray[Any]) -> Map:
+    """The class with the largest score at each place, by scores of shape (classes, rows, columns); of equal ones the
+    first. numpy's own argmax over the first axis takes twice as long."""
+    dtype = np.uint8 if len(scores) <= 256 else np.uint16
+    best, top = np.zeros(scores.shape[1:], dtype), scores[0].copy()
+    for index, plane in enumerate(scores[1:], 1):
+        best[plane > top] = index
+        np.maximum(top, plane, out=top)
+    return best
+
+
+def enlarged(
+    scores: npt.NDArray[Any],
+    size: tuple[int, int],
+    *,
+    extent: tuple[float, float] | None = None,
+    best: Map | None = None,
+) -> Map:
     """The class of each pixel of an image of `size` (height, width), by scores of shape (classes, rows, columns).
 
     Scores are interpolated linearly, as `torch.nn.functional.interpolate(mode="bilinear")` does it, and the largest
     wins; of equal ones the first. `extent`: how many rows and columns of the scores the image covers, from the upper
-    left corner; all, unless told.
+    left corner; all, unless told. `best`: the `largest` of them, if it is known already.
 
     Where the four scores around a pixel have the same largest class, so has whatever lies between them. Scores are
     interpolated for the other pixels only.
     """
-    classes, rows, columns = scores.shape
-    dtype = np.uint8 if classes <= 256 else np.uint16
-    best = scores.argmax(axis=0).astype(dtype)
+    _, rows, columns = scores.shape
+    best = largest(scores) if best is None else best
+    dtype = best.dtype
     covered = extent or (float(rows), float(columns))
     above, below, down = between(size[0], covered[0], rows)
     left, right, across = between(size[1], covered[1], columns)

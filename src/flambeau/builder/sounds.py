@@ -1,10 +1,14 @@
-"""Networks over sound in a build: a waveform in, at a sampling rate that the user says, because nothing shows it."""
+"""Networks over sound in a build: a waveform or its spectrogram in, at a rate and by numbers that the user says, for
+nothing shows them.
+"""
 
 import dataclasses
 from collections.abc import Sequence
 
+import msgspec
+
 from flambeau.builder.shapes import InputForm
-from flambeau.bundle.pipeline_config import AudioConfig
+from flambeau.bundle.pipeline_config import AudioConfig, MelConfig
 from flambeau.errors import BundleError, SourceError
 from flambeau.items import FREE
 from flambeau.pipelines import audio
@@ -17,11 +21,15 @@ def taken(form: InputForm, options: SourceOptions, name: str) -> InputForm:
     if options.pipeline != "audio":
         return form
     [spec, *others] = form.inputs
-    if others or not _is_waveform(spec):
+    mel = mel_of(options.log_mel) if options.log_mel is not None else None
+    if others or not (_is_waveform(spec) if mel is None else _is_spectrogram(spec, mel.mels)):
         listed = ", ".join(f"{each.name} {each}" for each in form.inputs)
         raise SourceError(
             f"{name} takes {listed}, and a waveform is float32 of shape samples or 1,samples: say --input-shape "
-            "samples, or put the spectrogram into its forward()"
+            "samples, or --log-mel if it takes a spectrogram"
+            if mel is None
+            else f"{name} takes {listed}, and --log-mel makes float32 of shape {mel.mels},frames or "
+            f"1,{mel.mels},frames: say --input-shape {mel.mels},frames, or another number of mels"
         )
     if options.sample_rate is None:
         raise SourceError(
@@ -32,7 +40,50 @@ def taken(form: InputForm, options: SourceOptions, name: str) -> InputForm:
         audio.require()
     except BundleError as error:
         raise SourceError(f"{error}; --pipeline tensor serves {name} over numbers") from None
-    return dataclasses.replace(form, image=None, audio=_config([spec], options))
+    config = _config([spec], options) if mel is None else _config_of_frames(spec, mel, options)
+    return dataclasses.replace(form, image=None, audio=config)
+
+
+def mel_of(text: str) -> MelConfig:
+    """The value of `--log-mel`, such as `n_fft=400,hop=160,mels=64`. Raises `SourceError`."""
+    members = [part.strip().partition("=") for part in text.split(",")]
+    given = {key: value for key, _, value in members}
+    try:
+        if len(given) != len(members):
+            raise ValueError("a name stands there twice")
+        return msgspec.convert(given, MelConfig, strict=False)
+    except ValueError as error:
+        known = ", ".join(field.name for field in msgspec.structs.fields(MelConfig))
+        raise SourceError(
+            f"--log-mel {text} is not understood: {error}: say it like n_fft=400,hop=160,mels=64; known are {known}"
+        ) from None
+
+
+def _is_spectrogram(spec: TensorSpec, mels: int) -> bool:
+    shape = spec.shape
+    return spec.dtype == "float32" and len(shape) in (2, 3) and shape[-2] == mels and shape[:-2] in ((), (1,))
+
+
+def _config_of_frames(spec: TensorSpec, mel: MelConfig, options: SourceOptions) -> AudioConfig:
+    """The config of a network over a spectrogram. Raises `SourceError` for numbers that do not go together."""
+    rate = options.sample_rate
+    assert rate is not None  # the caller checked
+    if mel.low >= (mel.high or rate / 2) or (mel.high or 0) > rate / 2:
+        told = f"{mel.low:g} to {mel.high or rate / 2:g} Hz"
+        raise SourceError(
+            f"--log-mel has bands from {told}, and at {rate:,} Hz they end at {rate / 2:g} Hz: correct it"
+        )
+    most = spec.shape[-1] * mel.hop - 1
+    if spec.shape[-1] == FREE:
+        seconds = options.max_seconds or AudioConfig(rate).seconds
+    elif options.max_seconds is not None or most <= mel.n_fft // 2:
+        raise SourceError(
+            f"the network takes {spec.shape[-1]} frames, which are {most:,} samples: "
+            + ("leave --max-seconds out" if options.max_seconds is not None else f"too few for n_fft={mel.n_fft}")
+        )
+    else:
+        seconds = most / rate
+    return AudioConfig(rate=rate, seconds=seconds, threshold=options.threshold or 0.0, mel=mel)
 
 
 def _is_waveform(spec: TensorSpec) -> bool:

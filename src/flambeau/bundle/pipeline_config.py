@@ -1,7 +1,7 @@
 """How an input becomes tensors: the part of a manifest that chooses the pipeline. It prepares nothing itself."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -99,20 +99,52 @@ class TextConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="t
         return f"texts of at most {self.most:,} tokens, {cut}{pooled[self.pooling]}"
 
 
+class MelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a waveform becomes a log-mel spectrogram, (mels, frames): see `flambeau.pipelines.mel`.
+
+    `n_fft`: the length of a window in samples, and `hop` from one to the next. `mels` bands from `low` to `high` Hz,
+    which is half the sampling rate if it is `None`. `norm`: whether each band has the same area (`slaney`). `log`: what
+    is taken of the power plus `offset`, which is `floor` at least; `db` is ten times `log10`.
+    """
+
+    n_fft: Annotated[int, msgspec.Meta(ge=16, le=65_536, multiple_of=2)]
+    hop: Annotated[int, msgspec.Meta(ge=1, le=65_536)]
+    mels: Annotated[int, msgspec.Meta(ge=1, le=1024)]
+    low: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    high: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    scale: Literal["htk", "slaney"] = "htk"
+    norm: Literal["none", "slaney"] = "none"
+    log: Literal["ln", "log10", "db", "none"] = "ln"
+    offset: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    floor: Annotated[float, msgspec.Meta(gt=0)] = 1e-10
+
+    def __str__(self) -> str:
+        """All of it in words."""
+        high = "half the rate" if self.high is None else f"{self.high:g} Hz"
+        logs = f"{self.log} of the power + {self.offset:g}, which is {self.floor:g} at least"
+        return (
+            f"{self.mels} mels from {self.low:g} Hz to {high} ({self.scale}, norm {self.norm}), windows of "
+            f"{self.n_fft} samples every {self.hop} (Hann, centred, reflected), "
+            f"{'no logarithm' if self.log == 'none' else logs}"
+        )
+
+
 class AudioConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="audio", tag_field="kind"):
     """How a sound file becomes a waveform: mixed to one channel, on the scale [-1, 1], at `rate` samples a second.
 
-    Sounds of more than `seconds` are refused. What a network makes of the waveform first, such as a spectrogram, is
-    part of the network.
+    Sounds of more than `seconds` are refused. With `mel`, the network is given a spectrogram of the waveform; else what
+    it makes of that first is part of the network.
     """
 
     rate: int
     seconds: float = 30.0
     threshold: float = 0.0
+    mel: MelConfig | None = None
 
     def __str__(self) -> str:
         """What is done to a sound, in words."""
-        return f"a waveform of one channel at {self.rate:,} Hz, of at most {self.seconds:g} seconds"
+        wave = f"a waveform of one channel at {self.rate:,} Hz, of at most {self.seconds:g} seconds"
+        return wave if self.mel is None else f"{wave}, as a spectrogram: {self.mel}"
 
 
 class DenseConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="dense", tag_field="kind"):

@@ -37,6 +37,7 @@ from flambeau.bundle.pipeline_config import DenseConfig as DenseConfig
 from flambeau.bundle.pipeline_config import HandlerConfig as HandlerConfig
 from flambeau.bundle.pipeline_config import HasTask as HasTask
 from flambeau.bundle.pipeline_config import ImageConfig as ImageConfig
+from flambeau.bundle.pipeline_config import MelConfig as MelConfig
 from flambeau.bundle.pipeline_config import PictureConfig as PictureConfig
 from flambeau.bundle.pipeline_config import PipelineConfig, facts_of, kind_of
 from flambeau.bundle.pipeline_config import PythonConfig as PythonConfig

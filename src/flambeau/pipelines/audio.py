@@ -1,4 +1,5 @@
-"""Sound files to the waveform that a network takes: decoded, mixed to one channel, and at the network's sampling rate.
+"""Sound files to what a network takes: decoded, mixed to one channel, and at the network's sampling rate; the waveform,
+or its spectrogram.
 
 WAV and FLAC files are taken, told by their first bytes. What a file says of itself is checked before it is
 decoded, and it is decoded no further than the limit: a small FLAC file can hold hours of silence.
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from flambeau.bundle.pipeline_config import AudioConfig
 from flambeau.errors import BundleError, InvalidInput
 from flambeau.items import FREE
+from flambeau.pipelines.mel import log_mel
 from flambeau.pipelines.resampling import resampled
 from flambeau.system.machine import pip_install
 from flambeau.tasks import Postprocess
@@ -46,8 +48,8 @@ def require() -> "ModuleType":
 
 
 class AudioPipeline:
-    """One sound file to a waveform, float32 (1, samples) or (1, 1, samples) on the scale [-1, 1], and its row of the
-    outputs to the task's answer."""
+    """One sound file to a waveform, float32 (1, samples) or (1, 1, samples) on the scale [-1, 1], or to a spectrogram,
+    (1, mels, frames) or (1, 1, mels, frames); and its row of the outputs to the task's answer."""
 
     def __init__(self, config: AudioConfig, *, postprocess: Postprocess, inputs: Sequence[TensorSpec]) -> None:
         self.postprocess = postprocess
@@ -64,12 +66,14 @@ class AudioPipeline:
             )
         sound, rate = self._decoded(bytes(payload.data))
         wave = resampled(sound, rate=rate, to=self._config.rate)
-        return {self._input.name: self._fitted(wave).reshape(1, *self._input.shape[:-1], -1)}
+        taken = self._fitted(wave)
+        if self._config.mel is not None:
+            taken = log_mel(taken, self._config.rate, self._config.mel)
+        return {self._input.name: taken.reshape(1, *self._input.shape[:-1], -1)}
 
     def example(self) -> Payload:
         """A WAV file of a quiet tone, as long as the network needs at least."""
-        [*_, length] = self._input.shape
-        count = max(length, self._input.least, self._config.rate // 10)
+        count = max(self._least, self._config.rate // 10)
         tone = 0.1 * np.sin(np.arange(min(count, self._most)) * 2 * np.pi * 440 / self._config.rate)
         file = io.BytesIO()
         self._library.write(file, tone.astype(np.float32), self._config.rate, format="WAV", subtype="PCM_16")
@@ -79,6 +83,14 @@ class AudioPipeline:
     def _most(self) -> int:
         """The most samples at the network's own rate."""
         return _samples(self._config.seconds, self._config.rate)
+
+    @property
+    def _least(self) -> int:
+        """The fewest samples that the network, or its spectrogram, can be made of."""
+        [*_, length] = self._input.shape
+        least = self._input.least if length == FREE else length
+        mel = self._config.mel
+        return least if mel is None else max((least - 1) * mel.hop, mel.n_fft // 2 + 1)
 
     def _decoded(self, data: bytes) -> "tuple[npt.NDArray[np.float32], int]":
         """The sound mixed to one channel, and its rate."""
@@ -124,11 +136,11 @@ class AudioPipeline:
     def _fitted(self, wave: "npt.NDArray[np.float32]") -> "npt.NDArray[np.float32]":
         """The waveform at a length that the network takes: a shorter one is filled up with silence at its end."""
         [*_, length] = self._input.shape
-        if length == FREE:
-            length = max(len(wave), self._input.least)
-        if len(wave) > length:
+        hop = 1 if self._config.mel is None else self._config.mel.hop
+        if length != FREE and len(wave) // hop > self._least // hop:
             raise self._too_long()
-        return np.concatenate([wave, np.zeros(length - len(wave), np.float32)]) if length > len(wave) else wave
+        missing = self._least - len(wave)
+        return np.concatenate([wave, np.zeros(missing, np.float32)]) if missing > 0 else wave
 
 
 def _samples(seconds: float, rate: int) -> int:

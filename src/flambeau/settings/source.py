@@ -46,6 +46,7 @@ class SourceOptions(msgspec.Struct, frozen=True, kw_only=True):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     levels: str | None = None
+    log_mel: str | None = None
     threshold: float | None = None
     samples: str | None = None
     allow_code: bool = False

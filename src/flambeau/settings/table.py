@@ -245,6 +245,14 @@ SOURCE = (
         metavar="SECONDS",
     ),
     _row(
+        "log_mel",
+        "Spectrogram that your network over sound takes, as n_fft=400,hop=160,mels=64.",
+        "Spectrogram that your network over [sound](audio.md#spectrograms) takes, such as `n_fft=400,hop=160,mels=64`. "
+        "Not set: it takes the waveform.",
+        group=_SOUND,
+        metavar="K=V,...",
+    ),
+    _row(
         "levels",
         "Numbers for black and white, of a network that makes pictures.",
         "Numbers that a network which makes pictures gives for black and white, such as `0,1`, `-1,1` or `0,255`; "

@@ -85,7 +85,7 @@ Event = BuildStep | Advance | Note | BuildFailure | Imported
 """What the build process writes to its standard output, one line of JSON each."""
 
 IMAGE_OPTIONS = ("labels", "task", "activation", "normalize", "resize", "crop", "mean", "std", "levels", "threshold")
-AUDIO_OPTIONS = ("sample_rate", "max_seconds")
+AUDIO_OPTIONS = ("sample_rate", "max_seconds", "log_mel")
 TEXT_OPTIONS = ("tokenizer", "pooling", "max_tokens", "truncate")
 _FILE_OPTIONS = ("weights_key", "samples")
 OPTIONS = (

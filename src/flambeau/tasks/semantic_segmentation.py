@@ -1,7 +1,7 @@
 """Semantic segmentation: the class of every pixel of an image, as a mask for each class, in the image's own size."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import msgspec
@@ -28,6 +28,9 @@ SAME_PIXELS = 0.999
 """The least share of pixels with the same class in two maps that count as the same."""
 
 _SAME_SHARE = 0.01  # of all pixels: how far the share of a class may be from the one that a golden sample expects
+Probability = Callable[[int, npt.NDArray[np.bool_]], npt.NDArray[np.float32]]
+"""The probabilities of the class of this number, at the places that are true."""
+
 _MOST_PALETTE = 256
 _CLASSES, _NUMBERS = "classes", "numbers"  # what a golden sample keeps
 _SAMPLED = 64  # rows and columns at most of which it keeps the numbers
@@ -207,8 +210,9 @@ class SemanticSegmentationTask(Task):
             numbers = numbers[:, : math.ceil(rows), : math.ceil(columns)]
             strange = int(numbers.size - np.count_nonzero(np.isfinite(numbers)))
             scores = _above(numbers, threshold, network.activation) if alone else numbers
-            labels = label_maps.enlarged(scores, (height, width), extent=(rows, columns))
-            found = _segments(labels, _probabilities(numbers, network.activation), scores.argmax(axis=0))
+            coarse = label_maps.largest(scores)
+            labels = label_maps.enlarged(scores, (height, width), extent=(rows, columns), best=coarse)
+            found = _segments(labels, coarse, _probabilities(numbers, network.activation), len(scores))
             segments = tuple(
                 Segment(
                     index,
@@ -329,33 +333,44 @@ def _above(numbers: npt.NDArray[np.float32], threshold: float, activation: Activ
     return np.concatenate([np.full_like(numbers, cut), numbers])
 
 
-def _probabilities(numbers: npt.NDArray[np.float32], activation: Activation) -> npt.NDArray[np.float32]:
-    """The probability of each class at each place, (classes, rows, columns); of one channel, of two classes."""
+def _probabilities(numbers: npt.NDArray[np.float32], activation: Activation) -> Probability:
+    """The probabilities of a class at some places, by the network's numbers; of one channel there are two classes.
+
+    They are computed where they are asked for: of 21 classes each place has 21, and one counts.
+    """
     if len(numbers) == 1:
-        of_second = numbers if activation.by == "network" else sigmoid(numbers)
-        return np.concatenate([1 - of_second, of_second])
+        of_second = numbers[0] if activation.by == "network" else sigmoid(numbers[0])
+        return lambda index, where: of_second[where] if index else 1 - of_second[where]
     if activation.logarithm:
-        return np.exp(numbers)
+        return lambda index, where: np.exp(numbers[index][where])
     if activation.by == "network" or activation.function == "none":
-        return numbers
+        return lambda index, where: numbers[index][where]
+    if activation.function == "sigmoid":
+        return lambda index, where: sigmoid(numbers[index][where])
+    top, whole = numbers.max(axis=0), np.zeros(numbers.shape[1:], np.float32)
     with np.errstate(invalid="ignore"):
-        shifted = np.exp(numbers - numbers.max(axis=0))
-    probabilities: npt.NDArray[np.float32] = shifted / shifted.sum(axis=0)
-    return probabilities
+        for plane in numbers:
+            shifted = plane - top
+            whole += np.exp(shifted, out=shifted)
+    return lambda index, where: np.exp(numbers[index][where] - top[where]) / whole[where]
 
 
 def _segments(
-    labels: npt.NDArray[Any], probabilities: npt.NDArray[np.float32], coarse: npt.NDArray[Any]
+    labels: npt.NDArray[Any], coarse: npt.NDArray[Any], probabilities: Probability, classes: int
 ) -> dict[int, tuple[float, int]]:
     """The score and the pixels of each class in `labels`. The score is the mean probability over the places of the
-    network's own output where the class is the most probable one; if there are none, its highest."""
-    counts = np.bincount(labels.ravel(), minlength=len(probabilities))
-    places = np.bincount(coarse.ravel(), minlength=len(probabilities))
+    network's own output where the class is the most probable one, which are in `coarse`; if there are none, its
+    highest."""
+    counts = np.bincount(labels.ravel(), minlength=classes)
+    places = np.bincount(coarse.ravel(), minlength=classes)
     found = {}
-    for index in np.flatnonzero(counts).tolist():
-        of_class = probabilities[index]
-        score = float(of_class[coarse == index].mean() if places[index] else of_class.max())
-        found[index] = (min(score, 1.0), int(counts[index]))
+    with np.errstate(invalid="ignore"):
+        for index in np.flatnonzero(counts).tolist():
+            if places[index]:
+                score = float(probabilities(index, coarse == index).mean())
+            else:
+                score = float(probabilities(index, np.ones(coarse.shape, bool)).max())
+            found[index] = (min(score, 1.0), int(counts[index]))
     return found
 
 
