@@ -186,9 +186,8 @@ def _spread(words: list[ast.keyword]) -> list[ast.keyword]:
     for word in words:
         table = word.value
         keys = table.keys if word.arg is None and isinstance(table, ast.Dict) else []
-        if keys and all(isinstance(key, ast.Constant) and isinstance(key.value, str) for key in keys):
-            assert isinstance(table, ast.Dict)
-            named = [key.value for key in keys if isinstance(key, ast.Constant)]
+        named = [key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)]
+        if isinstance(table, ast.Dict) and named and len(named) == len(keys):
             found += [ast.keyword(name, value) for name, value in zip(named, table.values, strict=True)]
         else:
             found.append(word)
