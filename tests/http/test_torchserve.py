@@ -55,7 +55,8 @@ def store(tmp_path_factory: pytest.TempPathFactory, network: torch.nn.Module) ->
     rows = {"handler": "rows.py", "modelFile": "net.py", "serializedFile": "w.pth", "configFile": "c.yaml"}
     write_mar(folder / "rows.mar", {"modelName": "rows", "modelVersion": "2.0", **rows}, {
         "rows.py": archives.SUBCLASS, "net.py": archives.NETWORK, "w.pth": _weights(network), "c.yaml": CONFIG,
-        "shared/words.py": 'WORDS = ["hello"]\n', "settings.json": '{"a": 1}', "index_to_name.json": '{"0": "cat"}',
+        "shared/words.py": 'WORDS = ["hello"]\n', "settings.json": '{"a": 1}',
+        "index_to_name.json": '{"0": ["n01", "cat"]}',
     })  # fmt: skip
     write_mar(folder / "functions.mar", {"modelName": "functions", "handler": "functions.py:handle"},
               {"functions.py": archives.FUNCTIONS})  # fmt: skip

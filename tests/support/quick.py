@@ -22,7 +22,8 @@ STARTERS = frozenset(
 """What a test names that starts a process, or asks for what another has started."""
 
 LONG = (
-    "tests/deploy/", "test_architectures.py", "test_detection.py", "test_image_limits.py", "test_loop.py",
+    "tests/deploy/", "tests/torchserve/", "test_architectures.py", "test_detection.py", "test_image_limits.py",
+    "test_loop.py",
     "test_every_network_without_a_task_is_named", "test_the_graph_makes_of_them_what_the_exporter_made",
     "test_every_engine_is_given_one_row", "test_no_mutation_does_harm", "test_no_bytes_make_the_form_parser_raise",
     "test_a_function_that_hangs_holds_up_neither",

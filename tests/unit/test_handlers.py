@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -116,3 +117,16 @@ def test_the_envelopes_of_kserve(envelopes: Any) -> None:
     for bad in refused:
         with pytest.raises(Exception, match=r"400"):
             second([{"body": bad or {"x": 1}}])
+
+
+def test_a_table_of_class_names_in_each_of_its_forms(envelopes: Any, tmp_path: Path) -> None:
+    load = importlib.import_module("ts.utils.util").load_label_mapping
+    file = tmp_path / "index_to_name.json"
+    assert load(str(file)) is None
+    for text in ('{"0": "cat"}', '{"0": ["n01", "cat"]}', '{"object_type_names": ["cat"]}'):
+        file.write_text(text)
+        assert load(str(file)) == {"0": "cat"}
+    for text in ("[]", '{"0": 7}'):
+        file.write_text(text)
+        with pytest.raises(ValueError, match="class"):
+            load(str(file))

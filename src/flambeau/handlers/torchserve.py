@@ -37,7 +37,7 @@ ENVELOPES = {
 
 _FORM = "application/x-www-form-urlencoded"
 
-_Entry = Callable[[Any, Any], Any]
+_BatchFunction = Callable[[Any, Any], Any]
 
 
 def open_handler(opened: Bundle, config: HandlerConfig, *, allow_code: bool) -> HandlerFunction:
@@ -81,7 +81,7 @@ def _opened(opened: Bundle, config: HandlerConfig, folder: Path, where: str, *, 
     return _Handler(entry, context, envelope=_envelope(config.envelope or os.environ.get(ENVELOPE, ""), entry))
 
 
-def _entry(module: ModuleType, function: str, context: Any) -> _Entry:
+def _entry(module: ModuleType, function: str, context: Any) -> _BatchFunction:
     """The function that answers batches, with its model loaded."""
     name = function or "handle"
     if callable(entry := getattr(module, name, None)):
@@ -102,7 +102,7 @@ def _entry(module: ModuleType, function: str, context: Any) -> _Entry:
     return found.handle  # type: ignore[no-any-return]
 
 
-def _envelope(name: str, entry: _Entry) -> _Entry | None:
+def _envelope(name: str, entry: _BatchFunction) -> _BatchFunction | None:
     """The function with an envelope around it, by the envelope's name; `None` without one. Raises `SourceError`."""
     if not name:
         return None
@@ -120,7 +120,7 @@ def _tell(name: str, value: float, unit: str) -> None:
 class _Handler:
     """A handler's function with its context."""
 
-    def __init__(self, entry: _Entry, context: Any, *, envelope: _Entry | None) -> None:
+    def __init__(self, entry: _BatchFunction, context: Any, *, envelope: _BatchFunction | None) -> None:
         self._entry = entry
         self._context = context
         self._envelope = envelope
@@ -133,7 +133,7 @@ class _Handler:
         pairs = ((call, self._envelope if call.identity else self._entry) for call in calls)
         return [answer for call, entry in pairs for answer in self._answers([call], entry)]
 
-    def _answers(self, calls: Sequence[HandlerCall], entry: _Entry) -> list[Handled]:
+    def _answers(self, calls: Sequence[HandlerCall], entry: _BatchFunction) -> list[Handled]:
         from ts.context import RequestProcessor
         from ts.utils.util import PredictionException
 

@@ -8,16 +8,16 @@ from typing import Any
 from flambeau.protocols.routes import Operation
 from flambeau.tasks.handler import Handled
 
-Document = dict[str, Any]
+Described = dict[str, Any]
 
-_BYTES: Document = {}  # of a type that is not JSON
-_PROBABILITIES: Document = {
+_BYTES: Described = {}  # of a type that is not JSON
+_PROBABILITIES: Described = {
     "type": "object",
     "maxProperties": 5,
     "additionalProperties": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
     "description": "The best five classes by name, best first.",
 }
-_BOXES: Document = {
+_BOXES: Described = {
     "type": "array",
     "items": {
         "type": "object",
@@ -28,7 +28,7 @@ _BOXES: Document = {
     "description": "Each object's box by the name of its class: xmin, ymin, xmax, ymax in pixels; and its score.",
 }
 _ANSWERS = {"classification": _PROBABILITIES, "multi-label": _PROBABILITIES, "object-detection": _BOXES}
-_REFUSED: Document = {
+_REFUSED: Described = {
     "description": "Refused, in the form of TorchServe's errors.",
     "content": {
         "application/json": {
@@ -46,14 +46,14 @@ _REFUSED: Document = {
 }
 
 
-def prediction(operation: Operation) -> Document:
+def prediction(operation: Operation) -> Described:
     """`POST` or `PUT /predictions/{model}`."""
     model = operation.model
     assert model is not None  # of a prediction there is one
     form = {"type": "object", "required": ["data"], "properties": {"data": {}}}
-    bodies: Document = {"application/json": {"schema": {}}, "multipart/form-data": {"schema": form}}
+    bodies: Described = {"application/json": {"schema": {}}, "multipart/form-data": {"schema": form}}
     bodies["image/*" if model.kind == "image" else "application/octet-stream"] = _BYTES
-    answers: Document = {"application/json": {"schema": _ANSWERS.get(model.task, {})}}
+    answers: Described = {"application/json": {"schema": _ANSWERS.get(model.task, {})}}
     if model.does.answer is Handled:
         answers["*/*"] = _BYTES  # of whatever type the handler says
     return {

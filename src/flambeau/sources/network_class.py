@@ -187,8 +187,7 @@ def _spread(words: list[ast.keyword]) -> list[ast.keyword]:
         table = word.value
         keys = table.keys if word.arg is None and isinstance(table, ast.Dict) else []
         named = [key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)]
-        if keys and len(named) == len(keys):
-            assert isinstance(table, ast.Dict)
+        if isinstance(table, ast.Dict) and named and len(named) == len(keys):
             found += [ast.keyword(name, value) for name, value in zip(named, table.values, strict=True)]
         else:
             found.append(word)

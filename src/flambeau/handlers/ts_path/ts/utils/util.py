@@ -28,13 +28,13 @@ def list_classes_from_module(module: ModuleType, parent_class: type | None = Non
     ]
 
 
-def load_label_mapping(mapping_file_path: str) -> dict[str, Any]:
-    """The table of class names in a JSON file; empty where there is no file.
+def load_label_mapping(mapping_file_path: str) -> dict[str, Any] | None:
+    """The table of class names in a JSON file, by class index as text; `None` where there is no file.
 
-    Its forms: `{"0": "cat"}`, `{"0": ["n01", "cat"]}`, `{"object_type_names": ["cat", ...]}`.
+    Its forms: `{"0": "cat"}`, `{"0": ["n01", "cat"]}` of which the last counts, `{"object_type_names": ["cat", ...]}`.
     """
     if not os.path.isfile(mapping_file_path):
-        return {}
+        return None
     with open(mapping_file_path, encoding="utf-8") as file:
         found = json.load(file)
     if not isinstance(found, dict):
@@ -42,7 +42,10 @@ def load_label_mapping(mapping_file_path: str) -> dict[str, Any]:
     names = found.get("object_type_names")
     if isinstance(names, list):
         return {str(index): name for index, name in enumerate(names)}
-    return {str(key): value for key, value in found.items()}
+    table = {str(key): value[-1] if isinstance(value, list) else value for key, value in found.items()}
+    if odd := [key for key, value in table.items() if not isinstance(value, str)]:
+        raise ValueError(f"{os.path.basename(mapping_file_path)} has a name for class {odd[0]} that is no text")
+    return table
 
 
 def map_class_to_label(
@@ -62,7 +65,4 @@ def map_class_to_label(
 
 
 def _label(mapping: dict[str, Any] | None, index: Any) -> Any:
-    if not mapping:
-        return str(index)
-    label = mapping[str(index)]
-    return label[-1] if isinstance(label, list) else label
+    return str(index) if mapping is None else mapping[str(index)]
