@@ -17,7 +17,7 @@ from flambeau.bundle import storage
 from flambeau.bundle.storage import Bundle
 from tests.support.photographs import encoded, photograph
 from tests.support.server import FLAMBEAU, Serve, free_port
-from tests.support.warm import run_flambeau
+from tests.support.warm import open_before, run_flambeau
 
 NET = """
 from torch import nn
@@ -155,7 +155,10 @@ def test_a_network_over_numbers_serves_rows_and_lists_of_rows(serve: Serve, fold
     layers.load_state_dict(_net_state())
     rows = torch.tensor([[1.0, 2, 3, 4], [-1, 0.5, 0, 2]])
     expected = layers(rows).tolist()
-    with serve("net.pth", "--arch", "net.py:Net", "--allow-code", cwd=folder) as server:
+    arguments = ("net.pth", "--arch", "net.py:Net", "--allow-code")
+    open_before(*arguments, cwd=folder)
+    with serve(*arguments, cwd=folder) as server:
+        assert "[5/5]" not in server.log()  # it was built
         assert server.post(json={"input": rows[0].tolist()}).json()["output"] == pytest.approx(expected[0], abs=1e-5)
         many = server.post(json={"input": rows.tolist()}).json()["output"]
         assert many[1] == pytest.approx(expected[1], abs=1e-5)

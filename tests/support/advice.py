@@ -23,7 +23,7 @@ from flambeau.settings.service import Settings
 from flambeau.settings.source import SourceOptions
 from flambeau.sources import build_cache
 from flambeau.sources.request import BuildFailure, BuildRequest, Event, Imported
-from tests.support import ROOT
+from tests.support import ROOT, warm
 from tests.support.corpus import Kind, Made
 
 DOCS = ROOT / "docs"
@@ -153,6 +153,7 @@ def command(*words: object, exported: bool = True) -> tuple[int, str]:
     `exported`, what PyTorch can serve is not exported, which takes most of a build's time.
     """
     from flambeau.builder import export, graphs
+    from flambeau.builder.sandbox import reader
     from flambeau.cli import cli
 
     whole = export.export
@@ -166,6 +167,7 @@ def command(*words: object, exported: bool = True) -> tuple[int, str]:
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore")  # as the build's own process does: its exporter warns of itself
         patch.setattr(build_cache, "_run_build_process", _build_here)
+        patch.setattr(reader, "spawn_child", warm.ReadingOfATest)
         patch.setattr(export, "export", unless_eager)
         patch.setattr(
             graphs, "hold", lambda file, given: None

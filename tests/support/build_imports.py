@@ -4,6 +4,7 @@ The exporter works out the same tables for each network: what ONNX has for which
 apart. Here they are made once, by its own functions, and whoever is forked finds them made.
 """
 
+import copy
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -34,22 +35,31 @@ import torchvision  # noqa: E402, F401  # which needs what was declared
 PATH = (*sys.path,)
 
 
-def _made_once(owner: Any, name: str, *arguments: Any) -> None:
-    """From now on the function gives what it gives now; for those that are always called alike."""
-    made = getattr(owner, name)(*arguments)
-    again: Callable[..., Any] = lambda *_, **__: made  # noqa: E731
-    setattr(owner, name, again)
+def _remember(owner: Any, name: str) -> None:
+    """From now on the function computes once for the same arguments. Each caller gets a copy, which it may change."""
+    compute: Callable[..., Any] = getattr(owner, name)
+    known: list[tuple[object, Any]] = []
+
+    def remembering(*arguments: Any, **options: Any) -> Any:
+        asked = (arguments, options)
+        for other, made in known:
+            if other == asked:
+                return copy.copy(made)
+        made = compute(*arguments, **options)
+        known.append((asked, copy.copy(made)))
+        return made
+
+    setattr(owner, name, staticmethod(remembering) if isinstance(owner, type) else remembering)
 
 
 def _export() -> None:
-    """What is imported only when a network is exported."""
+    """What is imported and worked out only when a network is exported."""
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)).eval()
     rows = {0: torch.export.Dim.DYNAMIC}
     torch.onnx.export(network, (torch.zeros(2, 3, 4, 4),), dynamo=True, dynamic_shapes=(rows,), verbose=False)
 
 
 torch.set_num_threads(1)  # a process that has others cannot be forked
-_registry = _registration.ONNXRegistry.from_torchlib()
-_made_once(_decomp, "create_onnx_friendly_decomposition_table", {*_decomp.get_onnx_implemented_overloads(_registry)})
-_made_once(_registration.ONNXRegistry, "from_torchlib")
+_remember(_registration.ONNXRegistry, "from_torchlib")
+_remember(_decomp, "create_onnx_friendly_decomposition_table")
 _export()

@@ -167,7 +167,7 @@ class Reading:
         self.pid = os.fork()
         if self.pid == 0:
             os.close(received)
-            _end(lambda: _read(request, environment, sent))
+            _end(lambda: _read(request, environment, os.getcwd(), sent))
         os.close(sent)
         self.stdout = open(received, "rb")  # noqa: SIM115  # whoever reads it closes it
 
@@ -193,13 +193,44 @@ def _end(run: Callable[[], int]) -> NoReturn:
         os._exit(code)
 
 
-def _read(request: str, environment: Mapping[str, str], sent: int) -> int:
+class ReadingOfATest:
+    """The same for a build in the process of the tests, which has threads: forked from the process that is for that."""
+
+    def __init__(self, module: str, request: str, *, environment: Mapping[str, str]) -> None:
+        assert module == "flambeau.builder.sandbox"
+        receive, send = _forks().Pipe(duplex=False)
+        given = (request, dict(environment), os.getcwd(), send)
+        self._process = _forks().Process(target=_read_elsewhere, args=given, daemon=True)
+        self._process.start()
+        send.close()
+        with receive:
+            self.stdout = open(os.dup(receive.fileno()), "rb")  # noqa: SIM115  # whoever reads it closes it
+
+    def wait(self) -> int:
+        """Its exit code, when it has ended."""
+        self._process.join()
+        assert self._process.exitcode is not None
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        """End it, if it runs."""
+        self._process.kill()
+
+
+def _read_elsewhere(request: str, environment: Mapping[str, str], here: str, send: Connection) -> None:
+    _end(lambda: _read(request, environment, here, send.fileno()))
+
+
+def _read(request: str, environment: Mapping[str, str], here: str, sent: int) -> int:
+    from flambeau.builder.sandbox import ReadRequest
     from flambeau.builder.sandbox import __main__ as sandbox
 
+    asked = msgspec.json.decode(request, type=ReadRequest)
     os.setpgid(0, 0)
     os.dup2(sent, 1)
     os.close(sent)
-    _become(os.getcwd(), environment)
+    _become(here, environment)
+    request = msgspec.json.encode(msgspec.structs.replace(asked, parent=os.getppid())).decode()
     sys.argv = ["flambeau.builder.sandbox", request]
     return sandbox.main()
 
