@@ -110,7 +110,7 @@ def test_nothing_is_found_without_a_fault(kind: str, tmp_path: Path) -> None:
     network = Detector(small(kind)).eval()
     with torch.inference_mode():
         names = list(network(pixels("coffee", (160, 110))))
-    network.detector.roi_heads.score_thresh = 2.0  # type: ignore[union-attr, assignment]
+    network.detector.roi_heads.score_thresh = 2.0  # type: ignore[union-attr]
     session = exported(network, tmp_path / "net.onnx", names)
     found = dict(zip(names, session.run(None, {"image": pixels("coffee", (160, 110)).numpy()}), strict=True))
     assert {name: rows.shape[:2] for name, rows in found.items()} == dict.fromkeys(names, (1, 0))

@@ -16,7 +16,7 @@ APART = ("test_docs.py::test_examples_do_what_the_document_says",)
 SECONDS = {
     "[README.md]": 85, "test_cli.py": 60, "test_activation_builds.py": 30, "test_sources.py": 50,
     "test_processes.py": 60, "test_corpus.py": 30, "test_any_file.py": 20, "test_log_loss.py": 40,
-    "test_detection.py": 40, "test_instances.py": 15, "test_instance_networks.py": 15, 
+    "test_detection.py": 40, "test_instances.py": 15, "test_instance_networks.py": 15,
     "test_segmentation_builds.py": 40, "test_picture_builds.py": 15, "test_openapi.py": 40,
     "test_examples_do_what_the_document_says": 20, "test_server.py": 45,
     "test_hostile_graphs.py": 45, "test_tasks.py": 40, "test_fronts.py": 40, "test_page_browser.py": 40,

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,10 +34,11 @@ def _classifier() -> nn.Module:
     from torchvision.models import resnet18
 
     torch.manual_seed(5)
-    network: nn.Module = resnet18(num_classes=12)
+    network: Any = resnet18(num_classes=12)
     with torch.no_grad():
         network.fc.weight.mul_(8)
-    return network.eval()
+    made: nn.Module = network.eval()
+    return made
 
 
 def _detector() -> nn.Module:
@@ -60,7 +62,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     resnet, classifier = written("resnet.py", archives.RESNET), _classifier()
     weights = _saved(classifier, made / "classifier.pth")
     script = made / "script.pt"
-    torch.jit.trace(classifier, torch.zeros(1, 3, 224, 224)).save(script)  # type: ignore[no-untyped-call]
+    torch.jit.trace(classifier, torch.zeros(1, 3, 224, 224)).save(script)
     linear: dict[str, type[nn.Module]] = {}
     exec(archives.NETWORK, linear)
     torch.manual_seed(3)

@@ -3,6 +3,7 @@
 import io
 import math
 import struct
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -112,7 +113,9 @@ def by_torchaudios_formula(wave: np.ndarray, config: MelConfig) -> np.ndarray:
             weight = max(0.0, min((hertz - left) / (top - left), (right - hertz) / (right - top)))
             bands[band] += weight * (2 / (right - left) if config.norm == "slaney" else 1) * power[place]
     bounded = np.maximum(bands + config.offset, config.floor)
-    kinds = {"ln": np.log, "log10": np.log10, "db": lambda each: 10 * np.log10(each), "none": lambda each: bands}
+    kinds: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "ln": np.log, "log10": np.log10, "db": lambda each: 10 * np.log10(each), "none": lambda each: bands,
+    }  # fmt: skip
     made: np.ndarray = kinds[config.log](bounded)
     return made
 
