@@ -402,8 +402,13 @@ def test_the_page_of_a_python_model_takes_json(doubles: Front) -> None:
     assert b"&lt;img src=x" in answered.body
 
 
-def test_an_uploaded_name_is_never_shown_or_used(cats: Front, cat: bytes) -> None:
-    """T-12, T-27."""
+def test_an_uploaded_file_is_shown_as_text_and_as_a_picture_and_as_nothing_else(cats: Front, cat: bytes) -> None:
+    """T-12: the name is text of the page, and what begins like no picture that browsers draw is not shown."""
     answered = cats.send("POST", "/", files={"file": ("<script>alert(1)</script>.png", cat)})
-    assert b"alert(1)" not in answered.body
-    assert base64.b64encode(cat) not in answered.body
+    assert b"<script>alert" not in answered.body
+    assert b"&lt;script&gt;alert(1)&lt;/script&gt;.png" in answered.body
+    assert b"data:image/png;base64," + base64.b64encode(cat) in answered.body
+    hostile = b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>"
+    answered = cats.send("POST", "/", files={"file": ("<script>alert(1)</script>.svg", hostile)})
+    assert b"<script>alert" not in answered.body
+    assert base64.b64encode(hostile) not in answered.body

@@ -112,7 +112,9 @@ def document(server: ServerProcess) -> dict[str, Any]:
 def test_every_path_of_the_document_names_a_model_that_is_loaded(cat_server: ServerProcess) -> None:
     paths = document(cat_server)["paths"]
     predictions = {path for path in paths if path.startswith("/predict")}
-    assert predictions == {"/predict", "/predict/efficientnet_lite0", "/predict/efficientnet_lite0/1"}
+    assert predictions == {
+        "/predict", "/predict/efficientnet_lite0", "/predict/efficientnet_lite0/1", "/predictions/efficientnet_lite0",
+    }  # fmt: skip
     answers = paths["/predict"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]["anyOf"]
     assert [each.get("title") for each in answers] == ["ByName", "ByIndex", None]
     assert answers[1]["properties"]["probabilities"]["maxItems"] == 1000
