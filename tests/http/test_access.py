@@ -575,7 +575,7 @@ def test_the_document_says_what_takes_a_token(app: Flask) -> None:
     document = app.test_client().get("/openapi.json").get_json()
     secured = {path for path, each in document["paths"].items() if any("security" in one for one in each.values())}
     assert secured == {
-        "/predict", "/predict/Double", "/predict/Double/1", "/metrics",
+        "/predict", "/predict/Double", "/predict/Double/1", "/predictions/Double", "/metrics",
         "/models", "/models/{model}", "/models/{model}/shadow", "/models/{model}/{version}",
         "/v2", "/v2/models", "/v2/models/{model}", "/v2/models/{model}/ready", "/v2/models/{model}/versions/{version}",
         "/v2/models/{model}/versions/{version}/ready", "/v2/models/Double/infer", "/v2/models/Double/versions/1/infer",
