@@ -118,3 +118,25 @@ def test_refusals_are_counted_and_logged_in_one_line_each(strict: ServerProcess)
     assert 'flambeau_refusals_total{code="headers_too_large"} 1.0' in metrics
     [line] = [line for line in strict.log().splitlines() if "headers_too_large" in line]
     assert "client=127.0.0.1" in line
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [b"POST /predict HTTP/1.1\r\nHost: a\r\nHost: b\r\nContent-Length: 100000\r\n\r\n", b"nonsense\r\n\r\n"],
+    ids=["two hosts", "no request"],
+)
+def test_a_client_that_sends_on_behind_a_bad_request_still_reads_what_it_is_owed_f28(
+    strict: ServerProcess, bad: bytes
+) -> None:
+    """To close while there is something unread would reset the connection, and take what is under way with it."""
+    size = 3_000_000
+    body = b'{"input": %d}' % size
+    owed = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    with connect(strict) as sock:
+        sock.sendall(owed % len(body) + body + bad)
+        found = sock.recv(1000)
+        sock.sendall(b"z" * 100_000)
+        found += to_the_end(sock)
+    head, _, answer = found.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200")
+    assert answer == b'{"output":"%b"}' % (b"x" * size)

@@ -4,8 +4,10 @@ Every worker is a real process. I5 is looked at around every test.
 """
 
 import asyncio
+import gc
 import os
 import random
+import resource
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,8 @@ import pytest
 
 from flambeau.runners import arena
 from flambeau.runners.base import ReplicaSpec, WorkerLostError
+from flambeau.runners.worker_process import OomKills, WorkerProcess
+from flambeau.settings.service import Settings
 from tests.support.fleet import Fleet, echo, make_bundle, nothing_left, run
 
 NAME = "flambeau-payloads"
@@ -97,5 +101,39 @@ def test_a_worker_cannot_cut_off_the_memory_that_the_front_writes_to_t14(spec: R
         async with Fleet(spec) as fleet:
             assert await fleet.ask({"do": "cut", "filler": text(1, 50_000)}) == [["sealed"] * 3]
             assert await fleet.ask(echo(text(2, 602_112))) == [text(2, 602_112)]
+
+    run(talk())
+
+
+def test_a_worker_that_cannot_start_for_want_of_files_leaves_none_open(spec: ReplicaSpec) -> None:
+    """Else each further try takes another one, and what was a moment's want becomes a lasting one."""
+
+    def files() -> list[str]:
+        gc.collect()
+        return sorted(each for each in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{each}"))
+
+    async def talk() -> None:
+        settings, kills = Settings(), OomKills()
+        before, arenas = files(), mapped()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        gaps = max(map(int, before)) + 1 - len(before)
+        held = [os.open("/dev/null", os.O_RDONLY) for _ in range(gaps)]
+        before = files()
+        refused = 0
+        while True:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (len(before) + refused, hard))
+            try:
+                worker = WorkerProcess(spec, settings, kills, generation=1)
+                break
+            except OSError:
+                refused += 1
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert (files(), mapped()) == (before, arenas), refused
+        assert refused > 4
+        await worker.end()
+        assert (files(), mapped()) == (before, arenas)
+        for each in held:
+            os.close(each)
 
     run(talk())

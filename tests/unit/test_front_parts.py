@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import socket
 import struct
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import pytest
 from flambeau.http.answer_bytes import raw, serialised, serialised_raw
 from flambeau.http.framing import Headers
 from flambeau.http.heads import KnownHeads, RequestHead
+from flambeau.http.loops import loop_factory
 from flambeau.http.request_body import JOINED, BodyBuffer
 from flambeau.protocols.messages import HttpAnswer, new_id
 from flambeau.protocols.routes import Route, RouteTable
@@ -185,6 +187,30 @@ def test_frames_are_whole_however_they_come(piece: int) -> None:
         assert pipe.ended.done()
 
     asyncio.run(test())
+
+
+def test_what_is_sent_to_a_worker_that_is_gone_is_dropped_on_the_servers_loop_too_f01() -> None:
+    """uvloop raises `RuntimeError` for it: the batch failed with `internal`, where it is to be run again."""
+
+    async def test() -> None:
+        pipe = WorkerPipe(lambda _, __: None, lambda _: None)
+        mine, theirs = socket.socketpair()
+        await asyncio.get_running_loop().create_connection(lambda: pipe, sock=mine)
+        pipe.write(b"one, ", b"two")
+        assert theirs.recv(10) == b"one, two"
+        pipe.write(b"unread")
+        await asyncio.sleep(0)
+        theirs.close()  # with something unread, so that the connection is reset
+        await pipe.ended
+        for _ in range(3):
+            pipe.write(b"late")
+            pipe.write(b"later, ", b"still")
+            await asyncio.sleep(0)
+        await pipe.drain()
+
+    for factory in {None, loop_factory()}:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(test())
 
 
 def test_events_become_lines_in_order_with_what_is_dropped_counted() -> None:

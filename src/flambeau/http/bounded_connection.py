@@ -67,7 +67,7 @@ class BoundedConnection(asyncio.Protocol):
         self._current: Exchange | None = None
         self._ahead: deque[Exchange] = deque()
         self._arriving: Exchange | None = None
-        self._refused_body = False  # the client may still be sending a body that is not read
+        self._sends_on = False  # the client may still be sending what is not read
         self._read_paused = self._write_paused = False
         self._closing = False  # whether it was closing at the last check
         self._deaf = False  # no further request is taken, and further input is ignored
@@ -179,15 +179,16 @@ class BoundedConnection(asyncio.Protocol):
     def check(self, now: float) -> None:
         """Act on whatever is overdue."""
         left = self.transport.get_write_buffer_size()
-        if self._lingers is not None:  # refused, with a moment left to read why
-            if now > self._lingers:
-                self.transport.abort()
-            return
         if self._ended:
             self._leave_if_gone()
         if self._writing.overdue(left, now):
             self._note("client_too_slow", "the client does not read its answer")
             self.transport.abort()
+        elif self._lingers is not None:  # refused, with a moment left to read why
+            if left:
+                self._lingers = now + _LINGER
+            elif now > self._lingers:
+                self.transport.abort()
         elif self.transport.is_closing():
             if not left and self._closing:  # a TLS client may never answer our close
                 self.transport.abort()
@@ -351,9 +352,12 @@ class BoundedConnection(asyncio.Protocol):
 
     # Refusals
 
-    def _refuse(self, error: RequestError) -> None:
-        """Answer with the error, unless earlier answers are still to come, and end the connection."""
-        self._refused_body = self._reading.waiting == "body" or self._spare is not None
+    def _refuse(self, error: RequestError, *, broken: bool = False) -> None:
+        """Answer with the error, unless earlier answers are still to come, and end the connection.
+
+        `broken`: where the request ends cannot be known, so the client may be sending the rest of it.
+        """
+        self._sends_on = broken or self._reading.waiting == "body" or self._spare is not None
         self._deaf = True
         self._note(error.code, error.message)
         arriving = self._arriving
@@ -383,8 +387,8 @@ class BoundedConnection(asyncio.Protocol):
         """Close, once everything is written; a client that is still sending has a moment to read why it was refused."""
         self._outbox.flush()
         self._deaf = True
-        if self._refused_body and not self._ended and self.transport.can_write_eof():
-            # Closing now would reset the connection while the client still sends, and it would not read the answer.
+        if self._sends_on and not self._ended and self.transport.can_write_eof():
+            # Closing now would reset the connection while the client still sends, and it would not read its answers.
             self.transport.write_eof()
             self._lingers = asyncio.get_running_loop().time() + _LINGER
         else:

@@ -192,7 +192,7 @@ class HttpConnection(BoundedConnection):
             self._feed(data)
         except httptools.HttpParserError:
             if not self._deaf:
-                self._refuse(self._fault or framing.BAD_HTTP)
+                self._refuse(self._fault or framing.BAD_HTTP, broken=True)
             return
         if self._deaf:
             return
@@ -233,7 +233,7 @@ class HttpConnection(BoundedConnection):
             if found is None and self._head > self._limits.max_request_line + self._limits.max_headers_bytes:
                 found = framing.head_too_large("the headers do not end")
             if found is not None:
-                self._refuse(found)
+                self._refuse(found, broken=True)
 
     def on_message_begin(self) -> None:
         if self._deaf:
