@@ -1,12 +1,11 @@
 """The command that starts each server, and the files some want beside it. Knows nothing of measuring."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 from benchmarks.apps.order import Order
-from benchmarks.environments import folder, python
+from benchmarks.environments import folder, python, run_archiver
 from benchmarks.processes import free_port
 from benchmarks.work import WORKS
 
@@ -69,8 +68,7 @@ def torchserve(order: Order, scratch: Path) -> list[str]:
         "--model-name", "m", "--version", "1.0", "--handler", str(_APPS / "torchserve_handler.py"),
         "--config-file", "model-config.yaml", "--export-path", "store",
     ]  # fmt: skip
-    archiver = str(folder("torchserve") / "bin" / "torch-model-archiver")
-    subprocess.run([archiver, *archive], cwd=scratch, check=True, capture_output=True)
+    run_archiver(archive, folder=scratch)
     return [
         str(folder("torchserve") / "bin" / "torchserve"), "--start", "--foreground", "--ncs", "--disable-token-auth",
         "--model-store", "store", "--models", "m=m.mar", "--ts-config", "config.properties",

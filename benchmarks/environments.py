@@ -23,7 +23,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "bentoml": ("bentoml",),
     "ray": ("ray[serve]", "python-multipart"),
     # captum (by its own handlers of pictures), pyyaml, packaging, setuptools: it imports them and does not say so
-    "torchserve": ("torchserve", "torch-model-archiver", "captum", "pyyaml", "packaging", "setuptools<81"),
+    "torchserve": ("torchserve", "captum", "pyyaml", "packaging", "setuptools<81"),
     "mlserver": ("mlserver", "uvloop<0.22"),  # its parallel workers need the event loop that newer uvloops do not make
     "mosec": ("mosec",),
 }
@@ -72,6 +72,16 @@ def install(name: str) -> None:
         (site_packages / _FIRST_PTH).write_text(first)
     _run([python(name), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", *packages])
     done.write_text("\n".join(packages))
+
+
+def run_archiver(words: Iterable[str], *, folder: Path | None = None) -> None:
+    """Make an archive with the real torch-model-archiver, in a folder that is not the current one.
+
+    It is this Python's own: its program is in no environment whose pip found the package here.
+    """
+    program = "from model_archiver.model_packaging import generate_model_archive as make; make()"
+    command = [sys.executable, "-W", "ignore", "-c", program, *words]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
 
 
 def _run(command: Iterable[str | Path]) -> None:

@@ -4,7 +4,6 @@ Archives are made by the real torch-model-archiver. What is asked of the servers
 """
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,8 +40,7 @@ def archive(store: Path, name: str, *, handler: str | Path, **given: str | Path 
     for key, value in arguments.items():
         text = str(value) if isinstance(value, str | Path) else ",".join(map(str, value))
         words += [f"--{key.replace('_', '-')}", text]
-    program = "from model_archiver.model_packaging import generate_model_archive as make; make()"
-    subprocess.run([sys.executable, "-W", "ignore", "-c", program, *words], check=True, capture_output=True)
+    environments.run_archiver(words)
     return store / f"{name}.mar"
 
 

@@ -108,10 +108,14 @@ FAULTS: tuple[Fault, ...] = (
 
 
 def chosen(only: str) -> list[Fault]:
-    """The faults of a comma-separated list of ids; all of an empty one. Raises `ValueError` for an unknown id."""
+    """The faults of a comma-separated list; all of an empty one. `handler` is every fault whose id begins `handler/`.
+
+    Raises `ValueError` for what names no fault.
+    """
     wanted = [each.strip() for each in only.split(",") if each.strip()]
     found = [fault for fault in FAULTS if not wanted or fault.id in wanted or fault.id.partition("/")[0] in wanted]
     known = {fault.id for fault in FAULTS}
-    if unknown := [each for each in wanted if each not in known]:
-        raise ValueError(f"{', '.join(unknown)}: known are {', '.join(sorted(known))}")
+    groups = {fault.partition("/")[0] for fault in known}
+    if unknown := [each for each in wanted if each not in known | groups]:
+        raise ValueError(f"{', '.join(unknown)}: known are {', '.join(sorted(known | groups))}")
     return found

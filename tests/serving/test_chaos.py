@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from chaos.faults import chosen
 from tests.support import ROOT
 
 SHORT = ("SELF-1", "SELF-2")
@@ -60,3 +61,10 @@ def test_an_unknown_fault_is_named() -> None:
     )
     assert done.returncode == 2
     assert "F-99" in done.stderr
+
+
+def test_a_bare_name_is_all_faults_that_begin_with_it() -> None:
+    assert [fault.id for fault in chosen("handler, F-19")] == [
+        "handler/crash", "handler/hang", "handler/leak", "handler/print", "handler/fork", "F-19", "F-19/fronts",
+        "F-19/grpc",
+    ]  # fmt: skip

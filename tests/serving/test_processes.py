@@ -229,7 +229,9 @@ from tests.support.fleet import Fleet, children, make_bundle
 async def live():
     async with Fleet(make_bundle(Path(sys.argv[1])), replicas=2) as fleet:
         [about] = await fleet.ask(dict(do="about"))
-        print(about["oom"], *children(), flush=True)
+        workers = children()
+        left = [(await fleet.ask(dict(do=each)))[0] for each in ("start", "fork")]
+        print(about["oom"], *workers, *left, flush=True)
         await asyncio.Event().wait()
 
 asyncio.run(live())
@@ -240,13 +242,29 @@ def start_parent(folder: Path, *before: str) -> "subprocess.Popen[str]":
     return subprocess.Popen([*before, sys.executable, "-c", PARENT, str(folder)], stdout=subprocess.PIPE, text=True)
 
 
-def test_workers_end_with_their_parent_f08(tmp_path: Path) -> None:
+def test_workers_end_with_their_parent_and_so_does_what_their_code_has_started_f08(tmp_path: Path) -> None:
     with start_parent(tmp_path) as parent:
         assert parent.stdout is not None
-        _, *workers = map(int, parent.stdout.readline().split())
+        _, *started = map(int, parent.stdout.readline().split())
+        assert len(started) == 4  # two workers, a command and a fork
+        groups = {os.getpgid(pid) for pid in started}
         parent.kill()
-    assert len(workers) == 2
-    wait_for(lambda: all(map(ended, workers)))
+    wait_for(lambda: all(map(ended, started)))
+    wait_for(lambda: not any(map(_has_members, groups)))
+
+
+def _has_members(group: int) -> bool:
+    """Whether a process group has a process that is not a zombie."""
+    stats = [_stat(file) for file in Path("/proc").glob("[0-9]*/stat")]
+    return any(len(each) > 2 and each[2] == str(group) and each[0] not in "ZX" for each in stats)
+
+
+def _stat(file: Path) -> list[str]:
+    """Of a process its state, its parent and its group, and so on; nothing of one that has ended meanwhile."""
+    try:
+        return file.read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 def test_workers_of_a_front_that_the_kernel_would_rather_kill_are_no_better_off(tmp_path: Path) -> None:
@@ -269,7 +287,7 @@ def test_a_front_that_is_process_1_of_its_container_has_workers(tmp_path: Path) 
         assert parent.stdout is not None
         first = parent.stdout.readline()
         parent.kill()
-    assert len(first.split()) == 3
+    assert len(first.split()) == 5
 
 
 def test_starting_says_why_a_model_cannot_be_loaded_f26(spec: ReplicaSpec, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from flambeau.types import Item, Options, Payload, Value
 
 TIMEOUT = 60.0  # seconds until a test gives up on a condition
 MODEL = """
-import ctypes, os, resource, signal, sys, time
+import ctypes, os, resource, signal, subprocess, sys, time
 from pathlib import Path
 import flambeau
 
@@ -46,6 +46,12 @@ class Commands(flambeau.PythonModel):
     def hang(self, do):
         while True: pass
     def big(self, do, size): return len(bytearray(size))
+    def start(self, do): return subprocess.Popen(["sleep", "600"]).pid
+    def fork(self, do):
+        if child := os.fork():
+            return child
+        time.sleep(600)
+        os._exit(0)
     def wait(self, do, name):
         (HERE / (name + ".begun")).touch()
         while not (HERE / name).exists():

@@ -24,7 +24,7 @@ from flambeau.runners import wire
 from flambeau.runners.arena import mapped
 from flambeau.runners.base import ReplicaInfo, ReplicaSpec
 from flambeau.runners.wire import Failed, FrameKind, Header
-from flambeau.system.process import end_with_parent, give_memory_back
+from flambeau.system.process import end_group_with_me, end_with_parent, give_memory_back
 from flambeau.telemetry import logs, stderr_capture
 from flambeau.telemetry.log_writer import LineSink, LogChannel, LogWriter
 from flambeau.types import Item, Outcome
@@ -83,6 +83,8 @@ def restrict(order: WorkerConfig) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if hasattr(signal, "SIGHUP"):  # a closing terminal sends it to the whole group
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if order.spec.allow_code:  # the front ends the children of a model's code, but it may be killed itself
+        end_group_with_me()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # inputs are private: none of them goes into a core file
     if order.memory is not None:
         resource.setrlimit(resource.RLIMIT_AS, (order.memory, order.memory))

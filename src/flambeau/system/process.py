@@ -112,6 +112,29 @@ def _at_end_of_parent(parent: int, number: signal.Signals) -> None:
         os.kill(os.getpid(), number)
 
 
+def end_group_with_me() -> None:
+    """When this process has ended, however it ended, have all that is left of its process group killed.
+
+    A small process waits for that in the group. It is no child of this one, whose own code may wait for all of its
+    children. Call it before there are threads. Linux only.
+    """
+    if not hasattr(os, "pidfd_open"):
+        return
+    me = os.pidfd_open(os.getpid())
+    first = os.fork()
+    if first:
+        os.waitpid(first, 0)
+        os.close(me)
+        return
+    try:
+        if os.fork() == 0:
+            os.set_inheritable(me, True)
+            program = str(Path(__file__).with_name("group_end.py"))
+            os.execv(interpreter(), [interpreter(), "-I", "-S", program, str(me)])  # noqa: S606
+    finally:
+        os._exit(0)
+
+
 def open_standard_streams() -> None:
     """Open the null device for each standard stream that is closed.
 
