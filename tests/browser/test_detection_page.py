@@ -1,5 +1,8 @@
 """A detector's boxes on the page: over the picture, in its pixels, on a desktop and on a phone."""
 
+import csv
+import io
+import json
 from pathlib import Path
 
 import pytest
@@ -40,3 +43,63 @@ def test_boxes_are_drawn_over_the_picture_in_its_pixels(
     assert browser.texts(".card .verdict")[0] == "Nothing found"
     assert len(browser.all(".outlines")) == 1
     assert browser.complaints() == []
+
+
+FITS = """
+return [...document.querySelectorAll(".card .picture:has(.outlines)")].map((picture) => {
+  const laid = [...picture.querySelectorAll("img, .outlines")];
+  const places = laid.map((each) => JSON.stringify(each.getBoundingClientRect()));
+  const fits = laid.filter((each) => each.matches("img")).map((each) => getComputedStyle(each).objectFit);
+  return [new Set(places).size, ...new Set(fits)];
+});
+"""
+"""Of each picture: in how many places it and what lies over it are, and how they are fitted into that."""
+
+
+@pytest.mark.parametrize("model", ["detector", "masks", "points"])
+def test_in_a_grid_whatever_lies_over_a_picture_has_the_pictures_place(
+    browser: Browser, site: Site, tmp_path: Path, model: str
+) -> None:
+    sizes = [(60, 40), (600, 150), (150, 600), (900, 900), (300, 200)]
+    for size in sizes:
+        (tmp_path / f"{size[0]}x{size[1]}.png").write_bytes(encoded(Image.new("RGB", size, (5, 5, 5))))
+    browser.open(f"{site.url}/?model={model}")
+    browser.find("#file").send_keys("\n".join(str(file) for file in tmp_path.iterdir()))
+    assert [each.lower() for each in browser.verdicts(5)] == ["3 × cat, 2 × dog"] * 5
+    assert browser.run(FITS) == [[1, "contain"]] * 5  # as an svg is fitted by itself
+    assert browser.complaints() == []
+
+
+@pytest.mark.parametrize(("model", "marked"), [("masks", (15, 10)), ("points", (4, 4))])
+def test_the_picture_that_is_saved_has_masks_and_points(
+    browser: Browser, site: Site, tmp_path: Path, model: str, marked: tuple[int, int]
+) -> None:
+    """`marked`: a pixel that no line of a box covers."""
+    (tmp_path / "dark.png").write_bytes(encoded(Image.new("RGB", (600, 400), (5, 5, 5))))
+    browser.save_into(tmp_path / "saved")
+    browser.open(f"{site.url}/?model={model}")
+    browser.find("#file").send_keys(str(tmp_path / "dark.png"))
+    browser.verdicts(1)
+    browser.find(".png").click()
+    drawn = Image.open(io.BytesIO(browser.saved(tmp_path / "saved", "*.png"))).convert("RGB")
+    assert drawn.size == (600, 400)
+    assert drawn.getpixel(marked) != (5, 5, 5)
+    assert drawn.getpixel((300, 300)) == (5, 5, 5)
+
+
+def test_a_table_says_which_answer_the_page_is_too_small_for(browser: Browser, site: Site, tmp_path: Path) -> None:
+    """300 masks of 0.7 megapixels."""
+    for name, level in (("many", 255), ("few", 5)):
+        (tmp_path / f"{name}.png").write_bytes(encoded(Image.new("RGB", (1000, 700), (level,) * 3)))
+    browser.save_into(tmp_path / "saved")
+    browser.open(f"{site.url}/?model=masks")
+    browser.find("#file").send_keys("\n".join(str(tmp_path / f"{name}.png") for name in ("many", "few")))
+    browser.verdicts(2)
+    browser.find("#save-csv").click()
+    rows = list(csv.DictReader(io.StringIO(browser.saved(tmp_path / "saved", "*.csv").decode(), newline="")))
+    told = "The answer is too large for the page: a program gets it from the service."
+    assert [(row["item"], row["error"]) for row in rows] == [("many.png", told), *[("few.png", "")] * 5]
+    browser.find("#save-json").click()
+    many, few = json.loads(browser.saved(tmp_path / "saved", "*.json"))
+    assert many == {"item": "many.png", "error": told}
+    assert len(few["answer"]["predictions"]) == 5

@@ -64,7 +64,7 @@ def test_every_model_is_in_the_list_and_has_a_form_of_its_own(client: FlaskClien
     options = re.findall(r'<option value="([^"]+)"', page)
     names = (
         "efficientnet_lite0", "hostile", "iris", "wide", "Double", "findings", "features", "age", "ages", "detector",
-        "segmenter", "negative",
+        "masks", "points", "segmenter", "negative",
     )  # fmt: skip
     assert options == [f"{name}/1" for name in names]
     assert 'accept="image/jpeg,' in page

@@ -147,3 +147,16 @@ def test_what_is_no_map_of_an_image_is_refused(tmp_path: Path, cache: Path) -> N
     onnx.save(helper.make_model(pooled, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "p.onnx")
     with pytest.raises(SourceError, match="which is no map of its pixels"):
         build(tmp_path / "p.onnx", task="image-to-image")
+
+
+def test_a_graph_that_has_chosen_the_classes_itself_is_refused(tmp_path: Path, cache: Path) -> None:
+    """Their numbers as floats look like the scores of one class: all pixels from the second class on would be of it."""
+    file = graph(tmp_path / "net.onnx", ("h", "w"))
+    model = onnx.load(file)
+    model.graph.node.append(helper.make_node("ArgMax", ["y"], ["best"], axis=1))
+    model.graph.node.append(helper.make_node("Cast", ["best"], ["map"], to=TensorProto.FLOAT))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("map", TensorProto.FLOAT, ["n", 1, "h", "w"]))
+    onnx.save(model, file)
+    with pytest.raises(SourceError, match=r"net answers with whole numbers from 0 to 3, one for each pixel.*ArgMax"):
+        build(file, task="semantic-segmentation")

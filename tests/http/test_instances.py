@@ -178,6 +178,20 @@ def test_the_client_has_masks_and_points(server: ServerProcess) -> None:
     assert (first.keypoints[1].x, first.keypoints[1].y) == pytest.approx(PLACED[0, 1].tolist())
 
 
+def test_the_client_asks_for_cocos_runs(server: ServerProcess) -> None:
+    with flambeau.Client(server.url) as client:
+        alone = client.predict(FEW, model="masks", mask="rle").objects
+        [many] = client.predict_many([FEW], model="masks", mask="rle")
+        with pytest.raises(flambeau.client.Refused, match="mask"):
+            client.predict(FEW, model="masks", mask="polygon")  # type: ignore[arg-type]
+    assert isinstance(many, flambeau.client.Prediction)
+    assert alone == many.objects
+    for rank, each in enumerate(alone):
+        assert each.rle is not None
+        assert (each.mask, each.rle["size"]) == (b"", [HIGH, WIDE])
+        assert np.array_equal(decoded(each.rle["counts"], (HIGH, WIDE)), drawn(rank))
+
+
 def test_hugging_faces_client_gets_masks_and_boxes(serve: Serve, folder: Path) -> None:
     with serve(folder / "masks", "--replicas", "1", "--platform", "huggingface", "--host", "127.0.0.1") as server:
         client = InferenceClient(model=server.url)

@@ -180,6 +180,11 @@ def test_the_client_has_segments(server: ServerProcess) -> None:
     assert (answer.size, answer.objects, answer.top) == ((WIDE, HIGH), (), ())
     with Image.open(io.BytesIO(answer.segments[0].mask)) as image:
         assert np.count_nonzero(np.asarray(image)) == answer.segments[0].pixels == SPLIT * HIGH
+    with flambeau.Client(server.url) as client:
+        [grass, _] = client.predict(PICTURE, mask="rle").segments
+    assert grass.rle is not None
+    assert (grass.mask, grass.rle["size"]) == (b"", [HIGH, WIDE])
+    assert decoded(grass.rle["counts"], (HIGH, WIDE)).sum() == grass.pixels
 
 
 def test_a_replica_in_this_process_answers_the_same(bundle: Bundle) -> None:

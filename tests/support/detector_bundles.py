@@ -74,6 +74,7 @@ def detector(
     labels: tuple[str, ...] | None = NAMES,
     most_pixels: int = 12_500_000,
     task: str = "object-detection",
+    name: str = "detector",
 ) -> Bundle:
     """Write it as a build would."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +85,7 @@ def detector(
     if labels is not None:
         storage.write_labels(folder, tuple(Label(str(index), name) for index, name in enumerate(labels)))
     manifest = Manifest(
-        format=storage.FORMAT, name="detector", flambeau="0", source=Source(kind="checkpoint", name="detector.pth"),
+        format=storage.FORMAT, name=name, flambeau="0", source=Source(kind="checkpoint", name="detector.pth"),
         pipeline=PictureConfig(
             classes=3, least=0.05, most=MOST, most_pixels=most_pixels,
             keypoints=POINTS if task == "keypoint-detection" else (),

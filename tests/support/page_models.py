@@ -56,8 +56,10 @@ def open_several(default: Bundle, double_py: Path, folder: Path) -> BlockingServ
         numbers("wide", folder / "wide", (8, 8)), double,
         task_models.sigmoid_outside(folder / "findings").bundle, task_models.embedding(folder / "features").bundle,
         task_models.regression(folder / "age").bundle, task_models.regression(folder / "ages", 3).bundle,
-        detector_bundles.detector(folder / "detector"), segmenter_bundles.segmenter(folder / "segmenter"),
-        picture_bundles.negative(folder / "negative", enlarge=2),
+        detector_bundles.detector(folder / "detector"),
+        detector_bundles.detector(folder / "masks", task="instance-segmentation", name="masks"),
+        detector_bundles.detector(folder / "points", task="keypoint-detection", name="points"),
+        segmenter_bundles.segmenter(folder / "segmenter"), picture_bundles.negative(folder / "negative", enlarge=2),
     ]  # fmt: skip
     settings = Settings(runner="threads", replicas=1, threads=1, allow_code=True)
     return BlockingService(lambda: Service(bundles, settings))

@@ -118,7 +118,8 @@ def unpacked(counts: str, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
     if len(runs) > 1:  # the columns between the first pixel of the object and its last alone: most have none
         high = size[0]
         begin, end = int(ends[0]) // high, -(-int(ends[len(runs) // 2 * 2 - 1]) // high)
-        flat = np.repeat(np.arange(len(runs)) % 2 == 1, np.diff(ends.clip(begin * high, end * high), prepend=begin * high))
+        lengths = np.diff(ends.clip(begin * high, end * high), prepend=begin * high)
+        flat = np.repeat(np.arange(len(runs)) % 2 == 1, lengths)
         found[:, begin:end] = flat.reshape(end - begin, high).T
     return found
 

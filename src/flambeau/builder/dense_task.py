@@ -39,6 +39,12 @@ def decide(probed: Probed, options: SourceOptions) -> Decided:
         return Decided(_PICTURES, Activation("none", by="network", known="said"), f"task: {_PICTURES}")
     name, classes = probed.filled.name, numbers.shape[1]
     if classes == 1:
+        if _are_numbers_of_classes(numbers):
+            raise SourceError(
+                f"{name} answers with whole numbers from 0 to {numbers.max():g}, one for each pixel, as if it had "
+                "chosen the classes itself (ArgMax), and their scores are needed: export it without its last "
+                "step, or wrap it in a flambeau.PythonModel"
+            )
         activation, how = _of_one(name, numbers, probed.ending.kind, options.activation)
         told = f"its only channel is the score of class 1, and the rest is class 0 ({how})"
         return Decided(task, activation, f"task: {task}; {told}")
@@ -92,6 +98,11 @@ def levels_of(text: str) -> Levels:
 def _registered(probed: Probed) -> bool:
     architecture = probed.filled.architecture
     return architecture is not None and architecture.code is None
+
+
+def _are_numbers_of_classes(numbers: npt.NDArray[np.float64]) -> bool:
+    """Whether they are whole numbers from 0 on, of more than two classes; those of two may be probabilities."""
+    return bool(numbers.min() >= 0 and numbers.max() > 1 and (numbers == np.round(numbers)).all())
 
 
 def _of_one(

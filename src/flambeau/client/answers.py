@@ -97,8 +97,9 @@ class ScoredLabel:
 class FoundObject:
     """An object with its score, 0 to 1, and its box in pixels of the picture, from the upper left corner.
 
-    `mask`: of a network that makes masks, the bytes of a PNG file, grey, 255 where the object is. `keypoints`: of one
-    that finds them, the points of the object.
+    `mask`: of a network that makes masks, the bytes of a PNG file, grey, 255 where the object is. `rle`: the same with
+    `mask="rle"`, `{"size": [height, width], "counts": text}`, as `pycocotools.mask.decode` takes it; `mask` is empty
+    then. `keypoints`: of one that finds them, the points of the object.
     """
 
     label: str
@@ -109,6 +110,7 @@ class FoundObject:
     xmax: float
     ymax: float
     mask: bytes = field(default=b"", repr=False)
+    rle: Mapping[str, Any] | None = field(default=None, repr=False)
     keypoints: "tuple[Keypoint, ...]" = ()
 
 
@@ -126,7 +128,7 @@ class Keypoint:
 class FoundSegment:
     """A class in a picture: the mean probability of its pixels, how many they are, and its mask.
 
-    The mask is the bytes of a PNG file, grey, 255 where the class is.
+    The mask is the bytes of a PNG file, grey, 255 where the class is; or empty, with `rle` as an object has it.
     """
 
     label: str
@@ -134,6 +136,7 @@ class FoundSegment:
     class_index: int
     pixels: int
     mask: bytes = field(repr=False)
+    rle: Mapping[str, Any] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,8 +239,10 @@ def _object(each: dict[str, Any]) -> FoundObject:
         Keypoint(_number(point["x"]), _number(point["y"]), _number(point["score"]), point.get("name"))
         for point in each.get("keypoints", ())
     )
-    mask = base64.b64decode(each.get("mask") or "")
-    return FoundObject(each["label"], _number(each["score"]), each["class_index"], **box, mask=mask, keypoints=points)
+    mask, rle = _mask(each.get("mask"))
+    return FoundObject(
+        each["label"], _number(each["score"]), each["class_index"], **box, mask=mask, rle=rle, keypoints=points
+    )
 
 
 def _size(sized: dict[str, Any]) -> tuple[int, int] | None:
@@ -245,8 +250,13 @@ def _size(sized: dict[str, Any]) -> tuple[int, int] | None:
 
 
 def _segment(each: dict[str, Any]) -> FoundSegment:
-    mask = base64.b64decode(each["mask"])
-    return FoundSegment(each["label"], _number(each["score"]), each["class_index"], each["pixels"], mask)
+    mask, rle = _mask(each["mask"])
+    return FoundSegment(each["label"], _number(each["score"]), each["class_index"], each["pixels"], mask, rle)
+
+
+def _mask(sent: str | dict[str, Any] | None) -> tuple[bytes, Mapping[str, Any] | None]:
+    """A mask as a file, or as runs."""
+    return (b"", sent) if isinstance(sent, dict) else (base64.b64decode(sent or ""), None)
 
 
 def _numbers(listed: Any) -> tuple[float, ...]:

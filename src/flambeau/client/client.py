@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 from urllib.parse import quote, urlencode
 
 import urllib3
@@ -47,6 +47,7 @@ class _RequestOptions:
     version: str | int | None
     top_k: int | None
     threshold: float | None
+    mask: Literal["png", "rle"] | None
     probabilities: bool
     as_json: bool
 
@@ -57,7 +58,7 @@ class _RequestOptions:
     def path(self) -> str:
         """The path and query of the request."""
         names = [str(each) for each in (self.model, self.version) if each is not None]
-        query: dict[str, Any] = {"top_k": self.top_k, "threshold": self.threshold}
+        query: dict[str, Any] = {"top_k": self.top_k, "threshold": self.threshold, "mask": self.mask}
         if self.probabilities:  # only the ranking has the classes' names: the answer to a form with an image has none
             query["top_k"] = self.top_k or 1
         text = urlencode({name: value for name, value in query.items() if value is not None})
@@ -116,6 +117,7 @@ class Client:
         version: str | int | None = None,
         top_k: int | None = None,
         threshold: float | None = None,
+        mask: Literal["png", "rle"] | None = None,
         probabilities: bool = False,
         as_json: bool = False,
         timeout: float | None = None,
@@ -125,9 +127,10 @@ class Client:
         `item`: a path (also as a string), bytes, a file opened with "rb", a Pillow image or a picture as a uint8 array;
         or any value with a JSON form, arrays too. `as_json` sends it as JSON in any case, also a string or a uint8
         array. `top_k` asks for the best classes, `probabilities` for the probabilities of all; below `threshold`
-        (0 to 1) nothing counts as recognised. Raises `ClientError`.
+        (0 to 1) nothing counts as recognised. `mask` is the form of masks: a PNG file each, or COCO's run-length
+        encoding, a fraction of the work for large pictures with many objects. Raises `ClientError`.
         """
-        options = _RequestOptions(model, version, top_k, threshold, probabilities, as_json)
+        options = _RequestOptions(model, version, top_k, threshold, mask, probabilities, as_json)
         return self._ask(item, options, timeout=self._timeout if timeout is None else timeout)
 
     def predict_many(
@@ -138,6 +141,7 @@ class Client:
         version: str | int | None = None,
         top_k: int | None = None,
         threshold: float | None = None,
+        mask: Literal["png", "rle"] | None = None,
         probabilities: bool = False,
         as_json: bool = False,
         timeout: float | None = None,
@@ -150,7 +154,7 @@ class Client:
         """
         if not 1 <= concurrency <= _MOST_CONNECTIONS:
             raise ValueError(f"concurrency {concurrency} must be from 1 to {_MOST_CONNECTIONS}")
-        options = _RequestOptions(model, version, top_k, threshold, probabilities, as_json)
+        options = _RequestOptions(model, version, top_k, threshold, mask, probabilities, as_json)
         return self._ask_many(items, options, timeout=self._timeout if timeout is None else timeout, width=concurrency)
 
     def ready(self) -> bool:
