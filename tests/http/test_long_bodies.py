@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterator
 
 import pytest
 
-from tests.http.test_connection import Line, short
+from tests.http.test_connection import Line, chunked, short
 from tests.support.server import Serve, ServerProcess
 
 MODEL = """
@@ -60,6 +61,29 @@ def test_what_follows_a_body_is_the_next_request(server: ServerProcess, size: in
         for _ in range(2):
             line.sock.sendall(b"".join(short(body_of(text)) for text in texts))
             assert [line.answer()[2] for _ in texts] == [digest(text) for text in texts]
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_any_request_may_follow_a_long_body(server: ServerProcess, at_once: bool) -> None:
+    """After a long body what comes is read another way: short bodies, joined, in chunks, with pages of their own."""
+    texts = [text_of(size) for size in (1_000_000, 10, 100_000, 300_000, 40_000, 5_000)]
+    requests = [form(body_of(text)) for text in texts for form in (short, chunked)]
+    right = [digest(text) for text in texts for _ in range(2)]
+    with Line(server) as line:
+        for _ in range(2):
+            if at_once:
+                sending = threading.Thread(target=line.sock.sendall, args=(b"".join(requests),))
+                sending.start()
+                assert [line.answer()[2] for _ in requests] == right
+                sending.join()
+                continue
+            for request, each in zip(requests, right, strict=True):
+                line.sock.sendall(request)
+                assert line.answer()[2] == each
+        line.sock.sendall(short(body_of("last")))
+        line.sock.shutdown(1)
+        assert line.answer()[::2] == (200, digest("last"))
+        assert line.at_end()
 
 
 @pytest.mark.parametrize("known", [False, True])

@@ -15,7 +15,7 @@ from flambeau.errors import RequestError
 from flambeau.http import framing
 from flambeau.http.access import Denial
 from flambeau.http.answer_bytes import raw
-from flambeau.http.body_reader import BodyReader
+from flambeau.http.body_reader import BodyReader, PieceReader
 from flambeau.http.bounded_connection import BoundedConnection, Front
 from flambeau.http.exchange import Exchange
 from flambeau.http.heads import END, LONGEST, Peer, RequestHead
@@ -89,9 +89,9 @@ class HttpConnection(BoundedConnection):
             return
         self._expect_body(exchange)
         self._unparsed = True
-        self._take(data[end:])
+        self._take(memoryview(data)[end:])
 
-    def _take(self, data: bytes) -> None:
+    def _take(self, data: bytes | memoryview) -> None:
         """Take the next piece of a body that does not go through the parser, and what follows it."""
         exchange = self._arriving
         assert exchange is not None
@@ -109,9 +109,9 @@ class HttpConnection(BoundedConnection):
         else:
             self._has_come()
             if size < len(data):
-                self.data_received(data[size:])
+                self.data_received(bytes(data[size:]))
 
-    def _keep(self, exchange: Exchange, piece: bytes) -> RequestError | None:
+    def _keep(self, exchange: Exchange, piece: bytes | memoryview) -> RequestError | None:
         """Add a piece to a body, or discard it if the request is refused. Returns why the connection is to end."""
         body, share = exchange.body, exchange.share
         if body is None or share is None:
@@ -149,7 +149,7 @@ class HttpConnection(BoundedConnection):
             self._reader.let_go()
             self._reader = None
             if not self.transport.is_closing():
-                self._hand_to(self)
+                self._hand_to(PieceReader(self))
 
     def _hand_to(self, protocol: asyncio.BaseProtocol) -> None:
         """Have what comes from now on go to that protocol: the loop looks at it when it begins to read."""
