@@ -113,14 +113,7 @@ def unpacked(counts: str, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
             number = shift = 0
     if shift or min(runs, default=0) < 0 or sum(runs) != size[0] * size[1]:
         raise ValueError(f"the mask is not of {size[1]} × {size[0]} pixels")
-    found = np.zeros(size, bool)
-    ends = np.cumsum(runs)
-    if len(runs) > 1:  # the columns between the first pixel of the object and its last alone: most have none
-        high = size[0]
-        begin, end = int(ends[0]) // high, -(-int(ends[len(runs) // 2 * 2 - 1]) // high)
-        flat = np.repeat(np.arange(len(runs)) % 2 == 1, np.diff(ends.clip(begin * high, end * high), prepend=begin * high))
-        found[:, begin:end] = flat.reshape(end - begin, high).T
-    return found
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size, order="F")
 
 
 def apart(expected: Tensors, found: Tensors, pairs: Pairs) -> bool:

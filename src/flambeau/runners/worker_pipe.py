@@ -87,6 +87,15 @@ class WorkerPipe(asyncio.Protocol):
         if room is not None and not room.done():
             room.set_result(None)
 
+    def write(self, *parts: wire.Buffer) -> None:
+        """Send parts of a frame. Once the worker is gone they are dropped, which nobody is told here."""
+        if self.transport.is_closing():  # uvloop raises RuntimeError for a transport that is closed
+            return
+        if len(parts) == 1:
+            self.transport.write(parts[0])
+        else:
+            self.transport.writelines(parts)
+
     async def drain(self) -> None:
         """Wait until the system takes more, or never will."""
         if self._room is not None:

@@ -85,37 +85,36 @@ class WorkerProcess:
         self._pipe: WorkerPipe | None = None
         self._funeral: asyncio.Task[None] | None = None
         self._oom_kills = oom_kills
-        self._arena = arena.opened()
-        self._in_arena = _NOWHERE if self._arena is None else _IN_ARENA
         mine, theirs = socket.socketpair()
-        log = logs.descriptor()
-        passed = [theirs.fileno(), *([] if log is None else [log])]
-        if self._arena is not None:
-            passed.append(self._arena.descriptor)
-        order = WorkerConfig(
-            spec, generation, os.getpid(), settings.max_worker_memory, settings.log_level, log, logs.in_json(),
-            None if self._arena is None else self._arena.descriptor,
-            logs.front(),
-        )  # fmt: skip
-        # On the loop's own thread, not in a pool: a worker ends with the thread that spawned it (PDEATHSIG).
-        with theirs:
-            try:
-                self._process = spawn_child(
-                    "flambeau.runners.worker",
-                    str(theirs.fileno()),
-                    msgspec.json.encode(order).decode(),
-                    environment=worker_environment(spec.threads),
-                    stdout=sys.stderr if _has_descriptor(sys.stderr) else subprocess.DEVNULL,
-                    pass_fds=passed,
-                    warnings=True,
-                )
-            except OSError:
-                mine.close()
-                self._close_arena()
-                raise
+        with theirs, contextlib.ExitStack() as undo:
+            undo.callback(mine.close)
+            self._arena = arena.opened()
+            undo.callback(self._close_arena)
+            self._in_arena = _NOWHERE if self._arena is None else _IN_ARENA
+            log = logs.descriptor()
+            passed = [theirs.fileno(), *([] if log is None else [log])]
+            if self._arena is not None:
+                passed.append(self._arena.descriptor)
+            order = WorkerConfig(
+                spec, generation, os.getpid(), settings.max_worker_memory, settings.log_level, log, logs.in_json(),
+                None if self._arena is None else self._arena.descriptor,
+                logs.front(),
+            )  # fmt: skip
+            # On the loop's own thread, not in a pool: a worker ends with the thread that spawned it (PDEATHSIG).
+            self._process = spawn_child(
+                "flambeau.runners.worker",
+                str(theirs.fileno()),
+                msgspec.json.encode(order).decode(),
+                environment=worker_environment(spec.threads),
+                stdout=sys.stderr if _has_descriptor(sys.stderr) else subprocess.DEVNULL,
+                pass_fds=passed,
+                warnings=True,
+            )
+            undo.callback(self._kill)
+            self._sentinel = os.pidfd_open(self._process.pid) if hasattr(os, "pidfd_open") else -1
+            undo.pop_all()  # it has come about
         self.pid = self._process.pid
         self._sock = mine
-        self._sentinel = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else -1
         if self._sentinel >= 0:
             loop.add_reader(self._sentinel, self._on_death)
 
@@ -164,20 +163,20 @@ class WorkerProcess:
         size = sum(map(len, frame))
         if self._arena is not None and size - len(frame[0]) in self._in_arena:
             await self._fill(self._arena, frame[1:])
-            pipe.transport.write(frame[0])
+            pipe.write(frame[0])
             return
         if size <= _JOINED:
-            pipe.transport.write(b"".join(frame))
+            pipe.write(b"".join(frame))
             return
         if size <= _PIECE:
-            pipe.transport.writelines(frame)
+            pipe.write(*frame)
             return
         for each in frame:
             view = memoryview(each)
             for start in range(0, len(view), _PIECE):
                 if self.lost.done():
                     return
-                pipe.transport.write(view[start : start + _PIECE])
+                pipe.write(view[start : start + _PIECE])
                 await pipe.drain()
 
     async def _fill(self, memory: arena.Arena, payloads: list[wire.Buffer]) -> None:

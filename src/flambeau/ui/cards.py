@@ -37,7 +37,6 @@ FEW_CARDS = 4
 ROUNDED = "Rounded to six digits; the download has every one."
 
 _LARGEST_RESULT = 4 * 1024 * 1024  # bytes of JSON
-_MOST_DRAWN = 200_000_000  # pixels of masks in it, each a file of the picture's size: half a second
 LARGEST_FILE = 8 * 1024 * 1024
 """The most bytes of a picture that are put into the page."""
 
@@ -93,12 +92,9 @@ class Card:
     @property
     def result(self) -> str:
         """The answer's body as a `data:` address of a JSON file; empty if it is larger than a page should be."""
-        answer = self.answer
-        if answer is None or answer.size > _LARGEST_RESULT:
+        if self.answer is None or self.answer.size > _LARGEST_RESULT:
             return ""
-        if isinstance(answer, InstanceSegmentation) and len(answer.found) * answer.width * answer.height > _MOST_DRAWN:
-            return ""
-        body = msgspec.json.encode(answer.body(Asked()))
+        body = msgspec.json.encode(self.answer.body(Asked()))
         return f"data:application/json;base64,{base64_of(body)}" if len(body) <= _LARGEST_RESULT else ""
 
     @property
@@ -163,11 +159,10 @@ def detected(found: Sequence[Detected]) -> list[ScoreBar]:
 class Layer:
     """A class or an object of a segmented picture: its bar, its colour as CSS has it, and its mask in it, a PNG file.
 
-    `name`: of its switch. `shown`: whether it is laid over the picture at first; the background is not.
+    `shown`: whether it is laid over the picture at first; the background is not.
     """
 
     bar: ScoreBar
-    name: str
     colour: str
     png: bytes
     shown: bool
@@ -185,7 +180,7 @@ def layers(answer: SemanticSegmentation) -> list[Layer]:
         mask = (labels == each.index).view(np.uint8)
         file = png.write(mask, palette=np.stack([np.zeros(3, np.uint8), colour]), clear=0)
         bar = ScoreBar(each.label.replace("_", " "), 100 * each.pixels / whole)
-        found.append(Layer(bar, bar.name, "#" + colour.tobytes().hex(), file, shown=each.index > 0))
+        found.append(Layer(bar, "#" + colour.tobytes().hex(), file, shown=each.index > 0))
     return found
 
 
@@ -194,13 +189,11 @@ def instances(answer: InstanceSegmentation) -> list[Layer]:
     step = -(-max(answer.width, answer.height) // _LONGEST_LAYER)
     palette = label_maps.colours(MOST_BARS + 1)
     found = []
-    first = answer.found[:MOST_BARS]
-    for place, (each, bar) in enumerate(zip(first, detected(first), strict=True)):
+    for place, bar in enumerate(detected(answer.found[:MOST_BARS])):
         mask = answer.mask(place)[::step, ::step].view(np.uint8)
         colour = palette[place + 1]
         file = png.write(mask, palette=np.stack([np.zeros(3, np.uint8), colour]), clear=0)
-        name = f"{place + 1}. {each.label.replace('_', ' ')}"
-        found.append(Layer(bar, name, "#" + colour.tobytes().hex(), file, shown=True))
+        found.append(Layer(bar, "#" + colour.tobytes().hex(), file, shown=True))
     return found
 
 

@@ -10,7 +10,6 @@ const grid = document.getElementById("as-grid");
 const leftOut = document.getElementById("left-out");
 const MOST_CARDS = 200; // what is older is not shown any more, and is in the downloads
 const FEW_CARDS = 4; // more are shown side by side, and small
-const TOO_LARGE = "The answer is too large for the page: a program gets it from the service.";
 
 /** @typedef {import("./cards.js").Card} Card */
 /** @type {Card[]} the newest first; those that were cleared are gone */
@@ -40,7 +39,7 @@ function refresh() {
 
 /** The answers in the order in which they were asked for, without those that are still waited for. */
 function entries() {
-  return kept.filter(({ done }) => done).map(({ source, body, error }) => ({ source, body, error: error ?? (body ? undefined : TOO_LARGE) }));
+  return kept.filter(({ done }) => done).map(({ source, body, error }) => ({ source, body, error }));
 }
 
 export function offerAnswers() {

@@ -149,7 +149,7 @@ export class Card {
     if (this.body) offer("json", () => saveJson(this.body, `${named}.json`));
     const boxes = this.part("picture").querySelector(".outlines");
     if (this.file) offer("png", () => save(fileOf(this.file, "image/png"), `${named}-${this.part("png").download}`));
-    else if (boxes) offer("png", async () => save(await drawn(this.part("picture")), `${named}-boxes.png`));
+    else if (boxes) offer("png", async () => save(await drawn(this.part("picture").querySelector("img"), boxes), `${named}-boxes.png`));
     const unfold = this.part("unfold");
     unfold.hidden = false;
     unfold.onclick = () => unfold.setAttribute("aria-expanded", this.element.classList.toggle("open"));
