@@ -159,7 +159,8 @@ def test_every_path_of_the_document_is_a_route(double_py: Path) -> None:
         "/v2/health/live", "/v2/health/ready", "/v2", "/v2/models",
         "/v2/models/Double/infer", "/v2/models/{model}/ready", "/v2/models/{model}",
         "/v2/models/Double/versions/1/infer", "/v2/models/{model}/versions/{version}/ready",
-        "/v2/models/{model}/versions/{version}", "/v1/models", "/v1/models/Double:predict", "/openapi.json",
+        "/v2/models/{model}/versions/{version}", "/v1/models", "/v1/models/Double:predict", "/predictions/Double",
+        "/openapi.json",
     ]  # fmt: skip
     adapter = app.url_map.bind("localhost")
     for path, operations in paths.items():
