@@ -8,6 +8,7 @@
     │   ├── EngineError       the engine is missing, cannot load the model, or disagrees with its probes
     │   ├── DeviceError       the requested device is not there
     │   ├── CodeNotAllowed    the source carries code and --allow-code was not given
+    │   ├── InstallsNotAllowed  it needs packages that are not here and --allow-installs was not given
     │   ├── ConfigError       a setting has a bad value
     │   └── PortInUse         the address cannot be bound
     └── RequestError          one request (or one item of it) cannot be answered; `code` says why
@@ -122,6 +123,12 @@ class CodeNotAllowed(SetupError):
     """The source carries code that would run on this machine, and `--allow-code` was not given."""
 
     exit_code = 78  # EX_CONFIG of sysexits.h
+
+
+class InstallsNotAllowed(SetupError):
+    """The source needs packages that are not here, and `--allow-installs` was not given."""
+
+    exit_code = 78
 
 
 class ConfigError(SetupError):

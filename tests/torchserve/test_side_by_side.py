@@ -21,6 +21,7 @@ PICTURES = {
     "rocket.png": encoded(photograph("rocket").resize((200, 310))),
 }
 NEAR = 2e-4  # of probabilities, and of pixels: two engines, and the order of their sums
+NEAR_SCORES = 1e-3  # of boxes: what a build lets its export differ from PyTorch
 
 
 def _asked(server: Running, model: str, **request: Any) -> requests.Response:
@@ -58,14 +59,14 @@ def test_object_detector(theirs: Running, ours: Running, picture: str) -> None:
     expected, found = _same(theirs, ours, "detector", data=PICTURES[picture])
     assert len(expected) > 2
     # in the order of the scores; of two boxes whose scores are as near as the engines are, either may be the first
-    assert [each["score"] for each in found] == pytest.approx([each["score"] for each in expected], abs=NEAR)
+    assert [each["score"] for each in found] == pytest.approx([each["score"] for each in expected], abs=NEAR_SCORES)
     left = list(found)
     for real in expected:
         [name] = real.keys() - {"score"}
         same = [
             mine for mine in left
             if mine.get(name) == pytest.approx(real[name], abs=0.05)
-            and mine["score"] == pytest.approx(real["score"], abs=NEAR)
+            and mine["score"] == pytest.approx(real["score"], abs=NEAR_SCORES)
         ]  # fmt: skip
         assert same, f"{real} is not among {left}"
         left.remove(same[0])

@@ -205,7 +205,8 @@ class HandlerConfig(PythonConfig, frozen=True, forbid_unknown_fields=True, tag="
 
     `code` is the file of the handler, a member of the bundle, and the name of the function in it, if one is named; or
     the module of a handler that TorchServe brings. The author's other files lie in the same folder of the bundle.
-    `manifest` and `yaml` are the archive's, as handlers read them. `batch` items at most are given to the code at once,
+    `manifest` and `yaml` are the archive's, as handlers read them, and `requirements` is the text of its
+    requirements.txt. `batch` items at most are given to the code at once,
     which is 1 where the archive says nothing: many handlers look at the first item only. The others are 0 where nothing
     was said: `delay_ms` milliseconds to wait for a batch, `workers` and `most_workers`, `timeout` and `startup_timeout`
     in seconds.
@@ -215,6 +216,7 @@ class HandlerConfig(PythonConfig, frozen=True, forbid_unknown_fields=True, tag="
     manifest: dict[str, Any] = {}
     yaml: dict[str, Any] = {}
     envelope: str = ""
+    requirements: str = ""
     batch: int = 1
     delay_ms: int = 0
     workers: int = 0

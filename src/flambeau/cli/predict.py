@@ -38,7 +38,7 @@ from flambeau.telemetry import logs
 
 _SETTINGS = (  # settings of `serve` that have a meaning without HTTP
     "engine", "device", "runner", "replicas", "threads", "max_batch_size", "threshold", "max_image_pixels",
-    "compute_timeout", "startup_timeout", "max_worker_memory", "log_level", "allow_code",
+    "compute_timeout", "startup_timeout", "max_worker_memory", "log_level", "allow_code", "allow_installs",
 )  # fmt: skip
 _DEFAULTS = {"max_batch_size": None, "compute_timeout": 60.0, "log_level": "warning"}  # those that differ from `serve`
 

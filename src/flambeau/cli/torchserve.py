@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokens-file", metavar="FILE", help="Serve who has a token in it (Flambeau's own).")
     parser.add_argument("--enable-model-api", nargs="?", const="true", help="The model API is always there.")
     parser.add_argument("--allow-code", action="store_true", help="Run the handlers of the archives (Flambeau's own).")
+    parser.add_argument("--allow-installs", action="store_true", help="Install their packages (Flambeau's own).")
     for name in _IDLE:
         parser.add_argument(f"--{name.replace('_', '-')}", metavar="X", help="Taken, and passed over.")
     parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
@@ -99,6 +100,8 @@ def _serve(asked: argparse.Namespace, unknown: list[str]) -> None:
         argv += ["--tokens-file", asked.tokens_file]
     if asked.allow_code or os.environ.get("FLAMBEAU_ALLOW_CODE", "").lower() in ("1", "true", "yes", "on"):
         argv.append("--allow-code")
+    if asked.allow_installs:
+        argv.append("--allow-installs")
     os.environ.pop(ENVELOPE, None)  # it counts if the file says so
     if config.envelope:
         os.environ[ENVELOPE] = config.envelope  # workers have the variables of this process

@@ -75,7 +75,8 @@ class _ModelsOfSageMaker:
     async def _load(self, service: Service, name: str, url: str) -> None:
         try:
             source = await asyncio.to_thread(self._source_at, url, service.settings.allow_code)
-            options = SourceOptions(source=source, allow_code=service.settings.allow_code)
+            options = SourceOptions(source=source, allow_code=service.settings.allow_code,
+                                    allow_installs=service.settings.allow_installs)  # fmt: skip
             service.table.declare(DeclaredModel(name, (Declaration(name, _VERSION, options),)))
             await service.loader.load(name, _VERSION, by=_BY)
         except BaseException:

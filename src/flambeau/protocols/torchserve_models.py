@@ -53,7 +53,8 @@ class _ManagedArchives:
         if workers:
             Change(limits={"replicas": workers}).check(ServedModel("", {}), service.settings)
             settings["replicas"] = workers
-        options = SourceOptions(source=str(path), allow_code=service.settings.allow_code)
+        options = SourceOptions(source=str(path), allow_code=service.settings.allow_code,
+                                allow_installs=service.settings.allow_installs)  # fmt: skip
         name = asked.get("model_name")
         declared = await asyncio.to_thread(_declared, options, name)
         [declaration] = declared.versions

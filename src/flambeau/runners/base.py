@@ -151,7 +151,7 @@ class ReplicaSpec(msgspec.Struct, frozen=True):
 
     `bundle` is the folder's path, `device` is as the user asked, `threads` bounds the engine's own. `max_batch` is the
     usual maximum of items in a batch. `wide_threads`: threads of the engine for a batch that has the machine to itself;
-    0 if there is no such mode.
+    0 if there is no such mode. `packages`: a folder of packages that go before all others, in this model's workers.
     """
 
     bundle: str
@@ -166,3 +166,4 @@ class ReplicaSpec(msgspec.Struct, frozen=True):
     wide_threads: int = 0
     fast_decode: bool = False
     max_json_depth: int = 32
+    packages: str = ""

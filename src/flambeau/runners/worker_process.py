@@ -43,13 +43,18 @@ _ENVIRONMENT_PREFIXES = ("CUDA_", "NVIDIA_", "OMP_", "MKL_", "ORT_", "TORCH_", "
 _SECRET = re.compile("TOKEN|KEY|SECRET|PASSW|CREDENTIAL")
 
 
-def worker_environment(threads: int) -> dict[str, str]:
-    """The environment of a worker: no tokens and no keys, whatever the operator's shell holds."""
+def worker_environment(threads: int, packages: str = "") -> dict[str, str]:
+    """The environment of a worker: no tokens and no keys, whatever the operator's shell holds.
+
+    `packages`: the folder that imports look in before all others.
+    """
     kept = {
         name: value
         for name, value in os.environ.items()
         if name in _ENVIRONMENT or (name.startswith(_ENVIRONMENT_PREFIXES) and not _SECRET.search(name))
     }
+    if packages:
+        kept["PYTHONPATH"] = os.pathsep.join(filter(None, (packages, kept.get("PYTHONPATH"))))
     return {"OMP_NUM_THREADS": str(threads)} | kept
 
 
@@ -105,7 +110,7 @@ class WorkerProcess:
                 "flambeau.runners.worker",
                 str(theirs.fileno()),
                 msgspec.json.encode(order).decode(),
-                environment=worker_environment(spec.threads),
+                environment=worker_environment(spec.threads, spec.packages),
                 stdout=sys.stderr if _has_descriptor(sys.stderr) else subprocess.DEVNULL,
                 pass_fds=passed,
                 warnings=True,

@@ -198,7 +198,7 @@ class Loader:
         async with self._reading:
             if not self._table.repositories or time.monotonic() - self._read_at < at_most:
                 return
-            options = SourceOptions(allow_code=self._settings.allow_code)
+            options = SourceOptions(allow_code=self._settings.allow_code, allow_installs=self._settings.allow_installs)
             for folder in self._table.repositories:
                 try:
                     found = await asyncio.to_thread(

@@ -21,6 +21,8 @@ from flambeau.serving.core_share import CoreShare, SharedRunner
 from flambeau.serving.elasticity import Demand
 from flambeau.serving.handler_limits import limited
 from flambeau.settings.service import Settings
+from flambeau.sources import packages
+from flambeau.sources.build_cache import cache_folder
 from flambeau.system.machine import CpuBudget, place, processor, usable_cores
 from flambeau.tasks import TASKS, TaskName
 from flambeau.telemetry import logs
@@ -265,9 +267,22 @@ def _plan(bundle: Bundle, settings: Settings) -> tuple[ReplicaSpec, CpuBudget]:
         max_image_pixels=settings.max_image_pixels,
         max_json_depth=settings.max_json_depth,
         fast_decode=settings.fast_decode,
+        packages=_packages(manifest, settings),
         wide_threads=_wide_threads(bundle, settings, engine, placement),
     )
     return spec, placement
+
+
+def _packages(manifest: Manifest, settings: Settings) -> str:
+    """The folder with the packages of a handler's own; empty if it needs none. Raises `SetupError`."""
+    if not isinstance(manifest.pipeline, HandlerConfig) or not packages.missing(manifest.pipeline.requirements):
+        return ""
+    found = packages.find(manifest.pipeline.requirements, cache_folder() / "packages", whose=manifest.name)
+    if settings.runner != "processes":
+        raise ConfigError(
+            f"{manifest.name} has packages of its own, which only a worker process can have: say --runner processes"
+        )
+    return found
 
 
 def _measured(manifest: Manifest, engine: str, settings: Settings) -> CpuBudget | None:

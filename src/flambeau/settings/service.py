@@ -259,6 +259,12 @@ class Settings(AddressSettings):
         "Run code that the source carries (Python models, your own architectures).",
         long="Run code that the source carries: Python models, your own architectures.",
     )
+    allow_installs: bool = _model(
+        False,
+        "Install the packages that an archive's requirements.txt names, for its workers alone.",
+        long="Install the packages that an archive's `requirements.txt` names, with pip, "
+        "[for its workers alone](migrating-from-torchserve.md#packages).",
+    )
 
     # Log and traces
     log_format: LogFormat = _log(

@@ -50,3 +50,4 @@ class SourceOptions(msgspec.Struct, frozen=True, kw_only=True):
     threshold: float | None = None
     samples: str | None = None
     allow_code: bool = False
+    allow_installs: bool = False

@@ -26,7 +26,7 @@ VARIABLES = {
 
 SECRET_VARIABLES = (TOKEN, ADMIN_TOKEN)
 
-PERMISSIONS = ("allow_code", "insecure_no_auth")
+PERMISSIONS = ("allow_code", "allow_installs", "insecure_no_auth")
 """Settings that permit something risky: somebody has to give them on purpose."""
 
 _SOURCE, _IMAGES, _TEXTS, _SOUND = "Source", "Images", "Texts", "Sound"

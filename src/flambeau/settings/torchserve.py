@@ -20,7 +20,7 @@ _PASSED_OVER = {
     "grpc": "TorchServe's own gRPC is not spoken: the Open Inference Protocol is, with --grpc-port",
     "number_of_netty_threads": "the front needs no threads",
     "netty_client_threads": "the front needs no threads",
-    "install_py_dep_per_model": "nothing is installed: install an archive's packages beside Flambeau",
+    "install_py_dep_per_model": "--allow-installs permits it",
     "allowed_urls": "nothing is fetched",
     "workflow": "there are no workflows",
     "metrics_mode": "metrics are always there to be collected",

@@ -6,7 +6,6 @@ workers, with `--allow-code`. The archive is unpacked once, into a folder named 
 """
 
 import hashlib
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,11 @@ from flambeau.bundle import storage
 from flambeau.bundle.storage import CodeReference, HandlerConfig
 from flambeau.checkpoints import model_archive
 from flambeau.checkpoints.model_archive import ArchivedModel
-from flambeau.checkpoints.report import plain
 from flambeau.errors import CodeNotAllowed, ConfigError, SourceError
 from flambeau.settings.source import SourceOptions
-from flambeau.sources import model_folder, network_class
+from flambeau.sources import model_folder, network_class, packages
 from flambeau.sources.request import BuildRequest, build_request, model_name, refuse_idle
 from flambeau.system import staging
-from flambeau.telemetry import logs
 
 BUILT_IN = ("image_classifier", "object_detector", "image_segmenter", "base_handler", "vision_handler")
 """The handlers that TorchServe brings."""
@@ -36,7 +33,7 @@ _CLASSIFIER: dict[str, Any] = {"task": "classification", "resize": 256, "crop": 
 def request_for(options: SourceOptions, home: Path) -> BuildRequest | None:
     """The build request for an archive; `None` for any other source. It is unpacked below `home`.
 
-    Raises `SourceError` or `CodeNotAllowed`.
+    Raises `SourceError`, `CodeNotAllowed` or `InstallsNotAllowed`.
     """
     if options.source is None:
         return None
@@ -52,18 +49,6 @@ def request_for(options: SourceOptions, home: Path) -> BuildRequest | None:
 
 
 _MAPPED = ("image_classifier", "object_detector")
-
-
-def _tell_requirements(found: ArchivedModel, path: Path, folder: Path) -> None:
-    """Say what has to be installed for a handler. Nothing is installed by itself."""
-    if found.requirements is None:
-        return
-    text = (folder / found.requirements).read_text("utf-8", "replace")
-    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
-    logs.event(
-        "the handler's packages are not installed by Flambeau: pip install them beside it, where they are missing",
-        level=logging.WARNING, archive=path.name, packages=plain(", ".join(filter(None, lines))),
-    )  # fmt: skip
 
 
 def _opened(found: ArchivedModel, path: Path, home: Path) -> Path:
@@ -170,16 +155,21 @@ def _handled(found: ArchivedModel, path: Path, options: SourceOptions, home: Pat
     usercode.refuse_unless(options.allow_code, what)
     refuse_idle(options, "an archive with a handler of its own", used=())
     folder = _opened(found, path, home)
-    _tell_requirements(found, path, folder)
+    requirements = _requirements(folder / found.requirements) if found.requirements else ""
+    packages.provide(requirements, home.with_name("packages"), whose=path.name, allowed=options.allow_installs)
     return msgspec.structs.replace(
         BuildRequest(kind="python", name=model_name(found.name), options=options),
         file=str(path.resolve()) if path.is_file() else None,
-        handler=_config(found, path),
+        handler=_config(found, path, requirements),
         files=str(folder),
     )
 
 
-def _config(found: ArchivedModel, path: Path) -> HandlerConfig:
+def _requirements(file: Path) -> str:
+    return file.read_text("utf-8", "replace")
+
+
+def _config(found: ArchivedModel, path: Path, requirements: str) -> HandlerConfig:
     module, colon, function = found.handler.partition(":")
     file = module if module.endswith(".py") else f"{module}.py"
     if file not in found.names:
@@ -204,6 +194,7 @@ def _config(found: ArchivedModel, path: Path) -> HandlerConfig:
         manifest=found.manifest,
         yaml=found.config,
         envelope=found.envelope or "",
+        requirements=requirements,
         **limits,
     )
 
@@ -247,9 +238,12 @@ def _of_sagemaker(path: Path, options: SourceOptions, home: Path) -> BuildReques
         request = build_request(msgspec.structs.replace(options, source=source))
         return msgspec.structs.replace(request, name=name)
     code = CodeReference(name="", file=f"{storage.HANDLER_FILES}/{script}")
+    beside = (Path(script).parent / model_archive.REQUIREMENTS).as_posix()
+    requirements = _requirements(folder / beside) if beside in names else ""
+    packages.provide(requirements, home.with_name("packages"), whose=path.name, allowed=options.allow_installs)
     return msgspec.structs.replace(
         BuildRequest(kind="python", name=name, options=options),
         file=str(path.resolve()) if path.is_file() else None,
-        handler=HandlerConfig(code=code, contract="sagemaker"),
+        handler=HandlerConfig(code=code, contract="sagemaker", requirements=requirements),
         files=str(folder),
     )

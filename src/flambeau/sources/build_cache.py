@@ -244,7 +244,8 @@ def end_builds() -> None:
 def _key(request: BuildRequest) -> str:
     """A hash of everything the bundle depends on: contents of files, settings, versions of the tools, processor."""
     # The bundle does not depend on a permission, nor on where a file lies and how the command line names it.
-    options = msgspec.structs.replace(request.options, allow_code=True, source=None, weights=None, tokenizer=None)
+    options = msgspec.structs.replace(request.options, allow_code=True, allow_installs=True, source=None,
+                                      weights=None, tokenizer=None)  # fmt: skip
     placeless = msgspec.structs.replace(request, options=options, file=None, tokenizer=None)
     digest = hashlib.sha256(msgspec.json.encode(placeless))
     for package in _TOOLS:

@@ -104,7 +104,7 @@ def declare(sources: Sequence[str], options: SourceOptions, *, keep: int | None 
         name, source = pair
         if name in models:
             raise ConfigError(f"two models are called {name}: give each a name of its own, NAME=SOURCE")
-        described = SourceOptions(source=source, allow_code=options.allow_code)
+        described = SourceOptions(source=source, allow_code=options.allow_code, allow_installs=options.allow_installs)
         models[name] = declare_archive(described, name=name) or DeclaredModel(
             name, (Declaration(name, "1", described),)
         )
@@ -182,7 +182,9 @@ def _version(name: str, version: str, place: Place, options: SourceOptions) -> D
     settings = {key: value for key, value in given.items() if key not in _OF_SOURCES}
     if source is not None and (Path(source) / storage.MANIFEST).is_file():
         of_source = {key: value for key, value in of_source.items() if key in special}  # a bundle has labels of its own
-    described = SourceOptions(source=source, allow_code=options.allow_code, **of_source)
+    described = SourceOptions(
+        source=source, allow_code=options.allow_code, allow_installs=options.allow_installs, **of_source
+    )
     return Declaration(name, version, described, settings, fault, _stamp(place, source))
 
 
