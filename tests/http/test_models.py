@@ -397,7 +397,7 @@ def test_a_version_that_comes_while_the_service_starts_is_followed(serve: Serve,
 
 def test_models_are_loaded_when_they_are_wanted_within_the_memory(serve: Serve, tmp_path: Path) -> None:
     folder = tmp_path / "repository"
-    for number in range(13):
+    for number in range(20):
         put(folder, "1", number + 1, model=f"m{number}")
     put(folder, "1", 1, model="broken", load="1 / 0")
     limit = 150_000_000  # two workers of 60 MB, as long as nothing is known of them
@@ -405,13 +405,13 @@ def test_models_are_loaded_when_they_are_wanted_within_the_memory(serve: Serve, 
     with serve(folder, *flags) as server:
         assert server.get("/readyz").status_code == 200
         assert {each["state"] for each in server.get("/models").json()["models"]} == {"unloaded"}
-        assert "14 models on demand" in server.output()
+        assert "21 models on demand" in server.output()
         page = server.get("/")
         assert (page.status_code, "No model is loaded" in page.text) == (200, True)
         assert ask(server, "/predict/m0") == 1
         found = server.get("/", params={"model": "m0"}).text  # so many are searched
         assert '<datalist id="models">' in found
-        assert "1 of 14 are loaded" in found
+        assert "1 of 21 are loaded" in found
         assert "/predict/{model}" not in server.get("/openapi.json").json()["paths"]
         for number in (0, 1, 2, 3, 4, 5, 0, 3):
             assert ask(server, f"/predict/m{number}", 10) == 10 * (number + 1)

@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from flambeau.bundle.storage import ONNX, WEIGHTS, AudioConfig, Manifest, TextConfig
+from flambeau.bundle.storage import ONNX, WEIGHTS, AudioConfig, HandlerConfig, Manifest, TextConfig
 from flambeau.errors import SetupError, SourceError
 from flambeau.settings.service import EngineChoice
 
@@ -101,6 +101,8 @@ def needed(manifest: Manifest, engine: str, more: Iterable[str]) -> tuple[Packag
     roots = [OWN, *_ENGINES[engine], *_PIPELINES.get(type(manifest.pipeline), ()), *more]
     if engine in ("eager", "compile") and manifest.architecture and manifest.architecture.registry == "timm":
         roots.append("timm")
+    if isinstance(manifest.pipeline, HandlerConfig) and manifest.pipeline.requirements:
+        roots.append("packaging")  # the model's own requirements are compared with what the image has
     found: dict[str, Package] = {}
     seen: set[tuple[str, frozenset[str]]] = set()
     waiting = [(_parsed(each), "the image") for each in roots]

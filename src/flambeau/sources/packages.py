@@ -3,6 +3,8 @@
 An environment belongs to the text of the requirements and to this version of Python. It sees all packages of the Python
 that serves, and holds what that lacks, or has in another version; its folder goes before all others in the workers of
 its model, and in no other process. Only pip knows how to install, and only with `--allow-installs` is it asked to.
+
+What reads requirements is imported when there are some: most models have none, and images for those lack it.
 """
 
 import hashlib
@@ -10,13 +12,9 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import venv
 from collections.abc import Iterable
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
-
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
 
 from flambeau.checkpoints.report import plain
 from flambeau.errors import InstallsNotAllowed, SourceError
@@ -37,6 +35,8 @@ def missing(text: str, *, within: Path | None = None) -> list[str]:
     """
     if not text.strip():
         return []
+    from packaging.utils import canonicalize_name
+
     path = [*([] if within is None else [str(_packages(within))]), *sys.path]
     found: dict[str, Distribution] = {}
     for each in distributions(path=path):
@@ -49,6 +49,9 @@ def missing(text: str, *, within: Path | None = None) -> list[str]:
 def _fulfilled(line: str, found: dict[str, Distribution]) -> bool:
     if line.startswith("-") and not line.startswith(_MORE):
         return True
+    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.utils import canonicalize_name
+
     try:
         wanted = Requirement(line.split(" --")[0])  # what follows are the hashes of its files
     except InvalidRequirement:
@@ -62,6 +65,8 @@ def _fulfilled(line: str, found: dict[str, Distribution]) -> bool:
 
 
 def _of_extras(here: Distribution, extras: Iterable[str]) -> list[str]:
+    from packaging.requirements import Requirement
+
     found = []
     for text in here.requires or ():
         each = Requirement(text)
@@ -126,6 +131,8 @@ def _lacking(text: str, target: Path) -> list[str]:
 
 
 def _is_plain(line: str) -> bool:
+    from packaging.requirements import InvalidRequirement, Requirement
+
     try:
         return not Requirement(line).url
     except InvalidRequirement:
@@ -142,6 +149,8 @@ def _packages(environment: Path) -> Path:
 
 
 def _fill(text: str, folder: Path, whose: str) -> None:
+    import venv
+
     venv.EnvBuilder(symlinks=True).create(folder)
     shared = [each for each in sys.path if each and Path(each).is_dir()]
     (_packages(folder) / _SHARED).write_text("\n".join(shared) + "\n")

@@ -47,7 +47,7 @@ _SAMPLES = {"chelsea.jpg": "A cat", "coffee.jpg": "A cup of coffee", "rocket.jpg
 
 _TEMPLATES = Environment(loader=PackageLoader("flambeau.ui"), autoescape=True)
 _TEMPLATES.globals.update(version=VERSION, up="")
-_TEMPLATES.globals.update(LIMITS | {"MOST_CHOICES": 12})
+_TEMPLATES.globals.update(LIMITS | {"MOST_CHOICES": 20})
 _TEMPLATES.filters.update(FILTERS)
 
 
