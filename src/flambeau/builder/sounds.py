@@ -71,7 +71,7 @@ def _config_of_frames(spec: TensorSpec, mel: MelConfig, options: SourceOptions) 
     if mel.low >= (mel.high or rate / 2) or (mel.high or 0) > rate / 2:
         told = f"{mel.low:g} to {mel.high or rate / 2:g} Hz"
         raise SourceError(
-            f"--log-mel has bands from {told}, and at {rate:,} Hz they end at {rate / 2:g} Hz: correct it"
+            f"--log-mel has bands from {told}; of a sound at {rate:g} Hz, they go up to {rate / 2:g} Hz: correct it"
         )
     most = spec.shape[-1] * mel.hop - 1
     if spec.shape[-1] == FREE:
