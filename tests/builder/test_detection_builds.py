@@ -133,7 +133,7 @@ def test_weights_are_in_the_bundle_once(made: Bundle) -> None:
     ("options", "why"),
     [
         ({"crop": 224}, "--crop has no effect on"),
-        ({"task": "classification"}, "is an object detector"),
+        ({"task": "classification"}, "is a network for object-detection: leave it out"),
     ],
 )
 def test_options_that_do_not_fit_a_detector_are_refused(

@@ -148,7 +148,7 @@ def test_every_network_without_a_task_is_named_with_its_classes() -> None:
         with torch.device("meta"):
             state = models.get_model(other.name, **args).state_dict()
         found = detect(described(prefixed(prefix, state)), timm=False)
-        if other.task in ("object detection", "semantic segmentation"):  # the tasks of them that are served
+        if other.task not in ("video classification", "optical flow"):  # all others are served
             assert found.fit is not None, other.name
             assert other.name in (found.fit.architecture.name, *found.fit.same_weights)
             assert found.fit.classes == 7
@@ -159,9 +159,7 @@ def test_every_network_without_a_task_is_named_with_its_classes() -> None:
         assert (found.known.task, found.known.classes) == (other.task, 7 if other.classes else None)
         assert f"this is torchvision's {found.known.names[0]}" in found.advice
         assert f"{other.task} is not served yet" in found.advice
-        example = unsupported.image_sketch(found.known, "a.pth", ())
-        assert bool(example) == (other.task not in ("video classification", "optical flow"))
-        ast.parse(example)
+        assert unsupported.image_sketch(found.known, "a.pth", ()) == ""  # it needs more than one picture
 
 
 def test_names_of_a_file_become_literals_of_an_example_and_never_code(tmp_path: Path) -> None:
