@@ -9,14 +9,14 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input -c co
 SERVE_ARGS ?=
 CHAOS_ARGS ?=
 BENCH_ARGS ?=
-TEST_PROCESSES ?= 2
+TEST_PROCESSES ?= 3
 
 .PHONY: help venv serve test test-quick test-slow test-deploy test-cluster test-torchserve chaos chaos-cluster bench bench-micro screenshots lint format docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make serve   serve the embedded image classifier on http://127.0.0.1:5000   (SERVE_ARGS='--port 8080')"
-	@echo "make test    run the test suite, in two processes   (TEST_PROCESSES=3)   make test-slow   run the long tests too"
+	@echo "make test    run the test suite, in three processes (TEST_PROCESSES=2)   make test-slow   run the long tests too"
 	@echo "make test-quick   run those that start no process, while you edit"
 	@echo "make test-deploy   build the image and run it in containers: needs buildah, podman, runc, debootstrap, and root"
 	@echo "make test-cluster   the tests that need a Ray cluster of several nodes, which they start on this machine"
