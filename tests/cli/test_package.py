@@ -22,7 +22,7 @@ import msgspec
 import pytest
 
 from flambeau.bundle import storage
-from flambeau.bundle.storage import Bundle, CodeReference, Optimised, PythonConfig, Source
+from flambeau.bundle.storage import Bundle, CodeReference, HandlerConfig, Optimised, PythonConfig, Source
 from flambeau.version import VERSION
 from tests.support import ROOT
 from tests.support.server import run_flambeau
@@ -298,6 +298,29 @@ def test_code_is_packaged_only_with_permission(tmp_path: Path) -> None:
     assert "FLAMBEAU_ALLOW_CODE=1" in (tmp_path / "image/Dockerfile").read_text()
     assert {"requests", "certifi", "idna"} <= pins(tmp_path / "image").keys()
     assert "name its packages with --with PACKAGE" in done.stdout
+
+
+def test_what_an_archive_requires_is_in_its_image_or_named(tmp_path: Path) -> None:
+    source = tmp_path / "bundle"
+    source.mkdir()
+    (source / "model.py").write_text("def handle(data, context):\n    return data\n")
+    manifest = msgspec.structs.replace(
+        storage.read(doubling(tmp_path / "other")).manifest, name="own", engine="python", inputs=(), outputs=(),
+        source=Source("python", "own"), task="handler",
+    )  # fmt: skip
+
+    def written(requirements: str) -> None:
+        config = HandlerConfig(CodeReference("handle", file="model.py"), "torchserve", requirements=requirements)
+        storage.write_manifest(source, msgspec.structs.replace(manifest, pipeline=config))
+
+    written("# of the handler\nrequests>=2 ; python_version > '3'\nidle ; python_version < '3'\n")
+    target = packaged(source, tmp_path / "image", "--allow-code")
+    assert {"requests", "packaging"} <= pins(target).keys()
+    written("no-such-package==1\n")
+    done = run_flambeau("package", source, "-o", tmp_path / "another", "--allow-code")
+    assert done.returncode != 0
+    assert "no-such-package, which the image needs, is not installed here" in done.stderr
+    assert not (tmp_path / "another").exists()
 
 
 @pytest.mark.parametrize(

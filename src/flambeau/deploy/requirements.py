@@ -18,6 +18,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from flambeau.bundle.storage import ONNX, WEIGHTS, AudioConfig, HandlerConfig, Manifest, TextConfig
 from flambeau.errors import SetupError, SourceError
 from flambeau.settings.service import EngineChoice
+from flambeau.sources import packages
 
 OWN = "flambeau"
 
@@ -102,7 +103,8 @@ def needed(manifest: Manifest, engine: str, more: Iterable[str]) -> tuple[Packag
     if engine in ("eager", "compile") and manifest.architecture and manifest.architecture.registry == "timm":
         roots.append("timm")
     if isinstance(manifest.pipeline, HandlerConfig) and manifest.pipeline.requirements:
-        roots.append("packaging")  # the model's own requirements are compared with what the image has
+        # its requirements are in the image, where they are compared with what is there before the model is served
+        roots += ["packaging", *packages.named(manifest.pipeline.requirements)]
     found: dict[str, Package] = {}
     seen: set[tuple[str, frozenset[str]]] = set()
     waiting = [(_parsed(each), "the image") for each in roots]

@@ -41,9 +41,24 @@ def missing(text: str, *, within: Path | None = None) -> list[str]:
     found: dict[str, Distribution] = {}
     for each in distributions(path=path):
         found.setdefault(canonicalize_name(each.name), each)
+    return [line for line in _lines(text) if not _fulfilled(line, found)]
+
+
+def named(text: str) -> list[str]:
+    """The packages that the text of a requirements file names and this machine wants, without hashes and addresses."""
+    from packaging.requirements import Requirement
+
+    plain_ones = [Requirement(line.split(" --")[0]) for line in _lines(text) if _is_plain(line.split(" --")[0])]
+    found = [each for each in plain_ones if each.marker is None or each.marker.evaluate()]
+    for each in found:
+        each.marker = None
+    return [str(each) for each in found]
+
+
+def _lines(text: str) -> list[str]:
     joined = text.replace("\\\n", " ")
     lines = (line.split(" #")[0].strip() for line in joined.splitlines() if not line.lstrip().startswith("#"))
-    return [line for line in lines if line and not _fulfilled(line, found)]
+    return [line for line in lines if line]
 
 
 def _fulfilled(line: str, found: dict[str, Distribution]) -> bool:
