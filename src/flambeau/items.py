@@ -28,7 +28,8 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     """One input or output: its name, its numpy dtype and the shape of one row, without the row axis itself. An axis of
     any length is `FREE`; `least` is the least length of such axes. `words`: for each axis the word that it shares with
     others of the model's inputs, all of one length in a request; empty for one that shares none. Where `below` is set,
-    its numbers are places in a table of so many vectors: 0 is the first."""
+    its numbers are places in a table of so many vectors: 0 is the first. `known`: numbers that the network compares it
+    with, such as the sampling rates that it knows; it is tried with the first."""
 
     name: str
     dtype: str
@@ -36,6 +37,11 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     least: int = 1
     words: tuple[str, ...] = ()
     below: int = 0
+    known: tuple[int, ...] = ()
+
+    def plain(self, rows: int) -> npt.NDArray[Any]:
+        """Rows for trying out the network, all alike: of zeros, or of the first number that the network knows."""
+        return np.full((rows, *self.usual), self.known[0] if self.known else 0, self.dtype)
 
     def outside(self, rows: npt.NDArray[Any]) -> int | None:
         """The first of the numbers that is no place in the table; `None` if all are, or there is none.

@@ -1,6 +1,6 @@
 """Prove that an untrusted ONNX graph can be opened and run, in a throw-away process with limits.
 
-    graphs.prove(file, {"input": ("float32", (1, 3, 224, 224))})      # returns, or raises the user's message
+    graphs.prove(file, {"input": GraphInput("float32", (1, 3, 224, 224))})    # returns, or raises the user's message
 
 The process is `flambeau.builder.sandbox.onnx_graph`. A graph that passes may still loop for ever on other numbers, so
 `hold` puts wide limits on the process that goes on with it.
@@ -16,7 +16,15 @@ from pathlib import Path
 import msgspec
 
 from flambeau import checkpoints
-from flambeau.builder.sandbox import LONGEST_LINE, GraphRequest, Read, ReaderMessage, ReadRefused, row_in_words
+from flambeau.builder.sandbox import (
+    LONGEST_LINE,
+    GraphInput,
+    GraphRequest,
+    Read,
+    ReaderMessage,
+    ReadRefused,
+    row_in_words,
+)
 from flambeau.builder.sandbox.reader import printable_text, single_threaded_environment
 from flambeau.errors import SourceError
 from flambeau.system.machine import usable_cores
@@ -33,8 +41,8 @@ _CPU_SECONDS_OF_A_BUILD = 300  # per core
 _GIVEN = 10  # times that, where the graph also computes inputs that the user gave
 
 
-def prove(file: Path, given: Mapping[str, tuple[str, tuple[int, ...]]]) -> str:
-    """Open the graph and run it over inputs of these dtypes and shapes.
+def prove(file: Path, given: Mapping[str, GraphInput]) -> str:
+    """Open the graph and run it over these inputs.
 
     Returns the sandbox layers in words. Raises `SourceError`.
     """

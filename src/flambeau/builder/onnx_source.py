@@ -3,7 +3,6 @@
 There is no PyTorch to compare with: every load must reproduce the graph's own answers to the probes, row by row.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,28 @@ from onnx import TensorProto
 from onnx.inliner import inline_local_functions
 
 from flambeau.answers import agreement
-from flambeau.builder import dense_graph, dense_recipe, graphs, outputs, pooling, row_arrays, sounds, texts
+from flambeau.builder import (
+    compared_numbers,
+    dense_graph,
+    dense_recipe,
+    graphs,
+    outputs,
+    pooling,
+    row_arrays,
+    row_axes,
+    sounds,
+    texts,
+)
 from flambeau.builder.axis_words import asked_for
 from flambeau.builder.filled import Filled, Tell, dressed
+from flambeau.builder.sandbox import GraphInput
 from flambeau.builder.shapes import InputForm, of_shape, shape_of
 from flambeau.checkpoints import last_operation
 from flambeau.checkpoints.last_operation import Ending
 from flambeau.engines.onnxruntime import open_session
 from flambeau.errors import SourceError
 from flambeau.identify import unsupported
+from flambeau.identify.row_axes import Size, elsewhere
 from flambeau.items import FREE, USUAL_LENGTH
 from flambeau.settings.source import SourceOptions
 from flambeau.sources.request import BuildRequest
@@ -42,19 +54,30 @@ _DTYPES: dict[int, str] = {
 
 
 @dataclass(frozen=True)
+class _Found:
+    """The outputs that are the answer, and where their rows are."""
+
+    names: tuple[str, ...]
+    orders: row_axes.Orders
+
+
+@dataclass(frozen=True)
 class _Given:
     """The inputs of a graph. `rows` is the number of rows it was made for, if fixed; `bare` are the inputs without an
-    axis of rows."""
+    axis of rows, and `axes` has that axis of those in which it is not the first."""
 
     specs: tuple[TensorSpec, ...]
     rows: int | None
     bare: tuple[str, ...]
+    axes: dict[str, int]
 
-    def tried(self, rows: int, length: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Dtypes and shapes to try the original graph with."""
-        return {
-            spec.name: (spec.dtype, () if spec.name in self.bare else (rows, *spec.long(length))) for spec in self.specs
-        }
+    def shape(self, spec: TensorSpec, rows: int, length: int) -> tuple[int, ...]:
+        """The shape of that many rows of an input, as the graph in the file takes it."""
+        if spec.name in self.bare:
+            return ()
+        shape = spec.long(length)
+        axis = self.axes.get(spec.name, 0)
+        return (*shape[:axis], rows, *shape[axis:])
 
 
 def take(order: BuildRequest, target: Path, *, tell: Tell) -> Filled:
@@ -70,28 +93,23 @@ def take(order: BuildRequest, target: Path, *, tell: Tell) -> Filled:
         taken = sounds.taken(_form(given, file, order.options), order.options, file.name)
         taken = texts.taken(taken, order, file.name, tell=tell)
     one = of_pixels or any(each is not None for each in (taken.image, taken.text, taken.audio))
-    answers = _answers(model, file, given, length, order.options.output_name, tell, one=one)
-    _leave_only(answers, model)
-    given_answers = answers
-    if taken.text is not None:
-        taken, answers = _pooled(taken, model, answers, order, tell)
+    found = _answers(model, file, given, length, order.options.output_name, tell, one=one)
+    _tell_of_axes(given, found, tell)
+    taken, answers = _arrange(model, given, found, taken, order, tell=tell)
     if of_pixels:
         onnx.save(model, target)
         return dense_graph.filled(order, _Graph(target, answers), _only(given, file), answers, _sides(model), tell=tell,
                                   ending=_ending(model, answers[0]))  # fmt: skip
-    _take_rows(given, model)
-    _free_rows(model)
+    row_axes.free(model)
     onnx.save(model, target)
     rows = one_row = None
     if given.bare:
         rows, one_row = 1, f"its input {given.bare[0]} is one for all rows"
-    elif given.rows is not None and not _same_in_batches(target, given, length):
+    elif (given.rows is not None or given.axes) and not _same_in_batches(target, given, length):
         model = _read(file)  # as it came
-        _leave_only(given_answers, model)
-        if taken.text is not None:
-            _pooled(taken, model, given_answers, order, _quiet)
+        _arrange(model, given, found, taken, order, tell=_quiet)
         onnx.save(model, target)
-        rows, one_row = given.rows, "its graph was made for one row"
+        rows, one_row = 1, "its graph was made for one row"
     specs = given.specs if taken.text is None else taken.inputs
     taken = replace(taken, inputs=specs, rows=rows, one_row=one_row)
     network = _Graph(target, answers)
@@ -101,6 +119,30 @@ def take(order: BuildRequest, target: Path, *, tell: Tell) -> Filled:
         network, taken, order, name=order.name, architecture=None, tell=tell, exports="ready", outputs=answers,
         ending=_ending(model, answers[0]),
     )  # fmt: skip
+
+
+def _arrange(
+    model: "onnx.ModelProto", given: _Given, found: _Found, taken: InputForm, order: BuildRequest, *, tell: Tell
+) -> tuple[InputForm, tuple[str, ...]]:
+    """Leave the answer only, pooled where it has to be, and bring all rows to the first axis."""
+    row_axes.move_outputs(model, found.orders)
+    _leave_only(found.names, model)
+    answers = found.names
+    if taken.text is not None:
+        taken, answers = _pooled(taken, model, answers, order, tell)
+    row_axes.move_inputs(model, given.axes)
+    row_axes.add_to(model, given.bare)
+    return taken, answers
+
+
+def _tell_of_axes(given: _Given, found: _Found, tell: Tell) -> None:
+    for spec in given.specs:
+        if spec.known:
+            tell(f"{spec.name} is tried with {spec.known[0]}, a number that the graph compares it with")
+        if spec.name in given.axes:
+            tell(f"the rows of {spec.name} are axis {given.axes[spec.name]}; in requests they come first: {spec}")
+    for name, order in found.orders.items():
+        tell(f"the rows of {name} are axis {order[0]}; in answers they come first")
 
 
 def _quiet(_: str) -> None:
@@ -140,6 +182,7 @@ def _inputs(model: "onnx.ModelProto", file: Path, options: SourceOptions) -> _Gi
             f"{file.name} has {len(given)} inputs and {len(model.graph.output)} outputs, and at least one of each is "
             f"served: {unsupported.ask(str(file))}"
         )
+    axes = elsewhere({value.name: _sizes(value) for value in given})
     specs, rows, bare = [], set(), []
     for value in given:
         kind = value.type.tensor_type.elem_type
@@ -151,14 +194,15 @@ def _inputs(model: "onnx.ModelProto", file: Path, options: SourceOptions) -> _Gi
         named = value.type.tensor_type.HasField("shape")
         if named and not value.type.tensor_type.shape.dim and len(given) > 1:
             bare.append(value.name)
-            specs.append(TensorSpec(value.name, _DTYPES[kind], ()))
+            known = compared_numbers.of_input(model, value.name)
+            specs.append(TensorSpec(value.name, _DTYPES[kind], (), known=known))
             continue
-        made_for, shape = _shape(value, file, options, alone=len(given) == 1)
+        made_for, shape = _shape(value, axes.get(value.name, 0), file, options, alone=len(given) == 1)
         rows.add(made_for)
         specs.append(TensorSpec(value.name, _DTYPES[kind], shape))
     if not rows:
         raise SourceError(f"no input of {file.name} has rows, and items are rows: {unsupported.ask(str(file))}")
-    return _Given(asked_for(specs, options), 1 if 1 in rows else None, tuple(bare))
+    return _Given(asked_for(specs, options), 1 if 1 in rows else None, tuple(bare), axes)
 
 
 def _form(given: _Given, file: Path, options: SourceOptions) -> InputForm:
@@ -179,7 +223,10 @@ def _prove(file: Path, given: _Given, tell: Tell) -> int:
     refused: SourceError | None = None
     for length in lengths:
         try:
-            tell(f"opened and run in a sandbox first: {graphs.prove(file, given.tried(1, length))}")
+            tried = {
+                spec.name: GraphInput(spec.dtype, given.shape(spec, 1, length), spec.known[:1]) for spec in given.specs
+            }
+            tell(f"opened and run in a sandbox first: {graphs.prove(file, tried)}")
         except SourceError as error:
             refused = refused or error
             if "that can be run" not in str(error):  # it exceeded a limit, and longer rows would too
@@ -211,35 +258,52 @@ def _pooled(
 
 def _answers(
     model: "onnx.ModelProto", file: Path, given: _Given, length: int, wanted: str | None, tell: Tell, *, one: bool
-) -> tuple[str, ...]:
-    """The names of the outputs that are the answer: one alone, if a task makes it.
+) -> _Found:
+    """The outputs that are the answer: one alone, if a task makes it.
 
     `length` is the length of free axes to try the graph with. Raises `SourceError` where the user has to choose.
     """
     names: list[str] = [each.name for each in model.graph.output]
-    if len(names) == 1 and wanted is None:
-        return (names[0],)
-    count = 1 if given.bare else given.rows or _SEVERAL
-    tried = given.tried(count, length)
-    numbers = np.random.default_rng(0)
-    rows = {name: row_arrays.random_rows(numbers, shape, dtype) for name, (dtype, shape) in tried.items()}
-    try:
-        found = open_session(file).run(names, rows)
-    except Exception as error:  # onnxruntime has its own exception types
-        raise SourceError(f"{file.name} cannot compute an input of shape {row_arrays.shown(rows)}: {error}") from error
-    arrays = {name: array for name, array in zip(names, found, strict=True) if isinstance(array, np.ndarray)}
+    if len(names) == 1 and wanted is None and not given.axes:
+        return _Found((names[0],), {})
+    session, rows, several = open_session(file), 1, None
+    if given.rows is None:
+        try:
+            rows, several = _SEVERAL, _computed(session, given, _SEVERAL, length, file.name)
+        except SourceError:
+            if not given.axes and not given.bare:
+                raise
+            rows = 1  # it may be made for one
+    single = _computed(session, given, 1, length, file.name)
+    orders = row_axes.of_outputs(single, several, rows=rows) if several or given.axes else {}
+    arrays = row_axes.first(several or single, orders)
     if wanted in names and wanted not in arrays:
         raise SourceError(
             f"--output-name {wanted}: that output of {file.name} is not a tensor but a sequence, as scikit-learn's "
             f"converter writes probabilities: export it with zipmap=False, or {unsupported.ask(str(file))}"
         )
-    if wanted is not None and list(arrays) == [wanted]:
-        return (wanted,)
-    all_of_them = None if one or len(arrays) < len(names) else count
+    if list(arrays) == [wanted] or len(names) == len(arrays) == 1:
+        return _Found(tuple(arrays), orders)
+    all_of_them = None if one or len(arrays) < len(names) else rows
     taken, note = outputs.choose(arrays, wanted, name=file.name, rows=all_of_them)
     left = ", ".join(name for name in names if name not in taken)
     tell(note or f"the output {taken[0]} of {file.name} is the answer, and {left} is not computed")
-    return taken
+    return _Found(taken, {name: order for name, order in orders.items() if name in taken})
+
+
+def _computed(session: Any, given: _Given, rows: int, length: int, name: str) -> Tensors:
+    """What the graph computes for random rows, without what is no tensor: ONNX has sequences and mappings as well.
+
+    Raises `SourceError`.
+    """
+    numbers = np.random.default_rng(0)
+    tried = {spec.name: row_arrays.of_spec(spec, given.shape(spec, rows, length), numbers) for spec in given.specs}
+    try:
+        found = session.run(None, tried)
+    except Exception as error:  # onnxruntime has its own exception types
+        raise SourceError(f"{name} cannot compute an input of shape {row_arrays.shown(tried)}: {error}") from error
+    names = (each.name for each in session.get_outputs())
+    return {each: array for each, array in zip(names, found, strict=True) if isinstance(array, np.ndarray)}
 
 
 def _refuse_maps(network: _Graph, given: _Given, answer: str, name: str) -> None:
@@ -278,27 +342,6 @@ def _leave_only(answers: tuple[str, ...], model: "onnx.ModelProto") -> None:
     model.graph.output.extend(kept)
 
 
-def _take_rows(given: _Given, model: "onnx.ModelProto") -> None:
-    """Add an axis of one row to the inputs without one; a Reshape gives the graph the scalar it expects."""
-    for name in given.bare:
-        value = next(each for each in model.graph.input if each.name == name)
-        inner, shape = f"{name} without rows", f"{name}: no axis"
-        for node in _nodes(model.graph):
-            node.input[:] = [inner if each == name else each for each in node.input]
-        model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(0, np.int64), shape))
-        model.graph.node.insert(0, onnx.helper.make_node("Reshape", [name, shape], [inner]))
-        value.type.tensor_type.shape.dim.add().dim_value = 1
-
-
-def _nodes(graph: "onnx.GraphProto") -> Iterator["onnx.NodeProto"]:
-    """The nodes of a graph, and of the graphs within them."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
-
-
 def _ending(model: "onnx.ModelProto", output: str) -> Ending:
     """The last operation before the output."""
     if model.functions:
@@ -307,14 +350,24 @@ def _ending(model: "onnx.ModelProto", output: str) -> Ending:
     return last_operation.of_graph(nodes).get(output, last_operation.UNKNOWN)
 
 
-def _shape(value: Any, file: Path, options: SourceOptions, *, alone: bool) -> tuple[int | None, tuple[int, ...]]:
-    """The number of rows it was made for, if fixed, and the shape of one row. `alone`: there is no other input."""
+def _sizes(value: Any) -> list[Size]:
+    sizes = value.type.tensor_type.shape.dim
+    return [size.dim_value if size.HasField("dim_value") else size.dim_param or None for size in sizes]
+
+
+def _shape(
+    value: Any, axis: int, file: Path, options: SourceOptions, *, alone: bool
+) -> tuple[int | None, tuple[int, ...]]:
+    """The number of rows it was made for, if fixed, and the shape of one row, whose number is at that axis.
+
+    `alone`: there is no other input. Raises `SourceError`.
+    """
     name = file.name
-    sizes = [size.dim_value if size.HasField("dim_value") else None for size in value.type.tensor_type.shape.dim]
+    sizes = [size if isinstance(size, int) else None for size in _sizes(value)]
     of = "its input" if alone else f"its input {value.name}"
     if not sizes:
         raise SourceError(f"{name} does not say the shape of {of}: export it with one, or {unsupported.ask(str(file))}")
-    rows, *rest = sizes
+    rows, rest = sizes[axis], [*sizes[:axis], *sizes[axis + 1 :]]
     if rows not in (None, 1):
         more = "" if alone else f" of {of}"
         raise SourceError(
@@ -330,7 +383,7 @@ def _shape(value: Any, file: Path, options: SourceOptions, *, alone: bool) -> tu
         wanted = shape_of(asked)
         fits = len(wanted) == len(rest) and all(ours in (None, size) for ours, size in zip(rest, wanted, strict=True))
         if not fits:
-            raise SourceError(f"--input-shape {','.join(map(str, asked))}, but {name} takes {sizes[1:]}")
+            raise SourceError(f"--input-shape {','.join(map(str, asked))}, but {name} takes {rest}")
         return rows, wanted
     if alone and len(rest) == 3 and rest[0] in (1, 3) and rest[1:] == [None, None] and options.pipeline != "tensor":
         side = options.crop or 224  # the network takes images of any size
@@ -338,20 +391,10 @@ def _shape(value: Any, file: Path, options: SourceOptions, *, alone: bool) -> tu
     return rows, tuple(FREE if size is None else size for size in rest)
 
 
-def _free_rows(model: "onnx.ModelProto") -> None:
-    """Make the first axis of every input and output free."""
-    for value in (*model.graph.input, *model.graph.output):
-        sizes = value.type.tensor_type.shape.dim
-        if sizes and not sizes[0].dim_param:
-            sizes[0].dim_param = "rows"
-    del model.graph.value_info[:]  # inner shapes, inferred for the old number of rows
-
-
 def _same_in_batches(target: Path, given: _Given, length: int) -> bool:
     """Whether three rows in a batch get the same answers as alone: a graph may have its one row built in."""
     numbers = np.random.default_rng(0)
-    tried = given.tried(_SEVERAL, length)
-    rows = {name: row_arrays.random_rows(numbers, shape, dtype) for name, (dtype, shape) in tried.items()}
+    rows = {spec.name: row_arrays.of_spec(spec, (_SEVERAL, *spec.long(length)), numbers) for spec in given.specs}
     try:
         session = open_session(target)
         together = session.run(None, rows)

@@ -16,7 +16,7 @@ from PIL import Image
 from flambeau.answers import agreement
 from flambeau.builder import texts
 from flambeau.builder.filled import Filled, Tell
-from flambeau.builder.row_arrays import few, joined, part, random_rows, rows_in, shown
+from flambeau.builder.row_arrays import few, joined, of_spec, part, rows_in, shown
 from flambeau.bundle.storage import AudioConfig, HasTask, ImageConfig, TextConfig
 from flambeau.checkpoints.last_operation import UNKNOWN, Ending
 from flambeau.errors import SourceError
@@ -121,7 +121,7 @@ def _probe_inputs(filled: Filled, *, images: bool, length: int | None = None) ->
         return eager.probe_inputs(filled.inputs, shapes, images=images)
     numbers = np.random.default_rng(_SEED)
     if not images:
-        return {spec.name: random_rows(numbers, (8, *shapes[spec.name]), spec.dtype) for spec in filled.inputs}
+        return {spec.name: of_spec(spec, (8, *shapes[spec.name]), numbers) for spec in filled.inputs}
     [spec] = filled.inputs
     channels, size, _ = spec.shape
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from flambeau.types import Tensors
+from flambeau.types import Tensors, TensorSpec
 
 
 def random_rows(numbers: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -10,6 +10,13 @@ def random_rows(numbers: np.random.Generator, shape: tuple[int, ...], dtype: str
     if np.dtype(dtype).kind in "iub":
         return numbers.integers(0, 2, shape).astype(dtype)
     return numbers.standard_normal(shape, np.float32).astype(dtype, copy=False)
+
+
+def of_spec(spec: TensorSpec, shape: tuple[int, ...], numbers: np.random.Generator) -> np.ndarray:
+    """Random rows of an input, in this shape. If the graph knows numbers of it, all are the first of them."""
+    if spec.known:
+        return np.full(shape, spec.known[0], spec.dtype)
+    return random_rows(numbers, shape, spec.dtype)
 
 
 def shown(inputs: Tensors) -> str:

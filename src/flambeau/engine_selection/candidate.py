@@ -139,9 +139,9 @@ def worst(engine: Engine, inputs: Tensors, expected: Tensors, *, compare: Compar
 
 
 def _rows(opened: Bundle, probes: Tensors, count: int) -> Tensors:
-    """`count` rows: the probes repeated, or zeros if there are none."""
+    """`count` rows: the probes repeated, or plain ones if there are none."""
     if not probes:
-        return {spec.name: np.zeros((count, *spec.usual), spec.dtype) for spec in opened.manifest.inputs}
+        return {spec.name: spec.plain(count) for spec in opened.manifest.inputs}
     return {name: np.resize(array, (count, *array.shape[1:])) for name, array in probes.items()}
 
 

@@ -168,7 +168,7 @@ class CompiledEngine:
         with torch._dynamo.config.patch(recompile_limit=1024, accumulated_recompile_limit=4096):
             self._network = torch.compile(network, fullgraph=True, dynamic=False, options={"freezing": True})
             for size in self._sizes:
-                self._compute([np.zeros((size, *spec.usual), spec.dtype) for spec in inputs])
+                self._compute([spec.plain(size) for spec in inputs])
 
     def run(self, batch: Tensors) -> Tensors:
         arrays = [batch[spec.name] for spec in self.inputs]

@@ -67,9 +67,9 @@ class TensorPipeline:
         return tensors
 
     def example(self) -> Payload:
-        """A row of zeros for each input."""
-        zeros = {each.spec.name: np.zeros(each.spec.usual, each.spec.dtype).tolist() for each in self._inputs}
-        return Payload("json", msgspec.json.encode(zeros if len(zeros) > 1 else zeros[self._inputs[0].spec.name]))
+        """A plain row for each input."""
+        row = {each.spec.name: each.spec.plain(1)[0].tolist() for each in self._inputs}
+        return Payload("json", msgspec.json.encode(row if len(row) > 1 else row[self._inputs[0].spec.name]))
 
     def _named(self, text: bytes) -> dict[str, bytes]:
         """The JSON text of every input, by name. Raises `InvalidInput`."""

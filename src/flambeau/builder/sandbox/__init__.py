@@ -24,20 +24,28 @@ class ReadRequest(msgspec.Struct, frozen=True):
     where: tuple[str, ...]
 
 
+class GraphInput(msgspec.Struct, frozen=True, array_like=True):
+    """What to try for an input. `numbers` holds the number to try it with, if it is not to be any."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    numbers: tuple[int, ...] = ()
+
+
 class GraphRequest(msgspec.Struct, frozen=True):
-    """Which ONNX graph to open, and the dtype and shape to try for each of its `inputs`. `memory` is in bytes beyond
-    what is mapped already."""
+    """Which ONNX graph to open, and what to try for each of its `inputs`. `memory` is in bytes beyond what is mapped
+    already."""
 
     source: str
     parent: int
-    inputs: dict[str, tuple[str, tuple[int, ...]]]
+    inputs: dict[str, GraphInput]
     memory: int
     cpu_seconds: int
 
 
 def row_in_words(request: GraphRequest) -> str:
     """The trial input in words: `one row of shape [3, 224, 224]`."""
-    shapes = [list(shape[1:]) for _, shape in request.inputs.values()]
+    shapes = [list(each.shape[1:]) for each in request.inputs.values()]
     return f"one row of shape {', '.join(map(str, shapes))}"
 
 

@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from flambeau import checkpoints
-from flambeau.builder.sandbox import GraphRequest, Read, ReaderMessage, ReadRefused, lockdown, row_in_words
+from flambeau.builder.sandbox import GraphInput, GraphRequest, Read, ReaderMessage, ReadRefused, lockdown, row_in_words
 from flambeau.engines.onnxruntime import open_session
 from flambeau.system.process import end_with_parent
 
@@ -79,19 +79,22 @@ def _preload() -> None:
     made = helper.make_graph([helper.make_node("Softmax", ["x"], ["y"])], "preload", [given], [answered])
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
-    open_session(model.SerializeToString(), threads=1).run(None, {"x": _numbers("float32", (1, 2))})
+    open_session(model.SerializeToString(), threads=1).run(None, {"x": _numbers(GraphInput("float32", (1, 2)))})
 
 
-def _numbers(dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Numbers that the graph's author cannot predict. Integers are 0 and 1, valid indices in every embedding table."""
-    if np.dtype(dtype).kind in "iub":
-        return np.random.default_rng().integers(0, 2, shape).astype(dtype)
-    return np.random.default_rng().standard_normal(shape, dtype=np.float32).astype(dtype, copy=False)
+def _numbers(wanted: GraphInput) -> np.ndarray:
+    """Numbers that the graph's author cannot predict, unless the graph itself names one. Integers are 0 and 1, valid
+    indices in every embedding table."""
+    if wanted.numbers:
+        return np.full(wanted.shape, wanted.numbers[0], wanted.dtype)
+    if np.dtype(wanted.dtype).kind in "iub":
+        return np.random.default_rng().integers(0, 2, wanted.shape).astype(wanted.dtype)
+    return np.random.default_rng().standard_normal(wanted.shape, dtype=np.float32).astype(wanted.dtype, copy=False)
 
 
 def _compute(file: Path, request: GraphRequest) -> None:
     onnx.checker.check_model(onnx.load(file, format="protobuf"))
-    open_session(file, threads=1).run(None, {name: _numbers(*each) for name, each in request.inputs.items()})
+    open_session(file, threads=1).run(None, {name: _numbers(each) for name, each in request.inputs.items()})
 
 
 if __name__ == "__main__":
