@@ -49,7 +49,7 @@ def load(source: str, *, outputs: int, background: bool = False) -> tuple[Label,
         )
         what = "the ImageNet list"
     elif source == COCO:
-        labels = _of(json.loads(resources.files("flambeau.builder").joinpath("coco_classes.json").read_text("utf-8")))
+        labels = _of(json.loads(resources.files("flambeau.answers").joinpath("coco_classes.json").read_text("utf-8")))
         what = "the COCO list"
     elif source == VOC:
         labels = tuple(Label(str(index), name) for index, name in enumerate(_VOC))

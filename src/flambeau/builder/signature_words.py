@@ -13,11 +13,15 @@ from flambeau.errors import SourceError
 from flambeau.identify import unsupported
 
 _NAMED = 6
+_PLAIN = ("int", "float", "bool", "str", "number")
+"""Types of a script's arguments that no tensor can take the place of."""
 
 
 def arguments(network: nn.Module, name: str) -> list[str]:
     """The names of the tensors that `forward` takes; empty where they are unknown. Raises `SourceError` where it
-    takes none."""
+    takes none, or something else besides."""
+    if other := _no_tensor(network):
+        raise SourceError(f"{name} takes {other}, and tensors are served: {unsupported.AROUND}")
     needed = _arguments(network)
     if needed == []:
         raise SourceError(f"{name} takes no input, and an item is a row of one at least: {unsupported.AROUND}")
@@ -77,3 +81,12 @@ def _arguments(network: nn.Module) -> list[str] | None:
     needed = [each.name for each in parameters if each.default is each.empty]
     given = [each.name for each in parameters if each.kind is not each.KEYWORD_ONLY]
     return needed if needed else given[:1]  # an only argument with a default is still the input
+
+
+def _no_tensor(network: nn.Module) -> str:
+    """An argument that `forward` needs and that is no tensor, in words, as its script says; empty if there is none."""
+    if not isinstance(network, torch.jit.ScriptModule):
+        return ""
+    schema = network.forward.schema  # type: ignore[attr-defined]
+    needed = (each for each in schema.arguments[1:] if not each.has_default_value())
+    return next((f"{each.name} as {each.type}" for each in needed if str(each.type) in _PLAIN), "")

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +21,12 @@ from flambeau.cli.options import HELP, SettingOption, SettingsCommand, source_op
 from flambeau.cli.predict_output import ProgressBar, StreamSink, TableSink, number_of
 from flambeau.cli.terminal import ShowProgress
 from flambeau.errors import ConfigError, SetupError
-from flambeau.offline import job, parquet
+from flambeau.offline import coco, job, parquet
+from flambeau.offline.coco import CocoLayout
 from flambeau.offline.entries import InputEntry, Wanted, WantedKind
 from flambeau.offline.inputs import Inputs
 from flambeau.offline.job import RowSink, Tally
-from flambeau.offline.journal import Journal, JournalPlace, Record, identify
+from flambeau.offline.journal import Journal, JournalPlace, Made, Record, identify
 from flambeau.offline.picture_folder import PictureFolder
 from flambeau.offline.rows import CsvLines, JsonLines, Layout, Lines
 from flambeau.serving.service import Service, split_options
@@ -34,6 +36,7 @@ from flambeau.sources import build_cache
 from flambeau.system import staging
 from flambeau.system.machine import usable_cores
 from flambeau.tasks import TASKS
+from flambeau.tasks.object_detection import ObjectDetection
 from flambeau.telemetry import logs
 
 _SETTINGS = (  # settings of `serve` that have a meaning without HTTP
@@ -47,15 +50,25 @@ _DEFAULTS = {"max_batch_size": None, "compute_timeout": 60.0, "log_level": "warn
 @source_options
 @click.argument("inputs", nargs=-1, metavar="INPUT...")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="A .csv, .jsonl or .parquet file."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A .csv, .jsonl, .parquet or .json (COCO) file.",
 )
-@click.option("--format", type=click.Choice(("table", "csv", "jsonl", "parquet")), help="Default: by the name of FILE.")
+@click.option(
+    "--format", type=click.Choice(("table", "csv", "jsonl", "parquet", "coco")), help="Default: by the name of FILE."
+)
 @click.option("--overwrite", is_flag=True, help="Start again and replace FILE.")
 @click.option("--top-k", type=click.IntRange(1, 1000), metavar="K", help="Add the best K classes of each image.")
 @click.option("--probabilities", is_flag=True, help="Add all probabilities of each image.")
 @click.option(
     "--pictures", type=click.Path(path_type=Path), metavar="DIR",
     help="Write each answer that is a picture, such as a mask, into this folder.",
+)  # fmt: skip
+@click.option(
+    "--coco-annotations", type=click.Path(path_type=Path), metavar="FILE",
+    help="Take the ids of images and categories from this file of COCO's, for --format coco.",
 )  # fmt: skip
 @click.option(
     "--column", metavar="NAME", help="Column of a table with images' names or texts, or field of a JSON line."
@@ -106,10 +119,11 @@ predict.params.extend(
 )
 
 
-TableFormat = Literal["table", "csv", "jsonl", "parquet"]
+TableFormat = Literal["table", "csv", "jsonl", "parquet", "coco"]
 
 _FORMATS: dict[str, TableFormat] = {
     ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet",
+    ".json": "coco",
 }  # fmt: skip
 
 
@@ -126,6 +140,12 @@ class PredictOptions:
     column: str | None
     columns: tuple[str, ...]
     pictures: Path | None = None
+    coco_annotations: Path | None = None
+
+    @property
+    def made(self) -> bool:
+        """Whether the file is made of all rows at once, when they are there."""
+        return self.format in ("parquet", "coco")
 
     @property
     def resumes(self) -> bool:
@@ -145,14 +165,18 @@ def read_options(inputs: tuple[str, ...], flags: dict[str, Any]) -> PredictOptio
         if options.pictures and Path(name).is_dir() and options.pictures.resolve().is_relative_to(Path(name).resolve()):
             raise ConfigError(f"--pictures {options.pictures} lies below the input {name}: name a folder outside of it")
     if options.output is None:
-        if options.format == "parquet":
-            raise ConfigError("--format parquet needs a file: name it with -o")
+        if options.made:
+            raise ConfigError(f"--format {options.format} needs a file: name it with -o")
     elif options.output.is_dir() or not options.output.parent.is_dir():
         raise ConfigError(f"-o {options.output} cannot be a file: name one in a folder that exists")
-    elif options.format == "table" or (options.format == "parquet" and not options.resumes):
+    elif options.format == "table" or (options.made and not options.resumes):
         raise ConfigError(f"--format {options.format} cannot be written to {options.output}: leave -o out, or take csv")
     if options.format == "parquet":
         parquet.require()
+    if options.coco_annotations and options.format != "coco":
+        raise ConfigError(
+            "--coco-annotations has an effect on --format coco only: leave it out, or write .json with -o"
+        )
     return options
 
 
@@ -165,11 +189,11 @@ def _format(output: Path | None, wanted: TableFormat | None) -> TableFormat:
         return _FORMATS[output.suffix.lower()]
     except KeyError:
         raise ConfigError(
-            f"-o {output} does not tell its format: call it .csv, .jsonl or .parquet, or add --format"
+            f"-o {output} does not tell its format: call it .csv, .jsonl, .parquet or .json, or add --format"
         ) from None
 
 
-_TAKEN = ("output", "format", "overwrite", "top_k", "probabilities", "column", "pictures")
+_TAKEN = ("output", "format", "overwrite", "top_k", "probabilities", "column", "pictures", "coco_annotations")
 _BATCHES: dict[WantedKind, int] = {"image": 8, "text": 16, "audio": 8, "python": 8, "tensor": 64}
 _OF_CLASSES = ("top_k", "probabilities")  # options of a ranked task: a multi-label answer has every label anyway
 _EXIT_WITH_ERRORS = 3
@@ -191,6 +215,10 @@ class Scoring:
             raise SetupError(f"{bundle.manifest.name} makes pictures: name a folder for them with --pictures DIR")
         if does.answer.picture is Answer.picture:
             idle.append("pictures")
+        if options.format == "coco" and not issubclass(does.answer, ObjectDetection):
+            raise SetupError(
+                f"--format coco is for detectors, and {bundle.manifest.name} does {does.name}: write .jsonl with -o"
+            )
         for name in idle:
             if getattr(options, name):
                 raise SetupError(f"--{name.replace('_', '-')} has no effect on {bundle.manifest.name}: leave it out")
@@ -202,7 +230,10 @@ class Scoring:
         self._service = Service([bundle], self._settings)
         self._kind = kind
         named = dict(does.columns_of(bundle.manifest.outputs)) | ({"file": "text"} if options.pictures else {})
-        self._layout = Layout(task=does.name, top_k=options.top_k, probabilities=options.probabilities, named=named)
+        layout = CocoLayout if options.format == "coco" else Layout
+        self._layout = layout(task=does.name, top_k=options.top_k, probabilities=options.probabilities, named=named)
+        self._labels = bundle.labels()
+        self._ids = coco.numbers(self._labels, options.coco_annotations) if options.format == "coco" else None
 
     def to_stream(self) -> int:
         """Compute all rows, and write them to the terminal, standard output, a pipe or a device."""
@@ -230,7 +261,7 @@ class Scoring:
         """Compute the rows that are missing in the file, and append them."""
         output = self._options.output
         assert output is not None  # one that resumes has one
-        place = JournalPlace(output, parquet=self._options.format == "parquet")
+        place = JournalPlace(output, self._made(output))
         for name in self._options.inputs:
             if Path(name).resolve() in place.own:
                 raise ConfigError(f"{name} is both read and written: name another file with -o")
@@ -240,13 +271,23 @@ class Scoring:
             raise self._nothing()
         journal = Journal(place, self._record(inputs), self._lines(), overwrite=self._options.overwrite)
         with contextlib.closing(journal):
-            entries = iter(inputs)
+            entries = iter(inputs) if self._ids is None else self._ids.only_known(inputs)
             tally = job.pass_by(entries, journal.written(), where=output)
             if tally.kept and tally.kept != total:
                 click.echo(f"{output} has {number_of(tally.kept, 'row')} already: going on from there", err=True)
             seconds = self._score(entries, journal, tally=tally, total=total, bar_on=Console(stderr=True))
-            journal.finish(rows=tally.rows, errors=tally.errors, layout=self._layout)
+            journal.finish(rows=tally.rows, errors=tally.errors)
+        if self._ids is not None:
+            click.echo(f"{self._ids.told}; {coco.beside(output)} lists them", err=True)
         return self._end(inputs, tally, seconds)
+
+    def _made(self, output: Path) -> Made | None:
+        if self._ids is not None:
+            write = partial(coco.write, ids=self._ids, labels=self._labels)
+            return Made(write, coco.written, (coco.beside(output),))
+        if self._options.format == "parquet":
+            return Made(partial(parquet.write, layout=self._layout), parquet.written)
+        return None
 
     def _inputs(self, own: frozenset[Path] = frozenset()) -> Inputs:
         options = self._options
@@ -258,7 +299,8 @@ class Scoring:
 
     def _record(self, inputs: Inputs) -> Record:
         options, settings = self._options, self._settings
-        tables = {str(table): table.stat() for table in inputs.tables() if table.is_file()}
+        read = [*inputs.tables(), *([options.coco_annotations] if options.coco_annotations else [])]
+        tables = {str(table): table.stat() for table in read if table.is_file()}
         return Record(
             model=self._bundle.manifest.name,
             bundle=identify(self._bundle),
@@ -270,6 +312,7 @@ class Scoring:
                 "column": options.column,
                 "columns": list(options.columns),
                 "pictures": str(options.pictures) if options.pictures else None,
+                "coco-annotations": str(options.coco_annotations) if options.coco_annotations else None,
                 "threshold": settings.threshold,
                 "max-image-pixels": settings.max_image_pixels,
             },

@@ -11,6 +11,7 @@ import msgspec
 
 from flambeau.bundle.storage import Architecture, DenseConfig, ImageConfig, PictureConfig
 from flambeau.identify import unsupported
+from flambeau.identify.row_axes import Size, elsewhere
 from flambeau.identify.unsupported import Known
 
 
@@ -155,10 +156,11 @@ def assess_graph(facts: Mapping[str, str], file: str) -> GraphAssessment:
     if not inputs:
         return _around("it takes 0 inputs", file, inputs)
     with_rows = 0
+    axes = elsewhere({name: [_size(word) for word in text.split(", ")] if text else [] for name, _, text in inputs})
     for name, dtype, text in inputs:
         if dtype not in SERVED_DTYPES:
             return _around(f"its input {name} is {dtype}, and numbers of at most 64 bits are served", file, inputs)
-        rows = text.partition(", ")[0]
+        rows = text.split(", ")[axes.get(name, 0)]
         if not rows and len(inputs) == 1:
             return _around(f"its input {name} does not say its shape, or has none", file, inputs)
         if rows.isdigit() and rows != "1":
@@ -166,6 +168,10 @@ def assess_graph(facts: Mapping[str, str], file: str) -> GraphAssessment:
             return _around(f"it takes {rows} rows{of} at a time only", file, inputs)
         with_rows += bool(rows)
     return GraphAssessment() if with_rows else _around("no input of it has rows, and items are rows", file, inputs)
+
+
+def _size(word: str) -> Size:
+    return int(word) if word.isdigit() else None if word == "?" else word
 
 
 SERVED_DTYPES = frozenset(

@@ -1,6 +1,7 @@
 """A file of rows that a later run can resume, whatever ended the run before it.
 
-    out.csv            the rows; for a Parquet file they are kept in out.parquet.partial.jsonl until all are there
+    out.csv            the rows; of a file that is made of all at once, such as Parquet, they are kept in
+                       out.parquet.partial.jsonl until all are there
     out.csv.run.json   what the rows depend on: the model and the options
 
 Rows are appended a few at a time and handed to the kernel at once, so that a killed process loses only the line that it
@@ -10,7 +11,7 @@ was writing; the next run cuts that line off. It does not know what a row means.
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,8 +20,7 @@ import msgspec
 
 from flambeau.bundle.storage import Bundle
 from flambeau.errors import SetupError
-from flambeau.offline import parquet
-from flambeau.offline.rows import Layout, Lines, Row, WrittenRow
+from flambeau.offline.rows import Lines, Row, WrittenRow
 from flambeau.version import VERSION
 
 
@@ -48,16 +48,26 @@ def identify(bundle: Bundle) -> str:
 
 
 @dataclass(frozen=True)
+class Made:
+    """How a file is made of all rows at once: `write` takes the file and that of the rows, as JSON lines, and `written`
+    gives the rows back. `beside` are other files that it writes."""
+
+    write: Callable[[Path, Path], None]
+    written: Callable[[Path], Iterator[WrittenRow]]
+    beside: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
 class JournalPlace:
     """The files of a run, named after the user's output file."""
 
     target: Path
-    parquet: bool
+    made: Made | None = None
 
     @property
     def rows(self) -> Path:
         """The file to which rows are appended."""
-        return self._beside(".partial.jsonl") if self.parquet else self.target
+        return self._beside(".partial.jsonl") if self.made else self.target
 
     @property
     def record(self) -> Path:
@@ -67,7 +77,8 @@ class JournalPlace:
     @property
     def own(self) -> frozenset[Path]:
         """The resolved paths of all these files."""
-        return frozenset(path.resolve() for path in (self.target, self.rows, self.record))
+        others = self.made.beside if self.made else ()
+        return frozenset(path.resolve() for path in (self.target, self.rows, self.record, *others))
 
     def _beside(self, suffix: str) -> Path:
         return self.target.with_name(self.target.name + suffix)
@@ -82,15 +93,16 @@ class Journal:
         self._record = record
         self._lines = lines
         before = None if overwrite else self._earlier()
-        self._whole = place.parquet and place.target.exists() and before is not None and before.rows is not None
-        if self._whole:  # a Parquet file is written once
+        there = place.target.exists() and before is not None and before.rows is not None
+        self._whole = place.made if there else None
+        if self._whole:  # such a file is written once
             return
         with _told(place.rows):
             self._file: BinaryIO = place.rows.open("ab")
             self._lock()
             if before is None:
                 self._file.truncate(0)
-                if place.parquet:
+                if place.made:
                     place.target.unlink(missing_ok=True)
                 self._write_record(record)
 
@@ -117,7 +129,7 @@ class Journal:
     def written(self) -> Iterator[WrittenRow]:
         """The rows in the file, in order. Then an incomplete last line is removed."""
         if self._whole:
-            yield from parquet.written(self.place.target)
+            yield from self._whole.written(self.place.target)
             return
         end, header = 0, self._lines.header
         with _told(self.place.rows), self.place.rows.open("rb") as file:
@@ -144,8 +156,8 @@ class Journal:
         with _told(self.place.rows):
             self._append(self._lines.encode(rows))
 
-    def finish(self, *, rows: int, errors: int, layout: Layout) -> None:
-        """Note in the record that all rows are there, and make the Parquet file if one is wanted.
+    def finish(self, *, rows: int, errors: int) -> None:
+        """Note in the record that all rows are there, and make the file that is made of all of them.
 
         If this is killed at any point, the next run finds all rows and does it again.
         """
@@ -154,10 +166,10 @@ class Journal:
             return
         with _told(place.target):
             os.fsync(self._file.fileno())
-            if place.parquet:
-                parquet.write(place.target, place.rows, layout)
+            if place.made:
+                place.made.write(place.target, place.rows)
             self._write_record(msgspec.structs.replace(self._record, rows=rows, errors=errors))
-            if place.parquet:
+            if place.made:
                 place.rows.unlink()
 
     def close(self) -> None:

@@ -1,0 +1,146 @@
+"""`flambeau predict` into COCO's results: by the rules of the form, and by pycocotools itself where it is installed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flambeau.answers import instance_masks
+from flambeau.bundle.storage import Bundle
+from tests.http.test_detection import BLACK, DARK, WHITE
+from tests.support import detector_bundles, segmenter_bundles
+from tests.support.detector_bundles import CLASSES, KINDS, MOST, NAMES, STRENGTHS, TABLE
+from tests.support.server import run_flambeau
+
+TASKS = tuple(KINDS)
+IDS = {"cat": 17, "dog": 18}  # COCO's own
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return detector_bundles.detector(tmp_path_factory.mktemp("detector") / "bundle")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name, data in (("a", BLACK), ("b", DARK), ("c", WHITE)):
+        (folder / f"{name}.png").write_bytes(data)
+    return folder
+
+
+def loaded(file: Path) -> list[dict[str, Any]]:
+    """The results, checked by the rules of https://cocodataset.org/#format-results."""
+    found: list[dict[str, Any]] = json.loads(file.read_text())
+    listed = json.loads(file.with_suffix(".images.json").read_text())
+    images, categories = ({each["id"] for each in listed[part]} for part in ("images", "categories"))
+    for each in found:
+        assert each["image_id"] in images
+        assert each["category_id"] in categories
+        assert len(each["bbox"]) == 4
+        assert min(each["bbox"][2:]) > 0
+        assert 0 <= each["score"] <= 1
+    return found
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_a_detector_finds_is_written_as_cocos_results(pictures: Path, tmp_path: Path, task: str) -> None:
+    model, file = detector_bundles.detector(tmp_path / "model", task=task), tmp_path / "found.json"
+    done = run_flambeau("predict", model.path, pictures, "-o", file, "--threshold", "0.9")
+    assert done.returncode == 0, done.stderr
+    assert "image_id counts the inputs from 1; category_id is COCO's own, 1 to 90; " in done.stderr
+    found, most = loaded(file), int((STRENGTHS >= 0.9).sum())
+    assert [each["image_id"] for each in found] == [2] + [3] * most
+    boxes = TABLE[:most].astype(np.float64)
+    np.testing.assert_allclose(
+        [each["bbox"] for each in found[1:]], np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    )
+    assert [each["category_id"] for each in found[1:]] == [IDS[NAMES[index]] for index in CLASSES[:most]]
+    listed = json.loads((tmp_path / "found.images.json").read_text())
+    assert [Path(each["file_name"]).name for each in listed["images"]] == ["a.png", "b.png", "c.png"]
+    assert {each["name"]: each["id"] for each in listed["categories"]} == IDS
+    told = run_flambeau("predict", model.path, pictures, "--format", "jsonl", "--threshold", "0.9").stdout
+    row = json.loads(told.splitlines()[2])
+    if task == "instance-segmentation":
+        assert [each["segmentation"]["counts"] for each in found[1:]] == row["masks"]
+        size = (row["height"], row["width"])
+        assert all(each["segmentation"]["size"] == list(size) for each in found[1:])
+        assert [int(instance_masks.unpacked(each, size).sum()) for each in row["masks"]] == row["pixels"]
+    if task == "keypoint-detection":
+        ours = [[number for x, y, _ in each for number in (x, y, 1)] for each in row["keypoints"]]
+        assert [each["keypoints"] for each in found[1:]] == ours
+    again = run_flambeau("predict", model.path, pictures, "-o", file, "--threshold", "0.9")
+    assert "found.json is complete: 3 rows, 0 errors" in again.stderr
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_pycocotools_loads_and_evaluates_the_results(pictures: Path, tmp_path: Path, task: str) -> None:
+    """What was found is its own truth, of which every object is found again."""
+    coco = pytest.importorskip("pycocotools.coco", reason="pycocotools is not installed")
+    cocoeval = pytest.importorskip("pycocotools.cocoeval")
+    model, file = detector_bundles.detector(tmp_path / "model", task=task), tmp_path / "found.json"
+    run_flambeau("predict", model.path, pictures, "-o", file, "--threshold", "0.97")
+    truth = json.loads(file.with_suffix(".images.json").read_text())
+    for number, each in enumerate(json.loads(file.read_text()), 1):
+        area = each["bbox"][2] * each["bbox"][3]
+        points = {"num_keypoints": len(each.get("keypoints", ())) // 3}
+        truth["annotations"].append({**each, **points, "id": number, "area": area, "iscrowd": 0})
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    annotations = coco.COCO(str(tmp_path / "truth.json"))
+    results = annotations.loadRes(str(file))
+    assert len(results.anns) == 1 + int((STRENGTHS >= 0.97).sum())
+    for each in results.anns.values():
+        if task == "instance-segmentation":
+            assert annotations.annToMask(each).sum() > 0
+    kind = {"object-detection": "bbox", "instance-segmentation": "segm"}.get(task, "bbox")
+    measured = cocoeval.COCOeval(annotations, results, kind)
+    measured.evaluate()
+    measured.accumulate()
+    measured.summarize()
+    assert measured.stats[1] == pytest.approx(1, abs=0.1)
+
+
+def test_ids_are_those_of_a_file_of_annotations(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    given = {
+        "info": {}, "images": [{"id": 900, "file_name": "b.png"}, {"id": 7, "file_name": "pictures/c.png"}],
+        "annotations": [], "categories": [{"id": 5, "name": "dog"}, {"id": 3, "name": "cat"}],
+    }  # fmt: skip
+    (tmp_path / "truth.json").write_text(json.dumps(given))
+    command = ("predict", bundle.path, pictures, "-o", tmp_path / "found.json", "--coco-annotations",
+               tmp_path / "truth.json")  # fmt: skip
+    done = run_flambeau(*command)
+    assert done.returncode == 3
+    assert "3 rows, 1 error" in done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [each["image_id"] for each in found] == [900] + [7] * MOST
+    assert {each["category_id"] for each in found} == {3, 5}
+    listed = json.loads((tmp_path / "found.images.json").read_text())
+    assert listed["images"][0]["error"] == "the file of --coco-annotations has no image of this name"
+    given["categories"] = [{"id": 3, "name": "cat"}]
+    (tmp_path / "truth.json").write_text(json.dumps(given))
+    done = run_flambeau(*command, "--overwrite")
+    assert done.returncode == 78
+    assert "has no category 'dog', which is a class of the model" in done.stderr
+
+
+def test_classes_that_are_not_cocos_keep_their_numbers(pictures: Path, tmp_path: Path) -> None:
+    model = detector_bundles.detector(tmp_path / "model", labels=("background", "cat", "gnu"))
+    done = run_flambeau("predict", model.path, pictures, "-o", tmp_path / "found.json")
+    assert "category_id is the number of the model's class" in done.stderr
+    assert {each["category_id"] for each in loaded(tmp_path / "found.json")} == {1, 2}
+
+
+def test_what_has_no_such_form_is_told(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    segmenter = segmenter_bundles.segmenter(tmp_path / "segmenter").path
+    for words, told in (
+        ((segmenter, pictures, "-o", tmp_path / "x.json"), "--format coco is for detectors, and "),
+        ((bundle.path, pictures, "--format", "coco"), "--format coco needs a file: name it with -o"),
+        ((bundle.path, pictures, "--coco-annotations", "x.json"), "has an effect on --format coco only"),
+        ((bundle.path, pictures, "-o", tmp_path / "x.json", "--coco-annotations", pictures), "cannot be read"),
+    ):
+        done = run_flambeau("predict", *words)
+        assert done.returncode in (1, 78)
+        assert told in done.stderr
