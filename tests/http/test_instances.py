@@ -16,6 +16,11 @@ from PIL import Image
 
 import flambeau
 from flambeau.answers import instance_masks
+from flambeau.protocols import torchserve_openapi
+from flambeau.tasks import TASKS
+from flambeau.tasks.classification import Classification
+from flambeau.tasks.multi_label import MultiLabel
+from flambeau.tasks.object_detection import ObjectDetection
 from flambeau.types import InstanceSegmentation
 from tests.support import detector_bundles
 from tests.support.detector_bundles import DISCS, LOGITS, MOST, NAMES, PLACED, POINTS, TABLE
@@ -242,6 +247,22 @@ def over_v2(server: ServerProcess, model: str, *files: bytes) -> dict[str, np.nd
     answer = server.post(f"/v2/models/{model}/infer", json={"inputs": [given]})
     assert answer.status_code == 200, answer.text
     return {each["name"]: np.array(each["data"]).reshape(each["shape"]) for each in answer.json()["outputs"]}
+
+
+def test_torchserves_answers_are_described_for_every_task(server: ServerProcess) -> None:
+    """In the form of TorchServe's handlers where it has one: boxes by the names of their classes."""
+    document = server.get("/openapi.json").json()
+    for model in ("masks", "points"):
+        answered = document["paths"][f"/predictions/{model}"]["post"]["responses"]["200"]
+        told = {"components": document["components"], **answered["content"]["application/json"]["schema"]}
+        found = server.post(f"/predictions/{model}", data=FEW).json()
+        assert set(found[0]) == {NAMES[1], "score"}
+        jsonschema.validate(told, found)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(told, [{"cat": [1, 2], "score": 0.5}])
+    for task in TASKS.values():
+        kinds = (Classification, MultiLabel, ObjectDetection)
+        assert bool(torchserve_openapi.schema_of(task.answer)) == issubclass(task.answer, kinds), task.name
 
 
 def test_masks_and_points_are_tensors_over_v2(server: ServerProcess) -> None:

@@ -6,7 +6,11 @@ Management has no entries: it is not at the address that the document describes.
 from typing import Any
 
 from flambeau.protocols.routes import Operation
+from flambeau.tasks.classification import Classification
 from flambeau.tasks.handler import Handled
+from flambeau.tasks.multi_label import MultiLabel
+from flambeau.tasks.object_detection import ObjectDetection
+from flambeau.types import Answer
 
 Described = dict[str, Any]
 
@@ -27,7 +31,12 @@ _BOXES: Described = {
     },
     "description": "Each object's box by the name of its class: xmin, ymin, xmax, ymax in pixels; and its score.",
 }
-_ANSWERS = {"classification": _PROBABILITIES, "multi-label": _PROBABILITIES, "object-detection": _BOXES}
+_ANSWERS: dict[type[Answer], Described] = {
+    Classification: _PROBABILITIES,
+    MultiLabel: _PROBABILITIES,
+    ObjectDetection: _BOXES,
+}
+"""The forms of answers as TorchServe's own handlers give them; one with masks or keypoints is an object detector's."""
 _REFUSED: Described = {
     "description": "Refused, in the form of TorchServe's errors.",
     "content": {
@@ -46,6 +55,11 @@ _REFUSED: Described = {
 }
 
 
+def schema_of(answer: type[Answer]) -> Described:
+    """The schema of an answer of this type; empty for one that has our own form there."""
+    return next((schema for kind, schema in _ANSWERS.items() if issubclass(answer, kind)), {})
+
+
 def prediction(operation: Operation) -> Described:
     """`POST` or `PUT /predictions/{model}`."""
     model = operation.model
@@ -53,7 +67,7 @@ def prediction(operation: Operation) -> Described:
     form = {"type": "object", "required": ["data"], "properties": {"data": {}}}
     bodies: Described = {"application/json": {"schema": {}}, "multipart/form-data": {"schema": form}}
     bodies["image/*" if model.kind == "image" else "application/octet-stream"] = _BYTES
-    answers: Described = {"application/json": {"schema": _ANSWERS.get(model.task, {})}}
+    answers: Described = {"application/json": {"schema": schema_of(model.does.answer)}}
     if model.does.answer is Handled:
         answers["*/*"] = _BYTES  # of whatever type the handler says
     return {
