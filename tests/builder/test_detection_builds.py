@@ -214,9 +214,12 @@ def test_a_graph_resizes_to_the_size_that_torchvision_does(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", OTHERS)
-def test_every_family_is_served_as_torchvision_computes_it(name: str, tmp_path: Path, cache: Path) -> None:
-    network = detectors.detector(name, 3, **SPREADS.get(name, {}))
+@pytest.mark.parametrize("classes", [3, 91])
+@pytest.mark.parametrize("name", [SSDLITE, *OTHERS])
+def test_every_family_is_served_as_torchvision_computes_it(
+    name: str, classes: int, tmp_path: Path, cache: Path
+) -> None:
+    network = detectors.detector(name, classes, **SPREADS.get(name, {}))
     notes: list[str] = []
     options = {} if name != SMALL else {"arch": name}
     made = build(detectors.saved(network, tmp_path / "weights.pth"), notes, **options)

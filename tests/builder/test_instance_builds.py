@@ -90,11 +90,16 @@ def build(source: Path, notes: list[str], **options: Any) -> Bundle:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "classes"), [("maskrcnn_resnet50_fpn", 3), ("maskrcnn_resnet50_fpn_v2", 91)])
-def test_masks_are_torchvisions(name: str, classes: int, tmp_path: Path, cache: Path) -> None:
-    network = detectors.detector(name, classes, **FEW)
+@pytest.mark.parametrize("args", [FEW, {}], ids=["few", "path-alone"])
+@pytest.mark.parametrize("classes", [3, 91])
+@pytest.mark.parametrize("name", ["maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2"])
+def test_masks_are_torchvisions(name: str, classes: int, args: dict[str, Any], tmp_path: Path, cache: Path) -> None:
+    network = detectors.detector(name, classes, **args)
     notes: list[str] = []
-    made = build(detectors.saved(network, tmp_path / "weights.pth"), notes, arch=name, arch_args=FEW)
+    options: dict[str, Any] = {"arch": name, "arch_args": args} if args else {}
+    made = build(detectors.saved(network, tmp_path / "weights.pth"), notes, **options)
+    assert made.manifest.architecture is not None
+    assert made.manifest.architecture.name == name
     assert (made.manifest.task, made.manifest.engine) == ("instance-segmentation", "onnxruntime"), notes
     config = made.manifest.pipeline
     assert isinstance(config, PictureConfig)
@@ -119,12 +124,18 @@ def test_masks_are_torchvisions(name: str, classes: int, tmp_path: Path, cache: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("classes", "points"), [(2, 17), (3, 5)])
-def test_keypoints_are_torchvisions(classes: int, points: int, tmp_path: Path, cache: Path) -> None:
+@pytest.mark.parametrize("args", [FEW, {}], ids=["few", "path-alone"])
+@pytest.mark.parametrize(("classes", "points"), [(2, 17), (3, 5), (91, 17)])
+def test_keypoints_are_torchvisions(
+    classes: int, points: int, args: dict[str, Any], tmp_path: Path, cache: Path
+) -> None:
     name = "keypointrcnn_resnet50_fpn"
-    network = detectors.detector(name, classes, num_keypoints=points, **FEW)
+    network = detectors.detector(name, classes, num_keypoints=points, **args)
     notes: list[str] = []
-    made = build(detectors.saved(network, tmp_path / "weights.pth"), notes, arch=name, arch_args=FEW)
+    options: dict[str, Any] = {"arch": name, "arch_args": args} if args else {}
+    made = build(detectors.saved(network, tmp_path / "weights.pth"), notes, **options)
+    assert made.manifest.architecture is not None
+    assert made.manifest.architecture.name == name
     assert (made.manifest.task, made.manifest.engine) == ("keypoint-detection", "onnxruntime"), notes
     config = made.manifest.pipeline
     assert isinstance(config, PictureConfig)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from flambeau.answers import label_maps, png
+from flambeau.answers import instance_masks, label_maps, png
+from flambeau.answers.instance_masks import Region
 from flambeau.answers.label_maps import enlarged
 
 
@@ -68,13 +69,17 @@ def decoded(text: str, size: tuple[int, int]) -> np.ndarray:
 def test_runs_are_cocos(size: tuple[int, int]) -> None:
     numbers = np.random.default_rng(0).random(size)
     for mask in (numbers < 0, numbers >= 0, numbers > 0.5, numbers > 0.99, np.indices(size)[1] > size[1] // 2):
-        assert np.array_equal(decoded(label_maps.rle(mask), size), mask)
+        assert np.array_equal(decoded(runs_of(mask), size), mask)
+
+
+def runs_of(mask: np.ndarray) -> str:
+    return label_maps.rle(label_maps.Pieces.along_columns(mask).of(1), mask.size)
 
 
 def test_runs_of_a_square_are_what_pycocotools_writes() -> None:
     mask = np.zeros((10, 10), bool)
     mask[2:5, 3:6] = True
-    assert label_maps.rle(mask) == "P137000V1"
+    assert runs_of(mask) == "P137000V1"
 
 
 def test_a_class_keeps_its_colour() -> None:
@@ -97,6 +102,31 @@ def test_files_are_what_pillow_reads(pixels: np.ndarray, smooth_: bool) -> None:
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(file))), pixels)
     assert np.array_equal(png.read(file), pixels)
     assert png.size_of(file) == (17, 13)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (300, 200)])
+def test_files_of_masks_are_what_pillow_reads(size: tuple[int, int]) -> None:
+    """Whether they change from pixel to pixel or in each hundredth row, and of a part of the picture alone."""
+    high, wide = size
+    noise = np.random.default_rng(1).integers(0, 3, size).astype(np.uint8)
+    stripes = np.broadcast_to((np.arange(high) // max(high // 3, 1) % 3)[:, None], size).astype(np.uint8)
+    for labels in (noise, stripes, np.zeros(size, np.uint8)):
+        pieces = label_maps.Pieces.along_rows(labels)
+        for index in range(3):
+            own = labels == index
+            assert_is(png.mask(pieces.of(index), size), own)
+            part = Region(wide // 3, high // 4, own[high // 4 : high - high // 4, wide // 3 :])
+            whole = instance_masks.whole(part, size)
+            assert_is(instance_masks.file(part, size), whole)
+            again = instance_masks.unpacked(instance_masks.rle(part, size), size)
+            assert np.array_equal(instance_masks.whole(again, size), whole)
+
+
+def assert_is(file: bytes, mask: np.ndarray) -> None:
+    with Image.open(io.BytesIO(file)) as image:
+        assert image.mode == "L"
+        assert np.array_equal(np.asarray(image), np.where(mask, 255, 0))
+    assert np.array_equal(png.read(file), np.where(mask, 255, 0))
 
 
 def test_a_palette_has_its_colours_and_a_clear_one() -> None:

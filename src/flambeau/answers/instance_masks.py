@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flambeau.answers import label_maps
+from flambeau.answers import label_maps, png
 from flambeau.answers.boxes import MASKS, Pairs
 from flambeau.answers.interpolation import between
 from flambeau.items import Tensors
@@ -38,6 +38,11 @@ class Region:
     def pixels(self) -> int:
         """How many pixels belong to the object."""
         return int(np.count_nonzero(self.inside))
+
+    def within(self, picture: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The same part of an array of the picture's size, (height, width)."""
+        high, wide = self.inside.shape
+        return picture[self.top : self.top + high, self.left : self.left + wide]
 
 
 def pasted(small: npt.NDArray[Any], box: tuple[float, float, float, float], size: tuple[int, int]) -> Region:
@@ -79,26 +84,38 @@ def _grown(box: npt.NDArray[np.float32], scale: float) -> tuple[int, int, int, i
 def whole(region: Region, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
     """The mask in the whole picture, bool (height, width)."""
     found = np.zeros(size, bool)
-    high, wide = region.inside.shape
-    found[region.top : region.top + high, region.left : region.left + wide] = region.inside
+    region.within(found)[...] = region.inside
     return found
 
 
 def rle(region: Region, size: tuple[int, int]) -> str:
     """The mask in the whole picture in COCO's run-length encoding (`label_maps.rle`), made of the region alone."""
     height, width = size
-    high, wide = region.inside.shape
-    edged = np.zeros((wide, high + 2), np.int8)
-    edged[:, 1:-1] = region.inside.T
-    column, row = np.nonzero(np.diff(edged, axis=1))
-    turns = (column + region.left) * height + row + region.top
-    places, often = np.unique(turns, return_counts=True)  # a run may go on from the foot of a column to the next's head
-    return label_maps.coded(np.concatenate([[0], places[often == 1], [height * width]]))
+    column, row = _turns(region.inside.T)
+    places = (column + region.left) * height + row + region.top
+    places, often = np.unique(places, return_counts=True)  # a run may go on from the foot of a column to the next's head
+    places = places[often == 1]
+    return label_maps.rle(label_maps.Spans(places[::2], places[1::2]), height * width)
 
 
-def unpacked(counts: str, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """The mask of a picture of `size` (height, width) from COCO's run-length encoding. Raises `ValueError` for text
-    that is none of that picture."""
+def file(region: Region, size: tuple[int, int]) -> bytes:
+    """The mask in the whole picture as a grey PNG file (`png.mask`), made of the region alone."""
+    row, column = _turns(region.inside)
+    places = (row + region.top) * size[1] + column + region.left
+    return png.mask(label_maps.Spans(places[::2], places[1::2]), size)
+
+
+def _turns(inside: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The rows and columns where the object begins in a row, and where it has ended, in turns."""
+    high, wide = inside.shape
+    edged = np.zeros((high, wide + 2), bool)
+    edged[:, 1:-1] = inside
+    return np.divmod(np.flatnonzero(edged[:, 1:] != edged[:, :-1]), wide + 1)
+
+
+def unpacked(counts: str, size: tuple[int, int]) -> Region:
+    """The mask of a picture of `size` (height, width) from COCO's run-length encoding: the part of the picture that
+    the object lies in. Raises `ValueError` for text that is none of that picture."""
     runs: list[int] = []
     number = shift = 0
     for letter in counts.encode("ascii"):
@@ -113,15 +130,17 @@ def unpacked(counts: str, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
             number = shift = 0
     if shift or min(runs, default=0) < 0 or sum(runs) != size[0] * size[1]:
         raise ValueError(f"the mask is not of {size[1]} × {size[0]} pixels")
-    found = np.zeros(size, bool)
-    ends = np.cumsum(runs)
-    if len(runs) > 1:  # the columns between the first pixel of the object and its last alone: most have none
-        high = size[0]
-        begin, end = int(ends[0]) // high, -(-int(ends[len(runs) // 2 * 2 - 1]) // high)
-        lengths = np.diff(ends.clip(begin * high, end * high), prepend=begin * high)
-        flat = np.repeat(np.arange(len(runs)) % 2 == 1, lengths)
-        found[:, begin:end] = flat.reshape(end - begin, high).T
-    return found
+    if len(runs) < 2:
+        return Region(0, 0, np.zeros((0, 0), bool))
+    high = size[0]
+    ends = np.cumsum(runs[: len(runs) // 2 * 2])
+    first, last = ends[::2], ends[1::2] - 1  # pixels of each run of the object
+    begin, end = int(first[0]) // high, int(last[-1]) // high + 1
+    within = (first // high == last // high).all()  # a run that goes on in the next column may cover every row
+    top, foot = (int((first % high).min()), int((last % high).max()) + 1) if within else (0, high)
+    lengths = np.diff(ends.clip(begin * high, end * high), prepend=begin * high, append=end * high)
+    flat = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
+    return Region(begin, top, np.ascontiguousarray(flat.reshape(end - begin, high)[:, top:foot].T))
 
 
 def apart(expected: Tensors, found: Tensors, pairs: Pairs) -> bool:

@@ -3,6 +3,7 @@
 A class keeps its colour whatever else is in a picture. Knows no network and no task.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -79,23 +80,62 @@ def enlarged(
     return found
 
 
-def rle(mask: npt.NDArray[np.bool_]) -> str:
-    """COCO's compressed run-length encoding of a mask, as `pycocotools.mask.decode` takes it beside its size.
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Where a mask's pixels begin and end: numbers of pixels, row by row or column by column, int64 (spans)."""
 
-    Runs of 0 and 1 are counted column by column, from a run of 0.
+    begins: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """The spans of all classes of a map of `size` pixels, found in one pass."""
+
+    classes: Map
+    spans: Spans
+    size: int
+
+    @classmethod
+    def along_rows(cls, labels: Map) -> "Pieces":
+        """Each ends where its row does, as `png.mask` takes them."""
+        flat = labels.ravel()
+        turns = np.empty(len(flat), bool)
+        np.not_equal(flat[1:], flat[:-1], out=turns[1:])
+        turns[:: labels.shape[1]] = True
+        return cls._of(flat, turns)
+
+    @classmethod
+    def along_columns(cls, labels: Map) -> "Pieces":
+        """They go on from the foot of a column to the head of the next, as `rle` takes them."""
+        flat = labels.T.ravel()
+        turns = np.empty(len(flat), bool)
+        turns[0] = True
+        np.not_equal(flat[1:], flat[:-1], out=turns[1:])
+        return cls._of(flat, turns)
+
+    @classmethod
+    def _of(cls, flat: Map, turns: npt.NDArray[np.bool_]) -> "Pieces":
+        begins = np.flatnonzero(turns)
+        return cls(flat[begins], Spans(begins, np.append(begins[1:], len(flat))), len(flat))
+
+    def of(self, index: int) -> Spans:
+        """The spans of a class."""
+        own = self.classes == index
+        return Spans(self.spans.begins[own], self.spans.ends[own])
+
+
+def rle(spans: Spans, size: int) -> str:
+    """COCO's compressed run-length encoding of a mask of `size` pixels, as `pycocotools.mask.decode` takes it beside
+    its height and width.
+
+    Runs of 0 and 1 are counted column by column, from a run of 0. From the fourth on, the length of each is written as
+    the difference from the one two before. A number is written five bits at a time, the lowest first; the sixth bit
+    says that more follow, and 48 is added to make text of it.
     """
-    flat = mask.ravel(order="F")
-    turns = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    return coded(np.concatenate([[0], [0] if len(flat) and flat[0] else [], turns, [len(flat)]]))
-
-
-def coded(edges: npt.NDArray[Any]) -> str:
-    """COCO's text for runs that begin and end at these places; the first run is of 0.
-
-    From the fourth on, the length of each is written as the difference from the one two before. A number is written
-    five bits at a time, the lowest first; the sixth bit says that more follow, and 48 is added to make text of it.
-    """
-    counts: npt.NDArray[Any] = np.diff(edges.astype(np.int64))
+    edges = np.empty(2 * len(spans.begins) + 2, np.int64)
+    edges[0], edges[1:-1:2], edges[2:-1:2], edges[-1] = 0, spans.begins, spans.ends, size
+    counts: npt.NDArray[np.int64] = np.diff(edges)
     if len(counts) > 1 and not counts[-1]:
         counts = counts[:-1]  # of a run that ends where the picture does
     counts[3:] -= counts[1:-2].copy() if len(counts) > 3 else 0

@@ -1,6 +1,6 @@
 """PNG files from arrays, and back from those files, with zlib alone: fronts have no imaging library.
 
-Only what answers need: one of four kinds of pixels, no interlacing. `read` takes files that `write` made, and no
+Only what answers need: one of four kinds of pixels, no interlacing. `read` takes files that were made here, and no
 others; it is for bytes from another process, so that it checks them before it unpacks anything.
 """
 
@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flambeau.answers import runs
+from flambeau.answers.label_maps import Spans
+
 PNG = "image/png"
 """The media type."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _COLOUR, _PALETTE = 0, 2, 3  # colour types (W3C PNG, third edition, 11.2.1)
 _UP = 2  # the filter that takes the row above off: photographs become a third smaller
-_LEVEL = 3  # zlib's: its usual level takes three times as long for a few percent
 
 
 def write(
@@ -42,12 +44,29 @@ def write(
     lines[:, 1:] = rows
     if smooth:
         lines[1:, 1:] -= rows[:-1]
-    parts = [_SIGNATURE, _chunk(b"IHDR", _header(width, height, 8 * pixels.dtype.itemsize, kind))]
+    parts = [_header(width, height, 8 * pixels.dtype.itemsize, kind)]
     if palette is not None:
         parts.append(_chunk(b"PLTE", palette.tobytes()))
     if clear is not None:
         parts.append(_chunk(b"tRNS", bytes([255] * clear + [0])))
-    return b"".join([*parts, _chunk(b"IDAT", zlib.compress(lines.data, _LEVEL)), _chunk(b"IEND", b"")])
+    return _file(*parts, data=runs.packed(lines.ravel()))
+
+
+def mask(spans: Spans, size: tuple[int, int]) -> bytes:
+    """The file of a mask of `size` (height, width), grey: 255 in its spans along the rows, which end where a row does.
+
+    Nothing as large as the image is made for it: of a hundred masks of twelve megapixels, most is empty.
+    """
+    height, width = size
+    edges = np.empty(2 * len(spans.begins) + 2, np.int64)
+    edges[0], edges[-1] = 0, height * (width + 1)
+    edges[1:-1:2] = spans.begins + spans.begins // width + 1  # a row begins with the number of its filter, 0
+    edges[2:-1:2] = spans.ends + (spans.ends - 1) // width + 1
+    lengths = np.diff(edges)
+    values = np.zeros(len(lengths), np.uint8)
+    values[1::2] = 255
+    last = len(lengths) if lengths[-1] else len(lengths) - 1  # the mask may end where the image does
+    return _file(_header(width, height, 8, _GREY), data=runs.packed_runs(values[:last], lengths[:last]))
 
 
 def size_of(file: bytes) -> tuple[int, int]:
@@ -93,8 +112,12 @@ def _data(file: bytes) -> bytes:
     raise ValueError("the PNG file has no data")
 
 
+def _file(*parts: bytes, data: bytes) -> bytes:
+    return b"".join([_SIGNATURE, *parts, _chunk(b"IDAT", data), _chunk(b"IEND", b"")])
+
+
 def _header(width: int, height: int, bits: int, kind: int) -> bytes:
-    return struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
+    return _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0))
 
 
 def _chunk(name: bytes, data: bytes) -> bytes:

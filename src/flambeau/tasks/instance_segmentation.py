@@ -48,6 +48,9 @@ class InstanceSegmentation(ObjectDetection, frozen=True):
     def mask(self, place: int) -> npt.NDArray[np.bool_]:
         """The mask of the object at that place of `found`: bool (height, width). Raises `ValueError` if its text is
         none of this picture."""
+        return instance_masks.whole(self._region(place), (self.height, self.width))
+
+    def _region(self, place: int) -> instance_masks.Region:
         return instance_masks.unpacked(self.found[place].rle, (self.height, self.width))
 
     def tensors(self) -> Tensors:
@@ -68,7 +71,7 @@ class InstanceSegmentation(ObjectDetection, frozen=True):
         each = self.found[place]
         if self.form == "rle":
             return {"size": [self.height, self.width], "counts": each.rle}
-        return each.png or mask_png(self.mask(place))
+        return each.png or instance_masks.file(self._region(place), (self.height, self.width))
 
     def row(self, *, top_k: int | None, probabilities: bool) -> dict[str, Any]:
         masks = {"masks": [each.rle for each in self.found], "pixels": [each.pixels for each in self.found]}
@@ -79,13 +82,9 @@ class InstanceSegmentation(ObjectDetection, frozen=True):
         count = len(self.found)
         numbers = np.zeros((self.height, self.width), np.uint8 if count <= _MOST_NUMBERED else np.uint16)
         for place in reversed(range(count)):
-            numbers[self.mask(place)] = place + 1
+            region = self._region(place)
+            region.within(numbers)[region.inside] = place + 1
         return png.write(numbers, palette=label_maps.colours(count + 1) if numbers.dtype == np.uint8 else None)
-
-
-def mask_png(mask: npt.NDArray[np.bool_]) -> bytes:
-    """A mask as a grey PNG file: 255 where it is true."""
-    return png.write(mask.view(np.uint8) * np.uint8(255))
 
 
 class InstanceSegmentationTask(ObjectDetectionTask):
@@ -145,7 +144,7 @@ class InstanceSegmentationTask(ObjectDetectionTask):
 
 def _instance(each: Detected, small: npt.NDArray[Any], size: tuple[int, int], asked: MaskForm | None) -> Instance:
     region = instance_masks.pasted(small, each.box, size)
-    file = mask_png(instance_masks.whole(region, size)) if asked == "png" else b""
+    file = instance_masks.file(region, size) if asked == "png" else b""
     return Instance(each.index, each.label, each.score, each.box, region.pixels, instance_masks.rle(region, size), file)
 
 

@@ -12,6 +12,7 @@ from flambeau.answers import Answer, Asked, Expected, agreement, label_maps, png
 from flambeau.answers.activation import Activation, sigmoid
 from flambeau.answers.agreement import Agreement
 from flambeau.answers.base import foreign
+from flambeau.answers.label_maps import Pieces
 from flambeau.answers.schemas import Schema, named, record
 from flambeau.errors import BundleError
 from flambeau.items import FREE, Item, MaskForm, Tensors, TensorSpec
@@ -123,8 +124,8 @@ class SemanticSegmentation(Answer, frozen=True):
             return [{"size": [self.height, self.width], "counts": each.rle} for each in self.found]
         if all(each.png for each in self.found):
             return [each.png for each in self.found]
-        labels = self.labels
-        return [each.png or mask_png(labels == each.index) for each in self.found]
+        pieces, size = Pieces.along_rows(self.labels), (self.height, self.width)
+        return [each.png or png.mask(pieces.of(each.index), size) for each in self.found]
 
     def row(self, *, top_k: int | None, probabilities: bool) -> dict[str, Any]:
         return {
@@ -154,11 +155,6 @@ class SemanticSegmentation(Answer, frozen=True):
 
     def readable(self) -> dict[str, Any]:
         return {"shares": {label: round(share, 4) for label, share in self.shares.items()}}
-
-
-def mask_png(mask: npt.NDArray[np.bool_]) -> bytes:
-    """A mask as a grey PNG file: 255 where it is true."""
-    return png.write(mask.view(np.uint8) * np.uint8(255))
 
 
 def map_png(found: Sequence[SemanticSegmentation]) -> bytes:
@@ -213,14 +209,16 @@ class SemanticSegmentationTask(Task):
             coarse = label_maps.largest(scores)
             labels = label_maps.enlarged(scores, (height, width), extent=(rows, columns), best=coarse)
             found = _segments(labels, coarse, _probabilities(numbers, network.activation), len(scores))
+            rows = Pieces.along_rows(labels) if options.mask == "png" else None
+            columns = Pieces.along_columns(labels) if options.mask == "rle" else None
             segments = tuple(
                 Segment(
                     index,
                     names(index),
                     score,
                     count,
-                    png=mask_png(labels == index) if options.mask == "png" else b"",
-                    rle=label_maps.rle(labels == index) if options.mask == "rle" else "",
+                    png=png.mask(rows.of(index), (height, width)) if rows else b"",
+                    rle=label_maps.rle(columns.of(index), labels.size) if columns else "",
                 )
                 for index, (score, count) in found.items()
                 if alone or not score < threshold
