@@ -62,6 +62,32 @@ def connections(server: ServerProcess) -> list[float]:
     return [value for (name, _), value in sorted(samples(server).items()) if name == "flambeau_front_connections"]
 
 
+def sockets(pid: int) -> set[str]:
+    found = set()
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # it was closed meanwhile
+            found.add(str(each.readlink()))
+    return {each for each in found if each.startswith("socket:")}
+
+
+def shared_bytes(pid: int) -> int:
+    """Of a process, the memory of its own that others have, too."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Shared_Dirty:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no such line")
+
+
+def test_the_first_fronts_share_the_supervisors_memory_and_nothing_else_of_it(server: ServerProcess) -> None:
+    """They have the channel for events in common, and not the socket that is listened on, nor each other's channels."""
+    supervisor, fronts = server.process.pid, children(server.process.pid)
+    assert len(fronts) == 2
+    for each in fronts:
+        assert shared_bytes(each) > 5 * 2**20
+        assert len(sockets(each) & sockets(supervisor)) == 1
+        assert not (sockets(each) & sockets(fronts[0]) & sockets(fronts[1])) - sockets(supervisor)
+
+
 def test_connections_are_balanced_within_one(server: ServerProcess) -> None:
     eventually(lambda: sum(connections(server)) == 1)  # that of the question
     clients = [KeepAlive(server) for _ in range(8)]
@@ -361,7 +387,7 @@ def test_weights_are_in_memory_once_whatever_the_number_of_fronts(serve: Serve, 
             everybody = [server.process.pid, *below, *(each for pid in below for each in children(pid))]
             totals[fronts] = sum(proportional_bytes(pid) for pid in everybody) / 2**20
     assert len(everybody) == 5
-    assert totals["2"] - totals["1"] < 110  # a front and a supervisor more: no weights, and no worker
+    assert totals["2"] - totals["1"] < 60  # a front and a supervisor more, most of whose memory is shared
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""One front of several, as a process: `python -m flambeau.fronts.front CONTROL ARRIVALS`.
+"""One front of several, as a process: forked, or spawned as `python -m flambeau.fronts.front CONTROL ARRIVALS`.
 
 It is the server of `flambeau.http.server`, whose connections come from the supervisor. When the supervisor is gone,
 however it ended, the front answers what it has and ends as well.
@@ -71,8 +71,12 @@ _GONE = RequestError("the supervisor of this service does not answer", code="ove
 
 
 def main() -> None:
-    """Serve until the supervisor has no more connections."""
-    control, arrivals = (socket.socket(fileno=int(text)) for text in sys.argv[1:3])
+    """A front as a process of its own."""
+    live(*(socket.socket(fileno=int(text)) for text in sys.argv[1:3]))
+
+
+def live(control: socket.socket, arrivals: socket.socket) -> None:
+    """Serve until the supervisor has no more connections, and end the process."""
     try:
         order = receive_order(control)
     except (EOFError, OSError):  # the supervisor ended meanwhile

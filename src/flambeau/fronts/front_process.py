@@ -1,4 +1,4 @@
-"""One front as the supervisor's loop sees it: spawned, dealt connections, asked, watched, and reaped.
+"""One front as the supervisor's loop sees it: told its order, dealt connections, asked, watched, and reaped.
 
 It starts no successor and decides nothing about others; `flambeau.fronts.supervisor` does.
 """
@@ -6,11 +6,8 @@ It starts no successor and decides nothing about others; `flambeau.fronts.superv
 import asyncio
 import contextlib
 import itertools
-import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +16,7 @@ from typing import Literal
 import msgspec
 
 from flambeau.errors import EngineError
+from flambeau.fronts.beginnings import Beginning
 from flambeau.fronts.dealing import Hand
 from flambeau.fronts.messages import (
     Ask,
@@ -40,9 +38,8 @@ from flambeau.fronts.messages import (
     ToSupervisor,
     setup_error,
 )
-from flambeau.system.process import ending, spawn_child
+from flambeau.system.process import ending
 from flambeau.telemetry import logs
-from flambeau.telemetry.log_writer import channel
 
 TICK = 1.0
 """Seconds between two pings."""
@@ -57,7 +54,14 @@ FrontState = Literal["starting", "present", "leaving", "gone"]
 class FrontProcess:
     """A front process. Everything here runs on the supervisor's loop."""
 
-    def __init__(self, order: Order, *, on_ask: Callable[["FrontProcess", Ask], None], on_free: Callable[[], None]):
+    def __init__(
+        self,
+        order: Order,
+        beginning: Beginning,
+        *,
+        on_ask: Callable[["FrontProcess", Ask], None],
+        on_free: Callable[[], None],
+    ) -> None:
         """`on_ask`: it wants something of all fronts. `on_free`: it may take connections again."""
         self.number = order.number
         self.hand = Hand()
@@ -87,20 +91,7 @@ class FrontProcess:
         self._numbers = itertools.count(1)
         self._questions: dict[int, asyncio.Future[PlainAnswer]] = {}
         self._channel: Channel[ToSupervisor] | None = None
-        self._control, theirs = socket.socketpair()
-        self._arrivals, their_arrivals = channel()
-        with theirs, their_arrivals:
-            descriptors = [theirs.fileno(), their_arrivals.fileno(), order.shared, order.counts]
-            # On the loop's own thread, not in a pool: the front learns of the end of the thread that spawned it.
-            self._process = spawn_child(
-                "flambeau.fronts.front",
-                str(theirs.fileno()),
-                str(their_arrivals.fileno()),
-                environment=os.environ,
-                stdout=None if sys.stdout is not None else subprocess.DEVNULL,
-                pass_fds=descriptors if order.log is None else [*descriptors, order.log],
-                warnings=True,
-            )
+        self._process, self._control, self._arrivals = beginning
         self.pid = self._process.pid
         self._arrivals.setblocking(False)
 

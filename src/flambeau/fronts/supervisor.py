@@ -15,9 +15,11 @@ from collections.abc import Callable, Sequence
 
 from flambeau.bundle.storage import Bundle
 from flambeau.errors import SetupError
-from flambeau.fronts import shared_counts, totals
+from flambeau.fronts import beginnings, shared_counts, totals
 from flambeau.fronts.arrivals import Arrivals
 from flambeau.fronts.asking import DiffersError, SharedAnswers
+from flambeau.fronts.beginnings import Beginning
+from flambeau.fronts.front import live
 from flambeau.fronts.front_process import TICK, FrontProcess
 from flambeau.fronts.messages import Declared, Fault, OneBundle, Order, State
 from flambeau.fronts.sharing import part_of
@@ -57,8 +59,12 @@ def supervise(
     the port is listened on; who is `told` of a service's state learns so, too.
     """
     give_memory_back()  # of a build, or of reading what was built
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(FrontSupervisor(open_again, models, settings, address, given, where, told).run(announce))
+    factory = loop_factory()  # it imports the loop, which the fronts need, too
+    fronts = FrontSupervisor(open_again, models, settings, address, given, where, told)
+    if beginnings.can_fork():
+        fronts.fork()
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(fronts.run(announce))
 
 
 class FrontSupervisor:
@@ -80,6 +86,7 @@ class FrontSupervisor:
         self._shared = shared_counts.create(self._of)
         self._counts = shared_counts.SharedCounts(self._shared, fronts=self._of, number=0)
         self._inflight = InflightBudget(settings).most
+        self._forked: dict[int, tuple[Order, Beginning]] = {}
         self._fronts: dict[int, FrontProcess] = {}
         self._arrivals = Arrivals(
             address, lambda: self._fronts.values(), encrypted=settings.tls_certificate is not None
@@ -89,6 +96,13 @@ class FrontSupervisor:
         self._keepers: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
         self._asked = False
+
+    def fork(self) -> None:
+        """Begin the processes of the first fronts, while there is no loop yet."""
+        models = _told(self._models)
+        for number in range(1, self._of + 1):
+            order = self._order(number, models)
+            self._forked[number] = order, beginnings.forked(_descriptors(order), live)
 
     async def run(self, announce: Callable[[list[str]], None]) -> None:
         """Start the fronts, and keep them until a signal."""
@@ -128,19 +142,26 @@ class FrontSupervisor:
             each.enter()
         self._tell_state()
 
-    async def _spawn(self, number: int, models: list[OneBundle | Declared]) -> FrontProcess:
-        order = Order(
+    def _order(self, number: int, models: list[OneBundle | Declared]) -> Order:
+        return Order(
             number, part_of(self._settings, number), self._given, models, self._shared, count_memory.create(),
             self._inflight, self._where, os.getpid(), logs.descriptor(), logs.in_json(),
         )  # fmt: skip
-        try:
-            front = FrontProcess(order, on_ask=self._asking.ask, on_free=self._arrivals.wake)
-        except OSError:
-            os.close(order.counts)
-            raise
-        self._fronts[number] = front
-        await front.connect()
-        return front
+
+    async def _spawn(self, number: int, models: list[OneBundle | Declared]) -> FrontProcess:
+        if number in self._forked:
+            order, beginning = self._forked.pop(number)
+        else:
+            order = self._order(number, models)
+            try:
+                beginning = beginnings.spawned(_descriptors(order))
+            except OSError:
+                os.close(order.counts)
+                raise
+        begun = FrontProcess(order, beginning, on_ask=self._asking.ask, on_free=self._arrivals.wake)
+        self._fronts[number] = begun
+        await begun.connect()
+        return begun
 
     async def _keep(self, number: int) -> None:
         """Have a front of that number: when it ends, start another, after a pause that grows if it ends soon."""
@@ -282,6 +303,11 @@ class FrontSupervisor:
         logs.event("stopping: answering what was received", signal=signal.Signals(number).name)
         self._outer.tell("STOPPING=1", "STATUS=answering what was received")
         self._stopping.set()
+
+
+def _descriptors(order: Order) -> list[int]:
+    """Those that an order speaks of."""
+    return [order.shared, order.counts, *([] if order.log is None else [order.log])]
 
 
 def _told(models: Sequence[Opened]) -> list[OneBundle | Declared]:
