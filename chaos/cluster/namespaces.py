@@ -112,6 +112,7 @@ class ApartNodes(Nodes):
 
     def remove(self, node: ApartNode) -> None:
         """Kill a node and all that it started."""
+        self._look()
         self._nodes.remove(node)
         send(reversed(self.everything(node)), signal.SIGKILL)
         node.process.wait()

@@ -30,7 +30,7 @@ class Nodes:
         self._nodes: list[Any] = []
         self._late: list[subprocess.Popen[bytes]] = []
         self._started: set[int] = set()
-        """What nodes have started: the agents of a raylet that was killed may outlive it."""
+        """What nodes were seen to have started: what a raylet that was killed has started may outlive it."""
 
     def __enter__(self) -> "Nodes":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -51,17 +51,26 @@ class Nodes:
         import ray
 
         ray.shutdown()
+        self._look()
         for node in (*self._nodes, self._cluster.head_node):
-            self._started.update(self.everything(node))
             self.resume(node)
         for process in self._late:
             for pid in reversed(below(process.pid)):
                 send([pid], signal.SIGKILL)
             process.wait()
         self._cluster.shutdown()
-        agents = (b"ray::DashboardAgent", b"ray::RuntimeEnvAgent")
-        left = (*_HOSTS.values(), b"ray::ServeController", b"ray::ProxyActor")
-        send([*self._started & set(titled(agents)), *titled(left)], signal.SIGKILL)
+        send(self._started & set(titled((b"ray::",))), signal.SIGKILL)
+
+    def _look(self) -> None:
+        for node in (*self._nodes, self._cluster.head_node):
+            self._started.update(self.everything(node))
+        for process in self._late:
+            self._started.update(below(process.pid))
+
+    def _ours(self, title: bytes) -> list[int]:
+        """The cluster's processes whose title begins so; other clusters may run on this machine."""
+        self._look()
+        return sorted(self._started & set(titled((title,))))
 
     @property
     def address(self) -> str:
@@ -82,7 +91,7 @@ class Nodes:
 
     def remove(self, node: Any) -> None:
         """Kill a node: its raylet, and with it all that it started."""
-        self._started.update(self.everything(node))
+        self._look()
         self._nodes.remove(node)
         self._cluster.remove_node(node, allow_graceful=False)
 
@@ -121,13 +130,13 @@ class Nodes:
 
     def kill_controllers(self) -> int:
         """Kill the controller of Ray Serve. Returns how many there were."""
-        found = titled((b"ray::ServeController",))
+        found = self._ours(b"ray::ServeController")
         send(found, signal.SIGKILL)
         return len(found)
 
     def hosts(self, kind: str) -> list[int]:
         """The processes of replicas, ours or those of the `plain` application."""
-        return titled((_HOSTS[kind],))
+        return self._ours(_HOSTS[kind])
 
 
 def titled(titles: tuple[bytes, ...]) -> list[int]:

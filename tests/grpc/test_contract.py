@@ -8,7 +8,8 @@ from grpc_health.v1 import health_pb2
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from flambeau.errors import RETRYABLE, Code
-from flambeau.grpc.descriptors import HEALTH_SERVICE, INFERENCE_SERVICE, POOL
+from flambeau.grpc.descriptors import POOL
+from flambeau.grpc.inference_proto import HEALTH_SERVICE, INFERENCE_SERVICE
 from flambeau.grpc.statuses import STATUSES
 
 OURS_ARE_FEWER = {

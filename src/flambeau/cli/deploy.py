@@ -154,13 +154,15 @@ def compose(
 @click.option("--ray-num-gpus", type=click.FloatRange(0), default=0.0, help="GPUs that Ray reserves for each replica.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address that each node's proxy listens on.")
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Its port.")
+@click.option("--grpc-port", type=click.IntRange(1, 65535), help="Port for gRPC, on all addresses. Default: no gRPC.")
 @click.option("--tokens-file", metavar="FILE", help="As in flambeau serve; a path on every node.")
 @click.option("--insecure-no-auth", is_flag=True, help="Ask nobody for a token.")
 @click.option("--allow-code", is_flag=True, help="Run code that the source carries.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="File to write it to.")
 def ray(
     *, source: str, name: str | None, fronts: int, replicas: int, min_replicas: int | None, ray_num_gpus: float,
-    host: str, port: int, tokens_file: str | None, insecure_no_auth: bool, allow_code: bool, output: Path | None,
+    host: str, port: int, grpc_port: int | None, tokens_file: str | None, insecure_no_auth: bool, allow_code: bool,
+    output: Path | None,
 ) -> None:  # fmt: skip
     """Print the configuration of a Ray Serve application.
 
@@ -172,11 +174,12 @@ def ray(
       serve deploy serve.yaml
     """
     _refuse(
-        not is_local(host) and (tokens_file is None) is not insecure_no_auth,
+        (grpc_port or not is_local(host)) and (tokens_file is None) is not insecure_no_auth,
         "the fronts would serve everybody who can reach them: name a --tokens-file, or say --insecure-no-auth"
         if tokens_file is None
         else "--tokens-file and --insecure-no-auth exclude each other: leave one out",
     )
+    _refuse(grpc_port == port, f"--grpc-port {grpc_port} is also --port: HTTP and gRPC need a port each")
     _refuse((min_replicas or 1) > replicas, f"--min-replicas {min_replicas} are more than the {replicas} of --replicas")
     place = ray_serve.place_of(source)
     values = ServeValues(
@@ -187,6 +190,7 @@ def ray(
         min_replicas,
         host,
         port,
+        grpc_port,
         tokens_file,
         allow_code,
         ray_num_gpus,

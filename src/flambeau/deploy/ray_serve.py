@@ -8,6 +8,9 @@ from flambeau.bundle.storage import MANIFEST
 from flambeau.errors import SourceError
 from flambeau.sources.remote import is_remote
 
+GRPC_SERVICES = ("flambeau.ray.add_grpc_services",)
+"""What Serve's proxy calls to learn which calls there are; every node can import it."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServeValues:
@@ -20,6 +23,7 @@ class ServeValues:
     min_replicas: int | None
     host: str
     port: int
+    grpc_port: int | None
     tokens_file: str | None
     allow_code: bool
     num_gpus: float
@@ -59,6 +63,7 @@ def serve_config(values: ServeValues) -> str:
         "http_options:",
         f"  host: {quoted(values.host)}",
         f"  port: {values.port}",
+        *_grpc(values.grpc_port),
         "applications:",
         f"  - name: {quoted(values.name)}",
         "    route_prefix: /",
@@ -67,3 +72,13 @@ def serve_config(values: ServeValues) -> str:
         *(f"      {name}: {quoted(value)}" for name, value in args.items() if value is not None),
     ]
     return "".join(f"{line}\n" for line in lines)
+
+
+def _grpc(port: int | None) -> list[str]:
+    if port is None:
+        return []
+    return [
+        "grpc_options:  # Serve's proxies listen on all addresses for it",
+        f"  port: {port}",
+        f"  grpc_servicer_functions: {json.dumps(list(GRPC_SERVICES))}",
+    ]

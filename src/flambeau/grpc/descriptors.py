@@ -14,14 +14,13 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from flambeau.grpc.inference_proto import (
     HEALTH,
     HEALTH_ENUMS,
+    HEALTH_SERVICE,
     INFERENCE,
     INFERENCE_CALLS,
     INFERENCE_ENUMS,
+    INFERENCE_SERVICE,
     MessageFields,
 )
-
-INFERENCE_SERVICE = "inference.GRPCInferenceService"
-HEALTH_SERVICE = "grpc.health.v1.Health"
 
 _FIELD = re.compile(
     r"(?:oneof (?P<oneof>\w+) )?(?P<repeated>repeated )?"
@@ -95,7 +94,8 @@ def _add_service(
         )  # fmt: skip
 
 
-def _pool() -> descriptor_pool.DescriptorPool:
+def _files() -> tuple[tuple[str, bytes], ...]:
+    """The services, each with its file."""
     inference = _file("grpc_service.proto", "inference", INFERENCE, INFERENCE_ENUMS)
     streamed = ("ModelStreamInfer", "ModelInferRequest", "ModelStreamInferResponse", True, True)
     calls = [(each, f"{each}Request", f"{each}Response", False, False) for each in INFERENCE_CALLS]
@@ -103,14 +103,31 @@ def _pool() -> descriptor_pool.DescriptorPool:
     health = _file("grpc/health/v1/health.proto", "grpc.health.v1", HEALTH, HEALTH_ENUMS)
     asked = ("HealthCheckRequest", "HealthCheckResponse")
     _add_service(health, "Health", [("Check", *asked, False, False), ("Watch", *asked, False, True)])
+    return (INFERENCE_SERVICE, inference.SerializeToString()), (HEALTH_SERVICE, health.SerializeToString())
+
+
+def _pool() -> descriptor_pool.DescriptorPool:
     pool = descriptor_pool.DescriptorPool()
-    for file in (inference, health):
-        pool.AddSerializedFile(file.SerializeToString())
+    for _, file in _files():
+        pool.AddSerializedFile(file)
     return pool
 
 
 POOL = _pool()
 """The descriptors of everything that is answered; reflection reads them."""
+
+
+def publish() -> None:
+    """Put them into the default pool, too, for a reflection that is not ours and reads that one.
+
+    A process that has a client of the protocol has them there already.
+    """
+    default: Any = descriptor_pool.Default()
+    for service, file in _files():
+        try:
+            default.FindServiceByName(service)
+        except KeyError:
+            default.AddSerializedFile(file)
 
 
 def message(name: str, package: str = "inference") -> Any:

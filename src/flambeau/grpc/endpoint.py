@@ -10,7 +10,7 @@ import grpc
 from flambeau.grpc import reflection
 from flambeau.grpc.admission import Admission
 from flambeau.grpc.calls import Calls
-from flambeau.grpc.descriptors import HEALTH_SERVICE, INFERENCE_SERVICE
+from flambeau.grpc.inference_proto import HEALTH_SERVICE, INFERENCE_SERVICE
 from flambeau.grpc.health import Health
 from flambeau.grpc.inference import Inference
 from flambeau.grpc.servicing import Servicing

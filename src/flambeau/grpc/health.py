@@ -9,7 +9,8 @@ from typing import Any
 
 from flambeau.errors import RequestError
 from flambeau.grpc.calls import Calls, GrpcCall, parsed
-from flambeau.grpc.descriptors import INFERENCE_SERVICE, message
+from flambeau.grpc.descriptors import message
+from flambeau.grpc.inference_proto import INFERENCE_SERVICE
 from flambeau.protocols.v2_routes import model_is_ready
 
 _Request: Any = message("HealthCheckRequest", "grpc.health.v1")

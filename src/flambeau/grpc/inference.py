@@ -14,7 +14,8 @@ import grpc
 from flambeau.errors import RequestError
 from flambeau.grpc import tensor_messages
 from flambeau.grpc.calls import REQUEST, Calls, GrpcCall, parsed
-from flambeau.grpc.descriptors import INFERENCE_SERVICE, message
+from flambeau.grpc.descriptors import message
+from flambeau.grpc.inference_proto import INFERENCE_SERVICE
 from flambeau.grpc.statuses import STATUSES, sentence
 from flambeau.grpc.tensor_messages import InferMessage
 from flambeau.protocols import v2_inference

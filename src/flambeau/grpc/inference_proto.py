@@ -9,6 +9,9 @@ known are the same. This module only holds the text: `flambeau.grpc.descriptors`
 MessageFields = dict[str, str]
 """Messages by name, with dots for those inside of others, and their fields."""
 
+INFERENCE_SERVICE = "inference.GRPCInferenceService"
+HEALTH_SERVICE = "grpc.health.v1.Health"
+
 _NAMED = "string name = 1; string version = 2"
 _PARAMETERS = "map<string, InferParameter> parameters"
 _OF_REPOSITORY = "map<string, ModelRepositoryParameter> parameters"

@@ -9,9 +9,10 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flambeau.errors import RequestError, SetupError
+from flambeau.http import grpc_front
 from flambeau.http.access import AccessControl, Denial
 from flambeau.http.asgi_app import AsgiFront, AsgiMessage, Receive, Send
 from flambeau.http.flask_app import make_app, open_for_others
@@ -20,6 +21,9 @@ from flambeau.protocols.messages import HttpAnswer, request_id
 from flambeau.serving.service import BlockingService, Service
 from flambeau.system.loop_thread import renew_lock_in_children
 from flambeau.telemetry import logs
+
+if TYPE_CHECKING:
+    from flambeau.grpc.proxied import ProxiedCall, ProxiedCalls
 
 
 class AsgiApp:
@@ -31,6 +35,7 @@ class AsgiApp:
         self._lock = threading.Lock()
         renew_lock_in_children(self)
         self._opened: tuple[int, BlockingService, AsgiFront] | None = None  # the process it was opened in comes first
+        self._calls: tuple[BlockingService, ProxiedCalls] | None = None
 
     async def __call__(self, scope: AsgiMessage, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -47,6 +52,21 @@ class AsgiApp:
         Await this when the application around this one starts; otherwise the first request waits for the model.
         """
         await asyncio.to_thread(self._front)
+
+    async def answer_call(self, method: str, call: "ProxiedCall") -> bytes:
+        """Answer a call of gRPC that a proxy has received. Raises `SetupError`."""
+        opened = self._opened
+        if opened is None or opened[0] != os.getpid():
+            await asyncio.to_thread(self._front)
+            opened = self._opened
+            assert opened is not None
+        handle = opened[1]
+        calls = self._calls
+        if calls is None or calls[0] is not handle:
+            # Messages have a budget of their own, because a budget belongs to one loop, and HTTP's is not the service's.
+            budget = InflightBudget(handle.service.settings)
+            calls = self._calls = handle, grpc_front.proxied(handle.service, self._access, budget)
+        return await handle.run(calls[1].answer(method, call))
 
     async def close(self) -> None:
         """Answer the requests in progress, and close the model. A later request loads it again."""

@@ -1,8 +1,10 @@
 """gRPC beside HTTP: the address is bound before anything loads, and access, rates and memory are the same for both.
 
-The room `flambeau.grpc`, and with it the package grpcio, is imported only here, and only if `--grpc-port` is set.
+The room `flambeau.grpc`, and with it the package grpcio, is imported only here, and only if `--grpc-port` is set, or
+when a proxy passes on a first call.
 """
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -16,8 +18,9 @@ from flambeau.settings.service import Settings
 from flambeau.system.machine import pip_install
 
 if TYPE_CHECKING:
-    from flambeau.grpc.admission import Metadata
+    from flambeau.grpc.admission import Admission, Metadata
     from flambeau.grpc.endpoint import GrpcEndpoint
+    from flambeau.grpc.proxied import ProxiedCalls
 
 
 def reserve(settings: Settings) -> Address | None:
@@ -44,8 +47,21 @@ def make(
     service: Service, access: AccessControl, budget: InflightBudget, address: Address, clock: Callable[[], float]
 ) -> "GrpcEndpoint":
     """The endpoint at an address that was reserved."""
-    from flambeau.grpc.admission import Admission
     from flambeau.grpc.endpoint import GrpcEndpoint
+
+    host, port = address.bound.getsockname()[:2]
+    return GrpcEndpoint(service, _admission(access, budget, clock), host, port)
+
+
+def proxied(service: Service, access: AccessControl, budget: InflightBudget) -> "ProxiedCalls":
+    """What answers calls that a proxy has received."""
+    from flambeau.grpc.proxied import ProxiedCalls
+
+    return ProxiedCalls(service, _admission(access, budget, time.monotonic))
+
+
+def _admission(access: AccessControl, budget: InflightBudget, clock: Callable[[], float]) -> "Admission":
+    from flambeau.grpc.admission import Admission
 
     def hold(size: int) -> Callable[[], None]:
         share = Share(budget, clock, None)
@@ -53,7 +69,7 @@ def make(
             raise FULL
         return share.close
 
-    admission = Admission(
+    return Admission(
         refusal=access.refusal_of_call,
         rate=access.rate_call,
         charge=access.charge,
@@ -63,8 +79,6 @@ def make(
         hold=hold,
         managing=access.managing,
     )
-    host, port = address.bound.getsockname()[:2]
-    return GrpcEndpoint(service, admission, host, port)
 
 
 def _peer(peer: str, metadata: "Metadata") -> str:
