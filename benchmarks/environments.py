@@ -22,8 +22,9 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "litserve": ("litserve", "python-multipart"),  # forms need it, and LitServe does not say so
     "bentoml": ("bentoml",),
     "ray": ("ray[serve]", "python-multipart"),
-    # captum (by its own handlers of pictures), pyyaml, packaging, setuptools: it imports them and does not say so
-    "torchserve": ("torchserve", "captum", "pyyaml", "packaging", "setuptools<81"),
+    # captum (by its own handlers of pictures), pyyaml, packaging, setuptools: it imports them and does not say so;
+    # grpcio-tools make the stubs of its gRPC
+    "torchserve": ("torchserve", "captum", "pyyaml", "packaging", "setuptools<81", "grpcio-tools"),
     "mlserver": ("mlserver", "uvloop<0.22"),  # its parallel workers need the event loop that newer uvloops do not make
     "mosec": ("mosec",),
 }

@@ -23,10 +23,15 @@ _POLL = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that answers for all its models. `started`: seconds from its start until then."""
+    """A server that answers for all its models, over REST and at two addresses for gRPC.
+
+    `started`: seconds from its start until then.
+    """
 
     url: str
     management: str
+    grpc: str
+    grpc_management: str
     server: Server
     log: Path
     started: float
@@ -66,7 +71,8 @@ def _running(program: list[str], store: Path, folder: Path, config: Mapping[str,
     folder.mkdir(parents=True)
     ports = {name: free_port() for name in ("inference", "management", "metrics")}
     lines = [f"{name}_address=http://127.0.0.1:{port}" for name, port in ports.items()]
-    lines += [f"grpc_inference_port={free_port()}", f"grpc_management_port={free_port()}"]
+    called = {name: free_port() for name in ("inference", "management")}
+    lines += [f"grpc_{name}_port={port}" for name, port in called.items()]
     lines += [f"initial_worker_port={free_port()}", "disable_token_authorization=true"]
     lines += [f"{key}={value}" for key, value in config.items()]
     (folder / "config.properties").write_text("\n".join(lines) + "\n")
@@ -79,11 +85,13 @@ def _running(program: list[str], store: Path, folder: Path, config: Mapping[str,
     began = time.monotonic()
     server = Server(command, environment=own, folder=folder, log=folder / "log")
     url, management = (f"http://127.0.0.1:{ports[name]}" for name in ("inference", "management"))
+    grpc, grpc_management = (f"127.0.0.1:{called[name]}" for name in ("inference", "management"))
     try:
         names = [each.name.partition(".")[0] for each in sorted(store.iterdir())]
         workers = int(str(config.get("default_workers_per_model", 1)))
         _wait(server, management, names, workers, folder / "log")
-        yield Running(url, management, server, folder / "log", time.monotonic() - began)
+        started = time.monotonic() - began
+        yield Running(url, management, grpc, grpc_management, server, folder / "log", started)
     finally:
         server.stop()
 

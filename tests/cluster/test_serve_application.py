@@ -178,7 +178,9 @@ def test_a_client_that_gives_up_is_not_computed_for(application: Application) ->
             client.infer("sleepy", sleeping(3.0), client_timeout=1.0, headers=application.headers)
         assert first is not None
         until = time.monotonic() + 20
-        while 'status="499"' not in (text := requests.get(f"{application.url}/metrics", headers=application.headers, timeout=5).text):
+        while 'status="499"' not in (
+            text := requests.get(f"{application.url}/metrics", headers=application.headers, timeout=5).text
+        ):
             assert time.monotonic() < until, text
             time.sleep(0.2)
 

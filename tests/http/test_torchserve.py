@@ -384,6 +384,7 @@ def test_the_command_of_torchserve_reads_its_file_and_passes_over_the_rest(store
     (tmp_path / "config.properties").write_text(
         f"inference_address=http://127.0.0.1:{inference}\nmanagement_address=http://127.0.0.1:{management}\n"
         f"enable_metrics_api=false\nNUM_WORKERS=1\njob_queue_size=7\nmodels={json.dumps(models)}\n"
+        f"grpc_inference_port={free_port()}\ngrpc_management_port={free_port()}\n"
     )
     command = [*FLAMBEAU, "torchserve", "--start", "--foreground", "--ncs", "--model-store", store, "--ts-config",
                tmp_path / "config.properties", "--log-config", "log4j2.xml", "--allow-code",
@@ -413,6 +414,7 @@ def test_stop_ends_the_server_that_start_has_started_and_no_other(
     """Not one that took its number: the note beside it says when the process was started."""
     ports = {each: free_port() for each in ("inference", "management", "metrics")}
     text = "".join(f"{name}_address=http://127.0.0.1:{port}\n" for name, port in ports.items())
+    text += f"grpc_inference_port={free_port()}\ngrpc_management_port={free_port()}\n"
     (tmp_path / "config.properties").write_text(text)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 

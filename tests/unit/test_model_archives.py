@@ -293,9 +293,9 @@ def test_a_config_file_is_acted_on_or_passed_over() -> None:
     found = torchserve.read(text, {"HOME": "/h", "TS_DEFAULT_RESPONSE_TIMEOUT": "7", "TS_CONFIG_FILE": "x"})
     assert found.settings == {
         "host": "0.0.0.0", "port": 9080, "management_address": "127.0.0.1:8081", "max_queue_size": 50,
-        "model_store": "/h/store", "compute_timeout": 7,
+        "model_store": "/h/store", "compute_timeout": 7, "grpc_port": 0,
     }  # fmt: skip
-    assert found.passed_over.keys() == {"NUM_WORKERS", "metrics_mode"}
+    assert found.passed_over.keys() == {"NUM_WORKERS", "metrics_mode", "grpc_inference_address"}
     assert (found.load, found.open_to_all) == (("all",), True)
     [cats] = found.models
     assert (cats.name, cats.version, cats.archive, cats.default) == ("cats", "1.0", "c.mar", True)
@@ -312,6 +312,24 @@ def test_a_bad_value_is_passed_over_and_a_bad_address_refused() -> None:
     assert torchserve.read("job_queue_size=many\nmodels={\n", {}).passed_over.keys() == {"job_queue_size", "models"}
     with pytest.raises(ConfigError, match="is not an address"):
         torchserve.read("inference_address=ftp://x", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "port", "managed"),
+    [
+        ("", 7070, "127.0.0.1:7071"),
+        ("inference_address=http://localhost:1\ngrpc_inference_port=5\ngrpc_management_port=6", 5, "127.0.0.1:6"),
+        ("inference_address=http://0.0.0.0:1\ngrpc_inference_address=0.0.0.0\n", 7070, "127.0.0.1:7071"),
+        ("grpc_management_address=::1\n", 7070, "[::1]:7071"),
+        ("inference_address=http://0.0.0.0:1\n", 0, None),
+        ("grpc_inference_port=no\n", 0, None),
+        ("grpc_inference_address=0.0.0.0\n", 0, None),
+    ],
+)
+def test_grpc_listens_where_torchserves_does_or_nowhere(text: str, port: int, managed: str | None) -> None:
+    found = torchserve.read(text, {})
+    assert (found.settings["grpc_port"], found.settings.get("grpc_management_address")) == (port, managed)
+    assert bool(found.passed_over) is (port == 0)
 
 
 def test_properties_are_read_as_java_reads_them() -> None:

@@ -65,7 +65,7 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
     from flambeau.fronts import sharing
     from flambeau.http import grpc_front, systemd
     from flambeau.http.access import open_access
-    from flambeau.http.listening import bind, lent, server_context
+    from flambeau.http.listening import Address, bind, lent, server_context
 
     source_part, settings = split_options(options)
     output = stderr_capture.begin_log(settings.log_level, settings.log_format)
@@ -87,9 +87,10 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
     sharing.refuse(settings)
     # before anything is loaded: a taken port is reported at once
     address = bind(settings.host, settings.port) if given is None else lent(given)
-    grpc_address, further = None, []
+    grpc_addresses: list[Address] = []
+    further: list[Address] = []
     try:
-        grpc_address = grpc_front.reserve(settings)
+        grpc_addresses = grpc_front.reserve(settings)
         for name in ("management_address", "metrics_address"):
             text = getattr(settings, name)
             if text is not None and host_and_port(name, text) != (settings.host, settings.port):
@@ -120,16 +121,16 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
         from flambeau.http.announcement import lines_about
         from flambeau.http.server import run
 
-        grpc = None if grpc_address is None else grpc_address.name()
+        grpc = ", ".join(each.name() for each in grpc_addresses) or None
         run(
-            lambda: Service(models, settings), address, access, encryption=encryption, grpc_address=grpc_address,
+            lambda: Service(models, settings), address, access, encryption=encryption, grpc_addresses=grpc_addresses,
             more=further, supervisor=supervisor,
             on_ready=lambda service: announce(
                 lines_about(service, where, grpc=grpc, more=[each.name() for each in further])
             ),
         )  # fmt: skip
     finally:
-        for each in filter(None, (address, grpc_address, *further)):
+        for each in filter(None, (address, *grpc_addresses, *further)):
             each.close()
 
 

@@ -5,6 +5,7 @@ It makes a repository of the archives that are to be served, in a folder of its 
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from flambeau.settings import torchserve as properties
 from flambeau.settings.torchserve import StartedModel, TorchServeConfig
 from flambeau.sources.request import model_name
 from flambeau.system import process
+from flambeau.system.machine import pip_install
 from flambeau.telemetry import logs
 from flambeau.version import VERSION
 
@@ -92,6 +94,11 @@ def _serve(asked: argparse.Namespace, unknown: list[str]) -> None:
     if _same_address(settings, "metrics_address"):
         del settings["metrics_address"]
         settings["metrics_public"] = True
+    if settings["grpc_port"] and (missing := _missing_for_grpc()):
+        logs.event("gRPC is off", missing=missing, remedy=pip_install("grpc"))
+        settings["grpc_port"] = 0
+    if not settings["grpc_port"]:
+        settings.pop("grpc_management_address", None)
     models = _models(asked, config, Path(store))
     argv = [text for name, value in settings.items() for text in _flag(name, value)]
     if config.open_to_all or asked.disable_token_auth == "true":  # noqa: S105
@@ -124,6 +131,11 @@ def _config(asked: argparse.Namespace) -> TorchServeConfig:
         return properties.read(file.read_text(encoding="utf-8"), os.environ)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from None
+
+
+def _missing_for_grpc() -> str | None:
+    """A package that gRPC needs and that is not installed; `None` if it can be had."""
+    return next((each for each in ("grpc", "grpc_reflection") if importlib.util.find_spec(each) is None), None)
 
 
 def _same_address(settings: dict[str, Any], name: str) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from flambeau.errors import RequestError
 from flambeau.protocols.messages import Charge
 from flambeau.protocols.routes import RequiredScope
+from flambeau.protocols.torchserve_models import ManagedArchives
 
 Metadata = Mapping[str, str]
 """A call's metadata: names in lower case, as gRPC has them."""
@@ -27,7 +28,8 @@ class Admission:
     prediction after its first, if rates are limited.
     `is_admin(metadata)`: whether the caller may manage the server. `name(metadata, client)`: who it is, for the log.
     `hold(size)`: counts the bytes of a message until they are released, or raises `RequestError`. `managing`: why
-    nobody may load or unload models here, or `None`.
+    nobody may load or unload models at this address, or `None`. `archives`: the functions of TorchServe's management
+    API, where there is a model store.
     """
 
     refusal: Callable[[RequiredScope, Metadata, str], RequestError | None]
@@ -38,3 +40,4 @@ class Admission:
     client: Callable[[str, Metadata], str]
     hold: Callable[[int], Release]
     managing: str | None
+    archives: ManagedArchives | None = None

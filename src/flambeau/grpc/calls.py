@@ -19,8 +19,8 @@ import grpc
 
 from flambeau.errors import RequestError
 from flambeau.grpc.admission import Admission, Metadata
-from flambeau.grpc.descriptors import message
-from flambeau.grpc.message_cost import MOST_BESIDE, cut
+from flambeau.grpc.descriptors import TORCHSERVE_PACKAGE, message
+from flambeau.grpc.message_cost import MOST_BESIDE, cut, refuse_costly
 from flambeau.grpc.statuses import STATUSES, sentence
 from flambeau.grpc.tensor_messages import InferMessage
 from flambeau.protocols.accounting import told
@@ -35,7 +35,8 @@ Function = Callable[["GrpcCall", Any], Awaitable[Any]]
 """Answers a message with a message, or with its bytes. Raises `RequestError`."""
 
 REQUEST: Any = message("ModelInferRequest")
-"""The one message that may be long."""
+PREDICTIONS: Any = message("PredictionsRequest", TORCHSERVE_PACKAGE)
+"""The two messages that may be long."""
 
 _PER_ADDRESS = 64  # as the HTTP front's connections, unless set
 _SWEEP_SECONDS = 0.5
@@ -279,6 +280,8 @@ def parsed(request: Any, raw: bytes) -> Any:
     contents: Sequence[memoryview] = ()
     if request is REQUEST:
         raw, contents = cut(raw)
+    elif request is PREDICTIONS:
+        refuse_costly(raw)
     elif len(raw) > MOST_BESIDE:
         raise RequestError(f"the message has more than {MOST_BESIDE} bytes", code="body_too_large")
     try:

@@ -7,9 +7,10 @@ because a process that also holds a client of the protocol has its messages, und
 
 import re
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, empty_pb2, message_factory
 
 from flambeau.grpc.inference_proto import (
     HEALTH,
@@ -21,6 +22,19 @@ from flambeau.grpc.inference_proto import (
     INFERENCE_SERVICE,
     MessageFields,
 )
+from flambeau.grpc.torchserve_proto import (
+    TORCHSERVE_INFERENCE,
+    TORCHSERVE_INFERENCE_CALLS,
+    TORCHSERVE_MANAGEMENT,
+    TORCHSERVE_MANAGEMENT_CALLS,
+)
+
+TORCHSERVE_PACKAGE, MANAGEMENT_PACKAGE = "org.pytorch.serve.grpc.inference", "org.pytorch.serve.grpc.management"
+TORCHSERVE_SERVICE = f"{TORCHSERVE_PACKAGE}.InferenceAPIsService"
+MANAGEMENT_SERVICE = f"{MANAGEMENT_PACKAGE}.ManagementAPIsService"
+
+_STATUS: MessageFields = {"Status": "int32 code = 1; string message = 2; repeated .google.protobuf.Any details = 3"}
+"""What `google/rpc/status.proto` has, which comes with no package of ours."""
 
 _FIELD = re.compile(
     r"(?:oneof (?P<oneof>\w+) )?(?P<repeated>repeated )?"
@@ -34,10 +48,15 @@ _SCALARS = {
 
 
 def _file(
-    name: str, package: str, messages: MessageFields, enums: Mapping[str, tuple[str, ...]]
+    name: str,
+    package: str,
+    messages: MessageFields,
+    enums: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    *,
+    needs: Iterable[str] = (),
 ) -> descriptor_pb2.FileDescriptorProto:
-    """The descriptor of a `.proto` file."""
-    made = descriptor_pb2.FileDescriptorProto(name=name, package=package, syntax="proto3")
+    """The descriptor of a `.proto` file. `needs`: the names of those it imports."""
+    made = descriptor_pb2.FileDescriptorProto(name=name, package=package, syntax="proto3", dependency=needs)
     found: dict[str, Any] = {}
     for path, fields in messages.items():
         outer, _, own = path.rpartition(".")
@@ -62,19 +81,13 @@ def _add_field(message: Any, path: str, package: str, text: str) -> None:
         entry = message.nested_type.add(name="".join(map(str.capitalize, name.split("_"))) + "Entry")
         entry.options.map_entry = True
         entry.field.add(name="key", number=1, label=_Field.LABEL_OPTIONAL, type=_Field.TYPE_STRING)
-        entry.field.add(
-            name="value", number=2, label=_Field.LABEL_OPTIONAL, type=_Field.TYPE_MESSAGE,
-            type_name=package + matched["value"],
-        )  # fmt: skip
+        value = entry.field.add(name="value", number=2, label=_Field.LABEL_OPTIONAL)
+        _set_type(value, matched["value"], package, enum=False)
         field.label, field.type, field.type_name = _Field.LABEL_REPEATED, _Field.TYPE_MESSAGE, f"{path}.{entry.name}"
         return
     if matched["repeated"]:
         field.label = _Field.LABEL_REPEATED
-    if kind in _SCALARS:
-        field.type = _SCALARS[kind]
-    else:
-        field.type = _Field.TYPE_ENUM if matched["enum"] else _Field.TYPE_MESSAGE
-        field.type_name = package + kind
+    _set_type(field, kind, package, enum=bool(matched["enum"]))
     if matched["oneof"]:
         named = [each.name for each in message.oneof_decl]
         if matched["oneof"] not in named:
@@ -83,19 +96,27 @@ def _add_field(message: Any, path: str, package: str, text: str) -> None:
         field.oneof_index = named.index(matched["oneof"])
 
 
+def _set_type(field: Any, kind: str, package: str, *, enum: bool) -> None:
+    if kind in _SCALARS:
+        field.type = _SCALARS[kind]
+        return
+    field.type = _Field.TYPE_ENUM if enum else _Field.TYPE_MESSAGE
+    field.type_name = kind if kind.startswith(".") else package + kind
+
+
 def _add_service(
     file: descriptor_pb2.FileDescriptorProto, name: str, calls: Iterable[tuple[str, str, str, bool, bool]]
 ) -> None:
     service = file.service.add(name=name)
     for call, request, response, many_in, many_out in calls:
+        asked, told = (each if each.startswith(".") else f".{file.package}.{each}" for each in (request, response))
         service.method.add(
-            name=call, input_type=f".{file.package}.{request}", output_type=f".{file.package}.{response}",
-            client_streaming=many_in, server_streaming=many_out,
-        )  # fmt: skip
+            name=call, input_type=asked, output_type=told, client_streaming=many_in, server_streaming=many_out
+        )
 
 
 def _files() -> tuple[tuple[str, bytes], ...]:
-    """The services, each with its file."""
+    """The services of v2 and of health, each with its file."""
     inference = _file("grpc_service.proto", "inference", INFERENCE, INFERENCE_ENUMS)
     streamed = ("ModelStreamInfer", "ModelInferRequest", "ModelStreamInferResponse", True, True)
     calls = [(each, f"{each}Request", f"{each}Response", False, False) for each in INFERENCE_CALLS]
@@ -106,9 +127,22 @@ def _files() -> tuple[tuple[str, bytes], ...]:
     return (INFERENCE_SERVICE, inference.SerializeToString()), (HEALTH_SERVICE, health.SerializeToString())
 
 
+def _torchserve_files() -> list[bytes]:
+    """TorchServe's services, behind what their files import."""
+    beside = [descriptor_pb2.FileDescriptorProto() for _ in (any_pb2, empty_pb2)]
+    for file, known in zip(beside, (any_pb2, empty_pb2), strict=True):
+        known.DESCRIPTOR.CopyToProto(file)
+    status = _file("google/rpc/status.proto", "google.rpc", _STATUS, needs=[beside[0].name])
+    torchserve = _file("inference.proto", TORCHSERVE_PACKAGE, TORCHSERVE_INFERENCE, needs=[beside[1].name, status.name])
+    _add_service(torchserve, TORCHSERVE_SERVICE.rpartition(".")[2], TORCHSERVE_INFERENCE_CALLS)
+    management = _file("management.proto", MANAGEMENT_PACKAGE, TORCHSERVE_MANAGEMENT)
+    _add_service(management, MANAGEMENT_SERVICE.rpartition(".")[2], TORCHSERVE_MANAGEMENT_CALLS)
+    return [file.SerializeToString() for file in (*beside, status, torchserve, management)]
+
+
 def _pool() -> descriptor_pool.DescriptorPool:
     pool = descriptor_pool.DescriptorPool()
-    for _, file in _files():
+    for file in (*(file for _, file in _files()), *_torchserve_files()):
         pool.AddSerializedFile(file)
     return pool
 

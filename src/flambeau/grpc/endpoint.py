@@ -10,10 +10,12 @@ import grpc
 from flambeau.grpc import reflection
 from flambeau.grpc.admission import Admission
 from flambeau.grpc.calls import Calls
-from flambeau.grpc.inference_proto import HEALTH_SERVICE, INFERENCE_SERVICE
+from flambeau.grpc.descriptors import MANAGEMENT_SERVICE, TORCHSERVE_SERVICE
 from flambeau.grpc.health import Health
 from flambeau.grpc.inference import Inference
+from flambeau.grpc.inference_proto import HEALTH_SERVICE, INFERENCE_SERVICE
 from flambeau.grpc.servicing import Servicing
+from flambeau.grpc.torchserve import TorchServeInference, TorchServeManagement
 from flambeau.serving.service import Service
 from flambeau.settings.service import Settings
 from flambeau.telemetry import logs
@@ -40,7 +42,10 @@ class GrpcEndpoint:
         services = {
             INFERENCE_SERVICE: Servicing(self._calls).handlers() | Inference(self._calls).handlers(),
             HEALTH_SERVICE: Health(self._calls).handlers(),
+            TORCHSERVE_SERVICE: TorchServeInference(self._calls).handlers(),
         }
+        if (archives := self._calls.admission.archives) is not None:
+            services[MANAGEMENT_SERVICE] = TorchServeManagement(self._calls, archives).handlers()
         server.add_generic_rpc_handlers(
             [
                 *(grpc.method_handlers_generic_handler(name, methods) for name, methods in services.items()),

@@ -20,15 +20,20 @@ MOST_BESIDE = 64 * 1024
 
 _MOST_FIELDS = 4096
 
-_INSIDE = {("request", 5): "input", ("input", 5): "contents"}
-"""The fields whose messages are looked into."""
+_INSIDE = {("request", 5): "input", ("input", 5): "contents", ("predictions", 3): "field"}
+"""The fields whose messages are looked into: of a `ModelInferRequest`, and of TorchServe's `PredictionsRequest`."""
 
 _RAW = ("request", 7)
-_PAYLOAD = frozenset({_RAW, ("contents", 6), ("contents", 7), ("contents", 8)})
-"""raw_input_contents; fp32_contents, fp64_contents and bytes_contents."""
+_PAYLOAD = frozenset({_RAW, ("contents", 6), ("contents", 7), ("contents", 8), ("field", 2)})
+"""raw_input_contents; fp32_contents, fp64_contents and bytes_contents; the value of a field of `input`."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _SIZES = {_FIXED64: 8, _FIXED32: 4}
+
+_NAMES = {
+    "request": "inference.ModelInferRequest",
+    "predictions": "org.pytorch.serve.grpc.inference.PredictionsRequest",
+}
 
 
 def cut(raw: bytes) -> tuple[bytes, Sequence[memoryview]]:
@@ -38,13 +43,24 @@ def cut(raw: bytes) -> tuple[bytes, Sequence[memoryview]]:
     """
     if len(raw) <= SMALL:
         return raw, ()
-    walk = _Walk(raw)
-    try:
-        walk.through(0, len(raw), "request")
-    except IndexError:  # it ends within a field
-        raise _broken() from None
+    walk = _walked(raw, "request")
     whole = memoryview(raw)
     return b"".join(_between(whole, walk.raw)), [whole[start:end] for _, start, end in walk.raw]
+
+
+def refuse_costly(raw: bytes) -> None:
+    """Raise `RequestError` for a `PredictionsRequest` that would cost far more to read than its data."""
+    if len(raw) > SMALL:
+        _walked(raw, "predictions")
+
+
+def _walked(raw: bytes, kind: str) -> "_Walk":
+    walk = _Walk(raw, kind)
+    try:
+        walk.through(0, len(raw), kind)
+    except IndexError:  # it ends within a field
+        raise _broken(kind) from None
+    return walk
 
 
 def _between(whole: memoryview, cut_out: Sequence[tuple[int, int, int]]) -> Iterator[memoryview]:
@@ -61,8 +77,9 @@ class _Walk:
     `raw`: of each of its raw contents where the field begins, where the contents do, and where both end.
     """
 
-    def __init__(self, raw: bytes) -> None:
+    def __init__(self, raw: bytes, kind: str) -> None:
         self.raw: list[tuple[int, int, int]] = []
+        self._kind = kind
         self._raw = raw
         self._fields = 0
         self._beside = 0
@@ -77,7 +94,7 @@ class _Walk:
             if kind == _BYTES:
                 size, place = self._number(place)
                 if size > end - place:
-                    raise _broken()
+                    raise _broken(self._kind)
                 if inside := _INSIDE.get((where, number)):
                     self.through(place, place + size, inside)
                     payload = size  # counted there
@@ -91,12 +108,12 @@ class _Walk:
             elif kind in _SIZES:
                 place += _SIZES[kind]
             else:
-                raise _broken()  # groups, which the protocol has not
+                raise _broken(self._kind)  # groups, which the protocol has not
             self._fields += 1
             self._beside += place - before - payload
             if self._fields > _MOST_FIELDS or self._beside > MOST_BESIDE:
                 raise RequestError(
-                    f"the message has more than {_MOST_FIELDS} fields, or {MOST_BESIDE} bytes beside its tensors: "
+                    f"the message has more than {_MOST_FIELDS} fields, or {MOST_BESIDE} bytes beside its data: "
                     "send tensors of whole numbers as raw_input_contents",
                     code="body_too_large",
                 )
@@ -111,8 +128,8 @@ class _Walk:
             if byte < 128:
                 return found, place
             shift += 7
-        raise _broken()
+        raise _broken(self._kind)
 
 
-def _broken() -> RequestError:
-    return RequestError("the message is no inference.ModelInferRequest", code="bad_request")
+def _broken(kind: str) -> RequestError:
+    return RequestError(f"the message is no {_NAMES[kind]}", code="bad_request")

@@ -94,7 +94,9 @@ class AccessControl:
         self._admin_port = settings.management_port
         guarded = bool(held) or settings.managed_here
         self.managing = models.why_nothing_changes(ours=ours, guarded=guarded)
-        """Why nobody may load or unload models here; `None` where an admin may."""
+        """Why nobody may load or unload models over HTTP; `None` where an admin may."""
+        self.managing_over_grpc = models.why_nothing_changes(ours=ours, guarded=bool(held) or settings.managed_by_grpc)
+        """The same for gRPC."""
         self.table = site_routes(settings, self, ours=ours, tokens=bool(held))
         if sharing is not None:
             self.table = RouteTable(map(sharing.route, self.table))
@@ -123,7 +125,7 @@ class AccessControl:
         if required == "admin" and method not in SAFE_METHODS and not _from_no_page(headers, host):
             return _refusal("forbidden", _NO_PAGE)
         if required == "admin" and self._admin_port is not None and port != self._admin_port:
-            return _refusal("forbidden", "nothing is managed at this address: the service has another for that")
+            return _refusal("forbidden", NOT_HERE)
         token = self._admitted(required, headers, client)
         if isinstance(token, Denial):
             return token
@@ -220,6 +222,7 @@ def _from_no_page(headers: Mapping[str, str], host: str | None) -> bool:
     return same and headers.get("sec-fetch-site", "none") in ("none", "same-origin")
 
 
+NOT_HERE = "nothing is managed at this address: the service has another for that"
 _NO_FOREIGN_PAGE = "pages of other sites may not send requests to this server"
 _NO_PAGE = "pages may not change anything here: use a program, or flambeau models"
 _TOO_MANY = "too many requests for now"

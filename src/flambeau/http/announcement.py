@@ -12,7 +12,7 @@ _MOST_NAMED = 8
 def lines_about(service: Service, where: str, *, grpc: str | None = None, more: Sequence[str] = ()) -> list[str]:
     """What is served and where, what the models do, and which are not served.
 
-    `grpc`: the address for gRPC. `more`: further addresses.
+    `grpc`: the addresses for gRPC. `more`: further addresses.
     """
     loaded = service.models()
     named = [f"{_called(model, loaded)} on {model.engine}, {model.device}" for model in loaded[:_MOST_NAMED]]

@@ -12,7 +12,7 @@ import signal
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from flambeau.http import grpc_front, stop_signals
 from flambeau.http.access import AccessControl
@@ -62,7 +62,7 @@ def run(
     access: AccessControl,
     *,
     encryption: ssl.SSLContext | None,
-    grpc_address: Address | None = None,
+    grpc_addresses: Sequence[Address] = (),
     more: Sequence[Address] = (),
     on_ready: Callable[[Service], None],
     supervisor: Supervisor,
@@ -75,7 +75,7 @@ def run(
     """
     addresses = () if address is None else (address, *more)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_serve(make_service(), addresses, access, encryption, grpc_address, on_ready, supervisor, dealt))
+        runner.run(_serve(make_service(), addresses, access, encryption, grpc_addresses, on_ready, supervisor, dealt))
 
 
 async def _serve(
@@ -83,7 +83,7 @@ async def _serve(
     addresses: Sequence[Address],
     access: AccessControl,
     encryption: ssl.SSLContext | None,
-    grpc_address: Address | None,
+    grpc_addresses: Sequence[Address],
     on_ready: Callable[[Service], None],
     supervisor: Supervisor,
     dealt: Dealt | None,
@@ -97,10 +97,7 @@ async def _serve(
         service.settings, connections=connections, stands_for_others=access.forwarding.trusts, neighbours=dealt
     )
     front = Front(Site(service, app, access), monitor, budget)
-    beside = None
-    if grpc_address is not None:
-        endpoint = grpc_front.make(service, access, budget, grpc_address, asyncio.get_running_loop().time)
-        beside = _Beside(endpoint, grpc_address)
+    beside = grpc_front.beside(service, access, budget, grpc_addresses, asyncio.get_running_loop().time)
     server = _Server(front, addresses, encryption, on_ready, beside, supervisor, dealt)
     async with supervisor.watched():
         with stop_signals.handled(server.on_signal):
@@ -152,13 +149,6 @@ def connections_that_fit(wanted: int) -> int:
     return fit
 
 
-class _Beside(NamedTuple):
-    """The endpoint of gRPC, and its address."""
-
-    endpoint: "GrpcEndpoint"
-    address: Address
-
-
 class _Server:
     """Listens, and stops when it is asked to."""
 
@@ -168,7 +158,7 @@ class _Server:
         addresses: Sequence[Address],
         encryption: ssl.SSLContext | None,
         on_ready: Callable[[Service], None],
-        beside: _Beside | None,
+        beside: "Sequence[tuple[GrpcEndpoint, Address]]",
         supervisor: Supervisor,
         dealt: Dealt | None,
     ) -> None:
@@ -201,8 +191,8 @@ class _Server:
                 )
             except OSError as error:  # another process began to listen while the model was loading
                 raise address.cannot_listen(error) from error
-        if self._beside is not None:
-            await self._beside.endpoint.start(self._beside.address.cannot_listen)
+        for endpoint, address in self._beside:
+            await endpoint.start(address.cannot_listen)
         self._front.monitor.start(lambda: self._front.connections)
         if self._dealt is not None:
             await self._dealt.begin(self._adopt, self._end)
@@ -227,7 +217,7 @@ class _Server:
         every answer closes its connection, so this ends as soon as all are answered.
         """
         loop, front = asyncio.get_running_loop(), self._front
-        stopping = asyncio.create_task(self._beside.endpoint.stop()) if self._beside is not None else None
+        stopping = [asyncio.create_task(endpoint.stop()) for endpoint, _ in self._beside]
         await self._accept_the_last()
         for address in self._addresses:
             address.bound.close()
@@ -240,8 +230,8 @@ class _Server:
             each.give_up()
         for task in list(front.tasks):
             task.cancel()
-        if stopping is not None:
-            await stopping
+        for each in stopping:
+            await each
         front.monitor.stop()
 
     async def _accept_the_last(self) -> None:

@@ -5,6 +5,7 @@ for Flambeau, and is left out.
 """
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -34,9 +35,14 @@ async def answer(service: Service, model: Model, request: HttpRequest, **extra: 
     except RequestError as error:
         model.metrics.rejected(error.code)
         raise
-    queued = time.monotonic()
+    return await answer_call(service, model, call)
+
+
+async def answer_call(service: Service, model: Model, call: HandlerCall, *, most: float | None = None) -> Answered:
+    """The same for a request that is read already, within `most` seconds. Raises `RequestError`."""
+    queued, seconds = time.monotonic(), service.settings.deadline if most is None else most
     payload = Payload("request", msgspec.msgpack.encode(call))
-    [outcome] = await service.predict(model, [payload], Options(), timeout=service.settings.deadline)
+    [outcome] = await service.predict(model, [payload], Options(), timeout=seconds)
     result: Any = outcome.result
     if isinstance(result, RequestError):
         raise RequestError(result.message, code=result.code, hint=result.hint)
@@ -46,8 +52,13 @@ async def answer(service: Service, model: Model, request: HttpRequest, **extra: 
     return Answered(found, None, [outcome.timings], queued)
 
 
+def shown(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers of a request that a handler may read."""
+    return {name: value for name, value in headers.items() if name not in _LEFT_OUT}
+
+
 async def _call(request: HttpRequest, settings: Settings, extra: dict[str, str]) -> HandlerCall:
-    headers = {name: value for name, value in request.headers.items() if name not in _LEFT_OUT} | extra
+    headers = shown(request.headers) | extra
     media_type = request.media_type()
     if media_type != _TOLD_BY_FORM:
         return HandlerCall(request.identity, headers, (HandlerPart("body", media_type, bytes(request.body)),))

@@ -17,6 +17,7 @@ import msgspec
 
 from flambeau.answers import Asked
 from flambeau.errors import Code, RequestError
+from flambeau.items import HandlerCall
 from flambeau.pipelines import json_document
 from flambeau.protocols import dispatch, handler_calls, multipart, torchserve_openapi
 from flambeau.protocols.errors import STATUS, answers_of, error_answer
@@ -57,8 +58,29 @@ async def answer(service: Service, model: Model, request: HttpRequest) -> Answer
     except RequestError as error:
         model.metrics.rejected(error.code)
         raise
-    queued = time.monotonic()
-    outcomes = await service.predict(model, [payload], Options(top_k=_TOP_K), timeout=service.settings.deadline)
+    return await _predicted(service, model, payload)
+
+
+async def answer_fields(service: Service, model: Model, call: HandlerCall, *, most: float) -> Answered:
+    """Answer the fields of a request that is read already, within `most` seconds. Raises `RequestError`."""
+    if model.task == handler_calls.TASK:
+        return await handler_calls.answer_call(service, model, call, most=most)
+    try:
+        chosen = [each for each in call.parts if each.name in _FIELDS]
+        if not chosen:
+            raise RequestError('the request has no field data: send what is asked about as "data"', code="missing_file")
+        if not chosen[-1].data:
+            raise RequestError(f"the field {chosen[-1].name} is empty", code="empty_body")
+        payload = await _payload(chosen[-1].data, model, service, is_json=False)
+    except RequestError as error:
+        model.metrics.rejected(error.code)
+        raise
+    return await _predicted(service, model, payload, most=most)
+
+
+async def _predicted(service: Service, model: Model, payload: Payload, *, most: float | None = None) -> Answered:
+    queued, seconds = time.monotonic(), service.settings.deadline if most is None else most
+    outcomes = await service.predict(model, [payload], Options(top_k=_TOP_K), timeout=seconds)
     [found] = answers_of(outcomes, noun="input")
     headers = (("X-Nonfinite-Outputs", str(found.nonfinite)),) if found.nonfinite else ()
     http = HttpAnswer(200, pretty(_shape(found)), headers=headers)
@@ -66,7 +88,7 @@ async def answer(service: Service, model: Model, request: HttpRequest) -> Answer
 
 
 async def _read(request: HttpRequest, model: Model, service: Service) -> Payload:
-    """The payload of a request. Long JSON is looked at in a thread: other requests go on meanwhile."""
+    """The payload of a request. Raises `RequestError`."""
     if not request.body:
         raise RequestError(f"the body is empty: {_FORM}", code="empty_body")
     settings, media_type, body = service.settings, request.media_type(), request.body
@@ -82,13 +104,18 @@ async def _read(request: HttpRequest, model: Model, service: Service) -> Payload
             text = bytes(part.data).decode("utf-8", "replace")
             return Payload("document", b'{"image":%b}' % msgspec.json.encode(text))
         is_json, body = part.media_type == JSON, part.data
+    return await _payload(body, model, service, is_json=is_json)
+
+
+async def _payload(body: bytes | memoryview, model: Model, service: Service, *, is_json: bool) -> Payload:
+    """The payload of what was sent. Long JSON is looked at in a thread: other requests go on meanwhile."""
     if not is_json and (model.kind == "image" or (model.kind == "python" and bytes(body[:1]) not in (b"{", b"["))):
         return Payload("file", body)
     name = b"image" if model.kind == "image" else b"input"  # of a network over numbers: old clients name no type
     if len(body) > json_document.SHORT:
-        value = await asyncio.to_thread(_value_in, bytes(body), settings.max_json_depth)
+        value = await asyncio.to_thread(_value_in, bytes(body), service.settings.max_json_depth)
     else:
-        value = _value_in(bytes(body), settings.max_json_depth)
+        value = _value_in(bytes(body), service.settings.max_json_depth)
     return Payload("document", b'{"%b":%b}' % (name, value))
 
 
@@ -145,8 +172,12 @@ def pretty(value: Any) -> bytes:
 
 async def ping(service: Service, request: HttpRequest) -> HttpAnswer:
     """`GET /ping`."""
-    ready = service.ready()
-    return HttpAnswer(200 if ready else 500, pretty({"status": "Healthy" if ready else "Unhealthy"}))
+    return HttpAnswer(200 if service.ready() else 500, health(service))
+
+
+def health(service: Service) -> bytes:
+    """Whether the service can answer, in TorchServe's words."""
+    return pretty({"status": "Healthy" if service.ready() else "Unhealthy"})
 
 
 def _explain(service: Service, request: HttpRequest, **_: str) -> HttpAnswer:

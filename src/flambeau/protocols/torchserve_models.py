@@ -36,8 +36,8 @@ _LOOK_AGAIN = 0.05  # seconds
 _STATUS = {"idle": "READY", "busy": "READY", "starting": "UNLOADING"}  # TorchServe's word for a worker that is loading
 
 
-class _ManagedArchives:
-    """The functions of the routes."""
+class ManagedArchives:
+    """The functions of the routes. They raise `RequestError`."""
 
     def __init__(self, store: Path, *, tokens: bool) -> None:
         self._store = store
@@ -324,7 +324,7 @@ def _in_their_words(function: Any) -> Any:
 
 def routes(store: str, *, ours: bool, guarded: bool, tokens: bool) -> tuple[Route, ...]:
     """The routes for a model store. Where nothing may be changed (`protocols.models`), they refuse and say why."""
-    functions = _ManagedArchives(Path(store), tokens=tokens)
+    functions = ManagedArchives(Path(store), tokens=tokens)
     refused = why_nothing_changes(ours=ours, guarded=guarded)
 
     async def refuse_change(service: Service, request: HttpRequest, **_: str) -> HttpAnswer:

@@ -99,12 +99,19 @@ class AddressSettings(ConnectionSettings):
         minimum=0,
         maximum=65535,
     )
+    grpc_management_address: str | None = _address(
+        None,
+        "Another address for gRPC, HOST:PORT, and the only one at which anything is managed over gRPC.",
+        metavar="HOST:PORT",
+        long="Another address for gRPC, as in `127.0.0.1:7071`, and then the only one at which anything is managed "
+        "over gRPC. Needs `--grpc-port`.",
+    )
 
     insecure_no_auth: bool = _address(False, "Listen beyond loopback without asking anybody for a token.")
 
     def check_addresses(self) -> None:
         """Raise `ConfigError` for an address or a path that is none."""
-        for name in ("management_address", "metrics_address"):
+        for name in ("management_address", "metrics_address", "grpc_management_address"):
             if (text := getattr(self, name)) is not None:
                 host_and_port(name, text)
         for flag, path in (
@@ -130,19 +137,32 @@ class AddressSettings(ConnectionSettings):
         if self.management_address is None:
             return self.guarded
         host, _ = host_and_port("management_address", self.management_address)
-        return is_local(host) and self.platform not in BEHIND_LOOPBACK and self.trusted_proxies is None
+        return self.guarded_at(host)
+
+    @property
+    def managed_by_grpc(self) -> bool:
+        """The same of the address at which it is managed over gRPC."""
+        if self.grpc_management_address is None:
+            return self.guarded
+        host, _ = host_and_port("grpc_management_address", self.grpc_management_address)
+        return self.guarded_at(host)
 
     @property
     def addresses(self) -> list[tuple[str, str]]:
         """Every host that is listened on, each with its flag."""
-        more = [("management_address", self.management_address), ("metrics_address", self.metrics_address)]
+        names = ("management_address", "metrics_address", "grpc_management_address")
+        more = [(name, getattr(self, name)) for name in names]
         found = [(f"--{name.replace('_', '-')}", host_and_port(name, text)[0]) for name, text in more if text]
         return [("--host", self.host), *found]
 
     @property
     def guarded(self) -> bool:
         """Whether only this machine's own programs can reach the service, and no proxy on it lets others in."""
-        return is_local(self.host) and self.platform not in BEHIND_LOOPBACK and self.trusted_proxies is None
+        return self.guarded_at(self.host)
+
+    def guarded_at(self, host: str) -> bool:
+        """Whether only this machine's own programs can reach what listens on a host, and no proxy lets others in."""
+        return is_local(host) and self.platform not in BEHIND_LOOPBACK and self.trusted_proxies is None
 
 
 _PATH = re.compile(r"/|(?:/[A-Za-z0-9._~:@-]+)+")

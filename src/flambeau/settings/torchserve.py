@@ -17,7 +17,8 @@ _ADDRESS = re.compile(r"(?:(https?)://)?(\[[0-9a-fA-F:]+\]|[^:/\[\]]+)?(?::(\d+)
 _ESCAPES = {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}
 
 _PASSED_OVER = {
-    "grpc": "TorchServe's own gRPC is not spoken: the Open Inference Protocol is, with --grpc-port",
+    "grpc_ssl": "gRPC has the certificate of the inference address",
+    "grpc": "connections of gRPC have limits of their own",
     "number_of_netty_threads": "the front needs no threads",
     "netty_client_threads": "the front needs no threads",
     "install_py_dep_per_model": "--allow-installs permits it",
@@ -112,6 +113,7 @@ def read(text: str, environment: Mapping[str, str]) -> TorchServeConfig:
     open_to_all = keys.pop("disable_token_authorization", "").lower() == "true"
     envelope = keys.pop("service_envelope", "")
     no_metrics = keys.pop("enable_metrics_api", "").lower() == "false"
+    grpc = {key: keys.pop(key) for key in list(keys) if key in _GRPC}
     for key, value in keys.items():
         try:
             if key in ("inference_address", "management_address", "metrics_address"):
@@ -139,6 +141,11 @@ def read(text: str, environment: Mapping[str, str]) -> TorchServeConfig:
             passed_over[key] = str(error)
     if no_metrics:
         settings.pop("metrics_address", None)
+    try:
+        settings |= _grpc(grpc, str(settings.get("host", "127.0.0.1")))
+    except ValueError as error:
+        settings["grpc_port"] = 0
+        passed_over |= dict.fromkeys(grpc or ("grpc_inference_address",), str(error))
     return TorchServeConfig(settings, load, models, passed_over, open_to_all, envelope)
 
 
@@ -157,6 +164,24 @@ def _address(key: str, value: str) -> dict[str, Any]:
         return {"host": host, "port": number}
     shown = f"[{host}]" if ":" in host else host
     return {key: f"{shown}:{number}"}
+
+
+_GRPC = {
+    "grpc_inference_address": "127.0.0.1", "grpc_inference_port": "7070",
+    "grpc_management_address": "127.0.0.1", "grpc_management_port": "7071",
+}  # fmt: skip
+"""The keys about gRPC's addresses, and what they are where a file says nothing."""
+
+_HERE = {"127.0.0.1", "localhost"}
+
+
+def _grpc(given: Mapping[str, str], host: str) -> dict[str, Any]:
+    """The settings for gRPC; `host` is that of the inference address. Raises `ValueError` for none that we can have."""
+    address, port, managed, managed_port = (value.strip() for value in (_GRPC | dict(given)).values())
+    if address != host and not {address, host} <= _HERE:
+        raise ValueError(f"gRPC would listen on {address} and predictions on {host}: give both one host for gRPC")
+    shown = f"[{managed}]" if ":" in managed else managed
+    return {"grpc_port": _whole(port), "grpc_management_address": f"{shown}:{_whole(managed_port)}"}
 
 
 def _whole(value: str) -> int:
