@@ -163,7 +163,7 @@ def make_weights(name: str, file: Path) -> None:
 
 
 def give(folder: Path, cat: bytes, *, whole: bool = True) -> None:
-    """Put the files there that README takes as the reader's own; those that only servers are started with if `whole`."""
+    """Put the files there that README takes as the reader's own; if `whole`, those of its servers too."""
     for name, text in GIVEN.items():
         (folder / name).write_text(text)
     (folder / "photos").mkdir(exist_ok=True)
