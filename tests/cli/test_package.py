@@ -186,17 +186,8 @@ def test_the_wheel_is_this_flambeau(folder: Path, tmp_path: Path) -> None:
                 assert (digest, int(size)) == (f"sha256={found}", len(data))
     target = tmp_path / "installed"
     command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "-q",
-        "--no-deps",
-        "--no-compile",
-        "--target",
-        str(target),
-        str(file),
-    ]
+        sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-compile", "--target", str(target), str(file),
+    ]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True)
     run = [sys.executable, "-P", "-m", "flambeau", "--version"]
     done = subprocess.run(

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -224,15 +225,27 @@ def test_every_example_says_how_it_is_run(document: Path) -> None:
     assert not strange
 
 
+def cases() -> Iterator[Any]:
+    """Each document; one with a list of lines twice, for each line builds a bundle or starts a server."""
+    for document in EXAMPLE_DOCUMENTS:
+        marks = [pytest.mark.slow] if document.name in LONG else []
+        lists = any(each.marker == "each" for each in blocks_of(document))
+        yield pytest.param(document, not lists, id=named(document), marks=marks)
+        if lists:
+            yield pytest.param(document, True, id=f"{named(document)}, every line", marks=pytest.mark.slow)
+
+
 @pytest.mark.timeout(900)  # a document builds several bundles and starts several servers
-@pytest.mark.parametrize(
-    "document",
-    [pytest.param(each, marks=pytest.mark.slow if each.name in LONG else ()) for each in EXAMPLE_DOCUMENTS],
-    ids=named,
-)
+@pytest.mark.parametrize(("document", "whole"), cases())
 def test_examples_do_what_the_document_says(
-    document: Path, tmp_path: Path, cat: bytes, server_of: Callable[[str], str], weights: Callable[[str], Path]
+    document: Path,
+    whole: bool,
+    tmp_path: Path,
+    cat: bytes,
+    server_of: Callable[[str], str],
+    weights: Callable[[str], Path],
 ) -> None:
+    """Not `whole`: without the servers of a list of lines, which other tests start too (`make test-slow` has them)."""
     blocks = [each for each in blocks_of(document) if each.marker]
     text = "".join(each.text for each in blocks if each.marker != "skip")
     if re.search(r"^\$ curl ", text, flags=re.MULTILINE) and not shutil.which("curl"):
@@ -242,8 +255,8 @@ def test_examples_do_what_the_document_says(
         if name in text:
             (tmp_path / name).hardlink_to(weights(name))
     if any(each.marker == "each" for each in blocks):
-        give(tmp_path, cat)
-    with Examples(tmp_path, server_of) as examples:
+        give(tmp_path, cat, whole=whole)
+    with Examples(tmp_path, server_of, whole=whole) as examples:
         for block in blocks:
             try:
                 examples.take(block)

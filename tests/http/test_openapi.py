@@ -68,7 +68,7 @@ def test_schemathesis_finds_nothing_at_a_python_model_f45(echo: ServerProcess, t
 
 
 def test_schemathesis_finds_nothing_at_an_image_model_f45(cat_server: ServerProcess, tmp_path: Path) -> None:
-    fuzz(cat_server, tmp_path, examples=10)
+    fuzz(cat_server, tmp_path, examples=5)
 
 
 @pytest.mark.parametrize("make", [task_models.sigmoid_outside, task_models.embedding, task_models.regression])

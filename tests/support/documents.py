@@ -162,21 +162,28 @@ def make_weights(name: str, file: Path) -> None:
     torch.save(weights, file)
 
 
-def give(folder: Path, cat: bytes) -> None:
-    """Put the files there that README takes as the reader's own."""
+def give(folder: Path, cat: bytes, *, whole: bool = True) -> None:
+    """Put the files there that README takes as the reader's own; if `whole`, those of its servers too."""
     for name, text in GIVEN.items():
         (folder / name).write_text(text)
     (folder / "photos").mkdir(exist_ok=True)
     (folder / "photos" / "cat.png").write_bytes(cat)
-    subprocess.run([sys.executable, "-W", "ignore", "-c", MAKE_GIVEN], cwd=folder, check=True)
+    if whole:
+        subprocess.run([sys.executable, "-W", "ignore", "-c", MAKE_GIVEN], cwd=folder, check=True)
 
 
 class Examples:
     """The examples of one document, in a folder and with a server of their own."""
 
-    def __init__(self, folder: Path, server_of: Callable[[str], str], *, fresh: bool = False) -> None:
-        """`fresh`: the folder is a clone without an environment, and nothing of ours is known there."""
+    def __init__(
+        self, folder: Path, server_of: Callable[[str], str], *, fresh: bool = False, whole: bool = True
+    ) -> None:
+        """`fresh`: the folder is a clone without an environment, and nothing of ours is known there.
+
+        Not `whole`: the servers among the lines that are each run on their own (`each`) are left out.
+        """
         self._folder = folder
+        self._whole = whole
         self._server_of = server_of
         self._fresh = fresh
         self._files: dict[str, str] = {}
@@ -220,7 +227,7 @@ class Examples:
         elif block.marker == "each":
             for command in commands_of(block.text):
                 if command.text.startswith("flambeau serve "):
-                    with self._serving(command):
+                    with self._serving(command) if self._whole else contextlib.nullcontext():
                         pass
                 else:
                     self._run(command, None)

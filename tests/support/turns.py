@@ -1,6 +1,7 @@
 """In which turn, and in which of the run's processes, tests run.
 
-The tests of a file run in one process, because they share servers; the examples of each document on their own. What
+The tests of a file run in one process, because they share servers, and so do those of a folder that shares a browser;
+the examples of each document run on their own. What
 takes longest begins first: else one process ends with it while the others have nothing left to do.
 """
 
@@ -13,13 +14,16 @@ from tests.support import quick, second
 APART = ("test_docs.py::test_examples_do_what_the_document_says",)
 """Tests whose cases share no server and take long: each case goes to the process that is free."""
 
+TOGETHER = ("tests/browser/",)
+"""Folders whose files share what is dear: there a browser, and a service with a model of every kind."""
+
 SECONDS = {
-    "[README.md]": 85, "test_cli.py": 60, "test_activation_builds.py": 30, "test_sources.py": 50,
+    "tests/browser/": 80, "[README.md]": 40, "test_cli.py": 60, "test_activation_builds.py": 30, "test_sources.py": 50,
     "test_processes.py": 60, "test_corpus.py": 30, "test_any_file.py": 20, "test_log_loss.py": 40,
     "test_detection.py": 40, "test_instances.py": 15, "test_instance_networks.py": 15,
     "test_segmentation_builds.py": 40, "test_picture_builds.py": 15, "test_openapi.py": 40,
     "test_examples_do_what_the_document_says": 20, "test_server.py": 45,
-    "test_hostile_graphs.py": 45, "test_tasks.py": 40, "test_fronts.py": 40, "test_page_browser.py": 40,
+    "test_hostile_graphs.py": 45, "test_tasks.py": 40, "test_fronts.py": 40,
     "test_predict.py": 30, "test_interrupt.py": 30, "test_evil_worker.py": 30, "test_odd_graphs.py": 25,
     "test_architectures.py": 25, "test_samples.py": 30, "test_shared_weights.py": 30, "test_near_models.py": 20,
     "test_without_torch.py": 20, "test_hostile_files.py": 20, "test_engines.py": 20, "test_standstill.py": 20,
@@ -32,7 +36,8 @@ class Turns(LoadFileScheduling):
     """Files to processes in the order in which they were collected; what is apart case by case."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return nodeid if any(each in nodeid for each in APART) else super()._split_scope(nodeid)
+        folder = next((each for each in TOGETHER if nodeid.startswith(each)), None)
+        return nodeid if any(each in nodeid for each in APART) else folder or super()._split_scope(nodeid)
 
 
 @pytest.hookimpl

@@ -54,6 +54,10 @@ def _forks() -> ForkServerContext:
     return forks
 
 
+FEW_CPU_SECONDS = 3
+"""For a graph to be opened and run in its sandbox: who waits for one that never ends waits for no more than it takes."""
+
+
 def run_flambeau(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
     """Run a `flambeau` command to its end; what `server.run_flambeau` does in a process that begins from nothing."""
     return _run([str(word) for word in arguments], cwd=cwd, serves=True)
@@ -139,12 +143,14 @@ def run_build(
 def _main(order: bytes, folder: str, environment: Mapping[str, str], here: str, events: Connection) -> None:
     """What `python -P -W ignore -m flambeau.builder FOLDER PARENT` would find, and its `main`."""
     from flambeau.builder import __main__ as build
+    from flambeau.builder import graphs
     from flambeau.builder.sandbox import reader
     from flambeau.engine_selection import replica_scaling
 
     _become(here, environment)
     reader.spawn_child = Reading  # type: ignore[assignment, attr-defined]
     replica_scaling._SECONDS = MEASURED_SECONDS
+    graphs._CPU_SECONDS = FEW_CPU_SECONDS
     os.dup2(events.fileno(), 1)
     events.close()
     warnings.simplefilter("ignore")

@@ -88,7 +88,18 @@ def test_a_model_of_the_recipes_size_takes_the_recipe() -> None:
     assert identify.pipeline_for("torchvision", "densenet121") == storage.ImageConfig()
 
 
-@pytest.mark.parametrize("name", TORCHVISION.names())
+FAMILIES = (
+    "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3",
+    "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_y_400mf", "resnet18", "shufflenet_v2_x0_5",
+    "squeezenet1_1", "swin_t", "vgg11_bn", "vit_b_16",
+)  # fmt: skip
+"""One of each; the other sizes are for the long run."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(each, marks=() if each in FAMILIES else pytest.mark.slow) for each in TORCHVISION.names()],
+)
 def test_every_classification_model_is_constructed_and_answers_classes(name: str) -> None:
     """On the meta device: shapes without numbers."""
     size = identify.pipeline_for("torchvision", name).crop

@@ -5,6 +5,7 @@ The help of a command shows its options under the headings of the table.
 """
 
 import os
+import typing
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from flambeau.settings import loading, platforms, service, table
 from flambeau.settings.loading import GivenValue
 from flambeau.settings.platforms import ContainerSigns, Profile
 from flambeau.settings.schema import Setting
+from flambeau.settings.service import EngineChoice
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -102,6 +104,13 @@ def source_options(command: F) -> F:
     """SOURCE, and the options that describe it."""
     options = [SettingOption(each) for each in table.SOURCE if each.name != "source"]
     return _add(click.argument("source", required=False)(command), options)
+
+
+def engine_option(meaning: str) -> Callable[[F], F]:
+    """--engine of a command that builds, where `meaning` says what is chosen."""
+    return click.option(
+        "--engine", type=click.Choice(typing.get_args(EngineChoice)), default="auto", show_default=True, help=meaning
+    )
 
 
 def more_sources(command: F) -> F:

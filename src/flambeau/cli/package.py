@@ -4,7 +4,6 @@ import glob
 import os
 import tempfile
 import time
-import typing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import click
 
 from flambeau.bundle import storage
 from flambeau.bundle.storage import Bundle
-from flambeau.cli.options import HELP, SettingsCommand, source_options
+from flambeau.cli.options import HELP, SettingsCommand, engine_option, source_options
 from flambeau.cli.terminal import ShowProgress
 from flambeau.deploy import explain as explanation
 from flambeau.deploy import folder, image
@@ -31,13 +30,7 @@ _STEPS = 4  # the bundle, the packages, their hashes, the folder
 @source_options
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Probability below which nothing is recognised.")
 @click.option("--allow-code", is_flag=True, help="Run code that the source carries, here and in the image.")
-@click.option(
-    "--engine",
-    type=click.Choice(typing.get_args(EngineChoice)),
-    default="auto",
-    show_default=True,
-    help="Engine of the image; eager and compile put PyTorch into it.",
-)
+@engine_option("Engine of the image; eager and compile put PyTorch into it.")
 @click.option("--with", "more", multiple=True, metavar="PACKAGE", help="A further installed package; can be repeated.")
 @click.option("--tag", metavar="NAME", help="Name of the image. Default: the model's name.")
 @click.option("--build", "builds", is_flag=True, help="Build the image too, with docker, podman or buildah.")

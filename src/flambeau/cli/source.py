@@ -1,6 +1,5 @@
 """`flambeau inspect` says what a source is; `flambeau build` makes a bundle of it."""
 
-import typing
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import click
 import msgspec
 
 from flambeau.checkpoints.report import Format
-from flambeau.cli.options import HELP, SettingsCommand, source_options
+from flambeau.cli.options import HELP, SettingsCommand, engine_option, source_options
 from flambeau.cli.terminal import ShowProgress, printable
 from flambeau.identify.finding import Near
 from flambeau.settings.service import EngineChoice
@@ -119,13 +118,7 @@ def _count(number: int) -> str:
 @source_options
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Probability below which nothing is recognised.")
 @click.option("--allow-code", is_flag=True, help="Run code that the source carries.")
-@click.option(
-    "--engine",
-    type=click.Choice(typing.get_args(EngineChoice)),
-    default="auto",
-    show_default=True,
-    help="Engine that will serve it; auto measures those that are installed.",
-)
+@engine_option("Engine that will serve it; auto measures those that are installed.")
 @click.option(
     "--int8",
     metavar="DIR",
