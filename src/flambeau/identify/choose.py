@@ -167,9 +167,8 @@ def _fit(matches: list[ArchitectureMatch], names: Names, asked: _Requested | Non
     alike = [each for each in matches if each.candidate.prefix == taken.candidate.prefix and each.size == taken.size]
     registry = taken.candidate.registry
     [name, *_] = _names(taken, asked)
-    if args.get("num_classes", taken.classes) != taken.classes:
-        told = f"--arch-args say {args['num_classes']} classes, and the weights have {taken.classes}"
-        return Identified(None, advice=f"{told}: leave num_classes out")
+    if advice := nearest.unlike(args, "num_classes", taken.classes):
+        return Identified(None, advice=advice)
     others = [
         index.called(each.candidate.registry, other)
         for each in alike

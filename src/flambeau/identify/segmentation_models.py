@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flambeau.bundle.storage import Architecture, DenseConfig
-from flambeau.identify import match, naming
+from flambeau.identify import match, naming, nearest
 from flambeau.identify.finding import Fit, Identified
 from flambeau.identify.index import Shape
 from flambeau.identify.naming import Names
@@ -71,13 +71,11 @@ def _found(file: Names, prefix: str, inside: dict[str, Shape], name: str, args: 
     used = {key: shape for key, shape in inside.items() if key not in training}
     given = _arguments(name, used)
     classes = given["classes"]
-    if args.get("classes", classes) != classes:
-        told = f"--arch-args say {args['classes']} classes, and the weights have {classes}"
-        return Identified(None, advice=f"{told}: leave classes out")
+    called = f"{LIBRARY}'s {name}"
+    if advice := nearest.left_over(called, left) or nearest.unlike(args, "classes", classes):
+        return Identified(None, advice=advice)
     given |= args
-    told = f"the weights are those of {LIBRARY}'s {name}"
-    if left:
-        return Identified(None, advice=f"{told}, but the file has {len(left)} more: {', '.join(sorted(left)[:3])}, …")
+    told = f"the weights are those of {called}"
     command = f"--arch {LIBRARY}:{name} --arch-args '{json.dumps(given)}' --allow-code --task {TASK}"
     if given["encoder_name"] is None:
         return Identified(
@@ -103,7 +101,7 @@ def _found(file: Names, prefix: str, inside: dict[str, Shape], name: str, args: 
         "what weights do not show (dilation, upsampling, an activation at the end) is the library's default: "
         "--arch-args changes it"
     )
-    return Identified(fit, notes=(note,))
+    return Identified(fit, notes=(note, *nearest.averaged(prefix)))
 
 
 def _arguments(name: str, inside: Mapping[str, Shape]) -> dict[str, Any]:
