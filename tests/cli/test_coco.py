@@ -77,6 +77,7 @@ def test_what_a_detector_finds_is_written_as_cocos_results(pictures: Path, tmp_p
 
 
 @pytest.mark.parametrize("task", TASKS)
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # its own
 def test_pycocotools_loads_and_evaluates_the_results(pictures: Path, tmp_path: Path, task: str) -> None:
     """What was found is its own truth, of which every object is found again."""
     coco = pytest.importorskip("pycocotools.coco", reason="pycocotools is not installed")

@@ -133,8 +133,30 @@ class TimmModels:
         return partial(timm.create_model, name, pretrained=False)
 
 
+class SegmentationModels:
+    """The networks of segmentation_models_pytorch, if it is installed; none by its name alone, without an encoder."""
+
+    def names(self) -> list[str]:
+        return []
+
+    def constructor(self, name: str) -> "Callable[..., nn.Module]":
+        if importlib.util.find_spec("segmentation_models_pytorch") is None:
+            raise SourceError(
+                f"{name} is a network of segmentation_models_pytorch, which is not installed: "
+                "pip install segmentation-models-pytorch"
+            )
+        torchvision_compat.declare_missing()  # it imports torchvision and timm
+        import segmentation_models_pytorch
+
+        constructor: Callable[..., nn.Module] = getattr(segmentation_models_pytorch, name)
+        return constructor
+
+
 TORCHVISION = TorchvisionModels()
 TIMM = TimmModels()
 
-REGISTRIES: dict[str, ModelRegistry] = {"torchvision": TORCHVISION, "flambeau": OwnModels(), "timm": TIMM}
+REGISTRIES: dict[str, ModelRegistry] = {
+    "torchvision": TORCHVISION, "flambeau": OwnModels(), "timm": TIMM,
+    "segmentation_models_pytorch": SegmentationModels(),
+}  # fmt: skip
 """By name, in order of preference."""

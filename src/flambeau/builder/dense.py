@@ -26,6 +26,7 @@ from flambeau.errors import SourceError
 from flambeau.identify.finding import Fit
 from flambeau.items import FREE
 from flambeau.sources.request import BuildRequest, refuse_idle
+from flambeau.tasks import TASKS
 from flambeau.types import TensorSpec
 
 _OPTIONS = ("arch", "arch_args", "weights", "weights_key", "num_classes", "labels", "threshold", "task", "samples",
@@ -69,6 +70,27 @@ def filled(
         official=bool(official),
         one_row=ONE_ROW,
     )
+
+
+def of_library(
+    network: nn.Module,
+    tensors: "Mapping[str, torch.Tensor]",
+    fit: Fit,
+    order: BuildRequest,
+    weights: Weights,
+    *,
+    tell: Tell,
+) -> Filled:
+    """A network of segmentation_models_pytorch with its weights. Raises `SourceError`.
+
+    Its class is the library's, and in everything else it is like a user's own.
+    """
+    name, task = fit.architecture.name, order.options.task or fit.task
+    if not TASKS[task].dense:
+        raise SourceError(f"--task {task}, but {name} answers for every pixel: leave it out")
+    architectures.load_weights(network, tensors, name=name)
+    asked = msgspec.structs.replace(order, options=msgspec.structs.replace(order.options, task=task))
+    return own(network, asked, name=name, architecture=fit.architecture, tell=tell, classes=weights.classes)
 
 
 def own(

@@ -16,7 +16,7 @@ from flambeau.builder.weights import Weights
 from flambeau.bundle.storage import Architecture, DenseConfig, ImageConfig, PictureConfig, TensorConfig
 from flambeau.checkpoints.report import TensorInfo
 from flambeau.errors import SourceError
-from flambeau.identify import unsupported
+from flambeau.identify import segmentation_models, unsupported
 from flambeau.identify.finding import Fit, Identified
 from flambeau.settings.source import SourceOptions
 from flambeau.sources.request import BuildRequest, refuse_idle
@@ -62,6 +62,8 @@ def registered(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
         from flambeau.builder import detectors  # it imports torchvision, which most builds do without
 
         return detectors.filled(network, tensors, fit, order, weights, tell=tell)
+    if fit.architecture.registry == segmentation_models.LIBRARY:
+        return dense.of_library(network, tensors, fit, order, weights, tell=tell)
     if isinstance(fit.pipeline, DenseConfig):
         return dense.filled(network, tensors, fit, order, weights, tell=tell)
     architectures.load_weights(network, tensors, name=fit.architecture.name)

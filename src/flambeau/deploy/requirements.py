@@ -94,14 +94,18 @@ def engine_of(manifest: Manifest, wanted: EngineChoice) -> str:
     return wanted
 
 
+_LIBRARIES = {"timm": "timm", "segmentation_models_pytorch": "segmentation-models-pytorch"}
+"""What PyTorch's engines need to make a network of this registry."""
+
+
 def needed(manifest: Manifest, engine: str, more: Iterable[str]) -> tuple[Package, ...]:
     """What an image needs to serve the bundle with `engine`, and `more` packages with theirs; sorted, without Flambeau.
 
     Raises `SetupError` for a package that is not installed here: its version would be a guess.
     """
     roots = [OWN, *_ENGINES[engine], *_PIPELINES.get(type(manifest.pipeline), ()), *more]
-    if engine in ("eager", "compile") and manifest.architecture and manifest.architecture.registry == "timm":
-        roots.append("timm")
+    if engine in ("eager", "compile") and manifest.architecture and manifest.architecture.registry in _LIBRARIES:
+        roots.append(_LIBRARIES[manifest.architecture.registry])
     if isinstance(manifest.pipeline, HandlerConfig) and manifest.pipeline.requirements:
         # its requirements are in the image, where they are compared with what is there before the model is served
         roots += ["packaging", *packages.named(manifest.pipeline.requirements)]

@@ -11,7 +11,17 @@ from typing import Any
 import msgspec
 
 from flambeau.bundle.storage import Architecture, ImageConfig
-from flambeau.identify import detectors, index, layers, match, naming, nearest, segmenters, unsupported
+from flambeau.identify import (
+    detectors,
+    index,
+    layers,
+    match,
+    naming,
+    nearest,
+    segmentation_models,
+    segmenters,
+    unsupported,
+)
 from flambeau.identify.finding import Fit, Identified
 from flambeau.identify.index import CLASSES, COUNTER, REGISTRIES, Registry, Shape
 from flambeau.identify.match import ArchitectureMatch, Mismatch
@@ -52,6 +62,8 @@ def find(
         if asked is None:
             return Identified(None, advice=nearest.unknown(wanted, registries))
         registries = (asked.registry,)
+    if asked is None and (found := segmentation_models.find(names, args)):
+        return found
     matches, refusals = _sort(names, asked, activation, registries)
     if matches:
         return _fit(matches, names, asked, dict(args))
@@ -155,9 +167,8 @@ def _fit(matches: list[ArchitectureMatch], names: Names, asked: _Requested | Non
     alike = [each for each in matches if each.candidate.prefix == taken.candidate.prefix and each.size == taken.size]
     registry = taken.candidate.registry
     [name, *_] = _names(taken, asked)
-    if args.get("num_classes", taken.classes) != taken.classes:
-        told = f"--arch-args say {args['num_classes']} classes, and the weights have {taken.classes}"
-        return Identified(None, advice=f"{told}: leave num_classes out")
+    if advice := nearest.unlike(args, "num_classes", taken.classes):
+        return Identified(None, advice=advice)
     others = [
         index.called(each.candidate.registry, other)
         for each in alike

@@ -11,7 +11,7 @@ from typing import Any
 
 from flambeau.bundle.pipeline_config import PictureConfig
 from flambeau.bundle.storage import Architecture
-from flambeau.identify import match, naming, unsupported
+from flambeau.identify import match, nearest, unsupported
 from flambeau.identify.finding import Fit, Identified
 from flambeau.identify.index import COUNTER
 from flambeau.identify.naming import Names
@@ -45,19 +45,14 @@ def find(file: Names, known: Known, *, wanted: str | None, args: Mapping[str, An
     name = wanted or by_length[0]
     inside = file.within(known.prefix)
     beside, left = match.beside(file, known.prefix, inside)
-    if left:
-        more = ", ".join(sorted(left)[:3])
-        return Identified(None, advice=f"the weights are those of {name}, but the file has {len(left)} more: {more}, …")
     classes = known.classes or 0
-    if args.get("num_classes", classes) != classes:
-        told = f"--arch-args say {args['num_classes']} classes, and the weights have {classes}"
-        return Identified(None, advice=f"{told}: leave num_classes out")
+    if advice := nearest.left_over(name, left) or nearest.unlike(args, "num_classes", classes):
+        return Identified(None, advice=advice)
     given: dict[str, Any] = {"num_classes": classes}
     if _POINTS in inside:
         [given["num_keypoints"]] = inside[_POINTS]
-        if args.get("num_keypoints", given["num_keypoints"]) != given["num_keypoints"]:
-            told = f"--arch-args say {args['num_keypoints']} keypoints, and the weights have {given['num_keypoints']}"
-            return Identified(None, advice=f"{told}: leave num_keypoints out")
+        if advice := nearest.unlike(args, "num_keypoints", given["num_keypoints"]):
+            return Identified(None, advice=advice)
     notes = [f"{DEFAULTS}: --arch {name} with --arch-args changes it"]
     if name in _WITHOUT_EPSILON and not any(key.endswith(COUNTER) for key in inside):
         given["norm_epsilon"] = 0.0
@@ -65,8 +60,7 @@ def find(file: Names, known: Known, *, wanted: str | None, args: Mapping[str, An
             "its norms are frozen, and taken with the epsilon 0 of torchvision's COCO weights: if it was trained from "
             "other weights, --arch-args '{\"norm_epsilon\": 1e-5}' says so"
         )
-    if naming.is_averaged(known.prefix):
-        notes.append(f"of two sets of weights, the averaged ones at {known.prefix.rstrip('.')} are taken")
+    notes += nearest.averaged(known.prefix)
     others = tuple(other for other in by_length if other != name)
     fit = Fit(
         architecture=Architecture("torchvision", name, {**given, **args}),

@@ -5,8 +5,9 @@ which an exact match does not need.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
+from typing import Any
 
 from flambeau.identify import index, layers, naming, unsupported
 from flambeau.identify.finding import Identified, Near
@@ -21,6 +22,27 @@ LEAST = 0.1
 
 _MOST = 3
 _CLOSER_LOOK = 8  # networks, of those that share most modules
+
+
+def left_over(name: str, left: Collection[str]) -> str:
+    """The advice for a file with these tensors besides those of the network `name`; empty if there are none."""
+    more = ", ".join(sorted(left)[:3])
+    return f"the weights are those of {name}, but the file has {len(left)} more: {more}, …" if left else ""
+
+
+def unlike(args: Mapping[str, Any], argument: str, count: int) -> str:
+    """The advice for an argument, such as `num_classes`, that says another number than the weights; else empty."""
+    if args.get(argument, count) == count:
+        return ""
+    told = f"--arch-args say {args[argument]} {argument.removeprefix('num_')}, and the weights have {count}"
+    return f"{told}: leave {argument} out"
+
+
+def averaged(prefix: str) -> list[str]:
+    """The note on weights that lie at this prefix beside others, if they are averaged."""
+    if not naming.is_averaged(prefix):
+        return []
+    return [f"of two sets of weights, the averaged ones at {prefix.rstrip('.')} are taken"]
 
 
 def nearest(names: Names, registries: Iterable[Registry]) -> list[tuple[float, Near]]:

