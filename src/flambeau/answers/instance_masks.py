@@ -93,7 +93,9 @@ def rle(region: Region, size: tuple[int, int]) -> str:
     height, width = size
     column, row = _turns(region.inside.T)
     places = (column + region.left) * height + row + region.top
-    places, often = np.unique(places, return_counts=True)  # a run may go on from the foot of a column to the next's head
+    places, often = np.unique(
+        places, return_counts=True
+    )  # a run may go on from the foot of a column to the next's head
     places = places[often == 1]
     return label_maps.rle(label_maps.Spans(places[::2], places[1::2]), height * width)
 

@@ -177,5 +177,3 @@ def _match_lengths() -> tuple[Whole, Whole, Whole]:
         begin = end
     symbols[_LONGEST] = _SYMBOLS - 1
     return symbols, more, bits
-
-
