@@ -1,12 +1,14 @@
 """Take the pictures in docs/screenshots: every task on the page of a real server, in a real browser.
 
 Started by `make screenshots`, which puts the repository on the path: browser and server are those of the tests. Each is
-looked at by axe-core, and the browser's console must be silent, or no picture is kept.
+looked at by axe-core, and the browser's console must be silent, or no picture is kept. With names behind it, as in
+`python scripts/screenshots.py text sound`, it takes only those.
 """
 
 import base64
 import contextlib
 import io
+import sys
 import tempfile
 import threading
 import time
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import requests
 import screenshot_models
+import screenshot_senses
 from PIL import Image
 
 from flambeau.settings.source import SourceOptions
@@ -30,13 +33,14 @@ QUALITY = 80  # of WebP
 WATCHED_SECONDS = 75  # how long the dashboard looks on before its picture is taken
 SCREENS = (DESKTOP, PHONE)
 DEFAULT = "efficientnet_lite0"
+DASHBOARD = "dashboard"
 
 
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[str]:
     """The default model and small ones, one for each task, on a free port; gives the address."""
     default = build_cache.open_source(SourceOptions(), progress=lambda event: None)
-    bundles = screenshot_models.make(folder)
+    bundles = [*screenshot_models.make(folder), *screenshot_senses.make(folder)]
     task_models.embedding(folder / "features")
     page_models.numbers("sums", folder / "sums", (4,))
     named = [f"{each.name}={each}" for each in (*bundles, folder / "features", folder / "sums")]
@@ -104,6 +108,20 @@ def show_numbers(browser: Browser) -> None:
     browser.verdicts(1)
 
 
+def show_text(browser: Browser) -> None:
+    """Write a sentence, and predict."""
+    browser.find("#input").send_keys(screenshot_senses.SENTENCE)
+    browser.find("button.primary").click()
+    browser.verdicts(1)
+
+
+def show_sound(browser: Browser, file: Path) -> None:
+    """Choose a sound, and predict."""
+    browser.all("#file")[0].send_keys(str(file))
+    browser.find("button.primary").click()
+    browser.verdicts(1)
+
+
 def show_live(browser: Browser) -> None:
     """Begin the live camera, and wait for its rate."""
     browser.find("#go-live").click()
@@ -115,6 +133,8 @@ def pages(folder: Path) -> dict[str, tuple[str, Callable[[Browser], None]]]:
     cat, coffee, rocket = (SAMPLES / f"{name}.jpg" for name in ("chelsea", "coffee", "rocket"))
     coins = folder / "coins.png"
     screenshot_models.coins().save(coins)
+    sound = folder / "chord.wav"
+    screenshot_senses.chord(sound)
     many = [folder / f"{number:02}-{each.name}" for number in range(3) for each in (cat, coffee, rocket)]
     for file in many:
         file.write_bytes((SAMPLES / file.name[3:]).read_bytes())
@@ -124,37 +144,51 @@ def pages(folder: Path) -> dict[str, tuple[str, Callable[[Browser], None]]]:
         "detection": ("coins", lambda browser: give(browser, coins)),
         "segmentation": ("coin-masks", lambda browser: give(browser, coins)),
         "image-to-image": ("edges", lambda browser: give(browser, cat)),
+        "several-labels": ("looks", lambda browser: give(browser, rocket, coffee)),
+        "regression": ("brightness", lambda browser: give(browser, rocket, coffee)),
         "embedding": ("features", lambda browser: give(browser, coffee)),
         "numbers": ("sums", show_numbers),
+        "text": ("moods", show_text),
+        "sound": ("pitch", lambda browser: show_sound(browser, sound)),
         "live": (DEFAULT, show_live),
     }  # fmt: skip
 
 
-def main() -> None:
-    """Take them all."""
+def main(*only: str) -> None:
+    """Take them all, or those of these names."""
     FOLDER.mkdir(exist_ok=True)
-    for each in FOLDER.iterdir():
-        each.unlink()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        shown = pages(folder)
+        chosen = only or (*shown, DASHBOARD)
+        if unknown := [name for name in chosen if name not in (*shown, DASHBOARD)]:
+            raise SystemExit(f"there is no picture {', '.join(unknown)}: name some of {', '.join((*shown, DASHBOARD))}")
+        for each in FOLDER.iterdir() if not only else ():
+            each.unlink()
         url = stack.enter_context(served(folder))
         browser = stack.enter_context(open_browser(folder / "profile"))
-        for name, (model, show) in pages(folder).items():
-            for screen in SCREENS:
+        for name, (model, show) in shown.items():
+            for screen in SCREENS if name in chosen else ():
                 browser.resize(screen)
                 browser.open(f"{url}/?model={model}")
                 show(browser)
                 if screen.phone:
                     browser.driver.execute_script("document.querySelector('.answers').scrollIntoView()")
                 take(browser, name, screen)
-        browser.resize(DESKTOP)
-        browser.open(f"{url}/dashboard")
-        with asked(url):
-            time.sleep(WATCHED_SECONDS)
-            for screen in SCREENS:
-                browser.resize(screen)
-                take(browser, "dashboard", screen)
+        if DASHBOARD in chosen:
+            watch(browser, url)
+
+
+def watch(browser: Browser, url: str) -> None:
+    """Take the dashboard, after it has seen requests for a while."""
+    browser.resize(DESKTOP)
+    browser.open(f"{url}/dashboard")
+    with asked(url):
+        time.sleep(WATCHED_SECONDS)
+        for screen in SCREENS:
+            browser.resize(screen)
+            take(browser, DASHBOARD, screen)
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
