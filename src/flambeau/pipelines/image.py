@@ -21,6 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from flambeau.bundle import storage
 from flambeau.errors import InvalidInput
 from flambeau.pipelines.image_limits import trim
+from flambeau.pipelines.kept_part import Part, part_kept
 from flambeau.pipelines.not_an_image import what_is
 from flambeau.tasks import Postprocess
 from flambeau.types import Payload, Tensors, TensorSpec
@@ -177,6 +178,8 @@ def resize_and_crop(image: Image.Image, resize: int, crop: int, *, resampling: I
     width, height = image.size
     target = (resize, int(resize * height / width)) if width <= height else (int(resize * width / height), resize)
     if target != image.size:
+        if (part := part_kept(image.size, target, crop=crop, resampling=resampling)) is not None:
+            return _cut_out(image.resize(part.size, resampling, box=part.box), target, crop, part)
         if target[0] * target[1] <= _LARGEST_RESIZED:
             image = image.resize(target, resampling)
         else:
@@ -211,6 +214,12 @@ def _center_crop(image: Image.Image, size: int) -> Image.Image:
         width, height = image.size
     left, top = round((width - size) / 2.0), round((height - size) / 2.0)
     return image.crop((left, top, left + size, top + size))
+
+
+def _cut_out(image: Image.Image, target: tuple[int, int], crop: int, part: Part) -> Image.Image:
+    """Cut the middle of a result of the size `target` out of the part of it that was computed."""
+    left, top = round((target[0] - crop) / 2.0) - part.left, round((target[1] - crop) / 2.0) - part.top
+    return image.crop((left, top, left + crop, top + crop))
 
 
 def normalise(
