@@ -84,9 +84,10 @@ async def drain(stage: ClusterStage, seconds: float) -> str:
     said = await asyncio.to_thread(stage.nodes.drain, node, seconds / 4)
     stage.require(not said, f"the node was not drained: {said[-200:]}")
     await asyncio.sleep(seconds / 4)
+    left = len(set(stage.hosts()) & set(stage.nodes.everything(node)))
     await asyncio.to_thread(stage.nodes.remove, node)
     await asyncio.sleep(seconds / 2)
-    return f"a node told to end, and killed {seconds / 4:g} s later"
+    return f"a node told to end, and killed {seconds / 4:g} s later, with {left} replicas on it"
 
 
 async def scale(stage: ClusterStage, seconds: float) -> str:
@@ -143,6 +144,7 @@ FAULTS = (
     ClusterFault("cluster/frozen", "a worker node that stands still as a whole, and goes on", stop_node),
     ClusterFault("cluster/gcs", "the GCS killed, without external storage", kill_gcs),
     ClusterFault("cluster/drain", "a node drained (spot), then killed", drain),
+    ClusterFault("cluster/drain-serve", "the same over Flambeau as an application of Ray Serve", drain, ours="serve"),
     ClusterFault("cluster/scale", "from one replica to six, and back to one", scale, replicas=1),
     ClusterFault("cluster/partition", "the network to a worker node fails, and heals", partition, nodes=ApartNodes),
     ClusterFault("cluster/redis", "the GCS killed, with Redis behind it, and back", restart_gcs, nodes=StoredNodes),
@@ -157,8 +159,8 @@ async def play(run: Run, fault: ClusterFault, *, beside: bool) -> Report:
     figures = f"{did}; {told(stage, run.seconds)}"
     if beside:
         async with staged(run, "plain", nodes=fault.nodes, replicas=fault.replicas) as other, other.load():
-            await fault.play(other, run.seconds)
-        figures += f" | plain Ray Serve: {told(other, run.seconds)}"
+            did = await fault.play(other, run.seconds)
+        figures += f" | plain Ray Serve: {did}; {told(other, run.seconds)}"
     return verdict(fault.id, f"{fault.what}, for {run.seconds:g} s, {run.clients} clients", figures, stage.complaints)
 
 

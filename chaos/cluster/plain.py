@@ -3,7 +3,8 @@
 `python -m chaos.cluster.plain ADDRESS PORT REPLICAS` serves it until SIGTERM; a number on its
 standard input is that of its replicas from then on.
 
-Its answers are those of `chaos.model`, 50 ms each, and up to 8 are computed together (`serve.batch`).
+Its answers are those of `chaos.model`, 50 ms each, and up to 8 are computed together (`serve.batch`). Its proxy is on
+the head, as our front is: no fault breaks the clients' connections.
 """
 
 import asyncio
@@ -38,7 +39,7 @@ def main() -> None:
         async def __call__(self, request: Request) -> dict[str, Any]:
             return {"output": await self.batch((await request.json())["input"])}
 
-    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
 
     def scale(count: int) -> None:
         serve.run(Plain.options(num_replicas=count).bind(), route_prefix="/predict")  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ def main() -> None:
 
     address, port, replicas = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     ray.init(address=address, logging_level="error", log_to_driver=False)
-    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
     options: dict[str, Any] = {"allow_code": True, "max_batch_size": 8, "deadline": 60.0}
     serve.run(flambeau.ray.app(f"{MODEL}:Slow50", replicas=replicas, **options), route_prefix="/")
     sys.stdout.write(f"http://127.0.0.1:{port}\n")
