@@ -26,7 +26,7 @@ ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
 
 ROWS = dict.fromkeys(("kill", "node", "raylet", "frozen", "gcs", "drain", "swap"), 12) | dict.fromkeys(
-    ("drain-serve", "scale", "partition", "redis", "controller"), 20
+    ("drain-serve", "autoscale", "scale", "partition", "redis", "controller"), 20
 )
 """The faults, and for how many seconds each is played."""
 

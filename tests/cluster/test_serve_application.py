@@ -1,5 +1,6 @@
 """Flambeau as a Ray Serve application, in a real cluster, from `flambeau deploy ray` on: `make test-cluster`."""
 
+import contextlib
 import os
 import queue
 import subprocess
@@ -43,7 +44,7 @@ class Application:
 
 @pytest.fixture(scope="module")
 def application(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
-    """The models of `tests.support.grpc_server`, served by `serve run` from the file that `flambeau deploy ray` wrote."""
+    """The models of `tests.support.grpc_server`, served by `serve run` from the file of `flambeau deploy ray`."""
     from chaos.cluster.nodes import Nodes
     from tests.support import grpc_server
 
@@ -81,12 +82,11 @@ def _await(application: Application, log: Path) -> None:
 
     until = time.monotonic() + _START_SECONDS
     while True:
-        try:
+        with contextlib.suppress(requests.ConnectionError, requests.Timeout):
             if requests.get(f"{application.url}/readyz", timeout=5).status_code == 200:
                 return
-        except (requests.ConnectionError, requests.Timeout):
-            pass
-        assert application.process.poll() is None and time.monotonic() < until, log.read_text()[-4000:]
+        assert application.process.poll() is None, log.read_text()[-4000:]
+        assert time.monotonic() < until, log.read_text()[-4000:]
         time.sleep(0.2)
 
 

@@ -10,9 +10,9 @@ import grpc
 from flambeau.grpc import reflection
 from flambeau.grpc.admission import Admission
 from flambeau.grpc.calls import Calls
-from flambeau.grpc.inference_proto import HEALTH_SERVICE, INFERENCE_SERVICE
 from flambeau.grpc.health import Health
 from flambeau.grpc.inference import Inference
+from flambeau.grpc.inference_proto import HEALTH_SERVICE, INFERENCE_SERVICE
 from flambeau.grpc.servicing import Servicing
 from flambeau.serving.service import Service
 from flambeau.settings.service import Settings
