@@ -258,10 +258,11 @@ class RayRunner:
 
         The old one answers until the successor can, or until it is lost after all.
         """
-        moving = asyncio.ensure_future(replica.to_move.wait())
+        moving: asyncio.Future[Any] = asyncio.ensure_future(replica.to_move.wait())
+        lost: asyncio.Future[Any] = replica.lost
         successor: asyncio.Task[RemoteReplica | None] | None = None
         try:
-            await asyncio.wait({replica.lost, moving}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({lost, moving}, return_when=asyncio.FIRST_COMPLETED)
             if not replica.lost.done():
                 logs.event(
                     "a replica moves, for its node is about to end", model=self._spec.name, replica=replica.number,
@@ -269,13 +270,18 @@ class RayRunner:
                 )  # fmt: skip
                 successor = asyncio.get_running_loop().create_task(self._fill(place))
                 self._keep(successor)
-                await asyncio.wait({replica.lost, successor}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({lost, successor}, return_when=asyncio.FIRST_COMPLETED)
             if replica.lost.done():
                 self._take_out(place, replica)
             else:
                 place.replica = None
                 self._let_go(replica)
             return None if successor is None else await successor
+        except asyncio.CancelledError:
+            done = successor is not None and successor.done() and not successor.cancelled()
+            if done and successor is not None and (unused := successor.result()) is not None:
+                self._dismiss(unused)
+            raise
         finally:
             moving.cancel()
             if successor is not None:
