@@ -115,8 +115,8 @@ $(VENV)/.installed-deploy: $(VENV)/.installed-test
 	@touch $@
 
 $(VENV)/.installed-ray: $(VENV)/.installed-test
-	@echo "== installing Ray, and Ray Serve, beside which the faults are played"
-	$(PIP) -e ".[torch,test,ray]" "ray[serve]"
+	@echo "== installing Ray, Ray Serve, beside which the faults are played, and what plays S3"
+	$(PIP) -e ".[torch,test,ray]" "ray[serve]" s3fs "moto[s3,server]"
 	@touch $@
 
 $(VENV)/.installed-lint: $(VENV)/.installed-test

@@ -20,7 +20,7 @@ import grpc
 import msgspec
 
 from benchmarks.processes import free_port
-from flambeau.grpc.descriptors import INFERENCE_SERVICE
+from flambeau.grpc.inference_proto import INFERENCE_SERVICE
 
 METHOD = f"/{INFERENCE_SERVICE}/ModelInfer"
 _WARMUP = 0.3

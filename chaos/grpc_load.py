@@ -11,7 +11,8 @@ import grpc
 from chaos.client import echo
 from chaos.ledger import How, Ledger, Row
 from chaos.run import DEADLINE, Run
-from flambeau.grpc.descriptors import INFERENCE_SERVICE, message
+from flambeau.grpc.descriptors import message
+from flambeau.grpc.inference_proto import INFERENCE_SERVICE
 
 _PATIENCE = 5.0  # seconds beyond its deadline after which a call counts as lost
 _MODEL = "Slow50"

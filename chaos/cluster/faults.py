@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from chaos.cluster.namespaces import ApartNodes
 from chaos.cluster.nodes import Nodes
@@ -13,6 +14,8 @@ from chaos.cluster.stage import ClusterStage, Kind, staged
 from chaos.cluster.stored import StoredNodes
 from chaos.ledger import percentile
 from chaos.run import Report, Run, verdict
+
+_SHRINK_SECONDS = 90.0  # for what was not needed for half a minute to end
 
 Play = Callable[[ClusterStage, float], Awaitable[str]]
 """Plays the fault for so many seconds, under load, and says what it did."""
@@ -28,6 +31,10 @@ class ClusterFault:
     ours: Kind = "flambeau"
     nodes: Callable[..., Nodes] = Nodes
     replicas: int = 4
+    least: int | None = None
+    """The fewest replicas, where the service itself chooses how many it has."""
+    clients: int | None = None
+    """How many there are all the time, if not as many as the run has."""
 
 
 async def kill_replicas(stage: ClusterStage, seconds: float) -> str:
@@ -84,9 +91,10 @@ async def drain(stage: ClusterStage, seconds: float) -> str:
     said = await asyncio.to_thread(stage.nodes.drain, node, seconds / 4)
     stage.require(not said, f"the node was not drained: {said[-200:]}")
     await asyncio.sleep(seconds / 4)
+    left = len(set(stage.hosts()) & set(stage.nodes.everything(node)))
     await asyncio.to_thread(stage.nodes.remove, node)
     await asyncio.sleep(seconds / 2)
-    return f"a node told to end, and killed {seconds / 4:g} s later"
+    return f"a node told to end, and killed {seconds / 4:g} s later, with {left} replicas on it"
 
 
 async def scale(stage: ClusterStage, seconds: float) -> str:
@@ -96,6 +104,22 @@ async def scale(stage: ClusterStage, seconds: float) -> str:
         await asyncio.sleep(seconds * 4 / 10)
         stage.require(len(stage.hosts()) == replicas, f"{len(stage.hosts())} replicas, and {replicas} were asked for")
     return "from 1 replica to 6, and back to 1"
+
+
+async def autoscale(stage: ClusterStage, seconds: float) -> str:
+    """All clients come, and leave; one stays."""
+    loop, most, first = asyncio.get_running_loop(), 0, len(stage.hosts())
+    until = loop.time() + seconds * 4 / 10
+    async with stage.load():
+        while loop.time() < until:
+            await asyncio.sleep(0.5)
+            most = max(most, len(stage.hosts()))
+    left = loop.time()
+    while len(stage.hosts()) > 1 and loop.time() < left + _SHRINK_SECONDS:
+        await asyncio.sleep(0.5)
+    last, took = len(stage.hosts()), loop.time() - left
+    stage.require(first == last == 1 < most <= 4, f"from {first} replicas to {most}, and back to {last}")
+    return f"from {first} replica to {most} while all clients asked, and {last} after {took:.0f} s with one"
 
 
 async def partition(stage: ClusterStage, seconds: float) -> str:
@@ -143,7 +167,16 @@ FAULTS = (
     ClusterFault("cluster/frozen", "a worker node that stands still as a whole, and goes on", stop_node),
     ClusterFault("cluster/gcs", "the GCS killed, without external storage", kill_gcs),
     ClusterFault("cluster/drain", "a node drained (spot), then killed", drain),
+    ClusterFault("cluster/drain-serve", "the same over Flambeau as an application of Ray Serve", drain, ours="serve"),
     ClusterFault("cluster/scale", "from one replica to six, and back to one", scale, replicas=1),
+    ClusterFault(
+        "cluster/autoscale",
+        "an application of Ray Serve with --min-replicas 1, whose load comes and goes",
+        autoscale,
+        ours="serve",
+        least=1,
+        clients=1,
+    ),
     ClusterFault("cluster/partition", "the network to a worker node fails, and heals", partition, nodes=ApartNodes),
     ClusterFault("cluster/redis", "the GCS killed, with Redis behind it, and back", restart_gcs, nodes=StoredNodes),
     ClusterFault("cluster/controller", "the controller of Ray Serve killed", kill_controller, ours="serve"),
@@ -152,13 +185,14 @@ FAULTS = (
 
 async def play(run: Run, fault: ClusterFault, *, beside: bool) -> Report:
     """The fault on a front of ours, and beside it the figures of the plain application."""
-    async with staged(run, fault.ours, nodes=fault.nodes, replicas=fault.replicas) as stage, stage.load():
+    how: dict[str, Any] = {"nodes": fault.nodes, "replicas": fault.replicas, "least": fault.least}
+    async with staged(run, fault.ours, **how) as stage, stage.load(clients=fault.clients):
         did = await fault.play(stage, run.seconds)
     figures = f"{did}; {told(stage, run.seconds)}"
     if beside:
-        async with staged(run, "plain", nodes=fault.nodes, replicas=fault.replicas) as other, other.load():
-            await fault.play(other, run.seconds)
-        figures += f" | plain Ray Serve: {told(other, run.seconds)}"
+        async with staged(run, "plain", **how) as other, other.load(clients=fault.clients):
+            did = await fault.play(other, run.seconds)
+        figures += f" | plain Ray Serve: {did}; {told(other, run.seconds)}"
     return verdict(fault.id, f"{fault.what}, for {run.seconds:g} s, {run.clients} clients", figures, stage.complaints)
 
 

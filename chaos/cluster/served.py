@@ -1,4 +1,4 @@
-"""Flambeau as a Ray Serve application, until SIGTERM: `python -m chaos.cluster.served ADDRESS PORT REPLICAS`."""
+"""Flambeau as a Ray Serve application, until SIGTERM: `python -m chaos.cluster.served ADDRESS PORT REPLICAS LEAST`."""
 
 import signal
 import sys
@@ -14,10 +14,10 @@ def main() -> None:
 
     import flambeau.ray
 
-    address, port, replicas = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    address, port, replicas, least = sys.argv[1], *map(int, sys.argv[2:])
     ray.init(address=address, logging_level="error", log_to_driver=False)
-    serve.start(http_options={"host": "127.0.0.1", "port": port})
-    options: dict[str, Any] = {"allow_code": True, "max_batch_size": 8, "deadline": 60.0}
+    serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
+    options: dict[str, Any] = {"allow_code": True, "max_batch_size": 8, "deadline": 60.0, "min_replicas": least}
     serve.run(flambeau.ray.app(f"{MODEL}:Slow50", replicas=replicas, **options), route_prefix="/")
     sys.stdout.write(f"http://127.0.0.1:{port}\n")
     sys.stdout.flush()

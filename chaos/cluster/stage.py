@@ -46,11 +46,10 @@ class ClusterStage:
         elif self.application is not None and self.application.stdin is not None:
             self.application.stdin.write(f"{replicas}\n".encode())
 
-    def load(self, make: Make = echo) -> Load:
-        """The clients: `async with`."""
-        return Load(
-            self.port, self.ledger, make, clients=self.run.clients, seed=self.run.next_seed(), deadline=DEADLINE
-        )
+    def load(self, make: Make = echo, *, clients: int | None = None) -> Load:
+        """The clients, as many as the run has unless told otherwise: `async with`."""
+        clients = self.run.clients if clients is None else clients
+        return Load(self.port, self.ledger, make, clients=clients, seed=self.run.next_seed(), deadline=DEADLINE)
 
     def require(self, holds: bool, otherwise: str) -> None:
         """Complain unless something holds."""
@@ -74,13 +73,16 @@ async def staged(
     model: str = "Slow50",
     workers: int = 2,
     replicas: int = 4,
+    least: int | None = None,
     nodes: Callable[..., Nodes] = Nodes,
 ) -> AsyncIterator[ClusterStage]:
-    """A cluster with so many worker nodes, and a service with so many replicas in it, from start to end."""
+    """A cluster with so many worker nodes, and a service with so many replicas in it, from start to end. An application
+    that may have as few as `least` chooses how many it has.
+    """
     os.environ["FLAMBEAU_CACHE"] = str(run.cache)  # the nodes' as well
     with nodes(workers, cpus=max(4, replicas)) as cluster:
         if kind != "flambeau":
-            async with _application(kind, cluster, replicas) as (process, port):
+            async with _application(kind, cluster, replicas, least or replicas) as (process, port):
                 stage = await _begun(ClusterStage(run, kind, cluster, port, application=process))
                 yield stage
                 if kind == "serve":
@@ -119,13 +121,14 @@ async def _begun(stage: ClusterStage) -> ClusterStage:
 
 @contextlib.asynccontextmanager
 async def _application(
-    kind: Kind, nodes: Nodes, replicas: int
+    kind: Kind, nodes: Nodes, replicas: int, least: int
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
     port = free_port()
     module = {"plain": "chaos.cluster.plain", "serve": "chaos.cluster.served"}[kind]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, nodes.address, str(port), str(replicas), stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, cwd=Path(__file__).parents[2],
+        sys.executable, "-m", module, nodes.address, str(port), str(replicas), str(least),
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+        cwd=Path(__file__).parents[2],
     )  # fmt: skip
     try:
         assert process.stdout is not None

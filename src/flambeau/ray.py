@@ -93,14 +93,14 @@ def _maker(source: str | None, options: dict[str, Any], made: "list[AsgiApp]") -
 def _front(made: "list[AsgiApp]") -> type:
     """The class of a front, with a method for each call of gRPC: Serve finds them by their names."""
 
-    def one(name: str) -> Callable[..., Awaitable[_Answer]]:
-        async def answer(self: object, message: bytes, grpc_context: Any) -> _Answer:
+    def one(name: str) -> Callable[..., Awaitable[_ReadyAnswer]]:
+        async def answer(self: object, message: bytes, grpc_context: Any) -> _ReadyAnswer:
             from flambeau.grpc.proxied import ProxiedCall, of_one
 
             call = ProxiedCall(grpc_context.peer(), grpc_context.invocation_metadata(), read=of_one(message))
             answered = await made[0].answer_call(name, call)
             _end(call, grpc_context)
-            return _Answer(answered)
+            return _ReadyAnswer(answered)
 
         return answer
 
@@ -109,8 +109,8 @@ def _front(made: "list[AsgiApp]") -> type:
     return type("Front", (), methods)
 
 
-def _streaming(made: "list[AsgiApp]") -> Callable[..., AsyncIterator["_Answer"]]:
-    async def answer(self: object, messages: Any, grpc_context: Any) -> AsyncIterator[_Answer]:
+def _streaming(made: "list[AsgiApp]") -> Callable[..., AsyncIterator["_ReadyAnswer"]]:
+    async def answer(self: object, messages: Any, grpc_context: Any) -> AsyncIterator[_ReadyAnswer]:
         """The service reads and writes on its own loop; the stream is of Serve's."""
         from flambeau.grpc.proxied import ProxiedCall
 
@@ -137,7 +137,7 @@ def _streaming(made: "list[AsgiApp]") -> Callable[..., AsyncIterator["_Answer"]]
         conversation = asyncio.ensure_future(converse())
         try:
             while (message := await written.get()) is not None:
-                yield _Answer(message)
+                yield _ReadyAnswer(message)
             await conversation
         finally:
             conversation.cancel()
@@ -147,7 +147,7 @@ def _streaming(made: "list[AsgiApp]") -> Callable[..., AsyncIterator["_Answer"]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _ReadyAnswer:
     """An answer that is bytes already; Serve asks each for its own."""
 
     raw: bytes

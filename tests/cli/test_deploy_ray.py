@@ -1,5 +1,6 @@
 """`flambeau deploy ray`: the configuration of a Ray Serve application."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -25,12 +26,16 @@ def test_the_file_is_what_serve_deploy_takes(bundle: Path, tmp_path: Path) -> No
     out = tmp_path / "serve.yaml"
     done = printed(
         bundle, "--fronts", 3, "--replicas", 4, "--min-replicas", 1, "--ray-num-gpus", 0.5, "--host", "0.0.0.0",
-        "--tokens-file", "/shared/to: kens", "-o", out,
+        "--grpc-port", 9000, "--tokens-file", "/shared/to: kens", "-o", out,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     config = yaml.safe_load(out.read_text())
     assert config["proxy_location"] == "EveryNode"
     assert config["http_options"] == {"host": "0.0.0.0", "port": 8000}
+    assert config["grpc_options"]["port"] == 9000
+    [services] = config["grpc_options"]["grpc_servicer_functions"]
+    module, _, function = services.rpartition(".")
+    assert callable(getattr(importlib.import_module(module), function))
     [application] = config["applications"]
     assert (application["name"], application["import_path"]) == ("doubling", "flambeau.ray:build")
     assert application["args"] == {
@@ -46,6 +51,7 @@ def test_the_file_is_what_serve_deploy_takes(bundle: Path, tmp_path: Path) -> No
     [
         (("--host", "0.0.0.0"), "--tokens-file, or say --insecure-no-auth"),
         (("--host", "0.0.0.0", "--tokens-file", "f", "--insecure-no-auth"), "exclude each other"),
+        (("--grpc-port", "9000"), "--tokens-file, or say --insecure-no-auth"),  # Serve opens it to all
     ],
 )
 def test_nobody_is_let_in_by_accident(bundle: Path, arguments: tuple[str, ...], told: str) -> None:

@@ -6,6 +6,7 @@ One short test is part of `make test` where Ray is installed; it is not among th
 import asyncio
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,7 @@ ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
 
 ROWS = dict.fromkeys(("kill", "node", "raylet", "frozen", "gcs", "drain", "swap"), 12) | dict.fromkeys(
-    ("scale", "partition", "redis", "controller"), 20
+    ("drain-serve", "autoscale", "scale", "partition", "redis", "controller"), 20
 )
 """The faults, and for how many seconds each is played."""
 
@@ -137,6 +138,28 @@ def test_more_replicas_than_there_is_room_for_wait_and_the_others_answer(nodes: 
             assert await fleet.ask(echo("here")) == ["here"]
             fleet.runner.scale(1)
             await fleet.until(lambda: fleet.runner.counts().replicas == 1)
+
+    asyncio.run(steps())
+
+
+@pytest.mark.cluster
+def test_replicas_leave_a_node_that_is_told_to_end(nodes: Any, tmp_path: Path) -> None:
+    """As `ray drain-node` tells it: they are elsewhere, and were not lost, long before the node's end."""
+
+    async def steps() -> None:
+        async with ClusterFleet(make_bundle(tmp_path), nodes.address) as fleet:
+            ending = nodes.any(random.Random(1))
+            assert len(set(nodes.hosts("flambeau")) & set(nodes.everything(ending))) == 1
+            said = await asyncio.to_thread(nodes.drain, ending, 600)
+            assert not said
+            async with asyncio.timeout(120):
+                while set(nodes.hosts("flambeau")) & set(nodes.everything(ending)):
+                    assert await fleet.ask(echo("meanwhile")) == ["meanwhile"]
+                    await asyncio.sleep(0.1)
+            assert fleet.runner.counts().warm == 2
+            assert sum(fleet.runner.restarts().values()) == 0
+            nodes.remove(ending)
+            assert await fleet.ask(echo("after")) == ["after"]
 
     asyncio.run(steps())
 

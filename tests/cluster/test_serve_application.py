@@ -1,5 +1,6 @@
 """Flambeau as a Ray Serve application, in a real cluster, from `flambeau deploy ray` on: `make test-cluster`."""
 
+import contextlib
 import os
 import queue
 import subprocess
@@ -43,7 +44,7 @@ class Application:
 
 @pytest.fixture(scope="module")
 def application(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
-    """The models of `tests.support.grpc_server`, served by `serve run` from the file that `flambeau deploy ray` wrote."""
+    """The models of `tests.support.grpc_server`, served by `serve run` from the file of `flambeau deploy ray`."""
     from chaos.cluster.nodes import Nodes
     from tests.support import grpc_server
 
@@ -81,12 +82,11 @@ def _await(application: Application, log: Path) -> None:
 
     until = time.monotonic() + _START_SECONDS
     while True:
-        try:
+        with contextlib.suppress(requests.ConnectionError, requests.Timeout):
             if requests.get(f"{application.url}/readyz", timeout=5).status_code == 200:
                 return
-        except (requests.ConnectionError, requests.Timeout):
-            pass
-        assert application.process.poll() is None and time.monotonic() < until, log.read_text()[-4000:]
+        assert application.process.poll() is None, log.read_text()[-4000:]
+        assert time.monotonic() < until, log.read_text()[-4000:]
         time.sleep(0.2)
 
 
@@ -166,23 +166,26 @@ def test_a_stream_is_answered_message_by_message(application: Application, clien
     assert "no model of that name" in refused[0]
 
 
-def test_a_client_that_gives_up_is_not_computed_for(application: Application) -> None:
-    import requests
+def test_a_client_that_gives_up_is_not_computed_for(application: Application, client: Any) -> None:
+    """Its request waits behind another, and a third is answered after both."""
     import tritonclient.grpc as triton
 
     from tests.support.grpc_server import sleeping
 
-    with triton.InferenceServerClient(application.target) as client:
-        first = client.async_infer("sleepy", sleeping(3.0), lambda **_: None, headers=application.headers)
-        with pytest.raises(triton.InferenceServerException, match="Deadline"):
-            client.infer("sleepy", sleeping(3.0), client_timeout=1.0, headers=application.headers)
-        assert first is not None
-        until = time.monotonic() + 20
-        while 'status="499"' not in (
-            text := requests.get(f"{application.url}/metrics", headers=application.headers, timeout=5).text
-        ):
-            assert time.monotonic() < until, text
-            time.sleep(0.2)
+    def computed() -> int:
+        found = client.get_inference_statistics("sleepy", headers=application.headers)
+        return int(found.model_stats[0].inference_count)
+
+    before = computed()
+    done: queue.Queue[Any] = queue.Queue()
+    client.async_infer(
+        "sleepy", sleeping(4.0), lambda result, error: done.put((result, error)), headers=application.headers
+    )
+    with pytest.raises(triton.InferenceServerException, match="Deadline"):
+        client.infer("sleepy", sleeping(4.0, "dropped"), client_timeout=2.0, headers=application.headers)
+    assert done.get(timeout=30)[1] is None
+    client.infer("sleepy", sleeping(0.0), headers=application.headers)
+    assert computed() == before + 2
 
 
 def test_health_checks_and_reflection_are_what_tools_ask(application: Application) -> None:

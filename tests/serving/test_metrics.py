@@ -100,6 +100,8 @@ def test_workers_their_memory_and_their_restarts_are_told(server: ServerProcess)
     assert sum(told) == pytest.approx(sum(resident), rel=0.05)
     assert server.post(json={"input": "die"}).json()["code"] == "model_crashed"
     assert value(server, "flambeau_worker_restarts_total", reason="crashed") == 1
+    [model] = server.get("/models").json()["models"]
+    assert server.get(f"/models/{model['name']}/1").json()["restarts"] == {"crashed": 1}
     assert server.post(json={"input": "die"}).json()["code"] == "poison_input"
     assert value(server, "flambeau_rejections_total", code="poison_input") == 1
     wait_for(lambda: value(server, "flambeau_workers", state="idle") == 2)

@@ -75,6 +75,47 @@ def test_a_host_that_dies_over_a_batch_takes_it_back_and_is_replaced(
     run(steps())
 
 
+def test_a_replica_leaves_a_node_that_is_told_to_end(spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers what it has, and until its successor is warm; nothing is run twice, and nothing counts as lost."""
+
+    async def steps() -> None:
+        async with RayFleet(spec, monkeypatch) as fleet:
+            waiting = await fleet.ask_later("one")
+            old = fleet.ray.actors[0]
+            fleet.ray.draining.add(old.node)
+            await eventually(lambda: len(fleet.ray.actors) == 2)
+            assert fleet.runner.state() is RunnerState.READY
+            await fleet.until(lambda: fleet.runner.slots() == 1 and fleet.runner.workers()[0].state == "idle")
+            assert await fleet.ask(echo("two")) == ["two"]
+            assert len(fleet.ray.actors[1].args) == 1
+            assert not old.dead
+            (fleet.folder / "one").touch()
+            assert await waiting == ["one"]
+            await eventually(lambda: old.dead)
+            assert len(old.args) == 1
+            assert fleet.runner.restarts()["killed"] == 0
+
+    run(steps())
+
+
+def test_a_replica_whose_node_ends_before_its_successor_is_warm_is_lost_as_any(
+    spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def steps() -> None:
+        async with RayFleet(spec, monkeypatch) as fleet:
+            waiting = await fleet.ask_later("one")
+            fleet.ray.draining.add(fleet.ray.actors[0].node)
+            await eventually(lambda: len(fleet.ray.actors) == 2)
+            await fleet.ray.actors[0].die()
+            with pytest.raises(WorkerLostError, match="killed"):
+                await waiting
+            assert await fleet.ask(echo("again")) == ["again"]
+            assert len(fleet.ray.actors) == 2
+            assert fleet.runner.restarts()["killed"] == 1
+
+    run(steps())
+
+
 def test_a_model_that_crashes_ends_its_worker_and_not_its_host(
     spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,7 +54,7 @@ def test_a_member_that_was_changed_is_refused_and_nothing_is_kept(url: str, cach
     [
         ("memory://nothing/here", r"memory://nothing/here has no manifest\.json: it is no bundle"),
         ("nonsense://a/b", "nonsense://a/b is no source: nothing is known of nonsense://"),
-        ("s3://bucket/cats", "s3://bucket/cats needs a package .*pip install s3fs"),
+        ("gs://bucket/cats", "gs://bucket/cats needs a package .*for gs:// gcsfs"),
     ],
 )
 def test_what_cannot_be_fetched_says_why(source: str, told: str, cache: Path) -> None:

@@ -22,6 +22,7 @@ from flambeau.version import VERSION
 from tests.support.fleet import Fleet
 
 connection = importlib.import_module("flambeau.runners.ray.connection")
+draining = importlib.import_module("flambeau.runners.ray.draining")
 runner = importlib.import_module("flambeau.runners.ray.runner")
 
 
@@ -75,6 +76,7 @@ class Actor:
         self.ray = ray
         self.real = real
         self.label = label
+        self.node = f"{id(self):032x}"
         self.silent = self.unavailable = self.dead = False
         self.args: list[tuple[object, ...]] = []
         self.open_calls: set[Ref] = set()
@@ -103,7 +105,7 @@ class Actor:
         failed: BaseException | None = None
         try:
             if name == "place":
-                result = messages.pack(HostPlace(f"{id(self):032x}", "10.0.0.1", 1, self.ray.version))
+                result = messages.pack(HostPlace(self.node, "10.0.0.1", 1, self.ray.version))
             else:
                 result = await getattr(self.real, name)(*args)
         except Exception as error:
@@ -159,6 +161,7 @@ class FakeRay:
         self.actors: list[Actor] = []
         self.options: list[dict[str, object]] = []
         self.version = VERSION
+        self.draining: set[str] = set()  # ids of nodes that are about to end
         self.stored: list[int] = []  # bytes of what was put into the object store
         self._kills: set[asyncio.Future[None]] = set()
 
@@ -208,6 +211,9 @@ class RayFleet(Fleet):
         self._patch.setattr(joined, "join", join)
         self._patch.setattr(joined, "leave", leave)
         self._patch.setattr(runner, "CONNECTION", joined)
+        self._patch.setattr(draining, "PERIOD", 0.05)
+        self._patch.setattr(draining, "_draining", lambda ray: frozenset(ray.draining))
+        self._patch.setattr(runner, "DRAINING", draining.DrainingNodes())
         await super().__aenter__()
         return self
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 
 from flambeau import engines
 from flambeau.bundle.measurements import Placed, Placements
-from flambeau.bundle.storage import Bundle, PythonConfig
-from flambeau.pipelines.base import open_pipeline
+from flambeau.bundle.storage import Bundle
+from flambeau.pipelines.base import pipeline_of
 
 MEASURED = ("onnxruntime", "openvino")
 """The engines whose replicas are placed by measurement."""
@@ -58,17 +58,7 @@ def _halves(cores: int) -> list[int]:
 
 def _replica_calls(opened: Bundle, engine: str, replicas: int, threads: int) -> list[Callable[[], object]]:
     """One function per replica, which preprocesses and computes one example. All replicas are warm."""
-    manifest = opened.manifest
-    assert not isinstance(manifest.pipeline, PythonConfig)  # a Python model has no engine
-    pipeline = open_pipeline(
-        manifest.pipeline,
-        labels=opened.labels(),
-        inputs=manifest.inputs,
-        outputs=manifest.outputs,
-        task=manifest.what_it_does,
-        activation=manifest.activated_by,
-        tokenizer=opened.tokenizer(),
-    )
+    pipeline = pipeline_of(opened)
     example = pipeline.example()
     calls: list[Callable[[], object]] = []
     for _ in range(replicas):

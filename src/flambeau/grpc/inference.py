@@ -103,17 +103,24 @@ class Inference:
         room = asyncio.Semaphore(self._at_once)  # a client that sends faster than it is answered has to wait
         writing = asyncio.Lock()
         stopping = asyncio.ensure_future(self._calls.draining.wait())
+        refused: RequestError | None = None
         try:
             async with asyncio.TaskGroup() as answers:
                 while True:
                     await room.acquire()
-                    raw = await _next(call, stopping)
+                    try:
+                        raw = await _next(call, stopping)
+                    except RequestError as error:  # those before it are answered
+                        refused = error
+                        break
                     if raw is None:
                         break
                     one = dataclasses.replace(call, received=time.monotonic())
                     answers.create_task(self._one(one, raw, room, writing))
         finally:
             stopping.cancel()
+        if refused is not None:
+            raise refused
         if self._calls.draining.is_set():
             raise RequestError("the server is stopping", code="draining")
 

@@ -1,4 +1,4 @@
-"""Calls whose connection a proxy holds, such as Ray Serve's: a message comes in as bytes, and bytes and a status go out.
+"""Calls whose connection a proxy holds, such as Ray Serve's: bytes of a message come in, bytes and a status go out.
 
 The functions that answer them are those of gRPC's own server. The proxy is not known here: whoever asks brings what
 reads the call's messages and writes the answers. A client's deadline does not come through; its end does, as a

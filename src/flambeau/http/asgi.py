@@ -63,7 +63,7 @@ class AsgiApp:
         handle = opened[1]
         calls = self._calls
         if calls is None or calls[0] is not handle:
-            # Messages have a budget of their own, because a budget belongs to one loop, and HTTP's is not the service's.
+            # Messages have a budget of their own: a budget belongs to one loop, and HTTP's is not the service's.
             budget = InflightBudget(handle.service.settings)
             calls = self._calls = handle, grpc_front.proxied(handle.service, self._access, budget)
         return await handle.run(calls[1].answer(method, call))

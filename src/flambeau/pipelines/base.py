@@ -72,3 +72,27 @@ def open_pipeline(
     if isinstance(config, storage.DenseConfig):
         return DensePipeline(config, postprocess=postprocess, inputs=inputs, max_pixels=max_pixels)
     return ImagePipeline(config, postprocess=postprocess, inputs=inputs, max_pixels=max_pixels, fast_decode=fast_decode)
+
+
+def pipeline_of(
+    bundle: storage.Bundle,
+    *,
+    threshold: float | None = None,
+    max_pixels: int = Settings.max_image_pixels,
+    fast_decode: bool = False,
+) -> Pipeline:
+    """The pipeline of a bundle with a network. The options are those of `open_pipeline`."""
+    manifest = bundle.manifest
+    assert not isinstance(manifest.pipeline, storage.PythonConfig | storage.HandlerConfig)  # own code has none
+    return open_pipeline(
+        manifest.pipeline,
+        labels=bundle.labels(),
+        inputs=manifest.inputs,
+        outputs=manifest.outputs,
+        task=manifest.what_it_does,
+        activation=manifest.activated_by,
+        threshold=threshold,
+        max_pixels=max_pixels,
+        fast_decode=fast_decode,
+        tokenizer=bundle.tokenizer(),
+    )

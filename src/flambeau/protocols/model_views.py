@@ -48,8 +48,9 @@ class VersionDetail(msgspec.Struct, omit_defaults=True):
     """A version in full. All but the first three members are there while it is loaded.
 
     `workers` are its replicas now, from `min_replicas` to `max_replicas`, `nodes` how many of them are on which node
-    of a cluster. `memory` is the resident bytes of its workers together, where they have processes of their own; `cost`
-    is what they took when that was last measured, with what they share counted once.
+    of a cluster, and `restarts` how many were lost or could not start, by reason. `memory` is the resident bytes of its
+    workers together, where they have processes of their own; `cost` is what they took when that was last measured, with
+    what they share counted once.
     """
 
     name: str
@@ -72,6 +73,7 @@ class VersionDetail(msgspec.Struct, omit_defaults=True):
     queued: int | None = None
     workers: int | None = None
     nodes: dict[str, int] | None = None
+    restarts: dict[str, int] | None = None
     min_replicas: int | None = None
     max_replicas: int | None = None
     memory: int | None = None
@@ -155,6 +157,7 @@ def version_detail_of(entry: Version, *, reasons: bool) -> VersionDetail:
     detail.batch_size, detail.queued = model.batch_size, model.metrics.queue()[0]
     detail.workers, detail.memory = len(workers), sum(memory) if memory else None
     detail.nodes = on_nodes(workers) or None
+    detail.restarts = {reason: count for reason, count in model.metrics.losses().items() if count} or None
     detail.max_replicas = model.most_replicas
     detail.min_replicas = (model.least_replicas or 1) if model.elastic else model.most_replicas
     return detail

@@ -25,7 +25,7 @@ from flambeau.engines.base import Engine
 from flambeau.errors import EngineError, RequestError
 from flambeau.items import FREE
 from flambeau.pipelines import named_tensors
-from flambeau.pipelines.base import Pipeline, open_pipeline
+from flambeau.pipelines.base import Pipeline, pipeline_of
 from flambeau.pipelines.base64_image import open_image, open_sound
 from flambeau.pipelines.json_document import open_document
 from flambeau.runners.base import BatchCost, ReplicaSpec
@@ -72,17 +72,8 @@ def open_replica(spec: ReplicaSpec) -> Replica:
         return open_python_model(
             opened, manifest.pipeline, allow_code=spec.allow_code, max_json_depth=spec.max_json_depth
         )
-    pipeline = open_pipeline(
-        manifest.pipeline,
-        labels=opened.labels(),
-        inputs=manifest.inputs,
-        outputs=manifest.outputs,
-        task=manifest.what_it_does,
-        activation=manifest.activated_by,
-        threshold=spec.threshold,
-        max_pixels=spec.max_image_pixels,
-        fast_decode=spec.fast_decode,
-        tokenizer=opened.tokenizer(),
+    pipeline = pipeline_of(
+        opened, threshold=spec.threshold, max_pixels=spec.max_image_pixels, fast_decode=spec.fast_decode
     )
     device = engines.resolve_device(spec.engine, spec.device)
     load = functools.partial(

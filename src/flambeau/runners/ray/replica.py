@@ -55,6 +55,8 @@ class RemoteReplica:
         self.place: HostPlace | None = None
         self.state = HostState()
         self.lost: asyncio.Future[Loss] = loop.create_future()
+        self.to_move = asyncio.Event()
+        """Whether its node is about to end."""
         self._ray = ray
         self._make = actor
         self._actor: Any = None

@@ -29,6 +29,7 @@ from flambeau.runners.base import (
 )
 from flambeau.runners.losses import LossHistory
 from flambeau.runners.ray.connection import CONNECTION
+from flambeau.runners.ray.draining import DRAINING, pause
 from flambeau.runners.ray.host import ReplicaHost
 from flambeau.runners.ray.messages import HostOrder
 from flambeau.runners.ray.parcel import BundleParcel
@@ -67,7 +68,8 @@ class RayRunner:
         self._order: list[RemoteReplica] = []  # those that were warm; who waits longest for a batch stands first
         self._restarts: Counter[str] = Counter()  # of replicas that are gone
         self._leaving: set[RemoteReplica] = set()  # which have batches, and get no other
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._watch: asyncio.Task[None] | None = None
         self._losses = LossHistory(spec.name)
         self._numbers = 0
         self._given_up = 0
@@ -84,6 +86,8 @@ class RayRunner:
         try:
             self._parcel = BundleParcel(self._ray, Path(self._spec.bundle))
             self.scale_from_start()
+            self._watch = asyncio.get_running_loop().create_task(self._watch_nodes())
+            self._keep(self._watch)
             first = [place.first for place in self._places]
             done, _ = await asyncio.wait(
                 first, timeout=self._settings.startup_timeout, return_when=asyncio.FIRST_EXCEPTION
@@ -126,18 +130,22 @@ class RayRunner:
         place = self._places.pop()
         assert place.supervisor is not None
         place.supervisor.cancel()
-        if (replica := place.replica) is not None:
-            self._order.remove(replica)
-            if replica.busy:
-                self._leaving.add(replica)
-            else:
-                self._dismiss(replica)
+        if place.replica is not None:
+            self._let_go(place.replica)
+
+    def _let_go(self, replica: RemoteReplica) -> None:
+        """Have a replica answer what it has, and end."""
+        self._order.remove(replica)
+        if replica.busy:
+            self._leaving.add(replica)
+        else:
+            self._dismiss(replica)
 
     def _dismiss(self, replica: RemoteReplica) -> None:
         self._restarts.update(replica.state.restarts)
         self._keep(asyncio.get_running_loop().create_task(replica.end()))
 
-    def _keep(self, task: "asyncio.Task[None]") -> None:
+    def _keep(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -215,9 +223,9 @@ class RayRunner:
         self._on_change()
 
     async def _end_all(self) -> None:
-        supervisors = [place.supervisor for place in self._places if place.supervisor is not None]
-        for supervisor in supervisors:
-            supervisor.cancel()
+        for task in (self._watch, *(place.supervisor for place in self._places)):
+            if task is not None:
+                task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         ending = [*self._leaving, *(each.replica for each in self._places if each.replica is not None)]
         await asyncio.gather(*(replica.end() for replica in ending))
@@ -235,15 +243,58 @@ class RayRunner:
                     self._given_up += 1
                     self._on_change()
                     return
-                place.replica, place.proven = replica, True
-                self._order.insert(0, replica)
-                self._losses.failed = False
-                self._on_change()
-                await asyncio.shield(replica.lost)
-                self._take_out(place, replica)
+                while replica is not None:
+                    place.replica, place.proven = replica, True
+                    self._order.insert(0, replica)
+                    self._losses.failed = False
+                    self._on_change()
+                    replica = await self._until_gone(place, replica)
             except Exception as error:
                 logs.failure("a replica's place cannot be kept: it is tried again", error)
                 await asyncio.sleep(_PAUSE)
+
+    async def _until_gone(self, place: _ReplicaPlace, replica: RemoteReplica) -> RemoteReplica | None:
+        """Return when a replica is lost; if its node is about to end, with a successor that is warm elsewhere.
+
+        The old one answers until the successor can, or until it is lost after all.
+        """
+        moving: asyncio.Future[Any] = asyncio.ensure_future(replica.to_move.wait())
+        lost: asyncio.Future[Any] = replica.lost
+        successor: asyncio.Task[RemoteReplica | None] | None = None
+        try:
+            await asyncio.wait({lost, moving}, return_when=asyncio.FIRST_COMPLETED)
+            if not replica.lost.done():
+                logs.event(
+                    "a replica moves, for its node is about to end", model=self._spec.name, replica=replica.number,
+                    node=replica.where,
+                )  # fmt: skip
+                successor = asyncio.get_running_loop().create_task(self._fill(place))
+                self._keep(successor)
+                await asyncio.wait({lost, successor}, return_when=asyncio.FIRST_COMPLETED)
+            if replica.lost.done():
+                self._take_out(place, replica)
+            else:
+                place.replica = None
+                self._let_go(replica)
+            return None if successor is None else await successor
+        except asyncio.CancelledError:
+            done = successor is not None and successor.done() and not successor.cancelled()
+            if done and successor is not None and (unused := successor.result()) is not None:
+                self._dismiss(unused)
+            raise
+        finally:
+            moving.cancel()
+            if successor is not None:
+                successor.cancel()
+
+    async def _watch_nodes(self) -> None:
+        """Have replicas moved from nodes that are about to end."""
+        while True:
+            await pause()
+            ending = await DRAINING.now(self._ray)
+            for replica in self._order:
+                if replica.place is not None and replica.place.node in ending:
+                    replica.to_move.set()
 
     def _take_out(self, place: _ReplicaPlace, replica: RemoteReplica) -> None:
         place.replica = None
