@@ -6,6 +6,7 @@ FLAMBEAU_FOREIGN_PYTHON (and FLAMBEAU_MLSERVER_PYTHON) another one, which has th
 
 import json
 import os
+import secrets
 import subprocess
 import venv
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.http.test_platforms import DOUBLED, on
-from tests.support import kserve_models
+from tests.support import archives, kserve_models
 from tests.support.kserve_models import Served
 from tests.support.photographs import encoded, photograph
 from tests.support.server import free_port
@@ -109,6 +110,68 @@ def test_sagemakers_local_client_reads_our_answers(
         headers = {"Content-Type": "image/jpeg"}
         assert found == server.post("/predict?top_k=2", data=picture.read_bytes(), headers=headers).json()
         assert len(found["predictions"]) == 2
+
+
+BOTO3 = """
+import json, sys
+import boto3
+from botocore import UNSIGNED
+from botocore.config import Config
+url, token = sys.argv[1:]
+keys = dict(region_name="eu-west-1", aws_access_key_id="x", aws_secret_access_key="y")
+client = boto3.client("sagemaker-runtime", endpoint_url=url, **(keys if not token else dict(
+    region_name="eu-west-1", config=Config(signature_version=UNSIGNED))))
+def bearer(request, **_):
+    request.headers["Authorization"] = f"Bearer {token}"
+if token:
+    client.meta.events.register("before-send.sagemaker-runtime", bearer)
+def ask(body, endpoint="script", **more):
+    answered = client.invoke_endpoint(EndpointName=endpoint, Body=body, **more)
+    return answered["Body"].read().decode(), answered["ContentType"], answered["InvokedProductionVariant"]
+found = [ask("[[1, 2]]", ContentType="application/json"),
+         ask("1,2\\n3,4\\n", ContentType="text/csv", Accept="text/csv"),
+         ask("[[1, 2]]", "any", TargetModel="script", ContentType="application/json")]
+try:
+    ask("x", ContentType="application/pdf")
+except client.exceptions.ModelError as error:
+    found.append([error.response["OriginalStatusCode"], bool(error.response["OriginalMessage"])])
+try:
+    ask("x", "nobody")
+except client.exceptions.ClientError as error:
+    found.append([error.response["Error"]["Code"], error.response["ResponseMetadata"]["HTTPStatusCode"]])
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("token", ["", secrets.token_urlsafe(32)], ids=["open", "token"])
+def test_boto3_asks_a_script_by_awss_own_path(foreign: Path, tmp_path: Path, token: str) -> None:
+    files = {"code/inference.py": archives.SCRIPT.encode(), "factor.json": b"3",
+             "code/times.py": b"def times(data, factor):\n    return data * factor\n"}  # fmt: skip
+    archives.write_tar(tmp_path / "script.tar.gz", files, top="")
+    (tmp_path / "tokens").write_text(f"infer {token}\n")
+    (tmp_path / "tokens").chmod(0o600)
+    more = ["--tokens-file", tmp_path / "tokens"] if token else []
+    source = f"script={tmp_path / 'script.tar.gz'}"
+    with on(tmp_path, source, "--allow-code", "--port", "0", *more) as server:
+        assert said(foreign, BOTO3, server.url, token) == [
+            ["[[3.0, 6.0]]", "application/json", "1"], ["3.0,6.0\n9.0,12.0\n", "text/csv", "1"],
+            ["[[3.0, 6.0]]", "application/json", "1"], [415, True], ["ValidationError", 404],
+        ]  # fmt: skip
+
+
+def test_sagemakers_local_client_asks_a_script(foreign: Path, tmp_path: Path) -> None:
+    """`model.tar.gz` with `code/inference.py`, in SageMaker's own place and by its variables."""
+    base = tmp_path / "ml"
+    files = {"code/inference.py": archives.SCRIPT.encode(), "factor.json": b"2",
+             "code/times.py": b"def times(data, factor):\n    return data * factor\n"}  # fmt: skip
+    archives.write_folder(base / "model", files)
+    port = free_port()
+    variables = {"SAGEMAKER_BASE_DIR": str(base), "SAGEMAKER_BIND_TO_PORT": port, "SAGEMAKER_PROGRAM": "inference.py"}
+    picture = tmp_path / "none"
+    with on(tmp_path, FLAMBEAU_ALLOW_CODE="1", **variables):
+        assert said(foreign, SAGEMAKER, port, picture) == [
+            [[2.0, 4.0, 6.0], [8.0, 10.0, 12.0]], "2.0,4.0,6.0\n8.0,10.0,12.0\n"
+        ]  # fmt: skip
 
 
 VERTEX = """

@@ -298,6 +298,27 @@ def test_a_script_answers_invocations_by_its_functions_and_the_defaults(server: 
     assert invoke("[1]", "application/json", "image/png").status_code == 415
 
 
+def test_awss_own_path_answers_as_invocations_do(server: ServerProcess) -> None:
+    """What boto3 sends, with a signature that means nothing here; boto3 itself is asked in test_platform_clients.py."""
+
+    def ask(endpoint: str, body: str = "[[1, 2]]", **headers: str) -> requests.Response:
+        given = {"Authorization": "AWS4-HMAC-SHA256 Credential=x", "Content-Type": "application/json"}
+        more = {f"X-Amzn-SageMaker-{name.replace('_', '-')}": value for name, value in headers.items()}
+        return server.post(f"/endpoints/{endpoint}/invocations", data=body, headers={**given, **more})
+
+    found = ask("script")
+    assert (found.json(), found.headers["x-amzn-invoked-production-variant"]) == ([[3.0, 6.0]], "1")
+    assert ask("any", Target_Model="script").json() == ask("script", Target_Variant="1").json() == found.json()
+    for refused, status, kind in (
+        (ask("nobody"), 404, "ValidationError"), (ask("script", Target_Variant="9"), 404, "ValidationError"),
+        (ask("script", "text"), 400, "ModelError"), (ask("pictures", "[[1, 2]]"), 400, "ModelError"),
+    ):  # fmt: skip
+        body = refused.json()
+        assert (refused.status_code, refused.headers["x-amzn-errortype"], body["code"]) == (status, kind, kind)
+        assert body["message"]
+        assert body["OriginalStatusCode"] == status
+
+
 # Management
 
 

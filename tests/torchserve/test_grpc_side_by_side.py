@@ -14,7 +14,7 @@ from tests.grpc.test_contract import fields, messages
 from tests.support.photographs import encoded, photograph
 from tests.torchserve.conftest import Stubs
 
-pytestmark = [pytest.mark.torchserve, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.torchserve, pytest.mark.timeout(900, func_only=True)]
 
 NEAR = 2e-4
 

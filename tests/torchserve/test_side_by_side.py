@@ -13,7 +13,7 @@ import requests
 from benchmarks.torchserve_servers import Running
 from tests.support.photographs import encoded, photograph
 
-pytestmark = [pytest.mark.torchserve, pytest.mark.timeout(900)]  # the first starts both servers, and builds bundles
+pytestmark = [pytest.mark.torchserve, pytest.mark.timeout(900, func_only=True)]  # servers have a limit of their own
 
 PICTURES = {
     "cat.png": encoded(photograph("chelsea")),

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import torch
 
 from flambeau.errors import ConfigError
 from flambeau.handlers.base import TS_PATH
@@ -117,6 +118,41 @@ def test_the_envelopes_of_kserve(envelopes: Any) -> None:
     for bad in refused:
         with pytest.raises(Exception, match=r"400"):
             second([{"body": bad or {"x": 1}}])
+
+
+def test_the_documents_handler_of_texts_answers_in_the_place_of_text_classifier(
+    envelopes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "migrating-from-torchserve.md").read_text()
+    source = document.partition("<!-- test: file texts.py -->\n```python\n")[2].partition("```")[0]
+    torch.manual_seed(0)
+    network = "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+    network += "        self.embedding, self.fc = nn.EmbeddingBag(4, 3), nn.Linear(3, 2)\n\n"
+    network += "    def forward(self, text, offsets):\n        return self.fc(self.embedding(text, offsets))\n"
+    (tmp_path / "net.py").write_text(f"from torch import nn\n\n\n{network}")
+    names: dict[str, Any] = {"nn": torch.nn}
+    exec(network, names)
+    eager = names["Net"]().eval()
+    torch.save(eager.state_dict(), tmp_path / "net.pt")
+    torch.save({"good": 1, "bad": 2, "film": 3}, tmp_path / "source_vocab.pt")
+    (tmp_path / "index_to_name.json").write_text('{"0": "no", "1": "yes"}')
+    (tmp_path / "texts.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    model = {"modelName": "m", "modelFile": "net.py", "serializedFile": "net.pt"}
+    properties = {"model_dir": str(tmp_path), "gpu_id": None}
+    from ts.context import Context
+
+    context = Context(model_name="m", manifest={"model": model}, properties=properties, yaml={})
+    names = {}
+    exec(source, names)
+    handler = names["Texts"]()
+    handler.initialize(context)
+    context.request_processor = []
+    found = handler.handle([{"data": bytearray(b"Good film")}, {"body": "bad unknown film"}], context)
+    with torch.inference_mode():
+        right = eager(torch.tensor([1, 3, 2, 0, 3]), torch.tensor([0, 2])).softmax(1).tolist()
+    assert [list(each.values()) for each in found] == right
+    assert [list(each) for each in found] == [["no", "yes"]] * 2
 
 
 def test_a_table_of_class_names_in_each_of_its_forms(envelopes: Any, tmp_path: Path) -> None:

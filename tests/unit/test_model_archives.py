@@ -207,6 +207,14 @@ def test_a_manifest_that_is_not_json_is_refused(tmp_path: Path) -> None:
         model_archive.read(file)
 
 
+@pytest.mark.parametrize("allow_code", [False, True])
+def test_a_text_classifier_is_refused_with_the_way_out(tmp_path: Path, allow_code: bool) -> None:
+    """The sentence comes first: to ask for --allow-code before would be in vain."""
+    file = write_mar(tmp_path / "news.mar", {"modelName": "news", "handler": "text_classifier"}, {"a.py": ""})
+    with pytest.raises(SourceError, match=r"handler text_classifier.*torchtext.*as a dict.*with --allow-code"):
+        archives.request_for(SourceOptions(source=str(file), allow_code=allow_code), tmp_path / "home")
+
+
 # The class of the network, parsed
 
 

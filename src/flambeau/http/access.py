@@ -16,7 +16,16 @@ from flambeau.errors import Code, ConfigError, RequestError
 from flambeau.http import tokens
 from flambeau.http.forwarded import Forwarding
 from flambeau.http.origins import SAFE_METHODS, Hosts, Origins
-from flambeau.protocols import models, openapi, platform_routes, torchserve, torchserve_models, v1, v2_routes
+from flambeau.protocols import (
+    models,
+    openapi,
+    platform_routes,
+    sagemaker_runtime,
+    torchserve,
+    torchserve_models,
+    v1,
+    v2_routes,
+)
 from flambeau.protocols.content_encoding import UnpackingBudget
 from flambeau.protocols.dispatch import NATIVE
 from flambeau.protocols.errors import RateLimited
@@ -349,6 +358,7 @@ def site_routes(settings: Settings, access: AccessControl, *, ours: bool, tokens
         *v2,
         *v1.routes(unpacking),
         *theirs,
+        *sagemaker_runtime.routes(unpacking),
         document,
         *pages.ROUTES,
         *openapi_page.ROUTES,

@@ -152,6 +152,12 @@ def _handled(found: ArchivedModel, path: Path, options: SourceOptions, home: Pat
     what = f"{path} is an archive of TorchServe: its handler {found.handler or '(none)'}"
     if not found.handler:
         raise SourceError(f"{path} names no handler: archive it again with --handler")
+    if found.handler == "text_classifier" and "text_classifier.py" not in found.names:
+        raise SourceError(
+            f"{path} uses the handler text_classifier, whose source_vocab.pt is a pickled object of torchtext, and "
+            "nobody maintains that any more: save the words as a dict, put a handler that reads it into the archive, "
+            "and serve that with --allow-code (docs/migrating-from-torchserve.md, Text classifiers)"
+        )
     usercode.refuse_unless(options.allow_code, what)
     refuse_idle(options, "an archive with a handler of its own", used=())
     folder = _opened(found, path, home)
@@ -176,11 +182,6 @@ def _config(found: ArchivedModel, path: Path, requirements: str) -> HandlerConfi
         file = file.rpartition("/")[2]
     if file in found.names:
         code = CodeReference(name=function, file=f"{storage.HANDLER_FILES}/{file}")
-    elif module == "text_classifier" and not colon:
-        raise SourceError(
-            f"{path} uses the handler text_classifier, which needs torchtext, and nobody maintains that any more: "
-            "write a handler of your own"
-        )
     elif module in BUILT_IN and not colon:
         code = CodeReference(name="", module=f"ts.torch_handler.{module}")
     else:
