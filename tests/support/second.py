@@ -13,7 +13,8 @@ ENDS = f"{BUILDS}test_what_the_network_ends_in_is_not_applied_again"
 GRAPH = f"{BUILDS}test_an_onnx_graph_tells_what_it_ends_in"
 CTRL_C = "test_interrupt.py::test_ctrl_c_is_one_line_and_130_u15"
 LOG = "test_log_loss.py::"
-PACKAGE, PROCESSES, WSGI = "test_package.py::", "test_processes.py::", "test_wsgi.py::"
+PACKAGE, WSGI = "test_package.py::", "test_wsgi.py::"
+PROCESSES, ENDINGS = "test_processes.py::", "test_processes_ends.py::"
 NONSENSE = "test_evil_worker.py::test_a_worker_that_speaks_nonsense_is_killed_and_replaced_t14"
 STRAY = "test_evil_worker.py::test_a_frame_that_matches_no_batch_is_dropped_t16"
 BEGINS = "test_evil_worker.py::test_a_worker_that_does_not_begin_as_one_cannot_start_f26"
@@ -105,10 +106,10 @@ DOORS = {
         f"{PROCESSES}test_a_worker_that_dies_of_itself_has_crashed_f05[segv]",
     f"{PROCESSES}test_a_worker_that_dies_of_itself_has_crashed_f05[exit]":
         f"{PROCESSES}test_a_worker_that_dies_of_itself_has_crashed_f05[segv]",
-    f"{PROCESSES}test_a_place_is_refilled_whatever_goes_wrong_over_it_p13[failure1]":
-        f"{PROCESSES}test_a_place_is_refilled_whatever_goes_wrong_over_it_p13[failure0]",
-    f"{PROCESSES}test_a_place_is_refilled_whatever_goes_wrong_over_it_p13[failure2]":
-        f"{PROCESSES}test_a_place_is_refilled_whatever_goes_wrong_over_it_p13[failure0]",
+    f"{ENDINGS}test_a_place_is_refilled_whatever_goes_wrong_over_it_p13[failure1]":
+        f"{ENDINGS}test_a_place_is_refilled_whatever_goes_wrong_over_it_p13[failure0]",
+    f"{ENDINGS}test_a_place_is_refilled_whatever_goes_wrong_over_it_p13[failure2]":
+        f"{ENDINGS}test_a_place_is_refilled_whatever_goes_wrong_over_it_p13[failure0]",
     f"{NONSENSE}[sock.sendall(bytes(24))": f"{NONSENSE}[sock.sendall(os.urandom(1000))",
     f"{NONSENSE}[sock.sendall(pack_header(Header(FrameKind.ANSWER, g, b.batch, 0, 2**32 - 1)))":
         f"{NONSENSE}[sock.sendall(pack_header(Header(FrameKind.ANSWER, g, b.batch, 2**32 - 1, 0)))",

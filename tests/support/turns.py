@@ -1,8 +1,8 @@
 """In which turn, and in which of the run's processes, tests run.
 
-The tests of a file run in one process, because they share servers, and so do those of a folder that shares a browser;
-the examples of each document run on their own. What
-takes longest begins first: else one process ends with it while the others have nothing left to do.
+The tests of a file run in one process, because they share servers, and so do those of some folders; the examples of
+each document run on their own. What takes longest begins first: else one process ends with it while the others have
+nothing left to do.
 """
 
 import pytest
@@ -14,8 +14,8 @@ from tests.support import quick, second
 APART = ("test_docs.py::test_examples_do_what_the_document_says",)
 """Tests whose cases share no server and take long: each case goes to the process that is free."""
 
-TOGETHER = ("tests/browser/",)
-"""Folders whose files share what is dear: there a browser, and a service with a model of every kind."""
+TOGETHER = ("tests/browser/", "tests/http/access/")
+"""Folders whose files share what is dear: a browser and a service with a model of every kind; a server with tokens."""
 
 SECONDS = {
     "tests/browser/": 80, "[README.md]": 40, "test_cli.py": 60, "test_activation_builds.py": 30, "test_sources.py": 50,

@@ -55,7 +55,7 @@ def _forks() -> ForkServerContext:
 
 
 FEW_CPU_SECONDS = 3
-"""For a graph to be opened and run in its sandbox: who waits for one that never ends waits for no more than it takes."""
+"""Of processor time, for a graph to be opened and run in its sandbox: the test of one without an end waits for them."""
 
 
 def run_flambeau(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
