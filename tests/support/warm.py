@@ -63,10 +63,11 @@ def run_flambeau(*arguments: object, cwd: Path | None = None) -> "subprocess.Com
     return _run([str(word) for word in arguments], cwd=cwd, serves=True)
 
 
-def open_before(*arguments: object, cwd: Path | None = None) -> None:
-    """Build what `flambeau serve` with these arguments would build, and serve nothing."""
+def open_before(*arguments: object, cwd: Path | None = None) -> str:
+    """Build what `flambeau serve` with these arguments would build, and serve nothing. Gives what was said of it."""
     done = _run(["serve", "--port", "0", *map(str, arguments)], cwd=cwd, serves=False)
     assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 def _run(words: list[str], *, cwd: Path | None, serves: bool) -> "subprocess.CompletedProcess[str]":
