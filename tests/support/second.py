@@ -148,12 +148,7 @@ DOORS = {
     # commands and documents
     f"{PACKAGE}test_source_date_epoch_is_the_time_of_every_file":
         f"{PACKAGE}test_the_same_bundle_makes_the_same_folder",
-    f"{PACKAGE}test_eager_puts_pytorch_in_and_says_what_it_weighs":
-        f"{PACKAGE}test_an_engine_that_the_bundle_cannot_run_with_is_refused",
-    f"{PACKAGE}test_where_the_bytes_lie_is_explained": f"{PACKAGE}test_the_bill_of_materials_lists_packages",
     f"{PACKAGE}test_hadolint_finds_nothing_in_either": f"{PACKAGE}test_the_dockerfile_keeps_its_promises",
-    "test_bench_command.py::test_json_has_everything_and_an_engine_that_fails_its_reason":
-        "test_bench_command.py::test_the_table_has_a_row_for_each_engine_and_a_verdict",
     f"{CTRL_C}[build, at once]": f"{CTRL_C}[build, while torch is imported]",
     f"{CTRL_C}[serve, while it builds]": f"{CTRL_C}[build, while torch is imported]",
     f"{CTRL_C}[serve, with threads that start]": f"{CTRL_C}[serve, while its workers start]",
