@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 from torch import nn
 
 import flambeau
@@ -21,9 +19,8 @@ from flambeau.errors import EngineError, RequestError, SourceError
 from flambeau.settings.source import SourceOptions
 from flambeau.sources import build_cache
 from flambeau.sources.request import Note
-from flambeau.types import TensorSpec
-from tests.support import tensor_bundles
 from tests.support.server import run_flambeau
+from tests.support.tensor_bundles import alike, save, unlike
 
 pytestmark = [pytest.mark.usefixtures("warm_builds"), pytest.mark.timeout(600)]
 
@@ -161,10 +158,6 @@ RIGHT = [[[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]], [[1.0, 0.0, -1.0], [2.0, 1.0, 0.0]]
 SHAPES = {"left": (4,), "right": (2, 3)}
 
 
-def alike(found: Any, expected: torch.Tensor) -> None:
-    np.testing.assert_allclose(np.array(found), expected.numpy(), rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("engine", ["onnxruntime", "eager"])
 def test_a_network_of_two_inputs_takes_them_by_the_names_of_its_arguments(
     nets: Any, opened: Opened, tmp_path: Path, engine: str
@@ -246,88 +239,6 @@ def test_a_torchscript_network_of_two_inputs(nets: Any, opened: Opened, tmp_path
         alike(model.predict({"left": LEFT, "right": RIGHT}), computed(network, LEFT, RIGHT))
 
 
-# ONNX
-
-
-def test_a_graph_tells_names_dtypes_and_shapes_of_its_own(opened: Opened, tmp_path: Path) -> None:
-    tensor_bundles.write_graph(tmp_path / "several.onnx")
-    bundle = opened(tmp_path / "several.onnx")
-    assert bundle.manifest.inputs == (TensorSpec("a", "float32", (4,)), TensorSpec("b", "int64", (2, 3)))
-    given: dict[str, np.ndarray] = {"a": np.array(LEFT, np.float32), "b": np.arange(12).reshape(2, 2, 3)}
-    expected = tensor_bundles.answers(given)
-    with flambeau.load(bundle.path) as model:
-        found = model.predict({name: each.tolist() for name, each in given.items()})
-    assert found["sums"] == expected["sums"].tolist()
-    np.testing.assert_allclose(found["scores"], expected["scores"], rtol=1e-5)
-
-
-def save(file: Path, nodes: list[Any], inputs: dict[str, Any], outputs: dict[str, Any], **weights: Any) -> Path:
-    def told(name: str, shape: Any) -> Any:
-        kind = TensorProto.INT64 if name in ("sr", "tokens") else TensorProto.FLOAT
-        return helper.make_tensor_value_info(name, kind, shape)
-
-    graph = helper.make_graph(
-        nodes, "made", [told(*each) for each in inputs.items()], [told(*each) for each in outputs.items()],
-        [numpy_helper.from_array(np.asarray(each), name) for name, each in weights.items()],
-    )  # fmt: skip
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), file)
-    return file
-
-
-def test_an_input_that_is_one_for_all_rows_is_given_with_every_row(
-    opened: Opened, notes: list[str], tmp_path: Path
-) -> None:
-    nodes = [
-        helper.make_node("Cast", ["sr"], ["rate"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["x", "rate"], ["y"]),
-    ]
-    bundle = opened(save(tmp_path / "rate.onnx", nodes, {"x": ["n", 2], "sr": []}, {"y": ["n", 2]}))
-    assert any("one row at a time, because its input sr is one for all rows" in note for note in notes)
-    with flambeau.load(bundle.path) as model:
-        assert model.predict({"x": [[1, 2], [3, 4]], "sr": [10, 100]}) == [[10, 20], [300, 400]]
-        assert model.predict({"x": [1, 2], "sr": 3}) == [3, 6]
-
-
-def test_token_ids_of_any_length_are_a_graphs_own_affair(opened: Opened, tmp_path: Path) -> None:
-    table = np.random.default_rng(3).standard_normal((50, 4)).astype(np.float32)
-    nodes = [
-        helper.make_node("Gather", ["table", "tokens"], ["vectors"]),
-        helper.make_node("ReduceMean", ["vectors"], ["mean"], axes=[1], keepdims=0),
-    ]
-    outputs = {"vectors": ["n", "length", 4], "mean": ["n", 4]}
-    file = save(tmp_path / "tokens.onnx", nodes, {"tokens": ["n", "length"]}, outputs, table=table)
-    bundle = opened(file)
-    assert bundle.manifest.inputs == (TensorSpec("tokens", "int64", (-1,)),)
-    assert [spec.shape for spec in bundle.manifest.outputs] == [(-1, 4), (4,)]
-    with flambeau.load(bundle.path) as model:
-        for tokens in ([3, 14, 15, 49, 6], [7], list(range(40))):
-            found = model.predict(tokens)
-            np.testing.assert_allclose(found["mean"], table[tokens].mean(0), rtol=1e-4, atol=1e-6)
-            np.testing.assert_allclose(found["vectors"], table[tokens], rtol=1e-6)
-
-
-def unlike(model: Any, rows: Any) -> str:
-    with pytest.raises(RequestError) as caught:
-        model.predict(rows)
-    assert caught.value.code == "invalid_tensor"
-    return caught.value.message
-
-
-def test_axes_of_one_word_in_a_graph_have_one_length(opened: Opened, tmp_path: Path) -> None:
-    """ONNX Runtime itself computes rows of unlike lengths where one of them is 1."""
-    nodes = [
-        helper.make_node("Mul", ["x", "mask"], ["marked"]),
-        helper.make_node("ReduceSum", ["marked", "axis"], ["y"], keepdims=0),
-    ]
-    inputs = {"x": ["n", "t"], "mask": ["n", "t"]}
-    bundle = opened(save(tmp_path / "masked.onnx", nodes, inputs, {"y": ["n"]}, axis=np.array([1])))
-    assert [spec.words for spec in bundle.manifest.inputs] == [("t",), ("t",)]
-    with flambeau.load(bundle.path) as model:
-        assert float(model.predict({"x": [1, 2, 3], "mask": [1, 0, 1]})) == 4
-        sentence = "the length 't' is 3 in the input 'x', and 1 in 'mask': it has to be the same"
-        assert unlike(model, {"x": [1, 2, 3], "mask": [1]}) == sentence
-
-
 @pytest.mark.parametrize(
     ("words", "third"),
     [
@@ -353,23 +264,6 @@ def test_the_export_tells_which_lengths_have_to_be_alike(
                 model, {"series": longer, "mask": longer, "other": row}
             )
         assert "in the input 'series', and 1 in 'mask'" in unlike(model, {"series": longer, "mask": row, "other": row})
-
-
-def test_a_graph_of_a_free_length_may_be_held_to_one(opened: Opened, tmp_path: Path) -> None:
-    nodes = [helper.make_node("ReduceSum", ["x", "axis"], ["y"], keepdims=0)]
-    file = save(tmp_path / "sum.onnx", nodes, {"x": ["n", "t", 2]}, {"y": ["n", 2]}, axis=np.array([1]))
-    assert opened(file, input_shape=(3, 2)).manifest.inputs[0].shape == (3, 2)
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    with flambeau.load(opened(file).path) as model:
-        for length in (1, 3, 70_000):
-            rows = np.random.default_rng(length).standard_normal((1, length, 2)).astype(np.float32)
-            expected = session.run(None, {"x": rows})[0]
-            np.testing.assert_allclose(model.predict(rows.tolist()), expected, rtol=1e-3, atol=1e-3)
-        wrong: list[Any]
-        for wrong in ([], [[]], [[1, 2], [3]], [[1, 2, 3]], [[[[1, 2]]]], [[[1, 2]], [[1, 2], [3, 4]]]):
-            with pytest.raises(RequestError, match=r"input must be nested lists of shape \[any, 2\]") as caught:
-                model.predict(wrong)
-            assert caught.value.code == "invalid_tensor"
 
 
 # Lengths that are free

@@ -75,12 +75,13 @@ def _net_state() -> dict[str, torch.Tensor]:
 
 def test_a_fine_tuned_resnet_serves_with_its_own_classes(serve: Serve, folder: Path, cat: bytes) -> None:
     arguments = ("resnet18", "--weights", folder / "resnet18.pth", "--labels", folder / "names.txt")
+    said = open_before(*arguments)
+    assert "[5/5]" in said
+    assert "agrees with PyTorch" in said
     with serve(*arguments) as server:
         body = server.post("/predict?top_k=3&threshold=0", files={"file": cat}).json()
         assert sorted(each["class_name"] for each in body["predictions"]) == ["cat", "dog", "horse"]
         assert body["class_id"] in ("0", "1", "2")
-        assert "[5/5]" in server.log()
-        assert "agrees with PyTorch" in server.log()
 
 
 @pytest.mark.slow

@@ -236,7 +236,7 @@ def cases() -> Iterator[Any]:
 
 
 @pytest.mark.timeout(900)  # a document builds several bundles and starts several servers
-@pytest.mark.parametrize(("document", "whole"), cases())
+@pytest.mark.parametrize(("document", "whole"), [*cases()])
 def test_examples_do_what_the_document_says(
     document: Path,
     whole: bool,

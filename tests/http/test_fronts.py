@@ -5,40 +5,13 @@ import gzip
 import json
 import struct
 import zlib
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from flambeau.bundle.storage import Bundle
-from tests.support.fronts import ERROR_KEYS, FRONTS, Answered, Front, open_front, post, refused
+from tests.support.fronts import ERROR_KEYS, MAX_BODY, Answered, Front, post, refused
 from tests.support.photographs import encoded, photograph
-from tests.support.server import Serve
-
-MAX_BODY = 3_000_000
-
-
-@pytest.fixture(scope="module", params=FRONTS)
-def cats(
-    request: pytest.FixtureRequest, serve: Serve, tmp_path_factory: pytest.TempPathFactory, default_bundle: Bundle
-) -> Iterator[Front]:
-    """The default image model, behind each front."""
-    folder = tmp_path_factory.mktemp("front")
-    with open_front(request.param, serve, folder, None, max_body_bytes=MAX_BODY) as front:
-        yield front
-
-
-@pytest.fixture(scope="module", params=FRONTS)
-def doubles(
-    request: pytest.FixtureRequest, serve: Serve, tmp_path_factory: pytest.TempPathFactory, double_py: Path
-) -> Iterator[Front]:
-    """The third recipe's model, behind each front."""
-    folder = tmp_path_factory.mktemp("front")
-    with open_front(request.param, serve, folder, f"{double_py}:Double", allow_code=True) as front:
-        yield front
-
 
 # -- the recipes -------------------------------------------------------------------------------------------------
 

@@ -5,44 +5,19 @@ import itertools
 import re
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
 
 import flambeau
 from tests.support.server import Serve, ServerProcess
+from tests.support.versions import ask, change, code, put, states
 from tests.support.warm import run_flambeau
 
-TIMES = """
-import flambeau
-
-
-class Times(flambeau.PythonModel):
-    def load(self):
-        {load}
-
-    def predict(self, batch):
-        return [item * ({factor}) for item in batch]
-"""
 INFER, ADMIN = (hashlib.sha256(name).hexdigest() for name in (b"infer", b"admin"))
-HOW = 'source = "times.py:Times"\n'
-
-
-def code(factor: object, load: str = "pass") -> str:
-    return TIMES.format(factor=factor, load=load)
-
-
-def put(repository: Path, version: str, factor: object, *, model: str = "times", load: str = "pass") -> None:
-    """A version whose answers are the input times `factor`, which may be any expression of `item`."""
-    folder = repository / model / version
-    folder.mkdir(parents=True)
-    (folder / "times.py").write_text(code(factor, load))
-    (folder / "model.toml").write_text(HOW)
 
 
 @pytest.fixture
@@ -51,20 +26,6 @@ def repository(tmp_path: Path) -> Path:
     put(folder, "1", 10)
     put(folder, "2", 20)
     return folder
-
-
-def ask(server: ServerProcess, path: str = "/predict", number: int = 1) -> Any:
-    response = server.post(path, json={"input": number})
-    return response.json()["output"] if response.status_code == 200 else (response.status_code, response.json()["code"])
-
-
-def states(server: ServerProcess, model: str = "times") -> dict[str, str]:
-    return {each["version"]: each["state"] for each in server.get(f"/models/{model}").json()["versions"]}
-
-
-def change(server: ServerProcess, path: str, **body: Any) -> requests.Response:
-    method = "PUT" if body else "POST"
-    return requests.request(method, server.url + path, json=body or None, timeout=60)
 
 
 def test_versions_are_loaded_switched_and_unloaded_while_it_serves(serve: Serve, repository: Path) -> None:
@@ -352,118 +313,6 @@ def test_limits_change_without_a_reload(one_server: ServerProcess) -> None:
     assert change(server, "/models/limited/versions/1/load").status_code == 200
     assert server.get("/models/limited/1").json()["batch_size"] == 3
     assert change(server, "/models/limited", max_batch_size=0).status_code == 400
-
-
-def test_a_repository_is_followed(serve: Serve, repository: Path) -> None:
-    """A version that is still being copied is waited for; a broken one is tried again when it is mended."""
-    with serve(repository, "--allow-code", "--replicas", "1", "--keep-loaded", "0", "--watch",
-               "--watch-interval", "0.3") as server:  # fmt: skip
-        put(repository, "3", 30)
-        server.wait_until(lambda: ask(server) == 30, within=30)
-        put(repository, "4", 1, load="1 / 0")
-        server.wait_until(lambda: states(server).get("4") == "failed", within=30)
-        assert ask(server) == 30
-        (repository / "times" / "4" / "times.py").write_text(code(40))
-        server.wait_until(lambda: ask(server) == 40, within=30)
-        shutil.rmtree(repository / "times" / "4")
-        server.wait_until(lambda: "4" not in states(server), within=30)
-        assert ask(server) == 30
-        put(repository, "1", 7, model="other")
-        server.wait_until(lambda: ask(server, "/predict/other") == 7, within=30)
-        (repository / "times" / "3" / "times.py").write_text(code(31))  # of the version that answers
-        server.wait_until(lambda: "files of a loaded version have changed" in server.log(), within=30)
-        assert ask(server) == 30
-        (repository / "idle").mkdir()
-        (repository / "idle" / "model.toml").write_text("replicas = ")  # which cannot be loaded
-        server.wait_until(lambda: "model=idle" in server.log(), within=30)
-        shutil.rmtree(repository / "idle")
-        server.wait_until(lambda: "idle" not in server.get("/models").text, within=30)
-        time.sleep(1.5)  # until the watch has seen that it is gone
-        assert "could not be followed" not in server.log()
-        assert "by=--watch" in server.log()
-    done = run_flambeau("serve", "default", "--watch", "--port", "0")
-    assert "--watch follows a repository" in done.stderr
-
-
-def test_a_version_that_comes_while_the_service_starts_is_followed(serve: Serve, tmp_path: Path) -> None:
-    folder = tmp_path / "repository"
-    put(folder, "1", 10, load="__import__('time').sleep(4)")
-    later = threading.Timer(2.0, put, (folder, "2", 20))
-    later.start()
-    with serve(folder, "--allow-code", "--replicas", "1", "--watch", "--watch-interval", "0.2") as server:
-        later.join()
-        server.wait_until(lambda: ask(server) == 20, within=20)
-
-
-def test_models_are_loaded_when_they_are_wanted_within_the_memory(serve: Serve, tmp_path: Path) -> None:
-    folder = tmp_path / "repository"
-    for number in range(20):
-        put(folder, "1", number + 1, model=f"m{number}")
-    put(folder, "1", 1, model="broken", load="1 / 0")
-    limit = 150_000_000  # two workers of 60 MB, as long as nothing is known of them
-    flags = ("--allow-code", "--replicas", "1", "--load", "on-demand", "--max-memory", limit)
-    with serve(folder, *flags) as server:
-        assert server.get("/readyz").status_code == 200
-        assert {each["state"] for each in server.get("/models").json()["models"]} == {"unloaded"}
-        assert "21 models on demand" in server.output()
-        page = server.get("/")
-        assert (page.status_code, "No model is loaded" in page.text) == (200, True)
-        assert ask(server, "/predict/m0") == 1
-        found = server.get("/", params={"model": "m0"}).text  # so many are searched
-        assert '<datalist id="models">' in found
-        assert "1 of 21 are loaded" in found
-        assert "/predict/{model}" not in server.get("/openapi.json").json()["paths"]
-        for number in (0, 1, 2, 3, 4, 5, 0, 3):
-            assert ask(server, f"/predict/m{number}", 10) == 10 * (number + 1)
-            loaded = [each for each in server.get("/models").json()["models"] if each["state"] == "ready"]
-            assert f"m{number}" in {each["name"] for each in loaded}
-        taken = sum(server.get(f"/models/{each['name']}/1").json()["cost"] for each in loaded)
-        assert 0 < taken <= limit
-        assert len(loaded) < 6
-        with ThreadPoolExecutor(8) as pool:
-            asked = list(pool.map(lambda _: ask(server, "/predict/broken"), range(8)))
-        assert set(asked) == {(503, "model_unavailable")}
-        assert server.log().count("a model cannot be loaded model=broken") == 1  # once for all of them
-        (folder / "broken" / "1" / "times.py").write_text(code(9))
-        server.wait_until(lambda: ask(server, "/predict/broken") == 9, within=10)
-        # the default is deleted: the others are there
-        shutil.rmtree(folder / "broken")
-        put(folder, "2", 8, model="m5")
-        server.wait_until(lambda: ask(server, "/predict/m5/2") == 8, within=10)
-        assert ask(server, "/predict/m5") == 6
-        assert server.get("/readyz").status_code == 200
-        # all at once: each waits for memory, and nobody is answered by another's model
-        answers: dict[int, Any] = {}
-
-        def client(number: int) -> None:
-            answers[number] = ask(server, f"/predict/m{number}", 100)
-
-        clients = [threading.Thread(target=client, args=(number,)) for number in range(6)]
-        for each in clients:
-            each.start()
-        for each in clients:
-            each.join()
-        assert answers == {number: 100 * (number + 1) for number in range(6)}
-        assert server.get("/readyz").status_code == 200
-
-
-def test_a_request_waits_for_a_load_as_long_as_it_allows(serve: Serve, tmp_path: Path) -> None:
-    put(tmp_path / "repository", "1", 2, load="__import__('time').sleep(3)")
-    with serve(tmp_path / "repository", "--allow-code", "--replicas", "1", "--load", "on-demand") as server:
-        began = time.monotonic()
-        hurried = server.post("/predict/times", json={"input": 1}, headers={"X-Request-Timeout-Ms": "300"})
-        assert (hurried.status_code, hurried.json()["code"]) == (504, "deadline_exceeded")
-        assert time.monotonic() - began < 2
-        assert ask(server, "/predict/times") == 2  # the load went on
-
-
-def test_a_model_that_does_not_fit_is_refused_with_the_sum(serve: Serve, repository: Path) -> None:
-    with serve(repository, "--allow-code", "--replicas", "1", "--max-memory", 70_000_000) as server:
-        refused = change(server, "/models/times/versions/1/load")
-        assert (refused.status_code, refused.json()["code"]) == (507, "out_of_memory")
-        assert "needs about 60 MB, and models may take 70 MB together, of which times 2" in refused.json()["error"]
-        assert states(server) == {"2": "ready", "1": "unloaded"}
-        assert ask(server) == 20
 
 
 def test_a_shadow_answers_nobody_and_is_compared(one_server: ServerProcess) -> None:

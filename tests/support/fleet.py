@@ -13,10 +13,12 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
+import pytest
+
 from flambeau.bundle import storage
 from flambeau.bundle.storage import CodeReference, Manifest, PythonConfig, Source
 from flambeau.errors import RequestError
-from flambeau.runners.base import ReplicaSpec, Slot, Work
+from flambeau.runners.base import ReplicaSpec, Slot, Work, WorkerLostError
 from flambeau.runners.processes import ProcessesRunner
 from flambeau.settings.service import Settings
 from flambeau.types import Item, Options, Payload, Value
@@ -295,3 +297,10 @@ def fake_worker(folder: Path, body: str) -> str:
     )
     script.chmod(0o755)
     return str(script)
+
+
+async def loss(answer: "asyncio.Task[list[object]]") -> str:
+    """How the worker of a batch was lost."""
+    with pytest.raises(WorkerLostError) as found:
+        await answer
+    return found.value.how

@@ -204,3 +204,6 @@ def refused(answered: Answered, status: int, code: str) -> str:
     assert body["request_id"] == answered.headers["x-request-id"]
     assert body["retryable"] == (status in (408, 503, 504))
     return str(body["error"])
+
+
+MAX_BODY = 3_000_000

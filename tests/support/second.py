@@ -13,12 +13,9 @@ ENDS = f"{BUILDS}test_what_the_network_ends_in_is_not_applied_again"
 GRAPH = f"{BUILDS}test_an_onnx_graph_tells_what_it_ends_in"
 CTRL_C = "test_interrupt.py::test_ctrl_c_is_one_line_and_130_u15"
 LOG = "test_log_loss.py::"
-PACKAGE, PROCESSES, WSGI = "test_package.py::", "test_processes.py::", "test_wsgi.py::"
-NONSENSE = "test_evil_worker.py::test_a_worker_that_speaks_nonsense_is_killed_and_replaced_t14"
-STRAY = "test_evil_worker.py::test_a_frame_that_matches_no_batch_is_dropped_t16"
-BEGINS = "test_evil_worker.py::test_a_worker_that_does_not_begin_as_one_cannot_start_f26"
+PACKAGE, WSGI, BOXES = "test_package.py::", "test_wsgi.py::", "test_detection_page.py::"
 
-WHOLE = frozenset(("builder", "cli", "docs", "http", "serving", "unit"))
+WHOLE = frozenset(("browser", "builder", "cli", "docs", "http", "serving", "unit"))
 """The rooms of what is named here: where tests of all of them were collected, nothing may be missing."""
 
 DOORS = {
@@ -100,33 +97,6 @@ DOORS = {
         f"{LOG}test_nothing_is_lost_where_somebody_reads_p2[pipe",
     f"{LOG}test_nothing_is_lost_where_somebody_reads_p2[terminal":
         f"{LOG}test_nothing_is_lost_where_somebody_reads_p2[pipe",
-    # workers: one of each kind of loss, of a wrong word and of a wrong beginning stays
-    f"{PROCESSES}test_a_worker_that_dies_of_itself_has_crashed_f05[abort]":
-        f"{PROCESSES}test_a_worker_that_dies_of_itself_has_crashed_f05[segv]",
-    f"{PROCESSES}test_a_worker_that_dies_of_itself_has_crashed_f05[exit]":
-        f"{PROCESSES}test_a_worker_that_dies_of_itself_has_crashed_f05[segv]",
-    f"{PROCESSES}test_a_place_is_refilled_whatever_goes_wrong_over_it_p13[failure1]":
-        f"{PROCESSES}test_a_place_is_refilled_whatever_goes_wrong_over_it_p13[failure0]",
-    f"{PROCESSES}test_a_place_is_refilled_whatever_goes_wrong_over_it_p13[failure2]":
-        f"{PROCESSES}test_a_place_is_refilled_whatever_goes_wrong_over_it_p13[failure0]",
-    f"{NONSENSE}[sock.sendall(bytes(24))": f"{NONSENSE}[sock.sendall(os.urandom(1000))",
-    f"{NONSENSE}[sock.sendall(pack_header(Header(FrameKind.ANSWER, g, b.batch, 0, 2**32 - 1)))":
-        f"{NONSENSE}[sock.sendall(pack_header(Header(FrameKind.ANSWER, g, b.batch, 2**32 - 1, 0)))",
-    f"{NONSENSE}[sock.sendall(pack_header(Header(FrameKind.ANSWER, g, b.batch, 1000, 0))":
-        f"{NONSENSE}[sock.sendall(pack_header(Header(FrameKind.ANSWER, g, b.batch, 2**32 - 1, 0)))",
-    f"{NONSENSE}[sock.sendall(pack_header(Header(FrameKind.BATCH":
-        f"{NONSENSE}[sock.sendall(pack_header(Header(FrameKind.ANSWER, g, b.batch, 2**32 - 1, 0)))",
-    f"{NONSENSE}[sock.sendall(pack_outcomes(g, b.batch, []))":
-        f"{NONSENSE}[sock.sendall(pack_outcomes(g, b.batch, [Outcome(",
-    f"{NONSENSE}[sock.close()": f"{BEGINS}[os.kill",
-    f"{STRAY}[sock.sendall(pack_outcomes(g - 1": f"{STRAY}[sock.sendall(pack_outcomes(g + 1",
-    f"{STRAY}[sock.sendall(pack_outcomes(g, 0": f"{STRAY}[sock.sendall(pack_outcomes(g, b.batch + 1",
-    f"{STRAY}[sock.sendall(pack_failed": f"{STRAY}[sock.sendall(pack_ready",
-    f"{BEGINS}[sock.close()": f"{BEGINS}[sock.sendall(os.urandom(1000))",
-    f"{BEGINS}[sock.sendall(pack_failed(order.generation, Failed('Code'":
-        f"{BEGINS}[sock.sendall(pack_failed(order.generation, Failed('RequestError'",
-    f"{BEGINS}[sock.sendall(pack_failed(order.generation, Failed('__doc__'":
-        f"{BEGINS}[sock.sendall(pack_failed(order.generation, Failed('RequestError'",
     # other servers
     f"{WSGI}test_under_gunicorns_workers[flags0]": f"{WSGI}test_under_gunicorns_workers[flags1]",
     f"{WSGI}test_under_gunicorns_workers[flags2]": f"{WSGI}test_the_first_requests_after_a_fork_are_answered_p8",
@@ -144,7 +114,29 @@ DOORS = {
         "test_server.py::test_a_signal_finishes_what_was_received_and_exits_0[15]",
     "test_server.py::test_a_second_start_reuses_the_cached_bundle":
         "test_cli.py::test_a_network_over_numbers_serves_rows_and_lists_of_rows",
+    "test_cores.py::test_a_model_that_is_served_alone_has_as_many_workers_as_it_needs":
+        "test_cores.py::test_a_flooded_model_gets_the_workers_that_it_may_have_and_gives_them_back",
+    f"{LOG}test_it_starts_whatever_is_closed_or_full_u19[>&-]":
+        f"{LOG}test_it_starts_whatever_is_closed_or_full_u19[<&- >&- 2>&-]",
+    f"{LOG}test_answers_for_a_file_come_without_standard_error_u19[2>/dev/full]":
+        f"{LOG}test_answers_for_a_file_come_without_standard_error_u19[>&- 2>&-]",
+    # clients of others, and the page: one task of several, one screen of two
+    "test_instances.py::test_hugging_faces_client_gets_masks_and_boxes":
+        "test_detection.py::test_hugging_faces_client_gets_its_own_objects",
+    "test_segmentation.py::test_hugging_faces_client_gets_its_own_masks":
+        "test_platforms.py::test_hugging_face_is_answered_in_the_shape_of_the_task",
+    "test_pictures.py::test_hugging_faces_client_gets_an_image":
+        "test_platforms.py::test_hugging_face_is_answered_in_the_shape_of_the_task",
+    f"{BOXES}test_boxes_are_drawn_over_the_picture_in_its_pixels[phone]":
+        f"{BOXES}test_boxes_are_drawn_over_the_picture_in_its_pixels[desktop]",
+    f"{BOXES}test_in_a_grid_whatever_lies_over_a_picture_has_the_pictures_place[points]":
+        f"{BOXES}test_in_a_grid_whatever_lies_over_a_picture_has_the_pictures_place[masks]",
+    f"{BOXES}test_the_picture_that_is_saved_has_masks_and_points[points":
+        f"{BOXES}test_the_picture_that_is_saved_has_masks_and_points[masks",
+    "test_masks_page.py::test_masks_lie_over_the_picture_and_can_be_switched_off[phone]":
+        "test_masks_page.py::test_masks_lie_over_the_picture_and_can_be_switched_off[desktop]",
     # networks of a kind that another stands for
+    f"{TOLD}[an ONNX graph with a state]": f"{TOLD}[an ONNX graph of two outputs]",
     f"{SEVERAL}test_a_series_of_any_length_through_an_lstm[eager]":
         f"{SEVERAL}test_a_network_of_two_inputs_takes_them_by_the_names_of_its_arguments[eager]",
     f"{SEVERAL}test_the_least_length_of_a_convolution_is_found_and_told[eager]":
@@ -156,12 +148,7 @@ DOORS = {
     # commands and documents
     f"{PACKAGE}test_source_date_epoch_is_the_time_of_every_file":
         f"{PACKAGE}test_the_same_bundle_makes_the_same_folder",
-    f"{PACKAGE}test_eager_puts_pytorch_in_and_says_what_it_weighs":
-        f"{PACKAGE}test_an_engine_that_the_bundle_cannot_run_with_is_refused",
-    f"{PACKAGE}test_where_the_bytes_lie_is_explained": f"{PACKAGE}test_the_bill_of_materials_lists_packages",
     f"{PACKAGE}test_hadolint_finds_nothing_in_either": f"{PACKAGE}test_the_dockerfile_keeps_its_promises",
-    "test_bench_command.py::test_json_has_everything_and_an_engine_that_fails_its_reason":
-        "test_bench_command.py::test_the_table_has_a_row_for_each_engine_and_a_verdict",
     f"{CTRL_C}[build, at once]": f"{CTRL_C}[build, while torch is imported]",
     f"{CTRL_C}[serve, while it builds]": f"{CTRL_C}[build, while torch is imported]",
     f"{CTRL_C}[serve, with threads that start]": f"{CTRL_C}[serve, while its workers start]",

@@ -172,3 +172,22 @@ def strangers(folder: Path, **fields: Any) -> Made:
         folder, Strangers().train(False), task="classification", labels=("cat", "dog", "bird"),
         activation=Activation("softmax"), pipeline=ImageConfig(resize=SIDE, crop=SIDE), older=False, **fields,
     )  # fmt: skip
+
+
+MAKERS = {
+    "softmax-inside": softmax_inside,
+    "log-softmax-inside": log_softmax_inside,
+    "sigmoid-inside": sigmoid_inside,
+    "sigmoid-outside": sigmoid_outside,
+    "assumed": lambda folder: make(
+        folder, network(5), task="classification", activation=Activation("softmax"), labels=NAMES
+    ),
+    "embedding": embedding,
+    "regression": regression,
+    "regressions": lambda folder: regression(folder, 3),
+}
+
+
+def close(found: Any, expected: torch.Tensor, apart: float = 2e-5) -> bool:
+    """Whether the served numbers are PyTorch's: convolutions summed in another order are apart by about 1e-6."""
+    return bool(np.allclose(np.array(found, np.float64), expected.double().numpy(), rtol=apart, atol=apart))

@@ -2,15 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
 from flambeau.bundle import storage
 from flambeau.bundle.storage import Activation, Bundle, Manifest, Source, TensorConfig
+from flambeau.errors import RequestError
 from flambeau.types import Tensors, TensorSpec
 
 WEIGHTS = np.random.default_rng(5).standard_normal((4, 3)).astype(np.float32)
@@ -99,3 +102,27 @@ def doubling(folder: Path) -> Path:
     )  # fmt: skip
     storage.write_manifest(folder, manifest)
     return folder
+
+
+def alike(found: Any, expected: torch.Tensor) -> None:
+    np.testing.assert_allclose(np.array(found), expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def save(file: Path, nodes: list[Any], inputs: dict[str, Any], outputs: dict[str, Any], **weights: Any) -> Path:
+    def told(name: str, shape: Any) -> Any:
+        kind = TensorProto.INT64 if name in ("sr", "tokens") else TensorProto.FLOAT
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    graph = helper.make_graph(
+        nodes, "made", [told(*each) for each in inputs.items()], [told(*each) for each in outputs.items()],
+        [numpy_helper.from_array(np.asarray(each), name) for name, each in weights.items()],
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), file)
+    return file
+
+
+def unlike(model: Any, rows: Any) -> str:
+    with pytest.raises(RequestError) as caught:
+        model.predict(rows)
+    assert caught.value.code == "invalid_tensor"
+    return caught.value.message

@@ -1,8 +1,8 @@
 """In which turn, and in which of the run's processes, tests run.
 
-The tests of a file run in one process, because they share servers, and so do those of a folder that shares a browser;
-the examples of each document run on their own. What
-takes longest begins first: else one process ends with it while the others have nothing left to do.
+The tests of a file run in one process, because they share servers, and so do those of some folders; the examples of
+each document run on their own. What takes longest begins first: else one process ends with it while the others have
+nothing left to do.
 """
 
 import pytest
@@ -14,20 +14,21 @@ from tests.support import quick, second
 APART = ("test_docs.py::test_examples_do_what_the_document_says",)
 """Tests whose cases share no server and take long: each case goes to the process that is free."""
 
-TOGETHER = ("tests/browser/",)
-"""Folders whose files share what is dear: there a browser, and a service with a model of every kind."""
+TOGETHER = ("tests/browser/", "tests/http/access/")
+"""Folders whose files share what is dear: a browser and a service with a model of every kind; a server with tokens."""
 
 SECONDS = {
     "tests/browser/": 80, "[README.md]": 40, "test_cli.py": 60, "test_activation_builds.py": 30, "test_sources.py": 50,
-    "test_processes.py": 60, "test_corpus.py": 30, "test_any_file.py": 20, "test_log_loss.py": 40,
+    "test_processes.py": 25, "test_corpus.py": 30, "test_any_file.py": 20, "test_log_loss.py": 40,
     "test_detection.py": 40, "test_instances.py": 15, "test_instance_networks.py": 15,
     "test_segmentation_builds.py": 40, "test_picture_builds.py": 15, "test_openapi.py": 40,
     "test_examples_do_what_the_document_says": 20, "test_server.py": 45,
-    "test_hostile_graphs.py": 45, "test_tasks.py": 40, "test_fronts.py": 40,
-    "test_predict.py": 30, "test_interrupt.py": 30, "test_evil_worker.py": 30, "test_odd_graphs.py": 25,
-    "test_architectures.py": 25, "test_samples.py": 30, "test_shared_weights.py": 30, "test_near_models.py": 20,
+    "test_hostile_graphs.py": 20, "test_tasks.py": 40, "test_fronts.py": 40,
+    "test_predict.py": 30, "test_interrupt.py": 30, "test_odd_graphs.py": 25,
+    "test_samples.py": 30, "test_shared_weights.py": 30, "test_near_models.py": 20,
     "test_without_torch.py": 20, "test_hostile_files.py": 20, "test_engines.py": 20, "test_standstill.py": 20,
     "test_wsgi.py": 20, "test_platforms.py": 30, "test_package.py": 30, "test_torchserve.py": 30,
+    "test_task_samples.py": 20,
 }  # fmt: skip
 """How long the longest take, about, by file or by case."""
 

@@ -55,7 +55,7 @@ def _forks() -> ForkServerContext:
 
 
 FEW_CPU_SECONDS = 3
-"""For a graph to be opened and run in its sandbox: who waits for one that never ends waits for no more than it takes."""
+"""Of processor time, for a graph to be opened and run in its sandbox: the test of one without an end waits for them."""
 
 
 def run_flambeau(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
@@ -63,10 +63,11 @@ def run_flambeau(*arguments: object, cwd: Path | None = None) -> "subprocess.Com
     return _run([str(word) for word in arguments], cwd=cwd, serves=True)
 
 
-def open_before(*arguments: object, cwd: Path | None = None) -> None:
-    """Build what `flambeau serve` with these arguments would build, and serve nothing."""
+def open_before(*arguments: object, cwd: Path | None = None) -> str:
+    """Build what `flambeau serve` with these arguments would build, and serve nothing. Gives what was said of it."""
     done = _run(["serve", "--port", "0", *map(str, arguments)], cwd=cwd, serves=False)
     assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 def _run(words: list[str], *, cwd: Path | None, serves: bool) -> "subprocess.CompletedProcess[str]":

@@ -1,0 +1,116 @@
+"""ONNX graphs of several inputs and outputs: names, dtypes and shapes are their own."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+import flambeau
+from flambeau.bundle.storage import Bundle
+from flambeau.errors import RequestError
+from flambeau.settings.source import SourceOptions
+from flambeau.sources import build_cache
+from flambeau.sources.request import Note
+from flambeau.types import TensorSpec
+from tests.support import tensor_bundles
+from tests.support.tensor_bundles import save, unlike
+
+pytestmark = [pytest.mark.usefixtures("warm_builds"), pytest.mark.timeout(600)]
+
+
+Opened = Callable[..., Bundle]
+
+
+@pytest.fixture
+def opened(notes: list[str]) -> Opened:
+    def open_(source: Path, **options: Any) -> Bundle:
+        note = lambda event: notes.append(event.text) if isinstance(event, Note) else None  # noqa: E731
+        return build_cache.open_source(SourceOptions(source=str(source), **options), progress=note)
+
+    return open_
+
+
+LEFT = [[0.5, -1.0, 2.0, 0.25], [1.0, 3.0, -2.0, 0.0]]
+
+
+# ONNX
+
+
+def test_a_graph_tells_names_dtypes_and_shapes_of_its_own(opened: Opened, tmp_path: Path) -> None:
+    tensor_bundles.write_graph(tmp_path / "several.onnx")
+    bundle = opened(tmp_path / "several.onnx")
+    assert bundle.manifest.inputs == (TensorSpec("a", "float32", (4,)), TensorSpec("b", "int64", (2, 3)))
+    given: dict[str, np.ndarray] = {"a": np.array(LEFT, np.float32), "b": np.arange(12).reshape(2, 2, 3)}
+    expected = tensor_bundles.answers(given)
+    with flambeau.load(bundle.path) as model:
+        found = model.predict({name: each.tolist() for name, each in given.items()})
+    assert found["sums"] == expected["sums"].tolist()
+    np.testing.assert_allclose(found["scores"], expected["scores"], rtol=1e-5)
+
+
+def test_an_input_that_is_one_for_all_rows_is_given_with_every_row(
+    opened: Opened, notes: list[str], tmp_path: Path
+) -> None:
+    nodes = [
+        helper.make_node("Cast", ["sr"], ["rate"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["x", "rate"], ["y"]),
+    ]
+    bundle = opened(save(tmp_path / "rate.onnx", nodes, {"x": ["n", 2], "sr": []}, {"y": ["n", 2]}))
+    assert any("one row at a time, because its input sr is one for all rows" in note for note in notes)
+    with flambeau.load(bundle.path) as model:
+        assert model.predict({"x": [[1, 2], [3, 4]], "sr": [10, 100]}) == [[10, 20], [300, 400]]
+        assert model.predict({"x": [1, 2], "sr": 3}) == [3, 6]
+
+
+def test_token_ids_of_any_length_are_a_graphs_own_affair(opened: Opened, tmp_path: Path) -> None:
+    table = np.random.default_rng(3).standard_normal((50, 4)).astype(np.float32)
+    nodes = [
+        helper.make_node("Gather", ["table", "tokens"], ["vectors"]),
+        helper.make_node("ReduceMean", ["vectors"], ["mean"], axes=[1], keepdims=0),
+    ]
+    outputs = {"vectors": ["n", "length", 4], "mean": ["n", 4]}
+    file = save(tmp_path / "tokens.onnx", nodes, {"tokens": ["n", "length"]}, outputs, table=table)
+    bundle = opened(file)
+    assert bundle.manifest.inputs == (TensorSpec("tokens", "int64", (-1,)),)
+    assert [spec.shape for spec in bundle.manifest.outputs] == [(-1, 4), (4,)]
+    with flambeau.load(bundle.path) as model:
+        for tokens in ([3, 14, 15, 49, 6], [7], list(range(40))):
+            found = model.predict(tokens)
+            np.testing.assert_allclose(found["mean"], table[tokens].mean(0), rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(found["vectors"], table[tokens], rtol=1e-6)
+
+
+def test_axes_of_one_word_in_a_graph_have_one_length(opened: Opened, tmp_path: Path) -> None:
+    """ONNX Runtime itself computes rows of unlike lengths where one of them is 1."""
+    nodes = [
+        helper.make_node("Mul", ["x", "mask"], ["marked"]),
+        helper.make_node("ReduceSum", ["marked", "axis"], ["y"], keepdims=0),
+    ]
+    inputs = {"x": ["n", "t"], "mask": ["n", "t"]}
+    bundle = opened(save(tmp_path / "masked.onnx", nodes, inputs, {"y": ["n"]}, axis=np.array([1])))
+    assert [spec.words for spec in bundle.manifest.inputs] == [("t",), ("t",)]
+    with flambeau.load(bundle.path) as model:
+        assert float(model.predict({"x": [1, 2, 3], "mask": [1, 0, 1]})) == 4
+        sentence = "the length 't' is 3 in the input 'x', and 1 in 'mask': it has to be the same"
+        assert unlike(model, {"x": [1, 2, 3], "mask": [1]}) == sentence
+
+
+def test_a_graph_of_a_free_length_may_be_held_to_one(opened: Opened, tmp_path: Path) -> None:
+    nodes = [helper.make_node("ReduceSum", ["x", "axis"], ["y"], keepdims=0)]
+    file = save(tmp_path / "sum.onnx", nodes, {"x": ["n", "t", 2]}, {"y": ["n", 2]}, axis=np.array([1]))
+    assert opened(file, input_shape=(3, 2)).manifest.inputs[0].shape == (3, 2)
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    with flambeau.load(opened(file).path) as model:
+        for length in (1, 3, 70_000):
+            rows = np.random.default_rng(length).standard_normal((1, length, 2)).astype(np.float32)
+            expected = session.run(None, {"x": rows})[0]
+            np.testing.assert_allclose(model.predict(rows.tolist()), expected, rtol=1e-3, atol=1e-3)
+        wrong: list[Any]
+        for wrong in ([], [[]], [[1, 2], [3]], [[1, 2, 3]], [[[[1, 2]]]], [[[1, 2]], [[1, 2], [3, 4]]]):
+            with pytest.raises(RequestError, match=r"input must be nested lists of shape \[any, 2\]") as caught:
+                model.predict(wrong)
+            assert caught.value.code == "invalid_tensor"

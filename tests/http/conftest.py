@@ -1,0 +1,30 @@
+"""Applications behind each front, for the tests of what they answer."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flambeau.bundle.storage import Bundle
+from tests.support.fronts import FRONTS, MAX_BODY, Front, open_front
+from tests.support.server import Serve
+
+
+@pytest.fixture(scope="module", params=FRONTS)
+def cats(
+    request: pytest.FixtureRequest, serve: Serve, tmp_path_factory: pytest.TempPathFactory, default_bundle: Bundle
+) -> Iterator[Front]:
+    """The default image model, behind each front."""
+    folder = tmp_path_factory.mktemp("front")
+    with open_front(request.param, serve, folder, None, max_body_bytes=MAX_BODY) as front:
+        yield front
+
+
+@pytest.fixture(scope="module", params=FRONTS)
+def doubles(
+    request: pytest.FixtureRequest, serve: Serve, tmp_path_factory: pytest.TempPathFactory, double_py: Path
+) -> Iterator[Front]:
+    """The third recipe's model, behind each front."""
+    folder = tmp_path_factory.mktemp("front")
+    with open_front(request.param, serve, folder, f"{double_py}:Double", allow_code=True) as front:
+        yield front
