@@ -111,7 +111,7 @@ def test_a_long_input_is_hashed_beside_the_loop_a11() -> None:
         poison, other = Payload("file", bytes(LARGEST)), Payload("file", bytes(LARGEST - 1) + b"x")
         started = time.thread_time()
         quarantine.add(poison)
-        while not quarantine:
+        while not quarantine.inputs:
             await asyncio.sleep(0.01)
         assert await quarantine.holds(poison)
         assert not await quarantine.holds(other)

@@ -30,7 +30,6 @@ class FakeRunner:
         self.current = RunnerState.READY
         self.alone: list[bool] = []  # of each batch: whether it asked for a replica of its own
         self.hasty: list[bool] = []  # of each batch: whether it may be ended early
-        self.on_change: Callable[[], None] = lambda: None
 
     async def start(self, on_change: Callable[[], None]) -> ReplicaInfo:
         raise NotImplementedError
@@ -55,7 +54,6 @@ class FakeRunner:
         finally:
             self.running -= 1
             self.free += 1
-            asyncio.get_running_loop().call_soon(self.on_change)
 
     def slots(self) -> int:
         return self._slots
@@ -76,7 +74,6 @@ class Bench:
         self.metrics = Metrics()
         limits = BatchLimits(size, delay, items, byte_limit)
         self.batcher = BatchQueue(self.runner, limits, metrics=self.metrics.for_model("m", "1"))
-        self.runner.on_change = self.batcher.dispatch
 
     async def ask(self, *data: bytes, seconds: float = LONG) -> list[bytes | str]:
         """The answers to one request, or the codes of its items' errors."""

@@ -212,10 +212,9 @@ def test_counts_outlive_the_process_that_counted(monkeypatch: pytest.MonkeyPatch
     metrics = Metrics(memory=CountMemory(descriptor))
     model = metrics.for_model("a", "1")
     model.timings(Timings(0.0001, 0.02, 7.0, 100.0))
-    model.took(0.5)
     model.expect_batches(["full"])
     model.batch(3, "full")
-    model.answered(200)
+    model.answered(200, seconds=0.5)
     metrics.refused("body_too_large", 413)
     shown = [line for line in metrics.render().splitlines() if b"stage_seconds" in line or b"_total" in line]
     left = totals.left_in_memory(count_memory.read(descriptor))

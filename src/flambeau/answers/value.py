@@ -29,7 +29,7 @@ class Value(Answer, frozen=True):
         return len(self.json)
 
     def body(self, asked: Asked) -> dict[str, Any]:
-        return {self.key: self.output}
+        return {self.key: msgspec.Raw(self.json)}
 
     @property
     def output(self) -> Any:

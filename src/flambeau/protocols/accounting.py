@@ -51,9 +51,7 @@ def account(service: Service, model: Model | None, ended: Ended) -> float:
             service.metrics.other.rejected(ended.error.code)
         service.metrics.other.answered(ended.status, ended.protocol)
     else:
-        model.metrics.answered(ended.status, ended.protocol)
-        if ended.status == 200:
-            model.metrics.took(seconds)
+        model.metrics.answered(ended.status, ended.protocol, seconds)
     trace = None
     if service.tracer is not None or ended.traceparent is not None:
         trace = _trace(service, model, ended)

@@ -11,7 +11,6 @@ This module turns values into bytes and back. It owns no socket.
 import enum
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
@@ -55,8 +54,7 @@ class FrameKind(enum.IntEnum):
     LOST = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(msgspec.Struct, frozen=True, gc=False):
     """The fixed part of a frame. Sizes are bytes. `wide`: the batch has the machine to itself and may use all cores.
 
     `in_arena`: the payloads are in the worker's arena, and none follow.

@@ -98,7 +98,7 @@ class BatchQueue:
         never computed.
         """
         held = None
-        if self._quarantine:
+        if self._quarantine.inputs:
             held = [await self._quarantine.holds(item.payload) for item in items]
         now = asyncio.get_running_loop().time()
         sizes = [item.payload.size for item in items]

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -25,6 +25,8 @@ class Quarantine:
     def __init__(self) -> None:
         self._held = _Memory()
         self._hung_once = _Memory()
+        self.inputs: Mapping[bytes, float] = self._held.until
+        """The hashes of those that are held, or were until a while ago."""
 
     def add(self, payload: Payload) -> None:
         """Hold an input. Payloads of kind `value` are ignored: they never leave this process."""
@@ -33,10 +35,6 @@ class Quarantine:
     def add_hang(self, payload: Payload) -> None:
         """Hold an input if this was its second hang; otherwise remember the first."""
         _with_key(payload, lambda key: (self._held if key in self._hung_once else self._hung_once).add(key))
-
-    def __bool__(self) -> bool:
-        """Whether any input is held."""
-        return bool(self._held.until)
 
     async def holds(self, payload: Payload) -> bool:
         """Whether the input is held. A long one is hashed in a thread, so that the loop can serve others meanwhile."""

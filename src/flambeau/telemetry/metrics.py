@@ -191,11 +191,17 @@ class ModelMetrics(RequestMetrics):
         self.workers: Callable[[], Sequence[WorkerView]] = lambda: ()
         self.losses: Callable[[], Mapping[str, int]] = dict
 
-    def answered(self, status: int, protocol: Protocol = "native") -> None:
+    def answered(self, status: int, protocol: Protocol = "native", seconds: float | None = None) -> None:
+        """Count an answered request. `seconds`: how long ago it was received, which counts if the status is 200."""
         counter = self._answered.get((protocol, status)) or self._count(status, protocol)
         counter.add()
         if status != 200:
             self._failed += 1
+        elif seconds is not None:
+            total = self._total
+            total.counts[bisect_left(_SECONDS, seconds)] += 1
+            total.sums[0] += seconds
+            self._last = time.time()
 
     def timings(self, timings: Timings) -> None:
         """Count the stages of an item."""
@@ -206,13 +212,6 @@ class ModelMetrics(RequestMetrics):
         ):  # fmt: skip
             series.counts[bisect_left(_SECONDS, seconds)] += 1
             series.sums[0] += seconds
-
-    def took(self, seconds: float) -> None:
-        """Count a request that was answered 200 so many seconds after it was received."""
-        total = self._total
-        total.counts[bisect_left(_SECONDS, seconds)] += 1
-        total.sums[0] += seconds
-        self._last = time.time()
 
     def batch(self, size: int, reason: str) -> None:
         """Count a closed batch of `size` items."""
