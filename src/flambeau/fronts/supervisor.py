@@ -27,6 +27,7 @@ from flambeau.http import stop_signals, systemd
 from flambeau.http.listening import Address
 from flambeau.http.loops import loop_factory
 from flambeau.http.request_body import InflightBudget
+from flambeau.http.server import import_what_answers
 from flambeau.http.tokens import Token
 from flambeau.serving.opening import Opened
 from flambeau.settings.service import Settings
@@ -60,6 +61,7 @@ def supervise(
     """
     give_memory_back()  # of a build, or of reading what was built
     factory = loop_factory()  # it imports the loop, which the fronts need, too
+    import_what_answers()
     fronts = FrontSupervisor(open_again, models, settings, address, given, where, told)
     if beginnings.can_fork():
         fronts.fork()

@@ -21,7 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from flambeau.bundle import storage
 from flambeau.errors import InvalidInput
 from flambeau.pipelines.image_limits import trim
-from flambeau.pipelines.kept_part import Part, part_kept
+from flambeau.pipelines.kept_part import KeptPart, part_kept
 from flambeau.pipelines.not_an_image import what_is
 from flambeau.tasks import Postprocess
 from flambeau.types import Payload, Tensors, TensorSpec
@@ -216,7 +216,7 @@ def _center_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def _cut_out(image: Image.Image, target: tuple[int, int], crop: int, part: Part) -> Image.Image:
+def _cut_out(image: Image.Image, target: tuple[int, int], crop: int, part: KeptPart) -> Image.Image:
     """Cut the middle of a result of the size `target` out of the part of it that was computed."""
     left, top = round((target[0] - crop) / 2.0) - part.left, round((target[1] - crop) / 2.0) - part.top
     return image.crop((left, top, left + crop, top + crop))

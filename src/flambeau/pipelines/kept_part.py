@@ -22,7 +22,7 @@ _MOST_PIXELS = 1 << 22  # of an image before and after: a trial takes as long as
 _NOISE = 65521  # bytes; a prime, so that rows do not repeat
 
 
-class Part(NamedTuple):
+class KeptPart(NamedTuple):
     """A part of the source, the size that it is resized to, and where it lies in the whole result."""
 
     box: tuple[int, int, int, int]
@@ -34,7 +34,7 @@ class Part(NamedTuple):
 @functools.lru_cache(maxsize=256)
 def part_kept(
     size: tuple[int, int], target: tuple[int, int], *, crop: int, resampling: Image.Resampling
-) -> Part | None:
+) -> KeptPart | None:
     """The part of an RGB image of `size`, resized to `target`, in which the centre of `crop` × `crop` lies.
 
     `None`: all of it.
@@ -47,7 +47,7 @@ def part_kept(
         return None
     (x, width), (y, height) = ((Fraction(size[axis], target[axis]), size[axis]) for axis in (0, 1))
     box = (int(left * x), int(top * y), min(int(right * x), width), min(int(bottom * y), height))
-    part = Part(box, kept, left, top)
+    part = KeptPart(box, kept, left, top)
     return part if _is_exact(size, target, part, resampling) else None
 
 
@@ -58,7 +58,7 @@ def _edges(size: int, target: int, crop: int) -> tuple[int, int]:
     return start // step * step, min(target, -(-(start + crop) // step) * step)
 
 
-def _is_exact(size: tuple[int, int], target: tuple[int, int], part: Part, resampling: Image.Resampling) -> bool:
+def _is_exact(size: tuple[int, int], target: tuple[int, int], part: KeptPart, resampling: Image.Resampling) -> bool:
     count = 3 * size[0] * size[1]
     noise = random.Random(0).randbytes(_NOISE)  # noqa: S311 (no secret)
     image = Image.frombytes("RGB", size, (noise * (count // _NOISE + 1))[:count])
