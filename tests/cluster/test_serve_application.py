@@ -22,7 +22,7 @@ grpc = pytest.importorskip("grpc")
 
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore")]  # Ray's own
 
-_START_SECONDS = 120.0
+_START_SECONDS = 220.0
 
 
 @dataclass(frozen=True, slots=True)
