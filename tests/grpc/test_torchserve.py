@@ -51,7 +51,7 @@ class Stub:
 class Running:
     """A server with its two addresses for gRPC."""
 
-    def __init__(self, http: ServerProcess, ports: tuple[int, int]) -> None:
+    def __init__(self, http: ServerProcess, ports: tuple[str, str]) -> None:
         self.http = http
         self.channels = [grpc.insecure_channel(f"127.0.0.1:{port}") for port in ports]
         self.inference = Stub(self.channels[0], TORCHSERVE_SERVICE)
