@@ -73,7 +73,7 @@ def _running(program: list[str], store: Path, folder: Path, config: Mapping[str,
     lines = [f"{name}_address=http://127.0.0.1:{port}" for name, port in ports.items()]
     called = {name: free_port() for name in ("inference", "management")}
     lines += [f"grpc_{name}_port={port}" for name, port in called.items()]
-    lines += [f"initial_worker_port={free_port()}", "disable_token_authorization=true"]
+    lines += [f"initial_worker_port={free_port()}", "disable_token_authorization=true", "enable_model_api=true"]
     lines += [f"{key}={value}" for key, value in config.items()]
     (folder / "config.properties").write_text("\n".join(lines) + "\n")
     command = [

@@ -51,7 +51,7 @@ class Stub:
 class Running:
     """A server with its two addresses for gRPC."""
 
-    def __init__(self, http: ServerProcess, ports: tuple[int, int]) -> None:
+    def __init__(self, http: ServerProcess, ports: tuple[str, str]) -> None:
         self.http = http
         self.channels = [grpc.insecure_channel(f"127.0.0.1:{port}") for port in ports]
         self.inference = Stub(self.channels[0], TORCHSERVE_SERVICE)
@@ -113,11 +113,11 @@ def test_a_picture_is_answered_as_over_rest(running: Running) -> None:
 def test_a_handler_gets_the_fields_by_name(running: Running) -> None:
     asked = running.inference.Predictions(
         model_name="functions", input={"a": b"1", "b": b"[1]"},
-        metadata=(("user-agent-of-old", "x"), ("authorization", "Bearer secret")),
+        metadata=(("x-client", "old"), ("authorization", "Bearer secret")),
     )  # fmt: skip
     found = json.loads(asked.prediction)
     assert (found["keys"], found["kinds"]) == (["a", "b"], ["bytearray", "bytearray"])
-    assert (found["id"], found["token"], found["loaded"]) == (True, None, 1)
+    assert (found["id"], found["agent"], found["token"], found["loaded"]) == (True, None, None, 1)
     assert running.predict("functions", bytes=b"abc") == b"cba"
     assert running.predict("functions", text=b"bold") == b"<b>bold</b>"
 

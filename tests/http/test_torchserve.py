@@ -311,7 +311,7 @@ def test_awss_own_path_answers_as_invocations_do(server: ServerProcess) -> None:
     assert ask("any", Target_Model="script").json() == ask("script", Target_Variant="1").json() == found.json()
     for refused, status, kind in (
         (ask("nobody"), 404, "ValidationError"), (ask("script", Target_Variant="9"), 404, "ValidationError"),
-        (ask("script", "text"), 400, "ModelError"), (ask("pictures", "[[1, 2]]"), 400, "ModelError"),
+        (ask("script", "text"), 400, "ModelError"), (ask("pictures", "[[1, 2]]"), 415, "ModelError"),
     ):  # fmt: skip
         body = refused.json()
         assert (refused.status_code, refused.headers["x-amzn-errortype"], body["code"]) == (status, kind, kind)

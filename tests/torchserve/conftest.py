@@ -1,6 +1,7 @@
 """One model store, and two servers over it: the real TorchServe, and Flambeau with the same command line."""
 
 import importlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -10,7 +11,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import google.rpc
 import pytest
 import torch
 from torch import nn
@@ -154,7 +154,9 @@ def stubs(tmp_path_factory: pytest.TempPathFactory) -> Stubs:
     with zipfile.ZipFile(jar) as packed:
         for name in names:
             packed.extract(f"proto/{name}", folder)
-    known = Path(next(iter(google.rpc.__path__))).parents[1]
+    rpc = importlib.util.find_spec("google.rpc")  # where google/rpc/status.proto lies
+    assert rpc is not None
+    known = Path(next(iter(rpc.submodule_search_locations or []))).parents[1]
     subprocess.run(
         [environments.python("torchserve"), "-m", "grpc_tools.protoc", f"-I{folder / 'proto'}", f"-I{known}",
          f"--python_out={folder}", f"--grpc_python_out={folder}", *names], check=True,

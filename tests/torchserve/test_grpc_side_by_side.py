@@ -82,12 +82,6 @@ def test_a_handler_of_rows_and_one_of_fields(both: list[Called], stubs: Stubs) -
         )
 
 
-def test_a_stream_of_one(both: list[Called], stubs: Stubs) -> None:
-    asked = stubs.inference.PredictionsRequest(model_name="functions", input={"bytes": b"abc"})
-    expected, found = (list(each.inference.StreamPredictions(asked, timeout=300)) for each in both)
-    assert b"".join(each.prediction for each in found) == b"".join(each.prediction for each in expected) == b"cba"
-
-
 def test_ping(both: list[Called]) -> None:
     expected, found = (json.loads(each.inference.Ping(empty_pb2.Empty(), timeout=60).health) for each in both)
     assert found == expected

@@ -21,7 +21,7 @@ PICTURES = {
     "rocket.png": encoded(photograph("rocket").resize((200, 310))),
 }
 NEAR = 2e-4  # of probabilities, and of pixels: two engines, and the order of their sums
-NEAR_SCORES = 1e-3  # of boxes: what a build lets its export differ from PyTorch
+NEAR_SCORES = 3e-3  # of boxes: a millionth in the pixels changes some of eager PyTorch's own by 3e-4
 
 
 def _asked(server: Running, model: str, **request: Any) -> requests.Response:

@@ -152,7 +152,7 @@ class TorchServeInference:
 
     async def _inferred(self, call: GrpcCall, model: Model, asked: Any) -> Answered:
         parts = tuple(HandlerPart(name, "", data) for name, data in asked.input.items())
-        read = HandlerCall(call.identity, handler_calls.shown(call.metadata), parts)
+        read = HandlerCall(call.identity, {}, parts)  # without metadata, as TorchServe's handlers get it
         most = call.seconds_left(self._service.settings.deadline)
         return await torchserve.answer_fields(self._service, model, read, most=most)
 

@@ -5,7 +5,6 @@ for Flambeau, and is left out.
 """
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -52,13 +51,8 @@ async def answer_call(service: Service, model: Model, call: HandlerCall, *, most
     return Answered(found, None, [outcome.timings], queued)
 
 
-def shown(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers of a request that a handler may read."""
-    return {name: value for name, value in headers.items() if name not in _LEFT_OUT}
-
-
 async def _call(request: HttpRequest, settings: Settings, extra: dict[str, str]) -> HandlerCall:
-    headers = shown(request.headers) | extra
+    headers = {name: value for name, value in request.headers.items() if name not in _LEFT_OUT} | extra
     media_type = request.media_type()
     if media_type != _TOLD_BY_FORM:
         return HandlerCall(request.identity, headers, (HandlerPart("body", media_type, bytes(request.body)),))

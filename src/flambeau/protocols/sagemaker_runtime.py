@@ -7,6 +7,7 @@ form that botocore makes a `ModelError` of, and the status of its reason: AWS sa
 request is not looked at: AWS's keys open nothing here.
 """
 
+from collections.abc import Awaitable
 from typing import cast
 
 import msgspec
@@ -58,6 +59,6 @@ def routes(unpacking: UnpackingBudget) -> tuple[Route, ...]:
 
     async def invoke(service: Service, request: HttpRequest, model: str) -> HttpAnswer:
         name, version = request.headers.get(_TARGET_MODEL, model), request.headers.get(_TARGET_VARIANT)
-        return cast("HttpAnswer", await predict(service, request, name, version))
+        return await cast("Awaitable[HttpAnswer]", predict(service, request, name, version))
 
     return (Route("POST", _PATH, "infer", invoke, quiet=True),)
