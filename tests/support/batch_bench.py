@@ -30,6 +30,7 @@ class FakeRunner:
         self.current = RunnerState.READY
         self.alone: list[bool] = []  # of each batch: whether it asked for a replica of its own
         self.hasty: list[bool] = []  # of each batch: whether it may be ended early
+        self.on_change: Callable[[], None] = lambda: None
 
     async def start(self, on_change: Callable[[], None]) -> ReplicaInfo:
         raise NotImplementedError
@@ -54,6 +55,7 @@ class FakeRunner:
         finally:
             self.running -= 1
             self.free += 1
+            asyncio.get_running_loop().call_soon(self.on_change)
 
     def slots(self) -> int:
         return self._slots
@@ -74,6 +76,7 @@ class Bench:
         self.metrics = Metrics()
         limits = BatchLimits(size, delay, items, byte_limit)
         self.batcher = BatchQueue(self.runner, limits, metrics=self.metrics.for_model("m", "1"))
+        self.runner.on_change = self.batcher.dispatch
 
     async def ask(self, *data: bytes, seconds: float = LONG) -> list[bytes | str]:
         """The answers to one request, or the codes of its items' errors."""

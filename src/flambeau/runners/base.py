@@ -90,8 +90,7 @@ class Runner(Protocol):
     async def start(self, on_change: Callable[[], None]) -> ReplicaInfo:
         """Return when every replica is warm. Raises `SetupError` when one cannot start.
 
-        `on_change` is called when the state has changed, or a slot has become free for another reason than that its
-        batch has ended, which whoever gave it the batch knows.
+        `on_change` is called whenever a slot has become free or the state has changed.
         """
         ...
 

@@ -204,6 +204,7 @@ class ProcessesRunner:
                 self._leaving.remove(worker)
                 if not self._closed:
                     self._dismiss(worker)
+            asyncio.get_running_loop().call_soon(self._on_change)
         self._losses.note_answer()
         return outcomes
 

@@ -29,10 +29,12 @@ class ThreadsRunner:
         self._free = 0
         self._warm = False
         self._closed = False
+        self._on_change: Callable[[], None] = lambda: None
         self._work: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
 
     async def start(self, on_change: Callable[[], None]) -> ReplicaInfo:
+        self._on_change = on_change
         loop = asyncio.get_running_loop()
         opened: list[asyncio.Future[ReplicaInfo]] = []
         for index in range(self._replicas):
@@ -69,6 +71,7 @@ class ThreadsRunner:
             return await done
         finally:
             self._free += 1
+            loop.call_soon(self._on_change)
 
     def state(self) -> RunnerState:
         lives = not self._closed and any(thread.is_alive() for thread in self._threads)
