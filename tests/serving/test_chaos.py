@@ -37,6 +37,7 @@ def reports() -> "dict[str, dict[str, str]]":
     return play("--seconds", "2.5", "--clients", "16", "--only", ",".join(SHORT))
 
 
+@pytest.mark.slow  # it tries the harness, and no promise of the server
 @pytest.mark.parametrize("fault", SHORT)
 def test_in_short(reports: "dict[str, dict[str, str]]", fault: str) -> None:
     assert reports[fault]["verdict"] == "passed", reports[fault]

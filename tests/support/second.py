@@ -14,6 +14,8 @@ GRAPH = f"{BUILDS}test_an_onnx_graph_tells_what_it_ends_in"
 CTRL_C = "test_interrupt.py::test_ctrl_c_is_one_line_and_130_u15"
 LOG = "test_log_loss.py::"
 PACKAGE, WSGI, BOXES = "test_package.py::", "test_wsgi.py::", "test_detection_page.py::"
+DETECTOR = "test_detection_builds.py::test_inspect_names_the_task_and_what_cannot_be_told"
+SEGMENTER = "test_segmentation_builds.py::test_inspect_names_the_task_whatever_heads_for_training_there_are"
 
 WHOLE = frozenset(("browser", "builder", "cli", "docs", "http", "serving", "unit"))
 """The rooms of what is named here: where tests of all of them were collected, nothing may be missing."""
@@ -136,6 +138,16 @@ DOORS = {
     "test_masks_page.py::test_masks_lie_over_the_picture_and_can_be_switched_off[phone]":
         "test_masks_page.py::test_masks_lie_over_the_picture_and_can_be_switched_off[desktop]",
     # networks of a kind that another stands for
+    f"{DETECTOR}[]": f"{DETECTOR}[module.]",
+    f"{DETECTOR}[model.net.]": f"{DETECTOR}[module.]",
+    f"{SEGMENTER}[-fcn_resnet50]": f"{SEGMENTER}[module.-lraspp_mobilenet_v3_large]",
+    f"{SEGMENTER}[module.-fcn_resnet50]": f"{SEGMENTER}[module.-lraspp_mobilenet_v3_large]",
+    "test_instance_networks.py::test_nothing_is_found_without_a_fault[KeypointRCNN]":
+        "test_instance_networks.py::test_nothing_is_found_without_a_fault[MaskRCNN]",
+    "test_sources.py::test_what_a_killed_build_leaves_is_cleared_away_a15[folder]":
+        "test_sources.py::test_what_a_killed_build_leaves_is_cleared_away_a15[cache]",
+    "test_sources.py::test_a_cache_that_cannot_be_written_is_one_line_that_names_the_setting_p7[/nowhere]":
+        "test_sources.py::test_a_cache_that_cannot_be_written_is_one_line_that_names_the_setting_p7[]",
     f"{TOLD}[an ONNX graph with a state]": f"{TOLD}[an ONNX graph of two outputs]",
     f"{SEVERAL}test_a_series_of_any_length_through_an_lstm[eager]":
         f"{SEVERAL}test_a_network_of_two_inputs_takes_them_by_the_names_of_its_arguments[eager]",
