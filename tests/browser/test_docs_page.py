@@ -35,8 +35,7 @@ def small_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     service.close()
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("screen", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize(("screen", "dark"), [(DESKTOP, False), (PHONE, True)], ids=["desktop-light", "phone-dark"])
 def test_axe_finds_nothing_closed_open_and_answered(
     browser: Browser, small_site: Site, screen: Screen, dark: bool
 ) -> None:
