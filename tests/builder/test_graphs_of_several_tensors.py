@@ -18,6 +18,7 @@ from flambeau.sources.request import Note
 from flambeau.types import TensorSpec
 from tests.support import tensor_bundles
 from tests.support.tensor_bundles import save, unlike
+from tests.support.warm import run_flambeau
 
 pytestmark = [pytest.mark.usefixtures("warm_builds"), pytest.mark.timeout(600)]
 
@@ -64,6 +65,41 @@ def test_an_input_that_is_one_for_all_rows_is_given_with_every_row(
     with flambeau.load(bundle.path) as model:
         assert model.predict({"x": [[1, 2], [3, 4]], "sr": [10, 100]}) == [[10, 20], [300, 400]]
         assert model.predict({"x": [1, 2], "sr": 3}) == [3, 6]
+
+
+@pytest.mark.parametrize("batch", ["n", None], ids=["a word", "no word"])
+def test_a_state_with_its_layers_first_goes_in_and_comes_out_by_rows(
+    opened: Opened, notes: list[str], tmp_path: Path, batch: str | None
+) -> None:
+    """Beside a rate that the graph knows: with any other, its numbers are not finite."""
+    nodes = [
+        helper.make_node("Equal", ["sr", "rate"], ["known"]),
+        helper.make_node("Cast", ["known"], ["one"], to=TensorProto.FLOAT),
+        helper.make_node("Div", ["input", "one"], ["sound"]),
+        helper.make_node("Unsqueeze", ["sound", "zero"], ["layer"]),
+        helper.make_node("Add", ["state", "layer"], ["stateN"]),
+        helper.make_node("ReduceSum", ["sound", "axis"], ["y"], keepdims=0),
+    ]
+    inputs = {"input": [batch, 3], "state": [2, batch, 3], "sr": []}
+    outputs = {"y": [batch], "stateN": [None, None, None]}
+    weights = {"rate": np.array(16000), "zero": np.array([0]), "axis": np.array([1])}
+    file = save(tmp_path / "stream.onnx", nodes, inputs, outputs, **weights)
+    assert "serve         flambeau serve" in run_flambeau("inspect", file).stdout
+    bundle = opened(file)
+    assert bundle.manifest.inputs[1:] == (
+        TensorSpec("state", "float32", (2, 3)), TensorSpec("sr", "int64", (), known=(16000,)),
+    )  # fmt: skip
+    assert any("the rows of state are axis 1; in requests they come first" in note for note in notes)
+    state = np.arange(6, dtype=np.float32).reshape(2, 3)
+    with flambeau.load(bundle.path) as model:
+        for _ in range(3):
+            answer = model.predict({"input": [1, 2, 3], "state": state.tolist(), "sr": 16000})
+            state += [1, 2, 3]
+            assert answer == {"y": 6, "stateN": state.tolist()}
+        two = {"input": [[1, 2, 3], [4, 5, 6]], "state": [state.tolist()] * 2, "sr": [16000] * 2}
+        assert model.predict(two)["stateN"] == [(state + each).tolist() for each in two["input"]]
+        with pytest.raises(RequestError, match=r"input 'state' must be nested lists of shape \[2, 3\]"):
+            model.predict({"input": [1, 2, 3], "state": [[each] for each in state.tolist()], "sr": 16000})
 
 
 def test_token_ids_of_any_length_are_a_graphs_own_affair(opened: Opened, tmp_path: Path) -> None:

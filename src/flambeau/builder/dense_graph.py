@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Callable
 
 import numpy as np
+import onnx
 
 from flambeau.builder import dense_recipe
 from flambeau.builder.dense_recipe import ONE_ROW, SEGMENTS
@@ -85,3 +86,12 @@ def _fixed(sides: tuple[int, ...], options: SourceOptions, name: str) -> tuple[i
             "with both free or none, or say --input-shape"
         )
     return None
+
+
+def sides_of(model: onnx.ModelProto) -> tuple[int, ...]:
+    """The height and width that the graph says its only input has; `FREE` for one of any length."""
+    weights = {each.name for each in model.graph.initializer}
+    [value] = [each for each in model.graph.input if each.name not in weights]
+    return tuple(
+        size.dim_value if size.HasField("dim_value") else FREE for size in value.type.tensor_type.shape.dim[2:]
+    )

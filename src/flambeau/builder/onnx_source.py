@@ -54,7 +54,7 @@ _DTYPES: dict[int, str] = {
 
 
 @dataclass(frozen=True)
-class _Found:
+class _TakenOutputs:
     """The outputs that are the answer, and where their rows are."""
 
     names: tuple[str, ...]
@@ -98,8 +98,9 @@ def take(order: BuildRequest, target: Path, *, tell: Tell) -> Filled:
     taken, answers = _arrange(model, given, found, taken, order, tell=tell)
     if of_pixels:
         onnx.save(model, target)
-        return dense_graph.filled(order, _Graph(target, answers), _only(given, file), answers, _sides(model), tell=tell,
-                                  ending=_ending(model, answers[0]))  # fmt: skip
+        sides, ending = dense_graph.sides_of(model), _ending(model, answers[0])
+        network, only = _Graph(target, answers), _only(given, file)
+        return dense_graph.filled(order, network, only, answers, sides, tell=tell, ending=ending)
     row_axes.free(model)
     onnx.save(model, target)
     rows = one_row = None
@@ -122,7 +123,7 @@ def take(order: BuildRequest, target: Path, *, tell: Tell) -> Filled:
 
 
 def _arrange(
-    model: "onnx.ModelProto", given: _Given, found: _Found, taken: InputForm, order: BuildRequest, *, tell: Tell
+    model: "onnx.ModelProto", given: _Given, found: _TakenOutputs, taken: InputForm, order: BuildRequest, *, tell: Tell
 ) -> tuple[InputForm, tuple[str, ...]]:
     """Leave the answer only, pooled where it has to be, and bring all rows to the first axis."""
     row_axes.move_outputs(model, found.orders)
@@ -135,7 +136,7 @@ def _arrange(
     return taken, answers
 
 
-def _tell_of_axes(given: _Given, found: _Found, tell: Tell) -> None:
+def _tell_of_axes(given: _Given, found: _TakenOutputs, tell: Tell) -> None:
     for spec in given.specs:
         if spec.known:
             tell(f"{spec.name} is tried with {spec.known[0]}, a number that the graph compares it with")
@@ -258,14 +259,14 @@ def _pooled(
 
 def _answers(
     model: "onnx.ModelProto", file: Path, given: _Given, length: int, wanted: str | None, tell: Tell, *, one: bool
-) -> _Found:
+) -> _TakenOutputs:
     """The outputs that are the answer: one alone, if a task makes it.
 
     `length` is the length of free axes to try the graph with. Raises `SourceError` where the user has to choose.
     """
     names: list[str] = [each.name for each in model.graph.output]
     if len(names) == 1 and wanted is None and not given.axes:
-        return _Found((names[0],), {})
+        return _TakenOutputs((names[0],), {})
     session, rows, several = open_session(file), 1, None
     if given.rows is None:
         try:
@@ -283,12 +284,12 @@ def _answers(
             f"converter writes probabilities: export it with zipmap=False, or {unsupported.ask(str(file))}"
         )
     if list(arrays) == [wanted] or len(names) == len(arrays) == 1:
-        return _Found(tuple(arrays), orders)
+        return _TakenOutputs(tuple(arrays), orders)
     all_of_them = None if one or len(arrays) < len(names) else rows
     taken, note = outputs.choose(arrays, wanted, name=file.name, rows=all_of_them)
     left = ", ".join(name for name in names if name not in taken)
     tell(note or f"the output {taken[0]} of {file.name} is the answer, and {left} is not computed")
-    return _Found(taken, {name: order for name, order in orders.items() if name in taken})
+    return _TakenOutputs(taken, {name: order for name, order in orders.items() if name in taken})
 
 
 def _computed(session: Any, given: _Given, rows: int, length: int, name: str) -> Tensors:
@@ -324,15 +325,6 @@ def _only(given: _Given, file: Path) -> TensorSpec:
         taken = ", ".join(f"{spec.name} {spec}" for spec in given.specs)
         raise SourceError(f"{file.name} takes {taken}, and --task gives it one image of 1 or 3 channels: leave it out")
     return first
-
-
-def _sides(model: "onnx.ModelProto") -> tuple[int, ...]:
-    """The height and width that the graph says its only input has; `FREE` for one of any length."""
-    weights = {each.name for each in model.graph.initializer}
-    [value] = [each for each in model.graph.input if each.name not in weights]
-    return tuple(
-        size.dim_value if size.HasField("dim_value") else FREE for size in value.type.tensor_type.shape.dim[2:]
-    )
 
 
 def _leave_only(answers: tuple[str, ...], model: "onnx.ModelProto") -> None:

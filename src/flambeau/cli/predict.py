@@ -26,7 +26,7 @@ from flambeau.offline.coco import CocoLayout
 from flambeau.offline.entries import InputEntry, Wanted, WantedKind
 from flambeau.offline.inputs import Inputs
 from flambeau.offline.job import RowSink, Tally
-from flambeau.offline.journal import Journal, JournalPlace, Made, Record, identify
+from flambeau.offline.journal import Journal, JournalPlace, MadeAtOnce, Record, identify
 from flambeau.offline.picture_folder import PictureFolder
 from flambeau.offline.rows import CsvLines, JsonLines, Layout, Lines
 from flambeau.serving.service import Service, split_options
@@ -281,12 +281,12 @@ class Scoring:
             click.echo(f"{self._ids.told}; {coco.beside(output)} lists them", err=True)
         return self._end(inputs, tally, seconds)
 
-    def _made(self, output: Path) -> Made | None:
+    def _made(self, output: Path) -> MadeAtOnce | None:
         if self._ids is not None:
             write = partial(coco.write, ids=self._ids, labels=self._labels)
-            return Made(write, coco.written, (coco.beside(output),))
+            return MadeAtOnce(write, coco.written, (coco.beside(output),))
         if self._options.format == "parquet":
-            return Made(partial(parquet.write, layout=self._layout), parquet.written)
+            return MadeAtOnce(partial(parquet.write, layout=self._layout), parquet.written)
         return None
 
     def _inputs(self, own: frozenset[Path] = frozenset()) -> Inputs:

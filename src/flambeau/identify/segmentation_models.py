@@ -9,7 +9,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from flambeau.bundle.storage import Architecture, DenseConfig
 from flambeau.identify import match, naming, nearest
@@ -17,7 +17,7 @@ from flambeau.identify.finding import Fit, Identified
 from flambeau.identify.index import Shape
 from flambeau.identify.naming import Names
 
-LIBRARY = "segmentation_models_pytorch"
+LIBRARY: Final = "segmentation_models_pytorch"
 """The package to import; `pip` knows it with hyphens."""
 
 TASK = "semantic-segmentation"
@@ -34,7 +34,7 @@ _DECODERS = {
 }
 """A tensor that only the decoder of this network has."""
 
-_RESNETS = {
+_RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
     ((2, 2, 2, 2), False): "resnet18",
     ((3, 4, 6, 3), False): "resnet34",
     ((3, 4, 6, 3), True): "resnet50",

@@ -107,8 +107,8 @@ def numbers(labels: Sequence[Label] | None, annotations: Path | None) -> Numbers
     told = f"image_id and category_id are those of {shown(annotations)}"
     if not names:
         told = f"image_id is that of {shown(annotations)}; category_id is the number of the model's class"
-    ids = {index: by_name[name] for index, name in names.items()} or None
-    return Numbers({each.file_name: each.id for each in found.images}, ids, told)
+    categories = {index: by_name[name] for index, name in names.items()}
+    return Numbers({each.file_name: each.id for each in found.images}, categories or None, told)
 
 
 def _read(annotations: Path) -> _Annotations:

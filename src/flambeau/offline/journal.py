@@ -48,7 +48,7 @@ def identify(bundle: Bundle) -> str:
 
 
 @dataclass(frozen=True)
-class Made:
+class MadeAtOnce:
     """How a file is made of all rows at once: `write` takes the file and that of the rows, as JSON lines, and `written`
     gives the rows back. `beside` are other files that it writes."""
 
@@ -62,7 +62,7 @@ class JournalPlace:
     """The files of a run, named after the user's output file."""
 
     target: Path
-    made: Made | None = None
+    made: MadeAtOnce | None = None
 
     @property
     def rows(self) -> Path:
