@@ -17,11 +17,14 @@ from flambeau.grpc.inference_proto import (
     INFERENCE,
     INFERENCE_CALLS,
     INFERENCE_ENUMS,
+    REFLECTION,
     MessageFields,
 )
 
 INFERENCE_SERVICE = "inference.GRPCInferenceService"
 HEALTH_SERVICE = "grpc.health.v1.Health"
+REFLECTIONS = ("grpc.reflection.v1", "grpc.reflection.v1alpha")
+"""The packages of reflection: its messages are the same under both names. Newer clients first ask for `v1`."""
 
 _FIELD = re.compile(
     r"(?:oneof (?P<oneof>\w+) )?(?P<repeated>repeated )?"
@@ -95,6 +98,13 @@ def _add_service(
         )  # fmt: skip
 
 
+def _reflection(package: str) -> descriptor_pb2.FileDescriptorProto:
+    made = _file(f"{package.replace('.', '/')}/reflection.proto", package, REFLECTION, {})
+    asked, answered = "ServerReflectionRequest", "ServerReflectionResponse"
+    _add_service(made, "ServerReflection", [("ServerReflectionInfo", asked, answered, True, True)])
+    return made
+
+
 def _pool() -> descriptor_pool.DescriptorPool:
     inference = _file("grpc_service.proto", "inference", INFERENCE, INFERENCE_ENUMS)
     streamed = ("ModelStreamInfer", "ModelInferRequest", "ModelStreamInferResponse", True, True)
@@ -103,8 +113,9 @@ def _pool() -> descriptor_pool.DescriptorPool:
     health = _file("grpc/health/v1/health.proto", "grpc.health.v1", HEALTH, HEALTH_ENUMS)
     asked = ("HealthCheckRequest", "HealthCheckResponse")
     _add_service(health, "Health", [("Check", *asked, False, False), ("Watch", *asked, False, True)])
+    reflections = [_reflection(package) for package in REFLECTIONS]
     pool = descriptor_pool.DescriptorPool()
-    for file in (inference, health):
+    for file in (inference, health, *reflections):
         pool.AddSerializedFile(file.SerializeToString())
     return pool
 

@@ -1,15 +1,16 @@
 """gRPC beside HTTP: the address is bound before anything loads, and access, rates and memory are the same for both.
 
-The room `flambeau.grpc`, and with it the package grpcio, is imported only here, and only if `--grpc-port` is set.
+The room `flambeau.grpc`, and with it the package protobuf, is imported only here, and only if `--grpc-port` is set.
 """
 
+import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from flambeau.errors import ConfigError
 from flambeau.http.access import AccessControl
-from flambeau.http.listening import Address, bind
-from flambeau.http.request_body import FULL, InflightBudget, Share
+from flambeau.http.listening import Address, bind, server_context
+from flambeau.http.request_body import FULL, BodyBuffer, InflightBudget, Share
 from flambeau.serving.service import Service
 from flambeau.settings.hosts import unix_path
 from flambeau.settings.service import Settings
@@ -31,7 +32,7 @@ def reserve(settings: Settings) -> Address | None:
         import flambeau.grpc.endpoint  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            f"--grpc-port {settings.grpc_port} needs the package {error.name}: {pip_install('grpc')}"
+            f"--grpc-port {settings.grpc_port} needs the package protobuf: {pip_install('grpc')}"
         ) from error
     if unix_path(settings.host) is not None:
         raise ConfigError(f"--grpc-port {settings.grpc_port} needs a --host that has ports: {settings.host} has none")
@@ -47,11 +48,13 @@ def make(
     from flambeau.grpc.admission import Admission
     from flambeau.grpc.endpoint import GrpcEndpoint
 
-    def hold(size: int) -> Callable[[], None]:
-        share = Share(budget, clock, None)
-        if not share.take(size):
+    def hold(size: int) -> None:
+        if budget.used + size > budget.most and not budget.make_room(size, Share(budget, clock, None)):
             raise FULL
-        return share.close
+        budget.used += size
+
+    def release(size: int) -> None:
+        budget.used -= size
 
     admission = Admission(
         refusal=access.refusal_of_call,
@@ -61,10 +64,57 @@ def make(
         name=access.name_of,
         client=access.forwarding.client if access.forwarding.active else _peer,
         hold=hold,
+        release=release,
+        arrival=lambda size, give_up: LongMessage(budget, clock, size, give_up),
+        full=FULL,
         managing=access.managing,
     )
-    host, port = address.bound.getsockname()[:2]
-    return GrpcEndpoint(service, admission, host, port)
+    return GrpcEndpoint(service, admission, address.bound, encryption=_encryption(service.settings))
+
+
+def _encryption(settings: Settings) -> ssl.SSLContext | None:
+    """The TLS of HTTP, for HTTP/2."""
+    context = server_context(settings)
+    if context is not None:
+        context.set_alpn_protocols(["h2"])
+    return context
+
+
+class LongMessage:
+    """A message that comes in pieces (`flambeau.grpc.admission.Arrival`): a body, and its share of the budget."""
+
+    def __init__(
+        self, budget: InflightBudget, clock: Callable[[], float], size: int, give_up: Callable[[], None]
+    ) -> None:
+        self._budget = budget
+        self._share = Share(budget, clock, give_up)
+        self._body = BodyBuffer(size)
+
+    @property
+    def left(self) -> int:
+        return self._body.most - self._body.size
+
+    def add(self, piece: memoryview) -> None:
+        if not self._share.take(len(piece)):
+            raise FULL
+        self._body.add(piece)
+
+    def room(self) -> memoryview | None:
+        return self._body.room()
+
+    def filled(self, size: int) -> None:
+        if not self._share.take(size):
+            raise FULL
+        self._body.came(size)
+
+    def whole(self) -> bytes | memoryview:
+        self._share.whole()
+        self._share.close()
+        self._budget.used += self._body.size
+        return self._body.whole()
+
+    def close(self) -> None:
+        self._share.close()
 
 
 def _peer(peer: str, metadata: "Metadata") -> str:
