@@ -10,6 +10,7 @@ from flambeau.grpc.header_blocks import Field
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
 _SECONDS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
+_CONTENT_TYPE = re.compile(r"application/grpc(?:$|[+;])")
 _OF_A_CONNECTION = frozenset({"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"})
 _PSEUDO = frozenset({":method", ":scheme", ":path", ":authority", ":protocol"})
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]+")
@@ -46,7 +47,7 @@ class CallHead:
         self.encoding = metadata.get("grpc-encoding", "identity")
         self.timeout = _timeout(metadata.get("grpc-timeout"))
         self.refused = 0
-        if not metadata.get("content-type", "").startswith("application/grpc"):
+        if not _CONTENT_TYPE.match(metadata.get("content-type", "")):
             self.refused = 415
         elif pseudo[":method"] != "POST":
             self.refused = 405

@@ -279,9 +279,12 @@ class RunningCall:
                 log(call, STATUS[refusal.code], code=refusal.code)
             self._refuse(refusal)
         else:
+            try:
+                self._answer(found)
+            except Exception as unsent:  # its client must not wait
+                self._refuse(told(unsent, call.identity))
             if not quiet:
                 log(call, 200)
-            self._answer(found)
         self._close()
 
     @abstractmethod
@@ -292,6 +295,7 @@ class RunningCall:
         """Give back what the call held."""
         if not self._over:
             self._over = True
+            self._stream.call = None  # they refer to each other
             self._calls.ended(self.method, self.call)
 
 

@@ -92,7 +92,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         self._closing = False
         self._content = self._padding = 0  # bytes of a DATA frame that have not come
         self._filling: Stream | None = None
-        self._ends = False
+        self._ends = self._direct = False
         self._reader = HeaderReader(ground.most_headers)
         self._heads: dict[bytes, CallHead] = {}
         self._block: list[bytes] | None = None  # of headers that go on
@@ -147,22 +147,20 @@ class Http2Connection(asyncio.BufferedProtocol):
         self._unblock()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        if self._content and self._filling is not None and not self._rest:
-            room = self._filling.room()
-            if room is not None:
-                return room[: self._content]
-        return self.ground.buffer
+        room = self._filling.room() if self._content and self._filling is not None else None
+        self._direct = room is not None
+        return self.ground.buffer if room is None else room[: self._content]
 
     def buffer_updated(self, nbytes: int) -> None:
-        if self._content and self._filling is not None and not self._rest and self._filling.room() is not None:
-            self._quiet = False
-            self._content -= nbytes
-            self._filling.filled(nbytes)
-            if not self._content and not self._padding:
-                self._data_over()
-            return
-        self._received(bytes(self.ground.buffer[:nbytes]))
         self._quiet = False
+        if not self._direct:
+            self._received(bytes(self.ground.buffer[:nbytes]))
+            return
+        self._content -= nbytes
+        if self._filling is not None:
+            self._filling.filled(nbytes)
+        if not self._content and not self._padding:
+            self._data_over()
 
     # What goes
 
@@ -556,7 +554,9 @@ class Http2Connection(asyncio.BufferedProtocol):
         """Close the connection that has had no call for the longest, if there is one without."""
         idle = [each for each in self.ground.connections if each is not self and not each._streams and not each._closing]
         if idle:
-            min(idle, key=lambda each: each._idle)._close()
+            oldest = min(idle, key=lambda each: each._idle)
+            oldest.put(frames.goaway(oldest._last, ErrorCode.NO_ERROR))
+            oldest._close()
         return bool(idle)
 
     def check(self, now: float) -> None:
