@@ -10,18 +10,18 @@ import copy
 import time
 from abc import abstractmethod
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from flambeau.errors import RequestError
 from flambeau.grpc.admission import Admission, Metadata
 from flambeau.grpc.call_heads import TOO_LARGE
-from flambeau.grpc.descriptors import message
-from flambeau.grpc.message_cost import MOST_BESIDE, cut
+from flambeau.grpc import infer_messages
+from flambeau.grpc.infer_messages import REQUEST
+from flambeau.grpc.message_cost import MOST_BESIDE
 from flambeau.grpc.packed_messages import Unpacking
 from flambeau.grpc.statuses import STATUSES, Status, sentence
 from flambeau.grpc.streams import Message, Stream, Trailing
-from flambeau.grpc.tensor_messages import InferMessage
 from flambeau.protocols.accounting import told
 from flambeau.protocols.errors import STATUS, RateLimited
 from flambeau.protocols.messages import request_id
@@ -33,9 +33,6 @@ from flambeau.telemetry import logs
 
 Function = Callable[["GrpcCall", Any], Coroutine[Any, Any, Any]]
 """Answers a message with a message, or with its bytes. Raises `RequestError`."""
-
-REQUEST: Any = message("ModelInferRequest")
-"""The one message that may be long."""
 
 _PER_ADDRESS = 64  # as the HTTP front's connections, unless set
 _LATE_SECONDS = 1.0  # after its own deadline, by when a client has usually cancelled the call itself
@@ -452,18 +449,16 @@ def trailing_of(call: GrpcCall, error: RequestError) -> Trailing:
 
 
 def parsed(request: Any, raw: bytes | memoryview) -> Any:
-    """The message in those bytes; an `InferMessage` for a `REQUEST`.
+    """The message in those bytes; an `InferMessage` for a `REQUEST`, which alone may be long.
 
     Raises `RequestError`, also for one that would cost too much to read.
     """
-    contents: Sequence[memoryview] = ()
-    if request is REQUEST:
-        raw, contents = cut(raw)
-    elif len(raw) > MOST_BESIDE:
+    if request is not REQUEST and len(raw) > MOST_BESIDE:
         raise RequestError(f"the message has more than {MOST_BESIDE} bytes", code="body_too_large")
     try:
-        found = request.FromString(raw)
-        return InferMessage(found, contents or found.raw_input_contents) if request is REQUEST else found
+        return infer_messages.read(raw) if request is REQUEST else request.FromString(bytes(raw))
+    except RequestError:
+        raise
     except Exception:  # protobuf's DecodeError, which is its own class in each of its implementations
         raise RequestError(f"the message is no {request.DESCRIPTOR.full_name}", code="bad_request") from None
 

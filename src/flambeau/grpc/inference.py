@@ -11,9 +11,9 @@ from flambeau.errors import RequestError
 from flambeau.grpc import tensor_messages
 from flambeau.grpc.calls import REQUEST, Calls, GrpcCall, Method, StreamCall, Streaming, Unary, parsed
 from flambeau.grpc.descriptors import INFERENCE_SERVICE, message
+from flambeau.grpc.infer_messages import InferMessage
 from flambeau.grpc.statuses import STATUSES, Status, sentence
 from flambeau.grpc.streams import Message
-from flambeau.grpc.tensor_messages import InferMessage
 from flambeau.protocols import v2_inference
 from flambeau.protocols.accounting import Ended, account, told
 from flambeau.protocols.errors import STATUS
@@ -53,17 +53,24 @@ class Inference:
     async def _answered(self, call: GrpcCall, asked: InferMessage) -> InferenceResponse | RequestError:
         """The answer or the error of one request, which is counted, logged and traced."""
         taken: Model | None = None
+        entry = None
+        table = self._service.table
         found: InferenceResponse | RequestError
         try:
             self._admission.rate(call.metadata, call.client)
-            name, version = asked.fields.model_name, asked.fields.model_version or None
+            name, version = asked.form.model_name, asked.form.model_version
             if not name:
                 raise RequestError("the request names no model: set model_name", code="bad_request")
-            async with self._service.using(name, version, call.key) as taken:
-                found = await self._inferred(call, taken, asked)
+            entry = table.hold(name, version, call.key) or await table.hold_loaded(name, version, call.key, None)
+            taken = entry.model
+            assert taken is not None
+            found = await self._inferred(call, taken, asked)
         except Exception as error:
             # Without its traceback, whose frames hold the message: it would be kept until cycles are collected.
             found = told(error, call.identity).with_traceback(None)
+        finally:
+            if entry is not None:
+                table.release(entry)
         failed = found if isinstance(found, RequestError) else None
         attributes = _NOTHING
         if self._service.tracer is not None:
@@ -125,7 +132,7 @@ class Inference:
                 found = await self._answered(call, asked)
                 if isinstance(found, RequestError):
                     failed = _StreamResponse(error_message=sentence(found))
-                    failed.infer_response.id = asked.fields.id
+                    failed.infer_response.id = asked.identity
                     made = failed.SerializeToString()
                 else:
                     made = tensor_messages.streamed(tensor_messages.response_of(found))

@@ -31,13 +31,13 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _SIZES = {_FIXED64: 8, _FIXED32: 4}
 
 
-def cut(raw: bytes) -> tuple[bytes, Sequence[memoryview]]:
+def cut(raw: bytes | memoryview) -> tuple[bytes, Sequence[memoryview]]:
     """A `ModelInferRequest` without its raw contents, and these as views of it; a short one as it is, and none.
 
     Raises `RequestError` for one that would cost far more to read than its tensors.
     """
     if len(raw) <= SMALL:
-        return raw, ()
+        return bytes(raw), ()
     walk = _Walk(raw)
     try:
         walk.through(0, len(raw), "request")
@@ -61,7 +61,7 @@ class _Walk:
     `raw`: of each of its raw contents where the field begins, where the contents do, and where both end.
     """
 
-    def __init__(self, raw: bytes) -> None:
+    def __init__(self, raw: bytes | memoryview) -> None:
         self.raw: list[tuple[int, int, int]] = []
         self._raw = raw
         self._fields = 0
