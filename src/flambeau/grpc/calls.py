@@ -9,7 +9,7 @@ import contextlib
 import copy
 import time
 from abc import abstractmethod
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
@@ -123,8 +123,7 @@ class Calls:
         self._most = settings.max_connections
         given = settings.max_connections_per_address
         self._most_of_one = (0 if is_local(settings.host) else _PER_ADDRESS) if given is None else given
-        self._running: Counter[str] = Counter()  # calls by their clients' addresses
-        self._public: Counter[str] = Counter()
+        self._running, self._public = _Running(), _Running()
 
     def begin(self, stream: Stream) -> None:
         """Take a call whose headers have come, or refuse it."""
@@ -144,7 +143,7 @@ class Calls:
             self.refused(call, refusal)
             stream.end(STATUSES[refusal.code], sentence(refusal), trailing_of(call, refusal))
             return
-        running[client] += 1
+        running.enter(client)
         kind = UnaryCall if isinstance(method, Unary) else StreamCall
         stream.call = kind(self, stream, call, method)  # type: ignore[arg-type]
 
@@ -160,10 +159,7 @@ class Calls:
 
     def ended(self, method: Method, call: GrpcCall) -> None:
         """A call that was counted is over."""
-        running = self._public if method.scope == "public" else self._running
-        running[call.client] -= 1
-        if not running[call.client]:
-            del running[call.client]
+        (self._public if method.scope == "public" else self._running).leave(call.client)
 
     def refused(self, call: GrpcCall, error: RequestError) -> None:
         """Count and log a call, or a message of a stream, that did not get as far as a model."""
@@ -180,24 +176,46 @@ class Calls:
         self.refused(call, error)
         stream.end(STATUSES[error.code], sentence(error), trailing_of(call, error))
 
-    def _refusal(self, method: Method, call: GrpcCall, running: Counter[str]) -> RequestError | None:
+    def _refusal(self, method: Method, call: GrpcCall, running: "_Running") -> RequestError | None:
         """Why a call may not be made. Public calls are counted apart, so that they are answered however many others
         there are."""
         refusal = self.admission.refusal(method.scope, call.metadata, call.client)
         if refusal is not None:
             return refusal
-        here = running[call.client]
-        if running.total() >= self._most:
+        here = running.of.get(call.client, 0)
+        if running.total >= self._most:
             return _full(f"all {self._most} calls that it takes at a time are in use (--max-connections)")
         if self._most_of_one and here >= self._most_of_one:
             return _full(f"{here} calls from this address are in use (--max-connections-per-address)")
         return None
 
 
+class _Running:
+    """Calls in work: how many, and how many `of` each client's address."""
+
+    __slots__ = ("of", "total")
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.of: dict[str, int] = {}
+
+    def enter(self, client: str) -> None:
+        self.total += 1
+        self.of[client] = self.of.get(client, 0) + 1
+
+    def leave(self, client: str) -> None:
+        self.total -= 1
+        left = self.of[client] - 1
+        if left:
+            self.of[client] = left
+        else:
+            del self.of[client]
+
+
 class RunningCall:
     """What a call is to its stream (`flambeau.grpc.streams.Conversation`), until it is over."""
 
-    __slots__ = ("_answering", "_calls", "_over", "_stream", "_told", "_until", "call", "method")
+    __slots__ = ("_answering", "_calls", "_over", "_stream", "_told", "call", "method")
 
     def __init__(self, calls: Calls, stream: Stream, call: GrpcCall, method: Method) -> None:
         self._calls = calls
@@ -206,7 +224,6 @@ class RunningCall:
         self.method = method
         self._answering: Eager[Any] | asyncio.Task[Any] | None = None
         self._over = self._told = False
-        self._until = call.received + call.seconds_left(calls.service.settings.deadline)  # for its message to come
 
     def gone(self) -> None:
         """The client does not want the answer any more, or has left."""
@@ -223,7 +240,8 @@ class RunningCall:
 
     def overdue(self, now: float) -> None:
         """End it if its message does not come, or its client has not ended it at its deadline."""
-        if self._waits() and now > self._until:
+        late = self.call.received + self._calls.service.settings.deadline
+        if self._waits() and now > late:
             self.failed(RequestError("the message did not come in time", code="client_too_slow"))
         elif self.call.timeout is not None and now > self.call.received + self.call.timeout + _LATE_SECONDS:
             error = RequestError("the call's deadline has passed", code="deadline_exceeded")
