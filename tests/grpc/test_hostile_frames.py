@@ -256,7 +256,7 @@ def test_who_sends_more_than_is_read_is_reset(server: GrpcServer, right: bytes) 
     with Wire(server) as wire:
         wire.send(HEADERS, END_HEADERS, 1, wire.block(**{":path": "/grpc.health.v1.Health/Watch"}))
         wire.send(DATA, 0, 1, framed(b""))
-        for _ in range(5):
+        for _ in range(9):
             wire.send(DATA, 0, 1, framed(bytes(300_000)))  # nobody reads them, and the window is a mebibyte
         found = [ErrorCode(int.from_bytes(payload)).name for kind, _, _, payload in until_reset(wire) if kind == RST_STREAM]
         assert found == ["FLOW_CONTROL_ERROR"]
