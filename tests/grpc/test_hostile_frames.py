@@ -76,11 +76,12 @@ class Wire:
 
     def read_headers(self, block: bytes) -> dict[str, str]:
         """Every block has to be read, as the table needs it."""
-        return dict(self._decoder.decode(block))
+        return {str(name): str(value) for name, value in self._decoder.decode(block)}
 
     def answer(self, stream: int) -> tuple[bytes, dict[str, str]]:
         """The message and the trailers of a call."""
-        body, headers = b"", {}
+        body = b""
+        headers: dict[str, str] = {}
         for kind, flags, number, payload in self.frames():
             if kind == HEADERS:
                 found = self.read_headers(payload)
@@ -134,7 +135,9 @@ def by_bytes(wire: Wire) -> None:
 
 
 def padded(wire: Wire) -> None:
-    wire.send(HEADERS, END_HEADERS | PADDED | frames.PRIORITISED, 1, b"\x05" + bytes(4) + b"\x0f" + wire.block() + bytes(5))
+    wire.send(
+        HEADERS, END_HEADERS | PADDED | frames.PRIORITISED, 1, b"\x05" + bytes(4) + b"\x0f" + wire.block() + bytes(5)
+    )
     body = framed(ASKED)
     wire.send(DATA, PADDED, 1, b"\xff" + body[:20] + bytes(255))
     wire.send(DATA, PADDED, 1, b"\x00" + body[20:40])
@@ -169,7 +172,9 @@ def with_a_smaller_table(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("how", [by_bytes, padded, continued, among_others, with_a_smaller_table])
-def test_a_call_is_answered_however_its_frames_come(server: GrpcServer, right: bytes, how: Callable[[Wire], None]) -> None:
+def test_a_call_is_answered_however_its_frames_come(
+    server: GrpcServer, right: bytes, how: Callable[[Wire], None]
+) -> None:
     with Wire(server) as wire:
         how(wire)
         assert_answered(wire, 1, right)
@@ -258,7 +263,9 @@ def test_who_sends_more_than_is_read_is_reset(server: GrpcServer, right: bytes) 
         wire.send(DATA, 0, 1, framed(b""))
         for _ in range(9):
             wire.send(DATA, 0, 1, framed(bytes(300_000)))  # nobody reads them, and the window is a mebibyte
-        found = [ErrorCode(int.from_bytes(payload)).name for kind, _, _, payload in until_reset(wire) if kind == RST_STREAM]
+        found = [
+            ErrorCode(int.from_bytes(payload)).name for kind, _, _, payload in until_reset(wire) if kind == RST_STREAM
+        ]
         assert found == ["FLOW_CONTROL_ERROR"]
         wire.ask(3)
         assert_answered(wire, 3, right)
@@ -406,13 +413,15 @@ def test_no_mutation_of_frames_does_harm(server: GrpcServer, right: bytes) -> No
                 sent[place] = sent[place][: rng.randrange(len(sent[place]) + 1)]
             else:
                 sent[place] += rng.randbytes(rng.randint(1, 12))
-        with socket.create_connection((host, int(port)), timeout=30) as once:
-            with contextlib.suppress(ConnectionError):
-                once.sendall(b"".join(sent))
-                once.shutdown(socket.SHUT_WR)
-                if turn % 10 == 0:
-                    while once.recv(1 << 16):
-                        pass
+        with (
+            socket.create_connection((host, int(port)), timeout=30) as once,
+            contextlib.suppress(ConnectionError),
+        ):
+            once.sendall(b"".join(sent))
+            once.shutdown(socket.SHUT_WR)
+            if turn % 10 == 0:
+                while once.recv(1 << 16):
+                    pass
     assert server.http.process.poll() is None
     assert not server.lines("failed unexpectedly")
     assert not server.lines("Traceback")

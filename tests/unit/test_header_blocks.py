@@ -17,7 +17,9 @@ VALUES = (b"POST", b"200", b"/a", b"", b"application/grpc", b"zz", b"y" * 300)
 
 
 def fields(rng: random.Random) -> list[tuple[bytes, bytes]]:
-    return [(rng.choice(NAMES), rng.choice((*VALUES, rng.randbytes(rng.randint(0, 90))))) for _ in range(rng.randint(0, 8))]
+    return [
+        (rng.choice(NAMES), rng.choice((*VALUES, rng.randbytes(rng.randint(0, 90))))) for _ in range(rng.randint(0, 8))
+    ]
 
 
 def test_strings_are_decoded_as_they_were_encoded() -> None:

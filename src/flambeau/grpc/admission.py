@@ -16,7 +16,7 @@ Metadata = Mapping[str, str]
 """A call's metadata: names in lower case, as gRPC has them."""
 
 
-class Arrival(Protocol):
+class LongArrival(Protocol):
     """A long message as it comes. Its bytes are counted as they do, and its place is there before."""
 
     @property
@@ -54,9 +54,9 @@ class Admission:
     towards the rate limit, and raises `RequestError` above it. `charge(metadata, client)`: what charges the items of a
     prediction after its first, if rates are limited.
     `is_admin(metadata)`: whether the caller may manage the server. `name(metadata, client)`: who it is, for the log.
-    `hold(size)`: counts the bytes of a message until `release(size)`, or raises `RequestError`. `arrival(size, give_up)`:
-    room for a message that comes in pieces; `give_up` is called where its memory is needed for others, which is told
-    as `full`. `managing`: why nobody may load or unload models here, or `None`.
+    `hold(size)`: counts the bytes of a message until `release(size)`, or raises `RequestError`.
+    `arrival(size, give_up)`: room for a message that comes in pieces; `give_up` is called where its memory is needed
+    for others, which is told as `full`. `managing`: why nobody may load or unload models here, or `None`.
     """
 
     refusal: Callable[[RequiredScope, Metadata, str], RequestError | None]
@@ -67,6 +67,6 @@ class Admission:
     client: Callable[[str, Metadata], str]
     hold: Callable[[int], None]
     release: Callable[[int], None]
-    arrival: Callable[[int, Callable[[], None]], Arrival]
+    arrival: Callable[[int, Callable[[], None]], LongArrival]
     full: RequestError
     managing: str | None

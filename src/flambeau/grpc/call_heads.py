@@ -1,4 +1,4 @@
-"""The headers that a call begins with: which method, with what metadata, how its messages are packed, how long it may take.
+"""The headers that a call begins with: its method, its metadata, how its messages are packed, how long it may take.
 
 It knows no frame and no method.
 """
@@ -36,14 +36,14 @@ class CallHead:
 
     def __init__(self, fields: list[Field] | None) -> None:
         """`None`: there were too many. Raises `MalformedHeadError`."""
+        pseudo, metadata = _told_apart(fields or [])
+        self.metadata = metadata
         if fields is None:
-            self.path, self.metadata, self.encoding, self.timeout, self.refused = "", {}, "identity", None, TOO_LARGE
+            self.path, self.encoding, self.timeout, self.refused = "", "identity", None, TOO_LARGE
             return
-        pseudo, metadata = _told_apart(fields)
         self.path = pseudo.get(":path", "")
         if not pseudo.get(":method") or not self.path or not pseudo.get(":scheme"):
             raise MalformedHeadError("a pseudo-header is missing")
-        self.metadata: dict[str, str] = metadata
         self.encoding = metadata.get("grpc-encoding", "identity")
         self.timeout = _timeout(metadata.get("grpc-timeout"))
         self.refused = 0

@@ -7,11 +7,13 @@ import time
 from collections.abc import Awaitable, Callable
 
 from flambeau.grpc.admission import Admission
-from flambeau.grpc.calls import Calls, Method
+from flambeau.grpc.calls import Calls
 from flambeau.grpc.descriptors import HEALTH_SERVICE, INFERENCE_SERVICE, REFLECTIONS
 from flambeau.grpc.health import Health
-from flambeau.grpc.http2_connection import Ground, Http2Connection, Timeouts
+from flambeau.grpc.http2_connection import Http2Connection
+from flambeau.grpc.http2_link import Ground, Timeouts
 from flambeau.grpc.inference import Inference
+from flambeau.grpc.methods import Method
 from flambeau.grpc.reflection import Reflection
 from flambeau.grpc.servicing import Servicing
 from flambeau.serving.service import Service
@@ -42,7 +44,9 @@ class GrpcEndpoint:
             **{f"{each}.ServerReflection": reflection.methods(each) for each in REFLECTIONS},
         }
         calls.methods = {
-            f"/{name}/{method.name.rpartition('.')[2]}": method for name, several in services.items() for method in several
+            f"/{name}/{method.name.rpartition('.')[2]}": method
+            for name, several in services.items()
+            for method in several
         }
         self._ground = Ground(
             begin=calls.begin,

@@ -8,8 +8,9 @@ import asyncio
 from typing import Any
 
 from flambeau.errors import RequestError
-from flambeau.grpc.calls import Calls, GrpcCall, Method, Streaming, Unary, parsed
+from flambeau.grpc.calls import Calls
 from flambeau.grpc.descriptors import INFERENCE_SERVICE, message
+from flambeau.grpc.methods import GrpcCall, Method, Streaming, Unary, parsed
 from flambeau.protocols.v2_routes import model_is_ready
 
 _Request: Any = message("HealthCheckRequest", "grpc.health.v1")

@@ -63,7 +63,7 @@ def read(raw: bytes | memoryview) -> InferMessage:
 
 
 def _apart(raw: bytes) -> tuple[bytes, str, list[bytes]] | None:
-    """The fields but for id and raw contents; the id; the raw contents. `None` if it is not as it is usually written."""
+    """The fields but for id and raw contents; the id; the raw contents. `None` if it is not written as usual."""
     place, kept, end = 0, 0, len(raw)
     pieces: list[bytes] = []
     contents: list[bytes] = []
@@ -83,7 +83,7 @@ def _apart(raw: bytes) -> tuple[bytes, str, list[bytes]] | None:
             stop = start + size
             if stop > end:
                 return None
-            if tag == _RAW or tag == _ID:
+            if tag in (_RAW, _ID):
                 pieces.append(raw[kept:place])
                 kept = stop
                 if tag == _RAW:

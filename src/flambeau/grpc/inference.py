@@ -9,9 +9,11 @@ from typing import Any
 
 from flambeau.errors import RequestError
 from flambeau.grpc import tensor_messages
-from flambeau.grpc.calls import REQUEST, Calls, GrpcCall, Method, StreamCall, Streaming, Unary, parsed
+from flambeau.grpc.calls import Calls
 from flambeau.grpc.descriptors import INFERENCE_SERVICE, message
-from flambeau.grpc.infer_messages import InferMessage
+from flambeau.grpc.infer_messages import REQUEST, InferMessage
+from flambeau.grpc.methods import GrpcCall, Method, Streaming, Unary, parsed
+from flambeau.grpc.running_calls import StreamCall
 from flambeau.grpc.statuses import STATUSES, Status, sentence
 from flambeau.grpc.streams import Message
 from flambeau.protocols import v2_inference
@@ -141,4 +143,3 @@ class Inference:
         finally:
             room.release()
             wire.release(message)
-

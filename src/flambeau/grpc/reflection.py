@@ -6,8 +6,9 @@ from typing import Any
 from google.protobuf import descriptor_pb2
 
 from flambeau.errors import RequestError
-from flambeau.grpc.calls import Calls, GrpcCall, Method, Streaming, parsed
+from flambeau.grpc.calls import Calls
 from flambeau.grpc.descriptors import POOL, REFLECTIONS, message
+from flambeau.grpc.methods import GrpcCall, Method, Streaming, parsed
 from flambeau.grpc.statuses import Status
 
 

@@ -10,9 +10,10 @@ import msgspec
 from google.protobuf import json_format
 
 from flambeau.errors import RequestError
-from flambeau.grpc.calls import Calls, GrpcCall, Method, Unary
+from flambeau.grpc.calls import Calls
 from flambeau.grpc.descriptors import message
 from flambeau.grpc.inference_proto import INFERENCE_CALLS
+from flambeau.grpc.methods import GrpcCall, Method, Unary
 from flambeau.protocols import v2_models
 from flambeau.protocols.models import REFRESH_SECONDS
 from flambeau.protocols.routes import RequiredScope

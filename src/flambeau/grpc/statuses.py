@@ -95,7 +95,7 @@ _LONGEST_TEXT = 4096
 
 
 def message_text(text: str) -> bytes:
-    """A sentence as the header `grpc-message` has it: what is not printable ASCII, and the percent sign, in hexadecimal."""
+    """A sentence as the header `grpc-message` has it: all but printable ASCII, and the percent sign, in hexadecimal."""
     return b"".join(
         b"%c" % byte if 32 <= byte < 127 and byte != 37 else b"%%%02X" % byte for byte in text[:_LONGEST_TEXT].encode()
     )

@@ -10,19 +10,23 @@ from typing import TYPE_CHECKING, Protocol
 
 from flambeau.errors import RequestError
 from flambeau.grpc import http2_frames as frames
-from flambeau.grpc.admission import Arrival
+from flambeau.grpc.admission import LongArrival
 from flambeau.grpc.call_heads import CallHead
 from flambeau.grpc.header_blocks import written
 from flambeau.grpc.http2_frames import ErrorCode
 from flambeau.grpc.statuses import Status, message_text
 
 if TYPE_CHECKING:
-    from flambeau.grpc.http2_connection import Http2Connection
+    from flambeau.grpc.http2_link import Http2Link
 
 _PREFIX = Struct(">BI")  # whether a message is packed, and its length
 _PREFIX_SIZE = _PREFIX.size
 
-_CONTENT = [(b":status", b"200"), (b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity,deflate,gzip")]
+_CONTENT = [
+    (b":status", b"200"),
+    (b"content-type", b"application/grpc"),
+    (b"grpc-accept-encoding", b"identity,deflate,gzip"),
+]
 _ANSWER = written(_CONTENT)
 _ANSWER_HEAD = frames.head(len(_ANSWER), frames.HEADERS, frames.END_HEADERS, 0)[:5]
 _GOOD = written([(b"grpc-status", b"0")])
@@ -66,11 +70,11 @@ class Stream:
     """A stream. `window`: the bytes that may be sent on it, `credit`: those that its client may send."""
 
     __slots__ = (
-        "_arrival", "_connection", "_left", "_out", "_packed", "_prefix", "_released", "_sent_head", "_trailers", "_unread",
-        "_waiter", "call", "credit", "deaf", "ended", "head", "number", "over", "window",
+        "_arrival", "_connection", "_left", "_out", "_packed", "_prefix", "_released", "_sent_head", "_trailers",
+        "_unread", "_waiter", "call", "credit", "deaf", "ended", "head", "number", "over", "window",
     )  # fmt: skip
 
-    def __init__(self, connection: "Http2Connection", number: int, head: CallHead, window: int) -> None:
+    def __init__(self, connection: "Http2Link", number: int, head: CallHead, window: int) -> None:
         self._connection = connection
         self.number = number
         self.head = head
@@ -83,7 +87,7 @@ class Stream:
         """Whether nobody wants what still comes."""
         self.over = False
         self._prefix = b""
-        self._arrival: Arrival | None = None
+        self._arrival: LongArrival | None = None
         self._packed = 0
         self._released = self._unread = 0
         self._out: deque[bytes | memoryview] = deque()
@@ -196,11 +200,13 @@ class Stream:
     def _check(self, packed: int, size: int) -> None:
         most = self._connection.ground.most_message
         if size > most:
-            raise RequestError(f"a message of {size} bytes is larger than max_body_bytes ({most})", code="body_too_large")
+            raise RequestError(
+                f"a message of {size} bytes is larger than max_body_bytes ({most})", code="body_too_large"
+            )
         if packed > 1 or (packed and self.head.encoding == "identity"):
             raise RequestError("a message is packed, and grpc-encoding does not say how", code="bad_request")
 
-    def _arrived(self, arrival: Arrival) -> None:
+    def _arrived(self, arrival: LongArrival) -> None:
         if arrival.left:
             return
         self._arrival = None
@@ -324,4 +330,3 @@ class Stream:
             self._connection.put(frames.reset(self.number, ErrorCode.NO_ERROR))
         self._connection.forget(self)
         self.close()
-

@@ -45,7 +45,7 @@ _WIDE: dict[str, V2Datatype] = {"int_contents": "INT32", "uint_contents": "UINT3
 """The datatype of the numbers in a field that smaller ones share."""
 
 
-class _Input(NamedTuple):
+class _AskedInput(NamedTuple):
     """An input but for its elements. `contents`: those that are not raw, if the request has any."""
 
     name: str
@@ -55,10 +55,10 @@ class _Input(NamedTuple):
     contents: Any
 
 
-class _Described(NamedTuple):
+class _Asked(NamedTuple):
     """What the requests of one form ask for."""
 
-    inputs: tuple[_Input, ...]
+    inputs: tuple[_AskedInput, ...]
     outputs: tuple[RequestedOutput, ...]
     parameters: Parameters
 
@@ -71,7 +71,7 @@ def request_of(message: InferMessage, *, most_elements: int) -> InferenceRequest
             f"the request has {len(form.fields.inputs)} inputs and {len(raw)} raw_input_contents: "
             "send one for each input, in their order, or contents"
         )
-    described: _Described | None = form.described
+    described: _Asked | None = form.described
     if described is None:
         described = form.described = _describe(form.fields)
     inputs = tuple(
@@ -83,9 +83,9 @@ def request_of(message: InferMessage, *, most_elements: int) -> InferenceRequest
     return InferenceRequest(inputs, described.outputs, described.parameters, message.identity)
 
 
-def _describe(asked: Any) -> _Described:
+def _describe(asked: Any) -> _Asked:
     outputs = tuple(RequestedOutput(each.name, _parameters(each.parameters)) for each in asked.outputs)
-    return _Described(tuple(map(_input, asked.inputs)), outputs, _parameters(asked.parameters))
+    return _Asked(tuple(map(_input, asked.inputs)), outputs, _parameters(asked.parameters))
 
 
 def response_of(found: InferenceResponse) -> bytes:
@@ -142,16 +142,16 @@ def _value(name: str, given: Any) -> Any:
     return getattr(given, choice)
 
 
-def _input(given: Any) -> _Input:
+def _input(given: Any) -> _AskedInput:
     name, datatype, shape = given.name, given.datatype, tuple(given.shape)
     if datatype not in _DATATYPES:
         raise _wrong(f"the input '{name}' has the datatype {datatype!r}: there are {', '.join(sorted(_DATATYPES))}")
     parameters = _parameters(given.parameters)
     refuse_shared_memory(parameters)
-    return _Input(name, datatype, shape, parameters, given.contents if given.HasField("contents") else None)
+    return _AskedInput(name, datatype, shape, parameters, given.contents if given.HasField("contents") else None)
 
 
-def _tensor(given: _Input, raw: bytes | memoryview | None, *, most_elements: int) -> NamedTensor:
+def _tensor(given: _AskedInput, raw: bytes | memoryview | None, *, most_elements: int) -> NamedTensor:
     name, datatype, shape, parameters, contents = given
     data: npt.NDArray[Any] | Elements
     if raw is not None:
@@ -159,7 +159,9 @@ def _tensor(given: _Input, raw: bytes | memoryview | None, *, most_elements: int
             raise _wrong(f"the input '{name}' has contents beside raw_input_contents: send one of them")
         data = v2_datatypes.from_bytes(name, datatype, shape, raw, most_elements=most_elements)
     else:
-        data = _typed(name, datatype, shape, _NO_CONTENTS if contents is None else contents, most_elements=most_elements)
+        data = _typed(
+            name, datatype, shape, _NO_CONTENTS if contents is None else contents, most_elements=most_elements
+        )
     return NamedTensor(name, datatype, shape, data, parameters)
 
 

@@ -81,7 +81,7 @@ def _encryption(settings: Settings) -> ssl.SSLContext | None:
 
 
 class LongMessage:
-    """A message that comes in pieces (`flambeau.grpc.admission.Arrival`): a body, and its share of the budget."""
+    """A message that comes in pieces (`flambeau.grpc.admission.LongArrival`): a body, and its share of the budget."""
 
     def __init__(
         self, budget: InflightBudget, clock: Callable[[], float], size: int, give_up: Callable[[], None]
