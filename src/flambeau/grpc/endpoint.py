@@ -54,7 +54,7 @@ class GrpcEndpoint:
             most_message=settings.max_body_bytes,
             most_headers=settings.max_headers_bytes,
             most_streams=2 * settings.max_connections,
-            most_connections=settings.max_connections,
+            most_connections=2 * settings.max_connections,  # calls and public calls are as many: the others are idle
             timeouts=Timeouts(settings.header_timeout, settings.write_timeout, settings.min_body_rate),
         )
         self._server: asyncio.Server | None = None

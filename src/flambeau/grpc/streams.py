@@ -234,6 +234,8 @@ class Stream:
 
     def answer(self, message: bytes, trailing: Trailing | None = None) -> None:
         """Send the one message of a good answer, and end."""
+        if self.over:
+            return
         size = len(message)
         connection = self._connection
         whole = size + _PREFIX_SIZE

@@ -55,7 +55,7 @@ class _AskedInput(NamedTuple):
     contents: Any
 
 
-class _Asked(NamedTuple):
+class _AskedFor(NamedTuple):
     """What the requests of one form ask for."""
 
     inputs: tuple[_AskedInput, ...]
@@ -71,7 +71,7 @@ def request_of(message: InferMessage, *, most_elements: int) -> InferenceRequest
             f"the request has {len(form.fields.inputs)} inputs and {len(raw)} raw_input_contents: "
             "send one for each input, in their order, or contents"
         )
-    described: _Asked | None = form.described
+    described: _AskedFor | None = form.described
     if described is None:
         described = form.described = _describe(form.fields)
     inputs = tuple(
@@ -83,9 +83,9 @@ def request_of(message: InferMessage, *, most_elements: int) -> InferenceRequest
     return InferenceRequest(inputs, described.outputs, described.parameters, message.identity)
 
 
-def _describe(asked: Any) -> _Asked:
+def _describe(asked: Any) -> _AskedFor:
     outputs = tuple(RequestedOutput(each.name, _parameters(each.parameters)) for each in asked.outputs)
-    return _Asked(tuple(map(_input, asked.inputs)), outputs, _parameters(asked.parameters))
+    return _AskedFor(tuple(map(_input, asked.inputs)), outputs, _parameters(asked.parameters))
 
 
 def response_of(found: InferenceResponse) -> bytes:
