@@ -158,8 +158,10 @@ class _ReadyAnswer:
 
 def _end(call: "ProxiedCall", grpc_context: Any) -> None:
     """Tell Serve the call's status. What is raised would lose the trailing metadata, with our code of the error."""
-    if call.details:
-        grpc_context.set_code(call.code)
+    if call.status:
+        import grpc
+
+        grpc_context.set_code(next(each for each in grpc.StatusCode if each.value[0] == call.status))
         grpc_context.set_details(call.details)
     if call.trailing:
         grpc_context.set_trailing_metadata(call.trailing)

@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import Iterator
 
-import grpc
 import pytest
 from tritonclient.grpc import service_pb2
 
 from flambeau.bundle import storage
 from flambeau.grpc.proxied import ProxiedCall, of_one
+from flambeau.grpc.statuses import Status
 from flambeau.http.asgi import AsgiApp, create_asgi_app
 from tests.support.grpc_server import message, rows
 from tests.support.tensor_bundles import Several, several
@@ -39,26 +39,26 @@ def test_a_message_is_answered_with_the_networks_own_numbers(app: AsgiApp, netwo
     found = service_pb2.ModelInferResponse.FromString(raw)
     right = network.answers(arrays)
     assert [each.name for each in found.outputs] == list(right)
-    assert call.code is grpc.StatusCode.OK
+    assert call.status is Status.OK
 
 
 @pytest.mark.parametrize(
     ("method", "raw", "code", "told"),
     [
-        ("ModelInfer", b"\xff\xff", grpc.StatusCode.INVALID_ARGUMENT, "bad_request"),
-        ("ModelInfer", bytes(10_001), grpc.StatusCode.RESOURCE_EXHAUSTED, "body_too_large"),
+        ("ModelInfer", b"\xff\xff", Status.INVALID_ARGUMENT, "bad_request"),
+        ("ModelInfer", bytes(10_001), Status.RESOURCE_EXHAUSTED, "body_too_large"),
         (
             "ModelMetadata", service_pb2.ModelMetadataRequest(name="nothing").SerializeToString(),
-            grpc.StatusCode.NOT_FOUND, "model_not_found",
+            Status.NOT_FOUND, "model_not_found",
         ),
-        ("Check", b"", grpc.StatusCode.OK, None),
+        ("Check", b"", Status.OK, None),
     ],
 )  # fmt: skip
 def test_a_refusal_has_its_status_and_its_code(
-    app: AsgiApp, method: str, raw: bytes, code: grpc.StatusCode, told: str | None
+    app: AsgiApp, method: str, raw: bytes, code: Status, told: str | None
 ) -> None:
     answer, call = asked(app, method, raw)
-    assert (call.code, bool(answer)) == (code, told is None)
+    assert (call.status, bool(answer)) == (code, told is None)
     trailing = dict(call.trailing)
     assert trailing.get("error-code") == told
     assert trailing.get("x-request-id") == (told and "my-own")
@@ -80,6 +80,6 @@ def test_a_stream_ends_at_a_message_that_is_too_long_and_answers_those_before(ap
         return written, call
 
     written, call = asyncio.run(steps())
-    assert call.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert call.status is Status.RESOURCE_EXHAUSTED
     [answer] = written
     assert service_pb2.ModelStreamInferResponse.FromString(answer).infer_response.outputs

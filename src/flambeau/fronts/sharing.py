@@ -48,7 +48,7 @@ def _of_one_front(settings: Settings) -> dict[str, str]:
     found = {}
     if settings.grpc_port:
         found[f"--grpc-port {settings.grpc_port}"] = (
-            "gRPC's library listens by itself, so serve it by a second flambeau"
+            "connections are dealt from one address, so serve it by a second flambeau"
         )
     for name in ("management_address", "metrics_address"):
         if (address := getattr(settings, name)) is not None:

@@ -20,6 +20,7 @@ from flambeau.grpc.inference_proto import (
     INFERENCE_CALLS,
     INFERENCE_ENUMS,
     INFERENCE_SERVICE,
+    REFLECTION,
     MessageFields,
 )
 from flambeau.grpc.torchserve_proto import (
@@ -35,6 +36,9 @@ MANAGEMENT_SERVICE = f"{MANAGEMENT_PACKAGE}.ManagementAPIsService"
 
 _STATUS: MessageFields = {"Status": "int32 code = 1; string message = 2; repeated .google.protobuf.Any details = 3"}
 """What `google/rpc/status.proto` has, which comes with no package of ours."""
+
+REFLECTIONS = ("grpc.reflection.v1", "grpc.reflection.v1alpha")
+"""The packages of reflection: its messages are the same under both names. Newer clients first ask for `v1`."""
 
 _FIELD = re.compile(
     r"(?:oneof (?P<oneof>\w+) )?(?P<repeated>repeated )?"
@@ -115,6 +119,13 @@ def _add_service(
         )
 
 
+def _reflection(package: str) -> descriptor_pb2.FileDescriptorProto:
+    made = _file(f"{package.replace('.', '/')}/reflection.proto", package, REFLECTION, {})
+    asked, answered = "ServerReflectionRequest", "ServerReflectionResponse"
+    _add_service(made, "ServerReflection", [("ServerReflectionInfo", asked, answered, True, True)])
+    return made
+
+
 def _files() -> tuple[tuple[str, bytes], ...]:
     """The services of v2 and of health, each with its file."""
     inference = _file("grpc_service.proto", "inference", INFERENCE, INFERENCE_ENUMS)
@@ -142,7 +153,8 @@ def _torchserve_files() -> list[bytes]:
 
 def _pool() -> descriptor_pool.DescriptorPool:
     pool = descriptor_pool.DescriptorPool()
-    for file in (*(file for _, file in _files()), *_torchserve_files()):
+    reflections = (_reflection(package).SerializeToString() for package in REFLECTIONS)
+    for file in (*(file for _, file in _files()), *reflections, *_torchserve_files()):
         pool.AddSerializedFile(file)
     return pool
 

@@ -1,100 +1,117 @@
-"""gRPC's server on the loop of the service: its ports, its limits, its start and its end."""
+"""The server of gRPC on the loop of the service: its connections' limits, its start and its end."""
 
 import asyncio
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable
 
-import grpc
-
-from flambeau.grpc import reflection
 from flambeau.grpc.admission import Admission
 from flambeau.grpc.calls import Calls
-from flambeau.grpc.descriptors import MANAGEMENT_SERVICE, TORCHSERVE_SERVICE
+from flambeau.grpc.descriptors import MANAGEMENT_SERVICE, REFLECTIONS, TORCHSERVE_SERVICE
 from flambeau.grpc.health import Health
+from flambeau.grpc.http2_connection import Http2Connection
+from flambeau.grpc.http2_link import Ground, Timeouts
 from flambeau.grpc.inference import Inference
 from flambeau.grpc.inference_proto import HEALTH_SERVICE, INFERENCE_SERVICE
+from flambeau.grpc.methods import Method
+from flambeau.grpc.reflection import Reflection
 from flambeau.grpc.servicing import Servicing
 from flambeau.grpc.torchserve import TorchServeInference, TorchServeManagement
 from flambeau.serving.service import Service
-from flambeau.settings.service import Settings
 from flambeau.telemetry import logs
 
-_GOODBYE_SECONDS = 0.02  # in which gRPC's threads tell the clients that the server stops; nothing says when they have
-_PINGS_SECONDS = 10  # the least time between a client's keepalive pings; gRPC's own is five minutes
-_IDLE_SECONDS = 300  # without a call; clients keep a channel and log its end, so --idle-timeout would be too short
-_SILENT_SECONDS = 60  # after which a client that sends nothing is asked whether it is there
+_BACKLOG = 2048
+_TICK = 0.5  # seconds between two checks of all connections
+
+Adopt = Callable[[socket.socket], Awaitable[None]]
 
 
 class GrpcEndpoint:
-    """One listening server of gRPC."""
+    """One listening server of gRPC, at a socket that is bound."""
 
-    def __init__(self, service: Service, admission: Admission, host: str, port: int) -> None:
+    def __init__(
+        self, service: Service, admission: Admission, bound: socket.socket, *, encryption: ssl.SSLContext | None
+    ) -> None:
         """Listens on nothing yet."""
+        settings = service.settings
         self._service = service
-        self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._calls = Calls(service, admission)
-        self._server: Any = None
+        self._bound = bound
+        self._encryption = encryption
+        self._calls = calls = Calls(service, admission)
+        services: dict[str, list[Method]] = {
+            INFERENCE_SERVICE: [*Servicing(calls).methods(), *Inference(calls).methods()],
+            HEALTH_SERVICE: Health(calls).methods(),
+            TORCHSERVE_SERVICE: TorchServeInference(calls).methods(),
+        }
+        if admission.archives is not None:
+            services[MANAGEMENT_SERVICE] = TorchServeManagement(calls, admission.archives).methods()
+        reflection = Reflection(calls, tuple(services))
+        services |= {f"{each}.ServerReflection": reflection.methods(each) for each in REFLECTIONS}
+        calls.methods = {
+            f"/{name}/{method.name.rpartition('.')[2]}": method
+            for name, several in services.items()
+            for method in several
+        }
+        self._ground = Ground(
+            begin=calls.begin,
+            admission=admission,
+            most_message=settings.max_body_bytes,
+            most_headers=settings.max_headers_bytes,
+            most_streams=2 * settings.max_connections,
+            most_connections=2 * settings.max_connections,  # calls and public calls are as many: the others are idle
+            timeouts=Timeouts(settings.header_timeout, settings.write_timeout, settings.min_body_rate),
+        )
+        self._server: asyncio.Server | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     async def start(self, cannot_listen: Callable[[OSError], Exception]) -> None:
         """Listen, and answer. Raises what `cannot_listen` makes of the error if the port has been taken."""
-        server = grpc.aio.server(options=_options(self._service.settings))
-        services = {
-            INFERENCE_SERVICE: Servicing(self._calls).handlers() | Inference(self._calls).handlers(),
-            HEALTH_SERVICE: Health(self._calls).handlers(),
-            TORCHSERVE_SERVICE: TorchServeInference(self._calls).handlers(),
-        }
-        if (archives := self._calls.admission.archives) is not None:
-            services[MANAGEMENT_SERVICE] = TorchServeManagement(self._calls, archives).handlers()
-        server.add_generic_rpc_handlers(
-            [
-                *(grpc.method_handlers_generic_handler(name, methods) for name, methods in services.items()),
-                *reflection.handlers(services),
-            ]
-        )
-        credentials = _credentials(self._service.settings)
+        loop = asyncio.get_running_loop()
         try:
-            if credentials is None:
-                server.add_insecure_port(self._address)
-            else:
-                server.add_secure_port(self._address, credentials)
-        except RuntimeError as error:
-            raise cannot_listen(OSError(0, "gRPC could not bind it")) from error
-        await server.start()
-        self._server = server
-        logs.event("gRPC listens", address=self._address, tls=credentials is not None)
+            self._server = await loop.create_server(
+                self._connection, sock=self._bound, ssl=self._encryption, backlog=_BACKLOG
+            )
+        except OSError as error:
+            raise cannot_listen(error) from error
+        self._check()
+        host, port = self._bound.getsockname()[:2]
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        logs.event("gRPC listens", address=address, tls=self._encryption is not None)
 
-    async def stop(self) -> None:
-        """Take no more calls, and return when those that were received are answered, or have had their time."""
+    async def stop(self, accept_the_last: Callable[[asyncio.Server, Adopt], Awaitable[None]]) -> None:
+        """Take no more calls, and return when those that were received are answered, or have had their time.
+
+        Clients are told first, and what they sent before they knew is answered: see `Http2Connection.shutdown`.
+        """
         if self._server is None:
             return
-        await self._calls.quiet()
-        stopping = asyncio.create_task(self._server.stop(self._service.settings.drain_timeout))
-        await asyncio.sleep(_GOODBYE_SECONDS)
-        self._calls.release()
-        await stopping
+        ground = self._ground
+        ground.draining = True
+        self._calls.drain()
+        await accept_the_last(self._server, self._adopt)
+        for each in list(ground.connections):
+            each.shutdown()
+        until = time.monotonic() + max(1.0, self._service.settings.drain_timeout)
+        while ground.connections and time.monotonic() < until:  # connections close by themselves, and tell nobody
+            await asyncio.sleep(0.01)
+        for each in list(ground.connections):
+            each.transport.abort()
+        for task in list(self._calls.tasks):
+            task.cancel()
+        await asyncio.gather(*self._calls.tasks, return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
 
+    def _connection(self) -> Http2Connection:
+        return Http2Connection(self._ground)
 
-def _options(settings: Settings) -> list[tuple[str, Any]]:
-    """gRPC's own limits, from the settings of connections that HTTP has, too."""
-    return [
-        ("grpc.so_reuseport", 0),  # else another process could share the port, and calls
-        ("grpc.max_receive_message_length", settings.max_body_bytes),
-        ("grpc.max_send_message_length", -1),
-        ("grpc.max_metadata_size", settings.max_headers_bytes),
-        ("grpc.absolute_max_metadata_size", settings.max_headers_bytes),
-        ("grpc.max_concurrent_streams", 2 * settings.max_connections),  # of one client; beyond, it waits unanswered
-        ("grpc.server_handshake_timeout_ms", int(1000 * settings.header_timeout)),
-        ("grpc.max_connection_idle_ms", 1000 * _IDLE_SECONDS),
-        ("grpc.keepalive_time_ms", 1000 * _SILENT_SECONDS),
-        ("grpc.http2.min_ping_interval_without_data_ms", 1000 * _PINGS_SECONDS),
-        ("grpc.keepalive_permit_without_calls", 1),
-    ]
+    async def _adopt(self, connection: socket.socket) -> None:
+        """Take over a connection that has been accepted."""
+        await asyncio.get_running_loop().connect_accepted_socket(self._connection, connection, ssl=self._encryption)
 
-
-def _credentials(settings: Settings) -> Any:
-    """The TLS credentials; `None` without TLS. The files were checked when the server started."""
-    if settings.tls_certificate is None or settings.tls_key is None:
-        return None
-    key, chain = Path(settings.tls_key).read_bytes(), Path(settings.tls_certificate).read_bytes()
-    return grpc.ssl_server_credentials([(key, chain)])
+    def _check(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(_TICK, self._check)
+        now = time.monotonic()
+        for each in list(self._ground.connections):
+            each.check(now)

@@ -8,9 +8,10 @@ import asyncio
 from typing import Any
 
 from flambeau.errors import RequestError
-from flambeau.grpc.calls import Calls, GrpcCall, parsed
+from flambeau.grpc.calls import Calls
 from flambeau.grpc.descriptors import message
 from flambeau.grpc.inference_proto import INFERENCE_SERVICE
+from flambeau.grpc.methods import GrpcCall, Method, Streaming, Unary, parsed
 from flambeau.protocols.v2_routes import model_is_ready
 
 _Request: Any = message("HealthCheckRequest", "grpc.health.v1")
@@ -26,12 +27,12 @@ class Health:
         self._calls = calls
         self._service = calls.service
 
-    def handlers(self) -> dict[str, Any]:
-        """The methods by name."""
-        return {
-            "Check": self._calls.unary("Health.Check", "public", _Request, self._check, quiet=True),
-            "Watch": self._calls.stream("Health.Watch", "public", self._watch, quiet=True),
-        }
+    def methods(self) -> list[Method]:
+        """The methods."""
+        return [
+            Unary("Health.Check", "public", _Request, self._check, quiet=True),
+            Streaming("Health.Watch", "public", self._watch, quiet=True),
+        ]
 
     def _status(self, name: str) -> int:
         if name in ("", INFERENCE_SERVICE):
@@ -50,13 +51,17 @@ class Health:
 
     async def _watch(self, call: GrpcCall) -> None:
         """Tell the status, and every change of it, until the client leaves or the server stops."""
-        raw = await call.wire.read()
-        asked = parsed(_Request, raw if isinstance(raw, bytes) else b"")
+        wire = call.wire
+        assert wire is not None
+        first = await wire.read()
+        asked = parsed(_Request, b"" if first is None else await wire.raw(first))
+        if first is not None:
+            wire.release(first)
         told: int | None = None
         while True:
             status = self._status(asked.service)
             if status != told:
-                await call.wire.write(_Response(status=status).SerializeToString())
+                await wire.write(_Response(status=status).SerializeToString())
                 told = status
             if self._calls.draining.is_set():
                 return

@@ -5,19 +5,18 @@ request that fails is answered with its sentence and its id, and the stream goes
 """
 
 import asyncio
-import dataclasses
-import time
 from typing import Any
-
-import grpc
 
 from flambeau.errors import RequestError
 from flambeau.grpc import tensor_messages
-from flambeau.grpc.calls import REQUEST, Calls, GrpcCall, parsed
+from flambeau.grpc.calls import Calls
 from flambeau.grpc.descriptors import message
+from flambeau.grpc.infer_messages import REQUEST, InferMessage
 from flambeau.grpc.inference_proto import INFERENCE_SERVICE
-from flambeau.grpc.statuses import STATUSES, sentence
-from flambeau.grpc.tensor_messages import InferMessage
+from flambeau.grpc.methods import GrpcCall, Method, Streaming, Unary, parsed
+from flambeau.grpc.running_calls import StreamCall
+from flambeau.grpc.statuses import STATUSES, Status, sentence
+from flambeau.grpc.streams import Message
 from flambeau.protocols import v2_inference
 from flambeau.protocols.accounting import Ended, account, told
 from flambeau.protocols.errors import STATUS
@@ -26,7 +25,7 @@ from flambeau.serving.model import Model
 
 _StreamResponse: Any = message("ModelStreamInferResponse")
 
-_LAST_MESSAGES_SECONDS = 0.5  # as the HTTP front gives connections for requests that are on their way
+_NOTHING: dict[str, str | int] = {}
 
 
 class Inference:
@@ -38,12 +37,12 @@ class Inference:
         self._admission = calls.admission
         self._at_once = calls.service.settings.max_items
 
-    def handlers(self) -> dict[str, Any]:
-        """The methods by name."""
-        return {
-            "ModelInfer": self._calls.unary("ModelInfer", "infer", REQUEST, self.infer, quiet=True),
-            "ModelStreamInfer": self._calls.stream("ModelStreamInfer", "infer", self.stream),
-        }
+    def methods(self) -> list[Method]:
+        """The methods."""
+        return [
+            Unary("ModelInfer", "infer", REQUEST, self.infer, quiet=True, at_once=True),
+            Streaming("ModelStreamInfer", "infer", self.stream),
+        ]
 
     async def infer(self, call: GrpcCall, asked: InferMessage) -> bytes:
         """Answer a `ModelInferRequest`. Raises `RequestError`, after it was accounted for."""
@@ -51,29 +50,38 @@ class Inference:
         if isinstance(found, RequestError):
             raise found
         if found.nulls:
-            call.wire.set_trailing_metadata((("x-nonfinite-outputs", str(found.nulls)),))
+            call.trailing.append(("x-nonfinite-outputs", str(found.nulls)))
         return tensor_messages.response_of(found)
 
     async def _answered(self, call: GrpcCall, asked: InferMessage) -> InferenceResponse | RequestError:
         """The answer or the error of one request, which is counted, logged and traced."""
         taken: Model | None = None
+        entry = None
+        table = self._service.table
         found: InferenceResponse | RequestError
         try:
             self._admission.rate(call.metadata, call.client)
-            name, version = asked.fields.model_name, asked.fields.model_version or None
+            name, version = asked.form.model_name, asked.form.model_version
             if not name:
                 raise RequestError("the request names no model: set model_name", code="bad_request")
-            async with self._service.using(name, version, call.key) as taken:
-                found = await self._inferred(call, taken, asked)
+            entry = table.hold(name, version, call.key) or await table.hold_loaded(name, version, call.key, None)
+            taken = entry.model
+            assert taken is not None
+            found = await self._inferred(call, taken, asked)
         except Exception as error:
             # Without its traceback, whose frames hold the message: it would be kept until cycles are collected.
             found = told(error, call.identity).with_traceback(None)
+        finally:
+            if entry is not None:
+                table.release(entry)
         failed = found if isinstance(found, RequestError) else None
-        code = STATUSES[failed.code] if failed else grpc.StatusCode.OK
-        attributes: dict[str, str | int] = {
-            "rpc.system": "grpc", "rpc.service": INFERENCE_SERVICE, "rpc.method": call.name,
-            "rpc.grpc.status_code": code.value[0],
-        }  # fmt: skip
+        attributes = _NOTHING
+        if self._service.tracer is not None:
+            code = STATUSES[failed.code] if failed else Status.OK
+            attributes = {
+                "rpc.system": "grpc", "rpc.service": INFERENCE_SERVICE, "rpc.method": call.name,
+                "rpc.grpc.status_code": int(code),
+            }  # fmt: skip
         timings, queued = ((), 0.0) if isinstance(found, RequestError) else (found.timings, found.queued)
         account(
             self._service,
@@ -102,34 +110,24 @@ class Inference:
         """Answer the messages of a stream until the client ends it, or the server stops."""
         room = asyncio.Semaphore(self._at_once)  # a client that sends faster than it is answered has to wait
         writing = asyncio.Lock()
-        stopping = asyncio.ensure_future(self._calls.draining.wait())
-        refused: RequestError | None = None
-        try:
-            async with asyncio.TaskGroup() as answers:
-                while True:
-                    await room.acquire()
-                    try:
-                        raw = await _next(call, stopping)
-                    except RequestError as error:  # those before it are answered
-                        refused = error
-                        break
-                    if raw is None:
-                        break
-                    one = dataclasses.replace(call, received=time.monotonic())
-                    answers.create_task(self._one(one, raw, room, writing))
-        finally:
-            stopping.cancel()
-        if refused is not None:
-            raise refused
+        wire = call.wire
+        assert wire is not None
+        async with asyncio.TaskGroup() as answers:
+            while True:
+                await room.acquire()
+                message = await wire.read()
+                if message is None:
+                    break
+                answers.create_task(self._one(call.again(), wire, message, room, writing))
         if self._calls.draining.is_set():
             raise RequestError("the server is stopping", code="draining")
 
-    async def _one(self, call: GrpcCall, raw: bytes, room: asyncio.Semaphore, writing: asyncio.Lock) -> None:
-        release = None
+    async def _one(
+        self, call: GrpcCall, wire: StreamCall, message: Message, room: asyncio.Semaphore, writing: asyncio.Lock
+    ) -> None:
         try:
             try:
-                release = self._admission.hold(len(raw))
-                asked = parsed(REQUEST, raw)
+                asked = parsed(REQUEST, await wire.raw(message))
             except RequestError as error:
                 self._calls.refused(call, error)
                 made = _StreamResponse(error_message=sentence(error)).SerializeToString()
@@ -137,30 +135,12 @@ class Inference:
                 found = await self._answered(call, asked)
                 if isinstance(found, RequestError):
                     failed = _StreamResponse(error_message=sentence(found))
-                    failed.infer_response.id = asked.fields.id
+                    failed.infer_response.id = asked.identity
                     made = failed.SerializeToString()
                 else:
                     made = tensor_messages.streamed(tensor_messages.response_of(found))
             async with writing:
-                await call.wire.write(made)
-        except grpc.aio.BaseError:  # the client is gone, and the stream's own task is about to be cancelled
-            return
+                await wire.write(made)
         finally:
             room.release()
-            if release is not None:
-                release()
-
-
-async def _next(call: GrpcCall, stopping: "asyncio.Future[Any]") -> bytes | None:
-    """The next message of a stream; `None` after the last. A stopping server waits a moment for one on its way."""
-    reading = asyncio.ensure_future(call.wire.read())
-    try:
-        await asyncio.wait((reading, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if not reading.done():
-            await asyncio.wait((reading,), timeout=_LAST_MESSAGES_SECONDS)
-        if not reading.done():
-            return None
-        found = reading.result()
-        return None if found is grpc.aio.EOF else found
-    finally:
-        reading.cancel()
+            wire.release(message)

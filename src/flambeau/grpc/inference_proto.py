@@ -1,4 +1,4 @@
-"""The protocol in its own words: the messages and calls of `inference.GRPCInferenceService` and of the health service.
+"""The protocol in its own words: the messages and calls of `inference.GRPCInferenceService`, health and reflection.
 
 Each line of a message is a field as a `.proto` file has it. Names, types and numbers are those that the Open Inference
 Protocol and Triton publish, so that clients of either are understood; tests compare them with a client's own. Of
@@ -179,3 +179,25 @@ HEALTH: MessageFields = {
 }
 
 HEALTH_ENUMS = {"HealthCheckResponse.ServingStatus": ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")}
+
+REFLECTION: MessageFields = {
+    "ServerReflectionRequest": """
+        string host = 1; oneof message_request string file_by_filename = 3;
+        oneof message_request string file_containing_symbol = 4;
+        oneof message_request ExtensionRequest file_containing_extension = 5;
+        oneof message_request string all_extension_numbers_of_type = 6; oneof message_request string list_services = 7
+    """,
+    "ExtensionRequest": "string containing_type = 1; int32 extension_number = 2",
+    "ServerReflectionResponse": """
+        string valid_host = 1; ServerReflectionRequest original_request = 2;
+        oneof message_response FileDescriptorResponse file_descriptor_response = 4;
+        oneof message_response ExtensionNumberResponse all_extension_numbers_response = 5;
+        oneof message_response ListServiceResponse list_services_response = 6;
+        oneof message_response ErrorResponse error_response = 7
+    """,
+    "FileDescriptorResponse": "repeated bytes file_descriptor_proto = 1",
+    "ExtensionNumberResponse": "string base_type_name = 1; repeated int32 extension_number = 2",
+    "ListServiceResponse": "repeated ServiceResponse service = 1",
+    "ServiceResponse": "string name = 1",
+    "ErrorResponse": "int32 error_code = 1; string error_message = 2",
+}

@@ -36,25 +36,25 @@ _NAMES = {
 }
 
 
-def cut(raw: bytes) -> tuple[bytes, Sequence[memoryview]]:
+def cut(raw: bytes | memoryview) -> tuple[bytes, Sequence[memoryview]]:
     """A `ModelInferRequest` without its raw contents, and these as views of it; a short one as it is, and none.
 
     Raises `RequestError` for one that would cost far more to read than its tensors.
     """
     if len(raw) <= SMALL:
-        return raw, ()
+        return bytes(raw), ()
     walk = _walked(raw, "request")
     whole = memoryview(raw)
     return b"".join(_between(whole, walk.raw)), [whole[start:end] for _, start, end in walk.raw]
 
 
-def refuse_costly(raw: bytes) -> None:
+def refuse_costly(raw: bytes | memoryview) -> None:
     """Raise `RequestError` for a `PredictionsRequest` that would cost far more to read than its data."""
     if len(raw) > SMALL:
         _walked(raw, "predictions")
 
 
-def _walked(raw: bytes, kind: str) -> "_Walk":
+def _walked(raw: bytes | memoryview, kind: str) -> "_Walk":
     walk = _Walk(raw, kind)
     try:
         walk.through(0, len(raw), kind)
@@ -77,7 +77,7 @@ class _Walk:
     `raw`: of each of its raw contents where the field begins, where the contents do, and where both end.
     """
 
-    def __init__(self, raw: bytes, kind: str) -> None:
+    def __init__(self, raw: bytes | memoryview, kind: str) -> None:
         self.raw: list[tuple[int, int, int]] = []
         self._kind = kind
         self._raw = raw

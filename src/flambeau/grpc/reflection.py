@@ -1,45 +1,73 @@
-"""Server reflection: what `grpcurl` and graphical clients ask to learn the protocol.
+"""Server reflection: what `grpcurl` and graphical clients ask to learn the protocol, as `v1` and as `v1alpha`."""
 
-The package grpcio-reflection answers under the old name, `v1alpha`; newer clients first ask for `v1`, which has the
-same messages under another name.
-"""
-
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
-import grpc
-from google.protobuf import descriptor_pb2, text_format
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from google.protobuf import descriptor_pb2
 
-from flambeau.grpc.descriptors import POOL
-from flambeau.grpc.message_cost import MOST_BESIDE
-
-_OLD, _NEW = "grpc.reflection.v1alpha", "grpc.reflection.v1"
-
-
-def _describe() -> None:
-    file = descriptor_pb2.FileDescriptorProto()
-    reflection_pb2.DESCRIPTOR.CopyToProto(file)
-    POOL.AddSerializedFile(file.SerializeToString())
-    text = text_format.MessageToString(file).replace(_OLD, _NEW).replace("reflection/v1alpha", "reflection/v1")
-    POOL.AddSerializedFile(text_format.Parse(text, descriptor_pb2.FileDescriptorProto()).SerializeToString())
+from flambeau.errors import RequestError
+from flambeau.grpc.calls import Calls
+from flambeau.grpc.descriptors import POOL, REFLECTIONS, message
+from flambeau.grpc.methods import GrpcCall, Method, Streaming, parsed
+from flambeau.grpc.statuses import Status
 
 
-_describe()
+class Reflection:
+    """Describes the services of those names, and itself."""
+
+    def __init__(self, calls: Calls, services: Sequence[str]) -> None:
+        self._calls = calls
+        self._services = sorted([*services, *(f"{each}.ServerReflection" for each in REFLECTIONS)])
+
+    def methods(self, package: str) -> list[Method]:
+        """The method, under the name of one of its packages."""
+        request, response = (message(f"ServerReflection{each}", package) for each in ("Request", "Response"))
+
+        async def answer(call: GrpcCall) -> None:
+            wire = call.wire
+            assert wire is not None
+            while (found := await wire.read()) is not None:
+                try:
+                    asked = parsed(request, await wire.raw(found))
+                finally:
+                    wire.release(found)
+                made = response(original_request=asked, valid_host=asked.host)
+                self._fill(made, asked)
+                await wire.write(made.SerializeToString())
+
+        return [Streaming("ServerReflection.ServerReflectionInfo", "public", answer, quiet=True)]
+
+    def _fill(self, made: Any, asked: Any) -> None:
+        """Answer one question. What is not there is told within the answer, and the stream goes on."""
+        what = asked.WhichOneof("message_request")
+        try:
+            if what == "list_services":
+                for name in self._services:
+                    made.list_services_response.service.add(name=name)
+            elif what == "file_by_filename":
+                _describe(made, POOL.FindFileByName(asked.file_by_filename))
+            elif what == "file_containing_symbol":
+                _describe(made, POOL.FindFileContainingSymbol(asked.file_containing_symbol))
+            elif what == "all_extension_numbers_of_type":
+                found = POOL.FindMessageTypeByName(asked.all_extension_numbers_of_type)  # which has none, in proto3
+                made.all_extension_numbers_response.base_type_name = found.full_name
+            elif what == "file_containing_extension":
+                raise KeyError
+            else:
+                raise RequestError("the request asks for nothing", code="bad_request")
+        except KeyError:
+            made.error_response.error_code = Status.NOT_FOUND
+            made.error_response.error_message = "there is nothing of that name"
 
 
-def _request(raw: bytes) -> Any:
-    """A request; an empty one, which is refused, in the place of one that is far too long."""
-    return reflection_pb2.ServerReflectionRequest.FromString(raw if len(raw) <= MOST_BESIDE else b"")
-
-
-def handlers(services: Iterable[str]) -> list[Any]:
-    """gRPC's handlers of reflection about those services and itself."""
-    own = [f"{each}.ServerReflection" for each in (_OLD, _NEW)]
-    servicer = reflection.aio.ReflectionServicer([*services, *own], pool=POOL)
-    method = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        _request,
-        reflection_pb2.ServerReflectionResponse.SerializeToString,
-    )
-    return [grpc.method_handlers_generic_handler(each, {"ServerReflectionInfo": method}) for each in own]
+def _describe(made: Any, file: Any) -> None:
+    """Put the file into the answer, and behind it those that it imports."""
+    wanted, told = [file], set()
+    while wanted:
+        each = wanted.pop()
+        if each.name not in told:
+            told.add(each.name)
+            found = descriptor_pb2.FileDescriptorProto()
+            each.CopyToProto(found)
+            made.file_descriptor_response.file_descriptor_proto.append(found.SerializeToString())
+            wanted.extend(each.dependencies)

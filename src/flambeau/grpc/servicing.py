@@ -10,9 +10,10 @@ import msgspec
 from google.protobuf import json_format
 
 from flambeau.errors import RequestError
-from flambeau.grpc.calls import Calls, GrpcCall
+from flambeau.grpc.calls import Calls
 from flambeau.grpc.descriptors import message
 from flambeau.grpc.inference_proto import INFERENCE_CALLS
+from flambeau.grpc.methods import GrpcCall, Method, Unary
 from flambeau.protocols import v2_models
 from flambeau.protocols.models import REFRESH_SECONDS
 from flambeau.protocols.routes import RequiredScope
@@ -39,8 +40,8 @@ class Servicing:
         self._service = calls.service
         self._admission = calls.admission
 
-    def handlers(self) -> dict[str, Any]:
-        """The methods by name."""
+    def methods(self) -> list[Method]:
+        """The methods."""
         answers: dict[str, tuple[RequiredScope, Callable[[GrpcCall, Any], Any], bool]] = {
             "ServerLive": ("public", lambda _, __: _made("ServerLiveResponse", live=True), True),
             "ServerReady": ("public", self._server_ready, True),
@@ -58,10 +59,10 @@ class Servicing:
         for name in INFERENCE_CALLS:
             if "SharedMemory" in name:
                 answers[name] = ("infer", self._no_shared_memory, False)
-        return {
-            name: self._calls.unary(name, scope, message(f"{name}Request"), _coroutine(answer), quiet=quiet)
+        return [
+            Unary(name, scope, message(f"{name}Request"), _coroutine(answer), quiet=quiet)
             for name, (scope, answer, quiet) in answers.items()
-        }
+        ]
 
     def _server_ready(self, _: GrpcCall, __: Any) -> Any:
         return _made("ServerReadyResponse", ready=self._service.ready())

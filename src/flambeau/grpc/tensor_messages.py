@@ -4,15 +4,16 @@ Raw contents are all or nothing: one for each input, in their order. Answers alw
 datatype has; that is Triton's way, too.
 """
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from flambeau.errors import RequestError
 from flambeau.grpc.descriptors import message
+from flambeau.grpc.infer_messages import InferMessage
 from flambeau.protocols import v2_datatypes
 from flambeau.protocols.v2_datatypes import NUMPY, Elements, V2Datatype
 from flambeau.protocols.v2_inference import refuse_shared_memory
@@ -27,6 +28,9 @@ from flambeau.protocols.v2_values import (
 _Response: Any = message("ModelInferResponse")
 _StreamResponse: Any = message("ModelStreamInferResponse")
 
+_NO_CONTENTS: Any = message("InferTensorContents")()
+
+_ID = _Response.DESCRIPTOR.fields_by_name["id"].number
 _RAW_OUTPUTS = _Response.DESCRIPTOR.fields_by_name["raw_output_contents"].number
 _INFER_RESPONSE = _StreamResponse.DESCRIPTOR.fields_by_name["infer_response"].number
 _DATATYPES = frozenset(get_args(V2Datatype))
@@ -41,39 +45,68 @@ _WIDE: dict[str, V2Datatype] = {"int_contents": "INT32", "uint_contents": "UINT3
 """The datatype of the numbers in a field that smaller ones share."""
 
 
-@dataclass(frozen=True, slots=True)
-class InferMessage:
-    """A `ModelInferRequest`. `raw`: its raw contents, which those of a long one are views of; `fields`: the rest."""
+class _AskedInput(NamedTuple):
+    """An input but for its elements. `contents`: those that are not raw, if the request has any."""
 
-    fields: Any
-    raw: Sequence[bytes | memoryview]
+    name: str
+    datatype: V2Datatype
+    shape: tuple[int, ...]
+    parameters: Parameters
+    contents: Any
+
+
+class _AskedFor(NamedTuple):
+    """What the requests of one form ask for."""
+
+    inputs: tuple[_AskedInput, ...]
+    outputs: tuple[RequestedOutput, ...]
+    parameters: Parameters
 
 
 def request_of(message: InferMessage, *, most_elements: int) -> InferenceRequest:
     """The request in a message. Raises `RequestError`. `most_elements` bounds those of a BYTES tensor."""
-    asked, raw = message.fields, message.raw
-    if raw and len(raw) != len(asked.inputs):
+    form, raw = message.form, message.raw
+    if raw and len(raw) != len(form.fields.inputs):
         raise _wrong(
-            f"the request has {len(asked.inputs)} inputs and {len(raw)} raw_input_contents: "
+            f"the request has {len(form.fields.inputs)} inputs and {len(raw)} raw_input_contents: "
             "send one for each input, in their order, or contents"
         )
+    described: _AskedFor | None = form.described
+    if described is None:
+        described = form.described = _describe(form.fields)
     inputs = tuple(
-        _input(each, raw[place] if raw else None, most_elements=most_elements)
-        for place, each in enumerate(asked.inputs)
+        [
+            _tensor(each, raw[place] if raw else None, most_elements=most_elements)
+            for place, each in enumerate(described.inputs)
+        ]
     )
+    return InferenceRequest(inputs, described.outputs, described.parameters, message.identity)
+
+
+def _describe(asked: Any) -> _AskedFor:
     outputs = tuple(RequestedOutput(each.name, _parameters(each.parameters)) for each in asked.outputs)
-    return InferenceRequest(inputs, outputs, _parameters(asked.parameters), asked.id)
+    return _AskedFor(tuple(map(_input, asked.inputs)), outputs, _parameters(asked.parameters))
 
 
 def response_of(found: InferenceResponse) -> bytes:
     """The `ModelInferResponse`. Raw contents come last, and are copied once."""
-    made = _Response(model_name=found.model_name, model_version=found.model_version, id=found.identity)
-    for each in found.outputs:
-        made.outputs.add(name=each.name, datatype=each.datatype, shape=each.shape)
-    pieces = [made.SerializeToString()]
+    outputs = tuple([(each.name, each.datatype, each.shape) for each in found.outputs])
+    pieces: list[bytes | memoryview] = [_head(found.model_name, found.model_version, outputs)]
+    if found.identity:
+        pieces += _field(_ID, [found.identity.encode()])
     for each in found.outputs:
         pieces += _field(_RAW_OUTPUTS, v2_datatypes.to_bytes(each.datatype, each.data))
     return b"".join(pieces)
+
+
+@functools.lru_cache(maxsize=256)
+def _head(model_name: str, model_version: str, outputs: tuple[tuple[str, str, tuple[int, ...]], ...]) -> bytes:
+    """The part of a response that all of the same form have."""
+    made = _Response(model_name=model_name, model_version=model_version)
+    for name, datatype, shape in outputs:
+        made.outputs.add(name=name, datatype=datatype, shape=shape)
+    text: bytes = made.SerializeToString()
+    return text
 
 
 def streamed(response: bytes) -> bytes:
@@ -88,6 +121,8 @@ def _field(number: int, contents: Sequence[bytes | memoryview]) -> list[bytes | 
 
 def _number(value: int) -> bytes:
     """A whole number in protobuf's encoding: seven bits a byte, the lowest first."""
+    if value < 128:
+        return value.to_bytes(1)
     found = bytearray()
     while value > 127:
         found.append(value & 127 | 128)
@@ -107,19 +142,26 @@ def _value(name: str, given: Any) -> Any:
     return getattr(given, choice)
 
 
-def _input(given: Any, raw: bytes | memoryview | None, *, most_elements: int) -> NamedTensor:
+def _input(given: Any) -> _AskedInput:
     name, datatype, shape = given.name, given.datatype, tuple(given.shape)
     if datatype not in _DATATYPES:
         raise _wrong(f"the input '{name}' has the datatype {datatype!r}: there are {', '.join(sorted(_DATATYPES))}")
     parameters = _parameters(given.parameters)
     refuse_shared_memory(parameters)
+    return _AskedInput(name, datatype, shape, parameters, given.contents if given.HasField("contents") else None)
+
+
+def _tensor(given: _AskedInput, raw: bytes | memoryview | None, *, most_elements: int) -> NamedTensor:
+    name, datatype, shape, parameters, contents = given
     data: npt.NDArray[Any] | Elements
     if raw is not None:
-        if given.HasField("contents"):
+        if contents is not None:
             raise _wrong(f"the input '{name}' has contents beside raw_input_contents: send one of them")
         data = v2_datatypes.from_bytes(name, datatype, shape, raw, most_elements=most_elements)
     else:
-        data = _typed(name, datatype, shape, given.contents, most_elements=most_elements)
+        data = _typed(
+            name, datatype, shape, _NO_CONTENTS if contents is None else contents, most_elements=most_elements
+        )
     return NamedTensor(name, datatype, shape, data, parameters)
 
 

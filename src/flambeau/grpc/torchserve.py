@@ -6,19 +6,19 @@ messages. A prediction has one message in any case: what a handler sends in piec
 and the next message may go to another.
 """
 
-import dataclasses
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 from urllib.parse import urlencode
 
-import grpc
 import msgspec
 
 from flambeau.errors import Code, RequestError
-from flambeau.grpc.calls import PREDICTIONS, Calls, GrpcCall, parsed
+from flambeau.grpc.calls import Calls
 from flambeau.grpc.descriptors import MANAGEMENT_PACKAGE, TORCHSERVE_PACKAGE, TORCHSERVE_SERVICE, message
-from flambeau.grpc.statuses import STATUSES, sentence
+from flambeau.grpc.methods import PREDICTIONS, GrpcCall, Method, Streaming, Unary, parsed
+from flambeau.grpc.running_calls import StreamCall
+from flambeau.grpc.statuses import STATUSES, Status, sentence
+from flambeau.grpc.streams import Message
 from flambeau.items import HandlerCall, HandlerPart
 from flambeau.protocols import handler_calls, torchserve
 from flambeau.protocols.accounting import Ended, account, told
@@ -51,14 +51,14 @@ class TorchServeInference:
         self._service = calls.service
         self._admission = calls.admission
 
-    def handlers(self) -> dict[str, Any]:
-        """The methods by name."""
-        return {
-            "Ping": self._calls.unary("Ping", "public", _Empty, self._ping, quiet=True),
-            "Predictions": self._calls.unary("Predictions", "infer", PREDICTIONS, self._predict, quiet=True),
-            "StreamPredictions": self._calls.stream("StreamPredictions", "infer", self._stream, quiet=True),
-            "StreamPredictions2": self._calls.stream("StreamPredictions2", "infer", self._converse),
-        }
+    def methods(self) -> list[Method]:
+        """The methods."""
+        return [
+            Unary("Ping", "public", _Empty, self._ping, quiet=True),
+            Unary("Predictions", "infer", PREDICTIONS, self._predict, quiet=True),
+            Streaming("StreamPredictions", "infer", self._stream, quiet=True),
+            Streaming("StreamPredictions2", "infer", self._converse),
+        ]
 
     async def _ping(self, _: GrpcCall, __: Any) -> Any:
         return _Health(health=torchserve.health(self._service).decode())
@@ -68,36 +68,32 @@ class TorchServeInference:
 
     async def _stream(self, call: GrpcCall) -> None:
         """One message in, and one out: the call ends behind it."""
-        raw = await call.wire.read()
-        if raw is grpc.aio.EOF:
+        wire = call.wire
+        assert wire is not None
+        message = await wire.read()
+        if message is None:
             raise RequestError("the call has no message", code="empty_body")
-        await call.wire.write((await self._one(call, raw, sequence=False)).SerializeToString())
+        await wire.write((await self._one(call, wire, message, sequence=False)).SerializeToString())
 
     async def _converse(self, call: GrpcCall) -> None:
         """Answer the messages of a sequence one after the other; one that fails has its status in its answer."""
-        while not self._calls.draining.is_set():
-            raw = await call.wire.read()
-            if raw is grpc.aio.EOF:
-                return
-            one = dataclasses.replace(call, received=time.monotonic())
+        wire = call.wire
+        assert wire is not None
+        while (message := await wire.read()) is not None:
             try:
-                made = await self._one(one, raw, sequence=True)
+                made = await self._one(call.again(), wire, message, sequence=True)
             except RequestError as error:
                 made = _Prediction()
-                made.status.code, made.status.message = STATUSES[error.code].value[0], sentence(error)
-            await call.wire.write(made.SerializeToString())
-        raise RequestError("the server is stopping", code="draining")
+                made.status.code, made.status.message = STATUSES[error.code], sentence(error)
+            await wire.write(made.SerializeToString())
+        if self._calls.draining.is_set():
+            raise RequestError("the server is stopping", code="draining")
 
-    async def _one(self, call: GrpcCall, raw: bytes, *, sequence: bool) -> Any:
-        """The answer to a message of a stream, whose bytes are held meanwhile. Raises `RequestError`."""
-        try:
-            release = self._admission.hold(len(raw))
-        except RequestError as error:
-            self._calls.refused(call, error)
-            raise
+    async def _one(self, call: GrpcCall, wire: StreamCall, message: Message, *, sequence: bool) -> Any:
+        """The answer to a message of a stream. Raises `RequestError`."""
         try:
             try:
-                asked = parsed(PREDICTIONS, raw)
+                asked = parsed(PREDICTIONS, await wire.raw(message))
                 if sequence and not asked.sequence_id.strip():
                     raise RequestError("Parameter sequenceId is required.", code="bad_request")
             except RequestError as error:
@@ -108,7 +104,7 @@ class TorchServeInference:
                 made.sequence_id = asked.sequence_id
             return made
         finally:
-            release()
+            wire.release(message)
 
     async def _answered(self, call: GrpcCall, asked: Any, *, sequence: bool = False) -> bytes:
         """The answer to one request, which is counted, logged and traced. Raises `RequestError`."""
@@ -128,13 +124,13 @@ class TorchServeInference:
                 failed = _of_handler(found.http)
         except Exception as error:
             failed = told(error, call.identity).with_traceback(None)  # whose frames hold the message
-        code = STATUSES[failed.code] if failed else grpc.StatusCode.OK
+        code = STATUSES[failed.code] if failed else Status.OK
         status = STATUS[failed.code] if failed else 200
         if found is not None:
             status = found.http.status
         attributes: dict[str, str | int] = {
             "rpc.system": "grpc", "rpc.service": TORCHSERVE_SERVICE, "rpc.method": call.name,
-            "rpc.grpc.status_code": code.value[0],
+            "rpc.grpc.status_code": int(code),
         }  # fmt: skip
         timings, queued = (found.timings, found.queued) if found is not None else ((), 0.0)
         account(
@@ -172,8 +168,8 @@ class TorchServeManagement:
         self._service = calls.service
         self._archives = archives
 
-    def handlers(self) -> dict[str, Any]:
-        """The methods by name."""
+    def methods(self) -> list[Method]:
+        """The methods."""
         answers: dict[str, tuple[RequiredScope, Callable[[Any, HttpRequest], Awaitable[HttpAnswer]]]] = {
             "DescribeModel": ("infer", self._described),
             "ListModels": ("infer", self._listed),
@@ -182,16 +178,14 @@ class TorchServeManagement:
             "SetDefault": ("admin", self._default_set),
             "UnregisterModel": ("admin", self._unregistered),
         }
-        return {
-            name: self._calls.unary(
-                name, scope, message(f"{name}Request", MANAGEMENT_PACKAGE), self._said(scope, answer)
-            )
+        return [
+            Unary(name, scope, message(f"{name}Request", MANAGEMENT_PACKAGE), self._said(scope, answer))
             for name, (scope, answer) in answers.items()
-        }
+        ]
 
     def _said(
         self, scope: RequiredScope, answer: Callable[[Any, HttpRequest], Awaitable[HttpAnswer]]
-    ) -> Callable[[GrpcCall, Any], Awaitable[Any]]:
+    ) -> Callable[[GrpcCall, Any], Coroutine[Any, Any, Any]]:
         """The function of a call: a change is told by the sentence of its status, anything else as its JSON."""
 
         async def said(call: GrpcCall, asked: Any) -> Any:

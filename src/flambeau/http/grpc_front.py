@@ -1,9 +1,10 @@
 """gRPC beside HTTP: the address is bound before anything loads, and access, rates and memory are the same for both.
 
-The room `flambeau.grpc`, and with it the package grpcio, is imported only here, and only if `--grpc-port` is set, or
+The room `flambeau.grpc`, and with it the package protobuf, is imported only here, and only if `--grpc-port` is set, or
 when a proxy passes on a first call.
 """
 
+import ssl
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from flambeau.errors import ConfigError
 from flambeau.http.access import NOT_HERE, AccessControl
-from flambeau.http.listening import Address, bind
-from flambeau.http.request_body import FULL, InflightBudget, Share
+from flambeau.http.listening import Address, bind, server_context
+from flambeau.http.request_body import FULL, BodyBuffer, InflightBudget, Share
 from flambeau.protocols.torchserve_models import ManagedArchives
 from flambeau.serving.service import Service
 from flambeau.settings.hosts import host_and_port, unix_path
@@ -39,7 +40,7 @@ def reserve(settings: Settings) -> list[Address]:
         import flambeau.grpc.endpoint  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            f"--grpc-port {settings.grpc_port} needs the package {error.name}: {pip_install('grpc')}"
+            f"--grpc-port {settings.grpc_port} needs the package protobuf: {pip_install('grpc')}"
         ) from error
     if unix_path(settings.host) is not None:
         raise ConfigError(f"--grpc-port {settings.grpc_port} needs a --host that has ports: {settings.host} has none")
@@ -68,8 +69,8 @@ def _make(
     """The endpoint at an address that was reserved. `managing`: why nothing is managed there, or `None`."""
     from flambeau.grpc.endpoint import GrpcEndpoint
 
-    host, port = address.bound.getsockname()[:2]
-    return GrpcEndpoint(service, _admission(service, access, budget, clock, managing=managing), host, port)
+    admission = _admission(service, access, budget, clock, managing=managing)
+    return GrpcEndpoint(service, admission, address.bound, encryption=_encryption(service.settings))
 
 
 def proxied(service: Service, access: AccessControl, budget: InflightBudget) -> "ProxiedCalls":
@@ -90,11 +91,13 @@ def _admission(
 ) -> "Admission":
     from flambeau.grpc.admission import Admission
 
-    def hold(size: int) -> Callable[[], None]:
-        share = Share(budget, clock, None)
-        if not share.take(size):
+    def hold(size: int) -> None:
+        if budget.used + size > budget.most and not budget.make_room(size, Share(budget, clock, None)):
             raise FULL
-        return share.close
+        budget.used += size
+
+    def release(size: int) -> None:
+        budget.used -= size
 
     archives = None
     if (store := service.settings.model_store) is not None:
@@ -107,6 +110,9 @@ def _admission(
         name=access.name_of,
         client=access.forwarding.client if access.forwarding.active else _peer,
         hold=hold,
+        release=release,
+        arrival=lambda size, give_up: LongMessage(budget, clock, size, give_up),
+        full=FULL,
         managing=managing,
         archives=archives,
     )
@@ -128,6 +134,51 @@ def beside(
             managing = NOT_HERE
         found.append((_make(service, access, budget, each, clock, managing=managing), each))
     return found
+
+
+def _encryption(settings: Settings) -> ssl.SSLContext | None:
+    """The TLS of HTTP, for HTTP/2."""
+    context = server_context(settings)
+    if context is not None:
+        context.set_alpn_protocols(["h2"])
+    return context
+
+
+class LongMessage:
+    """A message that comes in pieces (`flambeau.grpc.admission.LongArrival`): a body, and its share of the budget."""
+
+    def __init__(
+        self, budget: InflightBudget, clock: Callable[[], float], size: int, give_up: Callable[[], None]
+    ) -> None:
+        self._budget = budget
+        self._share = Share(budget, clock, give_up)
+        self._body = BodyBuffer(size)
+
+    @property
+    def left(self) -> int:
+        return self._body.most - self._body.size
+
+    def add(self, piece: memoryview) -> None:
+        if not self._share.take(len(piece)):
+            raise FULL
+        self._body.add(piece)
+
+    def room(self) -> memoryview | None:
+        return self._body.room()
+
+    def filled(self, size: int) -> None:
+        if not self._share.take(size):
+            raise FULL
+        self._body.came(size)
+
+    def whole(self) -> bytes | memoryview:
+        self._share.whole()
+        self._share.close()
+        self._budget.used += self._body.size
+        return self._body.whole()
+
+    def close(self) -> None:
+        self._share.close()
 
 
 def _peer(peer: str, metadata: "Metadata") -> str:

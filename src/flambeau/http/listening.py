@@ -4,6 +4,7 @@ The file of a Unix socket outlives a process that was killed. So each server hol
 abandoned file, which is replaced, from that of a server which is still loading its model.
 """
 
+import asyncio
 import contextlib
 import ctypes
 import os
@@ -11,6 +12,7 @@ import socket
 import ssl
 import stat
 import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -174,6 +176,28 @@ def _no_port(host: str, port: int, error: OSError, setting: str) -> PortInUse:
 
 def _no_socket(path: Path, why: str) -> PortInUse:
     return PortInUse(f"cannot listen on unix:{path} ({why}): choose another --host unix:PATH, in a folder of yours")
+
+
+async def accept_the_last(
+    address: Address, server: asyncio.Server, adopt: Callable[[socket.socket], Awaitable[None]]
+) -> None:
+    """Stop listening without losing clients that have connected already.
+
+    The kernel accepts connections before we do. When the listening socket is closed, it resets those that we have not
+    accepted, and the requests they have sent are lost. So a duplicate keeps the socket open a moment longer, refuses
+    new connections, and the waiting ones are accepted. On a socket that is lent they wait for the next process.
+    """
+    spare = None if address.lent else address.bound.dup()
+    server.close()
+    if spare is None:
+        return
+    address.refuse_newcomers(spare)
+    spare.setblocking(False)
+    with spare, contextlib.suppress(BlockingIOError):
+        while True:
+            connection, _ = spare.accept()
+            connection.setblocking(False)
+            await adopt(connection)
 
 
 _SO_ATTACH_FILTER = 26  # socket(7)

@@ -5,6 +5,7 @@ The port is bound before anything is loaded. The server listens on it only when 
 
 import asyncio
 import contextlib
+import functools
 import gc
 import importlib
 import logging
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from flambeau.http import grpc_front, stop_signals
 from flambeau.http.access import AccessControl
-from flambeau.http.listening import Address
+from flambeau.http.listening import Address, accept_the_last
 from flambeau.http.loops import loop_factory
 from flambeau.http.request_body import InflightBudget
 from flambeau.http.systemd import Supervisor
@@ -227,8 +228,12 @@ class _Server:
         every answer closes its connection, so this ends as soon as all are answered.
         """
         loop, front = asyncio.get_running_loop(), self._front
-        stopping = [asyncio.create_task(endpoint.stop()) for endpoint, _ in self._beside]
-        await self._accept_the_last()
+        stopping = [
+            asyncio.create_task(endpoint.stop(functools.partial(accept_the_last, address)))
+            for endpoint, address in self._beside
+        ]
+        for address, server in zip(self._addresses, self._listening, strict=True):
+            await accept_the_last(address, server, self._adopt)
         for address in self._addresses:
             address.bound.close()
         await _until(lambda: not front.connections, loop.time() + _LAST_REQUESTS_SECONDS)
@@ -242,26 +247,6 @@ class _Server:
             task.cancel()
         await asyncio.gather(*stopping)
         front.monitor.stop()
-
-    async def _accept_the_last(self) -> None:
-        """Stop listening without losing clients that have connected already.
-
-        The kernel accepts connections before we do. When the listening socket is closed, it resets those that we have
-        not accepted, and the requests they have sent are lost. So a duplicate keeps the socket open a moment longer,
-        refuses new connections, and the waiting ones are accepted.
-        On a socket that is lent they wait for the next process.
-        """
-        spares = [(address, address.bound.dup()) for address in self._addresses if not address.lent]
-        for server in self._listening:
-            server.close()
-        for address, spare in spares:
-            address.refuse_newcomers(spare)
-            spare.setblocking(False)
-            with spare, contextlib.suppress(BlockingIOError):
-                while True:
-                    connection, _ = spare.accept()
-                    connection.setblocking(False)
-                    await self._adopt(connection)
 
     def on_signal(self, number: int) -> None:
         """Stop; a second SIGTERM or SIGINT ends the process at once."""

@@ -1,0 +1,431 @@
+"""HTTP/2 by hand: what the RFC allows is answered, what it forbids ends with its code, and floods end early."""
+
+import contextlib
+import gzip
+import random
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import hpack
+import pytest
+from tritonclient.grpc import service_pb2
+
+from chaos import proc
+from flambeau.grpc import http2_frames as frames
+from flambeau.grpc.http2_frames import ErrorCode
+from tests.support.grpc_server import SERVICE, GrpcServer, message, rows
+from tests.support.tensor_bundles import Several
+
+DATA, HEADERS, RST_STREAM, PING, GOAWAY = frames.DATA, frames.HEADERS, frames.RST_STREAM, frames.PING, frames.GOAWAY
+END_STREAM, END_HEADERS, PADDED = frames.END_STREAM, frames.END_HEADERS, frames.PADDED
+ASKED = message(rows(1)).SerializeToString()
+
+
+class Wire:
+    """A client that sends what it is told to."""
+
+    def __init__(self, server: GrpcServer, settings: dict[int, int] | None = None) -> None:
+        host, _, port = server.target.rpartition(":")
+        self._socket = socket.create_connection((host, int(port)), timeout=30)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.encoder, self._decoder = hpack.Encoder(), hpack.Decoder()
+        self._came = b""
+        self.raw(frames.PREFACE + frames.settings(settings or {}))
+
+    def __enter__(self) -> "Wire":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def raw(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def send(self, kind: int, flags: int, stream: int, payload: bytes = b"") -> None:
+        self.raw(frames.head(len(payload), kind, flags, stream) + payload)
+
+    def block(self, method: str = "ModelInfer", **more: str) -> bytes:
+        given = {":method": "POST", ":scheme": "http", ":path": SERVICE + method, ":authority": "x", "te": "trailers",
+                 "content-type": "application/grpc"}  # fmt: skip
+        named = {name.replace("_", "-"): value for name, value in more.items()}
+        found: bytes = self.encoder.encode(list((given | named).items()))
+        return found
+
+    def ask(self, stream: int, body: bytes = ASKED, **more: str) -> None:
+        """A whole call."""
+        self.send(HEADERS, END_HEADERS, stream, self.block(**more))
+        self.send(DATA, END_STREAM, stream, framed(body))
+
+    def frames(self) -> Iterator[tuple[int, int, int, bytes]]:
+        """What comes, until the server closes."""
+        while True:
+            while len(self._came) < 9 or len(self._came) < 9 + int.from_bytes(self._came[:3]):
+                try:
+                    more = self._socket.recv(1 << 16)
+                except ConnectionResetError:
+                    return
+                if not more:
+                    return
+                self._came += more
+            size = int.from_bytes(self._came[:3])
+            kind, flags, stream = struct.unpack(">BBI", self._came[3:9])
+            payload, self._came = self._came[9 : 9 + size], self._came[9 + size :]
+            yield kind, flags, stream, payload
+
+    def read_headers(self, block: bytes) -> dict[str, str]:
+        """Every block has to be read, as the table needs it."""
+        return {str(name): str(value) for name, value in self._decoder.decode(block)}
+
+    def answer(self, stream: int) -> tuple[bytes, dict[str, str]]:
+        """The message and the trailers of a call."""
+        body = b""
+        headers: dict[str, str] = {}
+        for kind, flags, number, payload in self.frames():
+            if kind == HEADERS:
+                found = self.read_headers(payload)
+                headers |= found if number == stream else {}
+            elif kind == DATA and number == stream:
+                body += payload
+            elif kind == RST_STREAM and number == stream:
+                return b"", {"reset": ErrorCode(int.from_bytes(payload)).name}
+            elif kind == GOAWAY:
+                return b"", {"goaway": ErrorCode(int.from_bytes(payload[4:8])).name}
+            if number == stream and kind in (HEADERS, DATA) and flags & END_STREAM:
+                return body, headers
+        return b"", {"closed": ""}
+
+    def end(self) -> str:
+        """The code with which the server ends the connection."""
+        for kind, _, _, payload in self.frames():
+            if kind == GOAWAY:
+                return ErrorCode(int.from_bytes(payload[4:8])).name
+        return "closed"
+
+
+def framed(body: bytes, *, packed: int = 0, size: int | None = None) -> bytes:
+    return struct.pack(">BI", packed, len(body) if size is None else size) + body
+
+
+@pytest.fixture(scope="module")
+def right(network: Several) -> bytes:
+    return bytes(network.answers(rows(1))["scores"].tobytes())
+
+
+def assert_answered(wire: Wire, stream: int, right: bytes) -> None:
+    body, trailers = wire.answer(stream)
+    assert trailers.get("grpc-status") == "0", trailers
+    assert body[:1] == b"\0"
+    assert int.from_bytes(body[1:5]) == len(body) - 5
+    found = service_pb2.ModelInferResponse.FromString(body[5:]).raw_output_contents[1]
+    numbers = [struct.unpack(f"{len(each) // 4}f", each) for each in (found, right)]
+    assert numbers[0] == pytest.approx(numbers[1], rel=1e-5, abs=1e-5)
+
+
+# What is allowed
+
+
+def by_bytes(wire: Wire) -> None:
+    block, body = wire.block(), framed(ASKED)
+    for byte in frames.head(len(block), HEADERS, END_HEADERS, 1) + block:
+        wire.raw(bytes([byte]))
+    for place, byte in enumerate(body):
+        wire.send(DATA, END_STREAM if place == len(body) - 1 else 0, 1, bytes([byte]))
+
+
+def padded(wire: Wire) -> None:
+    wire.send(
+        HEADERS, END_HEADERS | PADDED | frames.PRIORITISED, 1, b"\x05" + bytes(4) + b"\x0f" + wire.block() + bytes(5)
+    )
+    body = framed(ASKED)
+    wire.send(DATA, PADDED, 1, b"\xff" + body[:20] + bytes(255))
+    wire.send(DATA, PADDED, 1, b"\x00" + body[20:40])
+    head = frames.head(len(body[40:]) + 4, DATA, PADDED | END_STREAM, 1)
+    for piece in (head, b"\x03", body[40:50], body[50:], b"\0", b"\0\0"):
+        wire.raw(piece)
+
+
+def continued(wire: Wire) -> None:
+    block = wire.block()
+    wire.send(HEADERS, 0, 1, block[:3])
+    wire.send(frames.CONTINUATION, 0, 1, block[3:9])
+    wire.send(frames.CONTINUATION, 0, 1)
+    wire.send(frames.CONTINUATION, END_HEADERS, 1, block[9:])
+    wire.send(DATA, 0, 1, framed(ASKED))
+    wire.send(DATA, END_STREAM, 1)
+
+
+def among_others(wire: Wire) -> None:
+    wire.send(77, 255, 5, bytes(100_000))
+    wire.send(frames.PRIORITY, 0, 9, bytes(5))
+    wire.send(HEADERS, END_HEADERS, 1, wire.block())
+    wire.send(78, 0, 0, b"")
+    wire.send(PING, 0, 0, b"12345678")
+    wire.send(DATA, 0, 1, framed(ASKED))
+    wire.send(HEADERS, END_HEADERS | END_STREAM, 1, wire.encoder.encode([("a-trailer", "x")]))
+
+
+def with_a_smaller_table(wire: Wire) -> None:
+    wire.encoder.header_table_size = 64
+    wire.ask(1)
+
+
+@pytest.mark.parametrize("how", [by_bytes, padded, continued, among_others, with_a_smaller_table])
+def test_a_call_is_answered_however_its_frames_come(
+    server: GrpcServer, right: bytes, how: Callable[[Wire], None]
+) -> None:
+    with Wire(server) as wire:
+        how(wire)
+        assert_answered(wire, 1, right)
+        for stream in (3, 5, 7):  # with the headers that the table has by now
+            wire.ask(stream)
+            assert_answered(wire, stream, right)
+
+
+def test_an_answer_waits_for_the_clients_windows(server: GrpcServer, right: bytes) -> None:
+    with Wire(server, {frames.INITIAL_WINDOW_SIZE: 10}) as wire:
+        wire.ask(1)
+        sizes, body = [], b""
+        for kind, flags, _, payload in wire.frames():
+            if kind == DATA:
+                sizes.append(len(payload))
+                body += payload
+                wire.raw(frames.window_update(1, 7))
+            elif kind == HEADERS and flags & END_STREAM:
+                break
+        assert sizes[0] == 10
+        assert set(sizes[1:-1]) == {7}
+        assert int.from_bytes(body[1:5]) == len(body) - 5
+        wire.raw(frames.settings({frames.INITIAL_WINDOW_SIZE: 65_535}))
+        wire.ask(3)
+        assert_answered(wire, 3, right)
+
+
+# What ends a call
+
+
+@pytest.mark.parametrize(
+    ("body", "more", "status"),
+    [
+        (framed(ASKED, size=(1 << 32) - 1), {}, "8"),
+        (framed(ASKED, size=len(ASKED) + 1), {}, "3"),
+        (framed(ASKED)[:3], {}, "3"),
+        (framed(ASKED) * 2, {}, "3"),
+        (framed(ASKED, packed=1), {}, "3"),
+        (framed(ASKED, packed=9), {"grpc_encoding": "gzip"}, "3"),
+        (framed(ASKED, packed=1), {"grpc_encoding": "gzip"}, "3"),
+        (framed(gzip.compress(ASKED)[:-9], packed=1), {"grpc_encoding": "gzip"}, "3"),
+        (framed(gzip.compress(bytes(2 << 20)), packed=1), {"grpc_encoding": "gzip"}, "8"),
+        (framed(ASKED, packed=1), {"grpc_encoding": "snappy"}, "12"),
+        (framed(ASKED), {"method": "Nothing"}, "12"),
+        (framed(ASKED), {"x_long": "y" * 33_000}, "8"),
+    ],
+)  # fmt: skip
+def test_a_message_that_lies_is_refused_alone(
+    server: GrpcServer, right: bytes, body: bytes, more: dict[str, str], status: str
+) -> None:
+    with Wire(server) as wire:
+        block = wire.block(**more)
+        first, rest = block[:16_000], block[16_000:]
+        wire.send(HEADERS, 0 if rest else END_HEADERS, 1, first)
+        while rest:
+            piece, rest = rest[:16_000], rest[16_000:]
+            wire.send(frames.CONTINUATION, 0 if rest else END_HEADERS, 1, piece)
+        wire.send(DATA, END_STREAM, 1, body)
+        assert wire.answer(1)[1].get("grpc-status") == status
+        wire.ask(3)
+        assert_answered(wire, 3, right)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        (lambda wire: wire.send(frames.WINDOW_UPDATE, 0, 1, bytes(4)), "PROTOCOL_ERROR"),
+        (lambda wire: [wire.raw(frames.window_update(1, (1 << 31) - 1)) for _ in range(2)], "FLOW_CONTROL_ERROR"),
+        (lambda wire: wire.send(HEADERS, END_HEADERS, 1, wire.block()), "PROTOCOL_ERROR"),
+    ],
+)  # fmt: skip
+def test_a_stream_that_breaks_the_protocol_is_reset_alone(
+    server: GrpcServer, right: bytes, spoil: Callable[[Wire], object], code: str
+) -> None:
+    with Wire(server) as wire:
+        wire.send(HEADERS, END_HEADERS, 1, wire.block())
+        spoil(wire)
+        assert wire.answer(1)[1] == {"reset": code}
+        wire.ask(3)
+        assert_answered(wire, 3, right)
+
+
+def test_who_sends_more_than_is_read_is_reset(server: GrpcServer, right: bytes) -> None:
+    with Wire(server) as wire:
+        wire.send(HEADERS, END_HEADERS, 1, wire.block(**{":path": "/grpc.health.v1.Health/Watch"}))
+        wire.send(DATA, 0, 1, framed(b""))
+        for _ in range(9):
+            wire.send(DATA, 0, 1, framed(bytes(300_000)))  # nobody reads them, and the window is a mebibyte
+        found = [
+            ErrorCode(int.from_bytes(payload)).name for kind, _, _, payload in until_reset(wire) if kind == RST_STREAM
+        ]
+        assert found == ["FLOW_CONTROL_ERROR"]
+        wire.ask(3)
+        assert_answered(wire, 3, right)
+
+
+def until_reset(wire: Wire) -> Iterator[tuple[int, int, int, bytes]]:
+    for each in wire.frames():
+        if each[0] == HEADERS:
+            wire.read_headers(each[3])
+        yield each
+        if each[0] == RST_STREAM:
+            return
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [(":method", "POST"), (":scheme", "http")],
+        [(":method", "POST"), (":scheme", "http"), (":path", "/"), ("Upper", "x")],
+        [(":method", "POST"), (":scheme", "http"), (":path", "/"), ("connection", "close")],
+        [(":method", "POST"), (":scheme", "http"), (":path", "/"), ("x", "y"), (":authority", "z")],
+        [(":method", "POST"), (":scheme", "http"), (":path", "/"), (":path", "/")],
+        [(":method", "POST"), (":scheme", "http"), (":path", "/"), ("x", "a\nb")],
+        [(":method", "POST"), (":scheme", "http"), (":path", "/"), ("grpc-timeout", "soon")],
+    ],
+)
+def test_malformed_headers_reset_their_stream(server: GrpcServer, right: bytes, fields: list[tuple[str, str]]) -> None:
+    with Wire(server) as wire:
+        wire.send(HEADERS, END_HEADERS | END_STREAM, 1, wire.encoder.encode(fields))
+        assert wire.answer(1)[1] == {"reset": "PROTOCOL_ERROR"}
+        wire.ask(3)
+        assert_answered(wire, 3, right)
+
+
+@pytest.mark.parametrize(("more", "status"), [({"content_type": "text/html"}, "415"), ({":method": "GET"}, "405")])
+def test_what_is_no_call_gets_a_status_of_http(server: GrpcServer, more: dict[str, str], status: str) -> None:
+    with Wire(server) as wire:
+        wire.send(HEADERS, END_HEADERS | END_STREAM, 1, wire.block(**more))
+        assert wire.answer(1)[1][":status"] == status
+
+
+# What ends a connection
+
+
+def flood(wire: Wire, count: int, data: bytes) -> None:
+    with contextlib.suppress(ConnectionError):
+        for _ in range(count // 100):
+            wire.raw(data * 100)
+
+
+def rapid_reset(wire: Wire) -> None:
+    with contextlib.suppress(ConnectionError):
+        for stream in range(1, 20_001, 2):
+            wire.send(HEADERS, END_HEADERS, stream, wire.block())
+            wire.raw(frames.reset(stream, ErrorCode.CANCEL))
+
+
+def continuations(wire: Wire) -> None:
+    wire.send(HEADERS, 0, 1, wire.block())
+    flood(wire, 10_000, frames.head(10, frames.CONTINUATION, 0, 1) + bytes([0x0F, 1, 0] * 3 + [0]))
+
+
+def in_between(wire: Wire) -> None:
+    wire.send(HEADERS, 0, 1, wire.block())
+    wire.send(PING, 0, 0, bytes(8))
+
+
+FORBIDDEN: dict[str, tuple[Callable[[Wire], Any], str]] = {
+    "a frame too long": (lambda wire: wire.raw(frames.head((1 << 24) - 1, DATA, 0, 1)), "FRAME_SIZE_ERROR"),
+    "a long ping": (lambda wire: wire.send(PING, 0, 0, bytes(9)), "FRAME_SIZE_ERROR"),
+    "half a setting": (lambda wire: wire.send(frames.SETTINGS, 0, 0, bytes(7)), "FRAME_SIZE_ERROR"),
+    "a setting out of range": (lambda wire: wire.raw(frames.settings({5: 1})), "PROTOCOL_ERROR"),
+    "a window too large": (lambda wire: wire.raw(frames.settings({4: 1 << 31})), "FLOW_CONTROL_ERROR"),
+    "data of no stream": (lambda wire: wire.send(DATA, 0, 0, b"x"), "PROTOCOL_ERROR"),
+    "data of a stream to come": (lambda wire: wire.send(DATA, 0, 9, b"x"), "PROTOCOL_ERROR"),
+    "an even stream": (lambda wire: wire.send(HEADERS, END_HEADERS, 2, wire.block()), "PROTOCOL_ERROR"),
+    "headers of no stream": (lambda wire: wire.send(HEADERS, END_HEADERS, 0, wire.block()), "PROTOCOL_ERROR"),
+    "a reset of a stream to come": (lambda wire: wire.raw(frames.reset(9, ErrorCode.CANCEL)), "PROTOCOL_ERROR"),
+    "a window of nothing": (lambda wire: wire.raw(frames.window_update(0, 0)), "PROTOCOL_ERROR"),
+    "a window that overflows": (lambda wire: wire.raw(frames.window_update(0, (1 << 31) - 1)), "FLOW_CONTROL_ERROR"),
+    "more padding than frame": (lambda wire: wire.send(HEADERS, END_HEADERS | PADDED, 1, b"\x09abc"), "PROTOCOL_ERROR"),
+    "a push": (lambda wire: wire.send(frames.PUSH_PROMISE, END_HEADERS, 1, bytes(4)), "PROTOCOL_ERROR"),
+    "a continuation of nothing": (lambda wire: wire.send(frames.CONTINUATION, 0, 1), "PROTOCOL_ERROR"),
+    "a frame within headers": (in_between, "PROTOCOL_ERROR"),
+    "an index beyond the table": (lambda wire: wire.send(HEADERS, END_HEADERS, 1, b"\xfe"), "COMPRESSION_ERROR"),
+    "a table too large": (lambda wire: wire.send(HEADERS, END_HEADERS, 1, b"\x3f\xe2\x7f"), "COMPRESSION_ERROR"),
+    "a code that ends early": (lambda wire: wire.send(HEADERS, END_HEADERS, 1, b"\0\x81\0\x01a"), "COMPRESSION_ERROR"),
+    "headers without end": (continuations, "ENHANCE_YOUR_CALM"),
+    "calls that are cancelled": (rapid_reset, "ENHANCE_YOUR_CALM"),
+    "pings": (lambda wire: flood(wire, 100_000, frames.ping(bytes(8))), "ENHANCE_YOUR_CALM"),
+    "settings": (lambda wire: flood(wire, 100_000, frames.settings({})), "ENHANCE_YOUR_CALM"),
+}
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_what_is_forbidden_ends_the_connection_with_its_code(server: GrpcServer, right: bytes, what: str) -> None:
+    spoil, code = FORBIDDEN[what]
+    with Wire(server) as wire:
+        spoil(wire)
+        assert wire.end() in (code, "closed" if code == "ENHANCE_YOUR_CALM" else code)  # a reset may overtake it
+    with Wire(server) as wire:
+        wire.ask(1)
+        assert_answered(wire, 1, right)
+
+
+def test_what_is_not_http2_is_told_so(server: GrpcServer) -> None:
+    host, _, port = server.target.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=30) as plain:
+        plain.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + bytes(24))
+        found = b""
+        while piece := plain.recv(4096):
+            found += piece
+    assert b"does not begin as one of HTTP/2 does" in found
+
+
+def test_no_mutation_of_frames_does_harm(server: GrpcServer, right: bytes) -> None:
+    """10,000 conversations with a fault or more: each gets an answer, which is right, or an end."""
+    rng = random.Random(14)
+    with Wire(server) as wire:
+        pieces = [frames.PREFACE, frames.settings({3: 100}), frames.window_update(0, 1000)]
+        for stream in (1, 3):
+            block, body = wire.block(), framed(ASKED)
+            pieces += [
+                frames.head(len(block), HEADERS, END_HEADERS, stream) + block,
+                frames.head(30, DATA, 0, stream) + body[:30],
+                frames.head(len(body) - 30, DATA, END_STREAM, stream) + body[30:],
+            ]
+        pieces += [frames.ping(b"12345678"), frames.reset(3, ErrorCode.CANCEL)]
+    host, _, port = server.target.rpartition(":")
+    before = proc.resident(server.http.process.pid)
+    for turn in range(10_000):
+        sent = list(pieces)
+        for _ in range(rng.randint(1, 4)):
+            place = rng.randrange(len(sent))
+            how = rng.randrange(5)
+            if how == 0 and sent[place]:
+                changed = bytearray(sent[place])
+                changed[rng.randrange(min(len(changed), 40))] = rng.randrange(256)
+                sent[place] = bytes(changed)
+            elif how == 1:
+                del sent[place]
+            elif how == 2:
+                sent.insert(place, sent[rng.randrange(len(sent))])
+            elif how == 3:
+                sent[place] = sent[place][: rng.randrange(len(sent[place]) + 1)]
+            else:
+                sent[place] += rng.randbytes(rng.randint(1, 12))
+        with (
+            socket.create_connection((host, int(port)), timeout=30) as once,
+            contextlib.suppress(ConnectionError),
+        ):
+            once.sendall(b"".join(sent))
+            once.shutdown(socket.SHUT_WR)
+            if turn % 10 == 0:
+                while once.recv(1 << 16):
+                    pass
+    assert server.http.process.poll() is None
+    assert not server.lines("failed unexpectedly")
+    assert not server.lines("Traceback")
+    with Wire(server) as wire:
+        wire.ask(1)
+        assert_answered(wire, 1, right)
+    assert proc.resident(server.http.process.pid) - before < 64 << 20
