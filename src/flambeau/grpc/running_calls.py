@@ -112,7 +112,7 @@ class RunningCall:
                 self._answer(found)
             except Exception as unsent:  # its client must not wait
                 self._refuse(told(unsent, call.identity))
-            if not quiet:
+            if not quiet and not self._told:
                 log(call, 200)
         self._close()
 
@@ -195,7 +195,7 @@ class UnaryCall(RunningCall):
 class StreamCall(RunningCall):
     """A call of many messages."""
 
-    __slots__ = ("_held", "_messages", "_reader")
+    __slots__ = ("_fault", "_messages", "_reader")
 
     method: Streaming
 
@@ -203,6 +203,7 @@ class StreamCall(RunningCall):
         super().__init__(calls, stream, call, method)
         self._messages: deque[Message] = deque()
         self._reader: asyncio.Future[None] | None = None
+        self._fault: RequestError | None = None
         call.wire = self
         stream.call = self
         calls.streams.add(self)
@@ -215,11 +216,19 @@ class StreamCall(RunningCall):
     def half_closed(self) -> None:
         self.wake()
 
+    def failed(self, error: RequestError) -> None:
+        """What came cannot be taken. The messages before it are answered, and then the call ends."""
+        self._calls.refused(self.call, error)
+        self._told = True
+        self._fault = error
+        self._stream.deaf = True
+        self.wake()
+
     async def read(self) -> Message | None:
         """The next message, which the reader gives back with `release`; `None` after the last, and when the server has
         waited long enough for those that were on their way as it stopped. Only one may read."""
         while not self._messages:
-            if self._stream.ended or self._stream.over or self._calls.closed:
+            if self._stream.ended or self._stream.deaf or self._stream.over or self._calls.closed:
                 return None
             self._reader = asyncio.get_running_loop().create_future()
             await self._reader
@@ -252,7 +261,10 @@ class StreamCall(RunningCall):
         return False
 
     def _answer(self, found: Any) -> None:
-        self._stream.end(Status.OK, "", self.call.trailing)
+        if self._fault is not None:
+            self._refuse(self._fault)
+        else:
+            self._stream.end(Status.OK, "", self.call.trailing)
 
     def _close(self) -> None:
         while self._messages:

@@ -68,7 +68,7 @@ class Conversation(Protocol):
 
 class CallStream(Protocol):
     """What a stream is to its call. `head`, `peer`: what the call begins with, and its client's address. `ended`:
-    whether the client has sent all, `deaf`: whether nobody wants what still comes, `over`: whether it has its status."""
+    whether the client has sent all, `deaf`: whether nobody wants what still comes, `over`: whether all is said."""
 
     call: Conversation | None
     deaf: bool
@@ -102,7 +102,7 @@ class CallStream(Protocol):
 
 
 class Stream:
-    """A stream of a connection. `window`: the bytes that may be sent on it, `credit`: those that its client may send."""
+    """A connection's stream. `window`: the bytes that may be sent on it, `credit`: those that its client may send."""
 
     __slots__ = (
         "_arrival", "_connection", "_left", "_out", "_packed", "_prefix", "_released", "_sent_head", "_trailers",
