@@ -90,14 +90,12 @@ def build(source: Path, notes: list[str], **options: Any) -> Bundle:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("args", [FEW, {}], ids=["few", "path-alone"])
 @pytest.mark.parametrize("classes", [3, 91])
 @pytest.mark.parametrize("name", ["maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2"])
-def test_masks_are_torchvisions(name: str, classes: int, args: dict[str, Any], tmp_path: Path, cache: Path) -> None:
-    network = detectors.detector(name, classes, **args)
+def test_masks_are_torchvisions(name: str, classes: int, tmp_path: Path, cache: Path) -> None:
+    network = detectors.detector(name, classes, **FEW)
     notes: list[str] = []
-    options: dict[str, Any] = {"arch": name, "arch_args": args} if args else {}
-    made = build(detectors.saved(network, tmp_path / "weights.pth"), notes, **options)
+    made = build(detectors.saved(network, tmp_path / "weights.pth"), notes, arch=name, arch_args=FEW)
     assert made.manifest.architecture is not None
     assert made.manifest.architecture.name == name
     assert (made.manifest.task, made.manifest.engine) == ("instance-segmentation", "onnxruntime"), notes
@@ -124,16 +122,12 @@ def test_masks_are_torchvisions(name: str, classes: int, args: dict[str, Any], t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("args", [FEW, {}], ids=["few", "path-alone"])
 @pytest.mark.parametrize(("classes", "points"), [(2, 17), (3, 5), (91, 17)])
-def test_keypoints_are_torchvisions(
-    classes: int, points: int, args: dict[str, Any], tmp_path: Path, cache: Path
-) -> None:
+def test_keypoints_are_torchvisions(classes: int, points: int, tmp_path: Path, cache: Path) -> None:
     name = "keypointrcnn_resnet50_fpn"
-    network = detectors.detector(name, classes, num_keypoints=points, **args)
+    network = detectors.detector(name, classes, num_keypoints=points, **FEW)
     notes: list[str] = []
-    options: dict[str, Any] = {"arch": name, "arch_args": args} if args else {}
-    made = build(detectors.saved(network, tmp_path / "weights.pth"), notes, **options)
+    made = build(detectors.saved(network, tmp_path / "weights.pth"), notes, arch=name, arch_args=FEW)
     assert made.manifest.architecture is not None
     assert made.manifest.architecture.name == name
     assert (made.manifest.task, made.manifest.engine) == ("keypoint-detection", "onnxruntime"), notes
