@@ -23,10 +23,12 @@ export async function drawn(picture) {
     const [x, y, wide, high] = ["x", "y", "width", "height"].map((name) => Number(shape.getAttribute(name)));
     context.strokeRect(x, y, wide, high);
   }
-  Object.assign(context, { lineWidth: 8 * scale, lineCap: "round" });
   for (const point of outlines.querySelectorAll("path")) {
-    context.strokeStyle = getComputedStyle(point).color;
-    context.stroke(new Path2D(point.getAttribute("d")));
+    const { x, y } = point.getPointAtLength(0);
+    context.fillStyle = getComputedStyle(point).color;
+    context.beginPath(); // a line without a length, as the page has it, is not drawn by every browser's canvas
+    context.arc(x, y, 4 * scale, 0, 2 * Math.PI);
+    context.fill();
   }
   return new Promise((done) => canvas.toBlob(done, "image/png"));
 }
