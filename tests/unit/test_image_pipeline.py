@@ -21,6 +21,7 @@ from flambeau.answers.activation import Activation
 from flambeau.architectures import torchvision_compat
 from flambeau.bundle import storage
 from flambeau.errors import InvalidInput
+from flambeau.pipelines import kept_part
 from flambeau.pipelines.image import ImagePipeline
 from flambeau.pipelines.kept_part import part_kept
 from flambeau.tasks import TASKS, NetworkFacts
@@ -210,17 +211,32 @@ def test_photographs_are_prepared_as_torchvision_prepares_them(name: str, kind: 
     "size", [(500, 375), (375, 500), (640, 480), (480, 640), (600, 400), (400, 600), (512, 512), (224, 300)]
 )
 def test_what_the_crop_drops_is_not_computed_where_that_changes_no_number(
-    size: tuple[int, int], resize: int, kind: str
+    size: tuple[int, int], resize: int, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of these the edges lie on whole pixels; Pillow 13 takes columns first for the part of some, and not for all."""
+    monkeypatch.setattr(kept_part, "_OFTEN", 0)
+    kept_part._geometry.cache_clear()
     image = picture(*size)
     found = prepared(encoded(image), resize=resize, interpolation=kind)
     assert furthest(found, reference(image, resize, 224, kind)) <= TOLERANCE
 
 
-def test_of_a_usual_photograph_a_third_is_not_computed() -> None:
-    found = part_kept((500, 375), (340, 255), crop=224, resampling=Image.Resampling.BILINEAR)
-    assert found == ((75, 0, 425, 375), (238, 255), 51, 0)
+def test_of_a_usual_photograph_a_third_is_not_computed_once_it_keeps_coming() -> None:
+    kept_part._geometry.cache_clear()
+    found = [part_kept((500, 375), (340, 255), crop=224, resampling=Image.Resampling.BILINEAR) for _ in range(10)]
+    assert found[-1] == ((75, 0, 425, 375), (238, 255), 51, 0)
+    assert not any(found[:8])
+
+
+def test_sizes_that_never_come_again_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial costs more than what one photograph saves; and whoever sends a thousand sizes must not get as many."""
+    kept_part._geometry.cache_clear()
+    tried: list[object] = []
+    monkeypatch.setattr(kept_part, "_is_exact", lambda *given: tried.append(given))
+    for _ in range(2 * kept_part._OFTEN):
+        for width in range(4, 4 * 400, 4):
+            part_kept((width, 3 * width // 4), (340, 255), crop=224, resampling=Image.Resampling.BILINEAR)
+    assert not tried
 
 
 @pytest.mark.parametrize("kind", ["bilinear", "bicubic"])

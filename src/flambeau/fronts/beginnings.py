@@ -14,10 +14,12 @@ import socket
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 from flambeau.system.process import give_memory_back, spawn_child
+from flambeau.telemetry import logs, stderr_capture
 from flambeau.telemetry.log_writer import channel
 
 Live = Callable[[socket.socket, socket.socket], None]
@@ -70,14 +72,24 @@ def spawned(descriptors: Iterable[int]) -> Beginning:
 
 
 def forked(descriptors: Iterable[int], live: Live) -> Beginning:
-    """Fork a front's process, which has these descriptors and no others. Call it before there is a loop."""
+    """Fork a front's process, which has these descriptors and no others. Call it before there is a loop.
+
+    Raises `OSError`.
+    """
     control, theirs = socket.socketpair()
     arrivals, their_arrivals = channel()
     gc.collect()
     give_memory_back()
     gc.freeze()  # a collection would write to all that is shared
     with theirs, their_arrivals:
-        pid = os.fork()
+        try:
+            with warnings.catch_warnings():  # Python 3.12 warns of the log's threads, and might raise after the fork
+                warnings.simplefilter("ignore", DeprecationWarning)
+                pid = os.fork()
+        except OSError:
+            control.close()
+            arrivals.close()
+            raise
         if not pid:
             _live_as_child(live, theirs, their_arrivals, {*descriptors})
     return Beginning(_Forked(pid), control, arrivals)
@@ -92,6 +104,8 @@ def _live_as_child(live: Live, control: socket.socket, arrivals: socket.socket, 
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
         _keep_only({1, 2, control.fileno(), arrivals.fileno(), *descriptors})
+        stderr_capture.forgive(output=True)
+        logs.configure(form="json" if logs.in_json() else "text")  # until it has its order: the old one leads nowhere
         live(control, arrivals)
         code = 0
     except SystemExit as end:
@@ -127,13 +141,18 @@ class _Forked:
         self._lock = threading.Lock()
 
     def wait(self) -> int:
-        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        status = 0
+        # Who started us may ignore SIGCHLD. Then the kernel reaps children, and says only that there is none any more.
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         with self._lock:
-            _, status = os.waitpid(self.pid, 0)
+            with contextlib.suppress(ChildProcessError):
+                _, status = os.waitpid(self.pid, 0)
             self._reaped = True
         return os.waitstatus_to_exitcode(status)
 
     def send_signal(self, sig: int) -> None:
         with self._lock:
             if not self._reaped:
-                os.kill(self.pid, sig)
+                with contextlib.suppress(ProcessLookupError):  # the kernel has reaped it
+                    os.kill(self.pid, sig)

@@ -91,6 +91,9 @@ def live(control: socket.socket, arrivals: socket.socket) -> None:
         control.setblocking(True)
         control.sendall(packed(CannotStart(type(error).__name__, str(error))))
         _leave(error.exit_code)
+    except Exception:  # our own failure: the log must have it before this process ends
+        sys.excepthook(*sys.exc_info())
+        _leave(1)
     _leave(0)
 
 

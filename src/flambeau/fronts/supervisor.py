@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from flambeau.bundle.storage import Bundle
-from flambeau.errors import SetupError
+from flambeau.errors import EngineError, SetupError
 from flambeau.fronts import beginnings, shared_counts, totals
 from flambeau.fronts.arrivals import Arrivals
 from flambeau.fronts.asking import DiffersError, SharedAnswers
@@ -61,9 +61,9 @@ def supervise(
     """
     give_memory_back()  # of a build, or of reading what was built
     factory = loop_factory()  # it imports the loop, which the fronts need, too
-    import_what_answers()
     fronts = FrontSupervisor(open_again, models, settings, address, given, where, told)
     if beginnings.can_fork():
+        import_what_answers()
         fronts.fork()
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(fronts.run(announce))
@@ -100,11 +100,14 @@ class FrontSupervisor:
         self._asked = False
 
     def fork(self) -> None:
-        """Begin the processes of the first fronts, while there is no loop yet."""
+        """Begin the processes of the first fronts, while there is no loop yet. Raises `SetupError`."""
         models = _told(self._models)
         for number in range(1, self._of + 1):
             order = self._order(number, models)
-            self._forked[number] = order, beginnings.forked(_descriptors(order), live)
+            try:
+                self._forked[number] = order, beginnings.forked(_descriptors(order), live)
+            except OSError as error:
+                raise self._no_process(number, error) from error
 
     async def run(self, announce: Callable[[list[str]], None]) -> None:
         """Start the fronts, and keep them until a signal."""
@@ -138,11 +141,22 @@ class FrontSupervisor:
     async def _start(self) -> None:
         """Start all fronts, side by side. Raises `SetupError` of the first that cannot."""
         models = _told(self._models)
-        fronts = [await self._spawn(number, models) for number in range(1, self._of + 1)]
+        fronts = []
+        for number in range(1, self._of + 1):
+            try:
+                fronts.append(await self._spawn(number, models))
+            except OSError as error:
+                raise self._no_process(number, error) from error
         await asyncio.gather(*(each.started for each in fronts))
         for each in fronts:
             each.enter()
         self._tell_state()
+
+    def _no_process(self, number: int, error: OSError) -> EngineError:
+        return EngineError(
+            f"cannot start front {number} of {self._of} ({error.strerror or error}): allow this user more processes "
+            "and memory, or ask for fewer --fronts"
+        )
 
     def _order(self, number: int, models: list[OneBundle | Declared]) -> Order:
         return Order(

@@ -7,7 +7,8 @@ become 340 are 25 for every 17, and the middle 224 lie in the 238 from 51 to 289
 
 Pillow also resizes rows first or columns first, as it finds cheaper, and rounds in between. Its choice is its own and
 differs between versions, so each geometry is tried on noise before it is used: a part that differs in one number is
-not used.
+not used. A trial takes as long as it saves in some ten resizes, so only a geometry that keeps coming is tried: where
+every photograph has a size of its own, none is.
 """
 
 import functools
@@ -19,6 +20,7 @@ from PIL import Image
 
 _PAYS = 0.9  # a part must be less than this of the whole
 _MOST_PIXELS = 1 << 22  # of an image before and after: a trial takes as long as two or three resizes of it
+_OFTEN = 8  # times that a geometry comes before it is tried
 _NOISE = 65521  # bytes; a prime, so that rows do not repeat
 
 
@@ -31,14 +33,42 @@ class KeptPart(NamedTuple):
     top: int
 
 
-@functools.lru_cache(maxsize=256)
 def part_kept(
     size: tuple[int, int], target: tuple[int, int], *, crop: int, resampling: Image.Resampling
 ) -> KeptPart | None:
     """The part of an RGB image of `size`, resized to `target`, in which the centre of `crop` × `crop` lies.
 
-    `None`: all of it.
+    `None`: all of it, or this geometry has not come often enough to be tried.
     """
+    return _geometry(size, target, crop, resampling).part()
+
+
+class _Geometry:
+    """Sizes that came, how often, and what is known about them. It counts for one process."""
+
+    def __init__(self, size: tuple[int, int], target: tuple[int, int], crop: int, resampling: Image.Resampling) -> None:
+        self._sizes, self._resampling = (size, target), resampling
+        self._part = _smaller(size, target, crop)
+        self._left = _OFTEN  # times that it still has to come
+
+    def part(self) -> KeptPart | None:
+        if self._part is None or self._left < 0:
+            return self._part
+        self._left -= 1
+        if self._left >= 0:
+            return None
+        if not _is_exact(*self._sizes, self._part, self._resampling):
+            self._part = None
+        return self._part
+
+
+@functools.lru_cache(maxsize=256)
+def _geometry(size: tuple[int, int], target: tuple[int, int], crop: int, resampling: Image.Resampling) -> _Geometry:
+    return _Geometry(size, target, crop, resampling)
+
+
+def _smaller(size: tuple[int, int], target: tuple[int, int], crop: int) -> KeptPart | None:
+    """A part that begins and ends at whole pixels, if one is so much smaller that it pays."""
     if min(target) < crop or max(size[0] * size[1], target[0] * target[1]) > _MOST_PIXELS:
         return None
     (left, right), (top, bottom) = (_edges(size[axis], target[axis], crop) for axis in (0, 1))
@@ -47,8 +77,7 @@ def part_kept(
         return None
     (x, width), (y, height) = ((Fraction(size[axis], target[axis]), size[axis]) for axis in (0, 1))
     box = (int(left * x), int(top * y), min(int(right * x), width), min(int(bottom * y), height))
-    part = KeptPart(box, kept, left, top)
-    return part if _is_exact(size, target, part, resampling) else None
+    return KeptPart(box, kept, left, top)
 
 
 def _edges(size: int, target: int, crop: int) -> tuple[int, int]:
