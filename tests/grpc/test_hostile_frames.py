@@ -122,6 +122,7 @@ def test_an_answer_waits_for_the_clients_windows(server: GrpcServer, right: byte
         (framed(ASKED, packed=1), {"grpc_encoding": "snappy"}, "12"),
         (framed(ASKED), {"method": "Nothing"}, "12"),
         (framed(ASKED), {"x_long": "y" * 33_000}, "8"),
+        (framed(ASKED), {"x_long": "~" * 33_000}, "8"),  # longer as it comes
     ],
 )  # fmt: skip
 def test_a_message_that_lies_is_refused_alone(
@@ -235,6 +236,25 @@ def in_between(wire: Wire) -> None:
     wire.send(PING, 0, 0, bytes(8))
 
 
+def one_byte_for_kilobytes(wire: Wire) -> None:
+    entry = ("x-long", "y" * 3900)
+    wire.send(HEADERS, END_HEADERS | END_STREAM, 1, wire.encoder.encode([entry]))
+    block = wire.encoder.encode([entry])
+    assert len(block) == 1
+    wire.send(HEADERS, END_HEADERS | END_STREAM, 3, wire.block() + 30_000 * block)
+
+
+def too_much_again_and_again(wire: Wire) -> None:
+    with contextlib.suppress(ConnectionError):
+        for stream in range(1, 1001, 2):
+            wire.send(HEADERS, END_HEADERS | END_STREAM, stream, wire.block() + b"\x82" * (1500 + stream))
+
+
+def data_of_padding(wire: Wire) -> None:
+    wire.send(HEADERS, END_HEADERS, 1, wire.block())
+    flood(wire, 30_000, frames.head(1, DATA, PADDED, 1) + b"\0")
+
+
 FORBIDDEN: dict[str, tuple[Callable[[Wire], Any], str]] = {
     "a frame too long": (lambda wire: wire.raw(frames.head((1 << 24) - 1, DATA, 0, 1)), "FRAME_SIZE_ERROR"),
     "a long ping": (lambda wire: wire.send(PING, 0, 0, bytes(9)), "FRAME_SIZE_ERROR"),
@@ -257,6 +277,9 @@ FORBIDDEN: dict[str, tuple[Callable[[Wire], Any], str]] = {
     "a code that ends early": (lambda wire: wire.send(HEADERS, END_HEADERS, 1, b"\0\x81\0\x01a"), "COMPRESSION_ERROR"),
     "headers without end": (continuations, "ENHANCE_YOUR_CALM"),
     "calls that are cancelled": (rapid_reset, "ENHANCE_YOUR_CALM"),
+    "one byte for kilobytes": (one_byte_for_kilobytes, "COMPRESSION_ERROR"),
+    "too much again and again": (too_much_again_and_again, "ENHANCE_YOUR_CALM"),
+    "data of nothing but padding": (data_of_padding, "ENHANCE_YOUR_CALM"),
     "pings": (lambda wire: flood(wire, 100_000, frames.ping(bytes(8))), "ENHANCE_YOUR_CALM"),
     "settings": (lambda wire: flood(wire, 100_000, frames.settings({})), "ENHANCE_YOUR_CALM"),
 }

@@ -100,7 +100,7 @@ def good(answer: bytes) -> Iterator[tuple[int, bytes]]:
     told = bodies(answer)
     for kind, flags, stream, payload in cut(answer):
         if kind == HEADERS:
-            headers = dict(decoder.decode(payload))
+            headers = {str(name): str(value) for name, value in decoder.decode(payload)}
             if flags & END_STREAM and headers.get("grpc-status") == "0":
                 yield stream, told[stream]
 

@@ -15,6 +15,7 @@ from flambeau.grpc.streams import Stream
 _CONTROL_OF_A_CALL = 16  # for each call
 _MOST_CONTINUATIONS = 32
 _MOST_HEADS = 64
+_TOO_LARGE_COSTS = 20  # resets: the time that it takes to read headers only to refuse them
 _LONGEST_HEAD = 4096  # bytes of one that is kept, as it comes and as it is read
 
 
@@ -47,7 +48,7 @@ class Http2Control(Http2Link):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
         self._block.append(payload)
         self._block_size += len(payload)
-        if self._block_size > self.ground.most_headers or len(self._block) > _MOST_CONTINUATIONS:
+        if self._block_size > self.ground.most_block or len(self._block) > _MOST_CONTINUATIONS:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "a block of headers does not end")
         if flags & frames.END_HEADERS:
             block, self._block = b"".join(self._block), None
@@ -98,6 +99,8 @@ class Http2Control(Http2Link):
     def _new_head(self, block: bytes, number: int) -> CallHead | None:
         before = self._reader.changes
         fields = self._decoded(block)
+        if fields is None:
+            self._count_reset(_TOO_LARGE_COSTS)
         try:
             head = CallHead(fields)
         except MalformedHeadError:

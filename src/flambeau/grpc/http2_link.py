@@ -58,6 +58,12 @@ class Ground:
     buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(_READ_AT_ONCE)))
     outgoing: "list[Http2Link]" = field(default_factory=list)
 
+    @property
+    def most_block(self) -> int:
+        """Bytes of a block of headers, as it comes. Up to here a call whose headers are too long is refused alone, for
+        a proxy's other calls are on the same connection; proxies take some 60 KiB."""
+        return 2 * self.most_headers
+
     def flush(self) -> None:
         """Write what all connections have sent in this turn."""
         outgoing, self.outgoing = self.outgoing, []
@@ -211,8 +217,8 @@ class Http2Link(asyncio.BufferedProtocol):
         if self._control > _MOST_CONTROL:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that carry nothing")
 
-    def _count_reset(self) -> None:
-        self._resets += 1
+    def _count_reset(self, cost: int = 1) -> None:
+        self._resets += cost
         if self._resets > _MOST_RESETS:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many calls were cancelled")
 
