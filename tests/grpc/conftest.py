@@ -6,7 +6,7 @@ import pytest
 import tritonclient.grpc as triton
 
 from tests.support import grpc_server
-from tests.support.grpc_server import GrpcServer, grpc_serving
+from tests.support.grpc_server import GrpcServer, grpc_serving, rows
 from tests.support.server import Serve
 from tests.support.tensor_bundles import Several
 
@@ -33,3 +33,9 @@ def server(serve: Serve, grpc_models: tuple[str, Several]) -> Iterator[GrpcServe
 def client(server: GrpcServer) -> Iterator[triton.InferenceServerClient]:
     with triton.InferenceServerClient(server.target) as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def right(network: Several) -> bytes:
+    """The scores of the one row that is asked by hand."""
+    return bytes(network.answers(rows(1))["scores"].tobytes())

@@ -16,6 +16,7 @@ MOST_TABLE = 4096
 
 _PER_FIELD = 32  # bytes that the RFC adds to each field's name and value
 _LONGEST_NUMBER = 4  # bytes after the first
+_FAR_TOO_MUCH = 4  # times `most_bytes`, up to which a block is read for the sake of the table
 
 _STATIC: tuple[Field, ...] = (
     (b":authority", b""), (b":method", b"GET"), (b":method", b"POST"), (b":path", b"/"), (b":path", b"/index.html"),
@@ -79,6 +80,8 @@ class HeaderReader:
                 size += len(field[0]) + len(field[1]) + _PER_FIELD
                 if size <= self._most:
                     found.append(field)
+                elif size > _FAR_TOO_MUCH * self._most:  # a byte may stand for kilobytes, and costs its time
+                    raise ValueError("a block of headers has far more in it than it may")
         except IndexError:
             raise ValueError("a block of headers ends within a field") from None
         return found if size <= self._most else None

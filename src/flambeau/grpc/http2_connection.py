@@ -98,7 +98,7 @@ class Http2Connection(Http2Control):
                 place = start
                 continue
             headers = kind in (frames.HEADERS, frames.CONTINUATION)
-            if length > (self.ground.most_headers if headers else _CONTROL_SIZE):
+            if length > (self.ground.most_block if headers else _CONTROL_SIZE):
                 code = ErrorCode.ENHANCE_YOUR_CALM if headers else ErrorCode.FRAME_SIZE_ERROR
                 raise ConnectionFault(code, f"a frame of {length} bytes")
             if start + length > end:
@@ -153,6 +153,8 @@ class Http2Connection(Http2Control):
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "more padding than the frame has bytes")
             self._padding = data[place]
             self._content = length - 1 - self._padding
+            if not self._content:
+                self._count_control()
             place += 1
         self._filling, self._ends = stream, ends
         if stream is not None and not ends:

@@ -1,8 +1,8 @@
 """The frames of a connection that begin and steer its streams: headers, windows, settings, resets, pings.
 
-A block of headers that is the same as one before, while the table that it refers to has not changed, is not decoded
-again: a client's calls have the same headers. What breaks the protocol ends the connection with the RFC's code; what
-only costs time is counted, and too much of it does the same.
+A block of headers that is the same as one before on this connection, while the table that it refers to has not
+changed, is not decoded again: a client's calls have the same headers. What breaks the protocol ends the connection with
+the RFC's code; what only costs time is counted, and too much of it does the same.
 """
 
 from flambeau.grpc import http2_frames as frames
@@ -15,6 +15,8 @@ from flambeau.grpc.streams import Stream
 _CONTROL_OF_A_CALL = 16  # for each call
 _MOST_CONTINUATIONS = 32
 _MOST_HEADS = 64
+_TOO_LARGE_COSTS = 20  # resets: the time that it takes to read headers only to refuse them
+_LONGEST_HEAD = 4096  # bytes of one that is kept, as it comes and as it is read
 
 
 class Http2Control(Http2Link):
@@ -46,7 +48,7 @@ class Http2Control(Http2Link):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
         self._block.append(payload)
         self._block_size += len(payload)
-        if self._block_size > self.ground.most_headers or len(self._block) > _MOST_CONTINUATIONS:
+        if self._block_size > self.ground.most_block or len(self._block) > _MOST_CONTINUATIONS:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "a block of headers does not end")
         if flags & frames.END_HEADERS:
             block, self._block = b"".join(self._block), None
@@ -64,10 +66,10 @@ class Http2Control(Http2Link):
                 return
             stream.finish()
             return
+        self._last = number
         if self._stopped:
             self._decoded(block)
             return  # its client knows that it is not answered
-        self._last = number
         head = self._heads.get(block)
         if head is None:
             head = self._new_head(block, number)
@@ -97,13 +99,16 @@ class Http2Control(Http2Link):
     def _new_head(self, block: bytes, number: int) -> CallHead | None:
         before = self._reader.changes
         fields = self._decoded(block)
+        if fields is None:
+            self._count_reset(_TOO_LARGE_COSTS)
         try:
             head = CallHead(fields)
         except MalformedHeadError:
             self._count_reset()
             self.put(frames.reset(number, ErrorCode.PROTOCOL_ERROR))
             return None
-        if self._reader.changes == before:
+        size = len(block) + sum(len(name) + len(value) for name, value in fields or ())
+        if self._reader.changes == before and size <= _LONGEST_HEAD:
             if len(self._heads) >= _MOST_HEADS:
                 self._heads.clear()
             self._heads[block] = head
@@ -144,7 +149,8 @@ class Http2Control(Http2Link):
                 raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement has no settings")
             return
         self._settled = True
-        for name, value in frames.settings_in(payload):
+        last = dict(frames.settings_in(payload))  # a frame holds thousands, and each may concern all calls
+        for name, value in last.items():
             if name == frames.INITIAL_WINDOW_SIZE:
                 more, self._first_window = value - self._first_window, value
                 for each in self._streams.values():

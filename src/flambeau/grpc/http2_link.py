@@ -24,6 +24,7 @@ _IDLE_SECONDS = 300  # without a call; clients keep a channel and log its end, s
 _SILENT_SECONDS = 60  # after which a client that sends nothing is asked whether it is there
 _ANSWER_SECONDS = 20  # to that
 _LAST_CALLS_SECONDS = 1.0  # for a client to acknowledge that the server stops
+_MOST_UNREAD = 1 << 20  # bytes that a client leaves in its socket, above which it is not listened to
 STOPPING = b"stopping"
 """The ping behind the word that no more calls are taken: what was sent before it comes before."""
 _ALIVE = b"are you?"
@@ -57,6 +58,12 @@ class Ground:
     buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(_READ_AT_ONCE)))
     outgoing: "list[Http2Link]" = field(default_factory=list)
 
+    @property
+    def most_block(self) -> int:
+        """Bytes of a block of headers, as it comes. Up to here a call whose headers are too long is refused alone, for
+        a proxy's other calls are on the same connection; proxies take some 60 KiB."""
+        return 2 * self.most_headers
+
     def flush(self) -> None:
         """Write what all connections have sent in this turn."""
         outgoing, self.outgoing = self.outgoing, []
@@ -78,16 +85,19 @@ class Http2Link(asyncio.BufferedProtocol):
         self.full = False
         self.blocked: dict[Stream, None] = {}
         self._streams: dict[int, Stream] = {}
-        self._last = 0
+        self._last = 0  # the last stream that its client began
+        self._promised = frames.LAST_STREAM  # no stream after that one is answered
         self._settled = False  # whether the client has begun
         self._closing = False
         self._control = self._resets = 0
         self._out: list[bytes | memoryview] = []
         self._out_size = 0
+        self._written = 0
+        self._deaf = False  # whether nothing is read, because the client does not read
         self._began = self._heard = self._idle = time.monotonic()
         self._quiet = True  # whether nothing came since the last check
         self._asked: float | None = None  # when the client was asked whether it is there
-        self._left: tuple[float, int] | None = None  # since when the socket holds so many bytes that are not sent
+        self._left: tuple[float, int] | None = None  # since when there is more to send, and what had left by then
         self._stopping: float | None = None  # when the client was told that no more calls are taken
         self._stopped = False  # whether no more are taken
 
@@ -136,6 +146,9 @@ class Http2Link(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self.full = False
+        if self._deaf:
+            self._deaf = False
+            self.transport.resume_reading()
         self._unblock()
 
     # What goes
@@ -160,12 +173,16 @@ class Http2Link(asyncio.BufferedProtocol):
         self._out, self._out_size = [], 0
         if self.transport.is_closing():
             return
+        self._written += size
         if len(out) == 1:
             self.transport.write(out[0])
         elif size <= _WRITTEN_AT_ONCE:
             self.transport.write(b"".join(out))
         else:
             self.transport.writelines(out)
+        if self.full and not self._deaf and self.transport.get_write_buffer_size() > _MOST_UNREAD:
+            self._deaf = True  # else the short answers to whatever it sends would fill the memory
+            self.transport.pause_reading()
 
     def forget(self, stream: Stream) -> None:
         """The stream is over."""
@@ -178,8 +195,9 @@ class Http2Link(asyncio.BufferedProtocol):
         for each in list(self.blocked):
             if self.full or self.window <= 0:
                 return
-            self.blocked.pop(each, None)
-            each.pump()
+            if each.window > 0:  # else its own WINDOW_UPDATE wakes it
+                self.blocked.pop(each, None)
+                each.pump()
 
     def reset(self, stream: Stream, code: ErrorCode) -> None:
         """End a stream whose client breaks the protocol."""
@@ -199,8 +217,8 @@ class Http2Link(asyncio.BufferedProtocol):
         if self._control > _MOST_CONTROL:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that carry nothing")
 
-    def _count_reset(self) -> None:
-        self._resets += 1
+    def _count_reset(self, cost: int = 1) -> None:
+        self._resets += cost
         if self._resets > _MOST_RESETS:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many calls were cancelled")
 
@@ -215,7 +233,8 @@ class Http2Link(asyncio.BufferedProtocol):
     def _stop(self) -> None:
         if not self._stopped:
             self._stopped = True
-            self.put(frames.goaway(self._last, ErrorCode.NO_ERROR))
+            self._promised = self._last
+            self.put(frames.goaway(self._promised, ErrorCode.NO_ERROR))
             if not self._streams:
                 self._close()
 
@@ -261,11 +280,12 @@ class Http2Link(asyncio.BufferedProtocol):
             self.shutdown()
 
     def _writes_too_long(self, now: float) -> bool:
-        """Whether the client does not read what it is sent."""
-        left = self.transport.get_write_buffer_size() + sum(each.owes for each in self.blocked)
-        if not left:
+        """Whether the client does not read what it is sent. What counts is what left, for more may come meanwhile."""
+        unsent = self.transport.get_write_buffer_size()
+        if not unsent and not any(each.owes for each in self.blocked):
             self._left = None
             return False
+        left = self._written - unsent
         if self._left is None:
             self._left = now, left
             return False
@@ -274,11 +294,11 @@ class Http2Link(asyncio.BufferedProtocol):
         if now - since <= timeouts.write:
             return False
         self._left = now, left
-        return before - left < timeouts.rate * timeouts.write
+        return left - before < timeouts.rate * timeouts.write
 
     def fail(self, code: ErrorCode, why: str) -> None:
         """End the connection, and tell why."""
         self._closing = True
-        self.put(frames.goaway(self._last, code, why))
+        self.put(frames.goaway(min(self._last, self._promised), code, why))
         self.flush()
         self.transport.close()

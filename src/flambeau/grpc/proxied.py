@@ -132,6 +132,10 @@ class ProxiedCall:
         """A proxy passes on nothing but calls."""
         self.end(Status.UNKNOWN, f"HTTP {status}", [])
 
+    def at_end(self, function: Callable[[], None]) -> None:
+        """Call that; what leaves then is the proxy's."""
+        function()
+
 
 class ProxiedCalls:
     """Answers such calls, on the loop of the service."""

@@ -8,6 +8,7 @@ import contextlib
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flambeau.errors import RequestError
@@ -125,7 +126,7 @@ class RunningCall:
         if not self._over:
             self._over = True
             self._stream.call = None  # they refer to each other
-            self._calls.ended(self.method, self.call)
+            self._stream.at_end(partial(self._calls.ended, self.method, self.call))  # unread answers are in use, too
 
 
 class UnaryCall(RunningCall):

@@ -5,6 +5,7 @@ A message is counted as soon as its length is known, and collected in its place.
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from struct import Struct
 from typing import TYPE_CHECKING, Protocol
 
@@ -100,13 +101,16 @@ class CallStream(Protocol):
     def refuse(self, status: int) -> None:
         """Answer what is no call with a status of HTTP."""
 
+    def at_end(self, function: Callable[[], None]) -> None:
+        """Call that when all that was said has left, or nobody wants it."""
+
 
 class Stream:
     """A connection's stream. `window`: the bytes that may be sent on it, `credit`: those that its client may send."""
 
     __slots__ = (
-        "_arrival", "_connection", "_left", "_out", "_packed", "_prefix", "_released", "_sent_head", "_trailers",
-        "_unread", "_waiter", "call", "credit", "deaf", "ended", "head", "number", "over", "window",
+        "_arrival", "_at_end", "_connection", "_left", "_out", "_packed", "_prefix", "_released", "_sent_head",
+        "_trailers", "_unread", "_waiter", "call", "credit", "deaf", "ended", "head", "number", "over", "window",
     )  # fmt: skip
 
     def __init__(self, connection: "Http2Link", number: int, head: CallHead, window: int) -> None:
@@ -130,6 +134,7 @@ class Stream:
         self._trailers: bytes | None = None
         self._sent_head = False
         self._waiter: asyncio.Future[None] | None = None
+        self._at_end: Callable[[], None] | None = None
 
     @property
     def peer(self) -> str:
@@ -138,8 +143,8 @@ class Stream:
 
     @property
     def owes(self) -> int:
-        """The bytes of a whole answer that its client does not take."""
-        return self._left if self._trailers is not None else 0
+        """The bytes of answers that its client does not take."""
+        return self._left
 
     # What comes
 
@@ -231,6 +236,16 @@ class Stream:
         self._left = 0
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+        if self._at_end is not None:
+            function, self._at_end = self._at_end, None
+            function()
+
+    def at_end(self, function: Callable[[], None]) -> None:
+        """Call that when all that was said has left, or nobody wants it."""
+        if self.over:
+            function()
+        else:
+            self._at_end = function
 
     def _check(self, packed: int, size: int) -> None:
         most = self._connection.ground.most_message
