@@ -11,18 +11,20 @@ itself. Statuses are honest: TorchServe answers 503 to whatever went wrong in a 
 
 import asyncio
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
 from flambeau.answers import Asked
 from flambeau.errors import Code, RequestError
-from flambeau.items import HandlerCall
+from flambeau.items import HandlerCall, HandlerPart
 from flambeau.pipelines import json_document
 from flambeau.pipelines.text import LONGEST
 from flambeau.protocols import dispatch, handler_calls, multipart, native, torchserve_openapi
 from flambeau.protocols.errors import STATUS, answers_of, error_answer
 from flambeau.protocols.messages import HttpAnswer, HttpRequest
+from flambeau.protocols.multipart import Part
 from flambeau.protocols.native import Answered
 from flambeau.protocols.parameters import reading_of
 from flambeau.protocols.routes import Route
@@ -35,6 +37,7 @@ from flambeau.types import Answer, Options, Payload
 
 _TOP_K = 5
 _FIELDS = ("data", "body")
+_Field = TypeVar("_Field", HandlerPart, Part)
 _FORM = 'send the file itself, or a form with it as the field "data"'
 
 _TYPES: dict[Code, str] = {
@@ -67,12 +70,12 @@ async def answer_fields(service: Service, model: Model, call: HandlerCall, *, mo
     if model.task == handler_calls.TASK:
         return await handler_calls.answer_call(service, model, call, most=most)
     try:
-        chosen = [each for each in call.parts if each.name in _FIELDS]
-        if not chosen:
+        part = _chosen(call.parts)
+        if part is None:
             raise RequestError('the request has no field data: send what is asked about as "data"', code="missing_file")
-        if not chosen[-1].data:
-            raise RequestError(f"the field {chosen[-1].name} is empty", code="empty_body")
-        payload = await _payload(chosen[-1].data, model, service, is_json=False)
+        if not part.data:
+            raise RequestError(f"the field {part.name} is empty", code="empty_body")
+        payload = await _payload(part.data, model, service, is_json=False)
     except RequestError as error:
         model.metrics.rejected(error.code)
         raise
@@ -98,10 +101,9 @@ async def _read(request: HttpRequest, model: Model, service: Service) -> Payload
     if media_type == "multipart/form-data":
         content_type = request.headers["content-type"]
         parts = await multipart.parse(request.body, content_type, max_parts=settings.max_items)
-        chosen = [each for each in parts if each.name in _FIELDS]
-        if not chosen:
+        part = _chosen(parts)
+        if part is None:
             raise RequestError(f"the form has no field data: {_FORM}", code="missing_file")
-        part = chosen[-1]  # of several with one name the last counts, as there
         if not part.data:
             raise RequestError(f"the field {part.name} is empty: {_FORM}", code="empty_body")
         if model.kind in _OF_FILES and part.media_type.startswith("text"):  # base64, as TorchServe takes it
@@ -109,6 +111,15 @@ async def _read(request: HttpRequest, model: Model, service: Service) -> Payload
             return Payload("document", b'{"input":%b}' % msgspec.json.encode(text))
         is_json, body = reading_of(part.media_type) == "json", part.data
     return await _payload(body, model, service, is_json=is_json)
+
+
+def _chosen(parts: Sequence[_Field]) -> _Field | None:
+    """The field that is asked about: `data` before `body`, as TorchServe's handlers look; of one name the last.
+
+    The fields of a gRPC message come in any order.
+    """
+    found = {each.name: each for each in parts}
+    return next((found[name] for name in _FIELDS if name in found), None)
 
 
 _OF_FILES = ("image", "audio")

@@ -10,7 +10,8 @@ import grpc
 import pytest
 import requests
 
-from flambeau.grpc.descriptors import INFERENCE_SERVICE, MANAGEMENT_PACKAGE, MANAGEMENT_SERVICE, message
+from flambeau.grpc.descriptors import MANAGEMENT_PACKAGE, MANAGEMENT_SERVICE, message
+from flambeau.grpc.inference_proto import INFERENCE_SERVICE
 from tests.support.access import ADMIN, INFER, bearer
 from tests.support.server import FLAMBEAU, Serve, free_port, run_flambeau, started
 
@@ -31,11 +32,11 @@ CALLS = [
 
 
 @pytest.fixture(scope="module")
-def managed(tokens_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, list[int]]]:
+def managed(tokens_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, list[str]]]:
     """A server without models: the URLs of predictions and of management, and the ports of gRPC in the same order."""
     folder = tmp_path_factory.mktemp("doors")
     (folder / "store").mkdir()
-    management, *ports = free_port(), free_port(), free_port()
+    management, ports = free_port(), [free_port(), free_port()]
     command = [
         *FLAMBEAU, "serve", "--model-store", folder / "store", "--port", "0", "--tokens-file", tokens_file,
         "--management-address", f"127.0.0.1:{management}", "--grpc-port", ports[0],
@@ -45,7 +46,7 @@ def managed(tokens_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield server.url, f"http://127.0.0.1:{management}", ports
 
 
-def test_only_an_admin_manages_and_only_at_the_address_for_it(managed: tuple[str, str, list[int]]) -> None:
+def test_only_an_admin_manages_and_only_at_the_address_for_it(managed: tuple[str, str, list[str]]) -> None:
     for (method, path), token in itertools.product(TORCHSERVE, TOKENS):
         predictions, management = (
             requests.request(method, url + path, headers=bearer(token), timeout=60) for url in managed[:2]
@@ -54,7 +55,7 @@ def test_only_an_admin_manages_and_only_at_the_address_for_it(managed: tuple[str
         assert management.status_code == {None: 401, INFER: 403}.get(token, 404), (method, path, management.text)
 
 
-def test_only_an_admin_manages_over_grpc_and_only_at_the_address_for_it(managed: tuple[str, str, list[int]]) -> None:
+def test_only_an_admin_manages_over_grpc_and_only_at_the_address_for_it(managed: tuple[str, str, list[str]]) -> None:
     for port, (service, name, package, asked), token in itertools.product(managed[2], CALLS, TOKENS):
         metadata = [(key.lower(), value) for key, value in bearer(token).items()]
         body = message(f"{name}Request", package)(**asked).SerializeToString()
