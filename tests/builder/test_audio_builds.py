@@ -1,6 +1,7 @@
 """Networks over sound from a file of weights to an answer: asked for their rate, and read by foreign clients."""
 
 import base64
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,30 @@ def test_other_protocols_and_tables_take_sound_too(server: ServerProcess, made: 
     (tmp_path / "sounds" / "b.txt").write_text("passed over")
     done = run_flambeau("predict", made.path, tmp_path / "sounds")
     assert (done.returncode, '"class_name":"high"' in done.stdout) == (0, True), done.stderr
+
+
+def test_torchserves_clients_send_sound_in_every_form(server: ServerProcess) -> None:
+    """A body without the type of JSON was taken for JSON."""
+    data = written(tone(0.5, hertz=3000))
+    text = base64.b64encode(data).decode()
+    told = {"Content-Type": "audio/wav"}
+    forms: list[dict[str, Any]] = [
+        {"data": data}, {"data": data, "headers": told}, {"data": written(tone(0.5, hertz=3000), kind="FLAC")},
+        {"data": data, "headers": {"Content-Type": "application/octet-stream"}},
+        {"files": {"data": data}}, {"files": {"body": ("a.wav", data, "audio/wav")}},
+        {"files": {"data": (None, text, "text/plain")}},
+        {"files": {"data": (None, json.dumps({"data": text}), "application/json")}},
+        {"json": text}, {"json": {"data": text}}, {"data": json.dumps({"data": {"b64": text}})},
+    ]  # fmt: skip
+    for form in forms:
+        found = server.post("/predictions/pitch", **form)
+        assert (found.status_code, next(iter(found.json()))) == (200, "high"), found.text
+    for refused, status in (
+        ({"data": b"no sound"}, 415), ({"json": [1]}, 415), ({"files": {"data": b""}}, 400), ({"data": b"{"}, 400),
+        ({"data": data, "headers": {"Content-Encoding": "gzip"}}, 415),
+    ):  # fmt: skip
+        found = server.post("/predictions/pitch", **refused)
+        assert (found.status_code, found.json()["code"]) == (status, status), found.text
 
 
 @pytest.mark.parametrize(

@@ -194,18 +194,52 @@ def test_an_own_classifier_over_texts_has_labels(reviews: Bundle) -> None:
             model.predict("")
 
 
-def test_hugging_faces_client_classifies_a_text(serve: Serve, reviews: Bundle) -> None:
-    with serve(reviews.path, "--replicas", "1", "--platform", "huggingface", "--host", "127.0.0.1") as server:
-        found = InferenceClient(model=server.url).text_classification("a wonderful film", top_k=2)
-        answer = server.post("/predict?top_k=2", json={"input": "a wonderful film"}).json()["predictions"]
-        assert [(each.label, each.score) for each in found] == [
-            (each["class_name"], pytest.approx(each["probability"])) for each in answer
-        ]
-        for ids, told in (([-1], "has -1"), ([len(VOCABULARY)], f"has {len(VOCABULARY)}")):
-            tensor = {"name": "input", "shape": [1, 1], "datatype": "INT64", "data": ids}
-            [named] = server.get("/models").json()["models"]
-            refused = server.post(f"/v2/models/{named['name']}/infer", json={"inputs": [tensor]})
-            assert (refused.status_code, told in refused.json()["error"]) == (400, True), refused.text
+@pytest.fixture(scope="module")
+def classifying(serve: Serve, reviews: Bundle) -> Iterator[ServerProcess]:
+    arguments = ("--replicas", "1", "--platform", "huggingface", "--host", "127.0.0.1", "--name", "reviews")
+    with serve(reviews.path, *arguments) as running:
+        yield running
+
+
+def test_torchserves_clients_send_a_text_in_every_form(classifying: ServerProcess) -> None:
+    """A body without the type of JSON was taken for JSON, and a plain text is none."""
+    text = "this film is wonderful"
+    told = json.dumps({"data": text})
+    path = "/predictions/reviews"
+    found = classifying.post(path, json=text)
+    assert found.status_code == 200
+    forms: list[dict[str, Any]] = [
+        {"data": text}, {"data": text, "headers": {"Content-Type": "text/plain"}}, {"files": {"data": text}},
+        {"data": text, "headers": {"Content-Type": "application/octet-stream"}},
+        {"files": {"data": (None, text)}}, {"files": {"body": ("a.txt", text, "text/plain")}},
+        {"files": {"data": (None, told, "application/json")}}, {"json": {"data": text}}, {"data": told},
+        {"data": json.dumps({"input": text}), "headers": {"Content-Type": "application/x-www-form-urlencoded"}},
+    ]  # fmt: skip
+    for form in forms:
+        assert classifying.post(path, **form).json() == found.json(), form
+    quoted = classifying.post(path, data=f'"{text}')  # begins as JSON does, and is none
+    assert (quoted.status_code, quoted.json() == found.json()) == (200, False)
+    assert classifying.post(path, data="{ good } film").status_code == 200
+    for refused, status, why in (
+        ({"data": b"\xff\xfe"}, 400, "UTF-8"), ({"json": [text]}, 400, "it is a list"), ({"json": {"a": 1}}, 400, ""),
+        ({"data": "film " * 20_000}, 413, "send it in parts"), ({"data": b""}, 400, "empty"),
+        ({"data": '{"data": "good", "data": "bad"}', "headers": {"Content-Type": "application/json"}}, 400, "once"),
+        ({"data": "film".encode("utf-16"), "headers": {"Content-Type": "text/plain; charset=utf-16"}}, 400, "UTF-8"),
+    ):  # fmt: skip
+        found = classifying.post(path, **refused)
+        assert (found.status_code, why in found.json()["message"]) == (status, True), (refused, found.text)
+
+
+def test_hugging_faces_client_classifies_a_text(classifying: ServerProcess) -> None:
+    found = InferenceClient(model=classifying.url).text_classification("a wonderful film", top_k=2)
+    answer = classifying.post("/predict?top_k=2", json={"input": "a wonderful film"}).json()["predictions"]
+    assert [(each.label, each.score) for each in found] == [
+        (each["class_name"], pytest.approx(each["probability"])) for each in answer
+    ]
+    for ids, told in (([-1], "has -1"), ([len(VOCABULARY)], f"has {len(VOCABULARY)}")):
+        tensor = {"name": "input", "shape": [1, 1], "datatype": "INT64", "data": ids}
+        refused = classifying.post("/v2/models/reviews/infer", json={"inputs": [tensor]})
+        assert (refused.status_code, told in refused.json()["error"]) == (400, True), refused.text
 
 
 @pytest.mark.slow

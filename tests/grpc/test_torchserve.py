@@ -107,6 +107,11 @@ def test_a_picture_is_answered_as_over_rest(running: Running) -> None:
     assert len(cat) > 64 * 1024
     assert running.predict("pictures", data=cat) == rest
     assert running.predict("pictures", "1", body=cat) == rest
+    assert (
+        running.predict("pictures", data=cat, body=b"none") == running.predict("pictures", body=b"", data=cat) == rest
+    )
+    form = [("data", ("a", cat)), ("body", ("b", b"none"))]
+    assert requests.put(f"{running.http.url}/predictions/pictures", files=form, timeout=60).content == rest
     assert len(json.loads(rest)) == 5
 
 
@@ -212,6 +217,8 @@ def test_a_registration_without_workers_is_told(running: Running) -> None:
     [
         ("RegisterModel", {}, "INVALID_ARGUMENT", "url is required"),
         ("RegisterModel", {"url": "../x.mar"}, "NOT_FOUND", "not allowed"),
+        ("RegisterModel", {"url": "plain.mar", "handler": "other.py"}, "INVALID_ARGUMENT", "archive's own, plain.py"),
+        ("ScaleWorker", {"model_name": "functions", "min_worker": 5000}, "INVALID_ARGUMENT", "at most"),
         ("RegisterModel", {"url": "https://x.example/y.mar"}, "PERMISSION_DENIED", "nothing is fetched"),
         ("UnregisterModel", {}, "INVALID_ARGUMENT", "model_name is required"),
         ("DescribeModel", {"model_name": "nobody"}, "NOT_FOUND", "no model"),

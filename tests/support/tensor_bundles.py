@@ -83,21 +83,39 @@ def several(folder: Path) -> Several:
 
 def doubling(folder: Path) -> Path:
     """A bundle that doubles three numbers: `input` float32 [N, 3] to `output`."""
+    given = np.arange(12, dtype=np.float32).reshape(4, 3)
+    return _one_node(folder, helper.make_node("Add", ["input", "input"], ["output"], "doubling"), given, given * 2)
+
+
+TENTHS = np.arange(5, dtype=np.float32) / 10
+
+
+def looking_up(folder: Path) -> Path:
+    """A bundle that looks a place up in `TENTHS`: `input` int64 [N, 1] to `output`. The graph fails on any other."""
+    given = np.array([[3], [0], [4], [1]], np.int64)
+    return _one_node(folder, helper.make_node("Gather", ["table", "input"], ["output"], "places"), given, TENTHS[given],
+                     table=TENTHS)  # fmt: skip
+
+
+def _one_node(folder: Path, node: onnx.NodeProto, given: np.ndarray, made: np.ndarray, **weights: np.ndarray) -> Path:
+    """A bundle of one node, called as that node, with the rows that it is tried with."""
     folder.mkdir(parents=True, exist_ok=True)
-    graph = helper.make_graph(
-        [helper.make_node("Add", ["input", "input"], ["output"])], "doubling",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 3])],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["n", 3])],
-    )  # fmt: skip
+    told = {"input": given, "output": made}
+    values = {
+        name: helper.make_tensor_value_info(
+            name, helper.np_dtype_to_tensor_dtype(array.dtype), ["n", *array.shape[1:]]
+        ) for name, array in told.items()
+    }  # fmt: skip
+    held = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    graph = helper.make_graph([node], node.name, [values["input"]], [values["output"]], held)
     onnx.save(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / storage.ONNX
     )
-    given = np.arange(12, dtype=np.float32).reshape(4, 3)
-    save_file({"input.input": given, "output.output": given * 2}, folder / storage.PROBES)
+    save_file({"input.input": given, "output.output": made}, folder / storage.PROBES)
+    specs = {name: TensorSpec(name, array.dtype.name, array.shape[1:]) for name, array in told.items()}
     manifest = Manifest(
-        format=storage.FORMAT, name="doubling", flambeau="0", source=Source(kind="onnx", name="doubling.onnx"),
-        pipeline=TensorConfig(), engine="onnxruntime",
-        inputs=(TensorSpec("input", "float32", (3,)),), outputs=(TensorSpec("output", "float32", (3,)),),
+        format=storage.FORMAT, name=node.name, flambeau="0", source=Source(kind="onnx", name=f"{node.name}.onnx"),
+        pipeline=TensorConfig(), engine="onnxruntime", inputs=(specs["input"],), outputs=(specs["output"],),
         task="tensor", activation=Activation("none"),
     )  # fmt: skip
     storage.write_manifest(folder, manifest)

@@ -65,7 +65,7 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
     from flambeau.fronts import sharing
     from flambeau.http import grpc_front, systemd
     from flambeau.http.access import open_access
-    from flambeau.http.listening import Address, bind, lent, server_context
+    from flambeau.http.listening import Address, bind, lent, refuse_one_port, server_context
 
     source_part, settings = split_options(options)
     output = stderr_capture.begin_log(settings.log_level, settings.log_format)
@@ -95,6 +95,7 @@ def serve(ctx: click.Context, /, more: tuple[str, ...], **options: Any) -> None:
             text = getattr(settings, name)
             if text is not None and host_and_port(name, text) != (settings.host, settings.port):
                 further.append(bind(*host_and_port(name, text), setting=f"--{name.replace('_', '-')}"))
+        refuse_one_port([address, *further])
         progress, started = ShowProgress() if profile is None else BuildWindow(profile), time.monotonic()
         if profile is not None:
             source_part = model_of(source_part, profile, given=place_of(ctx, table.rows()["source"]))

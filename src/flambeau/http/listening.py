@@ -12,7 +12,7 @@ import socket
 import ssl
 import stat
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,6 +103,23 @@ def bind(host: str, port: int, *, setting: str = "--port") -> Address:
     except OSError as error:
         raise _no_port(host, port, error, setting) from error
     return Address(taken, setting=setting)
+
+
+def refuse_one_port(addresses: Sequence[Address]) -> None:
+    """Raise `ConfigError` where two addresses for HTTP have one port on hosts of their own.
+
+    The port of a connection tells whether anything may be managed there, and whether it is asked for a token.
+    """
+    seen: dict[int, Address] = {}
+    for each in addresses:
+        if each.file is not None or each.bound.family not in (socket.AF_INET, socket.AF_INET6):
+            continue
+        other = seen.setdefault(each.bound.getsockname()[1], each)
+        if other is not each:
+            raise ConfigError(
+                f"{each.setting} {each.name()} has the port of {other.name()}: the port alone tells where models are "
+                "managed, so give each address another one"
+            )
 
 
 def _bind_file(path: Path) -> Address:

@@ -110,11 +110,7 @@ async def read(request: HttpRequest, kind: str, settings: Settings, *, task: Tas
 
     Yields to the event loop while it parses a long form.
     """
-    encoding = request.headers.get("content-encoding")
-    if encoding is not None and encoding.lower() != "identity":
-        raise RequestError(
-            "compressed bodies are not supported: send the body uncompressed", code="unsupported_content_encoding"
-        )
+    refuse_compressed(request)
     items = await _read_items(request, kind, settings)
     if len(items) > settings.max_items:
         raise RequestError(
@@ -148,6 +144,15 @@ async def read(request: HttpRequest, kind: str, settings: Settings, *, task: Tas
 
 
 _NO_OPTIONS = Options()
+
+
+def refuse_compressed(request: HttpRequest) -> None:
+    """Raise `RequestError` for a body that is compressed."""
+    encoding = request.headers.get("content-encoding")
+    if encoding is not None and encoding.lower() != "identity":
+        raise RequestError(
+            "compressed bodies are not supported: send the body uncompressed", code="unsupported_content_encoding"
+        )
 
 
 async def _read_items(

@@ -11,17 +11,20 @@ itself. Statuses are honest: TorchServe answers 503 to whatever went wrong in a 
 
 import asyncio
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
 from flambeau.answers import Asked
 from flambeau.errors import Code, RequestError
-from flambeau.items import HandlerCall
+from flambeau.items import HandlerCall, HandlerPart
 from flambeau.pipelines import json_document
-from flambeau.protocols import dispatch, handler_calls, multipart, torchserve_openapi
+from flambeau.pipelines.text import LONGEST
+from flambeau.protocols import dispatch, handler_calls, multipart, native, torchserve_openapi
 from flambeau.protocols.errors import STATUS, answers_of, error_answer
-from flambeau.protocols.messages import JSON, HttpAnswer, HttpRequest
+from flambeau.protocols.messages import HttpAnswer, HttpRequest
+from flambeau.protocols.multipart import Part
 from flambeau.protocols.native import Answered
 from flambeau.protocols.parameters import reading_of
 from flambeau.protocols.routes import Route
@@ -34,6 +37,7 @@ from flambeau.types import Answer, Options, Payload
 
 _TOP_K = 5
 _FIELDS = ("data", "body")
+_Field = TypeVar("_Field", HandlerPart, Part)
 _FORM = 'send the file itself, or a form with it as the field "data"'
 
 _TYPES: dict[Code, str] = {
@@ -66,12 +70,12 @@ async def answer_fields(service: Service, model: Model, call: HandlerCall, *, mo
     if model.task == handler_calls.TASK:
         return await handler_calls.answer_call(service, model, call, most=most)
     try:
-        chosen = [each for each in call.parts if each.name in _FIELDS]
-        if not chosen:
+        part = _chosen(call.parts)
+        if part is None:
             raise RequestError('the request has no field data: send what is asked about as "data"', code="missing_file")
-        if not chosen[-1].data:
-            raise RequestError(f"the field {chosen[-1].name} is empty", code="empty_body")
-        payload = await _payload(chosen[-1].data, model, service, is_json=False)
+        if not part.data:
+            raise RequestError(f"the field {part.name} is empty", code="empty_body")
+        payload = await _payload(part.data, model, service, is_json=False)
     except RequestError as error:
         model.metrics.rejected(error.code)
         raise
@@ -89,6 +93,7 @@ async def _predicted(service: Service, model: Model, payload: Payload, *, most: 
 
 async def _read(request: HttpRequest, model: Model, service: Service) -> Payload:
     """The payload of a request. Raises `RequestError`."""
+    native.refuse_compressed(request)
     if not request.body:
         raise RequestError(f"the body is empty: {_FORM}", code="empty_body")
     settings, media_type, body = service.settings, request.media_type(), request.body
@@ -96,27 +101,64 @@ async def _read(request: HttpRequest, model: Model, service: Service) -> Payload
     if media_type == "multipart/form-data":
         content_type = request.headers["content-type"]
         parts = await multipart.parse(request.body, content_type, max_parts=settings.max_items)
-        chosen = [each for each in parts if each.name in _FIELDS]
-        if not chosen:
+        part = _chosen(parts)
+        if part is None:
             raise RequestError(f"the form has no field data: {_FORM}", code="missing_file")
-        part = chosen[-1]  # of several with one name the last counts, as there
-        if model.kind == "image" and part.media_type.startswith("text"):  # base64, as TorchServe takes it
+        if not part.data:
+            raise RequestError(f"the field {part.name} is empty: {_FORM}", code="empty_body")
+        if model.kind in _OF_FILES and part.media_type.startswith("text"):  # base64, as TorchServe takes it
             text = bytes(part.data).decode("utf-8", "replace")
-            return Payload("document", b'{"image":%b}' % msgspec.json.encode(text))
-        is_json, body = part.media_type == JSON, part.data
+            return Payload("document", b'{"input":%b}' % msgspec.json.encode(text))
+        is_json, body = reading_of(part.media_type) == "json", part.data
     return await _payload(body, model, service, is_json=is_json)
 
 
+def _chosen(parts: Sequence[_Field]) -> _Field | None:
+    """The field that is asked about: `data` before `body`, as TorchServe's handlers look; of one name the last.
+
+    The fields of a gRPC message come in any order.
+    """
+    found = {each.name: each for each in parts}
+    return next((found[name] for name in _FIELDS if name in found), None)
+
+
+_OF_FILES = ("image", "audio")
+
+
 async def _payload(body: bytes | memoryview, model: Model, service: Service, *, is_json: bool) -> Payload:
-    """The payload of what was sent. Long JSON is looked at in a thread: other requests go on meanwhile."""
-    if not is_json and (model.kind == "image" or (model.kind == "python" and bytes(body[:1]) not in (b"{", b"["))):
+    """The payload of what was sent. `is_json`: its sender says so.
+
+    Who names no type, as `curl -d` and `curl -T` do, is understood by what the model takes and by the first byte: a
+    network over numbers takes nothing but JSON, a text may begin with anything, and no file of a picture or a sound
+    begins as JSON does. Long JSON is looked at in a thread: other requests go on meanwhile.
+    """
+    if model.kind == "text" and not is_json:
+        return _text(bytes(body), service.settings.max_json_depth)
+    if not is_json and model.kind != "tensor" and bytes(body[:1]) not in (b"{", b"["):
         return Payload("file", body)
-    name = b"image" if model.kind == "image" else b"input"  # of a network over numbers: old clients name no type
     if len(body) > json_document.SHORT:
         value = await asyncio.to_thread(_value_in, bytes(body), service.settings.max_json_depth)
     else:
         value = _value_in(bytes(body), service.settings.max_json_depth)
-    return Payload("document", b'{"%b":%b}' % (name, value))
+    return Payload("document", b'{"input":%b}' % value)
+
+
+def _text(body: bytes, max_depth: int) -> Payload:
+    """A plain text; or the one in `{"data": "a text"}`, which is hardly meant to be read with its braces."""
+    if len(body) > LONGEST:
+        raise RequestError(
+            f"the text has {len(body):,} bytes, and the most is {LONGEST:,}: send it in parts", code="body_too_large"
+        )
+    if body[:1] == b"{":
+        try:
+            if (value := _value_in(body, max_depth)) is not body:
+                return Payload("json", value)
+        except RequestError:
+            pass  # no JSON, and so a text
+    try:
+        return Payload("json", msgspec.json.encode(body.decode()))
+    except UnicodeDecodeError:
+        raise RequestError("this is not a text in UTF-8, which this model takes", code="input_rejected") from None
 
 
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -134,9 +176,11 @@ def _value_in(body: bytes, max_depth: int) -> bytes:
         members = _MEMBERS.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RequestError(f"the body is not JSON: {error}", code="invalid_json") from None
-    if len(members) == 1 and (name := next(iter(members))) in ("data", "body", "input"):
-        return bytes(memoryview(members[name]))
-    return body
+    if len(members) != 1 or (name := next(iter(members))) not in ("data", "body", "input"):
+        return body
+    value = memoryview(members[name])
+    json_document.refuse_another(body, value, name, lambda rest: name in _MEMBERS.decode(rest))
+    return bytes(value)
 
 
 def _shape(found: Answer) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from flambeau.checkpoints import model_archive
 from flambeau.checkpoints.repository import NAME, newest_first
 from flambeau.errors import RequestError, SetupError
 from flambeau.protocols.messages import JSON, HttpAnswer, HttpRequest
@@ -56,7 +57,7 @@ class ManagedArchives:
         options = SourceOptions(source=str(path), allow_code=service.settings.allow_code,
                                 allow_installs=service.settings.allow_installs)  # fmt: skip
         name = asked.get("model_name")
-        declared = await asyncio.to_thread(_declared, options, name)
+        declared = await asyncio.to_thread(_declared, options, name, asked.get("handler"))
         [declaration] = declared.versions
         declaration = Declaration(declared.name, declaration.version, options, settings)
         self._declare(service, declaration)
@@ -152,6 +153,8 @@ class ManagedArchives:
         most = _number(asked, "max_worker", least=0)
         if most is not None and most < least:
             raise RequestError("max_worker cannot be less than min_worker.", code="bad_request")
+        if least:  # at once: whoever does not wait for the end would not learn of it
+            Change(limits={"replicas": most or least}).check(ServedModel("", {}), service.settings)
         by = sender(request, tokens=self._tokens)
         work = self._keep(self._scale(service, entry, least, most or least, by=by))
         if asked.get("synchronous", "false").lower() != "true":
@@ -209,13 +212,15 @@ async def _scale_up(entry: Version, least: int) -> None:
         await asyncio.sleep(_LOOK_AGAIN)  # a runner tells nobody but its model that a worker is warm
 
 
-def _declared(options: SourceOptions, name: str | None) -> DeclaredModel:
-    """What an archive is called, or any other source of the model store."""
+def _declared(options: SourceOptions, name: str | None, handler: str | None) -> DeclaredModel:
+    """What an archive is called, or any other source of the model store. `handler` is the one that it must have."""
     if name is not None and not NAME.fullmatch(name):
         raise RequestError("the model's name has other characters than letters, digits, '.', '_' and '-'",
                            code="bad_request")  # fmt: skip
     try:
         found = declare_archive(options, name=name)
+        if handler:
+            _refuse_another(handler, model_archive.read(Path(str(options.source))))
     except SetupError as error:
         raise RequestError(str(error), code="load_failed") from None
     if found is not None:
@@ -224,6 +229,17 @@ def _declared(options: SourceOptions, name: str | None) -> DeclaredModel:
     if not NAME.fullmatch(name):
         raise RequestError("Model name is not defined.", code="bad_request")
     return DeclaredModel(name, (Declaration(name, "1.0", options),))
+
+
+def _refuse_another(handler: str, archive: model_archive.ArchivedModel | None) -> None:
+    """Raise `RequestError` for a handler that is not the archive's: it would not be the one that answers."""
+    own = "" if archive is None else archive.handler
+    if handler != own:
+        raise RequestError(
+            f"handler={handler[:_LONGEST_SHOWN]} is not the archive's own, {own or 'which has none'}: archive it again "
+            "with that handler, or leave the parameter out",
+            code="bad_request",
+        )
 
 
 _LIMITS = {"batch_size": "max_batch_size", "max_batch_delay": "max_queue_delay_ms",

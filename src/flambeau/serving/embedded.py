@@ -152,7 +152,8 @@ class LoadedModel:
         The answer of a model of images or texts depends on its task: a `flambeau.types.Classification` with the best
         `top_k` classes and all probabilities; a `MultiLabel` with its `labels` and `scores`; a `Regression` with its
         `output`; an `Embedding` whose `embedding` is a float32 array. Other models return plain Python values.
-        `threshold` is as in `flambeau serve`. Raises `RequestError`.
+        `threshold` is as in `flambeau serve`. Raises `RequestError`. Where the network or your own class failed on the
+        item, its code is `model_error`, and its message has the words of that exception, which is its `__cause__`.
         """
         kind = self._service.service.get().kind
         payload = _payload(kind, item)
@@ -162,7 +163,10 @@ class LoadedModel:
             return await service.predict(service.get(), [payload], options, timeout=service.settings.deadline)
 
         [outcome] = self._service.call(ask)
-        return _unwrap(outcome)
+        result = outcome.result
+        if isinstance(result, RequestError):
+            raise _told(result) from result.__cause__
+        return result.returned()
 
     def close(self) -> None:
         """Release the model."""
@@ -202,7 +206,16 @@ def _payload(kind: str, item: Any) -> Payload:
     return Payload("json", encode(item).json)
 
 
+def _told(error: RequestError) -> RequestError:
+    """The error with the words of the exception that it stands for, which no client of a server gets to see."""
+    cause = error.__cause__
+    if cause is None:
+        return error
+    return RequestError(f"{error.message}: {type(cause).__name__}: {cause}", code=error.code, hint=error.hint)
+
+
 def _unwrap(outcome: Outcome) -> Any:
+    """The answer of a function to its item; what it raised is raised as it was."""
     result = outcome.result
     if isinstance(result, RequestError):
         raise result.__cause__ or result
