@@ -96,7 +96,7 @@ def test_a_state_with_its_layers_first_goes_in_and_comes_out_by_rows(
             answer = model.predict({"input": [1, 2, 3], "state": state.tolist(), "sr": 16000})
             state += [1, 2, 3]
             assert answer == {"y": 6, "stateN": state.tolist()}
-        two = {"input": [[1, 2, 3], [4, 5, 6]], "state": [state.tolist()] * 2, "sr": [16000] * 2}
+        two: dict[str, list[Any]] = {"input": [[1, 2, 3], [4, 5, 6]], "state": [state.tolist()] * 2, "sr": [16000] * 2}
         assert model.predict(two)["stateN"] == [(state + each).tolist() for each in two["input"]]
         with pytest.raises(RequestError, match=r"input 'state' must be nested lists of shape \[2, 3\]"):
             model.predict({"input": [1, 2, 3], "state": [[each] for each in state.tolist()], "sr": 16000})
