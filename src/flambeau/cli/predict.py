@@ -263,8 +263,8 @@ class Scoring:
         assert output is not None  # one that resumes has one
         place = JournalPlace(output, self._made(output))
         given = self._options.coco_annotations
-        for name in (*self._options.inputs, *([given] if given else [])):
-            if Path(name).resolve() in place.own:
+        for name in (*map(Path, self._options.inputs), *([given] if given else [])):
+            if name.resolve() in place.own:
                 raise ConfigError(f"{name} is both read and written: name another file with -o")
         inputs = self._inputs(place.own)
         total = inputs.count()
