@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 import flambeau
 from flambeau.bundle.storage import Bundle
-from flambeau.errors import RequestError
+from flambeau.errors import RequestError, SourceError
 from flambeau.settings.source import SourceOptions
 from flambeau.sources import build_cache
 from flambeau.sources.request import Note
@@ -96,10 +96,77 @@ def test_a_state_with_its_layers_first_goes_in_and_comes_out_by_rows(
             answer = model.predict({"input": [1, 2, 3], "state": state.tolist(), "sr": 16000})
             state += [1, 2, 3]
             assert answer == {"y": 6, "stateN": state.tolist()}
-        two = {"input": [[1, 2, 3], [4, 5, 6]], "state": [state.tolist()] * 2, "sr": [16000] * 2}
+        two: dict[str, list[Any]] = {"input": [[1, 2, 3], [4, 5, 6]], "state": [state.tolist()] * 2, "sr": [16000] * 2}
         assert model.predict(two)["stateN"] == [(state + each).tolist() for each in two["input"]]
         with pytest.raises(RequestError, match=r"input 'state' must be nested lists of shape \[2, 3\]"):
             model.predict({"input": [1, 2, 3], "state": [[each] for each in state.tolist()], "sr": 16000})
+
+
+def test_steps_before_the_rows_are_told_by_the_word_of_the_rows(opened: Opened, tmp_path: Path) -> None:
+    """As PyTorch exports an LSTM without `batch_first`: a row is a sequence, not a step of all sequences."""
+    numbers = np.random.default_rng(4)
+    weights = {name: numbers.standard_normal((1, 16, size), np.float32) for name, size in (("W", 5), ("R", 4))}
+    nodes = [helper.make_node("LSTM", ["x", "W", "R", "", "", "h", "c"], ["y", "hn", "cn"], hidden_size=4)]
+    state: list[Any] = [1, "batch_size", 4]
+    inputs = {"x": ["steps", "batch_size", 5], "h": state, "c": state}
+    file = save(tmp_path / "steps.onnx", nodes, inputs, {"y": [None] * 4, "hn": state, "cn": state}, **weights)
+    given = {name: numbers.standard_normal(shape, np.float32) for name, shape in (("x", (6, 3, 5)), ("h", (1, 3, 4)))}
+    given["c"] = -given["h"]
+    expected = dict(zip(["y", "hn", "cn"], onnxruntime.InferenceSession(file).run(None, given), strict=True))
+    with flambeau.load(opened(file).path) as model:
+        found = model.predict({name: each.swapaxes(0, 1).tolist() for name, each in given.items()})
+        one = model.predict({name: each[:, 1].tolist() for name, each in given.items()})
+    np.testing.assert_allclose(found["y"], expected["y"].transpose(2, 0, 1, 3), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found["hn"], expected["hn"].swapaxes(0, 1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(one["cn"], expected["cn"][:, 1], rtol=1e-5, atol=1e-6)
+
+
+def test_an_axis_that_only_may_have_the_rows_is_not_taken_if_they_have_other_answers_together(
+    opened: Opened, tmp_path: Path
+) -> None:
+    nodes = [helper.make_node("ReduceSum", ["boxes", "both"], ["sum"], keepdims=0),
+             helper.make_node("Mul", ["x", "sum"], ["y"])]  # fmt: skip
+    inputs: dict[str, list[Any]] = {"x": ["n", 5], "boxes": [4, "number"]}
+    file = save(tmp_path / "boxes.onnx", nodes, inputs, {"y": ["n", 5]}, both=np.array([0, 1]))
+    with pytest.raises(SourceError, match=r"does not say which axis of its input boxes has the rows, and they are not"):
+        opened(file)
+
+
+def test_a_state_that_is_an_output_unchanged_cannot_be_turned(opened: Opened, tmp_path: Path) -> None:
+    nodes = [helper.make_node("ReduceSum", ["state", "zero"], ["sum"], keepdims=0),
+             helper.make_node("Add", ["x", "sum"], ["y"])]  # fmt: skip
+    state: list[Any] = [2, "n", 5]
+    outputs = {"y": ["n", 5], "state": state}
+    file = save(tmp_path / "same.onnx", nodes, {"x": ["n", 5], "state": state}, outputs, zero=np.array([0]))
+    with pytest.raises(SourceError, match=r"the input state of same\.onnx is its output as well: take another with"):
+        opened(file)
+    with flambeau.load(opened(file, output_name="y").path) as model:
+        assert model.predict({"x": [1] * 5, "state": [[1] * 5, [2] * 5]}) == [4] * 5
+
+
+def test_an_output_may_have_other_axes_than_the_graph_says(opened: Opened, tmp_path: Path) -> None:
+    nodes = [helper.make_node("Add", ["state", "x"], ["stateN"])]
+    inputs: dict[str, list[Any]] = {"x": ["n", 2], "state": [3, "n", 2]}
+    file = save(tmp_path / "wrong.onnx", nodes, inputs, {"stateN": []})
+    with flambeau.load(opened(file).path) as model:
+        assert model.predict({"x": [1, 2], "state": [[0, 0], [1, 1], [2, 2]]}) == [[1, 2], [2, 3], [3, 4]]
+
+
+def test_only_numbers_that_an_input_can_have_are_tried(opened: Opened, tmp_path: Path) -> None:
+    constants = {"a": np.inf, "b": np.nan, "c": 0.5, "d": 1e30, "e": 3}
+    nodes = [helper.make_node("Cast", ["sr"], ["number"], to=TensorProto.FLOAT)]
+    for place, name in enumerate(constants):
+        nodes += [
+            helper.make_node("Greater", ["number", name], [f"{name} less"]),
+            helper.make_node("Cast", [f"{name} less"], [f"{name} counted"], to=TensorProto.FLOAT),
+            helper.make_node("Add", [f"sum {place}" if place else "x", f"{name} counted"], [f"sum {place + 1}"]),
+        ]
+    nodes.append(helper.make_node("Identity", [f"sum {len(constants)}"], ["y"]))
+    weights = {name: np.array(number, np.float32) for name, number in constants.items()}
+    bundle = opened(save(tmp_path / "numbers.onnx", nodes, {"x": ["n", 2], "sr": []}, {"y": ["n", 2]}, **weights))
+    assert bundle.manifest.inputs[1].known == (3,)
+    with flambeau.load(bundle.path) as model:
+        assert model.predict({"x": [[0, 1]] * 3, "sr": [0, 3, 4]}) == [[0, 1], [1, 2], [2, 3]]
 
 
 def test_token_ids_of_any_length_are_a_graphs_own_affair(opened: Opened, tmp_path: Path) -> None:

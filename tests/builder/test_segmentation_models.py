@@ -23,7 +23,7 @@ from tests.support.server import FLAMBEAU
 LIBRARY = segmentation_models.LIBRARY
 DECODERS = {  # a decoder by a tensor that it alone has, as the library names it
     "Unet": "blocks.0.conv1.0", "UnetPlusPlus": "blocks.x_0_0.conv1.0", "FPN": "p5", "Linknet": "blocks.0.block.0.0",
-    "DeepLabV3Plus": "aspp.0.convs.0.0", "PSPNet": "psp.blocks.0.pool.1.0",
+    "DeepLabV3Plus": "aspp.0.convs.0.0", "PSPNet": "psp.blocks.0.pool.1.0", "MAnet": "blocks.0.hl_conv.0.0",
 }  # fmt: skip
 
 
@@ -35,6 +35,8 @@ def tensors(decoder: str, encoder: str = "resnet18", prefix: str = "", classes: 
         body = get_model(encoder, weights=None).state_dict()
     shapes = {f"encoder.{key}": tuple(each.shape) for key, each in body.items() if not key.startswith("fc.")}
     shapes[f"decoder.{DECODERS[decoder]}.weight"] = (256, 512, 3, 3)
+    if decoder == "MAnet":
+        shapes[f"decoder.{DECODERS['Unet']}.weight"] = (256, 512, 3, 3)
     shapes |= {"segmentation_head.0.weight": (classes, 16, 3, 3), "segmentation_head.0.bias": (classes,)}
     return {f"{prefix}{key}": TensorInfo("float32", shape) for key, shape in shapes.items()}
 
@@ -122,7 +124,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("name", "encoder"),
     [("Unet", "resnet18"), ("FPN", "resnet34"), ("DeepLabV3Plus", "resnet18"), ("Linknet", "resnet18"),
-     ("PSPNet", "resnet34"), ("UnetPlusPlus", "resnet18")],
+     ("PSPNet", "resnet34"), ("UnetPlusPlus", "resnet18"), ("MAnet", "resnet18")],
 )  # fmt: skip
 def test_a_network_of_the_library_is_served_by_path_alone(
     environment: dict[str, str], tmp_path: Path, name: str, encoder: str

@@ -68,7 +68,7 @@ def test_what_a_detector_finds_is_written_as_cocos_results(pictures: Path, tmp_p
         assert [each["segmentation"]["counts"] for each in found[1:]] == row["masks"]
         size = (row["height"], row["width"])
         assert all(each["segmentation"]["size"] == list(size) for each in found[1:])
-        assert [int(instance_masks.unpacked(each, size).sum()) for each in row["masks"]] == row["pixels"]
+        assert [instance_masks.unpacked(each, size).pixels for each in row["masks"]] == row["pixels"]
     if task == "keypoint-detection":
         ours = [[number for x, y, _ in each for number in (x, y, 1)] for each in row["keypoints"]]
         assert [each["keypoints"] for each in found[1:]] == ours
@@ -125,6 +125,48 @@ def test_ids_are_those_of_a_file_of_annotations(bundle: Bundle, pictures: Path, 
     done = run_flambeau(*command, "--overwrite")
     assert done.returncode == 78
     assert "has no category 'dog', which is a class of the model" in done.stderr
+
+
+def test_ids_that_are_not_certain_are_refused(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    """Two inputs that would be one image, and a file of annotations in which an id or a name stands for two things."""
+    (pictures / "more").mkdir()
+    (pictures / "more" / "b.png").write_bytes(DARK)
+    truth, file = tmp_path / "truth.json", tmp_path / "found.json"
+    categories = [{"id": 5, "name": "dog"}, {"id": 3, "name": "cat"}]
+    images = [{"id": 900, "file_name": "b.png"}, {"id": 7, "file_name": str(pictures / "c.png")}]
+    truth.write_text(json.dumps({"images": images, "categories": categories}))
+    command = ("predict", bundle.path, pictures, "-o", file, "--coco-annotations", truth)
+    assert run_flambeau(*command).returncode == 3
+    assert [each["image_id"] for each in json.loads(file.read_text())] == [900] + [7] * MOST
+    listed = json.loads(file.with_suffix(".images.json").read_text())["images"]
+    assert "no image of this name" in listed[0]["error"]
+    assert listed[3]["file_name"].endswith("more/b.png")
+    assert "image 900 of --coco-annotations was an input before this" in listed[3]["error"]
+    for wrong, told in (
+        ({"images": [*images, {"id": 7, "file_name": "d.png"}]}, "has the image id 7 twice"),
+        ({"images": [*images, {"id": 8, "file_name": "b.png"}]}, "has the file_name 'b.png' twice"),
+        ({"categories": [*categories, {"id": 9, "name": "dog"}]}, "has the category 'dog' twice"),
+        ({"categories": [*categories, {"id": 3, "name": "cow"}]}, "has the category id 3 twice"),
+    ):
+        truth.write_text(json.dumps({"images": images, "categories": categories, **wrong}))
+        done = run_flambeau(*command, "--overwrite")
+        assert done.returncode == 78
+        assert told in done.stderr
+
+
+def test_no_file_of_the_user_is_written_over(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    """A file that happens to have the name of the list of images, and the annotations themselves."""
+    file, beside = tmp_path / "found.json", tmp_path / "found.images.json"
+    own = json.dumps({"images": [], "categories": [{"id": 5, "name": "dog"}, {"id": 3, "name": "cat"}]})
+    beside.write_text(own)
+    done = run_flambeau("predict", bundle.path, pictures, "-o", file)
+    assert done.returncode == 1
+    assert f"{beside} exists, and there is no record that" in done.stderr
+    done = run_flambeau("predict", bundle.path, pictures, "-o", file, "--overwrite", "--coco-annotations", beside)
+    assert done.returncode == 78
+    assert f"{beside} is both read and written" in done.stderr
+    assert beside.read_text() == own
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [beside.name]
 
 
 def test_classes_that_are_not_cocos_keep_their_numbers(pictures: Path, tmp_path: Path) -> None:

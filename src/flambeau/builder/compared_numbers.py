@@ -4,6 +4,7 @@ A graph that asks `sr == 16000` computes something else, or nothing, for the 0 a
 tried with. It reads the graph and runs nothing.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,8 +16,9 @@ _COMPARING = ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")
 _MOST = 8  # numbers to keep of one input
 
 
-def of_input(model: onnx.ModelProto, name: str) -> tuple[int, ...]:
-    """The whole numbers that the graph compares the input with, in the graph's order; empty if there are none."""
+def of_input(model: onnx.ModelProto, name: str, *, dtype: str) -> tuple[int, ...]:
+    """The whole numbers of this dtype that the graph compares the input with, in the graph's order; empty if there are
+    none."""
     constants = dict(_constants(model.graph))
     same, found = {name}, dict[int, None]()
     for node in model.graph.node:
@@ -24,8 +26,19 @@ def of_input(model: onnx.ModelProto, name: str) -> tuple[int, ...]:
             same.update(node.output)
         elif node.op_type in _COMPARING and same & set(node.input):
             numbers = [constants[other] for other in node.input if other in constants]
-            found.update((int(each.flat[0]), None) for each in numbers if each.size == 1 and each.dtype.kind in "iuf")
+            found.update((number, None) for each in numbers if (number := _whole(each, dtype)) is not None)
     return tuple(found)[:_MOST]
+
+
+def _whole(constant: np.ndarray, dtype: str) -> int | None:
+    """The number of a constant, if it is a whole one that the dtype has."""
+    if constant.size != 1 or constant.dtype.kind not in "iuf":
+        return None
+    number = constant.item()
+    if not math.isfinite(number) or number != int(number):
+        return None
+    limits = np.finfo(dtype) if np.dtype(dtype).kind == "f" else np.iinfo("uint8" if dtype == "bool" else dtype)
+    return int(number) if limits.min <= number <= limits.max else None
 
 
 def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, np.ndarray]]:

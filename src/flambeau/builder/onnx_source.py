@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import onnx
 from msgspec import structs
-from onnx import TensorProto
 from onnx.inliner import inline_local_functions
 
 from flambeau.answers import agreement
 from flambeau.builder import (
-    compared_numbers,
     dense_graph,
     dense_recipe,
+    graph_inputs,
     graphs,
     outputs,
     pooling,
@@ -26,16 +25,15 @@ from flambeau.builder import (
     sounds,
     texts,
 )
-from flambeau.builder.axis_words import asked_for
 from flambeau.builder.filled import Filled, Tell, dressed
+from flambeau.builder.graph_inputs import GraphInputs
 from flambeau.builder.sandbox import GraphInput
-from flambeau.builder.shapes import InputForm, of_shape, shape_of
+from flambeau.builder.shapes import InputForm, of_shape
 from flambeau.checkpoints import last_operation
 from flambeau.checkpoints.last_operation import Ending
 from flambeau.engines.onnxruntime import open_session
 from flambeau.errors import SourceError
 from flambeau.identify import unsupported
-from flambeau.identify.row_axes import Size, elsewhere
 from flambeau.items import FREE, USUAL_LENGTH
 from flambeau.settings.source import SourceOptions
 from flambeau.sources.request import BuildRequest
@@ -43,14 +41,6 @@ from flambeau.types import Tensors, TensorSpec
 
 _SEVERAL = 3  # rows to try a graph with, where it takes any number of them
 _LENGTHS = (USUAL_LENGTH, 64, 512)  # lengths of free axes to try
-_DTYPES: dict[int, str] = {
-    getattr(TensorProto, onnx_name): name
-    for onnx_name, name in (
-        ("FLOAT", "float32"), ("DOUBLE", "float64"), ("FLOAT16", "float16"), ("BOOL", "bool"), ("INT8", "int8"),
-        ("INT16", "int16"), ("INT32", "int32"), ("INT64", "int64"), ("UINT8", "uint8"), ("UINT16", "uint16"),
-        ("UINT32", "uint32"), ("UINT64", "uint64"),
-    )
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,31 +51,12 @@ class _TakenOutputs:
     orders: row_axes.Orders
 
 
-@dataclass(frozen=True)
-class _Given:
-    """The inputs of a graph. `rows` is the number of rows it was made for, if fixed; `bare` are the inputs without an
-    axis of rows, and `axes` has that axis of those in which it is not the first."""
-
-    specs: tuple[TensorSpec, ...]
-    rows: int | None
-    bare: tuple[str, ...]
-    axes: dict[str, int]
-
-    def shape(self, spec: TensorSpec, rows: int, length: int) -> tuple[int, ...]:
-        """The shape of that many rows of an input, as the graph in the file takes it."""
-        if spec.name in self.bare:
-            return ()
-        shape = spec.long(length)
-        axis = self.axes.get(spec.name, 0)
-        return (*shape[:axis], rows, *shape[axis:])
-
-
 def take(order: BuildRequest, target: Path, *, tell: Tell) -> Filled:
     """Write the graph to `target` and return it as a network. Raises `SourceError` for one that cannot be served."""
     file = Path(str(order.file))
     graphs.hold(file, given=bool(order.int8 or order.options.samples))
     model = _read(file)
-    given = _inputs(model, file, order.options)
+    given = graph_inputs.of_graph(model, file, order.options)
     length = _prove(file, given, tell)
     if of_pixels := dense_recipe.wanted(order.options):
         taken = InputForm(given.specs)
@@ -95,6 +66,7 @@ def take(order: BuildRequest, target: Path, *, tell: Tell) -> Filled:
     one = of_pixels or any(each is not None for each in (taken.image, taken.text, taken.audio))
     found = _answers(model, file, given, length, order.options.output_name, tell, one=one)
     _tell_of_axes(given, found, tell)
+    _refuse_passed_on(given, found, file)
     taken, answers = _arrange(model, given, found, taken, order, tell=tell)
     if of_pixels:
         onnx.save(model, target)
@@ -107,6 +79,7 @@ def take(order: BuildRequest, target: Path, *, tell: Tell) -> Filled:
     if given.bare:
         rows, one_row = 1, f"its input {given.bare[0]} is one for all rows"
     elif (given.rows is not None or given.axes) and not _same_in_batches(target, given, length):
+        _refuse_guesses(given, file)
         model = _read(file)  # as it came
         _arrange(model, given, found, taken, order, tell=_quiet)
         onnx.save(model, target)
@@ -123,7 +96,13 @@ def take(order: BuildRequest, target: Path, *, tell: Tell) -> Filled:
 
 
 def _arrange(
-    model: "onnx.ModelProto", given: _Given, found: _TakenOutputs, taken: InputForm, order: BuildRequest, *, tell: Tell
+    model: "onnx.ModelProto",
+    given: GraphInputs,
+    found: _TakenOutputs,
+    taken: InputForm,
+    order: BuildRequest,
+    *,
+    tell: Tell,
 ) -> tuple[InputForm, tuple[str, ...]]:
     """Leave the answer only, pooled where it has to be, and bring all rows to the first axis."""
     row_axes.move_outputs(model, found.orders)
@@ -136,7 +115,7 @@ def _arrange(
     return taken, answers
 
 
-def _tell_of_axes(given: _Given, found: _TakenOutputs, tell: Tell) -> None:
+def _tell_of_axes(given: GraphInputs, found: _TakenOutputs, tell: Tell) -> None:
     for spec in given.specs:
         if spec.known:
             tell(f"{spec.name} is tried with {spec.known[0]}, a number that the graph compares it with")
@@ -144,6 +123,27 @@ def _tell_of_axes(given: _Given, found: _TakenOutputs, tell: Tell) -> None:
             tell(f"the rows of {spec.name} are axis {given.axes[spec.name]}; in requests they come first: {spec}")
     for name, order in found.orders.items():
         tell(f"the rows of {name} are axis {order[0]}; in answers they come first")
+
+
+def _refuse_guesses(given: GraphInputs, file: Path) -> None:
+    """Raise `SourceError` if rows may lie elsewhere than was guessed: those in a batch had other answers than alone."""
+    if given.guessed:
+        name = given.guessed[0]
+        raise SourceError(
+            f"{file.name} does not say which axis of its input {name} has the rows, and they are not axis "
+            f"{given.axes[name]}: export it with one word for the rows of all inputs, such as batch, or "
+            "wrap it in a flambeau.PythonModel"
+        )
+
+
+def _refuse_passed_on(given: GraphInputs, found: _TakenOutputs, file: Path) -> None:
+    """Raise `SourceError` for an input that is an output, too, where the graph has to be changed between the two."""
+    changed = {*given.axes, *given.bare, *found.orders}
+    for name in (spec.name for spec in given.specs if spec.name in found.names and spec.name in changed):
+        raise SourceError(
+            f"the input {name} of {file.name} is its output as well: take another with --output-name, or wrap it "
+            "in a flambeau.PythonModel"
+        )
 
 
 def _quiet(_: str) -> None:
@@ -174,39 +174,7 @@ def _read(file: Path) -> "onnx.ModelProto":
     return model
 
 
-def _inputs(model: "onnx.ModelProto", file: Path, options: SourceOptions) -> _Given:
-    """The inputs. All have an axis of rows, except those that hold one value for all rows (`bare`)."""
-    weights = {each.name for each in model.graph.initializer}
-    given = [each for each in model.graph.input if each.name not in weights]
-    if not given or not model.graph.output:
-        raise SourceError(
-            f"{file.name} has {len(given)} inputs and {len(model.graph.output)} outputs, and at least one of each is "
-            f"served: {unsupported.ask(str(file))}"
-        )
-    axes = elsewhere({value.name: _sizes(value) for value in given})
-    specs, rows, bare = [], set(), []
-    for value in given:
-        kind = value.type.tensor_type.elem_type
-        if kind not in _DTYPES:
-            raise SourceError(
-                f"the input {value.name} of {file.name} is {TensorProto.DataType.Name(kind)}, and numbers of "
-                f"at most 64 bits are served: {unsupported.ask(str(file))}"
-            )
-        named = value.type.tensor_type.HasField("shape")
-        if named and not value.type.tensor_type.shape.dim and len(given) > 1:
-            bare.append(value.name)
-            known = compared_numbers.of_input(model, value.name)
-            specs.append(TensorSpec(value.name, _DTYPES[kind], (), known=known))
-            continue
-        made_for, shape = _shape(value, axes.get(value.name, 0), file, options, alone=len(given) == 1)
-        rows.add(made_for)
-        specs.append(TensorSpec(value.name, _DTYPES[kind], shape))
-    if not rows:
-        raise SourceError(f"no input of {file.name} has rows, and items are rows: {unsupported.ask(str(file))}")
-    return _Given(asked_for(specs, options), 1 if 1 in rows else None, tuple(bare), axes)
-
-
-def _form(given: _Given, file: Path, options: SourceOptions) -> InputForm:
+def _form(given: GraphInputs, file: Path, options: SourceOptions) -> InputForm:
     """Images where there is one input that looks like one, unless `--pipeline` decides; else numbers."""
     [first, *others] = given.specs
     no_pictures = len(others) > 0 or first.dtype != "float32" or FREE in first.shape
@@ -218,7 +186,7 @@ def _form(given: _Given, file: Path, options: SourceOptions) -> InputForm:
     return of_shape(first.shape, file.name, options)
 
 
-def _prove(file: Path, given: _Given, tell: Tell) -> int:
+def _prove(file: Path, given: GraphInputs, tell: Tell) -> int:
     """Have the graph opened and run in a sandbox, and return a length of its free axes that it can compute."""
     lengths = _LENGTHS if any(FREE in spec.shape for spec in given.specs) else _LENGTHS[:1]
     refused: SourceError | None = None
@@ -258,7 +226,7 @@ def _pooled(
 
 
 def _answers(
-    model: "onnx.ModelProto", file: Path, given: _Given, length: int, wanted: str | None, tell: Tell, *, one: bool
+    model: "onnx.ModelProto", file: Path, given: GraphInputs, length: int, wanted: str | None, tell: Tell, *, one: bool
 ) -> _TakenOutputs:
     """The outputs that are the answer: one alone, if a task makes it.
 
@@ -292,7 +260,7 @@ def _answers(
     return _TakenOutputs(taken, {name: order for name, order in orders.items() if name in taken})
 
 
-def _computed(session: Any, given: _Given, rows: int, length: int, name: str) -> Tensors:
+def _computed(session: Any, given: GraphInputs, rows: int, length: int, name: str) -> Tensors:
     """What the graph computes for random rows, without what is no tensor: ONNX has sequences and mappings as well.
 
     Raises `SourceError`.
@@ -307,7 +275,7 @@ def _computed(session: Any, given: _Given, rows: int, length: int, name: str) ->
     return {each: array for each, array in zip(names, found, strict=True) if isinstance(array, np.ndarray)}
 
 
-def _refuse_maps(network: _Graph, given: _Given, answer: str, name: str) -> None:
+def _refuse_maps(network: _Graph, given: GraphInputs, answer: str, name: str) -> None:
     """Raise `SourceError` if it answers an image with a map of its pixels, for then the user has to say of what."""
     [spec] = given.specs
     try:
@@ -318,7 +286,7 @@ def _refuse_maps(network: _Graph, given: _Given, answer: str, name: str) -> None
         raise SourceError(question)
 
 
-def _only(given: _Given, file: Path) -> TensorSpec:
+def _only(given: GraphInputs, file: Path) -> TensorSpec:
     """The only input, which is an image. Raises `SourceError`."""
     [first, *others] = given.specs
     if others or first.dtype != "float32" or len(first.shape) != 3 or first.shape[0] not in (1, 3):
@@ -342,48 +310,7 @@ def _ending(model: "onnx.ModelProto", output: str) -> Ending:
     return last_operation.of_graph(nodes).get(output, last_operation.UNKNOWN)
 
 
-def _sizes(value: Any) -> list[Size]:
-    sizes = value.type.tensor_type.shape.dim
-    return [size.dim_value if size.HasField("dim_value") else size.dim_param or None for size in sizes]
-
-
-def _shape(
-    value: Any, axis: int, file: Path, options: SourceOptions, *, alone: bool
-) -> tuple[int | None, tuple[int, ...]]:
-    """The number of rows it was made for, if fixed, and the shape of one row, whose number is at that axis.
-
-    `alone`: there is no other input. Raises `SourceError`.
-    """
-    name = file.name
-    sizes = [size if isinstance(size, int) else None for size in _sizes(value)]
-    of = "its input" if alone else f"its input {value.name}"
-    if not sizes:
-        raise SourceError(f"{name} does not say the shape of {of}: export it with one, or {unsupported.ask(str(file))}")
-    rows, rest = sizes[axis], [*sizes[:axis], *sizes[axis + 1 :]]
-    if rows not in (None, 1):
-        more = "" if alone else f" of {of}"
-        raise SourceError(
-            f"{name} takes {rows} rows{more} at a time only: export it with a free number of rows, or "
-            f"{unsupported.ask(str(file))}"
-        )
-    asked = options.input_shape
-    if isinstance(asked, dict):
-        asked = asked.get(value.name)
-    elif asked is not None and not alone:
-        raise SourceError(f"--input-shape is that of one input, and {name} takes several: name each, as in a=4,b=3,8")
-    if asked is not None:
-        wanted = shape_of(asked)
-        fits = len(wanted) == len(rest) and all(ours in (None, size) for ours, size in zip(rest, wanted, strict=True))
-        if not fits:
-            raise SourceError(f"--input-shape {','.join(map(str, asked))}, but {name} takes {rest}")
-        return rows, wanted
-    if alone and len(rest) == 3 and rest[0] in (1, 3) and rest[1:] == [None, None] and options.pipeline != "tensor":
-        side = options.crop or 224  # the network takes images of any size
-        return rows, (rest[0], side, side)
-    return rows, tuple(FREE if size is None else size for size in rest)
-
-
-def _same_in_batches(target: Path, given: _Given, length: int) -> bool:
+def _same_in_batches(target: Path, given: GraphInputs, length: int) -> bool:
     """Whether three rows in a batch get the same answers as alone: a graph may have its one row built in."""
     numbers = np.random.default_rng(0)
     rows = {spec.name: row_arrays.of_spec(spec, (_SEVERAL, *spec.long(length)), numbers) for spec in given.specs}

@@ -55,8 +55,10 @@ def move_outputs(model: onnx.ModelProto, orders: Orders) -> None:
             node.output[:] = [inner if each == value.name else each for each in node.output]
         rename(model.graph, value.name, inner)
         model.graph.node.append(onnx.helper.make_node("Transpose", [inner], [value.name], perm=order))
-        if value.type.tensor_type.HasField("shape"):
+        if len(value.type.tensor_type.shape.dim) == len(order):
             _reorder(value, order)
+        else:
+            value.type.tensor_type.ClearField("shape")  # the graph says another than it computes
 
 
 def add_to(model: onnx.ModelProto, names: Sequence[str]) -> None:

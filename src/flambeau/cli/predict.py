@@ -262,8 +262,9 @@ class Scoring:
         output = self._options.output
         assert output is not None  # one that resumes has one
         place = JournalPlace(output, self._made(output))
-        for name in self._options.inputs:
-            if Path(name).resolve() in place.own:
+        given = self._options.coco_annotations
+        for name in (*map(Path, self._options.inputs), *([given] if given else [])):
+            if name.resolve() in place.own:
                 raise ConfigError(f"{name} is both read and written: name another file with -o")
         inputs = self._inputs(place.own)
         total = inputs.count()

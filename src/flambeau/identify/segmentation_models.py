@@ -25,6 +25,7 @@ TASK = "semantic-segmentation"
 _HEAD = "segmentation_head.0.weight"
 _ASIDE = "classification_head."
 _DECODERS = {
+    "MAnet": "decoder.blocks.0.hl_conv.0.0.weight",
     "Unet": "decoder.blocks.0.conv1.0.weight",
     "UnetPlusPlus": "decoder.blocks.x_0_0.conv1.0.weight",
     "FPN": "decoder.p5.weight",
@@ -32,7 +33,7 @@ _DECODERS = {
     "Linknet": "decoder.blocks.0.block.0.0.weight",
     "PSPNet": "decoder.psp.blocks.0.pool.1.0.weight",
 }
-"""A tensor that only the decoder of this network has."""
+"""A tensor that only the decoder of this network has; a MAnet has Unet's as well, so it comes first."""
 
 _RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
     ((2, 2, 2, 2), False): "resnet18",

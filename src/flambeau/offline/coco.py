@@ -75,16 +75,26 @@ class Numbers:
         """The id of the image that an input's name means: the file may name it by any end of its path."""
         assert self.images is not None  # the caller checked
         parts = PurePosixPath(name).parts
-        ends = ("/".join(parts[start:]) for start in range(len(parts)))
+        ends = (str(PurePosixPath(*parts[start:])) for start in range(len(parts)))
         return next((self.images[end] for end in ends if end in self.images), None)
 
     def only_known(self, entries: Iterable[InputEntry]) -> Iterator[InputEntry]:
-        """The entries, with an error in place of one whose image has no id."""
+        """The entries, with an error in place of one whose image has no id, or the id of one before it."""
+        if self.images is None:
+            yield from entries
+            return
+        given = set[int]()
         for entry in entries:
-            if self.images is None or isinstance(entry.content, RequestError) or self.image(entry.name) is not None:
-                yield entry
-            else:
+            image = self.image(entry.name)
+            if image is None and not isinstance(entry.content, RequestError):
                 yield InputEntry(entry.name, bad_input("the file of --coco-annotations has no image of this name"))
+            elif image in given:
+                told = f"image {image} of --coco-annotations was an input before this one: name each once"
+                yield InputEntry(entry.name, bad_input(told))
+            else:
+                yield entry
+            if image is not None:
+                given.add(image)
 
 
 def numbers(labels: Sequence[Label] | None, annotations: Path | None) -> Numbers:
@@ -121,9 +131,17 @@ def _read(annotations: Path) -> _Annotations:
             f"--coco-annotations {annotations} is not COCO's: {error}: it needs images with id and file_name, and "
             "categories with id and name"
         ) from None
-    twice = [name for name, often in Counter(each.file_name for each in found.images).items() if often > 1]
-    if twice:
-        raise ConfigError(f"--coco-annotations {annotations} names {twice[0]!r} twice: ids have to be certain")
+    each_once: tuple[tuple[str, list[int] | list[str]], ...] = (
+        ("image id", [each.id for each in found.images]),
+        ("file_name", [each.file_name for each in found.images]),
+        ("category id", [each.id for each in found.categories]),
+        ("category", [each.name for each in found.categories]),
+    )
+    for what, values in each_once:
+        if twice := [value for value, often in Counter(values).items() if often > 1]:
+            raise ConfigError(
+                f"--coco-annotations {annotations} has the {what} {twice[0]!r} twice: each has to mean one thing"
+            )
     return found
 
 
@@ -148,10 +166,12 @@ def write(target: Path, rows: Path, ids: Numbers, labels: Sequence[Label] | None
     fresh = target.with_name(f"{target.name}.new")
     with rows.open("rb") as file, fresh.open("wb") as made:
         made.write(b"[")
-        first = True
+        first, listed = True, set[int | None]()
         for number, line in enumerate(file, 1):
             row = msgspec.json.decode(line)
             image = number if ids.images is None else ids.image(row["input"])
+            image = None if image in listed else image  # an error, for it was an input before
+            listed.add(image)
             told = {"error": row["error"], "code": row["code"]} if row["code"] is not None else {}
             size = {} if told else {"width": row["width"], "height": row["height"]}
             images.append({"id": image, "file_name": row["input"], **size, **told})
@@ -160,21 +180,24 @@ def write(target: Path, rows: Path, ids: Numbers, labels: Sequence[Label] | None
                 made.write(msgspec.json.encode(each))
                 first = False
         made.write(b"\n]\n")
-    listed = {"images": images, "annotations": [], "categories": _categories(ids, labels)}
+    made_beside = {"images": images, "annotations": [], "categories": _categories(ids, labels)}
     other = beside(target).with_name(f"{beside(target).name}.new")
-    other.write_bytes(msgspec.json.encode(listed))
+    other.write_bytes(msgspec.json.encode(made_beside))
     other.replace(beside(target))
     fresh.replace(target)
 
 
 def results(row: Row, image: int | None, ids: Numbers) -> Iterator[dict[str, Any]]:
-    """The objects of a row. One with a number that is not finite is left out: the form has no place for it."""
+    """The objects of a row. Left out is what the form has no place for: one with a number that is not finite, and one
+    whose class stands for none."""
     size = [row["height"], row["width"]]
     for place, (index, score, box) in enumerate(zip(row["classes"], row["scores"], row["boxes"], strict=True)):
         if not all(isinstance(number, int | float) and math.isfinite(number) for number in (score, *box)):
             continue
         xmin, ymin, xmax, ymax = box
-        category = index if ids.categories is None else ids.categories.get(index, index)
+        category = index if ids.categories is None else ids.categories.get(index)
+        if category is None:
+            continue
         found: dict[str, Any] = {
             "image_id": image,
             "category_id": category,

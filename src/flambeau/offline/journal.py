@@ -110,15 +110,18 @@ class Journal:
         """The record of an earlier start of this run. Raises `SetupError` if a file is of another run, or not ours."""
         place = self.place
         there = [path for path in (place.target, place.rows) if path.exists() and path.stat().st_size]
-        if not there:
+        others = [path for path in (place.made.beside if place.made else ()) if path.exists()]
+        if not there and not others:
             return None
         try:
             before = msgspec.json.decode(place.record.read_bytes(), type=Record)
         except (OSError, msgspec.DecodeError):
             raise SetupError(
-                f"{there[0]} exists, and there is no record that `flambeau predict` wrote it: "
+                f"{[*there, *others][0]} exists, and there is no record that `flambeau predict` wrote it: "
                 "name another file with -o, or replace it with --overwrite"
             ) from None
+        if not there:
+            return None
         if difference := _difference(before, self._record):
             raise SetupError(
                 f"{place.target} was begun {difference}: "
