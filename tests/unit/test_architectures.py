@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from flambeau import architectures, identify
+from flambeau.architectures import torchvision_compat
 from flambeau.architectures.meta_init import MetaInitError, meta_init, require_numbers
 from flambeau.architectures.registries import TORCHVISION
 from flambeau.builder import labels
@@ -190,6 +191,24 @@ def test_weights_from_before_batch_norm_counted_batches_still_fit() -> None:
     del weights["norm.num_batches_tracked"]
     architectures.load_weights(network, weights, name="Net")
     assert torch.equal(network.line.weight, weights["line.weight"])
+
+
+def test_weights_with_counters_fit_a_network_whose_norms_are_frozen() -> None:
+    """As torch's own `load_state_dict` takes them. torchvision's detectors are trained with one kind, served with both."""
+    torchvision_compat.declare_missing()
+    from torchvision.ops.misc import FrozenBatchNorm2d
+
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.line = nn.Linear(2, 1)
+            self.norm = FrozenBatchNorm2d(1)
+
+    weights, network = Net().state_dict(), Frozen()
+    architectures.load_weights(network, weights, name="Frozen")
+    assert torch.equal(network.norm.running_var, weights["norm.running_var"])
+    with pytest.raises(SourceError, match="1 unexpected: line.num_batches_tracked"):
+        architectures.load_weights(Frozen(), {**weights, "line.num_batches_tracked": torch.tensor(1)}, name="Frozen")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

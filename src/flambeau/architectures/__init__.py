@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+_COUNTER = "num_batches_tracked"
 _SHOWN = 8  # keys of each kind in a report of differences
 
 
@@ -89,12 +90,14 @@ def _construct(architecture: Architecture, constructor: Callable[..., Any]) -> A
 def load_weights(network: "nn.Module", weights: Mapping[str, "torch.Tensor"], *, name: str) -> None:
     """Fill the network with exactly its own weights. Raises `SourceError` with the differences otherwise.
 
-    The batch counters of batch norms may be missing, as in every file from before PyTorch 0.4.1: only training needs
-    them. Weights of another precision are converted to the network's; others are used without copying, mapped or not.
+    The batch counters of batch norms may be missing, as in every file from before PyTorch 0.4.1, and be there for norms
+    that are frozen, as torchvision's detectors have them: only training needs them. Weights of another precision are
+    converted to the network's; others are used without copying, mapped or not.
     """
     expected = network.state_dict()
-    missing = sorted(key for key in expected.keys() - weights.keys() if not key.endswith("num_batches_tracked"))
-    unexpected = sorted(weights.keys() - expected.keys())
+    missing = sorted(key for key in expected.keys() - weights.keys() if not key.endswith(_COUNTER))
+    counters = {key.removesuffix("running_var") + _COUNTER for key in expected if key.endswith("running_var")}
+    unexpected = sorted(weights.keys() - expected.keys() - counters)
     misshaped = [
         f"{key} is {tuple(weights[key].shape)} in the file and {tuple(expected[key].shape)} in {name}"
         for key in sorted(expected.keys() & weights.keys())
@@ -107,8 +110,8 @@ def load_weights(network: "nn.Module", weights: Mapping[str, "torch.Tensor"], *,
     ]
     if problems:
         raise SourceError(f"the weights do not fit {name}: " + "; ".join(problems))
-    for key, tensor in weights.items():
-        expected[key] = tensor.to(expected[key].dtype)
+    for key in expected.keys() & weights.keys():
+        expected[key] = weights[key].to(expected[key].dtype)
     # The network's own dictionary carries the versions of its layers, which a plain one and safetensors lose.
     network.load_state_dict(expected, strict=True, assign=True)
     network.requires_grad_(False)
