@@ -194,7 +194,7 @@ def test_weights_from_before_batch_norm_counted_batches_still_fit() -> None:
 
 
 def test_weights_with_counters_fit_a_network_whose_norms_are_frozen() -> None:
-    """As torch's own `load_state_dict` takes them. torchvision's detectors are trained with one kind, served with both."""
+    """As torch's own `load_state_dict` takes them: torchvision's detectors have either kind."""
     torchvision_compat.declare_missing()
     from torchvision.ops.misc import FrozenBatchNorm2d
 
@@ -207,7 +207,7 @@ def test_weights_with_counters_fit_a_network_whose_norms_are_frozen() -> None:
     weights, network = Net().state_dict(), Frozen()
     architectures.load_weights(network, weights, name="Frozen")
     assert torch.equal(network.norm.running_var, weights["norm.running_var"])
-    with pytest.raises(SourceError, match="1 unexpected: line.num_batches_tracked"):
+    with pytest.raises(SourceError, match=r"1 unexpected: line\.num_batches_tracked"):
         architectures.load_weights(Frozen(), {**weights, "line.num_batches_tracked": torch.tensor(1)}, name="Frozen")
 
 
