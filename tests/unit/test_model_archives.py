@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from flambeau.checkpoints import model_archive
-from flambeau.errors import ConfigError, SourceError
+from flambeau.errors import CodeNotAllowed, ConfigError, SourceError
 from flambeau.settings import torchserve
 from flambeau.settings.source import SourceOptions
 from flambeau.sources import archives, network_class
 from tests.support.archives import MANIFEST, Files, contents, write_folder, write_mar, write_tar
+from tests.support.warm import run_flambeau
 
 MODEL = {"handler": "h.py", "serializedFile": "w.pth", "configFile": "model-config.yaml"}
 FILES: Files = {
@@ -277,6 +279,24 @@ def test_what_the_weights_do_not_show_is_found_in_the_class(source: str, hidden:
     assert found.name == "Net"
     assert hidden in found.hidden
     assert bool(hidden) == bool(found.hidden)
+
+
+def test_a_detector_of_an_own_class_is_answered_by_its_handler(tmp_path: Path) -> None:
+    """Only torchvision's own have the outputs of our task."""
+    file = io.BytesIO()
+    torch.save({"backbone.weight": torch.ones(2)}, file)
+    model = {"handler": "object_detector", "modelFile": "model.py", "serializedFile": "w.pth"}
+    mar = write_mar(
+        tmp_path / "net.mar", model,
+        {"model.py": TORCHVISION + DETECTOR.replace("{more}", ", min_size=600"), "w.pth": file.getvalue()},
+    )  # fmt: skip
+    with pytest.raises(CodeNotAllowed, match="sets min_size"):
+        archives.request_for(SourceOptions(source=str(mar)), tmp_path / "home")
+    request = archives.request_for(SourceOptions(source=str(mar), allow_code=True), tmp_path / "home")
+    assert request is not None
+    assert request.handler is not None
+    assert request.handler.code.module == "ts.torch_handler.object_detector"
+    assert run_flambeau("inspect", mar).stdout.count("its handler object_detector answers, in the workers") == 1
 
 
 @pytest.mark.parametrize(("source", "words"), [("class A: ...\nclass B: ...\n", "2 classes"), ("def (", "not Python")])

@@ -1,8 +1,9 @@
 """From an archive of TorchServe to a build request: what its handler means, and which of its code would run.
 
 `image_classifier` and `object_detector` are answered by Flambeau's own tasks and engines, without a line of the
-archive's code, where its weights are those of an architecture that is known. Anything else is a handler: it runs in the
-workers, with `--allow-code`. The archive is unpacked once, into a folder named after its contents.
+archive's code, where its weights are those of an architecture that is known; and a classifier with `--allow-code` where
+its network is code. Anything else is a handler: it runs in the workers, with `--allow-code`. The archive is unpacked
+once, into a folder named after its contents.
 """
 
 import hashlib
@@ -44,7 +45,15 @@ def request_for(options: SourceOptions, home: Path) -> BuildRequest | None:
     if options.weights or options.arch:
         raise SourceError(f"{path} is an archive with a network of its own: leave out --weights and --arch")
     if found.handler in _MAPPED:
-        return _mapped(found, path, _opened(found, path, home), options)
+        folder = _opened(found, path, home)
+        code = code_needed(found, path, folder)
+        if code and not options.allow_code:
+            raise CodeNotAllowed(
+                f"{path}: its weights alone do not say what it computes ({code}): if you trust its author, add "
+                "--allow-code"
+            )
+        if not answers_itself(found, code):
+            return _mapped(found, path, folder, options, code=code)
     return _handled(found, path, options, home)
 
 
@@ -124,12 +133,13 @@ def code_needed(found: ArchivedModel, path: Path, folder: Path) -> str:
     return f"the class {own.name} in {found.network}: {own.hidden}" if own.hidden else ""
 
 
-def _mapped(found: ArchivedModel, path: Path, folder: Path, options: SourceOptions) -> BuildRequest:
-    code = code_needed(found, path, folder)
-    if code and not options.allow_code:
-        raise CodeNotAllowed(
-            f"{path}: its weights alone do not say what it computes ({code}): if you trust its author, add --allow-code"
-        )
+def answers_itself(found: ArchivedModel, code: str) -> bool:
+    """Whether the handler runs after all: only a detector of torchvision's has the outputs of our task. `code`: why the
+    network is code, if it is."""
+    return bool(code) and found.handler == "object_detector"
+
+
+def _mapped(found: ArchivedModel, path: Path, folder: Path, options: SourceOptions, *, code: str) -> BuildRequest:
     weights = folder / str(found.weights)
     said = msgspec.structs.asdict(options)
     given = {name: value for name, value in said.items() if value not in ({}, None)}

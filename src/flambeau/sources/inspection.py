@@ -139,6 +139,8 @@ def _of_archive(archive: ArchivedModel, path: Path, sha256: str | None, weights_
             return msgspec.structs.replace(found, needs=str(error))
         inner = inspect(Path(folder, str(archive.weights)), weights_key=weights_key)
     told = f"as {archive.handler}, by Flambeau's own code"
+    if archives.answers_itself(archive, code):
+        told = f"its handler {archive.handler} answers, in the workers"
     same = {name: getattr(inner, name) for name in ("weights", "architecture", "classes", "features", "also_fits",
                                                     "notes", "official", "near")}  # fmt: skip
     found = msgspec.structs.replace(found, **same)
