@@ -18,7 +18,6 @@ from flambeau.bundle.storage import Bundle
 from flambeau.errors import EngineError, RequestError, SourceError
 from flambeau.settings.source import SourceOptions
 from flambeau.sources import build_cache
-from flambeau.sources.request import Note
 from tests.support.server import run_flambeau
 from tests.support.tensor_bundles import alike, save, unlike
 
@@ -123,21 +122,7 @@ def nets(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield tensor_nets
 
 
-@pytest.fixture
-def notes() -> list[str]:
-    return []
-
-
-Opened = Callable[..., Bundle]
-
-
-@pytest.fixture
-def opened(notes: list[str]) -> Opened:
-    def open_(source: Path, **options: Any) -> Bundle:
-        note = lambda event: notes.append(event.text) if isinstance(event, Note) else None  # noqa: E731
-        return build_cache.open_source(SourceOptions(source=str(source), **options), progress=note)
-
-    return open_
+Built = Callable[..., Bundle]
 
 
 def made(nets: Any, name: str, folder: Path) -> tuple[nn.Module, Path, dict[str, Any]]:
@@ -160,10 +145,10 @@ SHAPES = {"left": (4,), "right": (2, 3)}
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "eager"])
 def test_a_network_of_two_inputs_takes_them_by_the_names_of_its_arguments(
-    nets: Any, opened: Opened, tmp_path: Path, engine: str
+    nets: Any, built: Built, tmp_path: Path, engine: str
 ) -> None:
     network, file, options = made(nets, "Two", tmp_path)
-    bundle = opened(file, input_shape=SHAPES, **options)
+    bundle = built(file, input_shape=SHAPES, **options)
     assert [spec.name for spec in bundle.manifest.inputs] == ["left", "right"]
     assert (bundle.manifest.engine, bundle.manifest.export_error) == ("onnxruntime", None)
     with flambeau.load(bundle.path, allow_code=True, engine=engine) as model:
@@ -173,12 +158,12 @@ def test_a_network_of_two_inputs_takes_them_by_the_names_of_its_arguments(
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "eager"])
 def test_every_output_of_a_dict_is_answered_by_its_key(
-    nets: Any, opened: Opened, notes: list[str], tmp_path: Path, engine: str
+    nets: Any, built: Built, notes: list[str], tmp_path: Path, engine: str
 ) -> None:
     network, file, options = made(nets, "Both", tmp_path)
     (tmp_path / "samples").mkdir()
     (tmp_path / "samples" / "one.json").write_text(json.dumps({"input": {"left": LEFT[0], "right": RIGHT[0]}}))
-    bundle = opened(file, input_shape=SHAPES, samples=str(tmp_path / "samples"), **options)
+    bundle = built(file, input_shape=SHAPES, samples=str(tmp_path / "samples"), **options)
     assert [(spec.name, spec.dtype, spec.shape) for spec in bundle.manifest.outputs] == [
         ("scores", "float32", (3,)), ("sums", "float32", (2,)), ("best", "int64", ()),
     ]  # fmt: skip
@@ -193,31 +178,31 @@ def test_every_output_of_a_dict_is_answered_by_its_key(
 
 
 def test_outputs_in_a_tuple_are_called_by_their_numbers_and_one_may_be_taken(
-    nets: Any, opened: Opened, tmp_path: Path
+    nets: Any, built: Built, tmp_path: Path
 ) -> None:
     network, file, options = made(nets, "Pair", tmp_path)
     line, value = computed(network, LEFT)
-    with flambeau.load(opened(file, **options).path, allow_code=True) as model:
+    with flambeau.load(built(file, **options).path, allow_code=True) as model:
         found = model.predict(LEFT)
         assert list(found) == ["0", "1"]
         alike(found["0"], line)
         alike(found["1"], value)
-    with flambeau.load(opened(file, output_name="1", **options).path, allow_code=True) as model:
+    with flambeau.load(built(file, output_name="1", **options).path, allow_code=True) as model:
         alike(model.predict(LEFT), value)
 
 
-def test_an_output_without_rows_is_asked_about(nets: Any, opened: Opened, tmp_path: Path) -> None:
+def test_an_output_without_rows_is_asked_about(nets: Any, built: Built, tmp_path: Path) -> None:
     _, file, options = made(nets, "State", tmp_path)
     with pytest.raises(SourceError, match=r"State has 2 outputs .*say which is the answer with --output-name"):
-        opened(file, **options)
+        built(file, **options)
 
 
-def test_shapes_that_are_missing_are_asked_for_by_the_arguments(nets: Any, opened: Opened, tmp_path: Path) -> None:
+def test_shapes_that_are_missing_are_asked_for_by_the_arguments(nets: Any, built: Built, tmp_path: Path) -> None:
     _, file, options = made(nets, "Two", tmp_path)
     with pytest.raises(SourceError, match=r"takes 2 inputs \(left, right\): .*--input-shape left=3,right=4"):
-        opened(file, **options)
+        built(file, **options)
     with pytest.raises(SourceError, match="names left, but Two takes left, right: name exactly those"):
-        opened(file, input_shape={"left": (4,)}, **options)
+        built(file, input_shape={"left": (4,)}, **options)
 
 
 def test_the_command_line_names_shapes_by_input(nets: Any, tmp_path: Path) -> None:
@@ -231,10 +216,10 @@ def test_the_command_line_names_shapes_by_input(nets: Any, tmp_path: Path) -> No
         alike(model.predict({"left": LEFT, "right": RIGHT}), computed(network, LEFT, RIGHT))
 
 
-def test_a_torchscript_network_of_two_inputs(nets: Any, opened: Opened, tmp_path: Path) -> None:
+def test_a_torchscript_network_of_two_inputs(nets: Any, built: Built, tmp_path: Path) -> None:
     network, _, _ = made(nets, "Two", tmp_path)
     torch.jit.script(network).save(tmp_path / "two.ts")
-    bundle = opened(tmp_path / "two.ts", allow_code=True, input_shape=SHAPES)
+    bundle = built(tmp_path / "two.ts", allow_code=True, input_shape=SHAPES)
     with flambeau.load(bundle.path) as model:
         alike(model.predict({"left": LEFT, "right": RIGHT}), computed(network, LEFT, RIGHT))
 
@@ -248,11 +233,11 @@ def test_a_torchscript_network_of_two_inputs(nets: Any, opened: Opened, tmp_path
     ],
 )
 def test_the_export_tells_which_lengths_have_to_be_alike(
-    nets: Any, opened: Opened, tmp_path: Path, words: str, third: tuple[str, ...]
+    nets: Any, built: Built, tmp_path: Path, words: str, third: tuple[str, ...]
 ) -> None:
     _, file, options = made(nets, "Marked", tmp_path)
     shapes = {name: (word, 3) for name, word in zip(("series", "mask", "other"), words, strict=True)}
-    bundle = opened(file, input_shape=shapes, **options)
+    bundle = built(file, input_shape=shapes, **options)
     series, mask, other = (spec.words for spec in bundle.manifest.inputs)
     assert series == mask == ("a", "")
     assert other == third
@@ -271,10 +256,10 @@ def test_the_export_tells_which_lengths_have_to_be_alike(
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "eager"])
 def test_a_series_of_any_length_through_an_lstm(
-    nets: Any, opened: Opened, notes: list[str], tmp_path: Path, engine: str
+    nets: Any, built: Built, notes: list[str], tmp_path: Path, engine: str
 ) -> None:
     network, file, options = made(nets, "Steps", tmp_path)
-    bundle = opened(file, input_shape=("steps", 4), **options)
+    bundle = built(file, input_shape=("steps", 4), **options)
     assert (bundle.manifest.engine, bundle.manifest.export_error) == ("onnxruntime", None)
     assert not notes or any("any length of 1 or more: tried with 8 and 13" in note for note in notes)
     assert [spec.shape for spec in bundle.manifest.outputs] == [(2,), (-1, 1)]
@@ -290,10 +275,10 @@ def test_a_series_of_any_length_through_an_lstm(
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "eager"])
 def test_the_least_length_of_a_convolution_is_found_and_told(
-    nets: Any, opened: Opened, tmp_path: Path, engine: str
+    nets: Any, built: Built, tmp_path: Path, engine: str
 ) -> None:
     network, file, options = made(nets, "Wave", tmp_path)
-    bundle = opened(file, input_shape=(2, "samples"), **options)
+    bundle = built(file, input_shape=(2, "samples"), **options)
     assert bundle.manifest.inputs[0].least == 5
     with flambeau.load(bundle.path, allow_code=True, engine=engine) as model:
         for length in (5, 64, 999):
@@ -306,14 +291,14 @@ def test_the_least_length_of_a_convolution_is_found_and_told(
     )
 
 
-def test_rows_of_several_lengths_at_once_get_their_own_answers(nets: Any, opened: Opened, tmp_path: Path) -> None:
+def test_rows_of_several_lengths_at_once_get_their_own_answers(nets: Any, built: Built, tmp_path: Path) -> None:
     """Those of one length are computed together, and never with others."""
     from flambeau.serving.service import BlockingService, Service
     from flambeau.settings.service import Settings
     from flambeau.types import Options, Payload
 
     network, file, options = made(nets, "Wave", tmp_path)
-    bundle = opened(file, input_shape=(2, "samples"), **options)
+    bundle = built(file, input_shape=(2, "samples"), **options)
     numbers = np.random.default_rng(0)
     rows = [numbers.standard_normal((2, 5 + place % 4)).round(3).tolist() for place in range(24)]
     payloads = [Payload("json", json.dumps(each).encode()) for each in rows]
@@ -332,26 +317,26 @@ def test_rows_of_several_lengths_at_once_get_their_own_answers(nets: Any, opened
     alike(inferred["output"], computed(network, rows[:1]))
 
 
-def test_a_network_of_one_length_is_not_said_to_take_any(nets: Any, opened: Opened, tmp_path: Path) -> None:
+def test_a_network_of_one_length_is_not_said_to_take_any(nets: Any, built: Built, tmp_path: Path) -> None:
     _, file, options = made(nets, "Tens", tmp_path)
     with pytest.raises(SourceError, match=r"free axes are 8 long, but not 13.*without words, with --input-shape"):
-        opened(file, input_shape=("steps", 1), **options)
+        built(file, input_shape=("steps", 1), **options)
 
 
-def test_golden_samples_may_be_of_several_lengths(nets: Any, opened: Opened, tmp_path: Path) -> None:
+def test_golden_samples_may_be_of_several_lengths(nets: Any, built: Built, tmp_path: Path) -> None:
     _, file, options = made(nets, "Steps", tmp_path)
     (tmp_path / "samples").mkdir()
     for length in (2, 9):
         text = json.dumps({"input": np.ones((length, 4)).tolist()})
         (tmp_path / "samples" / f"{length}.json").write_text(text)
-    bundle = opened(file, input_shape=("steps", 4), samples=str(tmp_path / "samples"), **options)
+    bundle = built(file, input_shape=("steps", 4), samples=str(tmp_path / "samples"), **options)
     flambeau.load(bundle.path, allow_code=True).close()
     assert storage.SAMPLES in bundle.manifest.members
 
 
-def test_the_compiled_engine_says_that_it_takes_one_shape(nets: Any, opened: Opened, tmp_path: Path) -> None:
+def test_the_compiled_engine_says_that_it_takes_one_shape(nets: Any, built: Built, tmp_path: Path) -> None:
     _, file, options = made(nets, "Steps", tmp_path)
-    bundle = opened(file, input_shape=("steps", 4), **options)
+    bundle = built(file, input_shape=("steps", 4), **options)
     with pytest.raises(EngineError, match="needs inputs of one shape"):
         flambeau.load(bundle.path, allow_code=True, engine="compile")
 

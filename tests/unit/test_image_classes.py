@@ -5,30 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from flambeau.answers.activation import Activation, softmax
-from flambeau.bundle import storage
-from flambeau.pipelines.image import ImagePipeline
-from flambeau.tasks import TASKS, NetworkFacts
-from flambeau.types import Classification, Item, Label, Options, Payload, TensorSpec
-
-
-def pipeline(
-    *, max_pixels: int = 50_000_000, classes: int = 3, fast_decode: bool = False, **config: object
-) -> ImagePipeline:
-    network = NetworkFacts(
-        inputs=[TensorSpec("input", "float32", (3, 224, 224))],
-        outputs=[TensorSpec("output", "float32", (classes,))],
-        activation=Activation("softmax"),
-        labels=tuple(Label(f"n{index}", f"class{index}") for index in range(classes)),
-        threshold=storage.ImageConfig(**config).threshold,  # type: ignore[arg-type]
-    )
-    return ImagePipeline(
-        storage.ImageConfig(**config),  # type: ignore[arg-type]
-        postprocess=TASKS["classification"].postprocess(network),
-        inputs=network.inputs,
-        max_pixels=max_pixels,
-        fast_decode=fast_decode,
-    )
+from flambeau.answers.activation import softmax
+from flambeau.types import Classification, Item, Options, Payload
+from tests.support.image_pipelines import pipeline
 
 
 def classified(logits: list[float], **options: object) -> Classification:

@@ -17,40 +17,18 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageOps
 
-from flambeau.answers.activation import Activation
 from flambeau.architectures import torchvision_compat
-from flambeau.bundle import storage
 from flambeau.errors import InvalidInput
 from flambeau.pipelines import kept_part
-from flambeau.pipelines.image import ImagePipeline
 from flambeau.pipelines.kept_part import part_kept
-from flambeau.tasks import TASKS, NetworkFacts
-from flambeau.types import Label, Payload, TensorSpec
+from flambeau.types import Payload
+from tests.support.image_pipelines import pipeline
 from tests.support.photographs import encoded, photograph
 
 TOLERANCE = 1e-6
 GREY_LEVEL = 1 / 255 / 0.224 * 1.001  # one of 255 steps, after the division by the smallest standard deviation
 REFUSALS = {"unsupported_image_format", "image_undecodable", "image_too_large"}
 MIB = 2**20
-
-
-def pipeline(
-    *, max_pixels: int = 50_000_000, classes: int = 3, fast_decode: bool = False, **config: object
-) -> ImagePipeline:
-    network = NetworkFacts(
-        inputs=[TensorSpec("input", "float32", (3, 224, 224))],
-        outputs=[TensorSpec("output", "float32", (classes,))],
-        activation=Activation("softmax"),
-        labels=tuple(Label(f"n{index}", f"class{index}") for index in range(classes)),
-        threshold=storage.ImageConfig(**config).threshold,  # type: ignore[arg-type]
-    )
-    return ImagePipeline(
-        storage.ImageConfig(**config),  # type: ignore[arg-type]
-        postprocess=TASKS["classification"].postprocess(network),
-        inputs=network.inputs,
-        max_pixels=max_pixels,
-        fast_decode=fast_decode,
-    )
 
 
 def prepared(data: bytes, **config: object) -> npt.NDArray[np.float32]:
