@@ -36,7 +36,7 @@ serve: venv
 	@$(BIN)/flambeau serve $(SERVE_ARGS)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not slow and not deploy and not cluster and not torchserve" -n $(TEST_PROCESSES) --dist loadfile --max-worker-restart 0 --durations 40
+	$(BIN)/python -m pytest -m "not slow and not deploy and not cluster and not torchserve" -n $(TEST_PROCESSES) --dist loadfile --max-worker-restart 0 --durations 40 $(TEST_ARGS)
 
 test-quick: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m quick -n $(TEST_PROCESSES) --dist loadfile

@@ -87,8 +87,8 @@ class Server:
     def _gone(self, within: float) -> bool:
         deadline = time.monotonic() + within
         while time.monotonic() < deadline:
-            self._process.poll()  # so that no zombie stays
             if not self.processes():
+                self._process.wait()  # so that no zombie stays
                 return True
             time.sleep(_POLL)
         return False

@@ -55,6 +55,14 @@ def pytest_collection() -> Iterator[None]:
         gc.enable()
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes by their argument.
+
+    Packed ones hold the second they were packed in, and a run's processes, which each collect, would not find the same.
+    """
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(autouse=True)
 def _unlimited() -> Iterator[None]:
     """No test leaves a limit on the process of all tests: a browser that comes later crashes of it without a word."""

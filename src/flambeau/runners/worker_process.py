@@ -115,7 +115,8 @@ class WorkerProcess:
                 pass_fds=passed,
                 warnings=True,
             )
-            undo.callback(self._kill)
+            undo.callback(self._process.wait)
+            undo.callback(self._kill)  # which comes first
             self._sentinel = os.pidfd_open(self._process.pid) if hasattr(os, "pidfd_open") else -1
             undo.pop_all()  # it has come about
         self.pid = self._process.pid
