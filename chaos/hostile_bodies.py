@@ -64,8 +64,8 @@ def _json(fault: str, name: str, body: bytes, expect: frozenset[tuple[int, str]]
 
 
 _PNG, _JPEG = _image("PNG"), _image("JPEG")
-_TEXT_BOMB = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(50 << 20), 9))
-_PROFILE_BOMB = chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(50 << 20), 9))
+_BOMB = b"a\0\0" + zlib.compress(bytes(50 << 20), 9)
+_TEXT_BOMB, _PROFILE_BOMB = chunk(b"zTXt", _BOMB), chunk(b"iCCP", _BOMB)
 
 _OUTPUTS = (
     _json("F-27", "an output of NaN and infinities", b'{"input": "nan"}', one_of(200, (500, "model_output_invalid"))),

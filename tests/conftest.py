@@ -120,9 +120,17 @@ def double_py(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def serve(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Serve:
-    """Start `flambeau serve` with arguments on a free port: `with serve("resnet18", ...) as server`."""
+    """Start `flambeau serve` with arguments on a free port: `with serve("resnet18", ...) as server`.
 
-    def start(*arguments: object, cwd: Path | None = None) -> "contextlib.AbstractContextManager[ServerProcess]":
+    With one replica, where the arguments name no number of them: each costs the start of a process. `replicas=None`:
+    with as many as it takes by itself.
+    """
+
+    def start(
+        *arguments: object, cwd: Path | None = None, replicas: int | None = 1
+    ) -> "contextlib.AbstractContextManager[ServerProcess]":
+        if replicas is not None and not {"--replicas", "--fronts"} & {*map(str, arguments)}:
+            arguments = (*arguments, "--replicas", replicas)
         folder = tmp_path_factory.mktemp("server")
         return started([*FLAMBEAU, "serve", "--port", "0", *arguments], folder, cwd=cwd)
 

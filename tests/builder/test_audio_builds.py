@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import InferenceClient
 
 import flambeau
 from flambeau.bundle.pipeline_config import AudioConfig, MelConfig
@@ -81,7 +80,7 @@ def test_a_waveform_of_any_length_is_classified_as_by_pytorch(made: Bundle, serv
 
 
 def test_hugging_faces_client_classifies_sound(server: ServerProcess) -> None:
-    client = InferenceClient(model=server.url)
+    client = server.hugging_face()
     data = written(tone(0.5, hertz=1000))
     found = client.audio_classification(data)
     assert found[0].label == "middle"

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
-from huggingface_hub import InferenceClient
 from torch import nn
 
 import flambeau
@@ -102,7 +101,7 @@ def test_the_features_are_pytorchs_and_of_length_1(
 def test_hugging_faces_client_extracts_features(server: ServerProcess, cat: bytes) -> None:
     import base64
 
-    client = InferenceClient(model=server.url)
+    client = server.hugging_face()
     text = base64.b64encode(cat).decode()
     vector = server.post("/predict", data=cat).json()["embedding"]
     found = client.feature_extraction(text)

@@ -4,6 +4,7 @@ from there: inspect and serve are one judgement, and each way is gone here.
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -50,14 +51,16 @@ def test_parameters_without_names_are_told_with_the_way_back_u11(tmp_path: Path)
 @pytest.mark.parametrize(
     ("contents", "words"),
     [
-        (torch.zeros(2, 3), "a single tensor of shape [2, 3]"),
-        ({"epoch": 3, "accuracy": 0.5}, "a dict of epoch, accuracy"),
-        (torch.optim.SGD(network().parameters(), momentum=0.9).state_dict(), "the state of an optimiser"),
-        ([], "a list"),
+        (lambda: torch.zeros(2, 3), "a single tensor of shape [2, 3]"),
+        (lambda: {"epoch": 3, "accuracy": 0.5}, "a dict of epoch, accuracy"),
+        (lambda: torch.optim.SGD(network().parameters(), momentum=0.9).state_dict(), "the state of an optimiser"),
+        (list, "a list"),
     ],
 )
-def test_what_holds_no_weights_is_refused_alike_u11(tmp_path: Path, contents: object, words: str) -> None:
-    torch.save(contents, tmp_path / "m.pth")
+def test_what_holds_no_weights_is_refused_alike_u11(
+    tmp_path: Path, contents: Callable[[], object], words: str
+) -> None:
+    torch.save(contents(), tmp_path / "m.pth")
     assert words in both(tmp_path / "m.pth")
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import requests
 import torch
-from huggingface_hub import InferenceClient
 
 import flambeau
 from flambeau.bundle.pipeline_config import TextConfig
@@ -104,7 +103,7 @@ def test_texts_of_unlike_lengths_are_answered_together_as_one_by_one(
 
 
 def test_hugging_faces_client_gets_the_vector_of_a_text(network: torch.nn.Module, server: ServerProcess) -> None:
-    client = InferenceClient(model=server.url)
+    client = server.hugging_face()
     found = client.feature_extraction(TEXTS[1], normalize=True, truncate=True)
     assert np.abs(found - embedded(network, TEXTS[1])[None]).max() <= 1e-5
     both = server.post("/", json={"inputs": list(TEXTS[:2])}).json()
@@ -231,7 +230,7 @@ def test_torchserves_clients_send_a_text_in_every_form(classifying: ServerProces
 
 
 def test_hugging_faces_client_classifies_a_text(classifying: ServerProcess) -> None:
-    found = InferenceClient(model=classifying.url).text_classification("a wonderful film", top_k=2)
+    found = classifying.hugging_face().text_classification("a wonderful film", top_k=2)
     answer = classifying.post("/predict?top_k=2", json={"input": "a wonderful film"}).json()["predictions"]
     assert [(each.label, each.score) for each in found] == [
         (each["class_name"], pytest.approx(each["probability"])) for each in answer

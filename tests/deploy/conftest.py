@@ -13,13 +13,11 @@ from tests.deploy import containers
 from tests.deploy.containers import Engine
 from tests.support.server import FLAMBEAU
 
-HERE = Path(__file__).parent
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what lies in this folder."""
     for item in items:
-        if HERE in item.path.parents:
+        if item.nodeid.startswith("tests/deploy/"):
             item.add_marker("deploy")
             item.add_marker(pytest.mark.timeout(900))
 

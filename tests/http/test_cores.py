@@ -177,7 +177,7 @@ def test_a_model_alone_has_all_of_its_workers_and_so_has_the_version_that_takes_
 ) -> None:
     repository = tmp_path / "repository"
     put(repository, "cats", "replicas = 2")
-    with serve(repository, "--allow-code") as server:
+    with serve(repository, "--allow-code", replicas=None) as server:
         assert workers(server, "cats") == 2
         requests.put(f"{server.url}/models/cats", json={"replicas": 3}, timeout=60)
         server.wait_until(lambda: workers(server, "cats") == 3, within=30)  # though nobody asks it
@@ -189,7 +189,7 @@ def test_a_model_alone_has_all_of_its_workers_and_so_has_the_version_that_takes_
 def test_workers_that_are_threads_stay_as_many(serve: Serve, tmp_path: Path) -> None:
     for model in ("cats", "dogs"):
         put(tmp_path / "repository", model, "replicas = 2")
-    with serve(tmp_path / "repository", "--allow-code", "--runner", "threads") as server:
+    with serve(tmp_path / "repository", "--allow-code", "--runner", "threads", replicas=None) as server:
         detail = server.get("/models/cats/1").json()
         assert [detail[each] for each in ("workers", "min_replicas", "max_replicas")] == [2, 2, 2]
         refused = requests.put(f"{server.url}/models/cats", json={"replicas": 1}, timeout=60)

@@ -11,7 +11,6 @@ from typing import Any
 import jsonschema_rs as jsonschema
 import numpy as np
 import pytest
-from huggingface_hub import InferenceClient
 from PIL import Image
 
 import flambeau
@@ -172,7 +171,7 @@ def test_pictures_are_scored_into_tables(bundle: Bundle, tmp_path: Path) -> None
 
 def test_hugging_faces_client_gets_its_own_objects(serve: Serve, bundle: Bundle) -> None:
     with serve(bundle.path, "--replicas", "1", "--platform", "huggingface", "--host", "127.0.0.1") as server:
-        client = InferenceClient(model=server.url)
+        client = server.hugging_face()
         assert client.object_detection(BLACK) == []
         first, *_ = client.object_detection(WHITE)
         assert (first.label, first.score) == (NAMES[1], pytest.approx(float(STRENGTHS[0])))

@@ -11,7 +11,6 @@ from typing import Any
 import jsonschema_rs as jsonschema
 import numpy as np
 import pytest
-from huggingface_hub import InferenceClient
 from PIL import Image
 
 import flambeau
@@ -199,7 +198,7 @@ def test_the_client_asks_for_cocos_runs(server: ServerProcess) -> None:
 
 def test_hugging_faces_client_gets_masks_and_boxes(serve: Serve, folder: Path) -> None:
     with serve(folder / "masks", "--replicas", "1", "--platform", "huggingface", "--host", "127.0.0.1") as server:
-        client = InferenceClient(model=server.url)
+        client = server.hugging_face()
         segments = client.image_segmentation(FEW)
         assert [each.label for each in segments] == ["cat", "dog", "cat", "dog", "cat"]
         mask = segments[1].mask

@@ -10,7 +10,6 @@ from typing import Any
 import jsonschema_rs as jsonschema
 import numpy as np
 import pytest
-from huggingface_hub import InferenceClient
 from PIL import Image
 
 import flambeau
@@ -127,7 +126,7 @@ def test_pictures_go_into_a_folder(bundle: Bundle, tmp_path: Path) -> None:
 def test_hugging_faces_client_gets_an_image(serve: Serve, tmp_path: Path) -> None:
     bundle = picture_bundles.negative(tmp_path / "bundle", enlarge=2, planes=1)
     with serve(bundle.path, "--replicas", "1", "--platform", "huggingface", "--host", "127.0.0.1") as server:
-        made: Any = InferenceClient(model=server.url).image_to_image(PICTURE)
+        made: Any = server.hugging_face().image_to_image(PICTURE)
     assert (made.size, made.mode) == ((122, 84), "L")
     assert np.asarray(made).min() == 0
     assert np.asarray(made).max() == 255

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
-from huggingface_hub import InferenceClient
 
 import flambeau
 from tests.support import kserve_models
@@ -252,7 +251,7 @@ def test_hugging_face_is_answered_in_the_shape_of_the_task(tmp_path: Path, model
             assert (answer.status_code // 100, "error" in answer.json()) == (4, True)
         assert server.get("/").status_code == 200  # the page
 
-        client = InferenceClient(model=server.url)  # Hugging Face's own, unmodified
+        client = server.hugging_face()  # Hugging Face's own, unmodified
         assert [[each.label, each.score] for each in client.image_classification(picture)] == [
             [each["label"], each["score"]] for each in raw
         ]

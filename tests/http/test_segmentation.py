@@ -11,7 +11,6 @@ from typing import Any
 import jsonschema_rs as jsonschema
 import numpy as np
 import pytest
-from huggingface_hub import InferenceClient
 from PIL import Image
 
 import flambeau
@@ -234,7 +233,7 @@ def test_pictures_are_scored_into_tables(bundle: Bundle, tmp_path: Path) -> None
 
 def test_hugging_faces_client_gets_its_own_masks(serve: Serve, bundle: Bundle) -> None:
     with serve(bundle.path, "--replicas", "1", "--platform", "huggingface", "--host", "127.0.0.1") as server:
-        grass, sky = InferenceClient(model=server.url).image_segmentation(PICTURE)
+        grass, sky = server.hugging_face().image_segmentation(PICTURE)
     assert (grass.label, sky.label) == ("grass", "sky")
     assert grass.score == pytest.approx(1, abs=1e-6)
     mask: Any = grass.mask

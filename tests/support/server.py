@@ -11,11 +11,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import requests
 
 from tests.support import fleet
+
+if TYPE_CHECKING:
+    from huggingface_hub import InferenceClient
 
 FLAMBEAU = (sys.executable, "-m", "flambeau")
 STARTUP_SECONDS = 200  # on a busy machine; pytest ends a test after 300
@@ -68,6 +71,12 @@ class ServerProcess:
     def get(self, path: str, **arguments: object) -> requests.Response:
         """GET from the server."""
         return requests.get(self.url + path, timeout=60, **arguments)  # type: ignore[arg-type]
+
+    def hugging_face(self) -> "InferenceClient":
+        """Hugging Face's own client of it, unmodified."""
+        from huggingface_hub import InferenceClient  # half a second, and so not while tests are collected
+
+        return InferenceClient(model=self.url)
 
     def _told(self) -> str:
         return f"{self.output()}\n{self._log.read_text() if self._log.exists() else ''}"

@@ -51,10 +51,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Schedul
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The longest first."""
     second.mark(items)
-    quick.mark(items)
+    if "quick" in config.option.markexpr:
+        quick.mark(items)  # which reads the code of all tests: a second
     items.sort(key=lambda item: -_seconds(item.nodeid))
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import scipy.signal
 import soundfile
 import torch
 from hypothesis import given, settings
@@ -48,6 +47,8 @@ def written(sound: np.ndarray, *, rate: int = RATE, kind: str = "WAV", subtype: 
     "rates", [(44_100, 16_000), (48_000, 16_000), (8_000, 16_000), (16_000, 44_100), (44_101, 8_000)]
 )
 def test_the_rate_is_changed_as_scipy_does(rates: tuple[int, int]) -> None:
+    import scipy.signal  # which takes seconds, and so not while tests are collected
+
     rate, to = rates
     sound = np.random.default_rng(1).standard_normal(rate // 2).astype(np.float32)
     common = math.gcd(rate, to)
