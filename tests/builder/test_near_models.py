@@ -57,9 +57,7 @@ def test_parameters_without_names_are_told_with_the_way_back_u11(tmp_path: Path)
         (list, "a list"),
     ],
 )
-def test_what_holds_no_weights_is_refused_alike_u11(
-    tmp_path: Path, contents: Callable[[], object], words: str
-) -> None:
+def test_what_holds_no_weights_is_refused_alike_u11(tmp_path: Path, contents: Callable[[], object], words: str) -> None:
     torch.save(contents(), tmp_path / "m.pth")
     assert words in both(tmp_path / "m.pth")
 

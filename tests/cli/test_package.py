@@ -25,8 +25,8 @@ from flambeau.bundle import storage
 from flambeau.bundle.storage import Bundle, CodeReference, HandlerConfig, Optimised, PythonConfig, Source
 from flambeau.version import VERSION
 from tests.support import ROOT
-from tests.support.server import run_flambeau
 from tests.support.tensor_bundles import doubling
+from tests.support.warm import run_flambeau
 
 EPOCH = 315_532_800
 

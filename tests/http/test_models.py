@@ -13,6 +13,7 @@ import pytest
 import requests
 
 import flambeau
+from tests.support.fronts import application
 from tests.support.server import Serve, ServerProcess
 from tests.support.versions import ask, change, code, put, states
 from tests.support.warm import run_flambeau
@@ -195,16 +196,13 @@ def test_who_may_change_models(serve: Serve, repository: Path, tmp_path: Path) -
 
 
 def test_under_the_servers_of_others_models_are_shown_and_not_changed(repository: Path) -> None:
-    app = flambeau.create_app(str(repository), allow_code=True, replicas=1)
-    client = app.test_client()
-    try:
+    with application(str(repository), allow_code=True, replicas=1) as app:
+        client = app.test_client()
         assert client.post("/predict/times", json={"input": 1}).json == {"output": 20}
         assert client.get("/models/times").get_json()["default_version"] == "2"
         for answer in (client.post("/models/times/versions/1/load"), client.put("/models/times", json={})):
             assert answer.status_code == 403
             assert "may have other processes" in answer.get_json()["error"]
-    finally:
-        app.extensions["flambeau"].close()
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import requests
 
-import flambeau
 from tests.support import kserve_models
 from tests.support.documents import make_weights
+from tests.support.fronts import application
 from tests.support.kserve_models import Served
 from tests.support.photographs import encoded, photograph
 from tests.support.server import FLAMBEAU, ServerProcess, free_port, started
@@ -318,10 +318,11 @@ def test_on_no_platform_probes_are_refused_by_a_foreign_name(tmp_path: Path, num
 
 def test_an_application_under_wsgi_answers_a_platforms_routes_too(numbers: Path) -> None:
     options = {"health_route": "/", "predict_route": "/score", "runner": "threads", "replicas": 1}
-    client = flambeau.create_app(str(numbers), platform="azure-ml", **options).test_client()
-    assert client.get("/", headers={"Host": "10.1.2.3"}).text == "Healthy"
-    assert client.post("/score", json={"instances": ROWS}).json == {"predictions": DOUBLED}
-    assert client.post("/score", data=CSV, headers={"Content-Type": "text/csv"}).json == DOUBLED
+    with application(str(numbers), platform="azure-ml", **options) as app:
+        client = app.test_client()
+        assert client.get("/", headers={"Host": "10.1.2.3"}).text == "Healthy"
+        assert client.post("/score", json={"instances": ROWS}).json == {"predictions": DOUBLED}
+        assert client.post("/score", data=CSV, headers={"Content-Type": "text/csv"}).json == DOUBLED
 
 
 # Building at the start

@@ -19,30 +19,29 @@ from werkzeug.test import Client
 import flambeau
 from flambeau.bundle.storage import Bundle
 from flambeau.system import process
-from tests.support.fronts import serving, uwsgi
+from tests.support.fronts import application, serving, uwsgi
 
 
 def test_mounted_in_somebodys_own_application(default_bundle: Bundle, cat: bytes) -> None:
     mine = flask.Flask("mine")
     mine.add_url_rule("/", "home", lambda: "my own page")
-    cats = flambeau.create_app(str(default_bundle.path))
-    client = Client(DispatcherMiddleware(mine.wsgi_app, {"/cats": cats}))
-    assert client.get("/").text == "my own page"
-    body = {"file": (io.BytesIO(cat), "c.png")}
-    assert client.post("/cats/predict", data=body).json == {"class_id": "n02124075", "class_name": "Egyptian_cat"}
-    [style] = re.findall(r'href="([^"]+style\.css)"', client.get("/cats/").text)
-    with client.get(urljoin("/cats/", style)) as found:
-        assert found.status_code == 200
-    cats.extensions["flambeau"].close()
+    with application(str(default_bundle.path), replicas=1) as cats:
+        client = Client(DispatcherMiddleware(mine.wsgi_app, {"/cats": cats}))
+        assert client.get("/").text == "my own page"
+        body = {"file": (io.BytesIO(cat), "c.png")}
+        assert client.post("/cats/predict", data=body).json == {"class_id": "n02124075", "class_name": "Egyptian_cat"}
+        [style] = re.findall(r'href="([^"]+style\.css)"', client.get("/cats/").text)
+        with client.get(urljoin("/cats/", style)) as found:
+            assert found.status_code == 200
 
 
 def test_two_services_live_in_one_process(default_bundle: Bundle, double_py: Path) -> None:
-    cats = flambeau.create_app(str(default_bundle.path))
-    doubles = flambeau.create_app(f"{double_py}:Double", allow_code=True)
-    assert doubles.test_client().post("/predict", json={"input": 4}).json == {"output": 8.0}
-    assert cats.test_client().get("/readyz").get_json()["models"] == {"efficientnet_lite0": "ready"}
-    cats.extensions["flambeau"].close()
-    doubles.extensions["flambeau"].close()
+    with (
+        application(str(default_bundle.path), replicas=1) as cats,
+        application(f"{double_py}:Double", allow_code=True) as doubles,
+    ):
+        assert doubles.test_client().post("/predict", json={"input": 4}).json == {"output": 8.0}
+        assert cats.test_client().get("/readyz").get_json()["models"] == {"efficientnet_lite0": "ready"}
 
 
 def test_an_unknown_option_is_named() -> None:

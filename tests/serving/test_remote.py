@@ -6,10 +6,10 @@ from pathlib import Path
 import fsspec
 import pytest
 
-import flambeau
 from flambeau.errors import BundleError, SourceError
 from flambeau.sources import remote
 from tests.support import tensor_bundles
+from tests.support.fronts import application
 
 
 @pytest.fixture
@@ -30,12 +30,9 @@ def url(tmp_path: Path) -> str:
 
 
 def test_a_bundle_in_a_store_is_served_and_fetched_once(url: str, cache: Path) -> None:
-    app = flambeau.create_app(url, runner="threads")
-    try:
+    with application(url, runner="threads") as app:
         answer = app.test_client().post("/predict", json={"input": [1, 2, 3]})
         assert answer.get_json() == {"output": [2.0, 4.0, 6.0]}
-    finally:
-        app.extensions["flambeau"].close()
     [kept] = (cache / "by-content").iterdir()
     store = fsspec.filesystem("memory")
     store.rm(f"{url.removeprefix('memory:/')}/model.onnx")

@@ -198,7 +198,7 @@ def model(name: str, path: str = "", put: Maker = nn.Identity, **args: Any) -> M
 
 def timm_model(name: str, path: str = "", put: Maker = nn.Identity, **args: Any) -> Maker:
     """The same of timm's."""
-    return _replaced(partial(TIMM.constructor(name), **args), path, put)
+    return _replaced(lambda: TIMM.constructor(name)(**args), path, put)  # imports timm, and so when it is made
 
 
 def _replaced(construct: Maker, path: str, put: Maker) -> Maker:

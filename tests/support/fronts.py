@@ -81,12 +81,21 @@ class InProcess:
 
 
 @contextlib.contextmanager
+def application(source: str | None, **options: Any) -> Iterator[Flask]:
+    """What `create_app` makes, until the block is left: its loop is a thread of this process."""
+    app = flambeau.create_app(source, **options)
+    try:
+        yield app
+    finally:
+        app.extensions["flambeau"].close()
+
+
+@contextlib.contextmanager
 def open_front(name: str, serve: Serve, folder: Path, source: str | None, **options: Any) -> Iterator[Front]:
     """Start the front of that name over a source. `options` are those of `create_app`."""
     if name == "flask":
-        app = flambeau.create_app(source, **options)
-        yield InProcess(app)
-        app.extensions["flambeau"].close()
+        with application(source, **options) as app:
+            yield InProcess(app)
     elif name == "serve":
         flags: list[object] = [source] if source else []
         for key, value in options.items():

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-import flambeau
 from flambeau.http.access import PASSED, AccessControl
 from flambeau.http.asgi_app import AsgiFront
 from flambeau.http.flask_app import make_app, open_for_others
@@ -18,6 +17,7 @@ from flambeau.protocols.errors import error_answer
 from flambeau.protocols.messages import HttpAnswer
 from flambeau.protocols.routes import Match, RequiredScope, Route, RouteTable
 from flambeau.serving.service import BlockingService
+from tests.support.fronts import application
 
 TOKEN = "abcdefghijklmnopqrstuvwxyz"
 INFER = {"Authorization": f"Bearer {TOKEN}"}
@@ -151,19 +151,18 @@ def test_flask_asks_again_where_its_router_found_another_route_than_the_table_t0
 
 
 def test_every_path_of_the_document_is_a_route(double_py: Path) -> None:
-    app = flambeau.create_app(f"{double_py}:Double", allow_code=True)
-    paths = app.test_client().get("/openapi.json").get_json()["paths"]
-    assert list(paths) == [
-        "/predict", "/predict/Double", "/predict/Double/1", "/livez", "/readyz", "/metrics",
-        "/models", "/models/{model}", "/models/{model}/shadow", "/models/{model}/{version}",
-        "/v2/health/live", "/v2/health/ready", "/v2", "/v2/models",
-        "/v2/models/Double/infer", "/v2/models/{model}/ready", "/v2/models/{model}",
-        "/v2/models/Double/versions/1/infer", "/v2/models/{model}/versions/{version}/ready",
-        "/v2/models/{model}/versions/{version}", "/v1/models", "/v1/models/Double:predict", "/predictions/Double",
-        "/openapi.json",
-    ]  # fmt: skip
-    adapter = app.url_map.bind("localhost")
-    for path, operations in paths.items():
-        for method in operations:
-            adapter.match(path, method=method.upper())
-    app.extensions["flambeau"].close()
+    with application(f"{double_py}:Double", allow_code=True) as app:
+        paths = app.test_client().get("/openapi.json").get_json()["paths"]
+        assert list(paths) == [
+            "/predict", "/predict/Double", "/predict/Double/1", "/livez", "/readyz", "/metrics",
+            "/models", "/models/{model}", "/models/{model}/shadow", "/models/{model}/{version}",
+            "/v2/health/live", "/v2/health/ready", "/v2", "/v2/models",
+            "/v2/models/Double/infer", "/v2/models/{model}/ready", "/v2/models/{model}",
+            "/v2/models/Double/versions/1/infer", "/v2/models/{model}/versions/{version}/ready",
+            "/v2/models/{model}/versions/{version}", "/v1/models", "/v1/models/Double:predict", "/predictions/Double",
+            "/openapi.json",
+        ]  # fmt: skip
+        adapter = app.url_map.bind("localhost")
+        for path, operations in paths.items():
+            for method in operations:
+                adapter.match(path, method=method.upper())

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
-import flambeau
 from tests.support.access import ADMIN, HASHED, INFER, PAGE
+from tests.support.fronts import application
 from tests.support.server import Serve, ServerProcess
 
 
@@ -34,18 +34,16 @@ def server(serve: Serve, double_py: Path, tokens_file: Path) -> Iterator[ServerP
 @pytest.fixture(scope="package")
 def app(double_py: Path, tokens_file: Path) -> Iterator[Flask]:
     """The same as a Flask application."""
-    made = flambeau.create_app(
+    with application(
         f"{double_py}:Double", allow_code=True, tokens_file=str(tokens_file), cors_origins=PAGE,
         allowed_hosts="localhost,model.example",
-    )  # fmt: skip
-    yield made
-    made.extensions["flambeau"].close()
+    ) as made:  # fmt: skip
+        yield made
 
 
 @pytest.fixture(scope="package")
 def open_app(double_py: Path) -> Iterator[Flask]:
     """An application without tokens, with a route of somebody else's."""
-    made = flambeau.create_app(f"{double_py}:Double", allow_code=True)
-    made.add_url_rule("/mine", "mine", lambda: "mine")
-    yield made
-    made.extensions["flambeau"].close()
+    with application(f"{double_py}:Double", allow_code=True) as made:
+        made.add_url_rule("/mine", "mine", lambda: "mine")
+        yield made

@@ -11,6 +11,7 @@ import requests
 
 import flambeau
 from tests.support.access import ADMIN, HASHED, INFER, bearer, predict
+from tests.support.fronts import application
 from tests.support.server import Serve
 from tests.support.warm import run_flambeau
 
@@ -32,11 +33,10 @@ def test_a_token_has_its_own_rate(serve: Serve, double_py: Path, tokens_file: Pa
 
 
 def test_an_address_has_a_rate_where_there_are_no_tokens(double_py: Path) -> None:
-    app = flambeau.create_app(f"{double_py}:Double", allow_code=True, rate_limit="2/day")
-    client = app.test_client()
-    asked = [client.post("/predict", json={"input": 1}).status_code for _ in range(3)]
-    other = client.post("/predict", json={"input": 1}, environ_base={"REMOTE_ADDR": "10.1.1.1"}).status_code
-    app.extensions["flambeau"].close()
+    with application(f"{double_py}:Double", allow_code=True, rate_limit="2/day") as app:
+        client = app.test_client()
+        asked = [client.post("/predict", json={"input": 1}).status_code for _ in range(3)]
+        other = client.post("/predict", json={"input": 1}, environ_base={"REMOTE_ADDR": "10.1.1.1"}).status_code
     assert (asked, other) == ([200, 200, 429], 200)
 
 
@@ -62,12 +62,11 @@ def test_a_rate_counts_items_and_not_requests_a16(serve: Serve, double_py: Path)
 
 
 def test_a_rate_counts_items_under_plain_wsgi_too_a16(double_py: Path) -> None:
-    app = flambeau.create_app(f"{double_py}:Double", allow_code=True, rate_limit="5/day")
-    client = app.test_client()
     body = b"--b\r\nContent-Disposition: form-data; name=file\r\n\r\nx\r\n" * 3 + b"--b--\r\n"
     kind = "multipart/form-data; boundary=b"
-    answers = [client.post("/predict", data=body, content_type=kind).status_code for _ in range(2)]
-    app.extensions["flambeau"].close()
+    with application(f"{double_py}:Double", allow_code=True, rate_limit="5/day") as app:
+        client = app.test_client()
+        answers = [client.post("/predict", data=body, content_type=kind).status_code for _ in range(2)]
     assert answers == [200, 429]
 
 
