@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import fleet
-
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="fronts are forked on Linux only")
 
 
@@ -57,32 +55,25 @@ main()
 """
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("obedient")
-    fleet.make_bundle(folder)
-    return folder
-
-
-def faulty(what: str, bundle: Path) -> tuple[int, str, list[dict[str, str]]]:
+def faulty(what: str, obedient: Path) -> tuple[int, str, list[dict[str, str]]]:
     """Start a service with that fault: its exit code, its last event, and all events."""
     done = run(
-        FAULTY, what, "serve", bundle, "--allow-code", "--fronts", 2, "--replicas", 2, "--port", 0,
+        FAULTY, what, "serve", obedient, "--allow-code", "--fronts", 2, "--replicas", 2, "--port", 0,
         "--log-format", "json",
     )  # fmt: skip
     events = [json.loads(line) for line in done.stderr.splitlines()]
     return done.returncode, events[-1]["event"], events
 
 
-def test_why_a_front_failed_is_in_the_log_of_machines(bundle: Path) -> None:
-    code, last, events = faulty("front", bundle)
+def test_why_a_front_failed_is_in_the_log_of_machines(obedient: Path) -> None:
+    code, last, events = faulty("front", obedient)
     assert code == 1
     assert "ended with exit code 1 before it was ready" in last
     assert any("RuntimeError: the front is at fault" in each.get("traceback", "") for each in events)
 
 
-def test_a_system_that_has_no_process_left_is_named_with_the_remedy(bundle: Path) -> None:
-    code, last, _ = faulty("fork", bundle)
+def test_a_system_that_has_no_process_left_is_named_with_the_remedy(obedient: Path) -> None:
+    code, last, _ = faulty("fork", obedient)
     assert code == 1
     assert last == (
         "cannot start front 2 of 2 (Resource temporarily unavailable): allow this user more processes "

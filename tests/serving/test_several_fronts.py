@@ -1,4 +1,4 @@
-"""Several fronts on one port: balance, counts, deaths, drains, limits and changes, with real processes."""
+"""Several fronts on one port: balance, counts, deaths, limits and changes, with real processes."""
 
 import contextlib
 import functools
@@ -7,7 +7,6 @@ import itertools
 import signal
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,10 +15,8 @@ import pytest
 import requests
 
 from flambeau.bundle.storage import Bundle
-from flambeau.errors import EngineError
 from flambeau.system.process import proportional_bytes
-from tests.support import fleet
-from tests.support.server import FLAMBEAU, Serve, ServerProcess, run_flambeau, started
+from tests.support.server import Serve, ServerProcess, run_flambeau
 from tests.support.several_fronts import (
     KeepAlive,
     alive,
@@ -38,16 +35,9 @@ TOTAL = (("model", "commands"), ("stage", "total"), ("version", "1"))
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("obedient")
-    fleet.make_bundle(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def server(serve: Serve, bundle: Path) -> Iterator[ServerProcess]:
+def server(serve: Serve, obedient: Path) -> Iterator[ServerProcess]:
     """Two fronts; every test leaves both of them ready."""
-    with serve(bundle, "--allow-code", "--fronts", "2", "--replicas", "2") as two:
+    with serve(obedient, "--allow-code", "--fronts", "2", "--replicas", "2") as two:
         yield two
 
 
@@ -254,9 +244,9 @@ def test_a_change_of_a_model_reaches_every_front(serve: Serve, tmp_path: Path) -
         assert everywhere() == {10}
 
 
-def test_limits_hold_over_all_fronts(serve: Serve, bundle: Path) -> None:
+def test_limits_hold_over_all_fronts(serve: Serve, obedient: Path) -> None:
     limits = ("--rate-limit", "21/hour", "--max-connections-per-address", "9")
-    with serve(bundle, "--allow-code", "--fronts", "2", *limits) as server:
+    with serve(obedient, "--allow-code", "--fronts", "2", *limits) as server:
         clients = [KeepAlive(server) for _ in range(8)]
         statuses = [client.ask("x")[0] for _ in range(5) for client in clients]
         assert (statuses.count(200), statuses.count(429)) == (21, 19)
@@ -273,109 +263,12 @@ def test_limits_hold_over_all_fronts(serve: Serve, bundle: Path) -> None:
         eventually(lambda: requests.get(f"{server.url}/models", timeout=60).status_code == 200)
 
 
-def test_a_drain_loses_nothing_f19(serve: Serve, bundle: Path) -> None:
-    """Clients ask without a pause; whatever was sent over a connection that came about is answered."""
-    lost: list[object] = []
-    good = itertools.count()
-    with serve(bundle, "--allow-code", "--fronts", "2") as server:
-
-        def client(number: int) -> None:
-            mine = KeepAlive(server)
-            for turn in itertools.count():
-                try:
-                    if mine.connection.sock is None:
-                        mine.connection.connect()
-                except OSError:
-                    return  # nobody listens any more
-                try:
-                    status, found = mine.ask(turn)
-                except (OSError, http.client.HTTPException) as error:
-                    lost.append(error)
-                    mine.close()
-                    return
-                if (status, found) == (200, turn):
-                    next(good)
-                elif status != 503:
-                    lost.append(found)
-                if number % 2:  # every other client opens a connection for each request
-                    mine.again()
-
-        with ThreadPoolExecutor(16) as pool:
-            running = [pool.submit(client, number) for number in range(16)]
-            time.sleep(0.5)
-            server.process.send_signal(signal.SIGTERM)
-            for each in running:
-                each.result()
-        assert server.process.wait(30) == 0
-    assert not lost
-    assert next(good) > 50
-    log = server.log()
-    assert "front=1" in log
-    assert "front=2" in log
-
-
-def test_when_the_supervisor_is_killed_everything_ends_and_the_port_is_free(serve: Serve, bundle: Path) -> None:
-    with contextlib.suppress(RuntimeError), serve(bundle, "--allow-code", "--fronts", "2") as server:
-        port = int(server.url.rpartition(":")[2])
-        fronts = children(server.process.pid)
-        workers = [each for front in fronts for each in children(front)]
-        assert (len(fronts), len(workers)) == (2, 2)
-        end(fronts[0], signal.SIGSTOP)  # even one that is stopped
-        server.process.kill()
-        server.process.wait(30)
-        eventually(lambda: not any(map(alive, (*fronts, *workers))))
-        with socket.socket() as again:
-            again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            again.bind(("127.0.0.1", port))
-
-
 @pytest.mark.slow
 def test_a_front_that_hangs_is_replaced(server: ServerProcess) -> None:
     victim = children(server.process.pid)[0]
     end(victim, signal.SIGSTOP)
     replaced(server, victim)
     assert "a front hangs and is killed" in server.log()
-
-
-@pytest.mark.slow
-def test_a_unix_socket_and_a_front_that_is_asked_to_leave(serve: Serve, bundle: Path, tmp_path: Path) -> None:
-    """SIGTERM to one front: it answers what it has, and another takes its place; nobody else notices."""
-    path = tmp_path / "s"
-    command = [*FLAMBEAU, "serve", bundle, "--allow-code", "--fronts", "2", "--host", f"unix:{path}"]
-    with started(command, tmp_path, address=r"(unix:\S+)") as server:
-
-        def ask() -> bytes:
-            with socket.socket(socket.AF_UNIX) as sock:
-                sock.connect(str(path))
-                sock.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-                return b"".join(iter(lambda: sock.recv(65536), b""))
-
-        assert b'"fronts":{"ready":2,"of":2}' in ask()
-        first = children(server.process.pid)[0]
-        end(first, signal.SIGTERM)
-        eventually(lambda: not alive(first))
-        eventually(lambda: "front ready" in server.log())
-        assert b'"fronts":{"ready":2,"of":2}' in ask()
-        assert "reason=ended" in server.log()
-    assert not path.exists()
-
-
-@pytest.mark.slow
-def test_where_no_front_can_start_clients_are_told_so_until_one_can(serve: Serve, tmp_path: Path) -> None:
-    fleet.make_bundle(tmp_path)
-    with serve(tmp_path, "--allow-code", "--fronts", "2") as server:
-        (tmp_path / "broken").touch()
-        for pid in children(server.process.pid):
-            end(pid, signal.SIGKILL)
-        began = time.monotonic()
-        refused = server.post(json={"input": {"do": "echo", "value": 1}})
-        assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
-        assert refused.headers["Retry-After"] == "1"
-        assert time.monotonic() - began > 3
-        assert server.get("/readyz").status_code == 503
-        (tmp_path / "broken").unlink()
-        eventually(lambda: all_ready(server), within=120)
-        assert server.post(json={"input": {"do": "echo", "value": 1}}).json() == {"output": 1}
 
 
 @pytest.mark.slow
@@ -402,14 +295,3 @@ def test_what_several_fronts_cannot_keep_is_refused(arguments: tuple[str, ...], 
     found = run_flambeau("serve", "--fronts", "2", *arguments)
     assert found.returncode != 0
     assert why in found.stderr
-
-
-@pytest.mark.slow
-def test_a_model_that_cannot_start_ends_the_start(bundle: Path) -> None:
-    (bundle / "broken").touch()
-    try:
-        found = run_flambeau("serve", bundle, "--allow-code", "--fronts", "2", "--port", "0")
-    finally:
-        (bundle / "broken").unlink()
-    assert found.returncode == EngineError.exit_code
-    assert "weights.bin is not here" in found.stderr
