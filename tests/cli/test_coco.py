@@ -12,7 +12,7 @@ from flambeau.bundle.storage import Bundle
 from tests.http.test_detection import BLACK, DARK, WHITE
 from tests.support import detector_bundles, segmenter_bundles
 from tests.support.detector_bundles import CLASSES, KINDS, MOST, NAMES, STRENGTHS, TABLE
-from tests.support.server import run_flambeau
+from tests.support.warm import run_flambeau
 
 TASKS = tuple(KINDS)
 IDS = {"cat": 17, "dog": 18}  # COCO's own

@@ -15,7 +15,8 @@ import pytest
 
 from flambeau.bundle.storage import Bundle
 from tests.support.photographs import encoded, photograph
-from tests.support.server import FLAMBEAU, STARTUP_SECONDS, run_flambeau
+from tests.support.server import FLAMBEAU, STARTUP_SECONDS
+from tests.support.warm import run_flambeau
 
 CAT, COFFEE = "n02124075", "n07920052"
 

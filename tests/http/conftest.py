@@ -8,6 +8,16 @@ import pytest
 from flambeau.bundle.storage import Bundle
 from tests.support.fronts import FRONTS, MAX_BODY, Front, open_front
 from tests.support.server import Serve
+from tests.support.versions import put
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A model of two versions, whose answers are the input times 10 and times 20."""
+    folder = tmp_path / "repository"
+    put(folder, "1", 10)
+    put(folder, "2", 20)
+    return folder
 
 
 @pytest.fixture(scope="module", params=FRONTS)

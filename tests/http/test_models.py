@@ -21,14 +21,6 @@ from tests.support.warm import run_flambeau
 INFER, ADMIN = (hashlib.sha256(name).hexdigest() for name in (b"infer", b"admin"))
 
 
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    folder = tmp_path / "repository"
-    put(folder, "1", 10)
-    put(folder, "2", 20)
-    return folder
-
-
 def test_versions_are_loaded_switched_and_unloaded_while_it_serves(serve: Serve, repository: Path) -> None:
     with serve(repository, "--allow-code", "--replicas", "1") as server:
         assert states(server) == {"2": "ready", "1": "unloaded"}

@@ -7,19 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.support.server import Serve
 from tests.support.versions import ask, change, code, put, states
 from tests.support.warm import run_flambeau
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    folder = tmp_path / "repository"
-    put(folder, "1", 10)
-    put(folder, "2", 20)
-    return folder
 
 
 def test_a_repository_is_followed(serve: Serve, repository: Path) -> None:

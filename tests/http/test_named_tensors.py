@@ -13,8 +13,9 @@ import pytest
 
 import flambeau
 from flambeau.client import Client
-from tests.support.server import Serve, ServerProcess, run_flambeau
+from tests.support.server import Serve, ServerProcess
 from tests.support.tensor_bundles import Several, several
+from tests.support.warm import run_flambeau
 
 ONE = {"a": [0.5, -1.0, 2.0, 0.25], "b": [[1, 2, 3], [4, 5, 6]]}
 TWO = {"a": [ONE["a"], [1.0, 2.0, 3.0, 4.0]], "b": [ONE["b"], [[0, 1, 0], [1, 0, 1]]]}

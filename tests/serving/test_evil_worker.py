@@ -5,7 +5,6 @@ Its batch is handed back, the next worker answers, and I5 is looked at around ev
 
 import asyncio
 import resource
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,21 +13,14 @@ from flambeau.errors import EngineError
 from flambeau.runners.base import ReplicaSpec, WorkerLostError
 from flambeau.runners.processes import ProcessesRunner
 from flambeau.settings.service import Settings
-from tests.support.fleet import Fleet, echo, fake_worker, make_bundle, nothing_left, run
+from tests.support.fleet import Fleet, echo, fake_worker, run
 
 READY = "g = order.generation\nsock.sendall(pack_ready(g, ReplicaInfo('cpu')))\nb = batch()\n"
 STAY = "\ntime.sleep(600)"
 FINE = "[Outcome(Value(b'\"fake\"'))]"
 
 
-@pytest.fixture(autouse=True)
-def _i5() -> Iterator[None]:
-    yield from nothing_left()
-
-
-@pytest.fixture
-def spec(tmp_path: Path) -> ReplicaSpec:
-    return make_bundle(tmp_path)
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 def pretend(spec: ReplicaSpec, patch: pytest.MonkeyPatch, body: str) -> None:

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,17 +17,9 @@ import pytest
 from flambeau.runners.base import ReplicaSpec, RunnerState, WorkerLostError
 from flambeau.runners.worker_process import worker_environment
 from tests.support import ROOT
-from tests.support.fleet import Fleet, children, echo, ended, eventually, loss, make_bundle, nothing_left, run, wait_for
+from tests.support.fleet import Fleet, children, echo, ended, eventually, loss, run, wait_for
 
-
-@pytest.fixture(autouse=True)
-def _i5() -> Iterator[None]:
-    yield from nothing_left()
-
-
-@pytest.fixture
-def spec(tmp_path: Path) -> ReplicaSpec:
-    return make_bundle(tmp_path)
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 def test_a_batch_is_answered_item_by_item_and_a_slot_is_a_worker(spec: ReplicaSpec) -> None:

@@ -6,7 +6,6 @@ I5 is looked at around every test.
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,9 @@ from flambeau.runners.processes import ProcessesRunner
 from flambeau.runners.worker_process import WorkerProcess
 from flambeau.serving.service import Service
 from flambeau.settings.service import Settings
-from tests.support.fleet import Fleet, children, echo, ended, eventually, loss, make_bundle, nothing_left, run, wait_for
+from tests.support.fleet import Fleet, children, echo, ended, eventually, loss, make_bundle, run, wait_for
 
-
-@pytest.fixture(autouse=True)
-def _i5() -> Iterator[None]:
-    yield from nothing_left()
-
-
-@pytest.fixture
-def spec(tmp_path: Path) -> ReplicaSpec:
-    return make_bundle(tmp_path)
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 def test_starting_says_why_a_model_cannot_be_loaded_f26(spec: ReplicaSpec, tmp_path: Path) -> None:

@@ -28,11 +28,6 @@ from tests.support.fleet import echo, eventually, make_bundle
 parcel = importlib.import_module("flambeau.runners.ray.parcel")
 
 
-@pytest.fixture
-def spec(tmp_path: Path) -> ReplicaSpec:
-    return make_bundle(tmp_path)
-
-
 def run(steps: Coroutine[Any, Any, None]) -> None:
     asyncio.run(steps)
 

@@ -3,24 +3,14 @@
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from flambeau.runners import losses
 from flambeau.runners.base import ReplicaCounts, ReplicaSpec, RunnerState, WorkerLostError
-from tests.support.fleet import Fleet, children, echo, eventually, make_bundle, nothing_left, run
+from tests.support.fleet import Fleet, children, echo, eventually, run
 
-
-@pytest.fixture(autouse=True)
-def _i5() -> Iterator[None]:
-    yield from nothing_left()
-
-
-@pytest.fixture
-def spec(tmp_path: Path) -> ReplicaSpec:
-    return make_bundle(tmp_path)
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 def warm(fleet: Fleet, count: int) -> bool:

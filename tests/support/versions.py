@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
 import requests
 
 from tests.support.server import ServerProcess
@@ -32,14 +31,6 @@ def put(repository: Path, version: str, factor: object, *, model: str = "times",
     folder.mkdir(parents=True)
     (folder / "times.py").write_text(code(factor, load))
     (folder / "model.toml").write_text(HOW)
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    folder = tmp_path / "repository"
-    put(folder, "1", 10)
-    put(folder, "2", 20)
-    return folder
 
 
 def ask(server: ServerProcess, path: str = "/predict", number: int = 1) -> Any:

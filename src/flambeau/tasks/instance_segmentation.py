@@ -6,9 +6,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from flambeau.answers import Asked, agreement, instance_masks, label_maps, png
-from flambeau.answers.agreement import Agreement
-from flambeau.answers.boxes import BOXES, LABELS, MASKS, SCORES, compare
+from flambeau.answers import Asked, instance_masks, label_maps, png
+from flambeau.answers.boxes import BOXES, LABELS, MASKS, SCORES
 from flambeau.answers.schemas import Schema, record
 from flambeau.items import FREE, Item, MaskForm, Tensors, TensorSpec
 from flambeau.tasks.base import CellKind, ClassNames, NetworkFacts, Postprocess
@@ -103,6 +102,7 @@ class InstanceSegmentationTask(ObjectDetectionTask):
         "run-length encoding. Default: png.",
     }
     columns: ClassVar[Mapping[str, CellKind]] = {**ObjectDetectionTask.columns, "masks": "texts", "pixels": "any"}
+    beside_boxes = (MASKS, instance_masks.apart)
 
     def postprocess(self, network: NetworkFacts) -> Postprocess:
         wanted = {BOXES: (FREE, 4), SCORES: (FREE,), LABELS: (FREE,), MASKS: (FREE, FREE, FREE)}
@@ -132,14 +132,6 @@ class InstanceSegmentationTask(ObjectDetectionTask):
     def arrays(self, network: NetworkFacts) -> tuple[TensorSpec, ...]:
         sides = (TensorSpec("height", "int64", ()), TensorSpec("width", "int64", ()))
         return (*super().arrays(network), TensorSpec(MASKS, "str", (FREE,)), *sides)
-
-    def agreement(
-        self, network: NetworkFacts, expected: Tensors, found: Tensors, *, tolerance: float = agreement.TOLERANCE
-    ) -> Agreement:
-        return compare(
-            expected, found, least=network.least, most=network.most, tolerance=tolerance, part=MASKS,
-            apart=instance_masks.apart,
-        )  # fmt: skip
 
 
 def _instance(each: Detected, small: npt.NDArray[Any], size: tuple[int, int], asked: MaskForm | None) -> Instance:

@@ -5,9 +5,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from flambeau.answers import Asked, agreement, keypoints
-from flambeau.answers.agreement import Agreement
-from flambeau.answers.boxes import BOXES, KEYPOINT_SCORES, KEYPOINTS, LABELS, SCORES, compare
+from flambeau.answers import Asked, keypoints
+from flambeau.answers.boxes import BOXES, KEYPOINT_SCORES, KEYPOINTS, LABELS, SCORES
 from flambeau.answers.schemas import NUMBER, Schema, record
 from flambeau.items import FREE, Item, Tensors, TensorSpec
 from flambeau.tasks.base import CellKind, ClassNames, NetworkFacts, Postprocess
@@ -75,6 +74,7 @@ class KeypointDetectionTask(ObjectDetectionTask):
     )
     answer = KeypointDetection
     columns: ClassVar[Mapping[str, CellKind]] = {**ObjectDetectionTask.columns, "keypoints": "any"}
+    beside_boxes = (KEYPOINTS, keypoints.apart)
 
     def postprocess(self, network: NetworkFacts) -> Postprocess:
         wanted = {
@@ -108,14 +108,6 @@ class KeypointDetectionTask(ObjectDetectionTask):
 
     def arrays(self, network: NetworkFacts) -> tuple[TensorSpec, ...]:
         return (*super().arrays(network), TensorSpec(KEYPOINTS, "float32", (FREE, points_of(network), 3)))
-
-    def agreement(
-        self, network: NetworkFacts, expected: Tensors, found: Tensors, *, tolerance: float = agreement.TOLERANCE
-    ) -> Agreement:
-        return compare(
-            expected, found, least=network.least, most=network.most, tolerance=tolerance, part=KEYPOINTS,
-            apart=keypoints.apart,
-        )  # fmt: skip
 
 
 def points_of(network: NetworkFacts) -> int:

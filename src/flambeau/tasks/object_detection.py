@@ -11,7 +11,7 @@ import numpy as np
 from flambeau.answers import Answer, Asked, Expected, agreement
 from flambeau.answers.agreement import Agreement
 from flambeau.answers.base import foreign
-from flambeau.answers.boxes import BOXES, LABELS, SAME_BOX, SCORES, Detections, compare, overlaps
+from flambeau.answers.boxes import BOXES, LABELS, SAME_BOX, SCORES, Apart, Detections, compare, overlaps
 from flambeau.answers.schemas import NUMBER, Schema, named, record
 from flambeau.errors import BundleError
 from flambeau.items import FREE, Item, Options, Tensors, TensorSpec
@@ -192,6 +192,8 @@ class ObjectDetectionTask(Task):
         "objects": "whole", "labels": "texts", "scores": "numbers", "boxes": "any", "width": "whole",
         "height": "whole",
     }  # fmt: skip
+    beside_boxes: ClassVar[tuple[str, Apart | None]] = ("", None)
+    """What the agreement is about beside boxes, in a word, and how it is compared."""
 
     def postprocess(self, network: NetworkFacts) -> Postprocess:
         require_outputs(network.outputs, {BOXES: (FREE, 4), SCORES: (FREE,), LABELS: (FREE,)}, self.name)
@@ -240,7 +242,10 @@ class ObjectDetectionTask(Task):
     def agreement(
         self, network: NetworkFacts, expected: Tensors, found: Tensors, *, tolerance: float = agreement.TOLERANCE
     ) -> Agreement:
-        return compare(expected, found, least=network.least, most=network.most, tolerance=tolerance)
+        part, apart = self.beside_boxes
+        return compare(
+            expected, found, least=network.least, most=network.most, tolerance=tolerance, part=part, apart=apart
+        )
 
     def outputs_apart(self, network: NetworkFacts, expected: Tensors, found: Tensors) -> str | None:
         if not expected:
