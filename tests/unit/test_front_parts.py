@@ -215,10 +215,13 @@ def test_what_is_sent_to_a_worker_that_is_gone_is_dropped_on_the_servers_loop_to
 
 
 def test_events_become_lines_in_order_with_what_is_dropped_counted() -> None:
+    def rendered(each: LogEvent) -> bytes:
+        if each.message == "end":
+            raise SystemExit  # ends the writer's thread, which would stay to the end of the run
+        return f"{each.message}\n".encode()
+
     reading, writing = os.pipe()
-    writer = LogWriter(
-        writing, lambda lines: b"gap %d\n" % lines, lambda each: f"{each.message}\n".encode(), most_lines=4
-    )
+    writer = LogWriter(writing, lambda lines: b"gap %d\n" % lines, rendered, most_lines=4)
     writer.put(b"first\n")
     writer.put_event(LogEvent(0.0, "second", {}))
     assert writer.flush(10)
@@ -229,6 +232,10 @@ def test_events_become_lines_in_order_with_what_is_dropped_counted() -> None:
     assert writer.flush(10)
     said = os.read(reading, 100).decode().split()
     assert writer.dropped == int(said[said.index("gap") + 1])
+    writer.put_event(LogEvent(0.0, "end", {}))
+    assert writer._thread is not None
+    writer._thread.join(10)
+    assert not writer._thread.is_alive()
     os.close(reading)
     os.close(writing)
 
