@@ -16,7 +16,7 @@ import flambeau
 from flambeau.bundle.storage import Bundle
 from flambeau.settings.source import SourceOptions
 from flambeau.sources import build_cache
-from tests.support import browser, page_models, quick
+from tests.support import browser, page_models, quick, warm
 from tests.support.photographs import encoded, photograph
 from tests.support.server import FLAMBEAU, Serve, ServerProcess, started
 from tests.support.turns import pytest_collection_modifyitems, pytest_xdist_make_scheduler
@@ -28,13 +28,17 @@ def pytest_configure(config: pytest.Config) -> None:
     """What makes hundreds of processes on few cores faster.
 
     The package is compiled, which else each did anew where no bytecode is written; and nobody computes with more than
-    one thread for whom no number is set: together they had more than there are cores, and waited for each other.
+    one thread for whom no number is set: together they had more than there are cores, and waited for each other. The
+    processes of a whole run share one to fork from, unless what they use is counted.
     """
     if "quick" in config.option.markexpr:
         config.pluginmanager.register(quick)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if "PYTEST_XDIST_WORKER" not in os.environ:
         compileall.compile_dir(Path(flambeau.__file__).parent, quiet=2)
+        whole = config.getoption("dist", "no") == "loadfile" and "quick" not in config.option.markexpr
+        if whole and not config.getoption("processor_time", None):
+            warm.share()
 
 
 @pytest.hookimpl(wrapper=True)

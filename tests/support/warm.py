@@ -19,10 +19,11 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Mapping
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkContext, ForkServerContext
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 import pytest
@@ -42,10 +43,33 @@ MEASURED_SECONDS = 0.01
 """For each measurement of how many replicas answer most: these tests ask what is built, and not how fast it is."""
 
 
+SHARED = "TESTS_FORK_FROM"
+"""The variable of the environment that says where the process to fork from listens, if another process started it."""
+
+
+def share() -> None:
+    """Start the process to fork from for this process and for all that it starts: it takes seconds and a gigabyte."""
+    _forks()
+    server: Any = vars(multiprocessing.forkserver)["_forkserver"]
+    if not hasattr(server, "_forkserver_authkey"):  # where there is a key, each process starts its own
+        os.environ[SHARED] = server._forkserver_address
+
+
+def _join(address: str) -> None:
+    """Fork from the process that another started, which ends with that one: `multiprocessing` has no word for it."""
+    server: Any = vars(multiprocessing.forkserver)["_forkserver"]
+    server._forkserver_address = address
+    server._forkserver_alive_fd = os.open(os.devnull, os.O_RDONLY)  # in the place of what keeps it alive
+    server.ensure_running = resource_tracker.ensure_running
+
+
 @functools.cache
 def _forks() -> ForkServerContext:
-    """Starts the process to fork from, which ends with this one."""
+    """Starts the process to fork from, which ends with this one, if none is shared."""
     forks = multiprocessing.get_context("forkserver")
+    if address := os.environ.get(SHARED):
+        _join(address)
+        return forks
     forks.set_forkserver_preload(["tests.support.build_imports"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), str(ROOT)]))
