@@ -1,6 +1,7 @@
 """Parts of the front that save work for each request: known heads, ids, deadlines, frames, lines of the log."""
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -215,13 +216,20 @@ def test_what_is_sent_to_a_worker_that_is_gone_is_dropped_on_the_servers_loop_to
 
 
 def test_events_become_lines_in_order_with_what_is_dropped_counted() -> None:
+    class Ending(LogWriter):
+        """Its thread ends with an event, and would else stay to the end of the run."""
+
+        def _work(self) -> None:
+            with contextlib.suppress(SystemExit):
+                super()._work()
+
     def rendered(each: LogEvent) -> bytes:
         if each.message == "end":
-            raise SystemExit  # ends the writer's thread, which would stay to the end of the run
+            raise SystemExit
         return f"{each.message}\n".encode()
 
     reading, writing = os.pipe()
-    writer = LogWriter(writing, lambda lines: b"gap %d\n" % lines, rendered, most_lines=4)
+    writer = Ending(writing, lambda lines: b"gap %d\n" % lines, rendered, most_lines=4)
     writer.put(b"first\n")
     writer.put_event(LogEvent(0.0, "second", {}))
     assert writer.flush(10)
