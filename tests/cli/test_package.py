@@ -64,8 +64,16 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Path:
-    return packaged(bundle, tmp_path_factory.mktemp("packaged") / "image")
+def explained(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("packaged") / "image"
+    done = run_flambeau("package", bundle, "-o", folder, "--explain")
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(explained: tuple[Path, str]) -> Path:
+    return explained[0]
 
 
 def packaged(source: Path, target: Path, *options: object) -> Path:
@@ -242,13 +250,13 @@ def test_the_bill_of_materials_lists_packages_flambeau_and_the_bundle(folder: Pa
     assert all({each["ref"], *each["dependsOn"]} <= known for each in bill["dependencies"])
 
 
-def test_where_the_bytes_lie_is_explained(bundle: Path, tmp_path: Path) -> None:
-    done = run_flambeau("package", bundle, "-o", tmp_path / "image", "--explain")
-    sizes = {what: float(size) for size, what in re.findall(r"^ *([\d.]+) MB  (\S+)", done.stdout, re.MULTILINE)}
+def test_where_the_bytes_lie_is_explained(explained: tuple[Path, str]) -> None:
+    _, said = explained
+    sizes = {what: float(size) for size, what in re.findall(r"^ *([\d.]+) MB  (\S+)", said, re.MULTILINE)}
     assert sizes["numpy"] > 20
     assert sizes["onnxruntime"] > 20
-    assert "left out: protobuf, which onnxruntime asks for: only its tools for quantisation use it" in done.stdout
-    assert "onnxruntime/transformers" in done.stdout
+    assert "left out: protobuf, which onnxruntime asks for: only its tools for quantisation use it" in said
+    assert "onnxruntime/transformers" in said
 
 
 def test_eager_puts_pytorch_in_and_says_what_it_weighs(default_bundle: Bundle, tmp_path: Path) -> None:
