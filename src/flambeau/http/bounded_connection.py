@@ -288,12 +288,13 @@ class BoundedConnection(asyncio.Protocol):
         if isinstance(answer, HttpAnswer):
             origins = self._access.origins
             readable = () if origins.none else origins.headers(exchange.head.headers)
-            data = serialised(answer, readable, keep=keep)
+            lines, body = serialised(answer, readable, keep=keep)
         else:
-            data = serialised_raw(answer, keep=keep, without_body=exchange.head.method == "HEAD")
+            lines = serialised_raw(answer, keep=keep, without_body=exchange.head.method == "HEAD")
+            body = b""
         exchange.sent, exchange.keep_alive = True, keep
         self._release(exchange)
-        self._outbox.put(self.transport, data)
+        self._outbox.put(self.transport, lines, body)
         if exchange.whole:
             self._go_on(exchange)
         elif exchange.head.expects:  # it does not send a body that is refused

@@ -1,4 +1,4 @@
-"""Forms of requests (KServe v2): what a JSON text says of the tensors behind it, read once for all requests with that text.
+"""Forms of requests (KServe v2): what a JSON text says of the tensors behind it, read once for all of that text.
 
 A client sends the same names, datatypes and shapes again and again, and only the bytes of the tensors differ. A text
 that is the same to the last byte, for the same model, means the same; so it need not be parsed, nor compared with the

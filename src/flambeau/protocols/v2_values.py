@@ -37,8 +37,8 @@ class RequestedOutput:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A request as items for a model. `wanted`: the outputs. `raw`: the items are the network's own inputs. `noun`: what
-    an item is called."""
+    """A request as items for a model. `wanted`: the outputs. `raw`: the items are the network's own inputs. `noun`:
+    what an item is called."""
 
     payloads: list[Payload]
     options: Options
