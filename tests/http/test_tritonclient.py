@@ -61,6 +61,17 @@ def assert_right(models: Served, arrays: dict[str, Any], found: triton.InferResu
         np.testing.assert_allclose(array, right, rtol=1e-6, atol=1e-6 * np.abs(right).max())  # a row's sums cancel
 
 
+def test_a_request_that_one_model_knows_is_read_anew_for_another(
+    client: triton.InferenceServerClient, models: Served
+) -> None:
+    """The same bytes, but for the path: what a text says is kept for each model on its own."""
+    for seed in range(2):
+        arrays = given(1, seed)
+        assert_right(models, arrays, client.infer("several", inputs(arrays)))
+        with pytest.raises(InferenceServerException, match="there is no input 'a'"):
+            client.infer("line", inputs(arrays))
+
+
 def test_the_server_and_its_models_describe_themselves(client: triton.InferenceServerClient) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()

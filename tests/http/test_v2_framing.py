@@ -265,6 +265,44 @@ def test_mutated_requests_are_refused_or_rightly_answered(server: ServerProcess,
     check(server, network, seeds=range(500))
 
 
+def test_requests_of_one_text_are_answered_each_with_its_own_numbers(server: ServerProcess, network: Several) -> None:
+    """A text is read once. More of them than are kept come in turns, whole and with bytes that lack or are too many."""
+    host, port = server.url.removeprefix("http://").split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=60)
+    numbers = random.Random(14)
+    for turn in range(3):
+        for name in range(70):
+            rows, order = 1 + name % 3, ["a", "b"] if name % 2 else ["b", "a"]
+            tensors: dict[str, np.ndarray] = {
+                "a": np.array([[numbers.gauss(0, 1) for _ in range(4)] for _ in range(rows)], np.float32),
+                "b": np.array([[[numbers.randrange(9) for _ in range(3)] for _ in range(2)] for _ in range(rows)]),
+            }
+            inputs = [
+                {"name": each, "shape": list(tensors[each].shape), "datatype": OWN[each][0],
+                 "parameters": {"binary_data_size": tensors[each].nbytes}}
+                for each in order
+            ]  # fmt: skip
+            text = json.dumps({"id": str(name), "inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
+            body = text + b"".join(tensors[each].tobytes() for each in order)
+            for odd in (body[:-1], body + b"x"):
+                status, said = ask(connection, str(len(text)), odd)
+                assert (status, b"unexpected" in said) == (400, True), (turn, name)
+            status, answer = ask(connection, str(len(text)), body)
+            assert status == 200, answer
+            size = answer.index(b"]}") + 2
+            told = json.loads(answer[:size])
+            assert told["id"] == str(name)
+            place = size
+            for each in told["outputs"]:
+                right = network.answers({key: array.copy() for key, array in tensors.items()})[each["name"]]
+                length = each["parameters"]["binary_data_size"]
+                found = np.frombuffer(answer[place : place + length], right.dtype).reshape(each["shape"])
+                assert np.allclose(found, right, rtol=1e-4, atol=1e-4), (turn, name)
+                place += length
+            assert place == len(answer)
+    connection.close()
+
+
 @pytest.mark.slow
 def test_ten_thousand_mutated_requests_are(server: ServerProcess, network: Several) -> None:
     check(server, network, seeds=range(1000, 11_000))

@@ -16,6 +16,9 @@ _WITHOUT_BODY = frozenset((204, 304))  # RFC 9110, 6.4.1: nor has a 204 a Conten
 
 _ON_EVERY_ANSWER = {each: f"{each[0].lower()}: {each[1]}\r\n" for each in SAFE_HEADERS}
 
+_JOINED = 32 * 1024
+"""Bytes: a longer body is not copied to stand behind its head."""
+
 Fields = tuple[tuple[str, str], ...]
 
 
@@ -36,8 +39,8 @@ def raw(answer: HttpAnswer, more: Fields = ()) -> RawAnswer:
     return RawAnswer(answer.status, fields, answer.body)
 
 
-def serialised(answer: HttpAnswer, more: Fields, *, keep: bool) -> bytes:
-    """The bytes of an answer to anything but HEAD. `keep`: the connection stays open.
+def serialised(answer: HttpAnswer, more: Fields, *, keep: bool) -> tuple[bytes, bytes]:
+    """The head and the body of an answer to anything but HEAD. `keep`: the connection stays open.
 
     Raises `ValueError` for a header that would end its line: a client would take what follows for another answer.
     """
@@ -55,7 +58,7 @@ def serialised(answer: HttpAnswer, more: Fields, *, keep: bool) -> bytes:
     lines = 4 + len(answer.headers) + len(more) + (length != "") + (closing != "")
     if head.count("\n") != lines or head.count("\r") != lines:
         raise ValueError("a header of the answer has a line end")
-    return head.encode("latin-1") + body
+    return head.encode("latin-1"), body
 
 
 def serialised_raw(answer: RawAnswer, *, keep: bool, without_body: bool) -> bytes:
@@ -109,17 +112,21 @@ class Outbox:
     """
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[asyncio.WriteTransport, bytes]] = []
+        self._waiting: list[tuple[asyncio.WriteTransport, bytes, bytes]] = []
 
-    def put(self, transport: asyncio.WriteTransport, data: bytes) -> None:
+    def put(self, transport: asyncio.WriteTransport, head: bytes, body: bytes = b"") -> None:
         """Write it in this turn, before anything that is scheduled from now on."""
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self.flush)
-        self._waiting.append((transport, data))
+        self._waiting.append((transport, head, body))
 
     def flush(self) -> None:
         """Write what waits now. Whoever writes past the outbox does it first, and so does whoever closes."""
         waiting, self._waiting = self._waiting, []
-        for transport, data in waiting:
-            if not transport.is_closing():  # the client may have left
-                transport.write(data)
+        for transport, head, body in waiting:
+            if transport.is_closing():  # the client may have left
+                continue
+            if len(body) > _JOINED:
+                transport.writelines((head, body))
+            else:
+                transport.write(head + body)

@@ -1,7 +1,7 @@
-"""Reads the rest of a long body from its socket straight to its place, and what follows such a body in short pieces.
+"""Reads a connection that has sent a long body: such bodies straight to their place, and the rest in short pieces.
 
-While one of these is a transport's protocol, the loop writes into memory that is there: without an object for each
-piece, and without a copy of it. It knows no HTTP.
+While this is a transport's protocol, the loop writes into memory that is there: without an object for each piece of a
+body, and without a copy of it. It knows no HTTP.
 """
 
 import asyncio
@@ -9,7 +9,9 @@ from typing import Protocol
 
 from flambeau.http.request_body import BodyBuffer
 
-_PIECE = 32 * 1024  # bytes
+PIECE = 32 * 1024
+"""Bytes that are read at a time where no long body is. The loop reads up to 256 KiB at a time for other protocols, and
+what comes of a long body with its head is copied to its place."""
 
 
 class BodyOwner(Protocol):
@@ -30,11 +32,34 @@ class BodyOwner(Protocol):
     def resume_writing(self) -> None: ...
 
 
-class _SocketReader(asyncio.BufferedProtocol):
-    """Tells the owner everything but what comes."""
+class BodyReader(asyncio.BufferedProtocol):
+    """Reads for one connection. While `body` is set, the loop reads at most what that lacks, so that what follows it
+    waits in the socket.
 
-    def __init__(self, owner: BodyOwner) -> None:
+    `piece` is memory that all connections of a loop share: what is read into it is taken out before the loop reads
+    again, and an idle connection holds none.
+    """
+
+    def __init__(self, owner: BodyOwner, piece: memoryview) -> None:
         self._owner = owner
+        self._piece = piece
+        self.body: BodyBuffer | None = None
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        body = self.body
+        if body is None:
+            return self._piece
+        room = body.room()
+        assert room is not None  # a body without a place is not read so
+        return room
+
+    def buffer_updated(self, nbytes: int) -> None:
+        body = self.body
+        if body is None:
+            self._owner.data_received(bytes(self._piece[:nbytes]))
+        else:
+            body.came(nbytes)
+            self._owner.body_came(nbytes)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._owner.connection_lost(exc)
@@ -47,44 +72,3 @@ class _SocketReader(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._owner.resume_writing()
-
-
-class BodyReader(_SocketReader):
-    """Reads one body. The loop reads at most what the body lacks, so that what follows it waits in the socket."""
-
-    def __init__(self, owner: BodyOwner, body: BodyBuffer) -> None:
-        super().__init__(owner)
-        self._body: BodyBuffer | None = body
-
-    def let_go(self) -> None:
-        """Hold the body no longer. A transport may keep a protocol that it had before."""
-        self._body = None
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        room = self._body.room() if self._body is not None else None
-        assert room is not None  # it is read from no longer
-        return room
-
-    def buffer_updated(self, nbytes: int) -> None:
-        assert self._body is not None
-        self._body.came(nbytes)
-        self._owner.body_came(nbytes)
-
-
-class PieceReader(_SocketReader):
-    """Reads what comes after a long body, in pieces so short that little of the next long one comes with its head.
-
-    The loop reads up to 256 KiB at a time for other protocols, and what comes with a head is copied to its place.
-    """
-
-    def __init__(self, owner: BodyOwner) -> None:
-        super().__init__(owner)
-        self._piece = bytearray()
-
-    def get_buffer(self, sizehint: int) -> bytearray:
-        self._piece = bytearray(_PIECE)  # each time: an idle connection must not hold it
-        return self._piece
-
-    def buffer_updated(self, nbytes: int) -> None:
-        piece, self._piece = self._piece, bytearray()
-        self._owner.data_received(bytes(memoryview(piece)[:nbytes]))

@@ -16,6 +16,7 @@ from typing import cast
 from flambeau.errors import Code, RequestError
 from flambeau.http.access import Denial
 from flambeau.http.answer_bytes import Outbox, raw, serialised, serialised_raw
+from flambeau.http.body_reader import PIECE
 from flambeau.http.exchange import Answer, Exchange
 from flambeau.http.heads import KnownHeads, Peer
 from flambeau.http.request_body import FULL, InflightBudget, Share
@@ -35,7 +36,8 @@ _TCP_CLOSE = 7  # a state of TCP_INFO, tcp(7)
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """What all connections of a server have in common. `tasks`: the requests that are no predictions."""
+    """What all connections of a server have in common. `tasks`: the requests that are no predictions. `piece`: where
+    what comes is read to, and taken from at once."""
 
     site: Site
     monitor: ConnectionMonitor
@@ -44,6 +46,7 @@ class Front:
     tasks: "set[asyncio.Task[object]]" = field(default_factory=set)
     heads: KnownHeads = field(default_factory=KnownHeads)
     outbox: Outbox = field(default_factory=Outbox)
+    piece: memoryview = field(default_factory=lambda: memoryview(bytearray(PIECE)))
 
 
 class BoundedConnection(asyncio.Protocol):
@@ -285,12 +288,13 @@ class BoundedConnection(asyncio.Protocol):
         if isinstance(answer, HttpAnswer):
             origins = self._access.origins
             readable = () if origins.none else origins.headers(exchange.head.headers)
-            data = serialised(answer, readable, keep=keep)
+            lines, body = serialised(answer, readable, keep=keep)
         else:
-            data = serialised_raw(answer, keep=keep, without_body=exchange.head.method == "HEAD")
+            lines = serialised_raw(answer, keep=keep, without_body=exchange.head.method == "HEAD")
+            body = b""
         exchange.sent, exchange.keep_alive = True, keep
         self._release(exchange)
-        self._outbox.put(self.transport, data)
+        self._outbox.put(self.transport, lines, body)
         if exchange.whole:
             self._go_on(exchange)
         elif exchange.head.expects:  # it does not send a body that is refused

@@ -15,7 +15,7 @@ from flambeau.errors import RequestError
 from flambeau.http import framing
 from flambeau.http.access import Denial
 from flambeau.http.answer_bytes import raw
-from flambeau.http.body_reader import BodyReader, PieceReader
+from flambeau.http.body_reader import BodyReader
 from flambeau.http.bounded_connection import BoundedConnection, Front
 from flambeau.http.exchange import Exchange
 from flambeau.http.heads import END, LONGEST, Peer, RequestHead
@@ -44,7 +44,7 @@ class HttpConnection(BoundedConnection):
         self._fault: RequestError | None = None  # why the parser was stopped
         self._first = b""  # the first bytes of a message, as far as its head, if they came in one piece
         self._unparsed = False  # the body of `_arriving` does not go through the parser
-        self._reader: BodyReader | None = None  # which reads that body, while it does
+        self._reader: BodyReader | None = None  # which reads for the connection, once a long body has come
         self._piece = self._head = self._body = self._around = self._chunks = 0  # bytes; the last, a number of chunks
 
     # What comes
@@ -140,23 +140,18 @@ class HttpConnection(BoundedConnection):
         if not self._unparsed:
             self._unparsed = True
             self._parser = self._new_parser()  # the one before waits for a body that it will not see
-        self._reader = BodyReader(self, body)
-        self._hand_to(self._reader)
+        if self._reader is None:
+            self._reader = BodyReader(self, self._front.piece)
+            self.transport.set_protocol(self._reader)
+            if not self._read_paused:  # the loop looks at its protocol when it begins to read
+                self.transport.pause_reading()
+                self.transport.resume_reading()
+        self._reader.body = body
 
     def _take_over(self) -> None:
         """Read again what comes."""
         if self._reader is not None:
-            self._reader.let_go()
-            self._reader = None
-            if not self.transport.is_closing():
-                self._hand_to(PieceReader(self))
-
-    def _hand_to(self, protocol: asyncio.BaseProtocol) -> None:
-        """Have what comes from now on go to that protocol: the loop looks at it when it begins to read."""
-        self.transport.set_protocol(protocol)
-        if not self._read_paused:
-            self.transport.pause_reading()
-            self.transport.resume_reading()
+            self._reader.body = None
 
     def body_came(self, size: int) -> None:
         """So many bytes of the body were read to their place."""

@@ -11,17 +11,24 @@ REST and gRPC parse requests into these values and print responses. This module 
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import msgspec
 
 from flambeau.errors import RequestError
 from flambeau.items import FREE, TensorSpec
 from flambeau.pipelines import json_document
-from flambeau.protocols import v2_outputs
+from flambeau.protocols import v2_forms, v2_outputs
 from flambeau.protocols.v2_datatypes import datatype_of
 from flambeau.protocols.v2_outputs import ANSWER, names_of
-from flambeau.protocols.v2_values import InferenceRequest, InferenceResponse, NamedTensor, Parameters, RequestedOutput
+from flambeau.protocols.v2_values import (
+    InferenceRequest,
+    InferenceResponse,
+    NamedTensor,
+    Parameters,
+    Question,
+    RequestedOutput,
+)
 from flambeau.serving import tensor_requests
 from flambeau.serving.model import Model
 from flambeau.serving.service import Service
@@ -64,10 +71,14 @@ async def infer(
     item refuses the request, with its index.
     """
     try:
-        _refuse_unsupported(request)
+        if request.question is None:
+            _refuse_unsupported(request)
         usual = service.settings.deadline
         timeout = min(_seconds(request.parameters, usual if most is None else most), usual)
-        asked = _read(service, model, request)
+        asked = request.question
+        if asked is None:
+            asked = _read(service, model, request)
+            v2_forms.keep(model, request, asked)
         if charge is not None:
             charge(len(asked.payloads) - 1)
     except RequestError as error:
@@ -139,17 +150,6 @@ def shape_of(spec: TensorSpec) -> tuple[int, ...]:
 # Reading a request
 
 
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """A request as items. `raw`: they are the network's own inputs."""
-
-    payloads: list[Payload]
-    options: Options
-    wanted: tuple[RequestedOutput, ...]
-    raw: bool
-    noun: str = ""
-
-
 def _refuse_unsupported(request: InferenceRequest) -> None:
     for parameters in (*[each.parameters for each in request.inputs], *[each.parameters for each in request.outputs]):
         refuse_shared_memory(parameters)
@@ -178,7 +178,7 @@ def _seconds(parameters: Parameters, most: float) -> float:
     return min(most, microseconds / 1e6) if microseconds else most
 
 
-def _read(service: Service, model: Model, request: InferenceRequest) -> _Question:
+def _read(service: Service, model: Model, request: InferenceRequest) -> Question:
     if not request.inputs:
         raise RequestError("the request has no input", code="invalid_tensor")
     most = service.settings.max_items
@@ -191,7 +191,7 @@ def _read(service: Service, model: Model, request: InferenceRequest) -> _Questio
         options = _options(request.parameters, wanted)
         payloads = _payloads(model, first, most=most, max_depth=service.settings.max_json_depth)
         noun = {"image": "image", "text": "text", "audio": "sound"}.get(model.kind, "element")
-        return _Question(payloads, options, wanted, raw=False, noun=noun)
+        return Question(payloads, options, wanted, raw=False, noun=noun)
     wanted = _wanted(request, raw_outputs(model))
     tensors: Tensors = {}
     for each in request.inputs:
@@ -203,7 +203,7 @@ def _read(service: Service, model: Model, request: InferenceRequest) -> _Questio
     if model.kind == "python":
         raise RequestError(f"a Python model has no tensors of its own: {_taken(model)}", code="invalid_tensor")
     payloads = tensor_requests.split(model, tensors, most=most)
-    return _Question(payloads, Options(), wanted, raw=True)
+    return Question(payloads, Options(), wanted, raw=True)
 
 
 def _taken(model: Model) -> str:

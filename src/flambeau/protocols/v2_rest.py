@@ -18,7 +18,7 @@ import msgspec
 
 from flambeau.errors import Code, RequestError
 from flambeau.items import FREE
-from flambeau.protocols import v2_inference, v2_json
+from flambeau.protocols import v2_forms, v2_inference, v2_json
 from flambeau.protocols.errors import STATUS, RateLimited
 from flambeau.protocols.messages import HttpAnswer
 from flambeau.protocols.v2_datatypes import byte_size, datatype_of, from_bytes, to_bytes
@@ -56,12 +56,15 @@ async def request_of(
     length, view = int(json_length), memoryview(body)
     if not length:
         return _raw_request(view, model, settings)
-    return await _parsed(view[:length], view[length:], model, settings)
+    text, binary = bytes(view[:length]), view[length:]
+    if (known := v2_forms.known(model, text, binary)) is not None:
+        return known
+    return await _parsed(text, binary, model, settings)
 
 
 async def _parsed(text: bytes | memoryview, binary: memoryview, model: Model, settings: Settings) -> InferenceRequest:
     document, lists = await v2_json.read(text, max_depth=settings.max_json_depth)
-    inputs, place = [], 0
+    inputs, place, alone = [], 0, True
     for each in document.inputs:
         v2_inference.refuse_shared_memory(each.parameters)
         size = each.parameters.get("binary_data_size")
@@ -76,6 +79,7 @@ async def _parsed(text: bytes | memoryview, binary: memoryview, model: Model, se
             inputs.append(_from_binary(each, binary[place : place + size], settings))
             place += size
         elif data:
+            alone = False
             inputs.append(await _from_json(each, lists.get(data, data), model, settings))
         else:
             raise _wrong(f"the input '{each.name}' has neither data nor binary_data_size")
@@ -85,7 +89,8 @@ async def _parsed(text: bytes | memoryview, binary: memoryview, model: Model, se
     for asked in document.outputs:
         _refuse_other_than_truth(asked.parameters, "binary_data")
     outputs = tuple([RequestedOutput(each.name, each.parameters) for each in document.outputs])
-    return InferenceRequest(tuple(inputs), outputs, document.parameters, document.id)
+    kept = bytes(text) if alone and len(text) <= v2_forms.LONGEST else b""
+    return InferenceRequest(tuple(inputs), outputs, document.parameters, document.id, kept)
 
 
 def _refuse_other_than_truth(parameters: Parameters, name: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy.typing as npt
 
 from flambeau.protocols.v2_datatypes import Elements, V2Datatype
-from flambeau.types import Timings
+from flambeau.types import Options, Payload, Timings
 
 ParameterValue = str | bool | int | float
 Parameters = Mapping[str, ParameterValue]
@@ -36,13 +36,31 @@ class RequestedOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """A request as items for a model. `wanted`: the outputs. `raw`: the items are the network's own inputs. `noun`:
+    what an item is called."""
+
+    payloads: list[Payload]
+    options: Options
+    wanted: tuple[RequestedOutput, ...]
+    raw: bool
+    noun: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class InferenceRequest:
-    """A request to one model. Without `outputs`, it asks for all. `identity` is the client's own id, echoed."""
+    """A request to one model. Without `outputs`, it asks for all. `identity` is the client's own id, echoed.
+
+    `text`: the JSON that says all of it but the bytes of the tensors, if there is one. `question`: its items, where a
+    request of the same text was read before; then there are no `inputs`.
+    """
 
     inputs: tuple[NamedTensor, ...]
     outputs: tuple[RequestedOutput, ...] = ()
     parameters: Parameters = field(default_factory=dict)
     identity: str = ""
+    text: bytes = b""
+    question: Question | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,8 @@ class Model:
         self.does = TASKS[self.task]
         """The task's properties, above all the form of its answers."""
         self.state = ModelState.LOADING
+        self.forms: dict[bytes, Any] = {}
+        """What a protocol keeps of requests, for those that are like them: it goes with the model."""
         self._settings = settings
         # a network that takes one row at a time gains nothing from a batch: its items would only wait for each other,
         # and share one compute timeout
