@@ -5,7 +5,6 @@ they could hold up the loop for too long. The error messages are the same in bot
 of C in linear time, and makes no objects from the contents.
 """
 
-import functools
 import re
 from collections.abc import Callable
 from typing import TypeVar
@@ -91,7 +90,7 @@ def refuse_another(body: bytes, value: memoryview, name: str, look: Callable[[by
     rest has another. So the value, which is nearly the whole document, is not parsed again. For example, with `name`
     "input", `{"input": [1], "a": 2, "input": [3]}` is looked at again as `{"input": [1], "a": 2, "":0}`.
     """
-    if b"\\" not in body and body.count(_quoted(name)) < 2:  # without escapes the name has one spelling
+    if b"\\" not in body and body.count(b'"%b"' % name.encode()) < 2:  # without escapes the name has one spelling
         return
     start = _offset(value, body)
     closing = body.rfind(b'"', 0, start)  # of the name; even one written with escapes has no bare quote inside
@@ -99,11 +98,6 @@ def refuse_another(body: bytes, value: memoryview, name: str, look: Callable[[by
     rest = body[:opening] + b'"":0' + body[start + len(value) :]
     if look(rest):
         raise RequestError(f'the JSON object has "{name}" more than once: send it once', code="invalid_json")
-
-
-@functools.lru_cache(maxsize=256)
-def _quoted(name: str) -> bytes:
-    return b'"%b"' % name.encode()
 
 
 def _offset(view: memoryview, body: bytes) -> int:
