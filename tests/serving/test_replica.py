@@ -14,6 +14,7 @@ from flambeau.bundle import storage
 from flambeau.bundle.storage import Bundle, TensorConfig
 from flambeau.errors import EngineError, RequestError
 from flambeau.pipelines.base import open_pipeline
+from flambeau.pipelines.tensor import TensorPipeline
 from flambeau.runners.base import BatchCost
 from flambeau.runners.replica import TensorReplica
 from flambeau.serving.batch_sizes import measured_sizes
@@ -56,6 +57,17 @@ def test_items_are_computed_together_and_each_gets_its_own_rows() -> None:
     assert engine.sizes == [5]
     assert all(outcome.timings.inference == outcomes[0].timings.inference for outcome in outcomes)
     assert all(min(outcome.timings.preprocess, outcome.timings.postprocess) >= 0 for outcome in outcomes)
+
+
+def test_plain_rows_are_prepared_in_one_go_and_each_item_gets_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine()
+    replica = tensor_replica(engine)
+    monkeypatch.setattr(TensorPipeline, "preprocess", lambda *_: pytest.fail("an item was prepared by itself"))
+    outcomes = replica.run(items("[1, 2]", "[3, 4]", " [5, 6]"))
+    assert results(outcomes) == ["[2.0,4.0]", "[6.0,8.0]", "[10.0,12.0]"]
+    assert engine.sizes == [3]
+    assert len({outcome.timings.preprocess for outcome in outcomes}) == 1  # each has its part
+    assert outcomes[0].timings.preprocess > 0
 
 
 def test_an_item_that_cannot_be_prepared_fails_before_the_engine_sees_it_f04() -> None:

@@ -297,6 +297,85 @@ def test_any_rows_arrive_as_they_were_sent(rows: list[list[float]]) -> None:
         assert "its shape is [0]" in refusal(json.dumps(rows), (3,))
 
 
+def together(
+    texts: list[str], shape: tuple[int, ...] = (4,), dtype: str = "float32", *, below: int = 0
+) -> npt.NDArray[np.generic] | None:
+    made = tensor.TensorPipeline(
+        postprocess=pipeline().postprocess, inputs=[TensorSpec("rows", dtype, shape, below=below)]
+    )
+    found = made.together([Payload("json", text.encode()) for text in texts])
+    return None if found is None else found["rows"]
+
+
+ROW = "[1, 2, 3, 4]"
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "texts"),
+    [
+        ((4,), "float32", [ROW, " [0.1,\n2e3, -0, 16777217] "]),
+        ((2, 2), "float16", ["[[1, 2], [3, 4]]", "[[0.1, 6e4], [7, 8]]", "[[0, 0], [0, 0]]"]),
+        ((2,), "int64", ["[1, 2]", "[9007199254740993, -1]"]),
+        ((2,), "bool", ["[true, false]", "[false, false]"]),
+        ((), "float32", ["1", "2.5"]),
+        ((1,), "float32", ["[1]", "[2.5]"]),
+    ],
+)
+def test_plain_rows_are_read_in_one_go_as_one_by_one(shape: tuple[int, ...], dtype: str, texts: list[str]) -> None:
+    rows = together(texts, shape, dtype)
+    assert rows is not None
+    assert rows.dtype == dtype
+    assert rows.tobytes() == b"".join(prepared(text, shape, dtype).tobytes() for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "texts"),
+    [
+        ((4,), "float32", [ROW, f"[{ROW}]"]),  # a list of rows
+        ((4,), "float32", [f"[{ROW}]", f"[{ROW}]"]),
+        ((1,), "float32", ["[1]", "2"]),  # a lone number for a row
+        ((4,), "float32", [ROW, "[1, 2, 3]"]),
+        ((4,), "float32", [ROW, '[1, 2, 3, "]"]']),
+        ((4,), "float32", [ROW, "[1, 2, 3, null]"]),
+        ((4,), "float32", [ROW, "[1, 2, 3, 1e39]"]),  # too large for the dtype
+        ((4,), "float32", [ROW, "[1, 2, 3, 1e400]"]),
+        ((2,), "int8", ["[1, 2]", "[1, 200]"]),
+        ((2,), "int64", ["[1, 2]", "[1, 2.5]"]),
+        ((-1,), "float32", ["[1, 2]", "[1, 2]"]),  # a free axis
+    ],
+)
+def test_what_is_no_plain_row_is_read_by_itself(shape: tuple[int, ...], dtype: str, texts: list[str]) -> None:
+    assert together(texts, shape, dtype) is None
+
+
+def test_a_place_outside_of_the_table_is_found_among_rows_that_are_read_in_one_go() -> None:
+    assert together(["[1, 2]", "[3, 4]"], (2,), "int64", below=5) is not None
+    assert together(["[1, 2]", "[3, 5]"], (2,), "int64", below=5) is None
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [f"{ROW}, {ROW}", ROW],
+        [f"{ROW}, {ROW}", ""],
+        [f"{ROW}, {ROW}", " "],
+        ["[1, 2", "3, 4]", f"{ROW}, {ROW}"],
+        ["1, 2, 3, 4], [5, 6, 7, 8", ROW],
+        [ROW, f"], {ROW}, ["],
+    ],
+)
+def test_texts_that_are_not_one_value_each_never_give_one_item_the_row_of_another(texts: list[str]) -> None:
+    assert together(texts) is None
+
+
+@given(st.lists(st.text(alphabet="[]1, 2", max_size=8), min_size=2, max_size=4))
+def test_whatever_is_read_in_one_go_is_what_each_text_says(texts: list[str]) -> None:
+    rows = together(texts, (2,))
+    if rows is not None:
+        for row, text in zip(rows.tolist(), texts, strict=True):
+            assert row == json.loads(text)
+
+
 def test_outputs_that_are_not_finite_become_null_and_are_counted_f27() -> None:
     rows = np.array([[1, math.nan], [math.inf, -math.inf]], np.float32)
     value = pipeline().postprocess({"out": rows}, Item(Payload("json", b"[[1,2,3,4],[1,2,3,4]]"), Options()))

@@ -39,8 +39,7 @@ class Sample:
     outputs: Tensors
 
 
-@dataclass(frozen=True, slots=True)
-class Traced:
+class Traced(msgspec.Struct, frozen=True):
     """The outcome of one item, and the network's output rows that led to it."""
 
     outcome: Outcome
