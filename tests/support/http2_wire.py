@@ -3,6 +3,7 @@
 import socket
 import struct
 from collections.abc import Iterator
+from typing import Self
 
 import hpack
 import pytest
@@ -21,14 +22,18 @@ class Wire:
     """A client that sends what it is told to."""
 
     def __init__(self, server: GrpcServer, settings: dict[int, int] | None = None) -> None:
-        host, _, port = server.target.rpartition(":")
-        self._socket = socket.create_connection((host, int(port)), timeout=30)
+        self._socket = self.connect(server)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.encoder, self._decoder = hpack.Encoder(), hpack.Decoder()
         self._came = b""
         self.raw(frames.PREFACE + frames.settings(settings or {}))
 
-    def __enter__(self) -> "Wire":
+    def connect(self, server: GrpcServer) -> socket.socket:
+        """A connection to the server."""
+        host, _, port = server.target.rpartition(":")
+        return socket.create_connection((host, int(port)), timeout=30)
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -87,6 +87,32 @@ def doubling(folder: Path) -> Path:
     return _one_node(folder, helper.make_node("Add", ["input", "input"], ["output"], "doubling"), given, given * 2)
 
 
+def echoing(folder: Path, dtypes: dict[str, str], name: str) -> Path:
+    """A bundle that gives back each of its inputs, of shape [N, 3], by its name and `_out`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    given = {each: np.arange(12).reshape(4, 3).astype(dtype) for each, dtype in dtypes.items()}
+    kinds = {each: helper.np_dtype_to_tensor_dtype(array.dtype) for each, array in given.items()}
+    graph = helper.make_graph(
+        [helper.make_node("Identity", [each], [f"{each}_out"]) for each in given], name,
+        [helper.make_tensor_value_info(each, kind, ["n", 3]) for each, kind in kinds.items()],
+        [helper.make_tensor_value_info(f"{each}_out", kind, ["n", 3]) for each, kind in kinds.items()],
+    )  # fmt: skip
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / storage.ONNX
+    )
+    probes = {f"input.{each}": array for each, array in given.items()}
+    save_file(probes | {f"output.{each}_out": array for each, array in given.items()}, folder / storage.PROBES)
+    manifest = Manifest(
+        format=storage.FORMAT, name=name, flambeau="0", source=Source(kind="onnx", name=f"{name}.onnx"),
+        pipeline=TensorConfig(), engine="onnxruntime",
+        inputs=tuple(TensorSpec(each, array.dtype.name, (3,)) for each, array in given.items()),
+        outputs=tuple(TensorSpec(f"{each}_out", array.dtype.name, (3,)) for each, array in given.items()),
+        task="tensor", activation=Activation("none"),
+    )  # fmt: skip
+    storage.write_manifest(folder, manifest)
+    return folder
+
+
 TENTHS = np.arange(5, dtype=np.float32) / 10
 
 

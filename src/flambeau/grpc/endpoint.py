@@ -19,9 +19,11 @@ from flambeau.grpc.reflection import Reflection
 from flambeau.grpc.servicing import Servicing
 from flambeau.grpc.torchserve import TorchServeInference, TorchServeManagement
 from flambeau.serving.service import Service
+from flambeau.system.handshakes import Accepting, Handshakes
 from flambeau.telemetry import logs
 
 _BACKLOG = 2048
+_LAST_HANDSHAKES_SECONDS = 0.5
 _TICK = 0.5  # seconds between two checks of all connections
 
 Adopt = Callable[[socket.socket], Awaitable[None]]
@@ -31,13 +33,18 @@ class GrpcEndpoint:
     """One listening server of gRPC, at a socket that is bound."""
 
     def __init__(
-        self, service: Service, admission: Admission, bound: socket.socket, *, encryption: ssl.SSLContext | None
+        self,
+        service: Service,
+        admission: Admission,
+        bound: socket.socket,
+        *,
+        encryption: ssl.SSLContext | None,
+        connections: int,
     ) -> None:
-        """Listens on nothing yet."""
+        """Listens on nothing yet. `connections`: how many there may be."""
         settings = service.settings
         self._service = service
         self._bound = bound
-        self._encryption = encryption
         self._calls = calls = Calls(service, admission)
         services: dict[str, list[Method]] = {
             INFERENCE_SERVICE: [*Servicing(calls).methods(), *Inference(calls).methods()],
@@ -59,27 +66,33 @@ class GrpcEndpoint:
             most_message=settings.max_body_bytes,
             most_headers=settings.max_headers_bytes,
             most_streams=2 * settings.max_connections,
-            most_connections=2 * settings.max_connections,  # calls and public calls are as many: the others are idle
+            most_connections=connections,
             timeouts=Timeouts(settings.header_timeout, settings.write_timeout, settings.min_body_rate),
         )
-        self._server: asyncio.Server | None = None
+        self._handshakes: Handshakes | None = None
+        if encryption is not None:
+            self._handshakes = Handshakes(
+                encryption, make=self._connection, most=connections // 2, seconds=settings.header_timeout
+            )
+        self._server: Accepting | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     async def start(self, cannot_listen: Callable[[OSError], Exception]) -> None:
         """Listen, and answer. Raises what `cannot_listen` makes of the error if the port has been taken."""
         loop = asyncio.get_running_loop()
         try:
-            self._server = await loop.create_server(
-                self._connection, sock=self._bound, ssl=self._encryption, backlog=_BACKLOG
-            )
+            if self._handshakes is not None:
+                self._server = self._handshakes.listen(self._bound, backlog=_BACKLOG)
+            else:
+                self._server = await loop.create_server(self._connection, sock=self._bound, backlog=_BACKLOG)
         except OSError as error:
             raise cannot_listen(error) from error
         self._check()
         host, port = self._bound.getsockname()[:2]
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        logs.event("gRPC listens", address=address, tls=self._encryption is not None)
+        logs.event("gRPC listens", address=address, tls=self._handshakes is not None)
 
-    async def stop(self, accept_the_last: Callable[[asyncio.Server, Adopt], Awaitable[None]]) -> None:
+    async def stop(self, accept_the_last: Callable[[Accepting, Adopt], Awaitable[None]]) -> None:
         """Take no more calls, and return when those that were received are answered, or have had their time.
 
         Clients are told first, and what they sent before they knew is answered: see `Http2Connection.shutdown`.
@@ -90,6 +103,11 @@ class GrpcEndpoint:
         ground.draining = True
         self._calls.drain()
         await accept_the_last(self._server, self._adopt)
+        if self._handshakes is not None:
+            until = time.monotonic() + _LAST_HANDSHAKES_SECONDS
+            while self._handshakes and time.monotonic() < until:
+                await asyncio.sleep(0.01)
+            self._handshakes.give_up()
         for each in list(ground.connections):
             each.shutdown()
         until = time.monotonic() + max(1.0, self._service.settings.drain_timeout)
@@ -108,7 +126,10 @@ class GrpcEndpoint:
 
     async def _adopt(self, connection: socket.socket) -> None:
         """Take over a connection that has been accepted."""
-        await asyncio.get_running_loop().connect_accepted_socket(self._connection, connection, ssl=self._encryption)
+        if self._handshakes is not None:
+            self._handshakes.begin(connection)
+        else:
+            await asyncio.get_running_loop().connect_accepted_socket(self._connection, connection)
 
     def _check(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(_TICK, self._check)

@@ -16,6 +16,7 @@ MOST_TABLE = 4096
 
 _PER_FIELD = 32  # bytes that the RFC adds to each field's name and value
 _LONGEST_NUMBER = 4  # bytes after the first
+_MOST_RESIZED = 2  # changes of the table's size: to its least, and to what it is from now on
 _FAR_TOO_MUCH = 4  # times `most_bytes`, up to which a block is read for the sake of the table
 
 _STATIC: tuple[Field, ...] = (
@@ -59,7 +60,7 @@ class HeaderReader:
         Raises `ValueError`: then the connection cannot go on, because nobody knows what its table is.
         """
         found: list[Field] = []
-        place, end, size = 0, len(block), 0
+        place, end, size, resized = 0, len(block), 0, 0
         try:
             while place < end:
                 byte = block[place]
@@ -72,6 +73,9 @@ class HeaderReader:
                 elif byte & 32:
                     if found or size:
                         raise ValueError("the table's size changes within a block")
+                    resized += 1
+                    if resized > _MOST_RESIZED:
+                        raise ValueError("the table's size changes again and again")
                     number, place = _number(block, place, 5)
                     self._resize(number)
                     continue

@@ -125,7 +125,9 @@ class Http2Connection(Http2Control):
         if stream is None:
             if not number or number > self._last:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "data of a stream that has not begun")
-            if length < _SMALL:  # it was ended, and its client may not know yet
+            if not self._may_be_late(number):
+                raise ConnectionFault(ErrorCode.STREAM_CLOSED, "data of a stream that its client has ended")
+            if length < _SMALL:
                 self._count_control()
         elif stream.ended:
             self.reset(stream, ErrorCode.STREAM_CLOSED)
@@ -140,6 +142,8 @@ class Http2Connection(Http2Control):
         ends = flags & frames.END_STREAM != 0
         if not flags & frames.PADDED and length <= len(data) - place:  # nearly always
             if stream is not None:
+                if stream.lacks is not None:
+                    stream.lacks -= length
                 if length:
                     stream.take(data, place, place + length)
                     if not ends:
@@ -149,7 +153,9 @@ class Http2Connection(Http2Control):
             return place + length
         self._content, self._padding = length, 0
         if flags & frames.PADDED:
-            if not length or data[place] >= length:
+            if not length:
+                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "padding in a frame that has no byte")
+            if data[place] >= length:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "more padding than the frame has bytes")
             self._padding = data[place]
             self._content = length - 1 - self._padding
@@ -157,6 +163,8 @@ class Http2Connection(Http2Control):
                 self._count_control()
             place += 1
         self._filling, self._ends = stream, ends
+        if stream is not None and stream.lacks is not None:
+            stream.lacks -= self._content
         if stream is not None and not ends:
             stream.replenish(length)
         if not self._content and not self._padding:

@@ -6,13 +6,15 @@ the RFC's code; what only costs time is counted, and too much of it does the sam
 """
 
 from flambeau.grpc import http2_frames as frames
-from flambeau.grpc.call_heads import CallHead, MalformedHeadError
+from flambeau.grpc.call_heads import CallHead, MalformedHeadError, are_trailers
 from flambeau.grpc.header_blocks import Field, HeaderReader
 from flambeau.grpc.http2_frames import ConnectionFault, ErrorCode
 from flambeau.grpc.http2_link import STOPPING, Ground, Http2Link
 from flambeau.grpc.streams import Stream
 
 _CONTROL_OF_A_CALL = 16  # for each call
+_GOAWAY_SIZE = 8  # bytes at least
+_STREAMS_OF_A_FRAME = 16  # whose windows are changed in the time of a frame that carries nothing
 _MOST_CONTINUATIONS = 32
 _MOST_HEADS = 64
 _TOO_LARGE_COSTS = 20  # resets: the time that it takes to read headers only to refuse them
@@ -58,13 +60,11 @@ class Http2Control(Http2Link):
         """A block of headers has come whole: a call begins, or its trailers end it."""
         stream = self._streams.get(number)
         if stream is not None or number <= self._last:
-            self._decoded(block)
-            if stream is None:
-                return  # trailers of a call that was ended
-            if stream.ended or not flags & frames.END_STREAM:
-                self.reset(stream, ErrorCode.STREAM_CLOSED if stream.ended else ErrorCode.PROTOCOL_ERROR)
-                return
-            stream.finish()
+            fields = self._decoded(block)
+            if stream is not None:
+                self._trailers(stream, fields, flags)
+            elif not self._may_be_late(number):
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a stream begins with a number that was passed")
             return
         self._last = number
         if self._stopped:
@@ -76,8 +76,7 @@ class Http2Control(Http2Link):
             if head is None:
                 return
         if len(self._streams) >= self.ground.most_streams:
-            self._count_reset()
-            self.put(frames.reset(number, ErrorCode.REFUSED_STREAM))
+            self._turn_away(number, ErrorCode.REFUSED_STREAM)
             return
         stream = Stream(self, number, head, self._first_window)
         self._streams[number] = stream
@@ -85,6 +84,24 @@ class Http2Control(Http2Link):
         self.ground.begin(stream)
         if flags & frames.END_STREAM and not stream.over:
             stream.finish()
+
+    def _trailers(self, stream: Stream, fields: list[Field] | None, flags: int) -> None:
+        """Headers behind a call's messages, which end it. They mean nothing in a request of gRPC."""
+        if stream.ended:
+            self.reset(stream, ErrorCode.STREAM_CLOSED)
+        elif fields is None:
+            self._count_reset(_TOO_LARGE_COSTS)
+            self.reset(stream, ErrorCode.ENHANCE_YOUR_CALM)
+        elif not flags & frames.END_STREAM or not are_trailers(fields):
+            self.reset(stream, ErrorCode.PROTOCOL_ERROR)
+        else:
+            stream.finish()
+
+    def _turn_away(self, number: int, code: ErrorCode) -> None:
+        """End a stream before it begins."""
+        self._count_reset()
+        self._cuts_short(number)
+        self.put(frames.reset(number, code))
 
     def _decoded(self, block: bytes) -> list[Field] | None:
         before = self._reader.changes
@@ -104,8 +121,7 @@ class Http2Control(Http2Link):
         try:
             head = CallHead(fields)
         except MalformedHeadError:
-            self._count_reset()
-            self.put(frames.reset(number, ErrorCode.PROTOCOL_ERROR))
+            self._turn_away(number, ErrorCode.PROTOCOL_ERROR)
             return None
         size = len(block) + sum(len(name) + len(value) for name, value in fields or ())
         if self._reader.changes == before and size <= _LONGEST_HEAD:
@@ -136,8 +152,10 @@ class Http2Control(Http2Link):
         elif kind == frames.PRIORITY:
             _expect(payload, 5, number, on_stream=True)
         elif kind == frames.GOAWAY:
-            if number or len(payload) < 8:
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a GOAWAY frame that is none")
+            if number:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a GOAWAY frame is of the connection")
+            if len(payload) < _GOAWAY_SIZE:
+                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a GOAWAY frame that is too short")
         else:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a client may not push")
 
@@ -152,6 +170,7 @@ class Http2Control(Http2Link):
         last = dict(frames.settings_in(payload))  # a frame holds thousands, and each may concern all calls
         for name, value in last.items():
             if name == frames.INITIAL_WINDOW_SIZE:
+                self._count_control(len(self._streams) // _STREAMS_OF_A_FRAME)
                 more, self._first_window = value - self._first_window, value
                 for each in self._streams.values():
                     each.window += more
@@ -200,14 +219,14 @@ class Http2Control(Http2Link):
 
 def _unpadded(payload: bytes, flags: int) -> bytes:
     """The block in a HEADERS frame with padding, or a priority, which means nothing any more."""
-    start, end = 0, len(payload)
-    if flags & frames.PADDED:
-        start = 1
-        end -= payload[0] if payload else 1
-    if flags & frames.PRIORITISED:
-        start += 5
+    padded, prioritised = bool(flags & frames.PADDED), bool(flags & frames.PRIORITISED)
+    start, end = padded + 5 * prioritised, len(payload)
     if end < start:
-        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a HEADERS frame is shorter than what is in it")
+        raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a HEADERS frame is shorter than what is in it")
+    if padded:
+        end -= payload[0]
+    if end < start:
+        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "more padding than the frame has bytes")
     return payload[start:end]
 
 

@@ -24,6 +24,7 @@ _IDLE_SECONDS = 300  # without a call; clients keep a channel and log its end, s
 _SILENT_SECONDS = 60  # after which a client that sends nothing is asked whether it is there
 _ANSWER_SECONDS = 20  # to that
 _LAST_CALLS_SECONDS = 1.0  # for a client to acknowledge that the server stops
+_MOST_CUT_SHORT = 1000  # calls whose clients may still send, remembered one by one
 _MOST_UNREAD = 1 << 20  # bytes that a client leaves in its socket, above which it is not listened to
 STOPPING = b"stopping"
 """The ping behind the word that no more calls are taken: what was sent before it comes before."""
@@ -87,6 +88,8 @@ class Http2Link(asyncio.BufferedProtocol):
         self._streams: dict[int, Stream] = {}
         self._last = 0  # the last stream that its client began
         self._promised = frames.LAST_STREAM  # no stream after that one is answered
+        self._cut_short: dict[int, None] = {}  # streams that ended here before their client had sent all
+        self._long_ago = 0  # the last of those that are not remembered any more
         self._settled = False  # whether the client has begun
         self._closing = False
         self._control = self._resets = 0
@@ -188,8 +191,22 @@ class Http2Link(asyncio.BufferedProtocol):
         """The stream is over."""
         self._streams.pop(stream.number, None)
         self.blocked.pop(stream, None)
+        if not stream.ended:
+            self._cuts_short(stream.number)
         if self._stopped and not self._streams:
             self._close()
+
+    def _cuts_short(self, number: int) -> None:
+        """The stream ended here, and its client does not know that yet."""
+        self._cut_short[number] = None
+        if len(self._cut_short) > _MOST_CUT_SHORT:
+            oldest = next(iter(self._cut_short))
+            del self._cut_short[oldest]
+            self._long_ago = max(self._long_ago, oldest)
+
+    def _may_be_late(self, number: int) -> bool:
+        """Whether what comes for a stream that is over may have been sent before its client knew."""
+        return number in self._cut_short or number <= self._long_ago or number > self._promised
 
     def _unblock(self) -> None:
         for each in list(self.blocked):
@@ -212,8 +229,8 @@ class Http2Link(asyncio.BufferedProtocol):
         if stream.call is not None:
             stream.call.gone()
 
-    def _count_control(self) -> None:
-        self._control += 1
+    def _count_control(self, cost: int = 1) -> None:
+        self._control += cost
         if self._control > _MOST_CONTROL:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that carry nothing")
 

@@ -110,7 +110,8 @@ class Stream:
 
     __slots__ = (
         "_arrival", "_at_end", "_connection", "_left", "_out", "_packed", "_prefix", "_released", "_sent_head",
-        "_trailers", "_unread", "_waiter", "call", "credit", "deaf", "ended", "head", "number", "over", "window",
+        "_trailers", "_unread", "_waiter", "call", "credit", "deaf", "ended", "head", "lacks", "number", "over",
+        "window",
     )  # fmt: skip
 
     def __init__(self, connection: "Http2Link", number: int, head: CallHead, window: int) -> None:
@@ -118,6 +119,8 @@ class Stream:
         self.number = number
         self.head = head
         self.window = window
+        self.lacks = head.length
+        """The bytes that are yet to come by the call's own word, if it gave one."""
         self.credit = connection.ground.window
         self.call: Conversation | None = None
         self.ended = False
@@ -207,7 +210,9 @@ class Stream:
         self.ended = True
         if self.deaf or self.call is None:
             return
-        if self._arrival is not None or self._prefix:
+        if self.lacks:
+            self._connection.reset(self, ErrorCode.PROTOCOL_ERROR)
+        elif self._arrival is not None or self._prefix:
             self._fail(RequestError("the call ends within a message", code="bad_request"))
         else:
             self.call.half_closed()

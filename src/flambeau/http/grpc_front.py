@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from flambeau.grpc.endpoint import GrpcEndpoint
     from flambeau.grpc.proxied import ProxiedCalls
 
+CONNECTIONS = 2
+"""Connections of gRPC for each of HTTP: there may be as many calls, and as many public ones; the others are idle."""
+
 
 def reserve(settings: Settings) -> list[Address]:
     """Bind the addresses of gRPC without listening on them: that of predictions, and that of management if it has one.
@@ -65,12 +68,16 @@ def _make(
     clock: Callable[[], float],
     *,
     managing: str | None,
+    connections: int,
 ) -> "GrpcEndpoint":
     """The endpoint at an address that was reserved. `managing`: why nothing is managed there, or `None`."""
     from flambeau.grpc.endpoint import GrpcEndpoint
 
     admission = _admission(service, access, budget, clock, managing=managing)
-    return GrpcEndpoint(service, admission, address.bound, encryption=_encryption(service.settings))
+    return GrpcEndpoint(
+        service, admission, address.bound, encryption=_encryption(service.settings),
+        connections=CONNECTIONS * connections,
+    )  # fmt: skip
 
 
 def proxied(service: Service, access: AccessControl, budget: InflightBudget) -> "ProxiedCalls":
@@ -124,15 +131,21 @@ def beside(
     budget: InflightBudget,
     addresses: Sequence[Address],
     clock: Callable[[], float],
+    *,
+    connections: int,
 ) -> "list[tuple[GrpcEndpoint, Address]]":
-    """The endpoints at the addresses that were reserved, each with its own. Only at the last anything is managed."""
+    """The endpoints at the addresses that were reserved, each with its own. Only at the last anything is managed.
+
+    `connections`: how many of HTTP there may be.
+    """
     settings = service.settings
     found = []
     for each in addresses:
         managing = access.managing_over_grpc
         if each is not addresses[-1] or (settings.management_address and not settings.grpc_management_address):
             managing = NOT_HERE
-        found.append((_make(service, access, budget, each, clock, managing=managing), each))
+        endpoint = _make(service, access, budget, each, clock, managing=managing, connections=connections)
+        found.append((endpoint, each))
     return found
 
 

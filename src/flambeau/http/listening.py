@@ -4,7 +4,6 @@ The file of a Unix socket outlives a process that was killed. So each server hol
 abandoned file, which is replaced, from that of a server which is still loading its model.
 """
 
-import asyncio
 import contextlib
 import ctypes
 import os
@@ -20,6 +19,7 @@ from flambeau.errors import ConfigError, PortInUse
 from flambeau.http import systemd
 from flambeau.settings.hosts import unix_path
 from flambeau.settings.service import Settings
+from flambeau.system.handshakes import Accepting
 
 _LONGEST_PATH = 107  # bytes, of sun_path in unix(7), which ends in a zero
 
@@ -196,7 +196,7 @@ def _no_socket(path: Path, why: str) -> PortInUse:
 
 
 async def accept_the_last(
-    address: Address, server: asyncio.Server, adopt: Callable[[socket.socket], Awaitable[None]]
+    address: Address, server: Accepting, adopt: Callable[[socket.socket], Awaitable[None]]
 ) -> None:
     """Stop listening without losing clients that have connected already.
 

@@ -24,6 +24,7 @@ from flambeau.http.request_body import InflightBudget
 from flambeau.http.systemd import Supervisor
 from flambeau.http.timeouts import SPARE, ConnectionMonitor, Neighbours
 from flambeau.serving.service import AttachedService, Service
+from flambeau.system.handshakes import Accepting, Handshakes
 from flambeau.telemetry import logs
 
 if TYPE_CHECKING:  # these are imported while the workers start
@@ -103,13 +104,17 @@ async def _serve(
 
     _leave_alone_what_stays()
     budget = InflightBudget(service.settings) if dealt is None else dealt.budget
-    connections = connections_that_fit(service.settings.max_connections)
+    shares = 1 + grpc_front.CONNECTIONS * len(grpc_addresses)
+    if encryption is not None:
+        shares += 1 + len(grpc_addresses)  # as many handshakes
+    connections = connections_that_fit(service.settings.max_connections, shares=shares)
     app = make_app(AttachedService(service, asyncio.get_running_loop()), access, budget)
     monitor = ConnectionMonitor(
         service.settings, connections=connections, stands_for_others=access.forwarding.trusts, neighbours=dealt
     )
     front = Front(Site(service, app, access), monitor, budget)
-    beside = grpc_front.beside(service, access, budget, grpc_addresses, asyncio.get_running_loop().time)
+    clock = asyncio.get_running_loop().time
+    beside = grpc_front.beside(service, access, budget, grpc_addresses, clock, connections=connections)
     server = _Server(front, lambda: HttpConnection(front), addresses, encryption, on_ready, beside, supervisor, dealt)
     async with supervisor.watched():
         with stop_signals.handled(server.on_signal):
@@ -134,17 +139,18 @@ def _leave_alone_what_stays() -> None:
 _OTHER_FILES = 256  # for libraries, workers, the log and threads
 
 
-def connections_that_fit(wanted: int) -> int:
+def connections_that_fit(wanted: int, *, shares: int = 1) -> int:
     """How many of `wanted` connections fit into the limit of open files, with room for spare ones for health checks.
 
-    The limit is raised first, as far as the system allows: systemd and shells start processes with 1,024.
+    `shares`: how many files there may be for each. The limit is raised first, as far as the system allows: systemd and
+    shells start processes with 1,024.
     """
     try:
         import resource
     except ImportError:  # Windows has none
         return wanted
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + SPARE + _OTHER_FILES
+    needed = shares * wanted + SPARE + _OTHER_FILES
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return wanted
     allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
@@ -153,7 +159,7 @@ def connections_that_fit(wanted: int) -> int:
         soft = allowed
     if soft >= needed:
         return wanted
-    fit = max(1, soft - SPARE - _OTHER_FILES)
+    fit = max(1, (soft - SPARE - _OTHER_FILES) // shares)
     logs.event(
         "the limit of open files allows fewer connections than --max-connections: raise it with ulimit -n",
         level=logging.WARNING, files=soft, connections=fit,
@@ -179,14 +185,17 @@ class _Server:
         self._dealt = dealt
         self._beside = beside
         self._addresses = addresses
-        self._encryption = encryption
         self._front = front
         self._connection = connection
         self._service = front.site.service
         self._on_ready = on_ready
         self._asked = False  # whether a signal has asked to stop; the second one ends the process
         self._stopping = asyncio.Event()
-        self._listening: list[asyncio.Server] = []
+        self._listening: list[Accepting] = []
+        self._handshakes: Handshakes | None = None
+        if encryption is not None:
+            most, seconds = front.monitor.connections, self._service.settings.header_timeout
+            self._handshakes = Handshakes(encryption, make=connection, most=most, seconds=seconds)
 
     async def serve(self) -> None:
         """Return when everything that came is answered, once it was asked to stop."""
@@ -198,11 +207,10 @@ class _Server:
         loop = asyncio.get_running_loop()
         for address in self._addresses:
             try:
-                self._listening.append(
-                    await loop.create_server(
-                        self._connection, sock=address.bound, ssl=self._encryption, backlog=_BACKLOG
-                    )
-                )
+                if self._handshakes is not None:
+                    self._listening.append(self._handshakes.listen(address.bound, backlog=_BACKLOG))
+                    continue
+                self._listening.append(await loop.create_server(self._connection, sock=address.bound, backlog=_BACKLOG))
             except OSError as error:  # another process began to listen while the model was loading
                 raise address.cannot_listen(error) from error
         for endpoint, address in self._beside:
@@ -215,7 +223,17 @@ class _Server:
 
     async def _adopt(self, connection: socket.socket) -> None:
         """Take over a connection that has been accepted."""
-        await asyncio.get_running_loop().connect_accepted_socket(self._connection, connection, ssl=self._encryption)
+        if self._handshakes is not None:
+            await self._handshakes.of(connection)
+        else:
+            await asyncio.get_running_loop().connect_accepted_socket(self._connection, connection)
+
+    async def _adopt_one_of_the_last(self, connection: socket.socket) -> None:
+        """The same, without waiting for its handshake."""
+        if self._handshakes is not None:
+            self._handshakes.begin(connection)
+        else:
+            await self._adopt(connection)
 
     def _end(self) -> None:
         self._service.drain()
@@ -233,10 +251,13 @@ class _Server:
             for endpoint, address in self._beside
         ]
         for address, server in zip(self._addresses, self._listening, strict=True):
-            await accept_the_last(address, server, self._adopt)
+            await accept_the_last(address, server, self._adopt_one_of_the_last)
         for address in self._addresses:
             address.bound.close()
-        await _until(lambda: not front.connections, loop.time() + _LAST_REQUESTS_SECONDS)
+        until = loop.time() + _LAST_REQUESTS_SECONDS
+        await _until(lambda: not front.connections and not self._handshakes, until)
+        if self._handshakes is not None:
+            self._handshakes.give_up()
         for each in list(front.connections):
             each.shutdown()
         deadline = loop.time() + max(1.0, self._service.settings.drain_timeout)
