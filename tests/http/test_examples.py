@@ -35,7 +35,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[str]
 
 @pytest.fixture(scope="module")
 def server(serve: Serve, repository: tuple[Path, set[str]]) -> Iterator[ServerProcess]:
-    with serve(repository[0], "--replicas", "1") as running:
+    with serve(repository[0], "--replicas", "1", "--runner", "threads") as running:
         yield running
 
 
