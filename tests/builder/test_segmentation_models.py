@@ -1,11 +1,14 @@
 """Weights of segmentation_models_pytorch: found by the names of their tensors, served by its own network."""
 
 import io
+import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,9 +37,14 @@ def tensors(decoder: str, encoder: str = "resnet18", prefix: str = "", classes: 
     with torch.device("meta"):
         body = get_model(encoder, weights=None).state_dict()
     shapes = {f"encoder.{key}": tuple(each.shape) for key, each in body.items() if not key.startswith("fc.")}
-    shapes[f"decoder.{DECODERS[decoder]}.weight"] = (256, 512, 3, 3)
+    shapes[f"decoder.{DECODERS[decoder]}.weight"] = taken = (
+        256,
+        512 if encoder in ("resnet18", "resnet34") else 2048,
+        3,
+        3,
+    )
     if decoder == "MAnet":
-        shapes[f"decoder.{DECODERS['Unet']}.weight"] = (256, 512, 3, 3)
+        shapes[f"decoder.{DECODERS['Unet']}.weight"] = taken
     shapes |= {"segmentation_head.0.weight": (classes, 16, 3, 3), "segmentation_head.0.bias": (classes,)}
     return {f"{prefix}{key}": TensorInfo("float32", shape) for key, shape in shapes.items()}
 
@@ -74,12 +82,81 @@ def test_the_encoder_the_classes_and_the_channels_are_read_from_the_shapes(monke
     assert "leave classes out" in identify.detect(tensors("FPN"), args={"classes": 4}).advice
 
 
+NORMALISES = {f"model.{name}": TensorInfo("float32", (1, 3, 1, 1)) for name in ("mean", "std")}
+
+
+def test_a_training_modules_normalisation_is_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Examples of the library divide images of 0 to 255 by ImageNet's deviation, and others images of 0 to 1."""
+    monkeypatch.setattr(segmentation_models, "installed", lambda: True)
+    fit = identify.detect(tensors("Unet", prefix="model.net.") | NORMALISES).fit
+    assert fit is not None
+    assert fit.normalises == fit.aside == ("model.mean", "model.std")
+    told = segmentation_models.question(fit, (0.5, 0.25, 0), (0.5, 1, 2))
+    assert "--mean 0.5,0.25,0 --std 0.5,1,2 for 0 to 1, or --mean 0.00196078431,0.000980392157,0 --std 0.0019" in told
+    assert "its own --mean and --std" in segmentation_models.question(fit, (0, 0, 0), (1, 1, 1))
+    for numbers in (((0, 0, 0), (0, 1, 1)), ((float("nan"), 0, 0), (1, 1, 1)), ((), ())):
+        assert "say --mean and --std as numbers for images of 0 to 1" in segmentation_models.question(fit, *numbers)
+
+
+def test_other_tensors_beside_the_network_are_refused_with_a_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segmentation_models, "installed", lambda: True)
+    info = TensorInfo("float32", (7, 3))
+    for more in (
+        {"other.weight": info}, {"model.other.weight": info}, {"model.mean": info, "model.std": info},
+        {"mean": NORMALISES["model.mean"]},
+    ):  # fmt: skip
+        found = identify.detect(tensors("Unet", prefix="model.") | more)
+        assert found.fit is None
+        assert f"the file has {len(more)} more: {next(iter(more))}" in found.advice
+        assert "torch.save(module.model.state_dict(), 'net.pth')" in found.advice
+
+
 # With the library itself
+
+
+OWN_WIDTHS = """
+import json, sys, warnings
+
+import torch
+
+from flambeau import identify
+from flambeau.architectures import torchvision_compat
+from flambeau.checkpoints.report import TensorInfo
+
+warnings.simplefilter("ignore")
+torchvision_compat.declare_missing()
+import segmentation_models_pytorch as library
+
+def made(name, **args):
+    with torch.device("meta"):
+        return {key: tuple(each.shape) for key, each in getattr(library, name)(**args).state_dict().items()}
+
+for name, encoder, args in json.loads(sys.argv[1]):
+    shapes = made(name, encoder_name=encoder, encoder_weights=None, classes=3, **args)
+    found = identify.detect({f"model.{key}": TensorInfo("float32", shape) for key, shape in shapes.items()})
+    assert found.fit is not None, (name, args, found.advice)
+    assert found.fit.architecture.name == name, (name, args)
+    used = {ours: shapes[theirs.removeprefix("model.")] for theirs, ours in found.fit.keys.items()}
+    assert made(name, **found.fit.architecture.args) == used, (name, args, found.fit.architecture.args)
+"""
+
+CHANGED: list[tuple[str, dict[str, Any]]] = [
+    ("Unet", {"encoder_depth": 4, "decoder_channels": [64, 32, 16, 8]}), ("Unet", {"decoder_use_norm": False}),
+    ("Unet", {"decoder_attention_type": "scse", "in_channels": 1}),
+    ("Unet", {"decoder_use_norm": {"type": "instancenorm", "affine": True}}),
+    ("UnetPlusPlus", {"encoder_depth": 3, "decoder_channels": [64, 32, 16], "decoder_attention_type": "scse"}),
+    ("MAnet", {"decoder_channels": [128, 64, 64, 16, 16], "decoder_pab_channels": 32}),
+    ("FPN", {"decoder_pyramid_channels": 64, "decoder_segmentation_channels": 32, "decoder_merge_policy": "cat"}),
+    ("FPN", {"encoder_depth": 4}), ("DeepLabV3Plus", {"decoder_channels": 128, "encoder_depth": 4}),
+    ("DeepLabV3Plus", {"decoder_aspp_separable": False}), ("Linknet", {"encoder_depth": 4, "decoder_use_norm": False}),
+    ("PSPNet", {"psp_out_channels": 64, "encoder_depth": 5}),
+]  # fmt: skip
 
 
 SCRIPT = """
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -120,6 +197,15 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.mark.slow
+def test_what_is_read_from_the_shapes_makes_the_same_network(environment: dict[str, str]) -> None:
+    """Else `inspect` says that the file is served, and the build refuses it."""
+    cases = [(name, encoder, args) for name, args in CHANGED for encoder in ("resnet18", "resnet50")]
+    command = [sys.executable, "-c", OWN_WIDTHS, json.dumps(cases)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("name", "encoder"),
@@ -143,6 +229,45 @@ def test_a_network_of_the_library_is_served_by_path_alone(
     assert f"the weights are those of {LIBRARY}'s {name} with the encoder {encoder} and 3 classes: so their" in told
     assert f"semantic-segmentation: {name} says of each pixel which of 3 classes it has" in told
     run(*FLAMBEAU, "build", "net.pth", "-o", "made")
+    with flambeau.load(tmp_path / "made") as model:
+        answer = model.predict((tmp_path / "soft.png").read_bytes())
+    assert isinstance(answer, SemanticSegmentation)
+    with Image.open(io.BytesIO(answer.picture())) as picture:
+        classes = np.asarray(picture)
+    expected = np.load(tmp_path / "expected.npy")
+    assert (classes == expected).mean() > 0.999
+    assert len(np.unique(expected)) > 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("scale", [1, 255])
+def test_a_lightning_checkpoint_is_served_as_its_module_computed(
+    environment: dict[str, str], tmp_path: Path, scale: int
+) -> None:
+    """Its numbers for the normalisation are told for both scales, and the one that was meant gives the same masks."""
+    noise = np.random.default_rng(0).integers(0, 255, (4, 6, 3)).astype(np.uint8)
+    Image.fromarray(noise).resize((192, 128), Image.Resampling.BICUBIC).save(tmp_path / "soft.png")
+    script = SCRIPT.replace("/ 255", f"/ 255 * {scale}") + (
+        "state = {f'model.{key}': value for key, value in network.state_dict().items()}\n"
+        "state |= {'mean': torch.tensor(mean)[None], 'std': torch.tensor(std)[None]}\n"
+        "saved = {'state_dict': state, 'epoch': 1, 'pytorch-lightning_version': '2.5.0', 'hyper_parameters': {}}\n"
+        "torch.save(saved, folder / 'net.ckpt')\n"
+    )
+
+    def run(*command: object) -> subprocess.CompletedProcess[str]:
+        words = [str(word) for word in command]
+        return subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    run(sys.executable, "-W", "ignore", "-c", script, "FPN", "resnet18", tmp_path).check_returncode()
+    told = run(*FLAMBEAU, "inspect", "net.ckpt").stdout
+    assert "the file has mean and std, by which its training normalised images" in told
+    assert "flambeau serve" not in told
+    asked = run(*FLAMBEAU, "build", "net.ckpt", "-o", "made").stderr
+    ways = re.findall(r"--mean (\S+) --std (\S+) for 0 to (\d+)", asked)
+    assert [way[2] for way in ways] == ["1", "255"], asked
+    mean, std, _ = next(way for way in ways if way[2] == str(scale))
+    run(*FLAMBEAU, "build", "net.ckpt", "-o", "made", "--mean", mean, "--std", std).check_returncode()
     with flambeau.load(tmp_path / "made") as model:
         answer = model.predict((tmp_path / "soft.png").read_bytes())
     assert isinstance(answer, SemanticSegmentation)

@@ -152,6 +152,37 @@ def answer_schema(server: ServerProcess, path: str = "/predict") -> dict[str, An
     return {"components": document["components"], **answered["content"]["application/json"]["schema"]}
 
 
+def examples_of(server: ServerProcess) -> dict[str, Any]:
+    """The body in JSON that /openapi.json shows for each path that predicts, by path."""
+    paths = server.get("/openapi.json").json()["paths"]
+    bodies = {path: each["post"]["requestBody"]["content"] for path, each in paths.items()
+              if "requestBody" in each.get("post", {})}  # fmt: skip
+    shown = {path: content.get("application/json", {}).get("example") for path, content in bodies.items()}
+    return {path: example for path, example in shown.items() if example is not None}
+
+
+def answer_examples(server: ServerProcess) -> set[str]:
+    """Send each example of /openapi.json, alone and with the examples of its parameters; return the paths that have
+    one. Fails on the first that is not answered 200.
+    """
+    document = server.get("/openapi.json").json()
+    examples = examples_of(server)
+    for path, example in examples.items():
+        told = [
+            document["components"]["parameters"][each["$ref"].rpartition("/")[2]] if "$ref" in each else each
+            for each in document["paths"][path]["post"].get("parameters", [])
+        ]
+        shown = [each for each in told if "example" in each]
+        query, header = (
+            {each["name"]: str(each["example"]) for each in shown if each["in"] == place}
+            for place in ("query", "header")
+        )
+        for parameters, headers in (({}, {}), (query, header)):
+            answered = server.post(path, json=example, params=parameters, headers=headers)
+            assert answered.status_code == 200, (path, parameters, headers, str(example)[:200], answered.text)
+    return set(examples)
+
+
 def run_flambeau(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
     """Run a `flambeau` command to its end."""
     return subprocess.run(

@@ -23,6 +23,7 @@ from flambeau.builder.official_names import compare_name, official_weights
 from flambeau.builder.weights import Weights
 from flambeau.bundle.storage import Architecture, DenseConfig
 from flambeau.errors import SourceError
+from flambeau.identify import segmentation_models
 from flambeau.identify.finding import Fit
 from flambeau.items import FREE
 from flambeau.sources.request import BuildRequest, refuse_idle
@@ -88,6 +89,10 @@ def of_library(
     name, task = fit.architecture.name, order.options.task or fit.task
     if not TASKS[task].dense:
         raise SourceError(f"--task {task}, but {name} answers for every pixel: leave it out")
+    if fit.normalises and (order.options.mean is None or order.options.std is None):
+        channels = int(fit.architecture.args["in_channels"])
+        numbers = (weights.tensors[key].flatten().double().tolist() for key in fit.normalises)
+        raise SourceError(segmentation_models.question(fit, *(each * (channels // len(each)) for each in numbers)))
     architectures.load_weights(network, tensors, name=name)
     asked = msgspec.structs.replace(order, options=msgspec.structs.replace(order.options, task=task))
     return own(network, asked, name=name, architecture=fit.architecture, tell=tell, classes=weights.classes)

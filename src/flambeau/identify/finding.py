@@ -22,7 +22,8 @@ class Fit(msgspec.Struct, frozen=True):
     each used key of the file to the network's own; `aside` names the file's keys that are for training only.
     `same_weights` are other architectures that these weights fill as well, and `why` says in one sentence why this one
     was chosen. `pipeline` is `None` for a network over numbers. `features`: there is no head, and `classes` counts the
-    features. `task`: that of an architecture which has no other.
+    features. `task`: that of an architecture which has no other. `normalises`: the file's keys for the mean and the
+    deviation by which the network's own code normalised images of a scale that does not show.
     """
 
     architecture: Architecture
@@ -34,6 +35,7 @@ class Fit(msgspec.Struct, frozen=True):
     pipeline: ImageConfig | PictureConfig | DenseConfig | None = ImageConfig()
     features: bool = False
     task: str = ""
+    normalises: tuple[str, ...] = ()
 
 
 class Near(msgspec.Struct, frozen=True):

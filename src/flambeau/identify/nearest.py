@@ -27,7 +27,13 @@ _CLOSER_LOOK = 8  # networks, of those that share most modules
 def left_over(name: str, left: Collection[str]) -> str:
     """The advice for a file with these tensors besides those of the network `name`; empty if there are none."""
     more = ", ".join(sorted(left)[:3])
-    return f"the weights are those of {name}, but the file has {len(left)} more: {more}, …" if left else ""
+    if not left:
+        return ""
+    told = f"the weights are those of {name}, but the file has {len(left)} more: {more}{', …' if len(left) > 3 else ''}"
+    return (
+        f"{told}: if they do nothing to the answer, save the weights of the network alone (in a training module "
+        f"torch.save(module.model.state_dict(), 'net.pth')), or {_OWN}"
+    )
 
 
 def unlike(args: Mapping[str, Any], argument: str, count: int) -> str:

@@ -7,33 +7,27 @@ ResNets are for the user to name. It imports nothing of the library.
 
 import importlib.util
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from flambeau.bundle.storage import Architecture, DenseConfig
-from flambeau.identify import match, naming, nearest
+from flambeau.identify import match, naming, nearest, segmentation_decoders
 from flambeau.identify.finding import Fit, Identified
 from flambeau.identify.index import Shape
 from flambeau.identify.naming import Names
+from flambeau.identify.segmentation_decoders import DECODERS, HEAD
 
 LIBRARY: Final = "segmentation_models_pytorch"
 """The package to import; `pip` knows it with hyphens."""
 
 TASK = "semantic-segmentation"
 
-_HEAD = "segmentation_head.0.weight"
 _ASIDE = "classification_head."
-_DECODERS = {
-    "MAnet": "decoder.blocks.0.hl_conv.0.0.weight",
-    "Unet": "decoder.blocks.0.conv1.0.weight",
-    "UnetPlusPlus": "decoder.blocks.x_0_0.conv1.0.weight",
-    "FPN": "decoder.p5.weight",
-    "DeepLabV3Plus": "decoder.aspp.0.convs.0.0.weight",
-    "Linknet": "decoder.blocks.0.block.0.0.weight",
-    "PSPNet": "decoder.psp.blocks.0.pool.1.0.weight",
-}
-"""A tensor that only the decoder of this network has; a MAnet has Unet's as well, so it comes first."""
+_PARTS = ("encoder.", "decoder.", "segmentation_head.", _ASIDE)
+_NORMALISES = ("mean", "std")
+"""What a training module calls the numbers by which it normalises images, beside its network."""
 
 _RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
     ((2, 2, 2, 2), False): "resnet18",
@@ -45,7 +39,6 @@ _RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
 """Encoders by the number of their blocks, and whether these have three convolutions."""
 
 _BLOCK = re.compile(r"encoder\.layer([1-4])\.(\d+)\.conv1\.weight")
-_UNET_CHANNELS = (256, 128, 64, 32, 16)
 
 
 def installed() -> bool:
@@ -60,29 +53,34 @@ def find(file: Names, args: Mapping[str, Any]) -> Identified | None:
     """
     for prefix in sorted(file.prefixes, key=lambda prefix: not naming.is_averaged(prefix)):
         inside = file.within(prefix)
-        name = next((name for name, key in _DECODERS.items() if key in inside), None)
-        if name is not None and _HEAD in inside and any(key.startswith("encoder.") for key in inside):
+        name = next((name for name, key in DECODERS.items() if key in inside), None)
+        if name is not None and HEAD in inside and any(key.startswith("encoder.") for key in inside):
             return _found(file, prefix, inside, name, args)
     return None
 
 
 def _found(file: Names, prefix: str, inside: dict[str, Shape], name: str, args: Mapping[str, Any]) -> Identified:
     aside, left = match.beside(file, prefix, inside)
+    first = next((shape for key, shape in inside.items() if key.startswith("encoder.") and len(shape) == 4), (0, 3))
+    normalises = _normalises(prefix, left, first[1])
+    left = {key: shape for key, shape in left.items() if key not in normalises}
+    left |= {prefix + key: shape for key, shape in inside.items() if not key.startswith(_PARTS)}
     training = [key for key in inside if key.startswith(_ASIDE)]
     used = {key: shape for key, shape in inside.items() if key not in training}
-    given = _arguments(name, used)
+    given: dict[str, Any] = {
+        "encoder_name": _encoder(inside), "encoder_weights": None, "in_channels": first[1], "classes": inside[HEAD][0],
+        **segmentation_decoders.arguments(name, used),
+    }  # fmt: skip
     classes = given["classes"]
     called = f"{LIBRARY}'s {name}"
     if advice := nearest.left_over(called, left) or nearest.unlike(args, "classes", classes):
         return Identified(None, advice=advice)
     given |= args
     told = f"the weights are those of {called}"
-    command = f"--arch {LIBRARY}:{name} --arch-args '{json.dumps(given)}' --allow-code --task {TASK}"
     if given["encoder_name"] is None:
-        return Identified(
-            None, advice=f"{told}, with an encoder that flambeau does not tell by its tensors: write its name for null "
-            f"and {command}"
-        )  # fmt: skip
+        return _asked(f"{told}, with an encoder that flambeau does not tell by its tensors", args, encoder_name="vgg16")
+    if given.get("encoder_depth", 0) is None:
+        return _asked(f"{told}, and several depths of its encoder have these shapes", args, encoder_depth=2)
     told += f" with the encoder {given['encoder_name']} and {classes} classes"
     if not installed():
         return Identified(
@@ -93,10 +91,11 @@ def _found(file: Names, prefix: str, inside: dict[str, Shape], name: str, args: 
         architecture=Architecture(LIBRARY, name, given),
         classes=classes,
         keys={file.keys[prefix + key]: key for key in used},
-        aside=(*file.aside, *(file.keys[prefix + key] for key in training), *(file.keys[key] for key in aside)),
+        aside=(*file.aside, *(file.keys[key] for key in (*(prefix + key for key in training), *aside, *normalises))),
         why=f"{told}: so their names say",
         pipeline=DenseConfig(),
         task=TASK,
+        normalises=tuple(file.keys[key] for key in normalises),
     )
     note = (
         "what weights do not show (dilation, upsampling, an activation at the end) is the library's default: "
@@ -105,21 +104,45 @@ def _found(file: Names, prefix: str, inside: dict[str, Shape], name: str, args: 
     return Identified(fit, notes=(note, *nearest.averaged(prefix)))
 
 
-def _arguments(name: str, inside: Mapping[str, Shape]) -> dict[str, Any]:
-    """What its constructor needs to make a network of these shapes. The encoder's name is `None` if it is not known."""
-    first = next((shape for key, shape in inside.items() if key.startswith("encoder.") and len(shape) == 4), (0, 3))
-    found: dict[str, Any] = {
-        "encoder_name": _encoder(inside), "encoder_weights": None, "in_channels": first[1],
-        "classes": inside[_HEAD][0],
-    }  # fmt: skip
-    if name == "Unet":
-        blocks = (inside.get(f"decoder.blocks.{place}.conv2.0.weight", ()) for place in range(5))
-        channels = tuple(shape[0] for shape in blocks if shape)
-        if channels != _UNET_CHANNELS:
-            found |= {"encoder_depth": len(channels), "decoder_channels": list(channels)}
-    if any(".attention1.attention.cSE." in key for key in inside):
-        found["decoder_attention_type"] = "scse"
-    return found
+def _asked(why: str, args: Mapping[str, Any], **such: object) -> Identified:
+    """The user is asked for an argument of the constructor, with an example beside those that were said."""
+    said = json.dumps({**args, **such})
+    return Identified(None, advice=f"{why}: say which it was in training, such as --arch-args '{said}'")
+
+
+def _normalises(prefix: str, left: Mapping[str, Shape], channels: int) -> tuple[str, ...]:
+    """The mean and the deviation that lie beside the network, where both are numbers for its channels, else nothing.
+
+    Example: a LightningModule registers them as buffers of shape (1, 3, 1, 1), beside `model.`.
+    """
+    above = prefix.rstrip(".").rpartition(".")
+    beside = tuple(f"{above[0]}{above[1]}{name}" for name in _NORMALISES)
+    alike = all(key in left and math.prod(left[key]) in (1, channels) for key in beside)
+    return beside if prefix and alike and left[beside[0]] == left[beside[1]] else ()
+
+
+_QUESTION = (
+    "beside the network the file has {keys}, by which its training normalised images, and whether those were of 0 to 1 "
+    "or of 0 to 255, as in examples of the library, does not show: "
+)
+
+
+def question(fit: Fit, mean: Sequence[float] = (), std: Sequence[float] = ()) -> str:
+    """What the user is asked about a file that has the numbers of a normalisation, and not the scale of its images.
+
+    `mean` and `std` are these numbers, one for each channel, if they have been read.
+    """
+    told = _QUESTION.format(keys=" and ".join(fit.normalises))
+    if not std or not all(math.isfinite(each) for each in (*mean, *std)) or not all(each > 0 for each in std):
+        return f"{told}say --mean and --std as numbers for images of 0 to 1; without them, flambeau build tells both"
+    plain = any(mean) or set(std) != {1.0}
+    before = "" if plain else "; or, if your dataset has normalised them, its own --mean and --std"
+    return f"{told}say {_options(mean, std, 1)} for 0 to 1, or {_options(mean, std, 255)} for 0 to 255{before}"
+
+
+def _options(mean: Sequence[float], std: Sequence[float], scale: int) -> str:
+    words = (",".join(f"{each / scale:.9g}" for each in numbers) for numbers in (mean, std))
+    return "--mean {} --std {}".format(*words)
 
 
 def _encoder(inside: Mapping[str, Shape]) -> str | None:

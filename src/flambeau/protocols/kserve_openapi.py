@@ -6,7 +6,7 @@ import msgspec
 
 from flambeau.answers.schemas import Schema as Document
 from flambeau.items import FREE
-from flambeau.protocols import v2_inference, v2_models, v2_rest
+from flambeau.protocols import examples, v2_inference, v2_models, v2_rest
 from flambeau.protocols.errors import STATUS
 from flambeau.protocols.routes import Operation
 from flambeau.protocols.v2_datatypes import datatype_of
@@ -127,6 +127,7 @@ def infer(operation: Operation) -> Document:
             "content": {"application/json": {"schema": response}, **binary},
         }
     }
+    sent: Document = {"application/json": {"schema": request, **examples.v2(model)}, **binary}
     return {
         "operationId": operation.path[1:],
         "tags": ["v2"],
@@ -136,7 +137,7 @@ def infer(operation: Operation) -> Document:
             + " ".join(v2_models.properties(model).values())
         ),
         "parameters": [{"$ref": "#/components/parameters/RequestId"}],
-        "requestBody": {"required": True, "content": {"application/json": {"schema": request}, **binary}},
+        "requestBody": {"required": True, "content": sent},
         "responses": answers | {str(status): _REFUSED for status in _STATUSES},
     }
 
@@ -169,6 +170,8 @@ def v1_listed(_: Operation) -> Document:
 
 def v1_predict(operation: Operation) -> Document:
     """`POST /v1/models/{model}:predict`."""
+    model = operation.model
+    assert model is not None  # there is one for each model
     values: Document = {"type": "array", "minItems": 1}
     request = {
         "type": "object",
@@ -180,7 +183,7 @@ def v1_predict(operation: Operation) -> Document:
         "tags": ["v1"],
         "summary": f"A prediction of {operation.which} over KServe v1",
         "parameters": [{"$ref": "#/components/parameters/RequestId"}],
-        "requestBody": {"required": True, "content": {"application/json": {"schema": request}}},
+        "requestBody": {"required": True, "content": {"application/json": {"schema": request, **examples.v1(model)}}},
         "responses": {
             "200": {"description": "The predictions.", "content": {"application/json": {"schema": answered}}},
             **{str(status): _REFUSED for status in _STATUSES},

@@ -10,6 +10,7 @@ import numpy as np
 
 from flambeau.answers.schemas import Schema, one_or_several, record
 from flambeau.errors import Code
+from flambeau.protocols import examples
 from flambeau.protocols.messages import REQUEST_ID
 from flambeau.protocols.parameters import FORM_PARTS, MEDIA_TYPES, TAKEN, BodyForm
 from flambeau.serving.model import Model
@@ -46,6 +47,8 @@ def request_bodies(model: Model) -> dict[str, Schema]:
     kind = model.kind
     schemas: dict[BodyForm, Schema] = {"form": _form(model), "json": _json(model), "raw": _WHOLE_FILE}
     found = {media_type: {"schema": schemas[reading]} for reading in TAKEN[kind] for media_type in MEDIA_TYPES[reading]}
+    for media_type in MEDIA_TYPES["json"]:
+        found[media_type] |= examples.native(model)
     if kind == "audio":
         found["audio/*"] = found.pop("image/*")
     return found
@@ -116,11 +119,11 @@ def _number(spec: TensorSpec) -> Schema:
     if dtype.kind == "b":
         return {"type": "boolean"}
     if dtype.kind == "f":
-        return {"type": "number"} | _bounds(np.finfo(dtype))
+        return {"type": "number", "examples": [0.0]} | _bounds(np.finfo(dtype))
     if spec.below:
-        return {"type": "integer", "minimum": 0, "maximum": spec.below - 1}
+        return {"type": "integer", "examples": [0], "minimum": 0, "maximum": spec.below - 1}
     limits = np.iinfo(dtype)
-    return {"type": "integer", "minimum": int(limits.min), "maximum": int(limits.max)}
+    return {"type": "integer", "examples": [0], "minimum": int(limits.min), "maximum": int(limits.max)}
 
 
 def _bounds(numbers: "np.finfo[Any]") -> Schema:

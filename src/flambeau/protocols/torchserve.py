@@ -136,10 +136,11 @@ async def _payload(body: bytes | memoryview, model: Model, service: Service, *, 
         return _text(bytes(body), service.settings.max_json_depth)
     if not is_json and model.kind != "tensor" and bytes(body[:1]) not in (b"{", b"["):
         return Payload("file", body)
+    names = (*_NAMES, "image") if model.kind in _OF_FILES else _NAMES
     if len(body) > json_document.SHORT:
-        value = await asyncio.to_thread(_value_in, bytes(body), service.settings.max_json_depth)
+        value = await asyncio.to_thread(_value_in, bytes(body), service.settings.max_json_depth, names)
     else:
-        value = _value_in(bytes(body), service.settings.max_json_depth)
+        value = _value_in(bytes(body), service.settings.max_json_depth, names)
     return Payload("document", b'{"input":%b}' % value)
 
 
@@ -165,8 +166,11 @@ _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _RAW = msgspec.json.Decoder(msgspec.Raw)
 
 
-def _value_in(body: bytes, max_depth: int) -> bytes:
-    """The JSON value that is meant: the only member `data`, `body` or `input` of an object, or all of it."""
+_NAMES = ("data", "body", "input")
+
+
+def _value_in(body: bytes, max_depth: int, names: tuple[str, ...] = _NAMES) -> bytes:
+    """The JSON value that is meant: the only member of an object, if it has one of these names, or all of it."""
     if json_document.deeper_than(body, max_depth):
         raise RequestError(f"the JSON is nested more than {max_depth} levels deep", code="json_too_deep")
     try:
@@ -176,7 +180,7 @@ def _value_in(body: bytes, max_depth: int) -> bytes:
         members = _MEMBERS.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RequestError(f"the body is not JSON: {error}", code="invalid_json") from None
-    if len(members) != 1 or (name := next(iter(members))) not in ("data", "body", "input"):
+    if len(members) != 1 or (name := next(iter(members))) not in names:
         return body
     value = memoryview(members[name])
     json_document.refuse_another(body, value, name, lambda rest: name in _MEMBERS.decode(rest))

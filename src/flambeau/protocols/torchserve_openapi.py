@@ -5,6 +5,7 @@ Management has no entries: it is not at the address that the document describes.
 
 from typing import Any
 
+from flambeau.protocols import examples
 from flambeau.protocols.routes import Operation
 from flambeau.tasks.classification import Classification
 from flambeau.tasks.handler import Handled
@@ -65,7 +66,10 @@ def prediction(operation: Operation) -> Described:
     model = operation.model
     assert model is not None  # of a prediction there is one
     form = {"type": "object", "required": ["data"], "properties": {"data": {}}}
-    bodies: Described = {"application/json": {"schema": {}}, "multipart/form-data": {"schema": form}}
+    bodies: Described = {
+        "application/json": {"schema": {}, **examples.native(model)},
+        "multipart/form-data": {"schema": form},
+    }
     bodies["image/*" if model.kind == "image" else "application/octet-stream"] = _BYTES
     answers: Described = {"application/json": {"schema": schema_of(model.does.answer)}}
     if model.does.answer is Handled:

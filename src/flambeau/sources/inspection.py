@@ -18,7 +18,7 @@ from flambeau.checkpoints.allowlist import ITEM_SIZES
 from flambeau.checkpoints.model_archive import ArchivedModel
 from flambeau.checkpoints.report import Report, TensorMapping, plain
 from flambeau.errors import SourceError
-from flambeau.identify import unsupported
+from flambeau.identify import segmentation_models, unsupported
 from flambeau.identify.finding import (
     ONE_OUTPUT,
     Fit,
@@ -177,6 +177,7 @@ def _with_network(found: Inspection, entry: TensorMapping, arch: str | None) -> 
         return msgspec.structs.replace(found, needs=needs, example=example or "")
     name = fit.architecture.name
     official = identify.published(str(found.sha256), architecture=name)
+    asked = ONE_OUTPUT if asks(fit) else segmentation_models.question(fit) if fit.normalises else ""
     return msgspec.structs.replace(
         found,
         architecture=name,
@@ -187,8 +188,8 @@ def _with_network(found: Inspection, entry: TensorMapping, arch: str | None) -> 
         official=official,
         preprocessing=official.pipeline if official else fit.pipeline,
         task=task_of_fit(fit, official=official is not None),
-        serve=None if asks(fit) else _command(found, fit, arch, official),
-        needs=ONE_OUTPUT if asks(fit) else "",
+        serve=None if asked else _command(found, fit, arch, official),
+        needs=asked,
     )
 
 
