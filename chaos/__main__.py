@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import sys
 import tempfile
 from dataclasses import asdict
@@ -52,12 +53,19 @@ def main(
             Path(folder), seconds=seconds, clients=clients, seed=seed,
             leak_seconds=leak_seconds, headline_seconds=headline_seconds, ledger_file=ledger,
         )  # fmt: skip
-        reports = asyncio.run(_play(run, faults))
+        try:
+            reports = asyncio.run(_play(run, faults))
+        except asyncio.CancelledError:
+            sys.exit(128 + signal.SIGTERM)
     show(reports)
     sys.exit(any(report.verdict == "FAILED" for report in reports))
 
 
 async def _play(run: Run, faults: list[Fault]) -> list[Report]:
+    """Play them in turn. SIGTERM ends the server of the one that is played, and raises `CancelledError`."""
+    playing = asyncio.current_task()
+    assert playing is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, playing.cancel)
     reports = []
     for fault in faults:
         click.echo(f"{fault.id} ...", err=True)

@@ -85,9 +85,12 @@ def test_kserve_takes_values_and_compressed_bodies(doubles: Front) -> None:
     assert answered.json()["outputs"][0]["data"] == ["6.0", "8.0"]
 
 
-def test_torchserves_clients_get_its_forms(cats: Front, doubles: Front, cat: bytes) -> None:
+def test_torchserves_clients_get_the_first_five_classes(cats: Front, cat: bytes) -> None:
     answered = post(cats, "/predictions/efficientnet_lite0", files={"data": cat})
     assert (next(iter(answered.json())), len(answered.json())) == ("Egyptian_cat", 5)
+
+
+def test_torchserves_clients_get_its_forms(doubles: Front) -> None:
     assert post(doubles, "/predictions/Double", json=3).json() == 6.0
     assert refused_there(post(doubles, "/predictions/nobody", json=3)) == (404, "ModelNotFoundException")
     assert doubles.send("GET", "/ping").json() == {"status": "Healthy"}

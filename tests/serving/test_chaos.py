@@ -4,13 +4,17 @@
 """
 
 import json
+import signal
 import subprocess
 import sys
 
 import pytest
 
+from chaos import proc
 from chaos.faults import chosen
 from tests.support import ROOT
+from tests.support.fleet import wait_for
+from tests.support.server import STARTUP_SECONDS
 
 SHORT = ("SELF-1", "SELF-2")
 LONG = (
@@ -19,15 +23,21 @@ LONG = (
     "F-46", "F-50", "A2", "A2/pictures", "A3", "A4", "A11", "A12", "A21", "batching", "headline/v2", "headline/grpc",
     "headline/detector",
 )  # fmt: skip
+SECONDS = 240  # on a busy machine; pytest ends a test after 300
 
 
 def play(*arguments: str) -> "dict[str, dict[str, str]]":
     """Run the harness and return its reports by id."""
-    done = subprocess.run(
-        [sys.executable, "-m", "chaos", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=110, check=False
-    )
-    *_, line, last = done.stdout.splitlines() or ("", done.stderr)
-    assert last.endswith(" failed"), done.stderr
+    with subprocess.Popen(
+        [sys.executable, "-m", "chaos", *arguments],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        try:
+            output, errors = process.communicate(timeout=SECONDS)
+        finally:
+            process.terminate()  # it ends its server, which `kill` would leave running
+    *_, line, last = output.splitlines() or ("", errors)
+    assert last.endswith(" failed"), errors
     return {report["id"]: report for report in json.loads(line)}
 
 
@@ -54,6 +64,18 @@ def test_the_rest(fault: str) -> None:
 def test_a_fault_shorter_than_the_start_is_played_once() -> None:
     report = play("--only", "F-03", "--seconds", "0.1", "--clients", "4")["F-03"]
     assert report["verdict"] == "passed", report
+
+
+def test_a_harness_that_is_ended_ends_its_server() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "chaos", "--only", "F-01", "--seconds", "250"], cwd=ROOT, stderr=subprocess.PIPE
+    ) as process:
+        wait_for(lambda: proc.children(process.pid), seconds=STARTUP_SECONDS)
+        (server,) = proc.children(process.pid)
+        process.terminate()
+        process.communicate()
+        assert process.returncode == 128 + signal.SIGTERM
+        assert not proc.alive(server)
 
 
 def test_an_unknown_fault_is_named() -> None:
