@@ -1,5 +1,6 @@
 """Bodies that are read straight to their place, and heads that were seen before: what arrives is what was sent."""
 
+import contextlib
 import hashlib
 import json
 import threading
@@ -84,6 +85,21 @@ def test_any_request_may_follow_a_long_body(server: ServerProcess, at_once: bool
         line.sock.shutdown(1)
         assert line.answer()[::2] == (200, digest("last"))
         assert line.at_end()
+
+
+def test_pieces_of_several_connections_do_not_mix(server: ServerProcess) -> None:
+    """After long bodies, what comes over all connections is read to the same memory, here in turns."""
+    sizes = (1_000_000, 20, 300_000, 40_000, 270_000)
+    with contextlib.ExitStack() as stack:
+        lines = [stack.enter_context(Line(server)) for _ in range(4)]
+        for turn, size in enumerate(sizes):
+            texts = [f"{number}{turn}{text_of(size)}" for number in range(len(lines))]
+            requests = [short(body_of(text)) for text in texts]
+            step = len(requests[0]) // 5 + 1
+            for start in range(0, len(requests[0]), step):
+                for line, request in zip(lines, requests, strict=True):
+                    line.sock.sendall(request[start : start + step])
+            assert [line.answer()[2] for line in lines] == [digest(text) for text in texts]
 
 
 @pytest.mark.parametrize("known", [False, True])

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flambeau.bundle.storage import TensorConfig
@@ -161,6 +161,7 @@ def test_a_large_input_is_read_as_a_small_one_a13() -> None:
     assert prepared(json.dumps(list(range(100_000))), (100_000,), "int64").tolist() == [list(range(100_000))]
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_large_and_small_inputs_are_taken_and_refused_alike_a13(data: st.DataObject) -> None:
     """Over any shape and dtype, and over texts with an error in them: the two ways of reading know of one another."""
@@ -289,6 +290,7 @@ def test_a_file_is_refused_with_an_example_of_what_to_send() -> None:
         assert f'send JSON like {{"input": {example}}}' in caught.value.message
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=3, max_size=3)))
 def test_any_rows_arrive_as_they_were_sent(rows: list[list[float]]) -> None:
     if rows:
@@ -368,6 +370,7 @@ def test_texts_that_are_not_one_value_each_never_give_one_item_the_row_of_anothe
     assert together(texts) is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(alphabet="[]1, 2", max_size=8), min_size=2, max_size=4))
 def test_whatever_is_read_in_one_go_is_what_each_text_says(texts: list[str]) -> None:
     rows = together(texts, (2,))
