@@ -12,14 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import flambeau
 from flambeau import identify
-from flambeau.architectures import torchvision_compat
 from flambeau.checkpoints.report import TensorInfo
-from flambeau.identify import segmentation_models
+from flambeau.identify import index, segmentation_models
 from flambeau.types import SemanticSegmentation
 from tests.support.server import FLAMBEAU
 
@@ -31,18 +29,11 @@ DECODERS = {  # a decoder by a tensor that it alone has, as the library names it
 
 
 def tensors(decoder: str, encoder: str = "resnet18", prefix: str = "", classes: int = 5) -> dict[str, TensorInfo]:
-    torchvision_compat.declare_missing()
-    from torchvision.models import get_model
-
-    with torch.device("meta"):
-        body = get_model(encoder, weights=None).state_dict()
-    shapes = {f"encoder.{key}": tuple(each.shape) for key, each in body.items() if not key.startswith("fc.")}
-    shapes[f"decoder.{DECODERS[decoder]}.weight"] = taken = (
-        256,
-        512 if encoder in ("resnet18", "resnet34") else 2048,
-        3,
-        3,
-    )
+    number, _ = index.facts("torchvision").architectures[encoder]
+    body = index.shapes("torchvision").of(number)
+    shapes = {f"encoder.{key}": shape for key, shape in body.items() if not key.startswith("fc.")}
+    taken = (256, 512 if encoder in ("resnet18", "resnet34") else 2048, 3, 3)
+    shapes[f"decoder.{DECODERS[decoder]}.weight"] = taken
     if decoder == "MAnet":
         shapes[f"decoder.{DECODERS['Unet']}.weight"] = taken
     shapes |= {"segmentation_head.0.weight": (classes, 16, 3, 3), "segmentation_head.0.bias": (classes,)}
@@ -74,7 +65,7 @@ def test_the_encoder_the_classes_and_the_channels_are_read_from_the_shapes(monke
         assert fit.aside == ("classification_head.3.weight",)
     for encoder in ("resnext50_32x4d", "wide_resnet50_2"):
         told = identify.detect(tensors("FPN", encoder)).advice
-        assert "with an encoder that flambeau does not tell by its tensors: write its name for null and --arch" in told
+        assert "with an encoder that flambeau does not tell by its tensors: say which it was in training" in told
         fit = identify.detect(tensors("FPN", encoder), args={"encoder_name": encoder}).fit
         assert fit is not None
         assert fit.architecture.args["encoder_name"] == encoder
