@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import re
 import subprocess
 import sys
 import zipfile
@@ -12,14 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import flambeau
 from flambeau import identify
-from flambeau.architectures import torchvision_compat
 from flambeau.checkpoints.report import TensorInfo
-from flambeau.identify import segmentation_models
+from flambeau.identify import index, segmentation_models
 from flambeau.types import SemanticSegmentation
 from tests.support.server import FLAMBEAU
 
@@ -31,18 +28,11 @@ DECODERS = {  # a decoder by a tensor that it alone has, as the library names it
 
 
 def tensors(decoder: str, encoder: str = "resnet18", prefix: str = "", classes: int = 5) -> dict[str, TensorInfo]:
-    torchvision_compat.declare_missing()
-    from torchvision.models import get_model
-
-    with torch.device("meta"):
-        body = get_model(encoder, weights=None).state_dict()
-    shapes = {f"encoder.{key}": tuple(each.shape) for key, each in body.items() if not key.startswith("fc.")}
-    shapes[f"decoder.{DECODERS[decoder]}.weight"] = taken = (
-        256,
-        512 if encoder in ("resnet18", "resnet34") else 2048,
-        3,
-        3,
-    )
+    number, _ = index.facts("torchvision").architectures[encoder]
+    body = index.shapes("torchvision").of(number)
+    shapes = {f"encoder.{key}": shape for key, shape in body.items() if not key.startswith("fc.")}
+    taken = (256, 512 if encoder in ("resnet18", "resnet34") else 2048, 3, 3)
+    shapes[f"decoder.{DECODERS[decoder]}.weight"] = taken
     if decoder == "MAnet":
         shapes[f"decoder.{DECODERS['Unet']}.weight"] = taken
     shapes |= {"segmentation_head.0.weight": (classes, 16, 3, 3), "segmentation_head.0.bias": (classes,)}
@@ -74,7 +64,7 @@ def test_the_encoder_the_classes_and_the_channels_are_read_from_the_shapes(monke
         assert fit.aside == ("classification_head.3.weight",)
     for encoder in ("resnext50_32x4d", "wide_resnet50_2"):
         told = identify.detect(tensors("FPN", encoder)).advice
-        assert "with an encoder that flambeau does not tell by its tensors: write its name for null and --arch" in told
+        assert "with an encoder that flambeau does not tell by its tensors: say which it was in training" in told
         fit = identify.detect(tensors("FPN", encoder), args={"encoder_name": encoder}).fit
         assert fit is not None
         assert fit.architecture.args["encoder_name"] == encoder
@@ -229,45 +219,6 @@ def test_a_network_of_the_library_is_served_by_path_alone(
     assert f"the weights are those of {LIBRARY}'s {name} with the encoder {encoder} and 3 classes: so their" in told
     assert f"semantic-segmentation: {name} says of each pixel which of 3 classes it has" in told
     run(*FLAMBEAU, "build", "net.pth", "-o", "made")
-    with flambeau.load(tmp_path / "made") as model:
-        answer = model.predict((tmp_path / "soft.png").read_bytes())
-    assert isinstance(answer, SemanticSegmentation)
-    with Image.open(io.BytesIO(answer.picture())) as picture:
-        classes = np.asarray(picture)
-    expected = np.load(tmp_path / "expected.npy")
-    assert (classes == expected).mean() > 0.999
-    assert len(np.unique(expected)) > 1
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("scale", [1, 255])
-def test_a_lightning_checkpoint_is_served_as_its_module_computed(
-    environment: dict[str, str], tmp_path: Path, scale: int
-) -> None:
-    """Its numbers for the normalisation are told for both scales, and the one that was meant gives the same masks."""
-    noise = np.random.default_rng(0).integers(0, 255, (4, 6, 3)).astype(np.uint8)
-    Image.fromarray(noise).resize((192, 128), Image.Resampling.BICUBIC).save(tmp_path / "soft.png")
-    script = SCRIPT.replace("/ 255", f"/ 255 * {scale}") + (
-        "state = {f'model.{key}': value for key, value in network.state_dict().items()}\n"
-        "state |= {'mean': torch.tensor(mean)[None], 'std': torch.tensor(std)[None]}\n"
-        "saved = {'state_dict': state, 'epoch': 1, 'pytorch-lightning_version': '2.5.0', 'hyper_parameters': {}}\n"
-        "torch.save(saved, folder / 'net.ckpt')\n"
-    )
-
-    def run(*command: object) -> subprocess.CompletedProcess[str]:
-        words = [str(word) for word in command]
-        return subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-
-    run(sys.executable, "-W", "ignore", "-c", script, "FPN", "resnet18", tmp_path).check_returncode()
-    told = run(*FLAMBEAU, "inspect", "net.ckpt").stdout
-    assert "the file has mean and std, by which its training normalised images" in told
-    assert "flambeau serve" not in told
-    asked = run(*FLAMBEAU, "build", "net.ckpt", "-o", "made").stderr
-    ways = re.findall(r"--mean (\S+) --std (\S+) for 0 to (\d+)", asked)
-    assert [way[2] for way in ways] == ["1", "255"], asked
-    mean, std, _ = next(way for way in ways if way[2] == str(scale))
-    run(*FLAMBEAU, "build", "net.ckpt", "-o", "made", "--mean", mean, "--std", std).check_returncode()
     with flambeau.load(tmp_path / "made") as model:
         answer = model.predict((tmp_path / "soft.png").read_bytes())
     assert isinstance(answer, SemanticSegmentation)

@@ -34,7 +34,7 @@ class Handshakes:
 
     def begin(self, connection: socket.socket) -> None:
         """Encrypt a connection that does not block, without waiting for it."""
-        self._begin(connection)
+        _ = self._begin(connection)  # which is held until it is over
 
     def _begin(self, connection: socket.socket) -> "asyncio.Task[None]":
         task = asyncio.get_running_loop().create_task(self._encrypt(connection))
