@@ -51,7 +51,7 @@ def has_started(pid: int) -> bool:
 
 @contextlib.contextmanager
 def sigint_is_heard() -> Iterator[None]:
-    """Commands begun meanwhile hear Ctrl-C, as a terminal's do, even where the tests run in the background of a shell."""
+    """Commands begun meanwhile hear Ctrl-C, as those of a terminal do, also if the tests run in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
