@@ -120,7 +120,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("name", "encoder"),
     [("Unet", "resnet18"), ("FPN", "resnet34"), ("DeepLabV3Plus", "resnet18"), ("Linknet", "resnet18"),
