@@ -135,6 +135,7 @@ def test_weights_with_a_new_head_are_served_by_path_alone(serve: Serve, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "name",
     ["alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3", "mnasnet0_5",

@@ -214,6 +214,7 @@ def test_a_graph_resizes_to_the_size_that_torchvision_does(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # the smallest took 766 s on two cores with much other work
 @pytest.mark.parametrize("classes", [3, 91])
 @pytest.mark.parametrize("name", [SSDLITE, *OTHERS])
 def test_every_family_is_served_as_torchvision_computes_it(

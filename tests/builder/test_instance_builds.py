@@ -90,6 +90,7 @@ def build(source: Path, notes: list[str], **options: Any) -> Bundle:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("classes", [3, 91])
 @pytest.mark.parametrize("name", ["maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2"])
 def test_masks_are_torchvisions(name: str, classes: int, tmp_path: Path, cache: Path) -> None:
@@ -122,6 +123,7 @@ def test_masks_are_torchvisions(name: str, classes: int, tmp_path: Path, cache: 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("classes", "points"), [(2, 17), (3, 5), (91, 17)])
 def test_keypoints_are_torchvisions(classes: int, points: int, tmp_path: Path, cache: Path) -> None:
     name = "keypointrcnn_resnet50_fpn"

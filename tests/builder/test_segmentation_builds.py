@@ -233,6 +233,7 @@ def test_maps_that_may_be_classes_or_a_picture_are_asked_about(tmp_path: Path, c
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # a ResNet's took half an hour on two cores with much other work
 @pytest.mark.parametrize("classes", [3, 21])
 @pytest.mark.parametrize("name", [LRASPP, *OTHERS])
 def test_every_family_is_served_as_torchvision_computes_it(

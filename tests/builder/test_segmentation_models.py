@@ -196,7 +196,7 @@ def test_what_is_read_from_the_shapes_makes_the_same_network(environment: dict[s
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("name", "encoder"),
     [("Unet", "resnet18"), ("FPN", "resnet34"), ("DeepLabV3Plus", "resnet18"), ("Linknet", "resnet18"),

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -49,9 +49,19 @@ def has_started(pid: int) -> bool:
     return False
 
 
+@contextlib.contextmanager
+def sigint_is_heard() -> Iterator[None]:
+    """Commands begun meanwhile hear Ctrl-C, as those of a terminal do, also if the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def interrupted(arguments: list[object], when: Callable[[int], bool], folder: Path) -> "tuple[int, str, list[int]]":
     """Run a command as a terminal does, and press Ctrl-C when it is time. Gives code, errors, and who is left."""
-    with subprocess.Popen(
+    with sigint_is_heard(), subprocess.Popen(
         [*FLAMBEAU, *map(str, arguments)], start_new_session=True, cwd=folder, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"FLAMBEAU_CACHE": str(folder / "cache")},
     ) as process:  # fmt: skip

@@ -106,6 +106,24 @@ def test_a_worker_cannot_cut_off_the_memory_that_the_front_writes_to_t14(spec: R
     run(talk())
 
 
+def test_where_no_file_may_grow_to_an_arenas_size_payloads_take_the_socket_p2(spec: ReplicaSpec) -> None:
+    """As under `ulimit -f`, which systemd's LimitFSIZE= sets, too."""
+
+    async def talk() -> None:
+        async with Fleet(spec) as fleet:
+            assert mapped() == before
+            sent = [text(turn, size) for turn, size in enumerate(SIZES)]
+            assert await fleet.ask(*map(echo, sent)) == sent
+
+    before = mapped()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (arena.SIZE - 1, hard))
+    try:
+        run(talk())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def test_a_worker_that_cannot_start_for_want_of_files_leaves_none_open(spec: ReplicaSpec) -> None:
     """Else each further try takes another one, and what was a moment's want becomes a lasting one."""
 

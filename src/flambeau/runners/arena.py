@@ -6,6 +6,7 @@ gone when both are, however they end. The front writes and never reads, so nothi
 front. It knows no frame and no process.
 """
 
+import errno
 import mmap
 import os
 import sys
@@ -41,8 +42,18 @@ class Arena:
 
 
 def opened() -> Arena | None:
-    """A new arena; `None` on a system that has no such memory. Raises `OSError`."""
-    return Arena() if sys.platform == "linux" else None
+    """A new arena; `None` where payloads have to take the socket. Raises `OSError`.
+
+    That is on a system that has no such memory, and where no file may grow to an arena's size (`ulimit -f`).
+    """
+    if sys.platform != "linux":
+        return None
+    try:
+        return Arena()
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            return None
+        raise
 
 
 def mapped(descriptor: int) -> memoryview:
