@@ -36,7 +36,7 @@ class KnownRequest:
 
 def known(model: Model, text: bytes, binary: memoryview) -> InferenceRequest | None:
     """The request in a text and the bytes behind it, if one with the same text and as many bytes was read before."""
-    form: KnownRequest | None = model.forms.get(text) if len(text) <= LONGEST else None  # a long text takes long to hash
+    form: KnownRequest | None = model.forms.get(text) if len(text) <= LONGEST else None  # hashing takes long
     if form is None or form.size != len(binary):
         return None
     question = Question([Payload("tensors", binary, form.arrays)], form.options, form.wanted, raw=True)
