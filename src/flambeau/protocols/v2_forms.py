@@ -18,7 +18,7 @@ _MOST = 64  # forms of a model
 _AS_THEY_COME = NUMPY.keys() - {"BOOL"}  # datatypes of which any bytes are numbers
 
 
-class Form:
+class KnownRequest:
     """What the requests of one text have in common. `size`: of all their tensors, in bytes."""
 
     __slots__ = ("arrays", "identity", "options", "outputs", "parameters", "size", "wanted")
@@ -36,7 +36,7 @@ class Form:
 
 def known(model: Model, text: bytes, binary: memoryview) -> InferenceRequest | None:
     """The request in a text and the bytes behind it, if one with the same text and as many bytes was read before."""
-    form: Form | None = model.forms.get(text) if len(text) <= LONGEST else None  # a long text takes long to hash
+    form: KnownRequest | None = model.forms.get(text) if len(text) <= LONGEST else None  # hashing takes long
     if form is None or form.size != len(binary):
         return None
     question = Question([Payload("tensors", binary, form.arrays)], form.options, form.wanted, raw=True)
@@ -50,4 +50,4 @@ def keep(model: Model, request: InferenceRequest, question: Question) -> None:
     if all(each.datatype in _AS_THEY_COME for each in request.inputs):
         if len(model.forms) >= _MOST:
             model.forms.clear()
-        model.forms[request.text] = Form(request, question)
+        model.forms[request.text] = KnownRequest(request, question)
