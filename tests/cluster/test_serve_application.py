@@ -123,12 +123,12 @@ def _misshapen() -> bytes:
     return bytes(made.SerializeToString())
 
 
-def _bad_answer() -> bytes:
+def _too_little() -> bytes:
     from tritonclient.grpc import service_pb2
 
     made = service_pb2.ModelInferRequest(model_name="sleepy")
     value = made.inputs.add(name="input", datatype="BYTES", shape=[1])
-    value.contents.bytes_contents.append(b'{"seconds": 0, "name": "nan"}')
+    value.contents.bytes_contents.append(b"{}")
     return bytes(made.SerializeToString())
 
 
@@ -138,7 +138,7 @@ REFUSED = {
     "not a message": ("ModelInfer", lambda: b"\xff\xff", "INVALID_ARGUMENT", "bad_request"),
     "another version": ("ModelInfer", lambda: _asked(model_version="7"), "NOT_FOUND", "version_not_found"),
     "another shape": ("ModelInfer", _misshapen, "INVALID_ARGUMENT", "invalid_tensor"),
-    "an answer that is none": ("ModelInfer", _bad_answer, "INTERNAL", "model_output_invalid"),
+    "what its model fails on": ("ModelInfer", _too_little, "INTERNAL", "model_error"),
 }
 """By what is wrong: the method, its message, and the status and the code that it is refused with."""
 
