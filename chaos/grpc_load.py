@@ -22,8 +22,8 @@ _Request, _Response = message("ModelInferRequest"), message("ModelInferResponse"
 class GrpcLoad:
     """Clients on a channel each, until the block is left or the server is gone: `async with`."""
 
-    def __init__(self, run: Run, target: str, ledger: Ledger) -> None:
-        self._run, self._target, self._ledger = run, target, ledger
+    def __init__(self, run: Run, target: str, ledger: Ledger, *, deadline: float = DEADLINE) -> None:
+        self._run, self._target, self._ledger, self._deadline = run, target, ledger, deadline
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -50,13 +50,13 @@ class GrpcLoad:
 
     async def _ask(self, call: "grpc.aio.UnaryUnaryMultiCallable", rng: random.Random) -> How:
         ledger, ask = self._ledger, echo(rng)
-        row = ledger.open(nonce=ask.nonce, do=ask.do, group=ask.group, deadline=DEADLINE)
+        row = ledger.open(nonce=ask.nonce, do=ask.do, group=ask.group, deadline=self._deadline)
         asked = _Request(model_name=_MODEL, id=ask.nonce)
         value = asked.inputs.add(name="input", datatype="BYTES", shape=[1])
         value.contents.bytes_contents.append(json.dumps({"nonce": ask.nonce, "do": ask.do, **ask.more}).encode())
         row.t_send = row.t_last_byte_sent = time.monotonic()
         try:
-            found = await call(asked, timeout=DEADLINE + _PATIENCE)
+            found = await call(asked, timeout=self._deadline + _PATIENCE)
         except grpc.aio.AioRpcError as error:
             how = _refused(row, error)
             ledger.settle(row, how)

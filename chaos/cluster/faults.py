@@ -35,6 +35,8 @@ class ClusterFault:
     """The fewest replicas, where the service itself chooses how many it has."""
     clients: int | None = None
     """How many there are all the time, if not as many as the run has."""
+    over_grpc: bool = False
+    """Whether the clients of ours, an application, make calls. Those of the plain one ask over HTTP."""
 
 
 async def kill_replicas(stage: ClusterStage, seconds: float) -> str:
@@ -162,6 +164,13 @@ async def kill_controller(stage: ClusterStage, seconds: float) -> str:
 
 FAULTS = (
     ClusterFault("cluster/kill", "kill -9 of a random replica every 2 s", kill_replicas),
+    ClusterFault(
+        "cluster/grpc",
+        "the same over gRPC, through the proxy of Ray Serve",
+        kill_replicas,
+        ours="serve",
+        over_grpc=True,
+    ),
     ClusterFault("cluster/node", "a worker node killed, and another added", remove_and_add),
     ClusterFault("cluster/raylet", "SIGSTOP of a worker node's raylet", stop_raylet),
     ClusterFault("cluster/frozen", "a worker node that stands still as a whole, and goes on", stop_node),
@@ -186,8 +195,11 @@ FAULTS = (
 async def play(run: Run, fault: ClusterFault, *, beside: bool) -> Report:
     """The fault on a front of ours, and beside it the figures of the plain application."""
     how: dict[str, Any] = {"nodes": fault.nodes, "replicas": fault.replicas, "least": fault.least}
-    async with staged(run, fault.ours, **how) as stage, stage.load(clients=fault.clients):
-        did = await fault.play(stage, run.seconds)
+    async with staged(run, fault.ours, **how) as stage:
+        async with stage.calls() if fault.over_grpc else stage.load(clients=fault.clients):
+            did = await fault.play(stage, run.seconds)
+        if fault.over_grpc:  # whose clients leave when they find nobody
+            stage.require(not (unsent := stage.ledger.counts["unsent"]), f"{unsent} calls found nobody")
     figures = f"{did}; {told(stage, run.seconds)}"
     if beside:
         async with staged(run, "plain", **how) as other, other.load(clients=fault.clients):

@@ -1,6 +1,6 @@
 """The same model as a plain Ray Serve application, for comparison.
 
-`python -m chaos.cluster.plain ADDRESS PORT REPLICAS LEAST` serves it until SIGTERM; a number on its
+`python -m chaos.cluster.plain ADDRESS PORT REPLICAS LEAST GRPC_PORT` serves it until SIGTERM; a number on its
 standard input is that of its replicas from then on. With LEAST below REPLICAS, Serve chooses how many there are.
 
 Its answers are those of `chaos.model`, 50 ms each, and up to 8 are computed together (`serve.batch`). Its proxy is on
@@ -23,7 +23,7 @@ def main() -> None:
     from ray import serve
     from starlette.requests import Request
 
-    address, port, replicas, least = sys.argv[1], *map(int, sys.argv[2:])
+    address, port, replicas, least, _ = sys.argv[1], *map(int, sys.argv[2:])
     ray.init(address=address, logging_level="error", log_to_driver=False)
 
     @serve.deployment(

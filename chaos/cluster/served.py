@@ -1,10 +1,14 @@
-"""Flambeau as a Ray Serve application, until SIGTERM: `python -m chaos.cluster.served ADDRESS PORT REPLICAS LEAST`."""
+"""Flambeau as a Ray Serve application, until SIGTERM.
+
+`python -m chaos.cluster.served ADDRESS PORT REPLICAS LEAST GRPC_PORT`.
+"""
 
 import signal
 import sys
 from typing import Any
 
 from chaos.server import MODEL
+from flambeau.deploy.ray_serve import GRPC_SERVICES
 
 
 def main() -> None:
@@ -14,9 +18,12 @@ def main() -> None:
 
     import flambeau.ray
 
-    address, port, replicas, least = sys.argv[1], *map(int, sys.argv[2:])
+    address, port, replicas, least, grpc_port = sys.argv[1], *map(int, sys.argv[2:])
     ray.init(address=address, logging_level="error", log_to_driver=False)
-    serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
+    serve.start(
+        proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port},
+        grpc_options={"port": grpc_port, "grpc_servicer_functions": list(GRPC_SERVICES)},
+    )  # fmt: skip
     options: dict[str, Any] = {"allow_code": True, "max_batch_size": 8, "deadline": 60.0, "min_replicas": least}
     serve.run(flambeau.ray.app(f"{MODEL}:Slow50", replicas=replicas, **options), route_prefix="/")
     sys.stdout.write(f"http://127.0.0.1:{port}\n")

@@ -13,6 +13,7 @@ from typing import Literal
 from chaos.client import Ask, Client, Load, Make, echo
 from chaos.cluster.nodes import Nodes
 from chaos.faults.swap import change
+from chaos.grpc_load import GrpcLoad
 from chaos.ledger import Ledger
 from chaos.run import Run
 from chaos.server import Server, ServerError, free_port
@@ -37,6 +38,8 @@ class ClusterStage:
     server: Server | None = None
     complaints: list[str] = field(default_factory=list)
     application: asyncio.subprocess.Process | None = None
+    grpc_port: int = 0
+    """Where an application of ours takes calls."""
 
     async def scale(self, replicas: int) -> None:
         """Have so many replicas. Returns when the change is asked for."""
@@ -50,6 +53,10 @@ class ClusterStage:
         """The clients, as many as the run has unless told otherwise: `async with`."""
         clients = self.run.clients if clients is None else clients
         return Load(self.port, self.ledger, make, clients=clients, seed=self.run.next_seed(), deadline=DEADLINE)
+
+    def calls(self) -> GrpcLoad:
+        """The same clients over gRPC."""
+        return GrpcLoad(self.run, f"127.0.0.1:{self.grpc_port}", self.ledger, deadline=DEADLINE)
 
     def require(self, holds: bool, otherwise: str) -> None:
         """Complain unless something holds."""
@@ -82,9 +89,9 @@ async def staged(
     os.environ["FLAMBEAU_CACHE"] = str(run.cache)  # the nodes' as well
     with nodes(workers, cpus=max(4, replicas)) as cluster:
         if kind != "flambeau":
-            async with _application(kind, cluster, replicas, least or replicas) as (process, port):
-                stage = await _begun(ClusterStage(run, kind, cluster, port, application=process))
-                yield stage
+            async with _application(kind, cluster, replicas, least or replicas) as (process, port, grpc_port):
+                stage = ClusterStage(run, kind, cluster, port, application=process, grpc_port=grpc_port)
+                yield await _begun(stage)
                 if kind == "serve":
                     stage.complaints += stage.ledger.complaints()
             return
@@ -122,11 +129,11 @@ async def _begun(stage: ClusterStage) -> ClusterStage:
 @contextlib.asynccontextmanager
 async def _application(
     kind: Kind, nodes: Nodes, replicas: int, least: int
-) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
-    port = free_port()
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, int, int]]:
+    port, grpc_port = free_port(), free_port()
     module = {"plain": "chaos.cluster.plain", "serve": "chaos.cluster.served"}[kind]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, nodes.address, str(port), str(replicas), str(least),
+        sys.executable, "-m", module, nodes.address, *map(str, (port, replicas, least, grpc_port)),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
         cwd=Path(__file__).parents[2],
     )  # fmt: skip
@@ -137,7 +144,7 @@ async def _application(
             while not line.startswith(b"http://"):
                 if not (line := await process.stdout.readline()):
                     raise ServerError("the application did not start")
-        yield process, port
+        yield process, port, grpc_port
     finally:
         if process.returncode is None:
             process.terminate()

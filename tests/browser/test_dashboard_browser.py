@@ -57,6 +57,8 @@ flambeau_queue_items{model="b"} 4.0
 flambeau_workers{model="a",version="1",state="busy"} 1.0
 flambeau_workers{model="a",version="1",state="idle"} 2.0
 flambeau_workers{model="b",version="2",state="idle"} 0.0
+flambeau_worker_nodes{model="a",version="1",node="10.0.0.7/1a2b"} 2.0
+flambeau_worker_nodes{model="a",version="1",node="10.0.0.8/3c4d"} 1.0
 flambeau_worker_restarts_total{model="a",reason="crash"} 5.0
 flambeau_worker_memory_bytes{model="a",version="1",worker="0"} 2e+08
 flambeau_worker_memory_bytes{model="a",version="1",worker="1"} 1e+08
@@ -99,7 +101,7 @@ def test_the_dashboard_computes_as_prometheus_does(browser: Browser, cat_server:
     assert (b["answered"], b["median"], b["batch"], b["waiting"], b["memory"]) == (3, None, None, 4, None)
     assert models == [
         {"title": "a", "ready": True, "states": [["busy", 1], ["idle", 2]], "restarts": [["crash", 5]],
-         "memory": [2e8, 1e8], "nodes": []},
+         "memory": [2e8, 1e8], "nodes": [["on 10.0.0.7/1a2b", 2], ["on 10.0.0.8/3c4d", 1]]},
         {"title": "b 1", "ready": True, "states": [], "restarts": [], "memory": [], "nodes": []},
         {"title": "b 2", "ready": False, "states": [["idle", 0]], "restarts": [], "memory": [], "nodes": []},
     ]  # fmt: skip

@@ -11,21 +11,23 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chaos.cluster.nodes import Nodes, below, titled
 from flambeau.runners.base import RunnerState, WorkerLostError
 from tests.support import ROOT, tensor_bundles
 from tests.support.fleet import Fleet, echo, make_bundle
-from tests.support.server import FLAMBEAU, started
+from tests.support.server import FLAMBEAU, ServerProcess, run_flambeau, started
 
 ray = pytest.importorskip("ray")
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
 
-ROWS = dict.fromkeys(("kill", "node", "raylet", "frozen", "gcs", "drain", "swap"), 12) | dict.fromkeys(
+ROWS = dict.fromkeys(("kill", "grpc", "node", "raylet", "frozen", "gcs", "drain", "swap"), 12) | dict.fromkeys(
     ("drain-serve", "autoscale", "scale", "partition", "redis", "controller"), 20
 )
 """The faults, and for how many seconds each is played."""
@@ -34,11 +36,7 @@ NEEDS = {"partition": "iptables", "redis": "redis-server"}
 
 
 def test_a_local_cluster_is_one_flag_away_and_gone_afterwards(tmp_path: Path) -> None:
-    bundle = tensor_bundles.doubling(tmp_path / "doubling")
-    command = (
-        *FLAMBEAU, "serve", bundle, "--runner", "ray", "--ray-address", "local", "--replicas", 1, "--port", 0,
-    )  # fmt: skip
-    with started(command, tmp_path, environment=dict(os.environ, FLAMBEAU_CACHE=str(tmp_path / "cache"))) as server:
+    with _alone(tmp_path) as server:
         assert server.post(json={"input": [1, 2, 3]}).json() == {"output": [2.0, 4.0, 6.0]}
         detail = server.get("/models/doubling/1").json()
         assert list(detail["nodes"].values()) == [1]
@@ -47,6 +45,29 @@ def test_a_local_cluster_is_one_flag_away_and_gone_afterwards(tmp_path: Path) ->
         assert len(local) == 1
     assert not Path(f"/proc/{local[0]}").exists()
     assert server.process.returncode == 0
+
+
+@pytest.mark.cluster
+def test_where_replicas_are_and_which_were_lost_is_told(tmp_path: Path) -> None:
+    with _alone(tmp_path) as server:
+        [local] = _mentioning("flambeau.runners.ray.local", parent=server.process.pid)
+        [host] = set(below(local)) & set(titled((b"ray::ReplicaHost",)))
+        os.kill(host, 9)
+        server.wait_until(lambda: server.log().count("replica ready") == 2)
+        shown = json.loads(run_flambeau("models", "--server", server.url, "show", "doubling", "1").stdout)
+        assert (list(shown["nodes"].values()), shown["restarts"]) == ([1], {"killed": 1})
+        [node] = shown["nodes"]
+        assert f"a replica was lost model=doubling replica=1 node={node} why=" in server.log()
+        assert f"replica ready model=doubling replica=2 node={node}" in server.log()
+
+
+def _alone(folder: Path) -> AbstractContextManager[ServerProcess]:
+    """A service of one replica in a cluster of its own."""
+    bundle = tensor_bundles.doubling(folder / "doubling")
+    command = (
+        *FLAMBEAU, "serve", bundle, "--runner", "ray", "--ray-address", "local", "--replicas", 1, "--port", 0,
+    )  # fmt: skip
+    return started(command, folder, environment=dict(os.environ, FLAMBEAU_CACHE=str(folder / "cache")))
 
 
 def _mentioning(module: str, *, parent: int) -> list[int]:
@@ -61,8 +82,6 @@ def _mentioning(module: str, *, parent: int) -> list[int]:
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A cluster of a head and two nodes."""
-    from chaos.cluster.nodes import Nodes
-
     os.environ["FLAMBEAU_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     try:
         with Nodes(2) as cluster:

@@ -1,20 +1,19 @@
 """Flambeau as a Ray Serve application, in a real cluster, from `flambeau deploy ray` on: `make test-cluster`."""
 
-import contextlib
 import os
 import queue
-import subprocess
-import sys
+import random
+import signal
+import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from flambeau.http import tokens
-from tests.support.server import FLAMBEAU, free_port
+from tests.support.serve_application import START_SECONDS, Application, served
 
 ray = pytest.importorskip("ray")
 pytest.importorskip("ray.serve")
@@ -22,72 +21,11 @@ grpc = pytest.importorskip("grpc")
 
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore")]  # Ray's own
 
-_START_SECONDS = 220.0
-
-
-@dataclass(frozen=True, slots=True)
-class Application:
-    """A running application: what its proxies listen on."""
-
-    url: str
-    target: str
-    token: str
-    process: "subprocess.Popen[bytes]"
-    network: Any
-    """What `several` computes."""
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """What a request has to have."""
-        return {"authorization": f"Bearer {self.token}"}
-
 
 @pytest.fixture(scope="module")
 def application(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
-    """The models of `tests.support.grpc_server`, served by `serve run` from the file of `flambeau deploy ray`."""
-    from chaos.cluster.nodes import Nodes
-    from tests.support import grpc_server
-
-    folder = tmp_path_factory.mktemp("serve")
-    network = grpc_server.write(folder / "repository")
-    port, grpc_port, token = free_port(), free_port(), tokens.fresh()
-    (folder / "tokens").write_text(f"infer {token}\n")
-    (folder / "tokens").chmod(0o600)
-    with Nodes(1, cpus=4) as nodes:
-        environment = dict(os.environ, RAY_ADDRESS=nodes.address, FLAMBEAU_CACHE=str(folder / "cache"))
-        subprocess.run(
-            [
-                *map(str, FLAMBEAU), "deploy", "ray", str(folder / "repository"), "--allow-code", "--replicas", "1",
-                "--port", str(port), "--grpc-port", str(grpc_port), "--tokens-file", str(folder / "tokens"), "-o",
-                str(folder / "serve.yaml"),
-            ],
-            check=True,
-        )  # fmt: skip
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "ray.serve.scripts", "run", str(folder / "serve.yaml")],
-                env=environment, stdout=log, stderr=log,
-            )  # fmt: skip
-        try:
-            made = Application(f"http://127.0.0.1:{port}", f"127.0.0.1:{grpc_port}", token, process, network)
-            _await(made, folder / "log")
-            yield made
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def _await(application: Application, log: Path) -> None:
-    import requests
-
-    until = time.monotonic() + _START_SECONDS
-    while True:
-        with contextlib.suppress(requests.ConnectionError, requests.Timeout):
-            if requests.get(f"{application.url}/readyz", timeout=5).status_code == 200:
-                return
-        assert application.process.poll() is None, log.read_text()[-4000:]
-        assert time.monotonic() < until, log.read_text()[-4000:]
-        time.sleep(0.2)
+    with served(tmp_path_factory.mktemp("serve")) as made:
+        yield made
 
 
 @pytest.fixture
@@ -118,29 +56,113 @@ def test_a_large_message_comes_through(application: Application, client: Any) ->
     assert len(found.as_numpy("sums")) == 40_000
 
 
-def test_refusals_have_their_status_and_their_code(application: Application, client: Any) -> None:
+def test_replicas_are_on_both_nodes_and_the_front_has_no_torch(application: Application) -> None:
+    assert sorted(application.view("/models/several/2")["nodes"].values()) == [1, 1]
+    [front] = application.nodes.hosts("plain")  # what Serve calls a replica
+    assert "libtorch" not in Path(f"/proc/{front}/maps").read_text()
+
+
+def test_models_tell_of_themselves(application: Application, client: Any) -> None:
+    told = client.get_model_metadata("several", headers=application.headers)
+    assert [(each.name, each.datatype) for each in told.inputs] == [("a", "FP32"), ("b", "INT64")]
+    assert list(told.versions) == ["2"]
+    assert client.is_model_ready("several", headers=application.headers)
+    assert client.is_model_ready("several", "2", headers=application.headers)
+    assert not client.is_model_ready("several", "7", headers=application.headers)
+
+
+def contents(arrays: dict[str, Any]) -> Any:
+    """A `ModelInferRequest` whose numbers are fields of the message, as clients without tritonclient write them."""
+    from tests.support.grpc_server import message
+
+    asked = message(arrays)
+    del asked.raw_input_contents[:]
+    for each in asked.inputs:
+        field = {"FP32": each.contents.fp32_contents, "INT64": each.contents.int64_contents}[each.datatype]
+        field.extend(arrays[each.name].ravel().tolist())
+    return asked
+
+
+def assert_same(network: Any, arrays: dict[str, Any], found: Any) -> None:
+    """Compare a `ModelInferResponse` with PyTorch's own numbers."""
     import tritonclient.grpc as triton
 
-    from tests.support.grpc_server import inputs, rows, stub
+    from tests.support.grpc_server import assert_right
+
+    assert_right(network, arrays, triton.InferResult(found))
+
+
+def test_numbers_in_the_fields_of_a_message_are_answered_as_raw_ones_are(application: Application) -> None:
+    from tests.support.grpc_server import message, rows, stub
+
+    arrays = rows(3)
+    with grpc.insecure_channel(application.target) as channel:
+        infer = stub(channel, "ModelInfer")
+        for asked in (contents(arrays), message(arrays)):
+            found = infer(asked, metadata=tuple(application.headers.items()), timeout=60)
+            assert_same(application.network, arrays, found)
+
+
+def _asked(**more: Any) -> bytes:
+    from tests.support.grpc_server import message, rows
+
+    made = message(rows(2), **more)
+    return bytes(made.SerializeToString())
+
+
+def _named(**names: str) -> bytes:
+    from tritonclient.grpc import service_pb2
+
+    return bytes(service_pb2.ModelMetadataRequest(**names).SerializeToString())
+
+
+def _misshapen() -> bytes:
+    from tests.support.grpc_server import message
+
+    made = message({"a": np.zeros((1, 5), np.float32), "b": np.zeros((1, 2, 3), np.int64)})
+    return bytes(made.SerializeToString())
+
+
+def _too_little() -> bytes:
+    from tritonclient.grpc import service_pb2
+
+    made = service_pb2.ModelInferRequest(model_name="sleepy")
+    value = made.inputs.add(name="input", datatype="BYTES", shape=[1])
+    value.contents.bytes_contents.append(b"{}")
+    return bytes(made.SerializeToString())
+
+
+REFUSED = {
+    "no model": ("ModelMetadata", lambda: _named(name="nothing"), "NOT_FOUND", "model_not_found"),
+    "no version": ("ModelMetadata", lambda: _named(name="several", version="7"), "NOT_FOUND", "version_not_found"),
+    "not a message": ("ModelInfer", lambda: b"\xff\xff", "INVALID_ARGUMENT", "bad_request"),
+    "another version": ("ModelInfer", lambda: _asked(model_version="7"), "NOT_FOUND", "version_not_found"),
+    "another shape": ("ModelInfer", _misshapen, "INVALID_ARGUMENT", "invalid_tensor"),
+    "what its model fails on": ("ModelInfer", _too_little, "INTERNAL", "model_error"),
+}
+"""By what is wrong: the method, its message, and the status and the code that it is refused with."""
+
+
+@pytest.mark.parametrize("wrong", REFUSED)
+def test_refusals_have_their_status_and_their_code(application: Application, wrong: str) -> None:
+    from tests.support.grpc_server import stub
+
+    method, make, status, code = REFUSED[wrong]
+    with grpc.insecure_channel(application.target) as channel:
+        with pytest.raises(grpc.RpcError) as refused:
+            stub(channel, method, raw=True)(make(), metadata=tuple(application.headers.items()), timeout=60)
+        error: Any = refused.value
+        assert (error.code().name, dict(error.trailing_metadata())["error-code"]) == (status, code), error.details()
+
+
+def test_nobody_is_answered_without_a_token(application: Application, client: Any) -> None:
+    import tritonclient.grpc as triton
+
+    from tests.support.grpc_server import inputs, rows
 
     with pytest.raises(triton.InferenceServerException, match="token") as refused:
         client.infer("several", inputs(rows(1)))
     assert str(refused.value.status()) == "StatusCode.UNAUTHENTICATED"
-    with grpc.insecure_channel(application.target) as channel:
-        from tritonclient.grpc import service_pb2
-
-        with pytest.raises(grpc.RpcError) as missing:
-            stub(channel, "ModelMetadata")(
-                service_pb2.ModelMetadataRequest(name="nothing"), metadata=tuple(application.headers.items())
-            )
-        error: Any = missing.value
-        assert error.code() is grpc.StatusCode.NOT_FOUND
-        trailing = dict(error.trailing_metadata())
-        assert trailing["error-code"] == "model_not_found"
-        with pytest.raises(grpc.RpcError) as broken:
-            stub(channel, "ModelInfer", raw=True)(b"\xff\xff", metadata=tuple(application.headers.items()))
-        error = broken.value
-        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_a_stream_is_answered_message_by_message(application: Application, client: Any) -> None:
@@ -167,25 +189,81 @@ def test_a_stream_is_answered_message_by_message(application: Application, clien
 
 
 def test_a_client_that_gives_up_is_not_computed_for(application: Application, client: Any) -> None:
-    """Its request waits behind another, and a third is answered after both."""
+    """Its request waits while both replicas are busy, and what is asked afterwards is answered."""
     import tritonclient.grpc as triton
 
     from tests.support.grpc_server import sleeping
 
     def computed() -> int:
         found = client.get_inference_statistics("sleepy", headers=application.headers)
-        return int(found.model_stats[0].inference_count)
+        return sum(int(each.inference_count) for each in found.model_stats)
 
     before = computed()
     done: queue.Queue[Any] = queue.Queue()
-    client.async_infer(
-        "sleepy", sleeping(4.0), lambda result, error: done.put((result, error)), headers=application.headers
-    )
-    with pytest.raises(triton.InferenceServerException, match="Deadline"):
+    for _ in range(2):
+        client.async_infer(
+            "sleepy", sleeping(4.0), lambda result, error: done.put((result, error)), headers=application.headers
+        )
+    with pytest.raises(triton.InferenceServerException, match="Deadline") as late:
         client.infer("sleepy", sleeping(4.0, "dropped"), client_timeout=2.0, headers=application.headers)
-    assert done.get(timeout=30)[1] is None
+    assert str(late.value.status()) == "StatusCode.DEADLINE_EXCEEDED"
+    for _ in range(2):
+        assert done.get(timeout=30)[1] is None
     client.infer("sleepy", sleeping(0.0), headers=application.headers)
-    assert computed() == before + 2
+    assert computed() == before + 3
+
+
+def test_replicas_that_are_killed_under_calls_cost_none_of_them(application: Application) -> None:
+    """kill -9 of six hosts, each when forty calls were answered since the one before; every answer is compared."""
+    answered: list[int] = []
+    failed: list[str] = []
+    over = threading.Event()
+
+    def ask(seed: int) -> None:
+        from tests.support.grpc_server import message, rows, stub
+
+        rng = random.Random(seed)
+        with grpc.insecure_channel(application.target, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+            infer = stub(channel, "ModelInfer")
+            while not over.is_set():
+                arrays = rows(rng.randrange(1, 4), seed=rng.randrange(1 << 30))
+                asked = rng.choice((contents, message))(arrays)
+                try:
+                    found = infer(asked, metadata=tuple(application.headers.items()), timeout=90)
+                    assert_same(application.network, arrays, found)
+                    answered.append(seed)
+                except (grpc.RpcError, AssertionError) as error:
+                    failed.append(str(error))
+
+    def more(count: int) -> None:
+        """Return when so many more were answered, or one was not."""
+        target, end = len(answered) + count, time.monotonic() + START_SECONDS
+        while len(answered) < target and not failed:
+            assert time.monotonic() < end, f"{len(answered)} were answered"
+            time.sleep(0.01)
+
+    asking = [threading.Thread(target=ask, args=(seed,)) for seed in range(8)]
+    rng = random.Random(1)
+    before = _lost(application)
+    for each in asking:
+        each.start()
+    try:
+        for _ in range(6):
+            more(40)
+            os.kill(rng.choice(application.nodes.hosts("flambeau")), signal.SIGKILL)
+        more(80)
+    finally:
+        over.set()
+        for each in asking:
+            each.join()
+    assert failed == []
+    assert _lost(application) > before
+
+
+def _lost(application: Application) -> int:
+    """How many replicas were lost, as the models' views tell."""
+    views = (application.view(f"/models/{each}") for each in ("several/2", "sleepy/1"))
+    return sum(sum(view["restarts"].values()) for view in views)
 
 
 def test_health_checks_and_reflection_are_what_tools_ask(application: Application) -> None:
