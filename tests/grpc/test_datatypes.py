@@ -16,7 +16,8 @@ from tests.support.grpc_server import GrpcServer, grpc_serving, stub
 from tests.support.server import Serve
 from tests.support.tensor_bundles import echoing
 
-WHOLE = {name: (np.iinfo(NUMPY[name]).min, np.iinfo(NUMPY[name]).max) for name in NUMPY if "INT" in name}  # type: ignore[type-var]
+LIMITS = {name: np.iinfo(np.dtype(NUMPY[name]).name) for name in NUMPY if "INT" in name}
+WHOLE = {name: (int(limits.min), int(limits.max)) for name, limits in LIMITS.items()}
 EDGES: dict[str, list[Any]] = {
     "BOOL": [True, False, True],
     **{name: [least, 1, most] for name, (least, most) in WHOLE.items()},
@@ -155,7 +156,7 @@ def test_bfloat16_is_taken_exactly_over_both(echo: GrpcServer) -> None:
     assert data == right.tobytes()
 
 
-BESIDE = {
+BESIDE: dict[str, list[object]] = {
     **{name: [least - 1, most + 1, 1.0, 1.5, 1e30, True, None, "1", [1]] for name, (least, most) in WHOLE.items()},
     "BOOL": [0, 1, 2, "true", None, 1.0],
     "FP16": [65520.0, 1e39, True, None, "1"],

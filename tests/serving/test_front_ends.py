@@ -5,6 +5,7 @@ import http.client
 import itertools
 import signal
 import socket
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -123,3 +124,13 @@ def test_a_model_that_cannot_start_ends_the_start(obedient: Path) -> None:
         (obedient / "broken").unlink()
     assert found.returncode == EngineError.exit_code
     assert "weights.bin is not here" in found.stderr
+
+
+def test_a_small_limit_on_the_size_of_files_is_named(obedient: Path) -> None:
+    """Fronts share memory, which counts as a file. One front needs none."""
+    command = [*FLAMBEAU, "serve", str(obedient), "--allow-code", "--fronts", "2", "--port", "0"]
+    limited = ["sh", "-c", 'export PYTHONDONTWRITEBYTECODE=1; ulimit -f 128; exec "$@"', "sh", *command]
+    found = subprocess.run(limited, capture_output=True, text=True, timeout=60, check=False)
+    assert found.returncode == 1
+    assert "ulimit -f" in found.stderr.splitlines()[-1]
+    assert "Traceback" not in found.stderr
