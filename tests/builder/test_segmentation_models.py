@@ -143,7 +143,7 @@ def test_a_network_of_the_library_is_served_by_path_alone(
     assert f"the weights are those of {LIBRARY}'s {name} with the encoder {encoder} and 3 classes: so their" in told
     assert f"semantic-segmentation: {name} says of each pixel which of 3 classes it has" in told
     run(*FLAMBEAU, "build", "net.pth", "-o", "made")
-    with flambeau.load(tmp_path / "made") as model:
+    with flambeau.load(tmp_path / "made", deadline=3600) as model:
         answer = model.predict((tmp_path / "soft.png").read_bytes())
     assert isinstance(answer, SemanticSegmentation)
     with Image.open(io.BytesIO(answer.picture())) as picture:
