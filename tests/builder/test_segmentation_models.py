@@ -127,8 +127,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
      ("PSPNet", "resnet34"), ("UnetPlusPlus", "resnet18"), ("MAnet", "resnet18")],
 )  # fmt: skip
 def test_a_network_of_the_library_is_served_by_path_alone(
-    environment: dict[str, str], tmp_path: Path, name: str, encoder: str
+    environment: dict[str, str], tmp_path: Path, name: str, encoder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.syspath_prepend(environment["PYTHONPATH"].partition(os.pathsep)[0])  # PyTorch itself serves PSPNet
     noise = np.random.default_rng(0).integers(0, 255, (4, 6, 3)).astype(np.uint8)
     Image.fromarray(noise).resize((192, 128), Image.Resampling.BICUBIC).save(tmp_path / "soft.png")
 
