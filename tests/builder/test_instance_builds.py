@@ -30,6 +30,9 @@ pytestmark = [pytest.mark.usefixtures("warm_builds"), pytest.mark.timeout(900)]
 FEW = {"box_detections_per_img": 8, "min_size": 200}
 """Few objects and small pictures, because each object costs a head over its part of the picture."""
 
+SECONDS = 3600
+"""A test's limit and a picture's deadline, on a machine with much other work."""
+
 
 def told_of(name: str, classes: int, **args: Any) -> dict[str, TensorInfo]:
     """The names and shapes of a detector's weights."""
@@ -90,7 +93,7 @@ def build(source: Path, notes: list[str], **options: Any) -> Bundle:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(SECONDS)
 @pytest.mark.parametrize("classes", [3, 91])
 @pytest.mark.parametrize("name", ["maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2"])
 def test_masks_are_torchvisions(name: str, classes: int, tmp_path: Path, cache: Path) -> None:
@@ -103,7 +106,7 @@ def test_masks_are_torchvisions(name: str, classes: int, tmp_path: Path, cache: 
     config = made.manifest.pipeline
     assert isinstance(config, PictureConfig)
     compared = 0
-    with flambeau.load(made.path) as model:
+    with flambeau.load(made.path, deadline=SECONDS) as model:
         for data in pictures():
             upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
             expected = detectors.found(network, upright)
@@ -123,7 +126,7 @@ def test_masks_are_torchvisions(name: str, classes: int, tmp_path: Path, cache: 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(SECONDS)
 @pytest.mark.parametrize(("classes", "points"), [(2, 17), (3, 5), (91, 17)])
 def test_keypoints_are_torchvisions(classes: int, points: int, tmp_path: Path, cache: Path) -> None:
     name = "keypointrcnn_resnet50_fpn"
@@ -136,7 +139,7 @@ def test_keypoints_are_torchvisions(classes: int, points: int, tmp_path: Path, c
     config = made.manifest.pipeline
     assert isinstance(config, PictureConfig)
     distances: list[float] = []
-    with flambeau.load(made.path) as model:
+    with flambeau.load(made.path, deadline=SECONDS) as model:
         for data in pictures():
             upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
             expected = detectors.found(network, upright)

@@ -203,8 +203,9 @@ def test_what_is_read_from_the_shapes_makes_the_same_network(environment: dict[s
      ("PSPNet", "resnet34"), ("UnetPlusPlus", "resnet18"), ("MAnet", "resnet18")],
 )  # fmt: skip
 def test_a_network_of_the_library_is_served_by_path_alone(
-    environment: dict[str, str], tmp_path: Path, name: str, encoder: str
+    environment: dict[str, str], tmp_path: Path, name: str, encoder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.syspath_prepend(environment["PYTHONPATH"].partition(os.pathsep)[0])  # PyTorch itself serves PSPNet
     noise = np.random.default_rng(0).integers(0, 255, (4, 6, 3)).astype(np.uint8)
     Image.fromarray(noise).resize((192, 128), Image.Resampling.BICUBIC).save(tmp_path / "soft.png")
 
@@ -219,7 +220,7 @@ def test_a_network_of_the_library_is_served_by_path_alone(
     assert f"the weights are those of {LIBRARY}'s {name} with the encoder {encoder} and 3 classes: so their" in told
     assert f"semantic-segmentation: {name} says of each pixel which of 3 classes it has" in told
     run(*FLAMBEAU, "build", "net.pth", "-o", "made")
-    with flambeau.load(tmp_path / "made") as model:
+    with flambeau.load(tmp_path / "made", deadline=3600) as model:
         answer = model.predict((tmp_path / "soft.png").read_bytes())
     assert isinstance(answer, SemanticSegmentation)
     with Image.open(io.BytesIO(answer.picture())) as picture:
