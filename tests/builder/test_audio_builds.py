@@ -18,7 +18,7 @@ from flambeau.pipelines.mel import log_mel
 from flambeau.settings.source import SourceOptions
 from flambeau.sources import build_cache
 from tests.networks.sound_nets import Bands, Pitch
-from tests.support.server import Serve, ServerProcess
+from tests.support.server import Serve, ServerProcess, answer_examples
 from tests.support.warm import run_flambeau
 from tests.unit.test_audio_pipeline import RATE, tone, written
 
@@ -150,6 +150,7 @@ def test_the_page_takes_a_sound_file(server: ServerProcess) -> None:
     document = server.get("/openapi.json").json()["paths"]["/predict"]["post"]["requestBody"]["content"]
     assert "audio/*" in document
     assert "image/*" not in document
+    assert answer_examples(server) >= {"/predict", "/v1/models/pitch:predict", "/v2/models/pitch/infer"}
 
 
 @pytest.fixture(scope="module")

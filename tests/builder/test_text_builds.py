@@ -21,7 +21,7 @@ from flambeau.sources import build_cache
 from flambeau.sources.request import Note
 from tests.networks.text_nets import Bag, Recurrent
 from tests.support import text_models
-from tests.support.server import Serve, ServerProcess
+from tests.support.server import Serve, ServerProcess, answer_examples
 from tests.support.text_models import VOCABULARY, embedded, encoder, seeded, tokenizer_json, tokens
 from tests.support.warm import run_flambeau
 
@@ -142,6 +142,7 @@ def test_a_text_is_answered_in_proper_schema_and_on_the_page(server: ServerProce
     document = server.get("/openapi.json").json()["paths"]["/predict"]["post"]
     [body] = document["requestBody"]["content"].values()
     assert [each["type"] for each in body["schema"]["properties"]["input"]["anyOf"]] == ["string", "array"]
+    assert answer_examples(server) >= {"/predict", "/v1/models/sentences:predict", "/v2/models/sentences/infer"}
     page = requests.get(f"{server.url}/", timeout=10).text
     assert '<label for="input">Text ' in page
     assert "at most 20 tokens" in page

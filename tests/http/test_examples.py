@@ -14,7 +14,7 @@ ROUTES = {"/predict/{}/1", "/predictions/{}", "/v1/models/{}:predict", "/v2/mode
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[str]]:
-    """A model of each task over pictures and numbers."""
+    """A model of each task over pictures and numbers; texts and sounds are with their own builds."""
     folder = tmp_path_factory.mktemp("models")
     for task in detector_bundles.KINDS:
         detector_bundles.detector(folder / task, task=task)
