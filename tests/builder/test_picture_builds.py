@@ -47,7 +47,7 @@ def test_a_network_that_enlarges_makes_what_pytorch_makes(tmp_path: Path, cache:
     config = made.manifest.pipeline
     assert isinstance(config, DenseConfig)
     assert (config.scale, config.levels, config.large, config.overlap) == ((2, 1), (0.0, 1.0), "tile", 48)
-    assert (made.manifest.task, made.manifest.engine) == ("image-to-image", "onnxruntime")
+    assert (made.manifest.task, made.manifest.engine != "eager") == ("image-to-image", True)
     assert made.manifest.activation == Activation("none", by="network", known="said")
     said = "\n".join(notes)
     assert "0 is black and 1 is white (assumed, for its numbers for photographs are between" in said
