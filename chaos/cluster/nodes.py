@@ -77,6 +77,11 @@ class Nodes:
         """The head's HOST:PORT."""
         return str(self._cluster.address)
 
+    def exporters(self) -> list[str]:
+        """The URL at which each node tells Ray's metrics, Serve's among them."""
+        nodes = (self._cluster.head_node, *self._nodes)
+        return [f"http://{each.node_ip_address}:{each.metrics_export_port}" for each in nodes]
+
     def add(self) -> None:
         """One worker node more, without waiting for it: `Cluster.add_node` would hold the clients' loop."""
         command = [

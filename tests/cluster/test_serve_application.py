@@ -3,6 +3,7 @@
 import os
 import queue
 import random
+import re
 import signal
 import threading
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import requests
 
 from tests.support.serve_application import START_SECONDS, Application, served
 
@@ -72,6 +74,18 @@ def test_models_tell_of_themselves(application: Application, client: Any) -> Non
     assert client.is_model_ready("several", "2", headers=application.headers)
     with pytest.raises(InferenceServerException, match="no such version"):
         client.is_model_ready("several", "7", headers=application.headers)
+
+
+def test_metrics_are_ours_at_the_application_and_serves_at_each_node(application: Application) -> None:
+    """Serve's are there some seconds after what they count."""
+    as_admin = {"authorization": f"Bearer {application.admin}"}
+    ours = requests.get(f"{application.url}/metrics", headers=as_admin, timeout=30).text
+    assert re.search(r'^flambeau_\w+{.*model="several".*} [1-9]', ours, re.MULTILINE), ours
+    until, theirs, exporters = time.monotonic() + 60, "", application.nodes.exporters()
+    while not re.search(r"^ray_serve_num_grpc_requests\w*{.*} [1-9]", theirs, re.MULTILINE):
+        assert time.monotonic() < until, sorted({line.split("{")[0] for line in theirs.splitlines()})
+        time.sleep(1)
+        theirs = "\n".join(requests.get(f"{each}/metrics", timeout=30).text for each in exporters)
 
 
 def contents(arrays: dict[str, Any]) -> Any:
@@ -278,7 +292,10 @@ def test_health_checks_and_reflection_are_what_tools_ask(application: Applicatio
     checked, asked = message("HealthCheckResponse", "grpc.health.v1"), message("HealthCheckRequest", "grpc.health.v1")
     with grpc.insecure_channel(application.target) as channel:
         check = channel.unary_unary("/grpc.health.v1.Health/Check", asked.SerializeToString, checked.FromString)
-        assert check(asked()).status == checked.SERVING
+        until = time.monotonic() + START_SECONDS  # the replicas that another test has killed come again
+        while check(asked()).status != checked.SERVING:
+            assert time.monotonic() < until
+            time.sleep(0.2)
         database = ProtoReflectionDescriptorDatabase(channel)
         assert {"inference.GRPCInferenceService", "grpc.health.v1.Health"} <= set(database.get_services())
         file: descriptor_pb2.FileDescriptorProto = database.FindFileContainingSymbol("inference.GRPCInferenceService")

@@ -21,11 +21,13 @@ START_SECONDS = 220.0
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """What its proxies listen on, and its nodes. `network` is what the model `several` computes."""
+    """What its proxies listen on, and its nodes. `network` is what the model `several` computes. `token` asks for
+    predictions, `admin` for everything."""
 
     url: str
     target: str
     token: str
+    admin: str
     process: "subprocess.Popen[bytes]"
     network: Any
     nodes: Nodes
@@ -46,8 +48,8 @@ def served(folder: Path) -> Iterator[Application]:
     from tests.support import grpc_server
 
     network = grpc_server.write(folder / "repository")
-    port, grpc_port, token = free_port(), free_port(), tokens.fresh()
-    (folder / "tokens").write_text(f"infer {token}\n")
+    port, grpc_port, token, admin = free_port(), free_port(), tokens.fresh(), tokens.fresh()
+    (folder / "tokens").write_text(f"infer {token}\nadmin {admin}\n")
     (folder / "tokens").chmod(0o600)
     with Nodes(2, cpus=2) as nodes:
         environment = dict(os.environ, RAY_ADDRESS=nodes.address, FLAMBEAU_CACHE=str(folder / "cache"))
@@ -65,7 +67,8 @@ def served(folder: Path) -> Iterator[Application]:
                 env=environment, stdout=log, stderr=log,
             )  # fmt: skip
         try:
-            made = Application(f"http://127.0.0.1:{port}", f"127.0.0.1:{grpc_port}", token, process, network, nodes)
+            url, target = f"http://127.0.0.1:{port}", f"127.0.0.1:{grpc_port}"
+            made = Application(url, target, token, admin, process, network, nodes)
             _await(made, folder / "log")
             yield made
         finally:
