@@ -297,9 +297,7 @@ class BatchQueue:
         if error is not None and not isinstance(error, asyncio.CancelledError):
             logs.failure("a batch ended unexpectedly", error)
         self._running -= 1
-        if not self._dispatching:
-            self._dispatch_soon()
-        self._end_if_idle()
+        self._end_if_idle()  # the runner tells of the slot that is free again
 
     async def _run(self, slot: Slot, batch: list[Entry], *, suspect: bool) -> None:
         loop = asyncio.get_running_loop()
