@@ -134,7 +134,8 @@ class BatchQueue:
         limits, waiting = self.limits, self._queue.size + self._heavies.queue.size + len(self._suspects)
         if waiting + items <= limits.max_queue_size and self._waiting_bytes + size <= limits.max_queue_bytes:
             return
-        refusal = RequestError(f"{waiting} items are waiting already", code="queue_full")
+        full = f"the queue is full: {waiting} items are waiting, of {self._waiting_bytes} bytes"
+        refusal = RequestError(f"{full}: send the request again later", code="queue_full")
         if items > limits.max_queue_size:
             message = f"{items} items in one request: the queue takes at most {limits.max_queue_size}"
             refusal = RequestError(message, code="too_many_items")
@@ -378,12 +379,8 @@ class BatchQueue:
         """No replica will answer: fail every waiting entry now rather than at its deadline."""
         for entry in (*self._suspects, *self._heavies.queue, *self._queue):
             entry.waits = False
-            self._fail(
-                entry,
-                RequestError(
-                    "the model is not available: its replicas only crash, or are gone", code="model_unavailable"
-                ),
-            )
+            message = "the model is not available: its workers crash again and again, or are gone"
+            self._fail(entry, RequestError(message, code="model_unavailable"))
         self._suspects.clear()
         self._heavies.queue.clear()
         self._queue.clear()
