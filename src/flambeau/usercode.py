@@ -56,7 +56,7 @@ def load(reference: CodeReference, *, within: Path | None, allow_code: bool) -> 
     try:
         return getattr(module, reference.name)
     except AttributeError:
-        raise SourceError(f"{where} has no {reference.name}") from None
+        raise SourceError(f"{where} has no {reference.name}: name a class that is defined there") from None
 
 
 def load_module(file: Path, *, allow_code: bool) -> Any:

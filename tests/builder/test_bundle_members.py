@@ -65,7 +65,7 @@ def test_a_bundle_without_probes_is_refused_a17(made: Path) -> None:
 def test_a_bundle_whose_probes_are_none_is_refused_a17(made: Path) -> None:
     save_file({"other": torch.zeros(1)}, made / "probes.safetensors")
     relisted(made)
-    with pytest.raises(BundleError, match="compares nothing"):
+    with pytest.raises(BundleError, match="holds no probe samples"):
         storage.read(made).probes()
 
 

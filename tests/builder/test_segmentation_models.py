@@ -196,6 +196,33 @@ def test_what_is_read_from_the_shapes_makes_the_same_network(environment: dict[s
     assert done.returncode == 0, done.stderr
 
 
+def run(environment: dict[str, str], folder: Path, *command: object, refused: bool = False) -> str:
+    """What a command in the folder prints; what it prints as its error, where it is to be refused."""
+    words = [str(word) for word in command]
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode != 0) is refused, done.stderr
+    return done.stderr if refused else done.stdout
+
+
+def train(environment: dict[str, str], folder: Path, script: str, name: str, encoder: str) -> None:
+    """A network of the library in the folder, by the script, with a picture and the classes of its pixels."""
+    noise = np.random.default_rng(0).integers(0, 255, (4, 6, 3)).astype(np.uint8)
+    Image.fromarray(noise).resize((192, 128), Image.Resampling.BICUBIC).save(folder / "soft.png")
+    run(environment, folder, sys.executable, "-W", "ignore", "-c", script, name, encoder, folder)
+
+
+def assert_answers_as_trained(folder: Path, **options: Any) -> None:
+    """The bundle `made` finds the classes that the network found."""
+    with flambeau.load(folder / "made", **options) as model:
+        answer = model.predict((folder / "soft.png").read_bytes())
+    assert isinstance(answer, SemanticSegmentation)
+    with Image.open(io.BytesIO(answer.picture())) as picture:
+        classes = np.asarray(picture)
+    expected = np.load(folder / "expected.npy")
+    assert (classes == expected).mean() > 0.999
+    assert len(np.unique(expected)) > 1
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
@@ -207,28 +234,12 @@ def test_a_network_of_the_library_is_served_by_path_alone(
     environment: dict[str, str], tmp_path: Path, name: str, encoder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(environment["PYTHONPATH"].partition(os.pathsep)[0])  # PyTorch itself serves PSPNet
-    noise = np.random.default_rng(0).integers(0, 255, (4, 6, 3)).astype(np.uint8)
-    Image.fromarray(noise).resize((192, 128), Image.Resampling.BICUBIC).save(tmp_path / "soft.png")
-
-    def run(*command: object) -> str:
-        words = [str(word) for word in command]
-        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    run(sys.executable, "-W", "ignore", "-c", SCRIPT, name, encoder, tmp_path)
-    told = run(*FLAMBEAU, "inspect", "net.pth")
+    train(environment, tmp_path, SCRIPT, name, encoder)
+    told = run(environment, tmp_path, *FLAMBEAU, "inspect", "net.pth")
     assert f"the weights are those of {LIBRARY}'s {name} with the encoder {encoder} and 3 classes: so their" in told
     assert f"semantic-segmentation: {name} says of each pixel which of 3 classes it has" in told
-    run(*FLAMBEAU, "build", "net.pth", "-o", "made")
-    with flambeau.load(tmp_path / "made", deadline=3600) as model:
-        answer = model.predict((tmp_path / "soft.png").read_bytes())
-    assert isinstance(answer, SemanticSegmentation)
-    with Image.open(io.BytesIO(answer.picture())) as picture:
-        classes = np.asarray(picture)
-    expected = np.load(tmp_path / "expected.npy")
-    assert (classes == expected).mean() > 0.999
-    assert len(np.unique(expected)) > 1
+    run(environment, tmp_path, *FLAMBEAU, "build", "net.pth", "-o", "made")
+    assert_answers_as_trained(tmp_path, deadline=3600)
 
 
 @pytest.mark.slow
@@ -238,33 +249,20 @@ def test_a_lightning_checkpoint_is_served_as_its_module_computed(
     environment: dict[str, str], tmp_path: Path, scale: int
 ) -> None:
     """Its numbers for the normalisation are told for both scales, and the one that was meant gives the same masks."""
-    noise = np.random.default_rng(0).integers(0, 255, (4, 6, 3)).astype(np.uint8)
-    Image.fromarray(noise).resize((192, 128), Image.Resampling.BICUBIC).save(tmp_path / "soft.png")
     script = SCRIPT.replace("/ 255", f"/ 255 * {scale}") + (
         "state = {f'model.{key}': value for key, value in network.state_dict().items()}\n"
         "state |= {'mean': torch.tensor(mean)[None], 'std': torch.tensor(std)[None]}\n"
         "saved = {'state_dict': state, 'epoch': 1, 'pytorch-lightning_version': '2.5.0', 'hyper_parameters': {}}\n"
         "torch.save(saved, folder / 'net.ckpt')\n"
     )
-
-    def run(*command: object) -> subprocess.CompletedProcess[str]:
-        words = [str(word) for word in command]
-        return subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-
-    run(sys.executable, "-W", "ignore", "-c", script, "FPN", "resnet18", tmp_path).check_returncode()
-    told = run(*FLAMBEAU, "inspect", "net.ckpt").stdout
+    train(environment, tmp_path, script, "FPN", "resnet18")
+    told = run(environment, tmp_path, *FLAMBEAU, "inspect", "net.ckpt")
     assert "the file has mean and std, by which its training normalised images" in told
     assert "flambeau serve" not in told
-    asked = run(*FLAMBEAU, "build", "net.ckpt", "-o", "made").stderr
+    build = (*FLAMBEAU, "build", "net.ckpt", "-o", "made")
+    asked = run(environment, tmp_path, *build, refused=True)
     ways = re.findall(r"--mean (\S+) --std (\S+) for 0 to (\d+)", asked)
     assert [way[2] for way in ways] == ["1", "255"], asked
     mean, std, _ = next(way for way in ways if way[2] == str(scale))
-    run(*FLAMBEAU, "build", "net.ckpt", "-o", "made", "--mean", mean, "--std", std).check_returncode()
-    with flambeau.load(tmp_path / "made") as model:
-        answer = model.predict((tmp_path / "soft.png").read_bytes())
-    assert isinstance(answer, SemanticSegmentation)
-    with Image.open(io.BytesIO(answer.picture())) as picture:
-        classes = np.asarray(picture)
-    expected = np.load(tmp_path / "expected.npy")
-    assert (classes == expected).mean() > 0.999
-    assert len(np.unique(expected)) > 1
+    run(environment, tmp_path, *build, "--mean", mean, "--std", std)
+    assert_answers_as_trained(tmp_path)

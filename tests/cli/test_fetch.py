@@ -96,7 +96,7 @@ def test_an_answer_that_breaks_off_is_asked_for_again(store: Store, tmp_path: Pa
 
 
 def test_another_archive_is_refused_and_leaves_nothing(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="it is another archive") as refused:
+    with pytest.raises(SourceError, match="is another archive") as refused:
         fetch(store.url, tmp_path / "bundle", sha256="0" * 64, allow_code=True)
     assert "secret" not in str(refused.value)
     assert [*tmp_path.iterdir()] == []

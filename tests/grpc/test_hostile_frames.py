@@ -22,6 +22,7 @@ from tests.support.http2_wire import (
     RST_STREAM,
     Wire,
     assert_answered,
+    assert_answers,
     framed,
 )
 
@@ -61,7 +62,7 @@ def continued(wire: Wire) -> None:
 def among_others(wire: Wire) -> None:
     wire.send(77, 255, 5, bytes(100_000))
     wire.send(frames.PRIORITY, 0, 9, bytes(5))
-    wire.send(HEADERS, END_HEADERS, 1, wire.block())
+    wire.begin()
     wire.send(78, 0, 0, b"")
     wire.send(PING, 0, 0, b"12345678")
     wire.send(DATA, 0, 1, framed(ASKED))
@@ -81,8 +82,7 @@ def test_a_call_is_answered_however_its_frames_come(
         how(wire)
         assert_answered(wire, 1, right)
         for stream in (3, 5, 7):  # with the headers that the table has by now
-            wire.ask(stream)
-            assert_answered(wire, stream, right)
+            assert_answers(wire, stream, right)
 
 
 def test_an_answer_waits_for_the_clients_windows(server: GrpcServer, right: bytes) -> None:
@@ -100,8 +100,7 @@ def test_an_answer_waits_for_the_clients_windows(server: GrpcServer, right: byte
         assert set(sizes[1:-1]) == {7}
         assert int.from_bytes(body[1:5]) == len(body) - 5
         wire.raw(frames.settings({frames.INITIAL_WINDOW_SIZE: 65_535}))
-        wire.ask(3)
-        assert_answered(wire, 3, right)
+        assert_answers(wire, 3, right)
 
 
 # What ends a call
@@ -137,8 +136,7 @@ def test_a_message_that_lies_is_refused_alone(
             wire.send(frames.CONTINUATION, 0 if rest else END_HEADERS, 1, piece)
         wire.send(DATA, END_STREAM, 1, body)
         assert wire.answer(1)[1].get("grpc-status") == status
-        wire.ask(3)
-        assert_answered(wire, 3, right)
+        assert_answers(wire, 3, right)
 
 
 @pytest.mark.parametrize(
@@ -146,18 +144,17 @@ def test_a_message_that_lies_is_refused_alone(
     [
         (lambda wire: wire.send(frames.WINDOW_UPDATE, 0, 1, bytes(4)), "PROTOCOL_ERROR"),
         (lambda wire: [wire.raw(frames.window_update(1, (1 << 31) - 1)) for _ in range(2)], "FLOW_CONTROL_ERROR"),
-        (lambda wire: wire.send(HEADERS, END_HEADERS, 1, wire.block()), "PROTOCOL_ERROR"),
+        (lambda wire: wire.begin(), "PROTOCOL_ERROR"),
     ],
 )  # fmt: skip
 def test_a_stream_that_breaks_the_protocol_is_reset_alone(
     server: GrpcServer, right: bytes, spoil: Callable[[Wire], object], code: str
 ) -> None:
     with Wire(server) as wire:
-        wire.send(HEADERS, END_HEADERS, 1, wire.block())
+        wire.begin()
         spoil(wire)
         assert wire.answer(1)[1] == {"reset": code}
-        wire.ask(3)
-        assert_answered(wire, 3, right)
+        assert_answers(wire, 3, right)
 
 
 def test_who_sends_more_than_is_read_is_reset(server: GrpcServer, right: bytes) -> None:
@@ -170,8 +167,7 @@ def test_who_sends_more_than_is_read_is_reset(server: GrpcServer, right: bytes) 
             ErrorCode(int.from_bytes(payload)).name for kind, _, _, payload in until_reset(wire) if kind == RST_STREAM
         ]
         assert found == ["FLOW_CONTROL_ERROR"]
-        wire.ask(3)
-        assert_answered(wire, 3, right)
+        assert_answers(wire, 3, right)
 
 
 def until_reset(wire: Wire) -> Iterator[tuple[int, int, int, bytes]]:
@@ -199,8 +195,7 @@ def test_malformed_headers_reset_their_stream(server: GrpcServer, right: bytes, 
     with Wire(server) as wire:
         wire.send(HEADERS, END_HEADERS | END_STREAM, 1, wire.encoder.encode(fields))
         assert wire.answer(1)[1] == {"reset": "PROTOCOL_ERROR"}
-        wire.ask(3)
-        assert_answered(wire, 3, right)
+        assert_answers(wire, 3, right)
 
 
 @pytest.mark.parametrize(("more", "status"), [({"content_type": "text/html"}, "415"), ({":method": "GET"}, "405")])
@@ -222,7 +217,7 @@ def flood(wire: Wire, count: int, data: bytes) -> None:
 def rapid_reset(wire: Wire) -> None:
     with contextlib.suppress(ConnectionError):
         for stream in range(1, 20_001, 2):
-            wire.send(HEADERS, END_HEADERS, stream, wire.block())
+            wire.begin(stream)
             wire.raw(frames.reset(stream, ErrorCode.CANCEL))
 
 
@@ -251,7 +246,7 @@ def too_much_again_and_again(wire: Wire) -> None:
 
 
 def data_of_padding(wire: Wire) -> None:
-    wire.send(HEADERS, END_HEADERS, 1, wire.block())
+    wire.begin()
     flood(wire, 30_000, frames.head(1, DATA, PADDED, 1) + b"\0")
 
 
@@ -263,8 +258,8 @@ FORBIDDEN: dict[str, tuple[Callable[[Wire], Any], str]] = {
     "a window too large": (lambda wire: wire.raw(frames.settings({4: 1 << 31})), "FLOW_CONTROL_ERROR"),
     "data of no stream": (lambda wire: wire.send(DATA, 0, 0, b"x"), "PROTOCOL_ERROR"),
     "data of a stream to come": (lambda wire: wire.send(DATA, 0, 9, b"x"), "PROTOCOL_ERROR"),
-    "an even stream": (lambda wire: wire.send(HEADERS, END_HEADERS, 2, wire.block()), "PROTOCOL_ERROR"),
-    "headers of no stream": (lambda wire: wire.send(HEADERS, END_HEADERS, 0, wire.block()), "PROTOCOL_ERROR"),
+    "an even stream": (lambda wire: wire.begin(2), "PROTOCOL_ERROR"),
+    "headers of no stream": (lambda wire: wire.begin(0), "PROTOCOL_ERROR"),
     "a reset of a stream to come": (lambda wire: wire.raw(frames.reset(9, ErrorCode.CANCEL)), "PROTOCOL_ERROR"),
     "a window of nothing": (lambda wire: wire.raw(frames.window_update(0, 0)), "PROTOCOL_ERROR"),
     "a window that overflows": (lambda wire: wire.raw(frames.window_update(0, (1 << 31) - 1)), "FLOW_CONTROL_ERROR"),
@@ -292,8 +287,7 @@ def test_what_is_forbidden_ends_the_connection_with_its_code(server: GrpcServer,
         spoil(wire)
         assert wire.end() in (code, "closed" if code == "ENHANCE_YOUR_CALM" else code)  # a reset may overtake it
     with Wire(server) as wire:
-        wire.ask(1)
-        assert_answered(wire, 1, right)
+        assert_answers(wire, 1, right)
 
 
 def test_what_is_not_http2_is_told_so(server: GrpcServer) -> None:

@@ -18,7 +18,7 @@ import tritonclient.grpc as triton
 
 from flambeau.grpc import http2_frames as frames
 from tests.support.grpc_server import GrpcServer, assert_right, grpc_serving, inputs, rows
-from tests.support.http2_wire import Wire, assert_answered
+from tests.support.http2_wire import Wire, assert_answers
 from tests.support.server import Serve
 from tests.support.tensor_bundles import Several
 
@@ -110,8 +110,7 @@ def test_h2_is_agreed_where_it_is_offered(
     """Clients that offer nothing know what they connect to."""
     with SafeWire(encrypted, certificate, *offered) as wire:
         assert wire.agreed() == agreed
-        wire.ask(1)
-        assert_answered(wire, 1, right)
+        assert_answers(wire, 1, right)
 
 
 def test_http1_is_not_agreed_and_told(encrypted: GrpcServer, certificate: Path) -> None:
@@ -308,8 +307,7 @@ def test_connections_are_bounded_and_an_idle_one_makes_room(
 ) -> None:
     with contextlib.ExitStack() as opened:
         wires = [opened.enter_context(SafeWire(encrypted, certificate, "h2")) for _ in range(3 * _CONNECTIONS)]
-        wires[-1].ask(1)
-        assert_answered(wires[-1], 1, right)
+        assert_answers(wires[-1], 1, right)
         assert wires[0].end() == "NO_ERROR"
         wait_for(lambda: established(encrypted) <= 2 * _CONNECTIONS)
     assert_untouched(encrypted, network, certificate)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -9,6 +10,9 @@ from flambeau.bundle.storage import Bundle
 from tests.support.fronts import FRONTS, MAX_BODY, Front, open_front
 from tests.support.server import Serve
 from tests.support.versions import put
+
+if TYPE_CHECKING:
+    from tests.support.kserve_models import Served
 
 
 @pytest.fixture
@@ -18,6 +22,14 @@ def repository(tmp_path: Path) -> Path:
     put(folder, "1", 10)
     put(folder, "2", 20)
     return folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> "Served":
+    """A repository of four models, for the tests of protocols and platforms."""
+    from tests.support import kserve_models  # which imports torch
+
+    return kserve_models.write(tmp_path_factory.mktemp("kserve") / "models")
 
 
 @pytest.fixture(scope="module", params=FRONTS)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import requests
 
-from tests.support import kserve_models
 from tests.support.kserve_models import Served
 from tests.support.photographs import encoded, photograph
 from tests.support.server import Serve, ServerProcess
@@ -18,11 +17,6 @@ from tests.support.server import Serve, ServerProcess
 A = [[0.5, -1.0, 2.0, 0.25], [1.0, 2.0, 3.0, 4.0]]
 B = [[[1, 2, 3], [4, 5, 6]], [[0, 1, 0], [1, 0, 1]]]
 ROWS = [{"a": a, "b": b} for a, b in zip(A, B, strict=True)]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Served:
-    return kserve_models.write(tmp_path_factory.mktemp("kserve") / "models")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ import pytest
 import requests
 
 from flambeau.protocols.v2_datatypes import narrowed, widened
-from tests.support import kserve_models
 from tests.support.kserve_models import Served
 from tests.support.kserve_requests import (
     HOSTILE,
@@ -36,11 +35,6 @@ from tests.support.photographs import encoded, photograph
 from tests.support.server import Serve, ServerProcess
 
 MAX_BODY = 4_000_000
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Served:
-    return kserve_models.write(tmp_path_factory.mktemp("kserve") / "models")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.http.test_platforms import DOUBLED, on
-from tests.support import archives, kserve_models
+from tests.support import archives
 from tests.support.kserve_models import Served
 from tests.support.photographs import encoded, photograph
 from tests.support.server import free_port
@@ -49,11 +49,6 @@ def _python(folder: Path, variable: str, packages: tuple[str, ...]) -> Path:
     if done.returncode:
         pytest.skip(f"{', '.join(packages)} cannot be installed here: {done.stderr[-200:]}")
     return python
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Served:
-    return kserve_models.write(tmp_path_factory.mktemp("clients") / "models")
 
 
 @pytest.fixture(scope="module")

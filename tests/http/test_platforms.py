@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import requests
 
-from tests.support import kserve_models
 from tests.support.documents import make_weights
 from tests.support.fronts import application
 from tests.support.kserve_models import Served
@@ -25,11 +24,6 @@ from tests.support.tensor_bundles import doubling
 DOUBLED = [[2.0, 4.0, 6.0], [8.0, 10.0, 12.0]]
 ROWS = [[1, 2, 3], [4, 5, 6]]
 CSV = "1,2,3\n4,5,6\n"
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Served:
-    return kserve_models.write(tmp_path_factory.mktemp("platforms") / "models")
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +167,9 @@ def test_sagemaker_loads_and_unloads_models(tmp_path: Path) -> None:
 
         assert server.get("/ping").status_code == 200
         assert server.get("/models").json() == {"models": []}
-        assert server.post("/invocations", json=ROWS).status_code == 404
+        unnamed = server.post("/invocations", json=ROWS)
+        told = "the request names no model, and there is no default one: name it"
+        assert (unnamed.status_code, unnamed.json()["error"]) == (404, told)
         one = {"modelName": "a", "modelUrl": str(models / "a" / "model")}
         loaded = load("a", models / "a" / "model")
         assert (loaded.status_code, loaded.json()) == (200, one)

@@ -12,15 +12,10 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from tests.support import fleet, kserve_models
+from tests.support import fleet
 from tests.support.kserve_models import Served
 from tests.support.photographs import encoded, photograph
 from tests.support.server import Serve, ServerProcess
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Served:
-    return kserve_models.write(tmp_path_factory.mktemp("kserve") / "models")
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,16 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from flambeau.runners.base import ReplicaSpec
 from tests.support import fleet
+from tests.support.photographs import encoded, photograph
+
+if TYPE_CHECKING:
+    from tests.support.task_models import Made
 
 
 @pytest.fixture
@@ -27,3 +32,18 @@ def obedient(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("obedient")
     fleet.make_bundle(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[bytes]:
+    """Three photographs."""
+    return [encoded(photograph(name)) for name in ("chelsea", "coffee", "rocket")]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> "dict[str, Made]":
+    """A model for each task and activation, by its name."""
+    from tests.support import task_models  # which imports torch
+
+    folder = tmp_path_factory.mktemp("tasks")
+    return {name: make(folder / name) for name, make in task_models.MAKERS.items()}

@@ -16,22 +16,9 @@ import flambeau
 from flambeau.bundle import storage
 from flambeau.types import Classification, Tensors
 from tests.support import task_models
-from tests.support.photographs import encoded, photograph
 from tests.support.server import Serve
-from tests.support.task_models import MAKERS, NAMES, Made, close
+from tests.support.task_models import NAMES, Made, close
 from tests.support.warm import run_flambeau
-
-
-@pytest.fixture(scope="module")
-def pictures() -> list[bytes]:
-    return [encoded(photograph(name)) for name in ("chelsea", "coffee", "rocket")]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
-    folder = tmp_path_factory.mktemp("tasks")
-    return {name: make(folder / name) for name, make in MAKERS.items()}
-
 
 # W6: strangers
 

@@ -23,20 +23,9 @@ from flambeau.types import Classification, Embedding, MultiLabel, Regression
 from tests.support import task_models
 from tests.support.photographs import encoded, photograph
 from tests.support.server import Serve, ServerProcess
-from tests.support.task_models import MAKERS, NAMES, Made, close
+from tests.support.task_models import NAMES, Made, close
 
 NPY = {"Accept": "application/x-npy"}
-
-
-@pytest.fixture(scope="module")
-def pictures() -> list[bytes]:
-    return [encoded(photograph(name)) for name in ("chelsea", "coffee", "rocket")]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
-    folder = tmp_path_factory.mktemp("tasks")
-    return {name: make(folder / name) for name, make in MAKERS.items()}
 
 
 class Servers:

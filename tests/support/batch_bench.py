@@ -2,7 +2,7 @@
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Literal
 
 from flambeau.errors import RequestError
@@ -102,6 +102,24 @@ def result_of(outcome: Outcome) -> bytes | str:
         return outcome.result.code
     assert isinstance(outcome.result, Value)
     return outcome.result.json
+
+
+async def count_answered(
+    requests: "Mapping[asyncio.Task[list[bytes | str]], list[bytes]]", may_be: Callable[[bytes, bytes | str], bool]
+) -> int:
+    """How many items were answered. Each request was cancelled, refused, or got what `may_be` allows for each item."""
+    results = await asyncio.wait_for(asyncio.gather(*requests, return_exceptions=True), 30)
+    answered = 0
+    for data, result in zip(requests.values(), results, strict=True):
+        if isinstance(result, RequestError):
+            assert result.code == "queue_full"
+        elif not isinstance(result, asyncio.CancelledError):
+            assert isinstance(result, list)
+            assert len(result) == len(data)
+            for sent, found in zip(data, result, strict=True):
+                assert may_be(sent, found), (sent, found)
+                answered += found == b"<" + sent + b">"
+    return answered
 
 
 async def settle() -> None:

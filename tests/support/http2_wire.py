@@ -16,6 +16,9 @@ from tests.support.grpc_server import SERVICE, GrpcServer, message, rows
 DATA, HEADERS, RST_STREAM, PING, GOAWAY = frames.DATA, frames.HEADERS, frames.RST_STREAM, frames.PING, frames.GOAWAY
 END_STREAM, END_HEADERS, PADDED = frames.END_STREAM, frames.END_HEADERS, frames.PADDED
 ASKED = message(rows(1)).SerializeToString()
+CALL = [(":method", "POST"), (":scheme", "http"), (":path", SERVICE + "ModelInfer"), ("te", "trailers"),
+        ("content-type", "application/grpc")]  # fmt: skip
+"""The headers of a call, one by one."""
 
 
 class Wire:
@@ -56,9 +59,13 @@ class Wire:
         found: bytes = self.encoder.encode(list((given | named).items()))
         return found
 
+    def begin(self, stream: int = 1, **more: str) -> None:
+        """A call, without its message."""
+        self.send(HEADERS, END_HEADERS, stream, self.block(**more))
+
     def ask(self, stream: int, body: bytes = ASKED, **more: str) -> None:
         """A whole call."""
-        self.send(HEADERS, END_HEADERS, stream, self.block(**more))
+        self.begin(stream, **more)
         self.send(DATA, END_STREAM, stream, framed(body))
 
     def frames(self) -> Iterator[tuple[int, int, int, bytes]]:
@@ -111,6 +118,16 @@ def framed(body: bytes, *, packed: int = 0, size: int | None = None) -> bytes:
     return struct.pack(">BI", packed, len(body) if size is None else size) + body
 
 
+def plain(name: str, value: str, how: int) -> bytes:
+    """A literal that is not in the Huffman code, with a name of its own."""
+    return bytes((how, len(name))) + name.encode() + bytes((len(value),)) + value.encode()
+
+
+def block_of(*more: bytes) -> bytes:
+    """The headers of a call without a table, and others behind."""
+    return b"".join([*(plain(*field, 0) for field in CALL), *more])
+
+
 def assert_answered(wire: Wire, stream: int, right: bytes) -> None:
     body, trailers = wire.answer(stream)
     assert trailers.get("grpc-status") == "0", trailers
@@ -119,3 +136,9 @@ def assert_answered(wire: Wire, stream: int, right: bytes) -> None:
     found = service_pb2.ModelInferResponse.FromString(body[5:]).raw_output_contents[1]
     numbers = [struct.unpack(f"{len(each) // 4}f", each) for each in (found, right)]
     assert numbers[0] == pytest.approx(numbers[1], rel=1e-5, abs=1e-5)
+
+
+def assert_answers(wire: Wire, stream: int, right: bytes) -> None:
+    """A call on that stream is answered, whatever came before."""
+    wire.ask(stream)
+    assert_answered(wire, stream, right)

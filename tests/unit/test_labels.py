@@ -48,7 +48,7 @@ def test_index_285_is_the_egyptian_cat() -> None:
 
 
 def test_the_built_in_list_fits_a_thousand_outputs_only() -> None:
-    with pytest.raises(LabelsError, match=r"^the ImageNet list has 1000 classes, but the model has 3 outputs$"):
+    with pytest.raises(LabelsError, match=r"^the ImageNet list has 1000 classes, but the model has 3 outputs: give "):
         labels.load("imagenet", outputs=3)
 
 
@@ -126,7 +126,8 @@ def test_a_byte_order_mark_belongs_to_no_name(file: Path, text: str) -> None:
     [("cat\ndog\n", 2), ("", 0), ("{}", 0), ('{"0": "cat"}', 1), ("a\nb\nc\nd", 4), ('{"0": "a", "0": "b"}', 1)],
 )
 def test_a_wrong_count_names_the_file_and_both_numbers(file: Path, text: str, found: int) -> None:
-    assert refusal(file, text) == f"--labels {file} has {found} classes, but the model has 3 outputs"
+    told = f"--labels {file} has {found} classes, but the model has 3 outputs"
+    assert refusal(file, text) == f"{told}: give --labels a file that names as many"
 
 
 @pytest.mark.parametrize(

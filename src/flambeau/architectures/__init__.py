@@ -60,7 +60,9 @@ def create(architecture: Architecture, *, within: Path | None = None, allow_code
     except SourceError:
         raise
     except Exception as error:
-        raise SourceError(f"{architecture.name} cannot be constructed: {type(error).__name__}: {error}") from error
+        raise SourceError(
+            f"{architecture.name} cannot be constructed: {type(error).__name__}: {error}: correct --arch-args"
+        ) from error
     if not isinstance(network, nn.Module):
         raise SourceError(f"{architecture.name} makes a {type(network).__name__}, not a torch.nn.Module")
     return network.eval()

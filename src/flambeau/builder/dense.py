@@ -19,7 +19,7 @@ from flambeau.builder import dense_recipe, signature_words
 from flambeau.builder.dense_recipe import ONE_ROW, SEGMENTS
 from flambeau.builder.filled import OF_ANY_NETWORK, Filled, Tell
 from flambeau.builder.labels import VOC
-from flambeau.builder.official_names import compare_name, official_weights
+from flambeau.builder.official_names import official_weights
 from flambeau.builder.weights import Weights
 from flambeau.bundle.storage import Architecture, DenseConfig
 from flambeau.errors import SourceError
@@ -52,8 +52,7 @@ def filled(
     assert isinstance(network, Segmenter)  # its registry makes no other
     assert isinstance(fit.pipeline, DenseConfig)  # the caller checked
     architectures.load_weights(network, {PREFIX + key: tensor for key, tensor in tensors.items()}, name=name)
-    compare_name(str(order.file or ""), weights.sha256, tell=tell)
-    official = official_weights(name, weights.sha256)
+    official = official_weights(name, str(order.file or ""), weights.sha256, tell=tell)
     if official:
         tell(f"these are the official weights {official}, of the 21 classes of PASCAL VOC")
     pipeline = dense_recipe.customised(msgspec.structs.replace(fit.pipeline, classes=fit.classes), options)

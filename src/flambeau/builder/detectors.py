@@ -21,7 +21,7 @@ from flambeau.architectures.detectors import PREFIX, Detector
 from flambeau.builder import probing
 from flambeau.builder.filled import Filled, Tell
 from flambeau.builder.labels import COCO
-from flambeau.builder.official_names import compare_name, official_weights
+from flambeau.builder.official_names import official_weights
 from flambeau.builder.probing import Probed
 from flambeau.builder.weights import Weights
 from flambeau.bundle.storage import PictureConfig
@@ -70,8 +70,7 @@ def filled(
     assert isinstance(network, Detector)  # its registry makes no other
     assert isinstance(fit.pipeline, PictureConfig)  # the caller checked
     architectures.load_weights(network, {PREFIX + key: tensor for key, tensor in tensors.items()}, name=name)
-    compare_name(str(order.file or ""), weights.sha256, tell=tell)
-    official = official_weights(name, weights.sha256)
+    official = official_weights(name, str(order.file or ""), weights.sha256, tell=tell)
     named, people = weights.classes, False
     if official:
         tell(f"these are the official weights {official}, of COCO's classes")

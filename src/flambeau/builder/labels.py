@@ -60,7 +60,10 @@ def load(source: str, *, outputs: int, background: bool = False) -> tuple[Label,
     if background and len(labels) == outputs - 1:
         return with_background(labels)
     if len(labels) != outputs:
-        raise LabelsError(f"{what} has {len(labels)} classes, but the model has {outputs} outputs")
+        raise LabelsError(
+            f"{what} has {len(labels)} classes, but the model has {outputs} outputs: "
+            "give --labels a file that names as many"
+        )
     return labels
 
 

@@ -8,11 +8,12 @@ from flambeau.builder.filled import Tell
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.\w+$")  # resnet18-f37072fd.pth: how torchvision names its files
 
 
-def official_weights(name: str, sha256: str) -> str:
+def official_weights(name: str, file: str, sha256: str, *, tell: Tell) -> str:
     """The name of the official weights of a detector or segmenter that have this hash, by torchvision's own list; empty
-    if they are others."""
+    if they are others. Tells the user when the file is named like official ones and holds others."""
     from torchvision import models
 
+    compare_name(file, sha256, tell=tell)
     for entry in models.get_model_weights(name):
         digits = entry.url.rpartition("-")[2].partition(".")[0]
         if len(digits) >= 8 and sha256.startswith(digits):

@@ -253,7 +253,9 @@ class Bundle:
         except (OSError, SafetensorError) as error:
             raise BundleError(f"the probe samples of bundle {self.path} cannot be read: {error}") from error
         if not all(split_probes(found)) or not all(map(len, found.values())):
-            raise BundleError(f"{member} of bundle {self.path} compares nothing with nothing: build it again")
+            raise BundleError(
+                f"{member} of bundle {self.path} holds no probe samples: build it again with flambeau build"
+            )
         return found
 
 

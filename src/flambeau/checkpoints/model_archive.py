@@ -63,7 +63,7 @@ def unpack(path: Path, folder: Path) -> None:
     try:
         files = open_files(path)
         if files is None:
-            raise SourceError(f"{path} is no archive any more")
+            raise SourceError(f"{path} was an archive and is none any more: try again when it is whole")
         files.unpack(folder)
     except ScanError as refusal:
         raise _refused(path, refusal) from None

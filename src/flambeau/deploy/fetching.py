@@ -66,7 +66,10 @@ def _download(url: str, file: IO[bytes], sha256: str) -> None:
                 failed = error
                 continue
             if found != sha256:
-                raise SourceError(f"{_shown(url)} has the SHA-256 {found}, and not {sha256}: it is another archive")
+                raise SourceError(
+                    f"{_shown(url)} is another archive, with the SHA-256 {found} and not {sha256}: correct the one or "
+                    "the other"
+                )
             return
     raise SourceError(f"{_shown(url)} cannot be fetched: {type(failed).__name__}")
 

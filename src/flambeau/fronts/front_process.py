@@ -241,7 +241,9 @@ class FrontProcess:
         self.state = "gone"
         if not self.started.done():
             self.started.set_exception(
-                EngineError(f"front {self.number} ended with {ending(code)} before it was ready")
+                EngineError(
+                    f"front {self.number} ended with {ending(code)} before it was ready: the log above says why"
+                )
             )
         for future in self._questions.values():
             if not future.done():

@@ -32,15 +32,21 @@ def refuse(settings: Settings) -> None:
     if several is None or several == 1:
         return
     if not hasattr(socket, "send_fds"):
-        raise ConfigError(f"--fronts {several}: this system cannot hand connections from one process to another")
+        raise ConfigError(
+            f"--fronts {several}: this system cannot hand connections from one process to another: leave it out"
+        )
     for flag, why in _of_one_front(settings).items():
         raise ConfigError(f"{flag} needs one front, and --fronts asks for {several}: {why}. Leave one of them out")
     if settings.replicas is not None and settings.replicas < several:
         raise ConfigError(
-            f"--replicas {settings.replicas} is less than --fronts {several}: each front has workers of its own"
+            f"--replicas {settings.replicas} is less than --fronts {several}, and each front has workers of its own: "
+            "raise the one, or lower the other"
         )
     if settings.max_connections < several:
-        raise ConfigError(f"--max-connections {settings.max_connections} is less than --fronts {several}")
+        raise ConfigError(
+            f"--max-connections {settings.max_connections} is less than --fronts {several}, and each front has a part "
+            "of them: raise the one, or lower the other"
+        )
 
 
 def _of_one_front(settings: Settings) -> dict[str, str]:

@@ -11,12 +11,13 @@ from flambeau.grpc.header_blocks import Field, HeaderReader
 from flambeau.grpc.http2_frames import ConnectionFault, ErrorCode
 from flambeau.grpc.http2_link import STOPPING, Ground, Http2Link
 from flambeau.grpc.streams import Stream
+from flambeau.system.known_bytes import KnownBytes
 
 _CONTROL_OF_A_CALL = 16  # for each call
 _GOAWAY_SIZE = 8  # bytes at least
 _STREAMS_OF_A_FRAME = 16  # whose windows are changed in the time of a frame that carries nothing
 _MOST_CONTINUATIONS = 32
-_MOST_HEADS = 64
+_MOST_HEADS = 32  # in each of two generations
 _TOO_LARGE_COSTS = 20  # resets: the time that it takes to read headers only to refuse them
 _LONGEST_HEAD = 4096  # bytes of one that is kept, as it comes and as it is read
 
@@ -28,7 +29,7 @@ class Http2Control(Http2Link):
         super().__init__(ground)
         self._first_window = frames.FIRST_WINDOW
         self._reader = HeaderReader(ground.most_headers)
-        self._heads: dict[bytes, CallHead] = {}
+        self._heads: KnownBytes[CallHead] = KnownBytes(_MOST_HEADS)
         self._block: list[bytes] | None = None  # of headers that go on
         self._block_size = self._block_of = self._block_flags = 0
 
@@ -125,9 +126,7 @@ class Http2Control(Http2Link):
             return None
         size = len(block) + sum(len(name) + len(value) for name, value in fields or ())
         if self._reader.changes == before and size <= _LONGEST_HEAD:
-            if len(self._heads) >= _MOST_HEADS:
-                self._heads.clear()
-            self._heads[block] = head
+            self._heads.keep(block, head)
         return head
 
     # Everything else

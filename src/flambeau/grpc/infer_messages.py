@@ -9,13 +9,13 @@ from typing import Any
 
 from flambeau.grpc.descriptors import message
 from flambeau.grpc.message_cost import cut
+from flambeau.system.known_bytes import KnownBytes
 
 REQUEST: Any = message("ModelInferRequest")
 
 _ID, _RAW = 0x1A, 0x3A  # a field's number and kind, of the fields that are cut out
 _OTHERS = frozenset({0x0A, 0x12, 0x22, 0x2A, 0x32})
 _LONGEST = 2048  # bytes of a form that is kept
-_MOST = 256
 
 
 class Form:
@@ -41,7 +41,7 @@ class InferMessage:
         self.raw = raw
 
 
-_forms: dict[bytes, Form] = {}
+_forms: KnownBytes[Form] = KnownBytes(128)
 
 
 def read(raw: bytes | memoryview) -> InferMessage:
@@ -56,9 +56,7 @@ def read(raw: bytes | memoryview) -> InferMessage:
     if form is None:
         form = Form(REQUEST.FromString(key))
         if len(key) <= _LONGEST:
-            if len(_forms) >= _MOST:
-                _forms.clear()
-            _forms[key] = form
+            _forms.keep(key, form)
     return InferMessage(form, identity, contents or short)
 
 

@@ -120,8 +120,18 @@ class Outbox:
             asyncio.get_running_loop().call_soon(self.flush)
         self._waiting.append((transport, head, body))
 
+    def write(self, transport: asyncio.WriteTransport, data: bytes) -> None:
+        """Write it now, behind what waits."""
+        self.flush()
+        transport.write(data)
+
+    def close(self, transport: asyncio.WriteTransport) -> None:
+        """Close, behind what waits."""
+        self.flush()
+        transport.close()
+
     def flush(self) -> None:
-        """Write what waits now. Whoever writes past the outbox does it first, and so does whoever closes."""
+        """Write what waits now: before anything closes."""
         waiting, self._waiting = self._waiting, []
         for transport, head, body in waiting:
             if transport.is_closing():  # the client may have left

@@ -147,8 +147,7 @@ class BoundedConnection(asyncio.Protocol):
         current = self._current
         if self.transport.is_closing() or current is None or current.sent or current.head.version == "1.0":
             return
-        self._outbox.flush()
-        self.transport.write(CONTINUE)
+        self._outbox.write(self.transport, CONTINUE)
         asyncio.get_running_loop().call_later(_PROBE, self._leave_if_gone)
 
     def _leave_if_gone(self) -> None:
@@ -206,8 +205,7 @@ class BoundedConnection(asyncio.Protocol):
             elif self._spare is not None:
                 self._refuse(self._spare)
             elif self._current is None:
-                self._outbox.flush()
-                self.transport.close()
+                self._outbox.close(self.transport)
 
     @property
     def idle_since(self) -> float | None:
@@ -223,7 +221,6 @@ class BoundedConnection(asyncio.Protocol):
 
     def make_way(self) -> None:
         """Close, to make room for a new connection. An idle connection closes as it would after `--idle-timeout`."""
-        self._outbox.flush()
         if self._spare is not None:
             self._refuse(self._spare)
         elif self.has_half_a_head:
@@ -231,15 +228,14 @@ class BoundedConnection(asyncio.Protocol):
                 RequestError("the request did not arrive in time, and other clients are waiting", code="overloaded")
             )
         else:
-            self.transport.close()
+            self._outbox.close(self.transport)
 
     # What the server asks when it stops
 
     def shutdown(self) -> None:
         """Close as soon as what has come is answered."""
-        self._outbox.flush()
         if self._current is None:
-            self.transport.close()
+            self._outbox.close(self.transport)
         else:
             (self._ahead[-1] if self._ahead else self._current).keep_alive = False
 
@@ -334,8 +330,7 @@ class BoundedConnection(asyncio.Protocol):
         """Tell a client that asks before it sends its body to send it."""
         head = exchange.head
         if head.expects and head.version != "1.0" and head.length != 0:
-            self._outbox.flush()
-            self.transport.write(CONTINUE)
+            self._outbox.write(self.transport, CONTINUE)
 
     def failed(self, exchange: Exchange, error: BaseException) -> None:
         """Send that we failed, or close if the answer was given up."""
@@ -351,8 +346,7 @@ class BoundedConnection(asyncio.Protocol):
         self._deaf = True
         if not given_up and not exchange.sent:
             self._write_refusal(RequestError("the server failed on this request", code="internal"), exchange)
-        self._outbox.flush()
-        self.transport.close()
+        self._outbox.close(self.transport)
 
     # Refusals
 
@@ -384,8 +378,7 @@ class BoundedConnection(asyncio.Protocol):
         identity = new_id() if exchange is None else exchange.identity
         answer = Denial(error).answer(identity, self._path() if path is None else path)
         without_body = exchange is not None and exchange.head.method == "HEAD"
-        self._outbox.flush()
-        self.transport.write(serialised_raw(raw(answer), keep=False, without_body=without_body))
+        self._outbox.write(self.transport, serialised_raw(raw(answer), keep=False, without_body=without_body))
 
     def _end(self) -> None:
         """Close, once everything is written; a client that is still sending has a moment to read why it was refused."""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from flambeau.http import framing
 from flambeau.protocols.messages import REQUEST_ID
 from flambeau.protocols.routes import Match, RouteTable
+from flambeau.system.known_bytes import KnownBytes
 
 END = b"\r\n\r\n"
 """Ends a head."""
@@ -81,19 +82,11 @@ class RequestHead:
         return self.match is not None and self.match.route.vital and not has_body
 
 
-class KnownHeads:
-    """Heads by their bytes, the end included. The least recently used half goes when there are too many."""
+class KnownHeads(KnownBytes[RequestHead]):
+    """Heads by their bytes, the end included."""
 
     def __init__(self) -> None:
-        self._young: dict[bytes, RequestHead] = {}
-        self._old: dict[bytes, RequestHead] = {}
-
-    def get(self, raw: bytes) -> RequestHead | None:
-        """The head that was read from exactly these bytes, or `None`."""
-        found = self._young.get(raw)
-        if found is None and (found := self._old.get(raw)) is not None:
-            self._put(raw, found)
-        return found
+        super().__init__(_MOST)
 
     def keep(self, raw: bytes, head: RequestHead) -> None:
         """Keep the head of a prediction over HTTP/1.1 with one plain Content-Length that keeps its connection open.
@@ -108,9 +101,4 @@ class KnownHeads:
             return
         lines = raw.count(b"\n")
         if lines == len(headers) + 2 == raw.count(b"\r\n") == raw.count(b"\r") and raw.endswith(END):
-            self._put(raw, head)
-
-    def _put(self, raw: bytes, head: RequestHead) -> None:
-        if len(self._young) >= _MOST:
-            self._old, self._young = self._young, {}
-        self._young[raw] = head
+            super().keep(raw, head)

@@ -131,7 +131,7 @@ class _Asking:
         while _found_no_replica(outcome := (await self._ask_once([payload]))[0]):
             if self._clock() - self._answered_at > _PATIENCE:
                 raise EngineError(
-                    f"{self._model.name} only crashes, and gave no answer for {_PATIENCE:.0f} seconds: "
+                    f"{self._model.name} crashes again and again, and gave no answer for {_PATIENCE:.0f} seconds: "
                     "its log above says why"
                 )
             await asyncio.sleep(_PAUSE)

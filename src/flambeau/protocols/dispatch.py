@@ -133,26 +133,18 @@ def _server_timing(timings: Sequence[Timings], seconds: float) -> str:
 _predict = prediction("/predict", native.answer, error_answer)
 
 NATIVE = (
-    Route("POST", "/predict", "infer", _predict, describe=openapi.prediction, quiet=True, slash=True),
-    Route(
-        "POST",
-        "/predict/{model}",
-        "infer",
-        _predict,
-        describe=openapi.prediction,
-        quiet=True,
-        slash=True,
-        by_model=True,
-    ),
-    Route(
-        "POST",
-        "/predict/{model}/{version}",
-        "infer",
-        _predict,
-        describe=openapi.prediction,
-        quiet=True,
-        slash=True,
-        by_model=True,
+    *(
+        Route(
+            "POST",
+            path,
+            "infer",
+            _predict,
+            describe=openapi.prediction,
+            quiet=True,
+            slash=True,
+            by_model="{model}" in path,
+        )
+        for path in ("/predict", "/predict/{model}", "/predict/{model}/{version}")
     ),
     Route("GET", "/livez", "public", operations.live, describe=openapi.live, vital=True, quiet=True),
     Route("GET", "/readyz", "public", operations.ready, describe=openapi.ready, vital=True, quiet=True),

@@ -166,7 +166,7 @@ async def _read_items(
     if reading == "form":
         content_type = request.headers["content-type"]
         parts = await multipart.parse(request.body, content_type, max_parts=settings.max_items)
-        items = [(_form(part.name), _file(part, kind)) for part in parts if part.name in FORM_PARTS]
+        items = [(name, _file(part, kind)) for part in parts for name in FORM_PARTS if part.name == name]
         if not items:
             raise _nothing_sent(kind, code="missing_file")
         if len(items) == 1 and isinstance(items[0][1], RequestError):
@@ -190,10 +190,6 @@ async def _read_items(
 def _reading_of(content_type: str) -> tuple[str, BodyForm | None]:
     media_type = media_type_of(content_type)
     return media_type, reading_of(media_type)
-
-
-def _form(name: str) -> PartName:
-    return "image" if name == "image" else "file"
 
 
 def document(body: bytes | memoryview, kind: str, *, max_depth: int) -> Payload:
@@ -231,7 +227,7 @@ def _file(part: Part, kind: str) -> Payload | RequestError:
     """The file in a part; or the error that says what was sent instead, and how to send a file."""
     if not part.data:
         return RequestError("the file is empty", code="empty_body")
-    where = f"the part '{_form(part.name)}'"
+    where = f"the part '{part.name}'"
     if part.encoding not in _PLAIN_ENCODINGS:
         return RequestError(
             f"{where} is encoded (Content-Transfer-Encoding): send the file's bytes as they are",

@@ -14,7 +14,6 @@ from flambeau.types import ArraySpec, Options, Payload
 LONGEST = 2048
 """Bytes: longer texts are not kept."""
 
-_MOST = 64  # forms of a model
 _AS_THEY_COME = NUMPY.keys() - {"BOOL"}  # datatypes of which any bytes are numbers
 
 
@@ -48,6 +47,4 @@ def keep(model: Model, request: InferenceRequest, question: Question) -> None:
     if not request.text or not question.raw or len(question.payloads) != 1 or not model.apart:
         return
     if all(each.datatype in _AS_THEY_COME for each in request.inputs):
-        if len(model.forms) >= _MOST:
-            model.forms.clear()
-        model.forms[request.text] = KnownRequest(request, question)
+        model.forms.keep(request.text, KnownRequest(request, question))

@@ -69,7 +69,9 @@ def open_python_model(
     found = usercode.load(pipeline.code, within=opened.path, allow_code=allow_code)
     where = f"{pipeline.code.file or pipeline.code.module}:{pipeline.code.name}"
     if not (isinstance(found, type) and issubclass(found, PythonModel)):
-        raise SourceError(f"{where} is not a subclass of flambeau.PythonModel")
+        raise SourceError(
+            f"{where} is not a subclass of flambeau.PythonModel: name one that is; a network's class goes with --arch"
+        )
     try:
         model = found()
         model.load()

@@ -134,7 +134,8 @@ class BatchQueue:
         limits, waiting = self.limits, self._queue.size + self._heavies.queue.size + len(self._suspects)
         if waiting + items <= limits.max_queue_size and self._waiting_bytes + size <= limits.max_queue_bytes:
             return
-        refusal = RequestError(f"{waiting} items are waiting already", code="queue_full")
+        full = f"the queue is full: {waiting} items are waiting, of {self._waiting_bytes} bytes"
+        refusal = RequestError(f"{full}: send the request again later", code="queue_full")
         if items > limits.max_queue_size:
             message = f"{items} items in one request: the queue takes at most {limits.max_queue_size}"
             refusal = RequestError(message, code="too_many_items")
@@ -297,9 +298,7 @@ class BatchQueue:
         if error is not None and not isinstance(error, asyncio.CancelledError):
             logs.failure("a batch ended unexpectedly", error)
         self._running -= 1
-        if not self._dispatching:
-            self._dispatch_soon()
-        self._end_if_idle()
+        self._end_if_idle()  # the runner tells of the slot that is free again
 
     async def _run(self, slot: Slot, batch: list[Entry], *, suspect: bool) -> None:
         loop = asyncio.get_running_loop()
@@ -380,12 +379,8 @@ class BatchQueue:
         """No replica will answer: fail every waiting entry now rather than at its deadline."""
         for entry in (*self._suspects, *self._heavies.queue, *self._queue):
             entry.waits = False
-            self._fail(
-                entry,
-                RequestError(
-                    "the model is not available: its replicas only crash, or are gone", code="model_unavailable"
-                ),
-            )
+            message = "the model is not available: its workers crash again and again, or are gone"
+            self._fail(entry, RequestError(message, code="model_unavailable"))
         self._suspects.clear()
         self._heavies.queue.clear()
         self._queue.clear()

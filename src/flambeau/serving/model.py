@@ -23,12 +23,14 @@ from flambeau.serving.handler_limits import limited
 from flambeau.settings.service import Settings
 from flambeau.sources import packages
 from flambeau.sources.build_cache import cache_folder
+from flambeau.system.known_bytes import KnownBytes
 from flambeau.system.machine import CpuBudget, place, processor, usable_cores
 from flambeau.tasks import TASKS, TaskName
 from flambeau.telemetry import logs
 from flambeau.telemetry.metrics import Metrics
 from flambeau.types import Item, ModelState, Options, Outcome, Payload, PipelineKind
 
+_MOST_FORMS = 32  # in each of two generations
 _UNREADY: dict[ModelState, Code] = {ModelState.LOADING: "model_loading", ModelState.CLOSED: "draining"}
 
 
@@ -56,9 +58,10 @@ class Model:
         self.does = TASKS[self.task]
         """The task's properties, above all the form of its answers."""
         self.state = ModelState.LOADING
-        self.forms: dict[bytes, Any] = {}
+        self.forms: KnownBytes[Any] = KnownBytes(_MOST_FORMS)
         """What a protocol keeps of requests, for those that are like them: it goes with the model."""
-        self._settings = settings
+        self.settings = settings
+        """Those that hold for this model: the service's, and its own over them."""
         # a network that takes one row at a time gains nothing from a batch: its items would only wait for each other,
         # and share one compute timeout
         self._most = settings.max_batch_size if manifest.one_row is None else 1
@@ -90,12 +93,7 @@ class Model:
         pipeline = self.bundle.manifest.pipeline
         if not isinstance(pipeline, HasTask):
             return None
-        return pipeline.threshold if self._settings.threshold is None else self._settings.threshold
-
-    @property
-    def settings(self) -> Settings:
-        """The settings that hold for this model: the service's, and its own over them."""
-        return self._settings
+        return pipeline.threshold if self.settings.threshold is None else self.settings.threshold
 
     @property
     def elastic(self) -> bool:
@@ -105,7 +103,7 @@ class Model:
     @property
     def least_replicas(self) -> int | None:
         """How many replicas it keeps though it does not need them; `None` if nobody has said."""
-        least = self._settings.min_replicas
+        least = self.settings.min_replicas
         return None if least is None or not self.elastic else min(least, self.most_replicas)
 
     @property
@@ -130,19 +128,19 @@ class Model:
         """
         if self.elsewhere:
             return _ELSEWHERE
-        own = self.engine == "python" and not self._settings.threads
+        own = self.engine == "python" and not self.settings.threads
         threads = 1 if own or not _on_cpu(self.device) else self._placement.threads
-        return min(threads, self._settings.cores / self.most_replicas)
+        return min(threads, self.settings.cores / self.most_replicas)
 
     @property
     def apart(self) -> bool:
         """Whether its replicas have processes of their own, which get copies of what they are given."""
-        return self._settings.runner != "threads"
+        return self.settings.runner != "threads"
 
     @property
     def elsewhere(self) -> bool:
         """Whether its replicas take other machines' cores and memory."""
-        return self._settings.runner == "ray"
+        return self.settings.runner == "ray"
 
     @property
     def queued(self) -> int:
@@ -193,7 +191,7 @@ class Model:
         logs.event(
             "model ready", model=self.name, version=self.version, task=self.task,
             activation=self.bundle.manifest.activated_by.function, engine=self.engine, device=self.device,
-            runner=self._settings.runner,
+            runner=self.settings.runner,
             replicas=self.replicas, threads=self._placement.threads, batch=self._batcher.sizes.most,
             seconds=f"{time.monotonic() - started:.2f}",
         )  # fmt: skip
@@ -208,7 +206,7 @@ class Model:
         if self.state is not ModelState.READY:
             raise self._refusal(f"model '{self.name}' is {self.state}", _UNREADY.get(self.state, "model_unavailable"))
         if self._runner.state() is RunnerState.FAILED:
-            raise self._refusal(f"model '{self.name}' only crashes", "model_unavailable")
+            raise self._refusal(f"the workers of model '{self.name}' crash again and again", "model_unavailable")
         return self._batcher.submit([Item(payload, options) for payload in payloads], deadline=deadline)
 
     def _refusal(self, message: str, code: Code) -> RequestError:
@@ -228,9 +226,9 @@ class Model:
         self.state = ModelState.CLOSED
         self.metrics.ready(False)
         try:
-            await asyncio.wait_for(self._batcher.close(), self._settings.drain_timeout)
+            await asyncio.wait_for(self._batcher.close(), self.settings.drain_timeout)
         except TimeoutError:
-            logs.event("gave up on batches that did not finish", model=self.name, after=self._settings.drain_timeout)
+            logs.event("gave up on batches that did not finish", model=self.name, after=self.settings.drain_timeout)
         await self._runner.close(timeout=1.0)
         if isinstance(self.bundle.manifest.pipeline, HandlerConfig):
             await asyncio.to_thread(handlers.sweep)

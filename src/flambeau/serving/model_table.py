@@ -130,6 +130,10 @@ class ModelTable:
 
         Raises `RequestError` with code `model_not_found` or `version_not_found`.
         """
+        if name is None and not self.default:
+            raise RequestError(
+                "the request names no model, and there is no default one: name it", code="model_not_found"
+            )
         entry = self.named(self.default if name is None else name).find(number, key_of)
         if entry is None:
             raise RequestError("the model has no such version", code="version_not_found")

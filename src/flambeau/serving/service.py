@@ -18,6 +18,8 @@ from flambeau.serving.scaling import Scaler
 from flambeau.serving.shadow import Shadow
 from flambeau.serving.versions import KeyOf
 from flambeau.serving.watch import RepositoryWatch
+from flambeau.settings import table
+from flambeau.settings.loading import nearest
 from flambeau.settings.service import Settings
 from flambeau.settings.source import SourceOptions
 from flambeau.system.loop_thread import LoopThread, PerProcess
@@ -40,7 +42,8 @@ def split_options(options: dict[str, Any]) -> tuple[SourceOptions, Settings]:
     }
     of_service = {name: value for name, value in options.items() if name in Settings.__dataclass_fields__}
     if unknown := options.keys() - of_source.keys() - of_service.keys():
-        raise ConfigError(f"there is no option {sorted(unknown)[0]!r}")
+        name = min(unknown)
+        raise ConfigError(f"there is no option {name!r}: {nearest(name, table.rows())}")
     return SourceOptions(**of_source), Settings(**of_service)
 
 

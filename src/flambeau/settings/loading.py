@@ -45,7 +45,7 @@ def from_environment(environment: Mapping[str, str], *, wanted: Collection[str])
             continue
         setting = known.get(variable)
         if setting is None:
-            raise ConfigError(f"there is no variable {variable}: {_nearest(variable, [*known, *table.VARIABLES])}")
+            raise ConfigError(f"there is no variable {variable}: {nearest(variable, [*known, *table.VARIABLES])}")
         if text and setting.name in wanted:
             try:
                 given[setting.name] = GivenValue(setting.from_text(text), variable)
@@ -114,10 +114,10 @@ def _setting(key: str, value: Any, place: str) -> Setting:
         raise ConfigError(f"{place}: {key} is a secret and does not belong in this file: set {variable}")
     if isinstance(value, dict):
         raise ConfigError(f"{place}: [{key}] is a table: settings stand at the top of the file, without one")
-    raise ConfigError(f"{place}: there is no setting {key}: {_nearest(name, table.rows())}")
+    raise ConfigError(f"{place}: there is no setting {key}: {nearest(name, table.rows())}")
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
     """The remedy for a name that does not exist."""
     bare = {each.removeprefix(_PREFIX): each for each in known}  # with the prefix, all names would look alike
     found = difflib.get_close_matches(name.removeprefix(_PREFIX), list(bare), n=1, cutoff=0.7)

@@ -195,7 +195,9 @@ def _config(found: ArchivedModel, path: Path, requirements: str) -> HandlerConfi
     elif module in BUILT_IN and not colon:
         code = CodeReference(name="", module=f"ts.torch_handler.{module}")
     else:
-        raise SourceError(f"{path} names the handler {found.handler}, and has no file {file}")
+        raise SourceError(
+            f"{path} names the handler {found.handler}, and has no file {file}: archive it again with that"
+        )
     limits = {
         ours: value for theirs, ours in _LIMITS.items() if (value := _number(found.config.get(theirs))) is not None
     }

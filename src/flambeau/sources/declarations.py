@@ -90,7 +90,9 @@ def declare(sources: Sequence[str], options: SourceOptions, *, keep: int | None 
             plain = folder.is_dir() and not model_archive.is_folder_of_one(folder)
             found = declare_repository(folder, options, keep=keep) if plain else []
         except OSError as error:
-            raise ConfigError(f"{folder} cannot be read: {error.strerror}") from None
+            raise ConfigError(
+                f"{folder} cannot be read ({error.strerror}): let this user read it, or name another"
+            ) from None
         if found:
             _refuse_options(options, f"the repository {folder}")
         return found or None

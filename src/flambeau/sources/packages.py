@@ -184,7 +184,10 @@ def _pip(text: str, folder: Path, whose: str) -> None:
                 timeout=_PATIENCE, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
-            raise SourceError(f"the packages of {whose} cannot be installed: pip took over {_PATIENCE} s") from None
+            raise SourceError(
+                f"the packages of {whose} cannot be installed: pip took over {_PATIENCE} s: try again, or pip install "
+                "them beside Flambeau"
+            ) from None
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("ERROR")] or lines[-1:]

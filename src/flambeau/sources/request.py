@@ -124,12 +124,12 @@ def build_request(options: SourceOptions) -> BuildRequest:
             raise SourceError(f"SOURCE {source} and --weights {options.weights} both name a file: leave one out")
         return _request_for_file(source, options, name=model_name(Path(source).stem), arch=options.arch)
     if _looks_like_path(source):
-        raise SourceError(f"{source} does not exist")
+        raise SourceError(f"{source} does not exist: name a file, or a folder of models")
     if options.arch:
         raise SourceError(f"SOURCE {source} and --arch {options.arch} both name an architecture: leave one out")
     if options.weights:
         if not Path(options.weights).is_file():
-            raise SourceError(f"--weights {options.weights} does not exist")
+            raise SourceError(f"--weights {options.weights} does not exist: name a file of weights")
         return _request_for_file(options.weights, options, name=model_name(source), arch=source)
     refuse_idle(options, source, used=("arch_args", "num_classes", "samples", *IMAGE_OPTIONS, *_of_features(options)))
     return BuildRequest(kind="pretrained", name=model_name(source), options=options, architecture=source)
