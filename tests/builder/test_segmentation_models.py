@@ -73,6 +73,29 @@ def test_the_encoder_the_classes_and_the_channels_are_read_from_the_shapes(monke
     assert "leave classes out" in identify.detect(tensors("FPN"), args={"classes": 4}).advice
 
 
+def test_the_depth_of_another_encoder_is_not_read_off_a_resnets_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three stages of a VGG have 512 channels, a ResNet's last one: its PSPNet was computed with two stages more."""
+    monkeypatch.setattr(segmentation_models, "installed", lambda: True)
+    taken = {"encoder.features.0.weight": (64, 3, 3, 3), f"decoder.{DECODERS['PSPNet']}.weight": (128, 512, 1, 1)}
+    head = {"segmentation_head.0.weight": (5, 512, 3, 3), "segmentation_head.0.bias": (5,)}
+    infos = {key: TensorInfo("float32", shape) for key, shape in (taken | head).items()}
+    found = identify.detect(infos, args={"encoder_name": "vgg16"})
+    assert found.fit is not None
+    assert "encoder_depth" not in found.fit.architecture.args
+    assert "the depth of an encoder that is no ResNet" in found.notes[0]
+
+
+def test_channels_are_those_of_the_first_convolution_whatever_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """safetensors has its tensors by name, and then a convolution by channels comes before the first."""
+    monkeypatch.setattr(segmentation_models, "installed", lambda: True)
+    encoder = {"encoder._blocks.0._depthwise_conv.weight": (32, 1, 3, 3), "encoder._conv_stem.weight": (32, 3, 3, 3)}
+    infos = {key: TensorInfo("float32", shape) for key, shape in encoder.items()}
+    infos |= {key: info for key, info in tensors("Unet").items() if not key.startswith("encoder.")}
+    fit = identify.detect(infos, args={"encoder_name": "efficientnet-b0"}).fit
+    assert fit is not None
+    assert fit.architecture.args["in_channels"] == 3
+
+
 NORMALISES = {f"model.{name}": TensorInfo("float32", (1, 3, 1, 1)) for name in ("mean", "std")}
 
 

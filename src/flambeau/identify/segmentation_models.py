@@ -61,14 +61,14 @@ def find(file: Names, args: Mapping[str, Any]) -> Identified | None:
 
 def _found(file: Names, prefix: str, inside: dict[str, Shape], name: str, args: Mapping[str, Any]) -> Identified:
     aside, left = match.beside(file, prefix, inside)
-    first = next((shape for key, shape in inside.items() if key.startswith("encoder.") and len(shape) == 4), (0, 3))
-    normalises = _normalises(prefix, left, first[1])
+    channels = _channels(inside)
+    normalises = _normalises(prefix, left, channels)
     left = {key: shape for key, shape in left.items() if key not in normalises}
     left |= {prefix + key: shape for key, shape in inside.items() if not key.startswith(_PARTS)}
     training = [key for key in inside if key.startswith(_ASIDE)]
     used = {key: shape for key, shape in inside.items() if key not in training}
     given: dict[str, Any] = {
-        "encoder_name": _encoder(inside), "encoder_weights": None, "in_channels": first[1], "classes": inside[HEAD][0],
+        "encoder_name": _encoder(inside), "encoder_weights": None, "in_channels": channels, "classes": inside[HEAD][0],
         **segmentation_decoders.arguments(name, used),
     }  # fmt: skip
     classes = given["classes"]
@@ -97,8 +97,10 @@ def _found(file: Names, prefix: str, inside: dict[str, Shape], name: str, args: 
         task=TASK,
         normalises=tuple(file.keys[key] for key in normalises),
     )
+    unknown = name in segmentation_decoders.OF_ONE_STAGE and _encoder(inside) is None
+    other = ", the depth of an encoder that is no ResNet" if unknown else ""
     note = (
-        "what weights do not show (dilation, upsampling, an activation at the end) is the library's default: "
+        f"what weights do not show (dilation, upsampling, an activation at the end{other}) is the library's default: "
         "--arch-args changes it"
     )
     return Identified(fit, notes=(note, *nearest.averaged(prefix)))
@@ -143,6 +145,15 @@ def question(fit: Fit, mean: Sequence[float] = (), std: Sequence[float] = ()) ->
 def _options(mean: Sequence[float], std: Sequence[float], scale: int) -> str:
     words = (",".join(f"{each / scale:.9g}" for each in numbers) for numbers in (mean, std))
     return "--mean {} --std {}".format(*words)
+
+
+def _channels(inside: Mapping[str, Shape]) -> int:
+    """How many channels the encoder's first convolution takes: 3 if one takes 3, else as the file's first one.
+
+    A file of safetensors has its tensors by name, so that others may come before the first.
+    """
+    taken = [shape for key, shape in inside.items() if key.startswith("encoder.") and len(shape) == 4]
+    return 3 if any(shape[1] == 3 and shape[2] > 1 for shape in taken) or not taken else taken[0][1]
 
 
 def _encoder(inside: Mapping[str, Shape]) -> str | None:
