@@ -26,7 +26,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).parents[2]
 MODULES = (
@@ -134,11 +134,14 @@ def can(environment: Mapping[str, str]) -> bool:
 
 
 def start(
-    words: Sequence[str], stdout: IO[str], stderr: IO[str], *, cwd: Path | None, environment: Mapping[str, str]
+    words: Sequence[str], stdout: int, stderr: int, *, cwd: Path | None, environment: Mapping[str, str]
 ) -> Forked:
-    """`flambeau WORDS` with this environment, which is one that `can` be forked. `cwd`: else this process's folder."""
+    """`flambeau WORDS` with this environment, which is one that `can` be forked, and these descriptors for its output.
+
+    `cwd`: else this process's folder.
+    """
     order = [list(words), dict(environment), str(cwd or Path.cwd())]
-    return _forks().start(json.dumps(order).encode(), [stdout.fileno(), stderr.fileno()])
+    return _forks().start(json.dumps(order).encode(), [stdout, stderr])
 
 
 # In the process that is forked from
@@ -168,7 +171,8 @@ def main() -> None:
                 return
             pid = os.fork()
             if not pid:
-                _end(lambda: _serve(*json.loads(order), descriptors))  # noqa: B023  # which is called here
+                words, environment, here = json.loads(order)
+                _end(functools.partial(_serve, words, environment, here, descriptors))
             *files, telling = descriptors
             for each in files:
                 os.close(each)
@@ -190,10 +194,9 @@ def _serve(words: list[str], environment: Mapping[str, str], here: str, descript
     os.chdir(here)
     _take(environment)
     sys.path.insert(0, here)  # as `python -m` has it
-    sys.stdout = sys.__stdout__ = _stream(1, "strict")
-    sys.stderr = sys.__stderr__ = _stream(2, "backslashreplace")
+    sys.stdout, sys.stderr = _stream(1, "strict"), _stream(2, "backslashreplace")
     sys.argv = [str(__main__.__file__), *words]
-    worker_process.spawn_child = _fork_worker  # type: ignore[assignment]
+    worker_process.spawn_child = _fork_worker  # type: ignore[attr-defined]
     __main__.main()
 
 

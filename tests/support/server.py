@@ -25,13 +25,14 @@ FLAMBEAU = (sys.executable, "-m", "flambeau")
 STARTUP_SECONDS = 200  # on a busy machine; pytest ends a test after 300
 ADDRESS = r"(https?://\S+)"
 
+Process = subprocess.Popen[str] | Forked
 Serve = Callable[..., "contextlib.AbstractContextManager[ServerProcess]"]
 
 
 class ServerProcess:
     """A real server in a process of its own."""
 
-    def __init__(self, process: "subprocess.Popen[str] | Forked", folder: Path) -> None:
+    def __init__(self, process: Process, folder: Path) -> None:
         self.process = process
         self.url = ""
         self._log = folder / "stderr"
@@ -110,7 +111,7 @@ def started(
         log = files.enter_context((folder / "stderr").open("w")) if stderr is None else stderr
         words = [str(word) for word in command]
         environment = os.environ if environment is None else environment
-        process: subprocess.Popen[str] | Forked
+        process: Process
         if anew or not forked.can(environment):
             process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=stdout, stderr=log, text=True, cwd=cwd,
@@ -118,8 +119,9 @@ def started(
             )  # fmt: skip
         else:
             assert (tuple(words[: len(FLAMBEAU)]), group, descriptors) == (FLAMBEAU, False, ())
-            errors = stdout if log == subprocess.STDOUT else log
-            process = forked.start(words[len(FLAMBEAU) :], stdout, errors, cwd=cwd, environment=environment)
+            output = stdout.fileno()
+            errors = log.fileno() if not isinstance(log, int) else output if log == subprocess.STDOUT else log
+            process = forked.start(words[len(FLAMBEAU) :], output, errors, cwd=cwd, environment=environment)
     server = ServerProcess(process, folder)
     try:
         if address is not None:
@@ -129,7 +131,7 @@ def started(
         _end(process, ends_by, group=group)
 
 
-def _end(process: "subprocess.Popen[str] | Forked", number: signal.Signals, *, group: bool) -> None:
+def _end(process: Process, number: signal.Signals, *, group: bool) -> None:
     def send(number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
             if group:
