@@ -47,11 +47,12 @@ class Answered:
 
 def send(port: int, case: Case) -> Answered:
     """Write the request, and read until the answer is whole and, where the case says so, the connection ended."""
+    pieces = case.pieces()  # which may take a moment, and the server waits for a request only so long
     started = time.monotonic()
     with create_connection(("127.0.0.1", port), timeout=_PATIENCE) as sock:
         received = b""
         try:
-            for piece in case.pieces():
+            for piece in pieces:
                 sock.sendall(piece)
         except OSError:
             pass  # it was refused before it was sent whole; what was answered is still to be read

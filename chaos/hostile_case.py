@@ -21,10 +21,7 @@ class Case:
 
     def pieces(self) -> Iterator[bytes]:
         """What is written, one piece after the other."""
-        if isinstance(self.data, bytes):
-            yield self.data
-        else:
-            yield from self.data()
+        return iter((self.data,)) if isinstance(self.data, bytes) else self.data()
 
     def promise(self) -> str:
         """`expect` for people."""

@@ -16,7 +16,7 @@ import flambeau
 from flambeau.bundle.storage import Bundle
 from flambeau.settings.source import SourceOptions
 from flambeau.sources import build_cache
-from tests.support import browser, page_models, quick, warm
+from tests.support import browser, forked, page_models, quick, warm
 from tests.support.photographs import encoded, photograph
 from tests.support.server import FLAMBEAU, Serve, ServerProcess, started
 from tests.support.turns import pytest_collection_modifyitems, pytest_xdist_make_scheduler
@@ -45,8 +45,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection() -> Iterator[None]:
     """Keep the tests as pytest has rewritten them, even where no other bytecode is kept: it takes seconds.
 
-    What is imported and collected stays to the end, and nobody looks for garbage among it: a look at all of it takes a
-    fifth of a second, and tests that ask for one would wait for two (`fleet.nothing_left`).
+    What is imported and collected stays to the end, and nobody looks for garbage among it: a look at all of it takes
+    more than half a second, and tests that ask for one would wait for two (`fleet.nothing_left`).
     """
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, False
     gc.disable()
@@ -54,7 +54,6 @@ def pytest_collection() -> Iterator[None]:
         return (yield)
     finally:
         sys.dont_write_bytecode = before
-        gc.collect()
         gc.freeze()
         gc.enable()
 
@@ -124,19 +123,29 @@ def double_py(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def serve(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Serve:
-    """Start `flambeau serve` with arguments on a free port: `with serve("resnet18", ...) as server`.
+    """Serve with arguments on a free port: `with serve("resnet18", ...) as server`.
 
     With one replica, where the arguments name no number of them: each costs the start of a process. `replicas=None`:
-    with as many as it takes by itself.
+    with as many as it takes by itself. The server is forked (`tests/support/forked.py`).
     """
+    forked.begin()
+    return _starting(tmp_path_factory, anew=False)
 
+
+@pytest.fixture(scope="session")
+def serve_anew(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Serve:
+    """The same, and all processes are those that `flambeau serve` has: for tests of the processes themselves."""
+    return _starting(tmp_path_factory, anew=True)
+
+
+def _starting(folders: pytest.TempPathFactory, *, anew: bool) -> Serve:
     def start(
         *arguments: object, cwd: Path | None = None, replicas: int | None = 1
     ) -> "contextlib.AbstractContextManager[ServerProcess]":
         if replicas is not None and not {"--replicas", "--fronts"} & {*map(str, arguments)}:
             arguments = (*arguments, "--replicas", replicas)
-        folder = tmp_path_factory.mktemp("server")
-        return started([*FLAMBEAU, "serve", "--port", "0", *arguments], folder, cwd=cwd)
+        command = [*FLAMBEAU, "serve", "--port", "0", *arguments]
+        return started(command, folders.mktemp("server"), cwd=cwd, anew=anew)
 
     return start
 

@@ -18,7 +18,7 @@ from tests.support.scaled_graph import answered, scaled
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(tmp_path_factory: pytest.TempPathFactory, warm_builds: None) -> Path:
     """A bundle as somebody else would have built it."""
     folder = tmp_path_factory.mktemp("theirs")
     options = SourceOptions(source=str(scaled(folder / "m.onnx", 4.0)))

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 import flambeau
 from flambeau import identify
 from flambeau.checkpoints.report import TensorInfo
 from flambeau.identify import index, segmentation_models
 from flambeau.types import SemanticSegmentation
-from tests.support.server import FLAMBEAU
+from tests.support.server import FLAMBEAU, run_flambeau
 
 LIBRARY = segmentation_models.LIBRARY
 DECODERS = {  # a decoder by a tensor that it alone has, as the library names it
@@ -71,6 +72,49 @@ def test_the_encoder_the_classes_and_the_channels_are_read_from_the_shapes(monke
         assert fit.architecture.args["encoder_name"] == encoder
     assert "classes in --arch-args" not in identify.detect(tensors("FPN"), args={"classes": 5}).advice
     assert "leave classes out" in identify.detect(tensors("FPN"), args={"classes": 4}).advice
+
+
+def test_the_network_may_be_named_with_arguments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`--arch-args` without `--arch` is refused, and a name of this library was no architecture: there was no way."""
+    monkeypatch.setattr(segmentation_models, "installed", lambda: True)
+    given = tensors("FPN", "resnext50_32x4d")
+    asked = identify.detect(given).advice
+    assert """--arch FPN --arch-args '{"encoder_name": "vgg16"}'""" in asked
+    for name in ("FPN", f"{LIBRARY}/FPN"):
+        fit = identify.detect(given, wanted=name, args={"encoder_name": "resnext50_32x4d"}).fit
+        assert fit is not None
+        assert fit.architecture.args["encoder_name"] == "resnext50_32x4d"
+    assert f"the weights are those of {LIBRARY}'s FPN" in identify.detect(given, wanted="Unet").advice
+    others = {"fc.weight": TensorInfo("float32", (3, 4))}
+    assert "have not the names of" in identify.detect(others, wanted="Unet").advice
+    file = tmp_path / "net.safetensors"
+    save_file({key: np.zeros(info.shape, np.float32) for key, info in others.items()}, file)
+    words = ("build", file, "--arch", "Unet", "--arch-args", '{"encoder_name": "vgg16"}', "-o", tmp_path / "made")
+    told = run_flambeau(*words).stderr
+    assert f"the weights have not the names of {LIBRARY}'s Unet" in told
+
+
+def test_the_depth_of_another_encoder_is_not_read_off_a_resnets_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three stages of a VGG have 512 channels, a ResNet's last one: its PSPNet was computed with two stages more."""
+    monkeypatch.setattr(segmentation_models, "installed", lambda: True)
+    taken = {"encoder.features.0.weight": (64, 3, 3, 3), f"decoder.{DECODERS['PSPNet']}.weight": (128, 512, 1, 1)}
+    head = {"segmentation_head.0.weight": (5, 512, 3, 3), "segmentation_head.0.bias": (5,)}
+    infos = {key: TensorInfo("float32", shape) for key, shape in (taken | head).items()}
+    found = identify.detect(infos, args={"encoder_name": "vgg16"})
+    assert found.fit is not None
+    assert "encoder_depth" not in found.fit.architecture.args
+    assert "the depth of an encoder that is no ResNet" in found.notes[0]
+
+
+def test_channels_are_those_of_the_first_convolution_whatever_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """safetensors has its tensors by name, and then a convolution by channels comes before the first."""
+    monkeypatch.setattr(segmentation_models, "installed", lambda: True)
+    encoder = {"encoder._blocks.0._depthwise_conv.weight": (32, 1, 3, 3), "encoder._conv_stem.weight": (32, 3, 3, 3)}
+    infos = {key: TensorInfo("float32", shape) for key, shape in encoder.items()}
+    infos |= {key: info for key, info in tensors("Unet").items() if not key.startswith("encoder.")}
+    fit = identify.detect(infos, args={"encoder_name": "efficientnet-b0"}).fit
+    assert fit is not None
+    assert fit.architecture.args["in_channels"] == 3
 
 
 NORMALISES = {f"model.{name}": TensorInfo("float32", (1, 3, 1, 1)) for name in ("mean", "std")}

@@ -54,7 +54,7 @@ class Opened:
 
 
 @pytest.fixture
-def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Opened:
+def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_build: None) -> Opened:
     monkeypatch.setenv("FLAMBEAU_CACHE", str(tmp_path / "cache"))
     return Opened()
 

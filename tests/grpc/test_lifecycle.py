@@ -123,9 +123,9 @@ def test_an_open_stream_does_not_hold_up_the_end_f19(running: GrpcServer, networ
         assert "the server is stopping" in str(answers[1][1])
 
 
-def test_grpc_is_not_there_unless_it_is_asked_for(serve: Serve, network: Several) -> None:
+def test_grpc_is_not_there_unless_it_is_asked_for(serve_anew: Serve, network: Several) -> None:
     """Nothing of it is loaded without --grpc-port; with it, a missing extra is told with its remedy."""
-    with serve(network.bundle.path) as server:
+    with serve_anew(network.bundle.path) as server:
         maps = Path(f"/proc/{server.process.pid}/maps").read_text()
     assert "uvloop" in maps
     assert "google/_upb" not in maps

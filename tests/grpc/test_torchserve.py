@@ -86,7 +86,7 @@ def running(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
         "--allow-code", "--model-store", store, "--grpc-port", ports[0], "--replicas", "1",
         "--grpc-management-address", f"127.0.0.1:{ports[1]}",
     ]  # fmt: skip
-    with started(command, folder) as http:
+    with started(command, folder, anew=False) as http:
         found = Running(http, ports)
         yield found
         for channel in found.channels:
@@ -255,7 +255,7 @@ def test_tokens_are_asked_for(store: Path, tmp_path: Path) -> None:
         *FLAMBEAU, "serve", f"plain={store / 'plain.mar'}", "--port", "0", "--allow-code", "--model-store", store,
         "--grpc-port", port, "--tokens-file", tmp_path / "tokens",
     ]  # fmt: skip
-    with started(command, tmp_path) as http:
+    with started(command, tmp_path, anew=False) as http:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             inference, management = Stub(channel, TORCHSERVE_SERVICE), Stub(channel, MANAGEMENT_SERVICE)
             bearer = {scope: (("authorization", f"Bearer {text}"),) for scope, text in token.items()}

@@ -40,9 +40,8 @@ def picture() -> bytes:
 def on(folder: Path, *arguments: object, **environment: str) -> Iterator[ServerProcess]:
     """`flambeau serve` where these variables are set."""
     given = {name: value for name, value in os.environ.items() if not name.startswith("FLAMBEAU_")}
-    with started(
-        [*FLAMBEAU, "serve", "--replicas", "1", *arguments], folder, environment={**given, **environment}
-    ) as server:
+    command = [*FLAMBEAU, "serve", "--replicas", "1", *arguments]
+    with started(command, folder, environment={**given, **environment}, anew=False) as server:
         server.url = server.url.replace("0.0.0.0", "127.0.0.1")
         yield server
 

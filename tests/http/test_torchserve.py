@@ -55,7 +55,7 @@ def server(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
     ]
     predict = ["--predict-route", "/invocations", "--default", "script"]
     command = [*FLAMBEAU, "serve", *sources, f"pictures={folder / 'pictures'}", *options, *predict]
-    with started(command, folder) as found:
+    with started(command, folder, anew=False) as found:
         yield found
 
 

@@ -41,7 +41,7 @@ def serving(path: Path, *arguments: object, ready: bool = True) -> Iterator[Serv
     address = rf": (unix:{re.escape(str(path))})\n"
     with (
         tempfile.TemporaryDirectory() as folder,
-        started(command, Path(folder), address=address if ready else None) as server,
+        started(command, Path(folder), address=address if ready else None, anew=False) as server,
     ):
         yield server
 

@@ -6,12 +6,30 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from flambeau.bundle.storage import Bundle
 from flambeau.runners.base import ReplicaSpec
 from tests.support import fleet
 from tests.support.photographs import encoded, photograph
+from tests.support.server import Serve, ServerProcess
 
 if TYPE_CHECKING:
     from tests.support.task_models import Made
+
+OF_ANSWERS = ("test_tasks", "test_task_samples", "test_samples")
+"""Files that ask what is answered, and nothing of the processes."""
+
+
+@pytest.fixture(scope="module")
+def serve(request: pytest.FixtureRequest, serve: Serve, serve_anew: Serve) -> Serve:
+    """Here all processes begin as a user's do, but where only the answers count."""
+    return serve if request.module.__name__.rpartition(".")[2] in OF_ANSWERS else serve_anew
+
+
+@pytest.fixture(scope="session")
+def cat_server(serve_anew: Serve, default_bundle: Bundle) -> Iterator[ServerProcess]:
+    """The default model, served from its cached bundle, by such processes."""
+    with serve_anew() as server:
+        yield server
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pytest
 import requests
 
 from tests.support.fleet import children, wait_for
-from tests.support.server import FLAMBEAU, free_port, started
+from tests.support.server import FLAMBEAU, Process, free_port, started
 
 MODEL = """
 import os, sys
@@ -112,9 +112,7 @@ KINDS = {each.__name__: each for each in (full, unread, left, closed, limited, s
 
 
 @contextlib.contextmanager
-def loud(
-    folder: Path, stderr: Stderr, *arguments: str, model: str = MODEL
-) -> "Iterator[tuple[subprocess.Popen[str], str]]":
+def loud(folder: Path, stderr: Stderr, *arguments: str, model: str = MODEL) -> Iterator[tuple[Process, str]]:
     """A server of the loud model with that standard error, ready, and its address."""
     (folder / "loud.py").write_text(model)
     command = [*FLAMBEAU, "serve", "loud.py:Loud", "--allow-code", "--port", "0", *arguments]

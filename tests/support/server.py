@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import requests
 
-from tests.support import fleet
+from tests.support import fleet, forked
+from tests.support.forked import Forked
 
 if TYPE_CHECKING:
     from huggingface_hub import InferenceClient
@@ -24,13 +25,14 @@ FLAMBEAU = (sys.executable, "-m", "flambeau")
 STARTUP_SECONDS = 200  # on a busy machine; pytest ends a test after 300
 ADDRESS = r"(https?://\S+)"
 
+Process = subprocess.Popen[str] | Forked
 Serve = Callable[..., "contextlib.AbstractContextManager[ServerProcess]"]
 
 
 class ServerProcess:
     """A real server in a process of its own."""
 
-    def __init__(self, process: "subprocess.Popen[str]", folder: Path) -> None:
+    def __init__(self, process: Process, folder: Path) -> None:
         self.process = process
         self.url = ""
         self._log = folder / "stderr"
@@ -94,22 +96,32 @@ def started(
     group: bool = False,
     ends_by: signal.Signals = signal.SIGTERM,
     descriptors: Sequence[int] = (),
+    anew: bool = True,
 ) -> Iterator[ServerProcess]:
     """Run a server's command until the block is left; ready as soon as it has printed what `address` finds.
 
     What it writes lies in the folder; standard error elsewhere, where `stderr` is a descriptor or `subprocess.STDOUT`.
-    Without `address` nothing is waited for. A `group` is ended whole. `descriptors` are passed on.
+    Without `address` nothing is waited for. A `group` is ended whole. `descriptors` are passed on. Not `anew`: it
+    is forked (`tests.support.forked`); then the command is `flambeau`, without a group and descriptors.
 
     Raises what a server printed that did not start, and `TimeoutExpired` for one that does not end by the signal.
     """
     with contextlib.ExitStack() as files:
         stdout = files.enter_context((folder / "stdout").open("w"))
         log = files.enter_context((folder / "stderr").open("w")) if stderr is None else stderr
-        process = subprocess.Popen(
-            [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=stdout, stderr=log, text=True, cwd=cwd,
-            env={**(os.environ if environment is None else environment), "PYTHONUNBUFFERED": "1"},
-            start_new_session=group, pass_fds=descriptors,
-        )  # fmt: skip
+        words = [str(word) for word in command]
+        environment = os.environ if environment is None else environment
+        process: Process
+        if anew or not forked.can(environment):
+            process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=stdout, stderr=log, text=True, cwd=cwd,
+                env={**environment, "PYTHONUNBUFFERED": "1"}, start_new_session=group, pass_fds=descriptors,
+            )  # fmt: skip
+        else:
+            assert (tuple(words[: len(FLAMBEAU)]), group, descriptors) == (FLAMBEAU, False, ())
+            output = stdout.fileno()
+            errors = log.fileno() if not isinstance(log, int) else output if log == subprocess.STDOUT else log
+            process = forked.start(words[len(FLAMBEAU) :], output, errors, cwd=cwd, environment=environment)
     server = ServerProcess(process, folder)
     try:
         if address is not None:
@@ -119,7 +131,7 @@ def started(
         _end(process, ends_by, group=group)
 
 
-def _end(process: "subprocess.Popen[str]", number: signal.Signals, *, group: bool) -> None:
+def _end(process: Process, number: signal.Signals, *, group: bool) -> None:
     def send(number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
             if group:

@@ -96,7 +96,7 @@ def found(specs: Sequence[TensorSpec], order: BuildRequest, name: str, *, tell: 
     [length] = next(spec.shape for spec in specs if spec.name == ids)
     most, told = _most(file, order.options)
     if length != FREE:
-        most, told = min(most, length), "its shape" if length <= most else told
+        most, told = min(most, length), "as its shape says" if length <= most else told
     pad = _pad(file)
     config = TextConfig(
         ids=ids, mask=mask, types=types, most=most, pad=pad or 0, truncate=bool(order.options.truncate),
@@ -108,7 +108,7 @@ def found(specs: Sequence[TensorSpec], order: BuildRequest, name: str, *, tell: 
         tell(f"shorter texts are filled up to {length:,} tokens with the token {what}, which counts like any other")
     if config.lower:
         tell("texts are written in lower case first, as sentence_bert_config.json says")
-    tell(f"texts become token ids by {file.name}; at most {most:,} tokens, as {told} says; {cut}")
+    tell(f"texts become token ids by {file.name}; at most {most:,} tokens, {told}; {cut}")
     return config
 
 
@@ -152,16 +152,18 @@ def _roles(specs: Sequence[TensorSpec]) -> tuple[str, str | None, str | None] | 
 
 
 def _most(tokenizer: Path, options: SourceOptions) -> tuple[int, str]:
-    """The most tokens of a text, and what says so."""
+    """The most tokens of a text, and what says so, in words."""
     if options.max_tokens is not None:
-        return options.max_tokens, "--max-tokens"
+        return options.max_tokens, "as --max-tokens says"
     said = _read(tokenizer, "sentence_bert_config.json", _Sentences)
     if said is not None and said.max_seq_length:
-        return said.max_seq_length, "sentence_bert_config.json"
+        return said.max_seq_length, "as sentence_bert_config.json says"
     from tokenizers import Tokenizer
 
     own = Tokenizer.from_file(str(tokenizer)).truncation
-    return (int(own["max_length"]), tokenizer.name) if own else (_USUAL_MOST, "nothing, and --max-tokens")
+    if own:
+        return int(own["max_length"]), f"as {tokenizer.name} says"
+    return _USUAL_MOST, "for nothing says how many: --max-tokens does"
 
 
 def _pad(file: Path) -> int | None:

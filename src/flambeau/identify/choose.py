@@ -54,6 +54,8 @@ def find(
     names = naming.unwrap(shapes)
     if wanted == layers.PLAIN_NETWORK:
         return layers.find_plain(names, args, asked=True) or Identified(None, advice=nearest.no_chain(names))
+    if wanted is not None and (name := segmentation_models.named(wanted)):
+        return segmentation_models.find_named(names, name, args)
     asked = None
     if wanted is not None:
         asked = _look_up(wanted, registries)

@@ -187,6 +187,11 @@ def unknown(wanted: str, registries: tuple[Registry, ...]) -> str:
     return f"there is no architecture named {wanted!r}: {hint}"
 
 
+def none_of(name: str) -> str:
+    """`--arch` names a network that is told by the names of its tensors, and the weights have other names."""
+    return f"the weights have not the names of {name}: try without --arch, which looks for the nearest, or {_OWN}"
+
+
 def no_activation(said: str) -> str:
     """`--hidden-activation` names no known activation."""
     return f"--hidden-activation {said} is not known: say {', '.join(layers.ACTIVATIONS[:-1])} or none"

@@ -20,6 +20,9 @@ DECODERS: Final = {
 }
 """A tensor that only the decoder of this network has; a MAnet has Unet's as well, so it comes first."""
 
+OF_ONE_STAGE: Final = ("FPN", "DeepLabV3Plus", "PSPNet")
+"""Those whose shapes show the depth of their encoder by the channels of its last stage alone."""
+
 HEAD: Final = "segmentation_head.0.weight"
 
 _CHANNELS = (256, 128, 64, 32, 16)  # of the decoders whose blocks have widths of their own
@@ -67,7 +70,12 @@ def _unless(argument: str, usual: Any, found: Any) -> dict[str, Any]:
 
 
 def _of_one_stage(name: str, inside: Mapping[str, Shape]) -> dict[str, Any]:
-    """The depth of an encoder whose last stage the decoder takes, by the number of its channels."""
+    """The depth of a ResNet whose last stage the decoder takes, by the number of its channels.
+
+    Of other encoders nothing is known: three stages of a VGG have 512.
+    """
+    if "encoder.layer1.0.conv1.weight" not in inside:
+        return {}
     deep = 4 if "encoder.layer1.0.conv3.weight" in inside else 1
     given = (_STAGES[0], *(deep * width for width in _STAGES[1:]))
     taken = inside[DECODERS[name]]

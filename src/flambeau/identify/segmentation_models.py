@@ -46,29 +46,43 @@ def installed() -> bool:
     return importlib.util.find_spec(LIBRARY) is not None
 
 
-def find(file: Names, args: Mapping[str, Any]) -> Identified | None:
+def named(wanted: str) -> str:
+    """The network that `--arch` names, such as `Unet`, or with the library before it; empty if it is none of these."""
+    library, _, name = wanted.rpartition("/")
+    return name if name in DECODERS and library in ("", LIBRARY) else ""
+
+
+def find_named(file: Names, name: str, args: Mapping[str, Any]) -> Identified:
+    """The same as `find`, where the user has named the network."""
+    found = find(file, args, wanted=name)
+    return found or Identified(None, advice=nearest.none_of(f"{LIBRARY}'s {name}"))
+
+
+def find(file: Names, args: Mapping[str, Any], *, wanted: str | None = None) -> Identified | None:
     """The network that these tensors are of, or advice; `None` if they are of no such network.
 
-    `args` are the user's for its constructor.
+    `args` are the user's for its constructor; `wanted` is its name if the user said it.
     """
     for prefix in sorted(file.prefixes, key=lambda prefix: not naming.is_averaged(prefix)):
         inside = file.within(prefix)
         name = next((name for name, key in DECODERS.items() if key in inside), None)
         if name is not None and HEAD in inside and any(key.startswith("encoder.") for key in inside):
+            if wanted not in (None, name):
+                return Identified(None, advice=f"--arch {wanted}, but the weights are those of {LIBRARY}'s {name}")
             return _found(file, prefix, inside, name, args)
     return None
 
 
 def _found(file: Names, prefix: str, inside: dict[str, Shape], name: str, args: Mapping[str, Any]) -> Identified:
     aside, left = match.beside(file, prefix, inside)
-    first = next((shape for key, shape in inside.items() if key.startswith("encoder.") and len(shape) == 4), (0, 3))
-    normalises = _normalises(prefix, left, first[1])
+    channels = _channels(inside)
+    normalises = _normalises(prefix, left, channels)
     left = {key: shape for key, shape in left.items() if key not in normalises}
     left |= {prefix + key: shape for key, shape in inside.items() if not key.startswith(_PARTS)}
     training = [key for key in inside if key.startswith(_ASIDE)]
     used = {key: shape for key, shape in inside.items() if key not in training}
     given: dict[str, Any] = {
-        "encoder_name": _encoder(inside), "encoder_weights": None, "in_channels": first[1], "classes": inside[HEAD][0],
+        "encoder_name": _encoder(inside), "encoder_weights": None, "in_channels": channels, "classes": inside[HEAD][0],
         **segmentation_decoders.arguments(name, used),
     }  # fmt: skip
     classes = given["classes"]
@@ -78,9 +92,11 @@ def _found(file: Names, prefix: str, inside: dict[str, Shape], name: str, args: 
     given |= args
     told = f"the weights are those of {called}"
     if given["encoder_name"] is None:
-        return _asked(f"{told}, with an encoder that flambeau does not tell by its tensors", args, encoder_name="vgg16")
+        return _asked(
+            name, f"{told}, with an encoder that flambeau does not tell by its tensors", args, encoder_name="vgg16"
+        )
     if given.get("encoder_depth", 0) is None:
-        return _asked(f"{told}, and several depths of its encoder have these shapes", args, encoder_depth=2)
+        return _asked(name, f"{told}, and several depths of its encoder have these shapes", args, encoder_depth=2)
     told += f" with the encoder {given['encoder_name']} and {classes} classes"
     if not installed():
         return Identified(
@@ -97,17 +113,19 @@ def _found(file: Names, prefix: str, inside: dict[str, Shape], name: str, args: 
         task=TASK,
         normalises=tuple(file.keys[key] for key in normalises),
     )
+    unknown = name in segmentation_decoders.OF_ONE_STAGE and _encoder(inside) is None
+    other = ", the depth of an encoder that is no ResNet" if unknown else ""
     note = (
-        "what weights do not show (dilation, upsampling, an activation at the end) is the library's default: "
-        "--arch-args changes it"
+        f"what weights do not show (dilation, upsampling, an activation at the end{other}) is the library's default: "
+        f"--arch {name} with --arch-args changes it"
     )
     return Identified(fit, notes=(note, *nearest.averaged(prefix)))
 
 
-def _asked(why: str, args: Mapping[str, Any], **such: object) -> Identified:
+def _asked(name: str, why: str, args: Mapping[str, Any], **such: object) -> Identified:
     """The user is asked for an argument of the constructor, with an example beside those that were said."""
     said = json.dumps({**args, **such})
-    return Identified(None, advice=f"{why}: say which it was in training, such as --arch-args '{said}'")
+    return Identified(None, advice=f"{why}: say which it was in training, such as --arch {name} --arch-args '{said}'")
 
 
 def _normalises(prefix: str, left: Mapping[str, Shape], channels: int) -> tuple[str, ...]:
@@ -143,6 +161,15 @@ def question(fit: Fit, mean: Sequence[float] = (), std: Sequence[float] = ()) ->
 def _options(mean: Sequence[float], std: Sequence[float], scale: int) -> str:
     words = (",".join(f"{each / scale:.9g}" for each in numbers) for numbers in (mean, std))
     return "--mean {} --std {}".format(*words)
+
+
+def _channels(inside: Mapping[str, Shape]) -> int:
+    """How many channels the encoder's first convolution takes: 3 if one takes 3, else as the file's first one.
+
+    A file of safetensors has its tensors by name, so that others may come before the first.
+    """
+    taken = [shape for key, shape in inside.items() if key.startswith("encoder.") and len(shape) == 4]
+    return 3 if any(shape[1] == 3 and shape[2] > 1 for shape in taken) or not taken else taken[0][1]
 
 
 def _encoder(inside: Mapping[str, Shape]) -> str | None:

@@ -42,7 +42,7 @@ def managed(tokens_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         "--management-address", f"127.0.0.1:{management}", "--grpc-port", ports[0],
         "--grpc-management-address", f"127.0.0.1:{ports[1]}",
     ]  # fmt: skip
-    with started(command, folder) as server:
+    with started(command, folder, anew=False) as server:
         yield server.url, f"http://127.0.0.1:{management}", ports
 
 
