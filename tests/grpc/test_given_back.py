@@ -1,4 +1,4 @@
-"""What calls hold of the memory for messages is given back, however they end: by hand, and where there is little of it."""
+"""What calls hold of the memory for messages is given back, however they end: by hand, and where it is little."""
 
 import contextlib
 from collections.abc import Iterator
