@@ -1,7 +1,10 @@
 """What all bodies together may hold, on every way, and what a Content-Length may be (A1, A10, A12, P3, P5, P12, U2)."""
 
+import gc
+import io
 import socket
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -201,6 +204,10 @@ def _in_flight(server: ServerProcess) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
 
+class Body(io.BytesIO):
+    """A body that can be asked whether anybody has it."""
+
+
 def test_under_plain_wsgi_bodies_are_counted_too_p12(tmp_path: Path) -> None:
     (tmp_path / "gate.py").write_text(
         "import time\nfrom pathlib import Path\nimport flambeau\n"
@@ -217,9 +224,14 @@ def test_under_plain_wsgi_bodies_are_counted_too_p12(tmp_path: Path) -> None:
         with ThreadPoolExecutor(1) as pool:
             first = pool.submit(lambda: app.test_client().post("/predict", data=bytes(900), content_type=kind))
             wait_for(lambda: model.metrics.queue()[0] or model._batcher._running)
-            refused = app.test_client().post("/predict", data=bytes(900), content_type=kind)
+            body = Body(bytes(900))
+            refused = app.test_client().post("/predict", input_stream=body, content_length=900, content_type=kind)
             assert (refused.status_code, refused.get_json()["code"]) == (503, "overloaded")
             assert refused.headers["Retry-After"] == "1"
+            let_go = weakref.ref(body)
+            del body, refused
+            gc.collect()
+            assert let_go() is None
             (tmp_path / "go").touch()
             assert first.result().get_json() == {"output": 900}
         for _ in range(50):  # what is answered is let go of

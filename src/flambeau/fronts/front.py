@@ -67,7 +67,6 @@ from flambeau.telemetry.log_writer import LogWriter
 _MOST_AT_ONCE = 64  # connections adopted in one turn of the loop
 _MOST_ADDRESSES = 16384  # of which the connections at other fronts are remembered
 _LAST_LINES_SECONDS = 2.0
-_GONE = RequestError("the supervisor of this service does not answer", code="overloaded")
 
 
 def main() -> None:
@@ -277,7 +276,7 @@ class DealtFront:
             logs.event("the supervisor is gone: this front answers what it has, and ends")
             for each in self._asked.values():
                 if not each.done():
-                    each.set_exception(_GONE)
+                    each.set_exception(_gone())
         self._stop()
 
     # Messages
@@ -322,7 +321,7 @@ class DealtFront:
     async def _ask(self, rule: Rule, request: PlainRequest | None) -> HttpAnswer:
         """Ask the supervisor. Raises `RequestError` if it is gone."""
         if self._channel is None or self._alone:
-            raise _GONE
+            raise _gone()
         number = next(self._numbers)
         future = self._asked[number] = asyncio.get_running_loop().create_future()
         try:
@@ -331,6 +330,10 @@ class DealtFront:
         finally:
             del self._asked[number]
         return HttpAnswer(answer.status, answer.body, answer.content_type)
+
+
+def _gone() -> RequestError:
+    return RequestError("the supervisor of this service does not answer", code="overloaded")
 
 
 def _opened(each: OneBundle | Declared) -> Opened:

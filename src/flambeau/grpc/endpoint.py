@@ -82,7 +82,7 @@ class GrpcEndpoint:
         loop = asyncio.get_running_loop()
         try:
             if self._handshakes is not None:
-                self._server = self._handshakes.listen(self._bound, backlog=_BACKLOG)
+                self._server = await self._handshakes.listen(self._bound, backlog=_BACKLOG)
             else:
                 self._server = await loop.create_server(self._connection, sock=self._bound, backlog=_BACKLOG)
         except OSError as error:

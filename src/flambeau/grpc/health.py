@@ -53,7 +53,7 @@ class Health:
         """Tell the status, and every change of it, until the client leaves or the server stops."""
         wire = call.wire
         assert wire is not None
-        first = await wire.read()
+        first = await wire.read_one()
         asked = parsed(_Request, b"" if first is None else await wire.raw(first))
         if first is not None:
             wire.release(first)

@@ -33,28 +33,31 @@ class Http2Connection(Http2Control):
 
     def buffer_updated(self, nbytes: int) -> None:
         self._quiet = False
-        if not self._direct:
-            self._received(bytes(self.ground.buffer[:nbytes]))
+        if self._closing:
             return
-        self._content -= nbytes
-        if self._filling is not None:
-            self._filling.filled(nbytes)
-        if not self._content and not self._padding:
-            self._data_over()
+        try:
+            if self._direct:
+                self._filled(nbytes)
+            else:
+                self._received(bytes(self.ground.buffer[:nbytes]))
+        except ConnectionFault as fault:
+            self.fail(fault.code, str(fault))
 
     # What comes
 
+    def _filled(self, size: int) -> None:
+        """So many bytes of a message were read to their place."""
+        self._content -= size
+        if self._filling is not None:
+            self._filling.filled(size)
+        if not self._content and not self._padding:
+            self._data_over()
+
     def _received(self, data: bytes) -> None:
-        if self._closing:
-            return
         if self._rest:
             data = self._rest + data
             self._rest = b""
-        try:
-            place = self._frames(data)
-        except ConnectionFault as fault:
-            self.fail(fault.code, str(fault))
-            return
+        place = self._frames(data)
         if place < len(data):
             self._rest = data[place:]
 

@@ -98,7 +98,8 @@ class Http2Link(asyncio.BufferedProtocol):
         self._written = 0
         self._deaf = False  # whether nothing is read, because the client does not read
         self._began = self._heard = self._idle = time.monotonic()
-        self._quiet = True  # whether nothing came since the last check
+        self._seen = 0  # the last stream that had begun at the last check
+        self._quiet = True  # whether nothing came since then
         self._asked: float | None = None  # when the client was asked whether it is there
         self._left: tuple[float, int] | None = None  # since when there is more to send, and what had left by then
         self._stopping: float | None = None  # when the client was told that no more calls are taken
@@ -266,7 +267,7 @@ class Http2Link(asyncio.BufferedProtocol):
             each for each in self.ground.connections if each is not self and not each._streams and not each._closing
         ]
         if idle:
-            oldest = min(idle, key=lambda each: each._idle)
+            oldest = min(idle, key=lambda each: (each._last != each._seen, each._idle))
             oldest.put(frames.goaway(oldest._last, ErrorCode.NO_ERROR))
             oldest._close()
         return bool(idle)
@@ -279,8 +280,8 @@ class Http2Link(asyncio.BufferedProtocol):
                 each.call.overdue(now)
         if not self._quiet:
             self._quiet, self._heard, self._asked = True, now, None
-        if self._streams:
-            self._idle = now
+        if self._streams or self._last != self._seen:  # most calls are over long before the next check
+            self._idle, self._seen = now, self._last
         if self.transport.is_closing():
             if now - self._heard > self.ground.timeouts.write:
                 self.transport.abort()

@@ -81,7 +81,8 @@ class ProxiedCall:
 
     async def _take(self, admission: Admission, most: int) -> None:
         while not self.deaf and (raw := await self._read()) is not None:
-            assert self.call is not None
+            if self.deaf or self.call is None:  # by now
+                break
             try:
                 if len(raw) > most:
                     sentence = f"a message of {len(raw)} bytes is larger than max_body_bytes ({most})"
@@ -118,6 +119,11 @@ class ProxiedCall:
 
     def read_on(self, size: int) -> None:
         """A message was read, so that the next may come."""
+        self._taken.set()
+
+    def ignore(self) -> None:
+        """Nobody wants what still comes."""
+        self.deaf = True
         self._taken.set()
 
     def end(self, status: Status, text: str, trailing: Trailing) -> None:

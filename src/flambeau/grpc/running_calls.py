@@ -77,7 +77,6 @@ class RunningCall:
         """Whether it cannot begin before something comes."""
 
     def _refuse(self, error: RequestError) -> None:
-        self._stream.deaf = True
         self._stream.end(STATUSES[error.code], sentence(error), trailing_of(self.call, error))
 
     def _run(self, coroutine: Coroutine[Any, Any, Any]) -> None:
@@ -222,7 +221,7 @@ class StreamCall(RunningCall):
         self._calls.refused(self.call, error)
         self._told = True
         self._fault = error
-        self._stream.deaf = True
+        self._stream.ignore()
         self.wake()
 
     async def read(self) -> Message | None:
@@ -235,6 +234,14 @@ class StreamCall(RunningCall):
             await self._reader
         found = self._messages.popleft()
         self._stream.read_on(found.size)
+        return found
+
+    async def read_one(self) -> Message | None:
+        """The one message of a call that has no other: what follows it is not kept."""
+        found = await self.read()
+        self._stream.ignore()
+        while self._messages:
+            self.release(self._messages.popleft())
         return found
 
     def release(self, message: Message) -> None:

@@ -33,6 +33,8 @@ _ANSWER_HEAD = frames.head(len(_ANSWER), frames.HEADERS, frames.END_HEADERS, 0)[
 _GOOD = written([(b"grpc-status", b"0")])
 _TRAILERS_HEAD = frames.head(len(_GOOD), frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, 0)[:5]
 _COPIED = 16 * 1024  # bytes: a shorter answer is joined with its headers
+_LEAST_HELD = 128
+"""Bytes that a message counts as at least: it takes about as many beside its own, and an empty one comes as five."""
 
 Trailing = list[tuple[str, str]]
 
@@ -95,8 +97,11 @@ class CallStream(Protocol):
     def read_on(self, size: int) -> None:
         """A message of that size was read, so that others may come."""
 
+    def ignore(self) -> None:
+        """Nobody wants what still comes."""
+
     def end(self, status: Status, text: str, trailing: Trailing) -> None:
-        """End the call with its status, behind what was sent."""
+        """End the call with its status, behind what was sent, and ignore what still comes. The first status counts."""
 
     def refuse(self, status: int) -> None:
         """Answer what is no call with a status of HTTP."""
@@ -171,8 +176,9 @@ class Stream:
                 try:
                     self._check(packed, size)
                     if size <= end - place:
-                        ground.admission.hold(size)
-                        self._came(Message(data[place : place + size], size, packed == 1))
+                        held = max(size, _LEAST_HELD)
+                        ground.admission.hold(held)
+                        self._came(Message(data[place : place + size], held, packed == 1))
                         place += size
                         continue
                     self._packed = packed
@@ -231,12 +237,17 @@ class Stream:
             self.credit += self._released
             self._released = 0
 
-    def close(self) -> None:
-        """Nobody wants what still comes, and nothing more is sent."""
-        self.deaf = self.over = True
+    def ignore(self) -> None:
+        """Nobody wants what still comes."""
+        self.deaf = True
         if self._arrival is not None:
             self._arrival.close()
             self._arrival = None
+
+    def close(self) -> None:
+        """Nobody wants what still comes, and nothing more is sent."""
+        self.ignore()
+        self.over = True
         self._out.clear()
         self._left = 0
         if self._waiter is not None and not self._waiter.done():
@@ -266,7 +277,17 @@ class Stream:
             return
         self._arrival = None
         raw = arrival.whole()
-        self._came(Message(raw, len(raw), self._packed == 1))
+        size = len(raw)
+        if size < _LEAST_HELD:
+            admission = self._connection.ground.admission
+            try:
+                admission.hold(_LEAST_HELD - size)
+            except RequestError as error:
+                admission.release(size)
+                self._fail(error)
+                return
+            size = _LEAST_HELD
+        self._came(Message(raw, size, self._packed == 1))
 
     def _came(self, message: Message) -> None:
         self._unread += message.size
@@ -324,9 +345,10 @@ class Stream:
         self.pump()
 
     def end(self, status: Status, text: str, trailing: Trailing) -> None:
-        """End the call with its status, behind what was sent."""
-        if self.over:
+        """End the call with its status, behind what was sent, and ignore what still comes. The first status counts."""
+        if self.over or self._trailers is not None:
             return
+        self.ignore()
         fields = [(b"grpc-status", b"%d" % status)]
         if text:
             fields.append((b"grpc-message", message_text(text)))

@@ -70,7 +70,7 @@ class TorchServeInference:
         """One message in, and one out: the call ends behind it."""
         wire = call.wire
         assert wire is not None
-        message = await wire.read()
+        message = await wire.read_one()
         if message is None:
             raise RequestError("the call has no message", code="empty_body")
         await wire.write((await self._one(call, wire, message, sequence=False)).SerializeToString())

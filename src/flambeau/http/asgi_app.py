@@ -17,7 +17,7 @@ from flambeau.http import framing
 from flambeau.http.access import AccessControl, Denial
 from flambeau.http.answer_bytes import RawAnswer, raw
 from flambeau.http.heads import Peer, RequestHead
-from flambeau.http.request_body import DISCARD_AT_MOST, FULL, BodyBuffer, InflightBudget, Share
+from flambeau.http.request_body import DISCARD_AT_MOST, BodyBuffer, InflightBudget, Share, full
 from flambeau.http.site import Run, Site
 from flambeau.protocols.messages import new_id
 from flambeau.serving.service import Service
@@ -158,7 +158,7 @@ class AsgiFront:
         declared = head.headers.get("content-length")
         length = limit if declared is None else framing.length_of(declared)
         if length is None:
-            raise framing.BAD_HTTP
+            raise framing.bad_http()
         if length > limit:
             raise _TooLargeError(more=True)
         body, more = BodyBuffer(length), True
@@ -169,7 +169,7 @@ class AsgiFront:
             piece = message.get("body", b"")
             more = message.get("more_body", False)
             if not share.take(len(piece)):
-                raise FULL
+                raise full()
             if not body.add(piece):
                 raise _TooLargeError(more=more)
         return body.whole()

@@ -19,7 +19,7 @@ from flambeau.http.answer_bytes import Outbox, raw, serialised, serialised_raw
 from flambeau.http.body_reader import PIECE
 from flambeau.http.exchange import Answer, Exchange
 from flambeau.http.heads import KnownHeads, Peer
-from flambeau.http.request_body import FULL, InflightBudget, Share
+from flambeau.http.request_body import InflightBudget, Share, full
 from flambeau.http.site import Site
 from flambeau.http.timeouts import ConnectionMonitor, ReadTimeout, WriteTimeout
 from flambeau.protocols.errors import STATUS
@@ -257,7 +257,7 @@ class BoundedConnection(asyncio.Protocol):
 
     def _hold(self, exchange: Exchange) -> None:
         """Count the body of an exchange that is going to arrive."""
-        exchange.share = Share(self._front.budget, asyncio.get_running_loop().time, lambda: self._refuse(FULL))
+        exchange.share = Share(self._front.budget, asyncio.get_running_loop().time, lambda: self._refuse(full()))
 
     def _release(self, exchange: Exchange) -> None:
         """Give back what the body held of the budget."""

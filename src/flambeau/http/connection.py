@@ -19,7 +19,7 @@ from flambeau.http.body_reader import BodyReader
 from flambeau.http.bounded_connection import BoundedConnection, Front
 from flambeau.http.exchange import Exchange
 from flambeau.http.heads import END, LONGEST, Peer, RequestHead
-from flambeau.http.request_body import DISCARD_AT_MOST, FULL, BodyBuffer
+from flambeau.http.request_body import DISCARD_AT_MOST, BodyBuffer, full
 from flambeau.protocols import dispatch
 from flambeau.system.eager import Eager
 
@@ -121,7 +121,7 @@ class HttpConnection(BoundedConnection):
                 self._end()
             return None
         if not share.take(len(piece)):
-            return FULL
+            return full()
         try:
             if not body.add(piece):
                 self._deny(exchange, self._site.too_large(exchange.head))
@@ -162,7 +162,7 @@ class HttpConnection(BoundedConnection):
         self._reading.arrived += size
         if not exchange.share.take(size):
             self._take_over()
-            self._refuse(FULL)
+            self._refuse(full())
         elif exchange.body.size < exchange.body.most:
             self._monitor.turns.took(size, pause=self._pause_reading, resume=self._read_on)
         else:
@@ -187,7 +187,7 @@ class HttpConnection(BoundedConnection):
             self._feed(data)
         except httptools.HttpParserError:
             if not self._deaf:
-                self._refuse(self._fault or framing.BAD_HTTP, broken=True)
+                self._refuse(self._fault or framing.bad_http(), broken=True)
             return
         if self._deaf:
             return

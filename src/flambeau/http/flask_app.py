@@ -17,7 +17,7 @@ from werkzeug.exceptions import HTTPException
 from flambeau.errors import Code, RequestError
 from flambeau.http import framing
 from flambeau.http.access import PASSED, AccessControl, open_access
-from flambeau.http.request_body import FULL, InflightBudget, Share
+from flambeau.http.request_body import InflightBudget, Share, full
 from flambeau.protocols import dispatch
 from flambeau.protocols.errors import STATUS
 from flambeau.protocols.messages import SAFE_HEADERS, HttpAnswer, HttpRequest, request_id
@@ -159,7 +159,7 @@ def _body(budget: InflightBudget) -> bytes:
     length = request.content_length
     share = g.share = Share(budget, time.monotonic, None)
     if not share.take(request.max_content_length or 0 if length is None else length):
-        raise FULL
+        raise full()
     return request.get_data(cache=False)
 
 

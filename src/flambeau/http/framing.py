@@ -18,7 +18,11 @@ MOST_CHUNKS = 65_536
 LEAST_MEAN_CHUNK = 16
 _OVERHEAD_PER_CHUNK, _FREE_OVERHEAD = 64, 256 * 1024
 
-BAD_HTTP = RequestError("this is not a valid HTTP/1.1 request", code="bad_http")
+
+def bad_http() -> RequestError:
+    """The error for what is no request."""
+    return RequestError("this is not a valid HTTP/1.1 request", code="bad_http")
+
 
 _LENGTH = re.compile(r"[ \t]*(0|[1-9][0-9]{0,18})[ \t]*")
 

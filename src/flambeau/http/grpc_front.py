@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from flambeau.errors import ConfigError
 from flambeau.http.access import NOT_HERE, AccessControl
 from flambeau.http.listening import Address, bind, server_context
-from flambeau.http.request_body import FULL, BodyBuffer, InflightBudget, Share
+from flambeau.http.request_body import BodyBuffer, InflightBudget, Share, full
 from flambeau.protocols.torchserve_models import ManagedArchives
 from flambeau.serving.service import Service
 from flambeau.settings.hosts import host_and_port, unix_path
@@ -100,7 +100,7 @@ def _admission(
 
     def hold(size: int) -> None:
         if budget.used + size > budget.most and not budget.make_room(size, Share(budget, clock, None)):
-            raise FULL
+            raise full()
         budget.used += size
 
     def release(size: int) -> None:
@@ -119,7 +119,7 @@ def _admission(
         hold=hold,
         release=release,
         arrival=lambda size, give_up: LongMessage(budget, clock, size, give_up),
-        full=FULL,
+        full=full(),
         managing=managing,
         archives=archives,
     )
@@ -173,7 +173,7 @@ class LongMessage:
 
     def add(self, piece: memoryview) -> None:
         if not self._share.take(len(piece)):
-            raise FULL
+            raise full()
         self._body.add(piece)
 
     def room(self) -> memoryview | None:
@@ -181,7 +181,7 @@ class LongMessage:
 
     def filled(self, size: int) -> None:
         if not self._share.take(size):
-            raise FULL
+            raise full()
         self._body.came(size)
 
     def whole(self) -> bytes | memoryview:

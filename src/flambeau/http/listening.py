@@ -203,18 +203,34 @@ async def accept_the_last(
     The kernel accepts connections before we do. When the listening socket is closed, it resets those that we have not
     accepted, and the requests they have sent are lost. So a duplicate keeps the socket open a moment longer, refuses
     new connections, and the waiting ones are accepted. On a socket that is lent they wait for the next process.
+
+    Where no more files can be opened, those that wait are lost, and those that are open are answered all the same.
     """
-    spare = None if address.lent else address.bound.dup()
+    spare = None
+    if not address.lent:
+        with contextlib.suppress(OSError):
+            spare = address.bound.dup()
     server.close()
     if spare is None:
         return
     address.refuse_newcomers(spare)
     spare.setblocking(False)
-    with spare, contextlib.suppress(BlockingIOError):
-        while True:
-            connection, _ = spare.accept()
-            connection.setblocking(False)
+    with spare:
+        while (connection := _accepted(spare)) is not None:
             await adopt(connection)
+
+
+def _accepted(listening: socket.socket) -> socket.socket | None:
+    """The next connection that waits; `None` if there is none, or if no more files can be opened."""
+    while True:
+        try:
+            connection, _ = listening.accept()
+        except ConnectionAbortedError:  # its client has left
+            continue
+        except OSError:
+            return None
+        connection.setblocking(False)
+        return connection
 
 
 _SO_ATTACH_FILTER = 26  # socket(7)

@@ -117,11 +117,17 @@ def _pages(size: int) -> memoryview:
 # The budget for the bodies of all requests.
 
 
-FULL = RequestError(
-    "the bodies of other requests fill the memory for request bodies: try again",
-    code="overloaded",
-    hint="the operator can raise the limit with --max-inflight-bytes",
-)
+def full() -> RequestError:
+    """The error where the budget is used up.
+
+    It is made anew each time: one that is raised keeps the frames that it came through, and so the body it was about.
+    """
+    return RequestError(
+        "the bodies of other requests fill the memory for request bodies: try again",
+        code="overloaded",
+        hint="the operator can raise the limit with --max-inflight-bytes",
+    )
+
 
 _SHARE = 4  # the budget is the memory that this process may use, divided by this
 _STALLED = 1.0  # seconds without a byte

@@ -208,7 +208,7 @@ class _Server:
         for address in self._addresses:
             try:
                 if self._handshakes is not None:
-                    self._listening.append(self._handshakes.listen(address.bound, backlog=_BACKLOG))
+                    self._listening.append(await self._handshakes.listen(address.bound, backlog=_BACKLOG))
                     continue
                 self._listening.append(await loop.create_server(self._connection, sock=address.bound, backlog=_BACKLOG))
             except OSError as error:  # another process began to listen while the model was loading

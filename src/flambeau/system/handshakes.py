@@ -57,9 +57,14 @@ class Handshakes:
         for each in list(self._under_way):
             each.cancel()
 
-    def listen(self, bound: socket.socket, *, backlog: int) -> "Listening":
+    async def listen(self, bound: socket.socket, *, backlog: int) -> "Accepting":
         """Accept connections of a bound socket from now on. Raises `OSError` if its port has been taken."""
-        return Listening(self, bound, backlog)
+        try:
+            return Listening(self, bound, backlog)
+        except NotImplementedError:  # the loop of Windows: there handshakes are bounded in time, and not in number
+            return await asyncio.get_running_loop().create_server(
+                self._make, sock=bound, ssl=self._context, ssl_handshake_timeout=self._seconds, backlog=backlog
+            )
 
     async def _encrypt(self, connection: socket.socket) -> None:
         await asyncio.get_running_loop().connect_accepted_socket(

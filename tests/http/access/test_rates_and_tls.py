@@ -10,9 +10,10 @@ import pytest
 import requests
 
 import flambeau
+from tests.support import server as servers
 from tests.support.access import ADMIN, HASHED, INFER, bearer, predict
 from tests.support.fronts import application
-from tests.support.server import Serve
+from tests.support.server import FLAMBEAU, Serve
 from tests.support.warm import run_flambeau
 
 # Rates
@@ -127,6 +128,31 @@ def test_predictions_are_served_over_tls(
             pytest.raises(ssl.SSLError),
         ):
             old.wrap_socket(sock, server_hostname="localhost")
+
+
+_ON_WINDOWS = """
+import asyncio, sys
+
+def add_reader(*_):
+    raise NotImplementedError
+
+sys.modules["uvloop"] = None
+asyncio.SelectorEventLoop.add_reader = add_reader
+from flambeau.__main__ import main
+main()
+"""
+
+
+def test_tls_needs_no_loop_that_watches_sockets(
+    double_py: Path, identities: dict[str, tuple[Path, Path]], tmp_path: Path
+) -> None:
+    """That of Windows does not."""
+    cert, key = identities["ours"]
+    tls = ("--tls-certificate", cert, "--tls-key", key)
+    model = (f"{double_py}:Double", "--allow-code", "--runner", "threads", "--port", "0")
+    with servers.started([FLAMBEAU[0], "-c", _ON_WINDOWS, "serve", *model, *tls], tmp_path) as server:
+        answered = requests.post(server.url + "/predict", json={"input": 4}, verify=str(cert), timeout=60)
+        assert answered.json() == {"output": 8.0}
 
 
 def test_a_certificate_that_cannot_be_used_is_told_before_anything_is_loaded(
