@@ -39,9 +39,13 @@ SECONDS = 3600
 """A test's limit and a picture's deadline, on a machine with much other work."""
 
 
-SPREADS: dict[str, dict[str, Any]] = {"fasterrcnn_mobilenet_v3_large_fpn": {"spread": 1.0}}
-"""Made twice as strong, its scores are so steep that rounding alone moved one of 300 by 0.0011, in a box that overlaps
-by 0.9997: more than the 0.001 that scores may be apart."""
+SPREADS: dict[str, dict[str, Any]] = {
+    "fasterrcnn_mobilenet_v3_large_fpn": {"spread": 1.0},
+    "fasterrcnn_resnet50_fpn": {"spread": 1.0},
+}
+"""Made twice as strong, their scores are so steep that rounding alone moves some of 300 by 0.0011 in boxes that overlap
+by 0.9997, more than the 0.001 that scores may be apart. So does PyTorch's own: for `fasterrcnn_resnet50_fpn` of 91
+classes, float32 and float64 are up to 0.0016 apart (0.6354 and 0.6371), and the graph and float32 0.0018."""
 
 
 def build(source: Path, notes: list[str], **options: Any) -> Bundle:
