@@ -1,5 +1,6 @@
 """Put the user's own code into a bundle, and build the bundle of a Python model, which is nothing but code."""
 
+import functools
 import os
 import shutil
 import sys
@@ -82,19 +83,21 @@ def imported() -> tuple[str, ...]:
     paths = sysconfig.get_paths()
     theirs = [Path(paths[name]).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     theirs.append(Path(storage.__file__).resolve().parents[1])
-    files = {Path(file).resolve() for module in list(sys.modules.values()) if (file := _file(module))}
-    return tuple(
-        str(file)
-        for file in sorted(files)
-        if not any(file.is_relative_to(folder) for folder in theirs)
-        and not {"site-packages", "dist-packages"} & set(file.parts)
-    )
+    within = tuple(os.path.join(folder, "") for folder in theirs)
+    real = functools.cache(os.path.realpath)  # thousands of modules lie in hundreds of folders
+    files: set[Path] = set()
+    for file in filter(None, map(_file, list(sys.modules.values()))):
+        folder, name = os.path.split(file)
+        found = os.path.realpath(file) if os.path.islink(file) else os.path.join(real(folder), name)
+        if not found.startswith(within):
+            files.add(Path(found))
+    return tuple(str(file) for file in sorted(files) if not {"site-packages", "dist-packages"} & set(file.parts))
 
 
 def _file(module: ModuleType) -> str | None:
     """The module's source file, or `None`. Some modules return a value for any attribute, and not always a string."""
     file = getattr(module, "__file__", None)
-    return file if isinstance(file, str) and file.endswith(".py") and Path(file).is_file() else None
+    return file if isinstance(file, str) and file.endswith(".py") and os.path.isfile(file) else None
 
 
 def keep_code(code: CodeReference, folder: Path, *, portable: bool) -> CodeReference:
