@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from flambeau import architectures, identify
-from flambeau.builder import dense, dense_recipe, inputs, parts, sounds, texts
+from flambeau.builder import dense, dense_recipe, inputs, own_weights, parts, sounds, texts
 from flambeau.builder.filled import OF_ANY_NETWORK, Filled, Tell, customised, dressed
 from flambeau.builder.labels import IMAGENET
 from flambeau.builder.official_names import compare_name
@@ -166,27 +166,18 @@ def _head_taken_off(fit: Fit) -> str | None:
 
 
 def own(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
-    """The network that the user's own class makes, filled strictly."""
+    """The network that the user's own class makes, filled strictly. Raises `SourceError` for weights of another."""
     options, code = order.options, order.code
     assert code is not None  # `--arch module:Class` sets it
     architecture = Architecture(registry="code", name=code.name, args=dict(options.arch_args), code=code)
     network = architectures.create(architecture, allow_code=options.allow_code)
-    tensors = {_unwrapped(key, weights.tensors): tensor for key, tensor in weights.tensors.items()}
-    tensors = parts.multiplied_out(tensors, unless=network.state_dict().keys())
+    tensors = own_weights.of_class(weights.tensors, network, options, name=code.name, tell=tell)
     architectures.load_weights(network, tensors, name=code.name)
     if dense_recipe.wanted(options):
         return dense.own(network, order, name=code.name, architecture=architecture, classes=weights.classes, tell=tell)
     taken = inputs.infer(network, code.name, options)
     taken = texts.taken(sounds.taken(taken, options, code.name), order, code.name, tell=tell)
     return dressed(network, taken, order, name=code.name, architecture=architecture, classes=weights.classes, tell=tell)
-
-
-def _unwrapped(key: str, keys: "dict[str, torch.Tensor]") -> str:
-    """The key without the prefix that DataParallel or torch.compile puts before all keys."""
-    for prefix in ("module.", "_orig_mod."):
-        if all(each.startswith(prefix) for each in keys):
-            return key.removeprefix(prefix)
-    return key
 
 
 def _nothing_fits(order: BuildRequest, finding: Identified) -> str:
