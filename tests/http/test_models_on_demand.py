@@ -53,14 +53,15 @@ def test_a_version_that_comes_while_the_service_starts_is_followed(serve: Serve,
         server.wait_until(lambda: ask(server) == 20, within=20)
 
 
-def test_models_are_loaded_when_they_are_wanted_within_the_memory(serve: Serve, tmp_path: Path) -> None:
+def test_models_are_loaded_when_they_are_wanted_within_the_memory(serve_anew: Serve, tmp_path: Path) -> None:
+    """Workers that were forked would share most of their memory with each other."""
     folder = tmp_path / "repository"
     for number in range(20):
         put(folder, "1", number + 1, model=f"m{number}")
     put(folder, "1", 1, model="broken", load="1 / 0")
     limit = 150_000_000  # two workers of 60 MB, as long as nothing is known of them
     flags = ("--allow-code", "--replicas", "1", "--load", "on-demand", "--max-memory", limit)
-    with serve(folder, *flags) as server:
+    with serve_anew(folder, *flags) as server:
         assert server.get("/readyz").status_code == 200
         assert {each["state"] for each in server.get("/models").json()["models"]} == {"unloaded"}
         assert "21 models on demand" in server.output()
@@ -115,8 +116,8 @@ def test_a_request_waits_for_a_load_as_long_as_it_allows(serve: Serve, tmp_path:
         assert ask(server, "/predict/times") == 2  # the load went on
 
 
-def test_a_model_that_does_not_fit_is_refused_with_the_sum(serve: Serve, repository: Path) -> None:
-    with serve(repository, "--allow-code", "--replicas", "1", "--max-memory", 70_000_000) as server:
+def test_a_model_that_does_not_fit_is_refused_with_the_sum(serve_anew: Serve, repository: Path) -> None:
+    with serve_anew(repository, "--allow-code", "--replicas", "1", "--max-memory", 70_000_000) as server:
         refused = change(server, "/models/times/versions/1/load")
         assert (refused.status_code, refused.json()["code"]) == (507, "out_of_memory")
         assert "needs about 60 MB, and models may take 70 MB together, of which times 2" in refused.json()["error"]
