@@ -49,9 +49,14 @@ class Line:
         self.sock.close()
 
     def answer(self) -> tuple[int, dict[str, str], object]:
-        """Status, headers and JSON of the next answer, read from one buffer so that none is lost between two."""
-        status = int(self._file.readline().split()[1])
-        headers = {name.lower(): value for name, value in http.client.parse_headers(self._file).items()}
+        """Status, headers and JSON of the next answer, read from one buffer so that none is lost between two.
+
+        A client that has half-closed is asked by a 100 whether it still waits, where its answer takes long.
+        """
+        status = 100
+        while status == 100:
+            status = int(self._file.readline().split()[1])
+            headers = {name.lower(): value for name, value in http.client.parse_headers(self._file).items()}
         return status, headers, json.loads(self._file.read(int(headers["content-length"])))
 
     def at_end(self) -> bool:
