@@ -247,7 +247,8 @@ def nothing_left() -> Iterator[None]:
     gc.collect()
     with contextlib.suppress(AssertionError):  # a thread that was told to end takes a moment
         wait_for(lambda: not _possessions() - before, seconds=30)
-    assert not _possessions() - before
+    left = _possessions() - before
+    assert not left
 
 
 def _possessions() -> "Counter[str]":
