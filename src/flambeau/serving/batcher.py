@@ -298,7 +298,10 @@ class BatchQueue:
         if error is not None and not isinstance(error, asyncio.CancelledError):
             logs.failure("a batch ended unexpectedly", error)
         self._running -= 1
-        self._end_if_idle()  # the runner tells of the slot that is free again
+        # The runner tells of the free slot, but may do so before the entries of a lost worker are suspects.
+        if self._count_waiting() and not self._dispatching:
+            self._dispatch_soon()
+        self._end_if_idle()
 
     async def _run(self, slot: Slot, batch: list[Entry], *, suspect: bool) -> None:
         loop = asyncio.get_running_loop()
