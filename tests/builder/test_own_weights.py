@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flambeau.bundle.storage import Bundle
+from flambeau.bundle.storage import Bundle, ImageConfig
 from flambeau.errors import SourceError
 from flambeau.settings.source import SourceOptions
 from flambeau.sources import build_cache
@@ -43,22 +43,37 @@ def weights(seed: int = 0) -> Weights:
     return {f"{name}.{key}": value for name, layer in layers.items() for key, value in layer.state_dict().items()}
 
 
+PICTURES = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, images):
+        return self.last(self.first(images).relu().mean((2, 3)))
+"""
+
+
 def below(prefix: str, found: Weights) -> Weights:
     return {prefix + key: value for key, value in found.items()}
 
 
-def built(folder: Path, saved: Any, notes: list[str]) -> Bundle:
-    (folder / "net.py").write_text(CODE)
+def built(
+    folder: Path, saved: Any, notes: list[str], code: str = CODE, shape: tuple[int, ...] = (4,), **options: Any
+) -> Bundle:
+    (folder / "net.py").write_text(code)
     torch.save(saved, folder / "saved.ckpt")
 
     def hear(event: object) -> None:
         if isinstance(event, Note):
             notes.append(event.text)
 
-    options = SourceOptions(
-        source=str(folder / "saved.ckpt"), arch=f"{folder / 'net.py'}:Net", allow_code=True, input_shape=(4,)
-    )
-    return build_cache.open_source(options, progress=hear)
+    source, arch = str(folder / "saved.ckpt"), f"{folder / 'net.py'}:Net"
+    asked = SourceOptions(source=source, arch=arch, allow_code=True, input_shape=shape, **options)
+    return build_cache.open_source(asked, progress=hear)
 
 
 def assert_holds(made: Bundle, expected: Weights) -> None:
@@ -109,3 +124,17 @@ def test_what_may_belong_to_the_computation_is_refused(
 ) -> None:
     with pytest.raises(SourceError, match=why):
         built(tmp_path, saved, notes)
+
+
+def test_of_images_the_user_may_say_how_they_are_normalised(tmp_path: Path, cache: Path, notes: list[str]) -> None:
+    layers = {"first": torch.nn.Conv2d(3, 4, 3), "last": torch.nn.Linear(4, 3)}
+    own = {f"{name}.{key}": value for name, layer in layers.items() for key, value in layer.state_dict().items()}
+    saved = {**below("net.", own), "mean": torch.full((3,), 0.5), "std": torch.full((3,), 0.25)}
+    with pytest.raises(SourceError, match="of images, --mean and --std say it too"):
+        built(tmp_path, saved, notes, PICTURES, (3, 32, 32))
+    said = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+    made = built(tmp_path, saved, notes, PICTURES, (3, 32, 32), **said)
+    pipeline = made.manifest.pipeline
+    assert isinstance(pipeline, ImageConfig)
+    assert (pipeline.mean, pipeline.std) == (said["mean"], said["std"])
+    assert "mean and std are left out: --mean and --std say how images are normalised" in notes

@@ -51,6 +51,9 @@ def of_class(
             f"they may belong to what was trained: save the network alone, as torch.save(module.{prefix}state_dict(), "
             f"'weights.pth'), or give a class that has them{normalises}"
         )
+    if left:
+        beside = " and ".join(names.keys[key] for key in left)
+        tell(f"{beside} are left out: --mean and --std say how images are normalised")
     for note in nearest.averaged(prefix):
         tell(note)
     taken = _trained(below[prefix], own)
