@@ -42,10 +42,13 @@ SECONDS = 3600
 SPREADS: dict[str, dict[str, Any]] = {
     "fasterrcnn_mobilenet_v3_large_fpn": {"spread": 1.0},
     "fasterrcnn_resnet50_fpn": {"spread": 1.0},
+    "fasterrcnn_resnet50_fpn_v2": {"spread": 0.5},
 }
 """Made twice as strong, their scores are so steep that rounding alone moves some of 300 by 0.0011 in boxes that overlap
 by 0.9997, more than the 0.001 that scores may be apart. So does PyTorch's own: for `fasterrcnn_resnet50_fpn` of 91
-classes, float32 and float64 are up to 0.0016 apart (0.6354 and 0.6371), and the graph and float32 0.0018."""
+classes, float32 and float64 are up to 0.0016 apart (0.6354 and 0.6371), and the graph and float32 0.0018. For
+`fasterrcnn_resnet50_fpn_v2` of 3 classes, float32 loses a box of float64's (0.7724), because rounding decides which of
+two is suppressed, and so does the graph another (0.9511): 97 to 99 of 100 are the same, whichever two are compared."""
 
 
 def build(source: Path, notes: list[str], **options: Any) -> Bundle:

@@ -1,6 +1,7 @@
 """How replicas and threads are chosen: by measurement, on the machine that built the bundle."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -34,6 +35,24 @@ def test_a_build_measures_ways_to_share_the_cores(default_bundle: Bundle) -> Non
     first, *_, last = found.tried
     assert (first.replicas, last.replicas) == (usable_cores(), 1)
     assert all(each.replicas * each.threads <= usable_cores() and each.per_second > 0 for each in found.tried)
+
+
+@pytest.mark.parametrize(("longest", "rounds"), [(60.0, 3), (0.0, 1)])
+def test_what_takes_long_is_measured_once(
+    default_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, longest: float, rounds: int
+) -> None:
+    """A detector of seconds a picture was built half a minute longer, to measure the same three times."""
+    measured: list[float] = []
+
+    def per_second(calls: list[Callable[[], object]]) -> float:
+        measured.append(1.0)
+        return 1.0
+
+    monkeypatch.setattr(replica_scaling, "_per_second", per_second)
+    monkeypatch.setattr(replica_scaling, "_LONG", longest)
+    found = replica_scaling.measure(default_bundle, "onnxruntime", cores=2, processor="this")
+    assert [each.per_second for each in found.tried] == [1.0, 1.0]
+    assert len(measured) == 2 * rounds
 
 
 def placed(opened: Bundle, folder: Path, *, cores: int) -> Path:

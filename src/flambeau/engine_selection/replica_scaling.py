@@ -19,6 +19,8 @@ MEASURED = ("onnxruntime", "openvino")
 """The engines whose replicas are placed by measurement."""
 
 _ROUNDS, _SECONDS = 3, 0.1
+_LONG = 2.0
+"""Seconds of a round after which no other follows: a detector's took half a minute, and averages the noise itself."""
 _MARGIN = 1.1
 """How many times more answers per second another placement must give to be chosen over one replica per core: with a
 smaller margin, the choice would be luck. A lone request has all cores either way."""
@@ -33,8 +35,11 @@ def measure(opened: Bundle, engine: str, *, cores: int, processor: str) -> Place
     placements = [_replica_calls(opened, engine, replicas, threads) for replicas, threads in trying]
     rates: list[list[float]] = [[] for _ in placements]
     for _ in range(_ROUNDS):  # in turns, so that a noisy moment of the machine affects all of them
+        begun = time.perf_counter()
         for calls, found in zip(placements, rates, strict=True):
             found.append(_per_second(calls))
+        if time.perf_counter() - begun > _LONG:
+            break
     tried = tuple(
         Placed(replicas, threads, round(statistics.median(found), 3))
         for (replicas, threads), found in zip(trying, rates, strict=True)
