@@ -48,7 +48,11 @@ SPREADS: dict[str, dict[str, Any]] = {
 by 0.9997, more than the 0.001 that scores may be apart. So does PyTorch's own: for `fasterrcnn_resnet50_fpn` of 91
 classes, float32 and float64 are up to 0.0016 apart (0.6354 and 0.6371), and the graph and float32 0.0018. For
 `fasterrcnn_resnet50_fpn_v2` of 3 classes, float32 loses a box of float64's (0.7724), because rounding decides which of
-two is suppressed, and so does the graph another (0.9511): 97 to 99 of 100 are the same, whichever two are compared."""
+two is suppressed, and so does the graph another (0.9511): 97 to 99 of 100 are the same, whichever two are compared; and
+98 with scores a quarter as steep."""
+
+LOST = {"fasterrcnn_resnet50_fpn_v2": 0.05}
+"""The share of a picture's boxes that rounding may cost, where it costs PyTorch itself some: see `SPREADS`."""
 
 
 def build(source: Path, notes: list[str], **options: Any) -> Bundle:
@@ -68,8 +72,8 @@ def pictures() -> list[bytes]:
     return [encoded(photograph("coffee").resize((480, 320))), encoded(upright), turned.getvalue()]
 
 
-def assert_as_torchvision(made: Bundle, network: torch.nn.Module) -> int:
-    """The boxes that were the same, over all pictures."""
+def assert_as_torchvision(made: Bundle, network: torch.nn.Module, *, lost: float = 0.0) -> int:
+    """The boxes that were the same, over all pictures. `lost`: the share of a picture's that may be others."""
     config = made.manifest.pipeline
     assert isinstance(config, PictureConfig)
     boxes = 0
@@ -81,8 +85,9 @@ def assert_as_torchvision(made: Bundle, network: torch.nn.Module) -> int:
             assert (answer.width, answer.height) == upright.size
             expected = detectors.found(network, upright)
             measured = compare(expected, answer.tensors(), least=config.least, most=config.most)
-            assert measured.holds, measured
             assert isinstance(measured.boxes, int)
+            kept = measured.boxes >= (1 - lost) * expected["scores"].size and measured.difference <= measured.tolerance
+            assert measured.holds or (lost and kept), measured
             boxes += measured.boxes
     return boxes
 
@@ -237,4 +242,4 @@ def test_every_family_is_served_as_torchvision_computes_it(
     assert made.manifest.architecture is not None
     assert made.manifest.architecture.name == name
     assert made.manifest.engine != "eager", notes
-    assert assert_as_torchvision(made, network) > 20
+    assert assert_as_torchvision(made, network, lost=LOST.get(name, 0.0)) > 20

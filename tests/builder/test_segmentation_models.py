@@ -241,11 +241,11 @@ def test_what_is_read_from_the_shapes_makes_the_same_network(environment: dict[s
 
 
 def run(environment: dict[str, str], folder: Path, *command: object, refused: bool = False) -> str:
-    """What a command in the folder prints; what it prints as its error, where it is to be refused."""
+    """What a command in the folder prints; with its errors, where it is to be refused."""
     words = [str(word) for word in command]
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode != 0) is refused, done.stderr
-    return done.stderr if refused else done.stdout
+    return done.stdout + done.stderr if refused else done.stdout
 
 
 def train(environment: dict[str, str], folder: Path, script: str, name: str, encoder: str) -> None:
@@ -300,7 +300,7 @@ def test_a_lightning_checkpoint_is_served_as_its_module_computed(
         "torch.save(saved, folder / 'net.ckpt')\n"
     )
     train(environment, tmp_path, script, "FPN", "resnet18")
-    told = run(environment, tmp_path, *FLAMBEAU, "inspect", "net.ckpt")
+    told = run(environment, tmp_path, *FLAMBEAU, "inspect", "net.ckpt", refused=True)
     assert "the file has mean and std, by which its training normalised images" in told
     assert "flambeau serve" not in told
     build = (*FLAMBEAU, "build", "net.ckpt", "-o", "made")

@@ -5,7 +5,7 @@ Buffers stay real: constructors compute with them, and weights files do not hold
 `architectures.load_weights` fills in the values and leaves no parameter without. Knows no architecture.
 
 A few constructors look at the device of their own parameters and put other tensors there, or copy from there. Such a
-network cannot be made this way, and raises `MetaInitError`.
+network cannot be made this way: torch raises `NotImplementedError` or `RuntimeError`, or `require_numbers` finds it.
 """
 
 import contextlib
