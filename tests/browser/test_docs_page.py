@@ -35,7 +35,13 @@ def small_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     service.close()
 
 
-@pytest.mark.parametrize(("screen", "dark"), [(DESKTOP, False), (PHONE, True)], ids=["desktop-light", "phone-dark"])
+@pytest.mark.parametrize(
+    ("screen", "dark"),
+    [
+        pytest.param(DESKTOP, False, id="desktop-light"),
+        pytest.param(PHONE, True, id="phone-dark", marks=pytest.mark.slow),
+    ],
+)
 def test_axe_finds_nothing_closed_open_and_answered(
     browser: Browser, small_site: Site, screen: Screen, dark: bool
 ) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import onnx
+import pytest
 import torch
 
 from flambeau.bundle import storage
@@ -34,6 +35,7 @@ class Net(nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_a_forked_build_writes_the_graph_of_one_that_begins_from_nothing(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(NET)
     scope: dict[str, type[torch.nn.Module]] = {}

@@ -5,14 +5,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from flambeau.bundle.storage import Bundle
-from tests.support.server import run_flambeau
+from tests.support.server import run_anew
 
 SECOND = "openvino" if find_spec("openvino") else "eager"
 QUICK = ("--rounds", "1", "--seconds", "0.01")
 
 
 def test_the_table_has_a_row_for_each_engine_and_a_verdict(default_bundle: Bundle) -> None:
-    done = run_flambeau("bench", default_bundle.path, "--engine", "onnxruntime", "--engine", SECOND, *QUICK)
+    done = run_anew("bench", default_bundle.path, "--engine", "onnxruntime", "--engine", SECOND, *QUICK)
     assert done.returncode == 0, done.stderr
     head, columns, first, second, last = done.stdout.splitlines()
     assert head.startswith("efficientnet_lite0: milliseconds an image, 1 thread")
@@ -27,7 +27,7 @@ def test_the_table_has_a_row_for_each_engine_and_a_verdict(default_bundle: Bundl
 
 def test_json_has_everything_and_an_engine_that_fails_its_reason(default_bundle: Bundle) -> None:
     names = ("--engine", "onnxruntime", "--engine", "onnxruntime-int8")
-    done = run_flambeau("bench", default_bundle.path, *names, *QUICK, "--threads", "1", "--json")
+    done = run_anew("bench", default_bundle.path, *names, *QUICK, "--threads", "1", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     good, bad = found["engines"]
@@ -39,6 +39,6 @@ def test_json_has_everything_and_an_engine_that_fails_its_reason(default_bundle:
 
 
 def test_a_python_model_has_nothing_to_measure(double_py: Path) -> None:
-    done = run_flambeau("bench", f"{double_py}:Double", "--allow-code", *QUICK)
+    done = run_anew("bench", f"{double_py}:Double", "--allow-code", *QUICK)
     assert done.returncode == 78
     assert "is a Python model, and has no engine" in done.stderr

@@ -14,7 +14,7 @@ import pytest
 
 from flambeau.errors import EngineError
 from tests.support import fleet
-from tests.support.server import FLAMBEAU, Serve, run_flambeau, started
+from tests.support.server import FLAMBEAU, Serve, run_anew, started
 from tests.support.several_fronts import KeepAlive, alive, all_ready, children, end, eventually
 
 
@@ -119,7 +119,7 @@ def test_where_no_front_can_start_clients_are_told_so_until_one_can(serve: Serve
 def test_a_model_that_cannot_start_ends_the_start(obedient: Path) -> None:
     (obedient / "broken").touch()
     try:
-        found = run_flambeau("serve", obedient, "--allow-code", "--fronts", "2", "--port", "0")
+        found = run_anew("serve", obedient, "--allow-code", "--fronts", "2", "--port", "0")
     finally:
         (obedient / "broken").unlink()
     assert found.returncode == EngineError.exit_code

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.fleet import children, wait_for
-from tests.support.server import FLAMBEAU, Serve, ServerProcess, run_flambeau
+from tests.support.server import FLAMBEAU, Serve, ServerProcess, run_anew
 
 HOSTILE = [
     "a\n2026-01-01T00:00:00.000 INFO    forged", '{"time":"2026","level":"info","event":"forged"}', "\x1b[31mred",
@@ -134,7 +134,7 @@ def test_the_last_words_are_read_to_the_end(serve: Serve, tmp_path: Path) -> Non
 
 
 def test_a_server_that_cannot_start_says_so_in_an_object(tmp_path: Path) -> None:
-    done = run_flambeau("serve", str(tmp_path / "absent.pth"), "--port", "0", "--log-format", "json")
+    done = run_anew("serve", str(tmp_path / "absent.pth"), "--port", "0", "--log-format", "json")
     assert done.returncode == 1
     last = json.loads(done.stderr.splitlines()[-1])
     assert (last["level"], last["exit"]) == ("error", 1)

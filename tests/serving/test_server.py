@@ -22,7 +22,7 @@ from flambeau.bundle.storage import Bundle
 from flambeau.protocols import dispatch
 from flambeau.protocols.messages import HttpRequest
 from flambeau.protocols.routes import RouteTable
-from tests.support.server import FLAMBEAU, Serve, ServerProcess, run_flambeau
+from tests.support.server import FLAMBEAU, Serve, ServerProcess, run_anew
 
 SLOW = """
 import threading, time
@@ -104,7 +104,7 @@ def test_it_listens_on_loopback_only(cat_server: ServerProcess) -> None:
 
 def test_another_address_needs_an_explicit_flag() -> None:
     """T-08: exit 78, one line that says what to do, and nothing loaded."""
-    done = run_flambeau("serve", "--host", "0.0.0.0")
+    done = run_anew("serve", "--host", "0.0.0.0")
     assert done.returncode == 78
     assert done.stderr.count("\n") == 1
     assert "--insecure-no-auth" in done.stderr
@@ -114,7 +114,7 @@ def test_a_taken_port_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
     """F-22."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = run_flambeau("serve", str(tmp_path / "not-even-there.pth"), "--port", port)
+        done = run_anew("serve", str(tmp_path / "not-even-there.pth"), "--port", port)
     assert done.returncode == 69
     assert done.stderr == (
         f"flambeau: cannot listen on 127.0.0.1:{port} (Address already in use): "
@@ -319,5 +319,5 @@ def _connect(server: ServerProcess) -> socket.socket:
 
 def test_the_environment_can_set_what_flags_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLAMBEAU_HOST", "0.0.0.0")
-    assert run_flambeau("serve").returncode == 78
+    assert run_anew("serve").returncode == 78
     assert os.environ["FLAMBEAU_HOST"] == "0.0.0.0"

@@ -16,7 +16,7 @@ import requests
 
 from flambeau.bundle.storage import Bundle
 from flambeau.system.process import proportional_bytes
-from tests.support.server import Serve, ServerProcess, run_flambeau
+from tests.support.server import Serve, ServerProcess, run_anew
 from tests.support.several_fronts import (
     KeepAlive,
     alive,
@@ -292,6 +292,6 @@ def test_weights_are_in_memory_once_whatever_the_number_of_fronts(serve: Serve, 
     ],
 )
 def test_what_several_fronts_cannot_keep_is_refused(arguments: tuple[str, ...], why: str) -> None:
-    found = run_flambeau("serve", "--fronts", "2", *arguments)
+    found = run_anew("serve", "--fronts", "2", *arguments)
     assert found.returncode != 0
     assert why in found.stderr

@@ -17,7 +17,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from flambeau.system.machine import pip_install
 from tests.support.fleet import wait_for
-from tests.support.server import Serve, ServerProcess, run_flambeau
+from tests.support.server import Serve, ServerProcess, run_anew
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 MODEL = """
@@ -197,6 +197,6 @@ def test_spans_are_not_even_imported_unless_they_are_asked_for() -> None:
 
 
 def test_a_bad_command_line_is_told_in_text() -> None:
-    done = run_flambeau("serve", "--log-format", "xml")
+    done = run_anew("serve", "--log-format", "xml")
     assert done.returncode == 78
     assert "--log-format" in done.stderr

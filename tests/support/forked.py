@@ -1,9 +1,9 @@
-"""Servers forked from a process that has imported what they need, for the tests of what crosses a connection.
+"""Servers and commands forked from a process that has imported what they need, for the tests of what they do.
 
 What begins from nothing imports for half a second of processor time, in the front and in each worker. Here the front is
 forked from a process that has done so, and its workers from the front. All else is as it is: `flambeau`'s own `main`,
 its settings, its sockets, its log, its signals and its end. How the processes themselves begin is proved by the rooms
-whose `serve` starts them anew: `tests/serving`, `tests/cli` and the documents.
+whose `serve` starts them anew, `tests/serving`, `tests/cli` and the documents, and by `server.run_anew`.
 
 `python -m tests.support.forked DESCRIPTOR ...` is the process to fork from; the words after the descriptor are only
 room for the names of its children, which `/proc` shows.
@@ -30,7 +30,8 @@ from typing import Any, NoReturn
 
 ROOT = Path(__file__).parents[2]
 MODULES = (
-    "flambeau.__main__", "flambeau.cli.serve", "flambeau.fronts.sharing", "flambeau.fronts.supervisor",
+    "flambeau.__main__", "flambeau.cli.models", "flambeau.cli.package", "flambeau.cli.predict",
+    "flambeau.cli.serve", "flambeau.fronts.sharing", "flambeau.fronts.supervisor",
     "flambeau.http.announcement", "flambeau.http.bounded_connection", "flambeau.http.connection",
     "flambeau.http.flask_app", "flambeau.http.server", "flambeau.http.site", "flambeau.grpc.endpoint", "uvloop",
     "flambeau.runners.processes", "flambeau.runners.worker", "flambeau.runners.replica",

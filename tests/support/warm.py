@@ -2,7 +2,7 @@
 
 They are `flambeau`'s own `main` and that of `flambeau.builder`, for tests of what a build makes of a model and what is
 said of it. How the real processes are started, fed, stopped and refused is proved by those that start them:
-`tests.support.server.run_flambeau` and its users, and the documents.
+`tests.support.server.run_anew` and its users, and the documents.
 """
 
 import atexit
