@@ -367,3 +367,11 @@ def test_backbones_of_two_heads_are_refused() -> None:
     finding = detect(Case("", model("resnet18"), None, change=two).tensors())
     assert finding.fit is None
     assert "512→1" in finding.advice
+
+
+@pytest.mark.parametrize("last", [nn.Identity(), nn.Sigmoid(), nn.Softmax(1)])
+def test_what_follows_a_linear_layer_over_numbers_is_said_to_leave_no_trace(last: nn.Module) -> None:
+    """Its file is the same with a sigmoid and without: it was served without a word."""
+    found = detect(Case("", lambda: nn.Sequential(nn.Linear(4, 1), last), None).tensors())
+    assert found.fit is not None
+    assert any("a sigmoid, a softmax or a scale after that" in note for note in found.notes)
