@@ -60,7 +60,7 @@ _ENDINGS: dict[str, Ending] = {
     **dict.fromkeys(("Clip", "clamp", "clip", "clamp_min", "clamp_max", "hardtanh"), Ending("other", "a clip")),
 }  # fmt: skip
 
-_MOVING = frozenset((
+MOVING = frozenset((
     "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Transpose", "Dropout", "Slice", "Gather",
     "Expand", "Concat", "Split", "QuantizeLinear", "DequantizeLinear",
     "view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", "squeeze", "unsqueeze", "permute",
@@ -73,7 +73,7 @@ _MOVING = frozenset((
 
 _JOINING = frozenset(("Concat", "cat", "concat", "stack"))
 
-_SCALING = frozenset((
+SCALING = frozenset((
     "Add", "Sub", "Mul", "Div", "Sum", "add", "sub", "mul", "div", "rsub", "true_divide",
 ))  # fmt: skip
 """Combined with a constant or another linear layer's result, a linear layer's result stays linear."""
@@ -95,11 +95,11 @@ def ending(operation: str, given: Sequence[Ending | None], *, spatial: bool = Tr
     known = [each for each in given if each is not None]
     if operation in _JOINING and len({each.kind for each in known}) > 1:
         return Ending("other", "several kinds of numbers, joined")
-    if operation in _MOVING:
+    if operation in MOVING:
         return known[0] if known else Ending("other", "its input")
     if len(known) == 1 and (made := _COMPOSED.get((operation, known[0].kind))):
         return made
-    if operation in _SCALING and known and all(each.kind == "linear" for each in known):
+    if operation in SCALING and known and all(each.kind == "linear" for each in known):
         return LINEAR
     found = _ENDINGS.get(operation)
     if found is _MAPS and not spatial:
