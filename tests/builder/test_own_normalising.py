@@ -1,6 +1,7 @@
 """Networks that normalise their images themselves: asked about, for Flambeau would normalise them by ImageNet first."""
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import nn
 import flambeau
 from flambeau.bundle.storage import Bundle
 from flambeau.errors import SourceError
+from flambeau.sources.inspection import inspect
 from flambeau.types import Classification
 
 pytestmark = pytest.mark.usefixtures("warm_builds")
@@ -122,6 +124,8 @@ def test_a_graph_that_normalises_is_asked_about_and_another_is_not(
 ) -> None:
     with pytest.raises(SourceError, match=ASKED):
         built(graph(tmp_path / "own.onnx", "Sub", "Div"))
+    assert re.search(ASKED, inspect(tmp_path / "own.onnx").needs)
+    assert not inspect(graph(tmp_path / "plain.onnx")).needs
     assert built(graph(tmp_path / "plain.onnx")).manifest.task == "classification"
 
 
@@ -141,7 +145,7 @@ def test_only_constants_before_the_first_layer_count(tmp_path: Path, forward: st
     exec(CODE.format(forward=forward), space)  # the code of this test
     network = space["Net"]().eval()
     assert recording.scales(network, torch.zeros(1, 3, SIDE, SIDE)) is asked
-    scripted = torch.jit.trace(network, torch.zeros(1, 3, SIDE, SIDE))  # type: ignore[no-untyped-call]
+    scripted = torch.jit.trace(network, torch.zeros(1, 3, SIDE, SIDE))
     assert recording.scales(scripted, torch.zeros(1, 3, SIDE, SIDE)) is asked
     frozen = torch.jit.freeze(scripted)
     assert recording.scales(frozen, torch.zeros(1, 3, SIDE, SIDE)) is asked

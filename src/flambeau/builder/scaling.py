@@ -11,11 +11,11 @@ from flambeau.bundle.storage import DenseConfig, ImageConfig
 from flambeau.checkpoints import first_operation
 from flambeau.checkpoints.last_operation import Node
 from flambeau.errors import SourceError
+from flambeau.identify.finding import NORMALISES_ITSELF
 from flambeau.items import FREE
 from flambeau.settings.source import SourceOptions
 
 _SIDE = 128  # of an image, where the network takes any
-_TO_255 = "0.003921569,0.003921569,0.003921569"
 
 
 def ask(filled: Filled, options: SourceOptions, graph: Path) -> None:
@@ -28,13 +28,7 @@ def ask(filled: Filled, options: SourceOptions, graph: Path) -> None:
         return
     if not (_of_graph(graph, filled.inputs[0].name) if filled.exports == "ready" else _of_network(filled)):
         return
-    mean, std = (",".join(map(str, each)) for each in (ImageConfig().mean, ImageConfig().std))
-    raise SourceError(
-        f"{filled.name} begins by scaling its images with numbers of its own, as a network does that normalises them "
-        f"itself, and Flambeau would normalise them before, by ImageNet's mean and std: say --mean 0,0,0 --std 1,1,1 "
-        f"if it takes colours from 0 to 1, --mean 0,0,0 --std {_TO_255} if from 0 to 255, and --mean {mean} "
-        f"--std {std} if it was trained with these before it"
-    )
+    raise SourceError(f"{filled.name} {NORMALISES_ITSELF}")
 
 
 def _normalised(pipeline: object) -> bool:

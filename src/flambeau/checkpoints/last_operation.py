@@ -159,7 +159,7 @@ class GraphReader(Protocol):
 
 def graph_ends_in(reader: GraphReader, graph: Any) -> str:
     """The endings of the graph's outputs in words: `a softmax`, or of several `logits: a linear layer, ...`."""
-    found = of_graph(_nodes(reader, graph))
+    found = of_graph(nodes_of(reader, graph))
     names = [reader.text(reader.message(span), 1) for span in reader.spans(graph, _OUTPUTS)]
     text = [(name, found.get(name, UNKNOWN).text) for name in names[:_MOST_SHOWN]]
     if len(text) == 1:
@@ -167,7 +167,8 @@ def graph_ends_in(reader: GraphReader, graph: Any) -> str:
     return ", ".join(f"{name}: {ending}" for name, ending in text)
 
 
-def _nodes(reader: GraphReader, graph: Any) -> Iterator[Node]:
+def nodes_of(reader: GraphReader, graph: Any) -> Iterator[Node]:
+    """The nodes of a graph, in the order of the file."""
     for node in map(reader.message, reader.spans(graph, _NODES)):
         takes, makes = reader.texts(node, _TAKES)[:_LONGEST], reader.texts(node, _MAKES)[:_LONGEST]
         yield Node(reader.text(node, _OPERATOR), tuple(takes), tuple(makes))

@@ -58,7 +58,7 @@ def _is_plain(value: Any, budget: ScanBudget, depth: int) -> bool:
     if value is None or type(value) is bool or _is_text(value):
         return True
     if type(value) in (int, float):
-        return abs(value) < _LARGEST  # neither infinite nor NaN
+        return bool(abs(value) < _LARGEST)  # neither infinite nor NaN
     if not isinstance(value, dict | list | tuple) or not depth or len(value) > _LONGEST:
         return False
     budget.charge_for(value)
