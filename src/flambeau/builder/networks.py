@@ -14,6 +14,7 @@ from flambeau.builder.labels import IMAGENET
 from flambeau.builder.official_names import compare_name
 from flambeau.builder.weights import Weights
 from flambeau.bundle.storage import Architecture, DenseConfig, ImageConfig, PictureConfig, TensorConfig
+from flambeau.checkpoints import stated
 from flambeau.checkpoints.report import TensorInfo
 from flambeau.errors import SourceError
 from flambeau.identify import segmentation_models, unsupported
@@ -39,6 +40,7 @@ def registered(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
         args=options.arch_args,
         hidden_activation=options.hidden_activation,
         features=options.task == "embedding" and options.output_name is None,
+        said=stated.networks(weights.stated),
     )
     fit = finding.fit
     if fit is None:

@@ -5,6 +5,7 @@ their arguments, or write `hidden=64` beside the weights. Weights do not show th
 name of an activation.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from flambeau.checkpoints.pickle_stack import Foreign, Namespace
@@ -19,6 +20,7 @@ _KEYS = (
     LIGHTNING, "hyperparameters", "hparams", "model_args", "model_kwargs", "model_config", "net_args", "arch_args",
     "kwargs", "config", "cfg", "args", "opt",
 )  # fmt: skip
+_NETWORKS = ("arch", "architecture", "model_name", "model", "backbone", "encoder", "network", "net")
 _MOST = 500
 _DEEPEST = 4
 _LONGEST = 200
@@ -35,6 +37,12 @@ def arguments(value: Any, budget: ScanBudget) -> dict[str, dict[str, Any]]:
     found = {key: _plain_members(value.get(key), budget) for key in _KEYS}
     found[""] = _plain_members({name: each for name, each in value.items() if name not in _KEYS}, budget)
     return {key: members for key, members in found.items() if members}
+
+
+def networks(found: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """The names of networks in what `arguments` found, such as `arch: resnet50` of PyTorch's and timm's scripts."""
+    named = (members.get(key) for members in found.values() for key in _NETWORKS)
+    return tuple(dict.fromkeys(name for name in named if isinstance(name, str)))
 
 
 def _plain_members(value: Any, budget: ScanBudget) -> dict[str, Any]:
