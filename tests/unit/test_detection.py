@@ -1,5 +1,6 @@
 """Architectures found by names and shapes alone, over generated checkpoints; and the index that they are found with."""
 
+import argparse
 import gzip
 import importlib.metadata
 import importlib.util
@@ -23,6 +24,7 @@ from flambeau.bundle.storage import ImageConfig
 from flambeau.checkpoints.report import TensorInfo
 from flambeau.identify import detect, index, published
 from flambeau.identify.finding import Identified
+from flambeau.sources.inspection import inspect
 from flambeau.system.machine import pip_install
 from tests.support import ROOT, changed
 from tests.support.changed import B, D, L, N, R, backbone, chain, named
@@ -367,3 +369,30 @@ def test_backbones_of_two_heads_are_refused() -> None:
     finding = detect(Case("", model("resnet18"), None, change=two).tensors())
     assert finding.fit is None
     assert "512→1" in finding.advice
+
+
+@pytest.mark.parametrize("last", [nn.Identity(), nn.Sigmoid(), nn.Softmax(1)])
+def test_what_follows_a_linear_layer_over_numbers_is_said_to_leave_no_trace(last: nn.Module) -> None:
+    """Its file is the same with a sigmoid and without: it was served without a word."""
+    found = detect(Case("", lambda: nn.Sequential(nn.Linear(4, 1), last), None).tensors())
+    assert found.fit is not None
+    assert any("a sigmoid, a softmax or a scale after that" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("beside", "taken"),
+    [
+        ({}, "efficientnet_b0"),
+        ({"arch": "tf_efficientnet_b0"}, "tf_efficientnet_b0"),
+        ({"args": argparse.Namespace(model="tf_efficientnet_b0.ns_jft_in1k")}, "tf_efficientnet_b0"),
+        ({"arch": "resnet18"}, "efficientnet_b0"),
+    ],
+)
+def test_the_name_in_a_checkpoint_chooses_among_networks_that_weights_do_not_tell_apart(
+    beside: dict[str, object], taken: str, tmp_path: Path
+) -> None:
+    """They pad their images differently: the other one's answers are wrong."""
+    network = timm_model("tf_efficientnet_b0")()
+    tensors = {key: torch.zeros(each.shape) for key, each in network.state_dict().items()}
+    torch.save({"state_dict": tensors, **beside}, tmp_path / "saved.pth")
+    assert inspect(tmp_path / "saved.pth").architecture == taken

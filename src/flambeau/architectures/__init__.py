@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flambeau import usercode
 from flambeau.architectures import torchvision_compat
 from flambeau.architectures.registries import REGISTRIES
-from flambeau.bundle.storage import Architecture
+from flambeau.bundle.storage import Architecture, CodeReference
 from flambeau.errors import SourceError
 
 if TYPE_CHECKING:
@@ -42,18 +42,29 @@ def find(name: str, *, args: Mapping[str, Any] | None = None) -> Architecture:
     raise SourceError(f"there is no architecture named {name!r}: {hint}")
 
 
-def create(architecture: Architecture, *, within: Path | None = None, allow_code: bool = False) -> "nn.Module":
+def own_constructor(code: CodeReference, *, within: Path | None = None, allow_code: bool = False) -> Any:
+    """The class or function of the user's own code. Raises `CodeNotAllowed` or `SourceError`."""
+    torchvision_compat.stand_by()
+    return usercode.load(code, within=within, allow_code=allow_code)
+
+
+def create(
+    architecture: Architecture,
+    *,
+    within: Path | None = None,
+    allow_code: bool = False,
+    constructor: Callable[..., Any] | None = None,
+) -> "nn.Module":
     """Construct the network in evaluation mode, without its weights: `load_weights` fills them.
 
     The parameters of a registered architecture have shapes but no values. `within` is the bundle that own code belongs
-    to. Raises `SourceError` when the constructor fails.
+    to, `constructor` what `own_constructor` found already. Raises `SourceError` when the constructor fails.
     """
     from torch import nn
 
-    if architecture.code is not None:
-        torchvision_compat.stand_by()
-        constructor = usercode.load(architecture.code, within=within, allow_code=allow_code)
-    else:
+    if constructor is None and architecture.code is not None:
+        constructor = own_constructor(architecture.code, within=within, allow_code=allow_code)
+    elif constructor is None:
         constructor = REGISTRIES[architecture.registry].constructor(architecture.name)
     try:
         network = _construct(architecture, constructor)

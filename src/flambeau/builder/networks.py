@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from flambeau import architectures, identify
-from flambeau.builder import dense, dense_recipe, inputs, own_weights, parts, sounds, texts
+from flambeau.builder import dense, dense_recipe, inputs, own_weights, parts, sounds, stated_args, texts
 from flambeau.builder.filled import OF_ANY_NETWORK, Filled, Tell, customised, dressed
 from flambeau.builder.labels import IMAGENET
 from flambeau.builder.official_names import compare_name
 from flambeau.builder.weights import Weights
 from flambeau.bundle.storage import Architecture, DenseConfig, ImageConfig, PictureConfig, TensorConfig
+from flambeau.checkpoints import stated
 from flambeau.checkpoints.report import TensorInfo
 from flambeau.errors import SourceError
 from flambeau.identify import segmentation_models, unsupported
@@ -39,6 +40,7 @@ def registered(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
         args=options.arch_args,
         hidden_activation=options.hidden_activation,
         features=options.task == "embedding" and options.output_name is None,
+        said=stated.networks(weights.stated),
     )
     fit = finding.fit
     if fit is None:
@@ -169,8 +171,10 @@ def own(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
     """The network that the user's own class makes, filled strictly. Raises `SourceError` for weights of another."""
     options, code = order.options, order.code
     assert code is not None  # `--arch module:Class` sets it
-    architecture = Architecture(registry="code", name=code.name, args=dict(options.arch_args), code=code)
-    network = architectures.create(architecture, allow_code=options.allow_code)
+    constructor = architectures.own_constructor(code, allow_code=options.allow_code)
+    args = stated_args.of_class(constructor, options.arch_args, weights.stated, name=code.name, tell=tell)
+    architecture = Architecture(registry="code", name=code.name, args=args, code=code)
+    network = architectures.create(architecture, allow_code=options.allow_code, constructor=constructor)
     tensors = own_weights.of_class(weights.tensors, network, options, name=code.name, tell=tell)
     architectures.load_weights(network, tensors, name=code.name)
     if dense_recipe.wanted(options):

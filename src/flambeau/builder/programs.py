@@ -121,6 +121,8 @@ def _within(loaded: Any, report: Report, order: BuildRequest, tell: Tell) -> Fil
     if isinstance(loaded, nn.Module):
         return _module(loaded.float().eval(), order, tell)
     tensors = {key: loaded[key] for key in entry.tensors}
-    weights = Weights(tensors, entry, sha256=storage.sha256_of(Path(str(order.file))), classes=report.classes)
+    weights = Weights(
+        tensors, entry, storage.sha256_of(Path(str(order.file))), classes=report.classes, stated=report.stated
+    )
     fill = networks.own if order.code is not None else networks.registered
     return fill(order, weights, tell=tell)

@@ -1,8 +1,10 @@
-"""Record a PyTorch network operation by operation while it computes a probe, to find the last operation of its output.
+"""Record a PyTorch network operation by operation while it computes a probe, to find the last operation of its output,
+and the first on its input.
 
 This works for anything callable: eager code, TorchScript, exported programs, networks that cannot be exported.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
@@ -11,7 +13,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from flambeau.checkpoints import last_operation
+from flambeau.checkpoints import first_operation, last_operation
 from flambeau.checkpoints.last_operation import UNKNOWN, Ending, Node
 from flambeau.identify import naming
 
@@ -32,17 +34,30 @@ def of_script(network: object) -> Ending:
     other networks."""
     if not isinstance(network, torch.jit.ScriptModule):
         return UNKNOWN
+    [answer, *others] = network.inlined_graph.outputs()
+    return UNKNOWN if others else last_operation.of_graph(_nodes_of(network)).get(answer.debugName(), UNKNOWN)
+
+
+def _nodes_of(network: torch.jit.ScriptModule) -> Iterator[Node]:
     graph: Any = network.inlined_graph
-    nodes = (
-        Node(
-            _SCRIPT_NODES.get(node.kind(), node.kind().partition("::")[2]),
+    for node in graph.nodes():
+        yield Node(
+            _SCRIPT_NODES.get(node.kind(), node.kind().partition("::")[2]).removesuffix("_"),
             tuple(each.debugName() for each in node.inputs()),
             tuple(each.debugName() for each in node.outputs()),
         )
-        for node in graph.nodes()
-    )
-    [answer, *others] = graph.outputs()
-    return UNKNOWN if others else last_operation.of_graph(nodes).get(answer.debugName(), UNKNOWN)
+
+
+def scales(network: Callable[..., Any], rows: torch.Tensor) -> bool:
+    """Whether the network begins by scaling the rows with constants, even if it cannot compute them to its end."""
+    operations = _Operations(rows)
+    with contextlib.suppress(Exception), operations, torch.inference_mode():  # a frozen script cannot be recorded
+        network(rows)
+    if operations.nodes:
+        return first_operation.scales(operations.nodes, ("input",))
+    if not isinstance(network, torch.jit.ScriptModule):
+        return False
+    return first_operation.scales(_nodes_of(network), [each.debugName() for each in network.inlined_graph.inputs()][1:])
 
 
 _SCRIPT_NODES = {"prim::Constant": "Constant", "prim::GetAttr": "Constant", "prim::ListConstruct": "cat"}
@@ -89,9 +104,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch do
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         self._clock += 1
-        operation = func.name().partition("::")[2].partition(".")[0]
-        in_place = operation.endswith("_") and not operation.startswith("_")
-        plain = operation.rstrip("_") if in_place else operation  # relu_ does what relu does
+        plain, in_place = _operation(func)
         given = [self._known(each) for each in _tensors(args)]
         for tensor in _tensors(result):
             spatial = any(size != 1 for size in tensor.shape[2:])
@@ -112,6 +125,35 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch do
         storage = _storage(tensor)
         written, of_write = (0, None) if storage is None else self._written.get(storage, (0, None))
         return of_write if written > made else ending
+
+
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records the first operations, up to `MOST`, as nodes of a graph. The rows are its value `input`."""
+
+    MOST = 500
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.nodes: list[Node] = []
+        self._names: MutableMapping[torch.Tensor, str] = WeakTensorKeyDictionary()
+        self._names[rows] = "input"
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = tuple(self._names[each] for each in _tensors(args) if each in self._names)
+        result = func(*args, **(kwargs or {}))
+        if given and len(self.nodes) < self.MOST:
+            made = f"made {len(self.nodes)}"
+            for tensor in _tensors(result):
+                self._names[tensor] = made
+            self.nodes.append(Node(_operation(func)[0], given, (made,)))
+        return result
+
+
+def _operation(func: Any) -> tuple[str, bool]:
+    """The name of an operation without its overload, and whether it writes in place; `relu_` does what `relu` does."""
+    operation = func.name().partition("::")[2].partition(".")[0]
+    in_place = operation.endswith("_") and not operation.startswith("_")
+    return (operation.rstrip("_") if in_place else operation), in_place
 
 
 def _storage(tensor: torch.Tensor) -> int | None:

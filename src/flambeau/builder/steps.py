@@ -31,6 +31,7 @@ from flambeau.builder import (
     optimise,
     own_code,
     probing,
+    scaling,
     text_trials,
     texts,
 )
@@ -92,6 +93,7 @@ class _Build:
 
     def run(self) -> None:
         filled, source = self._open()
+        scaling.ask(filled, self._order.options, self._graph)
         probed = self._probe(filled)
         filled, spec = probed.filled, probed.output
         task, applied = self._decide(probed)

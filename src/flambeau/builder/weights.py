@@ -5,10 +5,10 @@ safetensors. A safetensors file is plain data and is mapped directly. Either way
 take memory only where they are used. Knows no architecture.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flambeau import checkpoints
 from flambeau.builder.sandbox import reader
@@ -25,7 +25,8 @@ class Weights:
     """The tensors of a file by its own keys, on the CPU, and what else the file contained.
 
     `note` says which of several sets of weights was chosen, `sandbox` which sandbox the file was read in. `classes` are
-    the class names stored beside the weights, if any.
+    the class names stored beside the weights, if any, and `stated` the arguments that the file says its network was
+    made with, by the key under which it has them.
     """
 
     tensors: "dict[str, torch.Tensor]"
@@ -34,6 +35,7 @@ class Weights:
     note: str | None = None
     sandbox: str | None = None
     classes: tuple[str, ...] | None = None
+    stated: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class Opening:
@@ -68,6 +70,7 @@ class Opening:
             note=self._note,
             sandbox=f"read in a sandbox: {self._reading.sandbox}" if self._reading else None,
             classes=self._report.classes,
+            stated=self._report.stated,
         )
 
     def close(self) -> None:

@@ -60,7 +60,7 @@ _ENDINGS: dict[str, Ending] = {
     **dict.fromkeys(("Clip", "clamp", "clip", "clamp_min", "clamp_max", "hardtanh"), Ending("other", "a clip")),
 }  # fmt: skip
 
-_MOVING = frozenset((
+MOVING = frozenset((
     "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Transpose", "Dropout", "Slice", "Gather",
     "Expand", "Concat", "Split", "QuantizeLinear", "DequantizeLinear",
     "view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", "squeeze", "unsqueeze", "permute",
@@ -73,7 +73,7 @@ _MOVING = frozenset((
 
 _JOINING = frozenset(("Concat", "cat", "concat", "stack"))
 
-_SCALING = frozenset((
+SCALING = frozenset((
     "Add", "Sub", "Mul", "Div", "Sum", "add", "sub", "mul", "div", "rsub", "true_divide",
 ))  # fmt: skip
 """Combined with a constant or another linear layer's result, a linear layer's result stays linear."""
@@ -95,11 +95,11 @@ def ending(operation: str, given: Sequence[Ending | None], *, spatial: bool = Tr
     known = [each for each in given if each is not None]
     if operation in _JOINING and len({each.kind for each in known}) > 1:
         return Ending("other", "several kinds of numbers, joined")
-    if operation in _MOVING:
+    if operation in MOVING:
         return known[0] if known else Ending("other", "its input")
     if len(known) == 1 and (made := _COMPOSED.get((operation, known[0].kind))):
         return made
-    if operation in _SCALING and known and all(each.kind == "linear" for each in known):
+    if operation in SCALING and known and all(each.kind == "linear" for each in known):
         return LINEAR
     found = _ENDINGS.get(operation)
     if found is _MAPS and not spatial:
@@ -159,7 +159,7 @@ class GraphReader(Protocol):
 
 def graph_ends_in(reader: GraphReader, graph: Any) -> str:
     """The endings of the graph's outputs in words: `a softmax`, or of several `logits: a linear layer, ...`."""
-    found = of_graph(_nodes(reader, graph))
+    found = of_graph(nodes_of(reader, graph))
     names = [reader.text(reader.message(span), 1) for span in reader.spans(graph, _OUTPUTS)]
     text = [(name, found.get(name, UNKNOWN).text) for name in names[:_MOST_SHOWN]]
     if len(text) == 1:
@@ -167,7 +167,8 @@ def graph_ends_in(reader: GraphReader, graph: Any) -> str:
     return ", ".join(f"{name}: {ending}" for name, ending in text)
 
 
-def _nodes(reader: GraphReader, graph: Any) -> Iterator[Node]:
+def nodes_of(reader: GraphReader, graph: Any) -> Iterator[Node]:
+    """The nodes of a graph, in the order of the file."""
     for node in map(reader.message, reader.spans(graph, _NODES)):
         takes, makes = reader.texts(node, _TAKES)[:_LONGEST], reader.texts(node, _MAKES)[:_LONGEST]
         yield Node(reader.text(node, _OPERATOR), tuple(takes), tuple(makes))

@@ -10,14 +10,16 @@ import stat
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from flambeau.checkpoints import last_operation
+from flambeau.checkpoints import first_operation, last_operation
 from flambeau.checkpoints.report import DOWNLOAD_AGAIN, ScanBudget, ScanError, plain
 
 _MOST_FIELDS = 600_000
 _LONGEST_TEXT = 1024
+_FIRST_NODES = 500  # in which an image is scaled, if it is
 _MOST_SHOWN = 16
 _MOST_LEVELS = 30  # nested graphs; protobuf allows a hundred nested messages, and a graph takes three
 _WINDOW = 4096
@@ -74,6 +76,8 @@ def read(file: BinaryIO, size: int, *, folder: Path) -> GraphSummary:
     for place in search.external:
         _refuse_unless_beside(place, folder)
     inputs = [_value(reader, span) for span in reader.spans(graph, _INPUTS)]
+    first = islice(last_operation.nodes_of(reader, graph), _FIRST_NODES)
+    given = {name for name, _ in inputs if name not in weights}
     facts = {
         "producer": f"{reader.text(model, _PRODUCER)} {reader.text(model, _VERSION)}".strip(),
         "opset": ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in named.items()),
@@ -81,6 +85,7 @@ def read(file: BinaryIO, size: int, *, folder: Path) -> GraphSummary:
         # before IR version 4, weights were listed as inputs too
         "inputs": ", ".join([text for name, text in inputs if name not in weights][:_MOST_SHOWN]),
         "outputs": ", ".join([_value(reader, span)[1] for span in reader.spans(graph, _OUTPUTS)][:_MOST_SHOWN]),
+        "begins by": "scaling its input" if first_operation.scales(first, given) else "",
         "ends in": last_operation.graph_ends_in(reader, graph),
         "external data": ", ".join(list(search.external)[:_MOST_SHOWN]),
     }

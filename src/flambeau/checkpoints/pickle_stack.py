@@ -49,6 +49,13 @@ class PlainObject:
 
 
 @dataclass(slots=True, eq=False)
+class Namespace:
+    """An `argparse.Namespace`. `state` are its attributes."""
+
+    state: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
 class Foreign:
     """An object of a class that is not allowed, or the result of a function that is not allowed.
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flambeau.checkpoints.allowlist import BESIDE, DTYPES, ITEM_SIZES, NAMESPACE, PATHS, UNHOLDABLE
-from flambeau.checkpoints.pickle_stack import Mapping, Named, PlainObject, Storage, Tensor, key
+from flambeau.checkpoints.pickle_stack import Mapping, Named, Namespace, PlainObject, Storage, Tensor, key
 from flambeau.checkpoints.report import ScanError, TensorInfo, plain
 
 _MOST_DIMENSIONS = 64
@@ -45,8 +45,9 @@ def build(target: Any, state: Any) -> None:
     elif isinstance(target, PlainObject) and target.name == "numpy.dtype" and type(state) is tuple:
         # any other state could give the dtype fields of its own, and numpy does not check them
         fits = all(type(part) in (int, str, type(None)) for part in state) and state in _NUMPY_STATES
-    elif isinstance(target, PlainObject) and target.name == NAMESPACE and type(state) is dict:
+    elif isinstance(target, Namespace) and type(state) is dict:
         fits = all(type(key) is str for key in state)
+        target.state = state
     else:
         fits = False
     if not fits:
@@ -146,7 +147,7 @@ def _numpy_scalar(dtype: Any, contents: Any = b"") -> Any:
 
 
 def _namespace() -> Any:
-    return PlainObject(NAMESPACE)
+    return Namespace()
 
 
 def _path(*parts: Any) -> Any:

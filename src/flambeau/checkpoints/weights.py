@@ -215,13 +215,19 @@ def _dict(value: Any) -> dict[Any, Any]:
 
 
 def classes(value: Any, budget: ScanBudget) -> tuple[str, ...] | None:
-    """The class names that a checkpoint keeps beside its weights, in the order of the outputs."""
+    """The class names that a checkpoint keeps beside its weights, in the order of the outputs.
+
+    `None` where as many are there in another order or with other names: nobody can say which are those of the outputs.
+    """
+    first: tuple[str, ...] | None = None
     for _, members, _ in _mappings(value, budget):
         for key in _CLASS_KEYS:
             budget.charge_for(members.get(key))
-            if found := _classes(members.get(key)):
-                return found
-    return None
+            found = _classes(members.get(key))
+            first = first or found
+            if found and first and found != first and len(found) == len(first):
+                return None
+    return first
 
 
 def _classes(value: Any) -> tuple[str, ...] | None:

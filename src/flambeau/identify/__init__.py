@@ -3,7 +3,8 @@
 The result is certain, or it is a refusal that names the nearest architectures. It reads no file and constructs nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -24,22 +25,44 @@ def detect(
     hidden_activation: str | None = None,
     timm: bool | None = None,
     features: bool = False,
+    said: Collection[str] = (),
 ) -> Identified:
     """The architecture that these tensors fill completely, or the nearest misses.
 
     With `wanted`, a registered name such as `resnet50` or `timm/resnet50`, only that one is tried; `args` are arguments
     for its constructor. `hidden_activation` (relu, gelu, silu, tanh, sigmoid, none) is the activation between the
     linear layers of a replaced head. timm's architectures count if timm is installed, unless `timm` says otherwise.
-    `features`: the network is wanted without its head, so that it answers with the features before it.
+    `features`: the network is wanted without its head, so that it answers with the features before it. `said` are names
+    that the file itself says: they choose among architectures that the weights do not tell apart.
     """
     shapes, made = naming.fold_parts({key: info.shape for key, info in tensors.items()})
-    found = choose.find(shapes, wanted=wanted, args=args, activation=hidden_activation, registries=_registries(timm))
+    find = partial(choose.find, shapes, args=args, activation=hidden_activation, registries=_registries(timm))
+    found = find(wanted=wanted)
+    if wanted is None and (name := _said_among(found, said)):
+        other = find(wanted=name)
+        if other.fit is not None:
+            fit = msgspec.structs.replace(other.fit, why=f"the file says that it is {name}")
+            found = msgspec.structs.replace(other, fit=fit)
     if features:
         found = _without_head(found, shapes)
     if found.fit is None and (module := naming.unknown_parametrisation(shapes)):
         return msgspec.structs.replace(found, advice=nearest.parametrised(module))
     notes = [f"{next(iter(made))} is kept in parts, which are multiplied out"] if made else []
     return msgspec.structs.replace(found, notes=(*found.notes, *notes))
+
+
+def _said_among(found: Identified, said: Collection[str]) -> str | None:
+    """The architecture that the file says, if it has the same weights as the one that was taken and is another."""
+    if found.fit is None:
+        return None
+    alike = {name.rpartition("/")[2]: name for name in found.fit.same_weights}
+    for text in said:
+        name = text.rpartition("/")[2].partition(".")[0]  # timm's names may end in the name of a training
+        if name == found.fit.architecture.name:
+            return None
+        if name in alike:
+            return alike[name]
+    return None
 
 
 def heads_of(fit: Fit) -> tuple[str, ...]:

@@ -85,6 +85,16 @@ _OTHERWISE_OF_KNOWN = (
     "numbers, --task embedding for the features before them"
 )
 _IMAGES = re.compile(r"[^\[]+\[[^,\]]+, [13], [^,\]]+, [^,\]]+\]")
+_COLOURS = re.compile(r"[^\[]+ float32\[[^,\]]+, 3, ([^,\]]+), ([^,\]]+)\]")
+
+_MEAN, _STD = (",".join(map(str, each)) for each in (ImageConfig().mean, ImageConfig().std))
+NORMALISES_ITSELF = (
+    "begins by scaling its images with numbers of its own, as a network does that normalises them itself, and Flambeau "
+    "would normalise them before, by ImageNet's mean and std: say --mean 0,0,0 --std 1,1,1 if it takes colours from 0 "
+    "to 1, --mean 0,0,0 --std 0.003921569,0.003921569,0.003921569 if from 0 to 255, and "
+    f"--mean {_MEAN} --std {_STD} if it was trained with these before it"
+)
+"""Why a network over coloured images is not served as it is; a sentence that begins with its name."""
 
 
 def task_of_fit(fit: Fit, *, official: bool) -> str:
@@ -169,7 +179,10 @@ def assess_graph(facts: Mapping[str, str], file: str) -> GraphAssessment:
             of = f" of {name}" if len(inputs) > 1 else ""
             return _around(f"it takes {rows} rows{of} at a time only", file, inputs)
         with_rows += bool(rows)
-    return GraphAssessment() if with_rows else _around("no input of it has rows, and items are rows", file, inputs)
+    if not with_rows:
+        return _around("no input of it has rows, and items are rows", file, inputs)
+    square = (found := _COLOURS.fullmatch(facts.get("inputs", ""))) and (found[1] == found[2] or not found[1].isdigit())
+    return GraphAssessment(f"it {NORMALISES_ITSELF}" if square and "begins by" in facts else "")
 
 
 def _size(word: str) -> Size:

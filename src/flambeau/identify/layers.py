@@ -214,6 +214,11 @@ def describe(found: list[HeadLayer]) -> str:
 
 PLAIN_NETWORK = "mlp"
 
+_END = (
+    "the numbers of its last layer are the answer: a sigmoid, a softmax or a scale after that would leave no trace in "
+    "the file; if it has one, give your own class with --arch file.py:Class --allow-code"
+)
+
 
 def find_plain(names: Names, args: Mapping[str, Any], *, asked: bool = False) -> Identified | None:
     """The file as a plain network, or the reason why that is not certain; `None` if it has other layers.
@@ -269,4 +274,4 @@ def find_plain(names: Names, args: Mapping[str, Any], *, asked: bool = False) ->
         why=f"nothing but {'a linear layer' if len(found) == 1 else 'layers in a chain'}: {describe(found)}",
         pipeline=None,
     )
-    return Identified(fit, notes=(found_chain.note,) if found_chain.note else ())
+    return Identified(fit, notes=(*((found_chain.note,) if found_chain.note else ()), _END))

@@ -13,7 +13,7 @@ import msgspec
 from flambeau import checkpoints, identify
 from flambeau.bundle import storage
 from flambeau.bundle.storage import DenseConfig, ImageConfig, PictureConfig
-from flambeau.checkpoints import model_archive
+from flambeau.checkpoints import model_archive, stated
 from flambeau.checkpoints.allowlist import ITEM_SIZES
 from flambeau.checkpoints.model_archive import ArchivedModel
 from flambeau.checkpoints.report import Report, TensorMapping, plain
@@ -167,7 +167,7 @@ def _with_code(found: Inspection, *, whole: bool) -> Inspection:
 
 
 def _with_network(found: Inspection, entry: TensorMapping, arch: str | None) -> Inspection:
-    identified = identify.detect(entry.tensors, wanted=arch)
+    identified = identify.detect(entry.tensors, wanted=arch, said=stated.networks(found.report.stated))
     found = msgspec.structs.replace(found, near=identified.near, notes=identified.notes)
     fit = identified.fit
     if fit is None:
