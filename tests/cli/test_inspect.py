@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,58 @@ def test_a_checkpoint_is_described_whole(checkpoint: Path) -> None:
     assert lines["prepared"].startswith("Resize(255), CenterCrop(224)")
     assert lines["serve"] == f"flambeau serve {checkpoint}"
     assert "--weights-key state_dict takes the plain ones" in done.stdout
+
+
+def test_a_checkpoint_whose_tensors_were_damaged_on_their_way_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    """torch loads it without a word, and its answers would be wrong."""
+    data = bytearray(checkpoint.read_bytes())
+    with zipfile.ZipFile(checkpoint) as archive:
+        largest = max(archive.infolist(), key=lambda member: member.file_size)
+    place = largest.header_offset + 200 + largest.file_size // 2
+    data[place] ^= 1
+    damaged = tmp_path / "flowers.ckpt"
+    damaged.write_bytes(data)
+    torch.load(damaged, weights_only=True)
+    told = f"it holds a {largest.filename} that is damaged: its contents do not fit its size and checksum"
+    done = run_flambeau("inspect", damaged)
+    assert done.returncode == 1
+    assert told in done.stdout
+    assert "download or copy it again" in done.stdout
+    refused = run_flambeau("build", damaged, "-o", tmp_path / "bundle")
+    assert refused.returncode == 1
+    assert told.removeprefix("it ") in refused.stderr
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_storage_that_was_filled_in_later_has_no_checksum_to_compare(tmp_path: Path) -> None:
+    file = tmp_path / "later.pth"
+    with torch.serialization.skip_data():
+        torch.save({"weight": torch.ones(3, 4), "bias": torch.ones(3)}, file)
+    assert run_flambeau("inspect", file).returncode == 0
+
+
+def test_a_file_without_checksums_is_told_how_to_get_them(tmp_path: Path) -> None:
+    file = tmp_path / "bare.pth"
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"weight": torch.ones(3, 4), "bias": torch.ones(3)}, file)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    done = run_flambeau("inspect", file)
+    assert done.returncode == 1
+    assert "save it again after torch.serialization.set_crc32_options(True)" in done.stdout
+    torch.save(torch.load(file, weights_only=True), file)
+    assert run_flambeau("inspect", file).returncode == 0
+
+
+def test_the_code_of_a_network_is_not_taken_for_a_name_of_one(checkpoint: Path) -> None:
+    done = run_flambeau("inspect", checkpoint, "--arch", "net.py:Net")
+    assert done.returncode == 1
+    assert "there is no architecture named" not in done.stdout
+    advice = f"flambeau build {checkpoint} --arch net.py:Net --allow-code -o FOLDER"
+    assert f"--arch net.py:Net is code, and inspect runs none: leave it out here, and build it with {advice}" in (
+        done.stdout
+    )
 
 
 def test_json_says_the_same_to_programs(checkpoint: Path) -> None:

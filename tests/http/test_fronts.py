@@ -45,6 +45,13 @@ def test_recipe_2_without_an_image_is_told_no_image_part(cats: Front, arguments:
     assert answered.json()["code"] in ("missing_file", "empty_body")
 
 
+def test_a_raw_body_without_a_byte_is_told_as_an_empty_file_is(cats: Front) -> None:
+    """It is the file. "no image part" belongs to a request that says nothing of an image."""
+    for kind in ("image/jpeg", "IMAGE/PNG; a=b", "application/octet-stream"):
+        sentence = refused(post(cats, data=b"", headers={"Content-Type": kind}), 400, "empty_body")
+        assert sentence == refused(post(cats, files={"file": b""}), 400, "empty_body") == "the file is empty"
+
+
 def test_recipe_3_gets_its_number(doubles: Front) -> None:
     answered = post(doubles, json={"input": 3})
     assert (answered.status, answered.body) == (200, b'{"output":6.0}')

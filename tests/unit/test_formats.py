@@ -85,6 +85,13 @@ def test_what_passes_as_data_torch_reads_as_weights_and_sees_the_same(case: Hone
     assert all(found.harmless for found in report.globals)
 
 
+@pytest.mark.parametrize("case", HONEST, ids=lambda case: case.name)
+def test_an_honest_file_is_told_the_same_when_it_is_compared_with_its_checksums(
+    case: Honest, files: dict[str, Path]
+) -> None:
+    assert examine(files[case.name], whole=True) == examine(files[case.name])
+
+
 @pytest.mark.parametrize("name", ["module", "module-legacy", "protocol-4", "with-a-config"])
 def test_what_passes_as_code_torch_refuses_as_weights(name: str, files: dict[str, Path]) -> None:
     with pytest.raises(Exception, match=r"(?i)weights.only|unsupported"):

@@ -130,6 +130,23 @@ def test_a_wrong_count_names_the_file_and_both_numbers(file: Path, text: str, fo
     assert refusal(file, text) == f"{told}: give --labels a file that names as many"
 
 
+@pytest.mark.parametrize("text", ["cat\n", "a\nb\nc\nd\n"])
+def test_a_wrong_count_for_a_network_with_a_background_says_that_it_may_be_left_out(file: Path, text: str) -> None:
+    file.write_text(text)
+    with pytest.raises(LabelsError) as caught:
+        labels.load(str(file), outputs=3, background=True)
+    assert str(caught.value).endswith(
+        ": give --labels a file that names them all, the background first, or the 2 others"
+    )
+    for remedy in ("background\ncat\ndog", "cat\ndog"):
+        file.write_text(remedy)
+        assert [label.name for label in labels.load(str(file), outputs=3, background=True)] == [
+            "background",
+            "cat",
+            "dog",
+        ]
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
@@ -170,4 +187,4 @@ def test_a_file_that_cannot_be_read_is_refused_with_the_remedy(tmp_path: Path) -
     for place, why in ((tmp_path / "none.txt", "No such file or directory"), (tmp_path, "Is a directory")):
         with pytest.raises(LabelsError) as caught:
             labels.load(str(place), outputs=3)
-        assert str(caught.value) == f"--labels {place} cannot be read ({why}): name a file, or imagenet"
+        assert str(caught.value) == f"--labels {place} cannot be read ({why}): name a file, or imagenet, coco or voc"

@@ -28,6 +28,7 @@ AnswerShape = Callable[[tuple[int, int]], tuple[int, ...] | None]
 _MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 _LEAST_TRIED = 64  # pixels
 _SCALES = (Fraction(1, 32), Fraction(8))
+_OF_A_PICTURE = (1, 3)  # planes
 _HALF = 0.5  # the probability above which a pixel is of the class of a network's only channel
 
 
@@ -129,7 +130,8 @@ def question(shape: tuple[int, ...], height: int, name: str) -> str:
     if not of_pixels(shape) or shape[2] * 32 < height:
         return ""
     what = "one number" if shape[1] == 1 else f"{shape[1]} numbers"
-    return (
-        f"{name} answers an image with {what} for each pixel, which may be classes or a picture: say --task "
-        f"{SEGMENTS} if they are the scores of classes, or --task image-to-image if they are a picture or a map"
-    )
+    told = f"{name} answers an image with {what} for each pixel, "
+    say = f"say --task {SEGMENTS} if they are the scores of classes"
+    if shape[1] not in _OF_A_PICTURE:
+        return f"{told}and a picture has 1 or 3: {say}"
+    return f"{told}which may be classes or a picture: {say}, or --task image-to-image if they are a picture or a map"

@@ -62,7 +62,8 @@ def load(source: str, *, outputs: int, background: bool = False) -> tuple[Label,
     if len(labels) != outputs:
         raise LabelsError(
             f"{what} has {len(labels)} classes, but the model has {outputs} outputs: "
-            "give --labels a file that names as many"
+            "give --labels a file that names "
+            + (f"them all, the background first, or the {outputs - 1} others" if background else "as many")
         )
     return labels
 
@@ -79,7 +80,7 @@ def _from_file(path: Path, what: str) -> tuple[Label, ...]:
     try:
         text = path.read_text("utf-8-sig")
     except OSError as error:
-        raise LabelsError(f"{what} cannot be read ({error.strerror}): name a file, or imagenet") from error
+        raise LabelsError(f"{what} cannot be read ({error.strerror}): name a file, or imagenet, coco or voc") from error
     except UnicodeDecodeError:
         raise LabelsError(f"{what} is not text in UTF-8") from None
     if re.match(r"\s*(\{|\[\s*[\[\"])", text):  # a name in brackets is a name

@@ -31,7 +31,7 @@ def load(order: BuildRequest, _graph: Path, *, tell: Tell) -> Filled:
     usercode.refuse_unless(order.options.allow_code, file.name)
     for folder in (Path.cwd(), file.parent):  # a pickled module names its class, whose file is often in one of these
         usercode.admit(folder)
-    report = checkpoints.examine(file)
+    report = checkpoints.examine(file, whole=True)
     if report.verdict == "refused":  # the front checked too, but the file may have been replaced since
         raise SourceError(f"{file.name} {report.reason}: {report.remedy}")
     torchvision_compat.stand_by()  # a pickled ResNet imports torchvision

@@ -30,8 +30,11 @@ _TAR_MAGIC = slice(257, 262)
 _CODE_INSIDE = "give --allow-code if you trust its author, or save its weights alone as safetensors"
 
 
-def examine(path: Path) -> Report:
+def examine(path: Path, *, whole: bool = False) -> Report:
     """Report what is at `path`, by its contents and never by its suffix.
+
+    `whole`: compare all of a zip archive with its checksums, tensors too. That reads the file once, and without it
+    weights that were damaged on their way would be loaded and answer wrongly in silence.
 
     Nothing in it is run, imported or unpickled, and the memory and time are bounded whatever it contains. A hostile or
     damaged file gets a report with the verdict `refused`, whose `reason` follows the file's name. Raises `SourceError`
@@ -46,7 +49,7 @@ def examine(path: Path) -> Report:
         if not path.is_file():
             raise SourceError(f"{path} {'is not a regular file' if path.exists() else 'does not exist'}: name a file")
         with path.open("rb") as file:
-            report = _file(file, os.fstat(file.fileno()).st_size, folder=path.parent)
+            report = _file(file, os.fstat(file.fileno()).st_size, folder=path.parent, whole=whole)
         part_of_a_folder = path.suffix == ".distcp" and (path.parent / ".metadata").is_file()
         if report.verdict == "refused" and part_of_a_folder:
             reason = "is one part of a checkpoint of torch.distributed.checkpoint"
@@ -68,10 +71,11 @@ def files_beside(path: Path) -> tuple[Path, ...]:
     return tuple(path.parent / place for place in found.external)
 
 
-def _file(file: BinaryIO, size: int, *, folder: Path) -> Report:
+def _file(file: BinaryIO, size: int, *, folder: Path, whole: bool) -> Report:
     head = file.read(_HEAD)
     if head.startswith(b"PK"):
-        return _zip(file, size)
+        report = _zip(file, size)
+        return _verified(report, file) if whole and report.format in _TORCHS_OWN else report
     if head[_TAR_MAGIC] == b"ustar":
         return _tar(head, size)
     if safetensors.looks_like_safetensors(head):
@@ -107,6 +111,19 @@ def _zip(file: BinaryIO, size: int) -> Report:
         raise file_magic.of_archive(archive)
     except ScanError as refusal:
         return _refused(form, size, refusal)
+
+
+_TORCHS_OWN = ("torch-zip", "torchscript", "pt2")
+
+
+def _verified(report: Report, file: BinaryIO) -> Report:
+    """The report, or the refusal of an archive whose contents do not fit their checksums."""
+    try:
+        if report.verdict != "refused":
+            zip_archive.read(file, report.size).verify()
+        return report
+    except ScanError as refusal:
+        return _refused(report.format, report.size, refusal)
 
 
 def _tar(head: bytes, size: int) -> Report:

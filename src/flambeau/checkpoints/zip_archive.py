@@ -7,6 +7,7 @@ Checking unpacks nothing, and a declared size is compared with the file's size b
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -67,21 +68,34 @@ class Archive:
             except zlib.error:
                 raise ScanError(f"holds a {plain(name)} that cannot be unpacked", DOWNLOAD_AGAIN) from None
         if len(data) != member.size or zlib.crc32(data) != member.crc:
-            raise ScanError(
-                f"has a checksum (CRC) that does not fit its {plain(name)}: it was damaged on its way, changed by hand,"
-                " or written by a program that leaves checksums out",
-                DOWNLOAD_AGAIN,
-            )
+            raise _unlike_its_checksum(member)
         return data
 
     def copy(self, name: str, target: BinaryIO) -> None:
         """Write the contents of a member, however large, into a file. Raises `ScanError` for what does not fit."""
-        member = self.members[name]
+        for piece in self._pieces(self.members[name]):
+            target.write(piece)
+
+    def verify(self) -> None:
+        """Read all members, and compare them with their checksums. Raises `ScanError` for one that is damaged.
+
+        torch compares none when it loads. A member whose checksum is 0 has none: torch leaves the place of a storage
+        empty under `torch.serialization.skip_data`, for a program to fill in.
+        """
+        for member in self.members.values():
+            if member.crc:
+                for _ in self._pieces(member):
+                    pass
+
+    def _pieces(self, member: Member) -> Iterator[bytes]:
+        """The contents of a member, which are compared with its size and its checksum. Raises `ScanError`."""
         self._file.seek(member.data)
         unpacking = zlib.decompressobj(-zlib.MAX_WBITS) if member.method == DEFLATED else None
         left, written, crc = member.packed, 0, 0
-        damaged = ScanError(f"holds a {plain(name)} that is damaged: its contents do not fit its size and checksum",
-                            DOWNLOAD_AGAIN)  # fmt: skip
+        damaged = ScanError(
+            f"holds a {plain(member.name)} that is damaged: its contents do not fit its size and checksum",
+            DOWNLOAD_AGAIN,
+        )
         while left or (unpacking is not None and unpacking.unconsumed_tail):
             packed = unpacking.unconsumed_tail if unpacking is not None and unpacking.unconsumed_tail else b""
             if not packed:
@@ -95,9 +109,22 @@ class Archive:
             if not packed or written > member.size:
                 raise damaged
             crc = zlib.crc32(piece, crc)
-            target.write(piece)
+            yield piece
         if written != member.size or crc != member.crc or (unpacking is not None and not unpacking.eof):
             raise damaged
+
+
+def _unlike_its_checksum(member: Member) -> ScanError:
+    if not member.crc:
+        return ScanError(
+            f"has no checksum (CRC) of its {plain(member.name)}: a program left checksums out",
+            "load it where it was made, and save it again after torch.serialization.set_crc32_options(True)",
+        )
+    return ScanError(
+        f"has a checksum (CRC) that does not fit its {plain(member.name)}: it was damaged on its way, or changed by "
+        "hand",
+        DOWNLOAD_AGAIN,
+    )
 
 
 def read(file: BinaryIO, size: int) -> Archive:

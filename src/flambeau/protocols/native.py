@@ -158,11 +158,13 @@ def refuse_compressed(request: HttpRequest) -> None:
 async def _read_items(
     request: HttpRequest, kind: str, settings: Settings
 ) -> list[tuple[PartName, Payload | RequestError]]:
-    if not request.body:
-        raise _nothing_sent(kind, code="empty_body")
     media_type, reading = _reading_of(request.headers.get("content-type", ""))
     if kind == "audio" and media_type.startswith("audio/"):
         reading = "raw"
+    if not request.body:
+        if media_type and reading == "raw" and kind in ("image", "audio"):  # the body is the file, and has no bytes
+            raise RequestError("the file is empty", code="empty_body")
+        raise _nothing_sent(kind, code="empty_body")
     if reading == "form":
         content_type = request.headers["content-type"]
         parts = await multipart.parse(request.body, content_type, max_parts=settings.max_items)

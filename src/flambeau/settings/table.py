@@ -82,9 +82,9 @@ SOURCE = (
     ),
     _row(
         "labels",
-        "Class names: a file, or imagenet.",
-        "Class names: `imagenet`, or a file (JSON, or one name a line). Not set: ImageNet's for official weights, else "
-        "the names stored with the weights, else class numbers.",
+        "Class names: a file, or imagenet, coco or voc.",
+        "Class names: `imagenet`, `coco` or `voc`, or a file (JSON, or one name a line). Not set: their own for "
+        "official weights, else the names stored with the weights, else class numbers.",
         metavar="FILE",
     ),
     _row(

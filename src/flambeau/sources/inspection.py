@@ -72,7 +72,7 @@ class Inspection(msgspec.Struct, frozen=True):
 
 def inspect(path: Path, *, weights_key: str | None = None, arch: str | None = None) -> Inspection:
     """Examine a file or folder. Raises `SourceError` when it does not exist or cannot be read, and for a wrong key."""
-    report = checkpoints.examine(path)
+    report = checkpoints.examine(path, whole=True)
     sha256 = storage.sha256_of(path) if path.is_file() else None
     if archive := _archive(path, report):
         return _of_archive(archive, path, sha256, weights_key)
@@ -167,6 +167,12 @@ def _with_code(found: Inspection, *, whole: bool) -> Inspection:
 
 
 def _with_network(found: Inspection, entry: TensorMapping, arch: str | None) -> Inspection:
+    if arch is not None and ":" in arch:
+        needs = (
+            f"--arch {arch} is code, and inspect runs none: leave it out here, and build it with flambeau build "
+            f"{found.file} --arch {arch} --allow-code -o FOLDER"
+        )
+        return msgspec.structs.replace(found, needs=needs)
     identified = identify.detect(entry.tensors, wanted=arch, said=stated.networks(found.report.stated))
     found = msgspec.structs.replace(found, near=identified.near, notes=identified.notes)
     fit = identified.fit

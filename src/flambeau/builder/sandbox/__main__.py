@@ -69,7 +69,7 @@ def _read(file: IO[bytes], request: ReadRequest, *, name: str, say: Say) -> lock
     same = Path(f"/proc/self/fd/{file.fileno()}")  # the file that is open, even if its path now names another
     mapped = same if same.exists() else None
     opened = _identity(os.fstat(file.fileno()))
-    report = checkpoints.examine(mapped or Path(request.source))
+    report = checkpoints.examine(mapped or Path(request.source), whole=True)
     if _identity(os.stat(mapped or request.source)) != opened:
         raise SourceError(f"{name} was replaced while it was being read: try again when it is whole")
     if report.verdict != "data":
