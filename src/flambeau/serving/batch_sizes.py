@@ -24,7 +24,8 @@ def measured_sizes(cost: BatchCost | None, *, most: int = 0) -> BatchSizes:
     """The batch sizes for a model of this cost. `most` is the user's maximum, or 0 to derive it from the cost.
 
     A batch saves the cost of a call. If that is small against the item, a long batch only makes all of its items wait
-    for the last; then a slot gets 25 ms of work, so that it seldom waits for the front.
+    for the last; then a slot gets 25 ms of work, so that it seldom waits for the front, and two items of up to 25 ms:
+    photographs of 12 to 14 ms that came one by one were a tenth fewer, because the workers waited.
 
     Example: one item takes 10 ms. If two together take 12 ms (6 ms each, less than 85 % of 10), batching pays, and a
     batch has at most 100 / 6 = 16 items. If two take 20 ms it does not, and a batch has at most 25 / 10 = 2.
@@ -36,7 +37,7 @@ def measured_sizes(cost: BatchCost | None, *, most: int = 0) -> BatchSizes:
         return BatchSizes(most or 1)
     if not most:
         stretch = _LONGEST_BATCH if each < _PAYS * cost.one else _UNBROKEN
-        most = max(1, int(min(_MOST, stretch / each)))
+        most = max(2 if each <= _UNBROKEN else 1, int(min(_MOST, stretch / each)))
     return BatchSizes(most, least=max(1, int(min(most, _WORTH_A_SLOT / each))))
 
 
