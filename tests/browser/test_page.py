@@ -150,8 +150,9 @@ def test_a_vector_is_shown_by_its_first_numbers_and_whole_on_demand_w5(client: F
 
 
 def test_a_regression_is_its_number(client: FlaskClient, cat: bytes) -> None:
-    output = client.post("/predict/age", data={"file": (io.BytesIO(cat), "cat.png")}).get_json()["output"]
-    assert shown(asked(client, "age", cat))[0] == f"{output:.6g}"
+    answered = client.post("/predict/age", data={"file": (io.BytesIO(cat), "cat.png")})
+    assert answered.status_code == 200, answered.text
+    assert shown(asked(client, "age", cat))[0] == f"{answered.get_json()['output']:.6g}"
     outputs = client.post("/predict/ages", data={"file": (io.BytesIO(cat), "cat.png")}).get_json()["output"]
     page = asked(client, "ages", cat)
     assert shown(page)[0] == "3 numbers"
