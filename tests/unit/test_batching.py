@@ -251,6 +251,7 @@ async def test_what_comes_in_one_turn_of_the_loop_goes_together() -> None:
         (10e-6, 11e-6, 32, 32),  # a few numbers: all is the cost of the call
         (12e-3, 24e-3, 2, 1),  # a convolutional network on one thread: company saves nothing but the hand-over
         (14e-3, 27e-3, 2, 1),  # one by one, workers would wait for the front
+        (14e-3, 70e-3, 2, 1),  # two were measured in a slow moment of the machine
         (35e-3, 70e-3, 1, 1),
         (12e-3, 14e-3, 14, 1),  # it pays, and a newcomer waits a tenth of a second at most
         (2.0, 2.1, 1, 1),
