@@ -36,7 +36,9 @@ from flambeau.types import Answer, Item, Options, Outcome, Payload, RawOutputs, 
 
 _REMEDY = "build it again here, or take another --engine"
 _MEASURED_TIMES, _MEASURING_SECONDS = 5, 0.1  # rounds, and seconds after which a slow model gets no further round
-_TOO_LONG, _SURELY = 0.05, 0.3  # seconds of one item: two would keep others waiting; it is not the machine that is busy
+_TOO_LONG, _SURELY = 0.05, 0.3
+"""Seconds that one item takes: beyond the first, two would keep others waiting, and it is measured again, because
+another worker may be starting; beyond the second it is not, because no busy machine explains that."""
 
 
 class Replica(Protocol):
@@ -168,7 +170,7 @@ class TensorReplica:
         waiting; nor if the network computes one row at a time: a batch would only make its items wait for each other.
         """
         seconds = self._seconds(one)
-        if _TOO_LONG < seconds < _SURELY:  # beside other workers that start, 12 ms may take 60
+        if _TOO_LONG < seconds < _SURELY:
             seconds = min(seconds, self._seconds(one), self._seconds(one))
         if seconds > _TOO_LONG or self._bundle.manifest.one_row is not None:
             return BatchCost(seconds, math.inf)
@@ -183,6 +185,7 @@ class TensorReplica:
         return BatchCost(*best)
 
     def _seconds(self, tensors: Tensors) -> float:
+        """How long the engine takes for one batch; never 0."""
         started = time.perf_counter()
         self._engine.run(tensors)
         return max(time.perf_counter() - started, 1e-9)

@@ -37,6 +37,7 @@ def measured_sizes(cost: BatchCost | None, *, most: int = 0) -> BatchSizes:
         return BatchSizes(most or 1)
     if not most:
         stretch = _LONGEST_BATCH if each < _PAYS * cost.one else _UNBROKEN
+        # by the shorter of both: two were measured less often, and more likely in a slow moment of the machine
         most = max(2 if min(cost.one, each) <= _UNBROKEN else 1, int(min(_MOST, stretch / each)))
     return BatchSizes(most, least=max(1, int(min(most, _WORTH_A_SLOT / each))))
 
