@@ -14,7 +14,7 @@ from msgspec.structs import replace as replace_spec
 from PIL import Image
 
 from flambeau.answers import agreement
-from flambeau.builder import texts
+from flambeau.builder import second_axis, texts
 from flambeau.builder.filled import Filled, Tell
 from flambeau.builder.row_arrays import few, joined, of_spec, part, rows_in, shown
 from flambeau.bundle.storage import AudioConfig, HasTask, ImageConfig, TextConfig
@@ -85,12 +85,18 @@ def probe(filled: Filled, wanted: str | None, *, tell: Tell) -> Probed:
     if filled.free:
         filled = _with_least(filled)
     inputs = _probe_inputs(filled, images=images)
-    filled, ending, without_head = _with_answer(filled, inputs, wanted, tell=tell)
-    alone = _each_alone(filled, inputs)
+    try:
+        filled, ending, without_head = _with_answer(filled, inputs, wanted, tell=tell)
+        alone = _each_alone(filled, inputs)
+    except SourceError:
+        _refuse_second_axis(filled, inputs)  # then that is why
+        raise
     for numbers in alone.values():
         _refuse_strange(filled, numbers, scores=isinstance(filled.pipeline, HasTask))
     _refuse_unless_repeated(filled, inputs, alone)
     one_row = filled.one_row or (None if filled.rows else _dependence(filled, inputs, alone))
+    if one_row and not filled.one_row:
+        _refuse_second_axis(filled, inputs)
     if one_row:
         tell(f"{filled.name} is given one row at a time, because {one_row}")
         filled = replace(filled, rows=1, one_row=one_row)
@@ -198,6 +204,25 @@ def _answer(filled: Filled, inputs: Tensors) -> Tensors:
                 "the same shape for every row is needed"
             )
     return answers
+
+
+def _refuse_second_axis(filled: Filled, inputs: Tensors) -> None:
+    """Raise `SourceError` for a network whose rows are the second axis of its input."""
+    if not filled.rows and rows_in(inputs) > 1:
+        graph = filled.exports == "ready"
+        second_axis.refuse(lambda rows: _tried(filled, rows), few(inputs, _FEW), name=filled.name, graph=graph)
+
+
+def _tried(filled: Filled, inputs: Tensors) -> list[np.ndarray]:
+    """The arrays that the network returns; empty where it raises."""
+    if filled.exports == "ready":
+        try:
+            return list(_of_graph(filled, inputs).values())
+        except SourceError:
+            return []
+    from flambeau.builder import eager
+
+    return eager.tried(filled, inputs)
 
 
 def _of_graph(filled: Filled, inputs: Tensors) -> Tensors:
@@ -327,15 +352,7 @@ def _lengths_of(filled: Filled) -> tuple[int, ...]:
 def _computes(filled: Filled, length: int) -> bool:
     """Whether the network computes finite numbers for rows of that length."""
     row = few(_probe_inputs(filled, images=False, length=length), filled.rows or 1)
-    if filled.exports == "ready":
-        try:
-            found = list(_of_graph(filled, row).values())
-        except SourceError:
-            return False
-    else:
-        from flambeau.builder import eager
-
-        found = eager.tried(filled, row)
+    found = _tried(filled, row)
     return bool(found) and all(each.size and (each.dtype.kind != "f" or np.isfinite(each).all()) for each in found)
 
 
