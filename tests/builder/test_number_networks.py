@@ -1,5 +1,6 @@
 """Networks of one's own over numbers, as training scripts leave them: answered as PyTorch answers, or asked about."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,60 +12,27 @@ from torch import nn
 import flambeau
 from flambeau.bundle.storage import Bundle
 from flambeau.errors import SourceError
+from tests.networks import number_nets
 
 pytestmark = pytest.mark.usefixtures("warm_builds")
 
-CODE = """
-import torch
-from torch import nn
-
-
-class Tagger(nn.Module):  # (steps, rows, 2), as an LSTM takes it unless batch_first=True is said
-    def __init__(self):
-        super().__init__()
-        self.lstm, self.last = nn.LSTM(2, 4), nn.Linear(4, 3)
-
-    def forward(self, steps):
-        return self.last(self.lstm(steps)[0])
-
-
-class Last(Tagger):
-    def forward(self, steps):
-        return super().forward(steps)[-1]
-
-
-class Attention(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer, self.last = nn.TransformerEncoderLayer(4, 2, 8, 0.0), nn.Linear(4, 3)
-
-    def forward(self, steps):
-        return self.last(self.layer(steps))
-
-
-class OverTheRows(nn.Module):  # its rows depend on each other, and so do its steps
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(2, 3)
-
-    def forward(self, steps):
-        found = self.layer(steps)
-        return (found - found.mean(0)) * found.mean(1, keepdim=True)
-"""
+NETWORKS = Path(number_nets.__file__)
 STEPS = [[1.0, 2.0], [3.0, -4.0], [0.5, 6.0]]
 
 
 def saved(
     folder: Path, name: str, state: dict[str, Any] | None = None, code: str = ""
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The network of that name with random weights, and the source with the options that name it."""
-    (folder / "net.py").write_text(CODE + code)
-    within: dict[str, Any] = {}
-    exec(CODE + code, within)  # as `net.py` is imported by a build
+    """The network of that name with random weights, and the source with the options that name it.
+
+    `code` is added to that of the networks. `state` is saved in the place of the weights.
+    """
+    file = folder / "net.py"
+    file.write_text(NETWORKS.read_text() + code)
     torch.manual_seed(1)
-    network: nn.Module = within[name]().eval()
+    network = getattr(number_nets, name)().eval() if hasattr(number_nets, name) else nn.Identity()
     torch.save(network.state_dict() if state is None else state, folder / "saved.pth")
-    return network, {"source": folder / "saved.pth", "arch": f"{folder / 'net.py'}:{name}", "allow_code": True}
+    return network, {"source": folder / "saved.pth", "arch": f"{file}:{name}", "allow_code": True}
 
 
 def answers(made: Bundle, item: Any) -> Any:
@@ -109,3 +77,41 @@ def test_rows_that_depend_on_each_other_otherwise_are_computed_one_at_a_time(
 ) -> None:
     _, given = saved(tmp_path, "OverTheRows")
     assert built(**given, input_shape=(3, 2)).manifest.one_row is not None
+
+
+# Decisions by the numbers of a whole batch.
+
+
+@pytest.mark.parametrize("source", ["saved.pth", "script.pt", "graph.onnx"])
+def test_no_row_decides_for_the_others_of_its_batch(
+    built: Callable[..., Bundle], notes: list[str], cache: Path, tmp_path: Path, source: str
+) -> None:
+    network, given = saved(tmp_path, "Decides")
+    scripted = torch.jit.script(network)
+    if source == "script.pt":
+        scripted.save(tmp_path / source)
+        given = {"source": tmp_path / source, "allow_code": True, "input_shape": (3,)}
+    elif source == "graph.onnx":
+        axes = {"rows": {0: "n"}, "found": {0: "n"}}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # this exporter says that it is the older one
+            torch.onnx.export(
+                scripted, (torch.zeros(2, 3),), tmp_path / source,
+                dynamo=False, input_names=["rows"], output_names=["found"], dynamic_axes=axes,
+            )  # fmt: skip
+        given = {"source": tmp_path / source}
+    made = built(**given)
+    small, large = [1.0, 2.0, 3.0], [200.0, 2.0, 3.0]
+    with torch.inference_mode():
+        expected = torch.cat([network(torch.tensor([row])) for row in (small, large)])
+    assert torch.allclose(torch.tensor(answers(made, [small, large])), expected, atol=1e-4)
+    assert any("one row at a time" in note and "decides by its numbers" in note for note in notes)
+
+
+def test_a_parameter_that_python_reads_decides_nothing(
+    built: Callable[..., Bundle], cache: Path, tmp_path: Path
+) -> None:
+    line = "return self.last(steps) * self.last.bias[0].item()"
+    code = f"\n\nclass Item(Tagger):\n    def forward(self, steps):\n        {line}\n"
+    _, given = saved(tmp_path, "Item", state=dict(number_nets.Tagger().state_dict()), code=code)
+    assert built(**given, input_shape=(4,)).manifest.one_row is None

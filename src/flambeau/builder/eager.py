@@ -123,6 +123,11 @@ def tried(filled: Filled, inputs: Tensors) -> list[np.ndarray]:
     return []
 
 
+def reads_numbers(filled: Filled, inputs: Tensors) -> bool:
+    """Whether the network decides by numbers that it computed of these rows."""
+    return recording.reads_numbers(filled.network, *_given(filled, inputs))
+
+
 def repeats_from_a_seed(compute: Callable[[], Tensors]) -> tuple[Tensors, Tensors]:
     """The results of two calls of `compute` with PyTorch's random numbers seeded alike."""
     torch.manual_seed(0)

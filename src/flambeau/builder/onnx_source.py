@@ -16,6 +16,7 @@ from flambeau.answers import agreement
 from flambeau.builder import (
     dense_graph,
     dense_recipe,
+    graph_decisions,
     graph_inputs,
     graphs,
     outputs,
@@ -78,6 +79,8 @@ def take(order: BuildRequest, target: Path, *, tell: Tell) -> Filled:
     rows = one_row = None
     if given.bare:
         rows, one_row = 1, f"its input {given.bare[0]} is one for all rows"
+    elif graph_decisions.decides(model, [spec.name for spec in given.specs]):
+        rows, one_row = 1, graph_decisions.BECAUSE
     elif (given.rows is not None or given.axes) and not _same_in_batches(target, given, length):
         _refuse_guesses(given, file)
         model = _read(file)  # as it came

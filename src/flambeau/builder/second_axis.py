@@ -41,8 +41,8 @@ def refuse(compute: Compute, inputs: Tensors, *, name: str, graph: bool) -> None
     if not all(axes):
         return
     told = (
-        f"{name} takes the second axis of its input for the rows and the first for the sequence, as nn.LSTM, nn.GRU and "
-        "nn.Transformer do without batch_first=True, but items are rows of the first"
+        f"{name} takes the second axis of its input for the rows and the first for the sequence, as nn.LSTM, nn.GRU "
+        "and nn.Transformer do without batch_first=True, but items are rows of the first"
     )
     if graph:
         raise SourceError(

@@ -136,6 +136,9 @@ class _Build:
             for file in self._folder.glob(f"{storage.ONNX}*"):
                 file.unlink()
         self._conclude(filled, found, error)
+        if error and not one_row and (why := probing.decides(filled, inputs)):
+            self._tell(f"{filled.name} is given one row at a time, because {why}")
+            probed = dataclasses.replace(probed, one_row=why)
         int8 = self._quantise(filled, pipeline, error, classes=TASKS[task].answer.RANKS) if self._order.int8 else None
         self._step("writing the bundle")
         probes = {f"input.{name}": array for name, array in inputs.items()}

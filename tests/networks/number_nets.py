@@ -1,0 +1,51 @@
+"""Networks over numbers, as a user would write them."""
+
+import torch
+from torch import nn
+
+
+class Tagger(nn.Module):  # (steps, rows, 2), as an LSTM takes it unless batch_first=True is said
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.last = nn.LSTM(2, 4), nn.Linear(4, 3)
+
+    def forward(self, steps: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.last(self.lstm(steps)[0])
+        return found
+
+
+class Last(Tagger):
+    def forward(self, steps: torch.Tensor) -> torch.Tensor:
+        return super().forward(steps)[-1]
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.last = nn.TransformerEncoderLayer(4, 2, 8, 0.0), nn.Linear(4, 3)
+
+    def forward(self, steps: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.last(self.layer(steps))
+        return found
+
+
+class OverTheRows(nn.Module):  # its rows depend on each other, and so do its steps
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 3)
+
+    def forward(self, steps: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.layer(steps)
+        return (found - found.mean(0)) * found.mean(1, keepdim=True)
+
+
+class Decides(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        if rows.max() > 100:
+            rows = rows / 255
+        found: torch.Tensor = self.layer(rows)
+        return found
