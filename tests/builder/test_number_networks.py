@@ -11,7 +11,7 @@ from torch import nn
 
 import flambeau
 from flambeau.bundle.storage import Bundle
-from flambeau.errors import SourceError
+from flambeau.errors import RequestError, SourceError
 from tests.networks import number_nets
 
 pytestmark = pytest.mark.usefixtures("warm_builds")
@@ -115,3 +115,157 @@ def test_a_parameter_that_python_reads_decides_nothing(
     code = f"\n\nclass Item(Tagger):\n    def forward(self, steps):\n        {line}\n"
     _, given = saved(tmp_path, "Item", state=dict(number_nets.Tagger().state_dict()), code=code)
     assert built(**given, input_shape=(4,)).manifest.one_row is None
+
+
+# Numbers that are places in tables.
+
+
+def refused(model: Any, item: Any) -> str:
+    with pytest.raises(RequestError) as told:
+        model.predict(item)
+    assert told.value.code == "invalid_tensor"
+    return told.value.message
+
+
+def test_each_column_has_the_places_of_its_own_table(built: Callable[..., Bundle], cache: Path, tmp_path: Path) -> None:
+    network, given = saved(tmp_path, "Columns")
+    made = built(**given, input_shape=(3,), input_dtype="int64")
+    with flambeau.load(made.path, allow_code=True) as model, torch.inference_mode():
+        for row in ([9, 1999, 4], [0, -3, 0]):
+            assert model.predict(row) == pytest.approx(network(torch.tensor([row]))[0].tolist(), abs=1e-5)
+        assert "7 as number 3 of a row, and the network's table has the places 0 to 4" in refused(model, [1, 1999, 7])
+        assert "has -1 as number 1 of a row" in refused(model, [[1, 2, 3], [-1, 2, 3]])
+
+
+def test_of_several_inputs_each_has_its_dtype_and_its_table(
+    built: Callable[..., Bundle], notes: list[str], cache: Path, tmp_path: Path
+) -> None:
+    network, given = saved(tmp_path, "Rating")
+    made = built(**given, input_shape={"user": (), "item": (), "known": (2,)})
+    assert [spec.dtype for spec in made.manifest.inputs] == ["int64", "int64", "float32"]
+    assert "user and item take whole numbers, for they are looked up in tables" in notes
+    with flambeau.load(made.path, allow_code=True) as model, torch.inference_mode():
+        expected = network(torch.tensor([9]), torch.tensor([19]), torch.tensor([[0.5, -1.5]]))[0].tolist()
+        assert model.predict({"user": 9, "item": 19, "known": [0.5, -1.5]}) == pytest.approx(expected, abs=1e-5)
+        assert "'user' must be" in refused(model, {"user": -1, "item": 3, "known": [1, 1]})
+        assert "places 0 to 19" in refused(model, {"user": 1, "item": 20, "known": [1, 1]})
+
+
+def test_a_graph_counts_no_place_from_the_end_of_its_table(
+    built: Callable[..., Bundle], cache: Path, tmp_path: Path
+) -> None:
+    network, given = saved(tmp_path, "Shifted")
+    made = built(**given, input_shape=(1,), input_dtype="int64")
+    assert made.manifest.engine == "onnxruntime"
+    with flambeau.load(made.path, allow_code=True) as model, torch.inference_mode():
+        for row in ([-1], [3]):
+            assert model.predict(row) == pytest.approx(network(torch.tensor([row]))[0].tolist(), abs=1e-6)
+        with pytest.raises(RequestError, match="out of data bounds"):
+            model.predict([-2])
+
+
+# What a file keeps beside its weights.
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"x_mean": torch.zeros(3), "x_std": torch.ones(3)},
+        {"scaler": {"mean_": [1.0, 2.0, 3.0], "scale_": [1.0, 1.0, 2.0]}},
+        {"data": {"min": [0, 0, 0], "max": [1, 9, 9]}},
+    ],
+)
+def test_constants_beside_the_weights_are_told(
+    built: Callable[..., Bundle], notes: list[str], cache: Path, tmp_path: Path, beside: dict[str, Any]
+) -> None:
+    state = {"state_dict": number_nets.Decides().state_dict(), "epoch": 3, "lr_min": 0.1, "lr_max": 1.0, **beside}
+    _, given = saved(tmp_path, "Decides", state=state)
+    built(**given, input_shape=(3,))
+    [told] = [note for note in notes if "beside the weights" in note]
+    [(key, value)] = [*beside.items()][:1]
+    assert (f"{key}.{next(iter(value))}" if isinstance(value, dict) else key) in told
+    assert "are not applied" in told
+    assert "lr_min" not in told
+
+
+IMAGES = """
+
+class Images(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.line = nn.Conv2d(3, 4, 3, stride=8), nn.Linear(4, 3)
+        self.register_buffer("mean", torch.zeros(1))
+        self.register_buffer("std", torch.ones(1))
+
+    def forward(self, images):
+        return self.line(self.conv(images).relu().mean((2, 3)))
+"""
+
+
+def images(folder: Path, beside: dict[str, Any]) -> dict[str, Any]:
+    state = {
+        "conv.weight": torch.randn(4, 3, 3, 3), "conv.bias": torch.zeros(4), "line.weight": torch.randn(3, 4),
+        "line.bias": torch.zeros(3), "mean": torch.zeros(1), "std": torch.ones(1),
+    }  # fmt: skip
+    _, given = saved(folder, "Images", state={"model": state, **beside}, code=IMAGES)
+    return {**given, "input_shape": (3, 32, 32)}
+
+
+@pytest.mark.parametrize(
+    ("beside", "asked"),
+    [
+        ({"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}, r"say --mean 0.5,0.5,0.5 and --std 0.25,0.25,0.25 if"),
+        (
+            {"config": {"mean": [127.5], "std": [51.0]}},
+            r"config.mean and config.std .* --mean 0.5,0.5,0.5 and --std 0.2,",
+        ),
+        ({"img_mean": torch.zeros(3), "img_std": torch.ones(3)}, r"img_mean and img_std .* say --mean and --std"),
+    ],
+)
+def test_constants_of_images_are_asked_about(
+    built: Callable[..., Bundle], cache: Path, tmp_path: Path, beside: dict[str, Any], asked: str
+) -> None:
+    given = images(tmp_path, beside)
+    with pytest.raises(SourceError, match=asked):
+        built(**given)
+    assert built(**given, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)).manifest.task == "classification"
+
+
+def test_the_constants_that_would_be_taken_anyway_are_not_asked_about(
+    built: Callable[..., Bundle], cache: Path, tmp_path: Path
+) -> None:
+    beside = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "acc_mean": 0.9, "acc_std": 0.1}
+    assert built(**images(tmp_path, beside)).manifest.task == "classification"
+
+
+def test_weights_of_another_size_name_the_arguments_of_the_class(
+    built: Callable[..., Bundle], cache: Path, tmp_path: Path
+) -> None:
+    made = "    def __init__(self, hidden=3, bias=True):\n        super().__init__(hidden, 2, bias)\n"
+    code = f"\n\nclass Wide(nn.Linear):\n{made}"
+    _, given = saved(tmp_path, "Wide", state={"weight": torch.zeros(2, 5), "bias": torch.zeros(2)}, code=code)
+    told = r"do not fit Wide: 1 of another shape: .*--arch-args, such as {\"hidden\": \"...\"}.* takes hidden, bias"
+    with pytest.raises(SourceError, match=told):
+        built(**given)
+    assert built(**given, arch_args={"hidden": 5}, input_shape=(5,)).manifest.outputs[0].shape == (2,)
+
+
+def test_weights_of_float64_are_told(
+    built: Callable[..., Bundle], notes: list[str], cache: Path, tmp_path: Path
+) -> None:
+    state = {key: each.double() for key, each in number_nets.Decides().state_dict().items()}
+    _, given = saved(tmp_path, "Decides", state=state)
+    built(**given, input_shape=(3,))
+    assert any("the weights are float64, and Decides computes in float32" in note for note in notes)
+
+
+def test_what_forward_does_without_is_told(
+    built: Callable[..., Bundle], notes: list[str], cache: Path, tmp_path: Path
+) -> None:
+    line = "    def forward(self, rows, mask=None):\n        return super().forward(rows)\n"
+    code = f"\n\nclass Masked(OverTheRows):\n{line}"
+    _, given = saved(tmp_path, "Masked", state=dict(number_nets.OverTheRows().state_dict()), code=code)
+    built(**given, input_shape=(3, 2))
+    assert any("forward() of Masked is called without mask" in note for note in notes)
+    with pytest.raises(SourceError, match=r"names mask, which Masked does without .* whose forward.. needs it"):
+        built(**given, input_shape={"rows": (3, 2), "mask": (3,)})

@@ -49,3 +49,41 @@ class Decides(nn.Module):
             rows = rows / 255
         found: torch.Tensor = self.layer(rows)
         return found
+
+
+class Columns(nn.Module):
+    """Three columns: two looked up in tables of unlike sizes, and a year between them that is a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Embedding(10, 3), nn.Embedding(5, 3)
+        self.last = nn.Linear(3, 1)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.last(self.first(rows[:, 0]) * self.second(rows[:, 2])) + rows[:, 1:2] / 1000
+        return found
+
+
+class Rating(nn.Module):
+    """Of a user for an item, by their numbers, and by what else is known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.users, self.items = nn.Embedding(10, 4), nn.Embedding(20, 4)
+        self.last = nn.Linear(2, 1)
+
+    def forward(self, user: torch.Tensor, item: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = (self.users(user) * self.items(item)).sum(-1, keepdim=True) + self.last(known)
+        return found
+
+
+class Shifted(nn.Module):
+    """A table whose first place is for -1, which stands for what is missing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(5, 1)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.table(rows[:, 0] + 1)
+        return found

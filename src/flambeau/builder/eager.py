@@ -164,6 +164,8 @@ def _run(filled: Filled, given: Sequence[torch.Tensor]) -> Any:
         said = str(error).strip()
         if "Traceback of TorchScript" in said:  # the last line is the error
             said = said.rpartition("\n")[2]
+        if "Float and Double" in said or "Double and Float" in said:
+            said += ": inputs are float32, so let forward() begin with .double(), or make the network with .float()"
         shapes = [list(each.shape) for each in given]
         raise SourceError(
             f"{filled.name} cannot compute an input of shape {', '.join(map(str, shapes))}: {said}"

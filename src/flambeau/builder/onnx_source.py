@@ -249,6 +249,12 @@ def _answers(
     single = _computed(session, given, 1, length, file.name)
     orders = row_axes.of_outputs(single, several, rows=rows) if several or given.axes else {}
     arrays = row_axes.first(several or single, orders)
+    if not any(array.dtype.kind in "fiub" for array in arrays.values()):
+        raise SourceError(
+            f"no output of {file.name} is a tensor of numbers: they are texts and sequences, as scikit-learn's "
+            "converter writes classes and their probabilities: export it with zipmap=False, and take --output-name "
+            f"probabilities, or {unsupported.ask(str(file))}"
+        )
     if wanted in names and wanted not in arrays:
         raise SourceError(
             f"--output-name {wanted}: that output of {file.name} is not a tensor but a sequence, as scikit-learn's "
@@ -259,7 +265,12 @@ def _answers(
     all_of_them = None if one or len(arrays) < len(names) else rows
     taken, note = outputs.choose(arrays, wanted, name=file.name, rows=all_of_them)
     left = ", ".join(name for name in names if name not in taken)
-    tell(note or f"the output {taken[0]} of {file.name} is the answer, and {left} is not computed")
+    of_another = [name for name in names if name not in arrays]
+    why = f", for {of_another[0]} is no tensor: scikit-learn's converter makes it one with zipmap=False"
+    tell(
+        note
+        or f"the output {taken[0]} of {file.name} is the answer, and {left} is not computed{why if of_another else ''}"
+    )
     return _TakenOutputs(taken, {name: order for name, order in orders.items() if name in taken})
 
 

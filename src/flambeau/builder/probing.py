@@ -359,8 +359,9 @@ def _lengths_of(filled: Filled) -> tuple[int, ...]:
     """Lengths of free axes to try: of sound, up to four seconds."""
     if not isinstance(filled.pipeline, AudioConfig):
         return _LENGTHS
-    rate = filled.pipeline.rate
-    return (rate // 10, rate, 4 * rate)
+    rate, mel = filled.pipeline.rate, filled.pipeline.mel
+    hop = 1 if mel is None else mel.hop
+    return tuple(dict.fromkeys(max(samples // hop, 1) for samples in (rate // 10, rate, 4 * rate)))
 
 
 def _computes(filled: Filled, length: int) -> bool:

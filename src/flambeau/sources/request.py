@@ -206,9 +206,10 @@ def tokenizer_beside(file: Path) -> Path | None:
 
 
 def beside_tokenizer(tokenizer: str) -> tuple[Path, ...]:
-    """The files beside a tokenizer that say what becomes of its tokens, as sentence-transformers writes them."""
+    """The files beside a tokenizer that say what becomes of its tokens, as Hugging Face's libraries write them."""
     names = (
-        "1_Pooling/config.json", "config_sentence_transformers.json", "modules.json", "sentence_bert_config.json",
+        "1_Pooling/config.json", "config.json", "config_sentence_transformers.json", "modules.json",
+        "sentence_bert_config.json",
     )  # fmt: skip
     return tuple(file for file in (Path(tokenizer).parent / name for name in names) if file.is_file())
 
