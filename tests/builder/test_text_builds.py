@@ -335,7 +335,7 @@ def test_a_fixed_length_is_filled_up_with_the_tokenizers_own_token(bag: Path, tm
     ten tokens, does not fit either."""
     shutil.copy(bag / "bag.pth", tmp_path)
     own = json.loads(tokenizer_json(ends=False))
-    own["padding"]["pad_id"] = VOCABULARY["[SEP]"]
+    own["padding"] = json.loads(tokenizer_json(ends=True))["padding"] | {"pad_id": VOCABULARY["[SEP]"]}
     (tmp_path / "tokenizer.json").write_text(json.dumps(own))
     options = {"arch": f"{NETWORKS}:Bag", "arch_args": {"words": len(VOCABULARY)}, "allow_code": True}
     notes: list[str] = []

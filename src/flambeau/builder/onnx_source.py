@@ -265,12 +265,11 @@ def _answers(
     all_of_them = None if one or len(arrays) < len(names) else rows
     taken, note = outputs.choose(arrays, wanted, name=file.name, rows=all_of_them)
     left = ", ".join(name for name in names if name not in taken)
-    of_another = [name for name in names if name not in arrays]
-    why = f", for {of_another[0]} is no tensor: scikit-learn's converter makes it one with zipmap=False"
-    tell(
-        note
-        or f"the output {taken[0]} of {file.name} is the answer, and {left} is not computed{why if of_another else ''}"
+    why = "".join(
+        f", for {name} is no tensor: scikit-learn's converter makes it one with zipmap=False"
+        for name in [each for each in names if each not in arrays][:1]
     )
+    tell(note or f"the output {taken[0]} of {file.name} is the answer, and {left} is not computed{why}")
     return _TakenOutputs(taken, {name: order for name, order in orders.items() if name in taken})
 
 

@@ -118,9 +118,9 @@ def _find_columns(first: _CsvLine, wanted: Wanted) -> _Columns:
         return _Columns((known[0] if known else 0,), header, headed=bool(known))
     headed = all(_number(cell) is None for cell in header)
     if len(header) > 1 and header == tuple(map(str, range(len(header)))):
-        shown = ",".join(header) if len(header) <= _SHOWN else f"{','.join(header[:_SHOWN])},…"
+        told = ",".join(header) if len(header) <= _SHOWN else f"{','.join(header[:_SHOWN])},…"
         raise bad_input(
-            f"its first line is {shown}, as pandas writes a header for columns without names: say --columns {shown} if "
+            f"its first line is {told}, as pandas writes a header for columns without names: say --columns {told} if "
             "it is a header, and write a header above it if it is a row"
         )
     names = header if headed else tuple(str(place) for place in range(1, len(header) + 1))
