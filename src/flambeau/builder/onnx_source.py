@@ -236,6 +236,8 @@ def _answers(
     `length` is the length of free axes to try the graph with. Raises `SourceError` where the user has to choose.
     """
     names: list[str] = [each.name for each in model.graph.output]
+    if all(each.type.tensor_type.elem_type == onnx.TensorProto.STRING for each in model.graph.output):
+        raise _no_numbers(file)
     if len(names) == 1 and wanted is None and not given.axes:
         return _TakenOutputs((names[0],), {})
     session, rows, several = open_session(file), 1, None
@@ -250,15 +252,11 @@ def _answers(
     orders = row_axes.of_outputs(single, several, rows=rows) if several or given.axes else {}
     arrays = row_axes.first(several or single, orders)
     if not any(array.dtype.kind in "fiub" for array in arrays.values()):
-        raise SourceError(
-            f"no output of {file.name} is a tensor of numbers: they are texts and sequences, as scikit-learn's "
-            "converter writes classes and their probabilities: export it with zipmap=False, and take --output-name "
-            f"probabilities, or {unsupported.ask(str(file))}"
-        )
+        raise _no_numbers(file)
     if wanted in names and wanted not in arrays:
         raise SourceError(
             f"--output-name {wanted}: that output of {file.name} is not a tensor but a sequence, as scikit-learn's "
-            f"converter writes probabilities: export it with zipmap=False, or {unsupported.ask(str(file))}"
+            f"converter writes probabilities: export it with zipmap=False, or {unsupported.AROUND}"
         )
     if list(arrays) == [wanted] or len(names) == len(arrays) == 1:
         return _TakenOutputs(tuple(arrays), orders)
@@ -271,6 +269,14 @@ def _answers(
     )
     tell(note or f"the output {taken[0]} of {file.name} is the answer, and {left} is not computed{why}")
     return _TakenOutputs(taken, {name: order for name, order in orders.items() if name in taken})
+
+
+def _no_numbers(file: Path) -> SourceError:
+    return SourceError(
+        f"no output of {file.name} is a tensor of numbers: they are texts and sequences, as scikit-learn's converter "
+        "writes classes and their probabilities: export it with zipmap=False, and take --output-name probabilities, or "
+        f"{unsupported.ask(str(file))}"
+    )
 
 
 def _computed(session: Any, given: GraphInputs, rows: int, length: int, name: str) -> Tensors:
