@@ -51,13 +51,12 @@ def infer(network: nn.Module, name: str, options: SourceOptions) -> InputForm:
 
 def _with_dtypes(network: nn.Module, taken: InputForm, options: SourceOptions) -> InputForm:
     """The inputs with the dtype that the user says, or that the network needs."""
-    dtype = options.input_dtype
-    if dtype is None and len(taken.inputs) > 1:
+    if options.input_dtype is None and len(taken.inputs) > 1:
         specs = lookups.dtypes(network, taken.inputs)
         whole = [spec.name for spec in specs if spec.dtype != "float32"]
         note = f"{' and '.join(whole)} take whole numbers, for they are looked up in tables" if whole else taken.note
         return replace(taken, inputs=specs, note=note)
-    dtype = dtype or _usual_dtype(network, taken)
+    dtype = options.input_dtype or _usual_dtype(network, taken)
     return replace(taken, inputs=tuple(structs.replace(spec, dtype=dtype) for spec in taken.inputs))
 
 
