@@ -164,6 +164,35 @@ def test_a_graph_counts_no_place_from_the_end_of_its_table(
             model.predict([-2])
 
 
+# Masks.
+
+
+@pytest.mark.parametrize(("name", "told"), [("Masked", "otherwise where mask is true"), ("Filled", "mask as true and")])
+def test_a_mask_of_true_and_false_is_asked_about_and_the_class_that_is_proposed_takes_it(
+    built: Callable[..., Bundle], cache: Path, tmp_path: Path, name: str, told: str
+) -> None:
+    network, given = saved(tmp_path, name)
+    shapes = {"steps": ("n", 4), "mask": ("n",)}
+    with pytest.raises(SourceError, match=rf"{told} .*mask = mask\.bool\(\)"):
+        built(**given, input_shape=shapes)
+    line = "    def forward(self, steps, mask):\n        return super().forward(steps, mask.bool())\n"
+    _, given = saved(tmp_path, "Said", state=dict(network.state_dict()), code=f"\n\nclass Said({name}):\n{line}")
+    steps, mask = torch.randn(1, 3, 4), torch.tensor([[True, True, False]])
+    with torch.inference_mode():
+        expected = network(steps, mask)[0]
+    found = answers(built(**given, input_shape=shapes), {"steps": steps[0].tolist(), "mask": [1, 1, 0]})
+    assert torch.allclose(torch.tensor(found), expected, atol=1e-5)
+
+
+def test_numbers_that_may_be_true_and_false_as_well_are_not_asked_about(
+    built: Callable[..., Bundle], cache: Path, tmp_path: Path
+) -> None:
+    line = "    def forward(self, steps, weight):\n        return super().forward(steps * weight[..., None])\n"
+    code = f"\n\nclass Weighted(OverTheRows):\n{line}"
+    _, given = saved(tmp_path, "Weighted", state=dict(number_nets.OverTheRows().state_dict()), code=code)
+    assert len(built(**given, input_shape={"steps": (3, 2), "weight": (3,)}).manifest.inputs) == 2
+
+
 # What a file keeps beside its weights.
 
 

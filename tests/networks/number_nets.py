@@ -87,3 +87,21 @@ class Shifted(nn.Module):
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         found: torch.Tensor = self.table(rows[:, 0] + 1)
         return found
+
+
+class Masked(nn.Module):
+    """Attention to those steps that a mask of true and false says; one of numbers would be added to the scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, steps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        attended = nn.functional.scaled_dot_product_attention(steps, steps, steps, attn_mask=mask[:, None])
+        found: torch.Tensor = self.last(attended.mean(1))
+        return found
+
+
+class Filled(Masked):
+    def forward(self, steps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return super().forward(steps.masked_fill(~mask[..., None], 0), mask)

@@ -44,7 +44,7 @@ def probe_inputs(specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ..
     strong blobs. Otherwise 8 random rows of these `shapes`."""
     generator = torch.Generator().manual_seed(_SEED)
     if not images:
-        return {spec.name: _rows((8, *shapes[spec.name]), spec.dtype, generator) for spec in specs}
+        return {spec.name: _rows((8, *shapes[spec.name]), spec, generator) for spec in specs}
     [spec] = specs
     channels, size, _ = spec.shape
 
@@ -56,11 +56,14 @@ def probe_inputs(specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ..
     return {spec.name: torch.cat([first, noise, blobs(0.5), blobs(2.5)]).numpy()}
 
 
-def _rows(shape: tuple[int, ...], dtype: str, generator: torch.Generator) -> np.ndarray:
-    """Random rows. Whole numbers are 0 and 1, which every table of vectors has."""
-    if np.dtype(dtype).kind == "i":
-        return torch.randint(0, 2, shape, generator=generator).numpy().astype(dtype)
-    return torch.randn(shape, generator=generator).to(getattr(torch, dtype)).numpy()
+def _rows(shape: tuple[int, ...], spec: TensorSpec, generator: torch.Generator) -> np.ndarray:
+    """Random rows; of the numbers that the network knows, where it does, in turn: a mask that leaves out all of a row
+    has no answer. Whole numbers are 0 and 1, which every table of vectors has."""
+    if spec.known:
+        return np.resize(np.array(spec.known, spec.dtype), shape)
+    if np.dtype(spec.dtype).kind == "i":
+        return torch.randint(0, 2, shape, generator=generator).numpy().astype(spec.dtype)
+    return torch.randn(shape, generator=generator).to(getattr(torch, spec.dtype)).numpy()
 
 
 def look(filled: Filled, inputs: Tensors, wanted: str | None, *, tell: Tell) -> Returned:

@@ -40,6 +40,8 @@ def infer(network: nn.Module, name: str, options: SourceOptions) -> InputForm:
         taken = _inferred(network, name, options)
     if taken.image is None:
         taken = _with_dtypes(network, taken, options)
+        if len(taken.inputs) > 1:
+            taken = replace(taken, inputs=lookups.with_masks(network, taken.inputs, name=name))
         taken = replace(taken, inputs=lookups.with_tables(network, taken.inputs))
     if left := signature_words.optional(network):
         told = f"forward() of {name} is called without {' and '.join(left)}, for it has defaults"

@@ -13,6 +13,8 @@ from msgspec import structs
 from torch import nn
 
 from flambeau.builder import signature_words
+from flambeau.errors import SourceError
+from flambeau.identify import unsupported
 from flambeau.items import FREE
 from flambeau.types import TensorSpec
 
@@ -32,6 +34,53 @@ def dtypes(network: nn.Module, specs: Sequence[TensorSpec]) -> tuple[TensorSpec,
                 if signature_words.computes(network, [_plain(spec) for spec in tried]):
                     return tuple(tried)
     return tuple(specs)
+
+
+def with_masks(network: nn.Module, specs: Sequence[TensorSpec], *, name: str) -> tuple[TensorSpec, ...]:
+    """The inputs, of which those of decimal numbers that count as true and false only are tried with 0 and 1.
+
+    Raises `SourceError` for one that was true and false in training, or may have been. Example: attention leaves out
+    what a mask of true and false says, and adds a mask of numbers to its scores. A client that sends 1 and 0 would get
+    an answer, and another one than the network gives.
+    """
+    generator = torch.Generator().manual_seed(0)
+    plain = [_plain(spec) for spec in specs]
+    rows = [torch.randn(each.shape, generator=generator) if each.is_floating_point() else each for each in plain]
+    found = list(specs)
+    for place, spec in enumerate(specs):
+        if spec.dtype != "float32":
+            continue
+        truths = (torch.arange(rows[place].numel()) % 2 == 1).reshape(rows[place].shape)
+
+        def answers(given: torch.Tensor, at: int = place) -> list[torch.Tensor]:
+            return signature_words.answers(network, [*rows[:at], given, *rows[at + 1 :]])
+
+        as_truths, as_numbers = answers(truths), answers(truths.float())
+        if as_truths and not as_numbers:
+            raise SourceError(
+                f"{name} takes {spec.name} as true and false, and numbers are sent: let its forward() begin with "
+                f"{spec.name} = {spec.name}.bool(), or {unsupported.AROUND}"
+            )
+        if as_truths and _finite(as_truths) and not _same(as_truths, as_numbers):
+            raise SourceError(
+                f"{name} answers otherwise where {spec.name} is true and false than where it is 1 and 0, and numbers "
+                f"are sent: let its forward() begin with {spec.name} = {spec.name}.bool() if it was trained with the "
+                f"former, or with {spec.name} = {spec.name}.float() if with numbers"
+            )
+        if _same(as_numbers, answers(truths * 5.0)) and not _same(as_numbers, answers(plain[place])):
+            found[place] = structs.replace(spec, known=(0, 1))
+    return tuple(found)
+
+
+def _finite(tensors: Sequence[torch.Tensor]) -> bool:
+    return all(bool(each.isfinite().all()) for each in tensors)
+
+
+def _same(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> bool:
+    return len(one) == len(other) and all(
+        first.shape == second.shape and torch.allclose(first, second, atol=1e-4)
+        for first, second in zip(one, other, strict=True)
+    )
 
 
 def with_tables(network: nn.Module, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from flambeau.architectures import single_output
 from flambeau.errors import SourceError
 from flambeau.identify import unsupported
 
@@ -79,6 +80,16 @@ def computes(network: nn.Module, rows: Sequence[torch.Tensor]) -> bool:
     except Exception:  # raising is the answer
         return False
     return True
+
+
+def answers(network: nn.Module, rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The tensors of decimal numbers that it returns for these rows; empty where it raises, or returns none."""
+    try:
+        with torch.inference_mode():
+            found = single_output.parts(network(*rows)).values()
+    except Exception:  # raising is the answer
+        return []
+    return [each for each in found if each.is_floating_point()]
 
 
 def of(network: nn.Module, shape: tuple[int, ...]) -> Any:
