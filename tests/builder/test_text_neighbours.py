@@ -15,6 +15,7 @@ from torch import nn
 import flambeau
 from flambeau.bundle.storage import Bundle
 from flambeau.errors import SourceError
+from flambeau.sources.inspection import inspect
 from tests.networks import text_nets
 from tests.networks.text_nets import Bag, Masked, Places
 from tests.support.text_models import VOCABULARY, encoder, seeded, tokenizer_json
@@ -146,3 +147,16 @@ def test_a_table_with_many_more_vectors_than_tokens_is_told(
     _, given = beside(tmp_path, seeded(Bag(30_000)))
     built(**{**given, "arch_args": {"words": 30_000}})
     assert any("makes 35 token ids, and the table of Bag has 30,000 vectors" in note for note in notes)
+
+
+def test_weights_of_hugging_faces_beside_a_tokenizer_name_the_way_to_a_graph(
+    built: Callable[..., Bundle], cache: Path, tmp_path: Path
+) -> None:
+    _, given = beside(tmp_path, seeded(text_nets.Encoder(words=len(VOCABULARY))))
+    way = f"optimum-cli export onnx --model {tmp_path} OUT"
+    with pytest.raises(SourceError) as told:
+        built(given["source"])
+    assert way in str(told.value)
+    assert way in inspect(tmp_path / "saved.pth").needs
+    (tmp_path / "tokenizer.json").unlink()
+    assert "optimum" not in inspect(tmp_path / "saved.pth").needs

@@ -21,7 +21,7 @@ from flambeau.errors import SourceError
 from flambeau.identify import segmentation_models, unsupported
 from flambeau.identify.finding import Fit, Identified
 from flambeau.settings.source import SourceOptions
-from flambeau.sources.request import BuildRequest, refuse_idle
+from flambeau.sources.request import BuildRequest, as_graph, refuse_idle
 from flambeau.types import TensorSpec
 
 DEFAULT_THRESHOLD = 0.2
@@ -217,4 +217,4 @@ def _nothing_fits(order: BuildRequest, finding: Identified) -> str:
     advice = finding.advice
     if finding.known and unsupported.image_sketch(finding.known, "", ()):
         advice = advice.replace(unsupported.AROUND, unsupported.ask(str(order.file)))
-    return f"{Path(str(order.file)).name}: {advice}{also}"
+    return f"{Path(str(order.file)).name}: {advice}{also}{as_graph(Path(str(order.file)))}"

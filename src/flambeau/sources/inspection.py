@@ -180,6 +180,7 @@ def _with_network(found: Inspection, entry: TensorMapping, arch: str | None) -> 
         known = identified.known
         example = known and unsupported.image_sketch(known, str(Path(found.file).resolve()), entry.where)
         needs = identified.advice.replace(unsupported.AROUND, unsupported.PRINTED) if example else identified.advice
+        needs += request.as_graph(Path(found.file))
         return msgspec.structs.replace(found, needs=needs, example=example or "")
     name = fit.architecture.name
     official = identify.published(str(found.sha256), architecture=name)
