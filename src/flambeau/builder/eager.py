@@ -126,9 +126,14 @@ def tried(filled: Filled, inputs: Tensors) -> list[np.ndarray]:
     return []
 
 
-def reads_numbers(filled: Filled, inputs: Tensors) -> bool:
-    """Whether the network decides by numbers that it computed of these rows."""
-    return recording.reads_numbers(filled.network, *_given(filled, inputs))
+def decides(filled: Filled, inputs: Tensors) -> str | None:
+    """Why the network must not be given several rows, if it decides by numbers that it computed of these.
+
+    Probes may show none of it: `if rows.max() > 100`. A network whose export has no such decision need not be asked.
+    """
+    if filled.rows or not recording.reads_numbers(filled.network, *_given(filled, inputs)):
+        return None
+    return "its code decides by its numbers, as in `if rows.max() > 1`, and another row may decide otherwise"
 
 
 def repeats_from_a_seed(compute: Callable[[], Tensors]) -> tuple[Tensors, Tensors]:

@@ -96,7 +96,9 @@ def probe(filled: Filled, wanted: str | None, *, tell: Tell) -> Probed:
     _refuse_unless_repeated(filled, inputs, alone)
     one_row = filled.one_row or (None if filled.rows else _dependence(filled, inputs, alone))
     if one_row is None and filled.exports == "torchscript":  # its decisions become part of the graph
-        one_row = decides(filled, inputs)
+        from flambeau.builder import eager
+
+        one_row = eager.decides(filled, few(inputs, _FEW))
     if one_row:
         if not filled.one_row:
             _refuse_second_axis(filled, inputs)
@@ -105,18 +107,6 @@ def probe(filled: Filled, wanted: str | None, *, tell: Tell) -> Probed:
     outputs = tuple(TensorSpec(name, str(array.dtype), tuple(array.shape[1:])) for name, array in alone.items())
     found = Probed(filled, outputs, inputs, alone, filled.ending or ending, without_head, one_row)
     return _at_another_length(found, wanted, tell) if filled.free else found
-
-
-def decides(filled: Filled, inputs: Tensors) -> str | None:
-    """Why the network must not be given several rows, if it decides by numbers that it computed of all of them.
-
-    Probes may show none of it: `if rows.max() > 100`. A network whose export has no such decision need not be asked.
-    """
-    from flambeau.builder import eager
-
-    if filled.rows or not eager.reads_numbers(filled, few(inputs, _FEW)):
-        return None
-    return "its code decides by its numbers, as in `if rows.max() > 1`, and another row may decide otherwise"
 
 
 def compute(filled: Filled, inputs: Tensors) -> Tensors:

@@ -131,6 +131,4 @@ def _within(loaded: Any, report: Report, order: BuildRequest, tell: Tell) -> Fil
         prepares=prepared.beside(report.prepares, entry.where),
     )
     fill = networks.own if order.code is not None else networks.registered
-    filled = fill(order, weights, tell=tell)
-    scaling.ask_of_file(filled, weights.prepares, order.options, tell)
-    return filled
+    return scaling.ask_of_file(fill(order, weights, tell=tell), weights.prepares, order.options, tell)

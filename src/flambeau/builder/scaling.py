@@ -35,24 +35,25 @@ def ask(filled: Filled, options: SourceOptions, graph: Path) -> None:
 
 def ask_of_file(
     filled: Filled, names: Mapping[str, tuple[float, ...] | None], options: SourceOptions, tell: Tell
-) -> None:
-    """Raise `SourceError`, or tell the user, if the file keeps constants by which inputs were prepared beside the
-    weights: Flambeau applies none of them.
+) -> Filled:
+    """The network; raises `SourceError`, or tells the user, if the file keeps constants by which inputs were prepared
+    beside the weights: Flambeau applies none of them.
 
     Images are asked about, because they would be normalised by others.
     """
     if not names or filled.official or options.mean is not None or options.std is not None:
-        return
+        return filled
     pipeline = filled.pipeline
     if isinstance(pipeline, ImageConfig | DenseConfig):
         if question := prepared.question(names, pipeline.mean, pipeline.std):
             raise SourceError(question)
-        return
+        return filled
     shown = ", ".join([*names][:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
     tell(
         f"the file has {shown} beside the weights, and they are not applied: {filled.name} is given its inputs as they "
         "are sent, so send prepared ones, or give a class whose forward() prepares them"
     )
+    return filled
 
 
 def _normalised(pipeline: object) -> bool:

@@ -136,9 +136,10 @@ class _Build:
             for file in self._folder.glob(f"{storage.ONNX}*"):
                 file.unlink()
         self._conclude(filled, found, error)
-        if error and not one_row and (why := probing.decides(filled, inputs)):
-            self._tell(f"{filled.name} is given one row at a time, because {why}")
-            probed = dataclasses.replace(probed, one_row=why)
+        if error:
+            from flambeau.builder import decisions
+
+            probed = decisions.settled(probed, inputs, tell=self._tell)
         int8 = self._quantise(filled, pipeline, error, classes=TASKS[task].answer.RANKS) if self._order.int8 else None
         self._step("writing the bundle")
         probes = {f"input.{name}": array for name, array in inputs.items()}
@@ -175,9 +176,7 @@ class _Build:
             return dense_probe.probe(filled, self._order.options.output_name, tell=self._tell)
         if isinstance(filled.pipeline, TextConfig):
             found = probing.probe(filled, self._order.options.output_name, tell=self._tell)
-            filled, answered = text_trials.checked(
-                found.filled, tell=self._tell, said=self._order.options.input_shape is not None
-            )
+            filled, answered = text_trials.checked(found.filled, self._order.options, tell=self._tell)
             return dataclasses.replace(found, filled=filled, longer=(*found.longer, *answered))
         known = filled.architecture is not None and filled.architecture.registry != "code"  # then it named the head
         return probing.probe(filled, None if known else self._order.options.output_name, tell=self._tell)
@@ -208,9 +207,7 @@ class _Build:
         )
         task, normalize = options.task, bool(options.normalize)
         if isinstance(filled.pipeline, TextConfig):
-            task = task or ("embedding" if filled.pipeline.pooling else None)
-            if task is None and (task := texts.task_said(self._order)) is not None:
-                self._tell(f"the task is {task}, as config.json beside the tokenizer says: --task says another")
+            task = texts.task_of(filled.pipeline, self._order, self._tell)
             if task == "embedding" and not normalize and texts.normalises(self._order):
                 self._tell("its vectors are divided by their length, as modules.json says")
                 normalize = True
@@ -294,19 +291,15 @@ class _Build:
         assert self._opening is not None  # the build process opens the file for every other kind of source
         self._step(f"reading the weights of {order.name}")
         weights = self._opening.result(progress=lambda done, of: self._say(Advance(done / of)))
-        for note in (weights.sandbox, weights.note):
-            if note:
-                self._tell(note)
-        self._step(
-            "finding the network" if order.architecture is None and order.code is None else "filling the network"
-        )
+        for note in filter(None, (weights.sandbox, weights.note)):
+            self._tell(note)
+        self._step("filling the network" if order.architecture or order.code else "finding the network")
         from flambeau.builder import networks
 
         fill = networks.own if order.code is not None else networks.registered
         source = Source(kind=order.kind, name=self._opening.name, sha256=weights.sha256)
         filled = fill(order, weights, tell=self._tell)
-        scaling.ask_of_file(filled, weights.prepares, order.options, self._tell)
-        return filled, source
+        return scaling.ask_of_file(filled, weights.prepares, order.options, self._tell), source
 
     def _write_labels(self, filled: Filled, *, outputs: int) -> tuple[Label, ...] | None:
         detects = isinstance(filled.pipeline, PictureConfig | DenseConfig)

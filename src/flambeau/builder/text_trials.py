@@ -15,21 +15,22 @@ from flambeau.bundle.pipeline_config import TextConfig
 from flambeau.errors import InvalidInput, SourceError
 from flambeau.items import FREE
 from flambeau.pipelines.text import TextPipeline, read_tokenizer
+from flambeau.settings.source import SourceOptions
 from flambeau.types import Answer, Item, Payload, Tensors
 
 _BLOCK = 16  # tokens that a text is filled up to a multiple of, where a mask says which count
 
 
-def checked(filled: Filled, *, tell: Tell, said: bool) -> tuple[Filled, list[tuple[Tensors, Tensors]]]:
+def checked(filled: Filled, options: SourceOptions, *, tell: Tell) -> tuple[Filled, list[tuple[Tensors, Tensors]]]:
     """The network with texts filled up, if that changes no answer; and texts with the network's own answers to them.
 
-    `said`: the user has said the shape of a row. Raises `SourceError` if the network cannot compute a text, for example
-    because it has no such token, and where it may have been trained with texts that its tokenizer filled up.
+    Raises `SourceError` if the network cannot compute a text, for example because it has no such token, and where it
+    may have been trained with texts that its tokenizer filled up.
     """
     config = filled.pipeline
     assert isinstance(config, TextConfig)  # the caller checked
     alone = _computed(filled)
-    if config.mask is None and filled.inputs[0].shape[0] == FREE and not said:
+    if config.mask is None and filled.inputs[0].shape[0] == FREE and options.input_shape is None:
         _ask_of_filling(filled, alone)
     if config.mask is None or filled.inputs[0].shape[0] != FREE:
         return filled, alone

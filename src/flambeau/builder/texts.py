@@ -286,10 +286,15 @@ def _classes(tokenizer: Path) -> tuple[str, ...] | None:
 _MADE_UP = re.compile(r"LABEL_\d+")
 
 
-def task_said(order: BuildRequest) -> TaskName | None:
-    """The task that `config.json` beside the tokenizer says; `None` if it says none."""
-    found = _of_network(Path(order.tokenizer)).get("problem_type") if order.tokenizer else None
-    return _TASKS.get(found) if isinstance(found, str) else None
+def task_of(config: TextConfig, order: BuildRequest, tell: Tell) -> str | None:
+    """The task that the user says, else that of pooled vectors, else that of `config.json` beside the tokenizer."""
+    if order.options.task or config.pooling:
+        return order.options.task or "embedding"
+    found = _of_network(Path(str(order.tokenizer))).get("problem_type")
+    task = _TASKS.get(found) if isinstance(found, str) else None
+    if task is not None:
+        tell(f"the task is {task}, as config.json beside the tokenizer says: --task says another")
+    return task
 
 
 def fixed_length(tokenizer: Path) -> int | None:
