@@ -108,6 +108,7 @@ def test_the_boxes_of_a_detector_are_saved_as_a_table_and_drawn(browser: Browser
     assert drawn.getpixel((300, 300)) == (3, 3, 3)
 
 
+@pytest.mark.long
 def test_what_a_network_made_is_saved(browser: Browser, site: Site, tmp_path: Path) -> None:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
     (tmp_path / "a.png").write_bytes(encoded(picture))
@@ -187,6 +188,7 @@ def test_the_script_and_the_server_write_values_alike(browser: Browser, site: Si
 # The live camera
 
 
+@pytest.mark.long
 def test_the_live_camera_shows_boxes_until_it_is_stopped(browser: Browser, site: Site) -> None:
     browser.open(f"{site.url}/?model=detector")
     assert browser.texts("#live") == []  # off by default
@@ -217,6 +219,7 @@ def test_the_live_camera_shows_boxes_until_it_is_stopped(browser: Browser, site:
     assert site.asked == stopped
 
 
+@pytest.mark.long
 def test_the_live_camera_fits_a_phone_and_shows_classes(browser: Browser, site: Site) -> None:
     browser.resize(PHONE)
     browser.open(site.url)

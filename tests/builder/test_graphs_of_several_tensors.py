@@ -120,6 +120,7 @@ def test_an_axis_that_only_may_have_the_rows_is_not_taken_if_they_have_other_ans
         built(file)
 
 
+@pytest.mark.long
 def test_a_state_that_is_an_output_unchanged_cannot_be_turned(built: Built, tmp_path: Path) -> None:
     nodes = [helper.make_node("ReduceSum", ["state", "zero"], ["sum"], keepdims=0),
              helper.make_node("Add", ["x", "sum"], ["y"])]  # fmt: skip
@@ -190,6 +191,7 @@ def test_axes_of_one_word_in_a_graph_have_one_length(built: Built, tmp_path: Pat
         assert unlike(model, {"x": [1, 2, 3], "mask": [1]}) == sentence
 
 
+@pytest.mark.long
 def test_a_graph_of_a_free_length_may_be_held_to_one(built: Built, tmp_path: Path) -> None:
     nodes = [helper.make_node("ReduceSum", ["x", "axis"], ["y"], keepdims=0)]
     file = save(tmp_path / "sum.onnx", nodes, {"x": ["n", "t", 2]}, {"y": ["n", 2]}, axis=np.array([1]))

@@ -89,6 +89,7 @@ def test_a_lightning_module_is_made_as_lightning_makes_it(
     assert any("as Lightning makes it" in note and "gelu" in note for note in notes)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "beside",
     [

@@ -73,6 +73,7 @@ def _net_state() -> dict[str, torch.Tensor]:
     return layers.state_dict()
 
 
+@pytest.mark.long
 def test_a_fine_tuned_resnet_serves_with_its_own_classes(serve: Serve, folder: Path, cat: bytes) -> None:
     arguments = ("resnet18", "--weights", folder / "resnet18.pth", "--labels", folder / "names.txt")
     said = open_before(*arguments)
@@ -212,6 +213,7 @@ def test_a_built_bundle_can_be_carried_elsewhere_and_served(serve: Serve, folder
         assert "below the threshold 0.9" in body["reason"]
 
 
+@pytest.mark.long
 def test_a_python_bundle_asks_again_for_allow_code(serve: Serve, double_py: Path, tmp_path: Path) -> None:
     done = run_flambeau("build", f"{double_py}:Double", "--allow-code", "-o", tmp_path / "double")
     assert done.returncode == 0, done.stderr
@@ -235,24 +237,24 @@ def test_an_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
     [
         (["double.py:Double"], 78, "add --allow-code"),
         (["absent.py:Double", "--allow-code"], 1, "absent.py does not exist"),
-        (["net.py:Absent", "--allow-code"], 1, "has no Absent"),
-        (["net.py:Net", "--allow-code"], 1, "is not a subclass of flambeau.PythonModel"),
+        pytest.param(["net.py:Absent", "--allow-code"], 1, "has no Absent", marks=pytest.mark.long),
+        pytest.param(["net.py:Net", "--allow-code"], 1, "is not a subclass of flambeau.PythonModel", marks=pytest.mark.long),
         (["net.pth", "--arch", "net.py:Net"], 78, "add --allow-code"),
         (["net.pth"], 1, "--arch mlp"),
         (["absent.pth"], 1, "absent.pth does not exist"),
         (["resnet81"], 1, "did you mean"),
         (["resnet18", "--weights", "absent.pth"], 1, "--weights absent.pth does not exist"),
-        (["resnet18", "--weights", "densenet.pth"], 1, "do not fill resnet18"),
+        pytest.param(["resnet18", "--weights", "densenet.pth"], 1, "do not fill resnet18", marks=pytest.mark.long),
         (["resnet18", "--weights", "resnet18.pth", "--num-classes", "5"], 1, "--num-classes 5, but the last layer"),
-        (["resnet18", "--weights", "resnet18.pth", "--labels", "imagenet"], 1, "has 1000 classes, but the model has 3"),
-        (["resnet18", "--weights", "resnet18.pth", "--labels", "absent"], 1, "--labels absent cannot be read"),
+        pytest.param(["resnet18", "--weights", "resnet18.pth", "--labels", "imagenet"], 1, "has 1000 classes, but the model has 3", marks=pytest.mark.long),
+        pytest.param(["resnet18", "--weights", "resnet18.pth", "--labels", "absent"], 1, "--labels absent cannot be read", marks=pytest.mark.long),
         (["resnet18", "--weights", "names.txt"], 1, "names.txt is text"),
         (["odd.pth", "--arch", "net.py:Odd", "--allow-code"], 1, "--input-shape"),
         (["--threshold", "nan"], 78, "--threshold nan is too small"),
         (["--device", "cuda:7"], 1, "--device cuda:7"),
         (["--device", "abacus"], 1, "abacus"),
-        (["--engine", "eager", "--device", "cuda"], 1, "sees no CUDA device here"),
-        (["--engine", "eager", "--device", "mps"], 1, "sees no Apple GPU here"),
+        pytest.param(["--engine", "eager", "--device", "cuda"], 1, "sees no CUDA device here", marks=pytest.mark.long),
+        pytest.param(["--engine", "eager", "--device", "mps"], 1, "sees no Apple GPU here", marks=pytest.mark.long),
         (["--arch-args", "[1]"], 78, "--arch-args [1] is not a JSON object"),
         (["--name", "a/b"], 78, "cannot be a model's name"),
         (["--port", "70000"], 78, "--port 70000 is too large"),
@@ -339,6 +341,7 @@ def test_an_option_without_effect_is_refused(folder: Path, double_py: Path, argu
     assert f"{option} " in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.long
 def test_a_build_that_is_stopped_leaves_nothing_behind(tmp_path: Path) -> None:
     """I5: neither a folder nor a process."""
     process = subprocess.Popen(

@@ -124,6 +124,7 @@ def test_where_no_file_may_grow_to_an_arenas_size_payloads_take_the_socket_p2(sp
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.mark.long
 def test_a_worker_that_cannot_start_for_want_of_files_leaves_none_open(spec: ReplicaSpec) -> None:
     """Else each further try takes another one, and what was a moment's want becomes a lasting one."""
 

@@ -29,6 +29,7 @@ def pretend(spec: ReplicaSpec, patch: pytest.MonkeyPatch, body: str) -> None:
     patch.setattr("flambeau.system.process.interpreter", lambda: fake)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "evil",
     [

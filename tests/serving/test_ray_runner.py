@@ -111,6 +111,7 @@ def test_a_replica_whose_node_ends_before_its_successor_is_warm_is_lost_as_any(
     run(steps())
 
 
+@pytest.mark.long
 def test_a_model_that_crashes_ends_its_worker_and_not_its_host(
     spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +171,7 @@ def test_an_unavailable_host_that_does_not_return_is_replaced(
     run(steps())
 
 
+@pytest.mark.long
 def test_replicas_come_and_go(spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     async def steps() -> None:
         async with RayFleet(spec, monkeypatch, replicas=2) as fleet:

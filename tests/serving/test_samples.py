@@ -94,6 +94,7 @@ def test_a_service_whose_samples_reproduce_becomes_ready(serve: Serve, built: Pa
     assert answer["class_name"] == "Egyptian_cat"
 
 
+@pytest.mark.long
 def test_another_preparation_ends_the_service_before_it_is_ready(doctored: Callable[..., Path]) -> None:
     done = run_flambeau("serve", doctored(mean=(0.9, 0.1, 0.9)), "--port", "0")
     assert done.returncode == 1
@@ -279,6 +280,7 @@ def test_a_python_model_is_held_to_the_outputs_that_were_stated(serve: Serve, do
         assert server.post(json={"input": 4}).json()["output"] == 8
 
 
+@pytest.mark.long
 def test_every_replica_is_held_to_the_samples(tmp_path: Path) -> None:
     """The second that loads the model gets another factor."""
     source = FICKLE.format(mark=str(tmp_path / "mark"))

@@ -86,6 +86,7 @@ def test_a_place_that_closes_while_its_worker_starts_or_is_replaced_leaves_nothi
     run(talk())
 
 
+@pytest.mark.long
 def test_a_worker_that_cannot_start_is_given_up_and_harms_none_that_answers(
     spec: ReplicaSpec, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -111,6 +112,7 @@ def test_a_worker_that_cannot_start_is_given_up_and_harms_none_that_answers(
     assert "a further worker cannot start" in caplog.text
 
 
+@pytest.mark.long
 def test_workers_killed_while_their_number_changes_are_replaced_and_no_batch_is_lost(spec: ReplicaSpec) -> None:
     async def talk() -> None:
         async with Fleet(spec, replicas=2) as fleet:

@@ -97,6 +97,7 @@ FAMILIES = (
 """One of each; the other sizes are for the long run."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     [pytest.param(each, marks=() if each in FAMILIES else pytest.mark.slow) for each in TORCHVISION.names()],
