@@ -127,6 +127,7 @@ def test_what_a_network_made_is_saved(browser: Browser, site: Site, tmp_path: Pa
 # Before anything is sent
 
 
+@pytest.mark.long
 def test_a_file_that_is_too_large_is_refused_before_it_is_sent(browser: Browser, site: Site, tmp_path: Path) -> None:
     large = tmp_path / "large.png"
     with large.open("wb") as file:
@@ -141,6 +142,7 @@ def test_a_file_that_is_too_large_is_refused_before_it_is_sent(browser: Browser,
     assert site.asked == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("text", "sentence"), [
     ("a cat", "This is text, and the model takes pictures: copy a picture, or choose its file."),
     ("https://example.org/cat.jpg",
@@ -231,6 +233,7 @@ def test_the_live_camera_fits_a_phone_and_shows_classes(browser: Browser, site: 
     assert browser.texts("#live") == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "sentence"), [
     ("NotAllowedError", "The camera may not be used: allow it for this page in the browser, and try again."),
     ("NotFoundError", "No camera was found: connect one, and try again."),

@@ -56,6 +56,7 @@ return [...document.querySelectorAll(".card .picture:has(.outlines)")].map((pict
 """Of each picture: in how many places it and what lies over it are, and how they are fitted into that."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model", ["detector", "masks", "points"])
 def test_in_a_grid_whatever_lies_over_a_picture_has_the_pictures_place(
     browser: Browser, site: Site, tmp_path: Path, model: str

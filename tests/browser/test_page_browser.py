@@ -111,6 +111,7 @@ def test_the_camera_takes_a_picture(browser: Browser, cat_server: ServerProcess)
     assert browser.run("return document.querySelector('#viewfinder video').srcObject") is None
 
 
+@pytest.mark.long
 def test_what_is_not_recognised_is_said(browser: Browser, cat_server: ServerProcess) -> None:
     browser.open(cat_server.url)
     browser.all(".sample")[2].click()
@@ -135,6 +136,7 @@ def test_the_keyboard_is_enough(browser: Browser, cat_server: ServerProcess) -> 
     assert browser.verdicts(1) == ["Espresso"]
 
 
+@pytest.mark.long
 def test_a_server_that_is_gone_is_said_and_the_picture_can_be_sent_again(browser: Browser, site: Site) -> None:
     browser.open(site.url)
     browser.command("Network.enable")
@@ -153,6 +155,7 @@ def test_a_server_that_is_gone_is_said_and_the_picture_can_be_sent_again(browser
 # Every task over pictures
 
 
+@pytest.mark.long
 def test_labels_are_marked_where_they_are_present_w4(browser: Browser, site: Site, picture: Path) -> None:
     browser.open(f"{site.url}/?model=findings")
     answer = requests.post(f"{site.url}/predict/findings?top_k=5", files={"file": picture.read_bytes()}).json()

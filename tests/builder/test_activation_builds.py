@@ -220,6 +220,7 @@ def test_an_answer_does_not_depend_on_strangers(
     assert np.allclose([body["probabilities"] for body in bodies], expected * 8, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "says"),
     [("AlwaysDropping", "AlwaysDropping is random"), ("NeedsCompany", "NeedsCompany needs more than one row")],
@@ -281,6 +282,7 @@ def logits(data: bytes) -> torch.Tensor:
     return pixels(data, ImageConfig(resize=8, crop=8)).flatten(1)[0] @ torch.from_numpy(weights)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("last", "expected", "ends"),
     [

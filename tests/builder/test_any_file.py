@@ -317,6 +317,7 @@ def test_an_onnx_file_is_served_as_it_is(
     assert any("one row at a time" in note for note in notes) == told
 
 
+@pytest.mark.long
 def test_an_onnx_file_over_images_takes_pictures(built: Callable[..., Bundle], cat: bytes, tmp_path: Path) -> None:
     onnx.save(graph("n", (3, 64, 64)), tmp_path / "bright.onnx")
     (tmp_path / "names.txt").write_text("bright\ndark\n")
@@ -342,6 +343,7 @@ def test_an_onnx_file_that_cannot_be_served_says_why(
         built(tmp_path / "model.onnx")
 
 
+@pytest.mark.long
 def test_where_none_fits_the_nearest_is_named_with_its_differences(tmp_path: Path) -> None:
     torchvision_compat.declare_missing()
     from torchvision import models

@@ -84,6 +84,7 @@ def test_a_loop_without_an_end_ends_the_build_and_says_so_a14(tmp_path: Path, be
     assert [path.name for path in tmp_path.iterdir()] == ["loop.onnx"]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_graph_that_asks_for_all_memory_is_refused_with_the_number_a14(tmp_path: Path) -> None:
     onnx.save(filled(8 * 2**30), tmp_path / "large.onnx")

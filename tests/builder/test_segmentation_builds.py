@@ -182,6 +182,7 @@ def unet_file(network: torch.nn.Module, folder: Path) -> Path:
     return file
 
 
+@pytest.mark.long
 def test_a_network_of_the_users_own_keeps_the_size_of_pictures(tmp_path: Path, cache: Path) -> None:
     torch.manual_seed(0)
     network = segmenters.spread(unet.UNet(), ("head",))

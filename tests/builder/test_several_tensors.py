@@ -338,6 +338,7 @@ def test_golden_samples_may_be_of_several_lengths(nets: Any, built: Built, tmp_p
     assert storage.SAMPLES in bundle.manifest.members
 
 
+@pytest.mark.long
 def test_the_compiled_engine_says_that_it_takes_one_shape(nets: Any, built: Built, tmp_path: Path) -> None:
     _, file, options = made(nets, "Steps", tmp_path)
     bundle = built(file, input_shape=("steps", 4), **options)

@@ -222,6 +222,7 @@ def test_what_a_killed_build_leaves_is_cleared_away_a15(tmp_path: Path, into: st
     assert staging._MARK in alive.name
 
 
+@pytest.mark.long
 def test_a_build_clears_away_what_others_left_a15(tmp_path: Path, opened: Opened) -> None:
     left = tmp_path / "cache" / "bundles" / f".old-0123{staging._MARK}xyz"
     left.mkdir(parents=True)
@@ -256,6 +257,7 @@ def test_an_application_says_the_same_p7(tmp_path: Path, monkeypatch: pytest.Mon
         flambeau.create_app("default")
 
 
+@pytest.mark.long
 def test_a_cached_bundle_is_read_where_nothing_can_be_written_p7(
     tmp_path: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -151,6 +151,7 @@ def test_a_graph_that_draws_random_numbers_is_refused_without_torch_u16(tmp_path
     assert "answers one input with numbers that differ from run to run" in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("without_torch")
 def test_a_python_model_is_built_without_torch_u16(double_py: Path, tmp_path: Path) -> None:
     done = run_flambeau("build", f"{double_py}:Double", "--allow-code", "-o", tmp_path / "made")

@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -232,29 +233,33 @@ def test_an_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "precious").read_text() == "mine"
 
 
+long = partial(pytest.param, marks=pytest.mark.long)
+"""A case that takes seconds."""
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
         (["double.py:Double"], 78, "add --allow-code"),
         (["absent.py:Double", "--allow-code"], 1, "absent.py does not exist"),
-        pytest.param(["net.py:Absent", "--allow-code"], 1, "has no Absent", marks=pytest.mark.long),
-        pytest.param(["net.py:Net", "--allow-code"], 1, "is not a subclass of flambeau.PythonModel", marks=pytest.mark.long),
+        long(["net.py:Absent", "--allow-code"], 1, "has no Absent"),
+        long(["net.py:Net", "--allow-code"], 1, "is not a subclass of flambeau.PythonModel"),
         (["net.pth", "--arch", "net.py:Net"], 78, "add --allow-code"),
         (["net.pth"], 1, "--arch mlp"),
         (["absent.pth"], 1, "absent.pth does not exist"),
         (["resnet81"], 1, "did you mean"),
         (["resnet18", "--weights", "absent.pth"], 1, "--weights absent.pth does not exist"),
-        pytest.param(["resnet18", "--weights", "densenet.pth"], 1, "do not fill resnet18", marks=pytest.mark.long),
+        long(["resnet18", "--weights", "densenet.pth"], 1, "do not fill resnet18"),
         (["resnet18", "--weights", "resnet18.pth", "--num-classes", "5"], 1, "--num-classes 5, but the last layer"),
-        pytest.param(["resnet18", "--weights", "resnet18.pth", "--labels", "imagenet"], 1, "has 1000 classes, but the model has 3", marks=pytest.mark.long),
-        pytest.param(["resnet18", "--weights", "resnet18.pth", "--labels", "absent"], 1, "--labels absent cannot be read", marks=pytest.mark.long),
+        long(["resnet18", "--weights", "resnet18.pth", "--labels", "imagenet"], 1, "has 1000 classes, but the model has 3"),
+        long(["resnet18", "--weights", "resnet18.pth", "--labels", "absent"], 1, "--labels absent cannot be read"),
         (["resnet18", "--weights", "names.txt"], 1, "names.txt is text"),
         (["odd.pth", "--arch", "net.py:Odd", "--allow-code"], 1, "--input-shape"),
         (["--threshold", "nan"], 78, "--threshold nan is too small"),
         (["--device", "cuda:7"], 1, "--device cuda:7"),
         (["--device", "abacus"], 1, "abacus"),
-        pytest.param(["--engine", "eager", "--device", "cuda"], 1, "sees no CUDA device here", marks=pytest.mark.long),
-        pytest.param(["--engine", "eager", "--device", "mps"], 1, "sees no Apple GPU here", marks=pytest.mark.long),
+        long(["--engine", "eager", "--device", "cuda"], 1, "sees no CUDA device here"),
+        long(["--engine", "eager", "--device", "mps"], 1, "sees no Apple GPU here"),
         (["--arch-args", "[1]"], 78, "--arch-args [1] is not a JSON object"),
         (["--name", "a/b"], 78, "cannot be a model's name"),
         (["--port", "70000"], 78, "--port 70000 is too large"),

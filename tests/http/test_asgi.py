@@ -219,6 +219,7 @@ def test_what_was_received_is_answered_when_the_server_is_stopped(tmp_path: Path
     assert answers == [{"output": 7}]
 
 
+@pytest.mark.long
 def test_a_photograph_of_another_orientation_goes_through_too(
     make: Callable[..., AsgiApp], default_bundle: Bundle
 ) -> None:

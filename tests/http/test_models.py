@@ -312,6 +312,7 @@ def test_limits_change_without_a_reload(one_server: ServerProcess) -> None:
     assert change(server, "/models/limited", max_batch_size=0).status_code == 400
 
 
+@pytest.mark.long
 def test_a_shadow_answers_nobody_and_is_compared(one_server: ServerProcess) -> None:
     server = one_server
     assert change(server, "/models/shadowed", default_version="2").status_code == 200

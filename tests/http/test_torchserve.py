@@ -259,6 +259,7 @@ def test_a_script_answers_invocations_by_its_functions_and_the_defaults(server: 
     assert invoke("[1]", "application/json", "image/png").status_code == 415
 
 
+@pytest.mark.long
 def test_awss_own_path_answers_as_invocations_do(server: ServerProcess) -> None:
     """What boto3 sends, with a signature that means nothing here; boto3 itself is asked in test_platform_clients.py."""
 

@@ -89,6 +89,7 @@ def test_the_first_requests_after_a_fork_are_answered_p8(default_bundle: Bundle,
         assert list(pool.map(ask, [url] * 16)) == ["Egyptian_cat"] * 16
 
 
+@pytest.mark.long
 def test_a_source_that_fails_stops_gunicorn() -> None:
     command = [sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", "flambeau:create_app('absent.pth')"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ.copy(), check=False)

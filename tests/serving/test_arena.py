@@ -65,6 +65,7 @@ def text(seed: int, size: int) -> str:
     return random.Random(seed).randbytes(size // 2).hex()
 
 
+@pytest.mark.long
 def test_a_worker_reads_each_batch_as_it_was_sent(spec: ReplicaSpec) -> None:
     async def talk() -> None:
         async with Fleet(spec) as fleet:

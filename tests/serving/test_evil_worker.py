@@ -114,6 +114,7 @@ def test_an_answer_after_the_time_was_over_reaches_nobody_f03(
     run(talk())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("first", "why"),
     [

@@ -117,6 +117,7 @@ def test_the_doctor_p1(tmp_path: Path) -> None:
     assert told(done.stdout) == {"doctor": WANTED}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("wanted", [None, "0"])
 def test_somebody_elses_process_decides_where_it_has_decided_p1(
     wanted: str | None, default_bundle: Bundle, monkeypatch: pytest.MonkeyPatch

@@ -64,6 +64,7 @@ def placed(opened: Bundle, folder: Path, *, cores: int) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_a_service_takes_what_was_measured_here(serve: Serve, default_bundle: Bundle, tmp_path: Path) -> None:
     here = placed(default_bundle, tmp_path / "here", cores=usable_cores())
     with serve(here, replicas=None) as server:

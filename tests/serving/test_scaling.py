@@ -63,6 +63,7 @@ def test_a_worker_that_is_lost_while_it_leaves_hands_its_batch_back_and_gets_no_
     run(talk())
 
 
+@pytest.mark.long
 def test_a_place_that_closes_while_its_worker_starts_or_is_replaced_leaves_nothing(spec: ReplicaSpec) -> None:
     async def talk() -> None:
         async with Fleet(spec, replicas=2) as fleet:

@@ -285,6 +285,7 @@ def test_weights_are_in_memory_once_whatever_the_number_of_fronts(serve: Serve, 
     assert totals["2"] - totals["1"] < 60  # a front and a supervisor more, most of whose memory is shared
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
