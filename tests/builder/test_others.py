@@ -206,8 +206,8 @@ def test_a_graph_is_judged_as_the_build_judges_it(inputs: str, words: str) -> No
 
 
 def test_what_is_no_number_to_numpy_needs_a_python_model_of_ones_own() -> None:
-    judged = assess_graph({"inputs": "x string[n, 4]", "outputs": "y float32[n, 3]"}, "a.onnx")
-    assert "its input x is string, and numbers of at most 64 bits are served" in judged.needs
+    judged = assess_graph({"inputs": "x bfloat16[n, 4]", "outputs": "y float32[n, 3]"}, "a.onnx")
+    assert "its input x is bfloat16, and numbers of at most 64 bits are served" in judged.needs
     assert not judged.example
 
 

@@ -115,7 +115,7 @@ def test_weights_are_found_below_what_a_tool_puts_before_them(
         ({**below("one.", weights()), **below("two.", weights(1))}, r"beside them the file has 8 more \(two\.first"),
         (
             below("net.", {key: value for key, value in weights().items() if key != "last.bias"}),
-            "1 missing: last.bias$",
+            "1 missing: last.bias: name the class as it was",
         ),
     ],
     ids=["what normalises", "two of them", "one is missing"],

@@ -13,7 +13,7 @@ import msgspec
 from flambeau import checkpoints, identify
 from flambeau.bundle import storage
 from flambeau.bundle.storage import DenseConfig, ImageConfig, PictureConfig
-from flambeau.checkpoints import model_archive, stated
+from flambeau.checkpoints import model_archive, prepared, stated
 from flambeau.checkpoints.allowlist import ITEM_SIZES
 from flambeau.checkpoints.model_archive import ArchivedModel
 from flambeau.checkpoints.report import Report, TensorMapping, plain
@@ -180,10 +180,14 @@ def _with_network(found: Inspection, entry: TensorMapping, arch: str | None) -> 
         known = identified.known
         example = known and unsupported.image_sketch(known, str(Path(found.file).resolve()), entry.where)
         needs = identified.advice.replace(unsupported.AROUND, unsupported.PRINTED) if example else identified.advice
+        needs += request.as_graph(Path(found.file))
         return msgspec.structs.replace(found, needs=needs, example=example or "")
     name = fit.architecture.name
     official = identify.published(str(found.sha256), architecture=name)
     asked = ONE_OUTPUT if asks(fit) else segmentation_models.question(fit) if fit.normalises else ""
+    if not asked and official is None and isinstance(fit.pipeline, ImageConfig | DenseConfig):
+        constants = prepared.beside(found.report.prepares, entry.where)
+        asked = prepared.question(constants, fit.pipeline.mean, fit.pipeline.std)
     return msgspec.structs.replace(
         found,
         architecture=name,
