@@ -51,7 +51,7 @@ return [...document.querySelectorAll(".card")].map((card) => {
   const image = card.querySelector(".picture img");
   const canvas = document.createElement("canvas");
   Object.assign(canvas, { width: image.naturalWidth, height: image.naturalHeight });
-  const context = canvas.getContext("2d");
+  const context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(image, 0, 0);
   const at = (x, y) => {
     const [red, green, blue] = context.getImageData(x * canvas.width, y * canvas.height, 1, 1).data;
