@@ -136,6 +136,30 @@ def test_the_keyboard_is_enough(browser: Browser, cat_server: ServerProcess) -> 
     assert browser.verdicts(1) == ["Espresso"]
 
 
+@pytest.mark.parametrize("model", ["efficientnet_lite0", "detector"])
+def test_a_server_that_takes_no_more_for_now_says_so_and_is_asked_again(
+    browser: Browser, site: Site, picture: Path, model: str
+) -> None:
+    """Of a model whose cards the server makes, too: it is refused before a card could be made."""
+    browser.open(f"{site.url}/?model={model}")
+    site.doorway.busy = True
+    try:
+        browser.find("#file").send_keys(str(picture))
+        browser.until(lambda: browser.texts(".card .error") == ["Too many requests for now."])
+    finally:
+        site.doorway.busy = False
+    browser.find(".again").click()
+    browser.until(lambda: not browser.all(".card.busy") and not browser.texts(".card .error"))
+
+
+def test_the_page_fits_the_narrowest_screens(browser: Browser, site: Site) -> None:
+    """320 CSS pixels: WCAG 2.2, 1.4.10."""
+    browser.resize(Screen("narrow", 320, 640, phone=True))
+    for path in ("?model=iris", "?model=detector", "dashboard", "docs", "no-such-page"):
+        browser.open(f"{site.url}/{path}")
+        assert browser.run("return innerWidth") == 320, path
+
+
 @pytest.mark.long
 def test_a_server_that_is_gone_is_said_and_the_picture_can_be_sent_again(browser: Browser, site: Site) -> None:
     browser.open(site.url)
