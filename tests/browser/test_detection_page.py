@@ -45,6 +45,63 @@ def test_boxes_are_drawn_over_the_picture_in_its_pixels(
     assert browser.complaints() == []
 
 
+LOADED = "return [...document.querySelectorAll('.card img')].every((each) => each.naturalWidth)"
+CORNERS = """
+return [...document.querySelectorAll(".card")].map((card) => {
+  const image = card.querySelector(".picture img");
+  const canvas = document.createElement("canvas");
+  Object.assign(canvas, { width: image.naturalWidth, height: image.naturalHeight });
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.drawImage(image, 0, 0);
+  const at = (x, y) => {
+    const [red, green, blue] = context.getImageData(x * canvas.width, y * canvas.height, 1, 1).data;
+    return [red > 128, green > 128, blue > 128];
+  };
+  const { width, height } = card.querySelector(".outlines").viewBox.baseVal;
+  return [[canvas.width, canvas.height], [width, height], at(0.25, 0.25), at(0.75, 0.25), at(0.25, 0.75)];
+});
+"""
+"""Of each picture: its size as it is shown, that of what lies over it, and the colours of three quarters of it."""
+
+LIES = {  # by EXIF orientation: how an upright picture becomes what the file has
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}  # fmt: skip
+
+
+def test_a_picture_is_shown_as_the_model_saw_it_however_its_file_lies(
+    browser: Browser, site: Site, tmp_path: Path
+) -> None:
+    """Boxes lie on the upright picture. Not every browser turns a WebP, as it does a JPEG and a PNG."""
+    upright = Image.new("RGB", (64, 48), (255, 255, 255))
+    for colour, place in (((255, 0, 0), (0, 0)), ((0, 255, 0), (32, 0)), ((0, 0, 255), (0, 24))):
+        upright.paste(colour, (*place, place[0] + 32, place[1] + 24))
+    files = []
+    for kind in ("JPEG", "PNG", "WEBP"):
+        for orientation, lying in LIES.items():
+            tags = Image.Exif()
+            tags[0x0112] = orientation
+            files.append(tmp_path / f"{orientation}.{kind.lower()}")
+            files[-1].write_bytes(encoded(upright.transpose(lying), kind, exif=tags, quality=95))
+    browser.open(f"{site.url}/?model=detector")
+    browser.find("#file").send_keys("\n".join(map(str, files)))
+    browser.until(lambda: len(browser.all(".card .outlines")) == len(files) and not browser.all(".card.busy"))
+    browser.until(
+        lambda: browser.run("return [...document.querySelectorAll('.card img')].every((each) => each.naturalWidth)")
+    )
+    for shown in browser.run(CORNERS):
+        red, green, blue = [True, False, False], [False, True, False], [False, False, True]
+        assert shown == [[64, 48], [64, 48], red, green, blue]
+    with browser.without_scripts():  # there its own picture is shown, or none
+        browser.open(f"{site.url}/?model=detector")
+        browser.find("#file").send_keys(str(tmp_path / "6.webp"))
+        browser.find("button.primary").click()
+        browser.until(lambda: browser.texts(".verdict"))
+        assert not browser.texts(".picture")
+    assert browser.complaints() == []
+
+
 FITS = """
 return [...document.querySelectorAll(".card .picture:has(.outlines)")].map((picture) => {
   const laid = [...picture.querySelectorAll("img, .outlines")];
@@ -56,6 +113,7 @@ return [...document.querySelectorAll(".card .picture:has(.outlines)")].map((pict
 """Of each picture: in how many places it and what lies over it are, and how they are fitted into that."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model", ["detector", "masks", "points"])
 def test_in_a_grid_whatever_lies_over_a_picture_has_the_pictures_place(
     browser: Browser, site: Site, tmp_path: Path, model: str
@@ -70,6 +128,7 @@ def test_in_a_grid_whatever_lies_over_a_picture_has_the_pictures_place(
     assert browser.complaints() == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("model", "marked"), [("masks", (15, 10)), ("points", (4, 4))])
 def test_the_picture_that_is_saved_has_masks_and_points(
     browser: Browser, site: Site, tmp_path: Path, model: str, marked: tuple[int, int]
@@ -87,6 +146,7 @@ def test_the_picture_that_is_saved_has_masks_and_points(
     assert drawn.getpixel((300, 300)) == (5, 5, 5)
 
 
+@pytest.mark.long
 def test_a_table_says_which_answer_the_page_is_too_small_for(browser: Browser, site: Site, tmp_path: Path) -> None:
     """300 masks of 0.7 megapixels."""
     for name, level in (("many", 255), ("few", 5)):

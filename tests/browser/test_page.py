@@ -75,10 +75,13 @@ def test_every_model_is_in_the_list_and_has_a_form_of_its_own(client: FlaskClien
     assert 'type="file"' in client.get("/?model=Double").text
 
 
+THERE = "efficientnet_lite0, hostile, iris, wide, Double and 9 more"
+
+
 @pytest.mark.parametrize(("query", "sentence"), [
-    ("nobody", "There is no model of that name."),
-    ("iris/7", "The model has no such version."),
-    (HOSTILE, "There is no model of that name."),
+    ("nobody", f"There is no model of that name ('nobody'): name one of {THERE}."),
+    ("iris/7", "The model has no such version ('7'): iris has 1."),
+    (HOSTILE, f"There is no model of that name ('{HOSTILE}'): name one of {THERE}."),
 ])  # fmt: skip
 def test_a_model_that_is_not_there_is_said_on_the_page(client: FlaskClient, query: str, sentence: str) -> None:
     response = client.get("/", query_string={"model": query})

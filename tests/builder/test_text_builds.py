@@ -273,6 +273,7 @@ def test_an_lstm_is_served_over_numbers_of_any_length(tmp_path: Path) -> None:
             model.predict([1.5])
 
 
+@pytest.mark.long
 def test_what_cannot_be_known_is_asked(tmp_path: Path, bag: Path, network: torch.nn.Module, folder: Path) -> None:
     bare = tmp_path / "bare"
     bare.mkdir()
@@ -295,6 +296,7 @@ def test_what_cannot_be_known_is_asked(tmp_path: Path, bag: Path, network: torch
         build(bare / "model.onnx", [], tokenizer=str(bare / "none.json"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "said", "told"),
     [
@@ -315,6 +317,7 @@ def test_a_step_that_is_not_served_is_refused(
             build(tmp_path / "more" / "model.onnx", [], **options)
 
 
+@pytest.mark.long
 def test_texts_are_written_in_lower_case_where_the_folder_says_so(
     tmp_path: Path, network: torch.nn.Module, folder: Path
 ) -> None:
@@ -329,6 +332,7 @@ def test_texts_are_written_in_lower_case_where_the_folder_says_so(
     assert "texts are written in lower case first, as sentence_bert_config.json says" in notes
 
 
+@pytest.mark.long
 def test_a_network_of_few_tokens_has_an_example_that_fits(network: torch.nn.Module, folder: Path) -> None:
     """The usual one has twelve, and a model that cannot answer its own example is not served."""
     bundle = build(folder / "model.onnx", [], max_tokens=5)

@@ -211,6 +211,7 @@ def test_what_cannot_be_done_is_told_in_one_line(
     assert {path.name for path in tmp_path.iterdir()} <= {"precious.csv", "empty"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["{} --format jsonl > /dev/full", "{} -o rows.jsonl"], ids=["stream", "file"])
 def test_rows_that_find_no_room_are_told_in_one_line_a19(tmp_path: Path, double_py: Path, command: str) -> None:
     """A device that is full, and a limit on the size of files."""

@@ -15,6 +15,7 @@ from PIL import Image
 
 import flambeau
 from flambeau.bundle.storage import Bundle
+from flambeau.client import Prediction
 from flambeau.types import ObjectDetection
 from tests.support import detector_bundles
 from tests.support.detector_bundles import MOST, NAMES, STRENGTHS, TABLE
@@ -133,6 +134,10 @@ def test_the_page_lists_the_boxes_and_draws_them(server: ServerProcess) -> None:
 def test_the_client_has_objects(server: ServerProcess) -> None:
     with flambeau.Client(server.url) as client:
         one, none = client.predict(DARK), client.predict(BLACK)
+        assert len(client.predict(WHITE, max_detections=2).objects) == 2
+        [few] = client.predict_many([WHITE], max_detections=3)
+        assert isinstance(few, Prediction)
+        assert len(few.objects) == 3
     [found] = one.objects
     assert (found.label, found.class_index) == ("cat", 1)
     assert found.score == pytest.approx(STRENGTHS[0])
@@ -151,6 +156,7 @@ def test_a_replica_in_this_process_answers_the_same(bundle: Bundle) -> None:
     assert np.array_equal(found.tensors()["boxes"][0], TABLE[: len(found.found)])
 
 
+@pytest.mark.long
 def test_pictures_are_scored_into_tables(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     for name, data in (("a", BLACK), ("b", DARK), ("c", WHITE), ("d", b"none")):
@@ -167,6 +173,16 @@ def test_pictures_are_scored_into_tables(bundle: Bundle, tmp_path: Path) -> None
     assert [row["objects"] for row in table] == ["0", "1", str(MOST), ""]
     assert json.loads(table[1]["boxes"]) == rows[1]["boxes"]
     assert table[3]["code"] == "unsupported_image_format"
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl"])
+def test_probabilities_of_a_detector_are_refused_once(bundle: Bundle, tmp_path: Path, name: str) -> None:
+    """And not first for the format of the file, and then in the format that was proposed, for having no effect."""
+    (tmp_path / "a.png").write_bytes(BLACK)
+    done = run_flambeau("predict", bundle.path, tmp_path / "a.png", "-o", tmp_path / name, "--probabilities")
+    assert done.returncode == 1
+    assert "--probabilities has no effect on" in done.stderr
+    assert not (tmp_path / name).exists()
 
 
 def test_hugging_faces_client_gets_its_own_objects(serve: Serve, bundle: Bundle) -> None:

@@ -38,7 +38,9 @@ def test_models_are_listed_and_ready(server: ServerProcess) -> None:
     assert server.get("/v1/models").json() == {"models": ["animals", "double", "line", "several"]}
     assert server.get("/v1/models/several").json() == {"name": "several", "ready": True}
     assert server.get("/v1/models/several/versions/1").json() == {"name": "several", "ready": True}
-    assert refused(server.get("/v1/models/nobody"), 404) == "there is no model of that name"
+    assert refused(server.get("/v1/models/nobody"), 404) == (
+        "there is no model of that name ('nobody'): name one of animals, double, line, several"
+    )
 
 
 def test_rows_are_answered_by_row_and_columns_by_column(server: ServerProcess, models: Served) -> None:

@@ -261,6 +261,7 @@ def test_compressed_bodies_are_unpacked(
     assert_right(models, tensors, answer)
 
 
+@pytest.mark.long
 def test_what_unpacks_to_too_much_is_refused_early(server: ServerProcess) -> None:
     bomb = gzip.compress(b"\0" * (50 * MAX_BODY))
     assert len(bomb) < MAX_BODY // 10
@@ -302,7 +303,9 @@ def test_health_is_open_and_says_so(server: ServerProcess) -> None:
     assert server.get("/v2/models/several/ready").json() == {"name": "several", "ready": True}
     assert server.get("/v2/models").json() == {"models": ["animals", "double", "line", "several"]}
     assert server.get("/v2/").json() == server.get("/v2").json()
-    assert refused(server.get("/v2/models/several/versions/9/ready"), 404) == "the model has no such version"
+    assert refused(server.get("/v2/models/several/versions/9/ready"), 404) == (
+        "the model has no such version ('9'): several has 1"
+    )
 
 
 def test_only_those_that_are_ready_are_listed_on_request(server: ServerProcess) -> None:

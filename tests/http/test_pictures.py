@@ -89,6 +89,7 @@ def test_the_page_has_the_picture_before_and_after(server: ServerProcess) -> Non
 def test_clients_have_the_file(server: ServerProcess, bundle: Bundle) -> None:
     with flambeau.Client(server.url) as client:
         answer = client.predict(PICTURE)
+        assert client.predict(PICTURE, bits=16).picture[24] == 16
     assert (answer.size, answer.top, answer.objects) == ((61, 42), (), ())
     assert np.array_equal(opened(answer.picture), NEGATIVE)
     with flambeau.load(bundle.path) as model:
@@ -107,6 +108,7 @@ def test_kserves_protocol_has_the_pixels_by_name(server: ServerProcess) -> None:
     assert found["data"] == NEGATIVE.ravel().tolist()
 
 
+@pytest.mark.long
 def test_pictures_go_into_a_folder(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(PICTURE)

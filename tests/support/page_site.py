@@ -16,13 +16,14 @@ class Doorway:
     """What stands before an application: a proxy that cuts off the prefix `/below`, and a lock, while there is a token.
 
     The lock is on what shows predictions and metrics. `asked` counts what was posted, `running` what
-    is not answered yet.
+    is not answered yet. `busy`: whoever posts is told so, as by a limit on rates.
     """
 
     def __init__(self, app: Wsgi) -> None:
         self._app = app
         self.token = ""
         self.asked = self.running = 0
+        self.busy = False
 
     def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         environ["PATH_INFO"] = path = environ["PATH_INFO"].removeprefix("/below")
@@ -32,6 +33,10 @@ class Doorway:
             start("401 Unauthorized", [("Content-Type", "application/json")])
             return [b'{"error":"this token is not known here","code":"unauthorized","retryable":false}']
         posted = environ["REQUEST_METHOD"] == "POST"
+        if posted and self.busy:
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            start("429 Too Many Requests", [("Content-Type", "application/json")])
+            return [b'{"error":"too many requests for now","code":"rate_limited","retryable":true}']
         self.asked += posted
         self.running += posted
         try:

@@ -43,6 +43,7 @@ def written(sound: np.ndarray, *, rate: int = RATE, kind: str = "WAV", subtype: 
     return file.getvalue()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "rates", [(44_100, 16_000), (48_000, 16_000), (8_000, 16_000), (16_000, 44_100), (44_101, 8_000)]
 )

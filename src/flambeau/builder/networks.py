@@ -15,10 +15,11 @@ from flambeau.builder.labels import IMAGENET
 from flambeau.builder.official_names import compare_name
 from flambeau.builder.weights import Weights
 from flambeau.bundle.storage import Architecture, DenseConfig, ImageConfig, PictureConfig, TensorConfig
-from flambeau.checkpoints import stated
+from flambeau.checkpoints import stated, timm_config
 from flambeau.checkpoints.report import TensorInfo
+from flambeau.checkpoints.timm_config import TimmConfig
 from flambeau.errors import SourceError
-from flambeau.identify import segmentation_models, unsupported
+from flambeau.identify import of_timm, segmentation_models, unsupported
 from flambeau.identify.finding import Fit, Identified
 from flambeau.settings.source import SourceOptions
 from flambeau.sources.request import BuildRequest, as_graph, refuse_idle
@@ -35,6 +36,7 @@ def registered(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
     Raises `SourceError` with the nearest architectures when none fits.
     """
     options = order.options
+    config = timm_config.read(Path(order.timm)) if order.timm else None
     finding = identify.detect(
         weights.entry.tensors,
         wanted=order.architecture,
@@ -42,6 +44,7 @@ def registered(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
         hidden_activation=options.hidden_activation,
         features=options.task == "embedding" and options.output_name is None,
         said=stated.networks(weights.stated),
+        config=config,
     )
     fit = finding.fit
     if fit is None:
@@ -69,11 +72,18 @@ def registered(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
         return dense.of_library(network, tensors, fit, order, weights, tell=tell)
     if isinstance(fit.pipeline, DenseConfig):
         return dense.filled(network, tensors, fit, order, weights, tell=tell)
-    architectures.load_weights(network, tensors, name=fit.architecture.name)
+    try:
+        architectures.load_weights(network, tensors, name=fit.architecture.name)
+    except SourceError as error:
+        if config is None:
+            raise
+        raise SourceError(
+            f"{of_timm.statement(config)}, but {error}: correct what it says, or say --arch and --arch-args"
+        ) from None
     _tell_of_precision(network, tensors, name=fit.architecture.name, tell=tell)
     if fit.pipeline is None:
         return _over_numbers(network, fit.architecture, options)
-    return _over_images(network, fit, order, weights, tell=tell)
+    return _over_images(network, fit, order, weights, config=config, tell=tell)
 
 
 def _refuse_another_output(fit: Fit, named: str) -> None:
@@ -141,13 +151,25 @@ def _over_numbers(network: nn.Module, architecture: Architecture, options: Sourc
     )
 
 
-def _over_images(network: nn.Module, fit: Fit, order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
+def _over_images(
+    network: nn.Module, fit: Fit, order: BuildRequest, weights: Weights, *, config: TimmConfig | None, tell: Tell
+) -> Filled:
     options = order.options
     published = identify.published(weights.sha256, architecture=fit.architecture.name)
     compare_name(str(order.file or ""), weights.sha256, tell=tell)
     if published:
-        tell(f"these are the official weights {published.architecture} {published.name}: prepared as in their recipe")
+        recipe = "" if config else ": prepared as in their recipe"
+        tell(f"these are the official weights {published.architecture} {published.name}{recipe}")
     pipeline = published.pipeline if published else fit.pipeline
+    classes = weights.classes
+    if config is not None:
+        pipeline = of_timm.prepared(config, resize=options.resize, crop=options.crop)
+        classes, note = of_timm.names(config, fit, classes)
+        tell(f"images are prepared with {pipeline}, as {timm_config.NAME} beside the weights says")
+        if note and options.labels is None:
+            tell(note)
+    elif order.file and order.kind == "checkpoint" and (note := timm_config.passed_over(Path(order.file))):
+        tell(note)
     assert isinstance(pipeline, ImageConfig)  # the caller checked
     threshold = DEFAULT_THRESHOLD if order.kind == "default" else pipeline.threshold
     pipeline = customised(msgspec.structs.replace(pipeline, threshold=threshold), options)
@@ -157,8 +179,8 @@ def _over_images(network: nn.Module, fit: Fit, order: BuildRequest, weights: Wei
         architecture=fit.architecture,
         pipeline=pipeline,
         inputs=(TensorSpec("input", "float32", (3, pipeline.crop, pipeline.crop)),),
-        labels=options.labels or (IMAGENET if published else None),
-        classes=weights.classes,
+        labels=options.labels or (IMAGENET if published and not classes else None),
+        classes=classes,
         official=published is not None,
         without_head=_head_taken_off(fit),
     )
@@ -184,6 +206,8 @@ def own(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
         return dense.own(network, order, name=code.name, architecture=architecture, classes=weights.classes, tell=tell)
     taken = inputs.infer(network, code.name, options)
     taken = texts.taken(sounds.taken(taken, options, code.name), order, code.name, tell=tell)
+    if taken.image is not None and (note := timm_config.passed_over(Path(str(order.file)), own=True)):
+        tell(note)
     return dressed(network, taken, order, name=code.name, architecture=architecture, classes=weights.classes, tell=tell)
 
 

@@ -159,8 +159,6 @@ def read_options(inputs: tuple[str, ...], flags: dict[str, Any]) -> PredictOptio
     ours = {name: flags.pop(name) for name in _TAKEN}
     ours["format"] = _format(ours["output"], ours["format"])
     options = PredictOptions(inputs=inputs, columns=tuple(columns.split(",")) if columns else (), **ours)
-    if options.probabilities and options.format not in ("jsonl", "parquet"):
-        raise ConfigError(f"--probabilities are too many for a {options.format}: write .jsonl or .parquet with -o")
     for name in inputs:
         if options.pictures and Path(name).is_dir() and options.pictures.resolve().is_relative_to(Path(name).resolve()):
             raise ConfigError(f"--pictures {options.pictures} lies below the input {name}: name a folder outside of it")
@@ -228,6 +226,8 @@ class Scoring:
                     f"--{name} has no effect on {' '.join(options.inputs)}: it is for "
                     f"{'tables' if name == 'column' else 'CSV'} ({', '.join(sorted(suffixes))}): leave it out"
                 )
+        if options.probabilities and options.format not in ("jsonl", "parquet"):  # once they are known to be an answer
+            raise ConfigError(f"--probabilities are too many for a {options.format}: write .jsonl or .parquet with -o")
         self._options = options
         self._bundle = bundle
         self._replicas = settings.replicas or usable_cores()

@@ -47,7 +47,9 @@ class _RequestOptions:
     version: str | int | None
     top_k: int | None
     threshold: float | None
+    max_detections: int | None
     mask: Literal["png", "rle"] | None
+    bits: Literal[8, 16] | None
     probabilities: bool
     as_json: bool
 
@@ -58,7 +60,8 @@ class _RequestOptions:
     def path(self) -> str:
         """The path and query of the request."""
         names = [str(each) for each in (self.model, self.version) if each is not None]
-        query: dict[str, Any] = {"top_k": self.top_k, "threshold": self.threshold, "mask": self.mask}
+        asked = ("top_k", "threshold", "max_detections", "mask", "bits")
+        query: dict[str, Any] = {name: getattr(self, name) for name in asked}
         if self.probabilities:  # only the ranking has the classes' names: the answer to a form with an image has none
             query["top_k"] = self.top_k or 1
         text = urlencode({name: value for name, value in query.items() if value is not None})
@@ -117,7 +120,9 @@ class Client:
         version: str | int | None = None,
         top_k: int | None = None,
         threshold: float | None = None,
+        max_detections: int | None = None,
         mask: Literal["png", "rle"] | None = None,
+        bits: Literal[8, 16] | None = None,
         probabilities: bool = False,
         as_json: bool = False,
         timeout: float | None = None,
@@ -127,10 +132,12 @@ class Client:
         `item`: a path (also as a string), bytes, a file opened with "rb", a Pillow image or a picture as a uint8 array;
         or any value with a JSON form, arrays too. `as_json` sends it as JSON in any case, also a string or a uint8
         array. `top_k` asks for the best classes, `probabilities` for the probabilities of all; below `threshold`
-        (0 to 1) nothing counts as recognised. `mask` is the form of masks: a PNG file each, or COCO's run-length
-        encoding, a fraction of the work for large pictures with many objects. Raises `ClientError`.
+        (0 to 1) nothing counts as recognised. `max_detections` is how many objects are answered at most, the best.
+        `mask` is the form of masks: a PNG file each, or COCO's run-length encoding, a fraction of the work for large
+        pictures with many objects. `bits` are those of a sample in a picture that is the answer, 8 or 16. Raises
+        `ClientError`.
         """
-        options = _RequestOptions(model, version, top_k, threshold, mask, probabilities, as_json)
+        options = _RequestOptions(model, version, top_k, threshold, max_detections, mask, bits, probabilities, as_json)
         return self._ask(item, options, timeout=self._timeout if timeout is None else timeout)
 
     def predict_many(
@@ -141,7 +148,9 @@ class Client:
         version: str | int | None = None,
         top_k: int | None = None,
         threshold: float | None = None,
+        max_detections: int | None = None,
         mask: Literal["png", "rle"] | None = None,
+        bits: Literal[8, 16] | None = None,
         probabilities: bool = False,
         as_json: bool = False,
         timeout: float | None = None,
@@ -154,7 +163,7 @@ class Client:
         """
         if not 1 <= concurrency <= _MOST_CONNECTIONS:
             raise ValueError(f"concurrency {concurrency} must be from 1 to {_MOST_CONNECTIONS}")
-        options = _RequestOptions(model, version, top_k, threshold, mask, probabilities, as_json)
+        options = _RequestOptions(model, version, top_k, threshold, max_detections, mask, bits, probabilities, as_json)
         return self._ask_many(items, options, timeout=self._timeout if timeout is None else timeout, width=concurrency)
 
     def ready(self) -> bool:

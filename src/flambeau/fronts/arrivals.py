@@ -140,7 +140,7 @@ class Arrivals:
         except OSError as error:
             if error.errno not in _NO_DESCRIPTORS:
                 return error.errno == errno.ECONNABORTED  # the client has left
-            logs.event("a connection cannot be accepted", level=logging.ERROR, error=error.strerror)
+            logs.cannot_accept(error)
             self._read(False)
             asyncio.get_running_loop().call_later(_DESCRIPTORS_SECONDS, self.wake)
             return False

@@ -72,7 +72,11 @@ class GrpcEndpoint:
         self._handshakes: Handshakes | None = None
         if encryption is not None:
             self._handshakes = Handshakes(
-                encryption, make=self._connection, most=connections // 2, seconds=settings.header_timeout
+                encryption,
+                make=self._connection,
+                most=connections // 2,
+                seconds=settings.header_timeout,
+                tell_full=logs.cannot_accept,
             )
         self._server: Accepting | None = None
         self._timer: asyncio.TimerHandle | None = None

@@ -195,7 +195,9 @@ class _Server:
         self._handshakes: Handshakes | None = None
         if encryption is not None:
             most, seconds = front.monitor.connections, self._service.settings.header_timeout
-            self._handshakes = Handshakes(encryption, make=connection, most=most, seconds=seconds)
+            self._handshakes = Handshakes(
+                encryption, make=connection, most=most, seconds=seconds, tell_full=logs.cannot_accept
+            )
 
     async def serve(self) -> None:
         """Return when everything that came is answered, once it was asked to stop."""

@@ -11,7 +11,8 @@ import msgspec
 
 from flambeau.bundle.storage import ImageConfig
 from flambeau.checkpoints.report import TensorInfo
-from flambeau.identify import choose, index, naming, nearest
+from flambeau.checkpoints.timm_config import TimmConfig
+from flambeau.identify import choose, index, naming, nearest, of_timm
 from flambeau.identify.features import HeadStaysError, before_head, head_of
 from flambeau.identify.finding import Fit, Identified, Published
 from flambeau.identify.index import REGISTRIES, Network, Registry, Shape
@@ -26,6 +27,7 @@ def detect(
     timm: bool | None = None,
     features: bool = False,
     said: Collection[str] = (),
+    config: TimmConfig | None = None,
 ) -> Identified:
     """The architecture that these tensors fill completely, or the nearest misses.
 
@@ -33,16 +35,23 @@ def detect(
     for its constructor. `hidden_activation` (relu, gelu, silu, tanh, sigmoid, none) is the activation between the
     linear layers of a replaced head. timm's architectures count if timm is installed, unless `timm` says otherwise.
     `features`: the network is wanted without its head, so that it answers with the features before it. `said` are names
-    that the file itself says: they choose among architectures that the weights do not tell apart.
+    that the file itself says: they choose among architectures that the weights do not tell apart. `config` is what
+    timm's file beside the weights says: the network that it names is taken, unless `wanted` is another.
     """
     shapes, made = naming.fold_parts({key: info.shape for key, info in tensors.items()})
-    find = partial(choose.find, shapes, args=args, activation=hidden_activation, registries=_registries(timm))
-    found = find(wanted=wanted)
-    if wanted is None and (name := _said_among(found, said)):
-        other = find(wanted=name)
+    find = partial(choose.find, shapes, activation=hidden_activation, registries=_registries(timm))
+    found = find(wanted=wanted, args=args)
+    installed = "timm" in _registries(timm)
+    if config is not None and (wanted is None or (installed and of_timm.asked(config, wanted))):
+        by_name = lambda name, given: find(wanted=name, args=given)  # noqa: E731
+        found = of_timm.decide(config, by_name, args, timm=installed, otherwise=found)
+    elif wanted is None and (name := _said_among(found, said)):
+        other = find(wanted=name, args=args)
         if other.fit is not None:
             fit = msgspec.structs.replace(other.fit, why=f"the file says that it is {name}")
             found = msgspec.structs.replace(other, fit=fit)
+    if config is not None and found.fit is not None and (differs := of_timm.other_classes(config, found.fit)):
+        found = Identified(None, advice=differs)
     if features:
         found = _without_head(found, shapes)
     if found.fit is None and (module := naming.unknown_parametrisation(shapes)):

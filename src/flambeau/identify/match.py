@@ -126,7 +126,8 @@ def _match(candidate: Candidate, names: Names, activation: str | None) -> Archit
         args |= {network.positions.argument: size} if size else {}
     if network.aux:
         args["aux_logits"] = False
-        notes.append("its input is taken as torchvision's own weights take it (transform_input)")
+        if candidate.registry == "torchvision":
+            notes.append("its input is taken as torchvision's own weights take it (transform_input)")
     if unused:
         notes.append(f"{', '.join(network.aux)} serve training only and are set aside")
     keys = {prefix + name: name for name in body} | found.keys

@@ -25,6 +25,7 @@ from flambeau.protocols.invocations import Infer
 from flambeau.protocols.messages import HttpAnswer, HttpRequest
 from flambeau.protocols.routes import Route
 from flambeau.serving.service import Service
+from flambeau.serving.versions import unknown_model
 from flambeau.settings.source import SourceOptions
 from flambeau.sources import model_folder
 from flambeau.sources.declarations import Declaration, DeclaredModel
@@ -122,7 +123,7 @@ class _ModelsOfSageMaker:
 
     def _known(self, model: str) -> None:
         if model not in self._urls:
-            raise RequestError("there is no model of that name", code="model_not_found")
+            raise unknown_model(model, self._urls)
 
     def _shown(self, model: str) -> dict[str, Any]:
         return {"modelName": model, "modelUrl": self._urls[model]}

@@ -27,7 +27,7 @@ from flambeau.serving.model_table import ModelTable
 from flambeau.serving.opening import open_while_serving
 from flambeau.serving.scaling import scale_first
 from flambeau.serving.shadow import Shadow
-from flambeau.serving.versions import ServedModel, Traffic, Version
+from flambeau.serving.versions import ServedModel, Traffic, Version, unknown_version
 from flambeau.settings.service import Settings
 from flambeau.settings.source import SourceOptions
 from flambeau.sources import build_cache, declarations
@@ -333,7 +333,7 @@ class Loader:
             return
         declaration = entry.declaration
         if served.versions.get(declaration.version) is not entry:  # the repository has changed since it was looked up
-            raise RequestError("the model has no such version any more", code="version_not_found")
+            raise unknown_version(served, declaration.version)
         entry.opening = True
         try:
             bundle = await self._open(entry)

@@ -21,7 +21,7 @@ from flambeau.serving.core_share import CoreShare
 from flambeau.serving.model import Model
 from flambeau.serving.opening import Opened, OpenedModel
 from flambeau.serving.shadow import Shadow
-from flambeau.serving.versions import KeyOf, ServedModel, Version
+from flambeau.serving.versions import KeyOf, ServedModel, Version, listed, unknown_model, unknown_version
 from flambeau.settings.service import Settings
 from flambeau.settings.source import SourceOptions
 from flambeau.sources.declarations import Declaration, DeclaredModel
@@ -123,7 +123,7 @@ class ModelTable:
         try:
             return self._models[name]
         except KeyError:
-            raise RequestError("there is no model of that name", code="model_not_found") from None
+            raise unknown_model(name, self._models) from None
 
     def version(self, name: str | None, number: str | None, key_of: KeyOf | None = None) -> Version:
         """The version, loaded or not, that a request names: by its number or an alias; else the one that answers.
@@ -132,11 +132,13 @@ class ModelTable:
         """
         if name is None and not self.default:
             raise RequestError(
-                "the request names no model, and there is no default one: name it", code="model_not_found"
+                f"the request names no model, and there is no default one: name one of {listed(self._models)}",
+                code="model_not_found",
             )
-        entry = self.named(self.default if name is None else name).find(number, key_of)
+        served = self.named(self.default if name is None else name)
+        entry = served.find(number, key_of)
         if entry is None:
-            raise RequestError("the model has no such version", code="version_not_found")
+            raise unknown_version(served, str(number))
         return entry
 
     def get(self, name: str | None = None, number: str | None = None, key_of: KeyOf | None = None) -> Model:

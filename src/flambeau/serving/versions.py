@@ -5,12 +5,14 @@ They know no other model, and load nothing: `flambeau.serving.model_table` does.
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from flambeau.checkpoints.report import plain
 from flambeau.checkpoints.repository import newest_first
+from flambeau.errors import RequestError
 from flambeau.serving.model import Model
 from flambeau.serving.shadow import Shadow
 from flambeau.sources.declarations import Declaration
@@ -191,3 +193,28 @@ class ServedModel:
 
     def _may_answer(self, entry: Version) -> bool:
         return entry.usable() or (self.on_demand and not entry.fault)
+
+
+_MOST_LISTED = 5
+
+
+def unknown_model(name: str, there: Iterable[str]) -> RequestError:
+    """The error for a model that is not served, where these are."""
+    return RequestError(
+        f"there is no model of that name ('{plain(name)}'): name one of {listed(there)}", code="model_not_found"
+    )
+
+
+def unknown_version(served: ServedModel, number: str) -> RequestError:
+    """The error for a version or an alias that the model has not."""
+    there = listed([*served.versions, *served.aliases])
+    return RequestError(
+        f"the model has no such version ('{plain(number)}'): {served.name} has {there}", code="version_not_found"
+    )
+
+
+def listed(names: Iterable[str]) -> str:
+    """Some of the names, and how many there are beside them."""
+    known = list(names)
+    more = f" and {len(known) - _MOST_LISTED} more" if len(known) > _MOST_LISTED else ""
+    return f"{', '.join(known[:_MOST_LISTED])}{more}" if known else "none, for none is served"

@@ -152,7 +152,8 @@ def _mapped(found: ArchivedModel, path: Path, folder: Path, options: SourceOptio
     if found.handler == "image_classifier" and (code or not holds_weights):
         usual["pipeline"] = "image"
     request = build_request(SourceOptions(**(usual | given | {"source": str(weights)})))
-    return msgspec.structs.replace(request, name=model_name(found.name))
+    # its images are prepared as the handler does, whatever else lies in the archive
+    return msgspec.structs.replace(request, name=model_name(found.name), timm=None)
 
 
 # Handlers, whose code runs in the workers.

@@ -246,7 +246,7 @@ def _key(request: BuildRequest) -> str:
     # The bundle does not depend on a permission, nor on where a file lies and how the command line names it.
     options = msgspec.structs.replace(request.options, allow_code=True, allow_installs=True, source=None,
                                       weights=None, tokenizer=None)  # fmt: skip
-    placeless = msgspec.structs.replace(request, options=options, file=None, tokenizer=None)
+    placeless = msgspec.structs.replace(request, options=options, file=None, tokenizer=None, timm=None)
     digest = hashlib.sha256(msgspec.json.encode(placeless))
     for package in _TOOLS:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -260,7 +260,7 @@ def _key(request: BuildRequest) -> str:
 
 def _files(request: BuildRequest) -> list[Path]:
     """Every file that the user gave, and the files that belong to it. Raises `SourceError`."""
-    named = (request.file, request.options.labels, _file_of(request.code), request.tokenizer)
+    named = (request.file, request.options.labels, _file_of(request.code), request.tokenizer, request.timm)
     files = [Path(file) for file in named if file is not None and Path(file).is_file()]
     if request.tokenizer is not None:
         files += beside_tokenizer(request.tokenizer)

@@ -13,12 +13,13 @@ import msgspec
 from flambeau import checkpoints, identify
 from flambeau.bundle import storage
 from flambeau.bundle.storage import DenseConfig, ImageConfig, PictureConfig
-from flambeau.checkpoints import model_archive, prepared, stated
+from flambeau.checkpoints import model_archive, prepared, stated, timm_config
 from flambeau.checkpoints.allowlist import ITEM_SIZES
 from flambeau.checkpoints.model_archive import ArchivedModel
 from flambeau.checkpoints.report import Report, TensorMapping, plain
+from flambeau.checkpoints.timm_config import TimmConfig
 from flambeau.errors import SourceError
-from flambeau.identify import segmentation_models, unsupported
+from flambeau.identify import of_timm, segmentation_models, unsupported
 from flambeau.identify.finding import (
     ONE_OUTPUT,
     Fit,
@@ -72,6 +73,11 @@ class Inspection(msgspec.Struct, frozen=True):
 
 def inspect(path: Path, *, weights_key: str | None = None, arch: str | None = None) -> Inspection:
     """Examine a file or folder. Raises `SourceError` when it does not exist or cannot be read, and for a wrong key."""
+    return _inspected(path, weights_key=weights_key, arch=arch, alone=False)
+
+
+def _inspected(path: Path, *, weights_key: str | None, arch: str | None, alone: bool) -> Inspection:
+    """`alone`: what lies beside the file says nothing about it."""
     report = checkpoints.examine(path, whole=True)
     sha256 = storage.sha256_of(path) if path.is_file() else None
     if archive := _archive(path, report):
@@ -84,7 +90,10 @@ def inspect(path: Path, *, weights_key: str | None = None, arch: str | None = No
     module = True
     if report.entries:
         entry, note = checkpoints.choose(report, weights_key)
-        found = _with_network(msgspec.structs.replace(found, weights=_weights(entry, note)), entry, arch)
+        config = None
+        if report.verdict == "data" and not alone and (beside := timm_config.beside(path)):
+            config = timm_config.read(beside)
+        found = _with_network(msgspec.structs.replace(found, weights=_weights(entry, note)), entry, arch, config)
         module = entry.module
     if report.verdict == "code":
         return _with_code(found, whole=module)
@@ -137,7 +146,7 @@ def _of_archive(archive: ArchivedModel, path: Path, sha256: str | None, weights_
             code = archives.code_needed(archive, path, Path(folder))
         except SourceError as error:
             return msgspec.structs.replace(found, needs=str(error))
-        inner = inspect(Path(folder, str(archive.weights)), weights_key=weights_key)
+        inner = _inspected(Path(folder, str(archive.weights)), weights_key=weights_key, arch=None, alone=True)
     told = f"as {archive.handler}, by Flambeau's own code"
     if archives.answers_itself(archive, code):
         told = f"its handler {archive.handler} answers, in the workers"
@@ -166,14 +175,15 @@ def _with_code(found: Inspection, *, whole: bool) -> Inspection:
     return msgspec.structs.replace(found, needs=f"{found.report.remedy}; and {found.needs}")
 
 
-def _with_network(found: Inspection, entry: TensorMapping, arch: str | None) -> Inspection:
+def _with_network(found: Inspection, entry: TensorMapping, arch: str | None, config: TimmConfig | None) -> Inspection:
     if arch is not None and ":" in arch:
         needs = (
             f"--arch {arch} is code, and inspect runs none: leave it out here, and build it with flambeau build "
             f"{found.file} --arch {arch} --allow-code -o FOLDER"
         )
         return msgspec.structs.replace(found, needs=needs)
-    identified = identify.detect(entry.tensors, wanted=arch, said=stated.networks(found.report.stated))
+    said = stated.networks(found.report.stated)
+    identified = identify.detect(entry.tensors, wanted=arch, said=said, config=config)
     found = msgspec.structs.replace(found, near=identified.near, notes=identified.notes)
     fit = identified.fit
     if fit is None:
@@ -185,26 +195,35 @@ def _with_network(found: Inspection, entry: TensorMapping, arch: str | None) -> 
     name = fit.architecture.name
     official = identify.published(str(found.sha256), architecture=name)
     asked = ONE_OUTPUT if asks(fit) else segmentation_models.question(fit) if fit.normalises else ""
-    if not asked and official is None and isinstance(fit.pipeline, ImageConfig | DenseConfig):
+    preprocessing = official.pipeline if official else fit.pipeline
+    classes, note = found.report.classes, timm_config.passed_over(Path(found.file))
+    if config is not None:
+        classes, note = of_timm.names(config, fit, classes)
+        try:
+            preprocessing = of_timm.prepared(config)
+        except SourceError as error:
+            preprocessing, asked = None, str(error)
+    if not asked and official is None and isinstance(preprocessing, ImageConfig | DenseConfig):
         constants = prepared.beside(found.report.prepares, entry.where)
-        asked = prepared.question(constants, fit.pipeline.mean, fit.pipeline.std)
+        asked = prepared.question(constants, preprocessing.mean, preprocessing.std)
     return msgspec.structs.replace(
         found,
+        report=msgspec.structs.replace(found.report, classes=classes),
         architecture=name,
         classes=fit.classes,
         features=fit.features,
         also_fits=fit.same_weights,
-        notes=tuple(note for note in (fit.why, *identified.notes) if note),
+        notes=tuple(each for each in (fit.why, *identified.notes, note) if each),
         official=official,
-        preprocessing=official.pipeline if official else fit.pipeline,
+        preprocessing=preprocessing,
         task=task_of_fit(fit, official=official is not None),
-        serve=None if asked else _command(found, fit, arch, official),
+        serve=None if asked else _command(found, fit, arch, named=bool(official or classes)),
         needs=asked,
     )
 
 
-def _command(found: Inspection, fit: Fit, arch: str | None, official: Published | None) -> str:
-    named = official or found.report.classes or fit.pipeline is None or fit.features
+def _command(found: Inspection, fit: Fit, arch: str | None, *, named: bool) -> str:
+    named = named or fit.pipeline is None or fit.features
     parts = ["flambeau serve", found.file, f"--arch {arch}" if arch else "", "" if named else "--labels FILE"]
     return " ".join(part for part in parts if part)
 

@@ -12,6 +12,7 @@ import msgspec
 
 from flambeau import checkpoints, usercode
 from flambeau.bundle.storage import CodeReference, HandlerConfig
+from flambeau.checkpoints import timm_config
 from flambeau.checkpoints.report import Report
 from flambeau.errors import CodeNotAllowed, SourceError
 from flambeau.settings.service import EngineChoice
@@ -29,8 +30,9 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request to the build process, sent as JSON on its standard input. Paths are absolute.
 
     `file` is the file that SOURCE or `--weights` names; `architecture` is a registered name, `code` the user's own
-    class. `tokenizer` is the one that the user names, or that lies beside the file. `engine` is the engine to use, or
-    `auto` to have it measured; `int8` is the folder of calibration inputs.
+    class. `tokenizer` is the one that the user names, or that lies beside the file; `timm` is timm's `config.json`
+    beside weights. `engine` is the engine to use, or `auto` to have it measured; `int8` is the folder of calibration
+    inputs.
     `handler`: a Python model in another server's manner, whose files lie in the folder `files`.
     """
 
@@ -41,6 +43,7 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     architecture: str | None = None
     code: CodeReference | None = None
     tokenizer: str | None = None
+    timm: str | None = None
     portable: bool = False
     engine: EngineChoice = "auto"
     int8: str | None = None
@@ -168,7 +171,8 @@ def _request_for_file(file: str, options: SourceOptions, *, name: str, arch: str
             *_of_features(options),
         )  # fmt: skip
         refuse_idle(options, f"--arch {arch}" if arch else f"{Path(file).name} without --arch file.py:Class", used=used)
-        return msgspec.structs.replace(request, architecture=arch)
+        beside = timm_config.beside(Path(file))
+        return msgspec.structs.replace(request, architecture=arch, timm=str(beside) if beside else None)
     usercode.refuse_unless(options.allow_code, f"--arch {arch}")
     used = (
         "arch", "arch_args", "weights", "pipeline", "input_shape", "input_dtype", "output_name", *_FILE_OPTIONS,

@@ -21,10 +21,20 @@ class Handshakes:
     """
 
     def __init__(
-        self, context: ssl.SSLContext, *, make: Callable[[], asyncio.BaseProtocol], most: int, seconds: float
+        self,
+        context: ssl.SSLContext,
+        *,
+        make: Callable[[], asyncio.BaseProtocol],
+        most: int,
+        seconds: float,
+        tell_full: Callable[[OSError], None],
     ) -> None:
-        """`make` makes the protocol of a connection, which is told of it when its handshake is over."""
-        self._context, self._make = context, make
+        """`make` makes the protocol of a connection, which is told of it when its handshake is over.
+
+        `tell_full` is called when those who connect have to wait, because no more files can be opened: once, until a
+        connection is accepted again.
+        """
+        self._context, self._make, self.tell_full = context, make, tell_full
         self._most, self._seconds = most, seconds
         self._under_way: dict[asyncio.Task[None], socket.socket] = {}
 
@@ -84,6 +94,7 @@ class Listening:
         self._handshakes, self._bound = handshakes, bound
         self._loop = asyncio.get_running_loop()
         self._waits: asyncio.TimerHandle | None = None
+        self._full = False
         bound.setblocking(False)
         bound.listen(backlog)
         self._loop.add_reader(bound.fileno(), self._accept)
@@ -101,10 +112,14 @@ class Listening:
                 connection, _ = self._bound.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
-            except OSError:  # no more files can be opened
+            except OSError as error:  # no more files can be opened
+                if not self._full:
+                    self._handshakes.tell_full(error)
+                self._full = True
                 self._loop.remove_reader(self._bound.fileno())
                 self._waits = self._loop.call_later(_PAUSE, self._go_on)
                 return
+            self._full = False
             connection.setblocking(False)
             with contextlib.suppress(OSError):  # a socket of the file system has none
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -58,6 +58,11 @@ def event(message: str, /, *, level: int = logging.INFO, **pairs: object) -> Non
         LOGGER.handle(_record(message, level, pairs))
 
 
+def cannot_accept(error: OSError) -> None:
+    """Log that connections wait, because this process can open no more files for them."""
+    event("a connection cannot be accepted", level=logging.ERROR, error=error.strerror)
+
+
 def _record(message: str, level: int, pairs: dict[str, object]) -> _Event:
     record = _Event(LOGGER.name, level, "", 0, message, None, None)
     record.pairs = pairs

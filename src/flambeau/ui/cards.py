@@ -82,11 +82,15 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """The answer to one item, or its error, with the stages of the time spent."""
+    """The answer to one item, or its error, with the stages of the time spent.
+
+    `retryable`: whether the same item may be answered later.
+    """
 
     answer: Answer | None = None
     error: str = ""
     hint: str = ""
+    retryable: bool = False
     stages: tuple[Stage, ...] = ()
     sent: Sent = _NOTHING
 
@@ -115,7 +119,7 @@ def cards_of(outcomes: Sequence[Outcome], sent: Sequence[Sent]) -> list[Card]:
 
 def refused(error: RequestError, sent: Sent = _NOTHING) -> Card:
     """The card of a failed request or item."""
-    return Card(error=sentence(error.message), hint=error.hint or "", sent=sent)
+    return Card(error=sentence(error.message), hint=error.hint or "", retryable=error.retryable, sent=sent)
 
 
 def _card(outcome: Outcome, sent: Sent) -> Card:

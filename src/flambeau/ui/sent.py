@@ -9,6 +9,7 @@ import base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from flambeau.pipelines import image_limits
 from flambeau.protocols.multipart import Part
 from flambeau.ui.form import ModelForm, filled, written
 
@@ -48,8 +49,8 @@ def _address(data: memoryview) -> str:
     """The picture as a `data:` address; empty unless it begins like one."""
     start = bytes(data[:12])
     kind = next((kind for begin, kind in _TYPES if start.startswith(begin)), "")
-    if start[:4] == b"RIFF" and start[8:] == b"WEBP":
-        kind = "webp"
+    if start[:4] == b"RIFF" and start[8:] == b"WEBP" and image_limits.trim(bytes(data)).orientation in (None, 1):
+        kind = "webp"  # others are not turned by every browser, and what is laid over them is
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}" if kind else ""
 
 

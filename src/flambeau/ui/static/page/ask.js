@@ -49,9 +49,20 @@ export async function predictOnPage(page, item, watch = () => {}) {
   address.searchParams.set("pictures", "no");
   const response = await fetchAllowed(address, { method: "POST", ...bodyOf(item) }, watched(watch)).catch(() => null);
   if (!response) return UNREACHED;
-  const shown = new DOMParser().parseFromString(await response.text().catch(() => ""), "text/html");
-  const card = shown.querySelector("#cards .card");
-  return card ? { card } : problem(response, null);
+  const text = await response.text().catch(() => "");
+  const card = new DOMParser().parseFromString(text, "text/html").querySelector("#cards .card");
+  if (!card) return problem(response, parsed(text)); // it was refused before the page was asked, as too many requests are
+  if (response.ok) return { card };
+  const [error, hint] = [".error", ".note"].map((part) => card.querySelector(part).textContent);
+  return { error, hint: [hint, reference(response)].filter(Boolean).join(" · "), again: "again" in card.dataset };
+}
+
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
 }
 
 /**
@@ -75,12 +86,15 @@ function bodyOf(item) {
   return { body: JSON.stringify(item), headers: { "Content-Type": "application/json" } };
 }
 
-function problem(response, body) {
+function reference(response) {
   const identity = response.headers.get("X-Request-ID");
-  const reference = identity ? `Request ${identity}` : "";
+  return identity ? `Request ${identity}` : "";
+}
+
+function problem(response, body) {
   if (!body?.error) {
-    return { error: `The server answered ${response.status} without saying why.`, hint: reference, again: response.status >= 500 };
+    return { error: `The server answered ${response.status} without saying why.`, hint: reference(response), again: response.status >= 500 };
   }
-  const hint = [body.hint, reference].filter(Boolean).join(" · ");
+  const hint = [body.hint, reference(response)].filter(Boolean).join(" · ");
   return { error: asSentence(body.error), hint, again: body.retryable === true };
 }

@@ -7,6 +7,7 @@ import { copy } from "./commands.js";
 import { drawn } from "./drawn.js";
 import { layOver } from "./layers.js";
 import { bytesOf, fileOf, save, saveJson, stemOf } from "./save.js";
+import { upright } from "./upright.js";
 
 const spoken = document.getElementById("spoken");
 const LONGEST_SOURCE = 300; // characters of a question
@@ -49,13 +50,15 @@ export class Card {
     return this.element.querySelector(`.${name}`);
   }
 
-  showPicture(picture) {
+  async showPicture(picture) {
     const image = this.part("picture").querySelector("img");
-    const address = URL.createObjectURL(picture);
+    image.alt = this.source;
+    const shown = await upright(picture).catch(() => null);
+    if (!shown) return; // it cannot be read, or not be turned: boxes would lie beside what they are of
+    const address = URL.createObjectURL(shown);
     const done = () => URL.revokeObjectURL(address);
     image.addEventListener("load", done, { once: true });
     image.addEventListener("error", () => (done(), (this.part("picture").hidden = true)), { once: true });
-    image.alt = this.source;
     image.src = address;
     this.part("picture").hidden = false;
   }
