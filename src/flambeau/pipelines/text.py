@@ -48,18 +48,18 @@ Direction = Literal["left", "right"]
 
 def directions(text: bytes) -> tuple[Direction, Direction]:
     """The ends at which a `tokenizer.json` says that texts are cut, and filled up."""
-    said = msgspec.json.decode(text, type=_Ends)
+    said = msgspec.json.decode(text, type=_CutAndFilled)
     cut, filled = (each is not None and each.direction.lower() == "left" for each in (said.truncation, said.padding))
     return "left" if cut else "right", "left" if filled else "right"
 
 
-class _End(msgspec.Struct):
+class _Direction(msgspec.Struct):
     direction: str = "right"
 
 
-class _Ends(msgspec.Struct):
-    truncation: _End | None = None
-    padding: _End | None = None
+class _CutAndFilled(msgspec.Struct):
+    truncation: _Direction | None = None
+    padding: _Direction | None = None
 
 
 class TextPipeline:
