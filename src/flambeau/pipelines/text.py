@@ -53,13 +53,13 @@ def directions(text: bytes) -> tuple[Direction, Direction]:
     return "left" if cut else "right", "left" if filled else "right"
 
 
-class _Direction(msgspec.Struct):
+class _AtOneEnd(msgspec.Struct):
     direction: str = "right"
 
 
 class _CutAndFilled(msgspec.Struct):
-    truncation: _Direction | None = None
-    padding: _Direction | None = None
+    truncation: _AtOneEnd | None = None
+    padding: _AtOneEnd | None = None
 
 
 class TextPipeline:
