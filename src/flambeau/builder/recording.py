@@ -68,7 +68,7 @@ def reads_numbers(network: Callable[..., Any], *rows: torch.Tensor) -> bool:
     if isinstance(network, torch.jit.ScriptModule):
         graph: Any = network.inlined_graph
         return _script_reads(graph, {each.debugName() for each in [*graph.inputs()][1:]})
-    reader = _NumberReader(rows)
+    reader = _NumberReads(rows)
     with contextlib.suppress(Exception), reader, torch.inference_mode():
         network(*rows)
     return reader.read
@@ -178,7 +178,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-class _NumberReader(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _NumberReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notices when a number that was computed of the rows leaves the tensors."""
 
     _READS = frozenset({"_local_scalar_dense", "equal", "is_nonzero"})

@@ -81,10 +81,10 @@ def question(names: Mapping[str, tuple[float, ...] | None], mean: Sequence[float
     return ""
 
 
-_NamedNumbers = tuple[str, tuple[float, ...] | None]
+_NamedConstant = tuple[str, tuple[float, ...] | None]
 
 
-def _of_images(names: Mapping[str, tuple[float, ...] | None]) -> Iterator[tuple[_NamedNumbers, _NamedNumbers]]:
+def _of_images(names: Mapping[str, tuple[float, ...] | None]) -> Iterator[tuple[_NamedConstant, _NamedConstant]]:
     """The pairs that may be the mean and the deviation of colours."""
     lowered = {name.lower(): name for name in names}
     for name in names:

@@ -48,18 +48,18 @@ Direction = Literal["left", "right"]
 
 def directions(text: bytes) -> tuple[Direction, Direction]:
     """The ends at which a `tokenizer.json` says that texts are cut, and filled up."""
-    said = msgspec.json.decode(text, type=_TokenizerEnds)
+    said = msgspec.json.decode(text, type=_CutAndFilled)
     cut, filled = (each is not None and each.direction.lower() == "left" for each in (said.truncation, said.padding))
     return "left" if cut else "right", "left" if filled else "right"
 
 
-class _TokenizerEnd(msgspec.Struct):
+class _AtOneEnd(msgspec.Struct):
     direction: str = "right"
 
 
-class _TokenizerEnds(msgspec.Struct):
-    truncation: _TokenizerEnd | None = None
-    padding: _TokenizerEnd | None = None
+class _CutAndFilled(msgspec.Struct):
+    truncation: _AtOneEnd | None = None
+    padding: _AtOneEnd | None = None
 
 
 class TextPipeline:
