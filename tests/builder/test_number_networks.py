@@ -164,6 +164,24 @@ def test_a_graph_counts_no_place_from_the_end_of_its_table(
             model.predict([-2])
 
 
+@pytest.mark.parametrize("kind", ["scripted", "traced", "frozen"])
+def test_the_tables_of_a_script_have_their_places(
+    built: Callable[..., Bundle], cache: Path, tmp_path: Path, kind: str
+) -> None:
+    network = number_nets.Columns().eval()
+    made = (
+        torch.jit.trace(network, torch.zeros(2, 3, dtype=torch.int64))
+        if kind == "traced"
+        else torch.jit.script(network)
+    )
+    (torch.jit.freeze(made) if kind == "frozen" else made).save(tmp_path / "script.pt")
+    given = {"source": tmp_path / "script.pt", "allow_code": True, "input_shape": (3,), "input_dtype": "int64"}
+    with flambeau.load(built(**given).path, allow_code=True) as model, torch.inference_mode():
+        row = [9, -1999, 4] if kind != "frozen" else [4, 1, 4]
+        assert model.predict(row) == pytest.approx(network(torch.tensor([row]))[0].tolist(), abs=1e-5)
+        assert "has -1" in refused(model, [-1, 1, 1])
+
+
 # Masks.
 
 

@@ -185,6 +185,7 @@ WAV, FLAC = written(tone(0.5)), written(tone(0.5), kind="FLAC")
         (b"RIFF", "this WAV file is broken"), (b"fLaC", "this FLAC file is broken"), (WAV[:40], "this WAV file"),
         (WAV[:9000], "this WAV file is broken: its end is missing"),
         (FLAC[: len(FLAC) // 2], "this FLAC file is broken"),
+        (FLAC[:21] + bytes([FLAC[21] & 0xF0]) + bytes(4) + FLAC[26:], "does not say how long it is, as one .* a pipe"),
         (FLAC[:200] + b"\0" * 400 + FLAC[600:], "FLAC file"), (written(tone(0.5)[:0]), "holds no sound"),
         (written(tone(2.1)), "longer than the 2 seconds"), (written(tone(0.1, channels=9)), "9 channels"),
         (written(np.full((100, 1), np.inf, np.float32), subtype="FLOAT"), "not finite"),

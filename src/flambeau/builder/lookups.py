@@ -4,6 +4,7 @@ Nothing in a network says it: it is tried with numbers at the ends of its tables
 an exported graph would count negative ones from the end, so `guard` has it fail.
 """
 
+import bisect
 import itertools
 import math
 from collections.abc import Sequence
@@ -19,12 +20,13 @@ from flambeau.items import FREE
 from flambeau.types import TensorSpec
 
 _MOST = 64  # numbers of a row that are tried one by one
+_LARGEST = 2**31 - 1  # vectors that no table has, and the most of int32
 _INPUTS = 6  # inputs of which every selection is tried
 
 
 def dtypes(network: nn.Module, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
     """The inputs, of which those are int64 that the network takes as whole numbers only: as few as it can compute."""
-    if len(specs) <= _INPUTS and _has_tables(network):
+    if len(specs) <= _INPUTS:
         for count in range(len(specs) + 1):
             for chosen in itertools.combinations(range(len(specs)), count):
                 tried = [
@@ -85,8 +87,6 @@ def _same(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> bool:
 
 def with_tables(network: nn.Module, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
     """The inputs with the sizes of the tables that their numbers are places of."""
-    if not _has_tables(network):
-        return tuple(specs)
     return tuple(_with_tables(network, specs, place) for place in range(len(specs)))
 
 
@@ -94,7 +94,7 @@ def _with_tables(network: nn.Module, specs: Sequence[TensorSpec], place: int) ->
     spec = specs[place]
     if spec.dtype == "float32":
         return spec
-    sizes = sorted({each.num_embeddings for each in network.modules() if isinstance(each, _TABLES)})
+    sizes = sorted({len(each) for each in network.parameters() if each.dim() == 2})  # a frozen script has none
     rows = [_plain(each) for each in specs]
     count = math.prod(spec.usual)
     fixed = FREE not in spec.shape
@@ -106,24 +106,24 @@ def _with_tables(network: nn.Module, specs: Sequence[TensorSpec], place: int) ->
 
     def size_at(at: slice) -> int:
         """The size of the table; 0 where numbers are not looked up, or are changed before."""
-        return next((size for size in sizes if computes(size - 1, at) and not computes(size, at)), 0)
+        tried = sizes or [bisect.bisect_left(range(_LARGEST), True, key=lambda number: not computes(number, at))]
+        found = next((size for size in tried if computes(size - 1, at) and not computes(size, at)), 0)
+        return 0 if found and computes(-1, at) else found
 
+    everywhere = slice(None)
+    whole = size_at(everywhere)
+    if not whole and computes(max(sizes, default=_LARGEST), everywhere):
+        return spec  # its numbers are no places
     if fixed:
         step = -(-count // _MOST)
-        found = [size_at(slice(at, at + 1)) for at in range(0, count, step)]
+        parts = [slice(at, at + 1) for at in range(0, count, step)]
     else:  # numbers along a free axis are of one kind, and those of the last may be of several
         step = 1 if spec.shape[-1] == FREE else spec.shape[-1]
-        found = [size_at(slice(at, None, step)) for at in range(step)]
+        parts = [slice(at, None, step) for at in range(step)]
+    found = [whole if whole and not computes(whole, part) else size_at(part) for part in parts]
     if len(set(found)) == 1:
         return structs.replace(spec, below=found[0])
     return structs.replace(spec, tables=tuple(found) if fixed and step == 1 else ())
-
-
-_TABLES = (nn.Embedding, nn.EmbeddingBag)
-
-
-def _has_tables(network: nn.Module) -> bool:
-    return any(isinstance(each, _TABLES) for each in network.modules())
 
 
 def _plain(spec: TensorSpec) -> torch.Tensor:

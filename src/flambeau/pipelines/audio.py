@@ -34,6 +34,7 @@ _BEGINS = {b"RIFF": "WAV", b"fLaC": "FLAC"}
 _SEND = "send a WAV or FLAC file"
 _UNKNOWN = 0x7FFFF000  # from here on the length in a WAV file says that it was written to a pipe
 _SHARE, _LITTLE = 8, 4096  # an eighth of the samples, or so many bytes, may be what some programs add behind them
+_TOTAL = slice(22, 26)  # of a FLAC file: the number of its samples, with half of the byte before
 _BLOCK = 1 << 16  # frames decoded together
 
 
@@ -118,6 +119,11 @@ class AudioPipeline:
                         raise self._too_long()
                 told = int(file.frames)
         except self._library.SoundFileError:
+            if kind == "FLAC" and len(data) > _TOTAL.stop and not any(data[_TOTAL]) and not data[_TOTAL.start - 1] & 15:
+                raise InvalidInput(
+                    "this FLAC file does not say how long it is, as one that was written to a pipe: write it to a file",
+                    code="input_rejected",
+                ) from None
             raise InvalidInput(f"this {kind} file is broken: send it again whole", code="input_rejected") from None
         if _is_longer(data):
             raise InvalidInput(
