@@ -228,6 +228,12 @@ class Scoring:
                 )
         if options.probabilities and options.format not in ("jsonl", "parquet"):  # once they are known to be an answer
             raise ConfigError(f"--probabilities are too many for a {options.format}: write .jsonl or .parquet with -o")
+        names = [spec.name for spec in bundle.manifest.inputs]
+        if kind == "tensor" and len(names) > 1 and any(Path(each).suffix.lower() in CSV for each in options.inputs):
+            raise SetupError(
+                f"{bundle.manifest.name} takes {', '.join(names)} by their names, and a line of CSV is one list of "
+                "numbers: give it .jsonl, in whose lines they are the members of an object"
+            )
         self._options = options
         self._bundle = bundle
         self._replicas = settings.replicas or usable_cores()
