@@ -10,14 +10,16 @@ SERVE_ARGS ?=
 CHAOS_ARGS ?=
 BENCH_ARGS ?=
 TEST_PROCESSES ?= 3
+PYTEST = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --max-worker-restart 0 --durations 40
+SHORT := not slow and not deploy and not cluster and not torchserve
 
-.PHONY: help venv serve test test-quick test-slow test-deploy test-cluster test-torchserve chaos chaos-cluster bench bench-micro screenshots lint format docs clean
+.PHONY: help venv serve test test-quick test-long test-slow test-deploy test-cluster test-torchserve chaos chaos-cluster bench bench-micro screenshots lint format docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make serve   serve the embedded image classifier on http://127.0.0.1:5000   (SERVE_ARGS='--port 8080')"
-	@echo "make test    run the test suite, in three processes (TEST_PROCESSES=2)   make test-slow   run the long tests too"
-	@echo "make test-quick   run those that start no process, while you edit"
+	@echo "make test    run the tests, in three processes (TEST_PROCESSES=2)   make test-quick   run those that start no process"
+	@echo "make test-long   run those that take seconds each, which make test leaves out   make test-slow   run everything"
 	@echo "make test-deploy   build the image and run it in containers: needs buildah, podman, runc, debootstrap, and root"
 	@echo "make test-cluster   the tests that need a Ray cluster of several nodes, which they start on this machine"
 	@echo "make test-torchserve   the same archives served by the real TorchServe, which is installed first: needs Java"
@@ -36,7 +38,10 @@ serve: venv
 	@$(BIN)/flambeau serve $(SERVE_ARGS)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not slow and not deploy and not cluster and not torchserve" -n $(TEST_PROCESSES) --dist loadfile --max-worker-restart 0 --durations 40 $(TEST_ARGS)
+	$(PYTEST) -m "not long and $(SHORT)" $(TEST_ARGS)
+
+test-long: $(VENV)/.installed-test
+	$(PYTEST) -m "long and $(SHORT)" $(TEST_ARGS)
 
 test-quick: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m quick -n $(TEST_PROCESSES) --dist loadfile

@@ -72,9 +72,9 @@ async def stalled_reader(run: Run) -> Report:
             lost = await _dropped(stage)
             stage.require(lost > 0, "nothing was dropped: the reader did not stall long enough")
             reader.go_on()
-            told = await eventually(lambda: bool(reader.gaps), _CATCH_UP_SECONDS)
-            stage.require(told, "no line says how many were dropped")
-            stage.require(sum(reader.gaps) >= lost, f"{lost} lines were dropped, {sum(reader.gaps)} were told")
+            # a slow machine may have told of some already, while the reader read
+            told = await eventually(lambda: sum(reader.gaps) >= lost, _CATCH_UP_SECONDS)
+            stage.require(told, f"{lost} lines were dropped, {sum(reader.gaps)} were told")
             reader.stop()
             async with stage.load(asker.make):
                 await passing(min(1.0, window))

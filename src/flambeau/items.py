@@ -28,7 +28,8 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     """One input or output: its name, its numpy dtype and the shape of one row, without the row axis itself. An axis of
     any length is `FREE`; `least` is the least length of such axes. `words`: for each axis the word that it shares with
     others of the model's inputs, all of one length in a request; empty for one that shares none. Where `below` is set,
-    its numbers are places in a table of so many vectors: 0 is the first. `known`: numbers that the network compares it
+    its numbers are places in a table of so many vectors: 0 is the first. `tables`: the same for each number of a row on
+    its own, in order, where they differ; 0 for one that is not looked up. `known`: numbers that the network compares it
     with, such as the sampling rates that it knows; it is tried with the first."""
 
     name: str
@@ -37,20 +38,29 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     least: int = 1
     words: tuple[str, ...] = ()
     below: int = 0
+    tables: tuple[int, ...] = ()
     known: tuple[int, ...] = ()
 
     def plain(self, rows: int) -> npt.NDArray[Any]:
         """Rows for trying out the network, all alike: of zeros, or of the first number that the network knows."""
         return np.full((rows, *self.usual), self.known[0] if self.known else 0, self.dtype)
 
-    def outside(self, rows: npt.NDArray[Any]) -> int | None:
-        """The first of the numbers that is no place in the table; `None` if all are, or there is none.
+    def outside(self, rows: npt.NDArray[Any]) -> str:
+        """The first of the numbers that is no place in its table, in words; empty if all are, or there is none.
 
         An exported graph would count negative ones from the end of the table, which the network itself refuses.
         """
+        if self.tables:
+            sizes = np.array(self.tables)
+            flat = rows.reshape(-1, len(sizes))
+            wrong = ((flat < 0) | (flat >= sizes)) & (sizes > 0)
+            if not wrong.any():
+                return ""
+            place = int(wrong.any(axis=0).argmax())
+            return _no_place(flat[wrong[:, place], place][0], sizes[place], f" as number {place + 1} of a row")
         if not self.below or not rows.size or (rows.min() >= 0 and rows.max() < self.below):
-            return None
-        return int(rows[(rows < 0) | (rows >= self.below)].flat[0])
+            return ""
+        return _no_place(rows[(rows < 0) | (rows >= self.below)].flat[0], self.below)
 
     def takes(self, shape: tuple[int, ...]) -> bool:
         """Whether a row may have this shape."""
@@ -78,6 +88,10 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     def __str__(self) -> str:
         """`float32 [N, 4]`."""
         return f"{self.dtype} [{', '.join(['N', *self.sizes])}]"
+
+
+def _no_place(number: Any, size: int, where: str = "") -> str:
+    return f"{number}{where}, and the network's table has the places 0 to {size - 1:,}"
 
 
 USUAL_LENGTH = 8

@@ -108,6 +108,7 @@ def test_the_boxes_of_a_detector_are_saved_as_a_table_and_drawn(browser: Browser
     assert drawn.getpixel((300, 300)) == (3, 3, 3)
 
 
+@pytest.mark.long
 def test_what_a_network_made_is_saved(browser: Browser, site: Site, tmp_path: Path) -> None:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
     (tmp_path / "a.png").write_bytes(encoded(picture))
@@ -126,6 +127,7 @@ def test_what_a_network_made_is_saved(browser: Browser, site: Site, tmp_path: Pa
 # Before anything is sent
 
 
+@pytest.mark.long
 def test_a_file_that_is_too_large_is_refused_before_it_is_sent(browser: Browser, site: Site, tmp_path: Path) -> None:
     large = tmp_path / "large.png"
     with large.open("wb") as file:
@@ -140,6 +142,7 @@ def test_a_file_that_is_too_large_is_refused_before_it_is_sent(browser: Browser,
     assert site.asked == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("text", "sentence"), [
     ("a cat", "This is text, and the model takes pictures: copy a picture, or choose its file."),
     ("https://example.org/cat.jpg",
@@ -187,6 +190,7 @@ def test_the_script_and_the_server_write_values_alike(browser: Browser, site: Si
 # The live camera
 
 
+@pytest.mark.long
 def test_the_live_camera_shows_boxes_until_it_is_stopped(browser: Browser, site: Site) -> None:
     browser.open(f"{site.url}/?model=detector")
     assert browser.texts("#live") == []  # off by default
@@ -217,6 +221,7 @@ def test_the_live_camera_shows_boxes_until_it_is_stopped(browser: Browser, site:
     assert site.asked == stopped
 
 
+@pytest.mark.long
 def test_the_live_camera_fits_a_phone_and_shows_classes(browser: Browser, site: Site) -> None:
     browser.resize(PHONE)
     browser.open(site.url)
@@ -228,6 +233,7 @@ def test_the_live_camera_fits_a_phone_and_shows_classes(browser: Browser, site: 
     assert browser.texts("#live") == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "sentence"), [
     ("NotAllowedError", "The camera may not be used: allow it for this page in the browser, and try again."),
     ("NotFoundError", "No camera was found: connect one, and try again."),

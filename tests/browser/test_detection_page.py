@@ -113,6 +113,7 @@ return [...document.querySelectorAll(".card .picture:has(.outlines)")].map((pict
 """Of each picture: in how many places it and what lies over it are, and how they are fitted into that."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model", ["detector", "masks", "points"])
 def test_in_a_grid_whatever_lies_over_a_picture_has_the_pictures_place(
     browser: Browser, site: Site, tmp_path: Path, model: str
@@ -127,6 +128,7 @@ def test_in_a_grid_whatever_lies_over_a_picture_has_the_pictures_place(
     assert browser.complaints() == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("model", "marked"), [("masks", (15, 10)), ("points", (4, 4))])
 def test_the_picture_that_is_saved_has_masks_and_points(
     browser: Browser, site: Site, tmp_path: Path, model: str, marked: tuple[int, int]
@@ -144,6 +146,7 @@ def test_the_picture_that_is_saved_has_masks_and_points(
     assert drawn.getpixel((300, 300)) == (5, 5, 5)
 
 
+@pytest.mark.long
 def test_a_table_says_which_answer_the_page_is_too_small_for(browser: Browser, site: Site, tmp_path: Path) -> None:
     """300 masks of 0.7 megapixels."""
     for name, level in (("many", 255), ("few", 5)):

@@ -10,6 +10,8 @@ from tests.support import page_models
 from tests.support.browser import DESKTOP, PHONE, Browser, Screen
 from tests.support.page_site import Site
 
+pytestmark = pytest.mark.long
+
 OPEN = """
 for (const path of document.querySelectorAll(".opblock [data-path]")) {
   if (["/predict", "/models"].includes(path.dataset.path)) {

@@ -74,6 +74,7 @@ def _copied(button: WebElement) -> bool:
     return button.text.startswith("Copied")
 
 
+@pytest.mark.long
 def test_the_copied_commands_are_real_ones(browser: Browser, cat_server: ServerProcess, picture: Path) -> None:
     browser.open(cat_server.url)
     browser.command("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
@@ -99,6 +100,7 @@ def test_what_is_dropped_or_pasted_is_answered(browser: Browser, cat_server: Ser
     assert browser.verdicts(2) == ["Espresso", "Espresso"]
 
 
+@pytest.mark.long
 def test_the_camera_takes_a_picture(browser: Browser, cat_server: ServerProcess) -> None:
     browser.open(cat_server.url)
     browser.find("#take").click()
@@ -109,6 +111,7 @@ def test_the_camera_takes_a_picture(browser: Browser, cat_server: ServerProcess)
     assert browser.run("return document.querySelector('#viewfinder video').srcObject") is None
 
 
+@pytest.mark.long
 def test_what_is_not_recognised_is_said(browser: Browser, cat_server: ServerProcess) -> None:
     browser.open(cat_server.url)
     browser.all(".sample")[2].click()
@@ -157,6 +160,7 @@ def test_the_page_fits_the_narrowest_screens(browser: Browser, site: Site) -> No
         assert browser.run("return innerWidth") == 320, path
 
 
+@pytest.mark.long
 def test_a_server_that_is_gone_is_said_and_the_picture_can_be_sent_again(browser: Browser, site: Site) -> None:
     browser.open(site.url)
     browser.command("Network.enable")
@@ -175,6 +179,7 @@ def test_a_server_that_is_gone_is_said_and_the_picture_can_be_sent_again(browser
 # Every task over pictures
 
 
+@pytest.mark.long
 def test_labels_are_marked_where_they_are_present_w4(browser: Browser, site: Site, picture: Path) -> None:
     browser.open(f"{site.url}/?model=findings")
     answer = requests.post(f"{site.url}/predict/findings?top_k=5", files={"file": picture.read_bytes()}).json()
@@ -190,6 +195,7 @@ def test_labels_are_marked_where_they_are_present_w4(browser: Browser, site: Sit
     assert browser.complaints() == []
 
 
+@pytest.mark.long
 def test_a_vector_can_be_copied_and_saved_w5(browser: Browser, site: Site, picture: Path, tmp_path: Path) -> None:
     browser.open(f"{site.url}/?model=features")
     browser.command("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
@@ -233,6 +239,7 @@ def test_a_hostile_class_is_shown_as_text(browser: Browser, site: Site, picture:
     assert not browser.all(".card [onerror]")
 
 
+@pytest.mark.long
 def test_a_model_is_chosen_from_the_list_and_takes_numbers(browser: Browser, site: Site) -> None:
     browser.open(site.url)
     browser.all("#model option[value='iris/1']")[0].click()
@@ -266,6 +273,7 @@ def test_a_python_model_takes_json(browser: Browser, site: Site) -> None:
     assert browser.texts(".card .text") == []
 
 
+@pytest.mark.long
 def test_the_page_works_below_a_prefix_that_it_is_not_told(browser: Browser, site: Site) -> None:
     browser.open(f"{site.url}/below/")
     browser.find(".sample").click()
@@ -297,6 +305,7 @@ def test_what_no_header_can_carry_is_no_token(browser: Browser, locked: Site, gi
     browser.run("sessionStorage.clear()")
 
 
+@pytest.mark.long
 def test_a_token_is_asked_for_once_and_never_written_on_the_page(browser: Browser, locked: Site) -> None:
     browser.open(locked.url)
     for sample in browser.all(".sample")[:2]:
@@ -325,6 +334,7 @@ def test_a_picture_is_answered_without_javascript(browser: Browser, cat_server: 
         assert browser.texts("#take, .sample, .copy, #clear") == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("screen", "dark"), SCREENS)
 def test_the_page_and_the_dashboard_are_accessible_and_fit(
     browser: Browser, site: Site, screen: Screen, dark: bool

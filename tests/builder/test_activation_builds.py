@@ -98,6 +98,7 @@ def test_one_output_can_be_a_number(built: Callable[..., Bundle], cat: bytes, tm
     assert found.output == pytest.approx(float(scores(network, cat, ImageConfig())[0]), abs=1e-4)
 
 
+@pytest.mark.long
 def test_one_output_can_be_the_score_of_a_class(built: Callable[..., Bundle], cat: bytes, tmp_path: Path) -> None:
     """W1: the second way out: binary, trained with BCEWithLogitsLoss. Its threshold is one half."""
     network, file, options = own("OneSqueezed", tmp_path)
@@ -131,6 +132,7 @@ def test_the_softmax_over_a_checkpoint_is_said_and_can_be_declined(
     assert "sigmoid, applied by Flambeau" in of_bundle
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "task", "by"),
     [
@@ -158,6 +160,7 @@ def test_what_the_network_ends_in_is_not_applied_again(
     assert numbers == pytest.approx(expected.tolist(), abs=1e-5)
 
 
+@pytest.mark.long
 def test_features_are_never_classes(built: Callable[..., Bundle], notes: list[str], cat: bytes, tmp_path: Path) -> None:
     """W5: a whole module whose head was taken off gives its features; a body of one's own is asked for."""
     network = resnet(None)
@@ -197,6 +200,7 @@ def test_the_weights_of_a_body_without_its_head_make_features(
     assert np.allclose(found.embedding, scores(network, cat, ImageConfig()), atol=1e-3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["auto", "eager"])
 def test_an_answer_does_not_depend_on_strangers(
     built: Callable[..., Bundle], notes: list[str], serve: Serve, tmp_path: Path, engine: str
@@ -216,6 +220,7 @@ def test_an_answer_does_not_depend_on_strangers(
     assert np.allclose([body["probabilities"] for body in bodies], expected * 8, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "says"),
     [("AlwaysDropping", "AlwaysDropping is random"), ("NeedsCompany", "NeedsCompany needs more than one row")],
@@ -277,6 +282,7 @@ def logits(data: bytes) -> torch.Tensor:
     return pixels(data, ImageConfig(resize=8, crop=8)).flatten(1)[0] @ torch.from_numpy(weights)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("last", "expected", "ends"),
     [
@@ -300,6 +306,7 @@ def test_an_onnx_graph_tells_what_it_ends_in(
     assert ends in shown["report"]["facts"]["ends in"]
 
 
+@pytest.mark.long
 def test_of_two_outputs_of_an_onnx_graph_the_probabilities_are_taken(
     built: Callable[..., Bundle], notes: list[str], cat: bytes, tmp_path: Path
 ) -> None:
@@ -317,6 +324,7 @@ def test_of_two_outputs_of_an_onnx_graph_the_probabilities_are_taken(
         built(tmp_path / "asked.onnx")
 
 
+@pytest.mark.long
 def test_an_onnx_graph_over_its_batch_is_given_one_row_at_a_time(
     built: Callable[..., Bundle], notes: list[str], tmp_path: Path
 ) -> None:
@@ -329,6 +337,7 @@ def test_an_onnx_graph_over_its_batch_is_given_one_row_at_a_time(
     assert any("one row at a time" in note for note in notes)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("option", "value"), [("task", "embedding"), ("activation", "softmax")])
 def test_a_network_over_numbers_has_no_task_to_choose(
     built: Callable[..., Bundle], tmp_path: Path, option: str, value: str

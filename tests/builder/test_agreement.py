@@ -48,6 +48,7 @@ def built(folder: Path, wrong: float) -> Bundle:
     return build_cache.build_into(options, folder / "bundle", progress=lambda event: None)
 
 
+@pytest.mark.long
 def test_an_export_whose_small_output_is_wrong_is_not_served(tmp_path: Path) -> None:
     manifest = built(tmp_path, 1.1).manifest
     assert manifest.engine == "eager"

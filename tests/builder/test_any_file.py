@@ -80,6 +80,7 @@ def answer(opened: Bundle, item: Any) -> Any:
         return model.predict(item)
 
 
+@pytest.mark.long
 def test_an_own_network_of_grey_images_takes_pictures(
     nets: Any, built: Callable[..., Bundle], notes: list[str], tmp_path: Path
 ) -> None:
@@ -241,6 +242,7 @@ def save_program(network: nn.Module, file: Path) -> None:
     torch.export.save(torch.export.export(network, (torch.zeros(1, 2),)), file)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("save", [save_module, save_script, save_program])
 def test_a_network_that_comes_with_its_code_needs_a_word_and_then_answers(
@@ -315,6 +317,7 @@ def test_an_onnx_file_is_served_as_it_is(
     assert any("one row at a time" in note for note in notes) == told
 
 
+@pytest.mark.long
 def test_an_onnx_file_over_images_takes_pictures(built: Callable[..., Bundle], cat: bytes, tmp_path: Path) -> None:
     onnx.save(graph("n", (3, 64, 64)), tmp_path / "bright.onnx")
     (tmp_path / "names.txt").write_text("bright\ndark\n")
@@ -340,6 +343,7 @@ def test_an_onnx_file_that_cannot_be_served_says_why(
         built(tmp_path / "model.onnx")
 
 
+@pytest.mark.long
 def test_where_none_fits_the_nearest_is_named_with_its_differences(tmp_path: Path) -> None:
     torchvision_compat.declare_missing()
     from torchvision import models
@@ -355,6 +359,7 @@ def test_where_none_fits_the_nearest_is_named_with_its_differences(tmp_path: Pat
     assert "--arch" in last
 
 
+@pytest.mark.long
 def test_a_folder_with_a_torch_py_does_not_become_part_of_us(tmp_path: Path) -> None:
     """T-01's neighbour: whoever serves a downloaded file may stand in a downloaded folder."""
     canary = tmp_path / "canary"

@@ -87,6 +87,7 @@ def test_hugging_faces_client_classifies_sound(server: ServerProcess) -> None:
     assert len(client.audio_classification(data, top_k=2)) == 2
 
 
+@pytest.mark.long
 def test_other_protocols_and_tables_take_sound_too(server: ServerProcess, made: Bundle, tmp_path: Path) -> None:
     data = written(tone(0.5, hertz=3000))
     text = base64.b64encode(data).decode()

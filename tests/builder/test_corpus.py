@@ -38,6 +38,7 @@ def cases() -> list[Any]:
     ]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", cases())
 def test_the_answer_is_that_of_pytorch_or_a_way_to_it_is_told(kind: Kind, tmp_path: Path) -> None:

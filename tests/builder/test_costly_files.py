@@ -16,6 +16,8 @@ import pytest
 
 from tests.support import costly, forge
 
+pytestmark = pytest.mark.long
+
 MOST_MEMORY = 512 * 10**6
 QUICK = {  # of each kind of file and of cost one; the others are run by `make test-slow`
     "ordered-dict", "encode", "size", "numbers-as-keys", "averaged-weights", "zip-extra-fields",

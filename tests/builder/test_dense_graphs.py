@@ -91,6 +91,7 @@ def test_classes_of_a_graph_with_free_sides(tmp_path: Path, cache: Path) -> None
             assert np.array_equal(answer.labels, expected[:height, :width])
 
 
+@pytest.mark.long
 def test_classes_of_a_graph_with_fixed_sides(tmp_path: Path, cache: Path) -> None:
     file = graph(tmp_path / "net.onnx", FIXED)
     notes: list[str] = []
@@ -111,6 +112,7 @@ def test_classes_of_a_graph_with_fixed_sides(tmp_path: Path, cache: Path) -> Non
         build(file, task="semantic-segmentation", resize=100)
 
 
+@pytest.mark.long
 def test_a_picture_of_a_graph(tmp_path: Path, cache: Path) -> None:
     for sides in (("h", "w"), FIXED):
         file = graph(tmp_path / f"{sides[0]}.onnx", sides, planes=3, ends="Sigmoid")
@@ -134,6 +136,7 @@ def test_what_its_numbers_are_is_asked(tmp_path: Path, cache: Path, sides: tuple
         build(graph(tmp_path / "net.onnx", sides), crop=64 if sides[0] == "h" else None)
 
 
+@pytest.mark.long
 def test_what_is_no_map_of_an_image_is_refused(tmp_path: Path, cache: Path) -> None:
     with pytest.raises(SourceError, match=r"takes x float32 \[N, 2, .* one image of 1 or 3 channels"):
         build(graph(tmp_path / "two.onnx", FIXED, channels=2), task="semantic-segmentation")

@@ -144,6 +144,7 @@ def test_weights_are_in_the_bundle_once(made: Bundle) -> None:
     assert sizes["model.onnx"] < sizes["weights.safetensors"] / 4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "why"),
     [
@@ -158,6 +159,7 @@ def test_options_that_do_not_fit_a_detector_are_refused(
         build(detectors.saved(network, tmp_path / "weights.pth"), [], **options)
 
 
+@pytest.mark.long
 def test_too_few_names_are_refused(network: torch.nn.Module, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("cat\n")
     with pytest.raises(LabelsError, match="has 1 classes, but the model has 3 outputs"):

@@ -25,7 +25,7 @@ from tests.support.server import Serve, ServerProcess
 from tests.support.task_models import Made
 from tests.support.warm import run_flambeau
 
-pytestmark = pytest.mark.usefixtures("warm_builds")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("warm_builds")]
 
 CLASSES = 5
 NAME = "mobilenet_v3_small"

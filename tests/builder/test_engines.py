@@ -231,6 +231,7 @@ def test_auto_takes_the_fastest_that_agrees_and_is_worth_it(tried: list[Trial], 
     assert why in sentence
 
 
+@pytest.mark.long
 def test_a_contest_measures_each_engine_and_keeps_the_reason_of_one_that_fails(default_bundle: Bundle) -> None:
     told: list[str] = []
     names = (SECOND, "onnxruntime-int8", "onnxruntime")
@@ -247,6 +248,7 @@ def test_a_contest_measures_each_engine_and_keeps_the_reason_of_one_that_fails(d
     assert bad.ms == {}
 
 
+@pytest.mark.long
 def test_a_contestant_that_dies_is_a_failed_trial(copied: Bundle) -> None:
     """Here of a network whose code ends the process."""
     (copied.path / "code/net.py").write_text("import os\nos._exit(7)\n")

@@ -41,6 +41,7 @@ def test_a_graph_tells_names_dtypes_and_shapes_of_its_own(built: Built, tmp_path
     np.testing.assert_allclose(found["scores"], expected["scores"], rtol=1e-5)
 
 
+@pytest.mark.long
 def test_an_input_that_is_one_for_all_rows_is_given_with_every_row(
     built: Built, notes: list[str], tmp_path: Path
 ) -> None:
@@ -55,6 +56,7 @@ def test_an_input_that_is_one_for_all_rows_is_given_with_every_row(
         assert model.predict({"x": [1, 2], "sr": 3}) == [3, 6]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("batch", ["n", None], ids=["a word", "no word"])
 def test_a_state_with_its_layers_first_goes_in_and_comes_out_by_rows(
     built: Built, notes: list[str], tmp_path: Path, batch: str | None
@@ -90,6 +92,7 @@ def test_a_state_with_its_layers_first_goes_in_and_comes_out_by_rows(
             model.predict({"input": [1, 2, 3], "state": [[each] for each in state.tolist()], "sr": 16000})
 
 
+@pytest.mark.long
 def test_steps_before_the_rows_are_told_by_the_word_of_the_rows(built: Built, tmp_path: Path) -> None:
     """As PyTorch exports an LSTM without `batch_first`: a row is a sequence, not a step of all sequences."""
     numbers = np.random.default_rng(4)
@@ -109,6 +112,7 @@ def test_steps_before_the_rows_are_told_by_the_word_of_the_rows(built: Built, tm
     np.testing.assert_allclose(one["cn"], expected["cn"][:, 1], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 def test_an_axis_that_only_may_have_the_rows_is_not_taken_if_they_have_other_answers_together(
     built: Built, tmp_path: Path
 ) -> None:
@@ -120,6 +124,7 @@ def test_an_axis_that_only_may_have_the_rows_is_not_taken_if_they_have_other_ans
         built(file)
 
 
+@pytest.mark.long
 def test_a_state_that_is_an_output_unchanged_cannot_be_turned(built: Built, tmp_path: Path) -> None:
     nodes = [helper.make_node("ReduceSum", ["state", "zero"], ["sum"], keepdims=0),
              helper.make_node("Add", ["x", "sum"], ["y"])]  # fmt: skip
@@ -132,6 +137,7 @@ def test_a_state_that_is_an_output_unchanged_cannot_be_turned(built: Built, tmp_
         assert model.predict({"x": [1] * 5, "state": [[1] * 5, [2] * 5]}) == [4] * 5
 
 
+@pytest.mark.long
 def test_an_output_may_have_other_axes_than_the_graph_says(built: Built, tmp_path: Path) -> None:
     nodes = [helper.make_node("Add", ["state", "x"], ["stateN"])]
     inputs: dict[str, list[Any]] = {"x": ["n", 2], "state": [3, "n", 2]}
@@ -140,6 +146,7 @@ def test_an_output_may_have_other_axes_than_the_graph_says(built: Built, tmp_pat
         assert model.predict({"x": [1, 2], "state": [[0, 0], [1, 1], [2, 2]]}) == [[1, 2], [2, 3], [3, 4]]
 
 
+@pytest.mark.long
 def test_only_numbers_that_an_input_can_have_are_tried(built: Built, tmp_path: Path) -> None:
     constants = {"a": np.inf, "b": np.nan, "c": 0.5, "d": 1e30, "e": 3}
     nodes = [helper.make_node("Cast", ["sr"], ["number"], to=TensorProto.FLOAT)]
@@ -175,6 +182,7 @@ def test_token_ids_of_any_length_are_a_graphs_own_affair(built: Built, tmp_path:
             np.testing.assert_allclose(found["vectors"], table[tokens], rtol=1e-6)
 
 
+@pytest.mark.long
 def test_axes_of_one_word_in_a_graph_have_one_length(built: Built, tmp_path: Path) -> None:
     """ONNX Runtime itself computes rows of unlike lengths where one of them is 1."""
     nodes = [
@@ -190,6 +198,7 @@ def test_axes_of_one_word_in_a_graph_have_one_length(built: Built, tmp_path: Pat
         assert unlike(model, {"x": [1, 2, 3], "mask": [1]}) == sentence
 
 
+@pytest.mark.long
 def test_a_graph_of_a_free_length_may_be_held_to_one(built: Built, tmp_path: Path) -> None:
     nodes = [helper.make_node("ReduceSum", ["x", "axis"], ["y"], keepdims=0)]
     file = save(tmp_path / "sum.onnx", nodes, {"x": ["n", "t", 2]}, {"y": ["n", 2]}, axis=np.array([1]))

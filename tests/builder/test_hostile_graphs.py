@@ -73,6 +73,7 @@ def refusal_of_build(file: Path, tmp_path: Path) -> str:
     return str(caught.value)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("begins_with", [pytest.param("x", marks=pytest.mark.slow), "zero"])
 @pytest.mark.usefixtures("warm_build")
@@ -83,6 +84,7 @@ def test_a_loop_without_an_end_ends_the_build_and_says_so_a14(tmp_path: Path, be
     assert [path.name for path in tmp_path.iterdir()] == ["loop.onnx"]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_graph_that_asks_for_all_memory_is_refused_with_the_number_a14(tmp_path: Path) -> None:
     onnx.save(filled(8 * 2**30), tmp_path / "large.onnx")
@@ -91,6 +93,7 @@ def test_a_graph_that_asks_for_all_memory_is_refused_with_the_number_a14(tmp_pat
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 < max(before * 1024, 3 * GIGABYTE)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_loop_and_a_large_constant_that_are_honest_are_served_a14(tmp_path: Path) -> None:
     for name, made in (("loop", loop(20, begins_with="x")), ("filled", filled(10_000_000))):

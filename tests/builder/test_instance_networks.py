@@ -21,6 +21,8 @@ from flambeau.types import InstanceSegmentation, Item, Options, Payload, TensorS
 from tests.support import detectors
 from tests.support.photographs import photograph
 
+pytestmark = pytest.mark.long
+
 CLASSES = 3
 
 

@@ -32,6 +32,7 @@ def both(file: Path) -> str:
     return f"{report.reason}: {report.remedy}"
 
 
+@pytest.mark.long
 def test_parameters_without_names_are_told_with_the_way_back_u11(tmp_path: Path) -> None:
     torch.save(list(network().parameters()), tmp_path / "m.pth")
     said = both(tmp_path / "m.pth")
@@ -62,6 +63,7 @@ def test_what_holds_no_weights_is_refused_alike_u11(tmp_path: Path, contents: Ca
     assert words in both(tmp_path / "m.pth")
 
 
+@pytest.mark.long
 def test_a_distributed_checkpoint_is_told_with_the_command_that_joins_it_u12(tmp_path: Path) -> None:
     from torch.distributed.checkpoint import state_dict_saver as checkpoint
 
@@ -76,6 +78,7 @@ def test_a_distributed_checkpoint_is_told_with_the_command_that_joins_it_u12(tmp
     assert "one part of a checkpoint" in both(part)
 
 
+@pytest.mark.long
 def test_torchscript_is_told_with_the_way_to_its_weights_u12(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.trace(network(), torch.zeros(1, 4)), tmp_path / "PATH")
     report = checkpoints.examine(tmp_path / "PATH")

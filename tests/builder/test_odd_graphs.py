@@ -48,6 +48,7 @@ def test_a_graph_that_loses_its_row_is_told_so(tmp_path: Path) -> None:
     assert "PyTorch" not in said
 
 
+@pytest.mark.long
 def test_a_small_output_beside_large_ones_may_depend_on_strangers_too_w6(tmp_path: Path) -> None:
     """A million times smaller: what is nothing beside the others is all that there is of it."""
     nodes = [

@@ -164,6 +164,7 @@ print(optimise(folder, [(given, {"y4": answer})], compare=compare, tell=print) i
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
 
 
+@pytest.mark.long
 def test_a_small_network_has_none(tmp_path: Path, cache: Path, warm_build: None) -> None:
     weights = tmp_path / "small.safetensors"
     save_file({"0.weight": np.ones((3, 4), np.float32), "0.bias": np.ones(3, np.float32)}, weights)

@@ -119,6 +119,7 @@ def graph(file: Path, *first: str) -> Path:
     return file
 
 
+@pytest.mark.long
 def test_a_graph_that_normalises_is_asked_about_and_another_is_not(
     built: Callable[..., Bundle], cache: Path, tmp_path: Path
 ) -> None:

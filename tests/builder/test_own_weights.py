@@ -81,6 +81,7 @@ def assert_holds(made: Bundle, expected: Weights) -> None:
     assert all(torch.equal(stored[key], value) for key, value in expected.items())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("saved", "taken", "said"),
     [
@@ -114,7 +115,7 @@ def test_weights_are_found_below_what_a_tool_puts_before_them(
         ({**below("one.", weights()), **below("two.", weights(1))}, r"beside them the file has 8 more \(two\.first"),
         (
             below("net.", {key: value for key, value in weights().items() if key != "last.bias"}),
-            "1 missing: last.bias$",
+            "1 missing: last.bias: name the class as it was",
         ),
     ],
     ids=["what normalises", "two of them", "one is missing"],
@@ -126,6 +127,7 @@ def test_what_may_belong_to_the_computation_is_refused(
         built(tmp_path, saved, notes)
 
 
+@pytest.mark.long
 def test_of_images_the_user_may_say_how_they_are_normalised(tmp_path: Path, cache: Path, notes: list[str]) -> None:
     layers = {"first": torch.nn.Conv2d(3, 4, 3), "last": torch.nn.Linear(4, 3)}
     own = {f"{name}.{key}": value for name, layer in layers.items() for key, value in layer.state_dict().items()}

@@ -182,6 +182,7 @@ def unet_file(network: torch.nn.Module, folder: Path) -> Path:
     return file
 
 
+@pytest.mark.long
 def test_a_network_of_the_users_own_keeps_the_size_of_pictures(tmp_path: Path, cache: Path) -> None:
     torch.manual_seed(0)
     network = segmenters.spread(unet.UNet(), ("head",))
@@ -230,6 +231,7 @@ def test_one_channel_is_a_class_and_what_it_is_not(tmp_path: Path, cache: Path) 
     assert 0 < strict.found[-1].pixels < answer.found[-1].pixels
 
 
+@pytest.mark.long
 def test_maps_that_may_be_classes_or_a_picture_are_asked_about(tmp_path: Path, cache: Path) -> None:
     with pytest.raises(SourceError, match="answers an image with 3 numbers for each pixel, which may be classes or a"):
         build(unet_file(unet.UNet(), tmp_path), [], arch=UNET, allow_code=True)

@@ -74,6 +74,7 @@ def test_the_encoder_the_classes_and_the_channels_are_read_from_the_shapes(monke
     assert "leave classes out" in identify.detect(tensors("FPN"), args={"classes": 4}).advice
 
 
+@pytest.mark.long
 def test_the_network_may_be_named_with_arguments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """`--arch-args` without `--arch` is refused, and a name of this library was no architecture: there was no way."""
     monkeypatch.setattr(segmentation_models, "installed", lambda: True)

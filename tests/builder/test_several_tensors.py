@@ -156,6 +156,7 @@ def test_a_network_of_two_inputs_takes_them_by_the_names_of_its_arguments(
         alike(model.predict({"left": LEFT[1], "right": RIGHT[1]}), computed(network, LEFT, RIGHT)[1])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["onnxruntime", "eager"])
 def test_every_output_of_a_dict_is_answered_by_its_key(
     nets: Any, built: Built, notes: list[str], tmp_path: Path, engine: str
@@ -224,6 +225,7 @@ def test_a_torchscript_network_of_two_inputs(nets: Any, built: Built, tmp_path: 
         alike(model.predict({"left": LEFT, "right": RIGHT}), computed(network, LEFT, RIGHT))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "third"),
     [
@@ -254,6 +256,7 @@ def test_the_export_tells_which_lengths_have_to_be_alike(
 # Lengths that are free
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["onnxruntime", "eager"])
 def test_a_series_of_any_length_through_an_lstm(
     nets: Any, built: Built, notes: list[str], tmp_path: Path, engine: str
@@ -273,6 +276,7 @@ def test_a_series_of_any_length_through_an_lstm(
             alike(model.predict(rows[0])["each"], expected["each"][0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["onnxruntime", "eager"])
 def test_the_least_length_of_a_convolution_is_found_and_told(
     nets: Any, built: Built, tmp_path: Path, engine: str
@@ -334,6 +338,7 @@ def test_golden_samples_may_be_of_several_lengths(nets: Any, built: Built, tmp_p
     assert storage.SAMPLES in bundle.manifest.members
 
 
+@pytest.mark.long
 def test_the_compiled_engine_says_that_it_takes_one_shape(nets: Any, built: Built, tmp_path: Path) -> None:
     _, file, options = made(nets, "Steps", tmp_path)
     bundle = built(file, input_shape=("steps", 4), **options)

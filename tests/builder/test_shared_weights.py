@@ -33,6 +33,8 @@ from flambeau.settings.source import SourceOptions
 from flambeau.sources import build_cache
 from flambeau.types import Tensors
 
+pytestmark = pytest.mark.long
+
 
 def trained(network: nn.Module) -> nn.Module:
     """The network as training leaves it: no batch norm does nothing."""

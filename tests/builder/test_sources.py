@@ -64,6 +64,7 @@ def left_in_cache(tmp_path: Path) -> list[str]:
     return [path.name for path in (tmp_path / "cache" / "bundles").glob(".*unfinished*")]
 
 
+@pytest.mark.long
 def test_weights_that_are_replaced_while_they_are_built_never_answer_for_others_a7(
     tmp_path: Path, opened: Opened
 ) -> None:
@@ -79,6 +80,7 @@ def test_weights_that_are_replaced_while_they_are_built_never_answer_for_others_
     assert left_in_cache(tmp_path) == []
 
 
+@pytest.mark.long
 def test_a_file_that_came_and_went_while_it_was_built_is_seen_a7(tmp_path: Path, opened: Opened) -> None:
     """The contents are the old ones before and after, and those of another file in between."""
     file, aside = scaled(tmp_path / "m.onnx", 4.0), tmp_path / "aside.onnx"
@@ -99,6 +101,7 @@ def test_a_file_that_came_and_went_while_it_was_built_is_seen_a7(tmp_path: Path,
     assert answered(made) == 4.0
 
 
+@pytest.mark.long
 def test_weights_beside_a_graph_belong_to_it_a7(tmp_path: Path, opened: Opened) -> None:
     file = scaled(tmp_path / "m.onnx", 4.0, outside=True)
     assert answered(opened(file)) == 4.0
@@ -153,6 +156,7 @@ def test_code_that_own_code_imports_is_part_of_what_was_built_p14(net: Path, ope
     assert opened.builds == 3
 
 
+@pytest.mark.long
 def test_code_is_hashed_as_it_was_when_it_was_built_a7(net: Path, opened: Opened) -> None:
     options: dict[str, Any] = {"arch": f"{net / 'net.py'}:Net", "allow_code": True}
     change = lambda: (net / "layers.py").write_text(LAYERS.replace("FACTOR", "5"))  # noqa: E731
@@ -160,6 +164,7 @@ def test_code_is_hashed_as_it_was_when_it_was_built_a7(net: Path, opened: Opened
     assert answered(opened(net / "m.safetensors", **options)) == 5.0
 
 
+@pytest.mark.long
 def test_a_build_that_is_killed_when_its_bundle_stands_has_listed_its_code_p14(
     net: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,6 +222,7 @@ def test_what_a_killed_build_leaves_is_cleared_away_a15(tmp_path: Path, into: st
     assert staging._MARK in alive.name
 
 
+@pytest.mark.long
 def test_a_build_clears_away_what_others_left_a15(tmp_path: Path, opened: Opened) -> None:
     left = tmp_path / "cache" / "bundles" / f".old-0123{staging._MARK}xyz"
     left.mkdir(parents=True)
@@ -251,6 +257,7 @@ def test_an_application_says_the_same_p7(tmp_path: Path, monkeypatch: pytest.Mon
         flambeau.create_app("default")
 
 
+@pytest.mark.long
 def test_a_cached_bundle_is_read_where_nothing_can_be_written_p7(
     tmp_path: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,6 +280,7 @@ def _small_files() -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("source", ["default", "onnx", "torch"])
 def test_a_limit_on_the_size_of_files_is_told_as_what_it_is_a19(tmp_path: Path, source: str) -> None:
     made: dict[str, list[str]] = {"default": ["default"]}

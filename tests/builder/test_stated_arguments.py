@@ -89,6 +89,7 @@ def test_a_lightning_module_is_made_as_lightning_makes_it(
     assert any("as Lightning makes it" in note and "gelu" in note for note in notes)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "beside",
     [
@@ -112,6 +113,7 @@ def test_another_class_is_asked_about_and_the_command_that_is_told_answers_right
         assert answers(built(**asked, arch_args=args)) == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.long
 def test_what_the_user_says_and_what_is_as_usual_is_not_asked_about(
     built: Callable[..., Bundle], cache: Path, tmp_path: Path
 ) -> None:

@@ -138,6 +138,17 @@ def test_a_bad_text_fails_alone_and_odd_ones_are_answered(server: ServerProcess)
     assert len(cut) == 16
 
 
+def test_the_client_says_how_to_send_several_texts(network: torch.nn.Module, server: ServerProcess) -> None:
+    """It ended with a KeyError: a list is several inputs, and a Prediction is the answer to one."""
+    with flambeau.Client(server.url) as client:
+        with pytest.raises(flambeau.ClientError, match=r"the list was taken for 2 inputs.*predict_many.*as_json=True"):
+            client.predict(list(TEXTS[:2]), as_json=True)
+        found = [each.json()["embedding"] for each in client.predict_many(TEXTS[:2], as_json=True)]  # type: ignore[union-attr]
+    assert np.abs(np.array(found) - [embedded(network, text) for text in TEXTS[:2]]).max() <= 1e-5
+    form = server.post("/predict", files={"text": (None, "a cat")})
+    assert (form.status_code, "takes texts, not a form: send JSON" in form.json()["error"]) == (400, True), form.text
+
+
 def test_a_text_is_answered_in_proper_schema_and_on_the_page(server: ServerProcess) -> None:
     document = server.get("/openapi.json").json()["paths"]["/predict"]["post"]
     [body] = document["requestBody"]["content"].values()
@@ -262,6 +273,7 @@ def test_an_lstm_is_served_over_numbers_of_any_length(tmp_path: Path) -> None:
             model.predict([1.5])
 
 
+@pytest.mark.long
 def test_what_cannot_be_known_is_asked(tmp_path: Path, bag: Path, network: torch.nn.Module, folder: Path) -> None:
     bare = tmp_path / "bare"
     bare.mkdir()
@@ -284,6 +296,7 @@ def test_what_cannot_be_known_is_asked(tmp_path: Path, bag: Path, network: torch
         build(bare / "model.onnx", [], tokenizer=str(bare / "none.json"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "said", "told"),
     [
@@ -304,6 +317,7 @@ def test_a_step_that_is_not_served_is_refused(
             build(tmp_path / "more" / "model.onnx", [], **options)
 
 
+@pytest.mark.long
 def test_texts_are_written_in_lower_case_where_the_folder_says_so(
     tmp_path: Path, network: torch.nn.Module, folder: Path
 ) -> None:
@@ -318,6 +332,7 @@ def test_texts_are_written_in_lower_case_where_the_folder_says_so(
     assert "texts are written in lower case first, as sentence_bert_config.json says" in notes
 
 
+@pytest.mark.long
 def test_a_network_of_few_tokens_has_an_example_that_fits(network: torch.nn.Module, folder: Path) -> None:
     """The usual one has twelve, and a model that cannot answer its own example is not served."""
     bundle = build(folder / "model.onnx", [], max_tokens=5)
@@ -335,7 +350,7 @@ def test_a_fixed_length_is_filled_up_with_the_tokenizers_own_token(bag: Path, tm
     ten tokens, does not fit either."""
     shutil.copy(bag / "bag.pth", tmp_path)
     own = json.loads(tokenizer_json(ends=False))
-    own["padding"]["pad_id"] = VOCABULARY["[SEP]"]
+    own["padding"] = json.loads(tokenizer_json(ends=True))["padding"] | {"pad_id": VOCABULARY["[SEP]"]}
     (tmp_path / "tokenizer.json").write_text(json.dumps(own))
     options = {"arch": f"{NETWORKS}:Bag", "arch_args": {"words": len(VOCABULARY)}, "allow_code": True}
     notes: list[str] = []

@@ -170,6 +170,7 @@ def test_a_script_that_does_not_know_the_task_shows_the_same_card(
         assert browser.complaints(refusals=True) == []
 
 
+@pytest.mark.long
 def test_a_task_of_two_files_is_scored_into_a_table(
     package: Path, pictures: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,6 +96,7 @@ def test_an_onnx_graph_is_built_without_torch_and_answers_as_onnx_runtime_u16(ma
     assert manifest["activation"]["function"] == ("softmax" if make is of_pictures else "none")
 
 
+@pytest.mark.long
 def test_with_torch_the_same_bundle_is_built_u16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Member by member: where a bundle was built does not show in it."""
     file = of_pictures(tmp_path / "m.onnx")
@@ -107,6 +108,7 @@ def test_with_torch_the_same_bundle_is_built_u16(tmp_path: Path, monkeypatch: py
     assert found[0]["tools"] == found[1]["tools"]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("without_torch")
 def test_flambeau_serve_of_an_onnx_file_answers_without_torch_u16(serve: Serve, tmp_path: Path) -> None:
     file = of_numbers(tmp_path / "m.onnx")
@@ -117,6 +119,7 @@ def test_flambeau_serve_of_an_onnx_file_answers_without_torch_u16(serve: Serve, 
     np.testing.assert_allclose(answer.json()["output"], computed(file, np.array([row], np.float32))[0], rtol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("without_torch")
 def test_options_that_compute_more_need_no_torch_either_u16(tmp_path: Path) -> None:
     """Golden samples are answered, and an int8 twin is made and held against the graph's own answers."""
@@ -139,6 +142,7 @@ def test_options_that_compute_more_need_no_torch_either_u16(tmp_path: Path) -> N
     assert answer.top[0].probability == pytest.approx(row.max(), rel=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("without_torch")
 def test_a_graph_that_draws_random_numbers_is_refused_without_torch_u16(tmp_path: Path) -> None:
     file = _graph(tmp_path / "m.onnx", [helper.make_node("RandomNormalLike", ["x"], ["y"])], (4,), 4)
@@ -147,6 +151,7 @@ def test_a_graph_that_draws_random_numbers_is_refused_without_torch_u16(tmp_path
     assert "answers one input with numbers that differ from run to run" in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("without_torch")
 def test_a_python_model_is_built_without_torch_u16(double_py: Path, tmp_path: Path) -> None:
     done = run_flambeau("build", f"{double_py}:Double", "--allow-code", "-o", tmp_path / "made")
@@ -163,6 +168,7 @@ def test_weights_still_need_torch_and_it_is_said_u16(tmp_path: Path) -> None:
     assert "serve that, which needs none" in done.stderr
 
 
+@pytest.mark.long
 def test_without_onnx_the_extra_that_has_it_is_named_u16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a bundle needs neither: it is opened, and answers."""
     file = of_numbers(tmp_path / "m.onnx")
@@ -206,6 +212,7 @@ importlib.metadata.requires = lambda package: needed
 """
 
 
+@pytest.mark.long
 def test_the_doctor_takes_the_extra_onnx_for_no_half_of_torch_u16(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

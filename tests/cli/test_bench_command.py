@@ -4,8 +4,12 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+
 from flambeau.bundle.storage import Bundle
 from tests.support.server import run_anew
+
+pytestmark = pytest.mark.long
 
 SECOND = "openvino" if find_spec("openvino") else "eager"
 QUICK = ("--rounds", "1", "--seconds", "0.01")

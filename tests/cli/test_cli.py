@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,7 @@ def _net_state() -> dict[str, torch.Tensor]:
     return layers.state_dict()
 
 
+@pytest.mark.long
 def test_a_fine_tuned_resnet_serves_with_its_own_classes(serve: Serve, folder: Path, cat: bytes) -> None:
     arguments = ("resnet18", "--weights", folder / "resnet18.pth", "--labels", folder / "names.txt")
     said = open_before(*arguments)
@@ -212,6 +214,7 @@ def test_a_built_bundle_can_be_carried_elsewhere_and_served(serve: Serve, folder
         assert "below the threshold 0.9" in body["reason"]
 
 
+@pytest.mark.long
 def test_a_python_bundle_asks_again_for_allow_code(serve: Serve, double_py: Path, tmp_path: Path) -> None:
     done = run_flambeau("build", f"{double_py}:Double", "--allow-code", "-o", tmp_path / "double")
     assert done.returncode == 0, done.stderr
@@ -230,29 +233,33 @@ def test_an_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "precious").read_text() == "mine"
 
 
+long = partial(pytest.param, marks=pytest.mark.long)
+"""A case that takes seconds."""
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
         (["double.py:Double"], 78, "add --allow-code"),
         (["absent.py:Double", "--allow-code"], 1, "absent.py does not exist"),
-        (["net.py:Absent", "--allow-code"], 1, "has no Absent"),
-        (["net.py:Net", "--allow-code"], 1, "is not a subclass of flambeau.PythonModel"),
+        long(["net.py:Absent", "--allow-code"], 1, "has no Absent"),
+        long(["net.py:Net", "--allow-code"], 1, "is not a subclass of flambeau.PythonModel"),
         (["net.pth", "--arch", "net.py:Net"], 78, "add --allow-code"),
         (["net.pth"], 1, "--arch mlp"),
         (["absent.pth"], 1, "absent.pth does not exist"),
         (["resnet81"], 1, "did you mean"),
         (["resnet18", "--weights", "absent.pth"], 1, "--weights absent.pth does not exist"),
-        (["resnet18", "--weights", "densenet.pth"], 1, "do not fill resnet18"),
+        long(["resnet18", "--weights", "densenet.pth"], 1, "do not fill resnet18"),
         (["resnet18", "--weights", "resnet18.pth", "--num-classes", "5"], 1, "--num-classes 5, but the last layer"),
-        (["resnet18", "--weights", "resnet18.pth", "--labels", "imagenet"], 1, "has 1000 classes, but the model has 3"),
-        (["resnet18", "--weights", "resnet18.pth", "--labels", "absent"], 1, "--labels absent cannot be read"),
+        long(["resnet18", "--weights", "resnet18.pth", "--labels", "imagenet"], 1, "but the model has 3"),
+        long(["resnet18", "--weights", "resnet18.pth", "--labels", "absent"], 1, "--labels absent cannot be read"),
         (["resnet18", "--weights", "names.txt"], 1, "names.txt is text"),
         (["odd.pth", "--arch", "net.py:Odd", "--allow-code"], 1, "--input-shape"),
         (["--threshold", "nan"], 78, "--threshold nan is too small"),
         (["--device", "cuda:7"], 1, "--device cuda:7"),
         (["--device", "abacus"], 1, "abacus"),
-        (["--engine", "eager", "--device", "cuda"], 1, "sees no CUDA device here"),
-        (["--engine", "eager", "--device", "mps"], 1, "sees no Apple GPU here"),
+        long(["--engine", "eager", "--device", "cuda"], 1, "sees no CUDA device here"),
+        long(["--engine", "eager", "--device", "mps"], 1, "sees no Apple GPU here"),
         (["--arch-args", "[1]"], 78, "--arch-args [1] is not a JSON object"),
         (["--name", "a/b"], 78, "cannot be a model's name"),
         (["--port", "70000"], 78, "--port 70000 is too large"),
@@ -339,6 +346,7 @@ def test_an_option_without_effect_is_refused(folder: Path, double_py: Path, argu
     assert f"{option} " in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.long
 def test_a_build_that_is_stopped_leaves_nothing_behind(tmp_path: Path) -> None:
     """I5: neither a folder nor a process."""
     process = subprocess.Popen(

@@ -46,6 +46,7 @@ def loaded(file: Path) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("task", TASKS)
 def test_what_a_detector_finds_is_written_as_cocos_results(pictures: Path, tmp_path: Path, task: str) -> None:
     model, file = detector_bundles.detector(tmp_path / "model", task=task), tmp_path / "found.json"
@@ -76,6 +77,7 @@ def test_what_a_detector_finds_is_written_as_cocos_results(pictures: Path, tmp_p
     assert "found.json is complete: 3 rows, 0 errors" in again.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # its own
 def test_pycocotools_loads_and_evaluates_the_results(pictures: Path, tmp_path: Path, task: str) -> None:
@@ -104,6 +106,7 @@ def test_pycocotools_loads_and_evaluates_the_results(pictures: Path, tmp_path: P
     assert measured.stats[1] == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.long
 def test_ids_are_those_of_a_file_of_annotations(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
     given = {
         "info": {}, "images": [{"id": 900, "file_name": "b.png"}, {"id": 7, "file_name": "pictures/c.png"}],
@@ -127,6 +130,7 @@ def test_ids_are_those_of_a_file_of_annotations(bundle: Bundle, pictures: Path, 
     assert "has no category 'dog', which is a class of the model" in done.stderr
 
 
+@pytest.mark.long
 def test_ids_that_are_not_certain_are_refused(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
     """Two inputs that would be one image, and a file of annotations in which an id or a name stands for two things."""
     (pictures / "more").mkdir()

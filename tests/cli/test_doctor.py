@@ -54,6 +54,7 @@ def test_a_bundle_on_this_machine_is_fine(default_bundle: Bundle, tmp_path: Path
         assert each["verdict"] == "fine" or each["advice"]
 
 
+@pytest.mark.long
 def test_a_machine_where_much_is_wrong(default_bundle: Bundle, tmp_path: Path) -> None:
     """The address is taken, a package is older than is safe, the cache is no folder, and the source is not there."""
     old = tmp_path / "packages" / "pillow-9.0.0.dist-info"
@@ -90,6 +91,7 @@ def test_every_model_of_a_repository_is_checked(tmp_path: Path) -> None:
     assert {"a, version 1", "b, version 1"} < rooms.keys()
 
 
+@pytest.mark.long
 def test_a_bundle_that_was_changed_is_broken(default_bundle: Bundle, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(default_bundle.path, copy)
@@ -115,6 +117,7 @@ def test_a_bundle_that_answers_otherwise_than_its_probes_is_broken(default_bundl
     assert "does not reproduce the answers it was built with" in rooms["source"][-1]["found"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("output", "wrong"), [pytest.param(6, [], marks=pytest.mark.slow), (7, ["model"])])
 def test_golden_samples_are_held_against_their_answers(output: int, wrong: list[str], tmp_path: Path) -> None:
     source = (
@@ -136,6 +139,7 @@ def test_code_is_not_run_unasked(tmp_path: Path) -> None:
     assert not (tmp_path / "canary").exists()
 
 
+@pytest.mark.long
 def test_wrong_settings_are_a_finding_and_torch_is_not_imported_here(tmp_path: Path) -> None:
     (tmp_path / "flambeau.toml").write_text("prt = 1")
     code = (

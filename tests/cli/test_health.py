@@ -9,6 +9,8 @@ import pytest
 from tests.support.server import FLAMBEAU, Serve, free_port, run_flambeau, started
 from tests.support.tensor_bundles import doubling
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -14,6 +14,8 @@ from flambeau.bundle.storage import Bundle
 from tests.support.photographs import encoded, photograph
 from tests.support.server import FLAMBEAU, STARTUP_SECONDS
 
+pytestmark = pytest.mark.long
+
 
 def children(pid: int) -> list[int]:
     """All descendants of a process."""

@@ -81,6 +81,29 @@ def test_a_table_without_the_column_is_refused_before_any_work(tmp_path: Path) -
             Inputs([str(table)], wanted, listed=pytest.fail).count()
 
 
+@pytest.mark.parametrize(
+    ("text", "columns", "told"),
+    [
+        ("0,1,2\n5.5,3,1\n", {}, "its first line is 0,1,2, as pandas writes .* --columns 0,1,2 if it is a header"),
+        ("a,b,a\n1,2,3\n", {"columns": ("a", "b")}, "2 columns are called a: give each a name of its own"),
+    ],
+)
+def test_a_header_that_may_mean_two_things_is_asked_about(
+    tmp_path: Path, text: str, columns: dict[str, Any], told: str
+) -> None:
+    (tmp_path / "in.csv").write_text(text)
+    with pytest.raises(SetupError, match=told):
+        Inputs([str(tmp_path / "in.csv")], Wanted(kind="tensor", **columns), listed=pytest.fail).count()
+
+
+def test_both_ways_that_the_question_names_are_taken(tmp_path: Path) -> None:
+    table = tmp_path / "in.csv"
+    table.write_text("0,1\n5.5,3\n")
+    assert read_table(table, columns=("0", "1")) == [[5.5, 3]]
+    table.write_text("a,b\n0,1\n5.5,3\n")
+    assert read_table(table) == [[0, 1], [5.5, 3]]
+
+
 def test_a_folder_gives_what_the_model_takes_and_never_our_own_files(tmp_path: Path) -> None:
     for name in ("b.csv", "a.jsonl", "out.csv", "c.png"):
         (tmp_path / name).write_text("1\n")
@@ -153,6 +176,8 @@ def test_parquet_has_the_type_that_fits_all_outputs(
         (["default", "x.png", "-o", "rows.csv", "--probabilities"], 78, "--probabilities are too many for a csv"),
         (["default", "x.png", "-o", "rows.parquet"], 1, pip_install("parquet")),
         (["default", "x.png", "--columns", "a"], 1, "--columns has no effect on efficientnet_lite0"),
+        (["default", "x.png", "--column", "a"], 1, "--column has no effect on x.png: it is for tables (.csv, .jsonl"),
+        (["default", ".", "--column", "a"], 1, "--column has no effect on .: it is for tables (.csv, .jsonl"),
         (
             ["default", "x.png", "-o", "precious.csv"],
             1,
@@ -186,6 +211,7 @@ def test_what_cannot_be_done_is_told_in_one_line(
     assert {path.name for path in tmp_path.iterdir()} <= {"precious.csv", "empty"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["{} --format jsonl > /dev/full", "{} -o rows.jsonl"], ids=["stream", "file"])
 def test_rows_that_find_no_room_are_told_in_one_line_a19(tmp_path: Path, double_py: Path, command: str) -> None:
     """A device that is full, and a limit on the size of files."""

@@ -28,6 +28,8 @@ from tests.support import ROOT
 from tests.support.tensor_bundles import doubling
 from tests.support.warm import run_flambeau
 
+pytestmark = pytest.mark.long
+
 EPOCH = 315_532_800
 
 

@@ -238,6 +238,7 @@ def wait_until(holds: Callable[[], bool], process: "subprocess.Popen[str]") -> N
         assert time.monotonic() < deadline
 
 
+@pytest.mark.long
 def test_a_run_goes_on_after_kill_9_and_ctrl_c_and_the_death_of_a_worker(tmp_path: Path) -> None:
     """Nothing that was written is computed again, nothing is lost, and nothing of another run is mixed in."""
     (tmp_path / "stalls.py").write_text(STALLS)
@@ -301,6 +302,7 @@ def test_a_run_goes_on_after_kill_9_and_ctrl_c_and_the_death_of_a_worker(tmp_pat
     assert computed.read_text().split() == everything
 
 
+@pytest.mark.long
 def test_inputs_that_crash_their_worker_are_errors_and_no_other_is_lost(tmp_path: Path) -> None:
     """Five crashes in a row make the model unavailable for a moment: what waited then is asked again."""
     (tmp_path / "stalls.py").write_text(STALLS)

@@ -32,9 +32,10 @@ from tests.support.documents import MARKERS, WEIGHTS, Examples, blocks_of, give,
 from tests.support.server import Serve, ServerProcess
 
 EXAMPLE_DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-LONG = (  # they build many bundles, or need OpenVINO: `make test-slow`
+SLOW = (  # they build many bundles, or need OpenVINO
     "sources.md", "predict.md", "engines.md", "embeddings.md", "text.md", "audio.md",
 )  # fmt: skip
+LONG = ("README.md", "doctor.md")  # they build several
 DOCUMENTS = sorted({*EXAMPLE_DOCUMENTS, *ROOT.glob("*.md")})
 SHELLS = (
     "bash",
@@ -228,7 +229,7 @@ def test_every_example_says_how_it_is_run(document: Path) -> None:
 def cases() -> Iterator[Any]:
     """Each document; one with a list of lines twice, for each line builds a bundle or starts a server."""
     for document in EXAMPLE_DOCUMENTS:
-        marks = [pytest.mark.slow] if document.name in LONG else []
+        marks = [pytest.mark.slow] if document.name in SLOW else [pytest.mark.long] if document.name in LONG else []
         lists = any(each.marker == "each" for each in blocks_of(document))
         yield pytest.param(document, not lists, id=named(document), marks=marks)
         if lists:

@@ -123,6 +123,7 @@ def test_an_open_stream_does_not_hold_up_the_end_f19(running: GrpcServer, networ
         assert "the server is stopping" in str(answers[1][1])
 
 
+@pytest.mark.long
 def test_grpc_is_not_there_unless_it_is_asked_for(serve_anew: Serve, network: Several) -> None:
     """Nothing of it is loaded without --grpc-port; with it, a missing extra is told with its remedy."""
     with serve_anew(network.bundle.path) as server:
@@ -201,6 +202,7 @@ def test_the_address_is_announced(server: GrpcServer) -> None:
     assert f"gRPC: {server.target}" in server.http.output()
 
 
+@pytest.mark.long
 def test_it_runs_without_uvloop(network: Several, tmp_path: Path) -> None:
     """asyncio's own loop, as on Windows."""
     port = free_port()

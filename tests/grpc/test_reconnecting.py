@@ -48,6 +48,7 @@ def wait_for(what: Callable[[], object], seconds: float = 30) -> None:
         time.sleep(0.05)  # nobody tells when a connection is gone
 
 
+@pytest.mark.long
 def test_channels_go_on_after_restarts(serve: Serve, network: Several) -> None:
     """One that is idle, and one under load, over the ends of two servers at one address."""
     port = free_port()

@@ -49,6 +49,7 @@ def unread_by_server(wire: Wire) -> int:
     raise AssertionError("the server has closed")
 
 
+@pytest.mark.long
 def test_who_reads_no_answer_is_not_listened_to(server: GrpcServer, right: bytes) -> None:
     """The answers to calls of no method are short, and no window bounds them."""
     with Wire(server) as wire:

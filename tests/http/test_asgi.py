@@ -118,6 +118,7 @@ def test_first_requests_at_once_load_the_model_once(
     assert capfd.readouterr().out.count("loaded") == 1
 
 
+@pytest.mark.long
 def test_a_model_that_cannot_be_loaded_is_a_503_and_ends_a_server_at_its_start(
     make: Callable[..., AsgiApp], tmp_path: Path
 ) -> None:
@@ -193,6 +194,7 @@ def test_a_websocket_is_refused(make: Callable[..., AsgiApp], double_py: Path) -
     assert sent == ["websocket.close"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("server", ["uvicorn", "hypercorn"])
 def test_what_was_received_is_answered_when_the_server_is_stopped(tmp_path: Path, server: str) -> None:
     source = slow_model(tmp_path)
@@ -217,6 +219,7 @@ def test_what_was_received_is_answered_when_the_server_is_stopped(tmp_path: Path
     assert answers == [{"output": 7}]
 
 
+@pytest.mark.long
 def test_a_photograph_of_another_orientation_goes_through_too(
     make: Callable[..., AsgiApp], default_bundle: Bundle
 ) -> None:

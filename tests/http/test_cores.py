@@ -147,6 +147,7 @@ def test_the_number_of_workers_changes_under_load_and_no_request_fails(server: S
     change(2)
 
 
+@pytest.mark.long
 def test_workers_killed_while_their_number_changes_cost_no_request(server: ServerProcess) -> None:
     rng = random.Random(1)
     with Clients(server, "busy", clients=8), Clients(server, "calm", clients=1):
@@ -172,6 +173,7 @@ def test_what_cannot_be_is_refused_and_the_command_and_the_client_do_the_same(se
         assert client.model("calm", 1)["max_replicas"] == 2
 
 
+@pytest.mark.long
 def test_a_model_alone_has_all_of_its_workers_and_so_has_the_version_that_takes_over(
     serve: Serve, tmp_path: Path
 ) -> None:
@@ -186,6 +188,7 @@ def test_a_model_alone_has_all_of_its_workers_and_so_has_the_version_that_takes_
         assert server.get("/models/cats/2").json()["workers"] == 3  # what an operator has set holds for it, too
 
 
+@pytest.mark.long
 def test_workers_that_are_threads_stay_as_many(serve: Serve, tmp_path: Path) -> None:
     for model in ("cats", "dogs"):
         put(tmp_path / "repository", model, "replicas = 2")

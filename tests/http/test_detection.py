@@ -156,6 +156,7 @@ def test_a_replica_in_this_process_answers_the_same(bundle: Bundle) -> None:
     assert np.array_equal(found.tensors()["boxes"][0], TABLE[: len(found.found)])
 
 
+@pytest.mark.long
 def test_pictures_are_scored_into_tables(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     for name, data in (("a", BLACK), ("b", DARK), ("c", WHITE), ("d", b"none")):

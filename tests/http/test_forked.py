@@ -27,6 +27,7 @@ def obedient(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.long
 def test_a_forked_worker_is_what_a_spawned_one_is(
     serve: Serve, serve_anew: Serve, obedient: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

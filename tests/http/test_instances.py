@@ -208,6 +208,7 @@ def test_hugging_faces_client_gets_masks_and_boxes(serve: Serve, folder: Path) -
         assert [first.box.xmin, first.box.ymin, first.box.xmax, first.box.ymax] == pytest.approx(TABLE[0].tolist())
 
 
+@pytest.mark.long
 def test_pictures_are_scored_into_tables_and_a_folder(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     for name, data in (("a", BLACK), ("b", FEW), ("c", b"none")):

@@ -261,6 +261,7 @@ def test_compressed_bodies_are_unpacked(
     assert_right(models, tensors, answer)
 
 
+@pytest.mark.long
 def test_what_unpacks_to_too_much_is_refused_early(server: ServerProcess) -> None:
     bomb = gzip.compress(b"\0" * (50 * MAX_BODY))
     assert len(bomb) < MAX_BODY // 10

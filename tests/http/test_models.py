@@ -57,6 +57,7 @@ def states_after_listing(server: ServerProcess) -> dict[str, str]:
     return states(server)
 
 
+@pytest.mark.long
 def test_a_version_that_cannot_be_loaded_changes_nothing(serve: Serve, repository: Path) -> None:
     with serve(repository, "--allow-code", "--replicas", "1") as server:
         put(repository, "3", 1, load="1 / 0")
@@ -73,6 +74,7 @@ def test_a_version_that_cannot_be_loaded_changes_nothing(serve: Serve, repositor
         assert ask(server) == 50
 
 
+@pytest.mark.long
 def test_one_bad_model_keeps_no_other_from_serving(serve: Serve, repository: Path) -> None:
     (repository / "bad.pth").write_bytes(b"no weights")
     with serve(repository, "--allow-code", "--replicas", "1", "--default", "times") as server:
@@ -91,6 +93,7 @@ def test_one_bad_model_keeps_no_other_from_serving(serve: Serve, repository: Pat
     assert "bad: " in done.stderr
 
 
+@pytest.mark.long
 def test_at_the_start_an_older_version_answers_for_a_newer_one_that_cannot_be_loaded(
     serve: Serve, repository: Path
 ) -> None:
@@ -106,6 +109,7 @@ def test_at_the_start_an_older_version_answers_for_a_newer_one_that_cannot_be_lo
     assert "ZeroDivisionError" in done.stderr
 
 
+@pytest.mark.long
 def test_no_request_is_lost_or_answered_by_two_versions_f18(serve: Serve, repository: Path) -> None:
     """F-18: the default goes back and forth under load, and what it leaves is unloaded at once.
 
@@ -161,6 +165,7 @@ def test_several_sources_are_served_by_name(serve: Serve, repository: Path, cat:
         assert {"/predict/photos", "/predict/double/1", "/models", "/models/{model}"} <= paths.keys()
 
 
+@pytest.mark.long
 def test_who_may_change_models(serve: Serve, repository: Path, tmp_path: Path) -> None:
     tokens = tmp_path / "tokens"
     tokens.write_text(f"infer {INFER}\nadmin {ADMIN}\n")
@@ -246,6 +251,7 @@ def test_no_page_changes_models(one_server: ServerProcess, headers: dict[str, st
     assert states(one_server, "limited")["1"] == "unloaded"
 
 
+@pytest.mark.long
 def test_the_command_and_the_client_do_the_same(one_server: ServerProcess) -> None:
     def models(*words: str) -> str:
         done = run_flambeau("models", "--server", one_server.url, *words)
@@ -273,6 +279,7 @@ def test_the_command_and_the_client_do_the_same(one_server: ServerProcess) -> No
     assert ask(one_server) == 20
 
 
+@pytest.mark.long
 def test_traffic_is_shared_and_a_sender_stays_with_its_version(one_server: ServerProcess) -> None:
     server = one_server
     shared = change(server, "/models/split", traffic={"2": 80, "1": 20}, sticky_header="X-User")
@@ -305,6 +312,7 @@ def test_limits_change_without_a_reload(one_server: ServerProcess) -> None:
     assert change(server, "/models/limited", max_batch_size=0).status_code == 400
 
 
+@pytest.mark.long
 def test_a_shadow_answers_nobody_and_is_compared(one_server: ServerProcess) -> None:
     server = one_server
     assert change(server, "/models/shadowed", default_version="2").status_code == 200
@@ -327,6 +335,7 @@ def test_a_shadow_answers_nobody_and_is_compared(one_server: ServerProcess) -> N
     assert change(server, "/models/shadowed/versions/3/unload").json()["shadow"] is None
 
 
+@pytest.mark.long
 def test_kill_9_during_a_load_leaves_nothing_half_done(serve: Serve, repository: Path, cache: Path) -> None:
     put(repository, "3", 30, load="import time; time.sleep(3)")
     (repository / "times" / "model.toml").write_text('default_version = "2"')

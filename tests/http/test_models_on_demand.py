@@ -7,11 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.server import Serve
 from tests.support.versions import ask, change, code, put, states
 from tests.support.warm import run_flambeau
 
 
+@pytest.mark.long
 def test_a_repository_is_followed(serve: Serve, repository: Path) -> None:
     """A version that is still being copied is waited for; a broken one is tried again when it is mended."""
     with serve(repository, "--allow-code", "--replicas", "1", "--keep-loaded", "0", "--watch",
@@ -43,6 +46,7 @@ def test_a_repository_is_followed(serve: Serve, repository: Path) -> None:
     assert "--watch follows a repository" in done.stderr
 
 
+@pytest.mark.long
 def test_a_version_that_comes_while_the_service_starts_is_followed(serve: Serve, tmp_path: Path) -> None:
     folder = tmp_path / "repository"
     put(folder, "1", 10, load="__import__('time').sleep(4)")
@@ -53,6 +57,7 @@ def test_a_version_that_comes_while_the_service_starts_is_followed(serve: Serve,
         server.wait_until(lambda: ask(server) == 20, within=20)
 
 
+@pytest.mark.long
 def test_models_are_loaded_when_they_are_wanted_within_the_memory(serve_anew: Serve, tmp_path: Path) -> None:
     """Workers that were forked would share most of their memory with each other."""
     folder = tmp_path / "repository"
@@ -116,6 +121,7 @@ def test_a_request_waits_for_a_load_as_long_as_it_allows(serve: Serve, tmp_path:
         assert ask(server, "/predict/times") == 2  # the load went on
 
 
+@pytest.mark.long
 def test_a_model_that_does_not_fit_is_refused_with_the_sum(serve_anew: Serve, repository: Path) -> None:
     with serve_anew(repository, "--allow-code", "--replicas", "1", "--max-memory", 70_000_000) as server:
         refused = change(server, "/models/times/versions/1/load")

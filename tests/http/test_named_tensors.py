@@ -123,6 +123,7 @@ def test_clients_in_python_get_all_outputs(server: ServerProcess, network: Sever
         assert_right(model.predict(TWO), right)
 
 
+@pytest.mark.long
 def test_rows_of_a_table_have_a_column_for_each_output(network: Several, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps(ONE) + "\n" + json.dumps({"input": TWO}) + "\n" + '{"a": 1}\n')
     right = expected(network, TWO)

@@ -67,6 +67,7 @@ def test_schemathesis_finds_nothing_at_a_python_model_f45(echo: ServerProcess, t
     fuzz(echo, tmp_path, examples=10)
 
 
+@pytest.mark.long
 def test_schemathesis_finds_nothing_at_an_image_model_f45(cat_server: ServerProcess, tmp_path: Path) -> None:
     fuzz(cat_server, tmp_path, examples=5)
 
@@ -208,6 +209,7 @@ def dumped(chromium: str, url: str, folder: Path) -> "subprocess.CompletedProces
     )  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)  # on a fresh machine the first test with a browser installs it
 def test_a_browser_shows_every_operation_and_reports_nothing(
     chromium: str, cat_server: ServerProcess, tmp_path: Path

@@ -67,6 +67,7 @@ def archive(tmp_path: Path) -> Path:
                      {"lit.py": HANDLER, "requirements.txt": REQUIREMENTS})  # fmt: skip
 
 
+@pytest.mark.long
 def test_what_is_missing_is_named_installed_with_permission_and_seen_by_the_workers_alone(
     archive: Path, environment: Mapping[str, str], tmp_path: Path
 ) -> None:
@@ -103,6 +104,7 @@ def test_what_is_missing_is_named_installed_with_permission_and_seen_by_the_work
     assert not (tmp_path / "elsewhere" / "packages").exists()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("environment")
 def test_what_pip_cannot_do_is_a_sentence(tmp_path: Path) -> None:
     archive = write_mar(tmp_path / "lit.mar", {"modelName": "lit", "handler": "lit.py"},

@@ -108,6 +108,7 @@ def test_kserves_protocol_has_the_pixels_by_name(server: ServerProcess) -> None:
     assert found["data"] == NEGATIVE.ravel().tolist()
 
 
+@pytest.mark.long
 def test_pictures_go_into_a_folder(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(PICTURE)

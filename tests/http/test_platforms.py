@@ -333,6 +333,7 @@ def test_a_platform_without_the_time_for_a_build_refuses_it(tmp_path: Path) -> N
         pass
 
 
+@pytest.mark.long
 def test_a_bare_file_in_the_model_folder_is_built_with_its_steps_in_the_log(tmp_path: Path) -> None:
     model = tmp_path / "ml" / "model"
     model.mkdir(parents=True)

@@ -208,6 +208,7 @@ def test_kserves_protocol_has_the_map_by_name(server: ServerProcess) -> None:
     assert json.loads(told["data"][0])["predictions"][0]["label"] == "grass"
 
 
+@pytest.mark.long
 def test_pictures_are_scored_into_tables(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     for name, data in (("a", PICTURE), ("b", RED), ("c", b"none")):

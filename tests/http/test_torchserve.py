@@ -112,6 +112,7 @@ def test_one_bad_request_of_a_batch_fails_alone(server: ServerProcess, network: 
     assert found[3].json()["scores"] == pytest.approx(eager(network, [4, 5, 6])[0], abs=1e-6)
 
 
+@pytest.mark.long
 def test_a_handler_that_prints_forks_or_dies_disturbs_nobody_else(
     server: ServerProcess, network: torch.nn.Module
 ) -> None:
@@ -172,6 +173,7 @@ def test_an_envelope_is_taken_off_and_put_back(server: ServerProcess) -> None:
         assert server.post("/predictions/enveloped", **bad).status_code == 400, bad
 
 
+@pytest.mark.long
 def test_handlers_are_answered_over_other_protocols(server: ServerProcess, network: torch.nn.Module) -> None:
     [row] = eager(network, [1, 2, 3])
     native = server.post("/predict/rows", json={"input": [1, 2, 3]}).json()["output"]
@@ -244,6 +246,7 @@ def test_metrics_have_their_old_names_beside_ours(management: str, server: Serve
 # SageMaker's scripts
 
 
+@pytest.mark.long
 def test_a_script_answers_invocations_by_its_functions_and_the_defaults(server: ServerProcess) -> None:
     def invoke(body: str | bytes, content_type: str, accept: str = "*/*") -> requests.Response:
         return server.post("/invocations", data=body, headers={"Content-Type": content_type, "Accept": accept})
@@ -256,6 +259,7 @@ def test_a_script_answers_invocations_by_its_functions_and_the_defaults(server: 
     assert invoke("[1]", "application/json", "image/png").status_code == 415
 
 
+@pytest.mark.long
 def test_awss_own_path_answers_as_invocations_do(server: ServerProcess) -> None:
     """What boto3 sends, with a signature that means nothing here; boto3 itself is asked in test_platform_clients.py."""
 

@@ -26,6 +26,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return model_store.write_store(tmp_path_factory.mktemp("store"), model_store.custom_network())
 
 
+@pytest.mark.long
 def test_a_file_that_a_bundle_does_not_list_is_not_before_its_handler(tmp_path: Path) -> None:
     handler = "import colorsys\n\ndef handle(data, context):\n    return data and [colorsys.__file__] * len(data)\n"
     write_mar(tmp_path / "net.mar", {"modelName": "net", "handler": "net.py"}, {"net.py": handler})
@@ -43,6 +44,7 @@ def test_an_archive_with_a_handler_needs_permission(store: Path, tmp_path: Path)
     assert "its handler plain.py is code that would run with your rights" in done.stderr
 
 
+@pytest.mark.long
 def test_the_command_of_torchserve_reads_its_file_and_passes_over_the_rest(store: Path, tmp_path: Path) -> None:
     inference, management = free_port(), free_port()
     models = {"one": {"1.0": {"defaultVersion": True, "marName": "plain.mar", "batchSize": 3, "maxBatchDelay": 5}}}

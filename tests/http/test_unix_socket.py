@@ -93,6 +93,7 @@ def test_what_a_killed_server_left_is_replaced_u19(tmp_path: Path, double_py: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_one_that_loads_its_model_keeps_its_socket_and_what_is_on_its_way_is_answered_u19(tmp_path: Path) -> None:
     """Nothing listens while a model loads, so a connection tells no stale file from one that waits for its owner."""
     path, gate, begun = tmp_path / "x.sock", tmp_path / "gate", tmp_path / "begun"

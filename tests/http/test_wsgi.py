@@ -75,6 +75,7 @@ def test_under_gunicorns_workers(default_bundle: Bundle, cat: bytes, tmp_path: P
         assert requests.get(url + "/readyz", timeout=30).status_code == 200
 
 
+@pytest.mark.long
 def test_the_first_requests_after_a_fork_are_answered_p8(default_bundle: Bundle, cat: bytes, tmp_path: Path) -> None:
     """All at once, while each worker still makes its own model."""
     app = f"flambeau:create_app({str(default_bundle.path)!r}, replicas=1)"
@@ -88,6 +89,7 @@ def test_the_first_requests_after_a_fork_are_answered_p8(default_bundle: Bundle,
         assert list(pool.map(ask, [url] * 16)) == ["Egyptian_cat"] * 16
 
 
+@pytest.mark.long
 def test_a_source_that_fails_stops_gunicorn() -> None:
     command = [sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", "flambeau:create_app('absent.pth')"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ.copy(), check=False)
@@ -95,6 +97,7 @@ def test_a_source_that_fails_stops_gunicorn() -> None:
     assert "absent.pth does not exist" in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("runner", ["threads", "processes"])
 def test_under_uwsgi_children_are_started_with_the_environments_python_u20(
     double_py: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: str

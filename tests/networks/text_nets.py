@@ -33,6 +33,33 @@ class Recurrent(nn.Module):
         return found
 
 
+class Places(nn.Module):
+    """A classifier for which it counts where in a row of six a token stands."""
+
+    def __init__(self, words: int = 40, classes: int = 2) -> None:
+        super().__init__()
+        self.table = nn.Embedding(words, 4)
+        self.last = nn.Linear(24, classes)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.last(self.table(tokens).flatten(1))
+        return found
+
+
+class Masked(nn.Module):
+    """A classifier over the mean of the tokens that count, as Hugging Face's exports take them."""
+
+    def __init__(self, words: int = 40, classes: int = 3) -> None:
+        super().__init__()
+        self.table = nn.Embedding(words, 8)
+        self.last = nn.Linear(8, classes)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        counted = attention_mask[..., None].float()
+        found: torch.Tensor = self.last((self.table(input_ids) * counted).sum(1) / counted.sum(1))
+        return found
+
+
 class Layer(nn.Module):
     """One layer of the encoder."""
 

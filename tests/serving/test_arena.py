@@ -65,6 +65,7 @@ def text(seed: int, size: int) -> str:
     return random.Random(seed).randbytes(size // 2).hex()
 
 
+@pytest.mark.long
 def test_a_worker_reads_each_batch_as_it_was_sent(spec: ReplicaSpec) -> None:
     async def talk() -> None:
         async with Fleet(spec) as fleet:
@@ -124,6 +125,7 @@ def test_where_no_file_may_grow_to_an_arenas_size_payloads_take_the_socket_p2(sp
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.mark.long
 def test_a_worker_that_cannot_start_for_want_of_files_leaves_none_open(spec: ReplicaSpec) -> None:
     """Else each further try takes another one, and what was a moment's want becomes a lasting one."""
 

@@ -205,6 +205,7 @@ class Glutton(flambeau.PythonModel):
 """
 
 
+@pytest.mark.long
 def test_an_input_over_which_the_kernel_kills_its_worker_is_guilty_at_once_p9(tmp_path: Path) -> None:
     (tmp_path / "glutton.py").write_text(GLUTTON)
     with real_group("memory", {"memory.limit_in_bytes": 500 * MIB}) as group:

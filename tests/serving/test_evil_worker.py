@@ -29,6 +29,7 @@ def pretend(spec: ReplicaSpec, patch: pytest.MonkeyPatch, body: str) -> None:
     patch.setattr("flambeau.system.process.interpreter", lambda: fake)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "evil",
     [
@@ -113,6 +114,7 @@ def test_an_answer_after_the_time_was_over_reaches_nobody_f03(
     run(talk())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("first", "why"),
     [

@@ -63,6 +63,7 @@ def test_its_exit_code_is_the_commands(arguments: tuple[str, ...], code: int) ->
     assert done.returncode == code, done.stderr
 
 
+@pytest.mark.long
 @in_container
 def test_it_reaps_orphans_forwards_signals_and_drains(slow: Path, tmp_path: Path) -> None:
     """SIGTERM reaches process 1, which has no default action for it, and the request that runs is answered."""
@@ -88,6 +89,7 @@ def _children(pid: int) -> list[int]:
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="only root can give up rights")
 def test_a_drain_needs_no_rights(tmp_path: Path) -> None:
     """Some kernels let only the mighty filter a socket, with which new connections are kept out."""

@@ -281,6 +281,7 @@ def test_a_python_model_in_other_processes_is_refused_when_it_is_loaded(double_p
         flambeau.load(f"{double_py}:Double", allow_code=True, runner="processes")
 
 
+@pytest.mark.long
 def test_a_network_in_other_processes_answers_in_a_forked_child_too(default_bundle: Bundle, cat: bytes) -> None:
     model = flambeau.load(default_bundle.path, runner="processes", replicas=1)
     assert model.predict(cat).top[0].label.name == "Egyptian_cat"

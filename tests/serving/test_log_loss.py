@@ -143,6 +143,7 @@ def dropped(url: str) -> int:
     return int(float(found[1]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_losing_the_log_costs_no_answer_p2_a21(kind: str, form: str, tmp_path: Path) -> None:
@@ -153,6 +154,7 @@ def test_losing_the_log_costs_no_answer_p2_a21(kind: str, form: str, tmp_path: P
         assert process.wait(GENEROUS) == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", FORMS)
 def test_a_model_in_the_server_itself_prints_without_waiting_p2(form: str, tmp_path: Path) -> None:
     """On standard output, too, which nobody reads either."""
@@ -212,6 +214,7 @@ def test_after_a_gap_one_line_says_how_many_were_dropped_p2(form: str, tmp_path:
     assert "stopped" in lines[-1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", ["file", "pipe", "terminal"])
 def test_nothing_is_lost_where_somebody_reads_p2(kind: str, form: str, tmp_path: Path) -> None:
@@ -265,6 +268,7 @@ def named(url: str, client: int, count: int) -> None:
             assert answer.json()["output"] == number
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("streams", ["<&- >&- 2>&-", ">&-", ">/dev/full"])
 def test_it_starts_whatever_is_closed_or_full_u19(streams: str, tmp_path: Path) -> None:
     (tmp_path / "loud.py").write_text(MODEL)
@@ -300,6 +304,7 @@ def answers(url: str) -> bool:
         return False
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_terminal_that_goes_away_drains_unless_under_nohup_u19(ignored: bool, tmp_path: Path) -> None:
     """SIGHUP, twice as shells send it, while a request is computed."""
@@ -329,6 +334,7 @@ def busy(url: str) -> bool:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("streams", ["2>/dev/full", ">&- 2>&-"])
 def test_answers_for_a_file_come_without_standard_error_u19(streams: str, tmp_path: Path) -> None:
     """`flambeau predict` tells there how far it is."""

@@ -124,6 +124,7 @@ def test_what_is_no_http_is_an_object_too(server: ServerProcess) -> None:
     events(server)
 
 
+@pytest.mark.long
 def test_the_last_words_are_read_to_the_end(serve: Serve, tmp_path: Path) -> None:
     (tmp_path / "loud.py").write_text(MODEL)
     with serve("loud.py:Loud", "--allow-code", "--log-format", "json", cwd=tmp_path) as server:

@@ -138,6 +138,7 @@ def post(body: bytes, kind: str, path: str = "/predict") -> bytes:
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("body", "kind", "path"),
     [

@@ -89,6 +89,7 @@ def test_traffic_is_counted_where_it_belongs(server: ServerProcess) -> None:
     assert sum(samples(server)["flambeau_batches_closed_total"].values()) == 2
 
 
+@pytest.mark.long
 def test_workers_their_memory_and_their_restarts_are_told(server: ServerProcess) -> None:
     workers = children(server.process.pid)
     assert value(server, "flambeau_workers", state="idle") == 2

@@ -90,6 +90,7 @@ def test_the_processes_of_a_service_p1(runner: str, serve: Serve, tmp_path: Path
             assert {f"{name}=1".encode() for name in VARIABLES} <= set(environment)
 
 
+@pytest.mark.long
 def test_build_and_the_engines_trials_p1(tmp_path: Path) -> None:
     """The network's code is imported where it is built, and where eager PyTorch is measured."""
     (tmp_path / "net.py").write_text(NETWORK)
@@ -116,6 +117,7 @@ def test_the_doctor_p1(tmp_path: Path) -> None:
     assert told(done.stdout) == {"doctor": WANTED}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("wanted", [None, "0"])
 def test_somebody_elses_process_decides_where_it_has_decided_p1(
     wanted: str | None, default_bundle: Bundle, monkeypatch: pytest.MonkeyPatch

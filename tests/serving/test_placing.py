@@ -64,18 +64,21 @@ def placed(opened: Bundle, folder: Path, *, cores: int) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_a_service_takes_what_was_measured_here(serve: Serve, default_bundle: Bundle, tmp_path: Path) -> None:
     here = placed(default_bundle, tmp_path / "here", cores=usable_cores())
     with serve(here, replicas=None) as server:
         assert "replicas=1 threads=3" in server.log()
 
 
+@pytest.mark.long
 def test_what_the_user_says_goes_before_it(serve: Serve, default_bundle: Bundle, tmp_path: Path) -> None:
     here = placed(default_bundle, tmp_path / "here", cores=usable_cores())
     with serve(here, "--replicas", 2, "--threads", 1) as server:
         assert "replicas=2 threads=1" in server.log()
 
 
+@pytest.mark.long
 def test_what_was_measured_on_other_cores_is_passed_over(serve: Serve, default_bundle: Bundle, tmp_path: Path) -> None:
     elsewhere = placed(default_bundle, tmp_path / "elsewhere", cores=usable_cores() + 1)
     with serve(elsewhere, replicas=None) as server:

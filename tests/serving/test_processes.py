@@ -116,6 +116,7 @@ def test_a_loop_that_stood_still_takes_no_worker_for_one_that_hangs_a3(spec: Rep
     run(talk())
 
 
+@pytest.mark.long
 def test_a_stopped_worker_is_killed_and_its_batch_not_guilty_f03(spec: ReplicaSpec) -> None:
     """SIGSTOP comes from outside, as a kill does: an innocent suspect that was alone there must not be condemned."""
 

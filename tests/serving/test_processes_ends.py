@@ -93,6 +93,7 @@ def test_a_model_that_only_crashes_has_failed_until_it_is_mended_f26(spec: Repli
     run(talk())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("failure", [RuntimeError("can't start new thread"), MemoryError(), KeyError("no such place")])
 def test_a_place_is_refilled_whatever_goes_wrong_over_it_p13(
     spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failure: Exception

@@ -70,6 +70,7 @@ def test_a_host_that_dies_over_a_batch_takes_it_back_and_is_replaced(
     run(steps())
 
 
+@pytest.mark.long
 def test_a_replica_leaves_a_node_that_is_told_to_end(spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     """It answers what it has, and until its successor is warm; nothing is run twice, and nothing counts as lost."""
 
@@ -111,6 +112,7 @@ def test_a_replica_whose_node_ends_before_its_successor_is_warm_is_lost_as_any(
     run(steps())
 
 
+@pytest.mark.long
 def test_a_model_that_crashes_ends_its_worker_and_not_its_host(
     spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +129,7 @@ def test_a_model_that_crashes_ends_its_worker_and_not_its_host(
     run(steps())
 
 
+@pytest.mark.long
 def test_a_silent_host_loses_its_batch_and_may_come_back(spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replica, "_PULSE", 0.05)
     monkeypatch.setattr(replica, "_SILENCE", 0.5)
@@ -150,6 +153,7 @@ def test_a_silent_host_loses_its_batch_and_may_come_back(spec: ReplicaSpec, monk
     run(steps())
 
 
+@pytest.mark.long
 def test_an_unavailable_host_that_does_not_return_is_replaced(
     spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +174,7 @@ def test_an_unavailable_host_that_does_not_return_is_replaced(
     run(steps())
 
 
+@pytest.mark.long
 def test_replicas_come_and_go(spec: ReplicaSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     async def steps() -> None:
         async with RayFleet(spec, monkeypatch, replicas=2) as fleet:
@@ -376,6 +381,7 @@ def test_parts_are_the_frame() -> None:
         assert len(parts) == 1 or max(map(len, parts)) <= 96 * 1024
 
 
+@pytest.mark.long
 def test_without_ray_the_command_says_how_to_install_it(tmp_path: Path) -> None:
     bundle = tensor_bundles.doubling(tmp_path / "doubling")
     code = (

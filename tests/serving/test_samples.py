@@ -76,6 +76,7 @@ def warm_up(folder: Path, **options: Any) -> None:
         replica.close()
 
 
+@pytest.mark.long
 def test_a_build_keeps_the_bytes_and_the_whole_outputs(built: Path, cat: bytes) -> None:
     opened = storage.read(built)
     members = {"samples.json", "samples.safetensors", "samples/chelsea.png", "samples/coffee.jpg"}
@@ -88,12 +89,14 @@ def test_a_build_keeps_the_bytes_and_the_whole_outputs(built: Path, cat: bytes) 
     assert chelsea.outputs["output"].argmax() == 285
 
 
+@pytest.mark.long
 def test_a_service_whose_samples_reproduce_becomes_ready(serve: Serve, built: Path, cat: bytes) -> None:
     with serve(built, "--replicas", "1") as server:
         answer = server.post(files={"file": cat}).json()
     assert answer["class_name"] == "Egyptian_cat"
 
 
+@pytest.mark.long
 def test_another_preparation_ends_the_service_before_it_is_ready(doctored: Callable[..., Path]) -> None:
     done = run_flambeau("serve", doctored(mean=(0.9, 0.1, 0.9)), "--port", "0")
     assert done.returncode == 1
@@ -123,6 +126,7 @@ def nudge_weights(folder: Path) -> None:
     save_file(probes | {output: answered}, folder / storage.PROBES)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -137,15 +141,18 @@ def test_what_the_probes_cannot_see_is_found(
         warm_up(doctored(change))
 
 
+@pytest.mark.long
 def test_the_threshold_of_a_service_changes_nothing_of_its_samples(built: Path) -> None:
     warm_up(built, threshold=1.0)
 
 
+@pytest.mark.long
 def test_a_sample_larger_than_the_service_takes_names_the_setting(built: Path) -> None:
     with pytest.raises(EngineError, match=r"sample chelsea\.png: an image of 451 × 300 pixels .* --max-image-pixels"):
         warm_up(built, max_image_pixels=1000)
 
 
+@pytest.mark.long
 def test_a_changed_sample_is_refused(built: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(built, folder)
@@ -162,6 +169,7 @@ def damage(folder: Path) -> None:
     (folder / storage.SAMPLE_OUTPUTS).write_bytes(b"damaged")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("change", "why"), [(unlist, "has no samples/chelsea.png"), (damage, "samples of bundle")])
 def test_samples_that_cannot_be_read_are_the_bundles_fault(
     doctored: Callable[..., Path], change: Callable[[Path], None], why: str
@@ -279,6 +287,7 @@ def test_a_python_model_is_held_to_the_outputs_that_were_stated(serve: Serve, do
         assert server.post(json={"input": 4}).json()["output"] == 8
 
 
+@pytest.mark.long
 def test_every_replica_is_held_to_the_samples(tmp_path: Path) -> None:
     """The second that loads the model gets another factor."""
     source = FICKLE.format(mark=str(tmp_path / "mark"))

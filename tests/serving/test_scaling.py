@@ -63,6 +63,7 @@ def test_a_worker_that_is_lost_while_it_leaves_hands_its_batch_back_and_gets_no_
     run(talk())
 
 
+@pytest.mark.long
 def test_a_place_that_closes_while_its_worker_starts_or_is_replaced_leaves_nothing(spec: ReplicaSpec) -> None:
     async def talk() -> None:
         async with Fleet(spec, replicas=2) as fleet:
@@ -86,6 +87,7 @@ def test_a_place_that_closes_while_its_worker_starts_or_is_replaced_leaves_nothi
     run(talk())
 
 
+@pytest.mark.long
 def test_a_worker_that_cannot_start_is_given_up_and_harms_none_that_answers(
     spec: ReplicaSpec, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -111,6 +113,7 @@ def test_a_worker_that_cannot_start_is_given_up_and_harms_none_that_answers(
     assert "a further worker cannot start" in caplog.text
 
 
+@pytest.mark.long
 def test_workers_killed_while_their_number_changes_are_replaced_and_no_batch_is_lost(spec: ReplicaSpec) -> None:
     async def talk() -> None:
         async with Fleet(spec, replicas=2) as fleet:

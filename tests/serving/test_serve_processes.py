@@ -65,6 +65,7 @@ def test_the_front_maps_neither_engine_nor_decoder_and_its_workers_no_torch_i7(
         assert all(map(ended, workers))
 
 
+@pytest.mark.long
 def test_killing_workers_under_load_loses_no_request_f01(serve: Serve, guarded: str) -> None:
     """I1, I2: eight clients, a kill -9 of one of the two workers again and again, every request its own answer."""
     done = threading.Event()
@@ -176,6 +177,7 @@ def test_a_model_that_hangs_over_all_inputs_is_told_and_stays_ready_for_others_a
         wait_for(lambda: server.log().count("the model answers again") == 1)
 
 
+@pytest.mark.long
 def test_a_model_with_golden_samples_that_hangs_over_them_is_not_ready_a2(
     serve: Serve, hanging: str, tmp_path: Path
 ) -> None:

@@ -122,6 +122,7 @@ def test_a_taken_port_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.long
 def test_a_model_that_cannot_load_never_listens(tmp_path: Path) -> None:
     """F-26: one line that says why, a non-zero exit, and at no time a port that answers."""
     model = tmp_path / "broken.py"
@@ -204,6 +205,7 @@ def _ignore_loss(server: ServerProcess) -> None:
         server.post(json={"input": 30})
 
 
+@pytest.mark.long
 def test_a_client_that_asks_first_reads_the_refusal_before_it_sends(serve: Serve, default_bundle: Bundle) -> None:
     """F-35, F-36: with `Expect: 100-continue` the body over the limit is never sent."""
     with serve("--max-body-bytes", 1000) as server, _connect(server) as sock:
@@ -211,6 +213,7 @@ def test_a_client_that_asks_first_reads_the_refusal_before_it_sends(serve: Serve
         assert sock.recv(65536).startswith(b"HTTP/1.1 413 ")
 
 
+@pytest.mark.long
 def test_a_chunked_body_over_the_limit_is_refused(serve: Serve, default_bundle: Bundle) -> None:
     """F-35."""
     with serve("--max-body-bytes", 1000) as server:
@@ -230,6 +233,7 @@ def test_a_client_that_leaves_in_the_middle_harms_nobody(cat_server: ServerProce
     assert "unexpectedly" not in cat_server.log()
 
 
+@pytest.mark.long
 def test_what_a_gone_client_waited_for_is_not_computed(serve: Serve, tmp_path: Path) -> None:
     """F-11: of a running request and two queued ones, those whose clients leave are dropped before compute."""
     (tmp_path / "counting.py").write_text(COUNTING.format(go=str(tmp_path / "go")))
@@ -296,6 +300,7 @@ def test_a_log_line_names_request_model_status_and_milliseconds(cat_server: Serv
     assert "POST /predict id=look-for-me model=efficientnet_lite0 status=200 ms=" in line
 
 
+@pytest.mark.long
 def test_concurrent_clients_get_their_own_answers(serve: Serve, double_py: Path) -> None:
     """I2, and batches form while the one replica is busy."""
     with serve(f"{double_py}:Double", "--allow-code") as server:

@@ -157,6 +157,7 @@ def _all_ended(*pids: int) -> bool:
     return not any(map(alive, pids))
 
 
+@pytest.mark.long
 def test_a_front_that_is_killed_takes_only_its_own_connections_with_it(server: ServerProcess) -> None:
     """32 clients, which ask once more when their connection breaks, and a front that dies every time both are there."""
     stop = threading.Event()
@@ -202,6 +203,7 @@ def test_a_front_that_is_killed_takes_only_its_own_connections_with_it(server: S
     assert next(good) > 100
 
 
+@pytest.mark.long
 def test_a_change_of_a_model_reaches_every_front(serve: Serve, tmp_path: Path) -> None:
     """Also one that starts later; and what one front refuses is changed nowhere."""
     for version in ("1", "2"):
@@ -283,6 +285,7 @@ def test_weights_are_in_memory_once_whatever_the_number_of_fronts(serve: Serve, 
     assert totals["2"] - totals["1"] < 60  # a front and a supervisor more, most of whose memory is shared
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [

@@ -47,6 +47,7 @@ def stand_still(server: ServerProcess, begun: Path, *, seconds: float) -> None:
     os.kill(server.process.pid, signal.SIGCONT)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("limits", [("--compute-timeout", 2), ("--deadline", 2)])
 def test_a_front_that_stood_longer_than_the_limit_answers_what_was_computed_meanwhile_a3(
     serve: Serve, sleeper: str, tmp_path: Path, limits: tuple[str, int]
@@ -59,6 +60,7 @@ def test_a_front_that_stood_longer_than_the_limit_answers_what_was_computed_mean
         assert "worker lost" not in server.log()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_many_inputs_that_hang_do_not_make_the_model_refuse_the_others_a2(
     serve: Serve, sleeper: str, replicas: int

@@ -62,6 +62,7 @@ def test_it_tells_when_it_is_ready_lives_and_stops(model: Sequence[str], tmp_pat
             assert server.process.wait(60) == 0
 
 
+@pytest.mark.long
 def test_a_watchdog_of_another_process_is_not_ours(model: Sequence[str], tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as hears:
         hears.bind(str(tmp_path / "notify"))
@@ -75,6 +76,7 @@ def test_a_watchdog_of_another_process_is_not_ours(model: Sequence[str], tmp_pat
                 hears.recv(4096)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fronts", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_restarts_on_a_socket_of_systemd_lose_no_connection(model: Sequence[str], fronts: str) -> None:
     """Whoever connects while nobody serves waits for the next process."""
@@ -107,6 +109,7 @@ def test_restarts_on_a_socket_of_systemd_lose_no_connection(model: Sequence[str]
     assert set(counts) == {8.0}, counts
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fronts", ["1", "2"])
 def test_a_unix_socket_of_systemd_is_served_and_left(model: Sequence[str], tmp_path: Path, fronts: str) -> None:
     model = (*model[:-1], fronts, "--fronts", fronts)

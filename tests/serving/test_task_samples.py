@@ -23,6 +23,7 @@ from tests.support.warm import run_flambeau
 # W6: strangers
 
 
+@pytest.mark.long
 def test_an_answer_does_not_depend_on_strangers_w6(tmp_path: Path, serve: Serve, pictures: list[bytes]) -> None:
     made = task_models.strangers(tmp_path / "strangers", one_row="an answer depends on the rows beside it")
     alone = [made.answers(picture).softmax(0) for picture in pictures]
@@ -44,6 +45,7 @@ def test_an_answer_does_not_depend_on_strangers_w6(tmp_path: Path, serve: Serve,
                 assert close(found, alone[which % 3])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_every_engine_is_given_one_row_w6(tmp_path: Path, engine: str, pictures: list[bytes]) -> None:
     """Probes, golden samples in a batch and the measuring of costs go through the same engine."""
@@ -127,6 +129,7 @@ def test_other_labels_end_the_service_before_it_is_ready_w3(
 # Tables
 
 
+@pytest.mark.long
 def test_rows_of_every_task_w3_w5(tmp_path: Path, made: dict[str, Made], pictures: list[bytes]) -> None:
     (tmp_path / "in").mkdir()
     for index, picture in enumerate((*pictures[:2], b"no picture")):

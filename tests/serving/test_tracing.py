@@ -164,6 +164,7 @@ def test_a_later_version_of_the_header_may_say_more(server: ServerProcess) -> No
     assert f"id=later trace={TRACE}" in server.log()
 
 
+@pytest.mark.long
 def test_a_collector_that_is_away_costs_no_request_and_no_stop(serve: Serve, tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(MODEL)
     with socket.create_server(("127.0.0.1", 0)) as unheard:  # it takes connections, and never answers
@@ -174,6 +175,7 @@ def test_a_collector_that_is_away_costs_no_request_and_no_stop(serve: Serve, tmp
             assert server.process.wait(60) == 0
 
 
+@pytest.mark.long
 def test_without_the_extra_the_error_names_it(tmp_path: Path) -> None:
     (tmp_path / "opentelemetry.py").write_text("raise ImportError\n")
     (tmp_path / "slow.py").write_text(MODEL)

@@ -128,6 +128,7 @@ def test_the_limit_of_an_address_leaves_health_alone_a6(serve: Serve, double_py:
         assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
 
 
+@pytest.mark.long
 def test_forms_that_wait_for_a_slow_model_leave_the_page_and_the_figures_alone_p10(
     serve: Serve, tmp_path: Path
 ) -> None:
@@ -177,6 +178,7 @@ def test_the_queue_bounds_the_forms_that_wait_p10(serve: Serve, tmp_path: Path) 
     assert sorted(set(answers)) == [200, 503]
 
 
+@pytest.mark.long
 def test_the_limit_of_open_files_is_raised_for_the_connections_that_may_come_a6(serve: Serve, double_py: Path) -> None:
     """Shells and systemd begin with 1,024, which is as many as --max-connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

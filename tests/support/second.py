@@ -1,6 +1,6 @@
-"""Second doors: long tests of what a shorter one proves already. `make test-slow` runs them, and `make test` does not.
+"""Second doors: tests of what another one proves already. `make test-slow` runs them alone.
 
-What `make test` keeps stands beside each. A test that is long and has no such other is marked where it stands.
+The other, which `make test` or `make test-long` runs, stands beside each.
 """
 
 import bisect

@@ -70,17 +70,25 @@ class ServerProcess:
 
     def post(self, path: str = "/predict", **arguments: object) -> requests.Response:
         """POST to the server."""
-        return requests.post(self.url + path, timeout=60, **arguments)  # type: ignore[arg-type]
+        return self._ask("POST", path, **arguments)
 
     def get(self, path: str, **arguments: object) -> requests.Response:
         """GET from the server."""
-        return requests.get(self.url + path, timeout=60, **arguments)  # type: ignore[arg-type]
+        return self._ask("GET", path, **arguments)
 
     def hugging_face(self) -> "InferenceClient":
         """Hugging Face's own client of it, unmodified."""
         from huggingface_hub import InferenceClient  # half a second, and so not while tests are collected
 
         return InferenceClient(model=self.url)
+
+    def _ask(self, method: str, path: str, **arguments: object) -> requests.Response:
+        try:
+            return requests.request(method, self.url + path, timeout=60, **arguments)  # type: ignore[arg-type]
+        except requests.ConnectionError as error:
+            if self.process.poll() is not None:
+                error.add_note(f"the server has ended with {self.process.returncode}: {self._told()[-4000:]}")
+            raise
 
     def _told(self) -> str:
         return f"{self.output()}\n{self._log.read_text() if self._log.exists() else ''}"

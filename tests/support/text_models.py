@@ -22,7 +22,7 @@ VOCABULARY = {word: place for place, word in enumerate((*SPECIAL, *WORDS))}
 
 def tokenizer_json(*, ends: bool) -> str:
     """A tokenizer of words in lower case; with `ends`, texts begin with [CLS] and end with [SEP]. As the library writes
-    it, with the padding and the truncation that a training script left in it."""
+    it, with the truncation that a training script left in it, and with `ends` its padding."""
     special = [
         {"id": place, "content": name, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
          "special": True} for place, name in enumerate(SPECIAL)
@@ -40,7 +40,7 @@ def tokenizer_json(*, ends: bool) -> str:
     }  # fmt: skip
     truncation = {"direction": "Right", "max_length": 24, "strategy": "LongestFirst", "stride": 0}
     return json.dumps({
-        "version": "1.0", "truncation": truncation, "padding": padding, "added_tokens": special,
+        "version": "1.0", "truncation": truncation, "padding": padding if ends else None, "added_tokens": special,
         "normalizer": {"type": "Lowercase"}, "pre_tokenizer": {"type": "Whitespace"},
         "post_processor": template if ends else None, "decoder": None,
         "model": {"type": "WordLevel", "vocab": VOCABULARY, "unk_token": "[UNK]"},

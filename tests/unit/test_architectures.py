@@ -45,6 +45,7 @@ def test_efficientnet_lite0_takes_its_published_weights_and_knows_an_egyptian_ca
     assert logits.softmax(0).max() > 0.3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "millions"),
     [
@@ -97,6 +98,7 @@ FAMILIES = (
 """One of each; the other sizes are for the long run."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     [pytest.param(each, marks=() if each in FAMILIES else pytest.mark.slow) for each in TORCHVISION.names()],

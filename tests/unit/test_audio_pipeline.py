@@ -43,6 +43,7 @@ def written(sound: np.ndarray, *, rate: int = RATE, kind: str = "WAV", subtype: 
     return file.getvalue()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "rates", [(44_100, 16_000), (48_000, 16_000), (8_000, 16_000), (16_000, 44_100), (44_101, 8_000)]
 )
@@ -211,6 +212,27 @@ def test_a_sound_of_just_the_networks_length_is_not_too_long(length: int) -> Non
     longer = Payload("file", written(np.full(length + 1, 0.25, np.float32)))
     with pytest.raises(InvalidInput, match="longer than"):
         pipeline(length, seconds=length / RATE).preprocess(longer)
+
+
+@pytest.mark.parametrize("told", [0, 4000, len(WAV) // 2])
+@pytest.mark.parametrize("whole", [True, False])
+def test_samples_behind_those_that_a_wav_file_promises_are_missed(told: int, whole: bool) -> None:
+    """The program that wrote it had not ended; the library reads what is promised, without a word."""
+    file = bytearray(WAV)
+    file[40:44] = struct.pack("<I", told)
+    if not whole:
+        file[4:8] = struct.pack("<I", told + 36)
+    with pytest.raises(InvalidInput, match=r"this WAV file holds more than the [\d.]+ seconds that it says"):
+        pipeline(FREE).preprocess(Payload("file", bytes(file)))
+
+
+@pytest.mark.parametrize(
+    "behind", [b"TAG" + b"x" * 125, b"LIST\x04\0\0\0INFO", b"id3 \x00\x40\0\0" + b"\0" * 0x4000, b"\0" * 900]
+)
+def test_what_programs_add_behind_the_samples_is_passed_over(behind: bytes) -> None:
+    """A tag, chunks, and what fills a file up."""
+    found, plain = (pipeline(FREE).preprocess(Payload("file", WAV + more))["input"] for more in (behind, b""))
+    assert np.array_equal(found, plain)
 
 
 @pytest.mark.parametrize(("kept", "riff"), [(-1, None), (-500, 0), (-500, len(WAV) - 508), (None, None)])

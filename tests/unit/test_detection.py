@@ -71,6 +71,7 @@ def row(case: Case, finding: Identified) -> str:
     return f"| {case.name} | {fit.architecture.name} | {fit.classes} | {others} | {'; '.join(finding.notes)} |"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.slow)], ids=["every third", "all"])
 def test_every_generated_checkpoint_is_found_or_refused_with_a_reason(step: int) -> None:
     """The table of the generated checkpoints: `pytest -s -k generated_checkpoint` prints it."""
@@ -99,6 +100,7 @@ def filled(case: Case, network: nn.Module, finding: Identified) -> nn.Module:
     return built
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", [case for case in REBUILT if "outside" not in case.name], ids=lambda case: case.name)
 def test_a_rebuilt_head_computes_what_the_changed_network_did(case: Case) -> None:
     network = case.network()
@@ -177,6 +179,7 @@ def hold(own: State, classes: int, registry: index.Registry, name: str) -> None:
     assert {key for key, shape in found.items() if 0 in shape} <= facts.networks[number].outputs.keys(), name
 
 
+@pytest.mark.long
 def test_the_index_is_the_installed_torchvision() -> None:
     assert index.facts("torchvision").version == importlib.metadata.version("torchvision").partition("+")[0]
     assert sorted(index.facts("torchvision").architectures) == TORCHVISION.names()
@@ -272,6 +275,7 @@ def test_a_fit_says_how_its_input_is_prepared(make: object, expected: ImageConfi
     assert fit.pipeline == expected
 
 
+@pytest.mark.long
 def test_every_key_of_the_file_is_used_or_set_aside() -> None:
     for case in CASES:
         tensors = case.tensors()
@@ -341,6 +345,7 @@ def test_nothing_at_all_is_refused() -> None:
     assert finding.advice
 
 
+@pytest.mark.long
 def test_hostile_names_and_shapes_are_refused_quickly() -> None:
     """Names of a thousand parts, of nothing, and shapes of any length change nothing but the answer."""
     names = ["", ".", "..", "a" * 10_000, ".".join("ab" * 500), "fc.weight", "fc..weight", "weight", "0.weight"]

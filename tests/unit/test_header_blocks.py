@@ -61,6 +61,7 @@ def test_blocks_are_read_in_their_order() -> None:
             assert reader.read(block) == sent
 
 
+@pytest.mark.long
 def test_of_mutated_blocks_the_same_ones_are_refused() -> None:
     rng = random.Random(4)
     refused = 0

@@ -74,6 +74,7 @@ def test_what_is_passed_over_costs_nothing_a2(data: bytes) -> None:
     assert time.process_time() - started < 0.5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("side", "scans"), [(6300, 30), (3500, 100), (1200, 900), (64, 1000)], ids=lambda value: str(value)
 )
@@ -96,6 +97,7 @@ def photographs() -> dict[str, bytes]:
     }
 
 
+@pytest.mark.long
 def test_photographs_come_out_as_pillow_alone_decodes_them() -> None:
     for name, data in photographs().items():
         assert same(data, Image.open(io.BytesIO(data)).convert("RGB")), name
@@ -114,6 +116,7 @@ def with_chunks(*chunks: bytes, image: Image.Image | None = None) -> bytes:
     return data[:33] + b"".join(chunks) + data[33:]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "kind", [b"iCCP", b"zTXt", b"iTXt", b"tEXt", b"eXIf", b"gAMA", b"cHRM", b"acTL", b"fcTL", b"fdAT"]
 )

@@ -183,6 +183,7 @@ def test_photographs_are_prepared_as_torchvision_prepares_them(name: str, kind: 
     assert furthest(prepared(data), reference(opened(data))) <= TOLERANCE
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("resize", [255, 256])
 @pytest.mark.parametrize(
@@ -314,6 +315,7 @@ def test_a_bomb_is_refused_by_its_header_without_memory_f28(bomb: bytes, strict:
     assert _peak() - before < 16 * MIB
 
 
+@pytest.mark.long
 def test_a_compressed_comment_is_not_unpacked_and_decides_nothing_f28() -> None:
     packer = zlib.compressobj(9)
     packed = b"".join(packer.compress(bytes(MIB)) for _ in range(256)) + packer.flush()

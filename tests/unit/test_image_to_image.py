@@ -91,6 +91,7 @@ def test_tiles_put_together_are_the_whole(size: tuple[int, int], overlap: int) -
     assert np.abs(enlarged - planes.repeat(2, 2).repeat(2, 3)).max() < 1e-6
 
 
+@pytest.mark.long
 def test_a_network_that_looks_a_little_around_leaves_no_seam() -> None:
     planes = torch.rand(1, 1, 700, 800, generator=torch.Generator().manual_seed(0))
     kernel = torch.ones(1, 1, 25, 25) / 625

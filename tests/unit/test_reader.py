@@ -75,6 +75,7 @@ def reading(path: Path, folder: Path, *where: str) -> Iterator[FileReading]:
         begun.close()  # keeps what is whole
 
 
+@pytest.mark.long
 def test_tensors_come_back_bit_for_bit_from_every_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever they lie in the file, whatever lies beside them, and whoever's folder the user stands in."""
     tensors = every_kind()
@@ -137,6 +138,7 @@ print(most("zip.pt", "torch-zip"), most("legacy.pt", "torch-legacy"))
 """
 
 
+@pytest.mark.long
 def test_a_large_file_says_how_far_it_is_and_takes_little_memory(tmp_path: Path) -> None:
     """A zip is mapped and takes none; a legacy file is held once."""
     halves = {"a": torch.rand(LARGE // 8), "b": torch.rand(LARGE // 8)}

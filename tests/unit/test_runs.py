@@ -23,6 +23,7 @@ def test_zlib_reads_what_was_given(longest: int, bytes_: int) -> None:
         assert zlib.decompress(runs.packed(data)) == data.tobytes()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("length", [*range(1, 300), 515, 516, 517, 518, 519, 12_000_000])
 def test_runs_of_every_length(length: int) -> None:
     data = np.full(length, 7, np.uint8)

@@ -197,6 +197,7 @@ def test_large_and_small_inputs_are_taken_and_refused_alike_a13(data: st.DataObj
     assert found[0] == found[1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "text",
     [

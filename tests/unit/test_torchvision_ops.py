@@ -34,6 +34,7 @@ class Boxes(flambeau.PythonModel):
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "more"),
     [("ssdlite320_mobilenet_v3_large", ""), ("fasterrcnn_mobilenet_v3_large_320_fpn", ", box_score_thresh=0.0")],

@@ -100,8 +100,8 @@ def _construct(architecture: Architecture, constructor: Callable[..., Any]) -> A
     return network
 
 
-def load_weights(network: "nn.Module", weights: Mapping[str, "torch.Tensor"], *, name: str) -> None:
-    """Fill the network with exactly its own weights. Raises `SourceError` with the differences otherwise.
+def load_weights(network: "nn.Module", weights: Mapping[str, "torch.Tensor"], *, name: str, remedy: str = "") -> None:
+    """Fill the network with exactly its own weights. Raises `SourceError` with the differences, and the remedy.
 
     The batch counters of batch norms may be missing, as in every file from before PyTorch 0.4.1, and be there for norms
     that are frozen, as torchvision's detectors have them: only training needs them. Weights of another precision are
@@ -122,7 +122,7 @@ def load_weights(network: "nn.Module", weights: Mapping[str, "torch.Tensor"], *,
         if keys
     ]
     if problems:
-        raise SourceError(f"the weights do not fit {name}: " + "; ".join(problems))
+        raise SourceError(f"the weights do not fit {name}: {'; '.join(problems)}" + (f": {remedy}" if remedy else ""))
     for key in expected.keys() & weights.keys():
         expected[key] = weights[key].to(expected[key].dtype)
     # The network's own dictionary carries the versions of its layers, which a plain one and safetensors lose.

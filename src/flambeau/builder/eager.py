@@ -44,7 +44,7 @@ def probe_inputs(specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ..
     strong blobs. Otherwise 8 random rows of these `shapes`."""
     generator = torch.Generator().manual_seed(_SEED)
     if not images:
-        return {spec.name: _rows((8, *shapes[spec.name]), spec.dtype, generator) for spec in specs}
+        return {spec.name: _rows((8, *shapes[spec.name]), spec, generator) for spec in specs}
     [spec] = specs
     channels, size, _ = spec.shape
 
@@ -56,11 +56,14 @@ def probe_inputs(specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ..
     return {spec.name: torch.cat([first, noise, blobs(0.5), blobs(2.5)]).numpy()}
 
 
-def _rows(shape: tuple[int, ...], dtype: str, generator: torch.Generator) -> np.ndarray:
-    """Random rows. Whole numbers are 0 and 1, which every table of vectors has."""
-    if np.dtype(dtype).kind == "i":
-        return torch.randint(0, 2, shape, generator=generator).numpy().astype(dtype)
-    return torch.randn(shape, generator=generator).to(getattr(torch, dtype)).numpy()
+def _rows(shape: tuple[int, ...], spec: TensorSpec, generator: torch.Generator) -> np.ndarray:
+    """Random rows; of the numbers that the network knows, where it does, in turn: a mask that leaves out all of a row
+    has no answer. Whole numbers are 0 and 1, which every table of vectors has."""
+    if spec.known:
+        return np.resize(np.array(spec.known, spec.dtype), shape)
+    if np.dtype(spec.dtype).kind == "i":
+        return torch.randint(0, 2, shape, generator=generator).numpy().astype(spec.dtype)
+    return torch.randn(shape, generator=generator).to(getattr(torch, spec.dtype)).numpy()
 
 
 def look(filled: Filled, inputs: Tensors, wanted: str | None, *, tell: Tell) -> Returned:
@@ -123,6 +126,11 @@ def tried(filled: Filled, inputs: Tensors) -> list[np.ndarray]:
     return []
 
 
+def reads_numbers(filled: Filled, inputs: Tensors) -> bool:
+    """Whether the network decides by numbers that it computed of these rows."""
+    return recording.reads_numbers(filled.network, *_given(filled, inputs))
+
+
 def repeats_from_a_seed(compute: Callable[[], Tensors]) -> tuple[Tensors, Tensors]:
     """The results of two calls of `compute` with PyTorch's random numbers seeded alike."""
     torch.manual_seed(0)
@@ -159,6 +167,8 @@ def _run(filled: Filled, given: Sequence[torch.Tensor]) -> Any:
         said = str(error).strip()
         if "Traceback of TorchScript" in said:  # the last line is the error
             said = said.rpartition("\n")[2]
+        if "Float and Double" in said or "Double and Float" in said:
+            said += ": inputs are float32, so let forward() begin with .double(), or make the network with .float()"
         shapes = [list(each.shape) for each in given]
         raise SourceError(
             f"{filled.name} cannot compute an input of shape {', '.join(map(str, shapes))}: {said}"

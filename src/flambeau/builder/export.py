@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from torch import nn
@@ -56,12 +57,39 @@ def export(filled: Filled, inputs: Tensors, file: Path, stored: Stored | None) -
         verbose=False,
     )
     assert program is not None  # a path was not given, so the program is returned
+    _refuse_negative_places(program.model.graph)
     if stored is not None:
         shared_weights.refer(program.model, stored)
     _save(program.model, file)
     # onnxscript's rewrite rules keep the last graph they saw, and with it a second copy of the weights: free that.
     for value in program.model.graph.initializers.values():
         value.const_value = None
+
+
+def _refuse_negative_places(graph: ir.Graph) -> None:
+    """Have lookups in tables of vectors fail for negative numbers, as PyTorch's do: a graph counts them from the end.
+
+    They become a number beyond the end, which ONNX Runtime refuses.
+    """
+    for node in list(graph):
+        if node.op_type != "Gather" or "aten.embedding." not in node.metadata_props.get(_OF_NODE, ""):
+            continue
+        places = node.inputs[1]
+        if places is None or places.dtype is None or places.is_initializer():
+            continue
+        numbers = {
+            what: ir.val(f"{node.name} {what}", const_value=ir.tensor(np.array(number, places.dtype.numpy())))
+            for what, number in (("first", 0), ("beyond", np.iinfo(np.int32).max))
+        }
+        for value in numbers.values():
+            graph.initializers[str(value.name)] = value
+        negative = ir.node("Less", [places, numbers["first"]])
+        kept = ir.node("Where", [negative.outputs[0], numbers["beyond"], places])
+        graph.insert_before(node, [negative, kept])
+        node.replace_input_with(1, kept.outputs[0])
+
+
+_OF_NODE = "pkg.torch.onnx.fx_node"  # the operation of PyTorch that a node came from
 
 
 def _share(file: Path, stored: Stored) -> None:

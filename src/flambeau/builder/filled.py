@@ -114,7 +114,7 @@ def dressed(
         pipeline=pipeline,
         inputs=taken.inputs,
         labels=options.labels,
-        classes=classes,
+        classes=classes or taken.classes,
         rows=taken.rows,
         exports=exports,
         outputs=outputs,

@@ -65,9 +65,10 @@ def of_graph(model: "onnx.ModelProto", file: Path, options: SourceOptions) -> Gr
     for value in given:
         kind = value.type.tensor_type.elem_type
         if kind not in _DTYPES:
+            texts = kind == TensorProto.STRING
             raise SourceError(
                 f"the input {value.name} of {file.name} is {TensorProto.DataType.Name(kind)}, and numbers of "
-                f"at most 64 bits are served: {unsupported.ask(str(file))}"
+                f"at most 64 bits are served: {unsupported.ask(str(file)) if texts else unsupported.AROUND}"
             )
         named = value.type.tensor_type.HasField("shape")
         if named and not value.type.tensor_type.shape.dim and len(given) > 1:

@@ -15,7 +15,7 @@ from msgspec import structs
 from torch import nn
 
 from flambeau.architectures import single_output
-from flambeau.builder import dense, signature_words
+from flambeau.builder import dense, lookups, signature_words
 from flambeau.builder.axis_words import asked_for
 from flambeau.builder.shapes import InputForm, as_images, of_shape, shape_of
 from flambeau.errors import SourceError
@@ -33,39 +33,33 @@ def infer(network: nn.Module, name: str, options: SourceOptions) -> InputForm:
     needed = signature_words.arguments(network, name)
     asked = options.input_shape
     if isinstance(asked, dict) or len(needed) > 1:
-        taken = _several(needed, name, options)
+        taken = _several(needed, name, options, optional=signature_words.optional(network))
     elif asked is not None and any(isinstance(size, str) for size in asked):
         taken = InputForm(asked_for((TensorSpec("input", "float32", shape_of(asked)),), options))
     else:
         taken = _inferred(network, name, options)
     if taken.image is None:
-        dtype = options.input_dtype or _usual_dtype(network, taken)
-        taken = replace(taken, inputs=tuple(structs.replace(spec, dtype=dtype) for spec in taken.inputs))
-    if taken.image is None and len(taken.inputs) == 1:
-        [spec] = taken.inputs
-        taken = replace(taken, inputs=(structs.replace(spec, below=_table_of(network, spec)),))
-    if taken.inputs[0].dtype == "float32":
+        taken = _with_dtypes(network, taken, options)
+        if len(taken.inputs) > 1:
+            taken = replace(taken, inputs=lookups.with_masks(network, taken.inputs, name=name))
+        taken = replace(taken, inputs=lookups.with_tables(network, taken.inputs))
+    if left := signature_words.optional(network):
+        told = f"forward() of {name} is called without {' and '.join(left)}, for it has defaults"
+        taken = replace(taken, note=f"{taken.note}; {told}" if taken.note else told)
+    if all(spec.dtype == "float32" for spec in taken.inputs):
         signature_words.require_decimals(network, name, *(spec.usual for spec in taken.inputs))
     return taken
 
 
-def _table_of(network: nn.Module, spec: TensorSpec) -> int:
-    """How many vectors the table has in which the input looks up its numbers; 0 if it has none, or none is known."""
-    if spec.dtype == "float32":
-        return 0
-
-    def computes(number: int) -> bool:
-        try:
-            with torch.inference_mode():
-                network(torch.full((1, *spec.usual), number, dtype=getattr(torch, spec.dtype)))
-        except Exception:  # raising is the answer
-            return False
-        return True
-
-    sizes = {
-        module.num_embeddings for module in network.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)
-    }
-    return next((size for size in sorted(sizes) if computes(size - 1) and not computes(size)), 0)
+def _with_dtypes(network: nn.Module, taken: InputForm, options: SourceOptions) -> InputForm:
+    """The inputs with the dtype that the user says, or that the network needs."""
+    if options.input_dtype is None and len(taken.inputs) > 1:
+        specs = lookups.dtypes(network, taken.inputs)
+        whole = [spec.name for spec in specs if spec.dtype != "float32"]
+        note = f"{' and '.join(whole)} take whole numbers, for they are looked up in tables" if whole else taken.note
+        return replace(taken, inputs=specs, note=note)
+    dtype = options.input_dtype or _usual_dtype(network, taken)
+    return replace(taken, inputs=tuple(structs.replace(spec, dtype=dtype) for spec in taken.inputs))
 
 
 def _usual_dtype(network: nn.Module, taken: InputForm) -> str:
@@ -74,14 +68,22 @@ def _usual_dtype(network: nn.Module, taken: InputForm) -> str:
     return "int64" if begins and signature_words.of(network, taken.inputs[0].usual) is None else "float32"
 
 
-def _several(needed: list[str], name: str, options: SourceOptions) -> InputForm:
-    """Several inputs, in the order in which `forward` takes them. Raises `SourceError` unless each has its shape."""
+def _several(needed: list[str], name: str, options: SourceOptions, *, optional: list[str]) -> InputForm:
+    """Several inputs, in the order in which `forward` takes them; it does without the `optional` ones.
+
+    Raises `SourceError` unless each has its shape.
+    """
     asked = options.input_shape
     if not isinstance(asked, dict):
         raise signature_words.shapes_wanted(name, needed)
     if options.pipeline == "image":
         raise SourceError(f"--pipeline image, but {name} takes inputs by their names: leave it out")
     needed = needed or list(asked)
+    if more := [each for each in optional if each in asked]:
+        raise SourceError(
+            f"--input-shape names {more[0]}, which {name} does without where it is not given: to have it as an input, "
+            f"give a class whose forward() needs it, without a default; else name {', '.join(needed)} alone"
+        )
     if asked.keys() != set(needed):
         raise SourceError(
             f"--input-shape names {', '.join(asked)}, but {name} takes {', '.join(needed)}: name exactly those"
@@ -98,6 +100,11 @@ def _inferred(network: nn.Module, name: str, options: SourceOptions) -> InputFor
         if channels is None and options.pipeline is None:  # three sizes alone do not make an image
             return InputForm((TensorSpec("input", "float32", asked),))
         return of_shape(asked, name, options)
+    if options.pipeline == "audio" and layer == "Conv2d" and options.log_mel is None:
+        raise SourceError(
+            f"{name} begins with {layer}, so it takes a spectrogram and no waveform: say how that is made with "
+            f"--log-mel, such as --log-mel n_fft=400,hop=160,mels=64, and its shape, --input-shape {shape[1]},64,frames"
+        )
     if options.pipeline == "audio" and layer != "Linear":
         return InputForm((TensorSpec("input", "float32", (1, FREE) if layer == "Conv1d" else (FREE,)),))
     if channels in (1, 3) and options.pipeline != "tensor":

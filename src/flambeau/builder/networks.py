@@ -1,6 +1,7 @@
 """Make a computing network from weights: find its architecture (or use the named one), fill it, describe its input."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -21,7 +22,7 @@ from flambeau.errors import SourceError
 from flambeau.identify import of_timm, segmentation_models, unsupported
 from flambeau.identify.finding import Fit, Identified
 from flambeau.settings.source import SourceOptions
-from flambeau.sources.request import BuildRequest, refuse_idle
+from flambeau.sources.request import BuildRequest, as_graph, refuse_idle
 from flambeau.types import TensorSpec
 
 DEFAULT_THRESHOLD = 0.2
@@ -79,6 +80,7 @@ def registered(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
         raise SourceError(
             f"{of_timm.statement(config)}, but {error}: correct what it says, or say --arch and --arch-args"
         ) from None
+    _tell_of_precision(network, tensors, name=fit.architecture.name, tell=tell)
     if fit.pipeline is None:
         return _over_numbers(network, fit.architecture, options)
     return _over_images(network, fit, order, weights, config=config, tell=tell)
@@ -198,7 +200,8 @@ def own(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
     architecture = Architecture(registry="code", name=code.name, args=args, code=code)
     network = architectures.create(architecture, allow_code=options.allow_code, constructor=constructor)
     tensors = own_weights.of_class(weights.tensors, network, options, name=code.name, tell=tell)
-    architectures.load_weights(network, tensors, name=code.name)
+    architectures.load_weights(network, tensors, name=code.name, remedy=_made_otherwise(constructor, code.name))
+    _tell_of_precision(network, tensors, name=code.name, tell=tell)
     if dense_recipe.wanted(options):
         return dense.own(network, order, name=code.name, architecture=architecture, classes=weights.classes, tell=tell)
     taken = inputs.infer(network, code.name, options)
@@ -208,6 +211,29 @@ def own(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
     return dressed(network, taken, order, name=code.name, architecture=architecture, classes=weights.classes, tell=tell)
 
 
+def _made_otherwise(constructor: Callable[..., object], name: str) -> str:
+    """What to try if the weights do not fit the network that the user's class makes."""
+    if taken := stated_args.names(constructor):
+        example = json.dumps({taken[0]: "..."})
+        return (
+            f"name the class as it was when they were trained, and with --arch-args, such as {example}, the arguments "
+            f"that it was made with; {name} takes {', '.join(taken)}"
+        )
+    return f"name the class as it was when they were trained; {name} takes no arguments that could change it"
+
+
+def _tell_of_precision(network: nn.Module, tensors: Mapping[str, torch.Tensor], *, name: str, tell: Tell) -> None:
+    """Tell the user where weights of float64 became float32, in which the network computes."""
+    own = network.state_dict()
+    if any(
+        each.dtype == torch.float64 and own[key].dtype == torch.float32 for key, each in tensors.items() if key in own
+    ):
+        tell(
+            f"the weights are float64, and {name} computes in float32: its inputs and its answers have 7 digits, so "
+            "that large numbers, such as times in seconds since 1970, lose their last ones"
+        )
+
+
 def _nothing_fits(order: BuildRequest, finding: Identified) -> str:
     """The message for weights that fit no architecture: the nearest ones, how they differ, and what to try."""
     others = [near.name for near in finding.near[1:]]
@@ -215,4 +241,4 @@ def _nothing_fits(order: BuildRequest, finding: Identified) -> str:
     advice = finding.advice
     if finding.known and unsupported.image_sketch(finding.known, "", ()):
         advice = advice.replace(unsupported.AROUND, unsupported.ask(str(order.file)))
-    return f"{Path(str(order.file)).name}: {advice}{also}"
+    return f"{Path(str(order.file)).name}: {advice}{also}{as_graph(Path(str(order.file)))}"

@@ -16,6 +16,7 @@ from flambeau.answers import agreement
 from flambeau.builder import (
     dense_graph,
     dense_recipe,
+    graph_decisions,
     graph_inputs,
     graphs,
     outputs,
@@ -78,6 +79,8 @@ def take(order: BuildRequest, target: Path, *, tell: Tell) -> Filled:
     rows = one_row = None
     if given.bare:
         rows, one_row = 1, f"its input {given.bare[0]} is one for all rows"
+    elif graph_decisions.decides(model, [spec.name for spec in given.specs]):
+        rows, one_row = 1, graph_decisions.BECAUSE
     elif (given.rows is not None or given.axes) and not _same_in_batches(target, given, length):
         _refuse_guesses(given, file)
         model = _read(file)  # as it came
@@ -233,6 +236,8 @@ def _answers(
     `length` is the length of free axes to try the graph with. Raises `SourceError` where the user has to choose.
     """
     names: list[str] = [each.name for each in model.graph.output]
+    if all(each.type.tensor_type.elem_type == onnx.TensorProto.STRING for each in model.graph.output):
+        raise _no_numbers(file)
     if len(names) == 1 and wanted is None and not given.axes:
         return _TakenOutputs((names[0],), {})
     session, rows, several = open_session(file), 1, None
@@ -246,18 +251,32 @@ def _answers(
     single = _computed(session, given, 1, length, file.name)
     orders = row_axes.of_outputs(single, several, rows=rows) if several or given.axes else {}
     arrays = row_axes.first(several or single, orders)
+    if not any(array.dtype.kind in "fiub" for array in arrays.values()):
+        raise _no_numbers(file)
     if wanted in names and wanted not in arrays:
         raise SourceError(
             f"--output-name {wanted}: that output of {file.name} is not a tensor but a sequence, as scikit-learn's "
-            f"converter writes probabilities: export it with zipmap=False, or {unsupported.ask(str(file))}"
+            f"converter writes probabilities: export it with zipmap=False, or {unsupported.AROUND}"
         )
     if list(arrays) == [wanted] or len(names) == len(arrays) == 1:
         return _TakenOutputs(tuple(arrays), orders)
     all_of_them = None if one or len(arrays) < len(names) else rows
     taken, note = outputs.choose(arrays, wanted, name=file.name, rows=all_of_them)
     left = ", ".join(name for name in names if name not in taken)
-    tell(note or f"the output {taken[0]} of {file.name} is the answer, and {left} is not computed")
+    why = "".join(
+        f", for {name} is no tensor: scikit-learn's converter makes it one with zipmap=False"
+        for name in [each for each in names if each not in arrays][:1]
+    )
+    tell(note or f"the output {taken[0]} of {file.name} is the answer, and {left} is not computed{why}")
     return _TakenOutputs(taken, {name: order for name, order in orders.items() if name in taken})
+
+
+def _no_numbers(file: Path) -> SourceError:
+    return SourceError(
+        f"no output of {file.name} is a tensor of numbers: they are texts and sequences, as scikit-learn's converter "
+        "writes classes and their probabilities: export it with zipmap=False, and take --output-name probabilities, or "
+        f"{unsupported.ask(str(file))}"
+    )
 
 
 def _computed(session: Any, given: GraphInputs, rows: int, length: int, name: str) -> Tensors:

@@ -43,9 +43,12 @@ def choose(found: Arrays, wanted: str | None, *, name: str, rows: int | None = N
         return tuple(
             found
         ), f"{name} answers with {len(found)} outputs, {shown(found)}: --output-name takes one of them"
-    first = next(iter(found))
+    numbers = [each for each, array in found.items() if array.dtype.kind in "fiub"]
+    first = numbers[0] if numbers else next(iter(found))
+    texts = [each for each in found if each not in numbers]
+    told = f"{' and '.join(texts)} {'is' if len(texts) == 1 else 'are'} text, and numbers are served; " if texts else ""
     raise SourceError(
-        f"{name} has {len(found)} outputs ({shown(found)}): say which is the answer with --output-name, such as "
+        f"{name} has {len(found)} outputs ({shown(found)}): {told}say which is the answer with --output-name, such as "
         f"--output-name {first}, or wrap it in a flambeau.PythonModel to answer with all of them"
     )
 

@@ -14,7 +14,7 @@ from msgspec.structs import replace as replace_spec
 from PIL import Image
 
 from flambeau.answers import agreement
-from flambeau.builder import texts
+from flambeau.builder import second_axis, texts
 from flambeau.builder.filled import Filled, Tell
 from flambeau.builder.row_arrays import few, joined, of_spec, part, rows_in, shown
 from flambeau.bundle.storage import AudioConfig, HasTask, ImageConfig, TextConfig
@@ -85,18 +85,38 @@ def probe(filled: Filled, wanted: str | None, *, tell: Tell) -> Probed:
     if filled.free:
         filled = _with_least(filled)
     inputs = _probe_inputs(filled, images=images)
-    filled, ending, without_head = _with_answer(filled, inputs, wanted, tell=tell)
-    alone = _each_alone(filled, inputs)
+    try:
+        filled, ending, without_head = _with_answer(filled, inputs, wanted, tell=tell)
+        alone = _each_alone(filled, inputs)
+    except SourceError:
+        _refuse_second_axis(filled, inputs)  # then that is why
+        raise
     for numbers in alone.values():
         _refuse_strange(filled, numbers, scores=isinstance(filled.pipeline, HasTask))
     _refuse_unless_repeated(filled, inputs, alone)
     one_row = filled.one_row or (None if filled.rows else _dependence(filled, inputs, alone))
+    if one_row is None and filled.exports == "torchscript":  # its decisions become part of the graph
+        one_row = decides(filled, inputs)
     if one_row:
+        if not filled.one_row:
+            _refuse_second_axis(filled, inputs)
         tell(f"{filled.name} is given one row at a time, because {one_row}")
         filled = replace(filled, rows=1, one_row=one_row)
     outputs = tuple(TensorSpec(name, str(array.dtype), tuple(array.shape[1:])) for name, array in alone.items())
     found = Probed(filled, outputs, inputs, alone, filled.ending or ending, without_head, one_row)
     return _at_another_length(found, wanted, tell) if filled.free else found
+
+
+def decides(filled: Filled, inputs: Tensors) -> str | None:
+    """Why the network must not be given several rows, if it decides by numbers that it computed of all of them.
+
+    Probes may show none of it: `if rows.max() > 100`. A network whose export has no such decision need not be asked.
+    """
+    from flambeau.builder import eager
+
+    if filled.rows or not eager.reads_numbers(filled, few(inputs, _FEW)):
+        return None
+    return "its code decides by its numbers, as in `if rows.max() > 1`, and another row may decide otherwise"
 
 
 def compute(filled: Filled, inputs: Tensors) -> Tensors:
@@ -198,6 +218,25 @@ def _answer(filled: Filled, inputs: Tensors) -> Tensors:
                 "the same shape for every row is needed"
             )
     return answers
+
+
+def _refuse_second_axis(filled: Filled, inputs: Tensors) -> None:
+    """Raise `SourceError` for a network whose rows are the second axis of its input."""
+    if not filled.rows and rows_in(inputs) > 1:
+        graph = filled.exports == "ready"
+        second_axis.refuse(lambda rows: _tried(filled, rows), few(inputs, _FEW), name=filled.name, graph=graph)
+
+
+def _tried(filled: Filled, inputs: Tensors) -> list[np.ndarray]:
+    """The arrays that the network returns; empty where it raises."""
+    if filled.exports == "ready":
+        try:
+            return list(_of_graph(filled, inputs).values())
+        except SourceError:
+            return []
+    from flambeau.builder import eager
+
+    return eager.tried(filled, inputs)
 
 
 def _of_graph(filled: Filled, inputs: Tensors) -> Tensors:
@@ -320,22 +359,15 @@ def _lengths_of(filled: Filled) -> tuple[int, ...]:
     """Lengths of free axes to try: of sound, up to four seconds."""
     if not isinstance(filled.pipeline, AudioConfig):
         return _LENGTHS
-    rate = filled.pipeline.rate
-    return (rate // 10, rate, 4 * rate)
+    rate, mel = filled.pipeline.rate, filled.pipeline.mel
+    hop = 1 if mel is None else mel.hop
+    return tuple(dict.fromkeys(max(samples // hop, 1) for samples in (rate // 10, rate, 4 * rate)))
 
 
 def _computes(filled: Filled, length: int) -> bool:
     """Whether the network computes finite numbers for rows of that length."""
     row = few(_probe_inputs(filled, images=False, length=length), filled.rows or 1)
-    if filled.exports == "ready":
-        try:
-            found = list(_of_graph(filled, row).values())
-        except SourceError:
-            return False
-    else:
-        from flambeau.builder import eager
-
-        found = eager.tried(filled, row)
+    found = _tried(filled, row)
     return bool(found) and all(each.size and (each.dtype.kind != "f" or np.isfinite(each).all()) for each in found)
 
 

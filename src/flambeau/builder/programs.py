@@ -13,11 +13,12 @@ from torch import nn
 
 from flambeau import checkpoints, usercode
 from flambeau.architectures import torchvision_compat
-from flambeau.builder import dense, dense_recipe, inputs, networks, signature_words, sounds, texts
+from flambeau.builder import dense, dense_recipe, inputs, networks, scaling, signature_words, sounds, texts
 from flambeau.builder.filled import Exporter, Filled, Tell, dressed
 from flambeau.builder.shapes import InputForm, of_shape
 from flambeau.builder.weights import Weights
 from flambeau.bundle import storage
+from flambeau.checkpoints import prepared
 from flambeau.checkpoints.report import Report
 from flambeau.errors import SourceError
 from flambeau.identify import unsupported
@@ -122,7 +123,14 @@ def _within(loaded: Any, report: Report, order: BuildRequest, tell: Tell) -> Fil
         return _module(loaded.float().eval(), order, tell)
     tensors = {key: loaded[key] for key in entry.tensors}
     weights = Weights(
-        tensors, entry, storage.sha256_of(Path(str(order.file))), classes=report.classes, stated=report.stated
+        tensors,
+        entry,
+        storage.sha256_of(Path(str(order.file))),
+        classes=report.classes,
+        stated=report.stated,
+        prepares=prepared.beside(report.prepares, entry.where),
     )
     fill = networks.own if order.code is not None else networks.registered
-    return fill(order, weights, tell=tell)
+    filled = fill(order, weights, tell=tell)
+    scaling.ask_of_file(filled, weights.prepares, order.options, tell)
+    return filled

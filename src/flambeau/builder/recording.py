@@ -5,7 +5,7 @@ This works for anything callable: eager code, TorchScript, exported programs, ne
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any
 
 import torch
@@ -60,6 +60,35 @@ def scales(network: Callable[..., Any], rows: torch.Tensor) -> bool:
     return first_operation.scales(_nodes_of(network), [each.debugName() for each in network.inlined_graph.inputs()][1:])
 
 
+def reads_numbers(network: Callable[..., Any], *rows: torch.Tensor) -> bool:
+    """Whether Python, or a script, is given numbers that were computed of the rows, as in `if rows.max() > 1`.
+
+    A script is not run, because its interpreter reads them where no recorder sees it.
+    """
+    if isinstance(network, torch.jit.ScriptModule):
+        graph: Any = network.inlined_graph
+        return _script_reads(graph, {each.debugName() for each in [*graph.inputs()][1:]})
+    reader = _NumberReads(rows)
+    with contextlib.suppress(Exception), reader, torch.inference_mode():
+        network(*rows)
+    return reader.read
+
+
+def _script_reads(block: Any, of_rows: set[str]) -> bool:
+    """The same of a block of a script, in which the values `of_rows` were computed of the rows. Adds to them."""
+    for node in block.nodes():
+        operation = node.kind().partition("::")[2]
+        if any(each.debugName() in of_rows for each in node.inputs()) and operation not in _OF_SHAPES:
+            if operation in _SCRIPT_READS:
+                return True
+            of_rows |= {each.debugName() for each in node.outputs()}
+        if any(_script_reads(inner, of_rows) for inner in node.blocks()):
+            return True
+    return False
+
+
+_OF_SHAPES = frozenset({"size", "len", "dim", "numel", "dtype", "device", "layout", "is_cuda", "requires_grad"})
+_SCRIPT_READS = frozenset({"Bool", "item", "is_nonzero", "equal", "FloatImplicit", "IntImplicit", "ScalarImplicit"})
 _SCRIPT_NODES = {"prim::Constant": "Constant", "prim::GetAttr": "Constant", "prim::ListConstruct": "cat"}
 
 
@@ -146,6 +175,32 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for tensor in _tensors(result):
                 self._names[tensor] = made
             self.nodes.append(Node(_operation(func)[0], given, (made,)))
+        return result
+
+
+class _NumberReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notices when a number that was computed of the rows leaves the tensors."""
+
+    _READS = frozenset({"_local_scalar_dense", "equal", "is_nonzero"})
+
+    def __init__(self, rows: Iterable[torch.Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.read = False
+        self._made: MutableMapping[torch.Tensor, bool] = WeakTensorKeyDictionary()
+        self._written: set[int] = set()
+        for each in rows:
+            self._made[each] = True
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        of_rows = any(each in self._made or _storage(each) in self._written for each in _tensors(args))
+        result = func(*args, **(kwargs or {}))
+        operation, in_place = _operation(func)
+        if of_rows:
+            self.read = self.read or operation in self._READS
+            for tensor in _tensors(result):
+                self._made[tensor] = True
+                if in_place and (storage := _storage(tensor)) is not None:
+                    self._written.add(storage)
         return result
 
 

@@ -4,17 +4,19 @@ Colour images are normalised with ImageNet's mean and std unless the user says o
 `(x - mean) / std` would get them normalised twice, and its answers would be wrong with nothing to show for it.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from flambeau.builder.filled import Filled
+from flambeau.builder.filled import Filled, Tell
 from flambeau.bundle.storage import DenseConfig, ImageConfig
-from flambeau.checkpoints import first_operation
+from flambeau.checkpoints import first_operation, prepared
 from flambeau.checkpoints.last_operation import Node
 from flambeau.errors import SourceError
 from flambeau.identify.finding import NORMALISES_ITSELF
 from flambeau.items import FREE
 from flambeau.settings.source import SourceOptions
 
+_SHOWN = 6
 _SIDE = 128  # of an image, where the network takes any
 
 
@@ -29,6 +31,28 @@ def ask(filled: Filled, options: SourceOptions, graph: Path) -> None:
     if not (_of_graph(graph, filled.inputs[0].name) if filled.exports == "ready" else _of_network(filled)):
         return
     raise SourceError(f"{filled.name} {NORMALISES_ITSELF}")
+
+
+def ask_of_file(
+    filled: Filled, names: Mapping[str, tuple[float, ...] | None], options: SourceOptions, tell: Tell
+) -> None:
+    """Raise `SourceError`, or tell the user, if the file keeps constants by which inputs were prepared beside the
+    weights: Flambeau applies none of them.
+
+    Images are asked about, because they would be normalised by others.
+    """
+    if not names or filled.official or options.mean is not None or options.std is not None:
+        return
+    pipeline = filled.pipeline
+    if isinstance(pipeline, ImageConfig | DenseConfig):
+        if question := prepared.question(names, pipeline.mean, pipeline.std):
+            raise SourceError(question)
+        return
+    shown = ", ".join([*names][:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+    tell(
+        f"the file has {shown} beside the weights, and they are not applied: {filled.name} is given its inputs as they "
+        "are sent, so send prepared ones, or give a class whose forward() prepares them"
+    )
 
 
 def _normalised(pipeline: object) -> bool:

@@ -14,13 +14,15 @@ from flambeau.types import TensorSpec
 class InputForm:
     """The specs of a network's inputs; for images, texts and sounds also how they are prepared.
 
-    `rows`, where set, is the only number of rows the network takes, and `one_row` the reason when that is one.
+    `classes` are the names of classes that lie beside a tokenizer. `rows`, where set, is the only number of rows the
+    network takes, and `one_row` the reason when that is one.
     """
 
     inputs: tuple[TensorSpec, ...]
     image: ImageConfig | None = None
     text: TextConfig | None = None
     audio: AudioConfig | None = None
+    classes: tuple[str, ...] | None = None
     note: str = ""
     rows: int | None = None
     one_row: str | None = None

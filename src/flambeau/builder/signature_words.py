@@ -4,11 +4,13 @@ Most such networks cannot be served as they are, but a Python model around them 
 """
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from flambeau.architectures import single_output
 from flambeau.errors import SourceError
 from flambeau.identify import unsupported
 
@@ -26,6 +28,18 @@ def arguments(network: nn.Module, name: str) -> list[str]:
     if needed == []:
         raise SourceError(f"{name} takes no input, and an item is a row of one at least: {unsupported.AROUND}")
     return needed or []
+
+
+def optional(network: nn.Module) -> list[str]:
+    """The names of what `forward` takes and does without, such as a mask; the only input is not among them."""
+    if isinstance(network, torch.jit.ScriptModule):
+        return []
+    try:
+        parameters = list(inspect.signature(network.forward).parameters.values())
+    except (TypeError, ValueError):
+        return []
+    found = [each.name for each in parameters if each.default is None]
+    return found if any(each.default is each.empty for each in parameters) else found[1:]
 
 
 def shapes_wanted(name: str, needed: list[str]) -> SourceError:
@@ -56,6 +70,26 @@ def require_decimals(network: nn.Module, name: str, *shapes: tuple[int, ...]) ->
         return
     except Exception:  # the next computation reports why
         return
+
+
+def computes(network: nn.Module, rows: Sequence[torch.Tensor]) -> bool:
+    """Whether the network takes these rows, one of each input."""
+    try:
+        with torch.inference_mode():
+            network(*rows)
+    except Exception:  # raising is the answer
+        return False
+    return True
+
+
+def answers(network: nn.Module, rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The tensors of decimal numbers that it returns for these rows; empty where it raises, or returns none."""
+    try:
+        with torch.inference_mode():
+            found = single_output.parts(network(*rows)).values()
+    except Exception:  # raising is the answer
+        return []
+    return [each for each in found if each.is_floating_point()]
 
 
 def of(network: nn.Module, shape: tuple[int, ...]) -> Any:

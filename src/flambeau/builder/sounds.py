@@ -29,7 +29,8 @@ def taken(form: InputForm, options: SourceOptions, name: str) -> InputForm:
             "samples, or --log-mel if it takes a spectrogram"
             if mel is None
             else f"{name} takes {listed}, and --log-mel makes float32 of shape {mel.mels},frames or "
-            f"1,{mel.mels},frames: say --input-shape {mel.mels},frames, or another number of mels"
+            f"1,{mel.mels},frames: say --input-shape {mel.mels},frames, or another number of mels; if its frames come "
+            "first, give a class whose forward() turns them: super().forward(sound.transpose(-1, -2))"
         )
     if options.sample_rate is None:
         raise SourceError(

@@ -58,6 +58,15 @@ def of_class(
     )
 
 
+def names(constructor: Callable[..., Any]) -> list[str]:
+    """The arguments that can be named, in order; empty where they are unknown."""
+    try:
+        parameters = inspect.signature(constructor).parameters
+    except (TypeError, ValueError):  # it is not Python's own
+        return []
+    return [key for key, each in parameters.items() if each.kind in _NAMED]
+
+
 def _of_lightning(
     named: Mapping[str, Any],
     given: Mapping[str, Any],

@@ -136,6 +136,9 @@ class _Build:
             for file in self._folder.glob(f"{storage.ONNX}*"):
                 file.unlink()
         self._conclude(filled, found, error)
+        if error and not one_row and (why := probing.decides(filled, inputs)):
+            self._tell(f"{filled.name} is given one row at a time, because {why}")
+            probed = dataclasses.replace(probed, one_row=why)
         int8 = self._quantise(filled, pipeline, error, classes=TASKS[task].answer.RANKS) if self._order.int8 else None
         self._step("writing the bundle")
         probes = {f"input.{name}": array for name, array in inputs.items()}
@@ -172,7 +175,9 @@ class _Build:
             return dense_probe.probe(filled, self._order.options.output_name, tell=self._tell)
         if isinstance(filled.pipeline, TextConfig):
             found = probing.probe(filled, self._order.options.output_name, tell=self._tell)
-            filled, answered = text_trials.checked(found.filled, tell=self._tell)
+            filled, answered = text_trials.checked(
+                found.filled, tell=self._tell, said=self._order.options.input_shape is not None
+            )
             return dataclasses.replace(found, filled=filled, longer=(*found.longer, *answered))
         known = filled.architecture is not None and filled.architecture.registry != "code"  # then it named the head
         return probing.probe(filled, None if known else self._order.options.output_name, tell=self._tell)
@@ -204,6 +209,8 @@ class _Build:
         task, normalize = options.task, bool(options.normalize)
         if isinstance(filled.pipeline, TextConfig):
             task = task or ("embedding" if filled.pipeline.pooling else None)
+            if task is None and (task := texts.task_said(self._order)) is not None:
+                self._tell(f"the task is {task}, as config.json beside the tokenizer says: --task says another")
             if task == "embedding" and not normalize and texts.normalises(self._order):
                 self._tell("its vectors are divided by their length, as modules.json says")
                 normalize = True
@@ -297,7 +304,9 @@ class _Build:
 
         fill = networks.own if order.code is not None else networks.registered
         source = Source(kind=order.kind, name=self._opening.name, sha256=weights.sha256)
-        return fill(order, weights, tell=self._tell), source
+        filled = fill(order, weights, tell=self._tell)
+        scaling.ask_of_file(filled, weights.prepares, order.options, self._tell)
+        return filled, source
 
     def _write_labels(self, filled: Filled, *, outputs: int) -> tuple[Label, ...] | None:
         detects = isinstance(filled.pipeline, PictureConfig | DenseConfig)

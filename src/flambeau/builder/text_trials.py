@@ -20,14 +20,17 @@ from flambeau.types import Answer, Item, Payload, Tensors
 _BLOCK = 16  # tokens that a text is filled up to a multiple of, where a mask says which count
 
 
-def checked(filled: Filled, *, tell: Tell) -> tuple[Filled, list[tuple[Tensors, Tensors]]]:
+def checked(filled: Filled, *, tell: Tell, said: bool) -> tuple[Filled, list[tuple[Tensors, Tensors]]]:
     """The network with texts filled up, if that changes no answer; and texts with the network's own answers to them.
 
-    Raises `SourceError` if the network cannot compute a text, for example because it has no such token.
+    `said`: the user has said the shape of a row. Raises `SourceError` if the network cannot compute a text, for example
+    because it has no such token, and where it may have been trained with texts that its tokenizer filled up.
     """
     config = filled.pipeline
     assert isinstance(config, TextConfig)  # the caller checked
     alone = _computed(filled)
+    if config.mask is None and filled.inputs[0].shape[0] == FREE and not said:
+        _ask_of_filling(filled, alone)
     if config.mask is None or filled.inputs[0].shape[0] != FREE:
         return filled, alone
     wider = dataclasses.replace(filled, pipeline=msgspec.structs.replace(config, block=_BLOCK))
@@ -45,6 +48,31 @@ def checked(filled: Filled, *, tell: Tell) -> tuple[Filled, list[tuple[Tensors, 
         "texts are not filled up, so that only those of one length share a batch: its answers change with what is added"
     )
     return filled, alone
+
+
+def _ask_of_filling(filled: Filled, alone: list[tuple[Tensors, Tensors]]) -> None:
+    """Raise `SourceError` if the tokenizer fills texts up to one length, and that changes the network's answers."""
+    config = filled.pipeline
+    assert isinstance(config, TextConfig)  # the callers checked both
+    assert filled.tokenizer is not None
+    length = texts.fixed_length(filled.tokenizer)
+    if length is None:
+        return
+    spec = msgspec.structs.replace(filled.inputs[0], shape=(length,))
+    longer = _computed(dataclasses.replace(filled, inputs=(spec,)))
+    before = {name: np.concatenate([outputs[name] for _, outputs in alone]) for name in filled.outputs}
+    after = {name: np.concatenate([outputs[name] for _, outputs in longer]) for name in filled.outputs}
+    if all(
+        before[name].shape == after[name].shape
+        and agreement.measure(before[name], after[name], classes=False).difference < 1e-4
+        for name in before
+    ):
+        return
+    raise SourceError(
+        f"{filled.tokenizer.name} fills every text up to {length} tokens, and the answers of {filled.name} change with "
+        f"that: say --input-shape {length} if it was trained with such texts, or --input-shape tokens if with texts of "
+        "their own length"
+    )
 
 
 def _computed(filled: Filled) -> list[tuple[Tensors, Tensors]]:

@@ -6,10 +6,11 @@ have length 1. This module imports no torch.
 """
 
 import dataclasses
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -23,6 +24,7 @@ from flambeau.items import FREE
 from flambeau.pipelines.text import read_tokenizer
 from flambeau.settings.source import SourceOptions
 from flambeau.sources.request import BuildRequest, beside_tokenizer
+from flambeau.tasks import TaskName
 from flambeau.types import Tensors, TensorSpec
 
 if TYPE_CHECKING:
@@ -34,6 +36,13 @@ _TYPES = ("token_type_ids", "segment_ids", "type_ids")
 _USUAL_MOST = 512
 _MODULES = ("Transformer", "Pooling", "Normalize")  # of sentence-transformers, that become part of a bundle
 _TRIED_WORDS = 1000
+_SPARE = 256  # vectors that a table may have more than there are tokens: their number is rounded up
+_TASKS: dict[str, TaskName] = {
+    "single_label_classification": "classification",
+    "multi_label_classification": "multi-label",
+    "regression": "regression",
+}
+"""Flambeau's tasks by Hugging Face's `problem_type`."""
 _PADS = ("[PAD]", "<pad>", "<PAD>", "<|padding|>")
 
 SENTENCES = (
@@ -129,11 +138,16 @@ def taken(form: InputForm, order: BuildRequest, name: str, *, tell: Tell) -> Inp
             f"{Path(order.tokenizer).name} makes {words:,} token ids, and the table of {name} has {table:,} vectors: "
             "it belongs to another network"
         )
+    if table - words > max(_SPARE, words // 10):
+        tell(
+            f"{Path(order.tokenizer).name} makes {words:,} token ids, and the table of {name} has {table:,} vectors: "
+            "it may belong to another network"
+        )
     specs = tuple(
         msgspec.structs.replace(spec, below=spec.below or words) if spec.name == config.ids else spec
         for spec in form.inputs
     )
-    return dataclasses.replace(form, inputs=specs, text=config)
+    return dataclasses.replace(form, inputs=specs, text=config, classes=_classes(Path(order.tokenizer)))
 
 
 def _roles(specs: Sequence[TensorSpec]) -> tuple[str, str | None, str | None] | None:
@@ -252,6 +266,38 @@ def _refuse_more_steps(tokenizer: Path) -> None:
             "before every text, which is not served: set its default_prompt_name to null, and send texts that begin "
             f"with {said.prompts[said.default_prompt_name]!r}"
         )
+
+
+def _of_network(tokenizer: Path) -> dict[str, Any]:
+    """What `config.json` says, as Hugging Face's library writes it; other programs may write others."""
+    said = _read(tokenizer, "config.json", object)
+    return said if isinstance(said, dict) else {}
+
+
+def _classes(tokenizer: Path) -> tuple[str, ...] | None:
+    """The names of the classes that `config.json` gives; those that the library makes up are none."""
+    said = _of_network(tokenizer).get("id2label")
+    names = list(said.values()) if isinstance(said, dict) and [*said] == [*map(str, range(len(said)))] else []
+    if not names or not all(isinstance(name, str) for name in names) or all(map(_MADE_UP.fullmatch, names)):
+        return None
+    return tuple(names)
+
+
+_MADE_UP = re.compile(r"LABEL_\d+")
+
+
+def task_said(order: BuildRequest) -> TaskName | None:
+    """The task that `config.json` beside the tokenizer says; `None` if it says none."""
+    found = _of_network(Path(order.tokenizer)).get("problem_type") if order.tokenizer else None
+    return _TASKS.get(found) if isinstance(found, str) else None
+
+
+def fixed_length(tokenizer: Path) -> int | None:
+    """The number of tokens that the tokenizer itself fills every text up to; `None` if there is none."""
+    from tokenizers import Tokenizer
+
+    padding = Tokenizer.from_file(str(tokenizer)).padding
+    return int(padding["length"]) if padding and padding["length"] else None
 
 
 def normalises(order: BuildRequest) -> bool:

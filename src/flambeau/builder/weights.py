@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from flambeau import checkpoints
 from flambeau.builder.sandbox import reader
 from flambeau.bundle import storage
+from flambeau.checkpoints import prepared
 from flambeau.checkpoints.report import Report, TensorMapping
 from flambeau.errors import SourceError
 
@@ -26,7 +27,8 @@ class Weights:
 
     `note` says which of several sets of weights was chosen, `sandbox` which sandbox the file was read in. `classes` are
     the class names stored beside the weights, if any, and `stated` the arguments that the file says its network was
-    made with, by the key under which it has them.
+    made with, by the key under which it has them. `prepares` are constants beside the weights by which inputs were
+    prepared.
     """
 
     tensors: "dict[str, torch.Tensor]"
@@ -36,6 +38,7 @@ class Weights:
     sandbox: str | None = None
     classes: tuple[str, ...] | None = None
     stated: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    prepares: Mapping[str, tuple[float, ...] | None] = field(default_factory=dict)
 
 
 class Opening:
@@ -71,6 +74,7 @@ class Opening:
             sandbox=f"read in a sandbox: {self._reading.sandbox}" if self._reading else None,
             classes=self._report.classes,
             stated=self._report.stated,
+            prepares=prepared.beside(self._report.prepares, self._entry.where),
         )
 
     def close(self) -> None:

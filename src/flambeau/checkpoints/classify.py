@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from flambeau.checkpoints import allowlist, stated, weights
+from flambeau.checkpoints import allowlist, prepared, stated, weights
 from flambeau.checkpoints.pickle_stack import Foreign, Tensor
 from flambeau.checkpoints.pickle_vm import Pickled
 from flambeau.checkpoints.report import UNTRUSTED, Format, Global, Report, ScanError, TensorMapping, plain
@@ -24,7 +24,11 @@ def of_pickle(found: Pickled, form: Format, size: int) -> Report:
     classes = weights.classes(found.value, found.budget)
     facts = {} if entries else {"holds": _kind(found.value)}
     made_with = stated.arguments(found.value, found.budget) if entries else {}
-    report = Report(form, "data", size, globals=known, entries=entries, classes=classes, stated=made_with, facts=facts)
+    constants = prepared.constants(found.value, found.budget) if entries and isinstance(found.value, dict) else {}
+    report = Report(
+        form, "data", size, globals=known, entries=entries, classes=classes, stated=made_with, prepares=constants,
+        facts=facts,
+    )  # fmt: skip
     chosen, at = _chosen(report, found.value)
     if not entries and not found.foreign:
         refused = _without_weights(found.value)

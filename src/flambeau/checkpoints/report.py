@@ -60,7 +60,8 @@ class Report(msgspec.Struct, frozen=True):
     `reason` and `remedy` are set unless the verdict is `data`; `reason` is a phrase that follows the file's name.
     `entries` are the mappings of tensors in it, outermost first. `classes` are class names stored beside the weights,
     in the order of the outputs. `stated` are the arguments with which the file says that its network was made, by the
-    key under which it has them. `facts` are other facts worth showing, by name: producer, inputs, handler.
+    key under which it has them. `prepares` are constants by which inputs were prepared (`checkpoints.prepared`).
+    `facts` are other facts worth showing, by name: producer, inputs, handler.
     """
 
     format: Format
@@ -72,6 +73,7 @@ class Report(msgspec.Struct, frozen=True):
     entries: tuple[TensorMapping, ...] = ()
     classes: tuple[str, ...] | None = None
     stated: dict[str, dict[str, Any]] = {}
+    prepares: dict[str, dict[str, tuple[float, ...] | None]] = {}
     facts: dict[str, str] = {}
 
 

@@ -26,7 +26,7 @@ _MOST_FILES = 10_000
 _MARK = b'"pretrained_cfg"'
 _Word = Annotated[str, msgspec.Meta(max_length=40)]
 _Side = Annotated[int, msgspec.Meta(ge=1, le=16_384)]
-_ClassNames = list[str] | dict[str, str]
+_LabelNames = list[str] | dict[str, str]
 
 
 class _Preparation(msgspec.Struct):
@@ -40,8 +40,8 @@ class _Preparation(msgspec.Struct):
     mean: list[float] | None = None
     std: list[Annotated[float, msgspec.Meta(gt=0)]] | None = None
     num_classes: int | None = None
-    label_names: _ClassNames | None = None
-    labels: _ClassNames | None = None
+    label_names: _LabelNames | None = None
+    labels: _LabelNames | None = None
 
 
 class _Contents(msgspec.Struct):
@@ -50,8 +50,8 @@ class _Contents(msgspec.Struct):
     num_classes: int | None = None
     global_pool: str | None = None
     model_args: dict[str, Any] | None = None
-    label_names: _ClassNames | None = None
-    labels: _ClassNames | None = None
+    label_names: _LabelNames | None = None
+    labels: _LabelNames | None = None
 
 
 class TimmConfig(msgspec.Struct, frozen=True):
@@ -186,7 +186,7 @@ def _damaged(file: Path, why: str) -> SourceError:
     )
 
 
-def _labels(names: _ClassNames | None) -> tuple[tuple[str, ...] | None, str]:
+def _labels(names: _LabelNames | None) -> tuple[tuple[str, ...] | None, str]:
     """The names of the classes in order, and why there are none although some are given."""
     if not names:
         return None, ""

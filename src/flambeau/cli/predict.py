@@ -23,8 +23,8 @@ from flambeau.cli.terminal import ShowProgress
 from flambeau.errors import ConfigError, SetupError
 from flambeau.offline import coco, job, parquet
 from flambeau.offline.coco import CocoLayout
-from flambeau.offline.entries import InputEntry, Wanted, WantedKind
-from flambeau.offline.inputs import Inputs
+from flambeau.offline.entries import CSV, TABLES, InputEntry, Wanted, WantedKind
+from flambeau.offline.inputs import Inputs, may_have
 from flambeau.offline.job import RowSink, Tally
 from flambeau.offline.journal import Journal, JournalPlace, MadeAtOnce, Record, identify
 from flambeau.offline.picture_folder import PictureFolder
@@ -220,6 +220,12 @@ class Scoring:
         for name in idle:
             if getattr(options, name):
                 raise SetupError(f"--{name.replace('_', '-')} has no effect on {bundle.manifest.name}: leave it out")
+        for name, suffixes in (("column", TABLES), ("columns", CSV)):
+            if getattr(options, name) and not may_have(options.inputs, suffixes, kind):
+                raise SetupError(
+                    f"--{name} has no effect on {' '.join(options.inputs)}: it is for "
+                    f"{'tables' if name == 'column' else 'CSV'} ({', '.join(sorted(suffixes))}): leave it out"
+                )
         if options.probabilities and options.format not in ("jsonl", "parquet"):  # once they are known to be an answer
             raise ConfigError(f"--probabilities are too many for a {options.format}: write .jsonl or .parquet with -o")
         self._options = options

@@ -55,7 +55,8 @@ class Refused(ClientError):
     """The server answered with an error. `code` is one of docs/protocols.md, or, if something else answered (a proxy),
     `http_` and the status, such as `http_502`.
 
-    `retry_after` is the server's Retry-After in seconds, or `None`.
+    `several_answers`: it answered a list of texts, each by itself. `retry_after` is the server's Retry-After in
+    seconds, or `None`.
     """
 
     retry_after: float | None = None
@@ -193,6 +194,14 @@ def read(response: BaseHTTPResponse, *, request_id: str, attempts: int) -> Predi
         body = None
     if response.status != 200 or not isinstance(body, dict):
         raise _refusal(response, body, identity)
+    if body.keys() == {"predictions"}:  # not the ranking of one input, which has its best class beside it
+        raise Refused(
+            f"the list was taken for {len(body['predictions'])} inputs, and a Prediction is the answer to one: send "
+            "each by itself, with predict_many(texts, as_json=True)",
+            code="several_answers",
+            status=response.status,
+            request_id=identity,
+        )
     image = body.get("image")  # only the answers about places in a picture have it
     ranked, found = ((), body["predictions"]) if image else (body.get("predictions", ()), ())
     boxes = [each for each in found if "box" in each]

@@ -181,8 +181,20 @@ def assess_graph(facts: Mapping[str, str], file: str) -> GraphAssessment:
         with_rows += bool(rows)
     if not with_rows:
         return _around("no input of it has rows, and items are rows", file, inputs)
+    outputs = [(found[1], found[2]) for found in _END.finditer(facts.get("outputs", ""))]
+    numbers = [name for name, dtype in outputs if dtype in SERVED_DTYPES]
+    texts = [name for name, dtype in outputs if dtype == unsupported.TEXT]
+    if outputs and not numbers and (texts or len(outputs) > 1):
+        why = "none of its outputs is a tensor of numbers: export it with zipmap=False, if scikit-learn made it"
+        return _around(why, file, inputs)
+    if texts:
+        named = " or ".join(f"--output-name {name}" for name in numbers[:_NAMED])
+        return GraphAssessment(f"its output {texts[0]} is text, and numbers are served: say {named}")
     square = (found := _COLOURS.fullmatch(facts.get("inputs", ""))) and (found[1] == found[2] or not found[1].isdigit())
     return GraphAssessment(f"it {NORMALISES_ITSELF}" if square and "begins by" in facts else "")
+
+
+_NAMED = 4
 
 
 def _size(word: str) -> Size:
@@ -196,6 +208,6 @@ SERVED_DTYPES = frozenset(
 
 
 def _around(why: str, file: str, inputs: list[tuple[str, str, str]]) -> GraphAssessment:
-    if not inputs or any(dtype not in SERVED_DTYPES for _, dtype, _ in inputs):
+    if not inputs or any(dtype not in (*SERVED_DTYPES, unsupported.TEXT) for _, dtype, _ in inputs):
         return GraphAssessment(f"{why}; {unsupported.AROUND}")
     return GraphAssessment(f"{why}; {unsupported.PRINTED}", unsupported.graph_sketch(file, inputs))

@@ -215,8 +215,9 @@ def describe(found: list[HeadLayer]) -> str:
 PLAIN_NETWORK = "mlp"
 
 _END = (
-    "the numbers of its last layer are the answer: a sigmoid, a softmax or a scale after that would leave no trace in "
-    "the file; if it has one, give your own class with --arch file.py:Class --allow-code"
+    "the numbers of its last layer are the answer: a sigmoid, a softmax or a scale after that, or a sum past a layer "
+    "(a residual), would leave no trace in the file; if it has one, give your own class with --arch file.py:Class "
+    "--allow-code"
 )
 
 

@@ -214,8 +214,13 @@ class Model(flambeau.PythonModel):
         kinds = {kinds!r}
         given = {{name: np.array(item[name], kind) for name, kind in kinds.items()}}
         names = [each.name for each in self.session.get_outputs()]
-        return {{name: each.tolist() for name, each in zip(names, self.session.run(None, given))}}
+        found = dict(zip(names, self.session.run(None, given)))
+        return {{name: each.tolist() if isinstance(each, np.ndarray) else each for name, each in found.items()}}
 '''
+
+
+TEXT = "string"
+"""The dtype of texts in a graph."""
 
 
 def image_sketch(known: Known, file: str, where: Sequence[str]) -> str:
@@ -245,6 +250,6 @@ def image_sketch(known: Known, file: str, where: Sequence[str]) -> str:
 
 def graph_sketch(file: str, inputs: Sequence[tuple[str, str, str]]) -> str:
     """A Python model for an ONNX graph with these inputs, each (name, dtype, sizes in words)."""
-    kinds = {name: dtype for name, dtype, _ in inputs}
+    kinds = {name: "object" if dtype == TEXT else dtype for name, dtype, _ in inputs}
     example = ", ".join(f'"{name}": ...' if name.isidentifier() else "..." for name in kinds)
     return _GRAPH.format(file=file, kinds=kinds, example=example)

@@ -29,6 +29,7 @@ from flambeau.offline.entries import (
 )
 from flambeau.types import Payload
 
+_SHOWN = 6
 _EXACT = 2.0**63  # from here on, JSON readers treat a whole number as a decimal one anyway
 
 
@@ -105,6 +106,8 @@ def _find_columns(first: _CsvLine, wanted: Wanted) -> _Columns:
         for name in asked:
             if name not in header:
                 raise bad_input(f"there is no column {name}: the first line has {', '.join(header)}")
+            if header.count(name) > 1:
+                raise bad_input(f"{header.count(name)} columns are called {name}: give each a name of its own")
         return _Columns(tuple(map(header.index, asked)), header, headed=True)
     if wanted.kind in (*FILES, "text"):
         usual, what = (PATH_COLUMNS, "paths") if wanted.kind in FILES else (TEXT_COLUMNS, "texts")
@@ -114,6 +117,12 @@ def _find_columns(first: _CsvLine, wanted: Wanted) -> _Columns:
             raise bad_input(f"there is no column {either(usual)}: name the column of the {what} with --column")
         return _Columns((known[0] if known else 0,), header, headed=bool(known))
     headed = all(_number(cell) is None for cell in header)
+    if len(header) > 1 and header == tuple(map(str, range(len(header)))):
+        told = ",".join(header) if len(header) <= _SHOWN else f"{','.join(header[:_SHOWN])},…"
+        raise bad_input(
+            f"its first line is {told}, as pandas writes a header for columns without names: say --columns {told} if "
+            "it is a header, and write a header above it if it is a row"
+        )
     names = header if headed else tuple(str(place) for place in range(1, len(header) + 1))
     return _Columns(tuple(range(len(header))), names, headed)
 

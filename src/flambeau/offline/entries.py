@@ -23,6 +23,9 @@ FILES = ("image", "audio")
 TABLES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson"})
 """Suffixes of the files with one input per line."""
 
+CSV = frozenset({".csv", ".tsv"})
+"""Those of them whose lines are cells."""
+
 PATH_COLUMNS = ("path", "file", "image", "filename")
 """The columns of a table that may name an image, in the order of the search."""
 

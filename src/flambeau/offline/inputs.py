@@ -8,16 +8,27 @@ suffix alone, and opens only tables.
 import glob
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from flambeau.errors import SetupError
 from flambeau.offline import tables
-from flambeau.offline.entries import IMAGES, SOUNDS, TABLES, InputEntry, Wanted, bad_input, shown
+from flambeau.offline.entries import FILES, IMAGES, SOUNDS, TABLES, InputEntry, Wanted, WantedKind, bad_input, shown
 
 LIST = "-"
 """The argument for a list of paths on standard input."""
+
+
+def may_have(arguments: Sequence[str], suffixes: Collection[str], kind: WantedKind) -> bool:
+    """Whether there may be a table with one of these suffixes among the arguments: for images and sounds, folders give
+    none."""
+    return any(
+        argument == LIST
+        or Path(argument).suffix.lower() in suffixes
+        or (kind not in FILES and (glob.has_magic(argument) or os.path.isdir(argument)))
+        for argument in arguments
+    )
 
 
 class Inputs:

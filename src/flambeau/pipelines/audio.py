@@ -33,6 +33,7 @@ MOST_CHANNELS = 8
 _BEGINS = {b"RIFF": "WAV", b"fLaC": "FLAC"}
 _SEND = "send a WAV or FLAC file"
 _UNKNOWN = 0x7FFFF000  # from here on the length in a WAV file says that it was written to a pipe
+_SHARE, _LITTLE = 8, 4096  # an eighth of the samples, or so many bytes, may be what some programs add behind them
 _BLOCK = 1 << 16  # frames decoded together
 
 
@@ -118,6 +119,12 @@ class AudioPipeline:
                 told = int(file.frames)
         except self._library.SoundFileError:
             raise InvalidInput(f"this {kind} file is broken: send it again whole", code="input_rejected") from None
+        if _is_longer(data):
+            raise InvalidInput(
+                f"this {kind} file holds more than the {count / rate:.3g} seconds that it says, as if the program that "
+                "wrote it had not ended: write it again",
+                code="input_rejected",
+            )
         if not count:
             raise InvalidInput(f"this {kind} file holds no sound", code="input_rejected")
         if count < told or _cut(data):
@@ -158,10 +165,30 @@ def _cut(data: bytes) -> bool:
     told = int.from_bytes(data[4:8], "little")
     if 0 < told < _UNKNOWN and told + 8 > len(data) + 1:
         return True
+    start, length = _samples_in(data)
+    return length < _UNKNOWN and start + length > len(data)
+
+
+def _is_longer(data: bytes) -> bool:
+    """Whether a WAV file goes on behind the samples that it says it has, with more than chunks and a little."""
+    if data[:4] != b"RIFF":
+        return False
+    start, length = _samples_in(data)
+    end = start + length + length % 2
+    while end + 8 <= len(data):
+        following = int.from_bytes(data[end + 4 : end + 8], "little")
+        if not data[end : end + 4].isascii() or end + 8 + following > len(data) + 1:
+            break
+        end += 8 + following + following % 2
+    return len(data) - end > max(length // _SHARE, _LITTLE)
+
+
+def _samples_in(data: bytes) -> tuple[int, int]:
+    """Where the samples of a WAV file begin, and how many bytes it says they take; its end and 0 if it has none."""
     start = 12
     while start + 8 <= len(data):
         length = int.from_bytes(data[start + 4 : start + 8], "little")
         if data[start : start + 4] == b"data":
-            return length < _UNKNOWN and start + 8 + length > len(data)
+            return start + 8, length
         start += 8 + length + length % 2
-    return False
+    return len(data), 0

@@ -18,10 +18,8 @@ def read(inputs: Sequence[TensorSpec], payload: Payload) -> Tensors:
         raise InvalidInput(f"the tensors cannot be read: {error}", code="invalid_tensor") from error
     rows_of(inputs, tensors)
     for spec in inputs:
-        if (odd := spec.outside(tensors[spec.name])) is not None:
-            raise _wrong(
-                f"the input '{spec.name}' has {odd}, and the network's table has the places 0 to {spec.below - 1:,}"
-            )
+        if odd := spec.outside(tensors[spec.name]):
+            raise _wrong(f"the input '{spec.name}' has {odd}")
     return tensors
 
 

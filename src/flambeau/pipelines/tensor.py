@@ -120,7 +120,12 @@ class _Input:
 
     def read(self, text: bytes) -> tuple[npt.NDArray[Any], bool]:
         """The rows, and whether they came as a list. Raises `InvalidInput`."""
-        array = self._read(text)
+        array, listed = self._rows_of(self._read(text))
+        if odd := self.spec.outside(array):
+            raise self._wrong(f"it has {odd}")
+        return array, listed
+
+    def _rows_of(self, array: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], bool]:
         row = self.spec.shape
         if self.spec.takes(array.shape):
             return array[None], False
@@ -148,7 +153,7 @@ class _Input:
                 rows = np.array(self._nested[-1].decode(b"[" + b",".join(texts) + b"]"), dtype=self.spec.dtype)
         except (msgspec.DecodeError, OverflowError, ValueError):
             return None
-        if rows.shape != (len(texts), *self.spec.shape) or not _is_finite(rows) or self.spec.outside(rows) is not None:
+        if rows.shape != (len(texts), *self.spec.shape) or not _is_finite(rows) or self.spec.outside(rows):
             return None
         return rows
 
@@ -166,8 +171,6 @@ class _Input:
             raise self._wrong("its lists are of unequal length") from None
         if not _is_finite(array):
             raise self._out_of_range()
-        if (odd := self.spec.outside(array)) is not None:
-            raise self._wrong(f"it has {odd}, and the network's table has the places 0 to {self.spec.below - 1:,}")
         return array
 
     def _read_small(self, text: bytes) -> npt.NDArray[Any]:

@@ -254,6 +254,9 @@ def _file(part: Part, kind: str) -> Payload | RequestError:
 def _nothing_sent(kind: str, *, code: Literal["empty_body", "missing_file"]) -> RequestError:
     if kind == "image":  # the second recipe's own sentence: its clients compare it
         return RequestError("no image part", code=code, hint="send the image as multipart form field 'file' or 'image'")
+    if kind in ("text", "tensor") and code == "missing_file":
+        what = "texts" if kind == "text" else "numbers"
+        return RequestError(f'this model takes {what}, not a form: send JSON like {{"input": ...}}', code=code)
     if code == "missing_file" or kind == "audio":
         return RequestError("no file part", code=code, hint="send the file as multipart form field 'file'")
     return RequestError('the body is empty: send JSON like {"input": ...}', code=code)

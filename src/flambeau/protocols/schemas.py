@@ -120,8 +120,8 @@ def _number(spec: TensorSpec) -> Schema:
         return {"type": "boolean"}
     if dtype.kind == "f":
         return {"type": "number", "examples": [0.0]} | _bounds(np.finfo(dtype))
-    if spec.below:
-        return {"type": "integer", "examples": [0], "minimum": 0, "maximum": spec.below - 1}
+    if least := spec.below or min((size for size in spec.tables if size), default=0):
+        return {"type": "integer", "examples": [0], "minimum": 0, "maximum": least - 1}
     limits = np.iinfo(dtype)
     return {"type": "integer", "examples": [0], "minimum": int(limits.min), "maximum": int(limits.max)}
 

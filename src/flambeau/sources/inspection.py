@@ -13,7 +13,7 @@ import msgspec
 from flambeau import checkpoints, identify
 from flambeau.bundle import storage
 from flambeau.bundle.storage import DenseConfig, ImageConfig, PictureConfig
-from flambeau.checkpoints import model_archive, stated, timm_config
+from flambeau.checkpoints import model_archive, prepared, stated, timm_config
 from flambeau.checkpoints.allowlist import ITEM_SIZES
 from flambeau.checkpoints.model_archive import ArchivedModel
 from flambeau.checkpoints.report import Report, TensorMapping, plain
@@ -190,6 +190,7 @@ def _with_network(found: Inspection, entry: TensorMapping, arch: str | None, con
         known = identified.known
         example = known and unsupported.image_sketch(known, str(Path(found.file).resolve()), entry.where)
         needs = identified.advice.replace(unsupported.AROUND, unsupported.PRINTED) if example else identified.advice
+        needs += request.as_graph(Path(found.file))
         return msgspec.structs.replace(found, needs=needs, example=example or "")
     name = fit.architecture.name
     official = identify.published(str(found.sha256), architecture=name)
@@ -202,6 +203,9 @@ def _with_network(found: Inspection, entry: TensorMapping, arch: str | None, con
             preprocessing = of_timm.prepared(config)
         except SourceError as error:
             preprocessing, asked = None, str(error)
+    if not asked and official is None and isinstance(preprocessing, ImageConfig | DenseConfig):
+        constants = prepared.beside(found.report.prepares, entry.where)
+        asked = prepared.question(constants, preprocessing.mean, preprocessing.std)
     return msgspec.structs.replace(
         found,
         report=msgspec.structs.replace(found.report, classes=classes),

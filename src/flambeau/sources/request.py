@@ -209,10 +209,21 @@ def tokenizer_beside(file: Path) -> Path | None:
     return next((each / _TOKENIZER for each in folders if (each / _TOKENIZER).is_file()), None)
 
 
+def as_graph(file: Path) -> str:
+    """How weights of an unknown network that lie beside a tokenizer are served over texts; empty for any others."""
+    if tokenizer_beside(file) is None:
+        return ""
+    return (
+        f"; a {_TOKENIZER} lies beside it: the graph that optimum-cli export onnx --model {file.parent} OUT makes of "
+        "Hugging Face's networks is served over texts, by flambeau serve OUT/model.onnx"
+    )
+
+
 def beside_tokenizer(tokenizer: str) -> tuple[Path, ...]:
-    """The files beside a tokenizer that say what becomes of its tokens, as sentence-transformers writes them."""
+    """The files beside a tokenizer that say what becomes of its tokens, as Hugging Face's libraries write them."""
     names = (
-        "1_Pooling/config.json", "config_sentence_transformers.json", "modules.json", "sentence_bert_config.json",
+        "1_Pooling/config.json", "config.json", "config_sentence_transformers.json", "modules.json",
+        "sentence_bert_config.json",
     )  # fmt: skip
     return tuple(file for file in (Path(tokenizer).parent / name for name in names) if file.is_file())
 

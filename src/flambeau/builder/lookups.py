@@ -1,0 +1,130 @@
+"""Which inputs of a network are looked up in tables of vectors, and how many places those tables have.
+
+Nothing in a network says it: it is tried with numbers at the ends of its tables. PyTorch refuses numbers beyond them;
+an exported graph would count negative ones from the end, so `guard` has it fail.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from msgspec import structs
+from torch import nn
+
+from flambeau.builder import signature_words
+from flambeau.errors import SourceError
+from flambeau.identify import unsupported
+from flambeau.items import FREE
+from flambeau.types import TensorSpec
+
+_MOST = 64  # numbers of a row that are tried one by one
+_INPUTS = 6  # inputs of which every selection is tried
+
+
+def dtypes(network: nn.Module, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """The inputs, of which those are int64 that the network takes as whole numbers only: as few as it can compute."""
+    if len(specs) <= _INPUTS and _has_tables(network):
+        for count in range(len(specs) + 1):
+            for chosen in itertools.combinations(range(len(specs)), count):
+                tried = [
+                    structs.replace(spec, dtype="int64") if place in chosen else spec
+                    for place, spec in enumerate(specs)
+                ]
+                if signature_words.computes(network, [_plain(spec) for spec in tried]):
+                    return tuple(tried)
+    return tuple(specs)
+
+
+def with_masks(network: nn.Module, specs: Sequence[TensorSpec], *, name: str) -> tuple[TensorSpec, ...]:
+    """The inputs, of which those of decimal numbers that count as true and false only are tried with 0 and 1.
+
+    Raises `SourceError` for one that was true and false in training, or may have been. Example: attention leaves out
+    what a mask of true and false says, and adds a mask of numbers to its scores. A client that sends 1 and 0 would get
+    an answer, and another one than the network gives.
+    """
+    generator = torch.Generator().manual_seed(0)
+    plain = [_plain(spec) for spec in specs]
+    rows = [torch.randn(each.shape, generator=generator) if each.is_floating_point() else each for each in plain]
+    found = list(specs)
+    for place, spec in enumerate(specs):
+        if spec.dtype != "float32":
+            continue
+        truths = (torch.arange(rows[place].numel()) % 2 == 1).reshape(rows[place].shape)
+
+        def answers(given: torch.Tensor, at: int = place) -> list[torch.Tensor]:
+            return signature_words.answers(network, [*rows[:at], given, *rows[at + 1 :]])
+
+        as_truths, as_numbers = answers(truths), answers(truths.float())
+        if as_truths and not as_numbers:
+            raise SourceError(
+                f"{name} takes {spec.name} as true and false, and numbers are sent: let its forward() begin with "
+                f"{spec.name} = {spec.name}.bool(), or {unsupported.AROUND}"
+            )
+        if as_truths and _finite(as_truths) and not _same(as_truths, as_numbers):
+            raise SourceError(
+                f"{name} answers otherwise where {spec.name} is true and false than where it is 1 and 0, and numbers "
+                f"are sent: let its forward() begin with {spec.name} = {spec.name}.bool() if it was trained with the "
+                f"former, or with {spec.name} = {spec.name}.float() if with numbers"
+            )
+        if _same(as_numbers, answers(truths * 5.0)) and not _same(as_numbers, answers(plain[place])):
+            found[place] = structs.replace(spec, known=(0, 1))
+    return tuple(found)
+
+
+def _finite(tensors: Sequence[torch.Tensor]) -> bool:
+    return all(bool(each.isfinite().all()) for each in tensors)
+
+
+def _same(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> bool:
+    return len(one) == len(other) and all(
+        first.shape == second.shape and torch.allclose(first, second, atol=1e-4)
+        for first, second in zip(one, other, strict=True)
+    )
+
+
+def with_tables(network: nn.Module, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """The inputs with the sizes of the tables that their numbers are places of."""
+    if not _has_tables(network):
+        return tuple(specs)
+    return tuple(_with_tables(network, specs, place) for place in range(len(specs)))
+
+
+def _with_tables(network: nn.Module, specs: Sequence[TensorSpec], place: int) -> TensorSpec:
+    spec = specs[place]
+    if spec.dtype == "float32":
+        return spec
+    sizes = sorted({each.num_embeddings for each in network.modules() if isinstance(each, _TABLES)})
+    rows = [_plain(each) for each in specs]
+    count = math.prod(spec.usual)
+    fixed = FREE not in spec.shape
+
+    def computes(number: int, at: slice) -> bool:
+        row = torch.zeros(count, dtype=getattr(torch, spec.dtype))
+        row[at] = number
+        return signature_words.computes(network, [*rows[:place], row.reshape(1, *spec.usual), *rows[place + 1 :]])
+
+    def size_at(at: slice) -> int:
+        """The size of the table; 0 where numbers are not looked up, or are changed before."""
+        return next((size for size in sizes if computes(size - 1, at) and not computes(size, at)), 0)
+
+    if fixed:
+        step = -(-count // _MOST)
+        found = [size_at(slice(at, at + 1)) for at in range(0, count, step)]
+    else:  # numbers along a free axis are of one kind, and those of the last may be of several
+        step = 1 if spec.shape[-1] == FREE else spec.shape[-1]
+        found = [size_at(slice(at, None, step)) for at in range(step)]
+    if len(set(found)) == 1:
+        return structs.replace(spec, below=found[0])
+    return structs.replace(spec, tables=tuple(found) if fixed and step == 1 else ())
+
+
+_TABLES = (nn.Embedding, nn.EmbeddingBag)
+
+
+def _has_tables(network: nn.Module) -> bool:
+    return any(isinstance(each, _TABLES) for each in network.modules())
+
+
+def _plain(spec: TensorSpec) -> torch.Tensor:
+    return torch.zeros(1, *spec.usual, dtype=getattr(torch, spec.dtype))
