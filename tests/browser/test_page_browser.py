@@ -293,6 +293,18 @@ def locked(site: Site) -> Iterator[Site]:
     site.doorway.token = ""
 
 
+@pytest.mark.parametrize("given", ["“opensesame”", "opensesame\u200b", "open sesame"])
+def test_what_no_header_can_carry_is_no_token(browser: Browser, locked: Site, given: str) -> None:
+    """As it comes out of a chat. It was kept, and from then on no request left the browser."""
+    browser.open(locked.url)
+    browser.find(".sample").click()
+    browser.find("#token").send_keys(given, Keys.ENTER)
+    browser.until(lambda: browser.texts("#access-why")[0].startswith("This is no token: copy it alone"))
+    browser.find("#token").send_keys("opensesame", Keys.ENTER)  # in the place of the other, which is selected
+    assert browser.verdicts(1) == ["Egyptian cat"]
+    browser.run("sessionStorage.clear()")
+
+
 @pytest.mark.long
 def test_a_token_is_asked_for_once_and_never_written_on_the_page(browser: Browser, locked: Site) -> None:
     browser.open(locked.url)

@@ -86,6 +86,22 @@ def test_a_sentence_encoder_is_found_with_all_that_lies_beside_it(sentences: Bun
     assert "divided by their length, as modules.json says" in said
 
 
+def test_a_folder_of_links_is_read_as_the_hub_lays_it(folder: Path, network: torch.nn.Module, tmp_path: Path) -> None:
+    """It was served over numbers: no file lies beside the one that the link leads to."""
+    for number, file in enumerate(sorted(each for each in folder.rglob("*") if each.is_file())):
+        link = tmp_path / "snapshot" / file.relative_to(folder)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "blobs").mkdir(exist_ok=True)
+        shutil.copy(file, tmp_path / "blobs" / str(number))
+        link.symlink_to(tmp_path / "blobs" / str(number))
+    inspected = run_flambeau("inspect", tmp_path / "snapshot" / "model.onnx")
+    assert "of a text, made token ids by tokenizer.json" in inspected.stdout
+    said: list[str] = []
+    pipeline = build(tmp_path / "snapshot" / "model.onnx", said).manifest.pipeline
+    assert isinstance(pipeline, TextConfig)
+    assert (pipeline.most, pipeline.pooling) == (20, "mean")
+
+
 def test_texts_of_unlike_lengths_are_answered_together_as_one_by_one(
     network: torch.nn.Module, server: ServerProcess
 ) -> None:

@@ -98,9 +98,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("name", "args", "config"),
     [
-        ("resnet18", {}, {**UNUSUAL, "input_size": (3, 288, 288)}),
+        pytest.param("resnet18", {}, {**UNUSUAL, "input_size": (3, 288, 288)}, marks=pytest.mark.long),
         ("mobilenetv3_small_050", {"global_pool": "max"}, {**UNUSUAL, "interpolation": "bilinear", "crop_pct": 1.0}),
-        ("vit_tiny_patch16_224", {"img_size": 96, "global_pool": "avg"}, {"mean": (0.5,) * 3, "std": (0.5,) * 3}),
+        pytest.param(
+            "vit_tiny_patch16_224",
+            {"img_size": 96, "global_pool": "avg"},
+            {"mean": (0.5,) * 3, "std": (0.5,) * 3},
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_answers_are_timms_own(
@@ -133,6 +138,7 @@ def test_inspect_says_what_the_build_makes(folder: Path, built: Build) -> None:
     assert lines["serve"] == f"flambeau serve {folder / 'model.safetensors'}"
 
 
+@pytest.mark.long
 def test_another_config_makes_another_build(folder: Path, built: Build, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "net")
     first = built(tmp_path / "net" / "model.safetensors")
@@ -148,6 +154,7 @@ def test_another_config_makes_another_build(folder: Path, built: Build, tmp_path
     assert third.labels() is None
 
 
+@pytest.mark.long
 def test_what_the_user_says_comes_first(folder: Path, built: Build, tmp_path: Path) -> None:
     (tmp_path / "others.txt").write_text("a\nb\nc\n")
     said = {"mean": (0.1, 0.1, 0.1), "crop": 64, "labels": str(tmp_path / "others.txt"), "arch": "resnet18"}
@@ -159,6 +166,7 @@ def test_what_the_user_says_comes_first(folder: Path, built: Build, tmp_path: Pa
     assert bundle.manifest.architecture.registry == "torchvision"  # whose name it is
 
 
+@pytest.mark.long
 def test_links_are_followed_as_the_hub_lays_them(folder: Path, built: Build, tmp_path: Path) -> None:
     """`snapshots/REVISION/model.safetensors` is a link to `blobs/SHA256`, where no other file lies."""
     (tmp_path / "blobs").mkdir()
@@ -181,30 +189,30 @@ def test_without_timm_its_twin_of_torchvision_is_taken(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("members", "told", "way"),
+    ("members", "told"),
     [
-        ({"crop_mode": "squash"}, "crop_mode 'squash'", {"resize": 106, "crop": 96}),
-        ({"crop_mode": "border"}, "--resize 106 --crop 96", None),
-        ({"input_size": [3, 96, 128]}, "images of 96 × 128 pixels", {"crop": 96}),
-        ({"interpolation": "lanczos"}, "write one of these there", None),
-        ({"input_size": [1, 96, 96], "model_args": None}, "images of 1 channels", None),
-        ({"model_args": {"in_chans": 1}}, "timm.create_model('resnet18', in_chans=1)", None),
-        ({"mean": [0.5]}, "mean of 1 numbers for images of 3 channels", None),
-        ({"num_classes": 10}, "a network with 10 classes, and they have 3 classes", None),
-        ({"num_classes": 0}, "a network with no head, and they have 3 classes", None),
-        ({"architecture": "resnet34"}, "timm's resnet34, but the weights do not fill", {"arch": "timm/resnet18"}),
-        ({"architecture": "resnet18x"}, "--arch resnet18 takes", None),
-        ({"model_args": {"act_layer": "gelu"}}, "made with act_layer", None),
-        ({"model_args": {"checkpoint_path": "/etc/passwd"}}, "made with checkpoint_path", None),
-        ({"mean": "0.5"}, "correct it, or remove it", None),
-        ({"std": [0.5, 0, 0.5]}, "correct it, or remove it", None),
-        ({"crop_pct": -1}, "correct it, or remove it", None),
-        ({"input_size": [3, 100000, 100000]}, "correct it, or remove it", None),
-        ({"input_size": [3, 96]}, "correct it, or remove it", None),
+        ({"crop_mode": "squash"}, "crop_mode 'squash'"),
+        ({"crop_mode": "border"}, "--resize 106 --crop 96"),
+        ({"input_size": [3, 96, 128]}, "images of 96 × 128 pixels"),
+        ({"interpolation": "lanczos"}, "write one of these there"),
+        ({"input_size": [1, 96, 96], "model_args": None}, "images of 1 channels"),
+        ({"model_args": {"in_chans": 1}}, "timm.create_model('resnet18', in_chans=1)"),
+        ({"mean": [0.5]}, "mean of 1 numbers for images of 3 channels"),
+        ({"num_classes": 10}, "a network with 10 classes, and they have 3 classes"),
+        ({"num_classes": 0}, "a network with no head, and they have 3 classes"),
+        ({"architecture": "resnet34"}, "timm's resnet34, but the weights do not fill"),
+        ({"architecture": "resnet18x"}, "--arch resnet18 takes"),
+        ({"model_args": {"act_layer": "gelu"}}, "made with act_layer"),
+        ({"model_args": {"checkpoint_path": "/etc/passwd"}}, "made with checkpoint_path"),
+        ({"mean": "0.5"}, "correct it, or remove it"),
+        ({"std": [0.5, 0, 0.5]}, "correct it, or remove it"),
+        ({"crop_pct": -1}, "correct it, or remove it"),
+        ({"input_size": [3, 100000, 100000]}, "correct it, or remove it"),
+        ({"input_size": [3, 96]}, "correct it, or remove it"),
     ],
 )
 def test_what_is_not_done_as_it_says_is_refused_with_a_way(
-    members: dict[str, Any], told: str, way: dict[str, Any] | None, folder: Path, built: Build, tmp_path: Path
+    members: dict[str, Any], told: str, folder: Path, built: Build, tmp_path: Path
 ) -> None:
     shutil.copytree(folder, tmp_path / "net")
     changed(tmp_path / "net", **members)
@@ -214,10 +222,25 @@ def test_what_is_not_done_as_it_says_is_refused_with_a_way(
     inspected = run_flambeau("inspect", tmp_path / "net" / "model.safetensors")
     assert inspected.returncode == 1
     assert told in inspected.stdout + inspected.stderr
-    if way:
-        bundle = built(tmp_path / "net" / "model.safetensors", **way)
-        assert isinstance(bundle.manifest.pipeline, ImageConfig)
-        assert bundle.manifest.pipeline.mean == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("members", "way"),
+    [
+        ({"crop_mode": "squash"}, {"resize": 106, "crop": 96}),
+        ({"input_size": [3, 96, 128]}, {"crop": 96}),
+        ({"architecture": "resnet34"}, {"arch": "timm/resnet18"}),
+    ],
+)
+def test_the_way_that_is_named_leads_on(
+    members: dict[str, Any], way: dict[str, Any], folder: Path, built: Build, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "net")
+    changed(tmp_path / "net", **members)
+    bundle = built(tmp_path / "net" / "model.safetensors", **way)
+    assert isinstance(bundle.manifest.pipeline, ImageConfig)
+    assert bundle.manifest.pipeline.mean == (0.5, 0.5, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -243,6 +266,7 @@ def test_only_timms_own_file_is_read(text: str, told: str | None, folder: Path, 
         assert built(tmp_path / "net" / "model.safetensors").manifest.pipeline == ImageConfig()
 
 
+@pytest.mark.long
 def test_a_file_of_before_there_was_pretrained_cfg_is_read(folder: Path, built: Build, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "net")
     old = {"architecture": "resnet18", "num_classes": 3, "input_size": [3, 64, 64], "mean": [0.5, 0.4, 0.3],
@@ -272,6 +296,7 @@ def test_names_that_do_not_fit_are_not_taken(names: object, told: str, folder: P
         assert not (tmp_path / "bundle" / "labels.json").exists()
 
 
+@pytest.mark.long
 def test_other_weights_in_the_folder_are_not_prepared_by_it(folder: Path, built: Build, notes: list[str]) -> None:
     other = folder / "other.safetensors"
     shutil.copy(folder / "model.safetensors", other)
@@ -288,6 +313,7 @@ def test_the_only_weights_in_the_folder_are_its_own_whatever_they_are_called(fol
     assert "Resize(106, bicubic)" in run_flambeau("inspect", tmp_path / "flowers.safetensors").stdout
 
 
+@pytest.mark.long
 def test_a_model_of_a_repository_is_served_with_it(folder: Path, serve: Serve, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "models" / "flowers" / "3")
     image = photograph("chelsea")

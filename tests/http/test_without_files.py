@@ -44,6 +44,7 @@ def allow_no_more(pid: int) -> tuple[int, int]:
     return resource.prlimit(pid, resource.RLIMIT_NOFILE, (none_left, before[1]))
 
 
+@pytest.mark.long
 def test_encrypted_connections_that_wait_for_a_file_are_a_line_of_the_log(
     serve_anew: Serve, double_py: Path, tmp_path: Path
 ) -> None:

@@ -131,8 +131,9 @@ class ModelTable:
         Raises `RequestError` with code `model_not_found` or `version_not_found`.
         """
         if name is None and not self.default:
+            there = listed(self._models)
             raise RequestError(
-                f"the request names no model, and there is no default one: name one of {listed(self._models)}",
+                f"the request names no model, and there is no default one: name {f'one of {there}' if there else 'it'}",
                 code="model_not_found",
             )
         served = self.named(self.default if name is None else name)

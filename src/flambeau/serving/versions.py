@@ -200,9 +200,9 @@ _MOST_LISTED = 5
 
 def unknown_model(name: str, there: Iterable[str]) -> RequestError:
     """The error for a model that is not served, where these are."""
-    return RequestError(
-        f"there is no model of that name ('{plain(name)}'): name one of {listed(there)}", code="model_not_found"
-    )
+    known = listed(there)
+    told = f"name one of {known}" if known else "none is served"
+    return RequestError(f"there is no model of that name ('{plain(name)}'): {told}", code="model_not_found")
 
 
 def unknown_version(served: ServedModel, number: str) -> RequestError:
@@ -214,7 +214,7 @@ def unknown_version(served: ServedModel, number: str) -> RequestError:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Some of the names, and how many there are beside them."""
+    """Some of the names, and how many there are beside them; empty for none."""
     known = list(names)
     more = f" and {len(known) - _MOST_LISTED} more" if len(known) > _MOST_LISTED else ""
-    return f"{', '.join(known[:_MOST_LISTED])}{more}" if known else "none, for none is served"
+    return f"{', '.join(known[:_MOST_LISTED])}{more}"

@@ -203,9 +203,13 @@ def _tokenizer_for(file: str, options: SourceOptions) -> str | None:
 
 
 def tokenizer_beside(file: Path) -> Path | None:
-    """The `tokenizer.json` in the file's folder, or above it if that is the folder of the graphs."""
-    folder = file.resolve().parent
-    folders = (folder, folder.parent) if folder.name == _GRAPHS else (folder,)
+    """The `tokenizer.json` in the file's folder, or above it if that is the folder of the graphs.
+
+    Before the folder where a link leads: the hub keeps a model as a folder of links to files that lie together with
+    those of all others.
+    """
+    near = (file.absolute().parent, file.resolve().parent)
+    folders = (each for folder in near for each in ((folder, folder.parent) if folder.name == _GRAPHS else (folder,)))
     return next((each / _TOKENIZER for each in folders if (each / _TOKENIZER).is_file()), None)
 
 

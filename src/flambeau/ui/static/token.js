@@ -3,6 +3,7 @@
 import { asSentence } from "./words.js";
 
 const KEY = "flambeau-token";
+const NO_TOKEN = "This is no token: copy it alone, without quotation marks, blanks or signs that cannot be seen.";
 /** @type {Promise<void> | null} while somebody is asked, everybody waits for the one answer */
 let asking = null;
 
@@ -49,17 +50,21 @@ function askFor(why) {
   form.hidden = false;
   field.focus();
   return new Promise((given) => {
-    form.addEventListener(
-      "submit",
-      (event) => {
-        event.preventDefault();
-        sessionStorage.setItem(KEY, field.value.trim());
-        field.value = "";
-        form.hidden = true;
-        document.dispatchEvent(new Event("token"));
-        given();
-      },
-      { once: true },
-    );
+    const take = (event) => {
+      event.preventDefault();
+      const token = field.value.trim();
+      if (!/^[!-~]+$/.test(token)) { // no header can carry it: no request would leave the browser any more
+        form.querySelector("#access-why").textContent = NO_TOKEN;
+        field.select();
+        return;
+      }
+      form.removeEventListener("submit", take);
+      sessionStorage.setItem(KEY, token);
+      field.value = "";
+      form.hidden = true;
+      document.dispatchEvent(new Event("token"));
+      given();
+    };
+    form.addEventListener("submit", take);
   });
 }
