@@ -44,7 +44,7 @@ test-long: $(VENV)/.installed-test
 	$(PYTEST) -m "long and $(SHORT)" $(TEST_ARGS)
 
 test-quick: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -m quick -n $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest -q -m "quick and not long" -n $(TEST_PROCESSES) --dist loadfile
 
 test-slow: $(VENV)/.installed-slow
 	$(BIN)/python -m pytest -m "not deploy and not cluster and not torchserve"

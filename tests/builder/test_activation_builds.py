@@ -22,7 +22,7 @@ from flambeau.pipelines import image
 from flambeau.types import Classification, Embedding, MultiLabel, Regression
 from tests.support.photographs import encoded, photograph
 from tests.support.server import Serve
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 
 pytestmark = [pytest.mark.usefixtures("warm_builds"), pytest.mark.timeout(300)]  # they build, on a busy machine
 
@@ -75,8 +75,8 @@ def resnet(outputs: int | None) -> nn.Module:
 def test_one_output_is_never_a_softmax(tmp_path: Path) -> None:
     """W1: by path and by inspect, with the ways out, and nothing is written."""
     torch.save(resnet(1).state_dict(), tmp_path / "binary.pth")
-    refused = run_flambeau("build", tmp_path / "binary.pth", "-o", tmp_path / "never")
-    shown = run_flambeau("inspect", tmp_path / "binary.pth").stdout
+    refused = run_with_torch("build", tmp_path / "binary.pth", "-o", tmp_path / "never")
+    shown = run_with_torch("inspect", tmp_path / "binary.pth").stdout
     assert refused.returncode == 1
     assert not (tmp_path / "never").exists()
     for text in (refused.stderr, shown):
@@ -119,7 +119,7 @@ def test_the_softmax_over_a_checkpoint_is_said_and_can_be_declined(
     """W4: a plain ResNet-18 with five outputs, trained with BCEWithLogitsLoss."""
     network = resnet(5)
     torch.save(network.state_dict(), tmp_path / "findings.pth")
-    shown = run_flambeau("inspect", tmp_path / "findings.pth").stdout
+    shown = run_with_torch("inspect", tmp_path / "findings.pth").stdout
     assert "softmax" in shown
     assert "--task multi-label" in shown
     made = built(tmp_path / "findings.pth", task="multi-label")
@@ -127,7 +127,7 @@ def test_the_softmax_over_a_checkpoint_is_said_and_can_be_declined(
     assert isinstance(found, MultiLabel)
     expected = torch.sigmoid(scores(network, cat, ImageConfig()))
     assert found.scores == pytest.approx(expected.tolist(), abs=1e-5)
-    of_bundle = run_flambeau("inspect", made.path).stdout
+    of_bundle = run_with_torch("inspect", made.path).stdout
     assert "multi-label" in of_bundle
     assert "sigmoid, applied by Flambeau" in of_bundle
 
@@ -191,7 +191,7 @@ def test_the_weights_of_a_body_without_its_head_make_features(
     """W5: a state dict of `fc = nn.Identity()` lacks the head's keys, and no more."""
     network = resnet(None)
     torch.save(network.state_dict(), tmp_path / "body.pth")
-    shown = run_flambeau("inspect", tmp_path / "body.pth").stdout
+    shown = run_with_torch("inspect", tmp_path / "body.pth").stdout
     assert "embedding" in shown
     made = built(tmp_path / "body.pth")
     assert made.manifest.task == "embedding"
@@ -212,7 +212,7 @@ def test_an_answer_does_not_depend_on_strangers(
     made = built(file, **options)
     assert made.manifest.one_row is not None
     assert engine == "eager" or any("one row at a time" in note for note in notes)  # the second time it is found built
-    assert "one row" in run_flambeau("inspect", made.path).stdout
+    assert "one row" in run_with_torch("inspect", made.path).stdout
     flags = ("--allow-code", "--engine", engine, "--replicas", 1, "--max-queue-delay-ms", 20)
     with serve(made.path, *flags) as server, ThreadPoolExecutor(8) as pool:
         posted = [each for _ in range(8) for each in pictures]
@@ -229,7 +229,7 @@ def test_networks_that_would_never_start_are_refused_when_they_are_built(tmp_pat
     """U10: the true sentence, and no bundle is left."""
     _, file, options = own(name, tmp_path)
     flags = ("--arch", options["arch"], "--allow-code", "--crop", SIDE)
-    refused = run_flambeau("build", file, *flags, "-o", tmp_path / "never")
+    refused = run_with_torch("build", file, *flags, "-o", tmp_path / "never")
     assert refused.returncode == 1
     assert says in refused.stderr
     assert "build it again" not in refused.stderr
@@ -302,7 +302,7 @@ def test_an_onnx_graph_tells_what_it_ends_in(
     assert isinstance(found, MultiLabel if last == "Sigmoid" else Classification)
     numbers = found.scores if isinstance(found, MultiLabel) else found.probabilities
     assert numbers == pytest.approx(expected(logits(cat)).tolist(), abs=1e-5)
-    shown = json.loads(run_flambeau("inspect", tmp_path / "head.onnx", "--json").stdout)
+    shown = json.loads(run_with_torch("inspect", tmp_path / "head.onnx", "--json").stdout)
     assert ends in shown["report"]["facts"]["ends in"]
 
 

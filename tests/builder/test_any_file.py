@@ -22,7 +22,7 @@ from flambeau.bundle.storage import Bundle, ImageConfig
 from flambeau.errors import CodeNotAllowed, SourceError
 from tests.support.photographs import encoded, photograph
 from tests.support.server import Serve
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 
 pytestmark = pytest.mark.usefixtures("warm_builds")
 
@@ -352,7 +352,7 @@ def test_where_none_fits_the_nearest_is_named_with_its_differences(tmp_path: Pat
     state["features.99.weight"] = torch.zeros(2)
     del state["features.0.bias"]
     torch.save(state, tmp_path / "odd.pth")
-    done = run_flambeau("serve", tmp_path / "odd.pth", "--port", 0)
+    done = run_with_torch("serve", tmp_path / "odd.pth", "--port", 0)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert "squeezenet1_1: 1 missing (features.0.bias); 1 unexpected (features.99.weight)" in last
@@ -384,7 +384,7 @@ def test_reading_a_large_file_shows_how_far_it_is(tmp_path: Path) -> None:
     """Over 64 MB the bar of the first step moves."""
     state = {f"{index}.weight": torch.zeros(2048, 2048) for index in range(5)}
     torch.save({"layers": state}, tmp_path / "large.pth")
-    done = run_flambeau("build", tmp_path / "large.pth", "-o", tmp_path / "never")
+    done = run_with_torch("build", tmp_path / "large.pth", "-o", tmp_path / "never")
     assert "50%" in done.stderr
     assert "100%" in done.stderr
     assert done.stderr.startswith("[1/5] reading the weights of large ...")

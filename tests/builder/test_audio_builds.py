@@ -19,7 +19,7 @@ from flambeau.settings.source import SourceOptions
 from flambeau.sources import build_cache
 from tests.networks.sound_nets import Bands, Pitch
 from tests.support.server import Serve, ServerProcess, answer_examples
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 from tests.unit.test_audio_pipeline import RATE, tone, written
 
 pytestmark = pytest.mark.usefixtures("warm_builds")
@@ -102,7 +102,7 @@ def test_other_protocols_and_tables_take_sound_too(server: ServerProcess, made: 
     (tmp_path / "sounds").mkdir()
     (tmp_path / "sounds" / "a.wav").write_bytes(data)
     (tmp_path / "sounds" / "b.txt").write_text("passed over")
-    done = run_flambeau("predict", made.path, tmp_path / "sounds")
+    done = run_with_torch("predict", made.path, tmp_path / "sounds")
     assert (done.returncode, '"class_name":"high"' in done.stdout) == (0, True), done.stderr
 
 

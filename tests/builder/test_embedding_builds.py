@@ -23,7 +23,7 @@ from tests.support.checkpoints import Case
 from tests.support.photographs import encoded, photograph
 from tests.support.server import Serve, ServerProcess
 from tests.support.task_models import Made
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("warm_builds")]
 
@@ -133,7 +133,7 @@ def test_kserve_names_the_output(server: ServerProcess, cat: bytes) -> None:
 
 def test_tables_have_a_column_of_vectors(made: Bundle, tmp_path: Path, cat: bytes) -> None:
     (tmp_path / "cat.png").write_bytes(cat)
-    done = run_flambeau("predict", made.path, tmp_path / "cat.png", "-o", tmp_path / "vectors.parquet")
+    done = run_with_torch("predict", made.path, tmp_path / "cat.png", "-o", tmp_path / "vectors.parquet")
     assert done.returncode == 0, done.stderr
     table = pyarrow.parquet.read_table(tmp_path / "vectors.parquet")
     assert table.schema.field("embedding").type == pyarrow.list_(pyarrow.float32())
@@ -178,6 +178,6 @@ def test_a_golden_sample_that_turned_ends_the_start(made: Bundle, tmp_path: Path
     manifest = json.loads((folder / storage.MANIFEST).read_text())
     manifest["members"][storage.SAMPLE_OUTPUTS] = storage.sha256_of(folder / storage.SAMPLE_OUTPUTS)
     (folder / storage.MANIFEST).write_text(json.dumps(manifest))
-    done = run_flambeau("predict", folder, tmp_path)
+    done = run_with_torch("predict", folder, tmp_path)
     assert done.returncode != 0
     assert "apart (tolerance 1e-03)" in done.stderr

@@ -32,7 +32,7 @@ from flambeau.sources import build_cache, request
 from flambeau.system import machine
 from flambeau.types import TensorSpec
 from tests.support.photographs import encoded, photograph
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 
 NEEDS_OPENVINO = pytest.mark.skipif(not find_spec("openvino"), reason="`make test-slow` installs OpenVINO")
 OPENVINO = pytest.param("openvino", marks=NEEDS_OPENVINO)
@@ -261,7 +261,7 @@ def test_a_bundle_that_keeps_figures_is_told_for_a_bundle(copied: Bundle) -> Non
     """They are kept by the size of the batch, and JSON has no numbers for keys."""
     figures = Trials("a processor", 1, "the fastest", (Trial("eager", ms={1: 2.0, 8: 12.0}),))
     storage.write_manifest(copied.path, msgspec.structs.replace(copied.manifest, trials=figures))
-    assert "bundle of flambeau build" in run_flambeau("inspect", copied.path).stdout
+    assert "bundle of flambeau build" in run_with_torch("inspect", copied.path).stdout
 
 
 @NEEDS_OPENVINO

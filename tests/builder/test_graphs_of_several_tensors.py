@@ -15,7 +15,7 @@ from flambeau.errors import RequestError, SourceError
 from flambeau.types import TensorSpec
 from tests.support import tensor_bundles
 from tests.support.tensor_bundles import save, unlike
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 
 pytestmark = [pytest.mark.usefixtures("warm_builds"), pytest.mark.timeout(600)]
 
@@ -74,7 +74,7 @@ def test_a_state_with_its_layers_first_goes_in_and_comes_out_by_rows(
     outputs = {"y": [batch], "stateN": [None, None, None]}
     weights = {"rate": np.array(16000), "zero": np.array([0]), "axis": np.array([1])}
     file = save(tmp_path / "stream.onnx", nodes, inputs, outputs, **weights)
-    assert "serve         flambeau serve" in run_flambeau("inspect", file).stdout
+    assert "serve         flambeau serve" in run_with_torch("inspect", file).stdout
     bundle = built(file)
     assert bundle.manifest.inputs[1:] == (
         TensorSpec("state", "float32", (2, 3)), TensorSpec("sr", "int64", (), known=(16000,)),

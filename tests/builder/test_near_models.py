@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from flambeau import checkpoints
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 
 
 def network() -> nn.Sequential:
@@ -22,7 +22,7 @@ def network() -> nn.Sequential:
 
 def both(file: Path) -> str:
     """What inspect and serve say of a file, which is the same, with the exit code of a refusal."""
-    looked, served = run_flambeau("inspect", file), run_flambeau("serve", file, "--port", 0)
+    looked, served = run_with_torch("inspect", file), run_with_torch("serve", file, "--port", 0)
     assert (looked.returncode, served.returncode) == (1, 1)
     report = checkpoints.examine(file)
     assert report.verdict == "refused"

@@ -13,7 +13,7 @@ from flambeau.bundle.storage import Bundle
 from flambeau.errors import RequestError, SourceError
 from tests.networks import number_nets
 from tests.support.number_networks import answers, saved
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 
 pytestmark = pytest.mark.usefixtures("warm_builds")
 
@@ -195,8 +195,8 @@ def test_a_line_of_csv_is_not_for_several_inputs(built: Callable[..., Bundle], c
     _, given = saved(tmp_path, "Rating")
     made = built(**given, input_shape={"user": (), "item": (), "known": (2,)})
     (tmp_path / "in.csv").write_text("user,item,known\n1,2,3\n")
-    done = run_flambeau("predict", made.path, tmp_path / "in.csv")
+    done = run_with_torch("predict", made.path, tmp_path / "in.csv")
     assert done.returncode == 1
     assert "takes user, item, known by their names, and a line of CSV is one list of numbers: give it" in done.stderr
     (tmp_path / "in.jsonl").write_text('{"user": 1, "item": 2, "known": [3, 4]}\n')
-    assert run_flambeau("predict", made.path, tmp_path / "in.jsonl").returncode == 0
+    assert run_with_torch("predict", made.path, tmp_path / "in.jsonl").returncode == 0

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from flambeau.bundle import storage
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 
 pytestmark = pytest.mark.timeout(300)  # they build, and the machine may have other work
 
@@ -31,7 +31,7 @@ def graph(file: Path, nodes: list[onnx.NodeProto], outputs: list[onnx.ValueInfoP
 
 def refused(file: Path, *arguments: object) -> str:
     """What `flambeau build` says when it refuses."""
-    ended = run_flambeau("build", file, *arguments, "-o", file.parent / "bundle")
+    ended = run_with_torch("build", file, *arguments, "-o", file.parent / "bundle")
     assert ended.returncode == 1, ended.stdout + ended.stderr
     assert "failed unexpectedly" not in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -62,7 +62,7 @@ def test_a_small_output_beside_large_ones_may_depend_on_strangers_too_w6(tmp_pat
     ]
     answer = helper.make_tensor_value_info("z", TensorProto.FLOAT, ["rows", 3])
     file = graph(tmp_path / "mixed.onnx", nodes, [answer], rows="rows")
-    ended = run_flambeau("build", file, "-o", tmp_path / "bundle")
+    ended = run_with_torch("build", file, "-o", tmp_path / "bundle")
     assert ended.returncode == 0, ended.stderr
     assert "is given one row at a time" in ended.stderr
     assert storage.read(tmp_path / "bundle").manifest.one_row is not None

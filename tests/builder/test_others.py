@@ -23,7 +23,7 @@ from flambeau.sources.inspection import inspect
 from tests.support.checkpoints import described
 from tests.support.corpus_images import prefixed
 from tests.support.corpus_numbers import write_onnx
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 
 LINE = nn.Linear(4, 3)
 
@@ -219,13 +219,13 @@ def test_inspect_fails_where_serve_would(tmp_path: Path) -> None:
     torch.save(corpus_nets.Digits().state_dict(), tmp_path / "mnist.pth")
     write_onnx(tmp_path / "four.onnx", [], {"a": [4, 4]}, {"a": [4, 4]}, {})
     for name in ("bare.pth", "optimiser.pth", "mnist.pth", "four.onnx"):
-        done = run_flambeau("inspect", tmp_path / name)
+        done = run_with_torch("inspect", tmp_path / name)
         assert done.returncode == 1, done.stdout
         assert "\nto do" in done.stdout
         assert "flambeau serve " + str(tmp_path) not in done.stdout
-    assert "2 tensors without names" in run_flambeau("inspect", tmp_path / "bare.pth").stdout
+    assert "2 tensors without names" in run_with_torch("inspect", tmp_path / "bare.pth").stdout
     torch.save(LINE.state_dict(), tmp_path / "line.pth")
-    assert run_flambeau("inspect", tmp_path / "line.pth").returncode == 0
+    assert run_with_torch("inspect", tmp_path / "line.pth").returncode == 0
 
 
 def test_quantised_weights_are_refused_with_the_way_to_floats(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import soundfile
 from tests.support import ROOT
 from tests.support.documents import blocks_of
 from tests.support.server import FLAMBEAU, ServerProcess, started
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -114,13 +114,13 @@ def test_its_graphs_of_other_exporters_are_served_by_path_alone(folder: Path, si
     """With words for the axes, without the rate, made for one row, and over a sequence."""
     for name in ("silero_vad_16k_op15", "silero_vad_half", "silero_vad_op18_ifless", "silero_vad_openvino_16k",
                  "silero_vad_16k_sequence"):  # fmt: skip
-        done = run_flambeau("build", silero / f"{name}.onnx", "-o", folder / name)
+        done = run_with_torch("build", silero / f"{name}.onnx", "-o", folder / name)
         assert done.returncode == 0, done.stderr
-        assert run_flambeau("inspect", silero / f"{name}.onnx").returncode == 0
+        assert run_with_torch("inspect", silero / f"{name}.onnx").returncode == 0
 
 
 def test_a_script_that_keeps_its_state_is_refused_with_a_way(silero: Path) -> None:
-    done = run_flambeau("build", silero / "silero_vad.jit", "--allow-code", "-o", silero / "jit")
+    done = run_with_torch("build", silero / "silero_vad.jit", "--allow-code", "-o", silero / "jit")
     assert "VADRNNJITMerge takes sr as int, and tensors are served: a PythonModel of your own serves it" in done.stderr
 
 

@@ -17,7 +17,7 @@ from flambeau.tasks import TaskName
 from flambeau.types import Classification, Label, Scored, Tensors, TensorSpec, Value
 from tests.support.golden import INPUT, OUTPUT, collected, golden_folder, python_bundle
 from tests.support.photographs import encoded
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 
 # What a folder of samples may hold
 
@@ -93,7 +93,7 @@ def test_the_command_ends_when_an_expectation_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text("import torch\n\n\ndef net():\n    return torch.nn.Linear(2, 1)\n")
     save_file({"weight": np.ones((1, 2), np.float32), "bias": np.zeros(1, np.float32)}, tmp_path / "net.safetensors")
     golden = golden_folder(tmp_path / "golden", {"sum.json": {"input": [2, 3], "output": [6]}})
-    done = run_flambeau(
+    done = run_with_torch(
         "build", tmp_path / "net.safetensors", "--arch", f"{tmp_path / 'net.py'}:net", "--allow-code",
         "--samples", golden, "-o", tmp_path / "out",
     )  # fmt: skip

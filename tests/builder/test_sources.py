@@ -28,7 +28,7 @@ from flambeau.sources import build_cache
 from flambeau.sources.request import Note
 from flambeau.system import staging
 from tests.support.scaled_graph import answered, scaled
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 
 Change = Callable[[], None]
 
@@ -327,13 +327,13 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_told_as_what_it_is_a19(disk: Path) -> None:
-    done = run_flambeau("build", "default", "-o", disk / "out")
+    done = run_with_torch("build", "default", "-o", disk / "out")
     assert done.returncode == 1
     assert f"{disk} has no space left for the bundle" in done.stderr.strip().splitlines()[-1]
 
 
 def test_a_cache_on_a_full_disk_is_told_as_what_it_is_a19(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLAMBEAU_CACHE", str(disk))
-    done = run_flambeau("serve", "default", "--port", 0)
+    done = run_with_torch("serve", "default", "--port", 0)
     assert done.returncode == 1
     assert "has no space left for the bundle" in done.stderr.strip().splitlines()[-1]

@@ -23,7 +23,7 @@ from tests.networks.text_nets import Bag, Recurrent
 from tests.support import text_models
 from tests.support.server import Serve, ServerProcess, answer_examples
 from tests.support.text_models import VOCABULARY, embedded, encoder, seeded, tokenizer_json, tokens
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 
 pytestmark = pytest.mark.usefixtures("warm_builds")
 
@@ -94,7 +94,7 @@ def test_a_folder_of_links_is_read_as_the_hub_lays_it(folder: Path, network: tor
         (tmp_path / "blobs").mkdir(exist_ok=True)
         shutil.copy(file, tmp_path / "blobs" / str(number))
         link.symlink_to(tmp_path / "blobs" / str(number))
-    inspected = run_flambeau("inspect", tmp_path / "snapshot" / "model.onnx")
+    inspected = run_with_torch("inspect", tmp_path / "snapshot" / "model.onnx")
     assert "of a text, made token ids by tokenizer.json" in inspected.stdout
     said: list[str] = []
     pipeline = build(tmp_path / "snapshot" / "model.onnx", said).manifest.pipeline
@@ -179,7 +179,7 @@ def test_tables_of_texts_become_tables_of_vectors(network: torch.nn.Module, sent
     with (tmp_path / "texts.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerows([["id", "text"], *([str(place), text] for place, text in enumerate((*TEXTS, "")))])
-    done = run_flambeau("predict", sentences.path, tmp_path / "texts.csv", "-o", tmp_path / "found.jsonl")
+    done = run_with_torch("predict", sentences.path, tmp_path / "texts.csv", "-o", tmp_path / "found.jsonl")
     assert done.returncode == 3, done.stderr
     rows = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
     assert (

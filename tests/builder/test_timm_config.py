@@ -21,7 +21,7 @@ from flambeau.checkpoints import choose, examine, timm_config
 from flambeau.errors import SourceError
 from tests.support.photographs import encoded, photograph
 from tests.support.server import Serve
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 
 pytestmark = pytest.mark.usefixtures("warm_builds")
 
@@ -122,14 +122,14 @@ def test_answers_are_timms_own(
     told = "\n".join(notes)
     assert f"config.json beside the weights says that they are those of timm's {name}" in told
     assert f"images are prepared with {bundle.manifest.pipeline}, as config.json beside the weights says" in told
-    assert f"{bundle.manifest.pipeline}\n" in run_flambeau("inspect", tmp_path / "net" / "pytorch_model.bin").stdout
+    assert f"{bundle.manifest.pipeline}\n" in run_with_torch("inspect", tmp_path / "net" / "pytorch_model.bin").stdout
 
 
 def test_inspect_says_what_the_build_makes(folder: Path, built: Build) -> None:
     pipeline = built(folder / "model.safetensors").manifest.pipeline
     assert isinstance(pipeline, ImageConfig)
     assert (pipeline.resize, pipeline.crop, pipeline.interpolation) == (106, 96, "bicubic")
-    done = run_flambeau("inspect", folder / "model.safetensors")
+    done = run_with_torch("inspect", folder / "model.safetensors")
     lines = {line[:14].strip(): line[14:] for line in done.stdout.splitlines()}
     assert lines["architecture"] == "resnet18"
     assert lines["classes"] == "3: rose, lily, fern"
@@ -219,7 +219,7 @@ def test_what_is_not_done_as_it_says_is_refused_with_a_way(
     with pytest.raises(SourceError) as refused:
         built(tmp_path / "net" / "model.safetensors")
     assert told in str(refused.value)
-    inspected = run_flambeau("inspect", tmp_path / "net" / "model.safetensors")
+    inspected = run_with_torch("inspect", tmp_path / "net" / "model.safetensors")
     assert inspected.returncode == 1
     assert told in inspected.stdout + inspected.stderr
 
@@ -287,11 +287,11 @@ def test_a_file_of_before_there_was_pretrained_cfg_is_read(folder: Path, built: 
 def test_names_that_do_not_fit_are_not_taken(names: object, told: str, folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "net")
     changed(tmp_path / "net", label_names=names)
-    inspected = run_flambeau("inspect", tmp_path / "net" / "model.safetensors")
+    inspected = run_with_torch("inspect", tmp_path / "net" / "model.safetensors")
     assert told in inspected.stdout
     assert inspected.stdout.rstrip().endswith("--labels FILE")
     if isinstance(names, list):
-        built = run_flambeau("build", tmp_path / "net" / "model.safetensors", "-o", tmp_path / "bundle")
+        built = run_with_torch("build", tmp_path / "net" / "model.safetensors", "-o", tmp_path / "bundle")
         assert told in built.stderr
         assert not (tmp_path / "bundle" / "labels.json").exists()
 
@@ -303,14 +303,14 @@ def test_other_weights_in_the_folder_are_not_prepared_by_it(folder: Path, built:
     assert built(other).manifest.pipeline == ImageConfig()
     told = "config.json in the folder, as timm writes it, is not read"
     assert told in "\n".join(notes)
-    assert told in run_flambeau("inspect", other).stdout
+    assert told in run_with_torch("inspect", other).stdout
     other.unlink()
 
 
 def test_the_only_weights_in_the_folder_are_its_own_whatever_they_are_called(folder: Path, tmp_path: Path) -> None:
     shutil.copy(folder / "model.safetensors", tmp_path / "flowers.safetensors")
     shutil.copy(folder / "config.json", tmp_path)
-    assert "Resize(106, bicubic)" in run_flambeau("inspect", tmp_path / "flowers.safetensors").stdout
+    assert "Resize(106, bicubic)" in run_with_torch("inspect", tmp_path / "flowers.safetensors").stdout
 
 
 @pytest.mark.long

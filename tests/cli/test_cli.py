@@ -18,7 +18,7 @@ from flambeau.bundle import storage
 from flambeau.bundle.storage import Bundle
 from tests.support.photographs import encoded, photograph
 from tests.support.server import FLAMBEAU, Serve, free_port
-from tests.support.warm import open_before, run_flambeau
+from tests.support.warm import open_before, run_with_torch
 
 NET = """
 from torch import nn
@@ -191,13 +191,13 @@ def test_an_own_network_is_served_by_eager_pytorch_too(serve: Serve, folder: Pat
 
 def test_arch_args_reach_the_constructor(folder: Path, tmp_path: Path) -> None:
     arguments = ("net.pth", "--arch", "net.py:Net", "--allow-code", "--arch-args", '{"hidden": 9}')
-    done = run_flambeau("build", *arguments, "-o", tmp_path / "out", cwd=folder)
+    done = run_with_torch("build", *arguments, "-o", tmp_path / "out", cwd=folder)
     assert done.returncode == 1
     assert "layers.0.weight is (8, 4) in the file and (9, 4) in Net" in done.stderr
 
 
 def test_a_built_bundle_can_be_carried_elsewhere_and_served(serve: Serve, folder: Path, tmp_path: Path) -> None:
-    done = run_flambeau(
+    done = run_with_torch(
         "build", "resnet18", "--weights", folder / "resnet18.pth", "--labels", folder / "names.txt",
         "--threshold", "0.9", "-o", tmp_path / "first",
     )  # fmt: skip
@@ -216,9 +216,9 @@ def test_a_built_bundle_can_be_carried_elsewhere_and_served(serve: Serve, folder
 
 @pytest.mark.long
 def test_a_python_bundle_asks_again_for_allow_code(serve: Serve, double_py: Path, tmp_path: Path) -> None:
-    done = run_flambeau("build", f"{double_py}:Double", "--allow-code", "-o", tmp_path / "double")
+    done = run_with_torch("build", f"{double_py}:Double", "--allow-code", "-o", tmp_path / "double")
     assert done.returncode == 0, done.stderr
-    refused = run_flambeau("serve", tmp_path / "double")
+    refused = run_with_torch("serve", tmp_path / "double")
     assert refused.returncode == 78
     assert "--allow-code" in refused.stderr
     with serve(tmp_path / "double", "--allow-code") as server:
@@ -227,7 +227,7 @@ def test_a_python_bundle_asks_again_for_allow_code(serve: Serve, double_py: Path
 
 def test_an_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("mine")
-    done = run_flambeau("build", "-o", tmp_path)
+    done = run_with_torch("build", "-o", tmp_path)
     assert done.returncode == 1
     assert "is not empty" in done.stderr
     assert (tmp_path / "precious").read_text() == "mine"
@@ -271,7 +271,7 @@ def test_what_cannot_be_served_is_told_in_one_line(
 ) -> None:
     """F-22: exit code, one line with the remedy, no traceback."""
     shutil.copy(double_py, folder / "double.py")
-    done = run_flambeau("serve", *arguments, *([] if "--port" in arguments else ["--port", 0]), cwd=folder)
+    done = run_with_torch("serve", *arguments, *([] if "--port" in arguments else ["--port", 0]), cwd=folder)
     assert done.returncode == code, done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("flambeau: ")
@@ -290,7 +290,7 @@ def test_pretrained_weights_that_cannot_be_fetched_name_the_remedy(tmp_path: Pat
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        done = run_flambeau("serve", "squeezenet1_1", "--port", 0)
+        done = run_with_torch("serve", "squeezenet1_1", "--port", 0)
     assert done.returncode == 1
     assert "name it with --weights" in done.stderr.splitlines()[-1]
 
@@ -300,7 +300,7 @@ def test_a_changed_bundle_is_refused(folder: Path, tmp_path: Path, default_bundl
     shutil.copytree(default_bundle.path, copy)
     labels = copy / "labels.json"
     labels.write_text(labels.read_text().replace("Egyptian_cat", "Egyptian_dog"))
-    done = run_flambeau("serve", copy, "--port", 0)
+    done = run_with_torch("serve", copy, "--port", 0)
     assert done.returncode == 1
     assert "labels.json" in done.stderr
     assert "was changed since it was built" in done.stderr
@@ -315,19 +315,19 @@ def test_weights_that_carry_code_are_refused_without_running_it(tmp_path: Path) 
             return (Path.touch, (canary,))
 
     torch.save({"fc.weight": torch.ones(1), "trap": Trap()}, tmp_path / "trap.pth")
-    done = run_flambeau("serve", "resnet18", "--weights", tmp_path / "trap.pth", "--port", 0)
+    done = run_with_torch("serve", "resnet18", "--weights", tmp_path / "trap.pth", "--port", 0)
     assert done.returncode == 1
     assert "names builtins.getattr, which could" in done.stderr
     assert not canary.exists()
 
 
 def test_help_teaches() -> None:
-    top = run_flambeau("--help").stdout
+    top = run_with_torch("--help").stdout
     assert "flambeau serve double.py:Double --allow-code" in top
-    serve_help = run_flambeau("serve", "--help").stdout
+    serve_help = run_with_torch("serve", "--help").stdout
     for flag in ("--host", "--threshold", "--weights", "--labels", "--device", "--engine", "--allow-code"):
         assert flag in serve_help
-    assert run_flambeau("serve", "--no-such-flag").returncode == 2
+    assert run_with_torch("serve", "--no-such-flag").returncode == 2
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ def test_help_teaches() -> None:
 )
 def test_an_option_without_effect_is_refused(folder: Path, double_py: Path, arguments: list[str], option: str) -> None:
     shutil.copy(double_py, folder / "double.py")
-    done = run_flambeau("serve", *arguments, "--port", 0, cwd=folder)
+    done = run_with_torch("serve", *arguments, "--port", 0, cwd=folder)
     assert done.returncode == 1
     assert f"{option} " in done.stderr.splitlines()[-1]
 

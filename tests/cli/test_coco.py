@@ -12,7 +12,7 @@ from flambeau.bundle.storage import Bundle
 from tests.http.test_detection import BLACK, DARK, WHITE
 from tests.support import detector_bundles, segmenter_bundles
 from tests.support.detector_bundles import CLASSES, KINDS, MOST, NAMES, STRENGTHS, TABLE
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 
 TASKS = tuple(KINDS)
 IDS = {"cat": 17, "dog": 18}  # COCO's own
@@ -50,7 +50,7 @@ def loaded(file: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("task", TASKS)
 def test_what_a_detector_finds_is_written_as_cocos_results(pictures: Path, tmp_path: Path, task: str) -> None:
     model, file = detector_bundles.detector(tmp_path / "model", task=task), tmp_path / "found.json"
-    done = run_flambeau("predict", model.path, pictures, "-o", file, "--threshold", "0.9")
+    done = run_with_torch("predict", model.path, pictures, "-o", file, "--threshold", "0.9")
     assert done.returncode == 0, done.stderr
     assert "image_id counts the inputs from 1; category_id is COCO's own, 1 to 90; " in done.stderr
     found, most = loaded(file), int((STRENGTHS >= 0.9).sum())
@@ -63,7 +63,7 @@ def test_what_a_detector_finds_is_written_as_cocos_results(pictures: Path, tmp_p
     listed = json.loads((tmp_path / "found.images.json").read_text())
     assert [Path(each["file_name"]).name for each in listed["images"]] == ["a.png", "b.png", "c.png"]
     assert {each["name"]: each["id"] for each in listed["categories"]} == IDS
-    told = run_flambeau("predict", model.path, pictures, "--format", "jsonl", "--threshold", "0.9").stdout
+    told = run_with_torch("predict", model.path, pictures, "--format", "jsonl", "--threshold", "0.9").stdout
     row = json.loads(told.splitlines()[2])
     if task == "instance-segmentation":
         assert [each["segmentation"]["counts"] for each in found[1:]] == row["masks"]
@@ -73,7 +73,7 @@ def test_what_a_detector_finds_is_written_as_cocos_results(pictures: Path, tmp_p
     if task == "keypoint-detection":
         ours = [[number for x, y, _ in each for number in (x, y, 1)] for each in row["keypoints"]]
         assert [each["keypoints"] for each in found[1:]] == ours
-    again = run_flambeau("predict", model.path, pictures, "-o", file, "--threshold", "0.9")
+    again = run_with_torch("predict", model.path, pictures, "-o", file, "--threshold", "0.9")
     assert "found.json is complete: 3 rows, 0 errors" in again.stderr
 
 
@@ -85,7 +85,7 @@ def test_pycocotools_loads_and_evaluates_the_results(pictures: Path, tmp_path: P
     coco = pytest.importorskip("pycocotools.coco", reason="pycocotools is not installed")
     cocoeval = pytest.importorskip("pycocotools.cocoeval")
     model, file = detector_bundles.detector(tmp_path / "model", task=task), tmp_path / "found.json"
-    run_flambeau("predict", model.path, pictures, "-o", file, "--threshold", "0.97")
+    run_with_torch("predict", model.path, pictures, "-o", file, "--threshold", "0.97")
     truth = json.loads(file.with_suffix(".images.json").read_text())
     for number, each in enumerate(json.loads(file.read_text()), 1):
         area = each["bbox"][2] * each["bbox"][3]
@@ -115,7 +115,7 @@ def test_ids_are_those_of_a_file_of_annotations(bundle: Bundle, pictures: Path, 
     (tmp_path / "truth.json").write_text(json.dumps(given))
     command = ("predict", bundle.path, pictures, "-o", tmp_path / "found.json", "--coco-annotations",
                tmp_path / "truth.json")  # fmt: skip
-    done = run_flambeau(*command)
+    done = run_with_torch(*command)
     assert done.returncode == 3
     assert "3 rows, 1 error" in done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
@@ -125,7 +125,7 @@ def test_ids_are_those_of_a_file_of_annotations(bundle: Bundle, pictures: Path, 
     assert listed["images"][0]["error"] == "the file of --coco-annotations has no image of this name"
     given["categories"] = [{"id": 3, "name": "cat"}]
     (tmp_path / "truth.json").write_text(json.dumps(given))
-    done = run_flambeau(*command, "--overwrite")
+    done = run_with_torch(*command, "--overwrite")
     assert done.returncode == 78
     assert "has no category 'dog', which is a class of the model" in done.stderr
 
@@ -140,7 +140,7 @@ def test_ids_that_are_not_certain_are_refused(bundle: Bundle, pictures: Path, tm
     images = [{"id": 900, "file_name": "b.png"}, {"id": 7, "file_name": str(pictures / "c.png")}]
     truth.write_text(json.dumps({"images": images, "categories": categories}))
     command = ("predict", bundle.path, pictures, "-o", file, "--coco-annotations", truth)
-    assert run_flambeau(*command).returncode == 3
+    assert run_with_torch(*command).returncode == 3
     assert [each["image_id"] for each in json.loads(file.read_text())] == [900] + [7] * MOST
     listed = json.loads(file.with_suffix(".images.json").read_text())["images"]
     assert "no image of this name" in listed[0]["error"]
@@ -153,7 +153,7 @@ def test_ids_that_are_not_certain_are_refused(bundle: Bundle, pictures: Path, tm
         ({"categories": [*categories, {"id": 3, "name": "cow"}]}, "has the category id 3 twice"),
     ):
         truth.write_text(json.dumps({"images": images, "categories": categories, **wrong}))
-        done = run_flambeau(*command, "--overwrite")
+        done = run_with_torch(*command, "--overwrite")
         assert done.returncode == 78
         assert told in done.stderr
 
@@ -163,10 +163,10 @@ def test_no_file_of_the_user_is_written_over(bundle: Bundle, pictures: Path, tmp
     file, beside = tmp_path / "found.json", tmp_path / "found.images.json"
     own = json.dumps({"images": [], "categories": [{"id": 5, "name": "dog"}, {"id": 3, "name": "cat"}]})
     beside.write_text(own)
-    done = run_flambeau("predict", bundle.path, pictures, "-o", file)
+    done = run_with_torch("predict", bundle.path, pictures, "-o", file)
     assert done.returncode == 1
     assert f"{beside} exists, and there is no record that" in done.stderr
-    done = run_flambeau("predict", bundle.path, pictures, "-o", file, "--overwrite", "--coco-annotations", beside)
+    done = run_with_torch("predict", bundle.path, pictures, "-o", file, "--overwrite", "--coco-annotations", beside)
     assert done.returncode == 78
     assert f"{beside} is both read and written" in done.stderr
     assert beside.read_text() == own
@@ -175,7 +175,7 @@ def test_no_file_of_the_user_is_written_over(bundle: Bundle, pictures: Path, tmp
 
 def test_classes_that_are_not_cocos_keep_their_numbers(pictures: Path, tmp_path: Path) -> None:
     model = detector_bundles.detector(tmp_path / "model", labels=("background", "cat", "gnu"))
-    done = run_flambeau("predict", model.path, pictures, "-o", tmp_path / "found.json")
+    done = run_with_torch("predict", model.path, pictures, "-o", tmp_path / "found.json")
     assert "category_id is the number of the model's class" in done.stderr
     assert {each["category_id"] for each in loaded(tmp_path / "found.json")} == {1, 2}
 
@@ -188,6 +188,6 @@ def test_what_has_no_such_form_is_told(bundle: Bundle, pictures: Path, tmp_path:
         ((bundle.path, pictures, "--coco-annotations", "x.json"), "has an effect on --format coco only"),
         ((bundle.path, pictures, "-o", tmp_path / "x.json", "--coco-annotations", pictures), "cannot be read"),
     ):
-        done = run_flambeau("predict", *words)
+        done = run_with_torch("predict", *words)
         assert done.returncode in (1, 78)
         assert told in done.stderr

@@ -12,7 +12,7 @@ import torch
 from flambeau.architectures import torchvision_compat
 from flambeau.bundle.storage import Bundle
 from tests.support import hostile
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 
 FEW = ("T-01", "T-02", "T-04", "T-05", "T-25")
 
@@ -32,7 +32,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_checkpoint_is_described_whole(checkpoint: Path) -> None:
-    done = run_flambeau("inspect", checkpoint)
+    done = run_with_torch("inspect", checkpoint)
     assert done.returncode == 0
     lines = {line[:14].strip(): line[14:] for line in done.stdout.splitlines()}
     assert lines["format"] == "torch.save, a zip archive"
@@ -57,11 +57,11 @@ def test_a_checkpoint_whose_tensors_were_damaged_on_their_way_is_refused(checkpo
     damaged.write_bytes(data)
     torch.load(damaged, weights_only=True)
     told = f"it holds a {largest.filename} that is damaged: its contents do not fit its size and checksum"
-    done = run_flambeau("inspect", damaged)
+    done = run_with_torch("inspect", damaged)
     assert done.returncode == 1
     assert told in done.stdout
     assert "download or copy it again" in done.stdout
-    refused = run_flambeau("build", damaged, "-o", tmp_path / "bundle")
+    refused = run_with_torch("build", damaged, "-o", tmp_path / "bundle")
     assert refused.returncode == 1
     assert told.removeprefix("it ") in refused.stderr
     assert not (tmp_path / "bundle").exists()
@@ -71,7 +71,7 @@ def test_a_storage_that_was_filled_in_later_has_no_checksum_to_compare(tmp_path:
     file = tmp_path / "later.pth"
     with torch.serialization.skip_data():
         torch.save({"weight": torch.ones(3, 4), "bias": torch.ones(3)}, file)
-    assert run_flambeau("inspect", file).returncode == 0
+    assert run_with_torch("inspect", file).returncode == 0
 
 
 def test_a_file_without_checksums_is_told_how_to_get_them(tmp_path: Path) -> None:
@@ -81,15 +81,15 @@ def test_a_file_without_checksums_is_told_how_to_get_them(tmp_path: Path) -> Non
         torch.save({"weight": torch.ones(3, 4), "bias": torch.ones(3)}, file)
     finally:
         torch.serialization.set_crc32_options(True)
-    done = run_flambeau("inspect", file)
+    done = run_with_torch("inspect", file)
     assert done.returncode == 1
     assert "save it again after torch.serialization.set_crc32_options(True)" in done.stdout
     torch.save(torch.load(file, weights_only=True), file)
-    assert run_flambeau("inspect", file).returncode == 0
+    assert run_with_torch("inspect", file).returncode == 0
 
 
 def test_the_code_of_a_network_is_not_taken_for_a_name_of_one(checkpoint: Path) -> None:
-    done = run_flambeau("inspect", checkpoint, "--arch", "net.py:Net")
+    done = run_with_torch("inspect", checkpoint, "--arch", "net.py:Net")
     assert done.returncode == 1
     assert "there is no architecture named" not in done.stdout
     advice = f"flambeau build {checkpoint} --arch net.py:Net --allow-code -o FOLDER"
@@ -99,7 +99,7 @@ def test_the_code_of_a_network_is_not_taken_for_a_name_of_one(checkpoint: Path) 
 
 
 def test_json_says_the_same_to_programs(checkpoint: Path) -> None:
-    found = json.loads(run_flambeau("inspect", checkpoint, "--json", "--weights-key", "state_dict").stdout)
+    found = json.loads(run_with_torch("inspect", checkpoint, "--json", "--weights-key", "state_dict").stdout)
     assert found["report"]["verdict"] == "data"
     assert found["weights"]["where"] == "state_dict"
     assert (found["architecture"], found["classes"]) == ("shufflenet_v2_x0_5", 3)
@@ -116,19 +116,19 @@ def test_inspecting_needs_no_torch(checkpoint: Path) -> None:
 
 
 def test_an_architecture_is_held_against_the_weights(checkpoint: Path) -> None:
-    done = run_flambeau("inspect", checkpoint, "--arch", "shufflenet_v2_x1_0")
+    done = run_with_torch("inspect", checkpoint, "--arch", "shufflenet_v2_x1_0")
     assert "none that is known" in done.stdout
     assert "nearest       shufflenet_v2_x1_0: 0 keys missing" in done.stdout
 
 
 def test_a_bundle_is_described(default_bundle: Bundle) -> None:
-    done = run_flambeau("inspect", default_bundle.path)
+    done = run_with_torch("inspect", default_bundle.path)
     assert "bundle of flambeau build" in done.stdout
     assert f"flambeau serve {default_bundle.path}" in done.stdout
 
 
 def test_what_is_not_there_is_said_in_one_line(tmp_path: Path) -> None:
-    done = run_flambeau("inspect", tmp_path / "absent.pth")
+    done = run_with_torch("inspect", tmp_path / "absent.pth")
     assert done.returncode == 1
     assert done.stderr.startswith("flambeau: ")
     assert "absent.pth" in done.stderr
@@ -147,7 +147,7 @@ def test_a_hostile_file_is_refused_by_inspect_and_by_serve(corpus: tuple[dict[st
     files, canary = corpus
     case = next(each for each in hostile.CORPUS if each.fault == fault)
     file = files[case.name]
-    shown, served = run_flambeau("inspect", file), run_flambeau("serve", file, "--port", 0)
+    shown, served = run_with_torch("inspect", file), run_with_torch("serve", file, "--port", 0)
     assert "safe          no: it " in shown.stdout
     assert shown.returncode == (0 if case.code else 1)
     assert served.returncode == (78 if case.code else 1)

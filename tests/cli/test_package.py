@@ -26,7 +26,7 @@ from flambeau.bundle.storage import Bundle, CodeReference, HandlerConfig, Optimi
 from flambeau.version import VERSION
 from tests.support import ROOT
 from tests.support.tensor_bundles import doubling
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 
 pytestmark = pytest.mark.long
 
@@ -68,7 +68,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def explained(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("packaged") / "image"
-    done = run_flambeau("package", bundle, "-o", folder, "--explain")
+    done = run_with_torch("package", bundle, "-o", folder, "--explain")
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
@@ -79,7 +79,7 @@ def folder(explained: tuple[Path, str]) -> Path:
 
 
 def packaged(source: Path, target: Path, *options: object) -> Path:
-    done = run_flambeau("package", source, "-o", target, *options)
+    done = run_with_torch("package", source, "-o", target, *options)
     assert done.returncode == 0, done.stderr
     return target
 
@@ -233,7 +233,7 @@ def test_source_date_epoch_is_the_time_of_every_file(
     assert {each.stat().st_mtime for each in written.rglob("*")} == {1_700_000_000}
     assert json.loads((written / "sbom.cdx.json").read_text())["metadata"]["timestamp"] == "2023-11-14T22:13:20Z"
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
-    done = run_flambeau("package", bundle, "-o", tmp_path / "never")
+    done = run_with_torch("package", bundle, "-o", tmp_path / "never")
     assert (done.returncode, (tmp_path / "never").exists()) == (78, False)
     assert "SOURCE_DATE_EPOCH=yesterday is not a number of seconds" in done.stderr
 
@@ -262,7 +262,7 @@ def test_where_the_bytes_lie_is_explained(explained: tuple[Path, str]) -> None:
 
 
 def test_eager_puts_pytorch_in_and_says_what_it_weighs(default_bundle: Bundle, tmp_path: Path) -> None:
-    done = run_flambeau("package", default_bundle.path, "-o", tmp_path / "image", "--engine", "eager")
+    done = run_with_torch("package", default_bundle.path, "-o", tmp_path / "image", "--engine", "eager")
     assert done.returncode == 0, done.stderr
     assert {"torch", "torchvision", "sympy"} <= pins(tmp_path / "image").keys()
     index = "--extra-index-url https://download.pytorch.org/whl/cpu"  # PyPI has no build without CUDA for Linux
@@ -275,7 +275,7 @@ def test_eager_puts_pytorch_in_and_says_what_it_weighs(default_bundle: Bundle, t
 
 
 def test_an_engine_that_the_bundle_cannot_run_with_is_refused(bundle: Path, tmp_path: Path) -> None:
-    done = run_flambeau("package", bundle, "-o", tmp_path / "image", "--engine", "eager")
+    done = run_with_torch("package", bundle, "-o", tmp_path / "image", "--engine", "eager")
     assert done.returncode == 1
     assert "the bundle doubling has no weights for PyTorch" in done.stderr
 
@@ -290,11 +290,11 @@ def test_code_is_packaged_only_with_permission(tmp_path: Path) -> None:
         source=Source("python", "own"), pipeline=PythonConfig(CodeReference("Model", file="model.py")), task="python",
     )  # fmt: skip
     storage.write_manifest(source, manifest)
-    done = run_flambeau("package", source, "-o", tmp_path / "image")
+    done = run_with_torch("package", source, "-o", tmp_path / "image")
     assert done.returncode != 0
     assert "the bundle own holds code, which the image would run: add --allow-code" in done.stderr
     assert not (tmp_path / "image").exists()
-    done = run_flambeau("package", source, "-o", tmp_path / "image", "--allow-code", "--with", "requests")
+    done = run_with_torch("package", source, "-o", tmp_path / "image", "--allow-code", "--with", "requests")
     assert done.returncode == 0, done.stderr
     assert "FLAMBEAU_ALLOW_CODE=1" in (tmp_path / "image/Dockerfile").read_text()
     assert {"requests", "certifi", "idna"} <= pins(tmp_path / "image").keys()
@@ -318,7 +318,7 @@ def test_what_an_archive_requires_is_in_its_image_or_named(tmp_path: Path) -> No
     target = packaged(source, tmp_path / "image", "--allow-code")
     assert {"requests", "packaging"} <= pins(target).keys()
     written("no-such-package==1\n")
-    done = run_flambeau("package", source, "-o", tmp_path / "another", "--allow-code")
+    done = run_with_torch("package", source, "-o", tmp_path / "another", "--allow-code")
     assert done.returncode != 0
     assert "no-such-package, which the image needs, is not installed here" in done.stderr
     assert not (tmp_path / "another").exists()
@@ -337,7 +337,7 @@ def test_what_is_missing_is_named(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], words: str
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    done = run_flambeau("package", bundle, "-o", tmp_path / "image", *options)
+    done = run_with_torch("package", bundle, "-o", tmp_path / "image", *options)
     assert done.returncode == 1
     assert words in done.stderr
     assert len(done.stderr.splitlines()[-1:]) == 1
@@ -348,7 +348,7 @@ def test_an_index_without_the_packages_is_a_sentence_of_pip(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    done = run_flambeau("package", bundle, "-o", tmp_path / "image")
+    done = run_with_torch("package", bundle, "-o", tmp_path / "image")
     assert done.returncode == 1
     assert "pip found no wheels of the packages for" in done.stderr
     assert "No matching distribution found for" in done.stderr
@@ -358,7 +358,7 @@ def test_an_index_without_the_packages_is_a_sentence_of_pip(
 def test_a_folder_with_something_in_it_is_left_alone(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "image").mkdir()
     (tmp_path / "image" / "mine").write_text("")
-    done = run_flambeau("package", bundle, "-o", tmp_path / "image")
+    done = run_with_torch("package", bundle, "-o", tmp_path / "image")
     assert done.returncode == 1
     assert "exists and is not empty" in done.stderr
 
@@ -377,7 +377,7 @@ def test_the_builder_that_works_builds_the_folder(
     for each in tools.iterdir():
         each.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
-    done = run_flambeau("package", bundle, "-o", tmp_path / "image", "--tag", "mine:1", "--build")
+    done = run_with_torch("package", bundle, "-o", tmp_path / "image", "--tag", "mine:1", "--build")
     assert done.returncode == 0, done.stderr
     build = (tmp_path / "calls").read_text().splitlines()[1]
     assert build == f"build --format docker --timestamp {EPOCH} --tag mine:1 {tmp_path}/image"

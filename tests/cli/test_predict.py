@@ -16,7 +16,7 @@ import pytest
 from flambeau.bundle.storage import Bundle
 from tests.support.photographs import encoded, photograph
 from tests.support.server import FLAMBEAU, STARTUP_SECONDS
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 
 CAT, COFFEE = "n02124075", "n07920052"
 
@@ -147,7 +147,7 @@ def test_parquet_holds_what_jsonl_holds_and_is_written_once(
 ) -> None:
     command = ("predict", default_bundle.path, "photos", "--top-k", 3, "--probabilities", "-o")
     for name in ("rows.jsonl", "rows.parquet"):
-        done = run_flambeau(*command, tmp_path / name, cwd=pictures)
+        done = run_with_torch(*command, tmp_path / name, cwd=pictures)
         assert done.returncode == 3, done.stderr
     table = pyarrow.parquet.read_table(tmp_path / "rows.parquet")
     expected = jsonl((tmp_path / "rows.jsonl").read_text())
@@ -166,7 +166,7 @@ def test_parquet_holds_what_jsonl_holds_and_is_written_once(
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"rows.jsonl", "rows.jsonl.run.json", "rows.parquet", "rows.parquet.run.json"}
     before = (tmp_path / "rows.parquet").stat().st_mtime_ns
-    again = run_flambeau(*command, tmp_path / "rows.parquet", cwd=pictures)
+    again = run_with_torch(*command, tmp_path / "rows.parquet", cwd=pictures)
     assert again.returncode == 3
     assert "rows.parquet is complete: 5 rows, 2 errors" in again.stderr
     assert (tmp_path / "rows.parquet").stat().st_mtime_ns == before
@@ -179,7 +179,7 @@ def test_numbers_from_tables_into_csv_and_onto_the_screen(double_py: Path, tmp_p
     (tmp_path / "in.jsonl").write_text('{"input": 3}\n4\n\n{"input": "x"}\nnonsense\n[1, 2]\n')
     (tmp_path / "in.csv").write_text("id;value\na;1,5\nb;7\nc;-2.5\n")
     command = ("predict", f"{double_py}:Double", "--allow-code", "in.jsonl", "in.csv", "--columns", "value")
-    done = run_flambeau(*command, "-o", "out.csv", cwd=tmp_path)
+    done = run_with_torch(*command, "-o", "out.csv", cwd=tmp_path)
     assert done.returncode == 3, done.stderr
     assert [tuple(row.values())[:2] for row in csv_rows(tmp_path / "out.csv")] == [
         ("in.jsonl:1", "6.0"),
@@ -199,10 +199,10 @@ def test_numbers_from_tables_into_csv_and_onto_the_screen(double_py: Path, tmp_p
         ("input_rejected", "column value holds '1,5', which is not a number"),
     ]
     (tmp_path / "in.csv").write_text("id;value\na;1\n")
-    refused = run_flambeau(*command, "-o", "out.csv", cwd=tmp_path)
+    refused = run_with_torch(*command, "-o", "out.csv", cwd=tmp_path)
     assert refused.returncode == 1
     assert "out.csv was begun before in.csv was changed" in refused.stderr
-    seen = run_flambeau(*command, "--format", "table", cwd=tmp_path)
+    seen = run_with_torch(*command, "--format", "table", cwd=tmp_path)
     assert [line.split() for line in seen.stdout.splitlines()][:3] == [
         ["input", "answer"],
         ["in.jsonl:1", "6.0"],
@@ -252,7 +252,7 @@ def test_a_run_goes_on_after_kill_9_and_ctrl_c_and_the_death_of_a_worker(tmp_pat
 
     with running(*command, cwd=tmp_path) as process:
         wait_until(is_stalled, process)
-        busy = run_flambeau("predict", *command, cwd=tmp_path)
+        busy = run_with_torch("predict", *command, cwd=tmp_path)
         assert busy.returncode == 1
         assert "out.csv is being written by another run" in busy.stderr
         process.kill()
@@ -266,7 +266,7 @@ def test_a_run_goes_on_after_kill_9_and_ctrl_c_and_the_death_of_a_worker(tmp_pat
         (("stalls.py:Crashes", *command[1:]), "out.csv was begun with another model (Stalls "),
         ((*command, "--column", "x"), "out.csv was begun with --column not set, and now it is x"),
     ):
-        refused = run_flambeau("predict", *arguments, cwd=tmp_path)
+        refused = run_with_torch("predict", *arguments, cwd=tmp_path)
         assert refused.returncode == 1
         assert sentence in refused.stderr
         assert "--overwrite" in refused.stderr
@@ -296,7 +296,7 @@ def test_a_run_goes_on_after_kill_9_and_ctrl_c_and_the_death_of_a_worker(tmp_pat
     again = [output for output in written if everything.count(str(int(output) // 2)) != 1]
     assert not again, "rows that were written were computed again"
 
-    done = run_flambeau("predict", *command, cwd=tmp_path)
+    done = run_with_torch("predict", *command, cwd=tmp_path)
     assert done.returncode == 0
     assert "out.csv is complete: 40 rows, 0 errors" in done.stderr
     assert computed.read_text().split() == everything
@@ -307,7 +307,9 @@ def test_inputs_that_crash_their_worker_are_errors_and_no_other_is_lost(tmp_path
     """Five crashes in a row make the model unavailable for a moment: what waited then is asked again."""
     (tmp_path / "stalls.py").write_text(STALLS)
     (tmp_path / "in.csv").write_text("".join(f"{number}\n" for number in (-1, -2, -3, -4, *range(15))))
-    done = run_flambeau("predict", "stalls.py:Crashes", "--allow-code", "in.csv", "--log-level", "error", cwd=tmp_path)
+    done = run_with_torch(
+        "predict", "stalls.py:Crashes", "--allow-code", "in.csv", "--log-level", "error", cwd=tmp_path
+    )
     assert done.returncode == 3, done.stderr
     assert "the model only crashes: it is unavailable" in done.stderr
     rows = jsonl(done.stdout)

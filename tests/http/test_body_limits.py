@@ -16,7 +16,7 @@ from flambeau.http.framing import length_of
 from flambeau.runners import wire
 from tests.support.fleet import wait_for
 from tests.support.server import Serve, ServerProcess
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 
 LIMIT = 1_000_000
 MIB = 1 << 20
@@ -249,7 +249,7 @@ def test_the_largest_body_that_may_be_set_fits_into_a_frame_p5() -> None:
 
 
 def test_a_body_limit_above_what_a_frame_takes_is_refused_at_the_start_p5(double_py: Path) -> None:
-    done = run_flambeau("serve", f"{double_py}:Double", "--allow-code", "--max-body-bytes", wire.LARGEST_PAYLOADS + 1)
+    done = run_with_torch("serve", f"{double_py}:Double", "--allow-code", "--max-body-bytes", wire.LARGEST_PAYLOADS + 1)
     assert done.returncode != 0
     assert f"the most is {wire.LARGEST_PAYLOADS}" in done.stderr
     assert "Traceback" not in done.stderr
@@ -257,7 +257,7 @@ def test_a_body_limit_above_what_a_frame_takes_is_refused_at_the_start_p5(double
 
 def test_a_budget_below_one_body_is_refused_at_the_start_p12(double_py: Path) -> None:
     """Such a body would be told to try again for ever."""
-    done = run_flambeau("serve", f"{double_py}:Double", "--allow-code", "--max-inflight-bytes", 1000)
+    done = run_with_torch("serve", f"{double_py}:Double", "--allow-code", "--max-inflight-bytes", 1000)
     assert done.returncode == 78
     assert "--max-body-bytes" in done.stderr
 

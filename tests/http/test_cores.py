@@ -18,7 +18,7 @@ import requests
 import flambeau
 from tests.support.fleet import children
 from tests.support.server import Serve, ServerProcess, started
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 
 CODE = """
 import time
@@ -164,10 +164,10 @@ def test_what_cannot_be_is_refused_and_the_command_and_the_client_do_the_same(se
         refused = requests.put(f"{server.url}/models/calm", json={"replicas": replicas}, timeout=60)
         assert (refused.status_code, refused.json()["code"]) == (400, "bad_request")
         assert words in refused.json()["error"]
-    done = run_flambeau("models", "--server", server.url, "set", "calm", "--replicas", 3, "--max-queue-size", 9)
+    done = run_with_torch("models", "--server", server.url, "set", "calm", "--replicas", 3, "--max-queue-size", 9)
     assert done.stdout.splitlines()[1:] == ["calm   1        ready  default"], done.stderr
     assert server.get("/models/calm/1").json()["max_replicas"] == 3
-    assert "--replicas 2" in run_flambeau("models", "--server", server.url, "set", "calm").stderr
+    assert "--replicas 2" in run_with_torch("models", "--server", server.url, "set", "calm").stderr
     with flambeau.Client(server.url) as client:
         assert client.set_limits("calm", replicas=2)["name"] == "calm"
         assert client.model("calm", 1)["max_replicas"] == 2

@@ -21,7 +21,7 @@ from tests.support import detector_bundles
 from tests.support.detector_bundles import MOST, NAMES, STRENGTHS, TABLE
 from tests.support.photographs import encoded
 from tests.support.server import Serve, ServerProcess, answer_schema
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 
 SIZE = {"width": 60, "height": 40}
 
@@ -162,7 +162,7 @@ def test_pictures_are_scored_into_tables(bundle: Bundle, tmp_path: Path) -> None
     for name, data in (("a", BLACK), ("b", DARK), ("c", WHITE), ("d", b"none")):
         (tmp_path / "pictures" / f"{name}.png").write_bytes(data)
     for kind in ("jsonl", "csv"):
-        done = run_flambeau("predict", bundle.path, tmp_path / "pictures", "-o", tmp_path / f"table.{kind}")
+        done = run_with_torch("predict", bundle.path, tmp_path / "pictures", "-o", tmp_path / f"table.{kind}")
         assert done.returncode == 3, done.stderr
     rows = [json.loads(line) for line in (tmp_path / "table.jsonl").read_text().splitlines()]
     assert [row["objects"] for row in rows] == [0, 1, MOST, None]
@@ -179,7 +179,7 @@ def test_pictures_are_scored_into_tables(bundle: Bundle, tmp_path: Path) -> None
 def test_probabilities_of_a_detector_are_refused_once(bundle: Bundle, tmp_path: Path, name: str) -> None:
     """And not first for the format of the file, and then in the format that was proposed, for having no effect."""
     (tmp_path / "a.png").write_bytes(BLACK)
-    done = run_flambeau("predict", bundle.path, tmp_path / "a.png", "-o", tmp_path / name, "--probabilities")
+    done = run_with_torch("predict", bundle.path, tmp_path / "a.png", "-o", tmp_path / name, "--probabilities")
     assert done.returncode == 1
     assert "--probabilities has no effect on" in done.stderr
     assert not (tmp_path / name).exists()

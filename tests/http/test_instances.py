@@ -25,7 +25,7 @@ from tests.support import detector_bundles
 from tests.support.detector_bundles import DISCS, LOGITS, MOST, NAMES, PLACED, POINTS, TABLE
 from tests.support.photographs import encoded
 from tests.support.server import Serve, ServerProcess, answer_schema
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 from tests.unit.test_label_maps import decoded
 
 WIDE, HIGH = 60, 40
@@ -214,7 +214,7 @@ def test_pictures_are_scored_into_tables_and_a_folder(folder: Path, tmp_path: Pa
     for name, data in (("a", BLACK), ("b", FEW), ("c", b"none")):
         (tmp_path / "pictures" / f"{name}.png").write_bytes(data)
     options = ("--pictures", tmp_path / "maps")
-    done = run_flambeau("predict", folder / "masks", tmp_path / "pictures", "-o", tmp_path / "masks.jsonl", *options)
+    done = run_with_torch("predict", folder / "masks", tmp_path / "pictures", "-o", tmp_path / "masks.jsonl", *options)
     assert done.returncode == 3, done.stderr
     none, few, bad = [json.loads(line) for line in (tmp_path / "masks.jsonl").read_text().splitlines()]
     assert (none["objects"], none["masks"], bad["masks"]) == (0, [], None)
@@ -227,11 +227,11 @@ def test_pictures_are_scored_into_tables_and_a_folder(folder: Path, tmp_path: Pa
         numbers = np.asarray(image)
     best = np.select([drawn(rank) for rank in range(5)], range(1, 6))
     assert np.array_equal(numbers, best)
-    done = run_flambeau("predict", folder / "points", tmp_path / "pictures", "-o", tmp_path / "points.jsonl")
+    done = run_with_torch("predict", folder / "points", tmp_path / "pictures", "-o", tmp_path / "points.jsonl")
     assert done.returncode == 3, done.stderr
     _, few, _ = [json.loads(line) for line in (tmp_path / "points.jsonl").read_text().splitlines()]
     assert np.array(few["keypoints"])[:, :, :2] == pytest.approx(PLACED[:5])
-    refused = run_flambeau("predict", folder / "points", tmp_path / "pictures", "-o", tmp_path / "x.jsonl", *options)
+    refused = run_with_torch("predict", folder / "points", tmp_path / "pictures", "-o", tmp_path / "x.jsonl", *options)
     assert "--pictures has no effect" in refused.stderr
 
 

@@ -15,7 +15,7 @@ import flambeau
 from flambeau.client import ClientError
 from tests.support.server import Serve, ServerProcess
 from tests.support.tensor_bundles import doubling
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 
 
 def tar(folder: Path, *, mode: str = "w") -> bytes:
@@ -227,7 +227,7 @@ def test_code_is_never_taken(server: ServerProcess, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "import flambeau\nclass Mine(flambeau.PythonModel):\n    def predict(self, batch):\n        return batch\n"
     )
-    made = run_flambeau("build", "mine.py:Mine", "--allow-code", "-o", "mine", cwd=tmp_path)
+    made = run_with_torch("build", "mine.py:Mine", "--allow-code", "-o", "mine", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     refused = send(server, tar(tmp_path / "mine"))
     assert (refused.status_code, refused.json()["code"]) == (422, "bundle_refused")
@@ -235,7 +235,7 @@ def test_code_is_never_taken(server: ServerProcess, tmp_path: Path) -> None:
 
 
 def test_the_command_and_the_client_add_versions(server: ServerProcess, repository: Path, bundle: Path) -> None:
-    added = run_flambeau("models", "--server", server.url, "add", "doubling", "2", str(bundle), "--load", cwd=bundle)
+    added = run_with_torch("models", "--server", server.url, "add", "doubling", "2", str(bundle), "--load", cwd=bundle)
     assert added.returncode == 0, added.stderr
     assert added.stdout.splitlines()[1].split() == ["doubling", "2", "ready", "default"]
     with flambeau.Client(server.url) as client:

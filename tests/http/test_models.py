@@ -16,7 +16,7 @@ import flambeau
 from tests.support.fronts import application
 from tests.support.server import Serve, ServerProcess
 from tests.support.versions import ask, change, code, put, states
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 
 INFER, ADMIN = (hashlib.sha256(name).hexdigest() for name in (b"infer", b"admin"))
 
@@ -88,7 +88,7 @@ def test_one_bad_model_keeps_no_other_from_serving(serve: Serve, repository: Pat
         dashboard = server.get("/dashboard").text  # which is public
         assert "bad, version 1" in dashboard
         assert "is text, not a model" not in dashboard
-    done = run_flambeau("serve", repository, "--allow-code", "--port", "0", "--strict")
+    done = run_with_torch("serve", repository, "--allow-code", "--port", "0", "--strict")
     assert done.returncode
     assert "bad: " in done.stderr
 
@@ -104,7 +104,7 @@ def test_at_the_start_an_older_version_answers_for_a_newer_one_that_cannot_be_lo
         assert "an older version answers" in server.log()
         assert "times, version 3, is not served" in server.output()
     (repository / "times" / "model.toml").write_text('default_version = "3"')
-    done = run_flambeau("serve", repository, "--allow-code", "--port", "0")
+    done = run_with_torch("serve", repository, "--allow-code", "--port", "0")
     assert done.returncode
     assert "ZeroDivisionError" in done.stderr
 
@@ -254,7 +254,7 @@ def test_no_page_changes_models(one_server: ServerProcess, headers: dict[str, st
 @pytest.mark.long
 def test_the_command_and_the_client_do_the_same(one_server: ServerProcess) -> None:
     def models(*words: str) -> str:
-        done = run_flambeau("models", "--server", one_server.url, *words)
+        done = run_with_torch("models", "--server", one_server.url, *words)
         return done.stdout if done.returncode == 0 else done.stderr
 
     lines = models("list").splitlines()

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.server import Serve
 from tests.support.versions import ask, change, code, put, states
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 
 
 @pytest.mark.long
@@ -42,7 +42,7 @@ def test_a_repository_is_followed(serve: Serve, repository: Path) -> None:
         time.sleep(1.5)  # until the watch has seen that it is gone
         assert "could not be followed" not in server.log()
         assert "by=--watch" in server.log()
-    done = run_flambeau("serve", "default", "--watch", "--port", "0")
+    done = run_with_torch("serve", "default", "--watch", "--port", "0")
     assert "--watch follows a repository" in done.stderr
 
 

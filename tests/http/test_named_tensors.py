@@ -15,7 +15,7 @@ import flambeau
 from flambeau.client import Client
 from tests.support.server import Serve, ServerProcess
 from tests.support.tensor_bundles import Several, several
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 
 ONE = {"a": [0.5, -1.0, 2.0, 0.25], "b": [[1, 2, 3], [4, 5, 6]]}
 TWO = {"a": [ONE["a"], [1.0, 2.0, 3.0, 4.0]], "b": [ONE["b"], [[0, 1, 0], [1, 0, 1]]]}
@@ -127,12 +127,12 @@ def test_clients_in_python_get_all_outputs(server: ServerProcess, network: Sever
 def test_rows_of_a_table_have_a_column_for_each_output(network: Several, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps(ONE) + "\n" + json.dumps({"input": TWO}) + "\n" + '{"a": 1}\n')
     right = expected(network, TWO)
-    lines = run_flambeau("predict", network.bundle.path, "rows.jsonl", "--format", "jsonl", cwd=tmp_path)
+    lines = run_with_torch("predict", network.bundle.path, "rows.jsonl", "--format", "jsonl", cwd=tmp_path)
     first, second, bad = map(json.loads, lines.stdout.splitlines())
     assert list(first) == ["input", "output.sums", "output.scores", "error", "code"]
     assert first["output.sums"] == right["sums"][0].tolist()
     np.testing.assert_allclose(second["output.scores"], right["scores"], rtol=1e-5)
     assert (bad["code"], bad["output.sums"]) == ("invalid_tensor", None)
-    table = run_flambeau("predict", network.bundle.path, "rows.jsonl", "--format", "csv", cwd=tmp_path)
+    table = run_with_torch("predict", network.bundle.path, "rows.jsonl", "--format", "csv", cwd=tmp_path)
     rows = list(csv.DictReader(io.StringIO(table.stdout)))
     assert json.loads(rows[0]["output.sums"]) == right["sums"][0].tolist()

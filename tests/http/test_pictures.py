@@ -18,7 +18,7 @@ from flambeau.types import ImageToImage
 from tests.support import picture_bundles
 from tests.support.photographs import encoded, photograph
 from tests.support.server import Serve, ServerProcess
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 
 SMALL = photograph("coffee").resize((61, 42))
 PICTURE = encoded(SMALL)
@@ -112,11 +112,11 @@ def test_kserves_protocol_has_the_pixels_by_name(server: ServerProcess) -> None:
 def test_pictures_go_into_a_folder(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(PICTURE)
-    refused = run_flambeau("predict", bundle.path, tmp_path / "in", "-o", tmp_path / "table.jsonl")
+    refused = run_with_torch("predict", bundle.path, tmp_path / "in", "-o", tmp_path / "table.jsonl")
     assert (refused.returncode, "--pictures DIR" in refused.stderr) == (1, True)
-    within = run_flambeau("predict", bundle.path, tmp_path / "in", "--pictures", tmp_path / "in" / "out")
+    within = run_with_torch("predict", bundle.path, tmp_path / "in", "--pictures", tmp_path / "in" / "out")
     assert "lies below the input" in within.stderr
-    done = run_flambeau(
+    done = run_with_torch(
         "predict", bundle.path, tmp_path / "in", "-o", tmp_path / "table.jsonl", "--pictures", tmp_path / "out"
     )
     assert done.returncode == 0, done.stderr

@@ -19,7 +19,7 @@ from flambeau.types import SemanticSegmentation
 from tests.support import segmenter_bundles
 from tests.support.photographs import encoded
 from tests.support.server import Serve, ServerProcess, answer_schema
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 from tests.unit.test_label_maps import decoded
 
 WIDE, HIGH = 61, 42  # neither is a multiple of what the network takes
@@ -215,7 +215,7 @@ def test_pictures_are_scored_into_tables(bundle: Bundle, tmp_path: Path) -> None
         (tmp_path / "pictures" / f"{name}.png").write_bytes(data)
     for kind in ("jsonl", "csv"):
         table = ("-o", tmp_path / f"table.{kind}", *(("--pictures", tmp_path / "masks") if kind == "jsonl" else ()))
-        done = run_flambeau("predict", bundle.path, tmp_path / "pictures", *table)
+        done = run_with_torch("predict", bundle.path, tmp_path / "pictures", *table)
         assert done.returncode == 3, done.stderr
     rows = [json.loads(line) for line in (tmp_path / "table.jsonl").read_text().splitlines()]
     assert rows[0]["labels"] == ["grass", "sky"]

@@ -23,7 +23,7 @@ from flambeau.types import Tensors, TensorSpec
 from tests.support.golden import INPUT, NUMBERS, OUTPUT, collected, double, golden_folder, manifest, python_bundle
 from tests.support.photographs import encoded, photograph
 from tests.support.server import Serve
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 
 CHELSEA = {"class_index": 285, "class_id": "n02124075", "class_name": "Egyptian_cat"}
 
@@ -41,7 +41,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, cat: bytes) -> Path:
         "expected.json": {"chelsea.png": {"class_name": "Egyptian_cat", "min_probability": 0.2}},
         ".DS_Store": b"the system's own",
     }
-    done = run_flambeau("build", "--samples", golden_folder(folder / "in", files), "-o", folder / "out")
+    done = run_with_torch("build", "--samples", golden_folder(folder / "in", files), "-o", folder / "out")
     assert done.returncode == 0, done.stderr
     return folder / "out"
 
@@ -98,7 +98,7 @@ def test_a_service_whose_samples_reproduce_becomes_ready(serve: Serve, built: Pa
 
 @pytest.mark.long
 def test_another_preparation_ends_the_service_before_it_is_ready(doctored: Callable[..., Path]) -> None:
-    done = run_flambeau("serve", doctored(mean=(0.9, 0.1, 0.9)), "--port", "0")
+    done = run_with_torch("serve", doctored(mean=(0.9, 0.1, 0.9)), "--port", "0")
     assert done.returncode == 1
     assert done.stdout == ""
     sentence = "does not reproduce the answer to its sample chelsea.png: "
@@ -281,7 +281,7 @@ def test_a_python_model_is_held_to_the_outputs_that_were_stated(serve: Serve, do
         "expected.json": {"b.json": {"output": 3}},
     }
     golden, source = golden_folder(tmp_path / "golden", files), f"{double_py}:Double"
-    done = run_flambeau("build", source, "--allow-code", "--samples", golden, "-o", tmp_path / "out")
+    done = run_with_torch("build", source, "--allow-code", "--samples", golden, "-o", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     with serve(tmp_path / "out", "--allow-code") as server:
         assert server.post(json={"input": 4}).json()["output"] == 8
@@ -292,7 +292,7 @@ def test_every_replica_is_held_to_the_samples(tmp_path: Path) -> None:
     """The second that loads the model gets another factor."""
     source = FICKLE.format(mark=str(tmp_path / "mark"))
     python_bundle(tmp_path / "out", source, {"a.json": {"input": 21, "output": 42}})
-    done = run_flambeau("serve", tmp_path / "out", "--allow-code", "--replicas", "2", "--port", "0")
+    done = run_with_torch("serve", tmp_path / "out", "--allow-code", "--replicas", "2", "--port", "0")
     assert done.returncode == 1
     assert done.stdout == ""
     assert "does not reproduce the answer to its sample a.json: output is 63 where 42 is expected: fix" in done.stderr

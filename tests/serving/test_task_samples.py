@@ -18,7 +18,7 @@ from flambeau.types import Classification, Tensors
 from tests.support import task_models
 from tests.support.server import Serve
 from tests.support.task_models import NAMES, Made, close
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 
 # W6: strangers
 
@@ -137,7 +137,7 @@ def test_rows_of_every_task_w3_w5(tmp_path: Path, made: dict[str, Made], picture
 
     def predicted(name: str, kind: str, *more: str) -> Path:
         file = tmp_path / f"{name}.{kind}"
-        done = run_flambeau("predict", made[name].bundle.path, tmp_path / "in", "-o", file, *more)
+        done = run_with_torch("predict", made[name].bundle.path, tmp_path / "in", "-o", file, *more)
         assert done.returncode == 3, done.stderr  # one of the inputs is no picture
         return file
 
@@ -172,13 +172,13 @@ def test_rows_of_every_task_w3_w5(tmp_path: Path, made: dict[str, Made], picture
     assert close([float(row["output"]) for row in rows[:2]], torch.stack([
         made["regression"].answers(picture)[0] for picture in pictures[:2]
     ]))  # fmt: skip
-    shown = run_flambeau("predict", made["embedding"].bundle.path, tmp_path / "in", "--format", "table").stdout
+    shown = run_with_torch("predict", made["embedding"].bundle.path, tmp_path / "in", "--format", "table").stdout
     assert "512 numbers: " in shown
 
 
 @pytest.mark.parametrize(("name", "option"), [("sigmoid-outside", "--probabilities"), ("embedding", "--top-k=3")])
 def test_what_a_task_has_not_is_refused(tmp_path: Path, made: dict[str, Made], name: str, option: str) -> None:
     (tmp_path / "a.png").write_bytes(b"")
-    done = run_flambeau("predict", made[name].bundle.path, tmp_path / "a.png", option)
+    done = run_with_torch("predict", made[name].bundle.path, tmp_path / "a.png", option)
     assert done.returncode == 1
     assert f"{option.partition('=')[0]} has no effect on {name}: leave it out" in done.stderr

@@ -82,8 +82,11 @@ FEW_CPU_SECONDS = 3
 """Of processor time, for a graph to be opened and run in its sandbox: the test of one without an end waits for them."""
 
 
-def run_flambeau(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
-    """Run a `flambeau` command to its end; what `server.run_flambeau` does in a process that begins from nothing."""
+def run_with_torch(*arguments: object, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    """Run a `flambeau` command to its end, where it builds: in a fork of the process that has torch loaded.
+
+    Other commands are run by `server.run_flambeau`.
+    """
     return _run([str(word) for word in arguments], cwd=cwd, serves=True)
 
 

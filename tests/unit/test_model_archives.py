@@ -18,7 +18,7 @@ from flambeau.settings import torchserve
 from flambeau.settings.source import SourceOptions
 from flambeau.sources import archives, network_class
 from tests.support.archives import MANIFEST, Files, contents, write_folder, write_mar, write_tar
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 
 MODEL = {"handler": "h.py", "serializedFile": "w.pth", "configFile": "model-config.yaml"}
 FILES: Files = {
@@ -296,7 +296,7 @@ def test_a_detector_of_an_own_class_is_answered_by_its_handler(tmp_path: Path) -
     assert request is not None
     assert request.handler is not None
     assert request.handler.code.module == "ts.torch_handler.object_detector"
-    assert run_flambeau("inspect", mar).stdout.count("its handler object_detector answers, in the workers") == 1
+    assert run_with_torch("inspect", mar).stdout.count("its handler object_detector answers, in the workers") == 1
 
 
 @pytest.mark.parametrize(("source", "words"), [("class A: ...\nclass B: ...\n", "2 classes"), ("def (", "not Python")])

@@ -14,7 +14,7 @@ from tests.support import server as servers
 from tests.support.access import ADMIN, HASHED, INFER, bearer, predict
 from tests.support.fronts import application
 from tests.support.server import FLAMBEAU, Serve
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 
 # Rates
 
@@ -173,5 +173,5 @@ def test_a_certificate_that_cannot_be_used_is_told_before_anything_is_loaded(
         told: dict[str, Any] = {name: str(file) for name, file in given.items()}
         with pytest.raises(flambeau.SetupError, match=says):
             server_context(Settings(**told))
-    done = run_flambeau("serve", "--tls-certificate", cert)
+    done = run_with_torch("serve", "--tls-certificate", cert)
     assert (done.returncode, done.stderr.count("\n")) == (78, 1)

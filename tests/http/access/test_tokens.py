@@ -10,7 +10,7 @@ import flambeau
 from flambeau.http import tokens
 from tests.support.access import ADMIN, HASHED, INFER, WRONG, ask, bearer, predict
 from tests.support.server import Serve, ServerProcess
-from tests.support.warm import run_flambeau
+from tests.support.warm import run_with_torch
 
 # Tokens (T-10)
 
@@ -120,10 +120,10 @@ def test_a_bad_tokens_file_is_refused_with_the_remedy_t10(
 
 
 def test_the_token_command_prints_what_is_taken_t10(tmp_path: Path) -> None:
-    first, second = (run_flambeau("token").stdout.strip() for _ in range(2))
+    first, second = (run_with_torch("token").stdout.strip() for _ in range(2))
     assert first != second
     assert re.fullmatch(r"[\w-]{43}", first)
-    assert re.fullmatch(r"admin [\w-]{43}\n", run_flambeau("token", "--scope", "admin").stdout)
+    assert re.fullmatch(r"admin [\w-]{43}\n", run_with_torch("token", "--scope", "admin").stdout)
 
 
 # Binding (T-08)
