@@ -17,7 +17,8 @@ from tests.support import ROOT
 STARTERS = frozenset(
     ("subprocess", "Popen", "fork", "run_flambeau", "run_with_torch", "run_anew", "open_source", "build_into",
      "ProcessesRunner", "Fleet", "Service", "serve", "create_app", "create_asgi_app", "Client", "chromium",
-     "default_bundle", "several_models", "run_build", "loaded", "Server", "reading", "double_py", "getfixturevalue")
+     "default_bundle", "several_models", "run_build", "loaded", "Server", "reading", "double_py", "getfixturevalue",
+     "warm_build", "warm_builds", "_forks", "RayFleet")
 )  # fmt: skip
 """What a test names that starts a process, or asks for what another has started."""
 
