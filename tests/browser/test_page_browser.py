@@ -152,6 +152,7 @@ def test_a_server_that_takes_no_more_for_now_says_so_and_is_asked_again(
     browser.until(lambda: not browser.all(".card.busy") and not browser.texts(".card .error"))
 
 
+@pytest.mark.long
 def test_the_page_fits_the_narrowest_screens(browser: Browser, site: Site) -> None:
     """320 CSS pixels: WCAG 2.2, 1.4.10."""
     browser.resize(Screen("narrow", 320, 640, phone=True))

@@ -34,6 +34,7 @@ def test_a_network_that_takes_the_sequence_first_is_asked_about(
         built(**given, input_shape=shape)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "line"), [("Tagger", "(0, 1)).transpose(0, 1)"), ("Last", "(0, 1))")])
 def test_the_class_that_the_question_proposes_answers_as_pytorch_does(
     built: Callable[..., Bundle], cache: Path, tmp_path: Path, name: str, line: str
@@ -191,6 +192,7 @@ def test_numbers_that_may_be_true_and_false_as_well_are_not_asked_about(
     assert len(built(**given, input_shape={"steps": (3, 2), "weight": (3,)}).manifest.inputs) == 2
 
 
+@pytest.mark.long
 def test_a_line_of_csv_is_not_for_several_inputs(built: Callable[..., Bundle], cache: Path, tmp_path: Path) -> None:
     _, given = saved(tmp_path, "Rating")
     made = built(**given, input_shape={"user": (), "item": (), "known": (2,)})

@@ -58,6 +58,7 @@ def of_script(network: nn.Module, tokenizer: Tokenizer, text: str) -> Any:
         return network(torch.tensor([tokenizer.encode(text).ids]))[0].softmax(0).numpy()
 
 
+@pytest.mark.long
 def test_a_tokenizer_that_fills_texts_up_is_asked_about_and_each_way_answers(
     built: Callable[..., Bundle], cache: Path, tmp_path: Path
 ) -> None:

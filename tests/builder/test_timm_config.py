@@ -243,6 +243,7 @@ def test_the_way_that_is_named_leads_on(
     assert bundle.manifest.pipeline.mean == (0.5, 0.5, 0.5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -280,6 +281,7 @@ def test_a_file_of_before_there_was_pretrained_cfg_is_read(folder: Path, built: 
     assert np.abs(found - expected(tmp_path / "net", image)).max() < 1e-5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("names", "told"),
     [(["a", "b"], "it names 2 classes, and there are 3"), ({"0": "a", "2": "c"}, "no name for class 1")],

@@ -62,6 +62,7 @@ def assert_all_is_there(server: GrpcServer, right: bytes) -> None:
             assert wire.answer(stream)[1]["error-code"] == "body_too_large"  # of so many fields that it is no request
 
 
+@pytest.mark.long
 def test_a_message_that_ends_behind_its_call_is_not_held(small: GrpcServer, right: bytes) -> None:
     for _ in range(3):
         with Wire(small, {frames.INITIAL_WINDOW_SIZE: 0}) as wire:

@@ -132,6 +132,7 @@ def conversed(server: GrpcServer, all_sent: list[bytes]) -> list[bytes]:
     return list(came.values())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_no_mutation_of_frames_does_harm(server: GrpcServer, network: Several, right: bytes, count: int) -> None:
     """Each conversation has a fault or more. The calls in it that are answered as good are answered right."""

@@ -111,6 +111,7 @@ def test_models_are_loaded_when_they_are_wanted_within_the_memory(serve_anew: Se
         assert server.get("/readyz").status_code == 200
 
 
+@pytest.mark.long
 def test_a_request_waits_for_a_load_as_long_as_it_allows(serve: Serve, tmp_path: Path) -> None:
     put(tmp_path / "repository", "1", 2, load="__import__('time').sleep(3)")
     with serve(tmp_path / "repository", "--allow-code", "--replicas", "1", "--load", "on-demand") as server:

@@ -154,6 +154,7 @@ def test_closing_beside_calls_leaves_nobody_waiting_a9() -> None:
             predict(1)
 
 
+@pytest.mark.long
 def test_a_function_that_hangs_holds_up_neither_its_callers_nor_close_a9() -> None:
     gate = threading.Event()
 

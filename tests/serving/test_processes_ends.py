@@ -74,6 +74,7 @@ def test_a_model_that_is_too_slow_to_load_is_given_up_f26(spec: ReplicaSpec, tmp
         run(runner.start(lambda: None))  # type: ignore[arg-type]
 
 
+@pytest.mark.long
 def test_a_model_that_only_crashes_has_failed_until_it_is_mended_f26(spec: ReplicaSpec) -> None:
     async def talk() -> None:
         async with Fleet(spec) as fleet:
