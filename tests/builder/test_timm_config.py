@@ -95,16 +95,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "args", "config"),
     [
-        pytest.param("resnet18", {}, {**UNUSUAL, "input_size": (3, 288, 288)}, marks=pytest.mark.long),
+        pytest.param("resnet18", {}, {**UNUSUAL, "input_size": (3, 288, 288)}, marks=pytest.mark.slow),
         ("mobilenetv3_small_050", {"global_pool": "max"}, {**UNUSUAL, "interpolation": "bilinear", "crop_pct": 1.0}),
         pytest.param(
             "vit_tiny_patch16_224",
             {"img_size": 96, "global_pool": "avg"},
             {"mean": (0.5,) * 3, "std": (0.5,) * 3},
-            marks=pytest.mark.long,
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -125,6 +126,7 @@ def test_answers_are_timms_own(
     assert f"{bundle.manifest.pipeline}\n" in run_with_torch("inspect", tmp_path / "net" / "pytorch_model.bin").stdout
 
 
+@pytest.mark.long
 def test_inspect_says_what_the_build_makes(folder: Path, built: Build) -> None:
     pipeline = built(folder / "model.safetensors").manifest.pipeline
     assert isinstance(pipeline, ImageConfig)
@@ -138,7 +140,7 @@ def test_inspect_says_what_the_build_makes(folder: Path, built: Build) -> None:
     assert lines["serve"] == f"flambeau serve {folder / 'model.safetensors'}"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_another_config_makes_another_build(folder: Path, built: Build, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "net")
     first = built(tmp_path / "net" / "model.safetensors")
@@ -166,7 +168,7 @@ def test_what_the_user_says_comes_first(folder: Path, built: Build, tmp_path: Pa
     assert bundle.manifest.architecture.registry == "torchvision"  # whose name it is
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_links_are_followed_as_the_hub_lays_them(folder: Path, built: Build, tmp_path: Path) -> None:
     """`snapshots/REVISION/model.safetensors` is a link to `blobs/SHA256`, where no other file lies."""
     (tmp_path / "blobs").mkdir()
@@ -224,7 +226,7 @@ def test_what_is_not_done_as_it_says_is_refused_with_a_way(
     assert told in inspected.stdout + inspected.stderr
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("members", "way"),
     [
@@ -267,7 +269,7 @@ def test_only_timms_own_file_is_read(text: str, told: str | None, folder: Path, 
         assert built(tmp_path / "net" / "model.safetensors").manifest.pipeline == ImageConfig()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_file_of_before_there_was_pretrained_cfg_is_read(folder: Path, built: Build, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "net")
     old = {"architecture": "resnet18", "num_classes": 3, "input_size": [3, 64, 64], "mean": [0.5, 0.4, 0.3],
