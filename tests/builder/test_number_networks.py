@@ -108,6 +108,7 @@ def refused(model: Any, item: Any) -> str:
     return told.value.message
 
 
+@pytest.mark.long
 def test_each_column_has_the_places_of_its_own_table(built: Callable[..., Bundle], cache: Path, tmp_path: Path) -> None:
     network, given = saved(tmp_path, "Columns")
     made = built(**given, input_shape=(3,), input_dtype="int64")
@@ -166,6 +167,7 @@ def test_the_tables_of_a_script_have_their_places(
 # Masks.
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "told"), [("Masked", "otherwise where mask is true"), ("Filled", "mask as true and")])
 def test_a_mask_of_true_and_false_is_asked_about_and_the_class_that_is_proposed_takes_it(
     built: Callable[..., Bundle], cache: Path, tmp_path: Path, name: str, told: str

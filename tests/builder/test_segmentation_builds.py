@@ -25,7 +25,7 @@ from tests.networks import unet
 from tests.support import segmenters
 from tests.support.photographs import encoded, photograph
 
-pytestmark = [pytest.mark.usefixtures("warm_builds"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("warm_builds"), pytest.mark.timeout(600)]
 
 LRASPP = "lraspp_mobilenet_v3_large"
 OTHERS = ("deeplabv3_mobilenet_v3_large", "deeplabv3_resnet50", "deeplabv3_resnet101", "fcn_resnet50", "fcn_resnet101")
@@ -182,7 +182,6 @@ def unet_file(network: torch.nn.Module, folder: Path) -> Path:
     return file
 
 
-@pytest.mark.long
 def test_a_network_of_the_users_own_keeps_the_size_of_pictures(tmp_path: Path, cache: Path) -> None:
     torch.manual_seed(0)
     network = segmenters.spread(unet.UNet(), ("head",))
@@ -231,7 +230,6 @@ def test_one_channel_is_a_class_and_what_it_is_not(tmp_path: Path, cache: Path) 
     assert 0 < strict.found[-1].pixels < answer.found[-1].pixels
 
 
-@pytest.mark.long
 def test_maps_that_may_be_classes_or_a_picture_are_asked_about(tmp_path: Path, cache: Path) -> None:
     with pytest.raises(SourceError, match="answers an image with 3 numbers for each pixel, which may be classes or a"):
         build(unet_file(unet.UNet(), tmp_path), [], arch=UNET, allow_code=True)

@@ -20,6 +20,8 @@ from tests.support.browser import open_browser
 from tests.support.photographs import encoded
 from tests.support.server import Serve, run_flambeau
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 SIDE = 16
 
@@ -170,7 +172,6 @@ def test_a_script_that_does_not_know_the_task_shows_the_same_card(
         assert browser.complaints(refusals=True) == []
 
 
-@pytest.mark.long
 def test_a_task_of_two_files_is_scored_into_a_table(
     package: Path, pictures: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

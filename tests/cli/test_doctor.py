@@ -38,6 +38,7 @@ def broken(rooms: dict[str, list[dict[str, Any]]]) -> list[str]:
     return [each["subject"] for each in wrong]
 
 
+@pytest.mark.long
 def test_a_bundle_on_this_machine_is_fine(default_bundle: Bundle, tmp_path: Path) -> None:
     """It is verified, loaded and warmed up; its probes and the sandbox are really tried."""
     code, rooms = doctor(default_bundle.path, cwd=tmp_path)

@@ -142,6 +142,7 @@ def test_every_way_to_name_images_gives_rows_in_order(pictures: Path, default_bu
     assert "no field path, file, image or filename" in str(rows[13]["error"])
 
 
+@pytest.mark.long
 def test_parquet_holds_what_jsonl_holds_and_is_written_once(
     pictures: Path, default_bundle: Bundle, tmp_path: Path
 ) -> None:

@@ -110,6 +110,7 @@ def test_a_channel_that_has_rested_connects_again(impatient: GrpcServer, network
             assert_right(network, rows(2, seed), client.infer("several", inputs(rows(2, seed))))
 
 
+@pytest.mark.long
 def test_a_channel_with_short_calls_does_not_rest(impatient: GrpcServer) -> None:
     """Its calls are over within a millisecond, and nobody looks at connections as often."""
     with impatient.channel() as channel:

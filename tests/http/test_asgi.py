@@ -108,6 +108,7 @@ def test_an_own_lifespan_may_start_and_close_it(make: Callable[..., AsgiApp], do
             assert client.post("/double/predict", json={"input": 3}).json() == {"output": 6.0}
 
 
+@pytest.mark.long
 def test_first_requests_at_once_load_the_model_once(
     make: Callable[..., AsgiApp], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

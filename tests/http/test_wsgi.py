@@ -63,6 +63,7 @@ def test_under_flask_run(double_py: Path, tmp_path: Path) -> None:
         assert answered.json() == {"output": 6.0}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("flags", [["--workers", "2"], ["--workers", "2", "--preload"], ["--threads", "8"]])
 def test_under_gunicorns_workers(default_bundle: Bundle, cat: bytes, tmp_path: Path, flags: list[str]) -> None:
     """F-24: with --preload the service is made before the fork, and made anew in each worker."""

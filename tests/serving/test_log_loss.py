@@ -176,6 +176,7 @@ def all_are_answered(url: str, *, lines: int = LINES) -> None:
     assert requests.get(f"{url}/livez", timeout=GENEROUS).status_code == 200
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", FORMS)
 def test_after_a_gap_one_line_says_how_many_were_dropped_p2(form: str, tmp_path: Path) -> None:
     """The reader reads again: every line is whole, those of the gap are counted, and the log goes on."""

@@ -96,6 +96,7 @@ def test_a_worker_that_hangs_is_lost_when_its_time_is_over_and_replaced_f03(spec
     run(talk())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("blocked", [1.5, 2.5])
 def test_a_loop_that_stood_still_takes_no_worker_for_one_that_hangs_a3(spec: ReplicaSpec, blocked: float) -> None:
     """What blocks it is a step of the front's own, and the answer comes meanwhile, or soon after."""

@@ -184,6 +184,7 @@ def wait_for_log(server: ServerProcess, text: str, poke: object) -> None:
         poke()  # type: ignore[operator]
 
 
+@pytest.mark.long
 def test_a_second_signal_ends_it_at_once(serve: Serve, tmp_path: Path) -> None:
     """F-19."""
     (tmp_path / "slow.py").write_text(SLOW)

@@ -89,6 +89,7 @@ def test_many_inputs_that_hang_do_not_make_the_model_refuse_the_others_a2(
         assert "only crashes" not in server.log()
 
 
+@pytest.mark.long
 def test_an_input_that_hangs_is_not_tried_a_third_time_a3(serve: Serve, sleeper: str) -> None:
     """One hang alone does not convict: the second does."""
     with serve(sleeper, "--allow-code", "--replicas", 1, "--compute-timeout", 0.5) as server:

@@ -161,6 +161,7 @@ def test_forms_that_wait_for_a_slow_model_leave_the_page_and_the_figures_alone_p
     assert answers == [200] * 12
 
 
+@pytest.mark.long
 def test_the_queue_bounds_the_forms_that_wait_p10(serve: Serve, tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(SLOW)
     with serve(

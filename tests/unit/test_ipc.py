@@ -203,6 +203,7 @@ def test_no_truncation_does_harm_t14(frame: bytes) -> None:
         attempt(frame[:length])
 
 
+@pytest.mark.long
 @settings(max_examples=500)
 @given(frames, st.data())
 def test_no_mutation_does_harm_t14(frame: bytes, data: st.DataObject) -> None:

@@ -178,6 +178,7 @@ def test_any_form_that_urllib3_writes_comes_back_equal_f32(fields: list[tuple[st
     assert parts(body, content_type, max_parts=len(fields)) == fields
 
 
+@pytest.mark.long
 @given(st.binary(), st.text() | st.just(FORM))
 @example(b"--b\r\n\r\n\r\n\r\n--b--", FORM)
 def test_no_bytes_make_the_form_parser_raise_anything_else(body: bytes, content_type: str) -> None:

@@ -108,6 +108,7 @@ def test_a_list_that_holds_itself_is_an_error_and_no_crash() -> None:
         encode(endless)
 
 
+@pytest.mark.long
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(),

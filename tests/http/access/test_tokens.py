@@ -136,6 +136,7 @@ def test_another_address_is_served_with_tokens_t08(serve: Serve, double_py: Path
         assert started.post(**predict(INFER, Host="any.example")).status_code == 200  # nobody said which names
 
 
+@pytest.mark.long
 def test_a_tokens_file_that_changes_is_read_again(serve: Serve, double_py: Path, tmp_path: Path) -> None:
     file = tmp_path / "tokens"
 
