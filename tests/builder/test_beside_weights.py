@@ -1,5 +1,6 @@
 """What a file keeps beside the weights of a network, and what the network is made of: asked about, or told."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,8 @@ def images(folder: Path, beside: dict[str, Any]) -> dict[str, Any]:
             r"config.mean and config.std .* --mean 0.5,0.5,0.5 and --std 0.2,",
         ),
         ({"img_mean": torch.zeros(3), "img_std": torch.ones(3)}, r"img_mean and img_std .* say --mean and --std"),
+        ({"mean": [math.nan] * 3, "std": [0.0] * 3}, r"say --mean and --std, as images were normalised$"),
+        ({"best": {"mean": 0.9, "std": 0.02}}, r"if images were normalised by them, else --mean 0.485,0.456,0.406 and"),
     ],
 )
 def test_constants_of_images_are_asked_about(

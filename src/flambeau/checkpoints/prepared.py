@@ -62,7 +62,7 @@ def question(names: Mapping[str, tuple[float, ...] | None], mean: Sequence[float
     """What to ask if images are to be normalised by `mean` and `std`, and the file has others; empty if it has not."""
     channels = len(mean)
     for (name, numbers), (partner, spread) in _of_images(names):
-        if numbers is None or spread is None:
+        if numbers is None or spread is None or not all(map(math.isfinite, (*numbers, *spread))) or 0 in spread:
             return (
                 f"the file has {name} and {partner} beside the weights: say --mean and --std, as images were normalised"
             )
@@ -73,12 +73,17 @@ def question(names: Mapping[str, tuple[float, ...] | None], mean: Sequence[float
         pairs = zip((*mean, *std), (*theirs[0], *theirs[1]), strict=True)
         if all(math.isclose(ours, their, abs_tol=_NEAR) for ours, their in pairs):
             return ""
-        told = " and ".join(
-            f"--{option} {','.join(f'{each:g}' for each in every)}"
-            for option, every in zip(("mean", "std"), theirs, strict=True)
+        return (
+            f"the file has {name} and {partner} beside the weights: say {_options(*theirs)} if images were normalised "
+            f"by them, else {_options(mean, std)}, which Flambeau would take"
         )
-        return f"the file has {name} and {partner} beside the weights: say {told} if images were normalised by them"
     return ""
+
+
+def _options(mean: Sequence[float], std: Sequence[float]) -> str:
+    return " and ".join(
+        f"--{option} {','.join(f'{each:g}' for each in every)}" for option, every in (("mean", mean), ("std", std))
+    )
 
 
 _NamedConstant = tuple[str, tuple[float, ...] | None]
