@@ -1,12 +1,12 @@
 """Networks of Hugging Face's transformers, made of the configuration beside their weights. Nothing is fetched.
 
-Each is wrapped, so that it takes tensors and returns one: the logits of a classifier, or a vector for every token.
+Each is wrapped, so that it takes tensors and returns one: the logits of a classifier, or the vector of a text.
 """
 
 import importlib.util
 import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -24,33 +24,41 @@ _PROBLEMS = {
     "missing_keys": "missing", "unexpected_keys": "unexpected", "mismatched_keys": "of another shape",
 }  # fmt: skip
 _SHOWN = 8
+_UNUSED = "pooler."
+"""Weights that have no part in the vectors of tokens: files may have them or not."""
+
+Pooling = Literal["mean", "first"]
 
 
 def constructor(name: str) -> Callable[..., nn.Module]:
-    """What makes the network of that name, without weights, of the settings in its configuration."""
+    """What makes the network of that name, without weights, of what `config.json` says and how vectors are pooled."""
 
-    def construct(**settings: Any) -> nn.Module:
-        made, config = _class_of(name, settings)
-        return _wrapped(made(config))
+    def construct(*, config: Mapping[str, Any], pooling: Pooling | None = None) -> nn.Module:
+        made, settings = _class_of(name, config)
+        return _wrapped(made(settings), pooling)
 
     return construct
 
 
-def filled(name: str, settings: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> nn.Module:
-    """The network with its weights, which transformers gives the names of its own version. Raises `SourceError`."""
-    made, config = _class_of(name, settings)
+def filled(
+    name: str, config: Mapping[str, Any], weights: Mapping[str, torch.Tensor], *, pooling: Pooling | None
+) -> nn.Module:
+    """The network with its weights, which transformers gives the names of its own version.
+
+    `pooling`: how one vector is made of those of all tokens, where it has vectors. Raises `SourceError`.
+    """
+    made, settings = _class_of(name, config)
     network, found = made.from_pretrained(
-        None, config=config, state_dict=dict(weights), dtype=torch.float32, output_loading_info=True,
+        None, config=settings, state_dict=dict(weights), dtype=torch.float32, output_loading_info=True,
         local_files_only=True,
     )  # fmt: skip
-    problems = [
-        f"{len(found[key])} {what}: {', '.join(map(_key, sorted(found[key])[:_SHOWN]))}"
-        for key, what in _PROBLEMS.items()
-        if found[key]
-    ]  # fmt: skip
+    keys = {what: sorted(map(_key, found[kind])) for kind, what in _PROBLEMS.items()}
+    if pooling is not None:
+        keys = {what: [key for key in some if not key.startswith(_UNUSED)] for what, some in keys.items()}
+    problems = [f"{len(some)} {what}: {', '.join(some[:_SHOWN])}" for what, some in keys.items() if some]
     if problems or found.get("error_msgs"):
         raise SourceError(f"the weights do not fit {name}: {'; '.join(problems or found['error_msgs'])}")
-    return _wrapped(network.eval()).requires_grad_(False).eval()
+    return _wrapped(network, pooling).requires_grad_(False).eval()
 
 
 def _key(found: Any) -> str:
@@ -88,13 +96,15 @@ def _class_of(name: str, settings: Mapping[str, Any]) -> "tuple[Any, PreTrainedC
         raise SourceError(f"transformers makes no {name} of config.json: {error}") from error
 
 
-def _wrapped(network: Any) -> nn.Module:
+def _wrapped(network: Any, pooling: Pooling | None) -> nn.Module:
     if network.main_input_name == "pixel_values":
-        return _OverImages(network)
-    return _Classifier(network) if type(network).__name__.endswith("Classification") else _Encoder(network)
+        return _OfImages(network)
+    return _OfTexts(network) if pooling is None else _OfSentences(network, pooling)
 
 
-class _OverImages(nn.Module):
+class _OfImages(nn.Module):
+    """Logits of images."""
+
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
@@ -103,19 +113,28 @@ class _OverImages(nn.Module):
         return self.network(pixel_values=pixel_values, return_dict=True).logits
 
 
-class _OverTexts(nn.Module):
-    """Of one sentence: what kind of sentence a token belongs to is left to the network, for which it is the first."""
+class _OfTexts(nn.Module):
+    """Logits of texts of one sentence: without being told, a network takes every token for one of the first."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
-
-class _Classifier(_OverTexts):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
         return self.network(input_ids=input_ids, attention_mask=attention_mask, return_dict=True).logits
 
 
-class _Encoder(_OverTexts):
+class _OfSentences(nn.Module):
+    """One vector of a text, of those of its tokens: their mean, or that of the first."""
+
+    def __init__(self, network: nn.Module, pooling: Pooling) -> None:
+        super().__init__()
+        self.network = network
+        self.pooling = pooling
+
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
-        return self.network(input_ids=input_ids, attention_mask=attention_mask, return_dict=True).last_hidden_state
+        found = self.network(input_ids=input_ids, attention_mask=attention_mask, return_dict=True).last_hidden_state
+        if self.pooling == "first":
+            return found[:, 0]
+        counts = attention_mask.unsqueeze(-1).to(found.dtype)
+        return (found * counts).sum(1) / counts.sum(1).clamp(min=1e-9)

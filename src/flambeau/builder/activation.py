@@ -33,8 +33,8 @@ _OTHERWISE = (
     "--task embedding if they are not classes"
 )
 _OTHERWISE_OF_CLASSES = (
-    "say --task multi-label if each class was trained on its own (BCEWithLogitsLoss), and --task regression if they are "
-    "numbers"
+    "say --task multi-label if each class was trained on its own (BCEWithLogitsLoss), and --task regression if they "
+    "are numbers"
 )
 _OTHERWISE_OF_KNOWN = (
     "say --task multi-label if each class was trained on its own (BCEWithLogitsLoss), --task regression if they are "

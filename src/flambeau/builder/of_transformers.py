@@ -1,9 +1,13 @@
 """Fill a network of Hugging Face's transformers by the files beside its weights, and describe its input."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from flambeau.architectures import transformers_networks
+from flambeau.architectures.transformers_networks import Pooling
 from flambeau.builder import texts
 from flambeau.builder.filled import Filled, Tell, customised, dressed
 from flambeau.builder.shapes import InputForm
@@ -17,18 +21,44 @@ from flambeau.items import FREE
 from flambeau.sources.request import IMAGE_OPTIONS, BuildRequest, as_graph, refuse_idle
 from flambeau.types import TensorSpec
 
+_OF_IMAGES = ("weights", "weights_key", "samples", *IMAGE_OPTIONS)
+
 
 def filled(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
     """The network that `config.json` names, with these weights. Raises `SourceError`."""
     config = transformers_config.read(Path(str(order.transformers)))
     try:
         kind = of_transformers.kind_of(config)
-        network = transformers_networks.filled(config.network, config.settings, weights.tensors)
+        pooling, told = _pooling(config, kind, order)
+        network = transformers_networks.filled(config.network, config.settings, weights.tensors, pooling=pooling)
     except SourceError as error:
         raise SourceError(f"{error}{as_graph(Path(str(order.file)))}") from None
     tell(of_transformers.statement(config))
-    made = Architecture(registry="transformers", name=config.network, args=config.settings)
-    return (_over_images if kind == "image" else _over_texts)(network, made, config, order, tell=tell)
+    made = Architecture(
+        registry="transformers", name=config.network, args={"config": config.settings, "pooling": pooling}
+    )
+    if kind == "image":
+        return _over_images(network, made, config, order, tell=tell)
+    if pooling is not None:
+        tell(f"the vector of a text is {texts.POOLED[pooling]}, as {told} says")
+    return _over_texts(network, made, config, order, tell=tell)
+
+
+def _pooling(config: TransformersConfig, kind: str, order: BuildRequest) -> tuple[Pooling | None, str]:
+    """How one vector is made of those of all tokens, and what says so; `None` for a classifier. Raises `SourceError`"""
+    if kind != "text":
+        return None, ""
+    if order.options.pipeline != "tensor" and (needs := of_transformers.missing(config, order.tokenizer is not None)):
+        raise SourceError(needs)
+    if not of_transformers.makes_vectors(config):
+        if order.options.pooling is not None:
+            raise SourceError(f"--pooling has no effect on {config.network}, which is one row for a text: leave it out")
+        return None, ""
+    if order.tokenizer is None:
+        raise SourceError(
+            f"--pipeline tensor has no effect on {config.network}, which makes vectors of texts: leave it out"
+        )
+    return texts.pooling_of(order, "last_hidden_state")
 
 
 def _over_images(
@@ -62,15 +92,11 @@ def _over_images(
 def _over_texts(
     network: Any, made: Architecture, config: TransformersConfig, order: BuildRequest, *, tell: Tell
 ) -> Filled:
-    if order.options.pipeline != "tensor" and (needs := of_transformers.missing(config, order.tokenizer is not None)):
-        raise SourceError(needs)
     words = config.settings.get("vocab_size")
     shared = (FREE,), 1, ("tokens",)  # any length, the same for both
     ids = TensorSpec("input_ids", "int64", *shared, below=words if type(words) is int else 0)
     form = InputForm((ids, TensorSpec("attention_mask", "int64", *shared, known=(1,))), classes=config.labels)
-    return dressed(
-        network, texts.taken(form, order, made.name, tell=tell), order, name=made.name, architecture=made, tell=tell
-    )
-
-
-_OF_IMAGES = ("weights", "weights_key", "samples", *IMAGE_OPTIONS)
+    form = texts.taken(form, order, made.name, tell=tell)
+    if form.text is not None:
+        form = dataclasses.replace(form, text=msgspec.structs.replace(form.text, pooling=made.args["pooling"]))
+    return dressed(network, form, order, name=made.name, architecture=made, tell=tell)

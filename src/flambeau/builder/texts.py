@@ -36,6 +36,9 @@ _USUAL_MOST = 512
 _MODULES = ("Transformer", "Pooling", "Normalize")  # of sentence-transformers, that become part of a bundle
 _TRIED_WORDS = 1000
 _SPARE = 256  # vectors that a table may have more than there are tokens: their number is rounded up
+POOLED = {"mean": "the mean of its tokens' vectors", "first": "that of its first token"}
+"""How one vector is made of those of all tokens, in words."""
+
 _PADS = ("[PAD]", "<pad>", "<PAD>", "<|padding|>")
 
 SENTENCES = (

@@ -57,6 +57,11 @@ def kind_of(config: TransformersConfig) -> Literal["image", "text"]:
     )
 
 
+def makes_vectors(config: TransformersConfig) -> bool:
+    """Whether the network has no head, so that it makes a vector of every token."""
+    return config.network.endswith("Model")
+
+
 def missing(config: TransformersConfig, tokenizer: bool) -> str:
     """What is not there that serving needs, as a sentence; empty if all is. `tokenizer`: whether one is there."""
     if importlib.util.find_spec("transformers") is None:
@@ -74,7 +79,7 @@ def task_in_words(config: TransformersConfig) -> str:
     of = "of a text, made token ids by its tokenizer: " if kind_of(config) == "text" else ""
     if config.task is not None:
         return f"{of}{config.task}, as {NAME} beside the weights says"
-    if config.network.endswith("Model"):
+    if makes_vectors(config):
         return f"{of}embedding, of a vector for every token"
     return f"{of}classification, assumed: Flambeau applies a softmax; {_OTHERWISE}"
 

@@ -236,7 +236,7 @@ def _of_transformers(found: Inspection, config: TransformersConfig) -> Inspectio
         return msgspec.structs.replace(found, needs=f"{error}{request.as_graph(path)}")
     tokenizer = request.tokenizer_beside(path)
     needs = of_transformers.missing(config, tokenizer is not None)
-    labelled = config.labels or (kind == "text" and not config.network.endswith("Classification"))
+    labelled = config.labels or of_transformers.makes_vectors(config)
     return msgspec.structs.replace(
         found,
         report=msgspec.structs.replace(found.report, classes=config.labels),
