@@ -92,7 +92,8 @@ def class_names(table: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def _table(file: Path) -> dict[str, Any] | None:
-    """The members of a JSON file; `None` if there is none, or it holds something else. Raises `SourceError`."""
+    """The members of a JSON file; `None` if there is none, or it is another program's. Raises `SourceError`."""
+    data = b""
     try:
         with file.open("rb") as opened:
             data = opened.read(_MOST_BYTES + 1)
@@ -100,5 +101,7 @@ def _table(file: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError, RecursionError) as error:
+        if file.name == NAME and not all(f'"{mark}"'.encode() in data for mark in _MARKS):
+            return None
         raise SourceError(f"{file} cannot be read ({plain(str(error))}): correct it, or remove it") from None
     return table if isinstance(table, dict) else None
