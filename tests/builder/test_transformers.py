@@ -4,19 +4,25 @@ Expected answers are transformers' own, of the network that was saved, through i
 of its own tokenizer.
 """
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
 import flambeau
 from flambeau.bundle.storage import Bundle, ImageConfig
+from flambeau.checkpoints import transformers_config
 from flambeau.errors import SourceError
+from flambeau.identify import of_transformers
+from flambeau.types import Payload
 from tests.support import transformers_models as models
+from tests.support.image_pipelines import pipeline
 from tests.support.photographs import encoded, photograph
 from tests.support.transformers_models import IMAGES, SIDE, TEXTS, changed
 
@@ -153,3 +159,37 @@ def test_pytorch_serves_the_network_where_it_is_asked_to(flowers: tuple[Path, An
     with flambeau.load(bundle.path, engine="eager") as model:
         found = model.predict(encoded(photograph("coffee")))
     assert np.allclose(found.probabilities, softmax(models.logits(network, prepares, photograph("coffee"))), atol=2e-3)
+
+
+SQUARE = {"height": 40, "width": 40}
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("ViT", {"size": {"height": 48, "width": 48}}),
+        ("DeiT", {"size": {"height": 48, "width": 48}, "crop_size": SQUARE}),
+        ("Beit", {"size": {"height": 48, "width": 48}, "do_center_crop": True, "crop_size": SQUARE}),
+        ("Bit", {"size": {"shortest_edge": 48}, "crop_size": SQUARE}),
+        ("CLIP", {"size": {"shortest_edge": 48}, "crop_size": SQUARE}),
+        ("ConvNext", {"size": {"shortest_edge": 48}, "crop_pct": 0.75}),
+        ("ConvNext", {"size": {"shortest_edge": 384}}),
+        ("MobileNetV1", {"size": {"shortest_edge": 48}, "crop_size": SQUARE}),
+        ("MobileNetV2", {"size": {"shortest_edge": 48}, "crop_size": SQUARE}),
+        ("Pvt", {"size": {"height": 48, "width": 48}}),
+        ("Siglip", {"size": {"height": 48, "width": 48}}),
+    ],
+)
+def test_images_are_prepared_as_its_processor_does(kind: str, said: dict[str, Any], tmp_path: Path) -> None:
+    its = processor(tmp_path, kind, **said)
+    config = transformers_config.TransformersConfig(
+        "Any", {}, processor=json.loads((tmp_path / transformers_config.PROCESSOR).read_text())
+    )
+    ours = of_transformers.prepared(config, asked={})
+    for image in (photograph("coffee"), photograph("chelsea").crop((0, 0, 200, 300))):
+        [found] = pipeline(**msgspec.structs.asdict(ours)).preprocess(Payload("file", encoded(image))).values()
+        expected = np.asarray(its(image, return_tensors="pt")["pixel_values"])
+        levels = np.abs(found - expected) * np.array(PREPARED["image_std"]).reshape(1, 3, 1, 1) * 255
+        assert found.shape == expected.shape
+        assert levels.mean() < 1  # of 255: it resizes with torchvision, in whole levels, too
+        assert levels.max() < 4
