@@ -27,13 +27,13 @@ _SHOWN = 8
 _UNUSED = "pooler."
 """Weights that have no part in the vectors of tokens: files may have them or not."""
 
-Pooling = Literal["mean", "first"]
+PooledBy = Literal["mean", "first"]
 
 
 def constructor(name: str) -> Callable[..., nn.Module]:
     """What makes the network of that name, without weights, of what `config.json` says and how vectors are pooled."""
 
-    def construct(*, config: Mapping[str, Any], pooling: Pooling | None = None) -> nn.Module:
+    def construct(*, config: Mapping[str, Any], pooling: PooledBy | None = None) -> nn.Module:
         made, settings = _class_of(name, config)
         return _wrapped(made(settings), pooling)
 
@@ -41,7 +41,7 @@ def constructor(name: str) -> Callable[..., nn.Module]:
 
 
 def filled(
-    name: str, config: Mapping[str, Any], weights: Mapping[str, torch.Tensor], *, pooling: Pooling | None
+    name: str, config: Mapping[str, Any], weights: Mapping[str, torch.Tensor], *, pooling: PooledBy | None
 ) -> nn.Module:
     """The network with its weights, which transformers gives the names of its own version.
 
@@ -96,7 +96,7 @@ def _class_of(name: str, settings: Mapping[str, Any]) -> "tuple[Any, PreTrainedC
         raise SourceError(f"transformers makes no {name} of config.json: {error}") from error
 
 
-def _wrapped(network: Any, pooling: Pooling | None) -> nn.Module:
+def _wrapped(network: Any, pooling: PooledBy | None) -> nn.Module:
     if network.main_input_name == "pixel_values":
         return _OfImages(network)
     return _OfTexts(network) if pooling is None else _OfSentences(network, pooling)
@@ -127,7 +127,7 @@ class _OfTexts(nn.Module):
 class _OfSentences(nn.Module):
     """One vector of a text, of those of its tokens: their mean, or that of the first."""
 
-    def __init__(self, network: nn.Module, pooling: Pooling) -> None:
+    def __init__(self, network: nn.Module, pooling: PooledBy) -> None:
         super().__init__()
         self.network = network
         self.pooling = pooling

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from flambeau.architectures import transformers_networks
-from flambeau.architectures.transformers_networks import Pooling
+from flambeau.architectures.transformers_networks import PooledBy
 from flambeau.builder import texts
 from flambeau.builder.filled import Filled, Tell, customised, dressed
 from flambeau.builder.shapes import InputForm
@@ -44,7 +44,7 @@ def filled(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
     return _over_texts(network, made, config, order, tell=tell)
 
 
-def _pooling(config: TransformersConfig, kind: str, order: BuildRequest) -> tuple[Pooling | None, str]:
+def _pooling(config: TransformersConfig, kind: str, order: BuildRequest) -> tuple[PooledBy | None, str]:
     """How one vector is made of those of all tokens, and what says so; `None` for a classifier. Raises `SourceError`"""
     if kind != "text":
         return None, ""
