@@ -135,13 +135,29 @@ def test_hugging_faces_client_gets_the_vector_of_a_text(network: torch.nn.Module
         ("cat " * 19, 400, "the text has 21 tokens, and the model takes 20"),
         ("cat " * 17_000, 413, "the most is 65,536"), ("x" * 1_000_000, 413, "the most is 65,536"),
         (["x" * 600_000] * 2, 413, "the most is 1,048,576"), ("\ud800", 400, "surrogate"),
-        (["a"] * 65, 413, "65 items"),
+        (["a"] * 65, 413, "65 items"), ("é" * 32_769, 413, "the text has 65,538 bytes"),
     ],
 )  # fmt: skip
 def test_hostile_texts_are_refused_with_a_sentence(server: ServerProcess, given: Any, status: int, told: str) -> None:
     answer = server.post("/predict", json={"input": given})
     assert answer.status_code == status, answer.text
     assert told in answer.json()["error"]
+
+
+@pytest.mark.parametrize("text", ["é" * 32_768, '"' * 65_536], ids=["accents", "quotes"])
+def test_a_texts_bytes_are_counted_as_it_is_and_not_as_json_spells_it(server: ServerProcess, text: str) -> None:
+    """Python's json writes é as six bytes. Texts of a third of the most were refused, and their bytes miscounted."""
+    sent = {"Content-Type": "application/json"}
+    answers = [
+        server.post("/predict", data=json.dumps({"input": text}, ensure_ascii=escaped).encode(), headers=sent)
+        for escaped in (True, False)
+    ]
+    answers.append(server.post("/v2/models/sentences/infer", json={"inputs": [
+        {"name": "text", "shape": [1], "datatype": "BYTES", "data": [text]}
+    ]}))  # fmt: skip
+    assert [each.status_code for each in answers] == [200, 200, 200], answers[0].text
+    vectors = [answers[0].json()["embedding"], answers[1].json()["embedding"], answers[2].json()["outputs"][0]["data"]]
+    assert vectors[0] == vectors[1] == pytest.approx(vectors[2], abs=1e-6)
 
 
 def test_a_bad_text_fails_alone_and_odd_ones_are_answered(server: ServerProcess) -> None:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 LONGEST = 64 * 1024
 """The most bytes of a text. A tokenizer needs some 5 ms for 1,000 tokens, and nobody else is answered meanwhile."""
 
+_LONGEST_JSON = 6 * LONGEST + 2
+"""The most bytes of its JSON, in which a character may be written as \\u00e9, as Python's json does."""
+
 
 def read_tokenizer(text: bytes) -> "Tokenizer":
     """The tokenizer of a `tokenizer.json`, which neither cuts nor fills up. Raises `BundleError`."""
@@ -137,11 +140,8 @@ def _text_of(payload: Payload) -> str:
             'this model takes text, not a file: send JSON like {"input": "a sentence"}',
             code="unsupported_media_type",
         )
-    if len(payload.data) > LONGEST:
-        raise InvalidInput(
-            f"the text has {len(payload.data):,} bytes, and the most is {LONGEST:,}: send it in parts",
-            code="body_too_large",
-        )
+    if len(payload.data) > _LONGEST_JSON:
+        raise _too_long(f"{len(payload.data):,} bytes of JSON")
     try:
         found: Any = msgspec.json.decode(payload.data)
     except msgspec.DecodeError:
@@ -152,4 +152,11 @@ def _text_of(payload: Payload) -> str:
         raise InvalidInput(
             f'input must be a text, but it is {told}: send {{"input": "a sentence"}}', code="input_rejected"
         )
+    size = len(found.encode())
+    if size > LONGEST:
+        raise _too_long(f"{size:,} bytes")
     return found
+
+
+def _too_long(size: str) -> InvalidInput:
+    return InvalidInput(f"the text has {size}, and the most is {LONGEST:,}: send it in parts", code="body_too_large")

@@ -174,7 +174,7 @@ def _seconds(parameters: Parameters, most: float) -> float:
     """How long the request may take: the parameter `timeout`, in microseconds, within `most`. 0 stands for none."""
     microseconds = parameters.get("timeout", 0)
     if isinstance(microseconds, bool) or not isinstance(microseconds, int) or microseconds < 0:
-        raise RequestError("the parameter timeout must be a whole number of microseconds, 0 or more", code="bad_request")
+        raise RequestError("the parameter timeout must be a whole number of microseconds from 0", code="bad_request")
     return min(most, microseconds / 1e6) if microseconds else most
 
 
