@@ -153,7 +153,7 @@ class Browser:
         self.command("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
 
     def saved(self, folder: Path, pattern: str) -> bytes:
-        """The contents of the one download of such a name, once it is whole: before, it has another name or is empty."""
+        """The contents of the one download of such a name, once it is whole: it is empty before, or has another."""
         [file] = self.until(lambda: [each for each in folder.glob(pattern) if each.stat().st_size])
         return file.read_bytes()
 
