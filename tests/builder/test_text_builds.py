@@ -166,6 +166,10 @@ def test_a_bad_text_fails_alone_and_odd_ones_are_answered(server: ServerProcess)
     for body, headers in ((b"a cat", {"Content-Type": "text/plain"}), (b"a cat", {}), (b"\xff\xfe", {})):
         refused = server.post("/predict", data=body, headers=headers)
         assert (refused.status_code, "JSON" in refused.json()["error"]) == (415, True)
+    array = {"Accept": "application/x-npy"}  # which has no place for an error, and names the text
+    refused = server.post("/predict", json={"input": ["cat", "dog", ""]}, headers=array)
+    assert refused.status_code == 400
+    assert refused.json()["error"] == "item 2: nothing in the text is a token of the model: send some words"
     cut = server.post("/predict", json={"input": "cat " * 18}).json()["embedding"]  # as many as it takes
     assert len(cut) == 16
 
