@@ -132,7 +132,7 @@ def test_hugging_faces_client_gets_the_vector_of_a_text(network: torch.nn.Module
         ("", 400, "nothing in the text is a token"), (" \n", 400, "nothing in the text is a token"),
         (3, 400, "it is a number"), (None, 400, "it is null"), ({"text": "a"}, 400, "it is an object"),
         ([], 400, "no text in the list"), ([["a"]], 400, "it is a list"), (True, 400, "it is a truth value"),
-        ("cat " * 19, 400, "the text has 21 tokens, and the model takes 20"),
+        ("cat " * 19, 400, "has 21 tokens, and the model takes 20: send it in parts, or build the model again"),
         ("cat " * 17_000, 413, "the most is 65,536"), ("x" * 1_000_000, 413, "the most is 65,536"),
         (["x" * 600_000] * 2, 413, "the most is 1,048,576"), ("\ud800", 400, "surrogate"),
         (["a"] * 65, 413, "65 items"), ("é" * 32_769, 413, "the text has 65,538 bytes"),
@@ -142,6 +142,12 @@ def test_hostile_texts_are_refused_with_a_sentence(server: ServerProcess, given:
     answer = server.post("/predict", json={"input": given})
     assert answer.status_code == status, answer.text
     assert told in answer.json()["error"]
+
+
+def test_an_instance_of_v1_that_is_no_text_is_not_sent_in_a_circle(server: ServerProcess) -> None:
+    """It was told to send {"input": "a sentence"}, which is what it was."""
+    refused = server.post("/v1/models/sentences:predict", json={"instances": ["cat", {"input": "dog"}]})
+    assert refused.json()["error"] == 'instance 1: input must be a text, such as "a sentence", but it is an object'
 
 
 @pytest.mark.parametrize("text", ["é" * 32_768, '"' * 65_536], ids=["accents", "quotes"])

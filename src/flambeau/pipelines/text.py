@@ -94,7 +94,7 @@ class TextPipeline:
         if not config.truncate:
             raise InvalidInput(
                 f"the text has {len(found.ids):,} tokens, and the model takes {config.most:,}: send it in parts, "
-                "or serve the model with --truncate",
+                "or build the model again with --truncate",
                 code="input_rejected",
             )
         self._tokenizer.enable_truncation(config.most, direction=self._cut_at)
@@ -149,9 +149,7 @@ def _text_of(payload: Payload) -> str:
     if not isinstance(found, str):
         kinds = {bool: "a truth value", int: "a number", float: "a number", list: "a list", dict: "an object"}
         told = kinds.get(type(found), "null")
-        raise InvalidInput(
-            f'input must be a text, but it is {told}: send {{"input": "a sentence"}}', code="input_rejected"
-        )
+        raise InvalidInput(f'input must be a text, such as "a sentence", but it is {told}', code="input_rejected")
     size = len(found.encode())
     if size > LONGEST:
         raise _too_long(f"{size:,} bytes")
