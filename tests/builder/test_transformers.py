@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import flambeau
-from flambeau.bundle.storage import Bundle, ImageConfig
+from flambeau.bundle.storage import Bundle, ImageConfig, TextConfig
 from flambeau.checkpoints import transformers_config
 from flambeau.errors import SourceError
 from flambeau.identify import of_transformers
@@ -115,6 +115,12 @@ def test_a_classifier_of_texts_answers_as_transformers_does(name: str, tmp_path:
             assert {each.label.name for each in found.top} <= {"rose", "lily", "fern"}
             expected = softmax(models.of_tokens(network, tokenizer, text).logits[0])
             assert np.allclose(found.probabilities, expected, atol=1e-4)
+        assert isinstance(bundle.manifest.pipeline, TextConfig)
+        longest = " ".join(["cat"] * (bundle.manifest.pipeline.most - 2))
+        expected = softmax(models.of_tokens(network, tokenizer, longest).logits[0])
+        assert np.allclose(model.predict(longest).probabilities, expected, atol=1e-4)
+        with pytest.raises(flambeau.InvalidInput, match="tokens"):
+            model.predict(longest + " cat")
 
 
 def test_an_encoder_of_sentences_answers_with_the_mean_of_its_vectors(

@@ -29,7 +29,7 @@ IMAGES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Networks over images, and the arguments that make them small."""
 
-_WORDS = {"vocab_size": len(VOCABULARY), "max_position_embeddings": 40}
+_WORDS = {"vocab_size": len(VOCABULARY), "max_position_embeddings": 22}
 TEXTS: dict[str, dict[str, Any]] = {
     "Bert": {**_SMALL, **_WORDS},
     "DistilBert": {**_WORDS, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},

@@ -95,8 +95,9 @@ def _over_texts(
     words = config.settings.get("vocab_size")
     shared = (FREE,), 1, ("tokens",)  # any length, the same for both
     ids = TensorSpec("input_ids", "int64", *shared, below=words if type(words) is int else 0)
-    form = InputForm((ids, TensorSpec("attention_mask", "int64", *shared, known=(1,))), classes=config.labels)
-    form = texts.taken(form, order, made.name, tell=tell)
+    form = InputForm((ids, TensorSpec("attention_mask", "int64", *shared, known=(1,))))
+    form = texts.taken(form, order, made.name, tell=tell, limit=of_transformers.most_tokens(config))
     if form.text is not None:
         form = dataclasses.replace(form, text=msgspec.structs.replace(form.text, pooling=made.args["pooling"]))
-    return dressed(network, form, order, name=made.name, architecture=made, tell=tell)
+    found = dressed(network, form, order, name=made.name, architecture=made, tell=tell, classes=config.labels)
+    return dataclasses.replace(found, task=config.task)  # which a tokenizer in another folder does not lie beside

@@ -209,7 +209,7 @@ class _Build:
         )
         task, normalize = options.task or filled.task, bool(options.normalize)
         if isinstance(filled.pipeline, TextConfig):
-            task = texts.task_of(filled.pipeline, self._order, self._tell)
+            task = texts.task_of(filled.pipeline, self._order, self._tell) or filled.task
             if task == "embedding" and not normalize and texts.normalises(self._order):
                 self._tell("its vectors are divided by their length, as modules.json says")
                 normalize = True

@@ -75,10 +75,13 @@ class _Prompts(msgspec.Struct):
     default_prompt_name: str | None = None
 
 
-def found(specs: Sequence[TensorSpec], order: BuildRequest, name: str, *, tell: Tell) -> TextConfig | None:
+def found(
+    specs: Sequence[TensorSpec], order: BuildRequest, name: str, *, tell: Tell, limit: int | None = None
+) -> TextConfig | None:
     """How texts become the inputs of the network `name`; `None` if it takes no token ids, or has no tokenizer.
 
-    Raises `SourceError` for inputs that no text gives, if the user asks for texts.
+    `limit`: the tokens that it has positions for, if that is known. Raises `SourceError` for inputs that no text gives,
+    if the user asks for texts.
     """
     if order.tokenizer is None:
         return None
@@ -100,6 +103,10 @@ def found(specs: Sequence[TensorSpec], order: BuildRequest, name: str, *, tell: 
     ids, mask, types = roles
     [length] = next(spec.shape for spec in specs if spec.name == ids)
     most, told = _most(file, order.options)
+    if limit is not None and most > limit:
+        if order.options.max_tokens is not None:
+            raise SourceError(f"--max-tokens {most:,}, but {name} has positions for {limit:,} tokens: say fewer")
+        most, told = limit, "for it has positions for no more"
     if length != FREE:
         most, told = min(most, length), "as its shape says" if length <= most else told
     pad = _pad(file)
@@ -117,13 +124,13 @@ def found(specs: Sequence[TensorSpec], order: BuildRequest, name: str, *, tell: 
     return config
 
 
-def taken(form: InputForm, order: BuildRequest, name: str, *, tell: Tell) -> InputForm:
-    """The same inputs, of texts if a tokenizer makes them. Raises `SourceError` as `found` does."""
+def taken(form: InputForm, order: BuildRequest, name: str, *, tell: Tell, limit: int | None = None) -> InputForm:
+    """The same inputs, of texts if a tokenizer makes them. `limit` and raises: as `found`."""
     if form.image is not None and order.options.pipeline == "text":
         raise SourceError(f"--pipeline text, but {name} takes images of {form.inputs[0]}: leave it out")
     if form.image is not None or form.audio is not None:
         return form
-    config = found(form.inputs, order, name, tell=tell)
+    config = found(form.inputs, order, name, tell=tell, limit=limit)
     if config is None:
         return form
     assert order.tokenizer is not None  # without one there is no config

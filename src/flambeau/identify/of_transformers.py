@@ -21,6 +21,9 @@ _OF_TEXTS = ("ForSequenceClassification", "Model")
 _TEXT_TYPES = ("albert", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
 """Kinds of networks that read a whole text at once, and whose answers were compared with those of transformers."""
 
+_AFTER_PAD = ("camembert", "mpnet", "roberta", "xlm-roberta")
+"""Kinds that count positions from the one after that of the padding token's number."""
+
 _STRETCH = ("ViT", "DeiT", "Beit", "Pvt", "Siglip")
 """Processors to which a size of one number is that of both sides; to others it is the shorter one."""
 _CROP = ("DeiT", "Bit", "CLIP", "MobileNetV1", "MobileNetV2")
@@ -60,6 +63,18 @@ def kind_of(config: TransformersConfig) -> Literal["image", "text"]:
 def makes_vectors(config: TransformersConfig) -> bool:
     """Whether the network has no head, so that it makes a vector of every token."""
     return config.network.endswith("Model")
+
+
+def most_tokens(config: TransformersConfig) -> int | None:
+    """The tokens of a text that the network has positions for, if it says so."""
+    positions = config.settings.get("max_position_embeddings")
+    if type(positions) is not int:
+        return None
+    kind, pad = str(config.settings["model_type"]), config.settings.get("pad_token_id")
+    if kind not in _AFTER_PAD:
+        return positions
+    before = pad if type(pad) is int and kind != "mpnet" else 1  # of mpnet's it is 1 whatever its tokenizer has
+    return max(1, positions - before - 1)
 
 
 def missing(config: TransformersConfig, tokenizer: bool) -> str:
