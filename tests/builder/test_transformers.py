@@ -123,6 +123,16 @@ def test_a_classifier_of_texts_answers_as_transformers_does(name: str, tmp_path:
             model.predict(longest + " cat")
 
 
+@pytest.mark.slow
+def test_a_pooler_that_the_network_does_not_use_is_left_out(tmp_path: Path, built: Build) -> None:
+    network, tokenizer = texts(tmp_path, "Roberta", "ForSequenceClassification")
+    weights = {**network.state_dict(), "roberta.pooler.dense.weight": torch.ones(32, 32)}  # as older versions wrote
+    torch.save({**weights, "roberta.pooler.dense.bias": torch.ones(32)}, tmp_path / "pytorch_model.bin")
+    found = answered(built(tmp_path / "pytorch_model.bin"), TEXT)
+    expected = softmax(models.of_tokens(network, tokenizer, TEXT).logits[0])
+    assert np.allclose(found.probabilities, expected, atol=1e-4)
+
+
 def test_an_encoder_of_sentences_answers_with_the_mean_of_its_vectors(
     tmp_path: Path, built: Build, notes: list[str]
 ) -> None:
@@ -145,9 +155,25 @@ def test_an_encoder_of_sentences_answers_with_the_mean_of_its_vectors(
         ("config.json", {"model_type": "bert"}, "model_type bert, and ViTForImageClassification is of another"),
         ("config.json", {"architectures": ["NoForImageClassification"]}, "has no NoForImageClassification"),
         ("config.json", {"auto_map": {"AutoModel": "theirs--x.Y"}}, "has auto_map, with which transformers runs"),
+        ("config.json", {"more": {"auto_map": {"AutoModel": "theirs--x.Y"}}}, "has auto_map, with which transformers"),
+        (
+            "config.json",
+            {
+                "architectures": ["TimmWrapperForImageClassification"],
+                "model_type": "timm_wrapper",
+                "architecture": "hf-hub:theirs/network",
+            },
+            "TimmWrapperForImageClassification, which is not served by its weights",
+        ),
+        ("config.json", {"num_channels": 1}, "of images of 1 channel, and those that are prepared have 3"),
         ("config.json", {"architectures": ["ViTForMaskedImageModeling"]}, "is not served by its weights"),
         ("config.json", {"num_hidden_layers": 30_000}, "says num_hidden_layers 30000, and the file has 40 tensors"),
-        ("config.json", {"hidden_size": 48}, "do not fit the ViTForImageClassification that config.json describes"),
+        ("config.json", {"hidden_size": 48}, "do not fit ViTForImageClassification: 37 of another shape: "),
+        (
+            "config.json",
+            {"id2label": {"0": "rose", "1": "lily"}, "label2id": None},
+            r"classifier.weight \(\[3, 32\], and config.json describes \[2, 32\]\)",
+        ),
         ("config.json", {"hidden_size": "many"}, "makes no ViTForImageClassification of config.json"),
         ("preprocessor_config.json", {"do_rescale": False}, "says do_rescale False"),
     ],

@@ -135,6 +135,26 @@ def test_inspect_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "those of transformers' ViTForImageClassification, and it is not installed: pip install" in needs
 
 
+def test_inspect_says_what_a_build_does_of_vectors_of_one_output_and_of_grey_images(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    bert = {"architectures": ["BertModel"], "model_type": "bert", "problem_type": "multi_label_classification"}
+    found = inspect(folder(tmp_path, {**bert, "id2label": {"0": "cat", "1": "dog"}}))
+    assert found.task == "of a text, made token ids by its tokenizer: embedding, of a vector for every token"
+    assert found.report.classes is None
+    one = {**CONFIG, "id2label": {"0": "LABEL_0"}}
+    assert "one output, of which a softmax would always make 1: say --task" in inspect(folder(tmp_path, one)).needs
+    found = inspect(folder(tmp_path, {**one, "problem_type": "regression"}))
+    assert found.serve == f"flambeau serve {tmp_path / 'model.safetensors'}"
+    grey = inspect(folder(tmp_path, {**CONFIG, "num_channels": 1})).needs
+    assert "of images of 1 channel, and those that are prepared have 3: a PythonModel" in grey
+
+
+def test_a_network_that_timm_would_fetch_is_refused(tmp_path: Path) -> None:
+    names = {"architectures": ["TimmWrapperForImageClassification"], "model_type": "timm_wrapper"}
+    found = inspect(folder(tmp_path, {**names, "architecture": "hf-hub:theirs/network"}))
+    assert "TimmWrapperForImageClassification, which is not served by its weights" in found.needs
+
+
 def test_a_config_of_other_weights_in_the_folder_is_left_alone(tmp_path: Path) -> None:
     weights = folder(tmp_path)
     assert transformers_config.beside(weights) == tmp_path / "config.json"

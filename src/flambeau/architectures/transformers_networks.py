@@ -6,7 +6,7 @@ Each is wrapped, so that it takes tensors and returns one: the logits of a class
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -27,8 +27,12 @@ _PROBLEMS = {
 _COUNTS = re.compile(r"(layer|depth|block|stage)s?$")
 """Settings that say of how many parts a network is made: of more than there are weights it is not."""
 _SHOWN = 8
-_UNUSED = "pooler."
-"""Weights that have no part in the vectors of tokens: files may have them or not."""
+_UNUSED = re.compile(r"(^|\.)pooler\.")
+"""Weights that have no part in the vectors of tokens, so that files may have them or not; nor have they in the answers
+of a classifier that does not have them."""
+_NAMES = ("id2label", "label2id")
+"""Settings whose keys or values are what users called their classes."""
+_CHOSEN_HERE = ("attn_implementation", "experts_implementation")
 
 PooledBy = Literal["mean", "first"]
 
@@ -58,13 +62,13 @@ def filled(
     try:
         network, found = made.from_pretrained(
             None, config=settings, state_dict=dict(weights), dtype=torch.float32, output_loading_info=True,
-            local_files_only=True,
+            local_files_only=True, ignore_mismatched_sizes=True,
         )  # fmt: skip
     except Exception as error:
         raise SourceError(f"the weights do not fit the {name} that config.json describes: {error}") from error
     keys = {what: sorted(map(_key, found[kind])) for kind, what in _PROBLEMS.items()}
-    if pooling is not None:
-        keys = {what: [key for key in some if not key.startswith(_UNUSED)] for what, some in keys.items()}
+    idle = tuple(_PROBLEMS.values()) if pooling is not None else ("unexpected",)
+    keys = {what: [key for key in some if what not in idle or not _UNUSED.search(key)] for what, some in keys.items()}
     problems = [f"{len(some)} {what}: {', '.join(some[:_SHOWN])}" for what, some in keys.items() if some]
     if problems or found.get("error_msgs"):
         raise SourceError(f"the weights do not fit {name}: {'; '.join(problems or found['error_msgs'])}")
@@ -72,25 +76,29 @@ def filled(
 
 
 def _key(found: Any) -> str:
-    return str(found[0] if isinstance(found, tuple) else found)
+    """The name of a tensor; of one of another shape that of the file and the wanted one, too."""
+    if not isinstance(found, tuple):
+        return str(found)
+    key, stored, wanted = found
+    return f"{key} ({list(stored)}, and config.json describes {list(wanted)})"
 
 
 def _class_of(name: str, settings: Mapping[str, Any]) -> "tuple[Any, PreTrainedConfig]":
     """transformers' class and its configuration. Raises `SourceError` if it has none of that name."""
     if importlib.util.find_spec("transformers") is None:
         raise SourceError(f"{name} is a network of transformers, which is not installed: {pip_install('transformers')}")
-    if more := [key for key in _FETCHING if settings.get(key)]:
+    if more := [key for key in _FETCHING if any(table.get(key) for table in _tables(settings))]:
         raise SourceError(
             f"config.json of {name} has {more[0]}, with which transformers runs or fetches more: remove it"
         )
-    os.environ["HF_HUB_OFFLINE"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    _stay_offline()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     torchvision_compat.declare_missing()
     import transformers
 
     made: Any = getattr(transformers, name, None)
-    told = {key: value for key, value in settings.items() if not key.startswith("_") and key != "attn_implementation"}
+    told = _told(settings)
     kind = told.pop("model_type")
     known = isinstance(made, type) and issubclass(made, transformers.PreTrainedModel)
     if not known:
@@ -104,6 +112,32 @@ def _class_of(name: str, settings: Mapping[str, Any]) -> "tuple[Any, PreTrainedC
         return made, made.config_class.from_dict({**told, "attn_implementation": "eager"})
     except Exception as error:
         raise SourceError(f"transformers makes no {name} of config.json: {error}") from error
+
+
+def _tables(settings: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The settings, and those of the networks within it."""
+    yield settings
+    for key, value in settings.items():
+        if isinstance(value, dict) and key not in _NAMES:
+            yield from _tables(value)
+
+
+def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without those that are chosen here."""
+    return {
+        key: _told(value) if isinstance(value, dict) and key not in _NAMES else value
+        for key, value in settings.items()
+        if not key.startswith("_") and key not in _CHOSEN_HERE
+    }
+
+
+def _stay_offline() -> None:
+    """Have the hub's library fetch nothing, whether or not it is imported already: it reads the environment once."""
+    os.environ["HF_HUB_OFFLINE"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    if importlib.util.find_spec("huggingface_hub") is not None:
+        from huggingface_hub import constants
+
+        constants.HF_HUB_OFFLINE = True
 
 
 def _wrapped(network: Any, pooling: PooledBy | None) -> nn.Module:

@@ -14,12 +14,17 @@ from flambeau.checkpoints.report import plain
 from flambeau.checkpoints.transformers_config import NAME, PROCESSOR, TransformersConfig
 from flambeau.errors import SourceError
 from flambeau.identify import unsupported
+from flambeau.identify.finding import ONE_OUTPUT
 from flambeau.system.machine import pip_install
 
 _OF_IMAGES = ("ForImageClassification", "ForImageClassificationWithTeacher")
 _OF_TEXTS = ("ForSequenceClassification", "Model")
+_FETCHED = "timm_wrapper"
+"""The kind that timm makes of a name in the settings, which may be that of a file on a hub or of another folder."""
 _TEXT_TYPES = ("albert", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
 """Kinds of networks that read a whole text at once, and whose answers were compared with those of transformers."""
+
+_CHANNELS = 3
 
 _AFTER_PAD = ("camembert", "mpnet", "roberta", "xlm-roberta")
 """Kinds that count positions from the one after that of the padding token's number."""
@@ -49,13 +54,19 @@ def statement(config: TransformersConfig) -> str:
 def kind_of(config: TransformersConfig) -> Literal["image", "text"]:
     """What the network takes. Raises `SourceError` for one that is not served."""
     kind = str(config.settings["model_type"])
-    if config.network.endswith(_OF_IMAGES):
+    if config.network.endswith(_OF_IMAGES) and kind != _FETCHED:
+        channels = config.settings.get("num_channels")
+        if type(channels) is int and channels != _CHANNELS:
+            raise SourceError(
+                f"{statement(config)}, of images of {channels} channel{'' if channels == 1 else 's'}, and those that "
+                f"are prepared have {_CHANNELS}: {unsupported.AROUND}"
+            )
         return "image"
     if config.network.endswith(_OF_TEXTS) and kind in _TEXT_TYPES:
         return "text"
     raise SourceError(
         f"{statement(config)}, which is not served by its weights: of transformers' networks those that end in "
-        f"ForImageClassification are, and over texts {', '.join(_TEXT_TYPES)} for classes and vectors; "
+        f"ForImageClassification are, but for {_FETCHED}, and over texts {', '.join(_TEXT_TYPES)} for classes and vectors; "
         f"{unsupported.AROUND}"
     )
 
@@ -78,7 +89,7 @@ def most_tokens(config: TransformersConfig) -> int | None:
 
 
 def missing(config: TransformersConfig, tokenizer: bool) -> str:
-    """What is not there that serving needs, as a sentence; empty if all is. `tokenizer`: whether one is there."""
+    """What is not there that a network needs, as a sentence; empty if all is. `tokenizer`: whether one is there."""
     if importlib.util.find_spec("transformers") is None:
         return f"{statement(config)}, and it is not installed: {pip_install('transformers')}"
     if kind_of(config) == "text" and not tokenizer:
@@ -89,13 +100,20 @@ def missing(config: TransformersConfig, tokenizer: bool) -> str:
     return ""
 
 
+def unsaid(config: TransformersConfig) -> str:
+    """What the user has to say of a network's task, as a sentence; empty if nothing."""
+    names = config.settings.get("id2label")
+    one = isinstance(names, dict) and len(names) == 1 and config.task is None and not makes_vectors(config)
+    return f"{statement(config)}; {ONE_OUTPUT}" if one else ""
+
+
 def task_in_words(config: TransformersConfig) -> str:
     """The task of the network, and which activation is applied by whom."""
     of = "of a text, made token ids by its tokenizer: " if kind_of(config) == "text" else ""
-    if config.task is not None:
-        return f"{of}{config.task}, as {NAME} beside the weights says"
     if makes_vectors(config):
         return f"{of}embedding, of a vector for every token"
+    if config.task is not None:
+        return f"{of}{config.task}, as {NAME} beside the weights says"
     return f"{of}classification, assumed: Flambeau applies a softmax; {_OTHERWISE}"
 
 

@@ -235,12 +235,14 @@ def _of_transformers(found: Inspection, config: TransformersConfig) -> Inspectio
     except SourceError as error:
         return msgspec.structs.replace(found, needs=f"{error}{request.as_graph(path)}")
     tokenizer = request.tokenizer_beside(path)
-    needs = of_transformers.missing(config, tokenizer is not None)
-    labelled = config.labels or of_transformers.makes_vectors(config)
+    needs = of_transformers.missing(config, tokenizer is not None) or of_transformers.unsaid(config)
+    vectors = of_transformers.makes_vectors(config)
+    classes = None if vectors else config.labels
+    labelled = classes or vectors or config.task == "regression"
     return msgspec.structs.replace(
         found,
-        report=msgspec.structs.replace(found.report, classes=config.labels),
-        classes=len(config.labels) if config.labels else None,
+        report=msgspec.structs.replace(found.report, classes=classes),
+        classes=len(classes) if classes else None,
         preprocessing=preprocessing,
         task=of_transformers.task_in_words(config),
         serve=None if needs else f"flambeau serve {found.file}{'' if labelled else ' --labels FILE'}",
