@@ -149,10 +149,13 @@ def test_inspect_says_what_a_build_does_of_vectors_of_one_output_and_of_grey_ima
     assert "of images of 1 channel, and those that are prepared have 3: a PythonModel" in grey
 
 
-def test_a_network_that_timm_would_fetch_is_refused(tmp_path: Path) -> None:
-    names = {"architectures": ["TimmWrapperForImageClassification"], "model_type": "timm_wrapper"}
+@pytest.mark.parametrize(("network", "kind"), [("TimmWrapper", "timm_wrapper"), ("ImageGPT", "imagegpt")])
+def test_networks_that_take_something_else_or_would_be_fetched_are_refused(
+    tmp_path: Path, network: str, kind: str
+) -> None:
+    names = {"architectures": [f"{network}ForImageClassification"], "model_type": kind}
     found = inspect(folder(tmp_path, {**names, "architecture": "hf-hub:theirs/network"}))
-    assert "TimmWrapperForImageClassification, which is not served by its weights" in found.needs
+    assert f"{network}ForImageClassification, which is not served by its weights" in found.needs
 
 
 def test_a_config_of_other_weights_in_the_folder_is_left_alone(tmp_path: Path) -> None:

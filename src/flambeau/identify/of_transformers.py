@@ -19,8 +19,9 @@ from flambeau.system.machine import pip_install
 
 _OF_IMAGES = ("ForImageClassification", "ForImageClassificationWithTeacher")
 _OF_TEXTS = ("ForSequenceClassification", "Model")
-_FETCHED = "timm_wrapper"
-"""The kind that timm makes of a name in the settings, which may be that of a file on a hub or of another folder."""
+_OTHERS = ("imagegpt", "shieldgemma2", "siglip2", "timm_wrapper")
+"""Kinds over images that take more or other than the numbers of one, and the one that timm makes of a name in the
+settings, which may be that of a file on a hub or in another folder."""
 _TEXT_TYPES = ("albert", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
 """Kinds of networks that read a whole text at once, and whose answers were compared with those of transformers."""
 
@@ -54,7 +55,7 @@ def statement(config: TransformersConfig) -> str:
 def kind_of(config: TransformersConfig) -> Literal["image", "text"]:
     """What the network takes. Raises `SourceError` for one that is not served."""
     kind = str(config.settings["model_type"])
-    if config.network.endswith(_OF_IMAGES) and kind != _FETCHED:
+    if config.network.endswith(_OF_IMAGES) and kind not in _OTHERS:
         channels = config.settings.get("num_channels")
         if type(channels) is int and channels != _CHANNELS:
             raise SourceError(
@@ -66,8 +67,8 @@ def kind_of(config: TransformersConfig) -> Literal["image", "text"]:
         return "text"
     raise SourceError(
         f"{statement(config)}, which is not served by its weights: of transformers' networks those that end in "
-        f"ForImageClassification are, but for {_FETCHED}, and over texts {', '.join(_TEXT_TYPES)} for classes and vectors; "
-        f"{unsupported.AROUND}"
+        f"ForImageClassification are, but for {', '.join(_OTHERS)}, and over texts {', '.join(_TEXT_TYPES)} for "
+        f"classes and vectors; {unsupported.AROUND}"
     )
 
 
