@@ -63,7 +63,12 @@ def _rows(shape: tuple[int, ...], spec: TensorSpec, generator: torch.Generator) 
         return np.resize(np.array(spec.known, spec.dtype), shape)
     if np.dtype(spec.dtype).kind == "i":
         return torch.randint(0, 2, shape, generator=generator).numpy().astype(spec.dtype)
-    return torch.randn(shape, generator=generator).to(getattr(torch, spec.dtype)).numpy()
+    rows: np.ndarray = torch.randn(shape, generator=generator).to(getattr(torch, spec.dtype)).numpy()
+    if spec.below or spec.tables:  # decimal numbers that the network makes whole, and looks up
+        sizes = np.array(spec.tables or [spec.below])
+        places = torch.rand(shape, generator=generator).numpy().reshape(-1, len(sizes)) * sizes
+        rows = np.where(sizes > 0, np.floor(places), rows.reshape(places.shape)).astype(rows.dtype).reshape(shape)
+    return rows
 
 
 def look(filled: Filled, inputs: Tensors, wanted: str | None, *, tell: Tell) -> Returned:
@@ -124,6 +129,11 @@ def tried(filled: Filled, inputs: Tensors) -> list[np.ndarray]:
         result = _run(filled, _given(filled, inputs))
         return [_array(each, filled.name) for each in single_output.parts(result).values()]
     return []
+
+
+def run(filled: Filled, inputs: Tensors) -> None:
+    """Run the network over the rows. Raises `SourceError` where it raises."""
+    _run(filled, _given(filled, inputs))
 
 
 def decides(filled: Filled, inputs: Tensors) -> str | None:
