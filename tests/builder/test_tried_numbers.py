@@ -123,12 +123,19 @@ def test_a_length_is_tried_with_one_and_that_of_nothing_has_no_answer(
 ) -> None:
     network, given = saved(tmp_path, name)
     made = built(**given, input_shape={"steps": ("n", 2), "length": ()})
-    assert any("length is tried with 1, for the network does not compute other numbers" in note for note in notes)
+    assert any("length is tried with 1, for the network does not compute every number" in note for note in notes)
     alike(made, network, *({"steps": SERIES, "length": length} for length in (4, 1, 3)))
     with flambeau.load(made.path, allow_code=True) as model:
         for length in (0, 5):
             with pytest.raises(RequestError):
                 model.predict({"steps": SERIES, "length": length})
+
+
+def test_tokens_that_are_all_padding_are_no_example(built: Built, cache: Path, tmp_path: Path) -> None:
+    network, given = saved(tmp_path, "Padded")
+    made = built(**given)
+    assert [(spec.least, spec.known) for spec in made.manifest.inputs] == [(1, (1, 0))]
+    alike(made, network, [3, 19, 0, 0], [7, 7, 7, 1], [1, 0, 0, 0])
 
 
 def test_a_flag_of_true_and_false_beside_a_category_is_asked_about(built: Built, cache: Path, tmp_path: Path) -> None:

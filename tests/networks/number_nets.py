@@ -191,6 +191,21 @@ class Packed(LastOf):
         return found
 
 
+class Padded(nn.Module):
+    """Tokens up to the zeros behind them; of zeros alone there is no answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(20, 2, padding_idx=0)
+        self.lstm, self.last = nn.LSTM(2, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        length = (tokens != 0).sum(1).cpu()
+        packed = nn.utils.rnn.pack_padded_sequence(self.words(tokens), length, batch_first=True, enforce_sorted=False)
+        found: torch.Tensor = self.last(self.lstm(packed)[1][0][-1])
+        return found
+
+
 class Flagged(nn.Module):
     """A flag of true and false beside a category and numbers."""
 

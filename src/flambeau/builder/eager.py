@@ -59,15 +59,19 @@ def probe_inputs(specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ..
 def _rows(shape: tuple[int, ...], spec: TensorSpec, generator: torch.Generator) -> np.ndarray:
     """Random rows; of the numbers that the network knows, where it does, in turn: a mask that leaves out all of a row
     has no answer. Whole numbers are 0 and 1, which every table of vectors has."""
-    if spec.known:
+    whole = np.dtype(spec.dtype).kind == "i"
+    if spec.known and not (whole and len(spec.known) > 1):
         return np.resize(np.array(spec.known, spec.dtype), shape)
-    if np.dtype(spec.dtype).kind == "i":
-        return torch.randint(0, 2, shape, generator=generator).numpy().astype(spec.dtype)
+    if whole:
+        places: np.ndarray = torch.randint(0, 2, shape, generator=generator).numpy().astype(spec.dtype)
+        if spec.known:  # a row of nothing but the other number may have no answer
+            places.reshape(len(places), -1)[:, 0] = spec.known[0]
+        return places
     rows: np.ndarray = torch.randn(shape, generator=generator).to(getattr(torch, spec.dtype)).numpy()
     if spec.below or spec.tables:  # decimal numbers that the network makes whole, and looks up
         sizes = np.array(spec.tables or [spec.below])
-        places = torch.rand(shape, generator=generator).numpy().reshape(-1, len(sizes)) * sizes
-        rows = np.where(sizes > 0, np.floor(places), rows.reshape(places.shape)).astype(rows.dtype).reshape(shape)
+        drawn = torch.rand(shape, generator=generator).numpy().reshape(-1, len(sizes)) * sizes
+        rows = np.where(sizes > 0, np.floor(drawn), rows.reshape(drawn.shape)).astype(rows.dtype).reshape(shape)
     return rows
 
 

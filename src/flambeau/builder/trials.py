@@ -6,6 +6,7 @@ and a length of 0 has no last step.
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -17,7 +18,7 @@ from flambeau.types import TensorSpec
 
 _INPUTS = 6  # inputs of which some are tried with other numbers
 _ROWS = 8
-_KNOWN: dict[str, tuple[tuple[int, ...], ...]] = {"float32": ((1, 0), (0, 1), (1,)), "int64": ((1,),)}
+_KNOWN: dict[str, tuple[tuple[int, ...], ...]] = {"float32": ((1, 0), (0, 1), (1,)), "int64": ((1, 0), (1,))}
 
 
 def computable(network: nn.Module, specs: Sequence[TensorSpec]) -> tuple[tuple[TensorSpec, ...], str]:
@@ -33,24 +34,32 @@ def computable(network: nn.Module, specs: Sequence[TensorSpec]) -> tuple[tuple[T
     for tried in _with_known(usual):
         if _computes(network, tried):
             told = [f"{spec.name} is tried with {_listed(spec.known)}" for spec in tried if spec not in usual]
-            return tried, f"{' and '.join(told)}, for the network does not compute other numbers"
+            return tried, f"{' and '.join(told)}, for the network does not compute every number"
     return usual, ""
 
 
 def _with_known(specs: tuple[TensorSpec, ...]) -> Iterator[tuple[TensorSpec, ...]]:
-    """The inputs with numbers for one of them, then for two. One input at least keeps its random numbers: of rows that
-    are alike nobody could see whether they depend on each other."""
+    """The inputs with numbers for one of them, then for two. One input at least keeps random numbers, as whole ones of
+    0 and 1 are: of rows that are alike nobody could see whether they depend on each other."""
     free = [place for place, spec in enumerate(specs) if not spec.known]
     if len(specs) > _INPUTS:
         return
+    if len(specs) == len(free) == 1 and specs[0].dtype == "int64" and (1, 0) in _known(specs[0]):
+        yield (structs.replace(specs[0], known=(1, 0)),)
     for count in range(1, min(len(free), 3)):
         for chosen in itertools.combinations(free, count):
-            for known in itertools.product(*(_KNOWN.get(specs[place].dtype, ()) for place in chosen)):
+            for known in itertools.product(*(_known(specs[place]) for place in chosen)):
                 given = dict(zip(chosen, known, strict=True))
                 yield tuple(
                     structs.replace(spec, known=given[place]) if place in given else spec
                     for place, spec in enumerate(specs)
                 )
+
+
+def _known(spec: TensorSpec) -> tuple[tuple[int, ...], ...]:
+    """What that input may be tried with: a row of one whole number has no place for a 0 beside a 1."""
+    found = _KNOWN.get(spec.dtype, ())
+    return found if spec.dtype == "float32" or math.prod(spec.usual) > 1 else found[1:]
 
 
 def _computes(network: nn.Module, specs: Sequence[TensorSpec]) -> bool:

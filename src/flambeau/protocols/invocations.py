@@ -166,6 +166,8 @@ def _read_csv(body: bytes | memoryview, *, missing: bool) -> npt.NDArray[np.floa
     try:
         lines = str(body, "utf-8").splitlines()
         nothing = "nan" if missing else ""
+        if b"_" in bytes(body):
+            raise ValueError("only Python reads 1_000 as a number")
         rows = [[float(cell.strip() or nothing) for cell in line.split(",")] for line in lines if line.strip()]
         return np.array(rows, np.float64)
     except ValueError:  # not UTF-8, a cell that is no number, or lines of different lengths
