@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from onnx import helper
 
 import flambeau
 from flambeau.bundle.storage import Bundle
 from flambeau.errors import RequestError, SourceError
 from flambeau.types import TensorSpec
 from tests.support.number_networks import saved
+from tests.support.tensor_bundles import save
 
 pytestmark = pytest.mark.usefixtures("warm_builds")
 
@@ -148,3 +150,29 @@ def test_a_network_that_computes_no_length_says_why(built: Built, cache: Path, t
     _, given = saved(tmp_path, "Offsets")
     with pytest.raises(SourceError, match=r"free axes are 8 to 4096 long \(if input is 2D, .*, or a PythonModel"):
         built(**given, input_shape={"tokens": ("n",), "offsets": ()})
+
+
+@pytest.mark.parametrize("counts", [1, 0])
+def test_a_mask_of_an_onnx_graph_is_tried_as_a_mask(
+    built: Built, notes: list[str], cache: Path, tmp_path: Path, counts: int
+) -> None:
+    """The mask is added to the scores, where it does not count as `counts`, as the least number that there is."""
+    least = float(np.finfo(np.float32).min)
+    nodes = [
+        helper.make_node("Sub", ["one", "mask"] if counts else ["mask", "none"], ["left"]),
+        helper.make_node("Mul", ["left", "least"], ["bias"]),
+        helper.make_node("Add", ["x", "bias"], ["scores"]),
+        helper.make_node("Softmax", ["scores"], ["shares"], axis=1),
+        helper.make_node("Mul", ["shares", "x"], ["parts"]),
+        helper.make_node("ReduceSum", ["parts", "axis"], ["y"], keepdims=0),
+    ]
+    numbers = {"one": np.float32(1), "none": np.float32(0), "least": np.float32(least), "axis": np.array([1], np.int64)}
+    file = save(tmp_path / "net.onnx", nodes, {"x": ["n", "t"], "mask": ["n", "t"]}, {"y": ["n"]}, **numbers)
+    made = built(file)
+    assert "mask is tried with 1, as masks are" in notes  # of all left out, too, there is an answer here
+    rows, kept = np.array([[1, 2, 3], [4, 5, 6]], np.float32), np.array([[1, 1, 0], [0, 1, 1]], bool)
+    weights = np.exp(rows) * kept
+    with flambeau.load(made.path) as model:
+        mask = (kept == bool(counts)).astype(int)
+        found = model.predict({"x": rows.tolist(), "mask": mask.tolist()})
+    np.testing.assert_allclose(found, (weights * rows).sum(1) / weights.sum(1), rtol=1e-4)
