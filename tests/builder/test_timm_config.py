@@ -100,6 +100,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("name", "args", "config"),
     [
         pytest.param("resnet18", {}, {**UNUSUAL, "input_size": (3, 288, 288)}, marks=pytest.mark.slow),
+        pytest.param("resnet18", {}, {**UNUSUAL, "crop_mode": "squash"}, marks=pytest.mark.slow),
         ("mobilenetv3_small_050", {"global_pool": "max"}, {**UNUSUAL, "interpolation": "bilinear", "crop_pct": 1.0}),
         pytest.param(
             "vit_tiny_patch16_224",
@@ -193,7 +194,6 @@ def test_without_timm_its_twin_of_torchvision_is_taken(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("members", "told"),
     [
-        ({"crop_mode": "squash"}, "crop_mode 'squash'"),
         ({"crop_mode": "border"}, "--resize 106 --crop 96"),
         ({"input_size": [3, 96, 128]}, "images of 96 × 128 pixels"),
         ({"interpolation": "lanczos"}, "write one of these there"),
@@ -230,7 +230,7 @@ def test_what_is_not_done_as_it_says_is_refused_with_a_way(
 @pytest.mark.parametrize(
     ("members", "way"),
     [
-        ({"crop_mode": "squash"}, {"resize": 106, "crop": 96}),
+        ({"crop_mode": "border"}, {"resize": 106, "crop": 96}),
         ({"input_size": [3, 96, 128]}, {"crop": 96}),
         ({"architecture": "resnet34"}, {"arch": "timm/resnet18"}),
     ],

@@ -24,10 +24,12 @@ STARTERS = frozenset(
 
 LONG = (
     "tests/deploy/", "tests/torchserve/", "test_architectures.py", "test_detection.py", "test_image_limits.py",
-    "test_loop.py",
+    "test_loop.py", "test_features.py",
     "test_every_network_without_a_task_is_named", "test_the_graph_makes_of_them_what_the_exporter_made",
     "test_every_engine_is_given_one_row", "test_no_mutation_does_harm", "test_no_bytes_make_the_form_parser_raise",
-    "test_a_function_that_hangs_holds_up_neither",
+    "test_a_function_that_hangs_holds_up_neither", "test_programs_are_recorded_as_eager_code_is",
+    "test_a_changed_file_never_raises", "test_a_file_that_was_cut_short_is_refused", "test_fast_decoding",
+    "test_kubernetes_own_schemas_find_no_fault",
 )  # fmt: skip
 """Tests that start none and take long all the same: files, and tests by name."""
 

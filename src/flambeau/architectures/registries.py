@@ -152,11 +152,23 @@ class SegmentationModels:
         return constructor
 
 
+class TransformersModels:
+    """The networks of transformers, if it is installed; none by its name alone, without a configuration."""
+
+    def names(self) -> list[str]:
+        return []
+
+    def constructor(self, name: str) -> "Callable[..., nn.Module]":
+        from flambeau.architectures import transformers_networks
+
+        return transformers_networks.constructor(name)
+
+
 TORCHVISION = TorchvisionModels()
 TIMM = TimmModels()
 
 REGISTRIES: dict[str, ModelRegistry] = {
     "torchvision": TORCHVISION, "flambeau": OwnModels(), "timm": TIMM,
-    "segmentation_models_pytorch": SegmentationModels(),
+    "segmentation_models_pytorch": SegmentationModels(), "transformers": TransformersModels(),
 }  # fmt: skip
 """By name, in order of preference."""

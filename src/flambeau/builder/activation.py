@@ -32,6 +32,10 @@ _OTHERWISE = (
     "say --task multi-label if each class was trained on its own (BCEWithLogitsLoss), and --task regression or "
     "--task embedding if they are not classes"
 )
+_OTHERWISE_OF_CLASSES = (
+    "say --task multi-label if each class was trained on its own (BCEWithLogitsLoss), and --task regression if they "
+    "are numbers"
+)
 _OTHERWISE_OF_KNOWN = (
     "say --task multi-label if each class was trained on its own (BCEWithLogitsLoss), --task regression if they are "
     "numbers, and --task embedding for the features before them"
@@ -43,8 +47,9 @@ class ProbedOutput:
     """What is known about a network over images before its task is decided.
 
     `answers` are its outputs for the probes, shape (rows, outputs); `ending` is its last operation. `official`: the
-    weights are published ones, of a classifier; `registered`: the architecture is known, and classifies. `without_head`
-    is the name of the `nn.Identity` that replaced its head. `named`: there are as many class names as outputs.
+    weights are published ones, of a classifier; `registered`: the architecture is known, and classifies; `headed`: its
+    head is known, and can be left out. `without_head` is the name of the `nn.Identity` that replaced its head. `named`:
+    there are as many class names as outputs.
     """
 
     name: str
@@ -52,6 +57,7 @@ class ProbedOutput:
     ending: Ending
     official: bool = False
     registered: bool = False
+    headed: bool = False
     without_head: str | None = None
     named: bool = False
 
@@ -258,10 +264,11 @@ def _classification(seen: ProbedOutput, meaning: _Meaning, said: OutputActivatio
             "Flambeau applies a softmax, as these weights were trained",
         )  # fmt: skip
     _refuse_unsure(seen, "softmax")
+    otherwise = _OTHERWISE_OF_CLASSES if seen.registered else _OTHERWISE
     return _decided(
         "classification", Activation("softmax"), seen,
         f"a softmax is assumed: its {outputs} outputs are taken for the scores of classes of which one is right, and "
-        f"Flambeau applies a softmax; {_OTHERWISE_OF_KNOWN if seen.registered else _OTHERWISE}",
+        f"Flambeau applies a softmax; {_OTHERWISE_OF_KNOWN if seen.headed else otherwise}",
     )  # fmt: skip
 
 

@@ -48,6 +48,7 @@ class Filled:
     * `outputs`: the names of its outputs; `shapes`: the shape of one row of each, with free axes marked after probing
     * `levels`: what the user said are the numbers for black and white
     * `plain`: it returns one tensor and nothing else
+    * `task`: what a file beside the weights says that they were trained for
     * `tokenizer`: the file that makes token ids of texts, for a network over texts
     """
 
@@ -69,6 +70,7 @@ class Filled:
     one_row: str | None = None
     tokenizer: Path | None = None
     levels: str | None = None
+    task: str | None = None
 
     @property
     def free(self) -> bool:
@@ -134,4 +136,6 @@ def customised(pipeline: ImageConfig, options: SourceOptions) -> ImageConfig:
             )
     if asked["crop"] is not None and asked["resize"] is None and pipeline.resize < asked["crop"]:
         asked["resize"] = asked["crop"]
+    if asked["resize"] is not None:
+        pipeline = msgspec.structs.replace(pipeline, stretch=False)  # --resize is the shorter side
     return msgspec.structs.replace(pipeline, **{key: value for key, value in asked.items() if value is not None})

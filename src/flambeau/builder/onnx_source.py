@@ -226,8 +226,7 @@ def _pooled(
         return taken, answers
     how, told = texts.pooling_of(order, answers[0])
     name = pooling.add(model, answers[0], mask=text.mask, how=how)
-    made = "the mean of its tokens' vectors" if how == "mean" else "that of its first token"
-    tell(f"the vector of a text is {made}, as {told} says")
+    tell(f"the vector of a text is {texts.POOLED[how]}, as {told} says")
     return replace(taken, text=structs.replace(text, pooling=how)), (name,)
 
 

@@ -196,18 +196,20 @@ class _Build:
             if len(probed.outputs) > 1:
                 return "tensor", Activation("none", known="graph")
             return "tensor", activation.over_numbers(probed.ending, probed.numbers)
+        registry = filled.architecture.registry if filled.architecture else "code"
         seen = activation.ProbedOutput(
             filled.name,
             probed.numbers,
             probed.ending,
             official=filled.official,
-            registered=filled.architecture is not None and filled.architecture.registry != "code",
+            registered=registry != "code",
+            headed=registry not in ("code", "transformers"),
             without_head=probed.without_head,
             named=options.labels is not None or len(filled.classes or ()) == probed.output.shape[0],
         )
-        task, normalize = options.task, bool(options.normalize)
+        task, normalize = options.task or filled.task, bool(options.normalize)
         if isinstance(filled.pipeline, TextConfig):
-            task = texts.task_of(filled.pipeline, self._order, self._tell)
+            task = texts.task_of(filled.pipeline, self._order, self._tell) or filled.task
             if task == "embedding" and not normalize and texts.normalises(self._order):
                 self._tell("its vectors are divided by their length, as modules.json says")
                 normalize = True
@@ -294,9 +296,11 @@ class _Build:
         for note in filter(None, (weights.sandbox, weights.note)):
             self._tell(note)
         self._step("filling the network" if order.architecture or order.code else "finding the network")
-        from flambeau.builder import networks
+        from flambeau.builder import networks, of_transformers
 
         fill = networks.own if order.code is not None else networks.registered
+        if order.transformers is not None:
+            fill = of_transformers.filled
         source = Source(kind=order.kind, name=self._opening.name, sha256=weights.sha256)
         filled = fill(order, weights, tell=self._tell)
         return scaling.ask_of_file(filled, weights.prepares, order.options, self._tell), source

@@ -6,7 +6,6 @@ have length 1. This module imports no torch.
 """
 
 import dataclasses
-import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,12 +18,12 @@ from flambeau.builder.filled import Filled, Tell
 from flambeau.builder.shapes import InputForm
 from flambeau.bundle import storage
 from flambeau.bundle.pipeline_config import TextConfig
+from flambeau.checkpoints import transformers_config
 from flambeau.errors import BundleError, SourceError
 from flambeau.items import FREE
 from flambeau.pipelines.text import read_tokenizer
 from flambeau.settings.source import SourceOptions
 from flambeau.sources.request import BuildRequest, beside_tokenizer
-from flambeau.tasks import TaskName
 from flambeau.types import Tensors, TensorSpec
 
 if TYPE_CHECKING:
@@ -37,12 +36,9 @@ _USUAL_MOST = 512
 _MODULES = ("Transformer", "Pooling", "Normalize")  # of sentence-transformers, that become part of a bundle
 _TRIED_WORDS = 1000
 _SPARE = 256  # vectors that a table may have more than there are tokens: their number is rounded up
-_TASKS: dict[str, TaskName] = {
-    "single_label_classification": "classification",
-    "multi_label_classification": "multi-label",
-    "regression": "regression",
-}
-"""Flambeau's tasks by Hugging Face's `problem_type`."""
+POOLED = {"mean": "the mean of its tokens' vectors", "first": "that of its first token"}
+"""How one vector is made of those of all tokens, in words."""
+
 _PADS = ("[PAD]", "<pad>", "<PAD>", "<|padding|>")
 
 SENTENCES = (
@@ -79,10 +75,13 @@ class _Prompts(msgspec.Struct):
     default_prompt_name: str | None = None
 
 
-def found(specs: Sequence[TensorSpec], order: BuildRequest, name: str, *, tell: Tell) -> TextConfig | None:
+def found(
+    specs: Sequence[TensorSpec], order: BuildRequest, name: str, *, tell: Tell, limit: int | None = None
+) -> TextConfig | None:
     """How texts become the inputs of the network `name`; `None` if it takes no token ids, or has no tokenizer.
 
-    Raises `SourceError` for inputs that no text gives, if the user asks for texts.
+    `limit`: the tokens that it has positions for, if that is known. Raises `SourceError` for inputs that no text gives,
+    if the user asks for texts.
     """
     if order.tokenizer is None:
         return None
@@ -104,6 +103,10 @@ def found(specs: Sequence[TensorSpec], order: BuildRequest, name: str, *, tell: 
     ids, mask, types = roles
     [length] = next(spec.shape for spec in specs if spec.name == ids)
     most, told = _most(file, order.options)
+    if limit is not None and most > limit:
+        if order.options.max_tokens is not None:
+            raise SourceError(f"--max-tokens {most:,}, but {name} has positions for {limit:,} tokens: say fewer")
+        most, told = limit, "for it has positions for no more"
     if length != FREE:
         most, told = min(most, length), "as its shape says" if length <= most else told
     pad = _pad(file)
@@ -121,13 +124,13 @@ def found(specs: Sequence[TensorSpec], order: BuildRequest, name: str, *, tell: 
     return config
 
 
-def taken(form: InputForm, order: BuildRequest, name: str, *, tell: Tell) -> InputForm:
-    """The same inputs, of texts if a tokenizer makes them. Raises `SourceError` as `found` does."""
+def taken(form: InputForm, order: BuildRequest, name: str, *, tell: Tell, limit: int | None = None) -> InputForm:
+    """The same inputs, of texts if a tokenizer makes them. `limit` and raises: as `found`."""
     if form.image is not None and order.options.pipeline == "text":
         raise SourceError(f"--pipeline text, but {name} takes images of {form.inputs[0]}: leave it out")
     if form.image is not None or form.audio is not None:
         return form
-    config = found(form.inputs, order, name, tell=tell)
+    config = found(form.inputs, order, name, tell=tell, limit=limit)
     if config is None:
         return form
     assert order.tokenizer is not None  # without one there is no config
@@ -275,15 +278,8 @@ def _of_network(tokenizer: Path) -> dict[str, Any]:
 
 
 def _classes(tokenizer: Path) -> tuple[str, ...] | None:
-    """The names of the classes that `config.json` gives; those that the library makes up are none."""
-    said = _of_network(tokenizer).get("id2label")
-    names = list(said.values()) if isinstance(said, dict) and [*said] == [*map(str, range(len(said)))] else []
-    if not names or not all(isinstance(name, str) for name in names) or all(map(_MADE_UP.fullmatch, names)):
-        return None
-    return tuple(names)
-
-
-_MADE_UP = re.compile(r"LABEL_\d+")
+    """The names of the classes that `config.json` gives."""
+    return transformers_config.class_names(_of_network(tokenizer))
 
 
 def task_of(config: TextConfig, order: BuildRequest, tell: Tell) -> str | None:
@@ -291,7 +287,7 @@ def task_of(config: TextConfig, order: BuildRequest, tell: Tell) -> str | None:
     if order.options.task or config.pooling:
         return order.options.task or "embedding"
     found = _of_network(Path(str(order.tokenizer))).get("problem_type")
-    task = _TASKS.get(found) if isinstance(found, str) else None
+    task = transformers_config.TASKS.get(found) if isinstance(found, str) else None
     if task is not None:
         tell(f"the task is {task}, as config.json beside the tokenizer says: --task says another")
     return task

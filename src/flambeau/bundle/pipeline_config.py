@@ -27,7 +27,7 @@ class ImageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
     """How an image becomes a tensor: Resize (shorter side), CenterCrop, scale to [0, 1], normalise.
 
     `mean` and `std` are per channel on the [0, 1] scale: three for R, G, B, or one for a network that takes grey
-    images. Sizes are pixels.
+    images. Sizes are pixels. `stretch`: both sides become `resize` pixels, whatever the image's proportions.
     """
 
     resize: int = 255
@@ -36,15 +36,15 @@ class ImageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     threshold: float = 0.0
+    stretch: bool = False
 
     def __str__(self) -> str:
         """The transform in torchvision's words."""
         numbers = [", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std)]
         grey = "Grayscale, " if len(self.mean) == 1 else ""
         filtered = "" if self.interpolation == "bilinear" else f", {self.interpolation}"
-        return (
-            f"{grey}Resize({self.resize}{filtered}), CenterCrop({self.crop}), Normalize([{numbers[0]}], [{numbers[1]}])"
-        )
+        size = f"({self.resize}, {self.resize})" if self.stretch else str(self.resize)
+        return f"{grey}Resize({size}{filtered}), CenterCrop({self.crop}), Normalize([{numbers[0]}], [{numbers[1]}])"
 
 
 class PictureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="picture", tag_field="kind"):

@@ -96,7 +96,7 @@ class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How to construct a network: a name in a registry or the user's code, keyword arguments, and a replaced head."""
 
-    registry: Literal["torchvision", "timm", "flambeau", "segmentation_models_pytorch", "code"]
+    registry: Literal["torchvision", "timm", "flambeau", "segmentation_models_pytorch", "transformers", "code"]
     name: str
     args: dict[str, Any] = {}
     code: CodeReference | None = None

@@ -6,23 +6,18 @@ data, and only by the rules by which timm reads it; what becomes of it is the af
 program's `config.json` is left alone.
 """
 
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
+from flambeau.checkpoints import neighbours
 from flambeau.checkpoints.report import plain
 from flambeau.errors import SourceError
 
 NAME = "config.json"
 
-_FIRST = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
-_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".tar")
-"""What timm looks for in a folder: a file of one of these names, else one with such an ending."""
-
 _MOST_BYTES = 8 * 2**20  # the names and descriptions of 22,000 classes take two
-_MOST_FILES = 10_000
 _MARK = b'"pretrained_cfg"'
 _Word = Annotated[str, msgspec.Meta(max_length=40)]
 _Side = Annotated[int, msgspec.Meta(ge=1, le=16_384)]
@@ -83,7 +78,7 @@ def beside(weights: Path) -> Path | None:
     of weights there.
     """
     file = weights.parent.absolute() / NAME  # not where a link leads: the hub's own folder of a model has links only
-    return file if file.is_file() and _belongs(weights) and _opened(file) is not None else None
+    return file if file.is_file() and neighbours.belong(weights) and _opened(file) is not None else None
 
 
 def passed_over(weights: Path, *, own: bool = False) -> str:
@@ -92,7 +87,7 @@ def passed_over(weights: Path, *, own: bool = False) -> str:
     `own`: the network is the user's own.
     """
     file = weights.parent / NAME
-    if not file.is_file() or (_belongs(weights) and not own):
+    if not file.is_file() or (neighbours.belong(weights) and not own):
         return ""
     try:
         if _opened(file) is None:
@@ -103,8 +98,8 @@ def passed_over(weights: Path, *, own: bool = False) -> str:
     if own:
         return f"{unread} for a network of your own: if it holds for that, say --mean, --std, --resize and --crop"
     return (
-        f"{unread}: it is taken for that of {_FIRST[0]} or {_FIRST[1]}, or of weights that lie there alone; if "
-        f"{weights.name} belongs to it, put both into a folder of their own"
+        f"{unread}: it is taken for that of {neighbours.FIRST[0]} or {neighbours.FIRST[1]}, or of weights that "
+        f"lie there alone; if {weights.name} belongs to it, put both into a folder of their own"
     )
 
 
@@ -138,15 +133,6 @@ def read(file: Path) -> TimmConfig:
         labels=labels,
         unnamed=unnamed,
     )
-
-
-def _belongs(weights: Path) -> bool:
-    """Whether timm would take this file in its folder."""
-    if weights.name in _FIRST:
-        return True
-    entries = list(islice(weights.parent.iterdir(), _MOST_FILES))
-    others = (entry for entry in entries if entry.suffix.lower() in _SUFFIXES and entry.name != weights.name)
-    return len(entries) < _MOST_FILES and not any(entry.is_file() for entry in others)
 
 
 def _opened(file: Path) -> _Contents | None:

@@ -94,7 +94,9 @@ def engine_of(manifest: Manifest, wanted: EngineChoice) -> str:
     return wanted
 
 
-_LIBRARIES = {"timm": "timm", "segmentation_models_pytorch": "segmentation-models-pytorch"}
+_LIBRARIES = {
+    "timm": "timm", "segmentation_models_pytorch": "segmentation-models-pytorch", "transformers": "transformers",
+}  # fmt: skip
 """What PyTorch's engines need to make a network of this registry."""
 
 

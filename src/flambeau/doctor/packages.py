@@ -28,6 +28,7 @@ _FOR = {
     "torch": "build bundles, and serve with PyTorch itself",
     "onnx": "build bundles of ONNX files without PyTorch",
     "timm": "build the networks of timm",
+    "transformers": "build the networks of Hugging Face's transformers",
     "openvino": "serve with OpenVINO",
     "parquet": "write Parquet with flambeau predict",
     "grpc": "serve gRPC",

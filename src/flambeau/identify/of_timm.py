@@ -76,7 +76,7 @@ def prepared(config: TimmConfig, *, resize: int | None = None, crop: int | None 
             f"{said} images of {height} × {width} pixels, and square ones are served: --crop {min(height, width)} cuts "
             "such out of the centre, which gives other answers; a PythonModel prepares them as it says"
         )
-    if resize is None and crop is None and config.crop_mode != "center":
+    if resize is None and crop is None and config.crop_mode not in ("center", "squash"):
         size = floor(height / config.crop_pct)
         raise SourceError(
             f"{said} crop_mode {config.crop_mode!r}, and images are cut out of the centre here, which gives other "
@@ -96,6 +96,7 @@ def prepared(config: TimmConfig, *, resize: int | None = None, crop: int | None 
         mean=config.mean,
         std=config.std,
         interpolation="bilinear" if config.interpolation == "bilinear" else "bicubic",
+        stretch=config.crop_mode == "squash" and resize is None and crop is None,
     )
 
 

@@ -58,9 +58,9 @@ class ImagePipeline:
     def preprocess(self, payload: Payload) -> Tensors:
         """Raises `InvalidInput` if the payload is not an image, is too large by its header, or is broken."""
         image = decode(file_in(payload), max_pixels=self._max_pixels, shorter_side=self._draft)
-        image = resize_and_crop(
-            image, self._config.resize, self._config.crop, resampling=_RESAMPLING[self._config.interpolation]
-        )
+        config = self._config
+        filtered = _RESAMPLING[config.interpolation]
+        image = resize_and_crop(image, config.resize, config.crop, resampling=filtered, stretch=config.stretch)
         if len(self._mean) == 1:
             image = image.convert("L")
         return {self._input: normalise(image, self._mean, self._std)}
@@ -169,14 +169,18 @@ def _upright(image: Image.Image, orientation: int | None) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def resize_and_crop(image: Image.Image, resize: int, crop: int, *, resampling: Image.Resampling) -> Image.Image:
-    """torchvision's `Resize(resize)` and `CenterCrop(crop)` on an RGB image.
+def resize_and_crop(
+    image: Image.Image, resize: int, crop: int, *, resampling: Image.Resampling, stretch: bool = False
+) -> Image.Image:
+    """torchvision's `Resize(resize)` and `CenterCrop(crop)` on an RGB image; `Resize((resize, resize))` to `stretch`.
 
     A strip so thin that its resized form would not fit in memory is cut around the crop first, with a margin for the
     filter. The result then agrees with torchvision's to one grey level, otherwise exactly.
     """
     width, height = image.size
     target = (resize, int(resize * height / width)) if width <= height else (int(resize * width / height), resize)
+    if stretch:
+        target = (resize, resize)
     if target != image.size:
         if (part := part_kept(image.size, target, crop=crop, resampling=resampling)) is not None:
             return _cut_out(image.resize(part.size, resampling, box=part.box), target, crop, part)

