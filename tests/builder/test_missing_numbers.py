@@ -117,7 +117,7 @@ def test_nan_goes_as_binary_data_to_any_network(
             asked = f"/v2/models/{name}/infer"
             answer = server.post(asked, data=head + nothing.tobytes(), headers=sent).json()
             assert answer["outputs"][0]["data"] == [expected]
-            for data, told in (("[null, 1]", "NaN is sent as binary data"), ("[NaN, 1]", "the tensor as binary data")):
+            for data, told in (("[null, 1]", "NaN is sent as binary data"), ("[NaN, 1]", "binary data over KServe v2")):
                 body = json.dumps({"inputs": [{**tensor, "data": 0}]}).replace('"data": 0', f'"data": {data}')
                 assert told in server.post(asked, data=body).json()["error"]
         csv = {"headers": {"Content-Type": "text/csv"}, "data": ",1\n"}
