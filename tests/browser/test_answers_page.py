@@ -19,6 +19,7 @@ from tests.support.browser import PHONE, Browser
 from tests.support.page_models import application
 from tests.support.page_site import Site
 from tests.support.photographs import encoded
+from tests.support.server import Serve
 
 PASTE = """
 const data = new DataTransfer();
@@ -170,6 +171,44 @@ def test_numbers_are_pasted_into_their_fields(browser: Browser, site: Site) -> N
     assert said == "Nothing was filled in: 3 numbers were pasted, and there are 2 fields from here on."
     assert browser.run(PASTE, "1, two", "#number-0") == "Nothing was filled in, for “two” is not a number."
     assert browser.run("return document.getElementById('number-0').value") == "5.1"
+    for text in ("5,1\t3,5", "1,5", "1,5\n2,5"):  # as spreadsheets of many languages have it: it became twice as many
+        said = browser.run(PASTE, text, "#number-0")
+        assert said.startswith(f"Nothing was filled in, for “{text[:3]}” may be one number or two: write a point in it")
+    assert browser.run(PASTE, "0x10 1", "#number-0") == "Nothing was filled in, for “0x10” is not a number."
+    assert browser.run(PASTE, "1.5,2,3", "#number-0") == "3 numbers were filled in."
+
+
+NEXT = """
+import flambeau
+
+
+class Next(flambeau.PythonModel):
+    def predict(self, batch):
+        return [[item, item + 1] if isinstance(item, int) else str(item) for item in batch]
+"""
+
+
+def test_numbers_are_sent_shown_and_saved_as_they_are(browser: Browser, serve: Serve, tmp_path: Path) -> None:
+    """JavaScript's numbers have 53 bits and no points: another was sent, answered, shown and saved, without a word."""
+    (tmp_path / "following.py").write_text(NEXT)
+    browser.save_into(tmp_path)
+    with serve(f"{tmp_path / 'following.py'}:Next", "--allow-code") as server:
+        browser.open(server.url)
+        browser.find("#input").send_keys("9007199254740993")
+        browser.find("button.primary").click()
+        assert browser.verdicts(1) == ["2 numbers"]
+        assert browser.texts(".card .source") == ["9007199254740993"]
+        assert browser.texts(".card .text") == ["[9007199254740993, 9007199254740994]"]
+        assert browser.texts(".card .note") == []
+        assert """-d '{"input":9007199254740993}'""" in browser.find("#curl").text
+        assert 'json={"input": 9007199254740993}' in browser.find("#python").text
+        browser.find(".card .json").click()
+        assert browser.saved(tmp_path, "*.json") == b'{"output":[9007199254740993,9007199254740994]}'
+        browser.find("#input").clear()
+        browser.find("#input").send_keys("1.0")
+        browser.find("button.primary").click()
+        assert browser.verdicts(2) == ["1.0", "2 numbers"]
+        browser.open("about:blank")
 
 
 def test_the_script_and_the_server_write_values_alike(browser: Browser, site: Site) -> None:

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterator
 from html import unescape
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client
 
-from flambeau.serving.service import BlockingService
+from flambeau.serving.service import BlockingService, Service
+from flambeau.settings.service import Settings
 from tests.support.page_models import HOSTILE, application
 from tests.support.photographs import encoded, photograph
+from tests.support.tensor_bundles import several
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
@@ -73,6 +76,16 @@ def test_every_model_is_in_the_list_and_has_a_form_of_its_own(client: FlaskClien
     assert 'type="number"' not in wide
     assert "x: float32 of shape [8, 8]" in wide
     assert 'type="file"' in client.get("/?model=Double").text
+
+
+def test_several_inputs_are_told_one_from_the_other(tmp_path: Path) -> None:
+    bundle = several(tmp_path / "several").bundle
+    service = BlockingService(lambda: Service([bundle], Settings(runner="threads", replicas=1, threads=1)))
+    try:
+        with application(service).test_client() as client:
+            assert "a: float32 of shape [4]; b: int64 of shape [2, 3]</span>" in client.get("/").text
+    finally:
+        service.close()
 
 
 THERE = "efficientnet_lite0, hostile, iris, wide, Double and 9 more"

@@ -132,10 +132,10 @@ def test_hugging_faces_client_gets_the_vector_of_a_text(network: torch.nn.Module
         ("", 400, "nothing in the text is a token"), (" \n", 400, "nothing in the text is a token"),
         (3, 400, "it is a number"), (None, 400, "it is null"), ({"text": "a"}, 400, "it is an object"),
         ([], 400, "no text in the list"), ([["a"]], 400, "it is a list"), (True, 400, "it is a truth value"),
-        ("cat " * 19, 400, "the text has 21 tokens, and the model takes 20"),
+        ("cat " * 19, 400, "has 21 tokens, and the model takes 20: send it in parts, or build the model again"),
         ("cat " * 17_000, 413, "the most is 65,536"), ("x" * 1_000_000, 413, "the most is 65,536"),
         (["x" * 600_000] * 2, 413, "the most is 1,048,576"), ("\ud800", 400, "surrogate"),
-        (["a"] * 65, 413, "65 items"),
+        (["a"] * 65, 413, "65 items"), ("é" * 32_769, 413, "the text has 65,538 bytes"),
     ],
 )  # fmt: skip
 def test_hostile_texts_are_refused_with_a_sentence(server: ServerProcess, given: Any, status: int, told: str) -> None:
@@ -144,12 +144,38 @@ def test_hostile_texts_are_refused_with_a_sentence(server: ServerProcess, given:
     assert told in answer.json()["error"]
 
 
+def test_an_instance_of_v1_that_is_no_text_is_not_sent_in_a_circle(server: ServerProcess) -> None:
+    """It was told to send {"input": "a sentence"}, which is what it was."""
+    refused = server.post("/v1/models/sentences:predict", json={"instances": ["cat", {"input": "dog"}]})
+    assert refused.json()["error"] == 'instance 1: input must be a text, such as "a sentence", but it is an object'
+
+
+@pytest.mark.parametrize("text", ["é" * 32_768, '"' * 65_536], ids=["accents", "quotes"])
+def test_a_texts_bytes_are_counted_as_it_is_and_not_as_json_spells_it(server: ServerProcess, text: str) -> None:
+    """Python's json writes é as six bytes. Texts of a third of the most were refused, and their bytes miscounted."""
+    sent = {"Content-Type": "application/json"}
+    answers = [
+        server.post("/predict", data=json.dumps({"input": text}, ensure_ascii=escaped).encode(), headers=sent)
+        for escaped in (True, False)
+    ]
+    answers.append(server.post("/v2/models/sentences/infer", json={"inputs": [
+        {"name": "text", "shape": [1], "datatype": "BYTES", "data": [text]}
+    ]}))  # fmt: skip
+    assert [each.status_code for each in answers] == [200, 200, 200], answers[0].text
+    vectors = [answers[0].json()["embedding"], answers[1].json()["embedding"], answers[2].json()["outputs"][0]["data"]]
+    assert vectors[0] == vectors[1] == pytest.approx(vectors[2], abs=1e-6)
+
+
 def test_a_bad_text_fails_alone_and_odd_ones_are_answered(server: ServerProcess) -> None:
     found = server.post("/predict", json={"input": ["cat", 3, "😀 unknown\x00 words", ""]}).json()["predictions"]
     assert [sorted(each)[0] for each in found] == ["embedding", "code", "embedding", "code"]
     for body, headers in ((b"a cat", {"Content-Type": "text/plain"}), (b"a cat", {}), (b"\xff\xfe", {})):
         refused = server.post("/predict", data=body, headers=headers)
         assert (refused.status_code, "JSON" in refused.json()["error"]) == (415, True)
+    array = {"Accept": "application/x-npy"}  # which has no place for an error, and names the text
+    refused = server.post("/predict", json={"input": ["cat", "dog", ""]}, headers=array)
+    assert refused.status_code == 400
+    assert refused.json()["error"] == "item 2: nothing in the text is a token of the model: send some words"
     cut = server.post("/predict", json={"input": "cat " * 18}).json()["embedding"]  # as many as it takes
     assert len(cut) == 16
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import nn
 
@@ -161,3 +162,22 @@ def test_weights_of_hugging_faces_beside_a_tokenizer_name_the_way_to_a_graph(
     assert way in inspect(tmp_path / "saved.pth").needs
     (tmp_path / "tokenizer.json").unlink()
     assert "optimum" not in inspect(tmp_path / "saved.pth").needs
+
+
+def test_a_folder_with_weights_and_their_graph_names_the_graph(
+    built: Callable[..., Bundle], cache: Path, tmp_path: Path
+) -> None:
+    """A sentence encoder's repository has both. The weights alone were named, and from them a way led to an export."""
+    folder = tmp_path / "encoder"
+    (folder / "onnx").mkdir(parents=True)
+    graph = folder / "onnx" / "model.onnx"
+    graph.write_bytes(b"")
+    (folder / "config.json").write_text("{}")
+    network, weights = seeded(text_nets.Encoder(words=len(VOCABULARY))), folder / "model.safetensors"
+    beside(folder, network)[1]["source"].unlink()
+    save_file(network.state_dict(), weights)
+    with pytest.raises(SourceError, match=r"give the file in it: onnx/model\.onnx, model\.safetensors"):
+        built(folder)
+    with pytest.raises(SourceError) as told:
+        built(weights)
+    assert str(told.value).endswith(f"a graph, which is served over texts: flambeau serve {graph}")

@@ -146,6 +146,8 @@ def test_an_encoder_of_sentences_answers_with_the_mean_of_its_vectors(
         ("config.json", {"architectures": ["NoForImageClassification"]}, "has no NoForImageClassification"),
         ("config.json", {"auto_map": {"AutoModel": "theirs--x.Y"}}, "has auto_map, with which transformers runs"),
         ("config.json", {"architectures": ["ViTForMaskedImageModeling"]}, "is not served by its weights"),
+        ("config.json", {"num_hidden_layers": 30_000}, "says num_hidden_layers 30000, and the file has 40 tensors"),
+        ("config.json", {"hidden_size": 48}, "do not fit the ViTForImageClassification that config.json describes"),
         ("config.json", {"hidden_size": "many"}, "makes no ViTForImageClassification of config.json"),
         ("preprocessor_config.json", {"do_rescale": False}, "says do_rescale False"),
     ],

@@ -52,6 +52,24 @@ def test_csv_numbers(tmp_path: Path, text: bytes, columns: dict[str, Any], expec
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('text\n"two\nlines"\n"a ""word""\nmore"\n', ["two\nlines", 'a "word"\nmore']),
+        ('text\n"good" she said\nfine\n', ["good she said", "fine"]),  # as every reader has it
+        ('text\nfine\n"open\ngood\nbad\n', ["fine", "line 3 makes one row of the lines to 5"]),
+        ('text\n"open\ngood\n"bad" film\nfine\n', ["line 2 makes one row of the lines to 4", "fine"]),
+    ],
+)
+def test_a_stray_quote_does_not_make_one_text_of_many_in_silence(
+    tmp_path: Path, text: str, expected: list[str]
+) -> None:
+    (tmp_path / "in.csv").write_text(text)
+    found = [str(each) for each in read_table(tmp_path / "in.csv", "text")]
+    assert len(found) == len(expected)
+    assert all(right in told for right, told in zip(expected, found, strict=True)), found
+
+
+@pytest.mark.parametrize(
     ("line", "column", "expected"),
     [
         (b'{"input": [1, 2], "id": 7}', None, [1, 2]),

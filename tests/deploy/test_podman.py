@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ import yaml
 from chaos.server import free_port
 from flambeau.deploy import manifests
 from flambeau.deploy.manifests import Values
+from tests.deploy.containers import INSTALL
 from tests.support import ROOT
 from tests.support import kubernetes as tools
 from tests.support.fleet import wait_for
@@ -177,6 +179,8 @@ def test_compose_runs_the_service(podman: Podman, tmp_path: Path) -> None:
 def test_composes_own_parser_takes_the_file_of_the_repository() -> None:
     """With every variable at its default, and with nginx, whose profile is off unless it is asked for."""
     pytest.importorskip("podman_compose")
+    if shutil.which("podman") is None:  # podman-compose asks it for its version
+        pytest.skip(f"podman is not installed here: {INSTALL}")
     compose = [sys.executable, "-m", "podman_compose", "-f", str(ROOT / "deploy/compose.yaml")]
     for profile, services in ((), {"flambeau", "prometheus", "grafana"}), (("--profile", "tls"), {"nginx"}):
         done = subprocess.run([*compose, *profile, "config"], capture_output=True, text=True, check=False)

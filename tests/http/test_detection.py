@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema_rs as jsonschema
 import numpy as np
 import pytest
+import requests
 from PIL import Image
 
 import flambeau
@@ -231,3 +232,19 @@ def test_boxes_are_tensors_over_v2_padded_to_the_longest(server: ServerProcess) 
     answers = over_v2(server, DARK, WHITE, name="answer")["answer"]
     assert [len(json.loads(each)["predictions"]) for each in answers] == [1, MOST]
     assert over_v2(server, WHITE, threshold=0.98)["count"].tolist() == [int((STRENGTHS >= 0.98).sum())]
+
+
+def test_rows_of_the_networks_own_input_that_find_unlike_numbers_are_refused_with_a_way(server: ServerProcess) -> None:
+    """Their boxes are no tensor. It was answered with 500."""
+
+    def asked(*levels: float) -> requests.Response:
+        rows = np.array(levels, np.float32).repeat(3 * 4 * 4).reshape(-1, 3, 4, 4)
+        tensor = {"name": "image", "shape": list(rows.shape), "datatype": "FP32", "data": rows.ravel().tolist()}
+        return server.post("/v2/models/detector/infer", json={"inputs": [tensor]})
+
+    refused = asked(0.5, 1)
+    assert refused.status_code == 400
+    sentence = "'boxes' of unlike shapes ([150, 4] and [300, 4]), which no tensor can hold: send them one by one"
+    assert sentence in refused.json()["error"]
+    assert [each["shape"] for each in asked(0.5, 0.5).json()["outputs"]] == [[2, 150, 4], [2, 150], [2, 150]]
+    assert asked(1).json()["outputs"][0]["shape"] == [1, MOST, 4]

@@ -153,8 +153,8 @@ class Browser:
         self.command("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
 
     def saved(self, folder: Path, pattern: str) -> bytes:
-        """The contents of the one download of such a name, as soon as it is whole: it has another name before."""
-        [file] = self.until(lambda: list(folder.glob(pattern)))
+        """The contents of the one download of such a name, once it is whole: it is empty before, or has another."""
+        [file] = self.until(lambda: [each for each in folder.glob(pattern) if each.stat().st_size])
         return file.read_bytes()
 
     def verdicts(self, count: int) -> list[str]:

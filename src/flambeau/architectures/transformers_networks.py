@@ -5,6 +5,7 @@ Each is wrapped, so that it takes tensors and returns one: the logits of a class
 
 import importlib.util
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +24,8 @@ _FETCHING = ("auto_map", "quantization_config", "use_pretrained_backbone", "back
 _PROBLEMS = {
     "missing_keys": "missing", "unexpected_keys": "unexpected", "mismatched_keys": "of another shape",
 }  # fmt: skip
+_COUNTS = re.compile(r"(layer|depth|block|stage)s?$")
+"""Settings that say of how many parts a network is made: of more than there are weights it is not."""
 _SHOWN = 8
 _UNUSED = "pooler."
 """Weights that have no part in the vectors of tokens: files may have them or not."""
@@ -47,11 +50,18 @@ def filled(
 
     `pooling`: how one vector is made of those of all tokens, where it has vectors. Raises `SourceError`.
     """
+    for key, value in config.items():
+        counts = value if isinstance(value, list) else [value]
+        if _COUNTS.search(key) and any(type(count) is int and count > len(weights) for count in counts):
+            raise SourceError(f"config.json says {key} {value}, and the file has {len(weights)} tensors: correct it")
     made, settings = _class_of(name, config)
-    network, found = made.from_pretrained(
-        None, config=settings, state_dict=dict(weights), dtype=torch.float32, output_loading_info=True,
-        local_files_only=True,
-    )  # fmt: skip
+    try:
+        network, found = made.from_pretrained(
+            None, config=settings, state_dict=dict(weights), dtype=torch.float32, output_loading_info=True,
+            local_files_only=True,
+        )  # fmt: skip
+    except Exception as error:
+        raise SourceError(f"the weights do not fit the {name} that config.json describes: {error}") from error
     keys = {what: sorted(map(_key, found[kind])) for kind, what in _PROBLEMS.items()}
     if pooling is not None:
         keys = {what: [key for key in some if not key.startswith(_UNUSED)] for what, some in keys.items()}

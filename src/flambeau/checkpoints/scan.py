@@ -195,6 +195,7 @@ def _refused(form: Format, size: int, refusal: ScanError) -> Report:
 _MOST_FILES = 10_000
 _LARGEST_MANIFEST = 2**20
 _LIKELY = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".onnx", ".pt2")
+_GRAPH_OVER_TEXTS = "onnx/model.onnx"  # in repositories of Hugging Face, of the weights above it
 
 
 def _folder_report(path: Path) -> Report:
@@ -223,6 +224,8 @@ def _folder_report(path: Path) -> Report:
             f"is a checkpoint in several files ({plain(shards.name)})",
             "join them into one: load each, and save the state_dict as one safetensors file",
         )
+    if (path / _GRAPH_OVER_TEXTS).is_file():
+        files.insert(0, _GRAPH_OVER_TEXTS)
     if files:
         raise ScanError("is neither a bundle nor a repository", f"give the file in it: {plain(', '.join(files))}")
     raise ScanError(

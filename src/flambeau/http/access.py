@@ -221,6 +221,10 @@ class AccessControl:
         wait = self._attempts.note(network(client))
         if wait:
             return _refusal("too_many_attempts", "too many wrong tokens", headers=(("Retry-After", str(wait)),))
+        if text is None:
+            return _refusal(
+                "unauthorized", "the header Authorization holds no bearer token: send it as Authorization: Bearer TOKEN"
+            )
         return _refusal("unauthorized", "this token is not known here")
 
 

@@ -7,6 +7,7 @@ here; the pipeline knows it.
 import csv
 import itertools
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,17 +87,36 @@ def _rows(file: BinaryIO, table: Path) -> Iterator[_CsvLine]:
     text = (line.decode("utf-8", "surrogateescape") for line in lines(file))
     first = next(text, "").removeprefix("\N{BYTE ORDER MARK}")
     delimiter = "\t" if table.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
-    reader = csv.reader(itertools.chain([first], text), delimiter=delimiter)
+    taken: list[str] = []  # the lines of a row
+    reader = csv.reader(_noted(itertools.chain([first], text), taken), delimiter=delimiter)
     while True:
+        taken.clear()
         try:
             cells = next(reader)
+            if len(taken) > 1:  # a quote that does not end makes one row of all that follows, without a word
+                deque(csv.reader(taken, delimiter=delimiter, strict=True), maxlen=0)
         except StopIteration:
             return
         except csv.Error as error:
-            yield _CsvLine(reader.line_num, bad_input(f"the line is not CSV: {error}"))
+            yield _CsvLine(reader.line_num, _no_row(error, reader.line_num, len(taken)))
             continue
         if cells:
             yield _CsvLine(reader.line_num, cells)
+
+
+def _noted(text: Iterator[str], taken: list[str]) -> Iterator[str]:
+    for line in text:
+        taken.append(line)
+        yield line
+
+
+def _no_row(error: csv.Error, last: int, count: int) -> RequestError:
+    if count < 2:
+        return bad_input(f"the line is not CSV: {error}")
+    return bad_input(
+        f"the quote that opens in line {last - count + 1} makes one row of the lines to {last}, and is not CSV "
+        f'({error}): write a quote within a text as ""'
+    )
 
 
 def _find_columns(first: _CsvLine, wanted: Wanted) -> _Columns:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 LONGEST = 64 * 1024
 """The most bytes of a text. A tokenizer needs some 5 ms for 1,000 tokens, and nobody else is answered meanwhile."""
 
+_LONGEST_JSON = 6 * LONGEST + 2
+"""The most bytes of its JSON, in which a character may be written as \\u00e9, as Python's json does."""
+
 
 def read_tokenizer(text: bytes) -> "Tokenizer":
     """The tokenizer of a `tokenizer.json`, which neither cuts nor fills up. Raises `BundleError`."""
@@ -91,7 +94,7 @@ class TextPipeline:
         if not config.truncate:
             raise InvalidInput(
                 f"the text has {len(found.ids):,} tokens, and the model takes {config.most:,}: send it in parts, "
-                "or serve the model with --truncate",
+                "or build the model again with --truncate",
                 code="input_rejected",
             )
         self._tokenizer.enable_truncation(config.most, direction=self._cut_at)
@@ -137,11 +140,8 @@ def _text_of(payload: Payload) -> str:
             'this model takes text, not a file: send JSON like {"input": "a sentence"}',
             code="unsupported_media_type",
         )
-    if len(payload.data) > LONGEST:
-        raise InvalidInput(
-            f"the text has {len(payload.data):,} bytes, and the most is {LONGEST:,}: send it in parts",
-            code="body_too_large",
-        )
+    if len(payload.data) > _LONGEST_JSON:
+        raise _too_long(f"{len(payload.data):,} bytes of JSON")
     try:
         found: Any = msgspec.json.decode(payload.data)
     except msgspec.DecodeError:
@@ -149,7 +149,12 @@ def _text_of(payload: Payload) -> str:
     if not isinstance(found, str):
         kinds = {bool: "a truth value", int: "a number", float: "a number", list: "a list", dict: "an object"}
         told = kinds.get(type(found), "null")
-        raise InvalidInput(
-            f'input must be a text, but it is {told}: send {{"input": "a sentence"}}', code="input_rejected"
-        )
+        raise InvalidInput(f'input must be a text, such as "a sentence", but it is {told}', code="input_rejected")
+    size = len(found.encode())
+    if size > LONGEST:
+        raise _too_long(f"{size:,} bytes")
     return found
+
+
+def _too_long(size: str) -> InvalidInput:
+    return InvalidInput(f"the text has {size}, and the most is {LONGEST:,}: send it in parts", code="body_too_large")

@@ -17,11 +17,11 @@ from typing import Literal
 
 import msgspec
 
-from flambeau.answers import Answer, Asked, PartName
+from flambeau.answers import Asked, PartName
 from flambeau.errors import RequestError
 from flambeau.pipelines import json_document
 from flambeau.protocols import multipart
-from flambeau.protocols.errors import error_answer, error_body
+from flambeau.protocols.errors import answers_of, error_answer, error_body
 from flambeau.protocols.messages import JSON, HttpAnswer, HttpRequest, media_type_of, prefers
 from flambeau.protocols.multipart import Part
 from flambeau.protocols.parameters import (
@@ -288,7 +288,7 @@ async def render(call: Call, outcomes: Sequence[tuple[PartName, Outcome]], *, re
     results = [outcome.result for _, outcome in outcomes]
     headers = _told(sum(result.nonfinite for result in results if not isinstance(result, RequestError)))
     if call.rendered is not None:
-        return _rendered(*call.rendered, results, headers, request_id=request_id)
+        return _rendered(*call.rendered, [each for _, each in outcomes], headers, request_id=request_id)
     texts: list[bytes] = []
     written = 0
     for (form, _), result in zip(outcomes, results, strict=True):
@@ -315,13 +315,14 @@ def _told(nonfinite: int) -> tuple[tuple[str, str], ...]:
 def _rendered(
     media_type: str,
     renderer: Renderer,
-    results: Sequence[Answer | RequestError],
+    outcomes: Sequence[Outcome],
     headers: tuple[tuple[str, str], ...],
     *,
     request_id: str,
 ) -> HttpAnswer:
     """The answers in a form other than JSON. It has no place for an error, so the first error answers the request."""
-    failed = next((result for result in results if isinstance(result, RequestError)), None)
-    if failed is not None:
+    try:
+        answers = answers_of(outcomes, noun="item")
+    except RequestError as failed:
         return error_answer(failed, request_id)
-    return HttpAnswer(200, renderer(results), media_type, headers)
+    return HttpAnswer(200, renderer(answers), media_type, headers)

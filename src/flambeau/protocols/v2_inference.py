@@ -87,7 +87,7 @@ async def infer(
     queued, nulls = time.monotonic(), 0
     outcomes = await service.predict(model, asked.payloads, asked.options, timeout=timeout)
     if asked.raw:
-        found = tensor_requests.join(outcomes)
+        found = tensor_requests.join(outcomes, names_of(asked.wanted))
     else:
         found = v2_outputs.arrays_of(model, outcomes, asked.wanted, noun=asked.noun, top_k=asked.options.top_k)
         nulls = v2_outputs.nulls_of(model, outcomes, asked.wanted)
@@ -174,7 +174,7 @@ def _seconds(parameters: Parameters, most: float) -> float:
     """How long the request may take: the parameter `timeout`, in microseconds, within `most`. 0 stands for none."""
     microseconds = parameters.get("timeout", 0)
     if isinstance(microseconds, bool) or not isinstance(microseconds, int) or microseconds < 0:
-        raise RequestError("the parameter timeout must be a whole number of microseconds", code="bad_request")
+        raise RequestError("the parameter timeout must be a whole number of microseconds from 0", code="bad_request")
     return min(most, microseconds / 1e6) if microseconds else most
 
 

@@ -29,7 +29,7 @@ def classes_of(parameters: Parameters) -> int:
     """How many classes the extension `classification` asks for; 0: the output itself."""
     count = parameters.get("classification", 0)
     if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-        raise RequestError("the parameter classification must be a whole number", code="bad_request")
+        raise RequestError("the parameter classification must be a whole number from 0", code="bad_request")
     return count
 
 

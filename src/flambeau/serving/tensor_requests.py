@@ -38,8 +38,11 @@ def split(model: Model, tensors: Tensors, *, most: int) -> list[Payload]:
     return payloads
 
 
-def join(outcomes: Sequence[Outcome]) -> Tensors:
-    """The outputs of all items. Raises the `RequestError` of the first that failed."""
+def join(outcomes: Sequence[Outcome], names: Sequence[str] | None = None) -> Tensors:
+    """The outputs of all items, or those named. Raises the `RequestError` of the first item that failed.
+
+    A detector finds its own number of objects for each row. Such outputs of several rows are refused, too.
+    """
     parts: list[Tensors] = []
     for outcome in outcomes:
         if isinstance(outcome.result, RequestError):
@@ -47,4 +50,13 @@ def join(outcomes: Sequence[Outcome]) -> Tensors:
         parts.append(outcome.result.tensors())
     if len(parts) == 1:
         return parts[0]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    names = tuple(parts[0]) if names is None else names
+    for name in names:
+        shapes = sorted({part[name].shape[1:] for part in parts})
+        if len(shapes) > 1:
+            raise RequestError(
+                f"the rows of this request have the output '{name}' of unlike shapes ({list(shapes[0])} and "
+                f"{list(shapes[-1])}), which no tensor can hold: send them one by one",
+                code="bad_request",
+            )
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}

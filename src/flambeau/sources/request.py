@@ -99,6 +99,7 @@ OPTIONS = (
 
 _TOKENIZER = "tokenizer.json"
 _GRAPHS = "onnx"  # the folder below a tokenizer where Hugging Face's repositories keep graphs
+_GRAPH = "model.onnx"
 
 
 def refuse_idle(options: SourceOptions, what: str, *, used: tuple[str, ...]) -> None:
@@ -222,6 +223,10 @@ def as_graph(file: Path) -> str:
     """How weights of an unknown network that lie beside a tokenizer are served over texts; empty for any others."""
     if tokenizer_beside(file) is None:
         return ""
+    folder = file.absolute().parent
+    graphs = (folder / _GRAPHS / _GRAPH, folder / _GRAPH)
+    if found := next((each for each in graphs if each.is_file()), None):
+        return f"; a {_TOKENIZER} lies beside it, and a graph, which is served over texts: flambeau serve {found}"
     return (
         f"; a {_TOKENIZER} lies beside it: the graph that optimum-cli export onnx --model {file.parent} OUT makes of "
         "Hugging Face's networks is served over texts, by flambeau serve OUT/model.onnx"

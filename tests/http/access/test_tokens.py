@@ -56,8 +56,10 @@ def test_two_authorizations_are_not_one_t10(server: ServerProcess) -> None:
 
 def test_guessing_is_slowed_down_and_harms_nobody_else_t10(serve: Serve, double_py: Path, tokens_file: Path) -> None:
     with serve(f"{double_py}:Double", "--allow-code", "--tokens-file", tokens_file) as started:
-        answers = [started.post(**predict(tokens.fresh())) for _ in range(12)]
-        assert [each.status_code for each in answers] == [401] * 10 + [429] * 2
+        bare = started.post(json={"input": 1}, headers={"Authorization": INFER})
+        assert "send it as Authorization: Bearer TOKEN" in bare.json()["error"]  # and not that the token is unknown
+        answers = [started.post(**predict(tokens.fresh())) for _ in range(11)]
+        assert [each.status_code for each in answers] == [401] * 9 + [429] * 2
         assert answers[-1].json()["code"] == "too_many_attempts"
         assert 0 < int(answers[-1].headers["Retry-After"]) <= 60
         assert started.post(**predict(INFER)).status_code == 200  # somebody else behind the same address

@@ -1,15 +1,17 @@
 /** Values as people read them; `ui/values.py` writes the same. A program reads the answer itself, with every digit. */
 
+import { json } from "./exact.js";
+
 const DIGITS = 6; // of a number, unless it has more before its point: a float32 is known to about seven
 const DEEPEST = 32; // levels that are written one below the other
 const LONGEST_TITLE = 60; // characters
 
 export const ROUNDED = "Rounded to six digits; the download has every one.";
 
-/** @param {?number} number null stands for what is not a number */
+/** @param {?number | bigint} number null stands for what is not a number */
 export function digits(number) {
   if (number === null) return "not a number";
-  if (Number.isInteger(number)) return String(number);
+  if (typeof number === "bigint" || Number.isInteger(number)) return String(number);
   return String(Number(number.toPrecision(Math.max(DIGITS, Math.floor(Math.log10(Math.abs(number))) + 1))));
 }
 
@@ -27,7 +29,7 @@ export function counted(count) {
 /** An answer in a few words: the value itself if it is short, or how many numbers it has. */
 export function title(value) {
   if (typeof value === "string" && value && value.length <= LONGEST_TITLE) return value;
-  if (value === null || typeof value === "boolean" || typeof value === "number") return written(value);
+  if (value === null || typeof value === "boolean" || isNumber(value)) return written(value);
   const shape = shapeOf(value);
   if (!shape) return "Answer";
   return shape.length === 1 ? counted(shape[0]) : `${shape.join(" × ")} numbers`;
@@ -36,9 +38,9 @@ export function title(value) {
 /** A value as JSON for people: a text is itself, lists of single values have one line each. */
 export function written(value, level = 0) {
   if (typeof value === "string" && !level) return value;
-  if (typeof value === "number") return digits(value);
+  if (isNumber(value)) return digits(value);
   const several = isSeveral(value) ? Object.values(value) : [];
-  if (!several.length || level === DEEPEST) return JSON.stringify(value);
+  if (!several.length || level === DEEPEST) return json(value);
   const listed = Array.isArray(value);
   const texts = Object.entries(value).map(
     ([name, each]) => (listed ? "" : `${JSON.stringify(name)}: `) + written(each, level + 1),
@@ -49,6 +51,10 @@ export function written(value, level = 0) {
   return `${first}\n${texts.map((text) => `${space}  ${text}`).join(",\n")}\n${space}${last}`;
 }
 
+function isNumber(value) {
+  return typeof value === "number" || typeof value === "bigint";
+}
+
 function isSeveral(value) {
   return typeof value === "object" && value !== null;
 }
@@ -56,7 +62,7 @@ function isSeveral(value) {
 /** The shape of nested lists of numbers, each level as long as its siblings; null for anything else. */
 function shapeOf(value) {
   if (!Array.isArray(value) || !value.length) return null;
-  if (value.every((each) => typeof each === "number")) return [value.length];
+  if (value.every(isNumber)) return [value.length];
   const [first, ...others] = value.map(shapeOf);
   return first && others.every((each) => String(each) === String(first)) ? [value.length, ...first] : null;
 }

@@ -1,5 +1,6 @@
 /** One prediction: a request, and what came of it as a plain value. It shows nothing. */
 
+import { json, parsed } from "../exact.js";
 import { readTiming } from "../stages.js";
 import { fetchAllowed } from "../token.js";
 import { asSentence, megabytes } from "../words.js";
@@ -15,6 +16,12 @@ import { watched } from "./upload.js";
  * @property {boolean} [again] whether the same request may succeed later
  */
 
+/**
+ * @typedef {object} Input a JSON body
+ * @property {any} input what it asks about
+ * @property {string} [text] the same as it was typed: `1.0` is more to a program than 1
+ */
+
 const FORM = 512; // bytes that a form has around its file, at most
 
 const UNREACHED = {
@@ -25,14 +32,14 @@ const UNREACHED = {
 
 /**
  * @param {string} address
- * @param {File | {input: any}} item a file, or a JSON body
+ * @param {File | Input} item a file, or a JSON body
  * @param {(sent: number, whole: number) => void} [watch] called with bytes, as they leave
  * @returns {Promise<Answer>} never rejects
  */
 export async function predict(address, item, watch = () => {}) {
   const response = await fetchAllowed(address, { method: "POST", ...bodyOf(item) }, watched(watch)).catch(() => null);
   if (!response) return UNREACHED;
-  const body = await response.json().catch(() => null);
+  const body = read(await response.text().catch(() => ""));
   if (response.ok && body) return { body, spent: readTiming(response.headers.get("Server-Timing")) };
   return problem(response, body);
 }
@@ -51,30 +58,35 @@ export async function predictOnPage(page, item, watch = () => {}) {
   if (!response) return UNREACHED;
   const text = await response.text().catch(() => "");
   const card = new DOMParser().parseFromString(text, "text/html").querySelector("#cards .card");
-  if (!card) return problem(response, parsed(text)); // it was refused before the page was asked, as too many requests are
+  if (!card) return problem(response, read(text)); // it was refused before the page was asked, as too many requests are
   if (response.ok) return { card };
   const [error, hint] = [".error", ".note"].map((part) => card.querySelector(part).textContent);
   return { error, hint: [hint, reference(response)].filter(Boolean).join(" · "), again: "again" in card.dataset };
 }
 
-function parsed(text) {
+function read(text) {
   try {
-    return JSON.parse(text);
+    return parsed(text);
   } catch {
     return null;
   }
 }
 
 /**
- * @param {File | {input: any}} item
+ * @param {File | Input} item
  * @param {number} most bytes that the server takes in one request
  * @returns {Answer | null} why it need not be sent; null where it may be
  */
 export function tooLarge(item, most) {
-  const size = item instanceof File ? item.size + FORM : new Blob([JSON.stringify(item)]).size;
+  const size = item instanceof File ? item.size + FORM : new Blob([textOf(item)]).size;
   if (size <= most) return null;
   const error = `${item.name ?? "This input"} has ${megabytes((item.size ?? size) + 99_999)}, and this service takes ${megabytes(most)} in one request.`;
   return { error, hint: "Nothing was sent. Make it smaller; the limit is the operator's --max-body-bytes." };
+}
+
+/** @param {Input} item as it is sent */
+export function textOf({ input, text }) {
+  return `{"input":${text ?? json(input)}}`;
 }
 
 function bodyOf(item) {
@@ -83,7 +95,7 @@ function bodyOf(item) {
     form.append("file", item, "file"); // its own name is nobody's business
     return { body: form };
   }
-  return { body: JSON.stringify(item), headers: { "Content-Type": "application/json" } };
+  return { body: textOf(item), headers: { "Content-Type": "application/json" } };
 }
 
 function reference(response) {

@@ -1,5 +1,6 @@
 /** The cards of the answers. What models and people wrote goes in as text, never as HTML. */
 
+import { json, parsed } from "../exact.js";
 import { showStages } from "../stages.js";
 import { counted, digits, ROUNDED, rounds, title, written } from "../values.js";
 import { asSentence, cut, percent, spelled } from "../words.js";
@@ -122,7 +123,7 @@ export class Card {
   /** @param {Element} card one that the server has made */
   take(card) {
     const whole = card.querySelector(".json").getAttribute("href");
-    if (whole) this.body = JSON.parse(new TextDecoder().decode(bytesOf(whole.split(",")[1])));
+    if (whole) this.body = parsed(new TextDecoder().decode(bytesOf(whole.split(",")[1])));
     this.error = card.querySelector(".error").textContent || undefined;
     this.element.className = card.className;
     const parts = [...card.querySelector(".said").children].filter((part) => !part.matches(".source"));
@@ -188,7 +189,7 @@ export class Card {
       return;
     }
     this.part("verdict").textContent = counted(output.flat(Infinity).length);
-    this.write("text", output.some(Array.isArray) ? JSON.stringify(output) : output.map(digits).join("\n"));
+    this.write("text", output.some(Array.isArray) ? json(output) : output.map(digits).join("\n"));
   }
 
   showVector(numbers) {

@@ -1,17 +1,19 @@
 /** The request as commands: their slots are filled with what was last sent, quoted for their language. */
 
+import { textOf } from "./ask.js";
+
 /** @param {string} address of the predictions, absolute */
 export function showAddress(address) {
   fill("address", address);
 }
 
-/** @param {File | {input: any}} item what was last sent */
+/** @param {File | import("./ask.js").Input} item what was last sent */
 export function showItem(item) {
   if (item instanceof File) {
     fill("shell-file", quotedForShell(`file=@${quotedForCurl(item.name)}`));
     fill("python-file", JSON.stringify(item.name));
   } else {
-    fill("shell-json", quotedForShell(JSON.stringify(item)));
+    fill("shell-json", quotedForShell(textOf(item)));
     fill("python-json", forPython(item.input));
   }
 }
@@ -67,6 +69,7 @@ function quotedForShell(text) {
 /** A JSON value as a Python literal. */
 function forPython(value) {
   if (value === null) return "None";
+  if (typeof value === "bigint") return String(value);
   if (typeof value === "boolean") return value ? "True" : "False";
   if (Array.isArray(value)) return `[${value.map(forPython).join(", ")}]`;
   if (typeof value === "object") {

@@ -1,10 +1,11 @@
 /** What was put into the form of a model that takes no pictures: one item, ready to be sent. */
 
+import { json, number, parsed } from "../exact.js";
 import { say } from "./hint.js";
 
 /**
  * @param {HTMLFormElement} form
- * @returns {{item?: File | {input: any}, error?: string}} a file goes before JSON text, and that before single numbers
+ * @returns {{item?: File | import("./ask.js").Input, error?: string}} a file goes before JSON text, and that before single numbers
  */
 export function readFields(form) {
   const file = form.elements.file?.files[0];
@@ -17,22 +18,23 @@ export function readFields(form) {
   const text = form.elements.input.value.trim();
   if (text) {
     try {
-      return { item: { input: JSON.parse(text) } };
+      return { item: { input: parsed(text), text } };
     } catch (error) {
       return { error: `This is not JSON: ${error.message}.` };
     }
   }
-  const numbers = [...form.querySelectorAll("[name=number]")].map((field) => field.valueAsNumber);
-  if (!numbers.length) return { error: "No input was written." };
-  if (numbers.some(Number.isNaN)) return { error: "A number is missing: write one into every field." };
+  const fields = [...form.querySelectorAll("[name=number]")];
+  if (!fields.length) return { error: "No input was written." };
+  if (fields.some((field) => field.value === "")) return { error: "A number is missing: write one into every field." };
+  const numbers = fields.map((field) => number(field.value));
   return { item: { input: nested(numbers, JSON.parse(form.dataset.shape)) } };
 }
 
-/** @param {File | {input: any}} item as people read it: the name of a file, or the question */
+/** @param {File | import("./ask.js").Input} item as people read it: the name of a file, or the question */
 export function questionOf(item) {
   if (item instanceof File) return item.name;
   if (typeof item.input === "string") return item.input;
-  return Array.isArray(item.input) && !item.input.some(Array.isArray) ? item.input.join(", ") : JSON.stringify(item.input);
+  return Array.isArray(item.input) && !item.input.some(Array.isArray) ? item.input.join(", ") : (item.text ?? json(item.input));
 }
 
 /**
@@ -47,18 +49,33 @@ export function offerPasting(form) {
       return;
     }
     const start = fields.indexOf(event.target);
-    const texts = event.clipboardData.getData("text").trim().split(/[\s,;]+/);
+    const pasted = event.clipboardData.getData("text").trim();
+    const texts = pasted.split(/[\s,;]+/);
     if (start < 0 || texts.length < 2) return;
     event.preventDefault();
-    const odd = texts.find((text) => text === "" || Number.isNaN(Number(text)));
+    const odd = texts.find((text) => !isTaken(text));
+    const either = decimalsOrPairs(pasted);
     const left = fields.length - start;
     if (odd !== undefined) say(`Nothing was filled in, for “${odd.slice(0, 40)}” is not a number.`);
+    else if (either) say(`Nothing was filled in, for “${either}” may be one number or two: write a point in it, or a space behind its comma.`);
     else if (texts.length > left) say(`Nothing was filled in: ${texts.length} numbers were pasted, and there ${left === 1 ? "is 1 field" : `are ${left} fields`} from here on.`);
     else {
       texts.forEach((text, place) => (fields[start + place].value = text));
       say(`${texts.length} numbers were filled in.`);
     }
   });
+}
+
+/** Whether a field for numbers takes that text: it is empty after any other. */
+function isTaken(text) {
+  const field = Object.assign(document.createElement("input"), { type: "number", value: text });
+  return field.value !== "";
+}
+
+/** The first of texts like “1,5”, if all that have commas are such: a comma is the point of many languages. */
+function decimalsOrPairs(pasted) {
+  const pairs = pasted.split(/[\s;]+/).filter((text) => text.includes(","));
+  return pairs.every((text) => /^-?\d+,\d+$/.test(text)) ? pairs[0] : undefined;
 }
 
 /** The numbers as lists in lists, in row-major order; without a shape the number itself. */

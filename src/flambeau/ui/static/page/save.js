@@ -1,5 +1,7 @@
 /** Files that the browser saves. */
 
+import { json } from "../exact.js";
+
 const KEPT = 60_000; // milliseconds: not before the browser has read the file
 
 /**
@@ -16,7 +18,7 @@ export function save(contents, name) {
 
 /** @param {any} value saved as JSON, with every digit */
 export function saveJson(value, name) {
-  save(new Blob([JSON.stringify(value)], { type: "application/json" }), name);
+  save(new Blob([json(value)], { type: "application/json" }), name);
 }
 
 /** @param {string} base64 contents of a file */

@@ -1,5 +1,7 @@
 /** Answers as a table of comma-separated values (RFC 4180): a row for each item, or for each thing found in it. */
 
+import { json } from "../exact.js";
+
 /**
  * @typedef {object} Entry
  * @property {string} source the name of the file, or the question
@@ -58,7 +60,7 @@ function columns(name, value) {
     else for (const [key, inner] of Object.entries(each)) add(place ? `${place}.${key}` : key, inner);
   };
   add(name, withoutFiles(value));
-  return Object.keys(found).length <= MOST_COLUMNS ? found : { answer: JSON.stringify(value) };
+  return Object.keys(found).length <= MOST_COLUMNS ? found : { answer: json(value) };
 }
 
 /** Masks and pictures have files of their own: in a table they would be pages of letters. */
