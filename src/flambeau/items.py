@@ -29,8 +29,9 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     any length is `FREE`; `least` is the least length of such axes. `words`: for each axis the word that it shares with
     others of the model's inputs, all of one length in a request; empty for one that shares none. Where `below` is set,
     its numbers are places in a table of so many vectors: 0 is the first. `tables`: the same for each number of a row on
-    its own, in order, where they differ; 0 for one that is not looked up. `known`: numbers that the network compares it
-    with, such as the sampling rates that it knows; it is tried with the first."""
+    its own, in order, where they differ; 0 for one that is not looked up. `known`: numbers that the network is
+    tried with because it knows no others, such as sampling rates, or the 0 and 1 of a mask; the first of them alone has
+    an answer. `missing`: the network says what it makes of numbers that are missing, which are NaN."""
 
     name: str
     dtype: str
@@ -40,6 +41,7 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     below: int = 0
     tables: tuple[int, ...] = ()
     known: tuple[int, ...] = ()
+    missing: bool = False
 
     def plain(self, rows: int) -> npt.NDArray[Any]:
         """Rows for trying out the network, all alike: of zeros, or of the first number that the network knows."""
@@ -53,14 +55,14 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         if self.tables:
             sizes = np.array(self.tables)
             flat = rows.reshape(-1, len(sizes))
-            wrong = ((flat < 0) | (flat >= sizes)) & (sizes > 0)
+            wrong = ~((flat >= 0) & (flat < sizes)) & (sizes > 0)  # so that NaN is no place
             if not wrong.any():
                 return ""
             place = int(wrong.any(axis=0).argmax())
             return _no_place(flat[wrong[:, place], place][0], sizes[place], f" as number {place + 1} of a row")
         if not self.below or not rows.size or (rows.min() >= 0 and rows.max() < self.below):
             return ""
-        return _no_place(rows[(rows < 0) | (rows >= self.below)].flat[0], self.below)
+        return _no_place(rows[~((rows >= 0) & (rows < self.below))].flat[0], self.below)
 
     def takes(self, shape: tuple[int, ...]) -> bool:
         """Whether a row may have this shape."""

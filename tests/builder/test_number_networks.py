@@ -125,7 +125,7 @@ def test_of_several_inputs_each_has_its_dtype_and_its_table(
     network, given = saved(tmp_path, "Rating")
     made = built(**given, input_shape={"user": (), "item": (), "known": (2,)})
     assert [spec.dtype for spec in made.manifest.inputs] == ["int64", "int64", "float32"]
-    assert "user and item take whole numbers, for they are looked up in tables" in notes
+    assert "user and item take whole numbers, for Rating computes no others there" in notes
     with flambeau.load(made.path, allow_code=True) as model, torch.inference_mode():
         expected = network(torch.tensor([9]), torch.tensor([19]), torch.tensor([[0.5, -1.5]]))[0].tolist()
         assert model.predict({"user": 9, "item": 19, "known": [0.5, -1.5]}) == pytest.approx(expected, abs=1e-5)

@@ -206,7 +206,7 @@ SQUARE = {"height": 40, "width": 40}
         ("Beit", {"size": {"height": 48, "width": 48}, "do_center_crop": True, "crop_size": SQUARE}),
         ("Bit", {"size": {"shortest_edge": 48}, "crop_size": SQUARE}),
         ("CLIP", {"size": {"shortest_edge": 48}, "crop_size": SQUARE}),
-        ("ConvNext", {"size": {"shortest_edge": 48}, "crop_pct": 0.75}),
+        ("ConvNext", {"size": {"shortest_edge": 40}, "crop_pct": 0.8}),  # whose crops begin at half a pixel
         ("ConvNext", {"size": {"shortest_edge": 384}}),
         ("MobileNetV1", {"size": {"shortest_edge": 48}, "crop_size": SQUARE}),
         ("MobileNetV2", {"size": {"shortest_edge": 48}, "crop_size": SQUARE}),

@@ -176,7 +176,7 @@ def test_models_are_found_by_name_however_it_is_written(server: ServerProcess) -
     [name] = server.get("/readyz").json()["models"]
     escaped = f"%{ord(name[0]):02x}{name[1:]}"
     with Line(server) as line:
-        for path in (f"/predict/{name}", f"/predict/{escaped}", f"/predict/{name}/1", "/predict?top_k=1"):
+        for path in (f"/predict/{name}", f"/predict/{escaped}", f"/predict/{name}/1", "/predict?any=1"):
             line.sock.sendall(short(b'{"input": 9}', path=path))
             assert line.answer()[::2] == (200, {"output": 18.0})
 

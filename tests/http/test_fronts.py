@@ -133,6 +133,14 @@ def test_a_bad_query_parameter_is_refused_by_name(cats: Front, cat: bytes, query
     assert query.split("=")[0] in sentence
 
 
+@pytest.mark.parametrize("query", ["top_k=5", "threshold=0.5", "mask=png"])
+def test_a_parameter_of_another_task_is_refused(doubles: Front, query: str) -> None:
+    name = query.split("=")[0]
+    sentence = refused(post(doubles, f"/predict?{query}", json={"input": 1}), 400, "bad_request")
+    assert sentence == f"?{name}= has no effect on this model, whose task is python: leave it out"
+    assert post(doubles, "/predict?utm_source=x", json={"input": 1}).json() == {"output": 2.0}
+
+
 def test_below_the_threshold_nothing_was_recognised(cats: Front, cat: bytes) -> None:
     body = post(cats, "/predict?threshold=0.9", files={"file": cat}).json()
     assert (body["class_id"], body["class_name"]) == (None, None)

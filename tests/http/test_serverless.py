@@ -62,7 +62,7 @@ def of_a_balancer(**more: Any) -> dict[str, Any]:
         "requestContext": {"elb": {"targetGroupArn": "arn:aws:elasticloadbalancing:1"}},
         "httpMethod": "POST",
         "path": "/predict",
-        "queryStringParameters": {"top_k": "3"},
+        "queryStringParameters": {"stage": "3"},
         "headers": {"content-type": "application/json", "x-forwarded-for": "9.9.9.9, 203.0.113.5"},
         "body": base64.b64encode(BODY.encode()).decode(),
         "isBase64Encoded": True,

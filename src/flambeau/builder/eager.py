@@ -59,11 +59,20 @@ def probe_inputs(specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ..
 def _rows(shape: tuple[int, ...], spec: TensorSpec, generator: torch.Generator) -> np.ndarray:
     """Random rows; of the numbers that the network knows, where it does, in turn: a mask that leaves out all of a row
     has no answer. Whole numbers are 0 and 1, which every table of vectors has."""
-    if spec.known:
+    whole = np.dtype(spec.dtype).kind == "i"
+    if spec.known and not (whole and len(spec.known) > 1):
         return np.resize(np.array(spec.known, spec.dtype), shape)
-    if np.dtype(spec.dtype).kind == "i":
-        return torch.randint(0, 2, shape, generator=generator).numpy().astype(spec.dtype)
-    return torch.randn(shape, generator=generator).to(getattr(torch, spec.dtype)).numpy()
+    if whole:
+        places: np.ndarray = torch.randint(0, 2, shape, generator=generator).numpy().astype(spec.dtype)
+        if spec.known:  # a row of nothing but the other number may have no answer
+            places.reshape(len(places), -1)[:, 0] = spec.known[0]
+        return places
+    rows: np.ndarray = torch.randn(shape, generator=generator).to(getattr(torch, spec.dtype)).numpy()
+    if spec.below or spec.tables:  # decimal numbers that the network makes whole, and looks up
+        sizes = np.array(spec.tables or [spec.below])
+        drawn = torch.rand(shape, generator=generator).numpy().reshape(-1, len(sizes)) * sizes
+        rows = np.where(sizes > 0, np.floor(drawn), rows.reshape(drawn.shape)).astype(rows.dtype).reshape(shape)
+    return rows
 
 
 def look(filled: Filled, inputs: Tensors, wanted: str | None, *, tell: Tell) -> Returned:
@@ -124,6 +133,11 @@ def tried(filled: Filled, inputs: Tensors) -> list[np.ndarray]:
         result = _run(filled, _given(filled, inputs))
         return [_array(each, filled.name) for each in single_output.parts(result).values()]
     return []
+
+
+def run(filled: Filled, inputs: Tensors) -> None:
+    """Run the network over the rows. Raises `SourceError` where it raises."""
+    _run(filled, _given(filled, inputs))
 
 
 def decides(filled: Filled, inputs: Tensors) -> str | None:

@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from torch import nn
 
 from flambeau.architectures.single_output import Answering, AnsweringSeveral
-from flambeau.builder import shared_weights
+from flambeau.builder import places, shared_weights
 from flambeau.builder.filled import Filled
 from flambeau.builder.shared_weights import Stored
 from flambeau.items import FREE
@@ -41,23 +40,23 @@ def export(filled: Filled, inputs: Tensors, file: Path, stored: Stored | None) -
             dynamo=False, dynamic_axes=axes if any(axes.values()) else None, input_names=given, output_names=answered,
         )  # fmt: skip
         network.eval()  # this exporter leaves the mode of training behind in some modules
-        if stored is not None:
-            _share(file, stored)
+        _rewrite(file, filled.network, stored)
         return
     shapes: Any = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in free)
     if isinstance(network, AnsweringSeveral):  # its forward takes *inputs, which count as one argument
         shapes = (shapes,)
-    program = torch.onnx.export(
-        network,
-        sample,
-        dynamo=True,
-        dynamic_shapes=shapes if any(free) else None,
-        input_names=given,
-        output_names=answered,
-        verbose=False,
-    )
+    with places.RefusedClasses():
+        program = torch.onnx.export(
+            network,
+            sample,
+            dynamo=True,
+            dynamic_shapes=shapes if any(free) else None,
+            input_names=given,
+            output_names=answered,
+            verbose=False,
+        )
     assert program is not None  # a path was not given, so the program is returned
-    _refuse_negative_places(program.model.graph)
+    places.refuse_negative(program.model.graph)
     if stored is not None:
         shared_weights.refer(program.model, stored)
     _save(program.model, file)
@@ -66,36 +65,12 @@ def export(filled: Filled, inputs: Tensors, file: Path, stored: Stored | None) -
         value.const_value = None
 
 
-def _refuse_negative_places(graph: ir.Graph) -> None:
-    """Have lookups in tables of vectors fail for negative numbers, as PyTorch's do: a graph counts them from the end.
-
-    They become a number beyond the end, which ONNX Runtime refuses.
-    """
-    for node in list(graph):
-        if node.op_type != "Gather" or "aten.embedding." not in node.metadata_props.get(_OF_NODE, ""):
-            continue
-        places = node.inputs[1]
-        if places is None or places.dtype is None or places.is_initializer():
-            continue
-        numbers = {
-            what: ir.val(f"{node.name} {what}", const_value=ir.tensor(np.array(number, places.dtype.numpy())))
-            for what, number in (("first", 0), ("beyond", np.iinfo(np.int32).max))
-        }
-        for value in numbers.values():
-            graph.initializers[str(value.name)] = value
-        negative = ir.node("Less", [places, numbers["first"]])
-        kept = ir.node("Where", [negative.outputs[0], numbers["beyond"], places])
-        graph.insert_before(node, [negative, kept])
-        node.replace_input_with(1, kept.outputs[0])
-
-
-_OF_NODE = "pkg.torch.onnx.fx_node"  # the operation of PyTorch that a node came from
-
-
-def _share(file: Path, stored: Stored) -> None:
-    """Make a graph that was written whole refer to the weights that are stored already."""
+def _rewrite(file: Path, network: object, stored: Stored | None) -> None:
+    """Have a graph that was written of a script refuse what PyTorch refuses, and refer to weights that are stored."""
     model = ir.load(file)
-    shared_weights.refer(model, stored)
+    places.refuse_negative_of_script(model.graph, network)
+    if stored is not None:
+        shared_weights.refer(model, stored)
     whole = file.with_name(f"{file.name}.whole")
     file.rename(whole)
     _save(model, file)

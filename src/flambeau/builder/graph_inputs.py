@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto
 
-from flambeau.builder import compared_numbers
+from flambeau.builder import compared_numbers, missing
 from flambeau.builder.axis_words import asked_for
 from flambeau.builder.shapes import shape_of
 from flambeau.errors import SourceError
@@ -78,7 +78,8 @@ def of_graph(model: "onnx.ModelProto", file: Path, options: SourceOptions) -> Gr
             continue
         made_for, shape = _shape(value, axes.get(value.name, 0), file, options, alone=len(given) == 1)
         rows.add(made_for)
-        specs.append(TensorSpec(value.name, _DTYPES[kind], shape))
+        may_lack = _DTYPES[kind].startswith("float") and missing.taken(model, value.name)
+        specs.append(TensorSpec(value.name, _DTYPES[kind], shape, missing=may_lack))
     if not rows:
         raise SourceError(f"no input of {file.name} has rows, and items are rows: {unsupported.ask(str(file))}")
     guessed = row_axes.guessed(declared, axes)

@@ -15,7 +15,7 @@ from msgspec import structs
 from torch import nn
 
 from flambeau.architectures import single_output
-from flambeau.builder import dense, lookups, signature_words
+from flambeau.builder import dense, lookups, signature_words, trials
 from flambeau.builder.axis_words import asked_for
 from flambeau.builder.shapes import InputForm, as_images, of_shape, shape_of
 from flambeau.errors import SourceError
@@ -39,10 +39,12 @@ def infer(network: nn.Module, name: str, options: SourceOptions) -> InputForm:
     else:
         taken = _inferred(network, name, options)
     if taken.image is None:
-        taken = _with_dtypes(network, taken, options)
+        taken = _with_dtypes(network, taken, name, options)
         if len(taken.inputs) > 1:
             taken = replace(taken, inputs=lookups.with_masks(network, taken.inputs, name=name))
         taken = replace(taken, inputs=lookups.with_tables(network, taken.inputs))
+        tried, told = trials.computable(network, taken.inputs)
+        taken = replace(taken, inputs=tried, note="; ".join(each for each in (taken.note, told) if each))
     if left := signature_words.optional(network):
         told = f"forward() of {name} is called without {' and '.join(left)}, for it has defaults"
         taken = replace(taken, note=f"{taken.note}; {told}" if taken.note else told)
@@ -51,12 +53,13 @@ def infer(network: nn.Module, name: str, options: SourceOptions) -> InputForm:
     return taken
 
 
-def _with_dtypes(network: nn.Module, taken: InputForm, options: SourceOptions) -> InputForm:
+def _with_dtypes(network: nn.Module, taken: InputForm, name: str, options: SourceOptions) -> InputForm:
     """The inputs with the dtype that the user says, or that the network needs."""
     if options.input_dtype is None and len(taken.inputs) > 1:
-        specs = lookups.dtypes(network, taken.inputs)
+        specs = lookups.dtypes(network, taken.inputs, name=name)
         whole = [spec.name for spec in specs if spec.dtype != "float32"]
-        note = f"{' and '.join(whole)} take whole numbers, for they are looked up in tables" if whole else taken.note
+        takes = f"{whole[0]} takes" if len(whole) == 1 else f"{' and '.join(whole)} take"
+        note = f"{takes} whole numbers, for {name} computes no others there" if whole else taken.note
         return replace(taken, inputs=specs, note=note)
     dtype = options.input_dtype or _usual_dtype(network, taken)
     return replace(taken, inputs=tuple(structs.replace(spec, dtype=dtype) for spec in taken.inputs))

@@ -22,20 +22,45 @@ from flambeau.types import TensorSpec
 _MOST = 64  # numbers of a row that are tried one by one
 _LARGEST = 2**31 - 1  # vectors that no table has, and the most of int32
 _INPUTS = 6  # inputs of which every selection is tried
+_TRUTHS = 4  # inputs that are tried as true and false, in every selection
 
 
-def dtypes(network: nn.Module, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-    """The inputs, of which those are int64 that the network takes as whole numbers only: as few as it can compute."""
-    if len(specs) <= _INPUTS:
+def dtypes(network: nn.Module, specs: Sequence[TensorSpec], *, name: str) -> tuple[TensorSpec, ...]:
+    """The inputs, of which those are int64 that the network takes as whole numbers only: as few as it can compute.
+
+    It is tried with zeros, then with ones in some places: a mask of zeros may leave out all, and a length of 0 has no
+    last step. Raises `SourceError` where it takes true and false only.
+    """
+    if len(specs) > _INPUTS:
+        return tuple(specs)
+    zeros: tuple[int, ...] = (0,) * len(specs)
+    ones = [(*zeros[:place], 1, *zeros[place + 1 :]) for place in range(len(specs))]
+    for fills in ([zeros], [*ones, (1,) * len(specs)]):
         for count in range(len(specs) + 1):
             for chosen in itertools.combinations(range(len(specs)), count):
                 tried = [
                     structs.replace(spec, dtype="int64") if place in chosen else spec
                     for place, spec in enumerate(specs)
                 ]
-                if signature_words.computes(network, [_plain(spec) for spec in tried]):
+                if any(signature_words.computes(network, _filled(tried, fill)) for fill in fills):
                     return tuple(tried)
+    for words in itertools.product(("float32", "int64", "bool"), repeat=min(len(specs), _TRUTHS)):
+        tried = [structs.replace(spec, dtype=word) for spec, word in zip(specs, words, strict=False)]
+        if "bool" in words and signature_words.computes(network, _filled([*tried, *specs[len(tried) :]], zeros)):
+            raise _truths_wanted(name, [spec.name for spec in tried if spec.dtype == "bool"])
     return tuple(specs)
+
+
+def _filled(specs: Sequence[TensorSpec], fill: Sequence[int]) -> list[torch.Tensor]:
+    return [torch.full_like(_plain(spec), number) for spec, number in zip(specs, fill, strict=True)]
+
+
+def _truths_wanted(name: str, masks: Sequence[str]) -> SourceError:
+    lines = "; ".join(f"{each} = {each}.bool()" for each in masks)
+    return SourceError(
+        f"{name} takes {' and '.join(masks)} as true and false, and numbers are sent: let its forward() begin with "
+        f"{lines}, or {unsupported.AROUND}"
+    )
 
 
 def with_masks(network: nn.Module, specs: Sequence[TensorSpec], *, name: str) -> tuple[TensorSpec, ...]:
@@ -59,23 +84,22 @@ def with_masks(network: nn.Module, specs: Sequence[TensorSpec], *, name: str) ->
 
         as_truths, as_numbers = answers(truths), answers(truths.float())
         if as_truths and not as_numbers:
-            raise SourceError(
-                f"{name} takes {spec.name} as true and false, and numbers are sent: let its forward() begin with "
-                f"{spec.name} = {spec.name}.bool(), or {unsupported.AROUND}"
-            )
-        if as_truths and _finite(as_truths) and not _same(as_truths, as_numbers):
+            raise _truths_wanted(name, [spec.name])
+        if as_truths and finite(as_truths) and not _same(as_truths, as_numbers):
             raise SourceError(
                 f"{name} answers otherwise where {spec.name} is true and false than where it is 1 and 0, and numbers "
                 f"are sent: let its forward() begin with {spec.name} = {spec.name}.bool() if it was trained with the "
                 f"former, or with {spec.name} = {spec.name}.float() if with numbers"
             )
-        if _same(as_numbers, answers(truths * 5.0)) and not _same(as_numbers, answers(plain[place])):
-            found[place] = structs.replace(spec, known=(0, 1))
+        of_zeros = answers(plain[place])
+        if _same(as_numbers, answers(truths * 5.0)) and not _same(as_numbers, of_zeros):
+            found[place] = structs.replace(spec, known=(0, 1) if finite(of_zeros) else (1, 0))
     return tuple(found)
 
 
-def _finite(tensors: Sequence[torch.Tensor]) -> bool:
-    return all(bool(each.isfinite().all()) for each in tensors)
+def finite(tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether there are tensors, and all of their numbers are finite."""
+    return bool(tensors) and all(bool(each.isfinite().all()) for each in tensors)
 
 
 def _same(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> bool:
@@ -85,15 +109,17 @@ def _same(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> bool:
     )
 
 
-def with_tables(network: nn.Module, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-    """The inputs with the sizes of the tables that their numbers are places of."""
-    return tuple(_with_tables(network, specs, place) for place in range(len(specs)))
+def with_tables(network: nn.Module, specs: Sequence[TensorSpec], *, decimals: bool = False) -> tuple[TensorSpec, ...]:
+    """The inputs with the sizes of the tables that their numbers are places of: of those that take whole numbers, or of
+    those that take `decimals`, which the network makes whole itself."""
+    return tuple(
+        _with_tables(network, specs, place) if (spec.dtype == "float32") == decimals else spec
+        for place, spec in enumerate(specs)
+    )
 
 
 def _with_tables(network: nn.Module, specs: Sequence[TensorSpec], place: int) -> TensorSpec:
     spec = specs[place]
-    if spec.dtype == "float32":
-        return spec
     sizes = sorted({len(each) for each in network.parameters() if each.dim() == 2})  # a frozen script has none
     rows = [_plain(each) for each in specs]
     count = math.prod(spec.usual)
@@ -127,4 +153,4 @@ def _with_tables(network: nn.Module, specs: Sequence[TensorSpec], place: int) ->
 
 
 def _plain(spec: TensorSpec) -> torch.Tensor:
-    return torch.zeros(1, *spec.usual, dtype=getattr(torch, spec.dtype))
+    return torch.from_numpy(spec.plain(1))

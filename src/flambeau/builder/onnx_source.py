@@ -18,6 +18,7 @@ from flambeau.builder import (
     dense_recipe,
     graph_decisions,
     graph_inputs,
+    graph_masks,
     graphs,
     outputs,
     pooling,
@@ -59,6 +60,7 @@ def take(order: BuildRequest, target: Path, *, tell: Tell) -> Filled:
     model = _read(file)
     given = graph_inputs.of_graph(model, file, order.options)
     length = _prove(file, given, tell)
+    given = graph_masks.told(given, file, length)
     if of_pixels := dense_recipe.wanted(order.options):
         taken = InputForm(given.specs)
     else:
@@ -121,7 +123,8 @@ def _arrange(
 def _tell_of_axes(given: GraphInputs, found: _TakenOutputs, tell: Tell) -> None:
     for spec in given.specs:
         if spec.known:
-            tell(f"{spec.name} is tried with {spec.known[0]}, a number that the graph compares it with")
+            why = "as masks are" if set(spec.known) == {0, 1} else "a number that the graph compares it with"
+            tell(f"{spec.name} is tried with {spec.known[0]}, {why}")
         if spec.name in given.axes:
             tell(f"the rows of {spec.name} are axis {given.axes[spec.name]}; in requests they come first: {spec}")
     for name, order in found.orders.items():

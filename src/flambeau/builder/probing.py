@@ -13,13 +13,13 @@ import numpy as np
 from msgspec.structs import replace as replace_spec
 from PIL import Image
 
-from flambeau.answers import agreement
-from flambeau.builder import second_axis, texts
+from flambeau.builder import row_differences, second_axis, texts
 from flambeau.builder.filled import Filled, Tell
 from flambeau.builder.row_arrays import few, joined, of_spec, part, rows_in, shown
 from flambeau.bundle.storage import AudioConfig, HasTask, ImageConfig, TextConfig
 from flambeau.checkpoints.last_operation import UNKNOWN, Ending
 from flambeau.errors import SourceError
+from flambeau.identify import unsupported
 from flambeau.items import FREE, USUAL_LENGTH
 from flambeau.types import Tensors, TensorSpec
 
@@ -27,9 +27,6 @@ _SAME_ROW = 1e-4
 """The largest relative difference, between a row alone and in a batch, that another order of summing explains."""
 _SAME_RUN = 1e-5
 """The same between two runs over one row, where the order of summing is the same."""
-
-_FEW_OUTPUTS = 16  # up to this many outputs may be different quantities, each with its own scale
-_ROUNDING = 1e-9  # an output whose largest number is below this share of the largest of all is rounding
 
 _FEW = 3  # rows that show what the network returns: unlikely to be confused with a size of the network's own
 _KEPT_IMAGES = 2  # image probes that go into the bundle
@@ -250,7 +247,7 @@ def _each_alone(filled: Filled, inputs: Tensors) -> Tensors:
     try:
         return joined([_answer(filled, part(inputs, row, row + 1)) for row in range(rows_in(inputs))])
     except SourceError as error:
-        if filled.rows:
+        if filled.rows or not _tried(filled, inputs):  # it does not compute these rows together, either
             raise
         raise SourceError(
             f"{filled.name} needs more than one row at a time, and a request may hold one: {error.__cause__ or error}: "
@@ -276,7 +273,7 @@ def _refuse_strange(filled: Filled, numbers: np.ndarray, *, scores: bool) -> Non
 def _refuse_unless_repeated(filled: Filled, inputs: Tensors, alone: Tensors) -> None:
     """Raise `SourceError` for a network whose answers to the same rows change when they come in another order."""
     turned = _each_alone(filled, {name: np.ascontiguousarray(rows[::-1]) for name, rows in inputs.items()})
-    apart = max(_apart(alone[name], turned[name][::-1]) for name in alone)
+    apart = max(row_differences.apart(alone[name], turned[name][::-1]) for name in alone)
     if apart <= _SAME_RUN:
         return
     if filled.exports != "ready" and _repeats_from_a_seed(filled, few(inputs, 1)):
@@ -294,7 +291,7 @@ def _repeats_from_a_seed(filled: Filled, inputs: Tensors) -> bool:
     from flambeau.builder import eager
 
     first, second = eager.repeats_from_a_seed(lambda: _answer(filled, inputs))
-    return all(_apart(first[name], second[name]) <= _SAME_RUN for name in first)
+    return all(row_differences.apart(first[name], second[name]) <= _SAME_RUN for name in first)
 
 
 def _dependence(filled: Filled, inputs: Tensors, alone: Tensors) -> str | None:
@@ -303,31 +300,13 @@ def _dependence(filled: Filled, inputs: Tensors, alone: Tensors) -> str | None:
         together = _answer(filled, inputs)
     except SourceError as error:
         return f"it cannot compute {rows_in(inputs)} rows together ({error.__cause__ or error})"
-    apart = max(_apart(*each) for name in alone for each in _quantities(alone[name], together[name]))
+    apart = max(row_differences.largest(alone[name], together[name]) for name in alone)
     if apart <= _SAME_ROW:
         return None
     return (
         f"the answer to an input changes with what else is in the batch ({apart:.1e} apart), as with a norm over the "
         "batch (track_running_stats=False) or a mean over its rows"
     )
-
-
-def _quantities(alone: np.ndarray, together: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The answers as a whole, and output by output where there are few: each may have its own scale.
-
-    One output may be a price, another a share of 1, and a difference in the share would vanish beside the price. An
-    output that is tiny beside the others is rounding, and left out. Many outputs are of one kind, and some are near 0
-    for every probe, so they are compared only as a whole.
-    """
-    if alone.shape != together.shape or alone.ndim != 2 or alone.shape[1] > _FEW_OUTPUTS:
-        return [(alone, together)]
-    sizes = np.abs(alone).max(axis=0)
-    kept = sizes > sizes.max() * _ROUNDING
-    return [(alone, together), *((alone[:, i], together[:, i]) for i in np.flatnonzero(kept))]
-
-
-def _apart(expected: np.ndarray, found: np.ndarray) -> float:
-    return agreement.measure(expected, found, classes=False).difference
 
 
 # Free axes, which may have any length.
@@ -339,7 +318,8 @@ def _with_least(filled: Filled) -> Filled:
     longest = next((length for length in lengths if _computes(filled, length)), None)
     if longest is None:
         raise SourceError(
-            f"{filled.name} cannot compute inputs whose free axes are {lengths[0]} to {lengths[-1]} long: {_FIX_IT}"
+            f"{filled.name} cannot compute inputs whose free axes are {lengths[0]} to {lengths[-1]} long "
+            f"({_why_not(filled, lengths[0])}): {_FIX_IT} if the length is the cause, or {unsupported.AROUND}"
         )
     least = bisect.bisect_left(range(1, longest), True, key=lambda length: _computes(filled, length)) + 1
     return replace(filled, inputs=tuple(replace_spec(spec, least=least) for spec in filled.inputs))
@@ -359,6 +339,21 @@ def _computes(filled: Filled, length: int) -> bool:
     row = few(_probe_inputs(filled, images=False, length=length), filled.rows or 1)
     found = _tried(filled, row)
     return bool(found) and all(each.size and (each.dtype.kind != "f" or np.isfinite(each).all()) for each in found)
+
+
+def _why_not(filled: Filled, length: int) -> str:
+    """Why the network does not compute finite numbers for rows of that length, in words."""
+    row = few(_probe_inputs(filled, images=False, length=length), filled.rows or 1)
+    try:
+        if filled.exports == "ready":
+            _of_graph(filled, row)
+        else:
+            from flambeau.builder import eager
+
+            eager.run(filled, row)
+    except SourceError as error:
+        return str(error.__cause__ or error).strip().splitlines()[0]
+    return "its answers are not finite"
 
 
 def _at_another_length(found: Probed, wanted: str | None, tell: Tell) -> Probed:

@@ -5,6 +5,7 @@ Loading any of them runs its author's code with the rights of the user who build
 `weights_only=True`.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 
 from flambeau import checkpoints, usercode
 from flambeau.architectures import torchvision_compat
-from flambeau.builder import dense, dense_recipe, inputs, networks, scaling, signature_words, sounds, texts
+from flambeau.builder import dense, dense_recipe, inputs, networks, scaling, signature_words, sounds, texts, trials
 from flambeau.builder.filled import Exporter, Filled, Tell, dressed
 from flambeau.builder.shapes import InputForm, of_shape
 from flambeau.builder.weights import Weights
@@ -69,6 +70,9 @@ def _module(network: nn.Module, order: BuildRequest, tell: Tell, *, exports: Exp
 def _exported_program(program: "torch.export.ExportedProgram", order: BuildRequest, tell: Tell) -> Filled:
     taken = _inputs_of(program, order.options)
     network = _Program(program)
+    if taken.image is None:
+        tried, note = trials.computable(network, taken.inputs)
+        taken = replace(taken, inputs=tried, note=note)
     signature_words.require_decimals(network, "the program", taken.inputs[0].shape)
     return dressed(network, taken, order, name=order.name, architecture=None, tell=tell, exports="dynamo")
 

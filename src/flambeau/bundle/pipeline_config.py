@@ -28,6 +28,8 @@ class ImageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
 
     `mean` and `std` are per channel on the [0, 1] scale: three for R, G, B, or one for a network that takes grey
     images. Sizes are pixels. `stretch`: both sides become `resize` pixels, whatever the image's proportions.
+    `crop_floor`: a crop that would begin at half a pixel begins at the whole one before it, as in transformers;
+    torchvision takes the even one.
     """
 
     resize: int = 255
@@ -37,6 +39,7 @@ class ImageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     threshold: float = 0.0
     stretch: bool = False
+    crop_floor: bool = False
 
     def __str__(self) -> str:
         """The transform in torchvision's words."""

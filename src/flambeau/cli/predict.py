@@ -241,6 +241,7 @@ class Scoring:
         self._settings = job.settle(settings, replicas=self._replicas)
         self._service = Service([bundle], self._settings)
         self._kind = kind
+        self._missing = kind == "tensor" and bundle.manifest.inputs[0].missing
         named = dict(does.columns_of(bundle.manifest.outputs)) | ({"file": "text"} if options.pictures else {})
         layout = CocoLayout if options.format == "coco" else Layout
         self._layout = layout(task=does.name, top_k=options.top_k, probabilities=options.probabilities, named=named)
@@ -304,7 +305,7 @@ class Scoring:
 
     def _inputs(self, own: frozenset[Path] = frozenset()) -> Inputs:
         options = self._options
-        wanted = Wanted(kind=self._kind, column=options.column, columns=options.columns)
+        wanted = Wanted(kind=self._kind, column=options.column, columns=options.columns, missing=self._missing)
         return Inputs(options.inputs, wanted, own=own, listed=lambda: open(0, "rb", closefd=False))
 
     def _lines(self) -> Lines:

@@ -162,7 +162,7 @@ def _of_processor(said: Mapping[str, Any], asked: Mapping[str, Any]) -> ImageCon
     std = (1.0,) * 3 if plain_colours else _colours(said, "image_std")
     if 0 in std:
         raise _unserved("image_std 0")
-    return ImageConfig(resize, crop, mean, std, filtered, stretch=stretch)
+    return ImageConfig(resize, crop, mean, std, filtered, stretch=stretch, crop_floor=not (stretch and resize == crop))
 
 
 def _size(said: Mapping[str, Any], name: str) -> tuple[int, bool]:

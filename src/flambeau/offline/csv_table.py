@@ -31,6 +31,7 @@ from flambeau.offline.entries import (
 from flambeau.types import Payload
 
 _SHOWN = 6
+_EMPTY = ("", "nan", "na", "null")  # what pandas and R write for a number that is missing
 _EXACT = 2.0**63  # from here on, JSON readers treat a whole number as a decimal one anyway
 
 
@@ -67,7 +68,7 @@ def entries(file: BinaryIO, table: Path, wanted: Wanted) -> Iterator[InputEntry]
             elif wanted.kind == "text":
                 yield InputEntry(name, _text(cells[0]))
             else:
-                yield InputEntry(name, _numbers(cells, columns))
+                yield InputEntry(name, _numbers(cells, columns, missing=wanted.missing))
         except RequestError as error:
             yield InputEntry(name, error)
 
@@ -136,7 +137,7 @@ def _find_columns(first: _CsvLine, wanted: Wanted) -> _Columns:
         if not known and len(header) > 1:
             raise bad_input(f"there is no column {either(usual)}: name the column of the {what} with --column")
         return _Columns((known[0] if known else 0,), header, headed=bool(known))
-    headed = all(_number(cell) is None for cell in header)
+    headed = all(_number(cell) is None for cell in header) and not (wanted.missing and all(map(_is_empty, header)))
     if len(header) > 1 and header == tuple(map(str, range(len(header)))):
         told = ",".join(header) if len(header) <= _SHOWN else f"{','.join(header[:_SHOWN])},…"
         raise bad_input(
@@ -164,13 +165,20 @@ def _text(cell: str) -> Payload:
         raise bad_input("the cell is not text in UTF-8") from None
 
 
-def _numbers(cells: Sequence[str], columns: _Columns) -> Payload:
-    """The numbers of a line as JSON: a list, or just the number if there is one column. Raises `RequestError`."""
+def _numbers(cells: Sequence[str], columns: _Columns, *, missing: bool) -> Payload:
+    """The numbers of a line as JSON: a list, or just the number if there is one column. Raises `RequestError`.
+
+    A number may be `missing`: then an empty cell is null.
+    """
     numbers = [_number(cell) for cell in cells]
     for place, cell, number in zip(columns.places, cells, numbers, strict=True):
-        if number is None:
+        if number is None and not (missing and _is_empty(cell)):
             raise bad_input(f"column {columns.names[place]} holds {cell[:40]!r}, which is not a number")
     return Payload("json", msgspec.json.encode(numbers[0] if len(numbers) == 1 else numbers))
+
+
+def _is_empty(cell: str) -> bool:
+    return cell.strip().lower() in _EMPTY
 
 
 def _number(cell: str) -> int | float | None:

@@ -49,12 +49,13 @@ class Wanted:
     """The kind of the model, and the columns of tables that the user named.
 
     `column` is the column with the paths of images or the texts, or the field of a JSON line; `columns` are those with
-    the numbers of a CSV line.
+    the numbers of a CSV line. `missing`: a cell without a number is one that is missing.
     """
 
     kind: WantedKind
     column: str | None = None
     columns: tuple[str, ...] = ()
+    missing: bool = False
 
 
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]")

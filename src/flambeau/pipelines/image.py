@@ -12,7 +12,7 @@ gets to see.
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """The parsers that may see a request's bytes. Pillow has forty more, which few need and attackers like."""
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+Whole = Callable[[float], int]
+"""What makes a whole pixel of a place between two: `round` takes the even one."""
+
 _FILTER_REACH = 2  # source pixels on each side that the widest filter, bicubic, reads when it enlarges
 _FAST_DECODE = 3  # times `resize`: the least shorter side of a JPEG that is decoded at a reduced size
 _LARGEST_RESIZED = 16_000_000  # pixels; a thin strip that would be larger is cut before it is resized
@@ -59,8 +62,10 @@ class ImagePipeline:
         """Raises `InvalidInput` if the payload is not an image, is too large by its header, or is broken."""
         image = decode(file_in(payload), max_pixels=self._max_pixels, shorter_side=self._draft)
         config = self._config
-        filtered = _RESAMPLING[config.interpolation]
-        image = resize_and_crop(image, config.resize, config.crop, resampling=filtered, stretch=config.stretch)
+        image = resize_and_crop(
+            image, config.resize, config.crop, resampling=_RESAMPLING[config.interpolation], stretch=config.stretch,
+            whole=math.floor if config.crop_floor else round,
+        )  # fmt: skip
         if len(self._mean) == 1:
             image = image.convert("L")
         return {self._input: normalise(image, self._mean, self._std)}
@@ -170,10 +175,17 @@ def _upright(image: Image.Image, orientation: int | None) -> Image.Image:
 
 
 def resize_and_crop(
-    image: Image.Image, resize: int, crop: int, *, resampling: Image.Resampling, stretch: bool = False
+    image: Image.Image,
+    resize: int,
+    crop: int,
+    *,
+    resampling: Image.Resampling,
+    stretch: bool = False,
+    whole: Whole = round,
 ) -> Image.Image:
     """torchvision's `Resize(resize)` and `CenterCrop(crop)` on an RGB image; `Resize((resize, resize))` to `stretch`.
 
+    `whole` makes a whole pixel of the place where the crop begins, which may be half of one.
     A strip so thin that its resized form would not fit in memory is cut around the crop first, with a margin for the
     filter. The result then agrees with torchvision's to one grey level, otherwise exactly.
     """
@@ -183,12 +195,12 @@ def resize_and_crop(
         target = (resize, resize)
     if target != image.size:
         if (part := part_kept(image.size, target, crop=crop, resampling=resampling)) is not None:
-            return _cut_out(image.resize(part.size, resampling, box=part.box), target, crop, part)
+            return _cut_out(image.resize(part.size, resampling, box=part.box), target, crop, part, whole)
         if target[0] * target[1] <= _LARGEST_RESIZED:
             image = image.resize(target, resampling)
         else:
             image = _resize_around_crop(image, target, crop, resampling)
-    return _center_crop(image, crop)
+    return _center_crop(image, crop, whole)
 
 
 def _resize_around_crop(
@@ -208,7 +220,7 @@ def _resize_around_crop(
     return image.resize((kept[0], kept[1]), resampling, box=(box[0], box[1], box[2], box[3]))
 
 
-def _center_crop(image: Image.Image, size: int) -> Image.Image:
+def _center_crop(image: Image.Image, size: int, whole: Whole) -> Image.Image:
     """Cut out the middle. A smaller image is padded with black, as in torchvision."""
     width, height = image.size
     if width < size or height < size:
@@ -216,13 +228,13 @@ def _center_crop(image: Image.Image, size: int) -> Image.Image:
         right, bottom = (max(0, size - width) + 1) // 2, (max(0, size - height) + 1) // 2
         image = ImageOps.expand(image, (left, top, right, bottom), fill=0)
         width, height = image.size
-    left, top = round((width - size) / 2.0), round((height - size) / 2.0)
+    left, top = whole((width - size) / 2.0), whole((height - size) / 2.0)
     return image.crop((left, top, left + size, top + size))
 
 
-def _cut_out(image: Image.Image, target: tuple[int, int], crop: int, part: KeptPart) -> Image.Image:
+def _cut_out(image: Image.Image, target: tuple[int, int], crop: int, part: KeptPart, whole: Whole) -> Image.Image:
     """Cut the middle of a result of the size `target` out of the part of it that was computed."""
-    left, top = round((target[0] - crop) / 2.0) - part.left, round((target[1] - crop) / 2.0) - part.top
+    left, top = whole((target[0] - crop) / 2.0) - part.left, whole((target[1] - crop) / 2.0) - part.top
     return image.crop((left, top, left + crop, top + crop))
 
 

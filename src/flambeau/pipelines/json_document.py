@@ -35,6 +35,10 @@ _MARKS_AND_COMMAS = bytes.maketrans(b'[{]}",', b"\x01\x01\xff\xff\x02\x03")
 _PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 _HALF = re.compile(rb"\\u[dD][89abcdefABCDEF][0-9a-fA-F]{2}")
 _SURROGATE = "it has half of a surrogate pair, such as \\ud800, which is no character"
+_NOT_FINITE = (
+    "NaN and Infinity are not JSON: send finite numbers; a missing number is null, where the network takes those, and "
+    "binary data over KServe v2 has NaN itself"
+)
 _NOT_A_NUMBER = (b"NaN", b"Infinity", b"-Infinity")
 
 
@@ -76,7 +80,7 @@ def decode(body: bytes, decoder: "msgspec.json.Decoder[T]", *, max_depth: int) -
         raise
     except msgspec.DecodeError as error:
         if body.startswith(_NOT_A_NUMBER, _place(error)):
-            raise RequestError("NaN and Infinity are not JSON: send finite numbers", code="json_not_finite") from None
+            raise RequestError(_NOT_FINITE, code="json_not_finite") from None
         where = _SURROGATE if _has_lone_surrogate(body) else _where(error)
         raise RequestError(f"the body is not JSON: {where}", code="invalid_json") from None
     except UnicodeDecodeError:

@@ -24,11 +24,12 @@ class UnlikeError(ValueError):
 
 
 def read_rows(
-    text: bytes, shape: tuple[int, ...], dtype: str, *, number: type, nesting: int, most: int
+    text: bytes, shape: tuple[int, ...], dtype: str, *, number: Any, nesting: int, most: int
 ) -> npt.NDArray[Any]:
     """The array, shape (rows, *shape), of a JSON value: a row, nested as deep as the shape, or a list of rows.
 
-    `number` is the Python type of each number, `nesting` how many lists the text opens with, `most` the limit on rows.
+    `number` is the Python type of each number, with `None` where it may be missing, `nesting` how many lists the text
+    opens with, `most` the limit on rows.
     Raises `UnlikeError`, `msgspec.DecodeError` for anything but numbers, and `OverflowError`.
     """
     msgspec.json.decode(text, type=msgspec.Raw)  # checks the grammar of the whole text, and makes no objects
@@ -41,7 +42,7 @@ def read_rows(
         end = text.find(b",", start + _PIECE)
         end = len(text) if end < 0 else end
         piece = b"[" + text[start:end].translate(_NO_BRACKETS) + b"]"
-        numbers = msgspec.json.decode(piece, type=list[number])  # type: ignore[valid-type]
+        numbers = msgspec.json.decode(piece, type=list[number])
         if filled + len(numbers) > len(array):
             raise UnlikeError("its lists are of unequal length")
         array[filled : filled + len(numbers)] = np.array(numbers, dtype)

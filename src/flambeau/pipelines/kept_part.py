@@ -81,10 +81,13 @@ def _smaller(size: tuple[int, int], target: tuple[int, int], crop: int) -> KeptP
 
 
 def _edges(size: int, target: int, crop: int) -> tuple[int, int]:
-    """The places nearest to the crop's edges that are whole pixels before and after."""
+    """The places nearest to the crop's edges that are whole pixels before and after.
+
+    A crop that begins at half a pixel may be moved to either side.
+    """
     step = Fraction(size, target).denominator
-    start = round((target - crop) / 2.0)
-    return start // step * step, min(target, -(-(start + crop) // step) * step)
+    start, end = (target - crop) // 2, (target + crop + 1) // 2
+    return start // step * step, min(target, -(-end // step) * step)
 
 
 def _is_exact(size: tuple[int, int], target: tuple[int, int], part: KeptPart, resampling: Image.Resampling) -> bool:

@@ -2,7 +2,8 @@
 
 `{"input": x}`: x is one row (nested like the model's input), several rows (one level deeper), or, if a row is a single
 number, that number alone. The answer is nested the same way: a row for a row, rows for rows, a number for a number.
-With several inputs, x is an object of inputs by name: one row of each, or the same number of rows of each.
+With several inputs, x is an object of inputs by name: one row of each, or the same number of rows of each. A
+number that may be missing is null then.
 """
 
 import functools
@@ -113,7 +114,8 @@ class _Input:
     def __init__(self, spec: TensorSpec, *, several: bool) -> None:
         self.spec = spec
         self._called = f"input '{spec.name}'" if several else "input"
-        self._number = {"f": float, "i": int, "u": int, "b": bool}[np.dtype(spec.dtype).kind]
+        number = {"f": float, "i": int, "u": int, "b": bool}[np.dtype(spec.dtype).kind]
+        self._number: Any = number | None if spec.missing else number
         self._single = all(size == 1 for size in spec.shape)
         self._nested = [_decoder(self._number, nesting) for nesting in range(len(spec.shape) + 2)]
         """What decodes a number, a list of them and so on; the last one rows."""
@@ -153,7 +155,7 @@ class _Input:
                 rows = np.array(self._nested[-1].decode(b"[" + b",".join(texts) + b"]"), dtype=self.spec.dtype)
         except (msgspec.DecodeError, OverflowError, ValueError):
             return None
-        if rows.shape != (len(texts), *self.spec.shape) or not _is_finite(rows) or self.spec.outside(rows):
+        if rows.shape != (len(texts), *self.spec.shape) or not self._is_right(rows) or self.spec.outside(rows):
             return None
         return rows
 
@@ -169,7 +171,7 @@ class _Input:
             raise self._out_of_range() from None
         except ValueError:
             raise self._wrong("its lists are of unequal length") from None
-        if not _is_finite(array):
+        if not self._is_right(array):
             raise self._out_of_range()
         return array
 
@@ -186,6 +188,13 @@ class _Input:
         shape = shape_of(text, self.spec.shape, nesting)
         return read_rows(text, shape, self.spec.dtype, number=self._number, nesting=nesting, most=MAX_ROWS)
 
+    def _is_right(self, array: npt.NDArray[Any]) -> bool:
+        """Whether its numbers are finite, or missing where they may be."""
+        if array.dtype.kind != "f":
+            return True
+        right = ~np.isinf(array) if self.spec.missing else np.isfinite(array)
+        return bool(np.count_nonzero(right) == array.size)  # a third of what `all` takes
+
     def _out_of_range(self) -> InvalidInput:
         return self._wrong(f"one of its numbers is out of range for {self.spec.dtype}")
 
@@ -194,17 +203,18 @@ class _Input:
 
     def _expected(self) -> str:
         shape = self.spec.shape
+        number = "truth value" if self._number is bool else "number"
         if not shape:
-            return "a number, or a list of numbers"
+            return f"a {number}, or a list of {number}s"
         if self._single:
-            return f"a number, or nested lists of shape {list(shape)}, or a list of those"
+            return f"a {number}, or nested lists of shape {list(shape)}, or a list of those"
         if len(shape) == 1:
             count = "" if self.spec.sizes == ["any"] else f"{self.spec.sizes[0]} "
-            return f"a list of {count}numbers, or a list of such lists"
+            return f"a list of {count}{number}s, or a list of such lists"
         return f"nested lists of shape [{', '.join(self.spec.sizes)}], or a list of those"
 
 
-def _decoder(number: type, nesting: int) -> "msgspec.json.Decoder[Any]":
+def _decoder(number: Any, nesting: int) -> "msgspec.json.Decoder[Any]":
     """A decoder of numbers in lists, nested so deep."""
     nested: Any = number
     for _ in range(nesting):
@@ -212,14 +222,14 @@ def _decoder(number: type, nesting: int) -> "msgspec.json.Decoder[Any]":
     return msgspec.json.Decoder(nested)
 
 
-def _is_finite(array: npt.NDArray[Any]) -> bool:
-    return array.dtype.kind != "f" or np.count_nonzero(np.isfinite(array)) == array.size  # a third of what `all` takes
-
-
 def _has(name: str, text: bytes) -> bool:
     return name in inputs_of(text)
 
 
+_MISSING = (
+    "null where a number belongs, and nothing in the network says what it makes of missing ones (if it takes NaN, send "
+    "that as binary data over KServe v2)"
+)
 _FOUND = {
     "str": "text", "null": "null", "bool": "a truth value", "object": "an object", "array": "a list",
     "int": "a number", "float": "a number",
@@ -230,8 +240,10 @@ _EXPECTED = {"array": "a list", "int": "a whole number", "bool": "a truth value"
 def _in_words(error: msgspec.DecodeError) -> str:
     """msgspec's error as the end of a sentence: "it has text where a number belongs"."""
     message = str(error)
-    if match := re.match(r"Expected `(\w+)`, got `(\w+)`", message):
+    if match := re.match(r"Expected `(\w+)(?: \| null)?`, got `(\w+)`", message):
         expected, found = match.groups()
+        if (expected, found) == ("float", "null"):
+            return f"it has {_MISSING}"
         word = "a decimal number" if (expected, found) == ("int", "float") else _FOUND.get(found, found)
         return f"it has {word} where {_EXPECTED.get(expected, expected)} belongs"
     return "one of its numbers is out of range" if "out of range" in message else "it cannot be read"

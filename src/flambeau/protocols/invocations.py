@@ -135,7 +135,7 @@ def _tensors(body: bytes | memoryview, media_type: str, model: Model) -> Tensors
             code="unsupported_media_type",
         )
     [spec] = model.bundle.manifest.inputs
-    array = read_npy(body) if media_type == NPY else _read_csv(body)
+    array = read_npy(body) if media_type == NPY else _read_csv(body, missing=spec.missing)
     row = tuple(spec.shape)
     if array.ndim == 2 and len(row) > 1 and FREE not in row and array.shape[1] == np.prod(row):
         array = array.reshape(-1, *row)  # a line of CSV has no other form
@@ -156,15 +156,19 @@ def _as_type(array: npt.NDArray[Any], dtype: "np.dtype[Any]") -> npt.NDArray[Any
     return np.ascontiguousarray(array.astype(dtype, copy=False))
 
 
-def _read_csv(body: bytes | memoryview) -> npt.NDArray[np.float64]:
-    """Lines of numbers, shape (lines, numbers), without a header: SageMaker's form. Raises `RequestError`."""
+def _read_csv(body: bytes | memoryview, *, missing: bool) -> npt.NDArray[np.float64]:
+    """Lines of numbers, shape (lines, numbers), without a header: SageMaker's form. Numbers may be `missing`: then
+    empty cells are NaN. Raises `RequestError`."""
     if not body:
         raise RequestError("the body is empty: send a line of numbers", code="empty_body")
     if len(body) > _LARGEST_CSV:
         raise RequestError(f"the CSV has more than {_LARGEST_CSV} bytes: send {NPY}", code="body_too_large")
     try:
         lines = str(body, "utf-8").splitlines()
-        rows = [[float(cell) for cell in line.split(",")] for line in lines if line.strip()]
+        nothing = "nan" if missing else ""
+        if b"_" in bytes(body):
+            raise ValueError("only Python reads 1_000 as a number")
+        rows = [[float(cell.strip() or nothing) for cell in line.split(",")] for line in lines if line.strip()]
         return np.array(rows, np.float64)
     except ValueError:  # not UTF-8, a cell that is no number, or lines of different lengths
         raise RequestError(

@@ -34,6 +34,7 @@ from flambeau.protocols.parameters import (
     TOP_K,
     BodyForm,
     reading_of,
+    refuse_idle,
 )
 from flambeau.serving.model import Model
 from flambeau.serving.service import Service
@@ -129,6 +130,8 @@ async def read(request: HttpRequest, kind: str, settings: Settings, *, task: Tas
         )
     masks = rendered is None and "mask" in TASKS[task].parameters
     options, top_k = _NO_OPTIONS, None
+    if request.query:
+        refuse_idle(request, task)
     if request.query or items[0][0] == "image" or len(items) > 1 or masks:
         top_k, most = TOP_K.read(request), MAX_DETECTIONS.read(request)
         mask = MASK.read(request) or "png"

@@ -127,16 +127,29 @@ TIMEOUT = Number(
     "X-Request-Timeout-Ms", "header", True, 1, 10**9,
     "Milliseconds within which the answer is wanted. It can shorten the service's deadline, not lengthen it.", 2000,
 )  # fmt: skip
+_OF_TASKS = (TOP_K, THRESHOLD, MAX_DETECTIONS, MASK, BITS)
+
+
+def refuse_idle(request: HttpRequest, task: TaskName) -> None:
+    """Raise `RequestError` for a parameter of another task: as an option of a command, it is not ignored.
+
+    Names that no task has are ignored: gateways add some of their own.
+    """
+    for each in _OF_TASKS:
+        if each.name not in TASKS[task].parameters and request.parameters(each.name):
+            raise RequestError(
+                f"?{each.name}= has no effect on this model, whose task is {task}: leave it out", code="bad_request"
+            )
 
 
 def choices_of(task: TaskName) -> tuple[WordChoice, ...]:
-    """The words with a meaning for a task, with that meaning. Every request has all of them checked."""
+    """The words with a meaning for a task, with that meaning; others are refused."""
     asked = TASKS[task].parameters
     return tuple(replace(each, meaning=asked[each.name]) for each in (MASK, BITS) if each.name in asked)
 
 
 def numbers_of(task: TaskName) -> tuple[Number, ...]:
-    """The numbers with a meaning for a task, with that meaning. Every request has all of them checked."""
+    """The numbers with a meaning for a task, with that meaning; others are refused."""
     asked = TASKS[task].parameters
     numbers = (TOP_K, THRESHOLD, MAX_DETECTIONS)
     return (*(replace(each, meaning=asked[each.name]) for each in numbers if each.name in asked), TIMEOUT)

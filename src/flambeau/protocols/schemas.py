@@ -119,7 +119,8 @@ def _number(spec: TensorSpec) -> Schema:
     if dtype.kind == "b":
         return {"type": "boolean"}
     if dtype.kind == "f":
-        return {"type": "number", "examples": [0.0]} | _bounds(np.finfo(dtype))
+        bounds = {"minimum": 0, "exclusiveMaximum": spec.below} if spec.below else _bounds(np.finfo(dtype))
+        return {"type": ["number", "null"] if spec.missing else "number", "examples": [0.0]} | bounds
     if least := spec.below or min((size for size in spec.tables if size), default=0):
         return {"type": "integer", "examples": [0], "minimum": 0, "maximum": least - 1}
     limits = np.iinfo(dtype)

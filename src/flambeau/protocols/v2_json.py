@@ -161,10 +161,13 @@ async def tensor(document: TensorDocument, text: bytes, *, most_elements: int) -
     try:
         return (await _numbers(name, text.strip(_WHITE), shape, datatype)).reshape(shape)
     except msgspec.ValidationError as error:
-        raise _wrong(name, f"it is no list of {datatype}: {error}") from None
+        way = ": NaN is sent as binary data" if "`null`" in str(error) else ""
+        raise _wrong(name, f"it is no list of {datatype}: {error}{way}") from None
     except msgspec.DecodeError as error:
         code = "json_not_finite" if b"N" in text or b"I" in text else "invalid_json"
-        told = "NaN and Infinity are not JSON" if code == "json_not_finite" else str(error)
+        told = (
+            "NaN and Infinity are not JSON: send the tensor as binary data" if code == "json_not_finite" else str(error)
+        )
         raise RequestError(f"the data of the input '{name}' is not JSON: {told}", code=code) from None  # type: ignore[arg-type]
 
 
