@@ -74,6 +74,10 @@ def test_a_processor_becomes_our_own_way_with_images(
         ({"rescale_factor": 1.0}, "rescale_factor 1.0"),
         ({"size": {"height": 224, "width": 160}}, "size {'height': 224, 'width': 160}"),
         ({"size": {"shortest_edge": 224}}, "a size of the shorter side without do_center_crop"),
+        (
+            {"image_processor_type": "SiglipImageProcessor", "size": 224},
+            "a size of the shorter side without do_center_crop",
+        ),
         ({"resample": 1}, "resample 1"),
         ({"image_std": [0.5, 0.5, 0]}, "image_std 0"),
         ({"image_mean": [0.5]}, r"image_mean \[0.5\]"),

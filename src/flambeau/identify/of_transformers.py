@@ -30,12 +30,12 @@ _CHANNELS = 3
 _AFTER_PAD = ("camembert", "mpnet", "roberta", "xlm-roberta")
 """Kinds that count positions from the one after that of the padding token's number."""
 
-_STRETCH = ("ViT", "DeiT", "Beit", "Pvt", "Siglip")
+_STRETCH = ("ViT", "DeiT", "Beit", "Pvt")
 """Processors to which a size of one number is that of both sides; to others it is the shorter one."""
 _CROP = ("DeiT", "Bit", "CLIP", "MobileNetV1", "MobileNetV2")
 """Processors that cut out the centre unless their file says otherwise."""
 _CONVNEXT = "ConvNext"
-_KNOWN = (*_STRETCH, *_CROP, _CONVNEXT)
+_KNOWN = (*_STRETCH, *_CROP, _CONVNEXT, "Siglip")
 _ENDINGS = ("ImageProcessorFast", "ImageProcessorPil", "ImageProcessor", "FeatureExtractor")
 _WHOLE = 384  # from this size on, ConvNext's processor stretches images instead of cutting out their centre
 _FILTERS: dict[Any, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}
