@@ -9,7 +9,17 @@ import torch
 from torch import nn
 
 from flambeau import architectures, identify
-from flambeau.builder import dense, dense_recipe, inputs, own_weights, parts, sounds, stated_args, texts
+from flambeau.builder import (
+    dense,
+    dense_recipe,
+    inputs,
+    of_transformers,
+    own_weights,
+    parts,
+    sounds,
+    stated_args,
+    texts,
+)
 from flambeau.builder.filled import OF_ANY_NETWORK, Filled, Tell, customised, dressed
 from flambeau.builder.labels import IMAGENET
 from flambeau.builder.official_names import compare_name
@@ -28,6 +38,15 @@ from flambeau.types import TensorSpec
 DEFAULT_THRESHOLD = 0.2
 """The embedded model's probability below which it recognises nothing: it is never this sure of what it was not trained
 on."""
+
+
+def filled(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
+    """The network that the weights belong to, by the user's class, the files beside them, or their names and shapes."""
+    if order.code is not None:
+        return own(order, weights, tell=tell)
+    if order.transformers is not None:
+        return of_transformers.filled(order, weights, tell=tell)
+    return registered(order, weights, tell=tell)
 
 
 def registered(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:

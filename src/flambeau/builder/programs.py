@@ -134,5 +134,5 @@ def _within(loaded: Any, report: Report, order: BuildRequest, tell: Tell) -> Fil
         stated=report.stated,
         prepares=prepared.beside(report.prepares, entry.where),
     )
-    fill = networks.own if order.code is not None else networks.registered
-    return scaling.ask_of_file(fill(order, weights, tell=tell), weights.prepares, order.options, tell)
+    filled = networks.filled(order, weights, tell=tell)
+    return scaling.ask_of_file(filled, weights.prepares, order.options, tell)

@@ -295,14 +295,11 @@ class _Build:
         weights = self._opening.result(progress=lambda done, of: self._say(Advance(done / of)))
         for note in filter(None, (weights.sandbox, weights.note)):
             self._tell(note)
-        self._step("filling the network" if order.architecture or order.code else "finding the network")
-        from flambeau.builder import networks, of_transformers
+        from flambeau.builder import networks
 
-        fill = networks.own if order.code is not None else networks.registered
-        if order.transformers is not None:
-            fill = of_transformers.filled
+        self._step("filling the network" if order.architecture or order.code else "finding the network")
         source = Source(kind=order.kind, name=self._opening.name, sha256=weights.sha256)
-        filled = fill(order, weights, tell=self._tell)
+        filled = networks.filled(order, weights, tell=self._tell)
         return scaling.ask_of_file(filled, weights.prepares, order.options, self._tell), source
 
     def _write_labels(self, filled: Filled, *, outputs: int) -> tuple[Label, ...] | None:
