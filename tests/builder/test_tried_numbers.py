@@ -40,7 +40,7 @@ def alike(made: Bundle, network: torch.nn.Module, *items: Any) -> None:
 # Places that PyTorch refuses, and a graph would count from the end.
 
 
-@pytest.mark.parametrize("kind", ["weights", "script"])
+@pytest.mark.parametrize("kind", ["weights", pytest.param("script", marks=pytest.mark.long)])
 def test_no_operation_of_a_graph_counts_places_from_the_end(
     built: Built, cache: Path, tmp_path: Path, kind: str
 ) -> None:
@@ -70,9 +70,8 @@ def test_no_operation_of_a_graph_counts_places_from_the_end(
 # Categories among decimal numbers.
 
 
-@pytest.mark.parametrize(
-    "kind", ["weights", *(pytest.param(each, marks=pytest.mark.long) for each in ("script", "pt2"))]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["weights", "script", "pt2"])
 def test_categories_among_decimal_numbers_are_looked_up(
     built: Built, notes: list[str], cache: Path, tmp_path: Path, kind: str
 ) -> None:
@@ -108,7 +107,7 @@ def test_what_is_no_number_is_no_place_in_a_table(spec: TensorSpec) -> None:
 # Masks and lengths.
 
 
-@pytest.mark.parametrize("name", ["Tokens", "Added"])
+@pytest.mark.parametrize("name", [pytest.param("Tokens", marks=pytest.mark.long), "Added"])
 def test_a_mask_that_has_no_answer_for_other_numbers_is_tried_with_0_and_1(
     built: Built, cache: Path, tmp_path: Path, name: str
 ) -> None:
@@ -119,7 +118,8 @@ def test_a_mask_that_has_no_answer_for_other_numbers_is_tried_with_0_and_1(
     alike(made, network, *items)
 
 
-@pytest.mark.parametrize("name", ["LastOf", pytest.param("Packed", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["LastOf", "Packed"])
 def test_a_length_is_tried_with_one_and_that_of_nothing_has_no_answer(
     built: Built, notes: list[str], cache: Path, tmp_path: Path, name: str
 ) -> None:
@@ -133,6 +133,7 @@ def test_a_length_is_tried_with_one_and_that_of_nothing_has_no_answer(
                 model.predict({"steps": SERIES, "length": length})
 
 
+@pytest.mark.long
 def test_tokens_that_are_all_padding_are_no_example(built: Built, cache: Path, tmp_path: Path) -> None:
     network, given = saved(tmp_path, "Padded")
     made = built(**given)
@@ -152,7 +153,7 @@ def test_a_network_that_computes_no_length_says_why(built: Built, cache: Path, t
         built(**given, input_shape={"tokens": ("n",), "offsets": ()})
 
 
-@pytest.mark.parametrize("counts", [1, 0])
+@pytest.mark.parametrize("counts", [1, pytest.param(0, marks=pytest.mark.long)])
 def test_a_mask_of_an_onnx_graph_is_tried_as_a_mask(
     built: Built, notes: list[str], cache: Path, tmp_path: Path, counts: int
 ) -> None:
