@@ -252,7 +252,10 @@ def test_the_way_that_is_named_leads_on(
         ('{"architecture": "resnet18", "pretrained_cfg": {"mean": [0.5', "correct it, or remove it"),
         ("x" * 9_000_000 + '"pretrained_cfg"', None),
         ('"pretrained_cfg"' + "x" * 9_000_000, "it has more than"),
-        ('{"model_type": "resnet", "architectures": ["ResNetForImageClassification"]}', None),
+        (
+            '{"model_type": "resnet", "architectures": ["ResNetForImageClassification"]}',
+            "those of another network, name it with --arch",
+        ),
         ("not JSON", None),
         ("[" * 100_000, None),
         ("", None),

@@ -32,7 +32,8 @@ def filled(order: BuildRequest, weights: Weights, *, tell: Tell) -> Filled:
         pooling, told = _pooling(config, kind, order)
         network = transformers_networks.filled(config.network, config.settings, weights.tensors, pooling=pooling)
     except SourceError as error:
-        raise SourceError(f"{error}{as_graph(Path(str(order.file)))}") from None
+        others = "; if they are those of another network, name it with --arch"
+        raise SourceError(f"{error}{others}{as_graph(Path(str(order.file)))}") from None
     tell(of_transformers.statement(config))
     made = Architecture(
         registry="transformers", name=config.network, args={"config": config.settings, "pooling": pooling}
