@@ -148,6 +148,17 @@ def test_an_encoder_of_sentences_answers_with_the_mean_of_its_vectors(
         built(bare / "model.safetensors")
 
 
+@pytest.mark.slow
+def test_types_of_tokens_that_the_network_is_not_told_are_refused(tmp_path: Path, built: Build) -> None:
+    texts(tmp_path, "Bert", "ForSequenceClassification")
+    file = tmp_path / "tokenizer.json"
+    template = json.loads(file.read_text())["post_processor"]
+    template["single"][1]["Sequence"]["type_id"] = 1
+    changed(file, post_processor=template)
+    with pytest.raises(SourceError, match="gives tokens of one text the types of another sentence"):
+        built(tmp_path / "model.safetensors")
+
+
 @pytest.mark.parametrize(
     ("file", "said", "problem"),
     [

@@ -18,6 +18,7 @@ from flambeau.checkpoints.transformers_config import PROCESSOR, TransformersConf
 from flambeau.errors import SourceError
 from flambeau.identify import of_transformers, unsupported
 from flambeau.items import FREE
+from flambeau.pipelines.text import read_tokenizer
 from flambeau.sources.request import IMAGE_OPTIONS, BuildRequest, as_graph, refuse_idle
 from flambeau.types import TensorSpec
 
@@ -99,6 +100,16 @@ def _over_texts(
     form = InputForm((ids, TensorSpec("attention_mask", "int64", *shared, known=(1,))))
     form = texts.taken(form, order, made.name, tell=tell, limit=of_transformers.most_tokens(config))
     if form.text is not None:
+        _refuse_types(Path(str(order.tokenizer)), form.text.example, made.name)
         form = dataclasses.replace(form, text=msgspec.structs.replace(form.text, pooling=made.args["pooling"]))
     found = dressed(network, form, order, name=made.name, architecture=made, tell=tell, classes=config.labels)
     return dataclasses.replace(found, task=config.task)  # which a tokenizer in another folder does not lie beside
+
+
+def _refuse_types(tokenizer: Path, text: str, name: str) -> None:
+    """Raise `SourceError` if tokens of one text belong to another sentence than the first: the network is not told."""
+    if any(read_tokenizer(tokenizer.read_bytes()).encode(text).type_ids):
+        raise SourceError(
+            f"{tokenizer.name} gives tokens of one text the types of another sentence, and {name} is given none: set "
+            f"their type_id to 0 if it was trained without, or {unsupported.AROUND}"
+        )
