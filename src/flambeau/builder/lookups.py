@@ -1,7 +1,7 @@
 """Which inputs of a network are looked up in tables of vectors, and how many places those tables have.
 
 Nothing in a network says it: it is tried with numbers at the ends of its tables. PyTorch refuses numbers beyond them;
-an exported graph would count negative ones from the end, so `flambeau.builder.export` has it fail.
+an exported graph would count negative ones from the end, so `flambeau.builder.places` has it fail.
 """
 
 import bisect

@@ -28,4 +28,6 @@ def _quantities(alone: np.ndarray, together: np.ndarray) -> list[tuple[np.ndarra
 
 
 def apart(expected: np.ndarray, found: np.ndarray) -> float:
+    """The largest difference between two arrays of one shape, as a share of the largest number that is expected; the
+    largest number that there is where the shapes differ or a number is not finite."""
     return agreement.measure(expected, found, classes=False).difference
